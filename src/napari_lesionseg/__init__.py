@@ -1,0 +1,12 @@
+"""Outline skin lesions: segment, correct, fine-tune, export.
+
+Public names are loaded on first use, so that importing the package costs neither torch nor Qt.
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

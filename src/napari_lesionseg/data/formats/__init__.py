@@ -1,0 +1,1 @@
+"""Data set conventions, one module each."""

@@ -1,0 +1,47 @@
+"""Named exceptions: the message of each is one sentence that the user can act on."""
+
+from __future__ import annotations
+
+
+class LesionSegError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class PictureError(LesionSegError):
+    """A picture cannot be read, or is of a kind that cannot be segmented."""
+
+
+class MaskError(LesionSegError):
+    """A mask cannot be read or written, or does not fit its picture."""
+
+
+class PairingError(LesionSegError):
+    """No pictures, or no masks that belong to them, were found."""
+
+
+class CheckpointError(LesionSegError):
+    """A model file is damaged, foreign, or of a newer version."""
+
+
+class ModelNotFoundError(LesionSegError):
+    """No model of that name or path exists."""
+
+
+class DeviceError(LesionSegError):
+    """The asked-for device is not there, or ran out of memory."""
+
+
+class TrainingError(LesionSegError):
+    """Training cannot start, or cannot go on."""
+
+
+class StudyError(LesionSegError):
+    """A study folder cannot be opened, read or written."""
+
+
+class DatasetError(LesionSegError):
+    """A data set cannot be imported or exported."""
+
+
+class CancelledError(LesionSegError):
+    """The user asked for the work to stop."""

@@ -1,0 +1,1 @@
+"""The only importers of napari and Qt: layers, session, workers, panels, readers and writers."""

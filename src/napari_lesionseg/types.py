@@ -1,0 +1,55 @@
+"""The small values that every part of the package speaks in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+ByteImage: TypeAlias = NDArray[np.uint8]
+"""A picture, shape (H, W, 3), RGB, 0 to 255."""
+
+LabelImage: TypeAlias = NDArray[np.uint8]
+"""Class indices, shape (H, W), 0 = background."""
+
+Probability: TypeAlias = NDArray[np.float32]
+"""Probabilities in [0, 1], shape (H, W), or (C, H, W) for C classes with the background first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """A point the reader set to steer the outline.
+
+    Parameters
+    ----------
+    row, col : float
+        Position in pixels of the picture; the centre of the top left pixel is (0, 0).
+    positive : bool
+        True: this belongs to the lesion. False: it does not.
+    """
+
+    row: float
+    col: float
+    positive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle the reader drew, in pixels of the picture; ``bottom`` and ``right`` are exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture and the mask that belongs to it."""
+
+    stem: str
+    image: Path
+    mask: Path
