@@ -1,0 +1,344 @@
+"""Bytes of a picture file into an array as stored, with everything that can go wrong named in one error.
+
+Formats are told by their content, never by their name, and only those listed here are tried.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+MAX_PIXELS = 200_000_000
+"""Largest picture that is read: total-body cameras write 100 megapixels, decompression bombs far more."""
+
+MAX_STACK_PIXELS = 1_000_000_000
+"""Largest stack that is read, over all frames: 3 GB as colour bytes."""
+
+_ORIENTATION = 0x0112
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Pillow's classes are called directly: Image.open would apply a limit that is global to the process.
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+)
+_STRAIGHT_MODES = {"1", "L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+_ALPHA_MODES = {"LA": "L", "PA": "P", "RGBA": "RGB"}
+_CONVERTED_MODES = {"CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La"}
+# What tifffile decodes without further packages; Pillow's libtiff knows the others (LZW, JPEG, fax).
+_TIFFFILE_COMPRESSIONS = {1, 8, 32946, 32773, 34925}
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
+
+# All that Pillow and tifffile were seen to raise on damaged files.
+_DECODING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+class DecodingError(Exception):
+    """A file is not a picture that can be read; the message is the reason alone, without the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture as stored, turned upright.
+
+    Parameters
+    ----------
+    array : ndarray
+        Shape (H, W), or (H, W, 3) for colours; any dtype; alpha is dropped.
+    palette : ndarray or None
+        (256, 3) uint8 when `array` holds indices into it.
+    lossy : bool
+        True for formats whose values are approximate (JPEG, WebP).
+    """
+
+    array: NDArray[Any]
+    palette: NDArray[np.uint8] | None = None
+    lossy: bool = False
+
+
+def decode(path: Path) -> Decoded:
+    """Read the first picture of a file, turned as its EXIF orientation says.
+
+    Parameters
+    ----------
+    path : Path
+        A PNG, JPEG, BMP, WebP or TIFF file, whatever its name ends in.
+
+    Returns
+    -------
+    Decoded
+        The stored values, upright.
+
+    Raises
+    ------
+    DecodingError
+        For whatever reason the file cannot be read.
+    """
+    with _Guard(), path.open("rb") as stream:
+        signature = _signature(stream)
+        if signature.startswith(_TIFF_SIGNATURES):
+            return _decode_tiff(stream)
+        for start, reader in _READERS:
+            if signature.startswith(start):
+                return _decode_pillow(reader(stream))
+        raise DecodingError("is not a picture (PNG, JPEG, BMP, TIFF and WebP are read)")
+
+
+def decode_stack(path: Path) -> list[Decoded]:
+    """Read every frame of a multi-page TIFF; any other picture is a stack of one.
+
+    Pages of another size than the first (thumbnails, pyramid levels) are left out.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    list of Decoded
+        Frames of one shape.
+
+    Raises
+    ------
+    DecodingError
+        For whatever reason the file cannot be read.
+    """
+    with _Guard(), path.open("rb") as stream:
+        if _signature(stream).startswith(_TIFF_SIGNATURES):
+            return _decode_tiff_stack(stream)
+    return [decode(path)]
+
+
+class _Guard:
+    """Turn what decoders raise into a DecodingError of one line."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _DECODING_ERRORS):
+            raise DecodingError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in one line, for the user, why a file could not be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be opened: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "is too large for this computer's memory"
+    if isinstance(error, Image.DecompressionBombError):
+        return "is too large to be read"
+    detail = " ".join(str(error).split())
+    return f"is damaged or incomplete ({detail})" if detail else "is damaged or incomplete"
+
+
+def _signature(stream: BinaryIO) -> bytes:
+    """Return the first bytes, by which formats are told, and rewind."""
+    signature = stream.read(16)
+    stream.seek(0)
+    if not signature:
+        raise DecodingError("is empty")
+    return signature
+
+
+def _check_size(width: int, height: int, frames: int = 1) -> None:
+    """Refuse sizes no camera writes, before any memory is taken."""
+    if width < 1 or height < 1:
+        raise DecodingError("has no pixels")
+    if width * height > MAX_PIXELS:
+        raise DecodingError(
+            f"is too large: {width} x {height} pixels, and at most {MAX_PIXELS // 10**6} megapixels are read"
+        )
+    if width * height * frames > MAX_STACK_PIXELS:
+        raise DecodingError(
+            f"is too large: {frames} frames of {width} x {height} pixels, and at most "
+            f"{MAX_STACK_PIXELS // 10**6} megapixels are read"
+        )
+
+
+def _decode_pillow(picture: ImageFile.ImageFile) -> Decoded:
+    """Decode through Pillow."""
+    _check_size(*picture.size)
+    picture.load()
+    # After loading: a PNG may hold its EXIF behind the pixels, and Pillow turns TIFF by itself while loading.
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    array, palette = _stored_values(picture)
+    return Decoded(upright(array, orientation), palette, lossy=picture.format in {"JPEG", "WEBP"})
+
+
+def _stored_values(picture: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Take the values and the palette out of a Pillow picture of any mode, without alpha."""
+    if picture.mode in _ALPHA_MODES:
+        colours = np.asarray(picture)[..., :-1]
+        array = colours[..., 0] if colours.shape[-1] == 1 else colours
+        return array, _palette(picture) if picture.mode == "PA" else None
+    if picture.mode == "P":
+        return np.asarray(picture), _palette(picture)
+    if picture.mode in _STRAIGHT_MODES:
+        return np.asarray(picture), None
+    if picture.mode in _CONVERTED_MODES:
+        return np.asarray(picture.convert("RGB")), None
+    raise DecodingError(f"has colours of a kind that is not read ({picture.mode}); save it as RGB")
+
+
+def _palette(picture: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture's palette, filled up with black."""
+    table = np.zeros((256, 3), np.uint8)
+    stored = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
+    table[: len(stored)] = stored
+    return table
+
+
+def upright(array: NDArray[Any], orientation: object) -> NDArray[Any]:
+    """Turn stored rows and columns the way the camera was held.
+
+    Parameters
+    ----------
+    array : ndarray
+        Shape (H, W) or (H, W, C).
+    orientation : object
+        EXIF tag 0x0112, 1 to 8 (Exif 2.32, section 4.6.4); anything else is taken as 1.
+
+    Returns
+    -------
+    ndarray
+        A view; height and width are swapped for 5 to 8.
+    """
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _decode_tiff(stream: BinaryIO) -> Decoded:
+    """Decode a TIFF's first page."""
+    with tifffile.TiffFile(stream) as tiff:
+        page = _page(tiff, 0)
+        if _needs_pillow(page):
+            stream.seek(0)
+            return _decode_pillow(TiffImagePlugin.TiffImageFile(stream))
+        return _decode_page(page)
+
+
+def _decode_tiff_stack(stream: BinaryIO) -> list[Decoded]:
+    """Decode all pages of the first page's size."""
+    with tifffile.TiffFile(stream) as tiff:
+        first = _page(tiff, 0)
+        planes = _imagej_planes(tiff, first)
+        if planes is not None:
+            return planes
+        pages = [_page(tiff, index) for index in range(len(tiff.pages))]
+        size = (first.imagewidth, first.imagelength)
+        kept = [index for index, page in enumerate(pages) if (page.imagewidth, page.imagelength) == size]
+        _check_size(*size, frames=len(kept))
+        if _needs_pillow(first):
+            stream.seek(0)
+            return _decode_pillow_frames(TiffImagePlugin.TiffImageFile(stream), kept)
+        return [_decode_page(pages[index]) for index in kept]
+
+
+def _imagej_planes(tiff: tifffile.TiffFile, first: Any) -> list[Decoded] | None:
+    """Return the planes of an ImageJ stack, which may lie behind a single page entry."""
+    frames = tiff.series[0].size // first.size if tiff.is_imagej else 0
+    if frames <= len(tiff.pages):
+        return None
+    _check_size(first.imagewidth, first.imagelength, frames)
+    return [Decoded(plane) for plane in tiff.series[0].asarray().reshape(-1, *first.shape)]
+
+
+def _decode_pillow_frames(picture: ImageFile.ImageFile, indices: list[int]) -> list[Decoded]:
+    """Decode some frames of a TIFF through Pillow."""
+    frames = []
+    for index in indices:
+        picture.seek(index)
+        frames.append(_decode_pillow(picture))
+    return frames
+
+
+def _page(tiff: tifffile.TiffFile, index: int) -> Any:
+    """Return one page with all its tags, its size checked."""
+    if not len(tiff.pages):
+        raise DecodingError("has no pixels")
+    page = tiff.pages[index]
+    page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+    _check_size(page.imagewidth, page.imagelength)
+    return page
+
+
+def _needs_pillow(page: Any) -> bool:
+    """Tell whether a page is of a kind that tifffile alone does not decode into colours."""
+    return page.compression not in _TIFFFILE_COMPRESSIONS or page.photometric not in (
+        _MIN_IS_WHITE,
+        _MIN_IS_BLACK,
+        _RGB,
+        _PALETTE,
+    )
+
+
+def _decode_page(page: Any) -> Decoded:
+    """Decode one page through tifffile."""
+    _check_complete(page)
+    array = np.asarray(page.asarray())
+    if page.axes == "SYX":
+        array = np.moveaxis(array, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise DecodingError(f"is not a flat picture (its axes are {page.axes})")
+    if array.ndim == 3:
+        array = array[..., :3] if page.photometric == _RGB else array[..., 0]
+    if page.photometric == _MIN_IS_WHITE:
+        array = ~array if array.dtype.kind in "bu" else -array
+    tag = page.tags.get(_ORIENTATION)
+    palette = _tiff_palette(page) if page.photometric == _PALETTE else None
+    return Decoded(upright(array, 1 if tag is None else int(tag.value)), palette)
+
+
+def _check_complete(page: Any) -> None:
+    """Refuse a page whose pixels lie beyond the end of the file: tifffile would show them black."""
+    end = page.parent.filehandle.size
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if not count or offset + count > end:
+            raise DecodingError("is damaged or incomplete (pixels are missing)")
+
+
+def _tiff_palette(page: Any) -> NDArray[np.uint8]:
+    """Return a TIFF's colour table, which is stored with 16 bits, as bytes."""
+    table = np.zeros((256, 3), np.uint8)
+    stored = (np.asarray(page.colormap).T >> 8).astype(np.uint8)[:256]
+    table[: len(stored)] = stored
+    return table

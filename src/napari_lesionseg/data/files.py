@@ -1,0 +1,133 @@
+"""Files that a crash cannot tear: written beside their place, then moved there in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{12}\.tmp")
+_NAME_LENGTH = 48  # 48 characters take at most 192 bytes, which leaves room within a file system's usual 255
+_ATTEMPTS = 3
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
+
+
+def write_atomically(path: str | Path, payload: bytes) -> None:
+    """Write a whole file, or leave what was there untouched.
+
+    The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step
+    (`os.replace`). A reader sees the old file or the new one, never a part. A kill or a power cut leaves at
+    worst a temporary file, which `sweep_temporaries` removes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder must exist.
+    payload : bytes
+        The whole contents.
+
+    Raises
+    ------
+    OSError
+        As the system raised it (no folder, no permission, disk full); the temporary file is removed.
+    """
+    path = Path(path)
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        temporary = _write_temporary(path, payload)
+        try:
+            os.replace(temporary, path)  # noqa: PTH105 - the name of the one call that everything rests on
+        except FileNotFoundError:
+            # Another process's sweep took the temporary for a dead one: write it again.
+            if not attempts_left:
+                raise
+            continue
+        finally:
+            _remove(temporary)
+        _sync_folder(path.parent)
+        return
+
+
+def sweep_temporaries(folder: str | Path) -> list[Path]:
+    """Remove the temporary files that killed writers left in a folder.
+
+    Safe at any time: a writer at work whose temporary file is taken away writes it again.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder to clean, without its subfolders. A folder that does not exist holds nothing to clean.
+
+    Returns
+    -------
+    list of Path
+        What was removed, sorted. A file that cannot be removed stays and is not listed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    found = sorted(entry for entry in folder.iterdir() if _TEMPORARY.fullmatch(entry.name))
+    return [entry for entry in found if _remove(entry)]
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hash a file's contents.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        SHA-256 as 64 lower-case hexadecimal digits.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_temporary(path: Path, payload: bytes) -> Path:
+    """Write the payload beside `path`, forced to disk, and return where."""
+    temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    stream = temporary.open("xb")
+    try:
+        with stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        _remove(temporary)
+        raise
+    return temporary
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file; tell whether it was there and is gone."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+        return True
+    return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk where the system can (Windows and some network shares cannot)."""
+    if os.name == "nt":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
