@@ -31,10 +31,12 @@ MAX_STACK_PIXELS = 1_000_000_000
 """Largest stack that is read, over all frames: 3 GB as colour bytes."""
 
 _ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
 # Pillow's classes are called directly: Image.open would apply a limit that is global to the process.
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (_JPEG_SIGNATURE, JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"BM", BmpImagePlugin.BmpImageFile),
     (b"RIFF", WebPImagePlugin.WebPImageFile),
@@ -114,6 +116,35 @@ def decode(path: Path) -> Decoded:
             if signature.startswith(start):
                 return _decode_pillow(reader(stream))
         raise DecodingError("is not a picture (PNG, JPEG, BMP, TIFF and WebP are read)")
+
+
+def decode_shape(path: Path) -> tuple[int, int]:
+    """Tell the size `decode` would return; a JPEG's pixels are not decoded for it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    tuple of int
+        Height and width, upright.
+
+    Raises
+    ------
+    DecodingError
+        For whatever reason the file cannot be read.
+    """
+    with _Guard(), path.open("rb") as stream:
+        if not _signature(stream).startswith(_JPEG_SIGNATURE):
+            height, width = decode(path).array.shape[:2]
+            return height, width
+        picture = JpegImagePlugin.JpegImageFile(stream)
+        _check_size(*picture.size)
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        return (width, height) if turned else (height, width)
 
 
 def decode_stack(path: Path) -> list[Decoded]:
@@ -237,7 +268,7 @@ def upright(array: NDArray[Any], orientation: object) -> NDArray[Any]:
     ndarray
         A view; height and width are swapped for 5 to 8.
     """
-    if orientation in (5, 6, 7, 8):
+    if orientation in _SIDEWAYS:
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         array = array[::-1]

@@ -47,7 +47,7 @@ def write_atomically(path: str | Path, payload: bytes) -> None:
             continue
         finally:
             _remove(temporary)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return
 
 
@@ -95,6 +95,34 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sync_folder(folder: str | Path) -> None:
+    """Force a folder's entries (new, renamed, removed names) to disk.
+
+    Where the system cannot (Windows, some network shares) nothing happens.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder.
+
+    Raises
+    ------
+    OSError
+        If the folder is not there, or the disk failed.
+    """
+    if os.name == "nt":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
 def _write_temporary(path: Path, payload: bytes) -> Path:
     """Write the payload beside `path`, forced to disk, and return where."""
     temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
@@ -116,18 +144,3 @@ def _remove(path: Path) -> bool:
         path.unlink()
         return True
     return False
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk where the system can (Windows and some network shares cannot)."""
-    if os.name == "nt":
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise

@@ -16,7 +16,7 @@ from PIL import Image
 
 from napari_lesionseg.errors import LesionSegError, MaskError, PictureError
 from napari_lesionseg.types import ByteImage, LabelImage
-from napari_lesionseg.data.decoding import Decoded, DecodingError, decode, decode_stack
+from napari_lesionseg.data.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
 from napari_lesionseg.data.files import write_atomically
 
 picture_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -57,6 +57,33 @@ def read_picture(path: str | Path) -> ByteImage:
         return _as_picture(decode(Path(path)))
     except (DecodingError, PictureError) as error:
         raise PictureError(f"{path}: {error}") from error
+
+
+def picture_shape(path: str | Path) -> tuple[int, int]:
+    """Tell a picture's size as `read_picture` would return it, from a JPEG's header alone.
+
+    Other formats are decoded, which is quick for them.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    tuple of int
+        Height and width, upright.
+
+    Raises
+    ------
+    PictureError
+        As `read_picture`; pixels missing at the end of a JPEG go unnoticed.
+    """
+    try:
+        height, width = decode_shape(Path(path))
+    except DecodingError as error:
+        raise PictureError(f"{path}: {error}") from error
+    return height, width
 
 
 def read_stack(path: str | Path) -> ByteImage:
