@@ -125,6 +125,7 @@ def test_classes_are_scored_one_by_one() -> None:
     assert (network.name, network.dice, network.jaccard) == ("network", pytest.approx(2 / 3), 0.5)
     assert (globules.dice, globules.jaccard) == (pytest.approx(2 / 3), 0.5)
     assert (veil.dice, veil.jaccard) == (1, 1)
+    assert (network.present, globules.present, veil.present) == (True, True, False)
 
 
 def test_a_class_the_model_does_not_know_is_refused() -> None:

@@ -111,11 +111,21 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Overlap of one class in one picture; both in [0, 1]."""
+    """Overlap of one class in one picture.
+
+    Parameters
+    ----------
+    name : str
+    dice, jaccard : float
+        In [0, 1]; both are 1 where the class is neither drawn nor found.
+    present : bool
+        Whether the class was drawn or found. Leave the others out of means, or a rare class looks perfect.
+    """
 
     name: str
     dice: float
     jaccard: float
+    present: bool
 
 
 def score_masks(predicted: _Mask, truth: _Mask) -> PictureScores:
@@ -173,8 +183,11 @@ def score_classes(predicted: _Mask, truth: _Mask, names: Sequence[str]) -> tuple
     highest = int(truth.max(initial=0))
     if highest >= len(names):
         raise MaskError(f"The mask has a class {highest}, but the model knows {len(names) - 1} classes only.")
-    overlaps = (_overlap(predicted == index, truth == index) for index in range(1, len(names)))
-    return tuple(ClassScores(name, *overlap) for name, overlap in zip(names[1:], overlaps, strict=True))
+    return tuple(
+        _score_class(name, predicted == index, truth == index)
+        for index, name in enumerate(names)
+        if index > 0
+    )
 
 
 def hausdorff95(predicted: _Mask, truth: _Mask) -> float:
@@ -242,6 +255,11 @@ def summarise(
 def _check_shapes(predicted: _Mask, truth: _Mask) -> None:
     if predicted.ndim != 2 or predicted.shape != truth.shape:
         raise MaskError(f"An outline of shape {predicted.shape} cannot be scored with one of {truth.shape}.")
+
+
+def _score_class(name: str, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> ClassScores:
+    dice, jaccard = _overlap(predicted, truth)
+    return ClassScores(name, dice, jaccard, present=bool(predicted.any() or truth.any()))
 
 
 def _overlap(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:

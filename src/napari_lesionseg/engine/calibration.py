@@ -1,0 +1,178 @@
+"""Whether a probability of 0.8 is right in 8 of 10 pixels, and how to make it so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from napari_lesionseg.errors import MaskError
+from napari_lesionseg.types import Probability
+
+_Array = NDArray[np.number | np.bool_]
+_TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The pixels whose probability falls into one interval.
+
+    Parameters
+    ----------
+    low, high : float
+        Bounds of the interval; ``low`` belongs to it, and 1 to the last one.
+    pixels : int
+    predicted : float
+        Mean probability of the lesion; the middle of the interval if it holds no pixels.
+    observed : float
+        Share of the pixels that belong to the lesion; as ``predicted`` if it holds no pixels.
+    """
+
+    low: float
+    high: float
+    pixels: int
+    predicted: float
+    observed: float
+
+
+def reliability_table(
+    probabilities: Iterable[Probability], truths: Iterable[_Array], n_bins: int = 15
+) -> tuple[ReliabilityBin, ...]:
+    """Sort all pixels of all pictures by their probability and compare with the truth.
+
+    Parameters
+    ----------
+    probabilities : iterable of ndarray, shape (H, W)
+        Probability of the lesion. Read one by one, so a generator need not hold them all.
+    truths : iterable of ndarray, shape (H, W)
+        True masks; everything above 0 is lesion.
+    n_bins : int
+        Number of intervals of equal width.
+
+    Raises
+    ------
+    MaskError
+        If a mask does not fit its picture.
+    ValueError
+        If there are more pictures than masks or the other way round.
+    """
+    sums = np.zeros((3, n_bins))  # pixels, probability, lesion pixels
+    for probability, truth in zip(probabilities, truths, strict=True):
+        sums += _bin_sums(probability, truth, n_bins)
+    return tuple(_bin(index, n_bins, *column) for index, column in enumerate(sums.T))
+
+
+def calibration_error(table: Iterable[ReliabilityBin]) -> float:
+    """Average the gap between predicted and observed over pixels; 0 is best, in [0, 1].
+
+    Parameters
+    ----------
+    table : iterable of ReliabilityBin
+        From `reliability_table`.
+    """
+    bins = tuple(table)
+    pixels = sum(part.pixels for part in bins)
+    gaps = sum(part.pixels * abs(part.predicted - part.observed) for part in bins)
+    return gaps / pixels if pixels else 0.0
+
+
+def expected_calibration_error(
+    probabilities: Iterable[Probability], truths: Iterable[_Array], n_bins: int = 15
+) -> float:
+    """Measure how far probabilities are from frequencies, over all pixels of all pictures.
+
+    Parameters
+    ----------
+    probabilities, truths, n_bins
+        See `reliability_table`.
+
+    Notes
+    -----
+    Expected calibration error of Naeini et al. (AAAI 2015), of the probability of the lesion. Far from the
+    lesion nearly all pixels are right and sure, so the figure is small whatever the outline: compare it on
+    alike pictures only.
+    """
+    return calibration_error(reliability_table(probabilities, truths, n_bins))
+
+
+def fit_temperature(
+    logits: Iterable[_Array], truths: Iterable[_Array], *, max_pixels: int = 1_000_000, seed: int = 0
+) -> float:
+    """Find the temperature that makes sigmoid(logit / temperature) fit the truth best.
+
+    Parameters
+    ----------
+    logits : iterable of ndarray, shape (H, W)
+        Logarithmic odds of the lesion.
+    truths : iterable of ndarray, shape (H, W)
+        True masks; everything above 0 is lesion.
+    max_pixels : int
+        With more pixels than this a random choice of so many is taken.
+    seed : int
+        Of that choice.
+
+    Returns
+    -------
+    float
+        Between 0.05 and 20. Above 1 the network was too sure of itself.
+
+    Raises
+    ------
+    MaskError
+        If a mask does not fit its picture, or there are no pixels.
+
+    Notes
+    -----
+    Least mean cross-entropy, after Guo et al., "On calibration of modern neural networks" (ICML 2017). The
+    temperature moves no probability across 0.5.
+    """
+    scores, lesion = _sample_pixels(logits, truths, max_pixels, seed)
+
+    def cross_entropy(log_temperature: float) -> float:
+        scaled = scores / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, scaled) - lesion * scaled))
+
+    bounds = tuple(np.log(_TEMPERATURES).tolist())
+    result = optimize.minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
+    return float(np.exp(result.x))
+
+
+def _check_fit(values: _Array, truth: _Array) -> None:
+    if values.shape != truth.shape:
+        raise MaskError(f"A mask of shape {truth.shape} does not fit a picture of shape {values.shape}.")
+
+
+def _bin_sums(probability: Probability, truth: _Array, n_bins: int) -> NDArray[np.float64]:
+    """Sum up pixels, probability and lesion pixels of every interval; shape (3, n_bins)."""
+    _check_fit(probability, truth)
+    values = probability.ravel().astype(np.float64)
+    index = np.clip((values * n_bins).astype(np.intp), 0, n_bins - 1)
+    weights = (None, values, (truth > 0).ravel())
+    return np.stack([np.bincount(index, weight, minlength=n_bins) for weight in weights])
+
+
+def _bin(index: int, n_bins: int, pixels: float, probability: float, lesion: float) -> ReliabilityBin:
+    low, high = index / n_bins, (index + 1) / n_bins
+    if not pixels:
+        return ReliabilityBin(low, high, 0, (low + high) / 2, (low + high) / 2)
+    return ReliabilityBin(low, high, int(pixels), float(probability / pixels), float(lesion / pixels))
+
+
+def _sample_pixels(
+    logits: Iterable[_Array], truths: Iterable[_Array], max_pixels: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lay all pixels in a row and draw some of them."""
+    pairs = list(zip(logits, truths, strict=True))
+    for values, truth in pairs:
+        _check_fit(values, truth)
+    if not any(values.size for values, _ in pairs):
+        raise MaskError("There are no pixels to fit a temperature to.")
+    scores = np.concatenate([values.ravel() for values, _ in pairs])
+    lesion = np.concatenate([(truth > 0).ravel() for _, truth in pairs])
+    if scores.size > max_pixels:
+        chosen = np.random.default_rng(seed).choice(scores.size, max_pixels, replace=False)
+        scores, lesion = scores[chosen], lesion[chosen]
+    return scores.astype(np.float64), lesion.astype(np.float64)
