@@ -17,46 +17,80 @@ class PostprocessConfig(Settings):
     """How a probability map becomes a mask."""
 
     threshold: float | None = Field(
-        None, gt=0, lt=1, title="Threshold", description="Probability above which a pixel belongs to the lesion; None: the model's own."
+        None,
+        gt=0,
+        lt=1,
+        title="Threshold",
+        description="Probability above which a pixel belongs to the lesion; None: the model's own.",
     )
     fill_holes: bool = Field(True, title="Fill holes", description="Close holes inside the outline.")
-    largest_only: bool = Field(True, title="Largest part only", description="Keep the largest part, and parts with a click in them.")
+    largest_only: bool = Field(
+        True, title="Largest part only", description="Keep the largest part, and parts with a click in them."
+    )
     min_area: int = Field(64, ge=0, title="Smallest part", description="Parts with fewer pixels are dropped.")
 
 
 class AugmentConfig(Settings):
     """Strength of the random changes made to training pictures; 0 switches one off."""
 
-    scale: tuple[float, float] = Field((0.6, 1.6), description="Range of the zoom factor; below 1 shows more surroundings.")
+    scale: tuple[float, float] = Field(
+        (0.6, 1.6), description="Range of the zoom factor; below 1 shows more surroundings."
+    )
     aspect: float = Field(0.25, ge=0, description="Largest logarithm of the stretch between the axes.")
     shift: float = Field(0.15, ge=0, description="Largest shift, as a share of the side.")
-    colour: float = Field(1.0, ge=0, description="Strength of brightness, contrast, saturation and colour-cast changes.")
-    artefacts: float = Field(0.35, ge=0, le=1, description="Share of pictures that get hairs, bubbles, rulers, ink or dark corners.")
-    blur: float = Field(0.15, ge=0, le=1, description="Share of pictures blurred, pixelated by JPEG, or made noisy.")
+    colour: float = Field(
+        1.0, ge=0, description="Strength of brightness, contrast, saturation and colour-cast changes."
+    )
+    artefacts: float = Field(
+        0.35,
+        ge=0,
+        le=1,
+        description="Share of pictures that get hairs, bubbles, rulers, ink or dark corners.",
+    )
+    blur: float = Field(
+        0.15, ge=0, le=1, description="Share of pictures blurred, pixelated by JPEG, or made noisy."
+    )
 
 
 class TrainConfig(Settings):
     """Everything that decides a training run, apart from the pictures."""
 
     arch: str = Field("lite-unet", description="Name of the network.")
-    arch_settings: dict[str, int] = Field(default_factory=dict, description="Settings of the network, such as its width.")
-    pretrained: bool = Field(True, description="Start the encoder from ImageNet weights where the network has them.")
+    arch_settings: dict[str, int] = Field(
+        default_factory=dict, description="Settings of the network, such as its width."
+    )
+    pretrained: bool = Field(
+        True, description="Start the encoder from ImageNet weights where the network has them."
+    )
     epochs: int = Field(30, ge=1, description="Times every picture is seen.")
     max_seconds: float | None = Field(None, gt=0, description="Budget in seconds; None: no limit.")
     batch_size: int = Field(16, ge=1, description="Pictures a step.")
     sizes: tuple[tuple[float, int], ...] = Field(
-        ((0.0, 256),), description="(progress, side in pixels) pairs: from that share of the run on, train at that side."
+        ((0.0, 256),),
+        description="(progress, side in pixels) pairs: from that share of the run on, train at that side.",
+    )
+    frozen_stages: int = Field(
+        2,
+        ge=0,
+        description="Stages of a pretrained encoder, finest first, that stay as they are; the costliest ones to train.",
     )
     encoder_lr: float = Field(4e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
     decoder_lr: float = Field(2e-3, gt=0, description="Peak learning rate of everything else.")
     weight_decay: float = Field(1e-2, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises.")
-    average: float = Field(0.998, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off.")
+    average: float = Field(
+        0.998, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off."
+    )
     loss: Literal["bce-dice", "bce", "focal-dice"] = Field("bce-dice")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    guidance_share: float = Field(0.5, ge=0, le=1, description="Share of the steps that get simulated clicks.")
+    guidance_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."
+    )
     click_rounds: int = Field(4, ge=1, description="Most rounds of simulated clicks in a step.")
     freeze_norm: bool = Field(False, description="Keep the statistics of batch normalisation as they are.")
     augment: AugmentConfig = AugmentConfig()
-    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the device has arithmetic for it, otherwise float32."
+    )
+    seed: int = Field(0, ge=0)
     num_threads: int | None = Field(None, ge=1, description="Processor threads; None: as torch has it.")

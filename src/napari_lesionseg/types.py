@@ -53,3 +53,7 @@ class Pair:
     stem: str
     image: Path
     mask: Path
+
+
+IGNORED = 255
+"""Label of pixels that count for nothing in training and measuring."""

@@ -1,0 +1,7 @@
+"""The command line: ``lesionseg COMMAND``. Commands are thin, one module each."""
+
+from __future__ import annotations
+
+from .main import main
+
+__all__ = ["main"]

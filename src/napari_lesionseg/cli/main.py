@@ -1,0 +1,71 @@
+"""Entry point: finds the command, runs it, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import LesionSegError
+from .console import say_error
+
+DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS = {
+    "app": "open the viewer with the workbench",
+    "demo": "segment built-in sample pictures and show them",
+    "segment": "outline the lesions of pictures",
+    "train": "train a network on pictures with masks",
+    "evaluate": "measure a model on pictures with masks",
+    "models": "list, add, rename or remove models",
+}
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser; only the module of ``command`` is imported, so that help and errors are instant."""
+    parser = argparse.ArgumentParser(
+        prog="lesionseg",
+        description="Outline skin lesions: segment, correct, fine-tune, export.",
+        epilog="Without a command, or with a folder in its place, the viewer opens. "
+        "Exit codes: 0 done, 1 some inputs failed, 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"napari-lesionseg {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary.capitalize() + ".", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == command:
+            importlib.import_module(f".{name}", __package__).configure(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Words after the program's name; None: those of the process.
+
+    Returns
+    -------
+    int
+        0 done, 1 some inputs failed, 2 wrong usage.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0] not in COMMANDS and not words[0].startswith("-")):
+        words = ["app", *words]
+    command = words[0] if words[0] in COMMANDS else None
+    options = build_parser(command).parse_args(words)
+    try:
+        result: int = importlib.import_module(f".{options.command}", __package__).run(options)
+    except LesionSegError as error:
+        say_error(str(error))
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        say_error("Stopped.")
+        return INTERRUPTED
+    return result

@@ -1,0 +1,203 @@
+"""``lesionseg train``: train a network from scratch, or from pretrained weights."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..config import TrainConfig
+from ..data.batches import CachedPair, read_pair
+from ..data.files import sha256_file, write_atomically
+from ..data.pairing import find_pairs
+from ..data.splits import SplitItem, assign_parts
+from ..engine.training import EpochResult, Trainer
+from ..errors import LesionSegError, TrainingError
+from ..models.blocks import SegmentationNetwork
+from ..models.card import ModelCard
+from ..models.checkpoint import checkpoint_bytes
+from ..models.factory import build_network
+from ..types import Pair
+from .console import progress_bar, say, say_error
+
+EXAMPLE = """example:
+  lesionseg train pictures/ --masks masks/ --out my-model.safetensors --epochs 30"""
+HELD_OUT_SHARE = 0.1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("images", nargs="+", help="folders of pictures")
+    parser.add_argument("--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order")
+    parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
+    parser.add_argument("--val-images", nargs="+", default=[], help="folders of held-out pictures (default: a tenth is held out)")
+    parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
+    parser.add_argument("--recipe", default="default", help="a recipe of the package, or a JSON file of settings")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe")
+    parser.add_argument("--arch", help="name of the network")
+    parser.add_argument("--epochs", type=int, help="passes over the pictures")
+    parser.add_argument("--seconds", type=float, help="budget in seconds")
+    parser.add_argument("--classes", nargs="+", default=["background", "lesion"], help="names of the classes, background first")
+    parser.add_argument("--name", help="name of the model (default: the file's)")
+    parser.add_argument("--licence", default="unknown", help="licence of the weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted training of the same --out")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train and write the model."""
+    config = read_recipe(options)
+    pairs, held_out = _find_all(options)
+    side = max(size for _, size in config.sizes)
+    learn, failed = _read_all(pairs, round(side * 1.25), "Reading pictures")
+    measure, failed_too = _read_all(held_out, round(side * 1.25), "Reading held-out pictures")
+    card = ModelCard(
+        name=options.name or options.out.stem,
+        arch=config.arch,
+        arch_settings=config.arch_settings,
+        working_size=side,
+        classes=tuple(options.classes),
+        licence=options.licence,
+    )
+    state = options.out.with_suffix(".state.safetensors")
+    trainer = Trainer(
+        _untrained(card, pretrained=config.pretrained), card, learn, measure, config, device=options.device, state_path=state
+    )
+    if options.resume:
+        trainer.load_state(state)
+    history = []
+    for epoch in trainer.run():
+        history.append(_as_record(epoch))
+        say(describe_epoch(epoch))
+    training = {"command": _command(), "settings": config.model_dump(mode="json"), "data": _data_record(pairs), "last": history[-1:]}
+    write_model(options.out, trainer.averaged_network, card.model_copy(update={"training": training}))
+    state.unlink(missing_ok=True)
+    say(f"{options.out} written")
+    return 1 if failed + failed_too else 0
+
+
+def read_recipe(options: argparse.Namespace) -> TrainConfig:
+    """Join the recipe with what the command line changes.
+
+    Raises
+    ------
+    TrainingError
+        If the recipe does not exist or a setting is wrong.
+    """
+    source = resources.files("napari_lesionseg") / "recipes" / f"{options.recipe}.json"
+    path = source if source.is_file() else Path(options.recipe)
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings |= {name: _value(text) for name, _, text in (item.partition("=") for item in options.set)}
+        named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
+        return TrainConfig.model_validate(settings | {name: value for name, value in named.items() if value is not None})
+    except OSError as error:
+        raise TrainingError(f"There is no recipe '{options.recipe}'.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TrainingError(f"The setting '{'.'.join(map(str, first['loc']))}' is wrong: {first['msg']}.") from error
+    except ValueError as error:
+        raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
+    pairs = _find(options.images, options.masks or [])
+    if options.val_images:
+        return pairs, _find(options.val_images, options.val_masks)
+    # Pictures of one stem, in whatever folder, show one lesion and stay together.
+    assignment = assign_parts(
+        [SplitItem(stem) for stem in sorted({pair.stem for pair in pairs})], {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE}, seed=0
+    )
+    held_out = [pair for pair in pairs if assignment[pair.stem] == "val"]
+    return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out
+
+
+def _find(images: Sequence[str], masks: Sequence[str]) -> list[Pair]:
+    if masks and len(masks) != len(images):
+        raise TrainingError("Give one folder of masks for each folder of pictures, in the same order.")
+    pairs: list[Pair] = []
+    for index, folder in enumerate(images):
+        found = find_pairs([folder], [masks[index]] if masks else None)
+        for picture in found.without_mask:
+            say_error(f"{picture}: has no mask and is left out")
+        pairs += found.pairs
+    return pairs
+
+
+def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[CachedPair], int]:
+    """Read pairs into memory; those that cannot be read are named and counted."""
+    cached: list[CachedPair] = []
+    with progress_bar(description, len(pairs)) as (progress, task):
+        for pair in pairs:
+            try:
+                cached.append(read_pair(pair, side))
+            except LesionSegError as error:
+                say_error(str(error))
+            progress.advance(task)
+    return cached, len(pairs) - len(cached)
+
+
+def _untrained(card: ModelCard, *, pretrained: bool) -> SegmentationNetwork:
+    network = build_network(card.arch, card.out_channels, **card.arch_settings)
+    if pretrained:
+        network.load_pretrained()
+    return network
+
+
+def describe_epoch(epoch: EpochResult) -> str:
+    """Describe a pass over the pictures in one line."""
+    text = f"pass {epoch.epoch}/{epoch.epochs}  {epoch.seconds:7.0f} s  side {epoch.size}  loss {epoch.loss:.4f}"
+    scores = epoch.validation
+    if scores is None:
+        return text
+    return f"{text}  held out: Dice {scores.dice:.4f}  Jaccard {scores.jaccard:.4f}  failures {scores.failures:.1%}"
+
+
+def _as_record(epoch: EpochResult) -> dict[str, Any]:
+    record = {"epoch": epoch.epoch, "step": epoch.step, "seconds": round(epoch.seconds), "loss": round(epoch.loss, 5)}
+    if epoch.validation:
+        record["held_out_jaccard"] = round(epoch.validation.jaccard, 4)
+    return record
+
+
+def _command() -> str:
+    return shlex.join(["lesionseg", *sys.argv[1:]])
+
+
+def _data_record(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Count the pairs and hash their files, in the order of their stems, into one figure."""
+    digest = hashlib.sha256()
+    for pair in sorted(pairs, key=lambda pair: (pair.stem, pair.image.name)):
+        digest.update(sha256_file(pair.image).encode() + sha256_file(pair.mask).encode())
+    return {"pairs": len(pairs), "sha256": digest.hexdigest()}
+
+
+def write_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> None:
+    """Write a model atomically.
+
+    Raises
+    ------
+    TrainingError
+        If the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, checkpoint_bytes(network, card))
+    except OSError as error:
+        raise TrainingError(f"The model cannot be written to {path}: {error.strerror}.") from error

@@ -1,0 +1,82 @@
+"""Choice and description of the device that computes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from ..errors import DeviceError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def available_devices() -> tuple[str, ...]:
+    """Names that `choose_device` takes on this machine."""
+    found = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        found.append("cuda")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return tuple(found)
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """Turn a name into a device.
+
+    Parameters
+    ----------
+    name : str or torch.device
+        "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If the device is unknown or not on this machine.
+    """
+    if isinstance(name, torch.device):
+        return name
+    kind = name.split(":")[0]
+    if kind not in DEVICES:
+        raise DeviceError(f"There is no device '{name}'; choose one of {', '.join(DEVICES)}.")
+    present = available_devices()
+    if kind == "auto":
+        return torch.device(next((device for device in ("cuda", "mps") if device in present), "cpu"))
+    if kind not in present:
+        raise DeviceError(
+            f"This machine has no {kind} device that torch can use; choose one of {', '.join(present)}."
+        )
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """Describe a device in words, such as "CPU, 2 threads"."""
+    if device.type == "cuda":
+        return f"GPU, {torch.cuda.get_device_name(device)}"
+    if device.type == "mps":
+        return "GPU, Apple"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 arithmetic is quicker than float32 on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
+def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager[None]:
+    """Return the context of mixed precision.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the work is done.
+    precision : str
+        "auto": bfloat16 where the device has arithmetic for it, otherwise float32; or either by name.
+    """
+    wanted = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)

@@ -1,0 +1,74 @@
+"""Losses on logits: what training makes small."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import TrainingError
+from ..types import IGNORED
+
+LOSSES = ("bce-dice", "bce", "focal-dice")
+FOCUS = 2.0  # gamma of Lin et al. (2017), "Focal loss for dense object detection"
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, kind: str = "bce-dice", smoothing: float = 0.0
+) -> Tensor:
+    """Compare logits with labels.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (B, 1, H, W) for one class, or (B, C, H, W) with the background first.
+    labels : Tensor
+        Class indices of shape (B, H, W); 255 counts for nothing.
+    kind : str
+        "bce": cross-entropy (binary for one class). "bce-dice": plus soft Dice. "focal-dice": cross-entropy
+        weighted towards pixels that are still wrong, plus soft Dice.
+    smoothing : float
+        Share of the certainty taken from the labels, against wrong ones.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    if kind not in LOSSES:
+        raise TrainingError(f"There is no loss '{kind}'; choose one of {', '.join(LOSSES)}.")
+    logits, counted = logits.float(), labels != IGNORED
+    pixelwise = _cross_entropy(logits, labels, smoothing)
+    if kind == "focal-dice":
+        pixelwise = pixelwise * (1 - torch.exp(-pixelwise.detach())) ** FOCUS
+    entropy = (pixelwise * counted).sum() / counted.sum().clamp(min=1)
+    return entropy if kind == "bce" else entropy + soft_dice_loss(logits, labels)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of every pixel, shape (B, H, W)."""
+    if logits.shape[1] == 1:
+        target = (labels == 1).to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    return functional.cross_entropy(
+        logits, labels.long(), reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
+    )
+
+
+def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the soft Dice of each picture and class (Milletari et al. 2016), averaged.
+
+    A picture without the class costs nothing when nothing is predicted: the smoothing term of one pixel's worth
+    makes the fraction 1 for an empty mask met by an empty prediction.
+    """
+    counted = (labels != IGNORED)[:, None]
+    if logits.shape[1] == 1:
+        probability, target = torch.sigmoid(logits), (labels == 1)[:, None]
+    else:
+        probability = torch.softmax(logits, dim=1)[:, 1:]
+        classes = torch.arange(1, logits.shape[1], device=labels.device).view(1, -1, 1, 1)
+        target = labels[:, None] == classes
+    probability, target = probability * counted, (target & counted).to(probability.dtype)
+    overlap = (probability * target).sum((2, 3))
+    total = probability.sum((2, 3)) + target.sum((2, 3))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()

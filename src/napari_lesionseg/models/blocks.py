@@ -1,0 +1,76 @@
+"""Building blocks that the networks share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """What training and inference ask of a network; every network derives from it.
+
+    A network gives logits, never probabilities: one channel for a single class against the background,
+    otherwise one channel a class with the background first.
+    """
+
+    guided: bool = False
+    """Whether the guidance planes (positive clicks, negative clicks, previous probability) are used."""
+
+    def forward(self, image: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """Segment a normalised image (B, 3, H, W) into logits (B, C, H, W)."""
+        return self.decode(self.encode(image), guidance)
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Take features from ``image`` of shape (B, 3, H, W); what clicks do not change is all here."""
+
+    @abstractmethod
+    def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
+        """Turn features, and guidance of shape (B, 3, H, W), into logits of shape (B, C, H, W)."""
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that may have been pretrained, and therefore learn more slowly: none unless overridden."""
+        return iter(())
+
+    def load_pretrained(self) -> None:
+        """Fill the encoder with published weights: nothing to do unless overridden."""
+
+    def early_modules(self, stages: int) -> list[nn.Module]:
+        """Modules, from the input on, that training may leave as they are: none unless overridden."""
+        return []
+
+
+def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1) -> nn.Sequential:
+    """Make a convolution, batch normalisation and ReLU that keep the size at stride 1."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resize_like(features: Tensor, reference: Tensor) -> Tensor:
+    """Enlarge ``features`` (B, C, h, w) bilinearly to the height and width of ``reference``."""
+    return functional.interpolate(features, size=reference.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def logits_to_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Turn logits into probabilities of the same shape.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (B, 1, H, W) for one class, or (B, C, H, W).
+    temperature : float
+        Divisor of the logits that makes the probabilities calibrated (Guo et al. 2017).
+
+    Returns
+    -------
+    Tensor
+        float32 in [0, 1]: sigmoid of one channel, softmax over several.
+    """
+    scaled = logits.float() / temperature
+    return torch.sigmoid(scaled) if scaled.shape[1] == 1 else torch.softmax(scaled, dim=1)

@@ -1,0 +1,62 @@
+"""The card of a model: what it is, how to use it and where it comes from, kept in the header of its file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ..config import Settings
+
+FORMAT_VERSION = 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ModelCard(Settings):
+    """Everything needed to use a model's weights, and to judge them.
+
+    A model of one class against the background has two class names and one output channel.
+    """
+
+    format_version: int = Field(FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
+    name: str = Field("unnamed", min_length=1, max_length=100)
+    version: str = Field("1", description="Version of the weights.")
+    arch: str = Field("lite-unet", description="Name of the network.")
+    arch_settings: dict[str, int] = Field(
+        default_factory=dict, description="Settings of the network, such as its width."
+    )
+    working_size: int = Field(
+        256, ge=32, le=2048, description="Root of the number of pixels the network sees."
+    )
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="Subtracted from RGB in [0, 1].")
+    std: tuple[float, float, float] = Field(
+        IMAGENET_STD, description="Divides RGB after the mean was subtracted."
+    )
+    classes: tuple[str, ...] = Field(("background", "lesion"), min_length=2, max_length=256)
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="Probability above which a pixel belongs to the class."
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Divisor of the logits that makes probabilities calibrated."
+    )
+    test_time_flips: bool = Field(False, description="Average the picture with its mirror image.")
+    parent: str | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="Command, settings, hashes and counts of the data."
+    )
+    scores: dict[str, Any] = Field(default_factory=dict, description="Scores by data set.")
+    licence: str = Field("unknown", description="Licence of the weights.")
+    notes: str = Field("", max_length=10_000)
+
+    @field_validator("std")
+    @classmethod
+    def _std_is_positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError("std must be positive")
+        return std
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the network's output: 1 for one class against the background, else one a class."""
+        return 1 if len(self.classes) == 2 else len(self.classes)

@@ -1,0 +1,38 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import CheckpointError
+from .blocks import SegmentationNetwork
+from .lite_unet import LiteUNet
+
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {"lite-unet": LiteUNet}
+
+
+def build_network(arch: str, out_channels: int = 1, **settings: int) -> SegmentationNetwork:
+    """Make an untrained network.
+
+    Parameters
+    ----------
+    arch : str
+        One of `ARCHITECTURES`.
+    out_channels : int
+        1 for one class against the background, otherwise the number of classes.
+    **settings : int
+        The network's own settings, such as its width.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such network, or it has no such setting.
+    """
+    if arch not in ARCHITECTURES:
+        raise CheckpointError(
+            f"There is no network '{arch}'; choose one of {', '.join(sorted(ARCHITECTURES))}."
+        )
+    try:
+        return ARCHITECTURES[arch](out_channels=out_channels, **settings)
+    except TypeError as error:
+        raise CheckpointError(f"The network '{arch}' does not take these settings: {settings}.") from error
