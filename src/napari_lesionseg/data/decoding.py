@@ -5,8 +5,11 @@ Formats are told by their content, never by their name, and only those listed he
 
 from __future__ import annotations
 
+import contextlib
+import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,9 +51,10 @@ _CONVERTED_MODES = {"CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La"}
 _TIFFFILE_COMPRESSIONS = {1, 8, 32946, 32773, 34925}
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
-# All that Pillow and tifffile were seen to raise on damaged files.
+# All that Pillow and tifffile were seen to raise on damaged files; warnings, where a caller made them errors.
 _DECODING_ERRORS = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     Image.DecompressionBombError,
@@ -62,6 +66,7 @@ _DECODING_ERRORS = (
     SyntaxError,
     TypeError,
     ValueError,
+    Warning,
     struct.error,
     zlib.error,
 )
@@ -108,7 +113,7 @@ def decode(path: Path) -> Decoded:
     DecodingError
         For whatever reason the file cannot be read.
     """
-    with _Guard(), path.open("rb") as stream:
+    with _named_reasons(), _open(path) as stream:
         signature = _signature(stream)
         if signature.startswith(_TIFF_SIGNATURES):
             return _decode_tiff(stream)
@@ -136,7 +141,7 @@ def decode_shape(path: Path) -> tuple[int, int]:
     DecodingError
         For whatever reason the file cannot be read.
     """
-    with _Guard(), path.open("rb") as stream:
+    with _named_reasons(), _open(path) as stream:
         if not _signature(stream).startswith(_JPEG_SIGNATURE):
             height, width = decode(path).array.shape[:2]
             return height, width
@@ -167,21 +172,29 @@ def decode_stack(path: Path) -> list[Decoded]:
     DecodingError
         For whatever reason the file cannot be read.
     """
-    with _Guard(), path.open("rb") as stream:
+    with _named_reasons(), _open(path) as stream:
         if _signature(stream).startswith(_TIFF_SIGNATURES):
             return _decode_tiff_stack(stream)
     return [decode(path)]
 
 
-class _Guard:
+@contextlib.contextmanager
+def _named_reasons() -> Iterator[None]:
     """Turn what decoders raise into a DecodingError of one line."""
+    try:
+        yield
+    except _DECODING_ERRORS as error:
+        raise DecodingError(_reason(error)) from error
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _DECODING_ERRORS):
-            raise DecodingError(_reason(error)) from error
+def _open(path: Path) -> BinaryIO:
+    """Open a file; refuse folders, and pipes and devices, which may never end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise DecodingError("is a folder, not a picture")
+    if not stat.S_ISREG(mode):
+        raise DecodingError("is not a regular file")
+    return path.open("rb")
 
 
 def _reason(error: BaseException) -> str:
@@ -208,7 +221,7 @@ def _signature(stream: BinaryIO) -> bytes:
 def _check_size(width: int, height: int, frames: int = 1) -> None:
     """Refuse sizes no camera writes, before any memory is taken."""
     if width < 1 or height < 1:
-        raise DecodingError("has no pixels")
+        raise DecodingError("is damaged or incomplete (it has no pixels)")
     if width * height > MAX_PIXELS:
         raise DecodingError(
             f"is too large: {width} x {height} pixels, and at most {MAX_PIXELS // 10**6} megapixels are read"
@@ -224,10 +237,20 @@ def _decode_pillow(picture: ImageFile.ImageFile) -> Decoded:
     """Decode through Pillow."""
     _check_size(*picture.size)
     picture.load()
-    # After loading: a PNG may hold its EXIF behind the pixels, and Pillow turns TIFF by itself while loading.
-    orientation = picture.getexif().get(_ORIENTATION, 1)
     array, palette = _stored_values(picture)
-    return Decoded(upright(array, orientation), palette, lossy=picture.format in {"JPEG", "WEBP"})
+    return Decoded(upright(array, _orientation(picture)), palette, lossy=picture.format in {"JPEG", "WEBP"})
+
+
+def _orientation(picture: Image.Image) -> object:
+    """Return the EXIF orientation of a loaded picture; damaged EXIF is no reason to refuse whole pixels.
+
+    Asked for after loading, since a PNG may hold its EXIF behind the pixels, and Pillow turns a TIFF by
+    itself while it loads and then forgets the tag.
+    """
+    try:
+        return picture.getexif().get(_ORIENTATION, 1)
+    except _DECODING_ERRORS:
+        return 1
 
 
 def _stored_values(picture: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
@@ -281,6 +304,7 @@ def _decode_tiff(stream: BinaryIO) -> Decoded:
     """Decode a TIFF's first page."""
     with tifffile.TiffFile(stream) as tiff:
         page = _page(tiff, 0)
+        _check_complete(page)
         if _needs_pillow(page):
             stream.seek(0)
             return _decode_pillow(TiffImagePlugin.TiffImageFile(stream))
@@ -298,6 +322,8 @@ def _decode_tiff_stack(stream: BinaryIO) -> list[Decoded]:
         size = (first.imagewidth, first.imagelength)
         kept = [index for index, page in enumerate(pages) if (page.imagewidth, page.imagelength) == size]
         _check_size(*size, frames=len(kept))
+        for index in kept:
+            _check_complete(pages[index])
         if _needs_pillow(first):
             stream.seek(0)
             return _decode_pillow_frames(TiffImagePlugin.TiffImageFile(stream), kept)
@@ -310,6 +336,7 @@ def _imagej_planes(tiff: tifffile.TiffFile, first: Any) -> list[Decoded] | None:
     if frames <= len(tiff.pages):
         return None
     _check_size(first.imagewidth, first.imagelength, frames)
+    _check_complete(first)
     return [Decoded(plane) for plane in tiff.series[0].asarray().reshape(-1, *first.shape)]
 
 
@@ -325,7 +352,7 @@ def _decode_pillow_frames(picture: ImageFile.ImageFile, indices: list[int]) -> l
 def _page(tiff: tifffile.TiffFile, index: int) -> Any:
     """Return one page with all its tags, its size checked."""
     if not len(tiff.pages):
-        raise DecodingError("has no pixels")
+        raise DecodingError("is damaged or incomplete (it has no pixels)")
     page = tiff.pages[index]
     page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     _check_size(page.imagewidth, page.imagelength)
@@ -334,17 +361,15 @@ def _page(tiff: tifffile.TiffFile, index: int) -> Any:
 
 def _needs_pillow(page: Any) -> bool:
     """Tell whether a page is of a kind that tifffile alone does not decode into colours."""
-    return page.compression not in _TIFFFILE_COMPRESSIONS or page.photometric not in (
-        _MIN_IS_WHITE,
-        _MIN_IS_BLACK,
-        _RGB,
-        _PALETTE,
+    return (
+        page.compression not in _TIFFFILE_COMPRESSIONS
+        or page.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
+        or page.bitspersample not in (1, 8, 16, 32, 64)
     )
 
 
 def _decode_page(page: Any) -> Decoded:
     """Decode one page through tifffile."""
-    _check_complete(page)
     array = np.asarray(page.asarray())
     if page.axes == "SYX":
         array = np.moveaxis(array, 0, -1)
@@ -352,7 +377,8 @@ def _decode_page(page: Any) -> Decoded:
         raise DecodingError(f"is not a flat picture (its axes are {page.axes})")
     if array.ndim == 3:
         array = array[..., :3] if page.photometric == _RGB else array[..., 0]
-    if page.photometric == _MIN_IS_WHITE:
+    # tifffile marks the booleans it writes as white-is-zero, but means True by 1.
+    if page.photometric == _MIN_IS_WHITE and not (array.dtype == bool and page.software == "tifffile.py"):
         array = ~array if array.dtype.kind in "bu" else -array
     tag = page.tags.get(_ORIENTATION)
     palette = _tiff_palette(page) if page.photometric == _PALETTE else None
@@ -360,7 +386,7 @@ def _decode_page(page: Any) -> Decoded:
 
 
 def _check_complete(page: Any) -> None:
-    """Refuse a page whose pixels lie beyond the end of the file: tifffile would show them black."""
+    """Refuse a page whose pixels are not all in the file: they would be shown black."""
     end = page.parent.filehandle.size
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if not count or offset + count > end:

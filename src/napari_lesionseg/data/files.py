@@ -10,7 +10,7 @@ import re
 import secrets
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{12}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-z]+\.tmp")
 _NAME_LENGTH = 48  # 48 characters take at most 192 bytes, which leaves room within a file system's usual 255
 _ATTEMPTS = 3
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
@@ -65,6 +65,11 @@ def sweep_temporaries(folder: str | Path) -> list[Path]:
     -------
     list of Path
         What was removed, sorted. A file that cannot be removed stays and is not listed.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be listed.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from napari_lesionseg.errors import LesionSegError, MaskError, PictureError
-from napari_lesionseg.types import ByteImage, LabelImage
 from napari_lesionseg.data.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
 from napari_lesionseg.data.files import write_atomically
+from napari_lesionseg.errors import LesionSegError, MaskError, PictureError
+from napari_lesionseg.types import ByteImage, LabelImage
 
 picture_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """File name endings of the formats that are read, in lower case."""
@@ -28,6 +28,7 @@ MAX_CLASS_INDEX = 127
 _MASK_FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 _PICTURE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
 _JPEG_QUALITY = 95
+_NEARLY = 32  # so near to black or white a soft or lossy mask's pixels lie
 _OVERSHOOT = 0.1  # resampling filters leave floats a little outside [0, 1]
 
 
@@ -55,7 +56,7 @@ def read_picture(path: str | Path) -> ByteImage:
     """
     try:
         return _as_picture(decode(Path(path)))
-    except (DecodingError, PictureError) as error:
+    except (DecodingError, PictureError, MemoryError) as error:
         raise PictureError(f"{path}: {error}") from error
 
 
@@ -108,7 +109,7 @@ def read_stack(path: str | Path) -> ByteImage:
     """
     try:
         return np.stack([_as_picture(frame) for frame in decode_stack(Path(path))])
-    except (DecodingError, PictureError) as error:
+    except (DecodingError, PictureError, MemoryError) as error:
         raise PictureError(f"{path}: {error}") from error
 
 
@@ -152,16 +153,17 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
 
     The rule, in this order:
 
-    1. Colours are reduced to their strongest channel, so any colour on black is a lesion. A palette of greys
-       stands for its greys; the indices of a colourful palette are class indices and are kept.
-    2. 1-bit files, and JPEG and WebP (whose values are approximate): above 127 (or white) is lesion, 1.
-    3. All values at most 1: as they are.
-    4. No value above 127: class indices, as they are.
-    5. One or two values only, such as 0 and 255 or 0 and 65535: above 127 is lesion.
-    6. Bytes of which less than a quarter are mid-grey (soft borders): above 127 is lesion.
-    7. Anything else is refused: a photograph, or class indices mixed with 255.
+    1. Colours are reduced to their strongest channel, so any bright colour on black is a lesion. A palette of
+       greys stands for its greys; the indices of a colourful palette are class indices and are kept.
+    2. 1-bit files: white is lesion, 1.
+    3. JPEG and WebP, whose values are approximate: above 127 is lesion.
+    4. No value above 127: class indices (0 and 1, for one class), as they are.
+    5. One or two values, such as 0 and 255 or 0 and 65535: above 127 is lesion.
+    6. More values, up to 255 (soft borders): above 127 is lesion.
+    7. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
 
-    Floats with fractions are probabilities: above 0.5 is lesion.
+    Refused are pictures in colours or under 3 and 6 of which more than a quarter lies between black and white
+    (a photograph), indices mixed with 255, larger and negative values, and fractions above 1.
 
     Parameters
     ----------
@@ -181,8 +183,8 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
         If the file cannot be read, is not a mask, or is not of `shape`.
     """
     try:
-        labels = _as_labels(decode(Path(path)))
-    except (DecodingError, MaskError) as error:
+        labels = np.ascontiguousarray(_as_labels(decode(Path(path))))
+    except (DecodingError, MaskError, MemoryError) as error:
         raise MaskError(f"{path}: {error}") from error
     if shape is not None and labels.shape != tuple(shape):
         raise MaskError(
@@ -273,7 +275,7 @@ def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "b":
-        return values * np.uint8(255)
+        return np.where(values, np.uint8(255), np.uint8(0))
     if values.dtype.kind in "iu":
         return _integers_to_bytes(values)
     if values.dtype.kind == "f":
@@ -300,7 +302,8 @@ def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     if low < -_OVERSHOOT or high > 255 + _OVERSHOOT:
         raise PictureError(f"values from {low:.4g} to {high:.4g} are no picture; scale them to 0 to 1")
     scale = 255.0 if high <= 1 + _OVERSHOOT else 1.0
-    return np.clip(np.rint(finite * np.float32(scale)), 0, 255).astype(np.uint8)
+    scaled: NDArray[np.float32] = np.rint(finite * np.float32(scale))
+    return scaled.clip(0, 255).astype(np.uint8)
 
 
 def _as_labels(decoded: Decoded) -> LabelImage:
@@ -312,41 +315,50 @@ def _as_labels(decoded: Decoded) -> LabelImage:
             return array.astype(np.uint8)
         array = decoded.palette[array]
     if array.ndim == 3:
+        for channel in range(array.shape[2]):
+            _check_black_and_white(array[..., channel])
         array = array.max(axis=2)
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if decoded.lossy:
-        return (array > 127).astype(np.uint8)
+        return _black_and_white(array)
     return _grey_labels(array)
 
 
 def _grey_labels(array: NDArray[Any]) -> LabelImage:
     """Class indices of lossless grey values."""
+    if array.dtype.kind not in "uif":
+        raise MaskError(f"values of type {array.dtype} stand for no class")
     low, high = array.min(), array.max()
     if not (low >= 0 and np.isfinite(high)):
         raise MaskError("it holds values below 0 or undefined ones, which stand for no class")
     if array.dtype.kind == "f" and (array % 1).any():
+        if high > 1:
+            raise MaskError(f"it holds fractions up to {high:.4g}; probabilities go from 0 to 1")
         return (array > 0.5).astype(np.uint8)
     if high <= MAX_CLASS_INDEX:
         return array.astype(np.uint8)
-    levels = np.unique(array)
-    if len(levels) > 2:
-        _check_black_and_white(array, levels)
+    if ((array == low) | (array == high)).all():
+        return (array > 127).astype(np.uint8)
+    if (array == 1).any() and not ((array > MAX_CLASS_INDEX) & (array != 255)).any():
+        raise MaskError("it mixes class indices with 255; save it as 0 and 255, or as indices alone")
+    return _black_and_white(array)
+
+
+def _black_and_white(array: NDArray[Any]) -> LabelImage:
+    """Cut soft or approximate black and white at 127."""
+    high = array.max()
+    if high > 255:
+        raise MaskError(f"it holds several values up to {high}; class indices go to {MAX_CLASS_INDEX}")
+    _check_black_and_white(array)
     return (array > 127).astype(np.uint8)
 
 
-def _check_black_and_white(array: NDArray[Any], levels: NDArray[Any]) -> None:
-    """Refuse grey values that are neither black and white with soft borders nor class indices."""
-    if levels[-1] > 255:
-        raise MaskError(
-            f"it holds {len(levels)} values up to {levels[-1]}; save class indices of at most 127"
-        )
-    if levels[1] == 1 and levels[-1] == 255 and levels[-2] <= MAX_CLASS_INDEX:
-        raise MaskError(
-            "it mixes class indices with 255; save the outlines as 0 and 255, or as indices alone"
-        )
-    if np.count_nonzero((array >= 32) & (array < 224)) * 4 > array.size:
-        raise MaskError("it is mostly mid-grey, like a photograph; a mask is black and white")
+def _check_black_and_white(array: NDArray[Any]) -> None:
+    """Refuse grey values of which too many lie between black and the brightest."""
+    between = np.count_nonzero((array >= _NEARLY) & (array <= int(array.max()) - _NEARLY))
+    if between * 4 > array.size:
+        raise MaskError("more than a quarter of it is neither black nor white; it may be a photograph")
 
 
 def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
@@ -358,4 +370,4 @@ def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
     low, high = int(values.min()), int(values.max())
     if low < 0 or (style == "index" and high > MAX_CLASS_INDEX):
         raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
-    return (values > 0) * np.uint8(255) if style == "binary" else values.astype(np.uint8)
+    return _to_bytes(values > 0) if style == "binary" else values.astype(np.uint8)

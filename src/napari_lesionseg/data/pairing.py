@@ -10,21 +10,24 @@ from __future__ import annotations
 import glob
 import os
 import re
+import string
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from napari_lesionseg.data.io import picture_suffixes
 from napari_lesionseg.errors import PairingError
 from napari_lesionseg.types import Pair
-from napari_lesionseg.data.io import picture_suffixes
 
 Inputs: TypeAlias = str | Path | Iterable[str | Path]
 """One file, folder or glob pattern, or several of them."""
 
 mask_endings = ("_segmentation", "_mask", "_lesion")
 """What a mask's stem may have after its picture's stem, in lower case."""
+
+_Chunks: TypeAlias = tuple[tuple[int, int, str], ...]
 
 _PH2_IMAGE_FOLDER = "_Dermoscopic_Image"
 _PH2_ROOTS = ("", "PH2 Dataset images", "PH2Dataset/PH2 Dataset images", "PH2 Dataset/PH2 Dataset images")
@@ -122,26 +125,26 @@ def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
     return search
 
 
-def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+def natural_key(path: Path) -> tuple[_Chunks, ...]:
     """Return a sort key that counts: ``IMD2`` before ``IMD10``.
 
     Parameters
     ----------
     path : Path
-        The path, of which every part is compared.
+        The path, of which every part is compared; a name's ending counts last.
 
     Returns
     -------
     tuple
         To be used as ``key=`` of `sorted`.
     """
-    return tuple(tuple(_chunks(part)) for part in path.parts)
+    return tuple(_chunks(part) for part in (*path.parent.parts, path.stem, path.suffix))
 
 
-def _chunks(text: str) -> Iterator[tuple[int, int, str]]:
+def _chunks(text: str) -> _Chunks:
     """Cut a name into numbers and what lies between."""
-    for chunk in re.findall(r"[0-9]+|[^0-9]+", text.casefold()):
-        yield (0, int(chunk), chunk) if chunk[0].isdigit() else (1, 0, chunk)
+    chunks = re.findall(r"[0-9]+|[^0-9]+", text.casefold())
+    return tuple((0, int(chunk), chunk) if chunk[0] in string.digits else (1, 0, chunk) for chunk in chunks)
 
 
 def _as_list(inputs: Inputs) -> list[str | Path]:
@@ -153,13 +156,14 @@ def _image_and_mask_folders(images: Inputs) -> tuple[Path, Path] | None:
     if not isinstance(images, str | Path):
         return None
     folders = Path(images) / "images", Path(images) / "masks"
-    return folders if all(folder.is_dir() for folder in folders) else None
+    return folders if all(map(os.path.isdir, folders)) else None
 
 
 def _same(images: Inputs, masks: Inputs) -> bool:
     """Tell whether both are one file or folder."""
-    both = isinstance(images, str | Path) and isinstance(masks, str | Path)
-    return both and os.path.abspath(images) == os.path.abspath(masks)  # noqa: PTH100
+    if isinstance(images, str | Path) and isinstance(masks, str | Path):
+        return os.path.abspath(images) == os.path.abspath(masks)  # noqa: PTH100
+    return False
 
 
 def _unique(paths: Iterable[Path]) -> list[Path]:
@@ -178,7 +182,7 @@ def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list
     if not glob.has_magic(str(item)):
         raise PairingError(f"{item} does not exist")
     # A folder name may itself hold brackets: only what is not there is taken as a pattern.
-    parent = glob.escape(str(path.parent)) if path.parent.is_dir() else str(path.parent)
+    parent = glob.escape(str(path.parent)) if os.path.isdir(path.parent) else str(path.parent)  # noqa: PTH112
     found = [Path(name) for name in glob.glob(str(Path(parent) / path.name), recursive=True)]  # noqa: PTH207
     if not found:
         raise PairingError(f"no file matches {item}")
@@ -222,8 +226,9 @@ def _masks_in(folder: Path) -> list[Path]:
 
 def _ph2_cases(folder: Path) -> list[Path]:
     """Return the case folders (IMDnnn) of a PH2 folder, of its unpacked archive, or of one case."""
-    if (folder / f"{folder.name}{_PH2_IMAGE_FOLDER}").is_dir():
-        return [folder]
+    whole = folder.absolute()  # "." has no name
+    if (whole / f"{whole.name}{_PH2_IMAGE_FOLDER}").is_dir():
+        return [whole]
     for root in (folder / name for name in _PH2_ROOTS):
         entries = root.iterdir() if os.access(root, os.R_OK) and root.is_dir() else ()
         cases = [entry for entry in entries if (entry / f"{entry.name}{_PH2_IMAGE_FOLDER}").is_dir()]
@@ -284,7 +289,8 @@ def _masks_beside(pictures: list[Path]) -> dict[str, list[Path]]:
     """Group the files beside the pictures, and PH2's masks, by the stems they may belong to."""
     found: list[Path] = []
     for folder in dict.fromkeys(picture.parent for picture in pictures):
-        found += _ph2_masks(folder.parent) if folder.name.endswith(_PH2_IMAGE_FOLDER) else _files(folder)
+        whole = folder.absolute()
+        found += _ph2_masks(whole.parent) if whole.name.endswith(_PH2_IMAGE_FOLDER) else _files(folder)
     return _by_stem(_unique(found))
 
 
