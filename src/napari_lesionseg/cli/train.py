@@ -37,20 +37,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("images", nargs="+", help="folders of pictures")
-    parser.add_argument("--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order")
+    parser.add_argument(
+        "--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
-    parser.add_argument("--val-images", nargs="+", default=[], help="folders of held-out pictures (default: a tenth is held out)")
+    parser.add_argument(
+        "--val-images",
+        nargs="+",
+        default=[],
+        help="folders of held-out pictures (default: a tenth is held out)",
+    )
     parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
-    parser.add_argument("--recipe", default="default", help="a recipe of the package, or a JSON file of settings")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe")
+    parser.add_argument(
+        "--recipe", default="default", help="a recipe of the package, or a JSON file of settings"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe"
+    )
     parser.add_argument("--arch", help="name of the network")
     parser.add_argument("--epochs", type=int, help="passes over the pictures")
     parser.add_argument("--seconds", type=float, help="budget in seconds")
-    parser.add_argument("--classes", nargs="+", default=["background", "lesion"], help="names of the classes, background first")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=["background", "lesion"],
+        help="names of the classes, background first",
+    )
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--licence", default="unknown", help="licence of the weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted training of the same --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted training of the same --out"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,7 +88,13 @@ def run(options: argparse.Namespace) -> int:
     )
     state = options.out.with_suffix(".state.safetensors")
     trainer = Trainer(
-        _untrained(card, pretrained=config.pretrained), card, learn, measure, config, device=options.device, state_path=state
+        _untrained(card, pretrained=config.pretrained),
+        card,
+        learn,
+        measure,
+        config,
+        device=options.device,
+        state_path=state,
     )
     if options.resume:
         trainer.load_state(state)
@@ -78,7 +102,12 @@ def run(options: argparse.Namespace) -> int:
     for epoch in trainer.run():
         history.append(_as_record(epoch))
         say(describe_epoch(epoch))
-    training = {"command": _command(), "settings": config.model_dump(mode="json"), "data": _data_record(pairs), "last": history[-1:]}
+    training = {
+        "command": _command(),
+        "settings": config.model_dump(mode="json"),
+        "data": _data_record(pairs),
+        "last": history[-1:],
+    }
     write_model(options.out, trainer.averaged_network, card.model_copy(update={"training": training}))
     state.unlink(missing_ok=True)
     say(f"{options.out} written")
@@ -99,12 +128,16 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         settings |= {name: _value(text) for name, _, text in (item.partition("=") for item in options.set)}
         named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
-        return TrainConfig.model_validate(settings | {name: value for name, value in named.items() if value is not None})
+        return TrainConfig.model_validate(
+            settings | {name: value for name, value in named.items() if value is not None}
+        )
     except OSError as error:
         raise TrainingError(f"There is no recipe '{options.recipe}'.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise TrainingError(f"The setting '{'.'.join(map(str, first['loc']))}' is wrong: {first['msg']}.") from error
+        raise TrainingError(
+            f"The setting '{'.'.join(map(str, first['loc']))}' is wrong: {first['msg']}."
+        ) from error
     except ValueError as error:
         raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
 
@@ -122,7 +155,9 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
         return pairs, _find(options.val_images, options.val_masks)
     # Pictures of one stem, in whatever folder, show one lesion and stay together.
     assignment = assign_parts(
-        [SplitItem(stem) for stem in sorted({pair.stem for pair in pairs})], {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE}, seed=0
+        [SplitItem(stem) for stem in sorted({pair.stem for pair in pairs})],
+        {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE},
+        seed=0,
     )
     held_out = [pair for pair in pairs if assignment[pair.stem] == "val"]
     return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out
@@ -162,7 +197,9 @@ def _untrained(card: ModelCard, *, pretrained: bool) -> SegmentationNetwork:
 
 def describe_epoch(epoch: EpochResult) -> str:
     """Describe a pass over the pictures in one line."""
-    text = f"pass {epoch.epoch}/{epoch.epochs}  {epoch.seconds:7.0f} s  side {epoch.size}  loss {epoch.loss:.4f}"
+    text = (
+        f"pass {epoch.epoch}/{epoch.epochs}  {epoch.seconds:7.0f} s  side {epoch.size}  loss {epoch.loss:.4f}"
+    )
     scores = epoch.validation
     if scores is None:
         return text
@@ -170,7 +207,12 @@ def describe_epoch(epoch: EpochResult) -> str:
 
 
 def _as_record(epoch: EpochResult) -> dict[str, Any]:
-    record = {"epoch": epoch.epoch, "step": epoch.step, "seconds": round(epoch.seconds), "loss": round(epoch.loss, 5)}
+    record = {
+        "epoch": epoch.epoch,
+        "step": epoch.step,
+        "seconds": round(epoch.seconds),
+        "loss": round(epoch.loss, 5),
+    }
     if epoch.validation:
         record["held_out_jaccard"] = round(epoch.validation.jaccard, 4)
     return record

@@ -1,0 +1,48 @@
+"""``lesionseg demo``: segment built-in sample pictures and show them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..config import PostprocessConfig
+from ..data.io import write_picture
+from ..data.synthetic import sample_set
+from ..engine.device import describe_device
+from ..engine.inference import load_model
+from .console import say
+from .segment import segment_files
+from .viewer import open_viewer, why_no_viewer
+
+EXAMPLE = """example:
+  lesionseg demo --no-viewer --out demo/"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLE
+    parser.add_argument(
+        "--out", type=Path, default=Path("lesionseg-demo"), help="folder for pictures, masks and overlays"
+    )
+    parser.add_argument("--no-viewer", action="store_true", help="write the files only")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write pictures, masks and overlays, then open the viewer on them if one can be opened."""
+    pictures = []
+    for sample in sample_set():
+        pictures.append(options.out / f"{sample.name}.png")
+        write_picture(pictures[-1], sample.image)
+    model = load_model(device=options.device)
+    failures = segment_files(pictures, options.out, model, PostprocessConfig(), overlay=True)
+    masks = [picture.with_name(f"{picture.stem}_segmentation.png") for picture in pictures]
+    say(
+        f"{len(pictures)} sample pictures outlined ({describe_device(model.device)}); masks and overlays are in {options.out}"
+    )
+    reason = why_no_viewer()
+    if reason and not options.no_viewer:
+        say(f"The viewer stays closed, {reason}.")
+    elif not options.no_viewer:
+        open_viewer(None, pictures, masks)
+    return 1 if failures else 0

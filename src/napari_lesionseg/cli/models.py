@@ -1,0 +1,84 @@
+"""``lesionseg models``: list, show, add, rename and remove models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.table import Table
+
+from ..errors import CheckpointError
+from ..models.checkpoint import read_card
+from ..models.registry import ModelRegistry
+from .console import results, say
+
+EXAMPLE = """examples:
+  lesionseg models
+  lesionseg models add my-model.safetensors --name my-clinic
+  lesionseg models rename my-clinic our-clinic"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLE
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="list all models (the default)")
+    show = actions.add_parser("show", help="print a model's card")
+    show.add_argument("name")
+    add = actions.add_parser("add", help="add a model file")
+    add.add_argument("file", type=Path)
+    add.add_argument("--name", help="default: the file's name")
+    rename = actions.add_parser("rename", help="give a model another name")
+    rename.add_argument("name")
+    rename.add_argument("new_name")
+    remove = actions.add_parser("remove", help="delete a model of your own")
+    remove.add_argument("name")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked; 1 if a listed model is damaged."""
+    registry = ModelRegistry()
+    if options.action == "show":
+        results.print_json(read_card(registry.resolve(options.name)).model_dump_json())
+    elif options.action == "add":
+        if not options.file.is_file():
+            raise CheckpointError(f"There is no file {options.file}.")
+        say(f"added as {registry.add(options.file, options.name or options.file.stem).stem}")
+    elif options.action == "rename":
+        say(f"renamed to {registry.rename(options.name, options.new_name).stem}")
+    elif options.action == "remove":
+        registry.remove(options.name)
+        say(f"{options.name} removed")
+    else:
+        return _list(registry)
+    return 0
+
+
+def _list(registry: ModelRegistry) -> int:
+    table = Table("name", "network", "size", "held-out Jaccard", "licence", "")
+    damaged = 0
+    for entry in registry.list():
+        if entry.card is None:
+            damaged += 1
+            table.add_row(entry.name, "", "", "", "", entry.problem)
+            continue
+        card = entry.card
+        table.add_row(
+            entry.name,
+            card.arch,
+            str(card.working_size),
+            _jaccard(card.scores),
+            card.licence,
+            "shipped" if entry.shipped else "",
+        )
+    results.print(table)
+    return 1 if damaged else 0
+
+
+def _jaccard(scores: dict[str, object]) -> str:
+    found = [
+        f"{name} {values['jaccard']:.3f}"
+        for name, values in scores.items()
+        if isinstance(values, dict) and "jaccard" in values
+    ]
+    return ", ".join(found)

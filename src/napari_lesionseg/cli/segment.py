@@ -1,0 +1,97 @@
+"""``lesionseg segment``: outline the lesions of pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..config import PostprocessConfig
+from ..data.io import read_picture, write_mask, write_picture
+from ..data.overlay import draw_outline
+from ..data.pairing import find_pictures
+from ..engine.device import describe_device
+from ..engine.inference import Model, load_model, segment
+from ..errors import LesionSegError
+from .console import progress_bar, say, say_error
+
+EXAMPLE = """example:
+  lesionseg segment pictures/ "more/*.jpg" --out outlines/ --overlay"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLE
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="pictures, folders of pictures, or patterns"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the masks, NAME_segmentation.png")
+    parser.add_argument(
+        "--model", help="a registered model or a .safetensors file (default: the shipped one)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--threshold", type=probability, help="between 0 and 1 (default: the model's own)")
+    parser.add_argument(
+        "--overlay", action="store_true", help="also write NAME_overlay.png, the picture with its outline"
+    )
+
+
+def probability(text: str) -> float:
+    """Read a number between 0 and 1, both excluded, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Outline every picture; 1 if some failed."""
+    pictures = find_pictures(options.inputs)
+    model = load_model(options.model, options.device)
+    config = PostprocessConfig(threshold=options.threshold)
+    failures = segment_files(pictures, options.out, model, config, overlay=options.overlay)
+    done = len(pictures) - failures
+    say(
+        f"{done} of {len(pictures)} pictures outlined by {model.card.name} ({describe_device(model.device)}) in {options.out}"
+    )
+    return 1 if failures else 0
+
+
+def segment_files(
+    pictures: Iterable[Path], out: Path, model: Model, config: PostprocessConfig, *, overlay: bool = False
+) -> int:
+    """Write a mask for each picture, and name on standard error those that failed.
+
+    Returns
+    -------
+    int
+        How many failed.
+    """
+    pictures, failures, written = list(pictures), 0, dict[str, Path]()
+    with progress_bar("Outlining", len(pictures)) as (progress, task):
+        for picture in pictures:
+            try:
+                _check_free(picture, written)
+                _segment_file(picture, out, model, config, overlay=overlay)
+            except LesionSegError as error:
+                failures += 1
+                say_error(str(error))
+            progress.advance(task)
+    return failures
+
+
+def _check_free(picture: Path, written: dict[str, Path]) -> None:
+    first = written.setdefault(picture.stem.casefold(), picture)
+    if first is not picture:
+        raise LesionSegError(f"{picture}: left out, because its mask would replace that of {first}.")
+
+
+def _segment_file(
+    picture: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool
+) -> None:
+    image = read_picture(picture)
+    labels = segment(image, model=model, postprocess=config)
+    style = "binary" if len(model.card.classes) == 2 else "index"
+    write_mask(out / f"{picture.stem}_segmentation.png", labels, style=style)
+    if overlay:
+        write_picture(out / f"{picture.stem}_overlay.png", draw_outline(image, labels))

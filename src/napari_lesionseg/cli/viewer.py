@@ -1,0 +1,55 @@
+"""How commands open the viewer without knowing it.
+
+The viewer's package registers a function under an entry point; the command line calls it when napari is there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import LesionSegError
+
+GROUP = "napari_lesionseg.viewer"
+
+
+def has_display() -> bool:
+    """Tell whether a window can be shown here."""
+    if sys.platform in {"win32", "darwin"}:
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def why_no_viewer() -> str:
+    """Say why the viewer cannot be opened; empty when it can."""
+    if find_spec("napari") is None:
+        return 'napari is not installed: pip install "napari-lesionseg[all]"'
+    return "" if has_display() else "there is no display"
+
+
+def open_viewer(
+    folder: Path | None = None, pictures: Sequence[Path] = (), masks: Sequence[Path] = ()
+) -> None:
+    """Open the viewer with the workbench and wait until it is closed.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        A folder of pictures or a study, for the workbench.
+    pictures, masks : sequence of Path
+        Pictures to show with their masks.
+
+    Raises
+    ------
+    LesionSegError
+        If the viewer cannot be opened here.
+    """
+    reason = why_no_viewer()
+    if reason:
+        raise LesionSegError(f"The viewer cannot be opened, {reason}.")
+    (entry,) = entry_points(group=GROUP)
+    entry.load()(folder, pictures, masks)
