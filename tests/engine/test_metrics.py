@@ -165,8 +165,15 @@ def test_interval_repeats_with_the_seed_and_widens_with_the_confidence(rng: np.r
 
 
 def test_pictures_that_all_agree_have_an_interval_of_no_width() -> None:
-    estimate = summarise(some_scores(np.full(5, 0.8))).failure_rate
-    assert (estimate.mean, estimate.low, estimate.high) == (0, 0, 0)
+    estimate = summarise(some_scores(np.full(5, 0.8))).specificity
+    assert (estimate.mean, estimate.low, estimate.high) == (1, 1, 1)
+
+
+def test_no_failure_among_few_pictures_does_not_rule_out_failures() -> None:
+    rate = summarise(some_scores(np.full(20, 0.8))).failure_rate
+    assert rate.mean == 0
+    assert rate.low == pytest.approx(0, abs=1e-12)
+    assert rate.high == pytest.approx(1.96**2 / (20 + 1.96**2), rel=1e-3)  # Wilson 1927, for 0 of 20
 
 
 def test_one_picture_has_no_interval() -> None:

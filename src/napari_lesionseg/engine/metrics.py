@@ -70,13 +70,13 @@ class PictureScores:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its bootstrap interval.
+    """A mean with its interval.
 
     Parameters
     ----------
     mean : float
     low, high : float or None
-        Bounds of the interval; None if there was only one picture, which tells nothing of the spread.
+        Bounds of the interval; None for a mean of one picture, which tells nothing of the spread.
     """
 
     mean: float
@@ -222,7 +222,7 @@ def hausdorff95(predicted: _Mask, truth: _Mask) -> float:
 def summarise(
     scores: Sequence[PictureScores], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Summary:
-    """Average the scores of many pictures, with percentile bootstrap intervals over pictures.
+    """Average the scores of many pictures, with intervals over pictures.
 
     Parameters
     ----------
@@ -239,17 +239,22 @@ def summarise(
     ------
     MaskError
         If there are no scores.
+
+    Notes
+    -----
+    Percentile bootstrap intervals for means. The failure rate has Wilson's interval instead: where no picture
+    failed the bootstrap would be certain that none ever does.
     """
     if not scores:
         raise MaskError("There is nothing to average: no picture was scored.")
     table = np.array([dataclasses.astuple(score) for score in scores], dtype=np.float64)
     low, high = _intervals(table, confidence, resamples, seed)
     names = [field.name for field in dataclasses.fields(PictureScores)]
-    estimates = {
-        "failure_rate" if name == "failed" else name: Estimate(mean, below, above)
-        for name, mean, below, above in zip(names, table.mean(axis=0).tolist(), low, high, strict=True)
-    }
-    return Summary(pictures=len(scores), **estimates)
+    means = table.mean(axis=0).tolist()
+    estimates = dict(zip(names, map(Estimate, means, low, high), strict=True))
+    del estimates["failed"]
+    rate = _failure_rate(sum(score.failed for score in scores), len(scores), confidence)
+    return Summary(pictures=len(scores), failure_rate=rate, **estimates)
 
 
 def _check_shapes(predicted: _Mask, truth: _Mask) -> None:
@@ -282,6 +287,11 @@ def _border_pixels(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
+def _failure_rate(failed: int, pictures: int, confidence: float) -> Estimate:
+    interval = stats.binomtest(failed, pictures).proportion_ci(confidence, method="wilson")
+    return Estimate(failed / pictures, float(interval.low), float(interval.high))
+
+
 def _intervals(
     table: NDArray[np.float64], confidence: float, resamples: int, seed: int
 ) -> tuple[list[float | None], list[float | None]]:
@@ -296,7 +306,7 @@ def _intervals(
         n_resamples=resamples,
         batch=100,  # all at once would take gigabytes for thousands of pictures
         confidence_level=confidence,
-        method="percentile",  # BCa is undefined where all pictures agree, such as no failure at all
+        method="percentile",  # BCa is undefined where all pictures have the same value
         rng=np.random.default_rng(seed),
     )
     return result.confidence_interval.low.tolist(), result.confidence_interval.high.tolist()

@@ -1,0 +1,369 @@
+"""Measure how well outlines agree with those of readers, on pictures the shipped model never learned from.
+
+Prints the tables of ``docs/benchmarks.md``::
+
+    python benchmarks/accuracy.py [--model M] [--data DIR] [--baselines [only]] [--json F] [--sheet DIR]
+
+Needs OpenCV and openpyxl beside the package: ``pip install opencv-python-headless openpyxl``.
+
+- ``isic2017-val-256`` is squashed to squares, so its distances are those of the squashed pictures.
+- ``pad-smartphone`` holds photos without a dermoscope, several lesions in some.
+- Intervals hold 95 % over pictures: percentile bootstrap for means, Wilson's for the share that failed.
+- Calibration is that of the pixels of all pictures, the same number drawn from each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import openpyxl
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy import special, stats
+
+import napari_lesionseg as ls
+from baselines import GrabCut, Otsu
+from napari_lesionseg.data.io import write_picture
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.engine.calibration import expected_calibration_error, fit_temperature
+from napari_lesionseg.engine.evaluation import (
+    Evaluation,
+    FailedPicture,
+    Measured,
+    Outcome,
+    PictureResult,
+    Predictor,
+    collect,
+    measure_pair,
+)
+from napari_lesionseg.engine.metrics import Estimate, summarise
+from napari_lesionseg.engine.quality import boundary_entropy
+from napari_lesionseg.errors import MaskError, PictureError
+from napari_lesionseg.types import ByteImage, LabelImage, Pair
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+SETS = ("isic2017-val-256", "isic-crop512-val", "ph2-sample", "pad-smartphone")
+PIXELS = 20_000
+"""So many pixels of each picture are drawn for the calibration: large pictures must not outweigh others."""
+TRUTH_COLOUR, PREDICTED_COLOUR = (86, 180, 233), (240, 228, 66)
+"""Sky blue and yellow of Okabe and Ito: different to colour-blind eyes, and neither a colour of skin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What may explain why a picture is hard, and pixels to judge the calibration with."""
+
+    result: PictureResult
+    pair: Pair
+    area: float
+    at_border: bool
+    hair: float
+    diagnosis: str | None
+    entropy: float
+    probabilities: np.ndarray
+    truths: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything measured with one method on one data set."""
+
+    data: str
+    evaluation: Evaluation
+    facts: tuple[Facts, ...]
+
+    def calibration_error(self) -> float:
+        """Return the expected calibration error over drawn pixels."""
+        facts = self.facts
+        return expected_calibration_error((f.probabilities for f in facts), (f.truths for f in facts))
+
+    def temperature(self) -> float:
+        """Return the temperature that would calibrate the probabilities best."""
+        logits = (special.logit(np.clip(f.probabilities, 1e-6, 1 - 1e-6)) for f in self.facts)
+        return fit_temperature(logits, (f.truths for f in self.facts))
+
+    def rank_correlation(self, value: Callable[[Facts], float]) -> float | None:
+        """Return Spearman's correlation of a value with the true Jaccard index; None if it is constant."""
+        values = [value(facts) for facts in self.facts]
+        jaccards = [facts.result.scores.jaccard for facts in self.facts]
+        if len(set(values)) < 2 or len(set(jaccards)) < 2:
+            return None
+        return float(stats.spearmanr(values, jaccards).statistic)
+
+
+def hair_share(image: ByteImage) -> float:
+    """Measure hair as the share of pixels much darker than what lies a hair's breadth beside them.
+
+    The picture is brought to 512 pixels on its longer side; a pixel counts where the grey-scale closing with
+    a disc of 17 pixels lies more than 20 of 255 above it (the black-hat transform; DullRazor of Lee et al. 1997
+    looks for hairs by closing, too). Dots and networks of pigment count a little as well.
+    """
+    scale = 512 / max(image.shape[:2])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (17, 17))
+    return float((cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, disc) > 20).mean())
+
+
+def touches_border(mask: LabelImage) -> bool:
+    """Tell whether the lesion goes on outside the picture."""
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+
+
+def ph2_diagnoses(folder: Path) -> dict[str, str]:
+    """Read the diagnoses of PH2 from its spreadsheet; empty if there is none."""
+    path = folder / "PH2_dataset.xlsx"
+    if not path.is_file():
+        return {}
+    rows = list(openpyxl.load_workbook(path, read_only=True).active.iter_rows(values_only=True))
+    start = next(index for index, row in enumerate(rows) if row[0] == "Image Name")
+    columns = [(rows[start].index(name), name) for name in ("Common Nevus", "Atypical Nevus", "Melanoma")]
+    return {
+        row[0].strip(): name for row in rows[start + 1 :] if row[0] for index, name in columns if row[index]
+    }
+
+
+def find_set(folder: Path) -> Sequence[Pair]:
+    """Find the pairs of one of the data sets, be it two folders or PH2's tree."""
+    two_folders = (folder / "images").is_dir()
+    return (find_pairs(folder / "images", folder / "masks") if two_folders else find_pairs(folder)).pairs
+
+
+def gather(measured: Measured, pair: Pair, diagnosis: str | None, threshold: float) -> Facts:
+    """Keep of a measured picture what the tables need, and forget its pixels."""
+    probability = measured.probability
+    lesion = 1 - probability[0] if probability.ndim == 3 else probability
+    drawn = np.random.default_rng(0).integers(0, lesion.size, PIXELS)
+    return Facts(
+        result=measured.result,
+        pair=pair,
+        area=float((measured.truth > 0).mean()),
+        at_border=touches_border(measured.truth),
+        hair=hair_share(measured.image),
+        diagnosis=diagnosis,
+        entropy=boundary_entropy(probability, threshold),
+        probabilities=lesion.ravel()[drawn],
+        truths=measured.truth.ravel()[drawn],
+    )
+
+
+def measure_set(model: Predictor, folder: Path) -> Report:
+    """Measure one method on one data set, showing the progress."""
+    diagnoses = ph2_diagnoses(folder)
+    outcomes: list[Outcome] = []
+    facts: list[Facts] = []
+    for pair in track(find_set(folder), f"{folder.name}: {model.card.name}", console=Console(stderr=True)):
+        try:
+            measured = measure_pair(model, pair)
+        except (PictureError, MaskError) as error:
+            outcomes.append(FailedPicture(pair.stem, str(error)))
+            continue
+        outcomes.append(measured.result)
+        facts.append(gather(measured, pair, diagnoses.get(pair.stem), model.card.threshold))
+    return Report(folder.name, collect(model, outcomes), tuple(facts))
+
+
+def thirds(
+    facts: Sequence[Facts], value: Callable[[Facts], float], names: Sequence[str]
+) -> dict[str, list[Facts]]:
+    """Sort pictures into the lowest, the middle and the highest third of a value."""
+    ordered = sorted(facts, key=value)
+    return {name: list(part) for name, part in zip(names, _split(ordered, 3), strict=True)}
+
+
+def groups(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
+    """Sort pictures by what may make them hard; a picture is in several groups."""
+    diagnoses = sorted({f.diagnosis for f in facts if f.diagnosis})
+    found = {
+        **thirds(facts, lambda f: f.area, ("small lesion", "medium lesion", "large lesion")),
+        "touches the border": [f for f in facts if f.at_border],
+        "within the picture": [f for f in facts if not f.at_border],
+        **thirds(facts, lambda f: f.hair, ("little hair", "some hair", "much hair")),
+        **{name.lower(): [f for f in facts if f.diagnosis == name] for name in diagnoses},
+    }
+    return {name: members for name, members in found.items() if members}
+
+
+def show(estimate: Estimate, scale: float = 1, digits: int = 3) -> str:
+    """Write a mean with its interval."""
+    mean = f"{scale * estimate.mean:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return mean
+    return f"{mean} [dim]({scale * estimate.low:.{digits}f}-{scale * estimate.high:.{digits}f})[/dim]"
+
+
+def accuracy_table(reports: Iterable[Report]) -> Table:
+    """Lay out the main figures, a row for each data set and method."""
+    heads = (
+        "data",
+        "method",
+        "n",
+        "Dice",
+        "Jaccard",
+        "thresholded Jaccard",
+        "failed %",
+        "HD95 % of diagonal",
+    )
+    table = Table(*heads, title="Agreement with the readers (95 % interval)")
+    for report in reports:
+        summary = report.evaluation.summary
+        if summary is None:
+            continue
+        table.add_row(
+            report.data,
+            report.evaluation.model,
+            str(summary.pictures),
+            show(summary.dice),
+            show(summary.jaccard),
+            show(summary.thresholded_jaccard),
+            show(summary.failure_rate, 100, 1),
+            show(summary.hd95_percent, 1, 2),
+        )
+    return table
+
+
+def group_table(report: Report) -> Table:
+    """Lay out the same figures for each group of pictures."""
+    title = f"{report.data}, {report.evaluation.model}: what makes pictures hard"
+    table = Table("pictures", "n", "Dice", "Jaccard", "failed %", title=title)
+    for name, members in groups(report.facts).items():
+        summary = summarise([facts.result.scores for facts in members])
+        figures = (show(summary.dice), show(summary.jaccard), show(summary.failure_rate, 100, 1))
+        table.add_row(name, str(len(members)), *figures)
+    return table
+
+
+def trust_table(reports: Iterable[Report]) -> Table:
+    """Lay out how far the probabilities can be trusted."""
+    heads = (
+        "data",
+        "method",
+        "calibration error",
+        "best temperature",
+        "quality ~ Jaccard",
+        "entropy ~ Jaccard",
+    )
+    table = Table(*heads, title="Trust: calibration of pixels, rank correlation of estimates with the truth")
+    for report in reports:
+        trust = trust_figures(report)
+        figures = ("-" if value is None else f"{value:.3f}" for value in trust.values())
+        table.add_row(report.data, report.evaluation.model, *figures)
+    return table
+
+
+def trust_figures(report: Report) -> dict[str, float | None]:
+    """Compute the figures of a row of the table on trust."""
+    return {
+        "calibration_error": report.calibration_error(),
+        "temperature": report.temperature(),
+        "quality_rank_correlation": report.rank_correlation(lambda f: f.result.quality),
+        "entropy_rank_correlation": report.rank_correlation(lambda f: f.entropy),
+    }
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Return all figures of a report as plain values."""
+    parts = groups(report.facts).items()
+    return {
+        "data": report.data,
+        "evaluation": report.evaluation.to_json(),
+        "trust": trust_figures(report),
+        "groups": {
+            name: dataclasses.asdict(summarise([f.result.scores for f in members])) for name, members in parts
+        },
+    }
+
+
+def draw_tile(measured: Measured, side: int = 320) -> ByteImage:
+    """Draw a picture with the true and the predicted outline, its name and its score."""
+    height, width = measured.truth.shape
+    scale = side / max(height, width)
+    size = (round(width * scale), round(height * scale))
+    picture = cv2.resize(measured.image, size, interpolation=cv2.INTER_AREA)
+    outlines = ((measured.predicted, PREDICTED_COLOUR, 3), (measured.truth, TRUTH_COLOUR, 1))
+    for mask, colour, thickness in outlines:
+        small = cv2.resize((mask > 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, colour, thickness)
+    tile = np.zeros((side + 24, side, 3), np.uint8)
+    tile[: size[1], : size[0]] = picture
+    caption = f"{measured.result.stem}  Jaccard {measured.result.scores.jaccard:.2f}"
+    cv2.putText(
+        tile, caption, (4, side + 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
+    )
+    return tile
+
+
+def write_sheet(model: Predictor, report: Report, folder: Path, count: int = 20, columns: int = 5) -> Path:
+    """Draw the worst pictures of a report into one PNG; truth sky blue, predicted yellow."""
+    worst = sorted(report.facts, key=lambda facts: facts.result.scores.jaccard)[:count]
+    tiles = [draw_tile(measure_pair(model, facts.pair)) for facts in worst]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{report.data}-{model.card.name.lower().replace(', ', '-').replace(' ', '-')}.png"
+    write_picture(path, np.vstack(rows))
+    return path
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets to measure on")
+    parser.add_argument("--baselines", nargs="?", const="also", choices=("also", "only"))
+    parser.add_argument("--json", type=Path, help="write all figures, per picture too, to this file")
+    parser.add_argument("--sheet", type=Path, help="write the worst pictures of each set to this folder")
+    return parser.parse_args()
+
+
+def choose_methods(arguments: argparse.Namespace) -> list[Predictor]:
+    """Return what is to be measured."""
+    model = [] if arguments.baselines == "only" else [ls.load_model(arguments.model)]
+    baselines = [Otsu(), Otsu(central=True), GrabCut()] if arguments.baselines else []
+    return [*model, *baselines]
+
+
+def main() -> None:
+    """Measure, print the tables and write the files asked for."""
+    arguments = parse_arguments()
+    methods = choose_methods(arguments)
+    reports = []
+    for name in arguments.sets:
+        for method in methods:
+            reports.append(measure_set(method, arguments.data / name))
+            if arguments.sheet:
+                write_sheet(method, reports[-1], arguments.sheet)
+    console = Console() if sys.stdout.isatty() else Console(width=170)
+    console.print(accuracy_table(reports), trust_table(reports))
+    for report in reports:
+        if report.evaluation.model == methods[0].card.name:
+            console.print(group_table(report))
+        for failed in report.evaluation.failed_inputs:
+            console.print(f"{report.data} {failed.stem}: {failed.reason}", style="red")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([to_json(report) for report in reports], indent=1))
+
+
+def _split(ordered: list[Facts], count: int) -> list[list[Facts]]:
+    edges = [round(index * len(ordered) / count) for index in range(count + 1)]
+    return [ordered[start:stop] for start, stop in pairwise(edges)]
+
+
+if __name__ == "__main__":
+    main()
