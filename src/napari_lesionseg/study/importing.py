@@ -1,0 +1,217 @@
+"""Bringing pictures into a study: in place, or as copies without metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from napari_lesionseg.data.files import sha256_file
+from napari_lesionseg.data.io import picture_shape, read_picture, to_byte_image, write_picture
+from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.errors import PictureError, StudyError
+from napari_lesionseg.study.journal import Problem
+from napari_lesionseg.study.pseudonyms import KeyFile
+from napari_lesionseg.types import ByteImage
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Gets the number of pictures done and of all; may raise `CancelledError`."""
+
+_UNSAFE = re.compile(r"[^\w-]+")
+_NAME_LENGTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A picture that is to come into a study.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    content : Path or ndarray
+        Its file, or its pixels.
+    group : SplitItem
+        What it belongs together with.
+    """
+
+    name: str
+    content: Path | ByteImage
+    group: SplitItem
+
+
+def list_sources(
+    files: Iterable[Path], images: Mapping[str, ArrayLike], groups: Iterable[SplitItem]
+) -> list[Source]:
+    """List what is to be imported.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Picture files; the stem is the name.
+    images : mapping of str to array
+        Pixels by name, of any kind that `to_byte_image` takes.
+    groups : iterable of SplitItem
+        Patients, lesions and strata by name.
+
+    Returns
+    -------
+    list of Source
+
+    Raises
+    ------
+    PictureError
+        When an array is no picture.
+    """
+    known = {group.stem: group for group in groups}
+    contents: list[tuple[str, Path | ByteImage]] = [(path.stem, path) for path in files]
+    contents += [(name, to_byte_image(image)) for name, image in images.items()]
+    return [Source(name, content, known.get(name, SplitItem(name))) for name, content in contents]
+
+
+def pseudonymise(source: Source, key: KeyFile) -> Source:
+    """Replace every name of a picture by a pseudonym.
+
+    Parameters
+    ----------
+    source : Source
+        The picture.
+    key : KeyFile
+        Where the pseudonyms are kept; it is not saved here.
+
+    Returns
+    -------
+    Source
+        The same picture under another name.
+
+    Raises
+    ------
+    OSError
+        When the picture's file cannot be read.
+    """
+    if isinstance(source.content, Path):
+        name = key.pseudonym("picture", str(source.content), sha256_file(source.content))
+    else:
+        name = key.pseudonym("picture", source.name, _hash_pixels(source.content))
+    group = source.group
+    patient = key.pseudonym("patient", group.patient) if group.patient else None
+    # Lesions are often numbered within a patient: the patient is part of what the key knows them by.
+    lesion = key.pseudonym("lesion", f"{group.patient or ''}/{group.lesion}") if group.lesion else None
+    return replace(source, name=name, group=replace(group, stem=name, patient=patient, lesion=lesion))
+
+
+def common_folder(files: Iterable[Path]) -> Path:
+    """Return the folder that holds all files, links to folders followed.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        At least one.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    StudyError
+        When they are on several drives.
+    """
+    parents = {path.parent for path in files}
+    try:
+        return Path(os.path.commonpath([parent.resolve() for parent in parents]))
+    except ValueError as error:
+        raise StudyError("The pictures are on several drives; have them copied into the study.") from error
+
+
+def describe(
+    sources: Iterable[Source], own: Path, outside: Path | None, progress: Progress | None = None
+) -> Iterator[dict[str, Any] | Problem]:
+    """Bring pictures into a study one by one, and say what the journal must know of them.
+
+    Parameters
+    ----------
+    sources : iterable of Source
+        The pictures.
+    own : Path
+        The study's own folder of pictures, resolved. Arrays are saved there as PNG.
+    outside : Path, optional
+        Folder in which picture files stay, resolved. None: files are copied to `own` as PNG, upright and
+        without EXIF.
+    progress : callable, optional
+        Told about each picture.
+
+    Yields
+    ------
+    dict or Problem
+        Fields of an `Added` entry, or why a picture was left out.
+
+    Raises
+    ------
+    OSError, PictureError
+        When the study's folder cannot be written.
+    """
+    sources = list(sources)
+    for done, source in enumerate(sources, start=1):
+        if outside is not None and isinstance(source.content, Path):
+            yield _described_in_place(source, source.content, own, outside)
+        else:
+            yield _described_copy(source, own)
+        if progress is not None:
+            progress(done, len(sources))
+
+
+def _described_in_place(source: Source, path: Path, own: Path, outside: Path) -> dict[str, Any] | Problem:
+    """Describe a picture that stays where it is."""
+    try:
+        place = path.parent.resolve() / path.name
+        folder = own if place.is_relative_to(own) else outside
+        if not place.is_relative_to(folder) or not place.resolve().is_relative_to(folder):
+            return Problem(str(path), 0, f"it is not inside {folder}; have it copied into the study")
+        return _fields(source, place, folder, picture_shape(place), own=folder == own)
+    except PictureError as error:
+        return Problem(str(path), 0, str(error))
+    except OSError as error:
+        return Problem(str(path), 0, f"it cannot be read ({error.strerror})")
+
+
+def _described_copy(source: Source, own: Path) -> dict[str, Any] | Problem:
+    """Save a picture in the study and describe the copy."""
+    content = source.content
+    try:
+        image = read_picture(content) if isinstance(content, Path) else content
+    except PictureError as error:
+        return Problem(str(content), 0, str(error))
+    base = _UNSAFE.sub("_", source.name).strip("_")[:_NAME_LENGTH] or "picture"
+    # The hash keeps apart pictures of one name, also those that another reader brings in at the same time.
+    path = own / f"{base}-{_hash_pixels(image)[:8]}.png"
+    write_picture(path, image)
+    return _fields(source, path, own, (image.shape[0], image.shape[1]), own=True)
+
+
+def _fields(source: Source, path: Path, folder: Path, shape: tuple[int, int], *, own: bool) -> dict[str, Any]:
+    """Return what an `Added` entry says of a picture."""
+    return {
+        "picture": sha256_file(path),
+        "name": source.name,
+        "path": path.relative_to(folder).as_posix(),
+        "own": own,
+        "size": path.stat().st_size,
+        "shape": shape,
+        "patient": source.group.patient,
+        "lesion": source.group.lesion,
+        "stratum": source.group.stratum,
+    }
+
+
+def _hash_pixels(image: ByteImage) -> str:
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""Pseudonyms for pictures, patients and lesions; the key that undoes them stays outside the study."""
+
+from __future__ import annotations
+
+import csv
+import io
+import secrets
+from pathlib import Path
+
+from napari_lesionseg.data.files import write_atomically
+from napari_lesionseg.errors import StudyError
+
+_COLUMNS = ("kind", "pseudonym", "original", "sha256")
+_PREFIX = {"picture": "P", "patient": "patient-", "lesion": "lesion-"}
+_DIGITS = 4
+
+
+class KeyFile:
+    """The table of pseudonyms, a CSV file that only its owner should see.
+
+    An existing key file goes on: what has a pseudonym keeps it.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it need not exist yet.
+    study : Path
+        The study's folder, which must not hold the key.
+
+    Raises
+    ------
+    StudyError
+        When the file is inside the study, or is no key file.
+    OSError
+        When it cannot be read.
+    """
+
+    def __init__(self, path: Path, study: Path) -> None:
+        self._path = path
+        if path.resolve().is_relative_to(study.resolve()):
+            raise StudyError(f"{path} is inside the study; keep the key of the pseudonyms somewhere else.")
+        self._rows = _read_rows(path) if path.exists() else []
+        self._known = {
+            _key(row["kind"], row["original"], row["sha256"]): row["pseudonym"] for row in self._rows
+        }
+        self._taken = set(self._known.values())
+
+    def pseudonym(self, kind: str, original: str, sha256: str = "") -> str:
+        """Return the pseudonym of something, a new random one where there is none.
+
+        Parameters
+        ----------
+        kind : {"picture", "patient", "lesion"}
+            What it is.
+        original : str
+            Path or name.
+        sha256 : str
+            Of a picture's content, which is what it is known by.
+
+        Returns
+        -------
+        str
+            Such as ``P0042``; the number says nothing about the order.
+        """
+        key = _key(kind, original, sha256)
+        if key not in self._known:
+            self._known[key] = name = self._draw(_PREFIX[kind])
+            self._taken.add(name)
+            self._rows.append({"kind": kind, "pseudonym": name, "original": original, "sha256": sha256})
+        return self._known[key]
+
+    def save(self) -> None:
+        """Write the key, readable for its owner alone where the system knows owners.
+
+        Raises
+        ------
+        OSError
+            When it cannot be written.
+        """
+        text = io.StringIO()
+        table = csv.DictWriter(text, _COLUMNS)
+        table.writeheader()
+        table.writerows(self._rows)
+        write_atomically(self._path, text.getvalue().encode())
+        self._path.chmod(0o600)
+
+    def _draw(self, prefix: str) -> str:
+        """Draw a free number; the range grows so that most numbers stay free."""
+        digits = max(_DIGITS, len(str(10 * len(self._taken))))
+        while True:
+            name = f"{prefix}{secrets.randbelow(10**digits):0{digits}d}"
+            if name not in self._taken:
+                return name
+
+
+def _key(kind: str, original: str, sha256: str) -> tuple[str, str]:
+    """Tell by what something is known: a picture by its content, all else by its name."""
+    return kind, sha256 or original
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a key file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            if tuple(table.fieldnames or ()) != _COLUMNS:
+                raise StudyError(f"{path} is not a key of pseudonyms; choose another name for the key.")
+            return [{column: row[column] or "" for column in _COLUMNS} for row in table]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StudyError(f"{path} is not a key of pseudonyms; choose another name for the key.") from error

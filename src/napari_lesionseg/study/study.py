@@ -1,0 +1,840 @@
+"""The annotation study: a folder in which nothing that was approved is ever lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import TypeAdapter, ValidationError
+
+from napari_lesionseg.data.io import read_picture
+from napari_lesionseg.data.pairing import find_pictures
+from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.faults import explained
+from napari_lesionseg.study.fold import PictureState, Status, StudyState
+from napari_lesionseg.study.folder import (
+    CACHE,
+    JOURNALS,
+    MASKS,
+    PICTURES,
+    is_free,
+    is_study,
+    make_folders,
+    new_info,
+    read_info,
+    sweep,
+    write_info,
+)
+from napari_lesionseg.study.importing import (
+    Progress,
+    Source,
+    common_folder,
+    describe,
+    list_sources,
+    pseudonymise,
+)
+from napari_lesionseg.study.journal import JournalReader, JournalWriter, Problem
+from napari_lesionseg.study.ledger import Ledger
+from napari_lesionseg.study.pictures import PictureFiles
+from napari_lesionseg.study.pseudonyms import KeyFile
+from napari_lesionseg.study.revisions import Revisions
+from napari_lesionseg.study.schema import (
+    LESION,
+    Added,
+    AnyEntry,
+    Approved,
+    Corrected,
+    Flagged,
+    NoLesion,
+    OutlineEntry,
+    PictureEntry,
+    Predicted,
+    ReaderName,
+    Reopened,
+    Session,
+    StudyClass,
+    StudyInfo,
+)
+from napari_lesionseg.types import ByteImage, Click, LabelImage
+
+Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
+"""Which of a picture's outlines is meant."""
+
+_READER: TypeAdapter[str] = TypeAdapter(ReaderName)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What an outline came from.
+
+    Parameters
+    ----------
+    model : str, optional
+        SHA-256 of the model's file.
+    threshold : float, optional
+        Probability above which a pixel was taken as lesion.
+    clicks : sequence of Click
+        Clicks that took part.
+    quality : float, optional
+        Estimate of how good the outline is, 0 to 1.
+    label : int
+        Class that was being drawn.
+    """
+
+    model: str | None = None
+    threshold: float | None = None
+    clicks: Sequence[Click] = ()
+    quality: float | None = None
+    label: int = 1
+
+
+NO_ORIGIN = Origin()
+
+
+class Study:
+    """A study that is open, as one reader sees it.
+
+    Make one with `Study.create` or `Study.open`. Whatever saves returns only when the disk has it, raises
+    `StudyError` when that did not work, and can then simply be called again. `state` is a frozen value that
+    is replaced, so other threads may read it at any time. Calls that save are done one after the other; save
+    from one thread, so that they come in the order they are meant.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder, resolved.
+    info : StudyInfo
+        Content of its ``study.json``.
+    reader : str
+        Who works in it.
+    unblind : bool
+        Show every reader's work though the study is blinded.
+    """
+
+    def __init__(self, folder: Path, info: StudyInfo, reader: str, *, unblind: bool = False) -> None:
+        self.folder = folder
+        self.info = info
+        self.reader = reader
+        self._lock = threading.RLock()
+        self._closed = False
+        self._refused: list[Problem] = []
+        self._ledger = Ledger(reader, blinded=info.blinded and not unblind)
+        self._files = self._make_files()
+        self._revisions = Revisions(folder / MASKS, "binary" if len(info.classes) == 1 else "index")
+        self._writer = JournalWriter(folder / JOURNALS, reader)
+        self._journals = JournalReader(folder / JOURNALS, self._refuse)
+
+    # ---------------------------------------------------------------- making, opening and closing
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        reader: str,
+        *,
+        pictures: str | Path | Iterable[str | Path] = (),
+        images: Mapping[str, ArrayLike] | None = None,
+        classes: Sequence[StudyClass] = (LESION,),
+        blinded: bool = False,
+        copy: bool = False,
+        key_file: str | Path | None = None,
+        groups: Iterable[SplitItem] = (),
+        progress: Progress | None = None,
+    ) -> Self:
+        """Make a study and open it.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A new or empty folder. A study without pictures, left by an attempt that failed, is made anew.
+        reader : str
+            Who works in it: letters, digits, ``-`` and ``_``, such as initials.
+        pictures, images, copy, groups, progress
+            As for `add_pictures`.
+        classes : sequence of StudyClass
+            What is outlined; the first has label 1.
+        blinded : bool
+            Whether readers must not see each other's work.
+        key_file : str or Path, optional
+            Give pictures, patients and lesions pseudonyms, and keep the key in this file outside the study.
+
+        Returns
+        -------
+        Study
+            Pictures that could not be taken in are among its `problems`.
+
+        Raises
+        ------
+        StudyError
+            When the folder is in use, or cannot be written.
+        PairingError
+            When no pictures are found.
+        """
+        folder = Path(folder)
+        with explained("Making the study"):
+            files = _find_files(pictures, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_free(folder, _check_reader(reader))
+            info = new_info(classes=tuple(classes), blinded=blinded, pseudonymised=key_file is not None)
+            write_info(folder, info)
+        study = cls.open(folder, reader)
+        study.add_pictures(
+            files, images=images, copy=copy, key_file=key_file, groups=groups, progress=progress
+        )
+        return study
+
+    @classmethod
+    def open(cls, folder: str | Path, reader: str, *, unblind: bool = False) -> Self:
+        """Open a study.
+
+        Parameters
+        ----------
+        folder : str or Path
+            The study's folder.
+        reader : str
+            Who works in it: letters, digits, ``-`` and ``_``, such as initials.
+        unblind : bool
+            Show every reader's work though the study is blinded: for whoever compares the readers.
+
+        Returns
+        -------
+        Study
+            What was left out of its journals is in `problems`.
+
+        Raises
+        ------
+        StudyError
+            When there is no study, or it is of a newer version, or cannot be read.
+        """
+        reader = _check_reader(reader)
+        with explained("Opening the study"):
+            folder = Path(folder).resolve()
+            study = cls(folder, read_info(folder), reader, unblind=unblind)
+            make_folders(folder)
+            sweep(folder)
+            study.refresh()
+        return study
+
+    def close(self) -> None:
+        """Leave the study. Everything is saved already; only where moved pictures were found is noted."""
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(OSError):
+                self._files.save()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------ reading
+
+    @property
+    def state(self) -> StudyState:
+        """Where the study stands, as far as this reader may see it."""
+        return self._ledger.state
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was left out: bad lines of journals, and pictures that could not be taken in."""
+        unknown = [
+            Problem(JOURNALS, 0, f"entries about the picture {picture}, which nobody added")
+            for picture in sorted(self.state.unknown)
+        ]
+        return (*self._journals.problems, *self._refused, *unknown)
+
+    @property
+    def session(self) -> Session | None:
+        """Where the reader was; None the first time."""
+        return self.state.sessions.get(self.reader)
+
+    def refresh(self) -> frozenset[str]:
+        """Take in what other readers wrote since the last look.
+
+        Returns
+        -------
+        frozenset of str
+            Pictures about which there is something new.
+
+        Raises
+        ------
+        StudyError
+            When the study's folder cannot be reached; what was known stays.
+        """
+        with self._lock, explained("Looking for news in the study"):
+            self._files.forget_listing()
+            return self._ledger.take_in(self._journals.read_new(skip=self._writer.own_files))
+
+    def picture_path(self, picture: str) -> Path:
+        """Find a picture's file, also when it was moved or renamed.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        Path
+            A file that has this SHA-256.
+
+        Raises
+        ------
+        StudyError
+            When it is nowhere to be found.
+        """
+        with explained("Reading the picture"):
+            return self._files.find(self._state_of(picture).added)
+
+    def read_picture(self, picture: str) -> ByteImage:
+        """Read a picture, and make sure that it is the one that was added.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        ndarray
+            (H, W, 3) uint8.
+
+        Raises
+        ------
+        StudyError
+            When it is nowhere to be found, or has another size than the journal says.
+        PictureError
+            When it cannot be read.
+        """
+        state = self._state_of(picture)
+        image = read_picture(self.picture_path(picture))
+        if image.shape[:2] != state.shape:
+            raise StudyError(f"The picture {state.name} is not of the size it was added with; add it anew.")
+        return image
+
+    def missing_pictures(self) -> tuple[str, ...]:
+        """List pictures whose files are not where they were, by a quick look that opens no file.
+
+        Returns
+        -------
+        tuple of str
+            They may still be found elsewhere by `picture_path`.
+        """
+        states = self.state.pictures.items()
+        return tuple(picture for picture, state in states if not self._files.present(state.added))
+
+    def outline(self, picture: str, which: Which = "current") -> LabelImage | None:
+        """Read one of a picture's outlines.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+        which : {"current", "predicted", "corrected", "approved"}
+            "current" is what is to be shown: nothing but background where there is no lesion, else the latest
+            outline a reader made or signed, else the latest prediction.
+
+        Returns
+        -------
+        ndarray or None
+            (H, W) uint8, a new array; None when there is none.
+
+        Raises
+        ------
+        StudyError
+            When the file is missing, damaged, or does not fit the picture.
+        """
+        state = self._state_of(picture)
+        if which == "current" and state.status is Status.NO_LESION:
+            return np.zeros(state.shape, np.uint8)
+        entry = state.outline if which == "current" else getattr(state, which)
+        return None if entry is None else self.read_revision(entry)
+
+    def read_revision(self, entry: OutlineEntry) -> LabelImage:
+        """Read the outline of any entry of the history.
+
+        Parameters
+        ----------
+        entry : OutlineEntry
+            From `history` or from a picture's state.
+
+        Returns
+        -------
+        ndarray
+            (H, W) uint8, a new array.
+
+        Raises
+        ------
+        StudyError
+            When the file is missing, damaged, or does not fit the picture.
+        """
+        with explained("Reading the outline"):
+            return self._revisions.read(entry, self._state_of(entry.picture).shape)
+
+    def revision_path(self, entry: OutlineEntry) -> Path:
+        """Return where the mask of an entry is.
+
+        Parameters
+        ----------
+        entry : OutlineEntry
+            From `history` or from a picture's state.
+
+        Returns
+        -------
+        Path
+        """
+        return self._revisions.path(entry.picture, entry.revision)
+
+    def verdict_masks(self, picture: str) -> dict[str, LabelImage]:
+        """Read what each reader signed, as far as this reader may see it.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        dict of str to ndarray
+            (H, W) uint8 by reader, in the order of the names; "no lesion" is all background.
+
+        Raises
+        ------
+        StudyError
+            When a file is missing, damaged, or does not fit the picture.
+        """
+        state = self._state_of(picture)
+        return {
+            reader: self.read_revision(verdict)
+            if isinstance(verdict, Approved)
+            else np.zeros(state.shape, np.uint8)
+            for reader, verdict in sorted(state.verdicts.items())
+        }
+
+    def history(self, picture: str) -> tuple[PictureEntry, ...]:
+        """List everything that happened to a picture, as far as this reader may see it.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        tuple of PictureEntry
+            The oldest first. Each outline ever saved is there, and can be had by `read_revision`.
+        """
+        return self._ledger.history(picture)
+
+    def check(self, progress: Progress | None = None) -> tuple[Problem, ...]:
+        """Read every picture and every outline, and say what is missing or damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Told about each picture.
+
+        Returns
+        -------
+        tuple of Problem
+            Empty when all is well.
+        """
+        found: list[Problem] = []
+        states = list(self.state.pictures.values())
+        for done, state in enumerate(states, start=1):
+            found.extend(self._check_picture(state))
+            if progress is not None:
+                progress(done, len(states))
+        return tuple(found)
+
+    # ------------------------------------------------------------------------------------- saving
+
+    def add_pictures(
+        self,
+        pictures: str | Path | Iterable[str | Path] = (),
+        *,
+        images: Mapping[str, ArrayLike] | None = None,
+        copy: bool = False,
+        key_file: str | Path | None = None,
+        groups: Iterable[SplitItem] = (),
+        progress: Progress | None = None,
+    ) -> tuple[str, ...]:
+        """Take pictures in; those that are in already are left alone.
+
+        Parameters
+        ----------
+        pictures : path or iterable of paths
+            Files, folders, patterns, PH2's and ISIC's layouts, as `find_pictures` understands them.
+        images : mapping of str to array, optional
+            Pictures that are no files, by name; they are saved in the study.
+        copy : bool
+            Copy the files into the study as PNG without EXIF, instead of leaving them where they are.
+        key_file : str or Path, optional
+            Key of the pseudonyms, which a pseudonymised study needs; its pictures are always copied.
+        groups : iterable of SplitItem
+            Patients, lesions and strata by the name of the picture (the stem of its file).
+        progress : callable, optional
+            Told about each picture; may raise `CancelledError`, and nothing is taken in.
+
+        Returns
+        -------
+        tuple of str
+            SHA-256 of the pictures that are new. What could not be taken in is among the `problems`.
+
+        Raises
+        ------
+        StudyError
+            When it cannot be saved. Nothing is taken in then.
+        PairingError
+            When no pictures are found.
+        """
+        with self._lock, explained("Taking pictures in"):
+            files = _find_files(pictures, self.folder)
+            sources = list_sources(files, images or {}, groups)
+            if self.info.pseudonymised:
+                sources = self._pseudonymise(sources, key_file)
+            outside = None if copy or self.info.pseudonymised or not files else self._outside_for(files)
+            described = list(describe(sources, self._files.own, outside, progress))
+            self._refused.extend(item for item in described if isinstance(item, Problem))
+            return self._record_added([item for item in described if not isinstance(item, Problem)])
+
+    def record_prediction(self, picture: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
+        """Save what the model outlined on its own; it never takes the place of a reader's outline.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+        labels : array_like
+            (H, W) class indices of the picture's size.
+        origin : Origin
+            What it came from.
+
+        Returns
+        -------
+        PictureState
+            The picture's new state.
+
+        Raises
+        ------
+        StudyError
+            When it does not fit the picture, or cannot be saved; then it can be tried again.
+        """
+        return self._save_outline(Predicted, picture, labels, origin)
+
+    def save_correction(self, picture: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
+        """Save an outline that the reader changed, by hand, by clicks or by the threshold.
+
+        Parameters
+        ----------
+        picture, labels, origin
+            As for `record_prediction`.
+
+        Returns
+        -------
+        PictureState
+            The picture's new state.
+
+        Raises
+        ------
+        StudyError
+            As `record_prediction`.
+        """
+        return self._save_outline(Corrected, picture, labels, origin)
+
+    def approve(
+        self, picture: str, labels: ArrayLike | None = None, origin: Origin | None = None
+    ) -> PictureState:
+        """Sign an outline.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+        labels : array_like, optional
+            (H, W) class indices. None: the current outline.
+        origin : Origin, optional
+            What it came from. None: what the current outline came from.
+
+        Returns
+        -------
+        PictureState
+            The picture's new state.
+
+        Raises
+        ------
+        StudyError
+            As `record_prediction`, and when there is no outline to approve.
+        """
+        current = self._state_of(picture).outline
+        if labels is None:
+            if current is None:
+                raise StudyError("There is no outline to approve; draw one, or choose No lesion.")
+            labels = self.read_revision(current)
+        if not np.any(labels):
+            raise StudyError("The outline is empty; draw one, or choose No lesion.")
+        return self._save_outline(Approved, picture, labels, origin or _origin_of(current))
+
+    def no_lesion(self, picture: str) -> PictureState:
+        """Sign that the picture shows no lesion.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        PictureState
+            The picture's new state.
+
+        Raises
+        ------
+        StudyError
+            When it cannot be saved; then it can be tried again.
+        """
+        return self._save_entry(NoLesion, picture)
+
+    def flag(self, picture: str, note: str = "") -> PictureState:
+        """Set a picture aside.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+        note : str
+            Why, in at most 4000 characters.
+
+        Returns
+        -------
+        PictureState
+            The picture's new state.
+
+        Raises
+        ------
+        StudyError
+            When it cannot be saved; then it can be tried again.
+        """
+        return self._save_entry(Flagged, picture, note=note)
+
+    def reopen(self, picture: str) -> PictureState:
+        """Take back a verdict or a flag; the outlines stay.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        PictureState
+            The picture's new state.
+
+        Raises
+        ------
+        StudyError
+            When it cannot be saved; then it can be tried again.
+        """
+        return self._save_entry(Reopened, picture)
+
+    def save_session(self, picture: str | None, view: Mapping[str, Any]) -> None:
+        """Save where the reader is, to come back there.
+
+        Parameters
+        ----------
+        picture : str, optional
+            SHA-256 of the picture on the screen.
+        view : mapping
+            What the viewer needs to look the same again: names, finite numbers, texts, lists.
+
+        Raises
+        ------
+        StudyError
+            When it cannot be saved; then it can be tried again.
+        """
+        with self._lock, explained("Saving where you are"):
+            self._check_open()
+            time = self._ledger.next_session_time()
+            self._ledger.take_in([self._writer.append(Session, time=time, picture=picture, view=dict(view))])
+
+    def set_pictures_folder(self, folder: str | Path) -> None:
+        """Say where the pictures are now that were not copied.
+
+        Parameters
+        ----------
+        folder : str or Path
+            The folder that holds them, in the same subfolders or in others.
+
+        Raises
+        ------
+        StudyError
+            When there is no such folder, or it cannot be saved.
+        """
+        with self._lock, explained("Saving where the pictures are"):
+            self._check_open()
+            if not Path(folder).is_dir():
+                raise StudyError(f"{folder} is not a folder; choose the one that holds the pictures.")
+            self._set_outside(Path(folder).resolve())
+
+    # ---------------------------------------------------------------------------------- inside
+
+    def _state_of(self, picture: str) -> PictureState:
+        try:
+            return self.state.pictures[picture]
+        except KeyError:
+            raise StudyError(f"The study has no picture {picture}; add it first.") from None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StudyError("The study was closed; open it again to go on.")
+
+    def _refuse(self, entry: AnyEntry) -> str | None:
+        """Say why an entry that is well formed is still not taken in."""
+        if isinstance(entry, Added) and self._files.leads_out(entry):
+            return "a link leads the path out of the folder of the pictures"
+        if isinstance(entry, OutlineEntry) and entry.label > len(self.info.classes):
+            return f"the study has no class {entry.label}"
+        return None
+
+    def _save_entry(self, kind: type[PictureEntry], picture: str, **fields: Any) -> PictureState:
+        """Append an entry about a picture, later than all that is known of it."""
+        with self._lock, explained("Saving"):
+            self._check_open()
+            self._state_of(picture)
+            time = self._ledger.next_time(picture)
+            entry: Any = self._writer.append(kind, time=time, picture=picture, **fields)
+            self._ledger.take_in([entry])
+            return self.state.pictures[picture]
+
+    def _save_outline(
+        self, kind: type[OutlineEntry], picture: str, labels: ArrayLike, origin: Origin
+    ) -> PictureState:
+        """Put a mask on the disk, then the entry that speaks of it."""
+        with self._lock, explained("Saving the outline"):
+            self._check_open()
+            checked = self._checked_labels(self._state_of(picture), labels)
+            revision, sha256 = self._revisions.write(picture, checked, self._ledger.hashes(picture))
+            fields = asdict(origin)
+            fields["clicks"] = tuple((click.row, click.col, click.positive) for click in origin.clicks)
+            return self._save_entry(kind, picture, revision=revision, sha256=sha256, **fields)
+
+    def _checked_labels(self, state: PictureState, labels: ArrayLike) -> LabelImage:
+        """Return labels as bytes, sure to belong to the picture."""
+        values = np.asarray(labels)
+        if values.shape != state.shape:
+            raise StudyError(
+                f"The outline has the shape {values.shape}, the picture {state.name} {state.shape}; it "
+                "belongs to another picture."
+            )
+        if values.dtype.kind not in "biu" or values.min() < 0 or values.max() > len(self.info.classes):
+            raise StudyError(f"An outline of this study holds labels from 0 to {len(self.info.classes)}.")
+        return np.ascontiguousarray(values, np.uint8)
+
+    def _pseudonymise(self, sources: list[Source], key_file: str | Path | None) -> list[Source]:
+        """Replace names, and save the key before anything is written."""
+        if key_file is None:
+            if not sources:
+                return []
+            raise StudyError("The pictures of this study get pseudonyms; say where their key is kept.")
+        key = KeyFile(Path(key_file), self.folder)
+        renamed = [pseudonymise(source, key) for source in sources]
+        key.save()
+        return renamed
+
+    def _outside_for(self, files: Sequence[Path]) -> Path:
+        """Return the folder in which files stay; the first pictures decide on it."""
+        outside = self._files.outside
+        if outside is None:
+            outside = common_folder(files)
+            self._set_outside(outside)
+        return outside
+
+    def _set_outside(self, outside: Path) -> None:
+        """Write down the folder of the pictures."""
+        try:
+            relative = Path(os.path.relpath(outside, self.folder)).as_posix()
+        except ValueError as error:
+            raise StudyError(f"{outside} is on another drive; have the pictures copied.") from error
+        info = self.info.model_copy(update={"pictures": relative})
+        write_info(self.folder, info)
+        self.info = info
+        self._files = self._make_files()
+
+    def _make_files(self) -> PictureFiles:
+        outside = None if self.info.pictures is None else (self.folder / self.info.pictures).resolve()
+        return PictureFiles(self.folder / PICTURES, outside, self.folder / CACHE / "moved.json")
+
+    def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
+        """Write the entries of new pictures in one step."""
+        self._check_open()
+        new = {record["picture"]: record for record in reversed(records)}
+        fresh = [
+            new[picture]
+            for picture in dict.fromkeys(record["picture"] for record in records)
+            if picture not in self.state.pictures
+        ]
+        entries = self._writer.append_together(Added, fresh, time=datetime.now(UTC))
+        self._ledger.take_in(entries)
+        return tuple(entry.picture for entry in entries)
+
+    def _check_picture(self, state: PictureState) -> list[Problem]:
+        """Say what is wrong with one picture and its outlines."""
+        found: list[Problem] = []
+        try:
+            self.picture_path(state.picture)
+        except StudyError as error:
+            found.append(Problem(state.added.path, 0, str(error)))
+        outlines = {e.revision: e for e in self.history(state.picture) if isinstance(e, OutlineEntry)}
+        for entry in outlines.values():
+            try:
+                self.read_revision(entry)
+            except StudyError as error:
+                found.append(Problem(f"{MASKS}/{entry.picture}/{entry.revision}.png", 0, str(error)))
+        return found
+
+
+def _origin_of(entry: OutlineEntry | None) -> Origin:
+    """Return what an outline came from."""
+    if entry is None:
+        return NO_ORIGIN
+    return Origin(entry.model, entry.threshold, entry.as_clicks(), entry.quality, entry.label)
+
+
+def _check_reader(reader: str) -> str:
+    try:
+        return _READER.validate_python(reader)
+    except ValidationError as error:
+        raise StudyError(
+            f"{reader!r} cannot be a reader's name; use 1 to 40 letters, digits, - or _, such as initials."
+        ) from error
+
+
+def _check_free(folder: Path, reader: str) -> None:
+    """Refuse a folder in which there is something already; a study without pictures is nothing."""
+    if is_study(folder):
+        with Study.open(folder, reader) as study:
+            if study.state.pictures or study.state.unknown:
+                raise StudyError(f"{folder} holds a study already; open it instead.")
+    elif not is_free(folder):
+        raise StudyError(f"{folder} is not empty; choose a new or an empty folder for the study.")
+
+
+def _find_files(pictures: str | Path | Iterable[str | Path], folder: Path) -> list[Path]:
+    """Find picture files; masks of the study are none."""
+    given = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    masks = folder.resolve() / MASKS
+    found = find_pictures(given) if given else []
+    return [path for path in found if not path.resolve().is_relative_to(masks)]
