@@ -1,0 +1,108 @@
+"""The network's answers, kept so that an outline can be drawn anew without asking the network again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_lesionseg.plugin.edits import Frame
+from napari_lesionseg.types import Probability
+
+LOWEST_THRESHOLD = 0.02
+"""Lowest threshold an outline can be drawn at; probabilities below it need not be kept."""
+
+MEMORY_BUDGET = 1 << 30
+"""Bytes of probabilities that are kept over all pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A probability map without the margin in which nothing reaches `LOWEST_THRESHOLD`.
+
+    Parameters
+    ----------
+    part : ndarray
+        (h, w), or (C, h, w) with the background first, float32.
+    top, left : int
+        Where the part lies.
+    shape : tuple of int
+        Shape of the whole map, (H, W) or (C, H, W).
+    """
+
+    part: Probability
+    top: int
+    left: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, probability: Probability) -> Answer:
+        """Keep a copy of what matters of a probability map.
+
+        Parameters
+        ----------
+        probability : ndarray
+            (H, W), or (C, H, W) with the background first, in [0, 1].
+        """
+        lesion = probability if probability.ndim == 2 else probability[1:].max(axis=0)
+        rows, cols = _span(lesion, axis=1), _span(lesion, axis=0)
+        part = probability[..., rows, cols].astype(np.float32)  # a copy: the whole map can go
+        return cls(part, rows.start, cols.start, probability.shape)
+
+    def probability(self) -> Probability:
+        """Give the whole map back: certain background outside the part."""
+        whole = np.zeros(self.shape, dtype=np.float32)
+        if len(self.shape) == 3:
+            whole[0] = 1
+        height, width = self.part.shape[-2:]
+        whole[..., self.top : self.top + height, self.left : self.left + width] = self.part
+        return whole
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the part takes."""
+        return int(self.part.nbytes)
+
+
+class AnswerStore:
+    """Answers of the pictures used last, within a budget of memory.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes; the pictures not used for longest go first.
+    """
+
+    def __init__(self, budget: int = MEMORY_BUDGET) -> None:
+        self.budget = budget
+        self._answers: OrderedDict[Hashable, Mapping[Frame, Answer]] = OrderedDict()
+
+    def put(self, picture: Hashable, answers: Mapping[Frame, Answer]) -> None:
+        """Keep the answers for all frames of a picture in place of its former ones."""
+        self._answers[picture] = dict(answers)
+        self._answers.move_to_end(picture)
+        while self._answers and self.nbytes > self.budget:
+            self._answers.popitem(last=False)
+
+    def get(self, picture: Hashable) -> Mapping[Frame, Answer]:
+        """Give a picture's answers by frame; empty when there are none any more."""
+        if picture in self._answers:
+            self._answers.move_to_end(picture)
+        return self._answers.get(picture, {})
+
+    def drop(self, picture: Hashable) -> None:
+        """Forget a picture."""
+        self._answers.pop(picture, None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use."""
+        return sum(answer.nbytes for answers in self._answers.values() for answer in answers.values())
+
+
+def _span(lesion: NDArray[np.floating], axis: int) -> slice:
+    reached = np.flatnonzero(lesion.max(axis=axis, initial=0) >= LOWEST_THRESHOLD)
+    return slice(int(reached[0]), int(reached[-1]) + 1) if reached.size else slice(0, 0)

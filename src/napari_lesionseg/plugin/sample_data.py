@@ -1,0 +1,28 @@
+"""Pictures drawn by code, with exact masks, for File > Open Sample."""
+
+from __future__ import annotations
+
+from napari_lesionseg.data.synthetic import Sample, sample_set
+from napari_lesionseg.plugin.layers import outline_colours
+from napari_lesionseg.plugin.readers import LayerTuple
+
+
+def one_picture() -> list[LayerTuple]:
+    """Give one drawn picture and its exact mask, which is hidden at first."""
+    return _layers(sample_set(1)[0], visible=True)
+
+
+def six_pictures() -> list[LayerTuple]:
+    """Give six drawn pictures of different skins and lesions, each with its exact mask.
+
+    They lie on top of each other, so only the first one is visible.
+    """
+    return [layer for index, sample in enumerate(sample_set(6)) for layer in _layers(sample, visible=index == 0)]
+
+
+def _layers(sample: Sample, *, visible: bool) -> list[LayerTuple]:
+    mask = {"name": f"{sample.name} exact mask", "visible": False, "colormap": outline_colours()}
+    return [
+        (sample.image, {"name": sample.name, "rgb": True, "visible": visible}, "image"),
+        (sample.mask, mask, "labels"),
+    ]
