@@ -72,8 +72,8 @@ def _close(canvas: Image.Image) -> ByteImage:
     return np.array(canvas, dtype=np.uint8)
 
 
-def _enlarge(grid: FloatArray, width: int, height: int) -> FloatArray:
-    """Enlarge a small grid to (height, width) by smooth interpolation."""
+def enlarge(grid: FloatArray, width: int, height: int) -> FloatArray:
+    """Enlarge a small grid of float32 to shape (height, width) by bicubic interpolation."""
     enlarged = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(enlarged, dtype=np.float32)
 
@@ -128,7 +128,7 @@ def hairs(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     layer = _Layer(width, height)
     style = rng.choice(3, p=(0.4, 0.4, 0.2))
     count = int(rng.integers(*((2, 9), (10, 34), (8, 26))[style]))
-    thickness = ((0.007, 0.013), (0.0025, 0.006), (0.006, 0.010))[style]
+    thickness = ((0.005, 0.010), (0.0025, 0.006), (0.006, 0.010))[style]
     length = ((0.4, 1.3), (0.25, 0.9), (0.03, 0.10))[style]
     comb = rng.uniform(0, 2 * np.pi)  # hairs of one site lie roughly the same way
     side = min(width, height)
@@ -352,7 +352,7 @@ def ink(image: ByteImage, rng: np.random.Generator) -> ByteImage:
         _draw_ring(layer, width, height, rng)
     for _ in range(int(rng.integers(1, 4)) if style else 0):
         pen = max(1.5, side * rng.uniform(0.012, 0.045))
-        length = side * (rng.uniform(0.15, 0.5) if style == 1 else rng.uniform(0.03, 0.08))
+        length = side * (rng.uniform(0.15, 0.5) if style == 1 else rng.uniform(0.06, 0.12))
         _draw_scribble(layer, _along_rim(width, height, rng, 0.2), length, pen, zigzag=style == 2, rng=rng)
     return _soak(image, layer.mask(), rng)
 
@@ -379,16 +379,19 @@ def _draw_scribble(
     along = np.array((np.cos(heading), np.sin(heading)))
     across = np.array((-along[1], along[0]))
     t = np.linspace(-0.5, 0.5, 7 if zigzag else 14)
-    sway = 0.45 * (-1.0) ** np.arange(7) if zigzag else rng.normal(0, 0.5) * t**2
+    sway = rng.uniform(0.15, 0.4) * (-1.0) ** np.arange(7) if zigzag else rng.normal(0, 0.5) * t**2
     points = centre + length * (t[:, None] * along + sway[:, None] * across)
-    layer.line(points + rng.normal(0, 0.02 * length, points.shape), pen * (0.5 if zigzag else 1.0))
+    layer.line(
+        points + rng.normal(0, (0.06 if zigzag else 0.02) * length, points.shape),
+        pen * (0.25 if zigzag else 1),
+    )
 
 
 def _soak(image: ByteImage, mask: Image.Image, rng: np.random.Generator) -> ByteImage:
     """Let the skin drink the ink: it filters the light, more in the furrows than on the ridges."""
     width, height = mask.size
-    fine = _enlarge(rng.random((max(8, height // 3), max(8, width // 3)), dtype=np.float32), width, height)
-    coarse = _enlarge(rng.random((7, 7), dtype=np.float32), width, height)
+    fine = enlarge(rng.random((max(8, height // 3), max(8, width // 3)), dtype=np.float32), width, height)
+    coarse = enlarge(rng.random((7, 7), dtype=np.float32), width, height)
     strength = np.clip(fine + coarse - rng.uniform(0.1, 0.5), 0.1, 1) * rng.uniform(0.6, 1.0)
     coverage = (np.asarray(mask, dtype=np.float32) * strength).astype(np.uint8)
     palette = ((84, 66, 168), (112, 70, 170), (60, 84, 176), (132, 84, 160))
@@ -484,7 +487,7 @@ def black_corners(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     corner = float(distance.max())
     radius = min(rng.uniform(0.94, 1.3), 0.95 * corner)
     softness = rng.choice((0.02, 0.06, 0.14)) * rng.uniform(0.7, 1.3)
-    ramp = _enlarge(distance, width, height)
+    ramp = enlarge(distance, width, height)
     ramp = np.clip((radius - ramp) / np.float32(softness), 0, 1)
     mask = Image.fromarray((255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8))
     shade = rng.uniform(0, 34)
@@ -508,7 +511,7 @@ def colour_cast(image: ByteImage, rng: np.random.Generator) -> ByteImage:
         A new picture.
     """
     warmth = rng.normal(0, 0.07)
-    balance = rng.uniform(0.92, 1.18) * np.array((1 + warmth, 1 + rng.normal(0, 0.03), 1 - 1.3 * warmth))
+    balance = rng.uniform(0.92, 1.22) * np.array((1 + warmth, 1 + rng.normal(0, 0.03), 1 - 1.3 * warmth))
     gamma = np.exp(rng.normal(0, 0.12))
     heading, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.14)
     levels = 255 * np.linspace(0, 1, 256) ** gamma * balance[:, None]
@@ -531,9 +534,12 @@ _ARTEFACTS: tuple[tuple[Artefact, float], ...] = (
     (vignette, 0.25),
     (black_corners, 0.25),
 )
+_HIDING: tuple[Artefact, ...] = (sticker, black_corners)
 
 
-def random_artefacts(image: ByteImage, rng: np.random.Generator, probability: float) -> ByteImage:
+def random_artefacts(
+    image: ByteImage, rng: np.random.Generator, probability: float, *, hiding: bool = True
+) -> ByteImage:
     """Put a plausible handful of artefacts over a picture.
 
     Parameters
@@ -545,6 +551,9 @@ def random_artefacts(image: ByteImage, rng: np.random.Generator, probability: fl
     probability : float
         Chance, 0 to 1, that the picture gets any artefact at all. If it does, each kind comes with its own
         frequency (hairs in about every second picture, ink in every tenth), and at least one comes.
+    hiding : bool
+        Whether those that hide the rim altogether, sticker and aperture, may be among them. Leave them out
+        where a lesion reaches the rim.
 
     Returns
     -------
@@ -553,7 +562,7 @@ def random_artefacts(image: ByteImage, rng: np.random.Generator, probability: fl
     """
     if rng.random() >= probability:
         return image.copy()
-    frequencies = np.array([frequency for _, frequency in _ARTEFACTS])
+    frequencies = np.array([share if hiding or f not in _HIDING else 0.0 for f, share in _ARTEFACTS])
     chosen = rng.random(len(_ARTEFACTS)) < frequencies
     chosen[rng.choice(len(_ARTEFACTS), p=frequencies / frequencies.sum())] = True
     for (artefact, _), wanted in zip(_ARTEFACTS, chosen, strict=True):
