@@ -382,7 +382,7 @@ def _draw_scribble(
     sway = rng.uniform(0.15, 0.4) * (-1.0) ** np.arange(7) if zigzag else rng.normal(0, 0.5) * t**2
     points = centre + length * (t[:, None] * along + sway[:, None] * across)
     layer.line(
-        points + rng.normal(0, (0.06 if zigzag else 0.02) * length, points.shape),
+        points + rng.normal(0, (0.06 if zigzag else 0.01) * length, points.shape),
         pen * (0.25 if zigzag else 1),
     )
 
