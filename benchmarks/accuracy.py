@@ -107,8 +107,8 @@ def hair_share(image: ByteImage) -> float:
     """Measure hair as the share of pixels much darker than what lies a hair's breadth beside them.
 
     The picture is brought to 512 pixels on its longer side; a pixel counts where the grey-scale closing with
-    a disc of 17 pixels lies more than 20 of 255 above it (the black-hat transform; DullRazor of Lee et al. 1997
-    looks for hairs by closing, too). Dots and networks of pigment count a little as well.
+    a disc of 17 pixels lies more than 20 of 255 above it (the black-hat transform; DullRazor, Lee et al.
+    1997, looks for hairs by closing, too). Dots and networks of pigment count a little as well.
     """
     scale = 512 / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -50,6 +50,11 @@ class Otsu:
         """What it is."""
         return BaselineCard("Otsu, central part" if self.central else "Otsu")
 
+    @property
+    def sha256(self) -> None:
+        """It has no file."""
+        return None
+
     def predict(self, image: ByteImage) -> Probability:
         """Return a soft step at Otsu's threshold.
 
@@ -108,6 +113,11 @@ class GrabCut:
     def card(self) -> BaselineCard:
         """What it is."""
         return BaselineCard("GrabCut")
+
+    @property
+    def sha256(self) -> None:
+        """It has no file."""
+        return None
 
     def predict(self, image: ByteImage) -> Probability:
         """Return 1 inside the cut and 0 outside.

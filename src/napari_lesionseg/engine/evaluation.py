@@ -51,6 +51,11 @@ class Predictor(Protocol):
         """What it is."""
         ...
 
+    @property
+    def sha256(self) -> str | None:
+        """Hash of its file; None for what has no file, such as a network fresh from training."""
+        ...
+
     def predict(self, image: ByteImage) -> Probability:
         """Give the probability of the lesion, shape (H, W), or of C classes, shape (C, H, W)."""
         ...
@@ -173,7 +178,7 @@ def evaluate(
     Parameters
     ----------
     model : Model
-        Or whatever has ``predict(image)`` and a ``card`` with name, threshold and classes.
+        Or whatever has ``predict(image)``, ``sha256`` and a ``card`` with name, threshold and classes.
     pairs : sequence of Pair
         Pictures and their masks.
     postprocess : PostprocessConfig, optional
@@ -288,7 +293,7 @@ def collect(
     config = postprocess or PostprocessConfig()
     return Evaluation(
         model=model.card.name,
-        model_sha256=getattr(model, "sha256", None),  # a network fresh from training has no file yet
+        model_sha256=model.sha256,
         threshold=postprocessing.resolve_threshold(threshold, config, model.card.threshold),
         summary=summarise([picture.scores for picture in pictures]) if pictures else None,
         classes=_class_means(pictures),
