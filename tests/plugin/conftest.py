@@ -1,0 +1,84 @@
+"""What the viewer tests share: a network that answers at once, and isolation from the user's settings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import napari.settings
+import numpy as np
+import pytest
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.plugin.survey import Survey
+from napari_lesionseg.types import ByteImage, Probability
+
+
+class FakeModel:
+    """Says that dark is lesion: its probability is 1 minus the mean brightness.
+
+    Attributes
+    ----------
+    gate : threading.Event
+        Predictions wait while it is cleared, so that tests can act while the network is at work.
+    error : Exception or None
+        Raised by the next predictions.
+    seen : list of ndarray
+        The pictures it was given.
+    """
+
+    def __init__(self) -> None:
+        self.card = ModelCard(name="fake", threshold=0.6)
+        self.device = "cpu"
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+        self.error: Exception | None = None
+        self.seen: list[ByteImage] = []
+        self.threads: list[int] = []
+
+    def predict(self, image: ByteImage, clicks: Any = (), previous: Probability | None = None) -> Probability:
+        self.seen.append(image)
+        self.threads.append(threading.get_ident())
+        self.started.set()
+        if not self.gate.wait(timeout=20):
+            raise TimeoutError("the test never opened the gate")
+        if self.error is not None:
+            raise self.error
+        return (1 - image.mean(axis=2) / 255).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the plugin's page of the preferences apart from the user's, and fresh for each test."""
+    napari.settings._clear_plugin_settings_cache()
+    monkeypatch.setattr(napari.settings, "_CFG_PATH", str(tmp_path_factory.mktemp("config") / "settings.yaml"))
+    yield
+    napari.settings._clear_plugin_settings_cache()
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    """A quick network in the place of any that would be loaded."""
+    model = FakeModel()
+    monkeypatch.setattr("napari_lesionseg.plugin.segmentation.load", lambda choice: model)
+    entry = SimpleNamespace(name="fake", shipped=True, problem="")
+    found = Survey((entry,), {"auto": "CPU, 2 threads", "cpu": "CPU, 2 threads"})
+    monkeypatch.setattr("napari_lesionseg.plugin.model_choice.survey", lambda: found)
+    return model
+
+
+@pytest.fixture
+def spot() -> ByteImage:
+    """A bright picture, 40 x 60, with a dark square in rows 10 to 29 and columns 20 to 44."""
+    return spot_image()
+
+
+def spot_image(shape: tuple[int, int] = (40, 60)) -> ByteImage:
+    image = np.full((*shape, 3), 230, dtype=np.uint8)
+    image[10:30, 20:45] = 40
+    return image
+
+
+SPOT_AREA = 20 * 25
