@@ -52,6 +52,7 @@ class ChannelsAreClasses:
     card: FakeCard = field(
         default_factory=lambda: FakeCard("channels", classes=("background", "nevus", "veil", "milia"))
     )
+    sha256: None = None
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         lesion = image.transpose(2, 0, 1).astype(np.float32) / 255
@@ -188,6 +189,7 @@ def test_classes_are_measured_too(tmp_path: Path) -> None:
     truth[10:20, 10:20] = 2
     pair = write_pair(tmp_path, "classes", image, truth)
     evaluation = evaluate(ChannelsAreClasses(), [pair])
+    assert evaluation.model_sha256 is None
     (result,) = evaluation.pictures
     assert result.scores.jaccard == 1
     assert [scores.name for scores in result.classes] == ["nevus", "veil", "milia"]
