@@ -1,0 +1,241 @@
+"""Which picture comes next: searching, filtering, sorting and counting, all without side effects."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_lesionseg.study.fold import PictureState, Status
+
+
+class Order(StrEnum):
+    """How the queue is sorted."""
+
+    NAME = "name"
+    STATUS = "status"
+    QUALITY = "least sure first"
+    TEACHES_MOST = "teaches most"
+    CHANGED = "last changed first"
+
+
+_STATUS_ORDER = {status: place for place, status in enumerate(Status)}
+_KEYS: Mapping[Order, Callable[[PictureState], Any]] = {
+    Order.NAME: lambda state: 0,
+    Order.STATUS: lambda state: _STATUS_ORDER[state.status],
+    Order.QUALITY: lambda state: (state.quality is None, state.quality or 0.0),
+    Order.CHANGED: lambda state: -state.when.timestamp(),
+}
+_GREEDY = 64
+_UNKNOWN_QUALITY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a study is.
+
+    Parameters
+    ----------
+    total : int
+        Pictures.
+    by_status : mapping of Status to int
+        Pictures of each status; all are there.
+    """
+
+    total: int
+    by_status: Mapping[Status, int]
+
+    @property
+    def done(self) -> int:
+        """Pictures with a verdict: approved, or without a lesion."""
+        return sum(count for status, count in self.by_status.items() if status.done)
+
+    def __str__(self) -> str:
+        text = f"{self.by_status[Status.APPROVED]} of {self.total} approved"
+        extra = [
+            f"{self.by_status[status]} {status.value}"
+            for status in (Status.NO_LESION, Status.FLAGGED)
+            if self.by_status[status]
+        ]
+        return ", ".join([text, *extra])
+
+
+def count_pictures(pictures: Iterable[PictureState]) -> Counts:
+    """Count the pictures of each status.
+
+    Parameters
+    ----------
+    pictures : iterable of PictureState
+        All that count.
+
+    Returns
+    -------
+    Counts
+        Its text is such as "37 of 200 approved, 3 flagged".
+    """
+    counts = Counter(state.status for state in pictures)
+    return Counts(counts.total(), {status: counts[status] for status in Status})
+
+
+def arrange(
+    pictures: Iterable[PictureState],
+    order: Order = Order.NAME,
+    *,
+    search: str = "",
+    statuses: Collection[Status] | None = None,
+    features: Mapping[str, ArrayLike] | None = None,
+) -> list[PictureState]:
+    """Choose pictures and put them in order.
+
+    Parameters
+    ----------
+    pictures : iterable of PictureState
+        In the order that settles ties, which is that of the names for a study's own state.
+    order : Order
+        How to sort.
+    search : str
+        Words that must all occur in name, note, reader or status; case and accents do not matter.
+    statuses : collection of Status, optional
+        Only these; None: all.
+    features : mapping of str to array, optional
+        For "teaches most": a vector for each picture; see `rank_by_teaching`.
+
+    Returns
+    -------
+    list of PictureState
+    """
+    words = _plain(search).split()
+    chosen = [
+        state
+        for state in pictures
+        if (statuses is None or state.status in statuses) and _has_words(state, words)
+    ]
+    if order is Order.TEACHES_MOST:
+        return rank_by_teaching(chosen, features)
+    return sorted(chosen, key=_KEYS[order])
+
+
+def next_picture(
+    pictures: Sequence[PictureState], current: str | None, statuses: Collection[Status] | None = None
+) -> PictureState | None:
+    """Return the next picture without a verdict, from the current one on and round to the start.
+
+    Parameters
+    ----------
+    pictures : sequence of PictureState
+        The queue as arranged.
+    current : str, optional
+        SHA-256 of the picture on the screen.
+    statuses : collection of Status, optional
+        Which count as next; None: those without a verdict that are not flagged.
+
+    Returns
+    -------
+    PictureState or None
+        None when there is none but the current one.
+    """
+    wanted = statuses or {Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}
+    places = [place for place, state in enumerate(pictures) if state.picture == current]
+    start = places[0] + 1 if places else 0
+    for state in (*pictures[start:], *pictures[:start]):
+        if state.status in wanted and state.picture != current:
+            return state
+    return None
+
+
+def rank_by_teaching(
+    pictures: Iterable[PictureState], features: Mapping[str, ArrayLike] | None = None
+) -> list[PictureState]:
+    """Sort pictures by how much a model would learn from them; those with a verdict come last.
+
+    The first 64 are chosen one by one, by the product of how unsure the model is (1 - quality) and how far the
+    picture is from the nearest one that has a verdict or was chosen before it. This is the greedy k-centre
+    rule of Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach"
+    (2018), weighted by uncertainty. The rest follows by the same product.
+
+    Parameters
+    ----------
+    pictures : iterable of PictureState
+        In the order that settles ties.
+    features : mapping of str to array, optional
+        A vector for each picture, such as the encoder's mean output. None, or a picture without one: only the
+        uncertainty counts.
+
+    Returns
+    -------
+    list of PictureState
+    """
+    pictures = list(pictures)
+    waiting = [state for state in pictures if not state.status.done]
+    settled = [state for state in pictures if state.status.done]
+    order = _greedy_order(_doubts(waiting), *_feature_tables(waiting, settled, features or {}))
+    return [waiting[place] for place in order] + settled
+
+
+def _doubts(pictures: Sequence[PictureState]) -> NDArray[np.float64]:
+    """How unsure the model is of each picture, above 0 so that distance still counts."""
+    qualities = [_UNKNOWN_QUALITY if state.quality is None else state.quality for state in pictures]
+    return 1.0 - np.array(qualities, np.float64) + 1e-3
+
+
+def _feature_tables(
+    waiting: Sequence[PictureState], settled: Sequence[PictureState], features: Mapping[str, ArrayLike]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Vectors of the waiting pictures, (N, D), NaN where there are none, and of the settled ones, (M, D)."""
+    vectors = {picture: np.ravel(np.asarray(vector, np.float64)) for picture, vector in features.items()}
+    length = max((len(vector) for vector in vectors.values()), default=0)
+    nothing = np.full(length, np.nan)
+    table = np.array([vectors.get(state.picture, nothing) for state in waiting]).reshape(-1, length)
+    known = [vectors[state.picture] for state in settled if state.picture in vectors]
+    return table, np.array(known).reshape(-1, length)
+
+
+def _greedy_order(
+    doubts: NDArray[np.float64], table: NDArray[np.float64], settled: NDArray[np.float64]
+) -> list[int]:
+    """Places in the order of teaching."""
+    distance = np.full(len(doubts), np.inf)
+    for vector in settled:
+        distance = _nearer(distance, table, vector)
+    chosen: list[int] = []
+    for _ in range(min(_GREEDY, len(doubts))):
+        scores = _scores(doubts, distance)
+        scores[chosen] = -np.inf
+        chosen.append(int(np.argmax(scores)))
+        distance = _nearer(distance, table, table[chosen[-1]])
+    rest = np.argsort(-_scores(doubts, distance), kind="stable")
+    taken = set(chosen)
+    return chosen + [int(place) for place in rest if int(place) not in taken]
+
+
+def _nearer(
+    distance: NDArray[np.float64], table: NDArray[np.float64], vector: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distances once `vector` is settled too; pictures without features keep theirs."""
+    if not table.shape[1]:
+        return distance
+    return np.fmin(distance, np.linalg.norm(table - vector, axis=1))
+
+
+def _scores(doubts: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Doubt times distance; a picture without any distance counts as far as the farthest."""
+    finite = distance[np.isfinite(distance)]
+    return doubts * np.where(np.isfinite(distance), distance, finite.max() if len(finite) else 1.0)
+
+
+def _has_words(state: PictureState, words: Sequence[str]) -> bool:
+    """Tell whether all words occur in what is shown of a picture."""
+    text = _plain(f"{state.name} {state.note} {state.reader or ''} {state.status.value}")
+    return all(word in text for word in words)
+
+
+def _plain(text: str) -> str:
+    """Lower case, without accents."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
