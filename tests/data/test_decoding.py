@@ -215,6 +215,23 @@ def test_thumbnails_in_a_stack_are_left_out(tmp_path: Path, colours: NDArray[np.
     assert read_stack(tmp_path / "x.tif").shape == (2, *colours.shape)
 
 
+def test_pages_turned_in_different_ways_are_refused(tmp_path: Path, colours: NDArray[np.uint8]) -> None:
+    with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
+        writer.write(colours, photometric="rgb")
+        writer.write(colours, photometric="rgb", extratags=[(ORIENTATION, "H", 1, 6, True)])
+    with pytest.raises(PictureError, match="turned in different ways"):
+        read_stack(tmp_path / "x.tif")
+
+
+def test_a_header_that_claims_more_strips_than_there_are_is_refused(tmp_path: Path) -> None:
+    contents = bytearray(tiff(np.zeros((64, 64), np.uint8), compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(contents)) as opened:
+        start = opened.pages[0].tags["ImageLength"].valueoffset
+    contents[start : start + 4] = (1_000_000).to_bytes(4, "little")
+    with pytest.raises(PictureError, match="pixels are missing"):
+        read_picture(save(tmp_path, "x.tif", bytes(contents)))
+
+
 def test_what_is_no_picture_is_named(tmp_path: Path, colours: NDArray[np.uint8]) -> None:
     png = encoded(colours, "PNG")
     bad = {
@@ -231,6 +248,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, colours: NDArray[np.uint8])
         "figure.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(50), "is not a picture"),
         "no width.png": (png[:16] + bytes(4) + png[20:], "is damaged"),
         "volume.tif": (tiff(np.zeros((16, 16, 16), np.uint8), volumetric=True, tile=(16, 16, 16)), "axes"),
+        "channels.tif": (tiff(np.zeros((4, 4, 99), np.uint8), planarconfig="contig"), "99 channels"),
         "complex.tif": (tiff(np.zeros((4, 4), np.complex64)), "complex64"),
         "lab.tif": (encoded(colours, "TIFF", "LAB"), "LAB"),
     }

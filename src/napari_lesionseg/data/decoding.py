@@ -6,6 +6,7 @@ Formats are told by their content, never by their name, and only those listed he
 from __future__ import annotations
 
 import contextlib
+import math
 import stat
 import struct
 import zlib
@@ -49,6 +50,7 @@ _ALPHA_MODES = {"LA": "L", "PA": "P", "RGBA": "RGB"}
 _CONVERTED_MODES = {"CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La"}
 # What tifffile decodes without further packages; Pillow's libtiff knows the others (LZW, JPEG, fax).
 _TIFFFILE_COMPRESSIONS = {1, 8, 32946, 32773, 34925}
+_MAX_CHANNELS = 8  # four colours and some alphas; damaged files may claim thousands
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
 # All that Pillow and tifffile were seen to raise on damaged files; warnings, where a caller made them errors.
@@ -356,6 +358,8 @@ def _page(tiff: tifffile.TiffFile, index: int) -> Any:
     page = tiff.pages[index]
     page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     _check_size(page.imagewidth, page.imagelength)
+    if page.samplesperpixel > _MAX_CHANNELS:
+        raise DecodingError(f"has {page.samplesperpixel} channels; pictures have 1 to {_MAX_CHANNELS}")
     return page
 
 
@@ -388,6 +392,8 @@ def _decode_page(page: Any) -> Decoded:
 def _check_complete(page: Any) -> None:
     """Refuse a page whose pixels are not all in the file: they would be shown black."""
     end = page.parent.filehandle.size
+    if len(page.dataoffsets) < math.prod(page.chunked):
+        raise DecodingError("is damaged or incomplete (pixels are missing)")
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if not count or offset + count > end:
             raise DecodingError("is damaged or incomplete (pixels are missing)")

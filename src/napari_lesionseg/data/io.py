@@ -108,7 +108,10 @@ def read_stack(path: str | Path) -> ByteImage:
         As `read_picture`, and for stacks of more than 1000 megapixels.
     """
     try:
-        return np.stack([_as_picture(frame) for frame in decode_stack(Path(path))])
+        frames = [_as_picture(frame) for frame in decode_stack(Path(path))]
+        if len({frame.shape for frame in frames}) > 1:
+            raise PictureError("its pages are turned in different ways; save them upright")
+        return np.stack(frames)
     except (DecodingError, PictureError, MemoryError) as error:
         raise PictureError(f"{path}: {error}") from error
 
