@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as stn
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_lesionseg.data import files
+from napari_lesionseg import files
 from napari_lesionseg.data.io import (
     picture_suffixes,
     read_mask,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config import PostprocessConfig
-from ..data.io import write_picture
-from ..data.synthetic import sample_set
-from ..engine.device import describe_device
-from ..engine.inference import load_model
-from .console import say
-from .segment import segment_files
-from .viewer import open_viewer, why_no_viewer
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.io import write_picture
+from napari_lesionseg.data.synthetic import sample_set
+from napari_lesionseg.engine.device import describe_device
+from napari_lesionseg.engine.inference import load_model
+from napari_lesionseg.cli.console import say
+from napari_lesionseg.cli.segment import segment_files
+from napari_lesionseg.cli.viewer import open_viewer, why_no_viewer
 
 EXAMPLE = """example:
   lesionseg demo --no-viewer --out demo/"""

@@ -7,9 +7,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
-from ..errors import LesionSegError
-from .console import say_error
+from napari_lesionseg import __version__
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.cli.console import say_error
 
 DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 

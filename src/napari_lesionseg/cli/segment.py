@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..config import PostprocessConfig
-from ..data.io import read_picture, write_mask, write_picture
-from ..data.overlay import draw_outline
-from ..data.pairing import find_pictures
-from ..engine.device import describe_device
-from ..engine.inference import Model, load_model, segment
-from ..errors import LesionSegError
-from .console import progress_bar, say, say_error
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.io import read_picture, write_mask, write_picture
+from napari_lesionseg.data.overlay import draw_outline
+from napari_lesionseg.data.pairing import find_pictures
+from napari_lesionseg.engine.device import describe_device
+from napari_lesionseg.engine.inference import Model, load_model, segment
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.cli.console import progress_bar, say, say_error
 
 EXAMPLE = """example:
   lesionseg segment pictures/ "more/*.jpg" --out outlines/ --overlay"""

@@ -14,19 +14,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..config import TrainConfig
-from ..data.batches import CachedPair, read_pair
-from ..data.files import sha256_file, write_atomically
-from ..data.pairing import find_pairs
-from ..data.splits import SplitItem, assign_parts
-from ..engine.training import EpochResult, Trainer
-from ..errors import LesionSegError, TrainingError
-from ..models.blocks import SegmentationNetwork
-from ..models.card import ModelCard
-from ..models.checkpoint import checkpoint_bytes
-from ..models.factory import build_network
-from ..types import Pair
-from .console import progress_bar, say, say_error
+from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.data.batches import CachedPair, read_pair
+from napari_lesionseg.files import sha256_file, write_atomically
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.data.splits import SplitItem, assign_parts
+from napari_lesionseg.engine.training import EpochResult, Trainer
+from napari_lesionseg.errors import LesionSegError, TrainingError
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes
+from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.types import Pair
+from napari_lesionseg.cli.console import progress_bar, say, say_error
 
 EXAMPLE = """example:
   lesionseg train pictures/ --masks masks/ --out my-model.safetensors --epochs 30"""

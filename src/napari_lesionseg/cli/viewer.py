@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import LesionSegError
+from napari_lesionseg.errors import LesionSegError
 
 GROUP = "napari_lesionseg.viewer"
 

@@ -14,9 +14,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import AugmentConfig
-from ..types import ByteImage, LabelImage
-from .artefacts import random_artefacts
+from napari_lesionseg.config import AugmentConfig
+from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.data.artefacts import random_artefacts
 
 BLACK_SURROUNDINGS = 0.3  # share of pictures framed in black instead of mirrored at the border
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601

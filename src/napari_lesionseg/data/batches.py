@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig
-from ..types import ByteImage, LabelImage, Pair
-from .augmentation import TrainingSample, augment
-from .io import read_mask, read_picture
-from .transforms import resize_labels, resize_picture
+from napari_lesionseg.config import AugmentConfig
+from napari_lesionseg.types import ByteImage, LabelImage, Pair
+from napari_lesionseg.data.augmentation import TrainingSample, augment
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.transforms import resize_labels, resize_picture
 
 
 class CachedPair(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ..types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage
 
 # Okabe and Ito (2008): colours that colour-blind people can tell apart; sky blue, orange, green, yellow.
 OUTLINE_COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage
 
 STRIDE = 32  # the coarsest stride of any encoder here: sides are multiples of it
 MAX_ASPECT = 4.0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..types import Click, Probability
+from napari_lesionseg.types import Click, Probability
 
 DISC_RADIUS = 5.0  # pixels at working size; discs of 5 px serve RITM (Sofiiuk et al. 2022) best
 HONOURED_RADIUS = 3.0  # pixels of the picture around a click that always agree with it

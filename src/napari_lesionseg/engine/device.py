@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from ..errors import DeviceError
+from napari_lesionseg.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import PostprocessConfig
-from ..data.files import sha256_file
-from ..data.transforms import normalise, resize_picture, working_shape
-from ..errors import PictureError
-from ..models.blocks import SegmentationNetwork, logits_to_probability
-from ..models.card import ModelCard
-from ..models.checkpoint import load_checkpoint
-from ..models.registry import ModelRegistry
-from ..types import ByteImage, Click, LabelImage, Probability
-from .clicks import guidance_planes, honour_clicks
-from .device import autocast, choose_device, describe_device
-from .postprocessing import postprocess as clean_up
-from .postprocessing import resolve_threshold
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.files import sha256_file
+from napari_lesionseg.data.transforms import normalise, resize_picture, working_shape
+from napari_lesionseg.errors import PictureError
+from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import load_checkpoint
+from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.types import ByteImage, Click, LabelImage, Probability
+from napari_lesionseg.engine.clicks import guidance_planes, honour_clicks
+from napari_lesionseg.engine.device import autocast, choose_device, describe_device
+from napari_lesionseg.engine.postprocessing import postprocess as clean_up
+from napari_lesionseg.engine.postprocessing import resolve_threshold
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import TrainingError
-from ..types import IGNORED
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.types import IGNORED
 
 LOSSES = ("bce-dice", "bce", "focal-dice")
 FOCUS = 2.0  # gamma of Lin et al. (2017), "Focal loss for dense object detection"

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.blocks import SegmentationNetwork, logits_to_probability
-from ..types import IGNORED
-from .clicks import DISC_RADIUS, next_click
+from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability
+from napari_lesionseg.types import IGNORED
+from napari_lesionseg.engine.clicks import DISC_RADIUS, next_click
 
 COARSE = 4  # errors are looked for at a quarter of the resolution, which is quick and precise enough
 JITTER = 0.7

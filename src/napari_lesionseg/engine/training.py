@@ -21,16 +21,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..config import TrainConfig
-from ..data.batches import Batch, BatchSource, CachedPair
-from ..data.files import write_atomically
-from ..errors import TrainingError
-from ..models.blocks import SegmentationNetwork
-from ..models.card import ModelCard
-from .device import autocast, choose_device
-from .losses import segmentation_loss
-from .simulation import simulate_guidance
-from .validation import ValidationScores, validate
+from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.data.batches import Batch, BatchSource, CachedPair
+from napari_lesionseg.files import write_atomically
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.engine.device import autocast, choose_device
+from napari_lesionseg.engine.losses import segmentation_loss
+from napari_lesionseg.engine.simulation import simulate_guidance
+from napari_lesionseg.engine.validation import ValidationScores, validate
 
 SAVE_EVERY_SECONDS = 120.0
 STATE_KEY = "lesionseg_training"

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.batches import CachedPair
-from ..data.transforms import normalise, resize_picture, working_shape
-from ..models.blocks import SegmentationNetwork, logits_to_probability
-from ..models.card import ModelCard
-from ..types import IGNORED, LabelImage
-from .device import autocast
+from napari_lesionseg.data.batches import CachedPair
+from napari_lesionseg.data.transforms import normalise, resize_picture, working_shape
+from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.types import IGNORED, LabelImage
+from napari_lesionseg.engine.device import autocast
 
 
 @dataclass(frozen=True, slots=True)

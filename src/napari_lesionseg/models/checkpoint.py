@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CheckpointError
-from .blocks import SegmentationNetwork
-from .card import ModelCard
-from .factory import build_network
+from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.factory import build_network
 
 CARD_KEY = "lesionseg_card"
 MAX_FILE_BYTES = 2 * 1024**3

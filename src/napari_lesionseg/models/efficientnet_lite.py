@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from napari_lesionseg.errors import TrainingError
 
 
 class StageSpec(NamedTuple):

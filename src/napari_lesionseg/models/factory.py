@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import CheckpointError
-from .blocks import SegmentationNetwork
-from .lite_unet import LiteUNet
+from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.lite_unet import LiteUNet
 
 ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {"lite-unet": LiteUNet}
 

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .blocks import SegmentationNetwork, conv_norm_act, resize_like
-from .efficientnet_lite import FEATURE_CHANNELS, DepthwiseConv2d, EfficientNetLite0, load_imagenet_weights
+from napari_lesionseg.models.blocks import SegmentationNetwork, conv_norm_act, resize_like
+from napari_lesionseg.models.efficientnet_lite import (
+    FEATURE_CHANNELS,
+    DepthwiseConv2d,
+    EfficientNetLite0,
+    load_imagenet_weights,
+)
 
 GUIDANCE_PLANES = 3  # positive clicks, negative clicks, previous probability
 DECODER_CHANNELS = (128, 64, 48, 32)  # strides 16, 8, 4, 2

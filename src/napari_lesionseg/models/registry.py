@@ -15,10 +15,10 @@ from pathlib import Path
 
 import platformdirs
 
-from ..data.files import write_atomically
-from ..errors import CheckpointError, ModelNotFoundError
-from .card import ModelCard
-from .checkpoint import load_checkpoint, read_card
+from napari_lesionseg.files import write_atomically
+from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 
 SUFFIX = ".safetensors"
 FOLDER_VARIABLE = "LESIONSEG_MODELS"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from napari.qt.threading import create_worker
+from napari.utils.notifications import notification_manager
 
 from napari_lesionseg.errors import DeviceError, LesionSegError
 
@@ -46,7 +47,7 @@ class _Task:
 
 
 class Job(Generic[T]):
-    """A function at work in another thread. Keep it: `drop` is the only way to call its answer off.
+    """A function at work in another thread.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ class Job(Generic[T]):
     done : callable
         Called on the main thread with the function's answer.
     failed : callable
-        Called on the main thread with a `LesionSegError`, or with any other exception that napari has shown
-        already.
+        Called on the main thread with a `LesionSegError`, which is to be shown, or with an exception that
+        nobody foresaw, which was shown with its traceback already.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class Job(Generic[T]):
         self._done = done
         self._failed = failed
         self._wanted = True
-        # Errors nobody foresaw are shown by napari itself; without this flag superqt raises them once more.
+        # Without `_ignore_errors`, superqt raises errors once more within Qt's event loop.
         worker = create_worker(
             _Task(title, function, arguments), _start_thread=False, _ignore_errors=True  # type: ignore[arg-type]
         )
-        worker.returned.connect(self._on_returned)
-        worker.errored.connect(self._on_errored)
+        # Qt holds methods weakly: functions keep the job alive until its answer is there.
+        worker.returned.connect(lambda outcome: self._on_returned(outcome))
+        worker.errored.connect(lambda error: self._on_errored(error))
         worker.start()
 
     def drop(self) -> None:
@@ -96,7 +98,14 @@ class Job(Generic[T]):
 
     def _on_errored(self, error: Exception) -> None:
         if self._wanted:
+            _show_once(error)
             self._failed(error)
+
+
+def _show_once(error: Exception) -> None:
+    """Show an error with its traceback. napari does so by itself with some Qt bindings, but not with PyQt6."""
+    if all(getattr(record, "exception", None) is not error for record in notification_manager.records):
+        notification_manager.receive_error(type(error), error, error.__traceback__)
 
 
 def explain_device_failure(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from napari_lesionseg.data.files import sha256_file
+from napari_lesionseg.files import sha256_file
 from napari_lesionseg.data.io import picture_shape, read_picture, to_byte_image, write_picture
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import PictureError, StudyError

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from napari_lesionseg.data.files import sync_folder, write_atomically
+from napari_lesionseg.files import sync_folder, write_atomically
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.schema import ENTRY, SCHEMA_VERSION, AnyEntry, Entry
 

@@ -7,7 +7,7 @@ import io
 import secrets
 from pathlib import Path
 
-from napari_lesionseg.data.files import write_atomically
+from napari_lesionseg.files import write_atomically
 from napari_lesionseg.errors import StudyError
 
 _COLUMNS = ("kind", "pseudonym", "original", "sha256")

@@ -154,8 +154,8 @@ def rank_by_teaching(
 ) -> list[PictureState]:
     """Sort pictures by how much a model would learn from them; those with a verdict come last.
 
-    The first 64 are chosen one by one, by the product of how unsure the model is (1 - quality) and how far the
-    picture is from the nearest one that has a verdict or was chosen before it. This is the greedy k-centre
+    The first 64 are chosen one by one, by the product of how unsure the model is (1 - quality) and how far
+    the picture is from the nearest one that has a verdict or was chosen before it. This is the greedy k-centre
     rule of Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach"
     (2018), weighted by uncertainty. The rest follows by the same product.
 
@@ -220,7 +220,8 @@ def _nearer(
     """Distances once `vector` is settled too; pictures without features keep theirs."""
     if not table.shape[1]:
         return distance
-    return np.fmin(distance, np.linalg.norm(table - vector, axis=1))
+    nearer: NDArray[np.float64] = np.fmin(distance, np.linalg.norm(table - vector, axis=1))
+    return nearer
 
 
 def _scores(doubts: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_lesionseg.data import files
-from napari_lesionseg.data.files import sha256_file, sweep_temporaries, write_atomically
+from napari_lesionseg import files
+from napari_lesionseg.files import sha256_file, sweep_temporaries, write_atomically
 
 NAMES = ["mask.png", "with spaces.png", "blåbærsyltetøy æøå.png", "no suffix", "n" * 240 + ".png"]
 
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure_but_a_broken_disk_is(
 
 WRITER = """
 import itertools, sys
-from napari_lesionseg.data.files import write_atomically
+from napari_lesionseg.files import write_atomically
 for count in itertools.count():
     write_atomically(sys.argv[1], bytes([count % 256]) * 2_000_000)
     print(count, flush=True)
