@@ -1,0 +1,163 @@
+"""DICOM: dermoscopic photographs in, cleaned photographs with segmentation objects out.
+
+A photograph's pixels are encoded anew, and of its header only what is listed here stays; names, numbers,
+dates, addresses and private elements go, and unique identifiers are replaced (PS3.15, annex E, basic
+profile). The outlines become a Segmentation object (PS3.3, A.51) that refers to the cleaned photograph: one
+segment for each object.
+
+Needs the packages pydicom and highdicom (``pip install "napari-lesionseg[dicom]"``).
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_lesionseg.data.containment import walk
+from napari_lesionseg.data.formats.base import Format, Placed, Plan
+from napari_lesionseg.data.formats.dicom_files import (
+    DAMAGED,
+    SEGMENTATION,
+    check_photograph,
+    clean_photograph,
+    read_header,
+    read_photograph,
+    read_segments,
+    referenced,
+    segment_classes,
+    segmentation,
+)
+from napari_lesionseg.data.formats.listing import glance, natural_order, read_provenance
+from napari_lesionseg.data.records import (
+    LESION_CLASSES,
+    Dataset,
+    InstanceImage,
+    Problem,
+    Provenance,
+    Record,
+)
+from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.types import LabelImage
+
+if TYPE_CHECKING:
+    import pydicom
+
+_SUFFIXES = (".dcm", ".dicom")
+
+
+def recognises(folder: Path) -> bool:
+    """Tell whether a folder holds DICOM files."""
+    return glance(folder, lambda path: path.suffix.lower() in _SUFFIXES)
+
+
+def read(folder: Path) -> Dataset:
+    """List the photographs of a folder, and the segmentations that belong to them.
+
+    Parameters
+    ----------
+    folder : Path
+        Files ending in .dcm or .dicom.
+
+    Returns
+    -------
+    Dataset
+        Records; without a mask where there is no segmentation.
+
+    Raises
+    ------
+    DatasetError
+        When there is no photograph, or the packages are missing.
+    """
+    photographs: list[tuple[Path, pydicom.Dataset]] = []
+    segmentations: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    problems = []
+    for path in walk(folder):
+        if path.suffix.lower() not in _SUFFIXES:
+            continue
+        try:
+            header = read_header(path)
+            if header.SOPClassUID == SEGMENTATION:
+                segmentations[referenced(header)] = (path, segment_classes(header))
+            else:
+                check_photograph(header)
+                photographs.append((path, header))
+        except (PictureError, *DAMAGED) as error:
+            problems.append(Problem(path.name, f"The file is not a photograph that can be read: {error}."))
+    if not photographs:
+        raise DatasetError(f"{folder} holds no DICOM photographs.")
+    provenance = read_provenance(folder)
+    records = [
+        _record(
+            path, header, segmentations.get(str(header.SOPInstanceUID)), provenance.get(path.stem.casefold())
+        )
+        for path, header in photographs
+    ]
+    return Dataset("dicom", natural_order(records), tuple(problems))
+
+
+def _record(
+    path: Path,
+    header: pydicom.Dataset,
+    outlines: tuple[Path, tuple[str, ...]] | None,
+    provenance: Provenance | None,
+) -> Record:
+    sex = {"F": "female", "M": "male"}.get(str(header.get("PatientSex", "")))
+    return Record(
+        path.stem,
+        functools.partial(read_photograph, path),
+        functools.partial(_labels, *outlines) if outlines else None,
+        instances=functools.partial(_instances, *outlines) if outlines else None,
+        classes=outlines[1] if outlines else LESION_CLASSES,
+        patient=str(header.get("PatientID", "")) or None,
+        metadata={"sex": sex} if sex else {},
+        provenance=provenance or Provenance(status="approved" if outlines else "not looked at"),
+        origin=path,
+    )
+
+
+def _labels(path: Path, classes: tuple[str, ...]) -> LabelImage:
+    return read_segments(path, classes)[0]
+
+
+def _instances(path: Path, classes: tuple[str, ...]) -> InstanceImage:
+    return read_segments(path, classes)[1]
+
+
+def write(plan: Plan) -> Iterator[Placed]:
+    """Write a cleaned photograph and a segmentation for each record, in a folder for each part.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write; every record must have come as DICOM.
+
+    Yields
+    ------
+    Placed
+        After each record.
+
+    Raises
+    ------
+    DatasetError
+        When a record did not come as DICOM, or the packages are missing.
+    """
+    salt = secrets.token_hex(16)
+    for record in plan.records:
+        folder = plan.folder / (record.part or "train")
+        folder.mkdir(exist_ok=True)
+        pixels = plan.load(record)
+        photograph = clean_photograph(record, pixels.image, salt)
+        target = folder / f"{record.name}.dcm"
+        photograph.save_as(target, enforce_file_format=True)
+        mask = ""
+        if pixels.labels.any():
+            path = folder / f"{record.name}_segmentation.dcm"
+            segmentation(photograph, pixels, record).save_as(path)
+            mask = path.relative_to(plan.folder).as_posix()
+        yield Placed(record.name, target.relative_to(plan.folder).as_posix(), mask)
+
+
+FORMAT = Format("dicom", "DICOM SEG", recognises, read, write)

@@ -1,0 +1,324 @@
+"""DICOM photographs and segmentations as files: read with care, cleaned, written.
+
+Needs the packages pydicom and highdicom (``pip install "napari-lesionseg[dicom]"``).
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_lesionseg.data.decoding import MAX_PIXELS
+from napari_lesionseg.data.formats.coco import objects_of
+from napari_lesionseg.data.io import to_byte_image
+from napari_lesionseg.data.records import InstanceImage, Pixels, Provenance, Record
+from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.types import ByteImage, LabelImage
+
+if TYPE_CHECKING:
+    import highdicom
+    import pydicom
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+PHOTOGRAPHS = {
+    "1.2.840.10008.5.1.4.1.1.77.1.4": "VL Photographic Image",
+    "1.2.840.10008.5.1.4.1.1.77.1.7": "Dermoscopic Photography Image",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image",
+}
+"""The kinds of object that are read as photographs."""
+
+KEPT = (
+    "SOPClassUID",
+    "Modality",
+    "ImageType",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "BodyPartExamined",
+    "ImageLaterality",
+    "Laterality",
+    "PatientOrientation",
+    "PatientSex",
+    "PixelSpacing",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "BurnedInAnnotation",
+)
+"""Header elements of a photograph that stay."""
+
+MAX_BYTES = 1024**3
+_DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+_MISSING = 'DICOM needs two more packages: pip install "napari-lesionseg[dicom]".'
+# All that pydicom and its decoders were seen to raise on damaged files.
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def read_photograph(path: Path) -> ByteImage:
+    """Read the pixels of a DICOM photograph.
+
+    Parameters
+    ----------
+    path : Path
+        A file of one of the `PHOTOGRAPHS`, with one frame.
+
+    Returns
+    -------
+    ndarray
+        (H, W, 3) uint8, RGB.
+
+    Raises
+    ------
+    PictureError
+        When it is damaged, too large, or something else.
+    DatasetError
+        When the package pydicom is missing.
+    """
+    try:
+        dataset = _read(path)
+        check_photograph(dataset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = np.asarray(dataset.pixel_array)
+        if dataset.PhotometricInterpretation == "MONOCHROME1":
+            pixels = np.iinfo(pixels.dtype).max - pixels
+        return to_byte_image(pixels)
+    except DAMAGED as error:
+        raise PictureError(f"{path}: is damaged or of a kind that is not read ({error})") from error
+
+
+def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, InstanceImage]:
+    """Read the segments of a segmentation.
+
+    Parameters
+    ----------
+    path : Path
+        A Segmentation object of one frame a segment.
+    classes : tuple of str
+        Names of the classes, which are the segments' labels.
+
+    Returns
+    -------
+    labels : ndarray
+        (H, W) uint8, class indices.
+    instances : ndarray
+        (H, W) uint16, the segments numbered from 1.
+
+    Raises
+    ------
+    DatasetError
+        When it is damaged.
+    """
+    try:
+        dataset = _read(path)
+        names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            frames = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+        labels = np.zeros(frames.shape[1:], np.uint8)
+        instances = np.zeros(frames.shape[1:], np.uint16)
+        for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+            number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            labels[frame > 0] = classes.index(names[number])
+            instances[frame > 0] = number
+    except DAMAGED as error:
+        raise DatasetError(f"{path} is no segmentation that can be read ({error}).") from error
+    return labels, instances
+
+
+def segment_classes(header: pydicom.Dataset) -> tuple[str, ...]:
+    """Return the names of the classes of a segmentation, background first."""
+    return ("background", *dict.fromkeys(str(item.SegmentLabel) for item in header.SegmentSequence))
+
+
+def referenced(header: pydicom.Dataset) -> str:
+    """Return the identifier of the photograph that a segmentation belongs to."""
+    return str(header.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID)
+
+
+def check_photograph(header: pydicom.Dataset) -> None:
+    """Raise PictureError unless a header is that of a photograph of one frame that fits into memory."""
+    if header.SOPClassUID not in PHOTOGRAPHS:
+        raise PictureError("it is not a photograph")
+    if int(header.get("NumberOfFrames") or 1) != 1:
+        raise PictureError("it holds several frames")
+    if not 0 < int(header.Rows) * int(header.Columns) <= MAX_PIXELS:
+        raise PictureError(f"it has {header.Columns} x {header.Rows} pixels")
+
+
+def read_header(path: Path) -> pydicom.Dataset:
+    """Read all but the pixels; raises PictureError and any of `DAMAGED`."""
+    return _read(path, stop_before_pixels=True)
+
+
+def _read(path: Path, **options: Any) -> pydicom.Dataset:
+    """Read a file without running into bombs or drowning in warnings."""
+    reader = _pydicom()
+    if path.stat().st_size > MAX_BYTES:
+        raise PictureError("it is too large")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        meta = reader.filereader.read_file_meta_info(path)
+        if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
+            raise PictureError("it is deflated, which is not read")
+        dataset: pydicom.Dataset = reader.dcmread(path, **options)
+    return dataset
+
+
+def _pydicom() -> ModuleType:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise DatasetError(_MISSING) from error
+    return pydicom
+
+
+def _highdicom() -> ModuleType:
+    try:
+        import highdicom
+    except ImportError as error:
+        raise DatasetError(_MISSING) from error
+    return highdicom
+
+
+def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dataset:
+    """Return a DICOM photograph without what could name a person.
+
+    Parameters
+    ----------
+    record : Record
+        `origin` is the file it came as; `name` and `patient` are what it is called from now on.
+    image : ndarray
+        (H, W, 3) uint8, its pixels.
+    salt : str
+        Secret of one export: pictures of one study stay together, and nobody can work out the old
+        identifiers.
+
+    Returns
+    -------
+    pydicom.Dataset
+        Explicit VR little endian, uncompressed.
+
+    Raises
+    ------
+    DatasetError
+        When the record did not come as DICOM.
+    """
+    dicom = _pydicom()
+    if record.origin is None:
+        raise DatasetError(f"{record.name} did not come as DICOM; export it in another format.")
+    try:
+        source = read_header(record.origin)
+    except (PictureError, *DAMAGED) as error:
+        raise DatasetError(f"{record.origin} cannot be read any more ({error}).") from error
+    clean: pydicom.Dataset = dicom.Dataset()
+    for keyword in KEPT:
+        if keyword in source:
+            clean[keyword] = source[keyword]
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(clean, keyword, dicom.uid.generate_uid(entropy_srcs=[salt, str(source.get(keyword, ""))]))
+    for keyword in (
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "PatientBirthDate",
+    ):
+        setattr(clean, keyword, "")
+    clean.PatientID = clean.PatientName = record.patient or record.name
+    clean.PatientSex = clean.get("PatientSex", "")
+    clean.StudyID, clean.SeriesNumber, clean.InstanceNumber = "", 1, 1
+    clean.AcquisitionContextSequence = []
+    clean.PatientIdentityRemoved = "YES"
+    clean.LongitudinalTemporalInformationModified = "REMOVED"
+    clean.DeidentificationMethod = "Kept elements only, new identifiers, pixels encoded anew"
+    clean.DeidentificationMethodCodeSequence = [
+        _code("113100", "DCM", "Basic Application Confidentiality Profile")
+    ]
+    clean.set_pixel_data(image, "RGB", 8)
+    clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
+    return clean
+
+
+def _code(value: str, scheme: str, meaning: str) -> Any:
+    item = _pydicom().Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def segmentation(photograph: pydicom.Dataset, pixels: Pixels, record: Record) -> highdicom.seg.Segmentation:
+    """Return the segmentation of one photograph."""
+    hd = _highdicom()
+    objects = list(objects_of(pixels, split=False))
+    descriptions = [
+        _description(number, record.classes[category], record.provenance)
+        for number, (_, category) in enumerate(objects, 1)
+    ]
+    made: highdicom.seg.Segmentation = hd.seg.Segmentation(
+        source_images=[photograph],
+        pixel_array=np.stack([mask for mask, _ in objects], axis=-1)[None],
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=descriptions,
+        series_instance_uid=hd.UID(),
+        series_number=2,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="napari-lesionseg",
+        manufacturer_model_name="napari-lesionseg",
+        software_versions="1",
+        device_serial_number="0",
+        content_creator_name=record.provenance.reader or None,
+        content_label="LESIONS",
+    )
+    return made
+
+
+def _description(number: int, label: str, provenance: Provenance) -> highdicom.seg.SegmentDescription:
+    """Describe one segment: what it shows, and whether a program helped."""
+    hd = _highdicom()
+    kind = (
+        ("95324001", "SCT", "Skin lesion")
+        if label == "lesion"
+        else (_private(label), "99LESIONSEG", label[:64])
+    )
+    algorithm = None
+    if provenance.model:
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name="napari-lesionseg",
+            family=hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence"),
+            version=provenance.model[:64],
+        )
+    description: highdicom.seg.SegmentDescription = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label[:64],
+        segmented_property_category=hd.sr.CodedConcept(
+            "49755003", "SCT", "Morphologically Abnormal Structure"
+        ),
+        segmented_property_type=hd.sr.CodedConcept(*kind),
+        algorithm_type="SEMIAUTOMATIC" if provenance.model else "MANUAL",
+        algorithm_identification=algorithm,
+        tracking_uid=hd.UID(),
+        tracking_id=f"{label[:58]} {number}",
+    )
+    return description
+
+
+def _private(label: str) -> str:
+    """Return a code value of at most 16 characters."""
+    return "".join(character for character in label.upper() if character.isalnum())[:16] or "REGION"

@@ -1,0 +1,115 @@
+"""Final names: safe for every system, and without what could name a patient."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from napari_lesionseg.data.cleaning import safe_name
+from napari_lesionseg.data.formats.base import ExportConfig
+from napari_lesionseg.data.records import Record
+from napari_lesionseg.data.splits import Part
+
+_LONG = 4  # shorter numbers occur in other numbers by chance
+
+
+def final_records(
+    records: Sequence[Record], parts: Mapping[str, Part], config: ExportConfig, pseudonym: str
+) -> tuple[tuple[Record, ...], dict[str, str]]:
+    """Give records their final names, parts and facts.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        With unique names.
+    parts : mapping
+        Part by name.
+    config : ExportConfig
+        `pseudonymise` and `facts`.
+    pseudonym : str
+        Pattern of new names, filled with a number from 1.
+
+    Returns
+    -------
+    records : tuple of Record
+        In the order they came.
+    names : dict
+        New name by old name: the key that undoes the pseudonyms. It is not part of the export.
+    """
+    names = _names(records, config, pseudonym)
+    patients = _numbers((record.patient for record in records), "patient_{}", config)
+    lesions = _numbers((_lesion_key(record) for record in records), "lesion_{}", config)
+    readers = _numbers((record.provenance.reader for record in records), "reader_{}", config, names_too=True)
+    finished = [
+        replace(
+            record,
+            name=names[record.name],
+            patient=patients.get(record.patient or ""),
+            lesion=lesions.get(_lesion_key(record) or "")
+            if config.pseudonymise != "nothing"
+            else record.lesion,
+            part=parts.get(record.name),
+            metadata=_shared(record.metadata, config),
+            provenance=replace(record.provenance, reader=readers.get(record.provenance.reader, "")),
+        )
+        for record in records
+    ]
+    return tuple(finished), names
+
+
+def _shared(facts: Mapping[str, str], config: ExportConfig) -> dict[str, str]:
+    return {name: value for name, value in facts.items() if config.facts is None or name in config.facts}
+
+
+def _lesion_key(record: Record) -> str | None:
+    """Tell lesions of several patients apart that have the same name."""
+    return record.lesion and f"{record.patient or ''}\0{record.lesion}"
+
+
+def _numbers(
+    values: Iterable[str | None], pattern: str, config: ExportConfig, *, names_too: bool = False
+) -> dict[str, str]:
+    """Map each value to itself, or to a running number in random order."""
+    known = sorted({value for value in values if value})
+    if config.pseudonymise == "nothing" or (names_too and config.pseudonymise == "patients"):
+        return {value: value for value in known}
+    return {value: pattern.format(number) for value, number in zip(known, _order(len(known)), strict=True)}
+
+
+def _order(count: int) -> list[int]:
+    """Return 1 to `count` in an order that nobody can work out."""
+    numbers = list(range(1, count + 1))
+    secrets.SystemRandom().shuffle(numbers)
+    return numbers
+
+
+def _names(records: Sequence[Record], config: ExportConfig, pseudonym: str) -> dict[str, str]:
+    """Map old names to new, all different even where case does not count."""
+    names: dict[str, str] = {}
+    taken = set[str]()
+    for record, number in zip(records, _order(len(records)), strict=True):
+        new = pseudonym.format(number) if _must_change(record, config) else safe_name(record.name)
+        candidate, copy = new, 1
+        while candidate.casefold() in taken:
+            copy += 1
+            candidate = f"{new}_{copy}"
+        taken.add(candidate.casefold())
+        names[record.name] = candidate
+    return names
+
+
+def _must_change(record: Record, config: ExportConfig) -> bool:
+    if config.pseudonymise == "patients":
+        return betrays_patient(record)
+    return config.pseudonymise == "all"
+
+
+def betrays_patient(record: Record) -> bool:
+    """Tell whether a picture's name holds the patient's name or number."""
+    if not record.patient:
+        return False
+    name, patient = record.name.casefold(), record.patient.casefold()
+    words = re.split(r"[\W_]+", name)
+    return patient in words or (len(patient) >= _LONG and patient in name)
