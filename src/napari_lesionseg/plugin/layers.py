@@ -54,16 +54,12 @@ def check_picture(picture: Image) -> None:
     Raises
     ------
     PictureError
-        For empty pictures, values that are no brightness, and frames of more than 200 megapixels.
+        For empty pictures, and frames of more than 200 megapixels.
     """
     shape = picture_shape(picture)
     height, width = shape[-2:]
     if not all(shape):
         raise PictureError(f"“{picture.name}” has no pixels; open another picture.")
-    if np.dtype(picture.dtype).kind not in "biuf":
-        raise PictureError(
-            f"“{picture.name}” holds values of type {picture.dtype}; convert it to 8-bit, 16-bit or float first."
-        )
     if height * width > MAX_PIXELS:
         raise PictureError(
             f"“{picture.name}” has {height * width / 1e6:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}; "
