@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from napari_lesionseg.data.containment import write_table
-from napari_lesionseg.files import sha256_file, write_atomically
 from napari_lesionseg.data.formats.base import Placed, Plan
 from napari_lesionseg.data.formats.listing import PROVENANCE_COLUMNS, PROVENANCE_NAME
 from napari_lesionseg.data.records import Problem, Record
+from napari_lesionseg.files import sha256_file, write_atomically
 
 DATASHEET_NAME = "DATASHEET.md"
 CROISSANT_NAME = "croissant.json"

@@ -17,7 +17,6 @@ from napari_lesionseg import __version__
 from napari_lesionseg.data.checking import Checked, Step, check_records, prepare
 from napari_lesionseg.data.containment import write_table
 from napari_lesionseg.data.datasheet import write_croissant, write_datasheet, write_provenance
-from napari_lesionseg.files import sync_folder
 from napari_lesionseg.data.formats import DatasetInfo, ExportConfig, Format, get_format
 from napari_lesionseg.data.formats.base import Placed, Plan
 from napari_lesionseg.data.manifest import write_manifest
@@ -25,6 +24,7 @@ from napari_lesionseg.data.naming import final_records
 from napari_lesionseg.data.records import Pixels, Problem, Record
 from napari_lesionseg.data.splits import Part, assign_parts, leaks
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.files import sync_folder
 
 
 @dataclass(frozen=True, slots=True)

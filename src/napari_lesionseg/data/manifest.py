@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.data.containment import contained, read_json, walk
-from napari_lesionseg.files import sha256_file, write_atomically
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.files import sha256_file, write_atomically
 
 MANIFEST_NAME = "manifest.json"
 

@@ -15,11 +15,11 @@ from pydantic import Field
 from napari_lesionseg.config import Settings
 from napari_lesionseg.data.cleaning import clean_jpeg
 from napari_lesionseg.data.containment import write_table
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.data.io import read_picture, write_mask, write_picture
 from napari_lesionseg.data.records import Dataset, InstanceImage, Pixels, Record
 from napari_lesionseg.data.splits import DEFAULT_SHARES, Part
 from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.files import write_atomically
 from napari_lesionseg.types import ByteImage, LabelImage
 
 SHARED_FACTS = (

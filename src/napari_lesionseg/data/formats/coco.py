@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import ndimage
 
 from napari_lesionseg.data.containment import contained, read_json, walk
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.data.formats.base import Format, Placed, Plan, facts_of, put_picture
 from napari_lesionseg.data.formats.coco_masks import (
     decode_runs,
@@ -36,6 +35,7 @@ from napari_lesionseg.data.formats.listing import (
 from napari_lesionseg.data.io import MAX_CLASS_INDEX
 from napari_lesionseg.data.records import Dataset, InstanceImage, Pixels, Problem, Provenance, Record
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.files import write_atomically
 from napari_lesionseg.types import LabelImage
 
 MAX_SIDE = 100_000

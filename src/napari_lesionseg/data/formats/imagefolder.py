@@ -13,9 +13,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.data.formats.base import Format, Placed, Plan, facts_of, put_mask, put_picture
 from napari_lesionseg.data.splits import Part
+from napari_lesionseg.files import write_atomically
 
 _FOLDERS: Mapping[Part, str] = {"train": "train", "val": "validation", "test": "test"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "n>100K"))
