@@ -58,7 +58,9 @@ class _Tally:
     seen: set[str] = field(default_factory=set)
 
 
-def check_records(records: Sequence[Record], config: ExportConfig) -> Iterator[Step | Checked]:
+def check_records(
+    records: Sequence[Record], config: ExportConfig, *, bare: bool = False
+) -> Iterator[Step | Checked]:
     """Read every picture and mask once, and decide which may be exported.
 
     Left out are pictures that cannot be read, whose mask has another size, that nobody has signed (unless the
@@ -70,6 +72,8 @@ def check_records(records: Sequence[Record], config: ExportConfig) -> Iterator[S
         What should be exported.
     config : ExportConfig
         The settings.
+    bare : bool
+        Let pictures without an outline through.
 
     Yields
     ------
@@ -85,7 +89,7 @@ def check_records(records: Sequence[Record], config: ExportConfig) -> Iterator[S
     """
     tally = _Tally()
     for number, record in enumerate(records, 1):
-        _check(record, config, tally)
+        _check(record, config, tally, bare=bare)
         yield Step("checking", number, len(records), record.name)
     twins = find_twins(tally.hashes)
     kept = _without_copies(tally, twins, config)
@@ -98,11 +102,11 @@ def check_records(records: Sequence[Record], config: ExportConfig) -> Iterator[S
     yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems))
 
 
-def _check(record: Record, config: ExportConfig, tally: _Tally) -> None:
+def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -> None:
     """Put a record among the kept ones, or say why not."""
     try:
         _check_name(record, tally)
-        _check_status(record, config)
+        _check_status(record, config, bare=bare)
         pixels = prepare(record, config)
         _check_content(record, pixels, config)
     except DatasetError as error:
@@ -122,7 +126,9 @@ def _check_name(record: Record, tally: _Tally) -> None:
     tally.seen.add(key)
 
 
-def _check_status(record: Record, config: ExportConfig) -> None:
+def _check_status(record: Record, config: ExportConfig, *, bare: bool) -> None:
+    if record.mask is None and not bare:
+        raise DatasetError("The picture has no outline yet.")
     if config.unapproved != "include" and record.provenance.status not in SIGNED:
         raise DatasetError(f"The outline is not signed by a reader ({record.provenance.status}).")
 
@@ -169,7 +175,7 @@ def prepare(record: Record, config: ExportConfig) -> Pixels:
     DatasetError
         When they cannot be read or do not fit each other.
     """
-    pixels = record.load()
+    pixels = record.load(bare=True)
     return _one_region(pixels) if config.single_region and pixels.labels.any() else pixels
 
 

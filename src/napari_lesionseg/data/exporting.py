@@ -143,6 +143,8 @@ def run_export(
     info: DatasetInfo,
     decide: Callable[[Checked], tuple[dict[str, Part], list[Problem]]],
     found: Sequence[Problem] = (),
+    *,
+    bare: bool = False,
 ) -> Iterator[Step | ExportReport]:
     """Do what `export_dataset` and `importing.import_dataset` have in common.
 
@@ -156,6 +158,8 @@ def run_export(
         Gives the part of each checked picture by name, and what is wrong with the parts.
     found : sequence of Problem
         From reading.
+    bare : bool
+        Write pictures without an outline as well; only plain folders can hold them.
 
     Yields
     ------
@@ -173,7 +177,7 @@ def run_export(
     if write is None:
         raise DatasetError(f"{convention.title} is a format that is read, not written.")
     _check_destination(destination)
-    for item in check_records(records, config):
+    for item in check_records(records, config, bare=bare):
         if isinstance(item, Step):
             yield item
         else:

@@ -143,4 +143,5 @@ def import_dataset(
             info or DatasetInfo(title=destination.name, description=f"Imported from {dataset.format}."),
             keep_parts,
             dataset.problems,
+            bare=True,
         )

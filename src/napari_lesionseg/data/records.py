@@ -130,8 +130,13 @@ class Record:
         """Return what a split must know about this record."""
         return SplitItem(self.name, self.patient, self.lesion, self.diagnosis)
 
-    def load(self) -> Pixels:
+    def load(self, *, bare: bool = False) -> Pixels:
         """Read the picture and its masks, and check that they fit each other.
+
+        Parameters
+        ----------
+        bare : bool
+            Give a picture without an outline an empty one, instead of an error.
 
         Returns
         -------
@@ -144,16 +149,16 @@ class Record:
             When a file cannot be read, sizes differ, or a class has no name.
         """
         try:
-            return self._load()
+            return self._load(bare=bare)
         except (PictureError, MaskError) as error:
             raise DatasetError(str(error)) from error
 
-    def _load(self) -> Pixels:
+    def _load(self, *, bare: bool) -> Pixels:
         image = self._image()
         shape = image.shape[:2]
-        if self.mask is None:
+        if self.mask is None and not bare:
             raise DatasetError("The picture has no outline yet.")
-        labels = _labels(self.mask, shape)
+        labels = np.zeros(shape, np.uint8) if self.mask is None else _labels(self.mask, shape)
         if int(labels.max(initial=0)) >= len(self.classes):
             raise DatasetError(
                 f"The mask holds class {labels.max()}, but only 0 to {len(self.classes) - 1} have names."

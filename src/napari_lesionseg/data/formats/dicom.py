@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,37 @@ def _labels(path: Path, classes: tuple[str, ...]) -> LabelImage:
 
 def _instances(path: Path, classes: tuple[str, ...]) -> InstanceImage:
     return read_segments(path, classes)[1]
+
+
+def with_originals(records: Iterable[Record], folder: Path) -> list[Record]:
+    """Tell records which DICOM files their pictures came from, by their names.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        Such as those of a study whose pictures were imported from DICOM.
+    folder : Path
+        The DICOM files.
+
+    Returns
+    -------
+    list of Record
+        In the same order; a record without a file of its name stays as it is.
+
+    Raises
+    ------
+    DatasetError
+        When there is no photograph in the folder.
+    """
+    origins = {found.name: found for found in read(folder).records}
+    return [
+        replace(
+            record, origin=origins[record.name].origin, patient=record.patient or origins[record.name].patient
+        )
+        if record.name in origins
+        else record
+        for record in records
+    ]
 
 
 def write(plan: Plan) -> Iterator[Placed]:

@@ -134,12 +134,19 @@ def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, Ins
         labels = np.zeros(frames.shape[1:], np.uint8)
         instances = np.zeros(frames.shape[1:], np.uint16)
         for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-            number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            number = _segment_number(groups, dataset)
             labels[frame > 0] = classes.index(names[number])
             instances[frame > 0] = number
     except DAMAGED as error:
         raise DatasetError(f"{path} is no segmentation that can be read ({error}).") from error
     return labels, instances
+
+
+def _segment_number(groups: pydicom.Dataset, dataset: pydicom.Dataset) -> int:
+    """Return the segment that a frame shows; said once for all frames where there is but one."""
+    if "SegmentIdentificationSequence" not in groups:
+        groups = dataset.SharedFunctionalGroupsSequence[0]
+    return int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
 def segment_classes(header: pydicom.Dataset) -> tuple[str, ...]:
@@ -241,7 +248,8 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
         "PatientBirthDate",
     ):
         setattr(clean, keyword, "")
-    clean.PatientID = clean.PatientName = record.patient or record.name
+    clean.PatientID = record.patient or record.name
+    clean.PatientName = f"{clean.PatientID}^"  # the caret says that it is a family name alone
     clean.PatientSex = clean.get("PatientSex", "")
     clean.StudyID, clean.SeriesNumber, clean.InstanceNumber = "", 1, 1
     clean.AcquisitionContextSequence = []
@@ -283,7 +291,7 @@ def segmentation(photograph: pydicom.Dataset, pixels: Pixels, record: Record) ->
         manufacturer_model_name="napari-lesionseg",
         software_versions="1",
         device_serial_number="0",
-        content_creator_name=record.provenance.reader or None,
+        content_creator_name=f"{record.provenance.reader}^" if record.provenance.reader else None,
         content_label="LESIONS",
     )
     return made

@@ -284,7 +284,8 @@ def write(plan: Plan) -> Iterator[Placed]:
     for record in plan.records:
         pixels = plan.load(record)
         picture = put_picture(plan, record, pixels.image, plan.folder / "images" / record.name)
-        mask = put_mask(plan, pixels.labels, plan.folder / "masks" / f"{record.name}.png", index=index)
+        target = plan.folder / "masks" / f"{record.name}.png"
+        mask = "" if record.mask is None else put_mask(plan, pixels.labels, target, index=index)
         for name, region in pixels.regions.items():
             put_mask(
                 plan, region, plan.folder / "regions" / safe_name(name) / f"{record.name}.png", index=False
