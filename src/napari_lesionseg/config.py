@@ -52,23 +52,11 @@ class AugmentConfig(Settings):
     )
 
 
-class TrainConfig(Settings):
-    """Everything that decides a training run, apart from the pictures."""
+class LearningConfig(Settings):
+    """What every kind of training has in common: how a network learns from a step's pictures."""
 
-    arch: str = Field("lite-unet", description="Name of the network.")
-    arch_settings: dict[str, int] = Field(
-        default_factory=dict, description="Settings of the network, such as its width."
-    )
-    pretrained: bool = Field(
-        True, description="Start the encoder from ImageNet weights where the network has them."
-    )
-    epochs: int = Field(30, ge=1, description="Times every picture is seen.")
     max_seconds: float | None = Field(None, gt=0, description="Budget in seconds; None: no limit.")
     batch_size: int = Field(16, ge=1, description="Pictures a step.")
-    sizes: tuple[tuple[float, int], ...] = Field(
-        ((0.0, 256),),
-        description="(progress, side in pixels) pairs: from that share of the run on, train at that side.",
-    )
     frozen_stages: int = Field(
         2,
         ge=0,
@@ -94,3 +82,20 @@ class TrainConfig(Settings):
     )
     seed: int = Field(0, ge=0)
     num_threads: int | None = Field(None, ge=1, description="Processor threads; None: as torch has it.")
+
+
+class TrainConfig(LearningConfig):
+    """Everything that decides a training run, apart from the pictures."""
+
+    arch: str = Field("lite-unet", description="Name of the network.")
+    arch_settings: dict[str, int] = Field(
+        default_factory=dict, description="Settings of the network, such as its width."
+    )
+    pretrained: bool = Field(
+        True, description="Start the encoder from ImageNet weights where the network has them."
+    )
+    epochs: int = Field(30, ge=1, description="Times every picture is seen.")
+    sizes: tuple[tuple[float, int], ...] = Field(
+        ((0.0, 256),),
+        description="(progress, side in pixels) pairs: from that share of the run on, train at that side.",
+    )

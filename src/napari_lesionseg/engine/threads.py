@@ -1,0 +1,62 @@
+"""Processor threads of a training: how many, and what to do when others want the cores as well."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator
+from statistics import median
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+CONTENDED = 3.0  # two OpenMP threads on two busy cores fall to a tenth of their speed and less
+WINDOW = 5
+
+
+@contextlib.contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Compute with ``count`` threads for a while; None: as many as torch has.
+
+    Torch keeps the number for every thread of Python apart, so it is set by the one that does the work.
+    """
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class ContentionWatch:
+    """Notices that steps suddenly take three times as long, as they do when the cores are wanted elsewhere.
+
+    Threads that wait for each other at every layer lose most of their time as soon as one of them has to wait
+    for a core; one thread alone does not.
+
+    Parameters
+    ----------
+    usual : float
+        Seconds a step takes when nothing else runs.
+    """
+
+    def __init__(self, usual: float) -> None:
+        self._usual, self._recent = usual, deque[float](maxlen=WINDOW)
+
+    def contended(self, seconds: float) -> bool:
+        """Take note of a step's time and tell whether the last few took three times the usual."""
+        self._recent.append(seconds)
+        self._usual = min(self._usual, seconds)
+        return len(self._recent) == WINDOW and median(self._recent) > CONTENDED * self._usual
+
+    def yield_cores(self) -> bool:
+        """Go on with one thread; False if there was one only."""
+        self._recent.clear()
+        if torch.get_num_threads() == 1:
+            return False
+        logger.warning("The processor is busy with other work: the training goes on with one thread.")
+        torch.set_num_threads(1)
+        return True
