@@ -10,6 +10,7 @@ from typing import Any
 import napari.settings
 import numpy as np
 import pytest
+
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.survey import Survey
 from napari_lesionseg.types import ByteImage, Probability
@@ -53,7 +54,9 @@ class FakeModel:
 def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep the plugin's page of the preferences apart from the user's, and fresh for each test."""
     napari.settings._clear_plugin_settings_cache()
-    monkeypatch.setattr(napari.settings, "_CFG_PATH", str(tmp_path_factory.mktemp("config") / "settings.yaml"))
+    monkeypatch.setattr(
+        napari.settings, "_CFG_PATH", str(tmp_path_factory.mktemp("config") / "settings.yaml")
+    )
     yield
     napari.settings._clear_plugin_settings_cache()
 

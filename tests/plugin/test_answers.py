@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from napari_lesionseg.plugin.answers import LOWEST_THRESHOLD, Answer, AnswerStore
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from napari.layers import Labels
+
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin import edits
 from napari_lesionseg.plugin.edits import Gesture, write_masks
@@ -159,7 +160,8 @@ def test_a_long_gesture_keeps_only_its_net_change(labels, monkeypatch):
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["write", "undo", "redo", "paint", "finish"]), st.integers(0, 5)), max_size=25
+        st.tuples(st.sampled_from(["write", "undo", "redo", "paint", "finish"]), st.integers(0, 5)),
+        max_size=25,
     )
 )
 def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
+
 from napari_lesionseg.errors import PictureError
 from napari_lesionseg.plugin import layers
 from napari_lesionseg.plugin.layers import (
@@ -94,7 +95,9 @@ def test_only_the_wanted_frame_of_lazy_data_is_computed(spot):
         computed.append(block_info[None]["chunk-location"][0])
         return spot[None]
 
-    stack = da.map_blocks(load, chunks=((1,) * 5, 40, 60, 3), dtype=np.uint8, meta=np.empty((0,) * 4, np.uint8))
+    stack = da.map_blocks(
+        load, chunks=((1,) * 5, 40, 60, 3), dtype=np.uint8, meta=np.empty((0,) * 4, np.uint8)
+    )
     picture = Image(stack, rgb=True)
     computed.clear()
     np.testing.assert_array_equal(read_frame(picture, (3,)), spot)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import PictureError
 from napari_lesionseg.plugin.answers import Answer, AnswerStore

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
+
 from napari_lesionseg.errors import CheckpointError, DeviceError
 from napari_lesionseg.plugin.workers import Job, explain_device_failure
 

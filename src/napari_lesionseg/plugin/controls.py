@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
-from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
-    QAbstractButton,
     QCheckBox,
     QComboBox,
     QGridLayout,
@@ -21,27 +19,12 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.answers import LOWEST_THRESHOLD
+from napari_lesionseg.plugin.keys import bind_key, set_tip
 
 SETTLE_MS = 500
 """Pause after which moves by keys, wheel or arrows count as finished; a dragged slider is let go."""
 
 _HIGHEST_AREA = 1_000_000
-
-
-def set_tip(widget: QWidget, text: str, key: str = "") -> None:
-    """Give a widget a tooltip that names its key."""
-    widget.setToolTip(f"{text} ({QKeySequence(key).toString(QKeySequence.NativeText)})" if key else text)
-
-
-def bind_key(target: QWidget, key: str) -> None:
-    """Let a key press a button, or put the focus on any other widget.
-
-    The key works in the whole window while the target is shown.
-    """
-    if isinstance(target, QAbstractButton):
-        target.setShortcut(QKeySequence(key))
-    else:
-        QShortcut(QKeySequence(key), target).activated.connect(target.setFocus)
 
 
 def small(label: QLabel) -> QLabel:
@@ -52,7 +35,7 @@ def small(label: QLabel) -> QLabel:
 
 def keep_narrow(box: QComboBox) -> None:
     """Keep long names from widening a list: they are cut off with an ellipsis."""
-    box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(12)
 
 
@@ -77,12 +60,12 @@ class ThresholdSlider(QWidget):
         self._own: float | None = None
         self._threshold: float | None = None
         lowest = round(LOWEST_THRESHOLD * 100)
-        self.slider = QSlider(Qt.Horizontal)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(lowest, 100 - lowest)  # looseness: 100 minus the threshold in per cent
         self.slider.setPageStep(5)
         self.reset = QPushButton("Reset")
         self._value = small(QLabel())
-        self._value.setAlignment(Qt.AlignHCenter)
+        self._value.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self._lay_out()
         self.slider.valueChanged.connect(self._on_slid)
         self.slider.sliderReleased.connect(self.let_go)
@@ -93,6 +76,11 @@ class ThresholdSlider(QWidget):
     def threshold(self) -> float | None:
         """The threshold in [0.02, 0.98], or None for the model's own."""
         return self._threshold
+
+    @property
+    def caption(self) -> str:
+        """What is written under the slider."""
+        return str(self._value.text())
 
     def set_threshold(self, threshold: float | None, own: float | None) -> None:
         """Show a threshold without emitting signals.
@@ -108,7 +96,11 @@ class ThresholdSlider(QWidget):
         self._show()
 
     def _lay_out(self) -> None:
-        set_tip(self.slider, "Left: a tight outline. Right: a loose one. It is redrawn at once, arrow keys work too", "Alt+R")
+        set_tip(
+            self.slider,
+            "Left: a tight outline. Right: a loose one. It is redrawn at once, arrow keys work too",
+            "threshold",
+        )
         row = QHBoxLayout()
         row.addWidget(self.slider, 1)
         row.addWidget(self.reset)
@@ -142,15 +134,15 @@ class ThresholdSlider(QWidget):
         self._value.setText(number if self._threshold is not None else f"{number} model's own".strip())
         self.reset.setEnabled(self._threshold is not None)
         if self._threshold is None:
-            set_tip(self.reset, "The threshold is the model's own already", "Alt+E")
+            set_tip(self.reset, "The threshold is the model's own already", "own threshold")
         else:
-            set_tip(self.reset, "Go back to the model's own threshold", "Alt+E")
+            set_tip(self.reset, "Go back to the model's own threshold", "own threshold")
 
 
 class OutlineControls(QObject):
     """Threshold, holes, largest part, smallest part: a form for `PostprocessConfig`.
 
-    A bundle of widgets rather than a widget, so that they line up with the others of the form they are put in.
+    A bundle of widgets rather than a widget, so that they line up with the rest of the form they are put in.
 
     Attributes
     ----------
@@ -172,7 +164,7 @@ class OutlineControls(QObject):
         self.min_area = QSpinBox()
         self.min_area.setRange(0, _HIGHEST_AREA)
         self.min_area.setSuffix(" px")
-        self.min_area.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
+        self.min_area.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(SETTLE_MS)
@@ -215,7 +207,7 @@ class OutlineControls(QObject):
         int
             The first free row.
         """
-        grid.addWidget(QLabel("Threshold"), row, 0, Qt.AlignTop)
+        grid.addWidget(QLabel("Threshold"), row, 0, Qt.AlignmentFlag.AlignTop)
         grid.addWidget(self.threshold, row, 1)
         grid.addWidget(QLabel("Smallest part"), row + 1, 0)
         grid.addWidget(self.min_area, row + 1, 1)
@@ -227,14 +219,14 @@ class OutlineControls(QObject):
         return row + 3
 
     def _describe(self) -> None:
-        set_tip(self.fill_holes, "Close holes inside the outline", "Alt+O")
-        set_tip(self.largest_only, "Keep the largest part alone", "Alt+G")
-        set_tip(self.min_area, "Parts with fewer pixels are dropped", "Alt+A")
-        bind_key(self.threshold.slider, "Alt+R")
-        bind_key(self.threshold.reset, "Alt+E")
-        bind_key(self.fill_holes, "Alt+O")
-        bind_key(self.largest_only, "Alt+G")
-        bind_key(self.min_area, "Alt+A")
+        set_tip(self.fill_holes, "Close holes inside the outline", "fill holes")
+        set_tip(self.largest_only, "Keep the largest part alone", "largest part")
+        set_tip(self.min_area, "Parts with fewer pixels are dropped", "smallest part")
+        bind_key(self.threshold.slider, "threshold")
+        bind_key(self.threshold.reset, "own threshold")
+        bind_key(self.fill_holes, "fill holes")
+        bind_key(self.largest_only, "largest part")
+        bind_key(self.min_area, "smallest part")
 
     def _connect(self) -> None:
         self._pause.timeout.connect(self._settle)

@@ -135,8 +135,8 @@ def _bounding_box(changed: NDArray[np.bool_]) -> tuple[slice, slice] | None:
 def _full_indices(
     frame: Frame, rows: NDArray[np.intp], cols: NDArray[np.intp], shape: tuple[int, ...]
 ) -> _Indices:
-    """Indices into the whole array, in the smallest type that holds them."""
-    kind = np.uint16 if max(shape) <= np.iinfo(np.uint16).max else np.uint32
+    """Give indices into the whole array, in the smallest type that holds them."""
+    kind: type[np.uint16 | np.uint32] = np.uint16 if max(shape) <= np.iinfo(np.uint16).max else np.uint32
     lead = tuple(np.full(rows.size, index, dtype=kind) for index in frame)
     return (*lead, rows.astype(kind), cols.astype(kind))
 

@@ -143,8 +143,8 @@ def contour_width(shape: Sequence[int]) -> int:
 
 def outline_colours() -> DirectLabelColormap:
     """Colours of the classes; what lies beyond the palette is white."""
-    colours = {index: colour for index, colour in enumerate(CLASS_COLOURS, start=1)}
-    return DirectLabelColormap(color_dict={None: "white", 0: "transparent", **colours})
+    colours: dict[int | None, str] = dict(enumerate(CLASS_COLOURS, start=1))
+    return DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colours)
 
 
 def _full_size(picture: Image) -> Any:
@@ -170,4 +170,5 @@ def _stretch(values: NDArray[Any], low: float, high: float) -> NDArray[np.float3
     if high <= low:
         return np.zeros(values.shape, dtype=np.float32)
     finite = np.nan_to_num(values.astype(np.float32), nan=low, posinf=low, neginf=low)
-    return np.clip((finite - np.float32(low)) / np.float32(high - low), 0, 1)
+    scaled: NDArray[np.float32] = np.clip((finite - np.float32(low)) / np.float32(high - low), 0, 1)
+    return scaled

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QSignalBlocker, Qt
+from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel
 
-from napari_lesionseg.plugin.controls import bind_key, keep_narrow, set_tip
+from napari_lesionseg.plugin.controls import keep_narrow
+from napari_lesionseg.plugin.keys import bind_key, set_tip
 from napari_lesionseg.plugin.preferences import read_preferences
 from napari_lesionseg.plugin.segmentation import ModelChoice
 from napari_lesionseg.plugin.survey import DEVICES, Survey, survey
@@ -36,16 +38,18 @@ class ModelPicker(QObject):
         keep_narrow(self.model)
         keep_narrow(self.device)
         self._fill(Survey((), {}))
-        set_tip(self.model, "The model that draws the outlines", "Alt+M")
-        set_tip(self.device, "Where the model runs; a GPU is quicker, a processor will do", "Alt+D")
-        bind_key(self.model, "Alt+M")
-        bind_key(self.device, "Alt+D")
+        set_tip(self.model, "The model that draws the outlines", "model")
+        set_tip(self.device, "Where the model runs; a GPU is quicker, a processor will do", "device")
+        bind_key(self.model, "model")
+        bind_key(self.device, "device")
         self._job = Job("looking for models and devices", survey, done=self._fill, failed=_ignore)
 
     @property
     def choice(self) -> ModelChoice:
         """What is chosen."""
-        return ModelChoice(self.model.currentData(), self.device.currentData(), self._preferences.working_size)
+        return ModelChoice(
+            self.model.currentData(), self.device.currentData(), self._preferences.working_size
+        )
 
     @property
     def loaded(self) -> Model | None:
@@ -97,7 +101,7 @@ class _Entry:
 
 
 def _model_entries(found: Survey, preferred: str) -> list[_Entry]:
-    """The shipped model, whose value is None, the user's own ones, and the one of the preferences."""
+    """List the shipped model, whose value is None, the user's own ones, and the one of the preferences."""
     entries = [_Entry(model.name, model.name, model.problem) for model in found.models]
     if found.models and found.models[0].shipped:
         entries[0] = _Entry(None, f"{entries[0].text} (shipped)", entries[0].problem)
@@ -109,7 +113,7 @@ def _model_entries(found: Survey, preferred: str) -> list[_Entry]:
 
 
 def _device_entries(found: Survey) -> list[_Entry]:
-    """All devices; before the search is done, none is known to be missing."""
+    """List all devices; before the search is done, none is known to be missing."""
     if not found.devices:
         return [_Entry(name, text) for name, text in DEVICES.items()]
     return [
@@ -126,11 +130,20 @@ def _list_choices(box: QComboBox, entries: list[_Entry], wanted: str | None) -> 
         box.clear()
         for index, entry in enumerate(entries):
             box.addItem(entry.text, entry.value)
-            box.setItemData(index, entry.problem or entry.text, Qt.ToolTipRole)
-            box.model().item(index).setEnabled(not entry.problem)
+            box.setItemData(index, entry.problem or entry.text, Qt.ItemDataRole.ToolTipRole)
+            if entry.problem:
+                _disable(box, index)
             if entry.value == wanted and not entry.problem:
                 box.setCurrentIndex(index)
 
 
+def _disable(box: QComboBox, index: int) -> None:
+    """Let an entry be seen but not chosen."""
+    entries = box.model()
+    item = entries.item(index) if isinstance(entries, QStandardItemModel) else None
+    if item is not None:
+        item.setEnabled(False)
+
+
 def _ignore(error: Exception) -> None:
-    """The default model on the automatic device can be chosen all the same; using it will show the error."""
+    """Do nothing: the default model can be chosen all the same, and using it will show the error."""

@@ -69,7 +69,7 @@ def _read_path(path: Path) -> list[LayerTuple]:
     pictures = find_pictures(path)
     if len(pictures) > MAX_PICTURES:
         raise PictureError(
-            f"{path} holds {len(pictures)} pictures, too many to open at once; open up to {MAX_PICTURES} of them."
+            f"{path} holds {len(pictures)} pictures, too many at once; open up to {MAX_PICTURES} of them."
         )
     layers = [_read_file(picture) for picture in pictures]
     for _, options, _ in layers[1:]:
@@ -95,7 +95,8 @@ def _read_values(path: Path) -> NDArray[Any]:
 
 def _values(frame: Decoded) -> NDArray[Any]:
     if frame.palette is not None:
-        return frame.palette[frame.array]
+        colours: NDArray[Any] = frame.palette[frame.array]
+        return colours
     if frame.array.ndim == 2 and frame.array.dtype.itemsize > 1:
         return frame.array
     return to_byte_image(frame.array)

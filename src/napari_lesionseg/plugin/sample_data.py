@@ -17,7 +17,9 @@ def six_pictures() -> list[LayerTuple]:
 
     They lie on top of each other, so only the first one is visible.
     """
-    return [layer for index, sample in enumerate(sample_set(6)) for layer in _layers(sample, visible=index == 0)]
+    return [
+        layer for index, sample in enumerate(sample_set(6)) for layer in _layers(sample, visible=index == 0)
+    ]
 
 
 def _layers(sample: Sample, *, visible: bool) -> list[LayerTuple]:

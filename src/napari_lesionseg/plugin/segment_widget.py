@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from napari.utils import progress
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
@@ -22,7 +22,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.controls import OutlineControls, bind_key, set_tip, small
+from napari_lesionseg.plugin.controls import OutlineControls, small
+from napari_lesionseg.plugin.keys import bind_key, set_tip
 from napari_lesionseg.plugin.layers import shown_frame
 from napari_lesionseg.plugin.model_choice import ModelPicker
 from napari_lesionseg.plugin.picture_choice import PictureChoice
@@ -68,18 +69,16 @@ class SegmentWidget(QWidget):
         self._on_pictures_changed()
 
     def _describe(self) -> None:
-        set_tip(self.pictures, "The picture to outline, or all that are selected in the layer list", "Alt+T")
-        set_tip(self.as_contour, "Show the border alone, so that what lies under it is seen", "Alt+U")
-        set_tip(self.as_filled, "Show the whole area in colour", "Alt+I")
-        keys = {
-            "Alt+T": self.pictures,
-            "Alt+U": self.as_contour,
-            "Alt+I": self.as_filled,
-            "Alt+S": self.segment,
-            "Alt+C": self.cancel,
-        }
-        for key, target in keys.items():
-            bind_key(target, key)
+        set_tip(
+            self.pictures, "The picture to outline, or all that are selected in the layer list", "picture"
+        )
+        set_tip(self.as_contour, "Show the border alone, so that what lies under it is seen", "show outline")
+        set_tip(self.as_filled, "Show the whole area in colour", "show filled")
+        bind_key(self.pictures, "picture")
+        bind_key(self.as_contour, "show outline")
+        bind_key(self.as_filled, "show filled")
+        bind_key(self.segment, "segment")
+        bind_key(self.cancel, "cancel")
         self._shown_as = QButtonGroup(self)
         self._shown_as.addButton(self.as_contour)
         self._shown_as.addButton(self.as_filled)
@@ -191,7 +190,7 @@ class SegmentWidget(QWidget):
         self._session.filled = filled
 
     def _show_settings(self) -> None:
-        """Show the settings that the outline was drawn with; a new picture starts at the model's threshold."""
+        """Show the settings an outline was drawn with; a new picture starts at the model's threshold."""
         pictures = self.pictures.pictures()
         outline = self._session.outline_of(pictures[0]) if len(pictures) == 1 else None
         if outline is not None:
@@ -218,9 +217,13 @@ class SegmentWidget(QWidget):
         reason = _why_not(running, bool(self._session.pictures()), bool(pictures))
         self.segment.setEnabled(not reason)
         self.segment.setText(f"Segment {len(pictures)} pictures" if len(pictures) > 1 else "Segment")
-        set_tip(self.segment, reason or "Outline, in one step that Ctrl+Z takes back", "Alt+S")
+        set_tip(self.segment, reason or "Outline, in one step that Ctrl+Z takes back", "segment")
         self.cancel.setEnabled(running)
-        set_tip(self.cancel, "Stop; outlines that are done stay" if running else "Nothing is being outlined", "Alt+C")
+        set_tip(
+            self.cancel,
+            "Stop; outlines that are done stay" if running else "Nothing is being outlined",
+            "cancel",
+        )
         self.progress_bar.setVisible(running)
         self._say(reason if not running else self.status.text())
 
@@ -240,7 +243,9 @@ def _why_not(running: bool, any_picture: bool, any_meant: bool) -> str:
 def _summary(run: SegmentRun) -> str:
     """Say what became of a run."""
     if run.cancelled:
-        return f"Cancelled; {len(run.done)} outlined before." if run.done else "Cancelled; nothing was changed."
+        return (
+            f"Cancelled; {len(run.done)} outlined before." if run.done else "Cancelled; nothing was changed."
+        )
     if not run.done:
         return "Nothing was outlined."
     what = run.done[0].name if len(run.done) == 1 else f"{len(run.done)} pictures"

@@ -52,7 +52,9 @@ def load(choice: ModelChoice) -> Model:
 
     model = load_model(choice.name, device=choice.device)
     if choice.working_size:
-        model.card = model.card.model_copy(update={"working_size": max(choice.working_size, SMALLEST_WORKING_SIZE)})
+        model.card = model.card.model_copy(
+            update={"working_size": max(choice.working_size, SMALLEST_WORKING_SIZE)}
+        )
     return model
 
 
@@ -190,6 +192,9 @@ class SegmentRun:
         """Start on the next frame, or end."""
         while self._queue and not self.cancelled:
             work = self._queue[0]
+            if not self._session.has(work.picture):
+                self._leave()
+                continue
             self.progressed.emit(self._frames_done, self.frames, work.picture.name)
             try:
                 self._session.check(work.picture, work.shape)
@@ -224,11 +229,16 @@ class SegmentRun:
         self._next()
 
     def _give_up(self, error: Exception) -> None:
-        """Leave the picture at work and count its frames as dealt with."""
-        self._frames_done += len(self._queue.popleft().waiting)
+        self._leave()
         self._note(error)
 
+    def _leave(self) -> None:
+        """Leave the picture at work and count its frames as dealt with."""
+        self._frames_done += len(self._queue.popleft().waiting)
+
     def _complete(self, work: _Work) -> None:
+        if not self._session.has(work.picture):
+            return  # closed by the user, who needs no telling
         try:
             self._session.accept(work.picture, work.shape, work.result(self.config))
         except LesionSegError as error:

@@ -134,7 +134,9 @@ class Session:
         if not self.has(picture):
             raise PictureError(f"“{picture.name}” was closed before its outline was ready.")
         if picture_shape(picture) != shape:
-            raise PictureError(f"“{picture.name}” was changed before its outline was ready; segment it again.")
+            raise PictureError(
+                f"“{picture.name}” was changed before its outline was ready; segment it again."
+            )
 
     def accept(self, picture: Image, shape: tuple[int, ...], result: Result) -> Outline:
         """Draw a result into the picture's outline as one undoable edit; a new outline is made at need.
@@ -168,7 +170,9 @@ class Session:
         outline = self._outlines.get(picture)
         return outline is not None and fits(outline.labels, picture) and bool(self._store.get(picture))
 
-    def redraw(self, picture: Image, config: PostprocessConfig, frames: Iterable[Frame] | None = None) -> bool:
+    def redraw(
+        self, picture: Image, config: PostprocessConfig, frames: Iterable[Frame] | None = None
+    ) -> bool:
         """Draw an outline anew from the kept answers; until `settle`, all redraws are one step of undo.
 
         Parameters
@@ -223,7 +227,7 @@ class Session:
         return list(viewer.layers) if viewer is not None else []
 
     def _labels_for(self, picture: Image) -> Labels:
-        """The picture's outline layer where it is still usable, or a new one right above the picture."""
+        """Give the picture's outline layer if it is still usable, or a new one right above the picture."""
         known = self._outlines.get(picture)
         layers = self._layers()
         if known is not None and known.labels in layers and fits(known.labels, picture):

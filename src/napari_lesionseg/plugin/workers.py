@@ -77,7 +77,9 @@ class Job(Generic[T]):
         self._wanted = True
         # Without `_ignore_errors`, superqt raises errors once more within Qt's event loop.
         worker = create_worker(
-            _Task(title, function, arguments), _start_thread=False, _ignore_errors=True  # type: ignore[arg-type]
+            _Task(title, function, arguments),
+            _start_thread=False,
+            _ignore_errors=True,
         )
         # Qt holds methods weakly: functions keep the job alive until its answer is there.
         worker.returned.connect(lambda outcome: self._on_returned(outcome))
@@ -103,7 +105,7 @@ class Job(Generic[T]):
 
 
 def _show_once(error: Exception) -> None:
-    """Show an error with its traceback. napari does so by itself with some Qt bindings, but not with PyQt6."""
+    """Show an error with its traceback, which napari itself does with some Qt bindings but not with PyQt6."""
     if all(getattr(record, "exception", None) is not error for record in notification_manager.records):
         notification_manager.receive_error(type(error), error, error.__traceback__)
 
