@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from napari_lesionseg.files import sweep_temporaries, sync_folder, write_atomically
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.files import sweep_temporaries, sync_folder, write_atomically
 from napari_lesionseg.study.journal import explain
 from napari_lesionseg.study.schema import StudyInfo
 

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from napari_lesionseg.files import sha256_file
 from napari_lesionseg.data.io import picture_shape, read_picture, to_byte_image, write_picture
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import PictureError, StudyError
+from napari_lesionseg.files import sha256_file
 from napari_lesionseg.study.journal import Problem
 from napari_lesionseg.study.pseudonyms import KeyFile
 from napari_lesionseg.types import ByteImage

@@ -11,15 +11,15 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from napari_lesionseg.files import sync_folder, write_atomically
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.files import sync_folder, write_atomically
 from napari_lesionseg.study.schema import ENTRY, SCHEMA_VERSION, AnyEntry, Entry
 
 MAX_LINE = 1 << 20
@@ -173,7 +173,7 @@ class _Tail:
 
     offset: int = 0
     line: int = 0
-    last_seq: int = -1
+    seen: set[int] = field(default_factory=set)
     discarding: bool = False
 
 
@@ -248,11 +248,11 @@ class JournalReader:
             else:
                 entry, reason = _parse(line)
             if entry is not None:
-                reason = _foreign(entry, reader, writer, tail.last_seq) or self._judge(entry)
-                tail.last_seq = max(tail.last_seq, entry.seq)
+                reason = _foreign(entry, reader, writer, tail.seen) or self._judge(entry)
             if reason is not None:
                 self._report(file, tail.line, reason)
             elif entry is not None:
+                tail.seen.add(entry.seq)
                 yield entry
 
     def _judge(self, entry: AnyEntry) -> str | None:
@@ -320,12 +320,12 @@ def _newer(line: bytes) -> str | None:
     return f"it was written by a newer version of the program (schema {version})"
 
 
-def _foreign(entry: Entry, reader: str, writer: str, last_seq: int) -> str | None:
+def _foreign(entry: Entry, reader: str, writer: str, seen: Collection[int]) -> str | None:
     """Tell why an entry does not belong into the journal it stands in."""
     if (entry.reader, entry.writer) != (reader, writer):
         return "the line belongs into another journal"
-    if entry.seq <= last_seq:
-        return "the line's number comes again or goes back"
+    if entry.seq in seen:
+        return "the line's number comes again"
     return None
 
 

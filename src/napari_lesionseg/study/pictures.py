@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from napari_lesionseg.files import sha256_file, write_atomically
 from napari_lesionseg.data.io import picture_suffixes
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.files import sha256_file, write_atomically
 from napari_lesionseg.study.schema import Added, RelativePath, Sha256
 
 _Moved: TypeAlias = dict[Sha256, RelativePath]

@@ -155,9 +155,9 @@ def rank_by_teaching(
     """Sort pictures by how much a model would learn from them; those with a verdict come last.
 
     The first 64 are chosen one by one, by the product of how unsure the model is (1 - quality) and how far
-    the picture is from the nearest one that has a verdict or was chosen before it. This is the greedy k-centre
-    rule of Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach"
-    (2018), weighted by uncertainty. The rest follows by the same product.
+    the picture is from the nearest one that has a verdict or was chosen before it. This is the greedy
+    k-centre rule of Sener and Savarese, "Active learning for convolutional neural networks: a core-set
+    approach" (2018), weighted by uncertainty. The rest follows by the same product.
 
     Parameters
     ----------

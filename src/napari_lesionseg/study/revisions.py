@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from napari_lesionseg.files import sha256_file, sync_folder
 from napari_lesionseg.data.io import read_mask, write_mask
 from napari_lesionseg.errors import MaskError, StudyError
+from napari_lesionseg.files import sha256_file, sync_folder
 from napari_lesionseg.study.schema import OutlineEntry
 from napari_lesionseg.types import LabelImage
 

@@ -140,7 +140,7 @@ class Entry(Record):
     writer : str
         One run of the program, 32 hexadecimal digits, the same as in the name of the journal.
     seq : int
-        Number of the entry in its journal; it only grows.
+        Number of the entry in its journal; none comes twice.
     reader : str
         Who did it.
     time : datetime

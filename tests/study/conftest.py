@@ -1,0 +1,55 @@
+"""Small studies for the tests of the study."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_lesionseg.study.study import Study
+
+# The killer test's worker runs as a script, so what it shares with the tests lies beside them.
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHAPE = (12, 17)
+
+
+def noise(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+@pytest.fixture
+def make_pictures(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of small pictures that all differ."""
+
+    def make(count: int = 3, name: str = "photos", suffix: str = ".png") -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for number in range(1, count + 1):
+            Image.fromarray(noise(number)).save(folder / f"IMD{number}{suffix}")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def study(tmp_path: Path, make_pictures: Callable[..., Path]) -> Study:
+    """A study of the pictures IMD1, IMD2 and IMD3, which stay in their folder."""
+    return Study.create(tmp_path / "study", "am", pictures=make_pictures())
+
+
+@pytest.fixture
+def pictures(study: Study) -> list[str]:
+    return list(study.state.pictures)
+
+
+@pytest.fixture
+def outline() -> np.ndarray:
+    """An outline that fits the pictures."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:8, 4:12] = 1
+    return labels

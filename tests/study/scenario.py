@@ -1,0 +1,159 @@
+"""Work in a study, a plain model of what must be there afterwards, and the check that compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.schema import Approved, OutlineEntry
+from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.types import Click
+
+SHAPE = (12, 17)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a reader expects to see of one picture."""
+
+    status: str = "not looked at"
+    outline: bytes | None = None
+    note: str = ""
+    approved: tuple[bytes, ...] = ()
+
+
+World = dict[str, Seen]
+Step = Callable[[Study], object]
+
+
+@dataclass
+class Work:
+    """Steps, and the world as it must be before the first and after each."""
+
+    steps: list[Step] = field(default_factory=list)
+    worlds: list[World] = field(default_factory=list)
+
+
+def draw(rng: np.random.Generator) -> np.ndarray:
+    """Some outline that is not empty."""
+    labels = (rng.random(SHAPE) < 0.4).astype(np.uint8)
+    labels[0, 0] = 1
+    return labels
+
+
+def plan(pictures: list[str], rounds: int, seed: int = 0, before: World | None = None) -> Work:
+    """Plan work on pictures: predict, correct, approve, flag, no lesion, reopen, correct again, approve."""
+    rng = np.random.default_rng(seed)
+    work = Work(worlds=[before if before is not None else {picture: Seen() for picture in pictures}])
+    for number in range(rounds):
+        picture = pictures[number % len(pictures)]
+        for step, change in _one_round(picture, rng):
+            work.steps.append(step)
+            world = work.worlds[-1]
+            work.worlds.append({**world, picture: change(world[picture])})
+    return work
+
+
+def _one_round(picture: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
+    guess, first, second, third = draw(rng), draw(rng), draw(rng), draw(rng)
+    origin = Origin(model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False)))
+    yield (
+        lambda study: study.record_prediction(picture, guess, Origin(model="a" * 64, quality=0.6)),
+        lambda seen: (
+            replace(seen, status="predicted", outline=guess.tobytes())
+            if seen.status == "not looked at"
+            else seen
+        ),
+    )
+    yield (
+        lambda study: study.save_correction(picture, first, origin),
+        lambda seen: replace(
+            seen, status="flagged" if seen.status == "flagged" else "corrected", outline=first.tobytes()
+        ),
+    )
+    yield (
+        lambda study: study.approve(picture, second),
+        lambda seen: replace(
+            seen,
+            status="approved",
+            outline=second.tobytes(),
+            note="",
+            approved=(*seen.approved, second.tobytes()),
+        ),
+    )
+    yield (
+        lambda study: study.flag(picture, "hair?"),
+        lambda seen: replace(seen, status="flagged", note="hair?"),
+    )
+    yield (
+        lambda study: study.no_lesion(picture),
+        lambda seen: replace(seen, status="no lesion", note=""),
+    )
+    yield (
+        lambda study: study.reopen(picture),
+        lambda seen: replace(seen, status="corrected", note=""),
+    )
+    yield (
+        lambda study: study.save_correction(picture, third, origin),
+        lambda seen: replace(seen, status="corrected", outline=third.tobytes()),
+    )
+    yield (
+        lambda study: study.approve(picture),
+        lambda seen: replace(
+            seen, status="approved", outline=third.tobytes(), approved=(*seen.approved, third.tobytes())
+        ),
+    )
+
+
+def look(study: Study) -> World:
+    """See what a study holds."""
+    return {picture: _see(study, picture) for picture in study.state.pictures}
+
+
+def _see(study: Study, picture: str) -> Seen:
+    state = study.state.pictures[picture]
+    outline = None if state.outline is None else study.read_revision(state.outline).tobytes()
+    if state.status is Status.NO_LESION:
+        shown = study.outline(picture)
+        assert shown is not None
+        assert not shown.any()
+    entries = study.history(picture)
+    for entry in entries:
+        if isinstance(entry, OutlineEntry):
+            study.read_revision(entry)
+    approved = tuple(study.read_revision(entry).tobytes() for entry in entries if isinstance(entry, Approved))
+    return Seen(state.status.value, outline, state.note, approved)
+
+
+def differences(folder: Path, work: Work, done: int) -> list[str]:
+    """Open a study after a crash and say what is wrong.
+
+    Parameters
+    ----------
+    folder
+        The study.
+    work
+        What was being done.
+    done
+        Steps that were reported as done; the next may have been begun.
+    """
+    wrong = []
+    with Study.open(folder, "am") as study:
+        if study.problems:
+            wrong.append(f"problems: {[str(problem) for problem in study.problems]}")
+        world = look(study)
+        allowed = work.worlds[done : done + 2]
+        if world not in allowed:
+            wrong.append(f"after {done} steps there is neither the old nor the new state")
+        for picture, seen in work.worlds[done].items():
+            missing = set(seen.approved) - set(world[picture].approved)
+            if missing:
+                wrong.append(f"{len(missing)} approved outlines of {picture} are lost")
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tmp"))
+    if left:
+        wrong.append(f"temporary files are left: {left}")
+    return wrong

@@ -1,0 +1,175 @@
+"""Any sequence of work, kills, faults and a second reader, against a plain model of what must be seen."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scenario import Seen, World, look
+from seam import Tap, fail_at
+
+from conftest import SHAPE, noise
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.study import Study
+
+numbers = st.integers(0, 2)
+seeds = st.integers(0, 5)
+
+
+def labels_of(seed: int) -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[seed : seed + 4, 2 : 6 + seed] = 1
+    return labels
+
+
+class Workday(RuleBasedStateMachine):
+    """What one reader does, with another at times, and what both must see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scratch = Path(tempfile.mkdtemp())
+        self.fault: int | None = None
+
+    @initialize()
+    def begin(self) -> None:
+        images = {f"nevus {n}": noise(n) for n in range(3)}
+        self.study = Study.create(self.scratch / "study", "am", images=images)
+        self.world: World = {picture: Seen() for picture in self.study.state.pictures}
+        self.drawn: set[str] = set()
+
+    def act(self, name: str, picture: str, *args: object) -> None:
+        """Do something, after it failed once where a fault is waiting."""
+        if self.fault is not None:
+            before, (point, error) = self.study.state, divmod(self.fault, 3)
+            listener = fail_at(point, (errno.ENOSPC, errno.EIO, errno.EACCES)[error], lasting=True)
+            self.fault = None
+            try:
+                with Tap(self.study.folder, listener):
+                    getattr(self.study, name)(picture, *args)
+            except StudyError:
+                assert self.study.state is before
+            else:
+                return
+        getattr(self.study, name)(picture, *args)
+
+    def picture(self, number: int) -> str:
+        return list(self.world)[number]
+
+    def see(self, picture: str, **change: object) -> None:
+        self.world[picture] = replace(self.world[picture], **change)
+
+    @rule(number=numbers, seed=seeds)
+    def predict(self, number: int, seed: int) -> None:
+        picture = self.picture(number)
+        self.act("record_prediction", picture, labels_of(seed))
+        if picture not in self.drawn:
+            self.see(picture, outline=labels_of(seed).tobytes())
+        if self.world[picture].status == "not looked at":
+            self.see(picture, status="predicted")
+
+    @rule(number=numbers, seed=seeds)
+    def correct(self, number: int, seed: int) -> None:
+        picture = self.picture(number)
+        self.act("save_correction", picture, labels_of(seed))
+        self.drawn.add(picture)
+        flagged = self.world[picture].status == "flagged"
+        self.see(picture, status="flagged" if flagged else "corrected", outline=labels_of(seed).tobytes())
+
+    @rule(number=numbers, seed=seeds)
+    def approve(self, number: int, seed: int) -> None:
+        picture, drawn = self.picture(number), labels_of(seed).tobytes()
+        self.act("approve", picture, labels_of(seed))
+        self.sign(picture, drawn)
+
+    @rule(number=numbers)
+    def approve_as_it_is(self, number: int) -> None:
+        picture = self.picture(number)
+        outline = self.world[picture].outline
+        if outline is not None:
+            self.act("approve", picture)
+            self.sign(picture, outline)
+
+    def sign(self, picture: str, outline: bytes) -> None:
+        self.drawn.add(picture)
+        approved = (*self.world[picture].approved, outline)
+        self.see(picture, status="approved", outline=outline, note="", approved=approved)
+
+    @rule(number=numbers)
+    def no_lesion(self, number: int) -> None:
+        self.act("no_lesion", self.picture(number))
+        self.see(self.picture(number), status="no lesion", note="")
+
+    @rule(number=numbers, note=st.text(max_size=5))
+    def flag(self, number: int, note: str) -> None:
+        self.act("flag", self.picture(number), note)
+        self.see(self.picture(number), status="flagged", note=note)
+
+    @rule(number=numbers)
+    def reopen(self, number: int) -> None:
+        picture = self.picture(number)
+        self.act("reopen", picture)
+        state = self.study.state.pictures[picture]
+        expected = "not looked at" if self.world[picture].outline is None else "corrected"
+        guess = state.predicted and self.study.read_revision(state.predicted).tobytes()
+        if expected == "corrected" and guess == self.world[picture].outline:
+            expected = "predicted"
+        self.see(picture, status=expected, note="")
+
+    @precondition(lambda self: self.fault is None)
+    @rule(fault=st.integers(0, 40))
+    def let_the_next_step_fail(self, fault: int) -> None:
+        self.fault = fault
+
+    @rule(torn=st.binary(max_size=30), number=numbers)
+    def kill(self, torn: bytes, number: int) -> None:
+        """Leave what a killed writer leaves: half a line, half a mask, and no farewell."""
+        for journal in (self.study.folder / "journal").iterdir():
+            with journal.open("ab") as stream:
+                stream.write(torn.replace(b"\n", b""))
+        masks = self.study.folder / "masks" / self.picture(number)
+        masks.mkdir(exist_ok=True)
+        (masks / ".0123456789abcdef.png.12345-0123456789ab.tmp").write_bytes(torn)
+        self.open("am")
+
+    @rule()
+    def leave_and_come_back(self) -> None:
+        self.study.close()
+        self.open("am")
+
+    @rule()
+    def hand_over(self) -> None:
+        """Another reader goes on."""
+        self.open("bo" if self.study.reader == "am" else "am")
+
+    def open(self, reader: str) -> None:
+        self.study = Study.open(self.study.folder, reader)
+        assert self.study.problems == ()
+        assert not list(self.study.folder.rglob("*.tmp"))
+
+    @invariant()
+    def all_is_as_it_must_be(self) -> None:
+        if hasattr(self, "study"):
+            assert look(self.study) == self.world
+
+    def teardown(self) -> None:
+        if hasattr(self, "study"):
+            again = Study.open(self.study.folder, "cy")
+            assert look(again) == self.world
+            assert again.check() == ()
+        shutil.rmtree(self.scratch)
+
+
+TestWorkday = Workday.TestCase
+TestWorkday.settings = settings(
+    max_examples=30,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
