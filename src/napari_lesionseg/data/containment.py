@@ -135,7 +135,7 @@ def walk(root: Path) -> Iterator[Path]:
                 raise DatasetError(f"{root} holds more than {MAX_ENTRIES} files; give a smaller folder.")
             if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
                 folders.append((Path(entry.path), depth + 1))
-            elif entry.is_file() and (not entry.is_symlink() or _within(Path(entry.path), inside)):
+            elif _is_file_within(entry, inside):
                 yield Path(entry.path)
 
 
@@ -149,9 +149,9 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
 
 
-def _within(path: Path, root: Path) -> bool:
+def _is_file_within(entry: os.DirEntry[str], root: Path) -> bool:
     try:
-        return path.resolve().is_relative_to(root)
+        return entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(root))
     except (OSError, RuntimeError):
         return False
 

@@ -12,7 +12,7 @@ from napari_lesionseg.data.containment import write_table
 from napari_lesionseg.data.formats.base import Placed, Plan
 from napari_lesionseg.data.formats.listing import PROVENANCE_COLUMNS, PROVENANCE_NAME
 from napari_lesionseg.data.records import Problem, Record
-from napari_lesionseg.files import sha256_file, write_atomically
+from napari_lesionseg.files import sha256_file
 
 DATASHEET_NAME = "DATASHEET.md"
 CROISSANT_NAME = "croissant.json"
@@ -115,7 +115,7 @@ def write_datasheet(plan: Plan, convention: str, created: str, problems: Sequenc
         ("## Licence and contact", _terms(plan)),
     ]
     text = "\n\n".join(part for head, lines in sections for part in (head, *lines) if part)
-    write_atomically(plan.folder / DATASHEET_NAME, f"{text}\n".encode())
+    (plan.folder / DATASHEET_NAME).write_bytes(f"{text}\n".encode())
 
 
 def _contents(plan: Plan, convention: str, created: str) -> list[str]:
@@ -231,7 +231,7 @@ def write_croissant(plan: Plan, placed: Iterable[Placed], created: str) -> None:
         "recordSet": [_record_set()],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(plan.folder / CROISSANT_NAME, text.encode())
+    (plan.folder / CROISSANT_NAME).write_bytes(text.encode())
 
 
 def _table_object(table: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from PIL import Image
 from napari_lesionseg.types import ByteImage
 
 _SIDE = 16
+_WORDS = 2 * _SIDE * _SIDE // 64
 SAME_BITS = 40
 """Most bits of 512 in which two copies differ.
 
@@ -58,7 +59,7 @@ def find_twins(hashes: Mapping[str, NDArray[np.uint64]], bits: int = SAME_BITS) 
         Groups of at least two names, in the order of the mapping.
     """
     names = list(hashes)
-    table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), -1)
+    table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), _WORDS)
     group = list(range(len(names)))
     for row in range(1, len(names)):
         # One row against all before it: 80 kB for 10 000 pictures, where the whole table would take 800 MB.

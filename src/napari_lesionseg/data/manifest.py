@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.data.containment import contained, read_json, walk
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.files import sha256_file, write_atomically
+from napari_lesionseg.files import sha256_file
 
 MANIFEST_NAME = "manifest.json"
 
@@ -72,7 +71,7 @@ class Hashed:
 
 
 def write_manifest(folder: Path, *, software: str, convention: str, created: str) -> Iterator[Hashed]:
-    """Hash every file of a folder, force it to disk, and write the list.
+    """Hash every file of a folder, and write the list.
 
     Parameters
     ----------
@@ -89,13 +88,12 @@ def write_manifest(folder: Path, *, software: str, convention: str, created: str
     files = sorted(walk(folder))
     entries = []
     for number, path in enumerate(files, 1):
-        _sync(path)
         name = path.relative_to(folder).as_posix()
         entries.append(ManifestEntry(path=name, sha256=sha256_file(path), bytes=path.stat().st_size))
         yield Hashed(number, len(files), name)
     manifest = Manifest(software=software, format=convention, created=created, files=tuple(entries))
     text = json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / MANIFEST_NAME, text.encode())
+    (folder / MANIFEST_NAME).write_bytes(text.encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -175,9 +173,3 @@ def _compare(folder: Path, entry: ManifestEntry) -> str:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
     return "same" if same else "changed"
-
-
-def _sync(path: Path) -> None:
-    """Force a file to disk, so that the folder that is moved into place holds whole files."""
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())

@@ -19,7 +19,6 @@ from napari_lesionseg.data.io import read_picture, write_mask, write_picture
 from napari_lesionseg.data.records import Dataset, InstanceImage, Pixels, Record
 from napari_lesionseg.data.splits import DEFAULT_SHARES, Part
 from napari_lesionseg.errors import DatasetError, PictureError
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.types import ByteImage, LabelImage
 
 SHARED_FACTS = (
@@ -223,10 +222,10 @@ def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png
     jpeg = path.with_name(f"{path.name}.jpg")
     if not png and (_put_clean_jpeg(record, image, jpeg) or plan.config.pictures == "jpg"):
         if not jpeg.exists():
-            write_picture(jpeg, image)
+            write_picture(jpeg, image, durable=False)
         return jpeg.relative_to(plan.folder).as_posix()
     target = path.with_name(f"{path.name}.png")
-    write_picture(target, image)
+    write_picture(target, image, durable=False)
     return target.relative_to(plan.folder).as_posix()
 
 
@@ -240,7 +239,7 @@ def _put_clean_jpeg(record: Record, image: ByteImage, path: Path) -> bool:
         raise DatasetError(f"{record.picture} cannot be read: {error.strerror}.") from error
     if cleaned is None:
         return False
-    write_atomically(path, cleaned)
+    path.write_bytes(cleaned)
     try:
         if np.array_equal(read_picture(path), image):
             return True
@@ -270,7 +269,7 @@ def put_mask(plan: Plan, labels: LabelImage, path: Path, *, index: bool) -> str:
         The path relative to the plan's folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(path, labels, style="index" if index else "binary")
+    write_mask(path, labels, style="index" if index else "binary", durable=False)
     return path.relative_to(plan.folder).as_posix()
 
 
@@ -287,7 +286,7 @@ def put_instances(path: Path, instances: InstanceImage) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     Image.fromarray(instances).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    path.write_bytes(buffer.getvalue())
 
 
 def facts_of(record: Record, key: str = "name") -> dict[str, str]:

@@ -35,7 +35,6 @@ from napari_lesionseg.data.formats.listing import (
 from napari_lesionseg.data.io import MAX_CLASS_INDEX
 from napari_lesionseg.data.records import Dataset, InstanceImage, Pixels, Problem, Provenance, Record
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.types import LabelImage
 
 MAX_SIDE = 100_000
@@ -387,7 +386,7 @@ def _annotation(mask: LabelImage, category: int, picture: int, *, polygons: bool
 def put_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(content, ensure_ascii=False) + "\n").encode())
+    path.write_bytes((json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
 FORMAT = Format("coco", "COCO", recognises, read, write)

@@ -44,7 +44,7 @@ def write(plan: Plan) -> Iterator[Placed]:
             pictures.append(picture_entry(number, placed, record, pixels.labels.shape))
             colours, segments = segments_of(pixels, split=plan.config.split_parts)
             mask = folder / f"{record.name}.png"
-            write_picture(mask, colours)
+            write_picture(mask, colours, durable=False)
             annotations.append({"image_id": number, "file_name": mask.name, "segments_info": segments})
             yield Placed(record.name, placed, mask.relative_to(plan.folder).as_posix())
         put_json(folder.with_suffix(".json"), head | {"images": pictures, "annotations": annotations})

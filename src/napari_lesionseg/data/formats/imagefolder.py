@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 
 from napari_lesionseg.data.formats.base import Format, Placed, Plan, facts_of, put_mask, put_picture
 from napari_lesionseg.data.splits import Part
-from napari_lesionseg.files import write_atomically
 
 _FOLDERS: Mapping[Part, str] = {"train": "train", "val": "validation", "test": "test"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "n>100K"))
@@ -49,8 +48,8 @@ def write(plan: Plan) -> Iterator[Placed]:
                 json.dumps(files | {name: facts.get(name, "") for name in columns}, ensure_ascii=False)
             )
             yield Placed(record.name, picture, mask)
-        write_atomically(folder / "metadata.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    write_atomically(plan.folder / "README.md", card(plan).encode())
+        (folder / "metadata.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    (plan.folder / "README.md").write_bytes(card(plan).encode())
 
 
 def _below(path: str) -> str:
