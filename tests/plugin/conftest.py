@@ -10,6 +10,7 @@ from typing import Any
 import napari.settings
 import numpy as np
 import pytest
+from npe2 import PluginManager
 
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.survey import Survey
@@ -59,6 +60,14 @@ def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     )
     yield
     napari.settings._clear_plugin_settings_cache()
+
+
+@pytest.fixture
+def plugins() -> PluginManager:
+    """Let npe2 find the installed plugins, as napari does when a window opens."""
+    manager = PluginManager.instance()
+    manager.discover()
+    return manager
 
 
 @pytest.fixture

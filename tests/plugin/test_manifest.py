@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+import yaml
+from napari.layers import Image, Labels
+from npe2 import PluginManifest
+
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.plugin import sample_data
+
+PLUGIN = "napari-lesionseg"
+
+
+@pytest.fixture(scope="module")
+def manifest() -> PluginManifest:
+    return PluginManifest.from_distribution(PLUGIN)
+
+
+def test_npe2_finds_nothing_wrong(manifest):
+    path = resources.files("napari_lesionseg") / "napari.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_command_can_be_called(manifest, plugins):
+    commands = manifest.contributions.commands
+    assert len(commands) == 5
+    for command in commands:
+        assert callable(plugins.commands.get(command.id))
+
+
+def titles(menu) -> dict:
+    return {action.text(): action for action in menu.actions()}
+
+
+@pytest.mark.parametrize("menu", ["plugins", "layers"])
+def test_a_menu_entry_opens_the_widget(make_napari_viewer, network, menu):
+    window = make_napari_viewer().window
+    entries = window.plugins_menu if menu == "plugins" else titles(window.layers_menu)["Segment"].menu()
+    titles(entries)["Segment lesions (LesionSeg)"].trigger()
+    assert "Segment lesions (LesionSeg)" in window.dock_widgets
+
+
+@pytest.fixture
+def small_samples(monkeypatch):
+    """Draw the samples small, which is quick."""
+    drawn = [synthetic_sample(seed, (48, 64)) for seed in range(6)]
+    monkeypatch.setattr(sample_data, "sample_set", lambda n: drawn[:n])
+
+
+@pytest.mark.parametrize(("key", "pictures"), [("lesion", 1), ("six-lesions", 6)])
+def test_samples_open(make_napari_viewer, small_samples, key, pictures):
+    viewer = make_napari_viewer()
+    viewer.open_sample(PLUGIN, key)
+    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
+    masks = [layer for layer in viewer.layers if isinstance(layer, Labels)]
+    assert len(images) == len(masks) == pictures
+    for image, mask in zip(images, masks, strict=True):
+        assert image.rgb
+        assert mask.name == f"{image.name} exact mask"
+        assert mask.data.shape == image.data.shape[:2]
+        assert mask.data.max() == 1
+        assert not mask.visible
+    assert [image.visible for image in images] == [True] + [False] * (pictures - 1)
+
+
+def test_settings_have_a_page_of_their_own(manifest):
+    (page,) = manifest.contributions.configurations.values()
+    assert set(page.properties) == {"default_model", "device", "working_size"}
+
+
+def test_the_manifest_imports_nothing_by_itself():
+    text = (resources.files("napari_lesionseg") / "napari.yaml").read_text(encoding="utf-8")
+    assert "on_activate" not in yaml.safe_load(text)
