@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,20 @@ from napari_lesionseg.study.study import Study
 sys.path.insert(0, str(Path(__file__).parent))
 
 SHAPE = (12, 17)
+# A file system in memory, where there is one: there it costs nothing to force what is written to the disk.
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108
+MEMORY = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
 
 
 def noise(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for tests that save thousands of times."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def line_first() -> None:
 
     def late(self: Revisions, picture: str, labels: Any, known: Any) -> tuple[str, str]:
         waiting.append(lambda: write(self, picture, labels, known))
-        with tempfile.TemporaryDirectory() as probe:
+        with tempfile.TemporaryDirectory(dir=self.path("x", "x").parents[3]) as probe:
             io.write_mask(Path(probe, "mask.png"), labels)
             return name_revision(labels), files.sha256_file(Path(probe, "mask.png"))
 
@@ -206,7 +206,7 @@ def kill_at_random(base: Path, work: Work, template: Path, writer: str, times: i
         shutil.copytree(template, folder)
         child, ear = victim(folder, work, WRITERS[writer], None)
         select.select([ear], [], [])  # it has begun
-        select.select([], [], [], chance.uniform(0, 0.08))
+        select.select([], [], [], chance.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
         done, dead = bury(child, ear)
         killed += dead

@@ -17,7 +17,7 @@ import pytest
 from scenario import look, plan
 from seam import Tap, fail_at
 
-from conftest import SHAPE, noise
+from conftest import MEMORY, SHAPE, noise
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.study import Study
 
@@ -29,23 +29,22 @@ ERRORS = {
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template() -> Iterator[Path]:
     """A study with two approved pictures and one that waits."""
-    folder = tmp_path_factory.mktemp("template") / "study"
-    with Study.create(folder, "am", images={f"nevus {n}": noise(n) for n in range(3)}) as study:
-        for picture in list(study.state.pictures)[:2]:
-            study.approve(picture, np.ones(SHAPE, np.uint8))
-    return folder
+    with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:
+        folder = Path(scratch) / "study"
+        with Study.create(folder, "am", images={f"nevus {n}": noise(n) for n in range(3)}) as study:
+            for picture in list(study.state.pictures)[:2]:
+                study.approve(picture, np.ones(SHAPE, np.uint8))
+        yield folder
 
 
-def count_points(folder: Path, act: Callable[[Study], object]) -> list[str]:
+def count_points(template: Path, copy: Path, act: Callable[[Study], object]) -> list[str]:
     """Name the points that an action passes in a study."""
     names: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "study"
-        shutil.copytree(folder, copy)
-        with Study.open(copy, "am") as study, Tap(copy, lambda point, name: names.append(name)):
-            act(study)
+    shutil.copytree(template, copy)
+    with Study.open(copy, "am") as study, Tap(copy, lambda point, name: names.append(name)):
+        act(study)
     return names
 
 
@@ -74,12 +73,12 @@ ACTIONS = {act.__name__: act for act in (draw_and_approve, set_aside, bring_in, 
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("act", ACTIONS.values(), ids=ACTIONS)
 def test_every_call_may_fail(
-    template: Path, tmp_path: Path, act: Callable[[Study], object], error: int, lasting: bool
+    template: Path, scratch: Path, act: Callable[[Study], object], error: int, lasting: bool
 ) -> None:
-    points = count_points(template, act)
+    points = count_points(template, scratch / "count", act)
     assert len([name for name in points if not name.startswith("after")]) >= 4
     for number, name in enumerate(points):
-        folder = tmp_path / str(number)
+        folder = scratch / str(number)
         shutil.copytree(template, folder)
         with Study.open(folder, "am") as study:
             check_one_fault(study, act, Tap(folder, fail_at(number, error, lasting=lasting)), name, error)
@@ -119,15 +118,15 @@ def check_one_fault(study: Study, act: Callable[[Study], object], tap: Tap, name
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
-def test_making_a_study_may_fail_anywhere_and_be_tried_again(tmp_path: Path, error: int) -> None:
+def test_making_a_study_may_fail_anywhere_and_be_tried_again(scratch: Path, error: int) -> None:
     images = {f"nevus {n}": noise(n) for n in range(2)}
     names: list[str] = []
-    with Tap(tmp_path, lambda point, name: names.append(name)):
-        Study.create(tmp_path / "first", "am", images=images)
+    with Tap(scratch, lambda point, name: names.append(name)):
+        Study.create(scratch / "first", "am", images=images)
     assert len(names) > 30
     for number, name in enumerate(names):
-        folder = tmp_path / str(number)
-        with Tap(tmp_path, fail_at(number, error, lasting=True)), contextlib.suppress(StudyError):
+        folder = scratch / str(number)
+        with Tap(scratch, fail_at(number, error, lasting=True)), contextlib.suppress(StudyError):
             Study.create(folder, "am", images=images)
         if not (folder / "study.json").exists() or not Study.open(folder, "am").state.pictures:
             Study.create(folder, "am", images=images)

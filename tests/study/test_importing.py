@@ -12,6 +12,7 @@ from PIL import Image
 from conftest import SHAPE, noise
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import CancelledError, PairingError, PictureError, StudyError
+from napari_lesionseg.study import importing
 from napari_lesionseg.study.study import Study
 
 MakePictures = Callable[..., Path]
@@ -127,6 +128,30 @@ def test_two_files_of_one_picture_are_one_picture(tmp_path: Path, make_pictures:
     (folder / "IMD9.png").write_bytes((folder / "IMD1.png").read_bytes())
     study = Study.create(tmp_path / "study", "am", pictures=folder)
     assert names(study) == ["IMD1"]
+
+
+@pytest.mark.parametrize("content", ["files", "arrays"])
+def test_copies_are_not_made_again_by_another_encoder(
+    tmp_path: Path, make_pictures: MakePictures, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    def fill(study: Study) -> tuple[str, ...]:
+        if content == "files":
+            return study.add_pictures(make_pictures(2), copy=True)
+        return study.add_pictures(images={"a": noise(1), "b": noise(2)})
+
+    study = Study.create(tmp_path / "study", "am")
+    assert len(fill(study)) == 2
+    monkeypatch.setattr(
+        importing, "write_picture", lambda path, image: Image.fromarray(image).save(path, compress_level=0)
+    )
+    assert fill(study) == ()
+    assert study.check() == ()
+
+
+def test_a_picture_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_pictures: MakePictures) -> None:
+    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(2))
+    assert study.add_pictures(make_pictures(2), copy=True) == ()
+    assert list((study.folder / "pictures").iterdir()) == []
 
 
 def test_pictures_of_one_name(tmp_path: Path, make_pictures: MakePictures) -> None:

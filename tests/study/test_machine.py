@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from scenario import Seen, World, look
 from seam import Tap, fail_at
 
-from conftest import SHAPE, noise
+from conftest import MEMORY, SHAPE, noise
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.study import Study
 
@@ -34,7 +34,7 @@ class Workday(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scratch = Path(tempfile.mkdtemp())
+        self.scratch = Path(tempfile.mkdtemp(dir=MEMORY))
         self.fault: int | None = None
 
     @initialize()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -132,7 +132,11 @@ def common_folder(files: Iterable[Path]) -> Path:
 
 
 def describe(
-    sources: Iterable[Source], own: Path, outside: Path | None, progress: Progress | None = None
+    sources: Iterable[Source],
+    own: Path,
+    outside: Path | None,
+    known: Container[str] = (),
+    progress: Progress | None = None,
 ) -> Iterator[dict[str, Any] | Problem]:
     """Bring pictures into a study one by one, and say what the journal must know of them.
 
@@ -145,6 +149,8 @@ def describe(
     outside : Path, optional
         Folder in which picture files stay, resolved. None: files are copied to `own` as PNG, upright and
         without EXIF.
+    known : container of str
+        SHA-256 of the pictures that the study has: no copies are made of them.
     progress : callable, optional
         Told about each picture.
 
@@ -160,10 +166,13 @@ def describe(
     """
     sources = list(sources)
     for done, source in enumerate(sources, start=1):
-        if outside is not None and isinstance(source.content, Path):
-            yield _described_in_place(source, source.content, own, outside)
+        content = source.content
+        if not isinstance(content, Path):
+            yield _described_copy(source, content, own)
+        elif outside is not None:
+            yield _described_in_place(source, content, own, outside)
         else:
-            yield _described_copy(source, own)
+            yield from _described_file_copy(source, content, own, known)
         if progress is not None:
             progress(done, len(sources))
 
@@ -182,18 +191,38 @@ def _described_in_place(source: Source, path: Path, own: Path, outside: Path) ->
         return Problem(str(path), 0, f"it cannot be read ({error.strerror})")
 
 
-def _described_copy(source: Source, own: Path) -> dict[str, Any] | Problem:
-    """Save a picture in the study and describe the copy."""
-    content = source.content
+def _described_file_copy(
+    source: Source, path: Path, own: Path, known: Container[str]
+) -> Iterator[dict[str, Any] | Problem]:
+    """Copy a picture file, unless the study has it already."""
     try:
-        image = read_picture(content) if isinstance(content, Path) else content
+        if sha256_file(path) in known:
+            return
+        image = read_picture(path)
     except PictureError as error:
-        return Problem(str(content), 0, str(error))
+        yield Problem(str(path), 0, str(error))
+    except OSError as error:
+        yield Problem(str(path), 0, f"it cannot be read ({error.strerror})")
+    else:
+        yield _described_copy(source, image, own)
+
+
+def _described_copy(source: Source, image: ByteImage, own: Path) -> dict[str, Any]:
+    """Save a picture in the study and describe the copy."""
     base = _UNSAFE.sub("_", source.name).strip("_")[:_NAME_LENGTH] or "picture"
     # The hash keeps apart pictures of one name, also those that another reader brings in at the same time.
     path = own / f"{base}-{_hash_pixels(image)[:8]}.png"
-    write_picture(path, image)
+    if not _shows(path, image):
+        write_picture(path, image)
     return _fields(source, path, own, (image.shape[0], image.shape[1]), own=True)
+
+
+def _shows(path: Path, image: ByteImage) -> bool:
+    """Tell whether a file holds these pixels; it then stays, since another encoder would change its hash."""
+    try:
+        return path.is_file() and np.array_equal(read_picture(path), image)
+    except PictureError:
+        return False
 
 
 def _fields(source: Source, path: Path, folder: Path, shape: tuple[int, int], *, own: bool) -> dict[str, Any]:

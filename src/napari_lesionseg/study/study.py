@@ -507,7 +507,7 @@ class Study:
             if self.info.pseudonymised:
                 sources = self._pseudonymise(sources, key_file)
             outside = None if copy or self.info.pseudonymised or not files else self._outside_for(files)
-            described = list(describe(sources, self._files.own, outside, progress))
+            described = list(describe(sources, self._files.own, outside, self.state.pictures, progress))
             self._refused.extend(item for item in described if isinstance(item, Problem))
             return self._record_added([item for item in described if not isinstance(item, Problem)])
 
