@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,9 @@ class SegmentationNetwork(nn.Module, ABC):
     guided: bool = False
     """Whether the guidance planes (positive clicks, negative clicks, previous probability) are used."""
 
+    head: nn.Conv2d
+    """The last layer, which gives the logits: all that depends on the number of classes."""
+
     def forward(self, image: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Segment a normalised image (B, 3, H, W) into logits (B, C, H, W)."""
         return self.decode(self.encode(image), guidance)
@@ -32,7 +36,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """Turn features, and guidance of shape (B, 3, H, W), into logits of shape (B, C, H, W)."""
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that may have been pretrained, and therefore learn more slowly: none unless overridden."""
+        """Parameters that may have been pretrained, and so learn more slowly: none unless overridden."""
         return iter(())
 
     def load_pretrained(self) -> None:
@@ -41,6 +45,23 @@ class SegmentationNetwork(nn.Module, ABC):
     def early_modules(self, stages: int) -> list[nn.Module]:
         """Modules, from the input on, that training may leave as they are: none unless overridden."""
         return []
+
+
+def widths(width: int, levels: int, widest: int) -> tuple[int, ...]:
+    """Count the channels of each level, finest first: doubled from level to level, up to ``widest``."""
+    return tuple(min(width * 2**level, widest) for level in range(levels))
+
+
+def check_size(width: int, depth: int, widest: int) -> None:
+    """Refuse networks that no machine could hold, or that halve a picture more often than five times.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
+    """
+    if not (1 <= width <= 128 and 1 <= depth <= 5 and width <= widest <= 1024):
+        raise ValueError("width must be 1 to 128, depth 1 to 5, and widest from the width to 1024")
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1) -> nn.Sequential:

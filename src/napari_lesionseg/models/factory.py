@@ -7,8 +7,14 @@ from collections.abc import Callable
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.lite_unet import LiteUNet
+from napari_lesionseg.models.segnet import SegNet
+from napari_lesionseg.models.unet import UNet
 
-ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {"lite-unet": LiteUNet}
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
+    "lite-unet": LiteUNet,
+    "segnet": SegNet,
+    "unet": UNet,
+}
 
 
 def build_network(arch: str, out_channels: int = 1, **settings: int) -> SegmentationNetwork:
@@ -26,7 +32,7 @@ def build_network(arch: str, out_channels: int = 1, **settings: int) -> Segmenta
     Raises
     ------
     CheckpointError
-        If there is no such network, or it has no such setting.
+        If there is no such network, or it does not take these settings.
     """
     if arch not in ARCHITECTURES:
         raise CheckpointError(
@@ -36,3 +42,7 @@ def build_network(arch: str, out_channels: int = 1, **settings: int) -> Segmenta
         return ARCHITECTURES[arch](out_channels=out_channels, **settings)
     except TypeError as error:
         raise CheckpointError(f"The network '{arch}' does not take these settings: {settings}.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"The network '{arch}' does not take these settings: {settings}; {error}."
+        ) from error
