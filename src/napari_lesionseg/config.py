@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,6 +71,10 @@ class LearningConfig(Settings):
     )
     loss: Literal["bce-dice", "bce", "focal-dice"] = Field("bce-dice")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    class_weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(
+        None,
+        description="How much the pixels of each class count, background first, one for each class; None: all alike.",
+    )
     guidance_share: float = Field(
         0.5, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."
     )
@@ -99,3 +103,45 @@ class TrainConfig(LearningConfig):
         ((0.0, 256),),
         description="(progress, side in pixels) pairs: from that share of the run on, train at that side.",
     )
+
+
+class FineTuneConfig(LearningConfig):
+    """How a model learns from a reader's corrected pictures; the defaults were found by experiment.
+
+    See ``docs/explanation/fine-tuning.md`` for what was tried.
+    """
+
+    epochs: int | None = Field(
+        None, ge=1, description="Times every picture is seen; None: as often as does good for their number."
+    )
+    rounds: int = Field(8, ge=1, description="Points of the curve: so often the held-out pictures are measured.")
+    patience: int = Field(4, ge=1, description="Rounds without a better held-out figure until it ends early.")
+    folds: int = Field(
+        3,
+        ge=2,
+        description="Parts the pictures are dealt into; each copy of the network learns from all but one of them.",
+    )
+    shares: tuple[float, ...] = Field(
+        (0.25, 0.5, 0.75, 1.0),
+        min_length=1,
+        description="Steps of the way from the old weights to the new that are tried on the held-out pictures.",
+    )
+    size: int | None = Field(None, ge=32, description="Side of the training pictures; None: the model's own.")
+    batch_size: int = Field(8, ge=1, description="Pictures a step.")
+    encoder_lr: float = Field(1e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
+    decoder_lr: float = Field(5e-4, gt=0, description="Peak learning rate of everything else.")
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the run in which the learning rate rises.")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off."
+    )
+    label_smoothing: float = Field(0.02, ge=0, lt=0.5)
+    freeze_norm: bool = Field(True, description="Keep the statistics of batch normalisation as they are.")
+
+    @classmethod
+    def from_train_config(cls, config: LearningConfig) -> FineTuneConfig:
+        """Take over what was set on purpose in other settings; what was left at its default is this class's."""
+        if isinstance(config, FineTuneConfig):
+            return config
+        chosen = config.model_dump(include=config.model_fields_set & set(cls.model_fields))
+        return cls.model_validate(chosen)

@@ -103,7 +103,8 @@ class Learner:
             features = self.network.encode(images)
             guidance = self._guidance(features, labels, rng)
             logits = self.network.decode(features, guidance)
-        loss = segmentation_loss(logits, labels, self._config.loss, self._config.label_smoothing)
+        config = self._config
+        loss = segmentation_loss(logits, labels, config.loss, config.label_smoothing, config.class_weights)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"Training failed at step {number}: the loss is not finite; try a lower learning rate."
@@ -192,5 +193,8 @@ class Learner:
             raise TrainingError("The saved training belongs to another network.") from error
         for name, parameter in self._trained().items():
             slots = part(f"optimiser.{name}.")
-            if slots:
-                self._optimiser.state[parameter] = slots
+            if slots:  # AdamW counts its steps on the processor
+                self._optimiser.state[parameter] = {
+                    slot: value.cpu() if slot == "step" else value.to(parameter.device)
+                    for slot, value in slots.items()
+                }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +16,11 @@ FOCUS = 2.0  # gamma of Lin et al. (2017), "Focal loss for dense object detectio
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, kind: str = "bce-dice", smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    kind: str = "bce-dice",
+    smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Compare logits with labels.
 
@@ -29,6 +35,9 @@ def segmentation_loss(
         weighted towards pixels that are still wrong, plus soft Dice.
     smoothing : float
         Share of the certainty taken from the labels, against wrong ones.
+    class_weights : sequence of float, optional
+        How much the pixels of each class count in the cross-entropy, background first; its mean is weighted,
+        so that twice the weights give the same loss. Soft Dice needs none: it treats the classes alike.
 
     Returns
     -------
@@ -37,12 +46,26 @@ def segmentation_loss(
     """
     if kind not in LOSSES:
         raise TrainingError(f"There is no loss '{kind}'; choose one of {', '.join(LOSSES)}.")
-    logits, counted = logits.float(), labels != IGNORED
+    logits = logits.float()
+    counted = labels != IGNORED if class_weights is None else _weights(labels, class_weights)
     pixelwise = _cross_entropy(logits, labels, smoothing)
     if kind == "focal-dice":
         pixelwise = pixelwise * (1 - torch.exp(-pixelwise.detach())) ** FOCUS
-    entropy = (pixelwise * counted).sum() / counted.sum().clamp(min=1)
+    entropy = (pixelwise * counted).sum() / _at_least_a_pixel(counted)
     return entropy if kind == "bce" else entropy + soft_dice_loss(logits, labels)
+
+
+def _weights(labels: Tensor, class_weights: Sequence[float]) -> Tensor:
+    """Weight of every pixel, shape (B, H, W); 0 where it is ignored."""
+    table = torch.zeros(IGNORED + 1, device=labels.device)
+    table[: len(class_weights)] = torch.tensor(class_weights, device=labels.device)
+    return table[labels.long()]
+
+
+def _at_least_a_pixel(counted: Tensor) -> Tensor:
+    """Sum of the weights; 1 where there are none, so that nothing is divided by nothing."""
+    total = counted.sum()
+    return torch.where(total > 0, total, torch.ones_like(total))
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

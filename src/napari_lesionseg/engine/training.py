@@ -18,12 +18,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.config import LearningConfig, TrainConfig
 from napari_lesionseg.data.batches import BatchSource, CachedPair
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.files import write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.types import IGNORED
 from napari_lesionseg.engine.device import choose_device
 from napari_lesionseg.engine.learner import Learner
 from napari_lesionseg.engine.threads import limited_threads
@@ -92,7 +93,7 @@ class Trainer:
     Raises
     ------
     TrainingError
-        If there is nothing to learn from.
+        If there is nothing to learn from, or masks or weights do not fit the classes of the card.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Trainer:
     ) -> None:
         if not pairs:
             raise TrainingError("There are no pictures with masks to learn from.")
+        check_classes(card, pairs, config)
         self._device = choose_device(device)
         self._card, self._held_out, self._config = card, held_out, config
         self._source = BatchSource(pairs, config.augment, config.batch_size, config.seed)
@@ -253,3 +255,24 @@ def _read_config(position: dict[str, Any]) -> TrainConfig | None:
         return TrainConfig.model_validate(position["config"])
     except ValidationError:
         return None
+
+
+def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: LearningConfig) -> None:
+    """Refuse masks and class weights that do not fit the classes of the card.
+
+    Raises
+    ------
+    TrainingError
+        If a mask has a class without a name, or there is not one weight for each class.
+    """
+    weights = config.class_weights
+    if weights is not None and (len(weights) != len(card.classes) or not any(weights)):
+        names = ", ".join(card.classes)
+        raise TrainingError(f"Give {len(card.classes)} class weights, one for each of {names}.")
+    for pair in pairs:
+        highest = int(pair.labels.max(initial=0, where=pair.labels != IGNORED))
+        if highest >= len(card.classes):
+            raise TrainingError(
+                f"The mask of {pair.stem} has a class {highest}, which has no name; "
+                f"the classes are {', '.join(card.classes)}."
+            )
