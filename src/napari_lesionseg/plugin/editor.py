@@ -1,21 +1,25 @@
 """One picture being corrected: strokes, clicks, settings, tools and the network's answers, with one history.
 
-What is seen is always drawn from a `Snapshot`: the network's answer in force, thresholded and cleaned by
-the settings, then what it found within boxes, then the pixels set by hand, which stay as the hand left
-them. So moving the threshold, or clicking elsewhere, never costs a painted stroke. A click that says otherwise than the hand did, on
-the very part that was painted, gives that part back to the network.
+What is seen is drawn from a `Snapshot`: the network's answer in force, thresholded and cleaned as the
+settings say, with what it found in boxes, and then the pixels set by hand, which stay as the hand left them.
+So moving the threshold, or clicking elsewhere, never costs a painted stroke. A click that says otherwise than
+the hand did, on the very part that was painted, gives that part back to the network.
 
-What counts as the hand: strokes of napari's brush, eraser, bucket and polygon, and the tools that add or take
-away whole parts or holes. Smoothing and snapping reshape the outline as it stands; the next answer of the network, or
-move of the threshold, replaces them.
+The hand's work is: strokes of napari's brush, eraser, bucket and polygon, and the tools that add or take away
+parts or holes. Smoothing and snapping reshape the outline as it stands; the next answer of the network, and
+the next move of the threshold, begin again without them.
+
+The network works in another thread, on copies, one question at a time. Clicks set in the meantime wait and
+are asked together. What is undone, replaced or closed while it works is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -24,6 +28,7 @@ from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine import mask_tools
+from napari_lesionseg.engine.postprocessing import resolve_threshold
 from napari_lesionseg.errors import LesionSegError, MaskError, ModelNotFoundError, PictureError
 from napari_lesionseg.plugin import drawing
 from napari_lesionseg.plugin.answers import Answer
@@ -39,46 +44,683 @@ if TYPE_CHECKING:
 
     from napari_lesionseg.engine.inference import EncodedPicture, Model
 
-NO_MODEL = "Choose a model first; without one only the brushes work."
 CLICKS_BUDGET = 128 << 20
 """Bytes of answers kept so that clicks can be taken back without asking the network."""
 
-SPACING = 1 / 60
+SPACING = 1 / 50
 """Distance between the clicks of a drawn row, as a share of the picture's diagonal."""
 
+SMALLEST_BOX = 8
+"""Pixels; a smaller rectangle was a slip of the hand."""
 
-@dataclass(frozen=True)
-class _Request:
+_NO_MODEL = "Choose a model first; without one the brushes and tools work, clicks and boxes do not."
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Something that takes the network."""
+
+    kind: Literal["prediction", "click", "box", "redraw", "retract"]
+    depth: int
+    clicks: tuple[Click, ...] = ()
+    box: Box | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
     """What the network is asked, as plain values for another thread."""
 
-    model: Model
+    model: Model | None
     encoded: EncodedPicture | None
     image: ByteImage | None
-    known: tuple[Click, ...]
-    added: tuple[Click, ...]
-    previous: Probability | None
-    ask_base: bool
+    clicks: tuple[Click, ...] = ()
+    before: Snapshot | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Reply:
-    """What it said: before the new clicks, if that was not known, and with them."""
+    """What it said, and the picture as it keeps it for the next question."""
 
-    encoded: EncodedPicture
-    base: Answer | None
     answer: Answer
+    encoded: EncodedPicture
 
 
-def _ask(request: _Request) -> _Reply:
-    """Ask the network; runs in another thread."""
-    encoded = request.encoded
+def _ask(question: _Question) -> _Reply:
+    """Ask the network about the whole picture; runs in another thread."""
+    encoded = question.encoded
     if encoded is None:
-        assert_image = request.image
-        if assert_image is None:
-            raise PictureError("The picture has gone; open it again.")
-        encoded = request.model.encode(assert_image)
-    base = Answer.of(encoded.predict(request.known)) if request.ask_base else None
-    if request.ask_base and not request.added:
-        return _Reply(encoded, None, base or Answer.of(encoded.predict(request.known)))
-    answer = encoded.predict((*request.known, *request.added), request.previous)
-    return _Reply(encoded, base, Answer.of(answer))
+        if question.model is None or question.image is None:
+            raise PictureError("The picture or the model is gone; open it again.")
+        encoded = question.model.encode(question.image)
+    previous = drawing.previous_probability(question.before) if question.before is not None else None
+    return _Reply(Answer.of(encoded.predict(question.clicks, previous)), encoded)
+
+
+def _look(model: Model, part: ByteImage, box: Box, window: Box, level: float) -> Find:
+    """Ask the network about a part of the picture; runs in another thread."""
+    return Find(window, Answer.of(drawing.within(model.predict(part), box, window, level)))
+
+
+class OutlineEditor:
+    """One picture being corrected: its outline, clicks, settings and one history over all of them.
+
+    While it is open, Ctrl+Z and Ctrl+Shift+Z on the outline's layer, and ``layer.undo()`` and
+    ``layer.redo()`` however they are called, go to this history; napari's own one stays empty.
+
+    Parameters
+    ----------
+    viewer : napari.components.ViewerModel
+        The viewer that shows the picture.
+    picture : napari.layers.Image
+        The picture, a single one.
+    labels : napari.layers.Labels
+        Its outline, of the same size. What it holds is where the history begins.
+    config : PostprocessConfig
+        How a mask is made of the network's answer.
+    model : Model or None
+        The network; None: `set_model` gives it later.
+
+    Attributes
+    ----------
+    changed : psygnal.Signal
+        Emitted after any change with what was done: "prediction", "click", "box", "stroke", "threshold",
+        "tool", "undo", "redo" or "restored".
+    busy : psygnal.Signal
+        Emitted with True when the network begins to work, and with False when it has finished.
+    failed : psygnal.Signal
+        Emitted with the exception when something could not be done; its text is a sentence for the user.
+
+    Raises
+    ------
+    MaskError
+        If the outline does not fit the picture, or the picture is a stack.
+    """
+
+    changed = Signal(str)
+    busy = Signal(bool)
+    failed = Signal(Exception)
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        picture: Image,
+        labels: Labels,
+        *,
+        config: PostprocessConfig,
+        model: Model | None,
+    ) -> None:
+        if labels.ndim != 2 or not fits(labels, picture):
+            raise MaskError(
+                f"“{labels.name}” does not fit “{picture.name}”; single pictures can be corrected, not stacks."
+            )
+        self._viewer, self.picture, self.labels = viewer, picture, labels
+        self._model = model
+        self._encoded: EncodedPicture | None = None
+        self._marks = ClickMarks(viewer, labels)
+        self._no_hand = np.zeros(labels.data.shape, dtype=bool)
+        self._history = History(Snapshot(self._layer_mask(), self._no_hand, config, level=self._own_level()))
+        self._waiting: deque[_Wish] = deque()
+        self._flying: tuple[_Wish, ...] = ()
+        self._job: Job[Any] | None = None
+        self._was_busy = self._writing = self._closed = False
+        self._take_over()
+
+    @property
+    def mask(self) -> LabelImage:
+        """A copy of the outline, (H, W) uint8, class indices."""
+        return self._layer_mask() if self._usable() else self._now.mask.copy()
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """The clicks that the outline agrees with, oldest first."""
+        return self._now.clicks
+
+    @property
+    def config(self) -> PostprocessConfig:
+        """The settings in force."""
+        return self._now.config
+
+    @property
+    def probability(self) -> Probability | None:
+        """The network's answer in force, (H, W) or (C, H, W) float32; None when there is none."""
+        return None if self._now.answer is None else self._now.answer.probability()
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force: that of the settings, else the model's own."""
+        return resolve_threshold(None, self.config, self._now.level)
+
+    @property
+    def model(self) -> Model | None:
+        """The network that is asked."""
+        return self._model
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the network is at work."""
+        return self._job is not None
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something to take back."""
+        return bool(self._waiting or self._flying or self._history.can_undo) or self._painted()
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is something to bring back."""
+        return self._history.can_redo and not self._painted()
+
+    @property
+    def active_class(self) -> int:
+        """The class that is painted next, from 1."""
+        return max(1, int(self.labels.selected_label))
+
+    @active_class.setter
+    def active_class(self, label: int) -> None:
+        self.labels.selected_label = label
+
+    def set_model(self, model: Model | None) -> None:
+        """Take another network from now on; the outline stays as it is."""
+        if model is not self._model:
+            self._drop_work()
+            self._model, self._encoded = model, None
+
+    def predict(self) -> None:
+        """Outline the picture anew; clicks and the hand's work go, until undo brings them back."""
+        self._drop_work()
+        self._want("prediction")
+
+    def set_prediction(
+        self, probability: Probability, encoded: EncodedPicture | None = None, *, draw: bool = True
+    ) -> None:
+        """Take an answer that the network gave before.
+
+        Parameters
+        ----------
+        probability : ndarray
+            (H, W) or (C, H, W) float32, without clicks.
+        encoded : EncodedPicture, optional
+            The picture as the network keeps it for clicks.
+        draw : bool
+            True: draw the outline anew. False: it stays, and what differs from the answer counts as done by
+            hand.
+        """
+        self._drop_work()
+        if not self._ready():
+            return
+        if probability.shape[-2:] != self._now.mask.shape:
+            self.failed.emit(MaskError("The prepared outline is of another picture; outline this one again."))
+            return
+        self._encoded = encoded if encoded is not None else self._encoded
+        answer = Answer.of(probability)
+        if draw:
+            self._predicted(answer, self._history.current)
+        elif not self._now.clicks:
+            self._history.amend(drawing.learnt(self._now, answer, self._own_level()))
+        else:
+            answers = (answer, *self._now.answers[1:])
+            self._history.amend(replace(self._now, prediction=answer, answers=answers))
+
+    def set_config(self, config: PostprocessConfig) -> None:
+        """Draw the outline anew with other settings, from the answer in force; the network is not asked.
+
+        Several calls in a row are one step of undo. About an outline that was restored, it is asked once.
+        """
+        if config == self.config or not self._ready():
+            return
+        then = replace(self._now, config=config)
+        if self._answered():
+            self._record(drawing.redrawn(then, self.active_class), "threshold", merge=True)
+            return
+        self._record(then, "threshold", merge=True)
+        if self._now.mask.any() and self._model is not None:
+            self._want("redraw")
+
+    def add_click(self, row: float, col: float, positive: bool = True) -> None:
+        """Say that a point belongs to the lesion, or does not.
+
+        Parameters
+        ----------
+        row, col : float
+            In pixels of the picture; points outside it are ignored.
+        positive : bool
+            Whether the point belongs to it.
+        """
+        self._add_clicks([Click(float(row), float(col), positive)])
+
+    def add_scribble(self, points: Sequence[tuple[float, float]], positive: bool = True) -> None:
+        """Say so of a drawn line: a row of clicks, which undo and Backspace take back together.
+
+        Parameters
+        ----------
+        points : sequence of (float, float)
+            Rows and columns along the line.
+        positive : bool
+            Whether the line belongs to the lesion.
+        """
+        spacing = SPACING * float(np.hypot(*self._now.mask.shape))
+        self._add_clicks([Click(row, col, positive) for row, col in mask_tools.thin_path(points, spacing)])
+
+    def remove_last_click(self) -> None:
+        """Take the last click, or row of clicks, back; the strokes painted since stay."""
+        if self._forget_waiting_click():
+            return
+        if not self._now.groups or not self._ready():
+            return
+        then = drawing.without_last_click(self._now)
+        if then.answer is not None or (not then.clicks and not self._answered()):
+            self._record(drawing.redrawn(then, self.active_class), "click")
+        else:
+            self._want("retract")
+
+    def box(self, box: Box) -> None:
+        """Let the network look at a part of the picture at its full working size; what it finds is added.
+
+        Parameters
+        ----------
+        box : Box
+            In pixels of the picture; it is cut at the picture's border.
+        """
+        height, width = self._now.mask.shape
+        cut = Box(max(box.top, 0), max(box.left, 0), min(box.bottom, height), min(box.right, width))
+        if min(cut.bottom - cut.top, cut.right - cut.left) >= SMALLEST_BOX and self._ready():
+            self._want("box", box=cut)
+
+    def apply_tool(self, name: str, row: float | None = None, col: float | None = None) -> None:
+        """Do with the outline what one press of a button does.
+
+        Parameters
+        ----------
+        name : str
+            "smooth", "fill_holes", "largest_part", "remove_part" (under ``row``, ``col``), "snap", "split",
+            "merge", "back_to_prediction" or "clear" (there is no lesion).
+        row, col : float, optional
+            A point in pixels of the picture.
+
+        Raises
+        ------
+        ValueError
+            If there is no tool of that name.
+        """
+        if name not in TOOLS:
+            raise ValueError(f"no tool is called {name!r}; there are {', '.join(TOOLS)}")
+        if not self._ready():
+            return
+        if name == "back_to_prediction":
+            self._back_to_prediction()
+        elif name == "clear":
+            self._clear()
+        else:
+            self._change(name, row, col)
+
+    def undo(self) -> None:
+        """Take the last step back; a click that the network is still at work on goes first."""
+        if not self._ready() or self._forget_waiting():
+            return
+        if self._history.can_undo:
+            self._show(self._history.undo(), "undo")
+
+    def redo(self) -> None:
+        """Bring the step back that was taken back last."""
+        if self._ready() and self._history.can_redo:
+            self._drop_work()
+            self._show(self._history.redo(), "redo")
+
+    def restore(
+        self, mask: LabelImage, clicks: Sequence[Click] = (), config: PostprocessConfig | None = None
+    ) -> None:
+        """Take a state that was saved before; the history begins anew with it.
+
+        Parameters
+        ----------
+        mask : ndarray
+            (H, W) uint8.
+        clicks : sequence of Click
+            The clicks it was made with.
+        config : PostprocessConfig, optional
+            The settings it was made with; None: those in force.
+        """
+        self._drop_work()
+        if not self._usable():
+            return
+        if mask.shape != self._now.mask.shape:
+            self.failed.emit(MaskError("The saved outline is of another size; outline the picture again."))
+            return
+        count = len(clicks)
+        base = Snapshot(
+            mask.astype(np.uint8),
+            self._no_hand,
+            config if config is not None else self.config,
+            tuple(clicks),
+            (1,) * count,
+            (None,) * (count + 1),
+            level=self._own_level(),
+        )
+        self._history.reset(base)
+        self._show(base, "restored")
+
+    def close(self) -> None:
+        """Let go of the layer and the viewer; what the network still answers is dropped."""
+        if self._closed:
+            return
+        self._drop_work()
+        self._closed = True
+        self._marks.close()
+        self._encoded = None
+        self._give_back()
+
+    # The layer
+
+    def _take_over(self) -> None:
+        """Let the layer's undo lead here, and keep nothing in napari's own history."""
+        vars(self.labels).update(undo=self.undo, redo=self.redo, _history_limit=0)
+        self.labels._reset_history()
+        self.labels.events.paint.connect(self._on_painted)
+        self.labels.events.data.connect(self._on_painted)
+        self.picture.events.data.connect(self._on_picture_changed)
+
+    def _give_back(self) -> None:
+        for name in ("undo", "redo", "_history_limit"):
+            vars(self.labels).pop(name, None)
+        self.labels._reset_history()
+        self.labels.events.paint.disconnect(self._on_painted)
+        self.labels.events.data.disconnect(self._on_painted)
+        self.picture.events.data.disconnect(self._on_picture_changed)
+
+    def _usable(self) -> bool:
+        """Whether picture and outline are still in the viewer and fit each other."""
+        layers: Any = self._viewer.layers
+        present = not self._closed and self.labels in layers and self.picture in layers
+        return present and self.labels.ndim == 2 and fits(self.labels, self.picture)
+
+    def _ready(self) -> bool:
+        """Take notice of what was painted, and tell whether anything can be done; say why if not."""
+        if self._usable():
+            self._take_notice()
+            return True
+        self._drop_work()
+        if not self._closed:
+            self.failed.emit(MaskError("The outline or its picture was closed or changed; open it again."))
+        return False
+
+    def _layer_mask(self) -> LabelImage:
+        data: NDArray[Any] = self.labels.data
+        mask: LabelImage = np.clip(data, 0, 255).astype(np.uint8)  # a copy, whatever type it was converted to
+        return mask
+
+    def _painted(self) -> bool:
+        """Whether the layer shows something else than the history knows of."""
+        return self._usable() and not np.array_equal(self.labels.data, self._now.mask)
+
+    def _take_notice(self) -> None:
+        """Record what was painted since the last step."""
+        if not self._painted():
+            return
+        mask = self._layer_mask()
+        hand = self._now.hand | (mask != self._now.mask)
+        self._history.record(replace(self._now, mask=mask, hand=hand), "stroke")
+        self.changed.emit("stroke")
+
+    def _on_painted(self) -> None:
+        if not self._writing and self._usable():
+            self._take_notice()
+
+    def _on_picture_changed(self) -> None:
+        self._encoded = None
+
+    # Steps
+
+    @property
+    def _now(self) -> Snapshot:
+        return self._history.current
+
+    def _record(self, snapshot: Snapshot, kind: str, *, merge: bool = False) -> None:
+        trimmed = replace(snapshot, answers=drawing.within_budget(snapshot.answers, CLICKS_BUDGET))
+        self._history.record(trimmed, kind, merge=merge)
+        self._show(trimmed, kind)
+
+    def _show(self, snapshot: Snapshot, kind: str) -> None:
+        self._writing = True
+        try:
+            write_masks(self.labels, {(): snapshot.mask})
+        finally:
+            self._writing = False
+        self._show_clicks()
+        self.changed.emit(kind)
+
+    def _show_clicks(self) -> None:
+        unanswered = [click for wish in (*self._flying, *self._waiting) for click in wish.clicks]
+        self._marks.show([*self._now.clicks, *unanswered])
+
+    def _change(self, name: str, row: float | None, col: float | None) -> None:
+        """Apply a tool that makes a mask of a mask."""
+        now = self._now
+        try:
+            mask = self._tool(name, row, col)
+        except LesionSegError as error:
+            self.failed.emit(error)
+            return
+        if np.array_equal(mask, now.mask):
+            return
+        hand = now.hand if name in RESHAPING else now.hand | (mask != now.mask)
+        self._record(replace(now, mask=mask, hand=hand), "tool")
+
+    def _tool(self, name: str, row: float | None, col: float | None) -> LabelImage:
+        mask = self._now.mask
+        if name == "remove_part":
+            return mask if row is None or col is None else mask_tools.remove_part(mask, row, col)
+        tool: Callable[..., LabelImage] = getattr(mask_tools, name)
+        if name == "snap":
+            tool = partial(tool, read_frame(self.picture, ()))
+        present = [int(label) for label in np.flatnonzero(np.bincount(mask.ravel(), minlength=2)[1:]) + 1]
+        for label in [self.active_class] if self.active_class in present else present:
+            mask = tool(mask, label)
+        return mask
+
+    def _back_to_prediction(self) -> None:
+        prediction = self._now.prediction
+        if prediction is None:
+            self.predict()
+            return
+        self._drop_work()
+        self._predicted(prediction, self._now, kind="tool")
+
+    def _clear(self) -> None:
+        self._drop_work()
+        now = self._now
+        empty = np.zeros_like(now.mask)
+        answer = drawing.nothing((empty.shape[0], empty.shape[1]))
+        then = replace(now, mask=empty, hand=self._no_hand, clicks=(), groups=(), answers=(answer,), finds=())
+        self._record(then, "tool")
+
+    def _predicted(self, answer: Answer, asked_at: Snapshot, kind: str = "prediction") -> None:
+        """Draw the network's own answer; what was painted since it was asked stays."""
+        now = self._now
+        since = self._no_hand if asked_at is now else (now.mask != asked_at.mask)
+        kept = np.where(since, now.mask, np.uint8(0))
+        then = replace(
+            now, mask=kept, hand=since, clicks=(), groups=(), answers=(answer,), prediction=answer, finds=()
+        )
+        if kind == "prediction":
+            then = replace(then, level=self._own_level())
+        self._record(drawing.redrawn(then, self.active_class), kind)
+
+    def _answered(self) -> bool:
+        """Whether the outline can be drawn without asking the network."""
+        return self._now.answer is not None or bool(self._now.finds)
+
+    def _own_level(self) -> float:
+        return self._model.card.threshold if self._model is not None else 0.5
+
+    # The network
+
+    def _add_clicks(self, clicks: Sequence[Click]) -> None:
+        shape = self._now.mask.shape
+        within = tuple(click for click in clicks if drawing.inside(click, shape))
+        if within and self._ready():
+            self._want("click", within)
+
+    def _want(self, kind: Any, clicks: tuple[Click, ...] = (), box: Box | None = None) -> None:
+        if self._model is None:
+            self.failed.emit(ModelNotFoundError(_NO_MODEL))
+            return
+        self._waiting.append(_Wish(kind, self._history.depth, clicks, box))
+        self._go_on()
+        self._show_clicks()
+
+    def _go_on(self) -> None:
+        """Ask the network the next question, if it is free and there is one."""
+        while self._job is None and self._waiting and self._usable():
+            try:
+                self._start()
+            except LesionSegError as error:
+                self._on_failed(error)
+        self._tell_busy()
+
+    def _start(self) -> None:
+        if self._waiting[0].kind != "prediction" and self._now.answer is None and self._now.mask.any():
+            # A restored outline: what of it is the network's is learnt first.
+            self._fly((), _ask, self._question(self._now.clicks), done=self._on_learnt)
+            return
+        wish = self._waiting.popleft()
+        if wish.kind == "prediction":
+            self._fly((wish,), _ask, self._question(()), done=partial(self._on_predicted, self._now))
+        elif wish.kind == "click":
+            self._start_clicks(wish)
+        elif wish.kind == "box":
+            self._start_box(wish)
+        elif wish.kind == "retract":
+            self._start_retract(wish)
+        else:
+            self._record(drawing.redrawn(self._now, self.active_class), "threshold", merge=True)
+
+    def _start_clicks(self, first: _Wish) -> None:
+        """Ask about a click, together with those that follow it directly."""
+        wishes = [first]
+        while self._waiting and self._waiting[0].kind == "click":
+            wishes.append(self._waiting.popleft())
+        groups = [wish.clicks for wish in wishes]
+        clicks = (*self._now.clicks, *(click for group in groups for click in group))
+        question = self._question(clicks, self._now)
+        self._fly(tuple(wishes), _ask, question, done=partial(self._on_clicked, groups))
+
+    def _start_box(self, wish: _Wish) -> None:
+        box = wish.box
+        if box is None:
+            return
+        window = drawing.with_margin(box, (self._now.mask.shape[0], self._now.mask.shape[1]))
+        part = read_frame(self.picture, ())[window.top : window.bottom, window.left : window.right].copy()
+        self._fly((wish,), _look, self._model, part, box, window, self.threshold, done=self._on_found)
+
+    def _start_retract(self, wish: _Wish) -> None:
+        if not self._now.groups:
+            return
+        remaining = drawing.without_last_click(self._now).clicks
+        self._fly((wish,), _ask, self._question(remaining), done=self._on_retracted)
+
+    def _question(self, clicks: tuple[Click, ...], before: Snapshot | None = None) -> _Question:
+        image = read_frame(self.picture, ()) if self._encoded is None else None
+        return _Question(self._model, self._encoded, image, clicks, before)
+
+    def _fly(
+        self, wishes: tuple[_Wish, ...], function: Any, *arguments: Any, done: Callable[[Any], None]
+    ) -> None:
+        self._flying = wishes
+        self._job = Job(
+            f"outlining {self.picture.name}",
+            function,
+            *arguments,
+            done=partial(self._on_reply, done),
+            failed=self._on_failed,
+        )
+
+    def _on_reply(self, done: Callable[[Any], None], reply: Any) -> None:
+        self._job, self._flying = None, ()
+        if not self._usable():
+            self._drop_work()
+            return
+        self._take_notice()
+        if isinstance(reply, _Reply):
+            self._encoded = reply.encoded
+        done(reply)
+        self._go_on()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._drop_work()
+        if self._usable():
+            self._show_clicks()
+        self.failed.emit(error)
+
+    def _on_learnt(self, reply: _Reply) -> None:
+        self._history.amend(drawing.learnt(self._now, reply.answer, self._own_level()))
+
+    def _on_predicted(self, asked_at: Snapshot, reply: _Reply) -> None:
+        self._predicted(reply.answer, asked_at)
+
+    def _on_clicked(self, groups: list[tuple[Click, ...]], reply: _Reply) -> None:
+        then = drawing.with_clicks(self._now, groups, reply.answer)
+        self._record(drawing.redrawn(then, self.active_class), "click")
+
+    def _on_retracted(self, reply: _Reply) -> None:
+        if not self._now.groups:
+            return
+        then = drawing.without_last_click(self._now)
+        then = replace(then, answers=(*then.answers[:-1], reply.answer))
+        self._record(drawing.redrawn(then, self.active_class), "click")
+
+    def _on_found(self, find: Find) -> None:
+        then = replace(self._now, finds=(*self._now.finds, find))
+        self._record(drawing.redrawn(then, self.active_class), "box")
+
+    def _forget_waiting(self) -> bool:
+        """Take back what the network was asked last, if nothing else was done since."""
+        if self._waiting and self._waiting[-1].depth >= self._history.depth:
+            self._waiting.pop()
+        elif self._flying and not self._waiting and self._flying[-1].depth >= self._history.depth:
+            self._drop_work()
+        else:
+            return False
+        self._show_clicks()
+        self.changed.emit("undo")
+        return True
+
+    def _forget_waiting_click(self) -> bool:
+        """Take back the last click if the network has not answered it yet."""
+        if self._waiting and self._waiting[-1].kind == "click":
+            self._waiting.pop()
+        elif not self._waiting and self._flying and self._flying[-1].kind == "click":
+            self._drop_work()
+        else:
+            return False
+        self._show_clicks()
+        return True
+
+    def _drop_work(self) -> None:
+        """Let nothing come of what the network was asked."""
+        if self._job is not None:
+            self._job.drop()
+        self._job, self._flying = None, ()
+        self._waiting.clear()
+        self._tell_busy()
+
+    def _tell_busy(self) -> None:
+        if self.is_busy != self._was_busy:
+            self._was_busy = self.is_busy
+            self.busy.emit(self.is_busy)
+
+
+TOOLS = (
+    "smooth",
+    "fill_holes",
+    "largest_part",
+    "remove_part",
+    "snap",
+    "split",
+    "merge",
+    "back_to_prediction",
+    "clear",
+)
+"""Names that `OutlineEditor.apply_tool` understands."""
+
+RESHAPING = frozenset({"smooth", "snap"})
+"""Tools whose work the next answer of the network replaces."""

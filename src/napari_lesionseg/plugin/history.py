@@ -1,8 +1,8 @@
 """One history over everything that can be done to a picture. It knows neither napari nor Qt.
 
-A step is a whole `Snapshot`: the mask, what of it was done by hand, the clicks, the settings and the network's
-answers. The snapshot in force is held as it is; those to go back or forward to are held packed, which takes
-some ten kilobytes for a lesion of a picture of 24 megapixels. Answers are shared between the snapshots.
+A step is a whole `Snapshot`: the mask, what of it was done by hand, the clicks, the settings and the
+network's answers. The snapshot in force is held as it is; those to go back or forward to are held packed,
+which takes some ten kilobytes for a lesion in a picture of 24 megapixels. Answers are shared between them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Snapshot:
     mask : ndarray
         (H, W) uint8, what is seen.
     hand : ndarray
-        (H, W) bool, the pixels that stay as they are when the outline is drawn anew: painted, or set by a tool.
+        (H, W) bool, the pixels that stay when the outline is drawn anew: painted, or set by a tool.
     config : PostprocessConfig
         How a mask is made of the answers.
     clicks : tuple of Click
@@ -59,6 +59,10 @@ class Snapshot:
         How many clicks belong to each gesture: 1 for a single click, more for a drawn row.
     answers : tuple of Answer or None
         What the network said before any click, and after each gesture; None where it has not been asked.
+    prediction : Answer or None
+        What the network said by itself.
+    level : float
+        Threshold of the model that answered; the settings' own goes first.
     finds : tuple of Find
         What it found within drawn boxes.
     """
@@ -69,6 +73,8 @@ class Snapshot:
     clicks: tuple[Click, ...] = ()
     groups: tuple[int, ...] = ()
     answers: tuple[Answer | None, ...] = (None,)
+    prediction: Answer | None = None
+    level: float = 0.5
     finds: tuple[Find, ...] = ()
 
     @property
@@ -78,7 +84,7 @@ class Snapshot:
 
     def known_answers(self) -> Iterator[Answer]:
         """Yield every answer that the snapshot holds on to."""
-        yield from (answer for answer in self.answers if answer is not None)
+        yield from (answer for answer in (self.prediction, *self.answers) if answer is not None)
         yield from (find.answer for find in self.finds)
 
 
@@ -194,6 +200,15 @@ class History:
     def can_redo(self) -> bool:
         """Whether there is a step to bring back."""
         return bool(self._future)
+
+    @property
+    def depth(self) -> int:
+        """How many steps can be taken back."""
+        return len(self._past)
+
+    def amend(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in the place of the one in force, without a step."""
+        self._current = snapshot
 
     def record(self, snapshot: Snapshot, kind: str, *, merge: bool = False) -> None:
         """Put a snapshot in force.
