@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata, resources
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -69,10 +70,9 @@ def test_package_contains(name: str) -> None:
 
 
 def test_package_contains_a_small_model() -> None:
-    folder = resources.files("napari_lesionseg") / "weights"
-    models = [file for file in folder.iterdir() if file.name.endswith(".safetensors")]
+    models = list((Path(napari_lesionseg.__file__).parent / "weights").glob("*.safetensors"))
     assert models
-    assert sum(len(file.read_bytes()) for file in models) <= MAX_WEIGHTS_BYTES
+    assert sum(file.stat().st_size for file in models) <= MAX_WEIGHTS_BYTES
 
 
 def test_entry_points_are_declared() -> None:
