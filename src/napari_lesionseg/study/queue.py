@@ -191,9 +191,10 @@ def _feature_tables(
     vectors = {picture: np.ravel(np.asarray(vector, np.float64)) for picture, vector in features.items()}
     length = max((len(vector) for vector in vectors.values()), default=0)
     nothing = np.full(length, np.nan)
-    table = np.array([vectors.get(state.picture, nothing) for state in waiting]).reshape(-1, length)
+    table = np.array([vectors.get(state.picture, nothing) for state in waiting])
+    table = table.reshape(len(waiting), length)
     known = [vectors[state.picture] for state in settled if state.picture in vectors]
-    return table, np.array(known).reshape(-1, length)
+    return table, np.array(known).reshape(len(known), length)
 
 
 def _greedy_order(
