@@ -60,7 +60,7 @@ class LearningConfig(Settings):
     frozen_stages: int = Field(
         2,
         ge=0,
-        description="Stages of a pretrained encoder, finest first, that stay as they are; the costliest ones to train.",
+        description="Stages of a pretrained encoder, finest first, that stay as they are; they cost most.",
     )
     encoder_lr: float = Field(4e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
     decoder_lr: float = Field(2e-3, gt=0, description="Peak learning rate of everything else.")
@@ -114,17 +114,17 @@ class FineTuneConfig(LearningConfig):
     epochs: int | None = Field(
         None, ge=1, description="Times every picture is seen; None: as often as does good for their number."
     )
-    rounds: int = Field(8, ge=1, description="Points of the curve: so often the held-out pictures are measured.")
+    rounds: int = Field(8, ge=1, description="Points of the curve: how often it is measured.")
     patience: int = Field(4, ge=1, description="Rounds without a better held-out figure until it ends early.")
     folds: int = Field(
         3,
         ge=2,
-        description="Parts the pictures are dealt into; each copy of the network learns from all but one of them.",
+        description="Parts the pictures are dealt into; each copy of the network learns from all but one.",
     )
     shares: tuple[float, ...] = Field(
         (0.25, 0.5, 0.75, 1.0),
         min_length=1,
-        description="Steps of the way from the old weights to the new that are tried on the held-out pictures.",
+        description="Shares of the way from old to new weights that are tried on the held-out pictures.",
     )
     size: int | None = Field(None, ge=32, description="Side of the training pictures; None: the model's own.")
     batch_size: int = Field(8, ge=1, description="Pictures a step.")
@@ -140,7 +140,7 @@ class FineTuneConfig(LearningConfig):
 
     @classmethod
     def from_train_config(cls, config: LearningConfig) -> FineTuneConfig:
-        """Take over what was set on purpose in other settings; what was left at its default is this class's."""
+        """Take over what was set on purpose in other settings; the rest has the defaults of this class."""
         if isinstance(config, FineTuneConfig):
             return config
         chosen = config.model_dump(include=config.model_fields_set & set(cls.model_fields))

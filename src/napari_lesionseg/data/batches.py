@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from napari_lesionseg.config import AugmentConfig
-from napari_lesionseg.types import ByteImage, LabelImage, Pair
 from napari_lesionseg.data.augmentation import TrainingSample, augment
 from napari_lesionseg.data.io import read_mask, read_picture
 from napari_lesionseg.data.transforms import resize_labels, resize_picture
+from napari_lesionseg.types import ByteImage, LabelImage, Pair
+
+PREFETCHED = 3
+Made = TypeVar("Made")
 
 
 class CachedPair(NamedTuple):
@@ -95,7 +98,7 @@ class BatchSource:
         )
 
     def prefetch(
-        self, first: int, last: int, size_of: Callable[[int], int], depth: int = 3
+        self, first: int, last: int, size_of: Callable[[int], int], depth: int = PREFETCHED
     ) -> Iterator[Batch]:
         """Yield the batches of steps ``first`` to ``last`` - 1, made ahead by one thread.
 
@@ -108,14 +111,35 @@ class BatchSource:
         depth : int
             Batches kept ready.
         """
-        with ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                ahead = [
-                    pool.submit(self.batch, n, size_of(n)) for n in range(first, min(last, first + depth))
-                ]
-                for step in range(first, last):
-                    if step + depth < last:
-                        ahead.append(pool.submit(self.batch, step + depth, size_of(step + depth)))
-                    yield ahead.pop(0).result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return prefetch(self.batch, first, last, size_of, depth)
+
+
+def prefetch(
+    make: Callable[[int, int], Made],
+    first: int,
+    last: int,
+    size_of: Callable[[int], int],
+    depth: int = PREFETCHED,
+) -> Iterator[Made]:
+    """Yield ``make(step, size)`` of steps ``first`` to ``last`` - 1, made ahead by one thread.
+
+    Parameters
+    ----------
+    make : callable
+        Makes what a step needs, from the step and the side in pixels.
+    first, last : int
+        Range of steps.
+    size_of : callable
+        Gives the side in pixels of a step; asked in this thread.
+    depth : int
+        Steps made ahead.
+    """
+    with ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            ahead = [pool.submit(make, n, size_of(n)) for n in range(first, min(last, first + depth))]
+            for step in range(first, last):
+                if step + depth < last:
+                    ahead.append(pool.submit(make, step + depth, size_of(step + depth)))
+                yield ahead.pop(0).result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,29 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_lesionseg.config import LearningConfig
 from napari_lesionseg.data.batches import Batch
-from napari_lesionseg.errors import TrainingError
-from napari_lesionseg.models.blocks import SegmentationNetwork
-from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.engine.device import autocast
 from napari_lesionseg.engine.losses import segmentation_loss
 from napari_lesionseg.engine.simulation import simulate_guidance
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
 
 MAX_GRADIENT_NORM = 5.0
+
+
+def rate_at(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate: a linear rise, then half a cosine down to nothing.
+
+    Parameters
+    ----------
+    progress : float
+        Share of the run that is done, 0 to 1.
+    warmup : float
+        Share of the run in which the rate rises, below 1.
+    """
+    if progress < warmup:
+        return max(progress, 1e-3 * warmup) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 class Learner:
@@ -145,7 +161,7 @@ class Learner:
                     module.eval()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Encoder and the rest, each with and without weight decay; norms and biases are not decayed."""
+        """Group encoder and the rest, each with and without weight decay: norms and biases are not decayed."""
         encoder = {id(p) for p in self.network.encoder_parameters()}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for parameter in self.network.parameters():

@@ -6,10 +6,11 @@ step alone, and the state on disk holds weights, average, optimiser and position
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,16 @@ from safetensors.torch import save
 
 from napari_lesionseg.config import LearningConfig, TrainConfig
 from napari_lesionseg.data.batches import BatchSource, CachedPair
+from napari_lesionseg.engine.clock import WorkClock
+from napari_lesionseg.engine.device import choose_device
+from napari_lesionseg.engine.learner import Learner, rate_at
+from napari_lesionseg.engine.threads import limited_threads
+from napari_lesionseg.engine.validation import ValidationScores, validate
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.files import write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.types import IGNORED
-from napari_lesionseg.engine.device import choose_device
-from napari_lesionseg.engine.learner import Learner
-from napari_lesionseg.engine.threads import limited_threads
-from napari_lesionseg.engine.validation import ValidationScores, validate
 
 SAVE_EVERY_SECONDS = 120.0
 STATE_KEY = "lesionseg_training"
@@ -117,6 +119,7 @@ class Trainer:
         self._learner = Learner(network, card, config, self._device, frozen=frozen)
         self._state_path, self._saved_at = state_path, 0.0
         self._step, self._seconds, self._loss_sum = 0, 0.0, 0.0
+        self._clock = WorkClock()
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -129,25 +132,30 @@ class Trainer:
 
         A caller pauses by waiting before asking for the next step, and stops by not asking any more.
         """
-        total, per_pass = self._config.epochs * self._source.steps_per_pass, self._source.steps_per_pass
-        self._saved_at = mark = time.monotonic()
-        with limited_threads(self._config.num_threads):
-            for batch in self._source.prefetch(self._step, total, self._size_of):
-                loss = self._learner.step(batch, self._step, self._schedule())
-                self._loss_sum += loss
-                self._step += 1
-                self._seconds += time.monotonic() - mark
-                mark = time.monotonic()
-                done = self.progress >= 1
-                yield StepResult(self._step, self.progress, self._seconds, loss)
-                mark = time.monotonic()
-                if self._step % per_pass == 0 or done:
-                    result = self._finish_pass(batch.images.shape[-1])
-                    yield result
-                elif time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
-                    self.save_state()
-                if done:
+        with limited_threads(self._config.num_threads), contextlib.closing(self._work()) as work:
+            while True:
+                with self._clock:
+                    result = next(work, None)
+                if result is None:
                     return
+                yield result
+
+    def _work(self) -> Generator[StepResult | EpochResult]:
+        total, per_pass = self._config.epochs * self._source.steps_per_pass, self._source.steps_per_pass
+        self._saved_at = time.monotonic()
+        for batch in self._source.prefetch(self._step, total, self._size_of):
+            loss = self._learner.step(batch, self._step, rate_at(self.progress, self._config.warmup))
+            self._loss_sum += loss
+            self._step += 1
+            self._seconds = self._clock.seconds
+            done = self.progress >= 1
+            yield StepResult(self._step, self.progress, self._seconds, loss)
+            if self._step % per_pass == 0 or done:
+                yield self._finish_pass(batch.images.shape[-1])
+            elif time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
+                self.save_state()
+            if done:
+                return
 
     @property
     def progress(self) -> float:
@@ -186,13 +194,6 @@ class Trainer:
         )
 
     # --------------------------------------------------------------------------------------- the schedule
-
-    def _schedule(self) -> float:
-        """Share of the peak learning rate: a linear rise, then half a cosine down to nothing."""
-        progress, warmup = self.progress, self._config.warmup
-        if progress < warmup:
-            return max(progress, 1e-3 * warmup) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
     def _size_of(self, step: int) -> int:
         steps = self._config.epochs * self._source.steps_per_pass
@@ -246,11 +247,11 @@ class Trainer:
             )
         self._learner.restore(tensors)
         self._step, self._seconds = position["step"], position["seconds"]
-        self._loss_sum = position["loss_sum"]
+        self._loss_sum, self._clock = position["loss_sum"], WorkClock(position["seconds"])
 
 
 def _read_config(position: dict[str, Any]) -> TrainConfig | None:
-    """Read the settings of a saved training; those that came later have their default, unknown ones give None."""
+    """Read the settings of a saved training; None if they are those of a newer version."""
     try:
         return TrainConfig.model_validate(position["config"])
     except ValidationError:

@@ -1,0 +1,183 @@
+"""Copies of one model that learn from different pictures and become one model again.
+
+Each copy learns from all pictures but those of its fold, so that every picture can be measured by a copy that
+has not seen it. The mean of the copies' weights has learned from all of them, and costs no further training:
+copies that start from the same weights stay close enough for their mean to be as good as they are, or better
+(Wortsman et al. 2022, "Model soups", arXiv:2203.05482).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.data.batches import Batch, BatchSource, CachedPair
+from napari_lesionseg.data.splits import SplitItem, assign_folds, group_items
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.engine.learner import Learner
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+
+Weights: TypeAlias = tuple[dict[str, Tensor], ...]
+"""What training may change, by name, of each copy; on the processor."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """What one copy learns from, and what it is measured on."""
+
+    learn: tuple[CachedPair, ...]
+    held_out: tuple[CachedPair, ...]
+
+
+def make_folds(
+    pairs: Sequence[CachedPair], items: Iterable[SplitItem], folds: int, seed: int
+) -> tuple[Fold, ...]:
+    """Deal pictures into folds; pictures of one patient stay together.
+
+    Parameters
+    ----------
+    pairs : sequence of CachedPair
+        With different stems.
+    items : iterable of SplitItem
+        What is known of their patients; pictures that are not among them stand alone.
+    folds : int
+        How many; fewer where there are fewer patients.
+    seed : int
+        Same seed, same folds.
+
+    Returns
+    -------
+    tuple of Fold
+        One without anything held out when all pictures are of one patient.
+    """
+    known = {item.stem: item for item in items}
+    mine = [known.get(pair.stem, SplitItem(pair.stem)) for pair in pairs]
+    groups, _ = group_items(mine)
+    count = min(folds, len(groups))
+    if count < 2:
+        return (Fold(tuple(pairs), ()),)
+    fold_of = assign_folds(mine, count, seed=seed)
+    return tuple(
+        Fold(
+            tuple(pair for pair in pairs if fold_of[pair.stem] != fold),
+            tuple(pair for pair in pairs if fold_of[pair.stem] == fold),
+        )
+        for fold in range(count)
+    )
+
+
+class Ensemble:
+    """Copies of a model, one for each fold, trained side by side.
+
+    Parameters
+    ----------
+    parent : Model
+        Stays as it is.
+    folds : sequence of Fold
+        What each copy learns from.
+    config : FineTuneConfig
+        How they learn.
+    """
+
+    def __init__(self, parent: Model, folds: Sequence[Fold], config: FineTuneConfig) -> None:
+        self._parent, self.folds = parent, tuple(folds)
+        self._sources = [
+            BatchSource(fold.learn, config.augment, config.batch_size, _seed_of(config, index))
+            for index, fold in enumerate(folds)
+        ]
+        self._learners = [self._make_learner(config, index) for index in range(len(folds))]
+        network = self._learners[0].network
+        self._changing = {name for name, p in network.named_parameters() if p.requires_grad}
+        if not config.freeze_norm:
+            self._changing |= {name for name, b in network.named_buffers() if b.is_floating_point()}
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+    def _make_learner(self, config: FineTuneConfig, index: int) -> Learner:
+        network = copy.deepcopy(self._parent.network)
+        frozen = network.early_modules(config.frozen_stages)
+        own = config.model_copy(update={"seed": _seed_of(config, index)})
+        return Learner(network, self._parent.card, own, self._parent.device, frozen=frozen)
+
+    def batches(self, step: int, size: int) -> tuple[Batch, ...]:
+        """Make what each copy learns from in a step, at ``size`` pixels a side."""
+        return tuple(source.batch(step, size) for source in self._sources)
+
+    def step(self, index: int, batch: Batch, number: int, rate: float) -> float:
+        """Let one copy learn from a batch; see `Learner.step`."""
+        return self._learners[index].step(batch, number, rate)
+
+    # ------------------------------------------------------------------------------- weights and models
+
+    def weights(self) -> Weights:
+        """Copy what training has made of each copy's weights."""
+        return tuple(self._weights_of(learner) for learner in self._learners)
+
+    def _weights_of(self, learner: Learner) -> dict[str, Tensor]:
+        state = learner.averaged_network.state_dict()
+        return {name: state[name].detach().to("cpu", copy=True) for name in self._changing}
+
+    def member(self, index: int, weights: Weights, share: float) -> Model:
+        """Return a copy's model, ``share`` of the way from the parent's weights to its own."""
+        return self._model(weights[index], share, self._parent.card)
+
+    def mean(self, weights: Weights, share: float, card: ModelCard) -> Model:
+        """Return the model with the mean of the copies' weights, ``share`` of the way from the parent's.
+
+        Notes
+        -----
+        A line from the old weights to the new loses less of what was known than it loses of what was learned:
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
+        """
+        averaged = {
+            name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing
+        }
+        return self._model(averaged, share, card)
+
+    def _model(self, weights: Mapping[str, Tensor], share: float, card: ModelCard) -> Model:
+        network: SegmentationNetwork = copy.deepcopy(self._parent.network)
+        state = network.state_dict()
+        for name, tensor in weights.items():
+            state[name].lerp_(tensor.to(state[name].device), share)
+        return Model(network, card, self._parent.device, precision=self._parent.precision)
+
+    # ---------------------------------------------------------------------------------------- its state
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Copy what training changes to the processor's memory, by name."""
+        return {
+            f"{index}.{name}": tensor
+            for index, learner in enumerate(self._learners)
+            for name, tensor in learner.state_tensors().items()
+            if self._belongs(name)
+        }
+
+    def _belongs(self, name: str) -> bool:
+        kind, _, rest = name.partition(".")
+        return kind != "network" or rest in self._changing
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state_tensors` gave.
+
+        Raises
+        ------
+        TrainingError
+            If it came from another network.
+        """
+        unchanged = {f"network.{name}": t for name, t in self._parent.network.state_dict().items()}
+        for index, learner in enumerate(self._learners):
+            prefix = f"{index}."
+            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            learner.restore(unchanged | own)
+
+
+def _seed_of(config: FineTuneConfig, index: int) -> int:
+    return config.seed * 1000 + index

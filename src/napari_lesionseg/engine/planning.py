@@ -1,0 +1,157 @@
+"""How long a fine-tuning will take, said before it starts: steps and rounds that fit a budget of seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_lesionseg.config import FineTuneConfig
+
+STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
+MEASURING_SHARE = 0.2  # of a budget, at most, goes into measuring the held-out pictures
+SPARE = 1.05  # steps take a little longer than when they were timed alone
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a fine-tuning is going to do.
+
+    Parameters
+    ----------
+    pictures : int
+        Pictures it learns from.
+    held_out : tuple of str
+        Names of the pictures that are measured, each by a copy of the model that does not learn from it.
+    folds : int
+        Copies of the model that learn side by side.
+    steps : int
+        Steps in all, those of all copies together.
+    rounds : int
+        Points of the curve.
+    seconds : float
+        Working time in all, what was spent already included.
+    step_seconds : float
+        Working time of one step.
+    size : int
+        Side of the training pictures in pixels.
+    device : str
+        Such as "CPU, 2 threads".
+    left_out : tuple of (str, str)
+        Pictures that cannot be used, and why.
+    """
+
+    pictures: int
+    held_out: tuple[str, ...]
+    folds: int
+    steps: int
+    rounds: int
+    seconds: float
+    step_seconds: float
+    size: int
+    device: str
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was measured before the start, in seconds.
+
+    Parameters
+    ----------
+    spent : float
+        Since the beginning.
+    step : float
+        One step of one copy.
+    measuring : float
+        All held-out pictures once.
+    """
+
+    spent: float
+    step: float
+    measuring: float
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps of each copy, and after how many of them the held-out pictures are measured."""
+
+    steps: int
+    per_round: int
+
+    @property
+    def rounds(self) -> int:
+        """Points of the curve."""
+        return -(-self.steps // self.per_round)
+
+
+def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Costs) -> Schedule:
+    """Fit steps and rounds into the settings' limits.
+
+    Parameters
+    ----------
+    config : FineTuneConfig
+        Limits in passes and in seconds.
+    pictures : int
+        Pictures that each copy learns from.
+    copies : int
+        Copies that learn side by side.
+    costs : Costs
+        What things take.
+
+    Returns
+    -------
+    Schedule
+        At least one step, even if the budget is too small for it.
+    """
+    wanted = wanted_steps(config, pictures)
+    if config.max_seconds is None:
+        return _schedule(wanted, config.rounds)
+    room = config.max_seconds - costs.spent - closing_seconds(config, costs)
+    affordable_rounds = int(MEASURING_SHARE * room / costs.measuring) if costs.measuring else config.rounds
+    rounds = max(1, min(config.rounds, affordable_rounds))
+    steps = int((room - rounds * costs.measuring) / (copies * costs.step * SPARE))
+    return _schedule(max(1, min(wanted, steps)), rounds)
+
+
+def _schedule(steps: int, rounds: int) -> Schedule:
+    return Schedule(steps, -(-steps // rounds))
+
+
+def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
+    """Count the steps of each copy without a limit in seconds."""
+    if config.epochs is not None:
+        return max(1, -(-config.epochs * pictures // config.batch_size))
+    return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_A_PICTURE * pictures)
+
+
+def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
+    """Estimate the time of the choice at the end: all held-out pictures for every share that is tried."""
+    return len(config.shares) * costs.measuring
+
+
+def planned_seconds(config: FineTuneConfig, copies: int, schedule: Schedule, costs: Costs) -> float:
+    """Estimate the working time in all."""
+    learning = copies * schedule.steps * costs.step * SPARE
+    measuring = schedule.rounds * costs.measuring + closing_seconds(config, costs)
+    return costs.spent + learning + measuring
+
+
+def shortened(config: FineTuneConfig, schedule: Schedule, done: int, copies: int, costs: Costs) -> Schedule:
+    """Make a run shorter that has become too slow for its budget; it never becomes longer.
+
+    Parameters
+    ----------
+    config, copies
+        As for `make_schedule`.
+    schedule : Schedule
+        What was planned.
+    done : int
+        Steps that each copy has done.
+    costs : Costs
+        As they have turned out so far.
+    """
+    if config.max_seconds is None:
+        return schedule
+    rounds = -(-(schedule.steps - done) // schedule.per_round)
+    room = config.max_seconds - costs.spent - closing_seconds(config, costs) - rounds * costs.measuring
+    affordable = max(0, int(room / (copies * costs.step)))
+    return Schedule(min(schedule.steps, done + affordable), schedule.per_round)

@@ -1,0 +1,107 @@
+"""The state of an unfinished fine-tuning on disk: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from napari_lesionseg.config import FineTuneConfig, Settings
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.files import write_atomically
+
+STATE_KEY = "lesionseg_fine_tuning"
+
+
+class SavedRound(Settings):
+    """One point of the curve."""
+
+    step: int
+    seconds: float
+    loss: float
+    dice: float | None = None
+    jaccard: float | None = None
+    failures: float | None = None
+
+
+class Unfinished(Settings):
+    """What is known of an unfinished fine-tuning without loading its weights."""
+
+    parent: str = Field(description="Hash of the weights it started from.")
+    pictures: tuple[str, ...] = Field(description="Hashes of the pictures with their labels, in their order.")
+    config: FineTuneConfig
+    steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
+    step: int = Field(ge=0, description="Steps done.")
+    seconds: float = Field(ge=0, description="Working time so far.")
+    size: int = Field(ge=32, description="Side of the training pictures.")
+    step_seconds: float = Field(ge=0, description="Time a step took when it was planned.")
+    rounds: tuple[SavedRound, ...] = ()
+    best: int | None = Field(None, description="Index of the best round.")
+    saved: datetime.datetime
+
+    @property
+    def progress(self) -> float:
+        """Share that is done, 0 to 1."""
+        return self.step / self.steps
+
+
+def write_unfinished(path: Path, state: Unfinished, tensors: Mapping[str, Tensor]) -> None:
+    """Write the state atomically.
+
+    Raises
+    ------
+    OSError
+        If the place cannot be written; what was there is untouched.
+    """
+    write_atomically(path, save(dict(tensors), metadata={STATE_KEY: state.model_dump_json()}))
+
+
+def find_unfinished(path: Path) -> Unfinished | None:
+    """Tell whether there is a fine-tuning that could be continued.
+
+    Parameters
+    ----------
+    path : Path
+        Where its state would be.
+
+    Returns
+    -------
+    Unfinished or None
+        None if there is none, or none that can be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parse(file.metadata())
+    except (OSError, SafetensorError, TrainingError):
+        return None
+
+
+def read_unfinished(path: Path) -> tuple[Unfinished, dict[str, Tensor]]:
+    """Read the state with all its weights, to the processor's memory.
+
+    Raises
+    ------
+    TrainingError
+        If the state is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = _parse(file.metadata())
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} holds no fine-tuning that could be continued.") from error
+
+
+def _parse(metadata: dict[str, str] | None) -> Unfinished:
+    try:
+        fields: Any = json.loads((metadata or {})[STATE_KEY])
+        return Unfinished.model_validate(fields)
+    except (KeyError, ValueError, ValidationError, RecursionError) as error:
+        raise TrainingError("The saved fine-tuning is damaged or of another version; start anew.") from error
