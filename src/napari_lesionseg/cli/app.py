@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.cli.viewer import open_viewer
+from napari_lesionseg.errors import LesionSegError
 
 EXAMPLE = """example:
   lesionseg app pictures/"""

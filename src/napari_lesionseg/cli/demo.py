@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from napari_lesionseg.cli.console import say
+from napari_lesionseg.cli.segment import make_folder, segment_files
+from napari_lesionseg.cli.viewer import open_viewer, why_no_viewer
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.io import write_picture
 from napari_lesionseg.data.synthetic import sample_set
 from napari_lesionseg.engine.device import describe_device
 from napari_lesionseg.engine.inference import load_model
-from napari_lesionseg.cli.console import say
-from napari_lesionseg.cli.segment import segment_files
-from napari_lesionseg.cli.viewer import open_viewer, why_no_viewer
 
 EXAMPLE = """example:
   lesionseg demo --no-viewer --out demo/"""
@@ -31,15 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write pictures, masks and overlays, then open the viewer on them if one can be opened."""
     pictures = []
+    make_folder(options.out)
     for sample in sample_set():
         pictures.append(options.out / f"{sample.name}.png")
         write_picture(pictures[-1], sample.image)
     model = load_model(device=options.device)
     failures = segment_files(pictures, options.out, model, PostprocessConfig(), overlay=True)
     masks = [picture.with_name(f"{picture.stem}_segmentation.png") for picture in pictures]
-    say(
-        f"{len(pictures)} sample pictures outlined ({describe_device(model.device)}); masks and overlays are in {options.out}"
-    )
+    device = describe_device(model.device)
+    say(f"{len(pictures)} sample pictures outlined ({device}); masks and overlays are in {options.out}")
     reason = why_no_viewer()
     if reason and not options.no_viewer:
         say(f"The viewer stays closed, {reason}.")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.table import Table
 
+from napari_lesionseg.cli.console import progress_bar, results, say_error
+from napari_lesionseg.cli.segment import probability
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.engine.evaluation import Evaluation, FailedPicture, collect, iter_evaluate
 from napari_lesionseg.engine.inference import load_model
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.cli.console import progress_bar, results, say_error
-from napari_lesionseg.cli.segment import probability
+from napari_lesionseg.files import write_atomically
 
 EXAMPLE = """example:
   lesionseg evaluate pictures/ --masks masks/ --json scores.json"""

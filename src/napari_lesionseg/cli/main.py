@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from napari_lesionseg import __version__
-from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.cli.console import say_error
+from napari_lesionseg.errors import LesionSegError
 
 DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 

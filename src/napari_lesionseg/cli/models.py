@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from napari_lesionseg.cli.console import results, say
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.checkpoint import read_card
 from napari_lesionseg.models.registry import ModelRegistry
-from napari_lesionseg.cli.console import results, say
 
 EXAMPLE = """examples:
   lesionseg models

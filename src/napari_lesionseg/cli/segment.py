@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.io import read_picture, write_mask, write_picture
 from napari_lesionseg.data.overlay import draw_outline
@@ -13,7 +14,6 @@ from napari_lesionseg.data.pairing import find_pictures
 from napari_lesionseg.engine.device import describe_device
 from napari_lesionseg.engine.inference import Model, load_model, segment
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.cli.console import progress_bar, say, say_error
 
 EXAMPLE = """example:
   lesionseg segment pictures/ "more/*.jpg" --out outlines/ --overlay"""
@@ -47,14 +47,28 @@ def probability(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Outline every picture; 1 if some failed."""
     pictures = find_pictures(options.inputs)
+    make_folder(options.out)
     model = load_model(options.model, options.device)
     config = PostprocessConfig(threshold=options.threshold)
     failures = segment_files(pictures, options.out, model, config, overlay=options.overlay)
     done = len(pictures) - failures
-    say(
-        f"{done} of {len(pictures)} pictures outlined by {model.card.name} ({describe_device(model.device)}) in {options.out}"
-    )
+    device = describe_device(model.device)
+    say(f"{done} of {len(pictures)} pictures outlined by {model.card.name} ({device}) in {options.out}")
     return 1 if failures else 0
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for results, if it is not there.
+
+    Raises
+    ------
+    LesionSegError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LesionSegError(f"The folder {folder} cannot be made: {error.strerror}.") from error
 
 
 def segment_files(
@@ -91,7 +105,8 @@ def _segment_file(
 ) -> None:
     image = read_picture(picture)
     labels = segment(image, model=model, postprocess=config)
-    style = "binary" if len(model.card.classes) == 2 else "index"
-    write_mask(out / f"{picture.stem}_segmentation.png", labels, style=style)
+    one_class = len(model.card.classes) == 2
+    path = out / f"{picture.stem}_segmentation.png"
+    write_mask(path, labels, style="binary" if one_class else "index")
     if overlay:
         write_picture(out / f"{picture.stem}_overlay.png", draw_outline(image, labels))

@@ -14,19 +14,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
-from napari_lesionseg.files import sha256_file, write_atomically
 from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem, assign_parts
 from napari_lesionseg.engine.training import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
+from napari_lesionseg.files import sha256_file, write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.types import Pair
-from napari_lesionseg.cli.console import progress_bar, say, say_error
 
 EXAMPLE = """example:
   lesionseg train pictures/ --masks masks/ --out my-model.safetensors --epochs 30"""
@@ -203,7 +203,8 @@ def describe_epoch(epoch: EpochResult) -> str:
     scores = epoch.validation
     if scores is None:
         return text
-    return f"{text}  held out: Dice {scores.dice:.4f}  Jaccard {scores.jaccard:.4f}  failures {scores.failures:.1%}"
+    overlap = f"Dice {scores.dice:.4f}  Jaccard {scores.jaccard:.4f}"
+    return f"{text}  held out: {overlap}  failures {scores.failures:.1%}"
 
 
 def _as_record(epoch: EpochResult) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How commands open the viewer without knowing it.
 
-The viewer's package registers a function under an entry point; the command line calls it when napari is there.
+The viewer's package registers a function under an entry point; the command line calls it where napari is
+installed.
 """
 
 from __future__ import annotations
