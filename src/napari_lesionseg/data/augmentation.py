@@ -1,6 +1,7 @@
 """Random changes that turn one training picture into many: geometry, light, colour, artefacts.
 
-Every sample has a random generator of its own, so that a run gives the same pictures whatever thread makes them.
+Every sample has a random generator of its own, so that a run gives the same pictures whatever thread makes
+them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_lesionseg.config import AugmentConfig
-from napari_lesionseg.types import ByteImage, LabelImage
 from napari_lesionseg.data.artefacts import random_artefacts
+from napari_lesionseg.types import ByteImage, LabelImage
 
 BLACK_SURROUNDINGS = 0.3  # share of pictures framed in black instead of mirrored at the border
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601

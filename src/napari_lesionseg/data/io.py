@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from napari_lesionseg.data.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.errors import LesionSegError, MaskError, PictureError
+from napari_lesionseg.files import write_atomically
 from napari_lesionseg.types import ByteImage, LabelImage
 
 picture_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})

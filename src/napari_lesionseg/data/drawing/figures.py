@@ -51,21 +51,23 @@ class _Sketch:
 
     def ellipse(self, centre: Point, radii: Point, colour: Colour) -> None:
         (x, y), (rx, ry) = self._at([centre])[0], (radii[0] * self._tall, radii[1] * self._tall)
-        for pen, fill in zip(self._pens, (colour, 255), strict=True):
-            pen.ellipse((x - rx, y - ry, x + rx, y + ry), fill=fill)
+        box = (x - rx, y - ry, x + rx, y + ry)
+        self._pens[0].ellipse(box, fill=colour)
+        self._pens[1].ellipse(box, fill=255)
 
     def limb(self, points: list[Point], thickness: float, colour: Colour) -> None:
         """Draw a thick line with round joints and ends."""
         path, width = self._at(points), max(1, round(thickness * self._tall))
-        for pen, fill in zip(self._pens, (colour, 255), strict=True):
-            pen.line(path, fill=fill, width=width)
+        self._pens[0].line(path, fill=colour, width=width)
+        self._pens[1].line(path, fill=255, width=width)
         for point in points:
             self.ellipse(point, (thickness / 2, thickness / 2), colour)
 
     def finish(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Shrink: colours times coverage, shape (H, W, 3), and coverage, shape (H, W), both 0 to 1."""
-        colour = np.asarray(self._colour.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
-        cover = np.asarray(self._cover.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
+        white = np.float32(255)
+        colour = np.asarray(self._colour.reduce(_SUPERSAMPLING), dtype=np.float32) / white
+        cover = np.asarray(self._cover.reduce(_SUPERSAMPLING), dtype=np.float32) / white
         return colour, cover
 
 
@@ -117,7 +119,8 @@ def _draw_room(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.fl
         picture[top : top + down, max(0, left) : max(0, left) + across] = _muted(rng, 0.15, 0.95)
     picture[int(height * rng.uniform(0.72, 0.86)) :] = floor
     grain = 0.045 * noise(rng, size, height / 2, 6) + 0.02 * noise(rng, size, 3, 1)
-    return picture * (1 + grain[..., None])
+    picture *= 1 + grain[..., None]
+    return picture
 
 
 def _muted(rng: np.random.Generator, darkest: float, brightest: float) -> NDArray[np.float32]:
