@@ -15,20 +15,15 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_lesionseg.data.containment import walk
 from napari_lesionseg.data.formats.base import Format, Placed, Plan
 from napari_lesionseg.data.formats.dicom_files import (
-    DAMAGED,
-    SEGMENTATION,
-    check_photograph,
+    Header,
     clean_photograph,
     read_header,
     read_photograph,
     read_segments,
-    referenced,
-    segment_classes,
     segmentation,
 )
 from napari_lesionseg.data.formats.listing import glance, natural_order, read_provenance
@@ -42,9 +37,6 @@ from napari_lesionseg.data.records import (
 )
 from napari_lesionseg.errors import DatasetError, PictureError
 from napari_lesionseg.types import LabelImage
-
-if TYPE_CHECKING:
-    import pydicom
 
 _SUFFIXES = (".dcm", ".dicom")
 
@@ -72,7 +64,7 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there is no photograph, or the packages are missing.
     """
-    photographs: list[tuple[Path, pydicom.Dataset]] = []
+    photographs: list[tuple[Path, Header]] = []
     segmentations: dict[str, tuple[Path, tuple[str, ...]]] = {}
     problems = []
     for path in walk(folder):
@@ -80,20 +72,18 @@ def read(folder: Path) -> Dataset:
             continue
         try:
             header = read_header(path)
-            if header.SOPClassUID == SEGMENTATION:
-                segmentations[referenced(header)] = (path, segment_classes(header))
-            else:
-                check_photograph(header)
-                photographs.append((path, header))
-        except (PictureError, *DAMAGED) as error:
-            problems.append(Problem(path.name, f"The file is not a photograph that can be read: {error}."))
+        except PictureError as error:
+            problems.append(Problem(path.name, str(error)))
+            continue
+        if header.photograph:
+            segmentations[header.photograph] = (path, header.classes)
+        else:
+            photographs.append((path, header))
     if not photographs:
         raise DatasetError(f"{folder} holds no DICOM photographs.")
     provenance = read_provenance(folder)
     records = [
-        _record(
-            path, header, segmentations.get(str(header.SOPInstanceUID)), provenance.get(path.stem.casefold())
-        )
+        _record(path, header, segmentations.get(header.uid), provenance.get(path.stem.casefold()))
         for path, header in photographs
     ]
     return Dataset("dicom", natural_order(records), tuple(problems))
@@ -101,18 +91,18 @@ def read(folder: Path) -> Dataset:
 
 def _record(
     path: Path,
-    header: pydicom.Dataset,
+    header: Header,
     outlines: tuple[Path, tuple[str, ...]] | None,
     provenance: Provenance | None,
 ) -> Record:
-    sex = {"F": "female", "M": "male"}.get(str(header.get("PatientSex", "")))
+    sex = {"F": "female", "M": "male"}.get(header.sex)
     return Record(
         path.stem,
         functools.partial(read_photograph, path),
         functools.partial(_labels, *outlines) if outlines else None,
         instances=functools.partial(_instances, *outlines) if outlines else None,
         classes=outlines[1] if outlines else LESION_CLASSES,
-        patient=str(header.get("PatientID", "")) or None,
+        patient=header.patient or None,
         metadata={"sex": sex} if sex else {},
         provenance=provenance or Provenance(status="approved" if outlines else "not looked at"),
         origin=path,

@@ -5,8 +5,12 @@ Needs the packages pydicom and highdicom (``pip install "napari-lesionseg[dicom]
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import struct
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -54,8 +58,8 @@ KEPT = (
 MAX_BYTES = 1024**3
 _DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 _MISSING = 'DICOM needs two more packages: pip install "napari-lesionseg[dicom]".'
-# All that pydicom and its decoders were seen to raise on damaged files.
-DAMAGED = (
+# All that pydicom and its decoders were seen to raise on damaged files, besides errors of their own.
+_DAMAGED = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -68,6 +72,63 @@ DAMAGED = (
     ValueError,
     struct.error,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is asked of a file before its pixels are read.
+
+    Parameters
+    ----------
+    uid : str
+        Its identifier.
+    patient : str
+        The patient's number, "" when unknown.
+    sex : str
+        "F", "M", "O" or "".
+    photograph : str
+        Of a segmentation, the identifier of the photograph it belongs to, else "".
+    classes : tuple of str
+        Of a segmentation, the names of the classes, background first.
+    """
+
+    uid: str
+    patient: str = ""
+    sex: str = ""
+    photograph: str = ""
+    classes: tuple[str, ...] = ()
+
+
+def read_header(path: Path) -> Header:
+    """Read what is asked of a photograph or a segmentation before its pixels.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    Header
+        Of a photograph when `photograph` is empty.
+
+    Raises
+    ------
+    PictureError
+        When it is damaged, or neither photograph nor segmentation.
+    DatasetError
+        When the package pydicom is missing.
+    """
+    with _guarded(path):
+        dataset = _read(path, stop_before_pixels=True)
+        uid = str(dataset.SOPInstanceUID)
+        if dataset.SOPClassUID == SEGMENTATION:
+            names = dict.fromkeys(str(item.SegmentLabel) for item in dataset.SegmentSequence)
+            series = dataset.ReferencedSeriesSequence[0]
+            referenced = series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+            return Header(uid, photograph=str(referenced), classes=("background", *names))
+        _check_photograph(dataset)
+        return Header(uid, str(dataset.get("PatientID", "")), str(dataset.get("PatientSex", "")))
 
 
 def read_photograph(path: Path) -> ByteImage:
@@ -90,17 +151,13 @@ def read_photograph(path: Path) -> ByteImage:
     DatasetError
         When the package pydicom is missing.
     """
-    try:
+    with _guarded(path):
         dataset = _read(path)
-        check_photograph(dataset)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pixels = np.asarray(dataset.pixel_array)
+        _check_photograph(dataset)
+        pixels = np.asarray(dataset.pixel_array)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             pixels = np.iinfo(pixels.dtype).max - pixels
         return to_byte_image(pixels)
-    except DAMAGED as error:
-        raise PictureError(f"{path}: is damaged or of a kind that is not read ({error})") from error
 
 
 def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, InstanceImage]:
@@ -122,23 +179,22 @@ def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, Ins
 
     Raises
     ------
-    DatasetError
+    PictureError
         When it is damaged.
+    DatasetError
+        When the package pydicom is missing.
     """
-    try:
+    with _guarded(path):
         dataset = _read(path)
+        _check_size(dataset)
         names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            frames = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+        frames = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns))
         labels = np.zeros(frames.shape[1:], np.uint8)
         instances = np.zeros(frames.shape[1:], np.uint16)
         for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
             number = _segment_number(groups, dataset)
             labels[frame > 0] = classes.index(names[number])
             instances[frame > 0] = number
-    except DAMAGED as error:
-        raise DatasetError(f"{path} is no segmentation that can be read ({error}).") from error
     return labels, instances
 
 
@@ -149,43 +205,61 @@ def _segment_number(groups: pydicom.Dataset, dataset: pydicom.Dataset) -> int:
     return int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
-def segment_classes(header: pydicom.Dataset) -> tuple[str, ...]:
-    """Return the names of the classes of a segmentation, background first."""
-    return ("background", *dict.fromkeys(str(item.SegmentLabel) for item in header.SegmentSequence))
+def _check_photograph(dataset: pydicom.Dataset) -> None:
+    """Refuse what is not a photograph of one frame."""
+    if dataset.SOPClassUID not in PHOTOGRAPHS:
+        raise PictureError("is not a photograph")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise PictureError("holds several frames, and photographs of one frame are read")
+    _check_size(dataset)
 
 
-def referenced(header: pydicom.Dataset) -> str:
-    """Return the identifier of the photograph that a segmentation belongs to."""
-    return str(header.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID)
-
-
-def check_photograph(header: pydicom.Dataset) -> None:
-    """Raise PictureError unless a header is that of a photograph of one frame that fits into memory."""
-    if header.SOPClassUID not in PHOTOGRAPHS:
-        raise PictureError("it is not a photograph")
-    if int(header.get("NumberOfFrames") or 1) != 1:
-        raise PictureError("it holds several frames")
-    if not 0 < int(header.Rows) * int(header.Columns) <= MAX_PIXELS:
-        raise PictureError(f"it has {header.Columns} x {header.Rows} pixels")
-
-
-def read_header(path: Path) -> pydicom.Dataset:
-    """Read all but the pixels; raises PictureError and any of `DAMAGED`."""
-    return _read(path, stop_before_pixels=True)
+def _check_size(dataset: pydicom.Dataset) -> None:
+    """Refuse what does not fit into memory, before any is taken."""
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not 0 < int(dataset.Rows) * int(dataset.Columns) * frames <= MAX_PIXELS:
+        raise PictureError(f"has {dataset.Columns} x {dataset.Rows} pixels, more than are read")
 
 
 def _read(path: Path, **options: Any) -> pydicom.Dataset:
-    """Read a file without running into bombs or drowning in warnings."""
-    reader = _pydicom()
+    """Read a file that may be a bomb; inside `_guarded` only."""
+    dicom = _pydicom()
     if path.stat().st_size > MAX_BYTES:
-        raise PictureError("it is too large")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        meta = reader.filereader.read_file_meta_info(path)
-        if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
-            raise PictureError("it is deflated, which is not read")
-        dataset: pydicom.Dataset = reader.dcmread(path, **options)
+        raise PictureError(f"is larger than {MAX_BYTES // 1024**2} MB")
+    meta = dicom.filereader.read_file_meta_info(path)
+    if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
+        raise PictureError("is deflated as a whole, which is not read")
+    dataset: pydicom.Dataset = dicom.dcmread(path, **options)
     return dataset
+
+
+@contextlib.contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Turn whatever pydicom raises into a PictureError; elements are decoded only when they are asked for.
+
+    What pydicom itself says is dropped, its warnings and log included: it quotes names of patients.
+    """
+    own = _pydicom().errors
+    try:
+        with _quiet():
+            yield
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error
+    except (own.InvalidDicomError, own.BytesLengthException, *_DAMAGED) as error:
+        raise PictureError(f"{path}: is damaged, or of a kind that is not read") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _pydicom() -> ModuleType:
@@ -226,20 +300,21 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
     ------
     DatasetError
         When the record did not come as DICOM.
+    PictureError
+        When its file cannot be read any more.
     """
     dicom = _pydicom()
     if record.origin is None:
         raise DatasetError(f"{record.name} did not come as DICOM; export it in another format.")
-    try:
-        source = read_header(record.origin)
-    except (PictureError, *DAMAGED) as error:
-        raise DatasetError(f"{record.origin} cannot be read any more ({error}).") from error
     clean: pydicom.Dataset = dicom.Dataset()
-    for keyword in KEPT:
-        if keyword in source:
-            clean[keyword] = source[keyword]
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        setattr(clean, keyword, dicom.uid.generate_uid(entropy_srcs=[salt, str(source.get(keyword, ""))]))
+    with _guarded(record.origin):
+        source = _read(record.origin, stop_before_pixels=True)
+        for keyword in KEPT:
+            if keyword in source:
+                clean[keyword] = source[keyword]
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            old = str(source.get(keyword, ""))
+            setattr(clean, keyword, dicom.uid.generate_uid(entropy_srcs=[salt, old]))
     for keyword in (
         "StudyDate",
         "StudyTime",
