@@ -5,7 +5,6 @@ Pure functions of a `Snapshot`: they know neither napari nor Qt, and run in any 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -171,13 +170,8 @@ def within(probability: Probability, box: Box, window: Box, level: float) -> Pro
 
 def inside(click: Click, shape: tuple[int, ...]) -> bool:
     """Tell whether a click lies in the picture."""
-    row, col = pixel_of(click)
+    row, col = click.pixel
     return 0 <= row < shape[0] and 0 <= col < shape[1]
-
-
-def pixel_of(click: Click) -> tuple[int, int]:
-    """Give the pixel that a click lies on."""
-    return math.floor(click.row + 0.5), math.floor(click.col + 0.5)
 
 
 def _draw(
@@ -196,7 +190,7 @@ def _draw(
 
 def _agrees(answer: Answer, click: Click, level: float) -> bool:
     """Tell whether an answer, before it is cleaned, agrees with a click."""
-    row, col = pixel_of(click)
+    row, col = click.pixel
     if not inside(click, answer.shape[-2:]):
         return True
     row, col = row - answer.top, col - answer.left
@@ -221,7 +215,7 @@ def _released(snapshot: Snapshot, clicks: Sequence[Click]) -> NDArray[np.bool_]:
     """Give what stays decided by hand when clicks say otherwise about some of it."""
     hand, lesion = snapshot.hand, None
     for click in clicks:
-        pixel = pixel_of(click)
+        pixel = click.pixel
         if inside(click, hand.shape) and hand[pixel] and (snapshot.mask[pixel] > 0) != click.positive:
             lesion = snapshot.mask > 0 if lesion is None else lesion
             hand = hand & ~part_at(hand & (lesion == lesion[pixel]), pixel)

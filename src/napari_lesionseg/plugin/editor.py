@@ -35,7 +35,7 @@ from napari_lesionseg.plugin.answers import Answer
 from napari_lesionseg.plugin.edits import write_masks
 from napari_lesionseg.plugin.history import Find, History, Snapshot
 from napari_lesionseg.plugin.layers import fits, read_frame
-from napari_lesionseg.plugin.marks import ClickMarks
+from napari_lesionseg.plugin.marks import Marks
 from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.types import Box, ByteImage, Click, LabelImage, Probability
 
@@ -151,12 +151,12 @@ class OutlineEditor:
     ) -> None:
         if labels.ndim != 2 or not fits(labels, picture):
             raise MaskError(
-                f"“{labels.name}” does not fit “{picture.name}”; single pictures can be corrected, not stacks."
+                f"“{labels.name}” does not fit “{picture.name}”; single pictures are corrected, not stacks."
             )
-        self._viewer, self.picture, self.labels = viewer, picture, labels
+        self.viewer, self.picture, self.labels = viewer, picture, labels
         self._model = model
         self._encoded: EncodedPicture | None = None
-        self._marks = ClickMarks(viewer, labels)
+        self.marks = Marks(labels)
         self._no_hand = np.zeros(labels.data.shape, dtype=bool)
         self._history = History(Snapshot(self._layer_mask(), self._no_hand, config, level=self._own_level()))
         self._waiting: deque[_Wish] = deque()
@@ -194,6 +194,16 @@ class OutlineEditor:
     def model(self) -> Model | None:
         """The network that is asked."""
         return self._model
+
+    @property
+    def has_outline(self) -> bool:
+        """Whether any pixel is outlined."""
+        return bool(self._now.mask.any())
+
+    @property
+    def has_prediction(self) -> bool:
+        """Whether there is an outline of the network's own to go back to."""
+        return self._now.prediction is not None
 
     @property
     def is_busy(self) -> bool:
@@ -298,8 +308,11 @@ class OutlineEditor:
         positive : bool
             Whether the line belongs to the lesion.
         """
-        spacing = SPACING * float(np.hypot(*self._now.mask.shape))
-        self._add_clicks([Click(row, col, positive) for row, col in mask_tools.thin_path(points, spacing)])
+        self._add_clicks(self._row(points, positive))
+
+    def preview(self, points: Sequence[tuple[float, float]], positive: bool = True) -> None:
+        """Show the clicks that a line would make, while it is being drawn."""
+        self._show_clicks(self._row(points, positive))
 
     def remove_last_click(self) -> None:
         """Take the last click, or row of clicks, back; the strokes painted since stay."""
@@ -405,7 +418,7 @@ class OutlineEditor:
             return
         self._drop_work()
         self._closed = True
-        self._marks.close()
+        self.marks.close()
         self._encoded = None
         self._give_back()
 
@@ -429,7 +442,7 @@ class OutlineEditor:
 
     def _usable(self) -> bool:
         """Whether picture and outline are still in the viewer and fit each other."""
-        layers: Any = self._viewer.layers
+        layers: Any = self.viewer.layers
         present = not self._closed and self.labels in layers and self.picture in layers
         return present and self.labels.ndim == 2 and fits(self.labels, self.picture)
 
@@ -488,9 +501,9 @@ class OutlineEditor:
         self._show_clicks()
         self.changed.emit(kind)
 
-    def _show_clicks(self) -> None:
+    def _show_clicks(self, more: Sequence[Click] = ()) -> None:
         unanswered = [click for wish in (*self._flying, *self._waiting) for click in wish.clicks]
-        self._marks.show([*self._now.clicks, *unanswered])
+        self.marks.show([*self._now.clicks, *unanswered, *more])
 
     def _change(self, name: str, row: float | None, col: float | None) -> None:
         """Apply a tool that makes a mask of a mask."""
@@ -553,6 +566,11 @@ class OutlineEditor:
         return self._model.card.threshold if self._model is not None else 0.5
 
     # The network
+
+    def _row(self, points: Sequence[tuple[float, float]], positive: bool) -> list[Click]:
+        """Turn a drawn line into a row of clicks."""
+        spacing = SPACING * float(np.hypot(*self._now.mask.shape))
+        return [Click(row, col, positive) for row, col in mask_tools.thin_path(points, spacing)]
 
     def _add_clicks(self, clicks: Sequence[Click]) -> None:
         shape = self._now.mask.shape

@@ -1,90 +1,131 @@
-"""Clicks shown as small points over the outline."""
+"""Clicks and the box being drawn, shown over the outline.
+
+They are an overlay of the outline's layer: neither a layer of their own, which would stand in the list and be
+saved with the others, nor pixels. napari has no public way to add a kind of overlay, so its table of visuals
+is extended here, in this one place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from napari.layers import Labels, Points
+from napari._vispy.overlays.base import LayerOverlayMixin, VispySceneOverlay
+from napari._vispy.utils.visual import overlay_to_visual
+from napari.components.overlays.base import SceneOverlay
+from napari.layers import Labels
+from numpy.typing import NDArray
+from vispy.scene.visuals import Compound, Line, Markers
 
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import Box, Click
 
-if TYPE_CHECKING:
-    from napari.components import ViewerModel
+BELONGS, DOES_NOT = "#00b386", "#ff6a00"
+"""After Okabe and Ito's bluish green and vermilion: told apart by all kinds of colour vision, and by shape."""
 
-BELONGS, DOES_NOT = "#009e73", "#d55e00"
-"""Okabe and Ito's bluish green and vermilion: told apart with every kind of colour vision."""
+_NAME = "lesionseg_marks"
+_SIZE = 11.0
+_NOWHERE = np.zeros((1, 2))
 
-_SYMBOLS = {True: "disc", False: "x"}
+
+class MarksOverlay(SceneOverlay):
+    """What is shown: clicks, oldest first, and a box.
+
+    Attributes
+    ----------
+    clicks : tuple of (float, float, bool)
+        Row, column, and whether it belongs.
+    box : tuple of int, optional
+        Top, left, bottom, right.
+    """
+
+    clicks: tuple[tuple[float, float, bool], ...] = ()
+    box: tuple[int, int, int, int] | None = None
 
 
-class ClickMarks:
-    """Points for the clicks of one picture, in a layer that is there only while there are clicks.
+class VispyMarks(LayerOverlayMixin, VispySceneOverlay):  # type: ignore[misc]
+    """The marks as they are drawn: a disc belongs, a cross does not."""
+
+    def __init__(self, **options: Any) -> None:
+        self._belonging, self._not, self._line = Markers(pos=_NOWHERE), Markers(pos=_NOWHERE), Line()
+        super().__init__(node=Compound([self._line, self._belonging, self._not]), **options)
+        self.overlay.events.clicks.connect(self._on_clicks_change)
+        self.overlay.events.box.connect(self._on_box_change)
+        self.reset()
+
+    def reset(self) -> None:
+        """Draw everything."""
+        super().reset()
+        self._on_clicks_change()
+        self._on_box_change()
+
+    def close(self) -> None:
+        """Let go of the overlay."""
+        self.overlay.events.clicks.disconnect(self._on_clicks_change)
+        self.overlay.events.box.disconnect(self._on_box_change)
+        super().close()
+
+    def _on_clicks_change(self) -> None:
+        for markers, positive, colour, symbol in (
+            (self._belonging, True, BELONGS, "disc"),
+            (self._not, False, DOES_NOT, "x"),
+        ):
+            places = [(row, col) for row, col, belongs in self.overlay.clicks if belongs == positive]
+            markers.visible = bool(places)
+            if places:
+                markers.set_data(
+                    self._on_canvas(places),
+                    face_color=colour,
+                    edge_color="white" if positive else colour,
+                    edge_width=1.5,
+                    size=_SIZE,
+                    symbol=symbol,
+                )
+        self.node.update()
+
+    def _on_box_change(self) -> None:
+        self._line.visible = self.overlay.box is not None
+        if self.overlay.box is not None:
+            top, left, bottom, right = self.overlay.box
+            corners = [(top, left), (top, right), (bottom, right), (bottom, left), (top, left)]
+            self._line.set_data(self._on_canvas(corners) - 0.5, color="white", width=2)
+
+    def _on_canvas(self, places: Sequence[tuple[float, float]]) -> NDArray[np.floating]:
+        """Rows and columns of the picture as x and y of what the graphics card holds of it."""
+        points = np.asarray(places, dtype=float)
+        # Pictures too large for a texture are held smaller.
+        shrunk = self.layer._transforms["tile2data"]
+        return np.asarray(shrunk.inverse(points))[:, ::-1]
+
+
+overlay_to_visual[MarksOverlay] = VispyMarks
+
+
+class Marks:
+    """The clicks of one picture, and the box being drawn in it.
 
     Parameters
     ----------
-    viewer : napari.components.ViewerModel
-        Where they are shown.
     labels : napari.layers.Labels
-        The outline they belong to; they are placed as it is.
+        The outline they belong to.
     """
 
-    def __init__(self, viewer: ViewerModel, labels: Labels) -> None:
-        self._viewer, self._labels = viewer, labels
-        self._layer: Points | None = None
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self.overlay = MarksOverlay(visible=True)
+        labels._overlays[_NAME] = self.overlay
 
     def show(self, clicks: Sequence[Click]) -> None:
         """Show these clicks and no others."""
-        layers: Any = self._viewer.layers
-        if not clicks or self._labels not in layers:
-            self.close()
-            return
-        if self._layer is None or self._layer not in layers:
-            self._layer = self._new_layer()
-            with _same_selection(layers):
-                layers.insert(layers.index(self._labels) + 1, self._layer)
-        self._layer.data = np.array([(click.row, click.col) for click in clicks])
-        colours = [BELONGS if click.positive else DOES_NOT for click in clicks]
-        self._layer.face_color = colours
-        self._layer.symbol = [_SYMBOLS[click.positive] for click in clicks]
-        self._layer.selected_data = set()
+        self.overlay.clicks = tuple((click.row, click.col, click.positive) for click in clicks)
+
+    def show_box(self, box: Box | None) -> None:
+        """Show a box, or none."""
+        self.overlay.box = None if box is None else (box.top, box.left, box.bottom, box.right)
 
     def close(self) -> None:
-        """Take the points away."""
-        layer, self._layer = self._layer, None
-        layers: Any = self._viewer.layers
-        if layer is not None and layer in layers:
-            with _same_selection(layers):
-                layers.remove(layer)
-
-    def _new_layer(self) -> Points:
-        labels = self._labels
-        return Points(
-            ndim=2,
-            name="clicks",
-            size=9,
-            border_color="white",
-            border_width=0.15,
-            canvas_size_limits=(7, 11),
-            affine=labels.affine,
-            scale=labels.scale,
-            translate=labels.translate,
-            rotate=labels.rotate,
-            shear=labels.shear,
-            units=labels.units,
-        )
-
-
-@contextmanager
-def _same_selection(layers: Any) -> Iterator[None]:
-    """Leave the selection of layers as it is: the outline stays the one that is drawn into."""
-    selected, active = set(layers.selection), layers.selection.active
-    yield
-    kept = {layer for layer in selected if layer in layers}
-    layers.selection.clear()
-    layers.selection.update(kept)
-    if active in kept:
-        layers.selection.active = active
-        layers.selection.update(kept)
+        """Take everything away."""
+        self.show([])
+        self.show_box(None)
+        if self._labels._overlays.get(_NAME) is self.overlay:
+            del self._labels._overlays[_NAME]
