@@ -126,6 +126,9 @@ class FineTuneConfig(LearningConfig):
         min_length=1,
         description="Shares of the way from old to new weights that are tried on the held-out pictures.",
     )
+    unmeasured_share: float = Field(
+        0.5, gt=0, le=1, description="Share of the way that is gone when no picture can be held out."
+    )
     size: int | None = Field(None, ge=32, description="Side of the training pictures; None: the model's own.")
     batch_size: int = Field(8, ge=1, description="Pictures a step.")
     encoder_lr: float = Field(1e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")

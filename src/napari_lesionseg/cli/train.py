@@ -19,12 +19,11 @@ from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
 from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem, assign_parts
-from napari_lesionseg.engine.training import EpochResult, Trainer
+from napari_lesionseg.engine.training import EpochResult, Trainer, write_model
 from napari_lesionseg.errors import LesionSegError, TrainingError
-from napari_lesionseg.files import sha256_file, write_atomically
+from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.types import Pair
 
@@ -229,18 +228,3 @@ def _data_record(pairs: Sequence[Pair]) -> dict[str, Any]:
     for pair in sorted(pairs, key=lambda pair: (pair.stem, pair.image.name)):
         digest.update(sha256_file(pair.image).encode() + sha256_file(pair.mask).encode())
     return {"pairs": len(pairs), "sha256": digest.hexdigest()}
-
-
-def write_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> None:
-    """Write a model atomically.
-
-    Raises
-    ------
-    TrainingError
-        If the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, checkpoint_bytes(network, card))
-    except OSError as error:
-        raise TrainingError(f"The model cannot be written to {path}: {error.strerror}.") from error

@@ -36,15 +36,17 @@ class Fold:
     held_out: tuple[CachedPair, ...]
 
 
-def make_folds(
-    pairs: Sequence[CachedPair], items: Iterable[SplitItem], folds: int, seed: int
-) -> tuple[Fold, ...]:
+NEVER = -1
+"""Fold of a picture that is never held out."""
+
+
+def deal_out(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed: int) -> list[int]:
     """Deal pictures into folds; pictures of one patient stay together.
 
     Parameters
     ----------
-    pairs : sequence of CachedPair
-        With different stems.
+    stems : sequence of str
+        Names of the pictures, all different.
     items : iterable of SplitItem
         What is known of their patients; pictures that are not among them stand alone.
     folds : int
@@ -54,22 +56,33 @@ def make_folds(
 
     Returns
     -------
-    tuple of Fold
-        One without anything held out when all pictures are of one patient.
+    list of int
+        Fold of each picture; `NEVER` for all when they are of one patient.
     """
     known = {item.stem: item for item in items}
-    mine = [known.get(pair.stem, SplitItem(pair.stem)) for pair in pairs]
-    groups, _ = group_items(mine)
-    count = min(folds, len(groups))
+    mine = [known.get(stem, SplitItem(stem)) for stem in stems]
+    count = min(folds, len(group_items(mine)[0]))
     if count < 2:
-        return (Fold(tuple(pairs), ()),)
+        return [NEVER] * len(stems)
     fold_of = assign_folds(mine, count, seed=seed)
+    return [fold_of[stem] for stem in stems]
+
+
+def make_folds(pairs: Sequence[CachedPair], fold_of: Sequence[int]) -> tuple[Fold, ...]:
+    """Say for each fold what is learned from and what is held out.
+
+    Parameters
+    ----------
+    pairs : sequence of CachedPair
+    fold_of : sequence of int
+        Fold in which each is held out, or `NEVER`.
+    """
     return tuple(
         Fold(
-            tuple(pair for pair in pairs if fold_of[pair.stem] != fold),
-            tuple(pair for pair in pairs if fold_of[pair.stem] == fold),
+            tuple(pair for pair, own in zip(pairs, fold_of, strict=True) if own != fold),
+            tuple(pair for pair, own in zip(pairs, fold_of, strict=True) if own == fold),
         )
-        for fold in range(count)
+        for fold in range(max(0, max(fold_of)) + 1)
     )
 
 
@@ -123,7 +136,7 @@ class Ensemble:
 
     def _weights_of(self, learner: Learner) -> dict[str, Tensor]:
         state = learner.averaged_network.state_dict()
-        return {name: state[name].detach().to("cpu", copy=True) for name in self._changing}
+        return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in self._changing}
 
     def member(self, index: int, weights: Weights, share: float) -> Model:
         """Return a copy's model, ``share`` of the way from the parent's weights to its own."""

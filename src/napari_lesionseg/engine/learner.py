@@ -82,7 +82,9 @@ class Learner:
     @property
     def averaged_network(self) -> SegmentationNetwork:
         """The network with the moving average of the weights, for evaluation: the one to keep."""
-        network: SegmentationNetwork = self._average.module if self._average else self.network
+        if self._average is None:
+            return self.network.eval()
+        network: SegmentationNetwork = self._average.module
         return network.eval()
 
     def step(self, batch: Batch, number: int, rate: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.engine.corrections import LeftOut
 
 STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
 MEASURING_SHARE = 0.2  # of a budget, at most, goes into measuring the held-out pictures
@@ -35,7 +36,7 @@ class Plan:
         Side of the training pictures in pixels.
     device : str
         Such as "CPU, 2 threads".
-    left_out : tuple of (str, str)
+    left_out : tuple of LeftOut
         Pictures that cannot be used, and why.
     """
 
@@ -48,7 +49,7 @@ class Plan:
     step_seconds: float
     size: int
     device: str
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +129,13 @@ def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
     return len(config.shares) * costs.measuring
 
 
-def planned_seconds(config: FineTuneConfig, copies: int, schedule: Schedule, costs: Costs) -> float:
-    """Estimate the working time in all."""
-    learning = copies * schedule.steps * costs.step * SPARE
-    measuring = schedule.rounds * costs.measuring + closing_seconds(config, costs)
-    return costs.spent + learning + measuring
+def planned_seconds(
+    config: FineTuneConfig, copies: int, schedule: Schedule, done: int, costs: Costs
+) -> float:
+    """Estimate the working time in all, when each copy has ``done`` steps behind it."""
+    left = Schedule(schedule.steps - done, schedule.per_round)
+    learning = copies * left.steps * costs.step * SPARE
+    return costs.spent + learning + left.rounds * costs.measuring + closing_seconds(config, costs)
 
 
 def shortened(config: FineTuneConfig, schedule: Schedule, done: int, copies: int, costs: Costs) -> Schedule:

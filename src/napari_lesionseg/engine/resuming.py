@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
@@ -14,36 +15,60 @@ from safetensors.torch import save
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, Settings
+from napari_lesionseg.engine.training import EpochResult
+from napari_lesionseg.engine.validation import ValidationScores
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.files import write_atomically
 
 STATE_KEY = "lesionseg_fine_tuning"
 
 
-class SavedRound(Settings):
-    """One point of the curve."""
+class SavedScores(Settings):
+    """Scores on the held-out pictures; see `ValidationScores`."""
 
+    dice: float
+    jaccard: float
+    failures: float
+
+
+class SavedRound(Settings):
+    """One point of the curve; see `EpochResult`."""
+
+    epoch: int
+    epochs: int
     step: int
+    progress: float
     seconds: float
     loss: float
-    dice: float | None = None
-    jaccard: float | None = None
-    failures: float | None = None
+    size: int
+    validation: SavedScores | None
+
+    @classmethod
+    def of(cls, result: EpochResult) -> SavedRound:
+        """Take over a result."""
+        return cls.model_validate(dataclasses.asdict(result))
+
+    def result(self) -> EpochResult:
+        """Give the result back."""
+        scores = ValidationScores(**self.validation.model_dump()) if self.validation else None
+        return EpochResult(**self.model_dump(exclude={"validation"}), validation=scores)
 
 
 class Unfinished(Settings):
     """What is known of an unfinished fine-tuning without loading its weights."""
 
     parent: str = Field(description="Hash of the weights it started from.")
-    pictures: tuple[str, ...] = Field(description="Hashes of the pictures with their labels, in their order.")
+    pictures: tuple[str, ...] = Field(description="Hashes of the pictures with their masks, in their order.")
+    folds: tuple[int, ...] = Field(description="The fold that each picture is held out in; -1: in none.")
     config: FineTuneConfig
     steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
+    per_round: int = Field(ge=1, description="Steps between two points of the curve.")
     step: int = Field(ge=0, description="Steps done.")
     seconds: float = Field(ge=0, description="Working time so far.")
-    size: int = Field(ge=32, description="Side of the training pictures.")
-    step_seconds: float = Field(ge=0, description="Time a step took when it was planned.")
-    rounds: tuple[SavedRound, ...] = ()
-    best: int | None = Field(None, description="Index of the best round.")
+    step_seconds: float = Field(ge=0, description="Time of a step, as it was planned with.")
+    measuring_seconds: float = Field(ge=0, description="Time of measuring all held-out pictures once.")
+    rounds: tuple[SavedRound, ...]
+    best: int | None = Field(description="Index of the best round.")
     saved: datetime.datetime
 
     @property
