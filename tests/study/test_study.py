@@ -212,6 +212,17 @@ def test_a_mask_never_lands_on_another_picture(
     assert [problem.file for problem in study.check()] == [f"masks/{pictures[0]}/{first.revision}.png"]
 
 
+def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_signed(
+    study: Study, pictures: list[str], outline: np.ndarray
+) -> None:
+    entry = study.approve(pictures[0], outline).approved
+    assert entry is not None
+    path = study.revision_path(entry)
+    Image.fromarray(np.asarray(Image.open(path))).save(path, compress_level=0)
+    with pytest.raises(StudyError, match="not the one that was saved"):
+        study.outline(pictures[0])
+
+
 def forge(study: Study, **change: object) -> Study:
     """Change the last line of the journal with outlines, and open the study anew."""
     for path in (study.folder / "journal").iterdir():
