@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "segment built-in sample pictures and show them",
     "segment": "outline the lesions of pictures",
     "train": "train a network on pictures with masks",
+    "finetune": "let a model learn from corrected pictures",
     "evaluate": "measure a model on pictures with masks",
     "models": "list, add, rename or remove models",
 }

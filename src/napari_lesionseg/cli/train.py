@@ -12,9 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from napari_lesionseg.cli.console import progress_bar, say, say_error
+from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
 from napari_lesionseg.data.pairing import find_pairs
@@ -72,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train and write the model."""
+    check_out(options.out)
     config = read_recipe(options)
     pairs, held_out = _find_all(options)
     side = max(size for _, size in config.sizes)
@@ -125,27 +125,12 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
     path = source if source.is_file() else Path(options.recipe)
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        settings |= {name: _value(text) for name, _, text in (item.partition("=") for item in options.set)}
-        named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
-        return TrainConfig.model_validate(
-            settings | {name: value for name, value in named.items() if value is not None}
-        )
     except OSError as error:
         raise TrainingError(f"There is no recipe '{options.recipe}'.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise TrainingError(
-            f"The setting '{'.'.join(map(str, first['loc']))}' is wrong: {first['msg']}."
-        ) from error
     except ValueError as error:
         raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
+    return make_settings(TrainConfig, settings, parse_changes(options.set), named)
 
 
 def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:

@@ -1,0 +1,184 @@
+"""``lesionseg finetune``: let a model learn from corrected pictures."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
+
+from napari_lesionseg.cli.console import progress_bar, say, say_error
+from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.engine.candidate import Candidate
+from napari_lesionseg.engine.course import Progress
+from napari_lesionseg.engine.finetuning import FineTuning, fine_tune
+from napari_lesionseg.engine.inference import Model, load_model
+from napari_lesionseg.engine.planning import Plan
+from napari_lesionseg.engine.training import EpochResult, StepResult, write_model
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.types import Pair
+
+EXAMPLE = """examples:
+  lesionseg finetune pictures/ --masks corrected/ --out our-clinic.safetensors --seconds 60
+  lesionseg models add our-clinic.safetensors"""
+DOING = {"reading": "Reading", "measuring": "Measuring", "timing": "Timing", "comparing": "Comparing"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("images", nargs="+", help="folders of pictures; those without a mask are left out")
+    parser.add_argument(
+        "--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
+    parser.add_argument(
+        "--model", help="a registered model or a .safetensors file (default: the shipped one)"
+    )
+    parser.add_argument("--seconds", type=float, help="budget in seconds")
+    parser.add_argument("--epochs", type=int, help="times every picture is seen (default: as does good)")
+    _add_rarer_arguments(parser)
+
+
+def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE",
+        help="CSV file with the columns picture (name without suffix) and patient, who is never torn apart",
+    )
+    parser.add_argument("--val-images", nargs="+", default=[], help="folders of pictures to measure on only")
+    parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the training"
+    )
+    parser.add_argument("--name", help="name of the model (default: the file's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
+    parser.add_argument(
+        "--insist", action="store_true", help="write what was learned even if it is no better than before"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fine-tune and write the model; 1 if some pictures could not be used."""
+    check_out(options.out)
+    named = {"epochs": options.epochs, "max_seconds": options.seconds}
+    config = make_settings(FineTuneConfig, parse_changes(options.set), named)
+    pairs = _find(options.images, options.masks or [])
+    held_out = _find(options.val_images, options.val_masks) if options.val_images else []
+    model = load_model(options.model, options.device)
+    tuning = fine_tune(
+        model,
+        pairs,
+        config,
+        items=read_patients(options.patients) if options.patients else (),
+        held_out=held_out,
+        state_path=options.out.with_suffix(".state.safetensors"),
+        resume=options.resume,
+    )
+    _show(tuning)
+    _write(options, model, tuning.candidate())
+    tuning.forget()
+    return 1 if tuning.left_out else 0
+
+
+def _find(images: Sequence[str], masks: Sequence[str]) -> list[Pair]:
+    if masks and len(masks) != len(images):
+        raise TrainingError("Give one folder of masks for each folder of pictures, in the same order.")
+    pairs: list[Pair] = []
+    without = 0
+    for index, folder in enumerate(images):
+        found = find_pairs([folder], [masks[index]] if masks else None)
+        without += len(found.without_mask)
+        pairs += found.pairs
+    if without:
+        say(f"{without} pictures have no mask and are left out")
+    return pairs
+
+
+def read_patients(path: Path) -> list[SplitItem]:
+    """Read which pictures are of one patient.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file with the columns ``picture`` and ``patient``.
+
+    Raises
+    ------
+    TrainingError
+        If it cannot be read or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            return [SplitItem(row["picture"], patient=row["patient"] or None) for row in rows]
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise TrainingError(f"{path} is no CSV file with the columns picture and patient.") from error
+
+
+def _show(tuning: FineTuning) -> None:
+    """Drive the training, with a line for every point of the curve."""
+    with progress_bar("Reading", 1) as (progress, task):
+        for event in tuning.steps():
+            if isinstance(event, Progress):
+                label = DOING[event.stage]
+                progress.update(task, description=label, completed=event.done, total=event.total)
+            elif isinstance(event, Plan):
+                _tell_plan(event)
+            elif isinstance(event, StepResult):
+                _advance(progress, task, event, tuning.plan)
+            else:
+                say(describe_round(event))
+    for problem in tuning.problems:
+        say_error(problem)
+
+
+def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan | None) -> None:
+    total = plan.steps if plan else event.step
+    progress.update(task, description="Learning", completed=event.step, total=total)
+
+
+def _tell_plan(plan: Plan) -> None:
+    for picture in plan.left_out:
+        say_error(picture.reason)
+    held_out = f"{len(plan.held_out)} held out" + (" in turn" if plan.folds > 1 else "")
+    say(
+        f"{plan.pictures} pictures to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
+        f"about {plan.seconds:.0f} s on {plan.device}"
+    )
+
+
+def describe_round(result: EpochResult) -> str:
+    """Describe a point of the curve in one line."""
+    text = f"round {result.epoch}/{result.epochs}  {result.seconds:6.0f} s  loss {result.loss:.4f}"
+    scores = result.validation
+    if scores is None:
+        return text
+    return f"{text}  held out: Dice {scores.dice:.4f}  Jaccard {scores.jaccard:.4f}"
+
+
+def _write(options: argparse.Namespace, model: Model, candidate: Candidate) -> None:
+    """Write the new model, or the old one where the held-out pictures say that the new one is worse."""
+    say(candidate.reason)
+    worse = candidate.comparison is not None and not candidate.offered
+    if worse and not options.insist:
+        write_model(options.out, model.network, _named(model.card, options))
+        say(f"{options.out} written: it is the model as it was (--insist writes the new one)")
+        return
+    write_model(options.out, candidate.model.network, _named(candidate.model.card, options))
+    say(f"{options.out} written")
+
+
+def _named(card: ModelCard, options: argparse.Namespace) -> ModelCard:
+    return card.model_copy(update={"name": (options.name or options.out.stem)[:100]})
