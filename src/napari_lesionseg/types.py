@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -34,6 +35,11 @@ class Click:
     row: float
     col: float
     positive: bool = True
+
+    @property
+    def pixel(self) -> tuple[int, int]:
+        """Row and column of the pixel the point lies in; it need not be inside the picture."""
+        return math.floor(self.row + 0.5), math.floor(self.col + 0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,5 +62,6 @@ def normalise(
     image: ByteImage, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """Turn a picture (H, W, 3) in 0 to 255 into the (3, H, W) float32 that a network was trained on."""
-    scaled = (image.astype(np.float32) / 255.0 - np.float32(mean)) / np.float32(std)
+    centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    scaled: NDArray[np.float32] = (image.astype(np.float32) / np.float32(255) - centre) / spread
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))

@@ -1,18 +1,30 @@
-"""Clicks: the planes a network sees them as, the promise to honour them, and a simulated reader who sets them."""
+"""Clicks: the planes a network sees them as, the promise to honour them, and a simulated reader."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_lesionseg.engine.postprocessing import click_radius
 from napari_lesionseg.types import Click, Probability
 
 DISC_RADIUS = 5.0  # pixels at working size; discs of 5 px serve RITM (Sofiiuk et al. 2022) best
-HONOURED_RADIUS = 3.0  # pixels of the picture around a click that always agree with it
-MIN_ERROR_PIXELS = 1
+
+
+def clicks_inside(clicks: Sequence[Click], shape: tuple[int, ...]) -> list[Click]:
+    """Leave out the clicks that lie outside a picture of ``shape`` (H, W), in pixels."""
+    return [c for c in clicks if 0 <= c.pixel[0] < shape[0] and 0 <= c.pixel[1] < shape[1]]
+
+
+def draw_disc(shape: tuple[int, int], row: float, col: float) -> NDArray[np.bool_]:
+    """Mark the pixels of planes of ``shape`` that stand for a click at (row, col); shape (h, w)."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    disc: NDArray[np.bool_] = (rows - row) ** 2 + (cols - col) ** 2 <= DISC_RADIUS**2
+    return disc
 
 
 def guidance_planes(
@@ -26,7 +38,7 @@ def guidance_planes(
     Parameters
     ----------
     clicks : sequence of Click
-        In pixels of the picture.
+        In pixels of the picture; those outside are ignored.
     previous : Probability, optional
         Shape ``planes_shape``; None: no previous outline.
     shape : (int, int)
@@ -40,39 +52,60 @@ def guidance_planes(
         float32 of shape (3, h, w) in [0, 1]: positive discs, negative discs, previous probability.
     """
     planes = np.zeros((3, *planes_shape), np.float32)
-    rows, cols = np.ogrid[: planes_shape[0], : planes_shape[1]]
-    for click in clicks:
+    for click in clicks_inside(clicks, shape):
         row = (click.row + 0.5) * planes_shape[0] / shape[0] - 0.5
         col = (click.col + 0.5) * planes_shape[1] / shape[1] - 0.5
-        disc = (rows - row) ** 2 + (cols - col) ** 2 <= DISC_RADIUS**2
-        planes[0 if click.positive else 1][disc] = 1
+        planes[0 if click.positive else 1][draw_disc(planes_shape, row, col)] = 1
     if previous is not None:
         planes[2] = previous
     return planes
 
 
 def honour_clicks(probability: Probability, clicks: Sequence[Click]) -> Probability:
-    """Return ``probability`` (H, W) with every positive click at 1 and every negative click at 0.
+    """Make a probability agree with every click.
 
-    The pixels around a click follow it with a weight that falls to nothing at `HONOURED_RADIUS`; where discs of
-    different sign meet, the later click counts.
+    Parameters
+    ----------
+    probability : Probability
+        Shape (H, W), or (C, H, W) with the background first.
+    clicks : sequence of Click
+        In pixels of the picture; those outside are ignored, and of several on one pixel the last counts.
+
+    Returns
+    -------
+    Probability
+        The lesion (all classes but the background together) has 1 at every positive click and 0 at every
+        negative one. The pixels around a click follow it with a weight that falls to nothing at
+        `click_radius`; where such discs meet, the later click counts. Without clicks the very same array.
     """
-    if not clicks:
+    inside = clicks_inside(clicks, probability.shape[-2:])
+    if not inside:
         return probability
-    honoured = probability.copy()
-    reach = int(np.ceil(HONOURED_RADIUS))
+    if probability.ndim == 2:
+        return _honour(probability, inside)
+    return _share_out(probability, _honour(1 - probability[0], inside))
+
+
+def _honour(probability: Probability, clicks: Sequence[Click]) -> Probability:
+    honoured, radius = probability.copy(), click_radius(probability.shape)
     for click in clicks:
-        row = int(np.clip(round(click.row), 0, probability.shape[0] - 1))
-        col = int(np.clip(round(click.col), 0, probability.shape[1] - 1))
-        window = np.s_[
-            max(0, row - reach) : min(row + reach + 1, probability.shape[0]),
-            max(0, col - reach) : min(col + reach + 1, probability.shape[1]),
-        ]
-        rows, cols = np.ogrid[window]
-        weight = np.clip(1 - np.hypot(rows - row, cols - col) / HONOURED_RADIUS, 0, 1).astype(np.float32)
-        part = honoured[window]
+        row, col = click.pixel
+        top, left = max(0, row - radius), max(0, col - radius)
+        part = honoured[top : row + radius + 1, left : col + radius + 1]
+        rows, cols = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        weight = np.clip(1 - np.hypot(rows - row, cols - col) / radius, 0, 1).astype(np.float32)
         part += (np.float32(click.positive) - part) * weight
+    for click in clicks:  # the disc of a later click may have run over an earlier one
+        honoured[click.pixel] = click.positive
     return honoured
+
+
+def _share_out(probability: Probability, lesion: Probability) -> Probability:
+    """Give the classes together the probability ``lesion`` (H, W), in the proportions they had."""
+    classes = probability[1:]
+    total = classes.sum(axis=0)
+    shares = np.divide(classes, total, out=np.full_like(classes, 1 / len(classes)), where=total > 0)
+    return np.concatenate([1 - lesion[None], shares * lesion])
 
 
 def next_click(
@@ -83,8 +116,8 @@ def next_click(
 ) -> Click | None:
     """Say where a reader would click next: at the centre of the largest wrong region.
 
-    The field's protocol (Xu et al. 2016, "Deep interactive object selection"; RITM): of the false-negative and
-    the false-positive pixels, the one deepest inside its region.
+    The field's protocol (Xu et al. 2016, "Deep interactive object selection"; RITM): of the false-negative
+    and the false-positive pixels, the one deepest inside its region.
 
     Parameters
     ----------
@@ -100,22 +133,36 @@ def next_click(
     Click or None
         None when nothing is wrong.
     """
-    missed, extra = _depth(truth & ~predicted), _depth(predicted & ~truth)
-    positive = bool(missed.max(initial=0) >= extra.max(initial=0))
-    depth = missed if positive else extra
-    deepest = float(depth.max(initial=0))
-    if deepest < MIN_ERROR_PIXELS:
+    missed, extra = _measure(truth & ~predicted), _measure(predicted & ~truth)
+    positive = missed.deepest >= extra.deepest
+    region = missed if positive else extra
+    if region.deepest == 0:
         return None
     if rng is None or jitter == 0:
-        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+        row, col = np.unravel_index(int(region.depth.argmax()), region.depth.shape)
     else:
-        choices = np.argwhere(depth >= deepest * (1 - jitter))
+        choices = np.argwhere((region.depth >= region.deepest * (1 - jitter)) & (region.depth > 0))
         row, col = choices[rng.integers(len(choices))]
-    return Click(float(row), float(col), positive)
+    return Click(float(region.top + row), float(region.left + col), positive)
 
 
-def _depth(region: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Distance in pixels of each pixel of ``region`` to the outside; the picture's border counts as outside."""
-    padded = np.pad(region, 1)
-    depth: NDArray[np.float32] = ndimage.distance_transform_edt(padded)[1:-1, 1:-1].astype(np.float32)
-    return depth
+class _Region(NamedTuple):
+    """How deep inside a region each pixel of its bounding box lies."""
+
+    depth: NDArray[np.float32]
+    top: int
+    left: int
+
+    @property
+    def deepest(self) -> float:
+        return float(self.depth.max(initial=0))
+
+
+def _measure(region: NDArray[np.bool_]) -> _Region:
+    """Measure how far each pixel of ``region`` is from the outside; the picture ends there as well."""
+    rows, cols = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    if not rows.size:
+        return _Region(np.zeros((0, 0), np.float32), 0, 0)
+    box = region[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    depth = ndimage.distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
+    return _Region(depth.astype(np.float32), int(rows[0]), int(cols[0]))

@@ -27,7 +27,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     Parameters
     ----------
     name : str or torch.device
-        "auto" takes CUDA, then Apple's MPS, then the CPU.
+        "auto" takes CUDA, then Apple's MPS, then the CPU; "cuda:1" is the second graphics card.
 
     Raises
     ------
@@ -36,15 +36,15 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     """
     if isinstance(name, torch.device):
         return name
-    kind = name.split(":")[0]
-    if kind not in DEVICES:
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (number and not (kind == "cuda" and number.isdecimal())):
         raise DeviceError(f"There is no device '{name}'; choose one of {', '.join(DEVICES)}.")
     present = available_devices()
     if kind == "auto":
         return torch.device(next((device for device in ("cuda", "mps") if device in present), "cpu"))
-    if kind not in present:
+    if kind not in present or (number and int(number) >= torch.cuda.device_count()):
         raise DeviceError(
-            f"This machine has no {kind} device that torch can use; choose one of {', '.join(present)}."
+            f"This machine has no device '{name}' that torch can use; choose one of {', '.join(present)}."
         )
     return torch.device(name)
 
@@ -62,10 +62,9 @@ def describe_device(device: torch.device) -> str:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 arithmetic is quicker than float32 on ``device``."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager[None]:
@@ -80,3 +79,9 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
     """
     wanted = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch failed for want of memory: some devices have an error for it, others only words."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)

@@ -128,7 +128,7 @@ def _clicked(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bo
     """Map each clicked pixel inside the picture to whether its last click was positive."""
     pixels: dict[_Pixel, bool] = {}
     for click in clicks:
-        row, col = int(np.floor(click.row + 0.5)), int(np.floor(click.col + 0.5))
+        row, col = click.pixel
         if 0 <= row < shape[0] and 0 <= col < shape[1]:
             pixels[row, col] = click.positive
     return pixels

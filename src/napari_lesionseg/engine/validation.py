@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from napari_lesionseg.data.batches import CachedPair
-from napari_lesionseg.data.transforms import normalise, resize_picture, working_shape
-from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.engine.metrics import FAILURE_LIMIT
+from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.types import IGNORED, LabelImage
-from napari_lesionseg.engine.device import autocast
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,9 @@ class ValidationScores:
     dice: float
     jaccard: float
     failures: float
-    """Share of the pictures with a Jaccard below 0.65."""
+    """Share of the pictures with a Jaccard below `FAILURE_LIMIT`."""
 
 
-FAILURE = 0.65  # the ISIC 2018 challenge's threshold (Codella et al. 2019)
-
-
-@torch.inference_mode()
 def validate(
     network: SegmentationNetwork, card: ModelCard, pairs: Sequence[CachedPair], device: torch.device
 ) -> ValidationScores:
@@ -39,33 +35,25 @@ def validate(
     Parameters
     ----------
     network : SegmentationNetwork
-        In evaluation mode, on ``device``.
+        In evaluation mode; left as it is.
     card : ModelCard
         Working size and normalisation.
     pairs : sequence of CachedPair
         Held-out pictures; at least one.
     device : torch.device
-        Where the network is.
+        Where the work is done.
     """
-    overlaps = np.array([_jaccard(_outline(network, card, pair, device), pair.labels) for pair in pairs])
+    model = Model(network, card, device)
+    overlaps = np.array([_jaccard(_outline(model, pair), pair.labels) for pair in pairs])
     dice = 2 * overlaps / (1 + overlaps)
-    return ValidationScores(float(dice.mean()), float(overlaps.mean()), float((overlaps < FAILURE).mean()))
+    failures = float((overlaps < FAILURE_LIMIT).mean())
+    return ValidationScores(float(dice.mean()), float(overlaps.mean()), failures)
 
 
-def _outline(
-    network: SegmentationNetwork, card: ModelCard, pair: CachedPair, device: torch.device
-) -> NDArray[np.bool_]:
-    height, width = pair.labels.shape
-    small = resize_picture(pair.image, working_shape((height, width), card.working_size))
-    image = torch.from_numpy(normalise(small, card.mean, card.std))[None].to(device)
-    with autocast(device):
-        logits = network(image.contiguous(memory_format=torch.channels_last))
-    full = torch.nn.functional.interpolate(
-        logits.float(), (height, width), mode="bilinear", align_corners=False
-    )
-    probability = logits_to_probability(full)[0]
-    foreground = probability[0] if len(probability) == 1 else 1 - probability[0]
-    return (foreground >= 0.5).cpu().numpy()
+def _outline(model: Model, pair: CachedPair) -> NDArray[np.bool_]:
+    probability = model.predict(pair.image)
+    foreground = probability if probability.ndim == 2 else 1 - probability[0]
+    return foreground >= 0.5
 
 
 def _jaccard(predicted: NDArray[np.bool_], labels: LabelImage) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from napari_lesionseg.config import Settings
 
@@ -13,16 +13,28 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def _one_line(text: str) -> str:
+    """Refuse line breaks and control characters, which would garble terminals, tables and file names."""
+    if not text.isprintable():
+        raise ValueError("must be printable and on one line")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
 class ModelCard(Settings):
     """Everything needed to use a model's weights, and to judge them.
 
     A model of one class against the background has two class names and one output channel.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     format_version: int = Field(FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
-    name: str = Field("unnamed", min_length=1, max_length=100)
-    version: str = Field("1", description="Version of the weights.")
-    arch: str = Field("lite-unet", description="Name of the network.")
+    name: Line = Field("unnamed", min_length=1, max_length=100)
+    version: Line = Field("1", description="Version of the weights.")
+    arch: Line = Field("lite-unet", description="Name of the network.")
     arch_settings: dict[str, int] = Field(
         default_factory=dict, description="Settings of the network, such as its width."
     )
@@ -33,7 +45,7 @@ class ModelCard(Settings):
     std: tuple[float, float, float] = Field(
         IMAGENET_STD, description="Divides RGB after the mean was subtracted."
     )
-    classes: tuple[str, ...] = Field(("background", "lesion"), min_length=2, max_length=256)
+    classes: tuple[Line, ...] = Field(("background", "lesion"), min_length=2, max_length=256)
     threshold: float = Field(
         0.5, gt=0, lt=1, description="Probability above which a pixel belongs to the class."
     )
@@ -41,12 +53,12 @@ class ModelCard(Settings):
         1.0, gt=0, description="Divisor of the logits that makes probabilities calibrated."
     )
     test_time_flips: bool = Field(False, description="Average the picture with its mirror image.")
-    parent: str | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
+    parent: Line | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
     training: dict[str, Any] = Field(
         default_factory=dict, description="Command, settings, hashes and counts of the data."
     )
     scores: dict[str, Any] = Field(default_factory=dict, description="Scores by data set.")
-    licence: str = Field("unknown", description="Licence of the weights.")
+    licence: Line = Field("unknown", description="Licence of the weights.")
     notes: str = Field("", max_length=10_000)
 
     @field_validator("std")
@@ -55,6 +67,13 @@ class ModelCard(Settings):
         if min(std) <= 0:
             raise ValueError("std must be positive")
         return std
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_have_names_of_their_own(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes) or "" in classes:
+            raise ValueError("every class needs a name of its own")
+        return classes
 
     @property
     def out_channels(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.files import write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.factory import build_network
@@ -39,18 +39,49 @@ def checkpoint_bytes(network: SegmentationNetwork, card: ModelCard, *, half: boo
     card : ModelCard
         Its card.
     half : bool
-        Store floating-point tensors as float16, which loads bit-exactly as float32 what was stored.
+        Store filters as float16, in half the space; what was stored loads bit-exactly as float32. Biases and
+        the statistics of normalisation, a hundredth of the numbers, stay float32: their range is wider.
+
+    Raises
+    ------
+    CheckpointError
+        If a number of the network is not finite, or becomes so in float16.
     """
     return save(_storable(network, half=half), metadata={CARD_KEY: card.model_dump_json()})
 
 
 def _storable(network: SegmentationNetwork, *, half: bool) -> dict[str, Tensor]:
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    wanted = torch.float16 if half else torch.float32
-    return {
-        name: (tensor.to(wanted) if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in state.items()
-    }
+    stored = {}
+    for name, tensor in network.state_dict().items():
+        smaller = half and tensor.is_floating_point() and tensor.ndim > 1
+        kept = tensor.detach().to("cpu", torch.float16 if smaller else tensor.dtype)
+        if not bool(torch.isfinite(kept).all()):
+            raise CheckpointError(f"The network was not saved: '{name}' holds numbers that are not finite.")
+        stored[name] = kept.contiguous()
+    return stored
+
+
+def save_checkpoint(path: Path, network: SegmentationNetwork, card: ModelCard, *, half: bool = True) -> None:
+    """Write a model in one step: a crash leaves the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.safetensors`` file; missing folders are made.
+    network, card, half
+        See `checkpoint_bytes`.
+
+    Raises
+    ------
+    CheckpointError
+        If the network holds numbers that are not finite, or the file cannot be written.
+    """
+    payload = checkpoint_bytes(network, card, half=half)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, payload)
+    except OSError as error:
+        raise CheckpointError(f"The model cannot be written to {path}: {error.strerror}.") from error
 
 
 def read_card(path: Path) -> ModelCard:
@@ -61,16 +92,23 @@ def read_card(path: Path) -> ModelCard:
     CheckpointError
         If the file is missing, damaged, foreign or too large.
     """
-    _check_size(path)
+    check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path.name} is no readable model file ({error}).") from error
-    return _parse_card(path, metadata)
+    return parse_card(path, metadata)
 
 
-def _check_size(path: Path) -> None:
+def check_size(path: Path) -> None:
+    """Refuse what is no file, or one of an unreasonable size.
+
+    Raises
+    ------
+    CheckpointError
+        If so, or if it is not there.
+    """
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -81,19 +119,32 @@ def _check_size(path: Path) -> None:
         )
 
 
-def _parse_card(path: Path, metadata: dict[str, str]) -> ModelCard:
+def parse_card(path: Path, metadata: dict[str, str]) -> ModelCard:
+    """Read the card in a model file's metadata.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it is damaged or of a newer version.
+    """
     text = metadata.get(CARD_KEY)
     if text is None:
         raise CheckpointError(f"{path.name} has no model card: it was not written by napari-lesionseg.")
     if len(text) > MAX_CARD_CHARACTERS:
         raise CheckpointError(f"{path.name} has a model card of an unreasonable size.")
     try:
-        return ModelCard.model_validate(json.loads(text))
-    except (ValidationError, ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path.name} has a model card that this version cannot read ({first})."
-        ) from error
+        return ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        raise CheckpointError(_describe(path, error)) from error
+
+
+def _describe(path: Path, error: ValidationError) -> str:
+    """Say in one sentence why a card cannot be used: it is newer, or the first thing wrong with it."""
+    problems = error.errors(include_url=False, include_input=False)
+    if any(p["loc"] == ("format_version",) and p["type"] == "less_than_equal" for p in problems):
+        return f"{path.name} was made by a newer version of napari-lesionseg; update it to use this model."
+    place = ".".join(map(str, problems[0]["loc"])) or "the whole"
+    return f"{path.name} has a model card that cannot be read, at {place}: {problems[0]['msg']}."
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -115,18 +166,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
         With one sentence that says what is wrong with the file.
     """
     card = read_card(path)
-    network = build_network(card.arch, card.out_channels, **card.arch_settings)
+    network = _build_empty(path, card)
     expected = network.state_dict()
     try:
         with safe_open(path, framework="pt") as file:
             _check_tensors(path, file, expected)
-            state = {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
+            # Copies, not views of the mapped file, which may be replaced while the model is in use.
+            state = {name: file.get_tensor(name).to(expected[name].dtype, copy=True) for name in expected}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path.name} is damaged ({error}).") from error
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         raise CheckpointError(f"{path.name} is damaged: it holds numbers that are not finite.")
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)
     return Checkpoint(network.eval(), card)
+
+
+def _build_empty(path: Path, card: ModelCard) -> SegmentationNetwork:
+    """Build the network without memory for its weights, whatever size its card claims, and without chance."""
+    try:
+        with torch.device("meta"):
+            return build_network(card.arch, card.out_channels, **card.arch_settings)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path.name} has settings that no network '{card.arch}' takes.") from error
 
 
 def _check_tensors(path: Path, file: safe_open, expected: dict[str, Tensor]) -> None:

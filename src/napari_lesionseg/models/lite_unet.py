@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +24,16 @@ GUIDANCE_CHANNELS = (16, 24, 32, 48, 64)  # strides 2, 4, 8, 16, 32
 class GuidancePyramid(nn.Module):
     """Feature maps of the guidance planes at every stride of the encoder, added to its features.
 
-    The last convolution of each level starts at zero: an untrained pyramid leaves the automatic outline as it is.
-    Clicks enter the decoder only, so that a picture is encoded once and each further click costs the decoder alone.
+    The last convolution of each level starts at zero: an untrained pyramid leaves the automatic outline as it
+    is. Clicks enter the decoder only, so that a picture is encoded once and each further click costs the
+    decoder alone.
     """
 
     def __init__(self) -> None:
         super().__init__()
         channels = (GUIDANCE_PLANES, *GUIDANCE_CHANNELS)
         self.levels = nn.ModuleList(
-            conv_norm_act(before, after, stride=2)
-            for before, after in zip(channels, channels[1:], strict=False)
+            conv_norm_act(before, after, stride=2) for before, after in pairwise(channels)
         )
         self.projections = nn.ModuleList(
             nn.Conv2d(inner, outer, 1)
@@ -114,7 +115,7 @@ class LiteUNet(SegmentationNetwork):
         self.head = nn.Conv2d(DECODER_CHANNELS[-1], out_channels, 1)
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take features from a normalised image of shape (B, 3, H, W); the image is passed along for its size."""
+        """Take features from a normalised image (B, 3, H, W); the image is passed along for its size."""
         return (image, *self.encoder(image))
 
     def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
@@ -125,8 +126,8 @@ class LiteUNet(SegmentationNetwork):
         features : tuple of Tensor
             What `encode` gave.
         guidance : Tensor, optional
-            Shape (B, 3, H, W): discs at positive clicks, at negative clicks, and the previous probability, all
-            in [0, 1]. None: no clicks and no previous outline.
+            Shape (B, 3, H, W), values in [0, 1]: discs at positive clicks, at negative clicks, and the
+            previous probability. None: no clicks and no previous outline.
         """
         image, *maps = features
         if guidance is None:
@@ -135,7 +136,7 @@ class LiteUNet(SegmentationNetwork):
         coarse = self.context(deepest)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             coarse = block(coarse, skip)
-        return resize_like(self.head(coarse), image)
+        return resize_like(self.head(coarse), guidance)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the pretrained encoder."""
@@ -146,5 +147,5 @@ class LiteUNet(SegmentationNetwork):
         load_imagenet_weights(self.encoder)
 
     def early_modules(self, stages: int) -> list[nn.Module]:
-        """Modules of the encoder that training may leave as they are: its stem and first ``stages`` stages."""
+        """Modules that training may leave as they are: the encoder's stem and first ``stages`` stages."""
         return self.encoder.early_modules(stages)

@@ -1,7 +1,7 @@
 """The models a user has: the one that is shipped, and those in the user's own folder.
 
-A model is one file; the folder is the registry. Nothing else is stored, so that two programs may use it at once,
-and a damaged file is shown as damaged and does no harm.
+A model is one file; the folder is the registry. Nothing else is stored, so that two programs may use it at
+once, and a damaged file is shown as damaged and does no harm.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from pathlib import Path
 
 import platformdirs
 
-from napari_lesionseg.files import write_atomically
 from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
+from napari_lesionseg.files import sync_folder, write_atomically
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 
 SUFFIX = ".safetensors"
+ONNX_SUFFIX = ".onnx"
+STATE_SUFFIX = ".state"  # before the suffix: the file is that of a training that is not finished
 FOLDER_VARIABLE = "LESIONSEG_MODELS"
+MAX_NAME_BYTES = 200  # file systems take 255, suffix and name of the temporary file included
 _NAME = re.compile(r"[\w][\w .+-]{0,99}", re.UNICODE)
 
 
@@ -44,23 +47,20 @@ class ModelRegistry:
     Parameters
     ----------
     folder : Path, optional
-        The user's models; None: the folder named by the environment variable LESIONSEG_MODELS, or the place where
-        the system keeps a user's data.
+        The user's models; None: the folder named by the environment variable LESIONSEG_MODELS, or the place
+        where the system keeps a user's data.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         chosen = folder or os.environ.get(FOLDER_VARIABLE)
-        self.folder = (
-            Path(chosen) if chosen else Path(platformdirs.user_data_path("napari-lesionseg")) / "models"
-        )
+        default = platformdirs.user_data_path("napari-lesionseg", appauthor=False) / "models"
+        self.folder = Path(chosen) if chosen else default
 
     def list(self) -> tuple[ModelEntry, ...]:
         """Describe all models: the shipped ones first, then the user's by name."""
-        own = sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else []
-        own = [path for path in own if not path.name.endswith(f".state{SUFFIX}")]
         return (
             *(_describe(path, shipped=True) for path in _shipped()),
-            *(_describe(path, shipped=False) for path in own),
+            *(_describe(path, shipped=False) for path in _models_in(self.folder)),
         )
 
     def resolve(self, name: str | Path | None = None) -> Path:
@@ -76,13 +76,15 @@ class ModelRegistry:
         ModelNotFoundError
             If there is no such model.
         """
-        shipped = list(_shipped())
+        known = {path.stem: path for path in (*_models_in(self.folder), *_shipped())}
         if name is None:
-            return shipped[0]
-        known = {path.stem: path for path in (*shipped, *self.folder.glob(f"*{SUFFIX}"))}
+            default = next(_shipped(), None)
+            if default is None:
+                raise ModelNotFoundError("This installation has no model; install napari-lesionseg again.")
+            return default
         if str(name) in known:
             return known[str(name)]
-        if Path(name).suffix == SUFFIX and Path(name).is_file():
+        if Path(name).suffix in {SUFFIX, ONNX_SUFFIX} and os.path.isfile(name):  # noqa: PTH113 - never raises
             return Path(name)
         raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
 
@@ -108,13 +110,14 @@ class ModelRegistry:
         """
         if isinstance(source, Path):
             load_checkpoint(source)
-            source = source.read_bytes()
-        path = self._free_path(name)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, source)
+            payload = source.read_bytes() if isinstance(source, Path) else source
+            path = self._claim_free(name)
+            self._fill(path, payload)
         except OSError as error:
-            raise CheckpointError(f"The model cannot be written to {path}: {error.strerror}.") from error
+            raise CheckpointError(
+                f"The model cannot be written to {self.folder}: {error.strerror}."
+            ) from error
         return path
 
     def rename(self, name: str, new_name: str) -> Path:
@@ -125,10 +128,16 @@ class ModelRegistry:
         ModelNotFoundError, CheckpointError
             If it is not there, is a shipped one, or the name is taken or unusable.
         """
-        path, target = self._own(name), self._path(new_name)
-        if target.exists() or new_name in {entry.stem for entry in _shipped()}:
-            raise CheckpointError(f"There already is a model '{new_name}'.")
-        return path.rename(target)
+        path = self._own(name)
+        try:
+            target = self._claim(new_name)
+            if target is None:
+                raise CheckpointError(f"There already is a model '{new_name}'.")
+            path.replace(target)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"The model '{name}' cannot be renamed: {error.strerror}.") from error
+        return target
 
     def remove(self, name: str) -> None:
         """Delete one of the user's models.
@@ -136,35 +145,72 @@ class ModelRegistry:
         Raises
         ------
         ModelNotFoundError, CheckpointError
-            If it is not there, or is a shipped one.
+            If it is not there, is a shipped one, or cannot be deleted.
         """
-        self._own(name).unlink()
+        try:
+            self._own(name).unlink()
+        except OSError as error:
+            raise CheckpointError(f"The model '{name}' cannot be removed: {error.strerror}.") from error
 
     def _own(self, name: str) -> Path:
         path = self._path(name)
         if path.is_file():
             return path
-        if name in {entry.stem for entry in _shipped()}:
+        if name in _shipped_names():
             raise CheckpointError(f"The model '{name}' is shipped with the program and stays as it is.")
         raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name) or name.endswith((".", " ")):
+        usable = _NAME.fullmatch(name) and len(name.encode()) <= MAX_NAME_BYTES
+        if not usable or name.endswith((".", " ", STATE_SUFFIX)):
             raise CheckpointError(
-                f"'{name}' cannot be the name of a model: use letters, digits, spaces, dots and dashes."
+                f"'{name}' cannot be the name of a model: "
+                "use at most 100 letters, digits, spaces, dots and dashes."
             )
         return self.folder / f"{name}{SUFFIX}"
 
-    def _free_path(self, name: str) -> Path:
-        taken = {entry.stem for entry in _shipped()}
-        candidates = [name, *(f"{name}-{number}" for number in range(2, 10_000))]
-        return next(p for c in candidates if c not in taken and not (p := self._path(c)).exists())
+    def _claim(self, name: str) -> Path | None:
+        """Take a name in one step, so that no two programs get the same; None when it is taken."""
+        path = self._path(name)
+        if name in _shipped_names():
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            return None
+        return path
+
+    def _claim_free(self, name: str) -> Path:
+        candidates = [name, *(f"{name[:90]}-{number}" for number in range(2, 10_000))]
+        for candidate in candidates:
+            path = self._claim(candidate)
+            if path is not None:
+                return path
+        raise CheckpointError(f"There are too many models named '{name}'; choose another name.")
+
+    def _fill(self, path: Path, payload: bytes) -> None:
+        """Write a model under a claimed name, and give the name up when it proves unusable."""
+        try:
+            write_atomically(path, payload)
+            load_checkpoint(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _models_in(folder: Path) -> Iterator[Path]:
+    """Files of finished models, by name."""
+    return (path for path in sorted(folder.glob(f"*{SUFFIX}")) if not path.stem.endswith(STATE_SUFFIX))
 
 
 def _shipped() -> Iterator[Path]:
     """Files of the shipped models, the default first."""
-    folder = Path(str(resources.files("napari_lesionseg"))) / "weights"
-    return iter(sorted(folder.glob(f"*{SUFFIX}")))
+    return _models_in(Path(str(resources.files("napari_lesionseg"))) / "weights")
+
+
+def _shipped_names() -> set[str]:
+    return {path.stem for path in _shipped()}
 
 
 def _describe(path: Path, *, shipped: bool) -> ModelEntry:
