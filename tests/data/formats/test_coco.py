@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.data.exporting import export_dataset
-from napari_lesionseg.data.formats import ExportConfig
+from napari_lesionseg.data.formats import ExportConfig, coco
 from napari_lesionseg.data.formats.coco import recognises
 from napari_lesionseg.data.importing import read_dataset
 from napari_lesionseg.data.records import Provenance
@@ -140,6 +140,13 @@ def test_broken_entries_are_listed_and_skipped(small, edit, words: str) -> None:
     dataset = read_dataset(small(edit))
     assert 1 <= len(dataset.records) <= 2
     assert any(words in problem.reason for problem in dataset.problems)
+
+
+def test_more_work_than_a_picture_is_worth_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco, "_MOST_WORK", 10 * coco._LEAST_WORK)
+    dataset = read_dataset(small(lambda c: c["annotations"].extend([c["annotations"][0]] * 10)))
+    assert [record.name for record in dataset.records] == ["case_01"]
+    assert "too many" in dataset.problems[0].reason
 
 
 @pytest.mark.parametrize(

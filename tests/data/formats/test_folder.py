@@ -73,6 +73,22 @@ def test_a_legend_names_the_colours(kit, tmp_path: Path, name: str, text: str) -
     assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
 
 
+def test_one_colour_is_the_lesion_however_dark(kit, tmp_path: Path) -> None:
+    dark = np.array([[0, 0, 0], [0, 9, 7]], np.uint8)
+    lay_out(kit, tmp_path, {"a": dark[kit.labels(0)], "b": dark[kit.labels(1) * 0]})
+    first, second = read_dataset(tmp_path).records
+    assert first.classes == ("background", "lesion")
+    assert np.array_equal(first.load().labels, kit.labels(0))
+    assert not second.load().labels.any()
+
+
+def test_grey_colours_are_indices(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": np.repeat(kit.labels(0, classes=3)[..., None], 3, axis=2)})
+    record = read_dataset(tmp_path).records[0]
+    assert len(record.classes) == 3
+    assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
+
+
 def test_a_colour_outside_the_legend_is_named(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)]})
     (tmp_path / CLASSES_NAME).write_text("index,name,colour\n0,b,#000000\n1,lesion,#ff0000\n")

@@ -39,6 +39,7 @@ from napari_lesionseg.types import LabelImage
 
 MAX_SIDE = 100_000
 _PIXELS = 200_000_000
+_LEAST_WORK, _MOST_WORK = 400_000, 20_000_000_000  # pixels painted; the first stands for drawing the smallest
 _FACTS = "facts"
 
 Side: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SIDE)]
@@ -236,8 +237,8 @@ def _check(picture: Picture, objects: Sequence[Annotation], numbers: Mapping[int
     """Refuse what cannot be drawn, before any memory is taken."""
     if picture.width * picture.height > _PIXELS:
         raise DatasetError(f"{picture.width} x {picture.height} pixels are more than any camera's.")
-    if len(objects) > np.iinfo(np.uint16).max:
-        raise DatasetError(f"{len(objects)} objects in one picture are too many.")
+    if len(objects) * max(picture.width * picture.height, _LEAST_WORK) > _MOST_WORK:
+        raise DatasetError(f"{len(objects)} objects in a picture of this size are too many.")
     for annotation in objects:
         mask = annotation.segmentation
         if annotation.category_id not in numbers:

@@ -217,18 +217,19 @@ def _look_through(masks: Iterable[Path]) -> Legend:
     for path in masks:
         try:
             decoded = decode(path)
-            if _is_coloured(decoded):
-                colours.update(np.unique(_packed(decoded.array)).tolist())
-            else:
+            found = set(np.unique(_packed(decoded.array)).tolist()) if _is_coloured(decoded) else set()
+            colours |= found
+            if not any(map(_is_colour, found)):
                 highest = max(highest, int(read_mask(path).max()))
         except (DecodingError, MaskError):
             continue  # named when the record is loaded
         if len(colours) > MAX_CLASS_INDEX:
             raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colours (seen in {path.name}).")
-    if len(colours - {0}) > 1 and any(_is_colour(value) for value in colours):
+    if any(map(_is_colour, colours)):
         ordered = [0, *sorted(colours - {0})]
         names = ("background", *(f"#{value:06x}" for value in ordered[1:]))
-        return Legend(names, {value: index for index, value in enumerate(ordered)})
+        index_of = {value: index for index, value in enumerate(ordered)}
+        return Legend(LESION_CLASSES if len(ordered) == 2 else names, index_of)
     return Legend((*LESION_CLASSES, *(f"class {index}" for index in range(2, highest + 1))), {})
 
 

@@ -1,0 +1,168 @@
+"""How fast data sets go in and out, how much memory that takes, and whether real ones come back unchanged.
+
+    python benchmarks/datasets.py speed [--pictures 5000] [--folder DIR]
+    python benchmarks/datasets.py round-trips [--data ../shared/data]
+
+Both print tables in Markdown. `speed` makes its own pictures (600 x 450, JPEG, as ISIC's are) and runs
+every step in a process of its own, so that the peak memory is that step's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from napari_lesionseg.data.exporting import export_dataset
+from napari_lesionseg.data.formats import ExportConfig
+from napari_lesionseg.data.importing import import_dataset, read_dataset
+from napari_lesionseg.data.manifest import verify
+from napari_lesionseg.data.records import Record
+
+WIDTH, HEIGHT = 600, 450
+KEEP = ExportConfig(pseudonymise="nothing", duplicates="together")
+EXPORTS = ("isic", "coco", "folder", "imagefolder", "nnunet")
+IMPORTS = ("isic", "coco", "isic.zip")
+REAL = ("ph2-sample", "isic-crop512-val", "isic2017-val-256", "pad-smartphone")
+
+
+def main() -> None:
+    """Run the part that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    speed = commands.add_parser("speed")
+    speed.add_argument("--pictures", type=int, default=5000)
+    speed.add_argument("--folder", type=Path)
+    speed.set_defaults(run=lambda found: print_speed(found.pictures, found.folder))
+    trips = commands.add_parser("round-trips")
+    trips.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", "../shared/data")))
+    trips.set_defaults(run=lambda found: print_round_trips(found.data))
+    step = commands.add_parser("step")
+    step.add_argument("names", nargs=3)
+    step.set_defaults(run=lambda found: run_step(*found.names))
+    found = parser.parse_args()
+    found.run(found)
+
+
+def print_speed(count: int, folder: Path | None) -> None:
+    """Measure every step and print a table."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        root = Path(name)
+        make_pictures(root / "source", count)
+        print(f"{count} pictures of {WIDTH} x {HEIGHT}\n")
+        print("| step | pictures/s | seconds | peak memory (MB) | size (MB) |\n|---|---|---|---|---|")
+        _print_step("listing", "source", "", root, count)
+        for convention in EXPORTS:
+            _print_step(f"export {convention}", "source", convention, root, count)
+        shutil.make_archive(str(root / "isic"), "zip", root, "isic")
+        for source in IMPORTS:
+            _print_step(f"import {source}", source, f"from-{source}", root, count)
+        _print_step("verify", "isic", "", root, count)
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Write pictures that differ, and masks of about a third of their area."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        blotches = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8))
+        grain = rng.integers(-6, 7, (HEIGHT, WIDTH, 1))
+        image = np.asarray(blotches.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) + grain
+        name = f"ISIC_{number:07d}"
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(
+            folder / f"images/{name}.jpg", quality=90
+        )
+        angle = np.arctan2(rows - 225, columns - 300)
+        radius = 120 + 30 * np.sin(3 * angle + number) + 12 * np.sin(11 * angle)
+        mask = np.hypot(rows - 225, columns - 300) < radius
+        Image.fromarray(mask * np.uint8(255)).save(folder / f"masks/{name}_segmentation.png")
+
+
+def _print_step(title: str, source: str, target: str, root: Path, count: int) -> None:
+    """Run one step in a process of its own and print its row."""
+    command = [sys.executable, __file__, "step", title.split()[0], str(root / source), str(root / target)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(said)
+    size = sum(path.stat().st_size for path in (root / target).rglob("*") if path.is_file()) if target else 0
+    rate, seconds = count / found["seconds"], found["seconds"]
+    print(f"| {title} | {rate:.0f} | {seconds:.1f} | {found['memory']:.0f} | {size / 1e6:.0f} |", flush=True)
+
+
+def run_step(step: str, source: str, target: str) -> None:
+    """Run one step; print its seconds and the peak memory of this process, in MB."""
+    work: dict[str, Callable[[], Any]] = {
+        "listing": lambda: read_dataset(source),
+        "export": lambda: last(
+            export_dataset(read_dataset(source).records, target, Path(target).name, config=KEEP)
+        ),
+        "import": lambda: last(import_dataset(source, target)),
+        "verify": lambda: last(verify(source)),
+    }
+    start = time.perf_counter()
+    work[step]()
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "memory": memory}))
+
+
+def print_round_trips(data: Path) -> None:
+    """Bring real collections in, correct them, write them, bring them in again, and compare hashes."""
+    print("| collection | pictures | through | identical | files intact |\n|---|---|---|---|---|")
+    for name in REAL:
+        for convention in ("isic", "coco", "coco polygons", "folder"):
+            with tempfile.TemporaryDirectory() as folder:
+                count, same, intact = round_trip(data / name, convention, Path(folder))
+            print(f"| {name} | {count} | {convention} | {same} | {'yes' if intact else 'no'} |", flush=True)
+
+
+def round_trip(source: Path, convention: str, folder: Path) -> tuple[int, int, bool]:
+    """Return how many pictures there were, how many came back identical, and whether all hashes held."""
+    last(import_dataset(source, folder / "in"))
+    changed = [corrected(record) for record in read_dataset(folder / "in").records]
+    settings = KEEP.model_copy(update={"polygons": convention.endswith("polygons")})
+    last(export_dataset(changed, folder / "out", convention.split()[0], config=settings))
+    last(import_dataset(folder / "out", folder / "back"))
+    expected = {record.name: digest(record) for record in changed}
+    found = {record.name: digest(record) for record in read_dataset(folder / "back").records}
+    checks = [last(verify(folder / name)) for name in ("in", "out", "back")]
+    intact = all(check.intact for check in checks)
+    return len(expected), sum(found.get(name) == value for name, value in expected.items()), intact
+
+
+def corrected(record: Record) -> Record:
+    """Paint a little into a mask, as a reader would."""
+    labels = record.load().labels.copy()
+    labels[5:15, 5:25] = 1
+    return replace(record, mask=labels)
+
+
+def digest(record: Record) -> str:
+    """Hash a record's picture and classes."""
+    pixels = record.load()
+    return hashlib.sha256(pixels.image.tobytes() + pixels.labels.tobytes()).hexdigest()
+
+
+def last(steps: Iterator[Any]) -> Any:
+    """Run a piece of work to its end and return the result."""
+    return deque(steps, maxlen=1)[0]
+
+
+if __name__ == "__main__":
+    main()

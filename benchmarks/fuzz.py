@@ -1,0 +1,513 @@
+"""Feed damaged files to every parser of data sets: clear errors only, in bounded time and memory.
+
+    python benchmarks/fuzz.py [--inputs 100000] [--only NAME ...] [--seed 0]
+
+Each parser gets its inputs in a process of its own with at most 4 GB of address space. An input is a sound
+file with bytes flipped, cut out, doubled, spliced or replaced by values that are known to hurt; JSON is
+changed in its structure as well. The parser may read it or raise one of the package's own errors. The table
+says how many inputs were read and refused, the slowest one, and the peak memory; any other outcome is
+printed and ends the run with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import io
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from napari_lesionseg.data.cleaning import clean_jpeg
+from napari_lesionseg.data.containment import read_table, unpack
+from napari_lesionseg.data.formats import coco, folder, isic, ph2
+from napari_lesionseg.data.formats.coco_masks import draw_polygons, encode_runs, pack_runs, trace_polygons
+from napari_lesionseg.data.formats.dicom_files import read_header, read_photograph
+from napari_lesionseg.data.formats.listing import read_provenance
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.manifest import read_manifest
+from napari_lesionseg.data.records import Dataset
+from napari_lesionseg.data.spreadsheet import read_sheet
+from napari_lesionseg.errors import LesionSegError
+
+ADDRESS_SPACE = 4 * 1024**3
+SIZE = (24, 32)
+NASTY = (
+    b"\0",
+    b"\xff",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\x7f\xff\xff\xff",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"../",
+    b"\n",
+)
+NASTY_VALUES: tuple[Any, ...] = (
+    None, True, -1, 0, 2**31, 2**63, 10**400, 1e308, float("nan"), float("-inf"), "", "../x.png",
+    "/etc/passwd", "\0", "~" * 40, [], {}, [[]], [[0] * 6], [1e9] * 6, {"size": [1, 1]}, "a" * 5000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parser: sound inputs, and how to feed it one; it gets the bytes and an empty folder."""
+
+    seeds: tuple[bytes, ...]
+    run: Callable[[bytes, Path], object]
+    structured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the inputs of one parser; `other` are errors that are not the package's own."""
+
+    inputs: int
+    read: int
+    refused: int
+    other: tuple[str, ...]
+    slowest: float
+
+
+def main() -> int:
+    """Run every parser and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=sorted(TARGETS), choices=sorted(TARGETS))
+    parser.add_argument("--here", action="store_true", help="run in this process and print JSON")
+    found = parser.parse_args()
+    if found.here:
+        print(json.dumps(_run_here(found.only[0], found.inputs, found.seed)))
+        return 0
+    print("| parser | inputs | read | refused | other errors | slowest (ms) | peak memory (MB) |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    return max([_print_row(name, found.inputs, found.seed) for name in found.only], default=0)
+
+
+def _print_row(name: str, inputs: int, seed: int) -> int:
+    command = [
+        sys.executable,
+        __file__,
+        "--here",
+        "--only",
+        name,
+        "--inputs",
+        str(inputs),
+        "--seed",
+        str(seed),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"| {name} | died with {done.returncode} |\n{done.stderr[-2000:]}", flush=True)
+        return 1
+    row = json.loads(done.stdout)
+    print(
+        f"| {name} | {row['inputs']} | {row['read']} | {row['refused']} | {len(row['other'])} "
+        f"| {1000 * row['slowest']:.0f} | {row['memory']:.0f} |",
+        *row["other"],
+        sep="\n" if row["other"] else "",
+        flush=True,
+    )
+    return int(bool(row["other"]))
+
+
+def _run_here(name: str, inputs: int, seed: int) -> dict[str, Any]:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    outcome = fuzz(TARGETS[name], inputs, seed)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "inputs": outcome.inputs,
+        "read": outcome.read,
+        "refused": outcome.refused,
+        "other": list(outcome.other),
+        "slowest": outcome.slowest,
+        "memory": memory,
+    }
+
+
+def fuzz(target: Target, inputs: int, seed: int = 0) -> Outcome:
+    """Feed damaged inputs to one parser.
+
+    Parameters
+    ----------
+    target : Target
+        The parser.
+    inputs : int
+        How many.
+    seed : int
+        Same seed, same inputs.
+
+    Returns
+    -------
+    Outcome
+        At most ten other errors are kept, each with its last lines.
+    """
+    rng = np.random.default_rng(seed)
+    read = refused = 0
+    slowest = 0.0
+    other: list[str] = []
+    memory = Path("/dev/shm")  # noqa: S108 - files that live for milliseconds wear out no disk there
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        place = Path(name)
+        for _ in range(inputs):
+            payload = mutate(target, rng)
+            start = time.perf_counter()
+            try:
+                target.run(payload, place)
+                read += 1
+            except LesionSegError:
+                refused += 1
+            except Exception:  # noqa: BLE001 - finding these is what this script is for
+                other.append(f"{payload[:300]!r}\n{''.join(traceback.format_exc()[-1500:])}")
+            slowest = max(slowest, time.perf_counter() - start)
+            _empty(place)
+            if len(other) == 10:
+                break
+    return Outcome(read + refused + len(other), read, refused, tuple(other), slowest)
+
+
+def _empty(place: Path) -> None:
+    for entry in place.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def mutate(target: Target, rng: np.random.Generator) -> bytes:
+    """Return a damaged copy of one of a parser's sound inputs."""
+    payload = target.seeds[rng.integers(len(target.seeds))]
+    if target.structured and rng.random() < 0.8:
+        content = json.loads(payload)
+        for _ in range(rng.integers(1, 4)):
+            _change_value(content, rng)
+        return json.dumps(content).encode()
+    for _ in range(rng.integers(1, 6)):
+        payload = MUTATIONS[rng.integers(len(MUTATIONS))](payload, rng)
+    return payload
+
+
+def _change_value(content: Any, rng: np.random.Generator) -> None:
+    """Replace, drop or double one value somewhere in a JSON document."""
+    while True:
+        keys = list(content) if isinstance(content, dict) else list(range(len(content)))
+        if not keys:
+            return
+        key = keys[rng.integers(len(keys))]
+        child = content[key]
+        if not isinstance(child, dict | list) or not child or rng.random() < 0.15:
+            break
+        content = child
+    choice = rng.random()
+    if choice < 0.15:
+        del content[key]
+    elif choice < 0.3 and isinstance(content, list):
+        content.append(copy.deepcopy(child))
+    else:
+        content[key] = copy.deepcopy(NASTY_VALUES[rng.integers(len(NASTY_VALUES))])
+
+
+def _flip(payload: bytes, rng: np.random.Generator) -> bytes:
+    changed = bytearray(payload)
+    for _ in range(rng.integers(1, 8)):
+        if changed:
+            changed[rng.integers(len(changed))] = rng.integers(256)
+    return bytes(changed)
+
+
+def _cut_end(payload: bytes, rng: np.random.Generator) -> bytes:
+    return payload[: rng.integers(len(payload) + 1)]
+
+
+def _cut_out(payload: bytes, rng: np.random.Generator) -> bytes:
+    start, stop = np.sort(rng.integers(len(payload) + 1, size=2))
+    return payload[:start] + payload[min(stop, start + 64) :]
+
+
+def _double(payload: bytes, rng: np.random.Generator) -> bytes:
+    start, stop = np.sort(rng.integers(len(payload) + 1, size=2))
+    return payload[:stop] + payload[max(start, stop - 256) :]
+
+
+def _insert(payload: bytes, rng: np.random.Generator) -> bytes:
+    place = rng.integers(len(payload) + 1)
+    return payload[:place] + NASTY[rng.integers(len(NASTY))] + payload[place:]
+
+
+def _overwrite(payload: bytes, rng: np.random.Generator) -> bytes:
+    place, piece = rng.integers(len(payload) + 1), NASTY[rng.integers(len(NASTY))]
+    return payload[:place] + piece + payload[place + len(piece) :]
+
+
+MUTATIONS = (_flip, _flip, _cut_end, _cut_out, _double, _insert, _overwrite)
+
+
+def _image(seed: int = 0) -> Image.Image:
+    blotches = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(blotches).resize(SIZE[::-1], Image.Resampling.BICUBIC)
+
+
+def _labels() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    rows, columns = np.ogrid[: SIZE[0], : SIZE[1]]
+    distance = np.hypot(rows - 12, columns - 16)
+    return ((distance < 9) & (distance > 2)).astype(np.uint8)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _pictures() -> tuple[bytes, ...]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = _image()
+    return (
+        _encoded(image, "JPEG", exif=exif, comment=b"x" * 20),
+        _encoded(image, "JPEG", progressive=True),
+        _encoded(image.convert("CMYK"), "JPEG"),
+        _encoded(image, "PNG"),
+        _encoded(image.convert("P"), "PNG"),
+        _encoded(image, "BMP"),
+        _encoded(image.convert("1"), "BMP"),
+        _encoded(image, "TIFF", compression="tiff_lzw"),
+        _encoded(image, "TIFF"),
+        _encoded(image, "WEBP"),
+    )
+
+
+def _masks() -> tuple[bytes, ...]:
+    grey = Image.fromarray(_labels() * np.uint8(255))
+    return (
+        _encoded(grey, "PNG"),
+        _encoded(Image.fromarray(_labels() * np.uint8(3)), "PNG"),
+        _encoded(grey.convert("1"), "BMP"),
+        _encoded(grey.convert("RGB"), "BMP"),
+        _encoded(grey, "TIFF", compression="tiff_lzw"),
+        _encoded(grey, "JPEG"),
+    )
+
+
+def _file(place: Path, name: str, payload: bytes) -> Path:
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(payload)
+    return path
+
+
+def _load_all(dataset: Dataset) -> None:
+    for record in dataset.records:
+        record.load()
+
+
+def _zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("set/images/a.png", bytes(range(256)))
+        archive.writestr("set/masks/a.png", b"x" * 1000)
+    return buffer.getvalue()
+
+
+def _tar(mode: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name in ("set/images/a.png", "set/" + "long" * 40 + ".png"):
+            info = tarfile.TarInfo(name)
+            info.size = 300
+            archive.addfile(info, io.BytesIO(b"x" * 300))
+    return buffer.getvalue()
+
+
+def _workbook() -> bytes:
+    name = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    cells = '<c r="A1" t="s"><v>0</v></c><c r="C1"><v>2</v></c><c t="inlineStr"><is><t>X</t></is></c>'
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as book:
+        book.writestr("xl/worksheets/sheet1.xml", f"<worksheet {name}><row>{cells}</row></worksheet>")
+        book.writestr("xl/sharedStrings.xml", f"<sst {name}><si><t>IMD003</t></si></sst>")
+    return buffer.getvalue()
+
+
+def _coco() -> bytes:
+    mask = _labels()
+    runs = encode_runs(mask)
+    shapes: list[Any] = [
+        {"size": list(SIZE), "counts": pack_runs(runs)},
+        {"size": list(SIZE), "counts": runs},
+        trace_polygons(mask),
+    ]
+    return json.dumps(
+        {
+            "images": [
+                {
+                    "id": number,
+                    "file_name": f"{number}.png",
+                    "width": SIZE[1],
+                    "height": SIZE[0],
+                    "facts": {"sex": "male"},
+                }
+                for number in (1, 2, 3)
+            ],
+            "categories": [{"id": 1, "name": "lesion"}, {"id": 2, "name": "hair"}],
+            "annotations": [
+                {"id": number, "image_id": number, "category_id": 1, "segmentation": shape}
+                for number, shape in enumerate(shapes, 1)
+            ],
+        }
+    ).encode()
+
+
+def _read_coco(payload: bytes, place: Path) -> None:
+    for number in (1, 2, 3):
+        _file(place, f"{number}.png", PNG)
+    _file(place, "instances_train.json", payload)
+    dataset = coco.read(place)
+    for record in dataset.records:
+        try:
+            record.load()
+        except LesionSegError:
+            continue
+
+
+def _read_isic(payload: bytes, place: Path) -> None:
+    _file(place, "ISIC_0000001.png", PNG)
+    _file(place, "ISIC_0000001_segmentation.png", MASK)
+    _file(place, "metadata.csv", payload)
+    _file(place, "provenance.csv", payload)
+    _load_all(isic.read(place))
+    read_table(place / "metadata.csv")
+
+
+def _read_colours(payload: bytes, place: Path) -> None:
+    _file(place, "images/a.png", PNG)
+    _file(place, "masks/a.png", payload)
+    _load_all(folder.read(place))
+
+
+def _read_legend(payload: bytes, place: Path) -> None:
+    _file(place, "labelmap.txt" if payload.startswith(b"#") else "classes.csv", payload)
+    folder.read_legend(place)
+
+
+def _read_manifest(payload: bytes, place: Path) -> None:
+    _file(place, "manifest.json", payload)
+    read_manifest(place)
+
+
+def _unpack(ending: str) -> Callable[[bytes, Path], None]:
+    def run(payload: bytes, place: Path) -> None:
+        archive = _file(place, f"a{ending}", payload)
+        (place / "out").mkdir()
+        for _ in unpack(archive, place / "out"):
+            pass
+
+    return run
+
+
+def _clean(payload: bytes, place: Path) -> None:
+    cleaned = clean_jpeg(payload)
+    if cleaned is not None and len(cleaned) > len(payload):
+        raise ValueError("a cleaned file grew")
+
+
+def _draw(payload: bytes, place: Path) -> None:
+    numbers = np.frombuffer(payload[: len(payload) // 8 * 8], np.float64)[:40]
+    draw_polygons([numbers.tolist()], *SIZE)
+
+
+def _dicom() -> tuple[bytes, ...]:
+    import pydicom
+
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.4"
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(dataset, keyword, f"1.2.3.{len(keyword)}")
+    dataset.PatientID, dataset.PatientName, dataset.Modality = "1", "A^B", "XC"
+    dataset.set_pixel_data(np.asarray(_image()), "RGB", 8)
+    plain = io.BytesIO()
+    dataset.save_as(plain, enforce_file_format=True)
+    dataset.PixelData = pydicom.encaps.encapsulate([_encoded(_image(), "JPEG")])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.PhotometricInterpretation = "YBR_FULL_422"
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    compressed = io.BytesIO()
+    dataset.save_as(compressed, enforce_file_format=True)
+    return plain.getvalue(), compressed.getvalue()
+
+
+def _read_dicom(payload: bytes, place: Path) -> None:
+    path = _file(place, "a.dcm", payload)
+    read_header(path)
+    read_photograph(path)
+
+
+PNG = _encoded(_image(), "PNG")
+MASK = _encoded(Image.fromarray(_labels() * np.uint8(255)), "PNG")
+TEXT = (
+    b"|| IMD003 || Nevus || 0 || 0 | T | A | A | A | A || 4 ||\n"
+    b"|| IMD409 || || 2 || 2 | AT | A | P | P | P || 1 3 ||\n"
+)
+TABLE = (
+    b"isic_id,name,sex,patient_id,melanoma,part,status,corrected_share\n"
+    b'ISIC_0000001,"ISIC_0000001",male,IP_1,1.0,train,approved,0.25\n'
+)
+MANIFEST = json.dumps(
+    {"version": 1, "format": "isic", "files": [{"path": "a/b.png", "sha256": "0" * 64, "bytes": 3}]}
+)
+COLOURS = _encoded(
+    Image.fromarray(
+        np.array([[0, 0, 0], [255, 0, 0], [0, 9, 9]], np.uint8)[np.cumsum(_labels(), axis=0) // 8]
+    ),
+    "PNG",
+)
+LEGENDS = (
+    b"index,name,colour\n0,skin,#000000\n1,lesion,#ff0000\n",
+    b"# label:color_rgb:parts:actions\na:0,0,0::\nb:1,2,3::\n",
+)
+
+TARGETS = {
+    "jpeg cleaning": Target(_pictures()[:3], _clean),
+    "pictures": Target(_pictures(), lambda payload, place: read_picture(_file(place, "a.png", payload))),
+    "masks": Target(_masks(), lambda payload, place: read_mask(_file(place, "a.png", payload))),
+    "masks in colours": Target((COLOURS, MASK), _read_colours),
+    "legends": Target(LEGENDS, _read_legend),
+    "PH2 text": Target(
+        (TEXT,), lambda payload, place: dict(ph2.facts_of_text(payload.decode("utf-8", "replace")))
+    ),
+    "PH2 workbook": Target(
+        (_workbook(),), lambda payload, place: read_sheet(_file(place, "a.xlsx", payload))
+    ),
+    "ISIC tables": Target((TABLE,), _read_isic),
+    "provenance": Target(
+        (TABLE,), lambda payload, place: read_provenance(_file(place, "provenance.csv", payload).parent)
+    ),
+    "COCO": Target((_coco(),), _read_coco, structured=True),
+    "COCO polygons": Target((np.arange(16, dtype=np.float64).tobytes(),), _draw),
+    "manifest": Target((MANIFEST.encode(),), _read_manifest, structured=True),
+    "ZIP": Target((_zip(),), _unpack(".zip")),
+    "TAR": Target((_tar("w"),), _unpack(".tar")),
+    "TAR.GZ": Target((_tar("w:gz"),), _unpack(".tar.gz")),
+}
+if importlib.util.find_spec("pydicom"):
+    TARGETS["DICOM"] = Target(_dicom(), _read_dicom)
+
+if __name__ == "__main__":
+    sys.exit(main())
