@@ -73,6 +73,19 @@ def test_an_outline_is_put_right_above_its_picture(viewer, session, spot):
     assert [layer.name for layer in viewer.layers] == ["a", "a outline", "b", "b outline"]
 
 
+def test_a_new_outline_leaves_the_selection_alone(viewer, session, spot):
+    pictures = [viewer.add_image(spot, rgb=True) for _ in range(3)]
+    viewer.layers.selection = set(pictures[:2])
+    for picture in pictures:
+        outlined(session, picture)
+    assert viewer.layers.selection == set(pictures[:2])
+
+
+def test_a_new_outline_is_hidden_if_its_picture_is(viewer, session, picture):
+    picture.visible = False
+    assert not outlined(session, picture).visible
+
+
 def test_the_first_outline_can_be_undone(session, picture):
     labels = outlined(session, picture)
     np.testing.assert_array_equal(labels.data, disc(0.5))

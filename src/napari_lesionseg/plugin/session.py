@@ -236,7 +236,9 @@ class Session:
         labels = new_outline(picture)
         show_as(labels, filled=self._filled)
         viewer: Any = self._viewer()
+        selected = set(viewer.layers.selection)
         viewer.layers.insert(layers.index(picture) + 1, labels)
+        viewer.layers.selection = selected  # napari had selected the new layer instead
         return labels
 
     def _on_removed(self, event: Any) -> None:

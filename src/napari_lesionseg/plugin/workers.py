@@ -5,12 +5,14 @@ The function that works gets plain arrays and gives back plain values: no layer,
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QThreadPool
 
 from napari_lesionseg.errors import DeviceError, LesionSegError
 
@@ -108,6 +110,15 @@ def _show_once(error: Exception) -> None:
     """Show an error with its traceback, which napari itself does with some Qt bindings but not with PyQt6."""
     if all(getattr(record, "exception", None) is not error for record in notification_manager.records):
         notification_manager.receive_error(type(error), error, error.__traceback__)
+
+
+@atexit.register
+def _wait_for_workers() -> None:
+    """Let threads end before Python does; Qt aborts the process if one of them reports to what has gone.
+
+    napari waits by itself, but only where its event loop ran.
+    """
+    QThreadPool.globalInstance().waitForDone()
 
 
 def explain_device_failure(error: BaseException) -> str:
