@@ -123,6 +123,18 @@ def test_what_looks_like_a_settled_picture_can_wait() -> None:
     assert numbers(rank_by_teaching(queue, features)) == [3, 2, 1]
 
 
+def test_many_settled_pictures_count_by_the_nearest(rng: np.random.Generator) -> None:
+    settled = [state(number, Status.APPROVED) for number in range(600)]
+    waiting = [state(1000 + number, quality=float(rng.random())) for number in range(40)]
+    features = {one.picture: rng.normal(size=5) for one in (*settled, *waiting)}
+    nearest = [
+        min(float(np.linalg.norm(features[one.picture] - features[other.picture])) for other in settled)
+        for one in waiting
+    ]
+    best = np.argmax([(1.001 - (one.quality or 0)) * far for one, far in zip(waiting, nearest, strict=True)])
+    assert rank_by_teaching([*settled, *waiting], features)[0] is waiting[int(best)]
+
+
 def test_pictures_without_features_are_ranked_too() -> None:
     queue = [state(number, quality=0.1 * number) for number in range(1, 5)]
     features = {queue[1].picture: np.zeros((2, 2)), queue[3].picture: np.ones((2, 2))}

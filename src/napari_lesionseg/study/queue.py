@@ -33,6 +33,7 @@ _KEYS: Mapping[Order, Callable[[PictureState], Any]] = {
     Order.CHANGED: lambda state: -state.when.timestamp(),
 }
 _GREEDY = 64
+_CHUNK = 256
 _UNKNOWN_QUALITY = 0.5
 
 
@@ -201,9 +202,7 @@ def _greedy_order(
     doubts: NDArray[np.float64], table: NDArray[np.float64], settled: NDArray[np.float64]
 ) -> list[int]:
     """Places in the order of teaching."""
-    distance = np.full(len(doubts), np.inf)
-    for vector in settled:
-        distance = _nearer(distance, table, vector)
+    distance = _distance_to_nearest(table, settled)
     chosen: list[int] = []
     for _ in range(min(_GREEDY, len(doubts))):
         scores = _scores(doubts, distance)
@@ -213,6 +212,18 @@ def _greedy_order(
     rest = np.argsort(-_scores(doubts, distance), kind="stable")
     taken = set(chosen)
     return chosen + [int(place) for place in rest if int(place) not in taken]
+
+
+def _distance_to_nearest(table: NDArray[np.float64], settled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each picture to the nearest settled one, infinite where there is none."""
+    squares = np.full(len(table), np.inf)
+    lengths = np.sum(table**2, axis=1)
+    for start in range(0, len(settled), _CHUNK):
+        part = settled[start : start + _CHUNK]
+        apart = lengths[:, None] + np.sum(part**2, axis=1) - 2 * table @ part.T  # (N, chunk)
+        squares = np.fmin(squares, apart.min(axis=1, initial=np.inf))
+    distance: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0.0))
+    return distance
 
 
 def _nearer(
@@ -233,6 +244,8 @@ def _scores(doubts: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArr
 
 def _has_words(state: PictureState, words: Sequence[str]) -> bool:
     """Tell whether all words occur in what is shown of a picture."""
+    if not words:
+        return True
     text = _plain(f"{state.name} {state.note} {state.reader or ''} {state.status.value}")
     return all(word in text for word in words)
 
