@@ -8,23 +8,30 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-results = Console(soft_wrap=True, highlight=False)
-messages = Console(stderr=True, soft_wrap=True, highlight=False)
+# Names of files and models are shown as they are: brackets are no markup, and colons make no emoji.
+results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def say(message: str) -> None:
     """Print one line of a result."""
-    results.print(message, markup=False)
+    results.print(one_line(message))
 
 
 def say_error(message: str) -> None:
     """Print one line about what went wrong."""
-    messages.print(f"lesionseg: {message}", markup=False)
+    messages.print(f"lesionseg: {one_line(message)}")
+
+
+def one_line(text: str) -> str:
+    """Escape line breaks, control characters and broken letters, all of which may be in a file's name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a progress bar on standard error; it disappears when done."""
+    """Show a progress bar on standard error; it disappears when done, and there is none without a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True) as progress:
+    hidden = not messages.is_terminal  # a log file gets the errors alone
+    with Progress(*columns, console=messages, transient=True, disable=hidden) as progress:
         yield progress, progress.add_task(description, total=total)

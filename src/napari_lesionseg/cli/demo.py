@@ -14,6 +14,7 @@ from napari_lesionseg.data.synthetic import sample_set
 from napari_lesionseg.engine.device import describe_device
 from napari_lesionseg.engine.inference import load_model
 
+PICTURES = "pictures"
 EXAMPLE = """example:
   lesionseg demo --no-viewer --out demo/"""
 
@@ -30,14 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write pictures, masks and overlays, then open the viewer on them if one can be opened."""
-    pictures = []
-    make_folder(options.out)
-    for sample in sample_set():
-        pictures.append(options.out / f"{sample.name}.png")
-        write_picture(pictures[-1], sample.image)
     model = load_model(device=options.device)
+    make_folder(options.out / PICTURES)
+    pictures = []
+    for sample in sample_set():
+        pictures.append(options.out / PICTURES / f"{sample.name}.png")
+        write_picture(pictures[-1], sample.image)
     failures = segment_files(pictures, options.out, model, PostprocessConfig(), overlay=True)
-    masks = [picture.with_name(f"{picture.stem}_segmentation.png") for picture in pictures]
+    masks = [options.out / f"{picture.stem}_segmentation.png" for picture in pictures]
     device = describe_device(model.device)
     say(f"{len(pictures)} sample pictures outlined ({device}); masks and overlays are in {options.out}")
     reason = why_no_viewer()

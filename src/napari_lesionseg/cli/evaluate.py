@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import progress_bar, results, say_error
-from napari_lesionseg.cli.segment import probability
+from napari_lesionseg.cli.segment import name_picture, probability
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.engine.evaluation import Evaluation, FailedPicture, collect, iter_evaluate
 from napari_lesionseg.engine.inference import load_model
+from napari_lesionseg.engine.metrics import Estimate
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.files import write_atomically
 
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         for outcome in iter_evaluate(model, found.pairs, postprocess=config):
             outcomes.append(outcome)
             if isinstance(outcome, FailedPicture):
-                say_error(outcome.reason)
+                say_error(name_picture(outcome.stem, outcome.reason))
             progress.advance(task)
     evaluation = collect(model, outcomes, postprocess=config)
     print_table(evaluation)
@@ -82,11 +83,17 @@ def print_table(evaluation: Evaluation) -> None:
     table.add_column("95 % interval", justify="right")
     for title, name, digits in ROWS:
         value = getattr(evaluation.summary, name)
-        table.add_row(title, f"{value.mean:.{digits}f}", f"{value.low:.{digits}f} to {value.high:.{digits}f}")
+        table.add_row(title, f"{value.mean:.{digits}f}", _interval(value, digits))
     for entry in evaluation.classes:
         if entry.jaccard is not None:
             table.add_row(f"Jaccard of {entry.name}", f"{entry.jaccard:.3f}", f"{entry.pictures} pictures")
     results.print(table)
+
+
+def _interval(value: Estimate, digits: int) -> str:
+    if value.low is None or value.high is None:
+        return ""
+    return f"{value.low:.{digits}f} to {value.high:.{digits}f}"
 
 
 def _write_json(path: Path, evaluation: Evaluation) -> None:

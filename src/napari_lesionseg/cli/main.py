@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 done, 1 some inputs failed, 2 wrong usage.
     """
+    _show_every_letter()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0] not in COMMANDS and not words[0].startswith("-")):
         words = ["app", *words]
@@ -73,3 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error("Stopped.")
         return INTERRUPTED
     return result
+
+
+def _show_every_letter() -> None:
+    """Let letters that the terminal cannot show appear as their codes, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from rich.table import Table
 
-from napari_lesionseg.cli.console import results, say
+from napari_lesionseg.cli.console import one_line, results, say, say_error
+from napari_lesionseg.engine.onnx_export import export_onnx
 from napari_lesionseg.errors import CheckpointError
-from napari_lesionseg.models.checkpoint import read_card
-from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
+from napari_lesionseg.models.registry import ONNX_SUFFIX, ModelRegistry
 
 EXAMPLE = """examples:
   lesionseg models
   lesionseg models add my-model.safetensors --name my-clinic
-  lesionseg models rename my-clinic our-clinic"""
+  lesionseg models rename my-clinic our-clinic
+  lesionseg models export-onnx our-clinic --out our-clinic.onnx"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rename.add_argument("new_name")
     remove = actions.add_parser("remove", help="delete a model of your own")
     remove.add_argument("name")
+    export = actions.add_parser("export-onnx", help="write a model as an ONNX file, for other programs")
+    export.add_argument("name")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,9 +54,18 @@ def run(options: argparse.Namespace) -> int:
     elif options.action == "remove":
         registry.remove(options.name)
         say(f"{options.name} removed")
+    elif options.action == "export-onnx":
+        _export_onnx(registry.resolve(options.name), options.out)
     else:
         return _list(registry)
     return 0
+
+
+def _export_onnx(model: Path, out: Path) -> None:
+    if out.suffix != ONNX_SUFFIX:
+        raise CheckpointError(f"The name of an ONNX file ends in {ONNX_SUFFIX}, which '{out}' does not.")
+    difference = export_onnx(*load_checkpoint(model), out)
+    say(f"{out} written; its answers are within {difference:.1g} of the original's")
 
 
 def _list(registry: ModelRegistry) -> int:
@@ -60,11 +74,12 @@ def _list(registry: ModelRegistry) -> int:
     for entry in registry.list():
         if entry.card is None:
             damaged += 1
-            table.add_row(entry.name, "", "", "", "", entry.problem)
+            table.add_row(one_line(entry.name), "", "", "", "", "damaged")
+            say_error(entry.problem)
             continue
         card = entry.card
         table.add_row(
-            entry.name,
+            one_line(entry.name),
             card.arch,
             str(card.working_size),
             _jaccard(card.scores),

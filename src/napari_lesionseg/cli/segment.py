@@ -25,7 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="pictures, folders of pictures, or patterns"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the masks, NAME_segmentation.png")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the masks, NAME_segmentation.png; a mask beside its own picture is never replaced",
+    )
     parser.add_argument(
         "--model", help="a registered model or a .safetensors file (default: the shipped one)"
     )
@@ -89,9 +94,14 @@ def segment_files(
                 _segment_file(picture, out, model, config, overlay=overlay)
             except LesionSegError as error:
                 failures += 1
-                say_error(str(error))
+                say_error(name_picture(picture, str(error)))
             progress.advance(task)
     return failures
+
+
+def name_picture(picture: Path | str, reason: str) -> str:
+    """Put the picture's name before what is wrong with it, unless it is said already."""
+    return reason if str(picture) in reason else f"{picture}: {reason}"
 
 
 def _check_free(picture: Path, written: dict[str, Path]) -> None:
@@ -103,10 +113,14 @@ def _check_free(picture: Path, written: dict[str, Path]) -> None:
 def _segment_file(
     picture: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool
 ) -> None:
+    path = out / f"{picture.stem}_segmentation.png"
+    if path.exists() and out.samefile(picture.parent):
+        raise LesionSegError(
+            f"{picture}: left out, because {path.name} beside it may be a reader's own mask."
+        )
     image = read_picture(picture)
     labels = segment(image, model=model, postprocess=config)
     one_class = len(model.card.classes) == 2
-    path = out / f"{picture.stem}_segmentation.png"
     write_mask(path, labels, style="binary" if one_class else "index")
     if overlay:
         write_picture(out / f"{picture.stem}_overlay.png", draw_outline(image, labels))

@@ -52,5 +52,7 @@ def open_viewer(
     reason = why_no_viewer()
     if reason:
         raise LesionSegError(f"The viewer cannot be opened, {reason}.")
-    (entry,) = entry_points(group=GROUP)
+    entry = next(iter(entry_points(group=GROUP)), None)
+    if entry is None:
+        raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
     entry.load()(folder, pictures, masks)
