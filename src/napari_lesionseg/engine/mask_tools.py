@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +146,7 @@ def split(mask: LabelImage, label: int = 1) -> LabelImage:
 
 
 def merge(mask: LabelImage, label: int = 1) -> LabelImage:
-    """Join the two parts of one class that lie nearest to each other, by a bridge between them.
+    """Join to the largest part of one class the part that lies nearest to it, by a bridge between them.
 
     Parameters
     ----------
@@ -161,13 +162,14 @@ def merge(mask: LabelImage, label: int = 1) -> LabelImage:
     parts, count = ndimage.label(own, structure=_EIGHT)
     if count < 2:
         return mask.copy()
-    gap = _nearest_gap(parts)
-    for reach in _growing(gap):
-        closed = _closed(own, reach)
-        joined, _ = ndimage.label(closed, structure=_EIGHT)
-        if joined.max() < count:
-            return _replaced(mask, box, own | closed, label)
-    return mask.copy()
+    sizes = np.bincount(parts.ravel())
+    largest = int(sizes[1:].argmax()) + 1
+    distance, nearest = ndimage.distance_transform_edt(parts != largest, return_indices=True)
+    distance[(parts == 0) | (parts == largest)] = np.inf
+    end = np.unravel_index(int(distance.argmin()), parts.shape)
+    start = (nearest[0][end], nearest[1][end])
+    width = math.sqrt(float(sizes[parts[end]]) / math.pi)  # half the diameter of the smaller part
+    return _replaced(mask, box, own | _bridge(parts.shape, start, end, max(1.5, width / 2)), label)
 
 
 def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
@@ -269,27 +271,14 @@ def _centres(depth: NDArray[np.floating]) -> Region:
     return np.asarray(depth > raised)
 
 
-def _nearest_gap(parts: NDArray[np.integer]) -> float:
-    """Distance between the two parts that lie nearest to each other."""
-    gap = math.inf
-    for part in range(1, int(parts.max()) + 1):
-        distance = ndimage.distance_transform_edt(parts != part)
-        others = (parts > 0) & (parts != part)
-        gap = min(gap, float(distance[others].min()))
-    return gap
-
-
-def _growing(gap: float) -> list[float]:
-    return [gap * factor for factor in (0.75, 1.0, 1.5, 2.5, 4.0)]
-
-
-def _closed(own: Region, reach: float) -> Region:
-    """Grow by ``reach`` and shrink again."""
-    margin = math.ceil(reach) + 1
-    padded = np.pad(own, margin)
-    grown = ndimage.distance_transform_edt(~padded) <= reach
-    closed = ndimage.distance_transform_edt(grown) > reach
-    return np.asarray(closed[margin:-margin, margin:-margin])
+def _bridge(shape: tuple[int, ...], start: Sequence[Any], end: Sequence[Any], reach: float) -> Region:
+    """Give the pixels within a reach of the line between two pixels."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    along = (float(end[0] - start[0]), float(end[1] - start[1]))
+    length = along[0] ** 2 + along[1] ** 2
+    at = np.clip(((rows - start[0]) * along[0] + (cols - start[1]) * along[1]) / length, 0, 1)
+    away = (rows - start[0] - at * along[0]) ** 2 + (cols - start[1] - at * along[1]) ** 2
+    return np.asarray(away <= reach**2)
 
 
 def _blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

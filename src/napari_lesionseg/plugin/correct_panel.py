@@ -62,7 +62,7 @@ _ROWS: tuple[tuple[tuple[str, str, str], ...], ...] = (
     ),
     (
         ("split", "Split", "Cut apart, at the waist, what are two lesions"),
-        ("merge", "Merge", "Join the two parts that lie nearest to each other"),
+        ("merge", "Merge", "Join to the largest part the one that lies nearest to it"),
         ("remove part under the mouse", "Remove", "Take a part away: click on it, or point at it and press"),
         ("no outline", "Clear", "Take the whole outline away"),
     ),

@@ -1,8 +1,8 @@
 """All keys, in one table, and how a key gets to what it does.
 
 Keys of widgets work in the whole window while the widget is shown. Keys of the outline, which are letters
-alone, work while its layer is the active one, as napari's own do, which keep theirs: digits, B, E, F, L, M, P,
-V, X and Z. Alt with C, S, T or a menu's letter belongs to napari's menus.
+alone, work while its layer is the active one, as napari's own do, which keep theirs: digits, B, E, F, L, M,
+P, V, X and Z. Alt with C, S, T or a menu's letter belongs to napari's menus.
 """
 
 from __future__ import annotations
@@ -60,7 +60,16 @@ OUTLINE_KEYS = {
 }
 """What is done to an outline, and its key; the preferences can give it another one."""
 
+VERDICT_KEYS = {
+    "back": "Q",
+    "approve": "W",
+    "no lesion": "F3",
+    "flag": "F4",
+}
+"""The ways on from a picture of a study, and their keys; the preferences can give them others."""
+
 KEYS.update(OUTLINE_KEYS)
+KEYS.update(VERDICT_KEYS)
 
 _PLUGIN = "napari-lesionseg"
 Handler = Callable[[], Iterator[None] | None]

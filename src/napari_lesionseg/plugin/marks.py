@@ -21,7 +21,7 @@ from vispy.scene.visuals import Compound, Line, Markers
 from napari_lesionseg.types import Box, Click
 
 BELONGS, DOES_NOT = "#00b386", "#ff6a00"
-"""After Okabe and Ito's bluish green and vermilion: told apart by all kinds of colour vision, and by shape."""
+"""After Okabe and Ito's bluish green and vermilion: told apart by every colour vision, and by shape."""
 
 _NAME = "lesionseg_marks"
 _SIZE = 11.0

@@ -1,0 +1,201 @@
+"""Measure how quickly an outline answers the hand, in a real window.
+
+Prints the tables of ``docs/benchmarks.md``::
+
+    xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/interaction.py [--model M] [--repeats N]
+
+- "outline" is the time from the call that the mouse or slider makes until the new outline is in its layer,
+  "screen" until the next frame was drawn, which includes the window's own work; without a graphics card (Xvfb
+  with Mesa) the frame itself is drawn by the processor.
+- "late" is how late a timer of 10 ms fires while that goes on: what the interface feels like.
+- The network runs once before clicks are timed, as it does when a picture is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import torch
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QApplication
+from rich.console import Console
+from rich.table import Table
+
+import napari_lesionseg as ls
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.plugin.editor import OutlineEditor
+from napari_lesionseg.plugin.layers import new_outline, show_as
+from napari_lesionseg.types import Box
+
+SIZES = ((560, 768), (4000, 6000))
+TICK_MS = 10
+GOALS_MS = {"click": 100, "threshold": 30}
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one kind of change, in milliseconds."""
+
+    size: str
+    change: str
+    repeats: int
+    outline_median: float
+    outline_p95: float
+    screen_median: float
+    screen_p95: float
+    late_p99: float
+
+
+class Window:
+    """A viewer with one picture being corrected, and the clocks around it."""
+
+    def __init__(self, shape: tuple[int, int], model: Any) -> None:
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(1366, 768)
+        picture = self.viewer.add_image(synthetic_sample(3, size=shape).image, rgb=True)
+        labels = new_outline(picture)
+        show_as(labels, filled=False)
+        self.viewer.add_layer(labels)
+        self.editor = OutlineEditor(self.viewer, picture, labels, config=PostprocessConfig(), model=model)
+        self.shape = shape
+        self._changed_at = self._drawn_at = 0.0
+        self.editor.changed.connect(self._on_changed)
+        self._canvas = self.viewer.window._qt_viewer.canvas._scene_canvas
+        self._canvas.events.draw.connect(self._on_drawn, position="last")
+
+    def run(self, change: Callable[[], Any]) -> tuple[float, float]:
+        """Make a change; give the milliseconds until the outline is in its layer and on the screen."""
+        self._settle()
+        self._changed_at = self._drawn_at = 0.0
+        started = time.perf_counter()
+        change()
+        self._wait(lambda: self._changed_at > 0 and self._drawn_at > 0)
+        return 1000 * (self._changed_at - started), 1000 * (self._drawn_at - started)
+
+    def _on_changed(self, kind: str) -> None:
+        self._changed_at = time.perf_counter()
+        self._canvas.update()  # a frame even where nothing is new, as after a box in which nothing was found
+
+    def _on_drawn(self, event: Any) -> None:
+        if self._changed_at and not self._drawn_at:
+            self._drawn_at = time.perf_counter()
+
+    def _settle(self) -> None:
+        for _ in range(5):
+            QApplication.processEvents()
+            time.sleep(0.01)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        end = time.perf_counter() + TIMEOUT_S
+        while not done():
+            QApplication.processEvents()
+            if time.perf_counter() > end:
+                raise TimeoutError("nothing was drawn")
+
+
+@contextmanager
+def lateness() -> Iterator[list[float]]:
+    """Collect by how many milliseconds a timer is late."""
+    late: list[float] = []
+    last = [time.perf_counter()]
+
+    def tick() -> None:
+        now = time.perf_counter()
+        late.append(max(0.0, 1000 * (now - last[0]) - TICK_MS))
+        last[0] = now
+
+    timer = QTimer()
+    timer.setTimerType(Qt.TimerType.PreciseTimer)
+    timer.timeout.connect(tick)
+    timer.start(TICK_MS)
+    yield late
+    timer.stop()
+
+
+def measure(window: Window, name: str, changes: Sequence[Callable[[], Any]]) -> Timing:
+    """Time a row of changes; the first one is left out."""
+    with lateness() as late:
+        times = np.array([window.run(change) for change in changes])[1:]
+    height, width = window.shape
+    (outline, screen), (outline_95, screen_95) = np.median(times, axis=0), np.percentile(times, 95, axis=0)
+    p99 = float(np.percentile(late, 99)) if late else 0.0
+    return Timing(f"{width}x{height}", name, len(times), outline, outline_95, screen, screen_95, p99)
+
+
+def measure_size(shape: tuple[int, int], model: Any, repeats: int) -> list[Timing]:
+    """Time everything at one size of picture."""
+    window = Window(shape, model)
+    editor, rng = window.editor, np.random.default_rng(0)
+    window.run(editor.predict)
+    spots = rng.uniform(0.2, 0.8, (repeats + 1, 2)) * shape
+    thresholds = np.resize([0.3, 0.4, 0.5, 0.6, 0.7], repeats + 1)
+    box = Box(shape[0] // 8, shape[1] // 8, shape[0] // 3, shape[1] // 3)
+    rows = [
+        measure(window, "click", [lambda at=at: editor.add_click(*at, rng.random() < 0.5) for at in spots]),
+        measure(window, "take a click back", [editor.undo] * max(2, repeats // 2)),
+        measure(window, "threshold", [lambda t=t: set_threshold(editor, t) for t in thresholds]),
+    ]
+    few = max(2, repeats // 4)
+    rows += [measure(window, tool, [lambda t=tool: apply(editor, t)] * few) for tool in ("smooth", "snap")]
+    rows.append(measure(window, "box", [lambda: editor.box(box)] * few))
+    editor.close()
+    window.viewer.close()
+    return rows
+
+
+def set_threshold(editor: OutlineEditor, threshold: float) -> None:
+    """Move the threshold as the slider does."""
+    editor.set_config(editor.config.model_copy(update={"threshold": float(threshold)}))
+
+
+def apply(editor: OutlineEditor, tool: str) -> None:
+    """Use a tool on the network's outline, so that it has something to change."""
+    editor.apply_tool("back_to_prediction")
+    editor.apply_tool(tool)
+
+
+def show(rows: Sequence[Timing]) -> None:
+    """Print the table."""
+    table = Table("picture", "change", "n", "outline ms", "p95", "screen ms", "p95", "late p99 ms")
+    for row in rows:
+        values = (row.outline_median, row.outline_p95, row.screen_median, row.screen_p95, row.late_p99)
+        table.add_row(row.size, row.change, str(row.repeats), *(f"{value:.1f}" for value in values))
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="name in the registry or path of a model file")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    arguments = parser.parse_args()
+    QApplication.instance() or QApplication([])
+    model = ls.load_model(arguments.model)
+    rows = [row for shape in SIZES for row in measure_size(shape, model, arguments.repeats)]
+    show(rows)
+    if arguments.json is not None:
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+        figures = {"machine": machine, "goals_ms": GOALS_MS, "timings": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
