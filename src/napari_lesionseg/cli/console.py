@@ -30,7 +30,7 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a progress bar on standard error; it disappears when done, and there is none without a terminal."""
+    """Show a progress bar on standard error, if that is a terminal; it disappears when done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = not messages.is_terminal  # a log file gets the errors alone
     with Progress(*columns, console=messages, transient=True, disable=hidden) as progress:

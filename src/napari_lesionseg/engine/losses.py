@@ -29,7 +29,7 @@ def segmentation_loss(
     logits : Tensor
         Shape (B, 1, H, W) for one class, or (B, C, H, W) with the background first.
     labels : Tensor
-        Class indices of shape (B, H, W); 255 counts for nothing.
+        Class indices of shape (B, H, W); 255 counts for nothing. For one class, any other index is that class.
     kind : str
         "bce": cross-entropy (binary for one class). "bce-dice": plus soft Dice. "focal-dice": cross-entropy
         weighted towards pixels that are still wrong, plus soft Dice.
@@ -47,6 +47,8 @@ def segmentation_loss(
     if kind not in LOSSES:
         raise TrainingError(f"There is no loss '{kind}'; choose one of {', '.join(LOSSES)}.")
     logits = logits.float()
+    if logits.shape[1] == 1:
+        labels = torch.where(labels == IGNORED, labels, (labels > 0).to(labels.dtype))
     counted = labels != IGNORED if class_weights is None else _weights(labels, class_weights)
     pixelwise = _cross_entropy(logits, labels, smoothing)
     if kind == "focal-dice":
