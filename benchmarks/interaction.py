@@ -144,7 +144,7 @@ def measure_size(shape: tuple[int, int], model: Any, repeats: int) -> list[Timin
     box = Box(shape[0] // 8, shape[1] // 8, shape[0] // 3, shape[1] // 3)
     rows = [
         measure(window, "click", [lambda at=at: editor.add_click(*at, rng.random() < 0.5) for at in spots]),
-        measure(window, "take a click back", [editor.undo] * max(2, repeats // 2)),
+        measure(window, "take a click back", [editor.undo] * max(2, repeats // 4)),
         measure(window, "threshold", [lambda t=t: set_threshold(editor, t) for t in thresholds]),
     ]
     few = max(2, repeats // 4)

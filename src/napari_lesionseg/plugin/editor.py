@@ -64,6 +64,7 @@ class _Wish:
     depth: int
     clicks: tuple[Click, ...] = ()
     box: Box | None = None
+    config: PostprocessConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class OutlineEditor:
         self._waiting: deque[_Wish] = deque()
         self._flying: tuple[_Wish, ...] = ()
         self._job: Job[Any] | None = None
-        self._was_busy = self._writing = self._closed = False
+        self._was_busy = self._writing = self._closed = self._announced = False
         self._take_over()
 
     @property
@@ -177,8 +178,9 @@ class OutlineEditor:
 
     @property
     def config(self) -> PostprocessConfig:
-        """The settings in force."""
-        return self._now.config
+        """The settings in force, or about to be."""
+        wanted = [wish.config for wish in self._waiting if wish.config is not None]
+        return wanted[-1] if wanted else self._now.config
 
     @property
     def probability(self) -> Probability | None:
@@ -282,9 +284,10 @@ class OutlineEditor:
         if self._answered():
             self._record(drawing.redrawn(then, self.active_class), "threshold", merge=True)
             return
-        self._record(then, "threshold", merge=True)
         if self._now.mask.any() and self._model is not None:
-            self._want("redraw")
+            self._want("redraw", config=config)
+        else:
+            self._record(then, "threshold", merge=True)
 
     def add_click(self, row: float, col: float, positive: bool = True) -> None:
         """Say that a point belongs to the lesion, or does not.
@@ -429,6 +432,7 @@ class OutlineEditor:
         vars(self.labels).update(undo=self.undo, redo=self.redo, _history_limit=0)
         self.labels._reset_history()
         self.labels.events.paint.connect(self._on_painted)
+        self.labels.events.labels_update.connect(self._on_refreshed)
         self.labels.events.data.connect(self._on_painted)
         self.picture.events.data.connect(self._on_picture_changed)
 
@@ -437,6 +441,7 @@ class OutlineEditor:
             vars(self.labels).pop(name, None)
         self.labels._reset_history()
         self.labels.events.paint.disconnect(self._on_painted)
+        self.labels.events.labels_update.disconnect(self._on_refreshed)
         self.labels.events.data.disconnect(self._on_painted)
         self.picture.events.data.disconnect(self._on_picture_changed)
 
@@ -476,6 +481,12 @@ class OutlineEditor:
 
     def _on_painted(self) -> None:
         if not self._writing and self._usable():
+            self._announced = not self._painted()  # a polygon is told of before it is there
+            self._take_notice()
+
+    def _on_refreshed(self) -> None:
+        if self._announced and not self._writing and self._usable():
+            self._announced = False
             self._take_notice()
 
     def _on_picture_changed(self) -> None:
@@ -578,11 +589,11 @@ class OutlineEditor:
         if within and self._ready():
             self._want("click", within)
 
-    def _want(self, kind: Any, clicks: tuple[Click, ...] = (), box: Box | None = None) -> None:
+    def _want(self, kind: Any, clicks: tuple[Click, ...] = (), **more: Any) -> None:
         if self._model is None:
             self.failed.emit(ModelNotFoundError(_NO_MODEL))
             return
-        self._waiting.append(_Wish(kind, self._history.depth, clicks, box))
+        self._waiting.append(_Wish(kind, self._history.depth, clicks, **more))
         self._go_on()
         self._show_clicks()
 
@@ -609,8 +620,9 @@ class OutlineEditor:
             self._start_box(wish)
         elif wish.kind == "retract":
             self._start_retract(wish)
-        else:
-            self._record(drawing.redrawn(self._now, self.active_class), "threshold", merge=True)
+        elif wish.config is not None:
+            then = replace(self._now, config=wish.config)
+            self._record(drawing.redrawn(then, self.active_class), "threshold", merge=True)
 
     def _start_clicks(self, first: _Wish) -> None:
         """Ask about a click, together with those that follow it directly."""

@@ -19,7 +19,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.answers import Answer
 from napari_lesionseg.types import Box, Click, LabelImage
 
-HISTORY_BUDGET = 256 << 20
+HISTORY_BUDGET = 512 << 20
 """Bytes that the history of one picture may take."""
 
 _QUICKEST = 1  # zlib's level: what the better ones win on masks is not worth the wait
