@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -55,7 +55,6 @@ class _Tally:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     hashes: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
 
 
 def check_records(
@@ -88,7 +87,7 @@ def check_records(
         When nothing is left, classes differ between pictures, or the settings refuse what was found.
     """
     tally = _Tally()
-    for number, record in enumerate(records, 1):
+    for number, record in enumerate(_distinct(records, tally.problems), 1):
         _check(record, config, tally, bare=bare)
         yield Step("checking", number, len(records), record.name)
     twins = find_twins(tally.hashes)
@@ -102,10 +101,25 @@ def check_records(
     yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems))
 
 
+def _distinct(records: Sequence[Record], problems: list[Problem]) -> Iterator[Record]:
+    """Give a picture that has the name of one before it a number behind its name."""
+    seen = set[str]()
+    for record in records:
+        name, copy = record.name, 1
+        while name.casefold() in seen:
+            copy += 1
+            name = f"{record.name}_{copy}"
+        seen.add(name.casefold())
+        if copy > 1:
+            problems.append(
+                Problem(record.name, f"Another picture has the same name; this one is called {name}.")
+            )
+        yield record if copy == 1 else replace(record, name=name)
+
+
 def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -> None:
     """Put a record among the kept ones, or say why not."""
     try:
-        _check_name(record, tally)
         _check_status(record, config, bare=bare)
         pixels = prepare(record, config)
         _check_content(record, pixels, config)
@@ -117,13 +131,6 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
     tally.kept.append(record)
     tally.sizes[record.name] = (pixels.labels.shape[0], pixels.labels.shape[1])
     tally.hashes[record.name] = picture_hash(pixels.image)
-
-
-def _check_name(record: Record, tally: _Tally) -> None:
-    key = record.name.casefold()
-    if not record.name or key in tally.seen:
-        raise DatasetError("Another picture has the same name.")
-    tally.seen.add(key)
 
 
 def _check_status(record: Record, config: ExportConfig, *, bare: bool) -> None:

@@ -220,7 +220,6 @@ def write_croissant(plan: Plan, placed: Iterable[Placed], created: str) -> None:
         "datePublished": created,
         "version": "1.0.0",
         "citeAs": info.citation or info.title,
-        "url": "https://example.org/not-published",
         "rai:dataCollection": info.collected or _UNKNOWN,
         "rai:dataAnnotationProtocol": " ".join(
             [info.readers or "Readers not stated.", *_readers(plan.records)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import shutil
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,7 @@ from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.files import sync_folder
 
 _SYNC_THREADS = 8
+_STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +183,14 @@ def run_export(
     if write is None:
         raise DatasetError(f"{convention.title} is a format that is read, not written.")
     _check_destination(destination)
+    _sweep(destination)
     for item in check_records(records, config, bare=bare):
         if isinstance(item, Step):
             yield item
         else:
             checked = item
     assigned, torn = decide(checked)
-    final, names = final_records(checked.records, assigned, config, convention.pseudonym)
+    final, names = final_records(checked.records, assigned, config, convention)
     sizes = {names[name]: size for name, size in checked.sizes.items() if name in names}
     problems = (*found, *checked.problems, *torn)
     with _whole(destination) as folder:
@@ -201,6 +205,14 @@ def _check_destination(destination: Path) -> None:
         raise DatasetError(f"{destination} already exists; choose a new folder.")
     if not destination.parent.is_dir():
         raise DatasetError(f"{destination.parent} does not exist; create it first.")
+
+
+def _sweep(destination: Path) -> None:
+    """Remove what killed exports to the same destination left, once it is too old to be at work."""
+    left = re.compile(re.escape(f".{destination.name}.") + r"\d+-[0-9a-f]{12}\.tmp")
+    for entry in destination.parent.iterdir():
+        if left.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 @contextlib.contextmanager

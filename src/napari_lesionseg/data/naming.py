@@ -6,9 +6,10 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, islice
 
 from napari_lesionseg.data.cleaning import safe_name
-from napari_lesionseg.data.formats.base import ExportConfig
+from napari_lesionseg.data.formats.base import ExportConfig, Format
 from napari_lesionseg.data.records import Record
 from napari_lesionseg.data.splits import Part
 
@@ -16,7 +17,7 @@ _LONG = 4  # shorter numbers occur in other numbers by chance
 
 
 def final_records(
-    records: Sequence[Record], parts: Mapping[str, Part], config: ExportConfig, pseudonym: str
+    records: Sequence[Record], parts: Mapping[str, Part], config: ExportConfig, convention: Format
 ) -> tuple[tuple[Record, ...], dict[str, str]]:
     """Give records their final names, parts and facts.
 
@@ -28,8 +29,8 @@ def final_records(
         Part by name.
     config : ExportConfig
         `pseudonymise` and `facts`.
-    pseudonym : str
-        Pattern of new names, filled with a number from 1.
+    convention : Format
+        Its pattern of new names, and the names it asks for.
 
     Returns
     -------
@@ -38,7 +39,7 @@ def final_records(
     names : dict
         New name by old name: the key that undoes the pseudonyms. It is not part of the export.
     """
-    names = _names(records, config, pseudonym)
+    names = _names(records, config, convention)
     patients = _numbers((record.patient for record in records), "patient_{}", config)
     lesions = _numbers((_lesion_key(record) for record in records), "lesion_{}", config)
     readers = _numbers((record.provenance.reader for record in records), "reader_{}", config, names_too=True)
@@ -85,24 +86,36 @@ def _order(count: int) -> list[int]:
     return numbers
 
 
-def _names(records: Sequence[Record], config: ExportConfig, pseudonym: str) -> dict[str, str]:
+def _names(records: Sequence[Record], config: ExportConfig, convention: Format) -> dict[str, str]:
     """Map old names to new, all different even where case does not count."""
     names: dict[str, str] = {}
     taken = set[str]()
-    for record, number in zip(records, _order(len(records)), strict=True):
-        new = pseudonym.format(number) if _must_change(record, config) else safe_name(record.name)
-        candidate, copy = new, 1
-        while candidate.casefold() in taken:
-            copy += 1
-            candidate = f"{new}_{copy}"
-        taken.add(candidate.casefold())
-        names[record.name] = candidate
-    return names
+    renamed = {record.name for record in records if _must_change(record, config, convention)}
+    for record in records:
+        if record.name not in renamed:
+            names[record.name] = _free_name(safe_name(record.name), taken)
+    pseudonyms = (convention.pseudonym.format(number) for number in count(1))
+    free = [name for name in islice(pseudonyms, len(records)) if name.casefold() not in taken]
+    free += [name for name in islice(pseudonyms, len(taken)) if name.casefold() not in taken]
+    for name, place in zip(sorted(renamed), _order(len(renamed)), strict=True):
+        names[name] = free[place - 1]
+    return {record.name: names[record.name] for record in records}
 
 
-def _must_change(record: Record, config: ExportConfig) -> bool:
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return the name, with a number behind it if it is taken, and take it."""
+    candidate, copy = name, 1
+    while candidate.casefold() in taken:
+        copy += 1
+        candidate = f"{name}_{copy}"
+    taken.add(candidate.casefold())
+    return candidate
+
+
+def _must_change(record: Record, config: ExportConfig, convention: Format) -> bool:
     if config.pseudonymise == "patients":
-        return betrays_patient(record)
+        wrong = convention.names is not None and not re.fullmatch(convention.names, record.name)
+        return wrong or betrays_patient(record)
     return config.pseudonymise == "all"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from napari_lesionseg.data.records import Provenance
 from napari_lesionseg.data.splits import leaks
 from napari_lesionseg.errors import DatasetError
 
+KEEP = ExportConfig(pseudonymise="nothing")
 WRITTEN = sorted(name for name, found in FORMATS.items() if found.write and name != "dicom")
 
 
@@ -45,7 +47,7 @@ def test_every_format_is_written_whole(kit, records, tmp_path: Path, name: str) 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_patients_are_in_one_part_only(kit, records, tmp_path: Path, name: str) -> None:
     records[9] = replace(records[9], picture=records[0].picture, patient=None)
-    kit.last(export_dataset(records, tmp_path / "out", name))
+    kit.last(export_dataset(records, tmp_path / "out", name, config=KEEP))
     lines = (tmp_path / "out/provenance.csv").read_text().splitlines()[1:]
     parts = {line.split(",")[0]: line.split(",")[1] for line in lines}
     items = [record.split_item() for record in records]
@@ -55,7 +57,11 @@ def test_patients_are_in_one_part_only(kit, records, tmp_path: Path, name: str) 
 
 def test_the_same_seed_gives_the_same_parts(kit, records, tmp_path: Path) -> None:
     def parts(folder: str, seed: int) -> str:
-        kit.last(export_dataset(records, tmp_path / folder, "isic", config=ExportConfig(seed=seed)))
+        kit.last(
+            export_dataset(
+                records, tmp_path / folder, "isic", config=ExportConfig(seed=seed, pseudonymise="nothing")
+            )
+        )
         return (tmp_path / folder / "provenance.csv").read_text()
 
     assert parts("a", 0) == parts("b", 0) != parts("c", 1)
@@ -86,7 +92,7 @@ def test_pictures_leave_without_metadata(kit, records, tmp_path: Path) -> None:
     made = [kit.record(seed, picture=path) for seed, path in enumerate(sources)]
     made[1] = replace(made[1], mask=turned)
     for name in WRITTEN:
-        kit.last(export_dataset(made, tmp_path / name, name))
+        kit.last(export_dataset(made, tmp_path / name, name, config=KEEP))
         for path in (tmp_path / name).rglob("*"):
             assert not path.is_file() or b"SECRET" not in path.read_bytes()
         pictures = [path for path in (tmp_path / name).rglob("case_0*") if path.suffix in (".jpg", ".png")]
@@ -167,6 +173,17 @@ def test_stopping_leaves_nothing_behind(records, tmp_path: Path, stage: str) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_killed_exports_left_is_swept_when_it_is_old(kit, records, tmp_path: Path) -> None:
+    for name in (".out.12-0123456789ab.tmp", ".out.13-0123456789ab.tmp", ".other.12-0123456789ab.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+        if "12-" in name:
+            os.utime(tmp_path / name, (0, 0))
+    kit.last(export_dataset(records, tmp_path / "out", "folder"))
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".other.12-0123456789ab.tmp", ".out.13-0123456789ab.tmp", "out"]
+
+
 def test_a_full_disk_leaves_nothing_behind(
     kit, records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +213,7 @@ def test_what_was_left_out_is_reported(kit, records, tmp_path: Path) -> None:
 
 def test_provenance_is_written_and_read_back(kit, records, tmp_path: Path) -> None:
     for name in ("isic", "folder", "coco"):
-        kit.last(export_dataset(records, tmp_path / name, name))
+        kit.last(export_dataset(records, tmp_path / name, name, config=KEEP))
         found = {record.name: record.provenance for record in read_dataset(tmp_path / name).records}
         assert found == {record.name: record.provenance for record in records}
 

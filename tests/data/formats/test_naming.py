@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from napari_lesionseg.data.formats.base import ExportConfig
+from napari_lesionseg.data.formats import FORMATS, ExportConfig
 from napari_lesionseg.data.naming import betrays_patient, final_records
 
 
-def finish(records, **settings):
+def finish(records, convention="folder", **settings):
     config = ExportConfig(**settings)
-    return final_records(records, {record.name: "train" for record in records}, config, "ISIC_{:07d}")
+    return final_records(records, {record.name: "train" for record in records}, config, FORMATS[convention])
 
 
 def test_nothing_changes_when_nothing_should(kit) -> None:
@@ -33,7 +33,7 @@ def test_patients_and_lesions_get_numbers_and_stay_apart(kit) -> None:
 def test_all_names_can_be_replaced(kit) -> None:
     records = [kit.record(seed) for seed in range(30)]
     final, names = finish(records, pseudonymise="all")
-    assert sorted(names.values()) == [f"ISIC_{number:07d}" for number in range(1, 31)]
+    assert sorted(names.values()) == [f"picture_{number:05d}" for number in range(1, 31)]
     assert list(names.values()) != sorted(names.values())
     assert {record.provenance.reader for record in final} == {"reader_1"}
 
@@ -55,13 +55,27 @@ def test_names_that_betray_the_patient_are_replaced(
     record = kit.record(0, name=name, patient=patient)
     assert betrays_patient(record) is betrays
     _, names = finish([record])
-    assert names[name].startswith("ISIC_") is betrays
+    assert names[name].startswith("picture_") is betrays
 
 
 def test_names_stay_unique_when_made_safe(kit) -> None:
     records = [kit.record(seed, name=name, patient=None) for seed, name in enumerate(("a b", "a/b", "A?B"))]
     _, names = finish(records)
     assert names == {"a b": "a_b", "a/b": "a_b_2", "A?B": "A_B_3"}
+
+
+def test_names_that_the_tools_refuse_are_replaced(kit) -> None:
+    records = [kit.record(seed, patient=None) for seed in range(4)]
+    records += [
+        kit.record(5, name="ISIC_0000002", patient=None),
+        kit.record(6, name="ISIC_0024306", patient=None),
+    ]
+    _, names = finish(records, convention="isic")
+    assert (names["ISIC_0000002"], names["ISIC_0024306"]) == ("ISIC_0000002", "ISIC_0024306")
+    new = sorted(names[record.name] for record in records[:4])
+    assert new == ["ISIC_0000001", "ISIC_0000003", "ISIC_0000004", "ISIC_0000005"]
+    _, names = finish(records, convention="isic", pseudonymise="nothing")
+    assert names["case_00"] == "case_00"
 
 
 def test_only_listed_facts_leave_the_house(kit) -> None:

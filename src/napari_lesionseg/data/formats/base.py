@@ -73,7 +73,7 @@ class ExportConfig(Settings):
         "patients",
         title="New names",
         description="Who gets running numbers in random order: patients, lesions and pictures whose names "
-        "hold the patient's; all pictures and readers as well; or nobody.",
+        "hold the patient's or do not fit the format; all pictures and readers as well; or nobody.",
     )
     keep_parts: bool = Field(
         True, title="Keep parts", description="Leave pictures in the parts they already have."
@@ -184,6 +184,8 @@ class Format:
         Writes a plan, yielding after each record.
     pseudonym : str
         Pattern of new names, filled with a number from 1.
+    names : str, optional
+        Regular expression of the names that the convention's tools ask for; others are replaced.
     """
 
     name: str
@@ -192,6 +194,7 @@ class Format:
     read: Callable[[Path], Dataset] | None = None
     write: Callable[[Plan], Iterator[Placed]] | None = None
     pseudonym: str = "picture_{:05d}"
+    names: str | None = None
 
 
 def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:

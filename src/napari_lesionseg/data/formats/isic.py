@@ -193,4 +193,4 @@ def _attribute_name(name: str) -> str:
     return re.sub(r"\W+", "_", name.lower())
 
 
-FORMAT = Format("isic", "ISIC", recognises, read, write, pseudonym="ISIC_{:07d}")
+FORMAT = Format("isic", "ISIC", recognises, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}")
