@@ -1,0 +1,56 @@
+"""A small world in which learning takes milliseconds: bright discs on dark ground, and a tiny network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from napari_lesionseg.data.batches import CachedPair
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.factory import build_network
+
+ARCH, ARCH_SETTINGS, SIDE = "unet", {"width": 4, "depth": 2}, 32
+
+
+def draw_disc(number: int, *, empty: bool = False) -> CachedPair:
+    rng = np.random.default_rng(number)
+    rows, cols = np.ogrid[:40, :48]
+    row, col, radius = rng.uniform(14, 26), rng.uniform(16, 32), rng.uniform(7, 11)
+    inside = ((rows - row) ** 2 + (cols - col) ** 2 <= radius**2) & (not empty)
+    image = rng.integers(20, 60, (40, 48, 3)) + 150 * inside[..., None]
+    return CachedPair(f"disc-{number}", image.astype(np.uint8), inside.astype(np.uint8))
+
+
+def make_model(seed: int = 0, classes: tuple[str, ...] = ("background", "lesion")) -> Model:
+    torch.manual_seed(seed)
+    card = ModelCard(
+        name="tiny", arch=ARCH, arch_settings=ARCH_SETTINGS, working_size=SIDE, classes=classes, licence="CC0"
+    )
+    network = build_network(ARCH, card.out_channels, **ARCH_SETTINGS)
+    return Model(network, card, "cpu", sha256="0" * 64, precision="float32")
+
+
+@pytest.fixture
+def disc() -> Callable[..., CachedPair]:
+    """Draw the disc of a number."""
+    return draw_disc
+
+
+@pytest.fixture
+def discs() -> list[CachedPair]:
+    return [draw_disc(number) for number in range(5)]
+
+
+@pytest.fixture
+def tiny_model() -> Model:
+    return make_model()
+
+
+@pytest.fixture
+def new_model() -> Callable[..., Model]:
+    """Make a tiny model; the same seed gives the same weights."""
+    return make_model
