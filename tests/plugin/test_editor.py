@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -46,6 +46,8 @@ def stamped(probability: np.ndarray, clicks) -> np.ndarray:
         row, col = int(click.row), int(click.col)
         square = np.s_[max(row - REACH, 0) : row + REACH + 1, max(col - REACH, 0) : col + REACH + 1]
         stamped[square] = 0.8 if click.positive else 0.2
+    for click in clicks:
+        stamped[int(click.row), int(click.col)] = 0.8 if click.positive else 0.2
     return stamped
 
 
@@ -843,14 +845,8 @@ class Correcting(RuleBasedStateMachine):
             then = dataclasses.replace(self.now, hand=hand, clicks=clicks, source="network")
             self.step(then.redraw(), "click")
             for click in {click.pixel: click for click in clicks[-len(flown) :]}.values():
-                later = [other for other in clicks[clicks.index(click) + 1 :] if self.near(click, other)]
-                if not later:
-                    assert (self.editor.labels.data[click.pixel] > 0) == click.positive
+                assert (self.editor.labels.data[click.pixel] > 0) == click.positive
         self.pump()
-
-    @staticmethod
-    def near(click: Click, other: Click) -> bool:
-        return max(abs(click.row - other.row), abs(click.col - other.col)) <= REACH
 
     @rule(spot=SPOTS, size=st.integers(1, 12), value=st.integers(0, 1))
     def paint(self, spot, size, value) -> None:
@@ -866,7 +862,7 @@ class Correcting(RuleBasedStateMachine):
         if changed.any():
             self.step(dataclasses.replace(self.now, mask=mask, hand=self.now.hand | changed), kind)
 
-    @rule(threshold=st.sampled_from([0.15, 0.3, 0.5, 0.7, 0.85]))
+    @rule(threshold=st.sampled_from([0.3, 0.45, 0.5, 0.7]))
     def move_threshold(self, threshold) -> None:
         if self.now.source == "none" and self.now.mask.any():
             return
@@ -942,5 +938,8 @@ class Correcting(RuleBasedStateMachine):
 def test_whatever_is_done_the_outline_is_what_it_should_be(jobs, monkeypatch):
     monkeypatch.setattr(Correcting, "jobs", jobs, raising=False)
     run_state_machine_as_test(
-        Correcting, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        Correcting,
+        settings=settings(
+            max_examples=25, stateful_step_count=25, deadline=None, phases=[Phase.reuse, Phase.generate]
+        ),
     )
