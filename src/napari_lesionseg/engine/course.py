@@ -210,11 +210,7 @@ class Course:
         self.step, self.best = state.step, state.best
         self.rounds = [saved.result() for saved in state.rounds]
         self.best_weights = tuple(
-            {
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             for prefix in (f"best.{index}." for index in range(len(self.ensemble)))
         )
 

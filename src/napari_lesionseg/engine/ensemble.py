@@ -150,9 +150,7 @@ class Ensemble:
         A line from the old weights to the new loses less of what was known than it loses of what was learned:
         Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
         """
-        averaged = {
-            name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing
-        }
+        averaged = {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing}
         return self._model(averaged, share, card)
 
     def _model(self, weights: Mapping[str, Tensor], share: float, card: ModelCard) -> Model:

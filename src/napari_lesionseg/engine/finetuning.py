@@ -359,9 +359,7 @@ def fine_tune(
     ...     candidate.save(Path("our-clinic.safetensors"))
     """
     path = Path(state_path) if state_path is not None else None
-    return FineTuning(
-        model, pairs, config, items=items, held_out=held_out, state_path=path, resume=resume
-    )
+    return FineTuning(model, pairs, config, items=items, held_out=held_out, state_path=path, resume=resume)
 
 
 def _check_inputs(
@@ -426,7 +424,9 @@ def _as_record(result: EpochResult) -> dict[str, object]:
 @contextlib.contextmanager
 def _named_errors() -> Iterator[None]:
     """Turn a want of memory into a sentence that says what to do."""
-    advice = "There is not enough memory to learn; close other programs, or choose a smaller batch or the CPU."
+    advice = (
+        "There is not enough memory to learn; close other programs, or choose a smaller batch or the CPU."
+    )
     try:
         yield
     except MemoryError as error:

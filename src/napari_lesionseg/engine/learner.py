@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,9 @@ class Learner:
         *,
         frozen: Sequence[nn.Module] = (),
     ) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: SegmentationNetwork = network.to(  # type: ignore[call-overload]
+            device, memory_format=torch.channels_last
+        )
         self._config, self._device, self._frozen = config, device, list(frozen)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -84,8 +86,7 @@ class Learner:
         """The network with the moving average of the weights, for evaluation: the one to keep."""
         if self._average is None:
             return self.network.eval()
-        network: SegmentationNetwork = self._average.module
-        return network.eval()
+        return cast("SegmentationNetwork", self._average.module).eval()
 
     def step(self, batch: Batch, number: int, rate: float) -> float:
         """Learn from a batch.
@@ -163,7 +164,7 @@ class Learner:
                     module.eval()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Group encoder and the rest, each with and without weight decay: norms and biases are not decayed."""
+        """Group encoder and rest, with and without weight decay: norms and biases are not decayed."""
         encoder = {id(p) for p in self.network.encoder_parameters()}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for parameter in self.network.parameters():

@@ -43,7 +43,7 @@ class MarksOverlay(SceneOverlay):
     box: tuple[int, int, int, int] | None = None
 
 
-class VispyMarks(LayerOverlayMixin, VispySceneOverlay):  # type: ignore[misc]
+class VispyMarks(LayerOverlayMixin, VispySceneOverlay):
     """The marks as they are drawn: a disc belongs, a cross does not."""
 
     def __init__(self, **options: Any) -> None:

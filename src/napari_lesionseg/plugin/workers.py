@@ -118,7 +118,9 @@ def _wait_for_workers() -> None:
 
     napari waits by itself, but only where its event loop ran.
     """
-    QThreadPool.globalInstance().waitForDone()
+    pool = QThreadPool.globalInstance()
+    if pool is not None:
+        pool.waitForDone()
 
 
 def explain_device_failure(error: BaseException) -> str:
