@@ -20,9 +20,10 @@ from napari_lesionseg.engine.course import Progress
 from napari_lesionseg.engine.finetuning import FineTuning, fine_tune
 from napari_lesionseg.engine.inference import Model, load_model
 from napari_lesionseg.engine.planning import Plan
-from napari_lesionseg.engine.training import EpochResult, StepResult, write_model
+from napari_lesionseg.engine.training import EpochResult, StepResult
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.types import Pair
 
 EXAMPLE = """examples:
@@ -173,10 +174,10 @@ def _write(options: argparse.Namespace, model: Model, candidate: Candidate) -> N
     say(candidate.reason)
     worse = candidate.comparison is not None and not candidate.offered
     if worse and not options.insist:
-        write_model(options.out, model.network, _named(model.card, options))
+        save_checkpoint(options.out, model.network, _named(model.card, options))
         say(f"{options.out} written: it is the model as it was (--insist writes the new one)")
         return
-    write_model(options.out, candidate.model.network, _named(candidate.model.card, options))
+    save_checkpoint(options.out, candidate.model.network, _named(candidate.model.card, options))
     say(f"{options.out} written")
 
 

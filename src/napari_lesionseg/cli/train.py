@@ -18,11 +18,12 @@ from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
 from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem, assign_parts
-from napari_lesionseg.engine.training import EpochResult, Trainer, write_model
+from napari_lesionseg.engine.training import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.types import Pair
 
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         "data": _data_record(pairs),
         "last": history[-1:],
     }
-    write_model(options.out, trainer.averaged_network, card.model_copy(update={"training": training}))
+    save_checkpoint(options.out, trainer.averaged_network, card.model_copy(update={"training": training}))
     state.unlink(missing_ok=True)
     say(f"{options.out} written")
     return 1 if failed + failed_too else 0

@@ -13,7 +13,8 @@ from typing import Any
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.engine.comparison import Comparison, Outlined
 from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.training import EpochResult, write_model
+from napari_lesionseg.engine.training import EpochResult
+from napari_lesionseg.models.checkpoint import save_checkpoint
 
 ENOUGH = 0.9  # of the best gain: a shorter way that keeps this much is taken, as it forgets less
 
@@ -50,10 +51,10 @@ class Candidate:
 
         Raises
         ------
-        TrainingError
+        CheckpointError
             If the place cannot be written.
         """
-        write_model(path, self.model.network, self.model.card)
+        save_checkpoint(path, self.model.network, self.model.card)
 
 
 def choose_share(before: Sequence[Outlined], after: Mapping[float, Sequence[Outlined]]) -> float:

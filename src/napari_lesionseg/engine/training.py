@@ -30,7 +30,6 @@ from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.files import write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.types import IGNORED
 
 SAVE_EVERY_SECONDS = 120.0
@@ -278,18 +277,3 @@ def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: Learning
                 f"The mask of {pair.stem} has a class {highest}, which has no name; "
                 f"the classes are {', '.join(card.classes)}."
             )
-
-
-def write_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> None:
-    """Write a model atomically.
-
-    Raises
-    ------
-    TrainingError
-        If the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, checkpoint_bytes(network, card))
-    except OSError as error:
-        raise TrainingError(f"The model cannot be written to {path}: {error.strerror}.") from error

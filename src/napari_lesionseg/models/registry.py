@@ -16,7 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
-from napari_lesionseg.files import sync_folder, write_atomically
+from napari_lesionseg.files import sha256_file, sync_folder, write_atomically
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 
@@ -152,6 +152,62 @@ class ModelRegistry:
         except OSError as error:
             raise CheckpointError(f"The model '{name}' cannot be removed: {error.strerror}.") from error
 
+    def history(self, name: str) -> tuple[ModelEntry, ...]:
+        """Return a model and what it was fine-tuned from, as far as that is here, the newest first.
+
+        To roll back, take the second.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is no such model.
+        """
+        entry = _describe(self.resolve(name), shipped=name in _shipped_names())
+        by_hash = {sha256_file(other.path): other for other in self.list() if other.card is not None}
+        line = [entry]
+        while line[-1].card is not None and line[-1].card.parent in by_hash:
+            parent = by_hash.pop(line[-1].card.parent)  # popped, so that a forged circle ends
+            line.append(parent)
+        return tuple(line)
+
+    def export(self, name: str, folder: Path) -> tuple[Path, ...]:
+        """Write a model for others: the file, and its card and licence as texts; nothing is overwritten.
+
+        Parameters
+        ----------
+        name : str
+            A registered name or a path.
+        folder : Path
+            Where to; made if it is not there.
+
+        Returns
+        -------
+        tuple of Path
+            Model, card and licence.
+
+        Raises
+        ------
+        ModelNotFoundError, CheckpointError
+            If there is no such model, it is damaged, or the folder cannot be written or holds such files.
+        """
+        source = self.resolve(name)
+        card = read_card(source)
+        files = {
+            folder / source.name: source.read_bytes(),
+            folder / f"{source.stem}.card.json": card.model_dump_json(indent=1).encode(),
+            folder / f"{source.stem}.licence.txt": _licence_text(source, card).encode(),
+        }
+        taken = next((path for path in files if path.exists()), None)
+        if taken is not None:
+            raise CheckpointError(f"There already is a file {taken}; choose another folder.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, payload in files.items():
+                write_atomically(path, payload)
+        except OSError as error:
+            raise CheckpointError(f"The model cannot be written to {folder}: {error.strerror}.") from error
+        return tuple(files)
+
     def _own(self, name: str) -> Path:
         path = self._path(name)
         if path.is_file():
@@ -218,3 +274,14 @@ def _describe(path: Path, *, shipped: bool) -> ModelEntry:
         return ModelEntry(path.stem, path, shipped, read_card(path))
     except CheckpointError as error:
         return ModelEntry(path.stem, path, shipped, None, str(error))
+
+
+def _licence_text(path: Path, card: ModelCard) -> str:
+    lines = [
+        f"Model: {card.name}, version {card.version}",
+        f"File: {path.name}, SHA-256 {sha256_file(path)}",
+        f"Licence of the weights: {card.licence}",
+    ]
+    if card.parent:
+        lines.append(f"Fine-tuned from the model with SHA-256 {card.parent}; its licence holds as well.")
+    return "\n".join(lines) + "\n"
