@@ -131,7 +131,7 @@ class ThresholdSlider(QWidget):
         with QSignalBlocker(self.slider):
             self.slider.setValue(round(100 - 100 * (0.5 if shown is None else shown)))
         number = "" if shown is None else f"{shown:.2f}"
-        self._value.setText(number if self._threshold is not None else f"{number} model's own".strip())
+        self._value.setText(number if self._threshold is not None else f"{number} (the model's own)".strip())
         self.reset.setEnabled(self._threshold is not None)
         if self._threshold is None:
             set_tip(self.reset, "The threshold is the model's own already", "own threshold")

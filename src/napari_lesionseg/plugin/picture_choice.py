@@ -34,6 +34,7 @@ class PictureChoice(QComboBox):
         self._layers = viewer.layers
         self._listed: list[Image] = []
         keep_narrow(self)
+        self.setPlaceholderText("no picture is open")
         self._sources = [
             (events, callback)
             for events, callback in (

@@ -33,7 +33,7 @@ from napari_lesionseg.plugin.session import session_of
 if TYPE_CHECKING:
     import napari
 
-_NO_PICTURE = "Open a picture first: File > Open Files, or File > Open Sample > LesionSeg."
+_NO_PICTURE = "Open a picture first: File > Open File(s), or File > Open Sample > LesionSeg."
 _NONE_SELECTED = "Select pictures in the layer list first."
 _AT_WORK = "Wait until the outlines in the making are done, or cancel them."
 
@@ -104,6 +104,7 @@ class SegmentWidget(QWidget):
         self.progress_bar.setVisible(False)
         column = QVBoxLayout(self)
         column.addLayout(grid)
+        column.addSpacing(6)
         column.addLayout(buttons)
         column.addWidget(self.progress_bar)
         column.addWidget(self.status)
@@ -195,9 +196,9 @@ class SegmentWidget(QWidget):
         outline = self._session.outline_of(pictures[0]) if len(pictures) == 1 else None
         if outline is not None:
             self.controls.set_config(outline.config, outline.model_threshold)
-        elif len(pictures) == 1:
-            config = self.controls.config.model_copy(update={"threshold": None})
-            self.controls.set_config(config, self.models.threshold)
+        else:
+            kept = {"threshold": None} if len(pictures) == 1 else {}
+            self.controls.set_config(self.controls.config.model_copy(update=kept), self.models.threshold)
 
     def _redraw_shown(self) -> None:
         """Redraw at once what is seen; the other frames of a stack follow in `_redraw_all`."""

@@ -156,8 +156,13 @@ class Session:
             If the picture was closed or changed in the meantime; nothing is written then.
         """
         self.check(picture, shape)
-        labels = self._labels_for(picture)
+        labels = self._usable_labels(picture)
+        new = labels is None
+        if labels is None:
+            labels = self._add_labels(picture)
         write_masks(labels, result.masks)
+        if new:  # last, as napari takes a second to draw the contour of 24 megapixels
+            show_as(labels, filled=self._filled)
         drawn = dict.fromkeys(result.masks, result.config)
         outline = Outline(labels, result.model, result.model_threshold, result.config, drawn)
         self._outlines[picture] = outline
@@ -226,15 +231,18 @@ class Session:
         viewer = self._viewer()
         return list(viewer.layers) if viewer is not None else []
 
-    def _labels_for(self, picture: Image) -> Labels:
-        """Give the picture's outline layer if it is still usable, or a new one right above the picture."""
+    def _usable_labels(self, picture: Image) -> Labels | None:
+        """Give the picture's outline layer, brought to where the picture is, if it is still usable."""
         known = self._outlines.get(picture)
-        layers = self._layers()
-        if known is not None and known.labels in layers and fits(known.labels, picture):
-            place_like(known.labels, picture)
-            return known.labels
+        if known is None or known.labels not in self._layers() or not fits(known.labels, picture):
+            return None
+        place_like(known.labels, picture)
+        return known.labels
+
+    def _add_labels(self, picture: Image) -> Labels:
+        """Put a new outline right above the picture."""
         labels = new_outline(picture)
-        show_as(labels, filled=self._filled)
+        layers = self._layers()
         viewer: Any = self._viewer()
         selected = set(viewer.layers.selection)
         viewer.layers.insert(layers.index(picture) + 1, labels)

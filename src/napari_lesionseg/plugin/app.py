@@ -1,0 +1,37 @@
+"""Opens the viewer with the workbench; the command line finds this through an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import napari
+
+PLUGIN = "napari-lesionseg"
+WORKBENCH = "LesionSeg workbench"
+
+
+def open_viewer(folder: Path | None = None, pictures: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
+    """Open the viewer and wait until it is closed.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        A study or a folder of pictures, opened in the workbench.
+    pictures, masks : sequence of Path
+        Pictures to show, each with its mask.
+    """
+    make_viewer(folder, pictures, masks)
+    napari.run()
+
+
+def make_viewer(folder: Path | None, pictures: Sequence[Path], masks: Sequence[Path]) -> napari.Viewer:
+    """Make the window; see `open_viewer`."""
+    viewer = napari.Viewer(title="LesionSeg")
+    _, workbench = viewer.window.add_plugin_dock_widget(PLUGIN, WORKBENCH)
+    if pictures:
+        viewer.open([str(path) for path in (*pictures, *masks)], plugin=PLUGIN)
+        viewer.grid.enabled = False
+    if folder is not None:
+        workbench.open_folder(folder)
+    return viewer

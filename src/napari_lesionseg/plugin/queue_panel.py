@@ -1,0 +1,122 @@
+"""The list of a study's pictures: search, filter, sort, progress."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QItemSelectionModel, QModelIndex, QSize, Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QGridLayout,
+    QHeaderView,
+    QLineEdit,
+    QProgressBar,
+    QTableView,
+    QWidget,
+)
+
+from napari_lesionseg.plugin.controls import keep_narrow
+from napari_lesionseg.plugin.queue_model import PICTURE, READER, STATUS, SURE, QueueModel
+from napari_lesionseg.plugin.study_session import StudySession
+from napari_lesionseg.plugin.thumbnails import SIDE
+from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.queue import Order, count_pictures
+
+_FILTERS: dict[str, frozenset[Status] | None] = {
+    "all": None,
+    "to do": frozenset({Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}),
+    **{status.value: frozenset({status}) for status in Status},
+}
+
+
+class QueuePanel(QWidget):
+    """The pictures of a study; a click on one opens it.
+
+    Parameters
+    ----------
+    session : StudySession
+        The study at work.
+    """
+
+    def __init__(self, session: StudySession, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._session = session
+        self.model = QueueModel(session, self)
+        self.search = QLineEdit()
+        self.filter = QComboBox()
+        self.sort = QComboBox()
+        self.table = QTableView()
+        self.progress = QProgressBar()
+        self._describe()
+        self._lay_out()
+        self.search.textChanged.connect(self._rearrange)
+        self.filter.currentIndexChanged.connect(self._rearrange)
+        self.sort.currentIndexChanged.connect(self._rearrange)
+        self.table.clicked.connect(self._on_clicked)
+        self.table.activated.connect(self._on_clicked)
+        session.changed.connect(self._update)
+        self._update()
+
+    def close_session(self) -> None:
+        """Let go of the session."""
+        self._session.changed.disconnect(self._update)
+        self.model.close()
+
+    def _describe(self) -> None:
+        self.search.setPlaceholderText("Search name, note, reader")
+        self.search.setClearButtonEnabled(True)
+        self.filter.addItems(list(_FILTERS))
+        for order in Order:
+            self.sort.addItem(order.value, order)
+        keep_narrow(self.filter)
+        keep_narrow(self.sort)
+        self.search.setToolTip("Show only pictures in whose name, note, reader or status these words occur")
+        self.filter.setToolTip("Show only pictures that are this far")
+        self.sort.setToolTip("Which picture comes next")
+        self.progress.setToolTip("Pictures with a verdict: approved, or without a lesion")
+
+    def _lay_out(self) -> None:
+        table = self.table
+        table.setModel(self.model)
+        table.setIconSize(QSize(SIDE, SIDE))
+        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        table.setShowGrid(False)
+        table.setWordWrap(False)
+        table.verticalHeader().hide()
+        table.verticalHeader().setDefaultSectionSize(SIDE + 4)
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(PICTURE, QHeaderView.ResizeMode.Stretch)
+        for column, width in ((STATUS, 96), (SURE, 44), (READER, 56)):
+            table.setColumnWidth(column, width)
+        header.setHighlightSections(False)
+        table.setMinimumHeight(4 * (SIDE + 4))
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.addWidget(self.search, 0, 0, 1, 2)
+        grid.addWidget(self.filter, 1, 0)
+        grid.addWidget(self.sort, 1, 1)
+        grid.addWidget(table, 2, 0, 1, 2)
+        grid.addWidget(self.progress, 3, 0, 1, 2)
+
+    def _rearrange(self) -> None:
+        order = self.sort.currentData(Qt.ItemDataRole.UserRole)
+        self._session.sort(Order(order), self.search.text(), _FILTERS[self.filter.currentText()])
+
+    def _on_clicked(self, index: QModelIndex) -> None:
+        self._session.open_picture(self.model.picture_at(index.row()))
+
+    def _update(self) -> None:
+        counts = count_pictures(self._session.study.state.pictures.values())
+        self.progress.setMaximum(max(1, counts.total))
+        self.progress.setValue(counts.done)
+        self.progress.setFormat(str(counts))
+        row = self.model.row_of(self._session.picture)
+        selection = self.table.selectionModel()
+        if row < 0:
+            selection.clearSelection()
+        elif not selection.isRowSelected(row, QModelIndex()):
+            index = self.model.index(row, 0)
+            flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+            selection.setCurrentIndex(index, flags)
+            self.table.scrollTo(index)

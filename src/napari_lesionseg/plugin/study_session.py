@@ -1,0 +1,464 @@
+"""A study at work in a viewer: which picture is open, what is saved, what comes next. No widgets in here.
+
+There is one picture in the viewer at a time, with its outline. Whatever happens to the outline is saved a
+moment later, in another thread; a verdict is saved at once, while the next picture is already shown.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from psygnal import Signal
+from qtpy.QtCore import QTimer
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.engine.quality import quality_estimate
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.autosave import Saver
+from napari_lesionseg.plugin.editor import OutlineEditor
+from napari_lesionseg.plugin.layers import new_outline, show_as
+from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.study.fold import PictureState, Status
+from napari_lesionseg.study.queue import Order, arrange, next_picture
+from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.types import Click, LabelImage
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_lesionseg.engine.inference import Model
+
+PAUSE_MS = 400
+"""Time without a change after which the outline is saved."""
+
+_BY_THE_MODEL = {"prediction", "restored"}
+
+
+class StudySession:
+    """One reader at work on a study.
+
+    Parameters
+    ----------
+    viewer : napari.components.ViewerModel
+        Where pictures are shown.
+    study : Study
+        The study; it is closed with the session.
+    config : PostprocessConfig
+        How masks are made of the network's answers.
+
+    Attributes
+    ----------
+    opened : psygnal.Signal
+        Emitted with the `OutlineEditor` of a picture that is shown now, or None.
+    changed : psygnal.Signal
+        Emitted when the study's state or the order of the queue changed.
+    saved : psygnal.Signal
+        Emitted with True when all is on the disk, with False while something is not.
+    failed : psygnal.Signal
+        Emitted with a sentence for the user.
+    """
+
+    opened = Signal(object)
+    changed = Signal()
+    saved = Signal(bool)
+    failed = Signal(str)
+
+    def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
+        self._viewer = weakref.ref(viewer)
+        self.study = study
+        self.editor: OutlineEditor | None = None
+        self.order, self.search = Order.NAME, ""
+        self.statuses: frozenset[Status] | None = None
+        self._config = config
+        self._model: Model | None = None
+        self._picture: str | None = None
+        self._awaited: str | None = None
+        self._visited: list[str] = []
+        self._signed: set[str] = set()
+        self._unsaved: dict[str, LabelImage] = {}
+        self._layers: tuple[Image, Labels] | None = None
+        self._dirty = self._drawn_by_model = False
+        self._saver = Saver()
+        self._saver.saved.connect(self._on_saved)
+        self._saver.failed.connect(self._on_save_failed)
+        self._pause = QTimer()
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(PAUSE_MS)
+        self._pause.timeout.connect(self._save_outline)
+        self._prefetcher = Prefetcher(study)
+        self._prefetcher.ready.connect(self._on_ready)
+        self._prefetcher.failed.connect(self._on_unreadable)
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+
+    # ------------------------------------------------------------------------------------ the queue
+
+    @property
+    def queue(self) -> list[PictureState]:
+        """The pictures as they are filtered and sorted."""
+        pictures = self.study.state.pictures.values()
+        return arrange(pictures, self.order, search=self.search, statuses=self.statuses)
+
+    def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
+        """Choose which pictures the queue shows, and in which order."""
+        self.order, self.search = order, search
+        self.statuses = None if statuses is None else frozenset(statuses)
+        self.changed.emit()
+
+    @property
+    def picture(self) -> str | None:
+        """SHA-256 of the picture on the screen."""
+        return self._picture
+
+    # --------------------------------------------------------------------------------------- moving
+
+    def begin(self) -> None:
+        """Go to where the reader was the last time, or else to the first picture without a verdict."""
+        session = self.study.session
+        known = self.study.state.pictures
+        if session is not None and session.picture is not None and session.picture in known:
+            self.open_picture(session.picture)
+        elif not self.next() and known:
+            self.open_picture(next(iter(known)))
+
+    def open_picture(self, picture: str) -> None:
+        """Show a picture of the study, and its outline, as soon as it can be read."""
+        if picture == self._picture or picture not in self.study.state.pictures:
+            return
+        self._leave()
+        self._awaited = picture
+        ahead = self._ahead_of(picture)
+        made = self._prefetcher.take(self.study.state.pictures[picture])
+        if made is not None:
+            self._show(made)
+            self._prefetcher.want(ahead)
+        else:
+            self._prefetcher.want([picture, *ahead])
+
+    def next(self) -> bool:
+        """Go to the next picture without a verdict; False when there is none."""
+        state = self._next_of(self._picture)
+        if state is not None:
+            self.open_picture(state.picture)
+        return state is not None
+
+    def back(self) -> bool:
+        """Go to the picture that was shown before; False when there was none."""
+        while self._visited:
+            picture = self._visited.pop()
+            if picture != self._picture and picture in self.study.state.pictures:
+                self.open_picture(picture)
+                self._visited = [other for other in self._visited if other != picture][:-1]
+                return True
+        return False
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether another picture was shown before."""
+        return any(picture != self._picture for picture in self._visited)
+
+    # ------------------------------------------------------------------------------------- verdicts
+
+    def approve(self) -> None:
+        """Sign the outline on the screen, and go to the next picture."""
+        editor, picture = self.editor, self._picture
+        if editor is None or picture is None:
+            return
+        mask = editor.mask
+        if not mask.any():
+            self.failed.emit("The outline is empty; draw one, or choose No lesion.")
+            return
+        self._sign(picture, partial(self.study.approve, picture, mask, self._origin(editor)), mask)
+
+    def no_lesion(self) -> None:
+        """Sign that the picture on the screen shows no lesion, and go to the next one."""
+        if self._picture is not None and self.editor is not None:
+            empty = np.zeros_like(self.editor.mask)
+            self._sign(self._picture, partial(self.study.no_lesion, self._picture), empty)
+
+    def flag(self, note: str) -> None:
+        """Set the picture on the screen aside with a note, and go to the next one."""
+        if self._picture is not None:
+            self._save_outline()
+            self._sign(self._picture, partial(self.study.flag, self._picture, note), None)
+
+    def reopen(self) -> None:
+        """Take the verdict about the picture on the screen back; its outline stays."""
+        if self._picture is not None:
+            self._put(partial(self.study.reopen, self._picture))
+
+    def _sign(self, picture: str, save: Callable[[], object], mask: LabelImage | None) -> None:
+        self._settle()
+        self._signed.add(picture)
+        if mask is not None:
+            self._unsaved[picture] = mask
+        self._put(save)
+        if not self.next():
+            self.changed.emit()
+
+    # ------------------------------------------------------------------------------ model, settings
+
+    @property
+    def model(self) -> Model | None:
+        """The network that outlines."""
+        return self._model
+
+    def set_model(self, model: Model | None) -> None:
+        """Take another network; outlines that a reader changed or signed stay as they are."""
+        self._model = model
+        self._prefetcher.set_model(model)
+        if self.editor is not None:
+            self.editor.set_model(model)
+            if model is not None and not self.editor.mask.any() and self._status() is Status.NOT_LOOKED_AT:
+                self.editor.predict()
+
+    def set_config(self, config: PostprocessConfig) -> None:
+        """Draw this and all later outlines with other settings."""
+        self._config = config
+        if self.editor is not None:
+            self.editor.set_config(config)
+
+    # --------------------------------------------------------------------------------------- saving
+
+    @property
+    def unsaved(self) -> int:
+        """How many changes are not on the disk yet."""
+        return self._saver.pending + int(self._dirty)
+
+    def save_now(self) -> str:
+        """Save all that waits.
+
+        Returns
+        -------
+        str
+            Why something could not be saved; empty when all is on the disk.
+        """
+        self._save_outline()
+        problem = self._saver.flush()
+        if not problem:
+            self._on_saved()
+        return problem
+
+    def poll(self) -> None:
+        """Take in what other readers saved in the meantime."""
+        try:
+            news = self.study.refresh()
+        except LesionSegError as error:
+            self.failed.emit(str(error))
+            return
+        if news:
+            self.changed.emit()
+
+    def close(self) -> str:
+        """Save everything and leave the study, taking its picture out of the viewer.
+
+        Returns
+        -------
+        str
+            Why something could not be saved; the session stays open then. Empty when all is well.
+        """
+        self._remember_place()
+        problem = self.save_now()
+        if not problem:
+            self.abandon()
+        return problem
+
+    def abandon(self) -> None:
+        """Leave the study without saving what waits."""
+        self._pause.stop()
+        self._prefetcher.close()
+        self._saver.close()
+        self._remove_layers()
+        viewer = self._viewer()
+        if viewer is not None:
+            viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self.study.close()
+
+    def _put(self, save: Callable[[], object], kind: object = None) -> None:
+        self.saved.emit(False)
+        self._saver.put(save, kind)
+
+    def _save_outline(self) -> None:
+        """Let the outline on the screen be saved, if it changed."""
+        if not self._dirty or self.editor is None or self._picture is None:
+            return
+        self._settle()
+        editor, picture, mask = self.editor, self._picture, self.editor.mask
+        save = self.study.record_prediction if self._drawn_by_model else self.study.save_correction
+        self._unsaved[picture] = mask
+        self._put(partial(save, picture, mask, self._origin(editor)), kind=(save.__name__, picture))
+
+    def _origin(self, editor: OutlineEditor) -> Origin:
+        probability = editor.probability
+        return Origin(
+            model=None if editor.model is None else editor.model.sha256,
+            threshold=editor.threshold,
+            clicks=editor.clicks,
+            quality=None if probability is None else quality_estimate(probability, editor.threshold),
+            label=editor.active_class,
+        )
+
+    def _remember_place(self) -> None:
+        viewer = self._viewer()
+        if viewer is not None and self._picture is not None:
+            self._put(partial(self.study.save_session, self._picture, describe_view(viewer)), kind="session")
+
+    def _on_saved(self) -> None:
+        if not self._saver.pending:
+            self._unsaved.clear()
+            self._signed.clear()
+            self.saved.emit(not self._dirty)
+        self.changed.emit()
+
+    def _on_save_failed(self, problem: str) -> None:
+        self.saved.emit(False)
+        self.failed.emit(f"Not saved yet: {problem}")
+
+    # -------------------------------------------------------------------------------------- showing
+
+    def _leave(self) -> None:
+        """Save what is on the screen and take it away."""
+        self._save_outline()
+        if self._picture is not None:
+            self._visited.append(self._picture)
+        self._remove_layers()
+        self._picture = self._awaited = None
+
+    def _show(self, made: Prepared) -> None:
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        state = self.study.state.pictures[made.picture]
+        self._awaited, self._picture = None, made.picture
+        picture = Image(made.image, name=state.name, rgb=True)
+        labels = new_outline(picture)
+        show_as(labels, filled=False)
+        self._layers = (picture, labels)
+        viewer.layers.extend([picture, labels])
+        viewer.layers.selection.active = labels
+        self.editor = OutlineEditor(viewer, picture, labels, config=self._config, model=self._model)
+        self._fill(self.editor, made, state)
+        self.editor.changed.connect(self._on_edited)
+        self.editor.failed.connect(self._on_editor_failed)
+        self._restore_view(viewer, made.picture)
+        self.opened.emit(self.editor)
+        self.changed.emit()
+
+    def _fill(self, editor: OutlineEditor, made: Prepared, state: PictureState) -> None:
+        """Draw what was saved, or else what the network says."""
+        mask = self._unsaved.get(made.picture, made.mask)
+        by_reader = made.picture in self._unsaved or state.status not in (Status.NOT_LOOKED_AT, Status.PREDICTED)
+        if mask is not None and (by_reader or made.probability is None):
+            clicks = () if state.outline is None else state.outline.clicks
+            editor.restore(mask, [Click(*click) for click in clicks])
+        if made.probability is not None:
+            editor.set_prediction(made.probability, made.encoded, draw=not by_reader)
+        if not by_reader and (mask is None or not np.array_equal(mask, editor.mask)):
+            self._touch(by_model=True)
+
+    def _on_edited(self, what: str) -> None:
+        self._touch(by_model=what in _BY_THE_MODEL)
+
+    def _touch(self, *, by_model: bool) -> None:
+        """Note that the outline differs from what is saved; it is saved when nothing happens for a moment."""
+        self._dirty, self._drawn_by_model = True, by_model
+        self.saved.emit(False)
+        self._pause.start()
+
+    def _settle(self) -> None:
+        self._dirty = False
+        self._pause.stop()
+
+    def _on_editor_failed(self, error: Exception) -> None:
+        self.failed.emit(str(error))
+
+    def _on_ready(self, made: Prepared) -> None:
+        if made.picture == self._awaited:
+            taken = self._prefetcher.take(self.study.state.pictures[made.picture])
+            if taken is not None:
+                self._show(taken)
+
+    def _on_unreadable(self, picture: str, error: Exception) -> None:
+        if picture == self._awaited:
+            self._awaited = None
+            self.failed.emit(str(error) if isinstance(error, LesionSegError) else repr(error))
+            self.changed.emit()
+
+    def _restore_view(self, viewer: ViewerModel, picture: str) -> None:
+        session = self.study.session
+        viewer.reset_view()
+        if session is not None and session.picture == picture and not self._visited:
+            apply_view(viewer, session.view)
+
+    def _remove_layers(self) -> None:
+        viewer, layers = self._viewer(), self._layers
+        self._layers = None
+        if self.editor is not None:
+            self.editor.close()
+            self.editor = None
+            self.opened.emit(None)
+        if viewer is not None and layers is not None:
+            for layer in layers:
+                if layer in viewer.layers:
+                    viewer.layers.remove(layer)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        """Save and close the picture when the user deletes one of its layers."""
+        if self._layers is None or event.value not in self._layers:
+            return
+        with self._without_layers():
+            self._save_outline()
+        self._remove_layers()
+        self._picture = None
+        self.changed.emit()
+
+    @contextmanager
+    def _without_layers(self) -> Iterator[None]:
+        """Keep what happens inside from taking the layers away once more."""
+        layers, self._layers = self._layers, None
+        try:
+            yield
+        finally:
+            self._layers = layers
+
+    # ----------------------------------------------------------------------------------- what comes
+
+    def _status(self) -> Status | None:
+        state = self.study.state.pictures.get(self._picture or "")
+        return None if state is None else state.status
+
+    def _next_of(self, picture: str | None, skip: Collection[str] = ()) -> PictureState | None:
+        waiting = [s for s in self.queue if s.picture == picture or s.picture not in self._signed | set(skip)]
+        return next_picture(waiting, picture)
+
+    def _ahead_of(self, picture: str) -> list[str]:
+        """Name the pictures that will probably be wanted after this one."""
+        ahead: list[str] = []
+        current: str | None = picture
+        for _ in range(AHEAD):
+            state = self._next_of(current, skip=(picture, *ahead))
+            if state is None:
+                break
+            ahead.append(state.picture)
+            current = state.picture
+        return ahead
+
+
+def describe_view(viewer: ViewerModel) -> dict[str, Any]:
+    """Say where the viewer looks, as plain values that a journal takes."""
+    camera = viewer.scene.camera
+    return {"center": [float(value) for value in camera.center], "zoom": float(camera.zoom)}
+
+
+def apply_view(viewer: ViewerModel, view: Mapping[str, Any]) -> None:
+    """Look where `describe_view` says; what another version wrote is left alone."""
+    center, zoom, camera = view.get("center"), view.get("zoom"), viewer.scene.camera
+    if not isinstance(center, list) or len(center) != len(camera.center):
+        return
+    if isinstance(zoom, int | float) and zoom > 0 and all(isinstance(value, int | float) for value in center):
+        camera.center, camera.zoom = tuple(center), zoom

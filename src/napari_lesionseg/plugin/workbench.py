@@ -1,0 +1,350 @@
+"""The workbench: a study's pictures, the outline of one of them, and the way on. Wiring only."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QMessageBox,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from napari_lesionseg.plugin.controls import OutlineControls, small
+from napari_lesionseg.plugin.correct_panel import CorrectPanel
+from napari_lesionseg.plugin.layers import read_frame
+from napari_lesionseg.plugin.model_choice import ModelPicker
+from napari_lesionseg.plugin.queue_panel import QueuePanel
+from napari_lesionseg.plugin.segmentation import ModelChoice, load
+from napari_lesionseg.plugin.study_opening import default_reader, open_folder, open_pictures, open_samples
+from napari_lesionseg.plugin.study_session import StudySession
+from napari_lesionseg.plugin.verdict_panel import VerdictPanel
+from napari_lesionseg.plugin.workers import Job
+from napari_lesionseg.study.study import Study
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+    from napari_lesionseg.engine.inference import Model
+    from napari_lesionseg.plugin.editor import OutlineEditor
+
+POLL_MS = 5000
+"""How often other readers' work is looked for."""
+
+
+class Workbench(QWidget):
+    """Open a study, correct outline after outline, approve.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer that shows the pictures.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self.session: StudySession | None = None
+        self.queue: QueuePanel | None = None
+        self.verdict: VerdictPanel | None = None
+        self.models = ModelPicker(self)
+        self.controls = OutlineControls(self)
+        self.correct = CorrectPanel(napari_viewer)
+        self.reader = QLineEdit(default_reader())
+        self.title = QLabel()
+        self.sign = small(QLabel())
+        self.open_button = QPushButton("Open a folder\N{HORIZONTAL ELLIPSIS}")
+        self.samples_button = QPushButton("Try sample pictures")
+        self.layers_button = QPushButton("Take the open pictures\N{HORIZONTAL ELLIPSIS}")
+        self._job: Job[Any] | None = None
+        self._model_job: Job[Any] | None = None
+        self._poll = QTimer(self)
+        self._poll.setInterval(POLL_MS)
+        self._window: QWidget | None = None
+        self._redraw_soon = QTimer(self)
+        self._redraw_soon.setSingleShot(True)
+        self._describe()
+        self._lay_out()
+        self._connect()
+        self._load_model()
+
+    # ------------------------------------------------------------------------------------- building
+
+    def _describe(self) -> None:
+        self.title.setStyleSheet("font-weight: bold;")
+        self.reader.setMaximumWidth(90)
+        self.reader.setToolTip("Your name or initials: every outline is signed with it")
+        self.open_button.setToolTip("Open a study, or a folder of pictures, which becomes one")
+        self.samples_button.setToolTip("Try everything on synthetic pictures")
+        self.layers_button.setToolTip("Make a study of the pictures that are open in the viewer")
+
+    def _lay_out(self) -> None:
+        header = QHBoxLayout()
+        header.addWidget(self.title, 1)
+        header.addWidget(small(QLabel("Reader")))
+        header.addWidget(self.reader)
+        self._start = QWidget()
+        start = QVBoxLayout(self._start)
+        start.setContentsMargins(0, 0, 0, 0)
+        start.addWidget(small(QLabel("No study is open.")))
+        for button in (self.open_button, self.samples_button, self.layers_button):
+            start.addWidget(button)
+        self._queue_section = _section("Pictures")
+        self._outline_section = _section("Outline", _form(self.controls))
+        self._correct_section = _section("Correct", self.correct)
+        self._model_section = _section("Model", _form(self.models), folded=True)
+        self._verdict_place = QVBoxLayout()
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(4, 0, 4, 0)
+        column.setSpacing(4)
+        self.sections = column
+        column.addWidget(self._start)
+        for section in (self._queue_section, self._outline_section, self._correct_section, self._model_section):
+            column.addWidget(section)
+        column.addStretch()
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        scroll.setWidget(inside)
+        whole = QVBoxLayout(self)
+        whole.addLayout(header)
+        whole.addWidget(scroll, 1)
+        whole.addLayout(self._verdict_place)
+        whole.addWidget(self.sign)
+        bar = scroll.verticalScrollBar()
+        self.setMinimumWidth(inside.minimumSizeHint().width() + (0 if bar is None else bar.sizeHint().width()) + 24)
+        self._show_study()
+
+    def _connect(self) -> None:
+        self.open_button.clicked.connect(self._on_open)
+        self.samples_button.clicked.connect(lambda: self._begin(partial(open_samples, self.reader.text())))
+        self.layers_button.clicked.connect(self._on_take_layers)
+        self.models.model.currentIndexChanged.connect(self._load_model)
+        self.models.device.currentIndexChanged.connect(self._load_model)
+        self.controls.changed.connect(self._redraw_soon.start)
+        self._redraw_soon.timeout.connect(self._on_config)
+        self._poll.timeout.connect(self._on_poll)
+        self.destroyed.connect(partial(_tear_down, self.__dict__))
+
+    # -------------------------------------------------------------------------------------- studies
+
+    def open_folder(self, folder: Path) -> None:
+        """Open a study, or a folder of pictures."""
+        self._begin(partial(open_folder, folder, self.reader.text()))
+
+    def close_study(self) -> bool:
+        """Leave the study that is open; asks when something cannot be saved.
+
+        Returns
+        -------
+        bool
+            False when the reader chose to stay.
+        """
+        if self.session is None:
+            return True
+        problem = self.session.close()
+        if problem and not self._asks_to_leave(problem):
+            return False
+        if problem:
+            self.session.abandon()
+        self._forget_session()
+        return True
+
+    def _begin(self, opening: Any) -> None:
+        """Open a study in a worker; the buttons wait for it."""
+        if not self.close_study():
+            return
+        self._start.setEnabled(False)
+        self.sign.setText("Reading the pictures\N{HORIZONTAL ELLIPSIS}")
+        self._job = Job("opening the study", opening, done=self._on_study, failed=self._on_no_study)
+
+    def _on_study(self, study: Study) -> None:
+        self._job = None
+        self._start.setEnabled(True)
+        self.session = session = StudySession(self._viewer, study, self.controls.config)
+        session.opened.connect(self._on_opened)
+        session.saved.connect(self._on_saved)
+        session.failed.connect(self._on_failed)
+        self.queue, self.verdict = QueuePanel(session), VerdictPanel(session)
+        self._queue_section.setContent(self.queue)
+        self._verdict_place.addWidget(self.verdict)
+        self.correct.set_classes([entry.name for entry in study.info.classes])
+        session.set_model(self.models.loaded)
+        self._show_study()
+        self._poll.start()
+        for problem in study.problems[:3]:
+            show_info(f"{problem.where}: {problem.reason}" if hasattr(problem, "where") else str(problem))
+        session.begin()
+
+    def _on_no_study(self, error: Exception) -> None:
+        self._job = None
+        self._start.setEnabled(True)
+        self.sign.setText("")
+        show_error(str(error))
+
+    def _forget_session(self) -> None:
+        self._poll.stop()
+        self.correct.set_editor(None)
+        for panel in (self.queue, self.verdict):
+            if panel is not None:
+                panel.close_session()
+                panel.setParent(None)
+                panel.deleteLater()
+        self.session = self.queue = self.verdict = None
+        self._queue_section.setContent(QWidget())
+        self._show_study()
+
+    def _show_study(self) -> None:
+        open_ = self.session is not None
+        self.title.setText(_study_name(self.session.study.folder) if self.session is not None else "LesionSeg")
+        self.reader.setReadOnly(open_)
+        self._start.setVisible(not open_)
+        for section in (self._queue_section, self._outline_section, self._correct_section):
+            section.setVisible(open_)
+        self.sign.setText("")
+
+    # ---------------------------------------------------------------------------------------- slots
+
+    def _on_open(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Open a study or a folder of pictures")
+        if folder:
+            self.open_folder(Path(folder))
+
+    def _on_take_layers(self) -> None:
+        pictures = [layer for layer in self._viewer.layers if isinstance(layer, Image) and layer.data.ndim - layer.rgb == 2]
+        if not pictures:
+            show_info("Open pictures first, by drag and drop or by File > Open.")
+            return
+        folder = QFileDialog.getExistingDirectory(self, "Choose an empty folder for the study")
+        if folder:
+            images = {picture.name: read_frame(picture, ()) for picture in pictures}
+            for picture in pictures:
+                self._viewer.layers.remove(picture)
+            self._begin(partial(open_pictures, Path(folder), self.reader.text(), images))
+
+    def _on_opened(self, editor: OutlineEditor | None) -> None:
+        self.correct.set_editor(editor)
+        if editor is not None:
+            self.controls.set_config(editor.config, self.models.threshold)
+            editor.changed.connect(self._on_edited)
+
+    def _on_edited(self, what: str) -> None:
+        if what in {"undo", "redo", "restored"} and self.session is not None and self.session.editor is not None:
+            self.controls.set_config(self.session.editor.config, self.models.threshold)
+
+    def _on_config(self) -> None:
+        if self.session is not None:
+            self.session.set_config(self.controls.config)
+
+    def _on_saved(self, all_saved: bool) -> None:
+        self.sign.setStyleSheet("font-size: 9pt;")
+        self.sign.setText("saved" if all_saved else "\N{HORIZONTAL ELLIPSIS}")
+
+    def _on_failed(self, problem: str) -> None:
+        if problem.startswith("Not saved"):
+            self.sign.setStyleSheet("font-weight: bold; color: #e69f00;")
+            self.sign.setText(problem)
+        else:
+            show_error(problem)
+
+    def _on_poll(self) -> None:
+        if self.session is not None:
+            self.session.poll()
+
+    def _load_model(self) -> None:
+        if self._model_job is not None:
+            self._model_job.drop()
+        choice = self.models.choice
+        self._model_job = Job(
+            "loading the model", load, choice, done=partial(self._on_model, choice), failed=self._on_no_model
+        )
+
+    def _on_model(self, choice: ModelChoice, model: Model) -> None:
+        self._model_job = None
+        self.models.remember(choice, model)
+        self.controls.set_config(self.controls.config, self.models.threshold)
+        if self.session is not None:
+            self.session.set_model(model)
+
+    def _on_no_model(self, error: Exception) -> None:
+        self._model_job = None
+        show_error(str(error))
+
+    # -------------------------------------------------------------------------------------- closing
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
+        """Watch the window, so that it does not close on unsaved work."""
+        super().showEvent(event)
+        if self._window is not self.window():
+            self._window = self.window()
+            self._window.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Let the window close only when everything is saved, or the reader says so."""
+        closing = watched is self._window and event is not None and event.type() == QEvent.Type.Close
+        if closing and event is not None and not self.close_study():
+            event.ignore()
+            return True
+        return False
+
+    def _asks_to_leave(self, problem: str) -> bool:
+        answer = QMessageBox.warning(
+            self,
+            "Not everything is saved",
+            f"{problem}\n\nLeave all the same? What is not saved will be lost.",
+            QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
+            QMessageBox.StandardButton.No,
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
+
+def _section(title: str, content: QWidget | None = None, *, folded: bool = False) -> QCollapsible:
+    section = QCollapsible(title)
+    section.setDuration(0)
+    if content is not None:
+        section.setContent(content)
+    if not folded:
+        section.expand(animate=False)
+    return section
+
+
+def _form(part: OutlineControls | ModelPicker) -> QWidget:
+    """Lay the rows of a part out as a form."""
+    form = QWidget()
+    grid = QGridLayout(form)
+    grid.setContentsMargins(0, 0, 0, 0)
+    grid.setColumnStretch(1, 1)
+    part.add_to(grid, 0)
+    return form
+
+
+def _study_name(folder: Path) -> str:
+    """Name a study by its folder, or by the folder of pictures that it lies in."""
+    return folder.parent.name if folder.name in {"lesionseg-study", "study"} else folder.name
+
+
+def _tear_down(parts: dict[str, Any]) -> None:
+    """Save and stop; Qt's side of the widget is gone."""
+    parts["models"].drop()
+    for name in ("_job", "_model_job"):
+        if parts[name] is not None:
+            parts[name].drop()
+    session: StudySession | None = parts["session"]
+    if session is not None:
+        session.close()
