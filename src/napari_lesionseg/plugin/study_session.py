@@ -27,7 +27,7 @@ from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
 from napari_lesionseg.study.fold import PictureState, Status
 from napari_lesionseg.study.queue import Order, arrange, next_picture
 from napari_lesionseg.study.study import Origin, Study
-from napari_lesionseg.types import Click, LabelImage
+from napari_lesionseg.types import ByteImage, Click, LabelImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -326,7 +326,9 @@ class StudySession:
         self._save_outline()
         if self._picture is not None:
             self._visited.append(self._picture)
-        self._remove_layers()
+        self._close_editor()
+        for layer in self._layers or ():
+            layer.visible = False
         self._picture = self._awaited = None
 
     def _show(self, made: Prepared) -> None:
@@ -335,11 +337,7 @@ class StudySession:
             return
         state = self.study.state.pictures[made.picture]
         self._awaited, self._picture = None, made.picture
-        picture = Image(made.image, name=state.name, rgb=True)
-        labels = new_outline(picture)
-        show_as(labels, filled=False)
-        self._layers = (picture, labels)
-        viewer.layers.extend([picture, labels])
+        picture, labels = self._layers = self._layers_for(viewer, made.image, state.name)
         viewer.layers.selection.active = labels
         self.editor = OutlineEditor(viewer, picture, labels, config=self._config, model=self._model)
         self._fill(self.editor, made, state)
@@ -348,6 +346,23 @@ class StudySession:
         self._restore_view(viewer, made.picture)
         self.opened.emit(self.editor)
         self.changed.emit()
+
+    def _layers_for(self, viewer: ViewerModel, image: ByteImage, name: str) -> tuple[Image, Labels]:
+        """Put a picture and an empty outline into the session's layers.
+
+        The same layers serve all pictures, since napari takes about half a second to remove two and add two.
+        """
+        if self._layers is None:
+            picture = Image(image, rgb=True)
+            labels = new_outline(picture)
+            viewer.layers.extend([picture, labels])
+        else:
+            picture, labels = self._layers
+            picture.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
+        picture.name, labels.name = name, f"{name} outline"
+        picture.visible = labels.visible = True
+        show_as(labels, filled=False)
+        return picture, labels
 
     def _fill(self, editor: OutlineEditor, made: Prepared, state: PictureState) -> None:
         """Draw what was saved, or else what the network says."""
@@ -398,14 +413,17 @@ class StudySession:
     def _remove_layers(self) -> None:
         viewer, layers = self._viewer(), self._layers
         self._layers = None
-        if self.editor is not None:
-            self.editor.close()
-            self.editor = None
-            self.opened.emit(None)
+        self._close_editor()
         if viewer is not None and layers is not None:
             for layer in layers:
                 if layer in viewer.layers:
                     viewer.layers.remove(layer)
+
+    def _close_editor(self) -> None:
+        if self.editor is not None:
+            self.editor.close()
+            self.editor = None
+            self.opened.emit(None)
 
     def _on_layer_removed(self, event: Any) -> None:
         """Save and close the picture when the user deletes one of its layers."""

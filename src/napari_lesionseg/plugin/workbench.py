@@ -127,8 +127,7 @@ class Workbench(QWidget):
         whole.addWidget(scroll, 1)
         whole.addLayout(self._verdict_place)
         whole.addWidget(self.sign)
-        bar = scroll.verticalScrollBar()
-        self.setMinimumWidth(inside.minimumSizeHint().width() + (0 if bar is None else bar.sizeHint().width()) + 24)
+        self._scroll = scroll
         self._show_study()
 
     def _connect(self) -> None:
@@ -187,6 +186,7 @@ class Workbench(QWidget):
         self.correct.set_classes([entry.name for entry in study.info.classes])
         session.set_model(self.models.loaded)
         self._show_study()
+        QTimer.singleShot(0, self._fit_width)
         self._poll.start()
         for problem in study.problems[:3]:
             show_info(f"{problem.where}: {problem.reason}" if hasattr(problem, "where") else str(problem))
@@ -218,6 +218,12 @@ class Workbench(QWidget):
         for section in (self._queue_section, self._outline_section, self._correct_section):
             section.setVisible(open_)
         self.sign.setText("")
+        self._fit_width()
+
+    def _fit_width(self) -> None:
+        """Make the dock wide enough for its widest row, since it scrolls up and down only."""
+        inside, bar = self._scroll.widget(), self._scroll.verticalScrollBar()
+        self._scroll.setMinimumWidth(inside.minimumSizeHint().width() + bar.sizeHint().width())
 
     # ---------------------------------------------------------------------------------------- slots
 
