@@ -107,8 +107,9 @@ def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Cos
     if config.max_seconds is None:
         return _schedule(wanted, config.rounds)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs)
-    affordable_rounds = int(MEASURING_SHARE * room / costs.measuring) if costs.measuring else config.rounds
-    rounds = max(1, min(config.rounds, affordable_rounds))
+    rounds = config.rounds
+    if costs.measuring:
+        rounds = max(1, int(min(rounds, MEASURING_SHARE * room / costs.measuring)))
     steps = int((room - rounds * costs.measuring) / (copies * costs.step * SPARE))
     return _schedule(max(1, min(wanted, steps)), rounds)
 

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.engine.planning import (
+    Costs,
+    Schedule,
+    make_schedule,
+    planned_seconds,
+    shortened,
+    wanted_steps,
+)
+
+
+def config(**settings: object) -> FineTuneConfig:
+    return FineTuneConfig.model_validate(settings)
+
+
+def test_passes_become_steps() -> None:
+    assert wanted_steps(config(epochs=3, batch_size=8), 20) == 8
+    assert wanted_steps(config(epochs=1, batch_size=8), 1) == 1
+
+
+def test_more_pictures_more_steps_up_to_a_limit() -> None:
+    steps = [wanted_steps(config(), pictures) for pictures in (1, 5, 20, 100, 1000)]
+    assert steps == sorted(steps)
+    assert steps[-1] == steps[-2]
+
+
+def test_rounds_are_about_as_many_as_asked_for() -> None:
+    schedule = make_schedule(config(epochs=100, batch_size=1, rounds=8), 1, 1, Costs(0, 1, 1))
+    assert (schedule.steps, schedule.rounds) == (100, 8)
+
+
+def test_measuring_takes_no_more_than_its_share() -> None:
+    """Two hundred pictures that take eight seconds to measure leave time to learn within a minute."""
+    schedule = make_schedule(config(max_seconds=120, shares=(1.0,)), 200, 1, Costs(10, 0.4, 8))
+    assert schedule.rounds <= 3
+    assert schedule.steps * 0.4 > 50
+
+
+@given(
+    seconds=st.floats(1, 600),
+    copies=st.integers(1, 5),
+    spent=st.floats(0, 20),
+    step=st.floats(0.01, 5),
+    measuring=st.floats(0, 10),
+)
+def test_plan_keeps_to_the_budget(
+    seconds: float, copies: int, spent: float, step: float, measuring: float
+) -> None:
+    settings, costs = config(max_seconds=seconds, epochs=500), Costs(spent, step, measuring)
+    schedule = make_schedule(settings, 20, copies, costs)
+    assert schedule.steps >= 1
+    assert schedule.rounds >= 1
+    planned = planned_seconds(settings, copies, schedule, 0, costs)
+    assert schedule.steps == 1 or planned <= seconds * 1.0001
+
+
+def test_what_is_behind_is_not_planned_again() -> None:
+    schedule, costs = Schedule(10, 5), Costs(30, 1, 2)
+    settings = config(shares=(1.0,))
+    assert planned_seconds(settings, 1, schedule, 10, costs) == pytest.approx(32)
+    assert planned_seconds(settings, 1, schedule, 0, costs) > planned_seconds(settings, 1, schedule, 5, costs)
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0.1, 100), (1.0, 70), (9.0, 52), (99.0, 50)])
+def test_slow_machines_take_fewer_steps(step: float, steps: int) -> None:
+    settings = config(max_seconds=100, shares=(1.0,))
+    assert shortened(settings, Schedule(100, 50), 50, 1, Costs(78, step, 1)).steps == steps
+
+
+def test_without_a_budget_nothing_becomes_shorter() -> None:
+    assert shortened(config(), Schedule(100, 10), 50, 3, Costs(1e6, 1e3, 1)) == Schedule(100, 10)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_lesionseg.engine.threads import ContentionWatch, limited_threads
+
+
+def test_threads_are_given_back_after_an_error() -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def fail() -> None:
+        with limited_threads(before + 1):
+            seen.append(torch.get_num_threads())
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  any error will do
+        fail()
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+def test_none_leaves_the_number_alone() -> None:
+    before = torch.get_num_threads()
+    with limited_threads(None):
+        assert torch.get_num_threads() == before
+
+
+def test_a_few_slow_steps_are_no_contention() -> None:
+    watch = ContentionWatch(1.0)
+    assert not any(watch.contended(seconds) for seconds in (1, 9, 1, 9, 1, 1, 9, 1))
+
+
+def test_steps_that_stay_slow_are() -> None:
+    watch = ContentionWatch(1.0)
+    assert [watch.contended(seconds) for seconds in (4, 4, 4, 4, 4)] == [False] * 4 + [True]
+
+
+def test_slow_when_it_was_planned() -> None:
+    """A machine that was busy at first and then free shows what a step takes."""
+    watch = ContentionWatch(10.0)
+    assert not any(watch.contended(1.0) for _ in range(5))
+    assert [watch.contended(4.0) for _ in range(5)][-1]
+
+
+def test_one_thread_less_is_none() -> None:
+    with limited_threads(2):
+        watch = ContentionWatch(1.0)
+        assert watch.yield_cores()
+        assert torch.get_num_threads() == 1
+        assert not watch.yield_cores()
