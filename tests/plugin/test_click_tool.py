@@ -162,7 +162,9 @@ def test_naparis_zooms_are_held_back_while_clicking(editor, tool):
     before = [*viewer.mouse_double_click_callbacks], [*viewer.mouse_drag_callbacks]
     tool.start("click")
     tool.start("box")
-    names = {callback.__name__ for callback in [*viewer.mouse_double_click_callbacks, *viewer.mouse_drag_callbacks]}
+    names = {
+        callback.__name__ for callback in [*viewer.mouse_double_click_callbacks, *viewer.mouse_drag_callbacks]
+    }
     assert not names & {"double_click_to_zoom", "drag_to_zoom"}
     tool.start("off")
     assert ([*viewer.mouse_double_click_callbacks], [*viewer.mouse_drag_callbacks]) == before

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from app_model.types import KeyCode
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
 from napari.utils.key_bindings import coerce_keybinding
@@ -72,6 +73,7 @@ KEYS.update(OUTLINE_KEYS)
 KEYS.update(VERDICT_KEYS)
 
 _PLUGIN = "napari-lesionseg"
+_NO_KEYS = (None, KeyCode.UNKNOWN, KeyCode.Ctrl, KeyCode.Shift, KeyCode.Alt, KeyCode.Meta)
 Handler = Callable[[], Iterator[None] | None]
 
 
@@ -95,7 +97,7 @@ def is_key(text: str) -> bool:
         binding = coerce_keybinding(text)
     except (ValueError, TypeError, KeyError):
         return False
-    return bool(text) and len(binding.parts) == 1 and str(binding.parts[0].key) not in ("", "Unknown")
+    return len(binding.parts) == 1 and binding.parts[0].key not in _NO_KEYS
 
 
 def key_of(action: str) -> str:
