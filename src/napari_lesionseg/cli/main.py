@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import keyword
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from napari_lesionseg import __version__
 from napari_lesionseg.cli.console import say_error
@@ -22,6 +24,10 @@ COMMANDS = {
     "finetune": "let a model learn from corrected pictures",
     "evaluate": "measure a model on pictures with masks",
     "models": "list, add, rename or remove models",
+    "export": "write a study as a data set that other tools accept",
+    "import": "bring a data set in, for the workbench",
+    "verify": "check that a data set is as it was written",
+    "agreement": "say how well the readers of a study agree",
 }
 
 
@@ -43,7 +49,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == command:
-            importlib.import_module(f".{name}", __package__).configure(subparser)
+            _module(name).configure(subparser)
     return parser
 
 
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = words[0] if words[0] in COMMANDS else None
     options = build_parser(command).parse_args(words)
     try:
-        result: int = importlib.import_module(f".{options.command}", __package__).run(options)
+        result: int = _module(options.command).run(options)
     except LesionSegError as error:
         say_error(str(error))
         return WRONG_USAGE
@@ -82,3 +88,9 @@ def _show_every_letter() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _module(command: str) -> ModuleType:
+    """Import the module of a command; ``import`` is a word of Python's and has a trailing underscore."""
+    name = f"{command}_" if keyword.iskeyword(command) else command
+    return importlib.import_module(f".{name}", __package__)

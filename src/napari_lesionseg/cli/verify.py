@@ -1,0 +1,28 @@
+"""``lesionseg verify``: check that a data set is as it was written."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from napari_lesionseg.cli.console import follow, say, say_error
+from napari_lesionseg.data.manifest import verify
+
+EXAMPLE = """example:
+  lesionseg verify my-dataset/"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("folder", type=Path, help="a data set written by lesionseg")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Hash every file; 1 if one is missing or was changed."""
+    found = follow(verify(options.folder))
+    for what, names in (("missing", found.missing), ("changed", found.changed), ("added", found.added)):
+        for name in names:
+            say_error(f"{name}: {what}")
+    say(f"{found.checked} files checked: {'intact' if found.intact else 'NOT as they were written'}")
+    return 0 if found.intact else 1

@@ -1,0 +1,75 @@
+"""A study as the records that exporters take."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from napari_lesionseg.data.records import Provenance, Record
+from napari_lesionseg.study.fold import PictureState, Status
+from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import LabelImage
+
+
+def study_records(study: Study) -> list[Record]:
+    """List all pictures of a study with what was signed, or at least drawn, of each.
+
+    Parameters
+    ----------
+    study : Study
+        The study, which must stay open while the records are loaded.
+
+    Returns
+    -------
+    list of Record
+        In the natural order of the names; no pixel is read yet. Pictures that nobody outlined have no mask.
+    """
+    return [_record(study, state) for state in study.state.pictures.values()]
+
+
+def _record(study: Study, state: PictureState) -> Record:
+    added = state.added
+    return Record(
+        name=state.name,
+        picture=functools.partial(study.read_picture, state.picture),
+        mask=_mask_source(study, state),
+        classes=("background", *(entry.name for entry in study.info.classes)),
+        patient=added.patient,
+        lesion=added.lesion,
+        diagnosis=added.stratum,
+        provenance=_provenance(study, state),
+    )
+
+
+def _mask_source(study: Study, state: PictureState) -> functools.partial[LabelImage] | None:
+    if state.outline is None and state.status is not Status.NO_LESION:
+        return None
+    return functools.partial(_current_outline, study, state)
+
+
+def _current_outline(study: Study, state: PictureState) -> LabelImage:
+    """Read what counts: the signed outline as it was signed, else the latest one."""
+    if state.status is Status.NO_LESION or state.outline is None:
+        return np.zeros(state.shape, np.uint8)
+    signed = state.approved if state.status is Status.APPROVED else None
+    return study.read_revision(signed or state.outline)
+
+
+def _provenance(study: Study, state: PictureState) -> Provenance:
+    """Say who drew the outline, with which model, and how much of it by hand."""
+    return Provenance(
+        reader=state.reader or "",
+        model="" if state.predicted is None else state.predicted.model or "",
+        corrected=_corrected_share(study, state),
+        status=state.status.value,
+        time=state.when.isoformat(),
+    )
+
+
+def _corrected_share(study: Study, state: PictureState) -> float | None:
+    """Share of the pixels that differ from the model's own outline; None without one."""
+    if state.predicted is None or not state.status.done:
+        return None
+    before, after = study.read_revision(state.predicted), _current_outline(study, state)
+    return float(np.mean(before != after))
