@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     for sample in sample_set():
         pictures.append(options.out / PICTURES / f"{sample.name}.png")
         write_picture(pictures[-1], sample.image)
-    failures = segment_files(pictures, options.out, model, PostprocessConfig(), overlay=True)
+    config = PostprocessConfig(largest_only=False)  # one of the samples has two lesions
+    failures = segment_files(pictures, options.out, model, config, overlay=True)
     masks = [options.out / f"{picture.stem}_segmentation.png" for picture in pictures]
     device = describe_device(model.device)
     say(f"{len(pictures)} sample pictures outlined ({device}); masks and overlays are in {options.out}")

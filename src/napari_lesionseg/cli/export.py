@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from napari_lesionseg.cli.console import follow, say, say_error
+from napari_lesionseg.cli.settings import make_settings, parse_changes
 from napari_lesionseg.data.exporting import ExportReport, export_dataset, write_key
 from napari_lesionseg.data.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.data.importing import open_dataset
@@ -49,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and write; 1 if something was left out."""
-    config, info = read_config(options.set), read_info(options.info)
+    config = make_settings(ExportConfig, parse_changes(options.set))
+    info = read_info(options.info)
     with open_records(options.source) as records:
         report = follow(export_dataset(records, options.out, options.format, config=config, info=info))
     if options.key is not None:
@@ -77,31 +78,6 @@ def open_records(source: Path) -> Iterator[Sequence[Record]]:
             for problem in dataset.problems:
                 say_error(f"{problem.name}: {problem.reason}")
             yield dataset.records
-
-
-def read_config(changes: Sequence[str]) -> ExportConfig:
-    """Join the default settings with what the command line changes.
-
-    Raises
-    ------
-    DatasetError
-        If a setting is unknown or wrong.
-    """
-    settings = {name: _value(text) for name, _, text in (item.partition("=") for item in changes)}
-    try:
-        return ExportConfig.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DatasetError(
-            f"The setting '{'.'.join(map(str, first['loc']))}' is wrong: {first['msg']}."
-        ) from error
-
-
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def read_info(path: Path | None) -> DatasetInfo:

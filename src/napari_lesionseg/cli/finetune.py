@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
+from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.engine.candidate import Candidate
 from napari_lesionseg.engine.course import Progress
@@ -24,7 +23,6 @@ from napari_lesionseg.engine.training import EpochResult, StepResult
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
-from napari_lesionseg.types import Pair
 
 EXAMPLE = """examples:
   lesionseg finetune pictures/ --masks corrected/ --out our-clinic.safetensors --seconds 60
@@ -73,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
     check_out(options.out)
     named = {"epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(FineTuneConfig, parse_changes(options.set), named)
-    pairs = _find(options.images, options.masks or [])
-    held_out = _find(options.val_images, options.val_masks) if options.val_images else []
+    pairs = find_all_pairs(options.images, options.masks or [])
+    held_out = find_all_pairs(options.val_images, options.val_masks) if options.val_images else []
     model = load_model(options.model, options.device)
     tuning = fine_tune(
         model,
@@ -89,20 +87,6 @@ def run(options: argparse.Namespace) -> int:
     _write(options, model, tuning.candidate())
     tuning.forget()
     return 1 if tuning.left_out else 0
-
-
-def _find(images: Sequence[str], masks: Sequence[str]) -> list[Pair]:
-    if masks and len(masks) != len(images):
-        raise TrainingError("Give one folder of masks for each folder of pictures, in the same order.")
-    pairs: list[Pair] = []
-    without = 0
-    for index, folder in enumerate(images):
-        found = find_pairs([folder], [masks[index]] if masks else None)
-        without += len(found.without_mask)
-        pairs += found.pairs
-    if without:
-        say(f"{without} pictures have no mask and are left out")
-    return pairs
 
 
 def read_patients(path: Path) -> list[SplitItem]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train a network on pictures with masks",
     "finetune": "let a model learn from corrected pictures",
     "evaluate": "measure a model on pictures with masks",
+    "tune": "choose a model's threshold on held-out pictures",
     "models": "list, add, rename or remove models",
     "export": "write a study as a data set that other tools accept",
     "import": "bring a data set in, for the workbench",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
+from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
-from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem, assign_parts
 from napari_lesionseg.engine.training import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
@@ -135,9 +135,9 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
 
 
 def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
-    pairs = _find(options.images, options.masks or [])
+    pairs = find_all_pairs(options.images, options.masks or [])
     if options.val_images:
-        return pairs, _find(options.val_images, options.val_masks)
+        return pairs, find_all_pairs(options.val_images, options.val_masks)
     # Pictures of one stem, in whatever folder, show one lesion and stay together.
     assignment = assign_parts(
         [SplitItem(stem) for stem in sorted({pair.stem for pair in pairs})],
@@ -146,18 +146,6 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     )
     held_out = [pair for pair in pairs if assignment[pair.stem] == "val"]
     return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out
-
-
-def _find(images: Sequence[str], masks: Sequence[str]) -> list[Pair]:
-    if masks and len(masks) != len(images):
-        raise TrainingError("Give one folder of masks for each folder of pictures, in the same order.")
-    pairs: list[Pair] = []
-    for index, folder in enumerate(images):
-        found = find_pairs([folder], [masks[index]] if masks else None)
-        for picture in found.without_mask:
-            say_error(f"{picture}: has no mask and is left out")
-        pairs += found.pairs
-    return pairs
 
 
 def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[CachedPair], int]:
