@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     )
     state = options.out.with_suffix(".state.safetensors")
     trainer = Trainer(
-        _untrained(card, pretrained=config.pretrained),
+        _untrained(card, config),
         card,
         learn,
         measure,
@@ -161,9 +163,10 @@ def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[
     return cached, len(pairs) - len(cached)
 
 
-def _untrained(card: ModelCard, *, pretrained: bool) -> SegmentationNetwork:
+def _untrained(card: ModelCard, config: TrainConfig) -> SegmentationNetwork:
+    torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the pictures
     network = build_network(card.arch, card.out_channels, **card.arch_settings)
-    if pretrained:
+    if config.pretrained:
         network.load_pretrained()
     return network
 

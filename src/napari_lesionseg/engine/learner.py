@@ -70,6 +70,9 @@ class Learner:
         self._config, self._device, self._frozen = config, device, list(frozen)
         for module in self._frozen:
             module.requires_grad_(False)
+        if config.encoder_lr == 0:
+            for parameter in network.encoder_parameters():
+                parameter.requires_grad_(False)
         self._optimiser = torch.optim.AdamW(
             self._parameter_groups(), weight_decay=config.weight_decay, foreach=True
         )

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_lesionseg.cli.main import main
+from napari_lesionseg.data.io import write_mask, write_picture
+from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
+
+SETTINGS = {
+    "arch": "unet",
+    "arch_settings": {"width": 4, "depth": 2},
+    "pretrained": False,
+    "epochs": 2,
+    "batch_size": 2,
+    "sizes": [[0.0, 32]],
+    "precision": "float32",
+}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    pictures, masks = tmp_path / "pictures", tmp_path / "masks"
+    pictures.mkdir()
+    masks.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[8 : 26 + number, 10:30] = 1
+        write_picture(pictures / f"mole-{number}.png", rng.integers(0, 255, (40, 48, 3)).astype(np.uint8))
+        write_mask(masks / f"mole-{number}_mask.png", mask)
+    return pictures, masks
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.json").write_text(json.dumps(SETTINGS))
+    return tmp_path / "recipe.json"
+
+
+def train(folders: tuple[Path, Path], recipe: Path | str, out: Path, *more: str) -> int:
+    pictures, masks = folders
+    words = ["train", str(pictures), "--masks", str(masks), "--out", str(out), "--recipe", str(recipe)]
+    return main([*words, "--device", "cpu", *more])
+
+
+def test_writes_a_model_with_its_card(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "net.safetensors"
+    assert train(folders, recipe, out, "--licence", "CC0-1.0", "--classes", "skin", "mole") == 0
+    told = capsys.readouterr().out
+    assert "pass 2/2" in told
+    assert "held out" in told
+    card = read_card(out)
+    assert (card.name, card.licence, card.working_size) == ("net", "CC0-1.0", 32)
+    assert card.classes == ("skin", "mole")
+    assert card.training["settings"]["epochs"] == 2
+    assert card.training["data"]["pairs"] == 4
+    assert sorted(path.name for path in out.parent.iterdir()) == ["net.safetensors"]
+
+
+def test_settings_can_be_changed(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--epochs", "1", "--set", "decoder_lr=0.003", "--name", "mine") == 0
+    card = read_card(out)
+    assert (card.training["settings"]["epochs"], card.training["settings"]["decoder_lr"]) == (1, 0.003)
+    assert card.name == "mine"
+
+
+def test_continue_after_an_interruption(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
+    assert train(folders, recipe, whole) == 0
+
+    def interrupt(_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_lesionseg.cli.train.describe_epoch", interrupt)
+        assert train(folders, recipe, out) == 130
+    assert (tmp_path / "out.state.safetensors").is_file()
+    assert train(folders, recipe, out, "--resume") == 0
+    mine, theirs = (load_checkpoint(path).network.state_dict() for path in (whole, out))
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+    assert not (tmp_path / "out.state.safetensors").exists()
+
+
+def test_pictures_to_measure_on(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
+    pictures, masks = map(str, folders)
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--val-images", pictures, "--val-masks", masks) == 0
+    assert read_card(out).training["data"]["pairs"] == 5
+
+
+def test_broken_picture_is_named(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders[0] / "mole-2.png").write_bytes(b"no picture")
+    assert train(folders, recipe, tmp_path / "net.safetensors") == 1
+    assert "mole-2" in capsys.readouterr().err
+    assert (tmp_path / "net.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "more", "reason"),
+    [
+        ("recipe.json", ["--epochs", "0"], "epochs"),
+        ("recipe.json", ["--set", "speed=3"], "speed"),
+        ("recipe.json", ["--resume"], "could be continued"),
+        ("recipe.json", ["--arch", "transformer"], "transformer"),
+        ("recipe.json", ["--masks", "a", "b"], "one folder of masks for each"),
+        ("none.json", [], "no recipe"),
+        ("broken.json", [], "no valid JSON"),
+    ],
+)
+def test_wrong_usage(
+    folders: tuple[Path, Path],
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recipe_name: str,
+    more: list[str],
+    reason: str,
+) -> None:
+    (tmp_path / "broken.json").write_text("{epochs")
+    assert train(folders, tmp_path / recipe_name, tmp_path / "net.safetensors", *more) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_wrong_place_is_told_before_the_training(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path
+) -> None:
+    assert train(folders, recipe, tmp_path / "net.pth") == 2
+    assert not list(tmp_path.glob("*.state.safetensors"))
