@@ -96,7 +96,7 @@ def main() -> int:
     if found.here:
         print(json.dumps(_run_here(found.only[0], found.inputs, found.seed)))
         return 0
-    print("| parser | inputs | read | refused | other errors | slowest (ms of processor time) | peak memory (MB) |")
+    print("| parser | inputs | read | refused | other errors | slowest (CPU ms) | peak memory (MB) |")
     print("|---|---|---|---|---|---|---|", flush=True)
     return max([_print_row(name, found.inputs, found.seed) for name in found.only], default=0)
 
