@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,9 @@ from npe2 import PluginManager
 
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.survey import Survey
-from napari_lesionseg.types import ByteImage, Probability
+from napari_lesionseg.study.folder import is_study
+from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import ByteImage, Click, Probability
 
 
 class FakeModel:
@@ -33,6 +36,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.card = ModelCard(name="fake", threshold=0.6)
         self.device = "cpu"
+        self.sha256 = "fa" * 32
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
@@ -49,6 +53,25 @@ class FakeModel:
         if self.error is not None:
             raise self.error
         return (1 - image.mean(axis=2) / 255).astype(np.float32)
+
+
+    def encode(self, image: ByteImage) -> FakeEncoded:
+        return FakeEncoded(self, image)
+
+
+class FakeEncoded:
+    """A picture as the fake network keeps it: clicks are honoured in a disc of three pixels around them."""
+
+    def __init__(self, model: FakeModel, image: ByteImage) -> None:
+        self.model, self.image = model, image
+
+    def predict(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Probability:
+        probability = self.model.predict(self.image)
+        rows, cols = np.indices(probability.shape)
+        for click in clicks:
+            near = np.hypot(rows - click.row, cols - click.col) <= 3
+            probability[near] = 0.99 if click.positive else 0.01
+        return probability
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +113,26 @@ def spot() -> ByteImage:
 def spot_image(shape: tuple[int, int] = (40, 60)) -> ByteImage:
     image = np.full((*shape, 3), 230, dtype=np.uint8)
     image[10:30, 20:45] = 40
+    return image
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., Study]:
+    """Make a study of small pictures that all differ, or open the one that was made before."""
+
+    def make(count: int = 4, reader: str = "am", **more: Any) -> Study:
+        folder = tmp_path / "study"
+        if is_study(folder):
+            return Study.open(folder, reader)
+        images = {f"P{number + 1}": numbered_spot(number) for number in range(count)}
+        return Study.create(folder, reader, images=images, **more)
+
+    return make
+
+
+def numbered_spot(number: int) -> ByteImage:
+    image = spot_image()
+    image[0, number % 60] = number // 60 + 1
     return image
 
 

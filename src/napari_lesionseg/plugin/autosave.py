@@ -1,7 +1,8 @@
 """Saving in the background: in order, and never forgotten.
 
 Everything that is to be saved waits in one line and is done by one thread. What cannot be saved, because the
-disk is full or the folder is gone, stays at the head of the line and is tried again until it works.
+disk is full or the folder is gone, is tried again until it works; what belongs to it waits with it, and all
+else goes first, so that one outline that cannot be saved does not hold up the others.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ RETRY_MS = 3000
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    kind: Hashable
     save: Callable[[], object]
+    kind: Hashable
+    group: Hashable
 
 
 class Saver(QObject):
@@ -56,45 +58,52 @@ class Saver(QObject):
         """How many things are not on the disk yet."""
         return len(self._line)
 
-    def put(self, save: Callable[[], object], kind: Hashable = None) -> None:
+    def put(self, save: Callable[[], object], kind: Hashable = None, group: Hashable = None) -> None:
         """Let something be saved.
 
         Parameters
         ----------
         save : callable
-            Saves it; raises a `LesionSegError` when that does not work. Runs in another thread, so it must
-            hold copies.
+            Saves it; raises an exception when that does not work. Runs in another thread, so it must hold
+            copies.
         kind : hashable, optional
             What is being saved. What waits and is of the same kind is left out, since this is newer.
+        group : hashable, optional
+            Things of one group are saved in the order they came, whatever fails.
         """
         begun = 1 if self._running is not None else 0
         if kind is not None:
             waiting = [task for index, task in enumerate(self._line) if index < begun or task.kind != kind]
             self._line = deque(waiting)
-        self._line.append(_Task(kind, save))
-        self._begin()
+        self._line.append(_Task(save, kind, group))
+        if not self._retry.isActive():
+            self._begin()
 
     def flush(self) -> str:
-        """Save all that waits, in this thread, before a window closes.
+        """Save all that waits before a window closes, and return when that is done.
 
         Returns
         -------
         str
-            Why something could not be saved; empty when all is on the disk.
+            Why something could not be saved; empty when all is on the disk. It is tried again later.
         """
         self._retry.stop()
-        if self._running is not None:
-            error = self._running.exception()
-            self._running = None
-            if error is None:
-                self._line.popleft()
-        while self._line:
-            try:
-                self._line[0].save()
-            except LesionSegError as error:
-                return str(error)
+        running, self._running = self._running, None
+        if running is not None and running.exception() is None:
             self._line.popleft()
-        return ""
+        problem, stuck = "", deque[_Task]()
+        for task in self._line:
+            error = None
+            if all(task.group != other.group for other in stuck):
+                error = self._pool.submit(task.save).exception()
+                if error is None:
+                    continue
+            problem = problem or _words(error)
+            stuck.append(task)
+        self._line = stuck
+        if stuck:
+            self._retry.start()
+        return problem
 
     def close(self) -> None:
         """End the thread; what still waits is not saved."""
@@ -114,12 +123,25 @@ class Saver(QObject):
             return  # `flush` has seen to it
         self._running = None
         error = future.exception()
-        if isinstance(error, LesionSegError):
-            self.failed.emit(str(error))
-            self._retry.start()
-            return
         if error is not None:
-            raise error
+            self._put_off()
+            self._retry.start()
+            self.failed.emit(_words(error))
+            return
         self._line.popleft()
         self.saved.emit()
-        self._begin()
+        if not self._retry.isActive():
+            self._begin()
+
+    def _put_off(self) -> None:
+        """Move what failed, and what belongs to it, to the end of the line."""
+        group = self._line[0].group
+        others = [task for task in self._line if task.group != group]
+        self._line = deque([*others, *(task for task in self._line if task.group == group)])
+
+
+def _words(error: BaseException | None) -> str:
+    """Put an error into words; one that nobody foresaw is named too."""
+    if error is None or isinstance(error, LesionSegError):
+        return str(error or "")
+    return f"{type(error).__name__}: {error}"

@@ -99,14 +99,17 @@ class Prefetcher:
         """Get these pictures ready, the first one first, and forget all others."""
         self._wanted = list(pictures)
         self._kept = {picture: made for picture, made in self._kept.items() if picture in self._wanted}
-        if self._working_on is not None and self._working_on not in self._wanted[:1]:
+        if self._working_on is not None and self._missing()[:1] != [self._working_on]:
             self._drop_job()
         self._begin()
 
     def take(self, state: PictureState) -> Prepared | None:
         """Give a picture that is ready, unless something happened to it since it was read."""
         made = self._kept.pop(state.picture, None)
-        return made if made is not None and made.when == state.when else None
+        if made is None or made.when != state.when:
+            return None
+        self._wanted = [picture for picture in self._wanted if picture != state.picture]
+        return made
 
     def close(self) -> None:
         """Let nothing come of what is being done."""
@@ -119,8 +122,11 @@ class Prefetcher:
             self._job.drop()
         self._job, self._working_on = None, None
 
+    def _missing(self) -> list[str]:
+        return [picture for picture in self._wanted if picture not in self._kept]
+
     def _begin(self) -> None:
-        missing = [picture for picture in self._wanted if picture not in self._kept]
+        missing = self._missing()
         if self._job is not None or not missing:
             return
         self._working_on = missing[0]

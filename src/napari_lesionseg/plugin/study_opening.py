@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import re
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from napari_lesionseg.data.synthetic import sample_set
+from napari_lesionseg.errors import PairingError
 from napari_lesionseg.study.folder import is_study
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
@@ -51,7 +53,8 @@ def open_folder(folder: Path, reader: str) -> Study:
     if not is_study(inside):
         return Study.create(inside, reader, pictures=folder)
     study = Study.open(inside, reader)
-    study.add_pictures(folder)
+    with contextlib.suppress(PairingError):  # its pictures may have been moved; the study knows them
+        study.add_pictures(folder)
     return study
 
 

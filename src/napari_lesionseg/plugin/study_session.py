@@ -7,25 +7,26 @@ moment later, in another thread; a verdict is saved at once, while the next pict
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.autosave import Saver
 from napari_lesionseg.plugin.editor import OutlineEditor
-from napari_lesionseg.plugin.layers import new_outline, show_as
+from napari_lesionseg.plugin.layers import new_outline, place_like, show_as
+from napari_lesionseg.plugin.outbox import Outbox
 from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.study.fold import PictureState, Status
 from napari_lesionseg.study.queue import Order, arrange, next_picture
+from napari_lesionseg.study.schema import Predicted
 from napari_lesionseg.study.study import Origin, Study
 from napari_lesionseg.types import ByteImage, Click, LabelImage
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 PAUSE_MS = 400
 """Time without a change after which the outline is saved."""
-
-_BY_THE_MODEL = {"prediction", "restored"}
 
 
 class StudySession:
@@ -60,6 +59,8 @@ class StudySession:
         Emitted when the study's state or the order of the queue changed.
     saved : psygnal.Signal
         Emitted with True when all is on the disk, with False while something is not.
+    not_saved : psygnal.Signal
+        Emitted with a sentence when something could not be saved; it is tried again.
     failed : psygnal.Signal
         Emitted with a sentence for the user.
     """
@@ -67,6 +68,7 @@ class StudySession:
     opened = Signal(object)
     changed = Signal()
     saved = Signal(bool)
+    not_saved = Signal(str)
     failed = Signal(str)
 
     def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
@@ -80,13 +82,13 @@ class StudySession:
         self._picture: str | None = None
         self._awaited: str | None = None
         self._visited: list[str] = []
-        self._signed: set[str] = set()
-        self._unsaved: dict[str, LabelImage] = {}
         self._layers: tuple[Image, Labels] | None = None
-        self._dirty = self._drawn_by_model = False
-        self._saver = Saver()
-        self._saver.saved.connect(self._on_saved)
-        self._saver.failed.connect(self._on_save_failed)
+        self._dirty = self._by_reader = False
+        self._news: Job[frozenset[str]] | None = None
+        self._no_news = ""
+        self.outbox = Outbox(study)
+        self.outbox.saved.connect(self._on_saved)
+        self.outbox.failed.connect(self._on_not_saved)
         self._pause = QTimer()
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
@@ -108,12 +110,19 @@ class StudySession:
         """Choose which pictures the queue shows, and in which order."""
         self.order, self.search = order, search
         self.statuses = None if statuses is None else frozenset(statuses)
+        if self._picture is not None:
+            self._prefetcher.want(self._ahead_of(self._picture))
         self.changed.emit()
 
     @property
     def picture(self) -> str | None:
         """SHA-256 of the picture on the screen."""
         return self._picture
+
+    @property
+    def state(self) -> PictureState | None:
+        """How far the picture on the screen is, as far as it is saved."""
+        return self.study.state.pictures.get(self._picture or "")
 
     # --------------------------------------------------------------------------------------- moving
 
@@ -149,13 +158,12 @@ class StudySession:
 
     def back(self) -> bool:
         """Go to the picture that was shown before; False when there was none."""
-        while self._visited:
-            picture = self._visited.pop()
-            if picture != self._picture and picture in self.study.state.pictures:
-                self.open_picture(picture)
-                self._visited = [other for other in self._visited if other != picture][:-1]
-                return True
-        return False
+        visited = [picture for picture in self._visited if picture != self._picture]
+        if not visited:
+            return False
+        self.open_picture(visited[-1])
+        self._visited = visited[:-1]
+        return True
 
     @property
     def can_go_back(self) -> bool:
@@ -169,35 +177,42 @@ class StudySession:
         editor, picture = self.editor, self._picture
         if editor is None or picture is None:
             return
-        mask = editor.mask
+        mask = self._mask_of(editor)
         if not mask.any():
             self.failed.emit("The outline is empty; draw one, or choose No lesion.")
             return
-        self._sign(picture, partial(self.study.approve, picture, mask, self._origin(editor)), mask)
+        self._save_outline()
+        self._by_reader = True
+        self.outbox.approve(picture, mask, self._origin(editor))
+        self._go_on()
 
     def no_lesion(self) -> None:
         """Sign that the picture on the screen shows no lesion, and go to the next one."""
-        if self._picture is not None and self.editor is not None:
-            empty = np.zeros_like(self.editor.mask)
-            self._sign(self._picture, partial(self.study.no_lesion, self._picture), empty)
+        state = self.state
+        if state is not None and self.editor is not None:
+            self._save_outline()
+            self.outbox.no_lesion(state.picture, state.shape)
+            self.editor.restore(np.zeros(state.shape, np.uint8))
+            self._settle()
+            self._go_on()
 
     def flag(self, note: str) -> None:
         """Set the picture on the screen aside with a note, and go to the next one."""
         if self._picture is not None:
             self._save_outline()
-            self._sign(self._picture, partial(self.study.flag, self._picture, note), None)
+            self.outbox.flag(self._picture, note)
+            self._go_on()
 
     def reopen(self) -> None:
         """Take the verdict about the picture on the screen back; its outline stays."""
         if self._picture is not None:
-            self._put(partial(self.study.reopen, self._picture))
+            self._save_outline()
+            self.outbox.reopen(self._picture)
+            self.saved.emit(False)
 
-    def _sign(self, picture: str, save: Callable[[], object], mask: LabelImage | None) -> None:
-        self._settle()
-        self._signed.add(picture)
-        if mask is not None:
-            self._unsaved[picture] = mask
-        self._put(save)
+    def _go_on(self) -> None:
+        """Show the next picture while the verdict is being saved."""
+        self.saved.emit(False)
         if not self.next():
             self.changed.emit()
 
@@ -214,7 +229,7 @@ class StudySession:
         self._prefetcher.set_model(model)
         if self.editor is not None:
             self.editor.set_model(model)
-            if model is not None and not self.editor.mask.any() and self._status() is Status.NOT_LOOKED_AT:
+            if model is not None and not self._by_reader and not self._is_drawn_by(model):
                 self.editor.predict()
 
     def set_config(self, config: PostprocessConfig) -> None:
@@ -228,7 +243,7 @@ class StudySession:
     @property
     def unsaved(self) -> int:
         """How many changes are not on the disk yet."""
-        return self._saver.pending + int(self._dirty)
+        return self.outbox.pending + int(self._dirty)
 
     def save_now(self) -> str:
         """Save all that waits.
@@ -239,20 +254,29 @@ class StudySession:
             Why something could not be saved; empty when all is on the disk.
         """
         self._save_outline()
-        problem = self._saver.flush()
-        if not problem:
-            self._on_saved()
-        return problem
+        return self.outbox.flush()
 
     def poll(self) -> None:
-        """Take in what other readers saved in the meantime."""
-        try:
-            news = self.study.refresh()
-        except LesionSegError as error:
-            self.failed.emit(str(error))
-            return
-        if news:
+        """Take in what other readers saved in the meantime; the disk is read in another thread."""
+        if self._news is None:
+            self._news = Job(
+                "looking for other readers' work",
+                self.study.refresh,
+                done=self._on_news,
+                failed=self._on_no_news,
+            )
+
+    def _on_news(self, pictures: frozenset[str]) -> None:
+        self._news, self._no_news = None, ""
+        if pictures:
             self.changed.emit()
+
+    def _on_no_news(self, error: Exception) -> None:
+        """Say once that the folder cannot be reached, not every few seconds."""
+        self._news = None
+        if str(error) != self._no_news:
+            self._no_news = str(error)
+            self.failed.emit(str(error))
 
     def close(self) -> str:
         """Save everything and leave the study, taking its picture out of the viewer.
@@ -272,26 +296,28 @@ class StudySession:
         """Leave the study without saving what waits."""
         self._pause.stop()
         self._prefetcher.close()
-        self._saver.close()
+        if self._news is not None:
+            self._news.drop()
+        self.outbox.close()
+        self._dirty = False
         self._remove_layers()
         viewer = self._viewer()
         if viewer is not None:
             viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self.study.close()
 
-    def _put(self, save: Callable[[], object], kind: object = None) -> None:
-        self.saved.emit(False)
-        self._saver.put(save, kind)
-
     def _save_outline(self) -> None:
         """Let the outline on the screen be saved, if it changed."""
         if not self._dirty or self.editor is None or self._picture is None:
             return
         self._settle()
-        editor, picture, mask = self.editor, self._picture, self.editor.mask
-        save = self.study.record_prediction if self._drawn_by_model else self.study.save_correction
-        self._unsaved[picture] = mask
-        self._put(partial(save, picture, mask, self._origin(editor)), kind=(save.__name__, picture))
+        save = self.outbox.correction if self._by_reader else self.outbox.prediction
+        save(self._picture, self._mask_of(self.editor), self._origin(self.editor))
+        self.saved.emit(False)
+
+    def _mask_of(self, editor: OutlineEditor) -> LabelImage:
+        """Give the outline in the classes of the study; labels beyond count as the last one."""
+        return np.minimum(editor.mask, np.uint8(len(self.study.info.classes)))
 
     def _origin(self, editor: OutlineEditor) -> Origin:
         probability = editor.probability
@@ -300,24 +326,22 @@ class StudySession:
             threshold=editor.threshold,
             clicks=editor.clicks,
             quality=None if probability is None else quality_estimate(probability, editor.threshold),
-            label=editor.active_class,
+            label=min(editor.active_class, len(self.study.info.classes)),
         )
 
     def _remember_place(self) -> None:
         viewer = self._viewer()
         if viewer is not None and self._picture is not None:
-            self._put(partial(self.study.save_session, self._picture, describe_view(viewer)), kind="session")
+            self.outbox.place(self._picture, describe_view(viewer))
 
     def _on_saved(self) -> None:
-        if not self._saver.pending:
-            self._unsaved.clear()
-            self._signed.clear()
+        if not self.outbox.pending:
             self.saved.emit(not self._dirty)
         self.changed.emit()
 
-    def _on_save_failed(self, problem: str) -> None:
+    def _on_not_saved(self, problem: str) -> None:
         self.saved.emit(False)
-        self.failed.emit(f"Not saved yet: {problem}")
+        self.not_saved.emit(problem)
 
     # -------------------------------------------------------------------------------------- showing
 
@@ -361,27 +385,35 @@ class StudySession:
             picture.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
         picture.name, labels.name = name, f"{name} outline"
         picture.visible = labels.visible = True
+        place_like(labels, picture)
         show_as(labels, filled=False)
         return picture, labels
 
     def _fill(self, editor: OutlineEditor, made: Prepared, state: PictureState) -> None:
-        """Draw what was saved, or else what the network says."""
-        mask = self._unsaved.get(made.picture, made.mask)
-        by_reader = made.picture in self._unsaved or state.status not in (Status.NOT_LOOKED_AT, Status.PREDICTED)
-        if mask is not None and (by_reader or made.probability is None):
-            clicks = () if state.outline is None else state.outline.clicks
-            editor.restore(mask, [Click(*click) for click in clicks])
+        """Draw what was saved, or is about to be, or else what the network says."""
+        draft = self.outbox.draft(made.picture)
+        mask = made.mask if draft is None else draft.mask
+        self._by_reader = _is_readers(state) if draft is None else draft.by_reader
+        if mask is not None and (self._by_reader or made.probability is None):
+            editor.restore(mask, _clicks_of(state) if draft is None else draft.clicks)
         if made.probability is not None:
-            editor.set_prediction(made.probability, made.encoded, draw=not by_reader)
-        if not by_reader and (mask is None or not np.array_equal(mask, editor.mask)):
-            self._touch(by_model=True)
+            editor.set_prediction(made.probability, made.encoded, draw=not self._by_reader)
+            if not self._by_reader and (mask is None or not np.array_equal(mask, editor.mask)):
+                self._touch()
+                self._save_outline()
 
     def _on_edited(self, what: str) -> None:
-        self._touch(by_model=what in _BY_THE_MODEL)
+        if what != "prediction":
+            self._by_reader = True
+        if what in {"undo", "redo"} and self.editor is not None:
+            self._config = self.editor.config
+        self._touch()
+        if not self._by_reader:
+            self._save_outline()  # at once, so that the prediction is kept whatever the hand does next
 
-    def _touch(self, *, by_model: bool) -> None:
+    def _touch(self) -> None:
         """Note that the outline differs from what is saved; it is saved when nothing happens for a moment."""
-        self._dirty, self._drawn_by_model = True, by_model
+        self._dirty = True
         self.saved.emit(False)
         self._pause.start()
 
@@ -411,13 +443,9 @@ class StudySession:
             apply_view(viewer, session.view)
 
     def _remove_layers(self) -> None:
-        viewer, layers = self._viewer(), self._layers
-        self._layers = None
+        layers, self._layers = self._layers, None
         self._close_editor()
-        if viewer is not None and layers is not None:
-            for layer in layers:
-                if layer in viewer.layers:
-                    viewer.layers.remove(layer)
+        _remove(self._viewer, layers or ())
 
     def _close_editor(self) -> None:
         if self.editor is not None:
@@ -429,29 +457,24 @@ class StudySession:
         """Save and close the picture when the user deletes one of its layers."""
         if self._layers is None or event.value not in self._layers:
             return
-        with self._without_layers():
-            self._save_outline()
-        self._remove_layers()
+        self._save_outline()
+        left = [layer for layer in self._layers if layer is not event.value]
+        self._layers = None
+        self._close_editor()
         self._picture = None
+        QTimer.singleShot(0, partial(_remove, self._viewer, left))  # napari may still be removing others
         self.changed.emit()
-
-    @contextmanager
-    def _without_layers(self) -> Iterator[None]:
-        """Keep what happens inside from taking the layers away once more."""
-        layers, self._layers = self._layers, None
-        try:
-            yield
-        finally:
-            self._layers = layers
 
     # ----------------------------------------------------------------------------------- what comes
 
-    def _status(self) -> Status | None:
-        state = self.study.state.pictures.get(self._picture or "")
-        return None if state is None else state.status
+    def _is_drawn_by(self, model: Model) -> bool:
+        """Whether the outline on the screen is this network's already."""
+        state = self.state
+        return state is not None and state.outline is not None and state.outline.model == model.sha256
 
     def _next_of(self, picture: str | None, skip: Collection[str] = ()) -> PictureState | None:
-        waiting = [s for s in self.queue if s.picture == picture or s.picture not in self._signed | set(skip)]
+        away = self.outbox.signed | set(skip)
+        waiting = [state for state in self.queue if state.picture == picture or state.picture not in away]
         return next_picture(waiting, picture)
 
     def _ahead_of(self, picture: str) -> list[str]:
@@ -465,6 +488,27 @@ class StudySession:
             ahead.append(state.picture)
             current = state.picture
         return ahead
+
+
+def _is_readers(state: PictureState) -> bool:
+    """Whether a reader changed or signed what is to be shown."""
+    drawn = state.outline is not None and not isinstance(state.outline, Predicted)
+    return drawn or state.status is Status.NO_LESION
+
+
+def _clicks_of(state: PictureState) -> tuple[Click, ...]:
+    """Give the clicks that belong to what is to be shown."""
+    if state.outline is None or state.status is Status.NO_LESION:
+        return ()
+    return tuple(state.outline.as_clicks())
+
+
+def _remove(viewer: Callable[[], ViewerModel | None], layers: Iterable[Layer]) -> None:
+    """Take layers out of a viewer, if both are still there."""
+    model = viewer()
+    for layer in layers:
+        if model is not None and layer in model.layers:
+            model.layers.remove(layer)
 
 
 def describe_view(viewer: ViewerModel) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+from napari.layers import Image, Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QShowEvent
@@ -24,9 +25,11 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.controls import OutlineControls, small
 from napari_lesionseg.plugin.correct_panel import CorrectPanel
-from napari_lesionseg.plugin.layers import read_frame
+from napari_lesionseg.plugin.layers import picture_shape, read_frame
+from napari_lesionseg.plugin.learn_panel import LearnPanel
 from napari_lesionseg.plugin.model_choice import ModelPicker
 from napari_lesionseg.plugin.queue_panel import QueuePanel
 from napari_lesionseg.plugin.segmentation import ModelChoice, load
@@ -61,15 +64,18 @@ class Workbench(QWidget):
         self.session: StudySession | None = None
         self.queue: QueuePanel | None = None
         self.verdict: VerdictPanel | None = None
+        self.learn: LearnPanel | None = None
         self.models = ModelPicker(self)
         self.controls = OutlineControls(self)
         self.correct = CorrectPanel(napari_viewer)
         self.reader = QLineEdit(default_reader())
         self.title = QLabel()
         self.sign = small(QLabel())
+        self.sign.setWordWrap(True)
         self.open_button = QPushButton("Open a folder\N{HORIZONTAL ELLIPSIS}")
         self.samples_button = QPushButton("Try sample pictures")
         self.layers_button = QPushButton("Take the open pictures\N{HORIZONTAL ELLIPSIS}")
+        self._taken: list[Image] = []
         self._job: Job[Any] | None = None
         self._model_job: Job[Any] | None = None
         self._poll = QTimer(self)
@@ -106,6 +112,7 @@ class Workbench(QWidget):
         self._queue_section = _section("Pictures")
         self._outline_section = _section("Outline", _form(self.controls))
         self._correct_section = _section("Correct", self.correct)
+        self._learn_section = _section("Learn", folded=True)
         self._model_section = _section("Model", _form(self.models), folded=True)
         self._verdict_place = QVBoxLayout()
         inside = QWidget()
@@ -114,7 +121,13 @@ class Workbench(QWidget):
         column.setSpacing(4)
         self.sections = column
         column.addWidget(self._start)
-        for section in (self._queue_section, self._outline_section, self._correct_section, self._model_section):
+        for section in (
+            self._queue_section,
+            self._outline_section,
+            self._correct_section,
+            self._learn_section,
+            self._model_section,
+        ):
             column.addWidget(section)
         column.addStretch()
         scroll = QScrollArea()
@@ -169,6 +182,8 @@ class Workbench(QWidget):
         """Open a study in a worker; the buttons wait for it."""
         if not self.close_study():
             return
+        if self._job is not None:
+            self._job.drop()
         self._start.setEnabled(False)
         self.sign.setText("Reading the pictures\N{HORIZONTAL ELLIPSIS}")
         self._job = Job("opening the study", opening, done=self._on_study, failed=self._on_no_study)
@@ -176,24 +191,29 @@ class Workbench(QWidget):
     def _on_study(self, study: Study) -> None:
         self._job = None
         self._start.setEnabled(True)
+        self._remove_taken()
         self.session = session = StudySession(self._viewer, study, self.controls.config)
         session.opened.connect(self._on_opened)
         session.saved.connect(self._on_saved)
-        session.failed.connect(self._on_failed)
+        session.not_saved.connect(self._on_not_saved)
+        session.failed.connect(show_error)
         self.queue, self.verdict = QueuePanel(session), VerdictPanel(session)
         self._queue_section.setContent(self.queue)
         self._verdict_place.addWidget(self.verdict)
+        self.learn = LearnPanel(session)
+        self._learn_section.setContent(self.learn)
         self.correct.set_classes([entry.name for entry in study.info.classes])
         session.set_model(self.models.loaded)
         self._show_study()
         QTimer.singleShot(0, self._fit_width)
         self._poll.start()
         for problem in study.problems[:3]:
-            show_info(f"{problem.where}: {problem.reason}" if hasattr(problem, "where") else str(problem))
+            show_info(str(problem))
         session.begin()
 
     def _on_no_study(self, error: Exception) -> None:
         self._job = None
+        self._taken = []
         self._start.setEnabled(True)
         self.sign.setText("")
         show_error(str(error))
@@ -201,21 +221,29 @@ class Workbench(QWidget):
     def _forget_session(self) -> None:
         self._poll.stop()
         self.correct.set_editor(None)
-        for panel in (self.queue, self.verdict):
+        for panel in (self.queue, self.verdict, self.learn):
             if panel is not None:
                 panel.close_session()
                 panel.setParent(None)
                 panel.deleteLater()
-        self.session = self.queue = self.verdict = None
+        self.session = self.queue = self.verdict = self.learn = None
         self._queue_section.setContent(QWidget())
+        self._learn_section.setContent(QWidget())
         self._show_study()
 
     def _show_study(self) -> None:
         open_ = self.session is not None
-        self.title.setText(_study_name(self.session.study.folder) if self.session is not None else "LesionSeg")
+        self.title.setText(
+            _study_name(self.session.study.folder) if self.session is not None else "LesionSeg"
+        )
         self.reader.setReadOnly(open_)
         self._start.setVisible(not open_)
-        for section in (self._queue_section, self._outline_section, self._correct_section):
+        for section in (
+            self._queue_section,
+            self._outline_section,
+            self._correct_section,
+            self._learn_section,
+        ):
             section.setVisible(open_)
         self.sign.setText("")
         self._fit_width()
@@ -233,16 +261,30 @@ class Workbench(QWidget):
             self.open_folder(Path(folder))
 
     def _on_take_layers(self) -> None:
-        pictures = [layer for layer in self._viewer.layers if isinstance(layer, Image) and layer.data.ndim - layer.rgb == 2]
+        pictures = [layer for layer in self._viewer.layers if _is_single_picture(layer)]
         if not pictures:
             show_info("Open pictures first, by drag and drop or by File > Open.")
             return
         folder = QFileDialog.getExistingDirectory(self, "Choose an empty folder for the study")
         if folder:
+            self.take_layers(Path(folder), pictures)
+
+    def take_layers(self, folder: Path, pictures: Sequence[Image]) -> None:
+        """Make a study of pictures that are open; their layers go once they are saved in it."""
+        try:
             images = {picture.name: read_frame(picture, ()) for picture in pictures}
-            for picture in pictures:
-                self._viewer.layers.remove(picture)
-            self._begin(partial(open_pictures, Path(folder), self.reader.text(), images))
+        except LesionSegError as error:
+            show_error(str(error))
+            return
+        self._taken = list(pictures)
+        self._begin(partial(open_pictures, folder, self.reader.text(), images))
+
+    def _remove_taken(self) -> None:
+        """Take the layers away that are pictures of the study now."""
+        taken, self._taken = self._taken, []
+        for layer in taken:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
 
     def _on_opened(self, editor: OutlineEditor | None) -> None:
         self.correct.set_editor(editor)
@@ -251,7 +293,11 @@ class Workbench(QWidget):
             editor.changed.connect(self._on_edited)
 
     def _on_edited(self, what: str) -> None:
-        if what in {"undo", "redo", "restored"} and self.session is not None and self.session.editor is not None:
+        if (
+            what in {"undo", "redo", "restored"}
+            and self.session is not None
+            and self.session.editor is not None
+        ):
             self.controls.set_config(self.session.editor.config, self.models.threshold)
 
     def _on_config(self) -> None:
@@ -259,15 +305,14 @@ class Workbench(QWidget):
             self.session.set_config(self.controls.config)
 
     def _on_saved(self, all_saved: bool) -> None:
+        if self.session is not None and self.session.outbox.problem and not all_saved:
+            return  # the loud sign stays until everything is on the disk
         self.sign.setStyleSheet("font-size: 9pt;")
         self.sign.setText("saved" if all_saved else "\N{HORIZONTAL ELLIPSIS}")
 
-    def _on_failed(self, problem: str) -> None:
-        if problem.startswith("Not saved"):
-            self.sign.setStyleSheet("font-weight: bold; color: #e69f00;")
-            self.sign.setText(problem)
-        else:
-            show_error(problem)
+    def _on_not_saved(self, problem: str) -> None:
+        self.sign.setStyleSheet("font-weight: bold; color: black; background: #e69f00; padding: 4px;")
+        self.sign.setText(f"Not saved yet, it is tried again: {problem}")
 
     def _on_poll(self) -> None:
         if self.session is not None:
@@ -295,11 +340,14 @@ class Workbench(QWidget):
     # -------------------------------------------------------------------------------------- closing
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
-        """Watch the window, so that it does not close on unsaved work."""
+        """Watch the main window, also from a dock that floats, so that it does not close on unsaved work."""
         super().showEvent(event)
-        if self._window is not self.window():
-            self._window = self.window()
-            self._window.installEventFilter(self)
+        window: QWidget = self
+        while (parent := window.parentWidget()) is not None:
+            window = parent
+        if self._window is not window:
+            self._window = window
+            window.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Let the window close only when everything is saved, or the reader says so."""
@@ -353,4 +401,26 @@ def _tear_down(parts: dict[str, Any]) -> None:
             parts[name].drop()
     session: StudySession | None = parts["session"]
     if session is not None:
-        session.close()
+        _leave_behind(session)
+
+
+_left_behind: set[StudySession] = set()
+
+
+def _leave_behind(session: StudySession) -> None:
+    """Close a session whose widget has gone; while it cannot save, it goes on trying."""
+    problem = session.close()
+    if problem:
+        _left_behind.add(session)
+        session.saved.connect(partial(_end, session))
+        show_error(f"Not saved yet, it is tried again as long as this window is open: {problem}")
+
+
+def _end(session: StudySession, all_saved: bool) -> None:
+    if all_saved and session in _left_behind:
+        _left_behind.discard(session)
+        session.abandon()
+
+
+def _is_single_picture(layer: Layer) -> bool:
+    return isinstance(layer, Image) and len(picture_shape(layer)) == 2
