@@ -400,8 +400,12 @@ def _tear_down(parts: dict[str, Any]) -> None:
         if parts[name] is not None:
             parts[name].drop()
     session: StudySession | None = parts["session"]
-    if session is not None:
-        _leave_behind(session)
+    if session is None:
+        return
+    parts["queue"].model.close()
+    for signal in (session.opened, session.changed, session.saved, session.not_saved, session.failed):
+        signal.disconnect()  # all that listened were parts of the widget
+    _leave_behind(session)
 
 
 _left_behind: set[StudySession] = set()

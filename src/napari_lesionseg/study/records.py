@@ -45,11 +45,29 @@ def _record(study: Study, state: PictureState) -> Record:
 def _mask_source(study: Study, state: PictureState) -> functools.partial[LabelImage] | None:
     if state.outline is None and state.status is not Status.NO_LESION:
         return None
-    return functools.partial(_current_outline, study, state)
+    return functools.partial(signed_outline, study, state)
 
 
-def _current_outline(study: Study, state: PictureState) -> LabelImage:
-    """Read what counts: the signed outline as it was signed, else the latest one."""
+def signed_outline(study: Study, state: PictureState) -> LabelImage:
+    """Read what counts: the signed outline as it was signed, else the latest one.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    state : PictureState
+        The picture's state.
+
+    Returns
+    -------
+    ndarray
+        (H, W) uint8; nothing but background where there is no lesion.
+
+    Raises
+    ------
+    StudyError
+        When the file is missing, damaged, or does not fit the picture.
+    """
     if state.status is Status.NO_LESION or state.outline is None:
         return np.zeros(state.shape, np.uint8)
     signed = state.approved if state.status is Status.APPROVED else None
@@ -71,5 +89,5 @@ def _corrected_share(study: Study, state: PictureState) -> float | None:
     """Share of the pixels that differ from the model's own outline; None without one."""
     if state.predicted is None or not state.status.done:
         return None
-    before, after = study.read_revision(state.predicted), _current_outline(study, state)
+    before, after = study.read_revision(state.predicted), signed_outline(study, state)
     return float(np.mean(before != after))
