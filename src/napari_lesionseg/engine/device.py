@@ -78,7 +78,7 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
         "auto": bfloat16 where the device has arithmetic for it, otherwise float32; or either by name.
     """
     wanted = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

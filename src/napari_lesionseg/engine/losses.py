@@ -29,7 +29,7 @@ def segmentation_loss(
     logits : Tensor
         Shape (B, 1, H, W) for one class, or (B, C, H, W) with the background first.
     labels : Tensor
-        Class indices of shape (B, H, W); 255 counts for nothing. For one class, any other index is that class.
+        Class indices of shape (B, H, W); 255 counts for nothing. For one class, any index above 0 is it.
     kind : str
         "bce": cross-entropy (binary for one class). "bce-dice": plus soft Dice. "focal-dice": cross-entropy
         weighted towards pixels that are still wrong, plus soft Dice.
