@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_lesionseg.errors import MaskError
@@ -54,6 +55,24 @@ def test_an_equal_mask_leaves_nothing_to_undo(labels):
     assert not write_masks(labels, {(): square(10)})
     labels.undo()
     assert not labels.data.any()
+
+
+@pytest.mark.parametrize("contour", [0, 2])
+def test_hidden_layers_are_written(contour):
+    viewer = ViewerModel()
+    hidden = viewer.add_labels(np.zeros((50, 70), dtype=np.uint8), visible=False)
+    hidden.contour = contour
+    write_masks(hidden, {(): square(20)})
+    write_masks(hidden, {(): square(10)})
+    np.testing.assert_array_equal(hidden.data, square(10))
+
+
+def test_a_layer_that_became_a_contour_while_hidden_is_written():
+    labels = ViewerModel().add_labels(square(30))
+    labels.visible = False
+    labels.contour = 2
+    write_masks(labels, {(): square(20)})
+    np.testing.assert_array_equal(labels.data, square(20))
 
 
 def test_it_tells_others_that_it_painted(labels):
@@ -183,18 +202,17 @@ def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):
             if not np.array_equal(before, labels.data):
                 past = [*past[: position + 1], labels.data.copy()]
                 position += 1
-                own = None
         elif action == "undo" and position:
             labels.undo()
             position -= 1
-            own = None
+            own = None if own is not None and own > position else own
         elif action == "redo" and position < len(past) - 1:
             labels.redo()
             position += 1
-            own = None
         elif action == "finish":
             gesture.finish()
-            if own is not None and own == position and np.array_equal(past[own], past[own - 1]):
-                past, position = past[:own], position - 1
+            if own == position and np.array_equal(past[own], past[own - 1]):
+                del past[own]
+                position -= 1
             own = None
         np.testing.assert_array_equal(labels.data, past[position])

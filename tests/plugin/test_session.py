@@ -81,9 +81,15 @@ def test_a_new_outline_leaves_the_selection_alone(viewer, session, spot):
     assert viewer.layers.selection == set(pictures[:2])
 
 
-def test_a_new_outline_is_hidden_if_its_picture_is(viewer, session, picture):
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_new_outline_is_hidden_if_its_picture_is(viewer, session, picture, filled):
+    session.filled = filled
     picture.visible = False
-    assert not outlined(session, picture).visible
+    labels = outlined(session, picture)
+    assert not labels.visible
+    np.testing.assert_array_equal(labels.data, disc(0.5))
+    session.redraw(picture, CONFIG.model_copy(update={"threshold": 0.3}))
+    np.testing.assert_array_equal(labels.data, disc(0.3))
 
 
 def test_the_first_outline_can_be_undone(session, picture):

@@ -52,6 +52,10 @@ def write_masks(layer: Labels, masks: Mapping[Frame, LabelImage]) -> bool:
     changes = [change for frame, mask in masks.items() for change in _changes(layer, frame, mask)]
     if not changes:
         return False
+    if not layer.visible:
+        # What napari drew of a hidden layer may be out of date: it would fail to edit one that was never seen,
+        # and would write the contour into the data of one that became a contour while it was hidden.
+        layer.set_view_slice()
     with layer.block_history():
         for indices, value in changes[:-1]:
             layer.data_setitem(indices, value, refresh=False)
@@ -63,8 +67,8 @@ class Gesture:
     """Edits that belong together, such as the moves of a slider: one Ctrl+Z takes all of them back.
 
     Each edit is a step of napari's own history first, so the history is whole at any moment. A step that
-    follows directly on the gesture's former one is then joined to it. When something else was drawn or undone
-    in between, the gesture begins a new step. The joined step is reduced to its net change by `finish`.
+    follows directly on the gesture's former one is then joined to it; where something else was drawn since, or
+    the former one was undone, it stays a step of its own. `finish` reduces the joined step to its net change.
 
     Parameters
     ----------

@@ -106,11 +106,10 @@ def read_frame(picture: Image, frame: Frame) -> ByteImage:
 
 
 def new_outline(picture: Image) -> Labels:
-    """Make an empty outline for a picture: at the same place in the world, and hidden if the picture is."""
+    """Make an empty outline for a picture, at the same place in the world."""
     return Labels(
         np.zeros(picture_shape(picture), dtype=np.uint8),
         name=f"{picture.name} outline",
-        visible=picture.visible,
         colormap=outline_colours(),
         **_placement(picture),
     )

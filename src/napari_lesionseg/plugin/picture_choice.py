@@ -78,10 +78,12 @@ class PictureChoice(QComboBox):
             if self._listed:
                 self.addItem("")
             self._name_selection()
-            if selected:
+            if selected and self._listed:
                 self.setCurrentIndex(len(self._listed))
-            elif meant and meant[0] in self._listed:
-                self.setCurrentIndex(self._listed.index(meant[0]))
+            elif self._listed:
+                self.setCurrentIndex(
+                    self._listed.index(meant[0]) if meant and meant[0] in self._listed else 0
+                )
         if self.pictures() != meant or selected:
             self.changed.emit()
 

@@ -161,8 +161,8 @@ class Session:
         if labels is None:
             labels = self._add_labels(picture)
         write_masks(labels, result.masks)
-        if new:  # last, as napari takes a second to draw the contour of 24 megapixels
-            show_as(labels, filled=self._filled)
+        if new:
+            self._show_new(picture, labels)
         drawn = dict.fromkeys(result.masks, result.config)
         outline = Outline(labels, result.model, result.model_threshold, result.config, drawn)
         self._outlines[picture] = outline
@@ -248,6 +248,14 @@ class Session:
         viewer.layers.insert(layers.index(picture) + 1, labels)
         viewer.layers.selection = selected  # napari had selected the new layer instead
         return labels
+
+    def _show_new(self, picture: Image, labels: Labels) -> None:
+        """Show a new outline as the others are, and hide it if its picture is hidden.
+
+        This comes after the writing, as napari takes a second for the contour of 24 megapixels.
+        """
+        labels.visible = picture.visible
+        show_as(labels, filled=self._filled)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
