@@ -19,6 +19,7 @@ from napari_lesionseg.data.batches import CachedPair
 from napari_lesionseg.data.io import write_mask, write_picture
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.engine.course import Progress
+from napari_lesionseg.engine.ensemble import NEVER, deal_out
 from napari_lesionseg.engine.finetuning import fine_tune
 from napari_lesionseg.engine.inference import Model, load_model
 from napari_lesionseg.engine.learner import Learner
@@ -29,7 +30,7 @@ from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.types import Pair
 
 QUICK = FineTuneConfig(
-    epochs=4,
+    epochs=6,
     rounds=3,
     folds=2,
     batch_size=2,
@@ -203,6 +204,15 @@ class TestHoldingOut:
         comparison = tuning.candidate().comparison
         assert comparison is not None
         assert [change.stem for change in comparison.pictures] == ["disc-7", "disc-8"]
+
+
+    def test_of_many_pictures_some_are_held_out_for_good(self) -> None:
+        stems = [f"{number:03}" for number in range(300)]
+        fold_of = deal_out(stems, [], 3, seed=0)
+        assert fold_of.count(0) == 40
+        assert fold_of.count(NEVER) == 260
+        assert deal_out(stems[:100], [], 3, seed=0).count(0) == 20
+        assert deal_out(stems, [SplitItem(stem, patient="A") for stem in stems], 3, seed=0) == [NEVER] * 300
 
 
 class TestInput:

@@ -8,6 +8,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.engine.planning import (
     Costs,
     Schedule,
+    fit_batch,
     make_schedule,
     planned_seconds,
     shortened,
@@ -75,3 +76,15 @@ def test_slow_machines_take_fewer_steps(step: float, steps: int) -> None:
 
 def test_without_a_budget_nothing_becomes_shorter() -> None:
     assert shortened(config(), Schedule(100, 10), 50, 3, Costs(1e6, 1e3, 1)) == Schedule(100, 10)
+
+
+@pytest.mark.parametrize(("step", "batch"), [(0.3, 8), (1.0, 8), (2.0, 4), (3.0, 2), (60.0, 2)])
+def test_slow_machines_take_smaller_steps(step: float, batch: int) -> None:
+    settings = config(max_seconds=60, shares=(1.0,), batch_size=8)
+    fitted, costs = fit_batch(settings, 3, Costs(1, step, 1))
+    assert fitted == batch
+    assert (costs.step < step) == (batch < 8)
+
+
+def test_without_a_budget_steps_stay_as_large_as_they_are() -> None:
+    assert fit_batch(config(batch_size=8), 3, Costs(1, 60.0, 1))[0] == 8

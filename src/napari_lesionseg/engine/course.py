@@ -180,6 +180,7 @@ class Course:
             config=self._config,
             steps=self.schedule.steps,
             per_round=self.schedule.per_round,
+            batch_size=self.ensemble.batch_size,
             step=self.step,
             seconds=self._clock.seconds,
             step_seconds=self.costs.step,

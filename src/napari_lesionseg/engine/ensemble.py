@@ -18,7 +18,7 @@ from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.data.batches import Batch, BatchSource, CachedPair
-from napari_lesionseg.data.splits import SplitItem, assign_folds, group_items
+from napari_lesionseg.data.splits import SplitItem, assign_folds, assign_parts, group_items
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.learner import Learner
 from napari_lesionseg.models.blocks import SegmentationNetwork
@@ -38,6 +38,9 @@ class Fold:
 
 NEVER = -1
 """Fold of a picture that is never held out."""
+MANY = 60
+"""From so many pictures on, one part of them is held out for good, and there is one copy to train."""
+MOST_HELD_OUT, SHARE_HELD_OUT = 40, 0.2
 
 
 def deal_out(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed: int) -> list[int]:
@@ -57,13 +60,17 @@ def deal_out(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed:
     Returns
     -------
     list of int
-        Fold of each picture; `NEVER` for all when they are of one patient.
+        Fold of each picture, or `NEVER`: for all if they are of one patient, for most if they are many.
     """
     known = {item.stem: item for item in items}
     mine = [known.get(stem, SplitItem(stem)) for stem in stems]
     count = min(folds, len(group_items(mine)[0]))
     if count < 2:
         return [NEVER] * len(stems)
+    if len(stems) >= MANY:
+        share = min(SHARE_HELD_OUT, MOST_HELD_OUT / len(stems))
+        part_of = assign_parts(mine, {"train": 1 - share, "val": share}, seed=seed)
+        return [0 if part_of[stem] == "val" else NEVER for stem in stems]
     fold_of = assign_folds(mine, count, seed=seed)
     return [fold_of[stem] for stem in stems]
 
@@ -100,7 +107,7 @@ class Ensemble:
     """
 
     def __init__(self, parent: Model, folds: Sequence[Fold], config: FineTuneConfig) -> None:
-        self._parent, self.folds = parent, tuple(folds)
+        self._parent, self.folds, self.batch_size = parent, tuple(folds), config.batch_size
         self._sources = [
             BatchSource(fold.learn, config.augment, config.batch_size, _seed_of(config, index))
             for index, fold in enumerate(folds)

@@ -18,19 +18,20 @@ from typing import Self, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, LearningConfig
 from napari_lesionseg.data.batches import CachedPair
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.engine.candidate import Candidate, choose_share, describe_training, judge
 from napari_lesionseg.engine.clock import WorkClock
-from napari_lesionseg.engine.comparison import Outlined, compare
+from napari_lesionseg.engine.comparison import Outlined, compare, outline_pair
 from napari_lesionseg.engine.corrections import Correction, LeftOut, read_corrections
 from napari_lesionseg.engine.course import Course, Progress, outline_held_out
 from napari_lesionseg.engine.device import describe_device, is_out_of_memory
 from napari_lesionseg.engine.ensemble import NEVER, Ensemble, Fold, deal_out, make_folds
 from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.planning import Costs, Plan, Schedule, make_schedule, planned_seconds
+from napari_lesionseg.engine.planning import Costs, Plan, Schedule, fit_batch, make_schedule, planned_seconds
 from napari_lesionseg.engine.resuming import Unfinished, read_unfinished, write_unfinished
 from napari_lesionseg.engine.threads import limited_threads
 from napari_lesionseg.engine.training import EpochResult, StepResult
@@ -178,11 +179,10 @@ class FineTuning:
     def _work(self) -> Generator[Event]:
         yield from self._read()
         folds = make_folds([correction.pair for correction in self._corrections], self._fold_of)
-        ensemble = Ensemble(self._model, folds, self.config)
         started = self._clock.seconds
-        self._before = yield from outline_held_out(ensemble, ensemble.weights(), 0.0, "measuring")
+        yield from self._measure_parent([pair for fold in folds for pair in fold.held_out])
         measuring = self._clock.seconds - started
-        self._course = course = yield from self._begin(ensemble, measuring)
+        self._course = course = yield from self._begin(folds, measuring)
         self.plan = self._make_plan(course, folds)
         yield self.plan
         yield from course.learn(self._stopping.is_set, self._save)
@@ -215,20 +215,31 @@ class FineTuning:
         else:
             self._fold_of = deal_out(stems, self._items, self.config.folds, self.config.seed)
 
-    def _begin(self, ensemble: Ensemble, measuring: float) -> Generator[Progress, None, Course]:
+    def _measure_parent(self, pairs: Sequence[CachedPair]) -> Generator[Progress]:
+        for pair in pairs:
+            self._before += (outline_pair(self._model, pair),)
+            yield Progress("measuring", len(self._before), len(pairs))
+
+    def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, Course]:
         if self._saved:
-            state, tensors = self._saved
-            costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
-            schedule = Schedule(state.steps, state.per_round)
-            course = Course(ensemble, self.config, schedule, costs, self._clock, self._size)
-            course.restore(state, tensors)
+            course = self._begin_again(folds, *self._saved)
             self._saved = None
             return course
-        step = yield from self._time_step(ensemble.folds[:1])
-        costs = Costs(self._clock.seconds, step, measuring)
-        learned = min(len(fold.learn) for fold in ensemble.folds)
-        schedule = make_schedule(self.config, learned, len(ensemble), costs)
+        step = yield from self._time_step(folds[:1])
+        batch, costs = fit_batch(self.config, len(folds), Costs(self._clock.seconds, step, measuring))
+        ensemble = Ensemble(self._model, folds, self.config.model_copy(update={"batch_size": batch}))
+        learned = min(len(fold.learn) for fold in folds)
+        schedule = make_schedule(self.config, learned, len(folds), costs)
         return Course(ensemble, self.config, schedule, costs, self._clock, self._size)
+
+    def _begin_again(self, folds: Sequence[Fold], state: Unfinished, tensors: dict[str, Tensor]) -> Course:
+        config = self.config.model_copy(update={"batch_size": state.batch_size})
+        costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
+        schedule = Schedule(state.steps, state.per_round)
+        ensemble = Ensemble(self._model, folds, config)
+        course = Course(ensemble, self.config, schedule, costs, self._clock, self._size)
+        course.restore(state, tensors)
+        return course
 
     def _time_step(self, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
         """Time some steps of a copy that is thrown away."""
@@ -250,6 +261,7 @@ class FineTuning:
             rounds=course.schedule.rounds,
             seconds=planned_seconds(self.config, copies, course.schedule, course.step, course.costs),
             step_seconds=course.costs.step,
+            batch_size=course.ensemble.batch_size,
             size=self._size,
             device=describe_device(self._model.device),
             left_out=self.left_out,
@@ -388,7 +400,7 @@ def _identify(model: Model) -> str:
 
 def _read_state(
     model: Model, config: FineTuneConfig, path: Path | None
-) -> tuple[Unfinished, dict[str, torch.Tensor]]:
+) -> tuple[Unfinished, dict[str, Tensor]]:
     if path is None:
         raise TrainingError("To continue a training, say where its state is.")
     state, tensors = read_unfinished(path)

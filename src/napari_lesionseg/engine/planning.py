@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.engine.corrections import LeftOut
 
 STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
 MEASURING_SHARE = 0.2  # of a budget, at most, goes into measuring the held-out pictures
+FEWEST_STEPS, SMALLEST_BATCH = 15, 2
+HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many pictures
 SPARE = 1.05  # steps take a little longer than when they were timed alone
 
 
@@ -32,6 +34,8 @@ class Plan:
         Working time in all, what was spent already included.
     step_seconds : float
         Working time of one step.
+    batch_size : int
+        Pictures a step.
     size : int
         Side of the training pictures in pixels.
     device : str
@@ -47,6 +51,7 @@ class Plan:
     rounds: int
     seconds: float
     step_seconds: float
+    batch_size: int
     size: int
     device: str
     left_out: tuple[LeftOut, ...] = ()
@@ -112,6 +117,30 @@ def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Cos
         rounds = max(1, int(min(rounds, MEASURING_SHARE * room / costs.measuring)))
     steps = int((room - rounds * costs.measuring) / (copies * costs.step * SPARE))
     return _schedule(max(1, min(wanted, steps)), rounds)
+
+
+def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, Costs]:
+    """Make steps smaller where there is time for a few only: many small steps teach more than few large ones.
+
+    Parameters
+    ----------
+    config, copies, costs
+        As for `make_schedule`.
+
+    Returns
+    -------
+    batch_size : int
+        Pictures a step.
+    costs : Costs
+        With smaller steps.
+    """
+    batch = config.batch_size
+    while config.max_seconds is not None and batch > SMALLEST_BATCH:
+        room = config.max_seconds - costs.spent - closing_seconds(config, costs) - costs.measuring
+        if room / (copies * costs.step * SPARE) >= FEWEST_STEPS:
+            break
+        batch, costs = batch // 2, replace(costs, step=costs.step * HALF_BATCH)
+    return batch, costs
 
 
 def _schedule(steps: int, rounds: int) -> Schedule:

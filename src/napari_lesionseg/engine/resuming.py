@@ -63,6 +63,7 @@ class Unfinished(Settings):
     config: FineTuneConfig
     steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
     per_round: int = Field(ge=1, description="Steps between two points of the curve.")
+    batch_size: int = Field(ge=1, description="Pictures a step.")
     step: int = Field(ge=0, description="Steps done.")
     seconds: float = Field(ge=0, description="Working time so far.")
     step_seconds: float = Field(ge=0, description="Time of a step, as it was planned with.")

@@ -1,0 +1,94 @@
+"""Time a step of training, part by part, for what can be chosen: arithmetic, frozen parts, clicks, size.
+
+    python benchmarks/training_step.py [--threads 1 2] [--batch 8] [--steps 10] [--device cpu]
+
+The network is the default one with first weights, which cost what trained ones do. The first steps are not
+counted. What freezing and batch size do to accuracy is another question: see ``docs/explanation/fine-tuning.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from napari_lesionseg.config import AugmentConfig, FineTuneConfig
+from napari_lesionseg.data.batches import BatchSource, CachedPair
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.engine.device import choose_device, describe_device
+from napari_lesionseg.engine.learner import Learner
+from napari_lesionseg.engine.threads import limited_threads
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.factory import build_network
+
+VARIANTS = {
+    "float32": {"precision": "float32"},
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16, no clicks": {"precision": "bfloat16", "guidance_share": 0.0},
+    "bfloat16, all stages learn": {"precision": "bfloat16", "frozen_stages": 0},
+    "bfloat16, 4 stages frozen": {"precision": "bfloat16", "frozen_stages": 4},
+    "bfloat16, encoder frozen": {"precision": "bfloat16", "encoder_lr": 0.0},
+}
+UNCOUNTED = 2
+
+
+def milliseconds(work: Callable[[int], object], times: int) -> float:
+    """Time some calls and return the median."""
+    seconds = []
+    for number in range(times + UNCOUNTED):
+        started = time.perf_counter()
+        work(number)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * median(seconds[UNCOUNTED:])
+
+
+def time_step(
+    source: BatchSource, size: int, settings: dict[str, object], device: torch.device, times: int
+) -> float:
+    """Time the steps of a network with first weights, in milliseconds."""
+    torch.manual_seed(0)
+    network, config = build_network("lite-unet"), FineTuneConfig.model_validate(settings)
+    frozen = network.early_modules(config.frozen_stages)
+    learner = Learner(network, ModelCard(), config, device, frozen=frozen)
+    batch = source.batch(0, size)
+    return milliseconds(lambda number: learner.step(batch, number, 1.0), times)
+
+
+def main() -> None:
+    """Print a table for every number of threads."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 320])
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device, console = choose_device(options.device), Console()
+    samples = [synthetic_sample(seed, (288, 352)) for seed in range(4)]
+    pairs = [CachedPair(sample.name, sample.image, sample.mask) for sample in samples]
+    source = BatchSource(pairs, AugmentConfig(), options.batch, 0)
+    for threads in options.threads:
+        with limited_threads(threads):
+            title = f"Milliseconds a step of {options.batch} pictures, {describe_device(device)}"
+            table = Table(
+                "", *(f"{size} pixels" for size in options.sizes), title=title, title_justify="left"
+            )
+            making = [
+                milliseconds(lambda n, s=size: source.batch(n, s), options.steps) for size in options.sizes
+            ]
+            table.add_row("pictures made, 1 thread aside", *(f"{value:.0f}" for value in making))
+            for name, settings in VARIANTS.items():
+                times = [time_step(source, size, settings, device, options.steps) for size in options.sizes]
+                table.add_row(name, *(f"{value:.0f}" for value in times))
+            console.print(table)
+
+
+if __name__ == "__main__":
+    main()
