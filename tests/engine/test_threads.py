@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import os
+import sys
+import threading
+
 import pytest
 import torch
 
-from napari_lesionseg.engine.threads import ContentionWatch, limited_threads
+from napari_lesionseg.engine.threads import (
+    BACKGROUND_NICENESS,
+    ContentionWatch,
+    background_threads,
+    limited_threads,
+    lower_priority,
+)
 
 
 def test_threads_are_given_back_after_an_error() -> None:
@@ -48,3 +58,23 @@ def test_one_thread_less_is_none() -> None:
         assert watch.yield_cores()
         assert torch.get_num_threads() == 1
         assert not watch.yield_cores()
+
+
+def test_a_core_is_left_for_the_window() -> None:
+    assert 1 <= background_threads() <= max(1, (os.cpu_count() or 1) - 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows priorities of threads")
+def test_only_the_thread_itself_gives_way() -> None:
+    seen = list[int]()
+
+    def work() -> None:
+        lower_priority()
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    assert seen == [BACKGROUND_NICENESS]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from statistics import median
@@ -14,6 +17,23 @@ logger = logging.getLogger(__name__)
 
 CONTENDED = 3.0  # two OpenMP threads on two busy cores fall to a tenth of their speed and less
 WINDOW = 5
+BACKGROUND_NICENESS = 10
+
+
+def background_threads() -> int:
+    """Count the threads for work behind a window: one core is left for the window."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
+def lower_priority() -> None:
+    """Let the thread that calls this, and those it starts, give way to others, for good.
+
+    Only Linux knows priorities of threads; elsewhere nothing happens. A thread cannot take it back: call it in
+    a thread that ends with the work.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
 
 
 @contextlib.contextmanager
