@@ -53,8 +53,8 @@ def write_masks(layer: Labels, masks: Mapping[Frame, LabelImage]) -> bool:
     if not changes:
         return False
     if not layer.visible:
-        # What napari drew of a hidden layer may be out of date: it would fail to edit one that was never seen,
-        # and would write the contour into the data of one that became a contour while it was hidden.
+        # What napari drew of a hidden layer may be out of date: it fails to edit one that was never seen, and
+        # writes the contour into the data of one that became a contour while it was hidden.
         layer.set_view_slice()
     with layer.block_history():
         for indices, value in changes[:-1]:
@@ -67,8 +67,9 @@ class Gesture:
     """Edits that belong together, such as the moves of a slider: one Ctrl+Z takes all of them back.
 
     Each edit is a step of napari's own history first, so the history is whole at any moment. A step that
-    follows directly on the gesture's former one is then joined to it; where something else was drawn since, or
-    the former one was undone, it stays a step of its own. `finish` reduces the joined step to its net change.
+    follows directly on the gesture's former one is then joined to it; where something else was drawn since,
+    or the former one was undone, it stays a step of its own. `finish` reduces the joined step to its net
+    change.
 
     Parameters
     ----------
