@@ -33,7 +33,9 @@ def lower_priority() -> None:
     a thread that ends with the work.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
+        thread = threading.get_native_id()
+        present = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, max(present, BACKGROUND_NICENESS))
 
 
 @contextlib.contextmanager
