@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
+
+# How long an example takes says more about what else the machine is doing than about the code.
+settings.register_profile("lesionseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lesionseg")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 import napari_lesionseg
 
 VIEWER = {"napari", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy"}
-TOOLKIT = {"magicgui", "qtpy", "superqt"}
+TOOLKIT = {"magicgui", "pyqtgraph", "qtpy", "superqt"}
 MAX_WEIGHTS_BYTES = 8 * 1024**2
 
 

@@ -65,7 +65,7 @@ def _row(action: argparse.Action) -> str:
     meaning = [action.help or ""]
     if action.required and action.option_strings:
         meaning.append("(required)")
-    if action.option_strings and action.default not in (None, False, []) and "default" not in meaning[0]:
+    if action.option_strings and action.default not in (None, False, "", []) and "default" not in meaning[0]:
         meaning.append(f"(default: {_words(action.default)})")
     return f"| `{_name(action)}` | {' '.join(filter(None, meaning))} |"
 
