@@ -1,0 +1,100 @@
+"""Where a model comes from, and what is given to others with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
+from napari_lesionseg.files import sha256_file
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
+from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import ModelRegistry
+
+
+def make(seed: int, parent: str | None = None, licence: str = "CC0-1.0") -> bytes:
+    torch.manual_seed(seed)
+    card = ModelCard(
+        name=f"model {seed}",
+        arch="unet",
+        arch_settings={"width": 2, "depth": 1},
+        parent=parent,
+        licence=licence,
+    )
+    return checkpoint_bytes(build_network("unet", width=2, depth=1), card)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "models")
+
+
+def test_history_goes_back_to_the_first(registry: ModelRegistry) -> None:
+    first = registry.add(make(0), "first")
+    second = registry.add(make(1, parent=sha256_file(first)), "second")
+    registry.add(make(2, parent=sha256_file(second)), "third")
+    registry.add(make(3), "other")
+    assert [entry.name for entry in registry.history("third")] == ["third", "second", "first"]
+    assert [entry.name for entry in registry.history("other")] == ["other"]
+
+
+def test_history_survives_renaming_and_losses(registry: ModelRegistry) -> None:
+    first = registry.add(make(0), "first")
+    registry.add(make(1, parent=sha256_file(first)), "second")
+    registry.rename("first", "the old one")
+    assert [entry.name for entry in registry.history("second")] == ["second", "the old one"]
+    registry.remove("the old one")
+    assert [entry.name for entry in registry.history("second")] == ["second"]
+
+
+def test_damaged_models_do_no_harm_to_a_history(registry: ModelRegistry) -> None:
+    registry.add(make(0), "whole")
+    (registry.folder / "broken.safetensors").write_bytes(b"broken")
+    assert [entry.name for entry in registry.history("whole")] == ["whole"]
+    (entry,) = registry.history("broken")
+    assert entry.card is None
+
+
+def test_history_of_nothing(registry: ModelRegistry) -> None:
+    with pytest.raises(ModelNotFoundError):
+        registry.history("none")
+
+
+def test_export_comes_with_card_and_licence(registry: ModelRegistry, tmp_path: Path) -> None:
+    path = registry.add(make(0, parent="ab" * 32), "ours")
+    model, card, licence = registry.export("ours", tmp_path / "for others")
+    assert model.read_bytes() == path.read_bytes()
+    assert load_checkpoint(model).card.name == "model 0"
+    assert json.loads(card.read_text())["licence"] == "CC0-1.0"
+    text = licence.read_text()
+    assert "CC0-1.0" in text
+    assert sha256_file(path) in text
+    assert "ab" * 32 in text
+
+
+def test_export_overwrites_nothing(registry: ModelRegistry, tmp_path: Path) -> None:
+    registry.add(make(0), "ours")
+    (tmp_path / "ours.card.json").write_text("mine")
+    with pytest.raises(CheckpointError, match="choose another folder"):
+        registry.export("ours", tmp_path)
+    assert (tmp_path / "ours.card.json").read_text() == "mine"
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_damaged_models_are_not_handed_on(registry: ModelRegistry, tmp_path: Path) -> None:
+    registry.folder.mkdir()
+    (registry.folder / "broken.safetensors").write_bytes(b"broken")
+    with pytest.raises(CheckpointError):
+        registry.export("broken", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_place_that_cannot_be_written(registry: ModelRegistry, tmp_path: Path) -> None:
+    registry.add(make(0), "ours")
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        registry.export("ours", tmp_path / "file" / "folder")
