@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,14 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin import segmentation
 from napari_lesionseg.plugin.controls import OutlineControls, small
 from napari_lesionseg.plugin.correct_panel import CorrectPanel
 from napari_lesionseg.plugin.layers import picture_shape, read_frame
 from napari_lesionseg.plugin.learn_panel import LearnPanel
 from napari_lesionseg.plugin.model_choice import ModelPicker
 from napari_lesionseg.plugin.queue_panel import QueuePanel
-from napari_lesionseg.plugin.segmentation import ModelChoice, load
+from napari_lesionseg.plugin.segmentation import ModelChoice
 from napari_lesionseg.plugin.study_opening import default_reader, open_folder, open_pictures, open_samples
 from napari_lesionseg.plugin.study_session import StudySession
 from napari_lesionseg.plugin.verdict_panel import VerdictPanel
@@ -80,7 +82,7 @@ class Workbench(QWidget):
         self._model_job: Job[Any] | None = None
         self._poll = QTimer(self)
         self._poll.setInterval(POLL_MS)
-        self._window: QWidget | None = None
+        self._window: Callable[[], QWidget | None] = _nothing
         self._redraw_soon = QTimer(self)
         self._redraw_soon.setSingleShot(True)
         self._describe()
@@ -192,6 +194,7 @@ class Workbench(QWidget):
         self._job = None
         self._start.setEnabled(True)
         self._remove_taken()
+        self._watch_window()
         self.session = session = StudySession(self._viewer, study, self.controls.config)
         session.opened.connect(self._on_opened)
         session.saved.connect(self._on_saved)
@@ -323,7 +326,11 @@ class Workbench(QWidget):
             self._model_job.drop()
         choice = self.models.choice
         self._model_job = Job(
-            "loading the model", load, choice, done=partial(self._on_model, choice), failed=self._on_no_model
+            "loading the model",
+            segmentation.load,
+            choice,
+            done=partial(self._on_model, choice),
+            failed=self._on_no_model,
         )
 
     def _on_model(self, choice: ModelChoice, model: Model) -> None:
@@ -340,18 +347,22 @@ class Workbench(QWidget):
     # -------------------------------------------------------------------------------------- closing
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
-        """Watch the main window, also from a dock that floats, so that it does not close on unsaved work."""
+        """Find the window, which may be another one after docking."""
         super().showEvent(event)
+        self._watch_window()
+
+    def _watch_window(self) -> None:
+        """Watch the main window, also from a dock that floats, so that it does not close on unsaved work."""
         window: QWidget = self
         while (parent := window.parentWidget()) is not None:
             window = parent
-        if self._window is not window:
-            self._window = window
+        if self._window() is not window:
+            self._window = weakref.ref(window)
             window.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Let the window close only when everything is saved, or the reader says so."""
-        closing = watched is self._window and event is not None and event.type() == QEvent.Type.Close
+        closing = watched is self._window() and event is not None and event.type() == QEvent.Type.Close
         if closing and event is not None and not self.close_study():
             event.ignore()
             return True
@@ -406,6 +417,10 @@ def _tear_down(parts: dict[str, Any]) -> None:
     for signal in (session.opened, session.changed, session.saved, session.not_saved, session.failed):
         signal.disconnect()  # all that listened were parts of the widget
     _leave_behind(session)
+
+
+def _nothing() -> None:
+    """Stand for a window that is not there."""
 
 
 _left_behind: set[StudySession] = set()

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from PIL import Image
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
+
+from napari_lesionseg.errors import ModelNotFoundError, StudyError
+from napari_lesionseg.plugin import autosave, study_session, workbench
+from napari_lesionseg.plugin.study_opening import STUDY_FOLDER
+from napari_lesionseg.plugin.workbench import Workbench
+from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.study import Study
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(study_session, "PAUSE_MS", 5)
+    monkeypatch.setattr(autosave, "RETRY_MS", 20)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "nevi"
+    made.mkdir()
+    for number in range(4):
+        image = np.full((40, 60, 3), 230, np.uint8)
+        image[10:30, 20:45] = 40 + number
+        Image.fromarray(image).save(made / f"P{number + 1}.png")
+    return made
+
+
+@pytest.fixture
+def bench(qtbot, make_napari_viewer, network) -> Workbench:
+    viewer = make_napari_viewer()
+    made = Workbench(viewer)
+    viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
+    made.reader.setText("am")
+    made.controls.min_area.setValue(0)
+    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=15000)
+    return made
+
+
+@pytest.fixture
+def open_bench(qtbot, bench, folder) -> Workbench:
+    bench.open_folder(folder)
+    shown(qtbot, bench, "P1")
+    qtbot.waitUntil(lambda: bench.session.editor.mask.any())
+    return bench
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """What the reader says when asked whether to leave unsaved work, and what she was told."""
+    said = {"answer": QMessageBox.StandardButton.No, "asked": []}
+
+    def warning(parent, title, text, *buttons):
+        said["asked"].append(text)
+        return said["answer"]
+
+    monkeypatch.setattr(QMessageBox, "warning", warning)
+    return said
+
+
+def shown(qtbot, bench, *names):
+    qtbot.waitUntil(
+        lambda: bench.session is not None
+        and bench.session.editor is not None
+        and (not names or bench.session.state.name in names),
+        timeout=10000,
+    )
+
+
+def saved(qtbot, bench):
+    qtbot.waitUntil(lambda: bench.session.unsaved == 0)
+
+
+def refuse(monkeypatch):
+    def save(self, *arguments, **more):
+        raise StudyError("the disk is full")
+
+    for name in ("record_prediction", "save_correction", "approve", "save_session"):
+        monkeypatch.setattr(Study, name, save)
+
+
+def paint(bench):
+    bench.session.editor.labels.paint((2, 2), 1)
+
+
+def test_without_a_study_it_offers_ways_to_begin(bench):
+    assert bench.title.text() == "LesionSeg"
+    for button in (bench.open_button, bench.samples_button, bench.layers_button):
+        assert button.isVisibleTo(bench)
+    assert bench.close_study()
+
+
+def test_a_folder_is_opened_and_its_first_picture_outlined(qtbot, open_bench):
+    assert open_bench.title.text() == "nevi"
+    assert open_bench.queue.model.rowCount() == 4
+    saved(qtbot, open_bench)
+    assert open_bench.sign.text() == "saved"
+    assert open_bench.session.state.status is Status.PREDICTED
+    assert open_bench.correct.editor is open_bench.session.editor
+    assert not open_bench.open_button.isVisibleTo(open_bench)
+
+
+def test_approve_by_button_goes_to_the_next_picture(qtbot, open_bench):
+    first = open_bench.session.picture
+    open_bench.verdict.approve.click()
+    shown(qtbot, open_bench, "P2")
+    saved(qtbot, open_bench)
+    assert open_bench.session.study.state.pictures[first].status is Status.APPROVED
+    open_bench.verdict.back.click()
+    shown(qtbot, open_bench, "P1")
+
+
+def test_a_click_in_the_table_opens_a_picture(qtbot, open_bench):
+    table = open_bench.queue.table
+    place = table.visualRect(open_bench.queue.model.index(2, 0)).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(place.x(), place.y()))
+    shown(qtbot, open_bench, "P3")
+    assert table.selectionModel().selectedRows()[0].row() == 2
+
+
+def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench):
+    area = open_bench.session.editor.mask.sum()
+    open_bench.controls.threshold.slider.setValue(95)
+    qtbot.waitUntil(lambda: open_bench.session.editor.mask.sum() > area)
+    open_bench.session.editor.undo()
+    assert open_bench.controls.threshold.threshold is None
+
+
+def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(workbench, "show_error", told.append)
+    bench.open_folder(tmp_path / "nowhere")
+    qtbot.waitUntil(lambda: bool(told))
+    assert bench.session is None
+    assert bench.open_button.isEnabled()
+
+
+def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
+    told = []
+    monkeypatch.setattr(workbench, "show_error", told.append)
+
+    def load(choice):
+        raise ModelNotFoundError("there is none")
+
+    monkeypatch.setattr(workbench.segmentation, "load", load)
+    bench._load_model()
+    qtbot.waitUntil(lambda: told == ["there is none"])
+
+
+def test_open_pictures_become_a_study_and_their_layers_go(qtbot, bench, tmp_path, spot):
+    viewer = bench._viewer
+    layer = viewer.add_image(spot, rgb=True, name="mole")
+    bench.take_layers(tmp_path / "new", [layer])
+    shown(qtbot, bench, "mole")
+    assert layer not in viewer.layers
+
+
+def test_open_pictures_stay_when_no_study_can_be_made(qtbot, bench, folder, monkeypatch, spot):
+    told = []
+    monkeypatch.setattr(workbench, "show_error", told.append)
+    layer = bench._viewer.add_image(spot, rgb=True, name="mole")
+    bench.take_layers(folder, [layer])
+    qtbot.waitUntil(lambda: bool(told))
+    assert layer in bench._viewer.layers
+
+
+def test_the_sample_pictures_open(qtbot, bench):
+    bench.samples_button.click()
+    shown(qtbot, bench)
+    assert bench.queue.model.rowCount() == 6
+
+
+def test_of_two_studies_asked_for_the_later_one_opens(qtbot, bench, folder, make_study):
+    other = make_study(2)
+    other.close()
+    bench.open_folder(folder)
+    bench.open_folder(other.folder)
+    shown(qtbot, bench)
+    assert bench.queue.model.rowCount() == 2
+
+
+def test_failing_to_save_is_loud_until_it_works(qtbot, open_bench, monkeypatch):
+    saved(qtbot, open_bench)
+    with monkeypatch.context() as patch:
+        refuse(patch)
+        paint(open_bench)
+        qtbot.waitUntil(lambda: "the disk is full" in open_bench.sign.text())
+        paint(open_bench)
+        open_bench.verdict.approve.click()
+        shown(qtbot, open_bench, "P2")
+        assert "the disk is full" in open_bench.sign.text()
+        assert "bold" in open_bench.sign.styleSheet()
+    saved(qtbot, open_bench)
+    assert open_bench.sign.text() == "saved"
+    assert "bold" not in open_bench.sign.styleSheet()
+
+
+
+
+def test_the_window_does_not_close_on_unsaved_work_unless_told(qtbot, open_bench, monkeypatch, answer):
+    saved(qtbot, open_bench)
+    window = open_bench._viewer.window._qt_window
+    with monkeypatch.context() as patch:
+        refuse(patch)
+        paint(open_bench)
+        mask = open_bench.session.editor.mask
+        window.close()
+        assert "the disk is full" in answer["asked"][0]
+        assert open_bench.session is not None
+        assert np.array_equal(open_bench.session.editor.mask, mask)
+        answer["answer"] = QMessageBox.StandardButton.Yes
+        window.close()
+        assert open_bench.session is None
+    assert len(answer["asked"]) == 2
+
+
+def test_closing_the_window_saves_everything(qtbot, open_bench, folder, answer):
+    paint(open_bench)
+    picture, mask = open_bench.session.picture, open_bench.session.editor.mask
+    open_bench._viewer.window._qt_window.close()
+    assert not answer["asked"]
+    assert open_bench.session is None
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert np.array_equal(study.outline(picture), mask)
+        assert study.session.picture == picture
+
+
+def test_closing_the_viewer_while_the_network_works(qtbot, open_bench, folder, network, answer):
+    saved(qtbot, open_bench)
+    network.gate.clear()
+    network.started.clear()
+    open_bench.session.editor.add_click(2, 2)
+    paint(open_bench)
+    picture = open_bench.session.picture
+    open_bench._viewer.close()
+    network.gate.set()
+    assert not answer["asked"]
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(picture)[2, 2] == 1
+
+
+def test_closing_while_the_study_is_being_opened(qtbot, bench, folder):
+    bench.open_folder(folder)
+    bench._viewer.close()
+    assert bench.session is None
+
+
+def test_a_dock_that_is_taken_away_saves_and_nothing_is_left(qtbot, open_bench, folder):
+    paint(open_bench)
+    picture, viewer = open_bench.session.picture, open_bench._viewer
+    open_bench.setParent(None)
+    open_bench.deleteLater()
+    QApplication.sendPostedEvents(open_bench, QEvent.Type.DeferredDelete)
+    gc.collect()
+    assert not viewer.layers
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(picture)[2, 2] == 1
+
+
+def test_a_dock_that_is_taken_away_goes_on_saving(qtbot, open_bench, folder, monkeypatch):
+    saved(qtbot, open_bench)
+    told = []
+    monkeypatch.setattr(workbench, "show_error", told.append)
+    picture = open_bench.session.picture
+    with monkeypatch.context() as patch:
+        refuse(patch)
+        paint(open_bench)
+        open_bench.setParent(None)
+        open_bench.deleteLater()
+        QApplication.sendPostedEvents(open_bench, QEvent.Type.DeferredDelete)
+        assert "the disk is full" in told[0]
+        assert workbench._left_behind
+    qtbot.waitUntil(lambda: not workbench._left_behind)
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(picture)[2, 2] == 1
+
+
+def test_a_floating_dock_does_not_hide_the_window_that_closes(qtbot, open_bench, folder):
+    dock = open_bench.parentWidget()
+    while not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    dock.setFloating(True)
+    paint(open_bench)
+    picture = open_bench.session.picture
+    open_bench._viewer.window._qt_window.close()
+    assert open_bench.session is None
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(picture)[2, 2] == 1
