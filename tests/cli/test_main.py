@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from napari_lesionseg import __version__
+from napari_lesionseg.cli import app, console, main, viewer
+from napari_lesionseg.cli.main import COMMANDS
+from napari_lesionseg.errors import LesionSegError
+
+PROGRAM = [sys.executable, "-c", "import sys; from napari_lesionseg.cli import main; sys.exit(main())"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(run: Callable, command: str) -> None:
+    result = run(command, "--help")
+    assert result.code == 0
+    assert f"lesionseg {command}" in result.out
+    assert "example" in result.out
+
+
+def test_help_and_version(run: Callable) -> None:
+    result = run("--help")
+    assert result.code == 0
+    assert all(f"\n    {command}" in result.out for command in COMMANDS)
+    assert run("--version").out.strip() == f"napari-lesionseg {__version__}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["no/such/folder"],
+        ["segmnet", "x.png", "--out", "y"],
+        ["--nonsense"],
+        ["segment"],
+        ["segment", "x.png"],
+        ["segment", "x.png", "--out", "y", "--colour", "red"],
+        ["models", "explode"],
+        ["evaluate"],
+        ["train"],
+        [""],
+        ["æøå\n\x1b[31m"],
+        ["\udce6"],
+    ],
+)
+def test_nonsense_is_wrong_usage(run: Callable, words: list[str]) -> None:
+    result = run(*words)
+    assert result.code == 2
+    assert not result.out
+    assert result.errors[-1].startswith("lesionseg")
+
+
+def test_a_wrong_word_is_answered_in_one_line(run: Callable) -> None:
+    result = run("nonsense")
+    assert len(result.errors) == 1
+    assert "lesionseg --help" in result.errors[0]
+
+
+def test_the_program_itself() -> None:
+    done = subprocess.run([*PROGRAM, "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    code = (
+        "import sys; from napari_lesionseg.cli.main import build_parser as b; b('app'); print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "napari", "qtpy", "scipy", "skimage"} & set(loaded)
+
+
+def test_letters_the_terminal_lacks_end_nothing(tmp_path: Path) -> None:
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "LESIONSEG_MODELS": str(tmp_path)}
+    done = subprocess.run([*PROGRAM, "皮膚"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "\\u76ae\\u819a" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_in_place_of_a_command_opens_the_viewer(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path | None] = []
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None: opened.append(folder))
+    assert [run().code, run(tmp_path).code, run("app", tmp_path).code] == [0, 0, 0]
+    assert opened == [None, tmp_path, tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("napari", "display", "reason"),
+    [(False, True, "pip install"), (True, False, "no display"), (True, True, "only unpacked")],
+)
+def test_why_the_viewer_cannot_be_opened(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, napari: bool, display: bool, reason: str
+) -> None:
+    monkeypatch.setattr(viewer, "find_spec", lambda name: SimpleNamespace() if napari else None)
+    monkeypatch.setattr(viewer, "has_display", lambda: display)
+    monkeypatch.setattr(viewer, "entry_points", lambda group: ())
+    result = run("app")
+    assert result.code == 2
+    assert reason in result.err
+
+
+def test_displays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv("DISPLAY", raising=False)
+        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+        assert not viewer.has_display()
+        monkeypatch.setenv(name, ":0")
+        assert viewer.has_display()
+    monkeypatch.delenv("WAYLAND_DISPLAY")
+    for platform in ("win32", "darwin"):
+        monkeypatch.setattr(viewer.sys, "platform", platform)
+        assert viewer.has_display()
+
+
+def test_the_viewer_gets_what_it_is_to_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown = []
+    monkeypatch.setattr(viewer, "why_no_viewer", lambda: "")
+    entry = SimpleNamespace(load=lambda: lambda *what: shown.append(what))
+    monkeypatch.setattr(viewer, "entry_points", lambda group: (entry,))
+    viewer.open_viewer(tmp_path, [tmp_path / "a.png"], [])
+    assert shown == [(tmp_path, [tmp_path / "a.png"], [])]
+
+
+def test_stopped_by_hand(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "open_viewer", interrupt)
+    result = run(tmp_path)
+    assert result.code == 130
+    assert result.errors == ["lesionseg: Stopped."]
+
+
+def test_errors_are_one_line_whatever_they_say(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise LesionSegError("a\nb\x1b[31m [/red] :smile: \udce6 æ")
+
+    monkeypatch.setattr(app, "open_viewer", fail)
+    result = run(tmp_path)
+    assert result.errors == ["lesionseg: a\\nb\\x1b[31m [/red] :smile: \\udce6 æ"]
+
+
+def test_program_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "open_viewer", fail)
+    with pytest.raises(ZeroDivisionError):
+        main([str(tmp_path)])
+
+
+def test_no_progress_bar_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress_bar("Working", 3) as (progress, task):
+        progress.advance(task)
+    assert capsys.readouterr() == ("", "")
