@@ -158,6 +158,13 @@ class TestRefused:
         self.refused(tmp_path / "net.pt", "fit no known network")
 
 
+@pytest.mark.parametrize("wrong", [{"working_size": 7}, {"name": ""}, {"licence": "a\nb"}])
+def test_what_is_told_is_checked(tmp_path: Path, wrong: dict[str, object]) -> None:
+    torch.save(trained("unet", width=4, depth=1).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=next(iter(wrong))):
+        import_weights(tmp_path / "net.pt", **{"name": "mine", **wrong})  # type: ignore[arg-type]
+
+
 def test_card_of_an_import_is_a_card(tmp_path: Path) -> None:
     torch.save(trained("unet", width=4, depth=1).state_dict(), tmp_path / "net.pt")
     made = import_weights(tmp_path / "net.pt", name="mine")

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.table import Table
 
-from napari_lesionseg.cli.console import one_line, results, say, say_error
+from napari_lesionseg.cli.console import one_line, progress_bar, results, say, say_error
+from napari_lesionseg.data.batches import CachedPair
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.engine.comparison import Comparison, PictureChange, collect_changes, iter_compare
+from napari_lesionseg.engine.inference import load_model
 from napari_lesionseg.engine.onnx_export import export_onnx
-from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.errors import CheckpointError, LesionSegError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint, read_card
 from napari_lesionseg.models.importing import SUFFIXES, import_weights
-from napari_lesionseg.models.registry import ONNX_SUFFIX, ModelEntry, ModelRegistry
+from napari_lesionseg.models.registry import ONNX_SUFFIX, ModelRegistry
 
 EXAMPLE = """examples:
   lesionseg models
   lesionseg models add my-model.safetensors --name my-clinic
   lesionseg models rename my-clinic our-clinic
+  lesionseg models compare lesionseg-1.0 our-clinic pictures/ --masks masks/
+  lesionseg models export our-clinic --out for-others/
   lesionseg models export-onnx our-clinic --out our-clinic.onnx"""
 
 
@@ -37,6 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--licence", default="unknown", help="of .pt: licence of the weights")
     history = actions.add_parser("history", help="list what a model was fine-tuned from")
     history.add_argument("name")
+    compare = actions.add_parser("compare", help="measure two models on the same pictures")
+    compare.add_argument("old")
+    compare.add_argument("new")
+    compare.add_argument("images", help="folder of pictures")
+    compare.add_argument("--masks", help="folder of masks (default: the same folder)")
+    compare.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     export = actions.add_parser("export", help="write a model with its card and licence into a folder")
     export.add_argument("name")
     export.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -51,60 +64,98 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked; 1 if a listed model is damaged."""
-    registry = ModelRegistry()
-    if options.action == "show":
-        results.print_json(read_card(registry.resolve(options.name)).model_dump_json())
-    elif options.action == "add":
-        if not options.file.is_file():
-            raise CheckpointError(f"There is no file {options.file}.")
-        say(f"added as {_add(registry, options).stem}")
-    elif options.action == "history":
-        _tell_history(registry.history(options.name))
-    elif options.action == "export":
-        for path in registry.export(options.name, options.out):
-            say(f"{path} written")
-    elif options.action == "rename":
-        say(f"renamed to {registry.rename(options.name, options.new_name).stem}")
-    elif options.action == "remove":
-        registry.remove(options.name)
-        say(f"{options.name} removed")
-    elif options.action == "export-onnx":
-        _export_onnx(registry.resolve(options.name), options.out)
-    else:
-        return _list(registry)
+    """Do what was asked; 1 if a listed model is damaged or a picture could not be read."""
+    return _ACTIONS.get(options.action, _list)(ModelRegistry(), options)
+
+
+def _show(registry: ModelRegistry, options: argparse.Namespace) -> int:
+    results.print_json(read_card(registry.resolve(options.name)).model_dump_json())
     return 0
 
 
-def _add(registry: ModelRegistry, options: argparse.Namespace) -> Path:
-    name = options.name or options.file.stem
-    if options.file.suffix not in SUFFIXES:
-        return registry.add(options.file, name)
-    imported = import_weights(
-        options.file, name=name, working_size=options.working_size, licence=options.licence
-    )
-    say(imported.card.notes)
-    return registry.add(checkpoint_bytes(*imported), name)
+def _rename(registry: ModelRegistry, options: argparse.Namespace) -> int:
+    say(f"renamed to {registry.rename(options.name, options.new_name).stem}")
+    return 0
 
 
-def _tell_history(line: Sequence[ModelEntry]) -> None:
+def _remove(registry: ModelRegistry, options: argparse.Namespace) -> int:
+    registry.remove(options.name)
+    say(f"{options.name} removed")
+    return 0
+
+
+def _export(registry: ModelRegistry, options: argparse.Namespace) -> int:
+    for path in registry.export(options.name, options.out):
+        say(f"{path} written")
+    return 0
+
+
+def _add(registry: ModelRegistry, options: argparse.Namespace) -> int:
+    if not options.file.is_file():
+        raise CheckpointError(f"There is no file {options.file}.")
+    source, name = options.file, options.name or options.file.stem
+    if options.file.suffix in SUFFIXES:
+        settings = {"working_size": options.working_size, "licence": options.licence}
+        imported = import_weights(options.file, name=name, **settings)
+        say(imported.card.notes)
+        source = checkpoint_bytes(*imported)
+    say(f"added as {registry.add(source, name).stem}")
+    return 0
+
+
+def _history(registry: ModelRegistry, options: argparse.Namespace) -> int:
     table = Table("name", "date", "learned from", "held-out Jaccard")
-    for entry in line:
+    for entry in registry.history(options.name):
         card = entry.card or ModelCard()
         pairs = card.training.get("data", {}).get("pairs", "")
         date = str(card.training.get("date", ""))[:10]
         table.add_row(one_line(entry.name), date, f"{pairs} pictures" if pairs else "", _jaccard(card.scores))
     results.print(table)
+    return 0
 
 
-def _export_onnx(model: Path, out: Path) -> None:
+def _compare(_: ModelRegistry, options: argparse.Namespace) -> int:
+    """Print both models' scores and what changed; 1 if a picture could not be read."""
+    found = find_pairs([options.images], [options.masks] if options.masks else None)
+    old, new = (load_model(name, options.device) for name in (options.old, options.new))
+    changes, failed = list[PictureChange](), 0
+    with progress_bar("Measuring", len(found.pairs)) as (progress, task):
+        for pair in found.pairs:
+            try:
+                image = read_picture(pair.image)
+                cached = CachedPair(pair.stem, image, read_mask(pair.mask, image.shape[:2]))
+                changes += iter_compare(old, new, [cached])
+            except LesionSegError as error:
+                failed += 1
+                say_error(str(error))
+            progress.advance(task)
+    _tell_comparison(collect_changes(changes))
+    return 1 if failed else 0
+
+
+def _tell_comparison(comparison: Comparison) -> None:
+    table = Table("score", "old", "new", "change", "95 % interval", title_justify="left")
+    rows = {"Dice": comparison.dice, "Jaccard": comparison.jaccard, "failure rate": comparison.failures}
+    for title, change in rows.items():
+        mean, low, high = change.difference.mean, change.difference.low, change.difference.high
+        interval = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+        table.add_row(title, f"{change.before:.3f}", f"{change.after:.3f}", f"{mean:+.3f}", interval)
+    results.print(table)
+    for picture in comparison.most_changed():
+        before, after = picture.before.scores.jaccard, picture.after.scores.jaccard
+        say(f"{picture.stem}: {picture.changed:.0%} changed, Jaccard {before:.3f} to {after:.3f}")
+
+
+def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
+    model, out = registry.resolve(options.name), options.out
     if out.suffix != ONNX_SUFFIX:
         raise CheckpointError(f"The name of an ONNX file ends in {ONNX_SUFFIX}, which '{out}' does not.")
     difference = export_onnx(*load_checkpoint(model), out)
     say(f"{out} written; its answers are within {difference:.1g} of the original's")
+    return 0
 
 
-def _list(registry: ModelRegistry) -> int:
+def _list(registry: ModelRegistry, _: argparse.Namespace) -> int:
     table = Table("name", "network", "size", "held-out Jaccard", "licence", "")
     damaged = 0
     for entry in registry.list():
@@ -133,3 +184,15 @@ def _jaccard(scores: dict[str, object]) -> str:
         if isinstance(values, dict) and "jaccard" in values
     ]
     return ", ".join(found)
+
+
+_ACTIONS: dict[str | None, Callable[[ModelRegistry, argparse.Namespace], int]] = {
+    "show": _show,
+    "add": _add,
+    "rename": _rename,
+    "remove": _remove,
+    "history": _history,
+    "compare": _compare,
+    "export": _export,
+    "export-onnx": _export_onnx,
+}

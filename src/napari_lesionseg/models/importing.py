@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from napari_lesionseg.errors import CheckpointError
@@ -98,7 +99,13 @@ def import_weights(
     state = _strip(_find_state(path, _load(path)))
     for layout in LAYOUTS:
         renamed = {layout.rename(key): tensor for key, tensor in state.items()}
-        card = _guess_card(layout, renamed, name, working_size, licence)
+        try:
+            card = _guess_card(layout, renamed, name, working_size, licence)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            raise CheckpointError(
+                f"{path.name} cannot be imported: {fault['loc'][0]}: {fault['msg']}."
+            ) from error
         network = None if card is None else _fill(card, renamed)
         if card is not None and network is not None:
             return Checkpoint(network, card)
