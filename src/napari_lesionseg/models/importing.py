@@ -118,7 +118,7 @@ def import_weights(
 def _load(path: Path) -> Any:
     check_size(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # that it might not be able to read a file, which it says
+        with warnings.catch_warnings(action="ignore"):  # it warns before it refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise CheckpointError(
