@@ -205,7 +205,6 @@ class TestHoldingOut:
         assert comparison is not None
         assert [change.stem for change in comparison.pictures] == ["disc-7", "disc-8"]
 
-
     def test_of_many_pictures_some_are_held_out_for_good(self) -> None:
         stems = [f"{number:03}" for number in range(300)]
         fold_of = deal_out(stems, [], 3, seed=0)

@@ -29,8 +29,8 @@ def background_threads() -> int:
 def lower_priority() -> None:
     """Let the thread that calls this, and those it starts, give way to others, for good.
 
-    Only Linux knows priorities of threads; elsewhere nothing happens. A thread cannot take it back: call it in
-    a thread that ends with the work.
+    Only Linux knows priorities of threads; elsewhere nothing happens. A thread cannot take it back: call it
+    in one that ends with the work.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
