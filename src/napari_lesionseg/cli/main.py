@@ -8,6 +8,7 @@ import io
 import keyword
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 
 from napari_lesionseg import __version__
@@ -37,6 +38,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lesionseg",
         description="Outline skin lesions: segment, correct, fine-tune, export.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
         epilog="Without a command, or with a folder in its place, the viewer opens. "
         "Exit codes: 0 done, 1 some inputs failed, 2 wrong usage.",
     )

@@ -153,9 +153,10 @@ def _as_list(inputs: Inputs) -> list[str | Path]:
 
 def _image_and_mask_folders(images: Inputs) -> tuple[Path, Path] | None:
     """Return the folders ``images`` and ``masks`` of a folder that holds both."""
-    if not isinstance(images, str | Path):
+    given = _as_list(images)
+    if len(given) != 1:
         return None
-    folders = Path(images) / "images", Path(images) / "masks"
+    folders = Path(given[0]) / "images", Path(given[0]) / "masks"
     return folders if all(map(os.path.isdir, folders)) else None
 
 
