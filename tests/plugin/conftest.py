@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from npe2 import PluginManager
 
+from napari_lesionseg.errors import StudyError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.survey import Survey
 from napari_lesionseg.study.folder import is_study
@@ -53,7 +54,6 @@ class FakeModel:
         if self.error is not None:
             raise self.error
         return (1 - image.mean(axis=2) / 255).astype(np.float32)
-
 
     def encode(self, image: ByteImage) -> FakeEncoded:
         return FakeEncoded(self, image)
@@ -134,6 +134,30 @@ def numbered_spot(number: int) -> ByteImage:
     image = spot_image()
     image[0, number % 60] = number // 60 + 1
     return image
+
+
+class Trouble:
+    """Lets a study refuse to save."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on = False
+        for name in ("record_prediction", "save_correction", "approve", "no_lesion", "flag", "save_session"):
+            monkeypatch.setattr(Study, name, self._refusing(getattr(Study, name)))
+
+    def _refusing(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if self.on:
+                raise StudyError("the disk is full")
+            return method(*arguments, **more)
+
+        call.__name__ = method.__name__
+        return call
+
+
+@pytest.fixture
+def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
+    """A study that saves nothing while ``trouble.on``."""
+    return Trouble(monkeypatch)
 
 
 SPOT_AREA = 20 * 25

@@ -9,6 +9,7 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari_lesionseg.plugin.keys import (
     KEYS,
     OUTLINE_KEYS,
+    VERDICT_KEYS,
     LayerKeys,
     chosen_key,
     is_key,
@@ -36,7 +37,7 @@ def test_every_key_can_be_pressed_and_none_is_given_twice():
 def test_the_preferences_list_every_key_of_the_outline_with_its_default():
     page = type(get_plugin_settings(PLUGIN).keys).model_fields
     shown = {name: entry.default for name, entry in page.items()}
-    assert shown == {setting_of(action): key for action, key in OUTLINE_KEYS.items()}
+    assert shown == {setting_of(action): key for action, key in (OUTLINE_KEYS | VERDICT_KEYS).items()}
 
 
 @pytest.mark.parametrize("text", ["", " ", "nonsense", "Ctrl+", "Ctrl+Ctrl"])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_lesionseg.errors import LesionSegError
 
@@ -51,7 +51,8 @@ class Saver(QObject):
         self._retry.setSingleShot(True)
         self._retry.setInterval(RETRY_MS)
         self._retry.timeout.connect(self._begin)
-        self._finished.connect(self._on_finished)
+        # Queued, since a quick task ends before `put` returns, and would be told of in the midst of it.
+        self._finished.connect(self._on_finished, Qt.ConnectionType.QueuedConnection)
 
     @property
     def pending(self) -> int:

@@ -126,7 +126,7 @@ class LayerKeys:
         self._layer, self._handlers, self._changed = layer, handlers, changed
         self._bound: dict[str, Any] = {}
         self._bind()
-        self._events = _settings_events()
+        self._events = settings_events()
         if self._events is not None:
             self._events.connect(self._on_settings)
 
@@ -168,7 +168,7 @@ def _callback(handler: Handler) -> Callable[[Layer], Any]:
     return held
 
 
-def _settings_events() -> Any:
+def settings_events() -> Any:
     """Give what tells that keys were changed in the preferences; None where napari has no page for them."""
     try:
         return get_plugin_settings(_PLUGIN).keys.events

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QPushButton, QWidget
 
-from napari_lesionseg.plugin.keys import bind_key, set_tip
+from napari_lesionseg.plugin.keys import chosen_key, set_tip, settings_events
 from napari_lesionseg.plugin.study_session import StudySession
 
 _NO_PICTURE = "Open a picture of the study first"
@@ -27,6 +28,7 @@ class VerdictPanel(QWidget):
         self.flag = QPushButton("Flag\N{HORIZONTAL ELLIPSIS}")
         self.approve = QPushButton("Approve \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
         self.approve.setStyleSheet("font-weight: bold;")
+        self._buttons: dict[str, QPushButton] = {}
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         for button, action, stretch in (
@@ -35,8 +37,12 @@ class VerdictPanel(QWidget):
             (self.flag, "flag", 2),
             (self.approve, "approve", 4),
         ):
-            bind_key(button, action)
+            self._buttons[action] = button
             row.addWidget(button, stretch)
+        self._bind_keys()
+        self._events = settings_events()
+        if self._events is not None:
+            self._events.connect(self._bind_keys)
         self.back.clicked.connect(session.back)
         self.no_lesion.clicked.connect(session.no_lesion)
         self.flag.clicked.connect(self._on_flag)
@@ -49,6 +55,14 @@ class VerdictPanel(QWidget):
         """Let go of the session."""
         self._session.changed.disconnect(self._update)
         self._session.opened.disconnect(self._update)
+        if self._events is not None:
+            self._events.disconnect(self._bind_keys)
+            self._events = None
+
+    def _bind_keys(self) -> None:
+        """Take the keys of the preferences, which may have changed."""
+        for action, button in self._buttons.items():
+            button.setShortcut(QKeySequence(chosen_key(action)))
 
     def _on_flag(self) -> None:
         note, given = QInputDialog.getText(self, "Flag this picture", "What is the matter with it?")
