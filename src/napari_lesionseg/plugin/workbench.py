@@ -30,6 +30,7 @@ from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin import segmentation
 from napari_lesionseg.plugin.controls import OutlineControls, small
 from napari_lesionseg.plugin.correct_panel import CorrectPanel
+from napari_lesionseg.plugin.export_panel import ExportPanel
 from napari_lesionseg.plugin.layers import picture_shape, read_frame
 from napari_lesionseg.plugin.learn_panel import LearnPanel
 from napari_lesionseg.plugin.model_choice import ModelPicker
@@ -67,6 +68,7 @@ class Workbench(QWidget):
         self.queue: QueuePanel | None = None
         self.verdict: VerdictPanel | None = None
         self.learn: LearnPanel | None = None
+        self.export: ExportPanel | None = None
         self.models = ModelPicker(self)
         self.controls = OutlineControls(self)
         self.correct = CorrectPanel(napari_viewer)
@@ -115,6 +117,7 @@ class Workbench(QWidget):
         self._outline_section = _section("Outline", _form(self.controls))
         self._correct_section = _section("Correct", self.correct)
         self._learn_section = _section("Learn", folded=True)
+        self._export_section = _section("Export", folded=True)
         self._model_section = _section("Model", _form(self.models), folded=True)
         self._verdict_place = QVBoxLayout()
         inside = QWidget()
@@ -128,6 +131,7 @@ class Workbench(QWidget):
             self._outline_section,
             self._correct_section,
             self._learn_section,
+            self._export_section,
             self._model_section,
         ):
             column.addWidget(section)
@@ -205,6 +209,8 @@ class Workbench(QWidget):
         self._verdict_place.addWidget(self.verdict)
         self.learn = LearnPanel(session)
         self._learn_section.setContent(self.learn)
+        self.export = ExportPanel(session)
+        self._export_section.setContent(self.export)
         self.correct.set_classes([entry.name for entry in study.info.classes])
         session.set_model(self.models.loaded)
         self._show_study()
@@ -224,14 +230,15 @@ class Workbench(QWidget):
     def _forget_session(self) -> None:
         self._poll.stop()
         self.correct.set_editor(None)
-        for panel in (self.queue, self.verdict, self.learn):
+        for panel in (self.queue, self.verdict, self.learn, self.export):
             if panel is not None:
                 panel.close_session()
                 panel.setParent(None)
                 panel.deleteLater()
-        self.session = self.queue = self.verdict = self.learn = None
+        self.session = self.queue = self.verdict = self.learn = self.export = None
         self._queue_section.setContent(QWidget())
         self._learn_section.setContent(QWidget())
+        self._export_section.setContent(QWidget())
         self._show_study()
 
     def _show_study(self) -> None:
@@ -246,6 +253,7 @@ class Workbench(QWidget):
             self._outline_section,
             self._correct_section,
             self._learn_section,
+            self._export_section,
         ):
             section.setVisible(open_)
         self.sign.setText("")
@@ -414,7 +422,8 @@ def _tear_down(parts: dict[str, Any]) -> None:
     if session is None:
         return
     parts["queue"].model.close()
-    for signal in (session.opened, session.changed, session.saved, session.not_saved, session.failed):
+    own = (session.opened, session.changed, session.saved, session.not_saved, session.failed)
+    for signal in (*own, session.run.progressed, session.run.finished):
         signal.disconnect()  # all that listened were parts of the widget
     _leave_behind(session)
 

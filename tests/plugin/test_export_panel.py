@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.io import read_mask
+from napari_lesionseg.plugin.export_panel import ExportPanel
+from napari_lesionseg.plugin.study_session import StudySession
+
+WAIT = 20_000
+
+
+@pytest.fixture
+def panel(qtbot, make_napari_viewer, make_study):
+    study = make_study(4)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:45] = 1
+    for picture in list(study.state.pictures)[:3]:
+        study.approve(picture, mask)
+    session = StudySession(make_napari_viewer(), study, PostprocessConfig())
+    panel = ExportPanel(session)
+    qtbot.addWidget(panel)
+    yield panel
+    panel.close_session()
+    session.abandon()
+
+
+def test_what_was_signed_is_written_and_the_rest_is_named(qtbot, panel, tmp_path):
+    assert "3 signed" in panel.export.toolTip()
+    panel.start(tmp_path / "set")
+    assert not panel.export.isEnabled()
+    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
+    assert panel.report.text().startswith("3 pictures written")
+    assert "P4" in panel.report.toolTip()
+    masks = list((tmp_path / "set").rglob("*_segmentation.png"))
+    assert [int(read_mask(mask).sum()) for mask in masks] == [500] * 3
+
+
+@pytest.mark.parametrize("convention", ["isic", "coco", "folder", "imagefolder", "nnunet"])
+def test_every_format_can_be_chosen(qtbot, panel, tmp_path, convention):
+    panel.format.setCurrentIndex(panel.format.findData(convention))
+    panel.start(tmp_path / "Dataset")
+    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
+    assert panel.report.text().startswith("3 pictures written")
+
+
+def test_a_folder_in_use_is_refused_and_kept(qtbot, panel, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine.txt").write_text("mine")
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
+    assert "set" in panel.report.text()
+    assert (tmp_path / "set" / "mine.txt").read_text() == "mine"
+    assert panel.export.isEnabled()
+
+
+def test_giving_up_leaves_nothing_behind(qtbot, panel, tmp_path):
+    panel.start(tmp_path / "set")
+    panel.run.give_up()
+    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
+    assert "given up" in panel.report.text()
+    assert list(tmp_path.glob("*set*")) == []
+
+
+def test_without_a_verdict_there_is_nothing_to_export(qtbot, make_napari_viewer, make_study):
+    session = StudySession(make_napari_viewer(), make_study(2), PostprocessConfig())
+    panel = ExportPanel(session)
+    qtbot.addWidget(panel)
+    assert not panel.export.isEnabled()
+    assert panel.export.toolTip() == "Approve some pictures first"
+    panel.close_session()
+    session.abandon()
