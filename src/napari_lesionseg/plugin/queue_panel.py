@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLineEdit,
     QProgressBar,
+    QPushButton,
     QTableView,
     QWidget,
 )
@@ -46,6 +47,7 @@ class QueuePanel(QWidget):
         self.sort = QComboBox()
         self.table = QTableView()
         self.progress = QProgressBar()
+        self.outline_all = QPushButton()
         self._describe()
         self._lay_out()
         self.search.textChanged.connect(self._rearrange)
@@ -53,12 +55,17 @@ class QueuePanel(QWidget):
         self.sort.currentIndexChanged.connect(self._rearrange)
         self.table.clicked.connect(self._on_clicked)
         self.table.activated.connect(self._on_clicked)
+        self.outline_all.clicked.connect(self._on_outline_all)
+        session.run.progressed.connect(self._on_progress)
+        session.run.finished.connect(self._on_finished)
         session.changed.connect(self._update)
         self._update()
 
     def close_session(self) -> None:
         """Let go of the session."""
         self._session.changed.disconnect(self._update)
+        self._session.run.progressed.disconnect(self._on_progress)
+        self._session.run.finished.disconnect(self._on_finished)
         self.model.close()
 
     def _describe(self) -> None:
@@ -98,6 +105,7 @@ class QueuePanel(QWidget):
         grid.addWidget(self.sort, 1, 1)
         grid.addWidget(table, 2, 0, 1, 2)
         grid.addWidget(self.progress, 3, 0, 1, 2)
+        grid.addWidget(self.outline_all, 4, 0, 1, 2)
 
     def _rearrange(self) -> None:
         order = self.sort.currentData(Qt.ItemDataRole.UserRole)
@@ -106,11 +114,39 @@ class QueuePanel(QWidget):
     def _on_clicked(self, index: QModelIndex) -> None:
         self._session.open_picture(self.model.picture_at(index.row()))
 
+    def _on_outline_all(self) -> None:
+        if self._session.run.is_active:
+            self._session.run.cancel()
+        else:
+            self._session.outline_all()
+
+    def _on_progress(self, done: int, total: int) -> None:
+        self.outline_all.setText(f"Stop outlining ({done} of {total})")
+        self.outline_all.setToolTip("Stop after the picture at work; what is outlined stays")
+
+    def _on_finished(self, problems: tuple[str, ...]) -> None:
+        self._update()
+        if problems:
+            self._session.failed.emit(f"{len(problems)} pictures were not outlined. The first: {problems[0]}")
+
+    def _update_run(self, waiting: int) -> None:
+        """Say what the button would do, unless it is doing it."""
+        if self._session.run.is_active:
+            return
+        self.outline_all.setText("Segment all not looked at")
+        self.outline_all.setEnabled(waiting > 0)
+        self.outline_all.setToolTip(
+            f"Let the model outline the {waiting} pictures that nobody has looked at, in the background"
+            if waiting
+            else "Every picture was looked at or outlined"
+        )
+
     def _update(self) -> None:
         counts = count_pictures(self._session.study.state.pictures.values())
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
+        self._update_run(counts.by_status[Status.NOT_LOOKED_AT])
         row = self.model.row_of(self._session.picture)
         selection = self.table.selectionModel()
         if row < 0:

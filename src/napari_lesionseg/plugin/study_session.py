@@ -23,6 +23,7 @@ from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.layers import new_outline, place_like, show_as
 from napari_lesionseg.plugin.outbox import Outbox
 from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.plugin.study_run import StudyRun
 from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.study.fold import PictureState, Status
 from napari_lesionseg.study.queue import Order, arrange, next_picture
@@ -93,6 +94,7 @@ class StudySession:
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
         self._pause.timeout.connect(self._save_outline)
+        self.run = StudyRun(study, self.outbox, lambda: self._picture or self._awaited)
         self._prefetcher = Prefetcher(study)
         self._prefetcher.ready.connect(self._on_ready)
         self._prefetcher.failed.connect(self._on_unreadable)
@@ -226,11 +228,19 @@ class StudySession:
     def set_model(self, model: Model | None) -> None:
         """Take another network; outlines that a reader changed or signed stay as they are."""
         self._model = model
+        self.run.cancel()
         self._prefetcher.set_model(model)
         if self.editor is not None:
             self.editor.set_model(model)
             if model is not None and not self._by_reader and not self._is_drawn_by(model):
                 self.editor.predict()
+
+    def outline_all(self) -> None:
+        """Let the network outline every picture that nobody has looked at, in the background."""
+        if self._model is None:
+            self.failed.emit("Choose a model first; it is still being loaded, or could not be.")
+        elif not self.run.is_active:
+            self.run.start([state.picture for state in self.queue], self._model, self._config)
 
     def set_config(self, config: PostprocessConfig) -> None:
         """Draw this and all later outlines with other settings."""
@@ -298,6 +308,7 @@ class StudySession:
         self._prefetcher.close()
         if self._news is not None:
             self._news.drop()
+        self.run.cancel()
         self.outbox.close()
         self._dirty = False
         self._remove_layers()

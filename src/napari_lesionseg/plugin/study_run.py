@@ -1,0 +1,147 @@
+"""Outline every picture of a study that nobody has looked at, in the background, while the reader works."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from psygnal import Signal
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.engine.postprocessing import postprocess, resolve_threshold
+from napari_lesionseg.engine.quality import quality_estimate
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.outbox import Outbox
+from napari_lesionseg.plugin.workers import Job
+from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.types import LabelImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from napari_lesionseg.engine.inference import Model
+
+
+def outline_picture(
+    study: Study, picture: str, model: Model, config: PostprocessConfig
+) -> tuple[LabelImage, Origin]:
+    """Read and outline a picture of a study; to be called in a worker.
+
+    Returns
+    -------
+    tuple of ndarray and Origin
+        The outline, (H, W) uint8, and what it came from.
+    """
+    probability = model.predict(study.read_picture(picture))
+    threshold = resolve_threshold(None, config, model.card.threshold)
+    mask = postprocess(probability, config, threshold)
+    quality = quality_estimate(probability, threshold)
+    return mask, Origin(model=model.sha256, threshold=threshold, quality=quality)
+
+
+class StudyRun:
+    """Outlines pictures one after the other; each is saved as predicted before the next one is begun.
+
+    So a full disk halts the run, and it goes on when there is room again. A picture that the reader has on
+    the screen, or has looked at in the meantime, is left out.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    outbox : Outbox
+        Saves the outlines.
+    on_screen : callable
+        Tells the SHA-256 of the picture that is on the screen.
+
+    Attributes
+    ----------
+    progressed : psygnal.Signal
+        Emitted with (pictures done, pictures in all).
+    finished : psygnal.Signal
+        Emitted once with the sentences that say what could not be outlined, also after `cancel`.
+    """
+
+    progressed = Signal(int, int)
+    finished = Signal(object)
+
+    def __init__(self, study: Study, outbox: Outbox, on_screen: Callable[[], str | None]) -> None:
+        self._study, self._outbox, self._on_screen = study, outbox, on_screen
+        self._waiting: deque[str] = deque()
+        self._job: Job[tuple[LabelImage, Origin]] | None = None
+        self._problems: list[str] = []
+        self._total = 0
+        self._active = False
+
+    def start(self, pictures: Iterable[str], model: Model, config: PostprocessConfig) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        pictures : iterable of str
+            SHA-256 of pictures, the first one first; those that were looked at are left out.
+        model : Model
+            The network.
+        config : PostprocessConfig
+            How outlines are made of its answers.
+        """
+        self._model, self._config = model, config
+        self._waiting = deque(picture for picture in pictures if self._is_free(picture))
+        self._total, self._active = len(self._waiting), True
+        self._outbox.saved.connect(self._next)
+        self._next()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has not finished yet."""
+        return self._active
+
+    def cancel(self) -> None:
+        """Stop; what is outlined stays, and nothing comes of the picture at work."""
+        if self._active:
+            self._active = False
+            self._waiting.clear()
+            if self._job is not None:
+                self._job.drop()
+            self._job = None
+            self._outbox.saved.disconnect(self._next)
+            self.finished.emit(tuple(self._problems))
+
+    def _is_free(self, picture: str) -> bool:
+        """Whether nobody has looked at a picture, as far as is known now."""
+        status = self._study.state.pictures[picture].status
+        busy = picture == self._on_screen() or self._outbox.draft(picture) is not None
+        return status is Status.NOT_LOOKED_AT and not busy
+
+    def _next(self) -> None:
+        if self._job is not None or self._outbox.pending or not self._active:
+            return
+        while self._waiting and not self._is_free(self._waiting[0]):
+            self._waiting.popleft()
+        self.progressed.emit(self._total - len(self._waiting), self._total)
+        if not self._waiting:
+            self.cancel()
+            return
+        picture = self._waiting.popleft()
+        self._job = Job(
+            f"outlining {self._study.state.pictures[picture].name}",
+            outline_picture,
+            self._study,
+            picture,
+            self._model,
+            self._config,
+            done=lambda outlined: self._on_outlined(picture, *outlined),
+            failed=self._on_failed,
+        )
+
+    def _on_outlined(self, picture: str, mask: LabelImage, origin: Origin) -> None:
+        self._job = None
+        if self._is_free(picture):
+            self._outbox.prediction(picture, mask, origin)
+        self._next()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._job = None
+        self._problems.append(str(error) if isinstance(error, LesionSegError) else repr(error))
+        self._next()
