@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from napari.layers import Labels
@@ -107,3 +110,9 @@ def test_of_two_actions_with_one_key_the_first_has_it(labels):
 def test_nonsense_in_the_preferences_leaves_the_default():
     get_plugin_settings(PLUGIN).keys.smooth = "no such key"
     assert chosen_key("smooth") == "S"
+
+
+def test_the_documentation_lists_the_keys_of_the_table():
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "correct-and-approve.md"
+    listed = dict(re.findall(r"^\| (.+) \| `(.+)` \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == VERDICT_KEYS | OUTLINE_KEYS

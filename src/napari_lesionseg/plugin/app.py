@@ -11,7 +11,9 @@ PLUGIN = "napari-lesionseg"
 WORKBENCH = "LesionSeg workbench"
 
 
-def open_viewer(folder: Path | None = None, pictures: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
+def open_viewer(
+    folder: Path | None = None, pictures: Sequence[Path] = (), masks: Sequence[Path] = ()
+) -> None:
     """Open the viewer and wait until it is closed.
 
     Parameters
@@ -31,7 +33,7 @@ def make_viewer(folder: Path | None, pictures: Sequence[Path], masks: Sequence[P
     _, workbench = viewer.window.add_plugin_dock_widget(PLUGIN, WORKBENCH)
     if pictures:
         viewer.open([str(path) for path in (*pictures, *masks)], plugin=PLUGIN)
-        viewer.grid.enabled = False
+        viewer.canvas.grid.enabled = False
     if folder is not None:
         workbench.open_folder(folder)
     return viewer

@@ -379,6 +379,7 @@ class StudySession:
         self.editor.changed.connect(self._on_edited)
         self.editor.failed.connect(self._on_editor_failed)
         self._restore_view(viewer, made.picture)
+        self._remember_place()
         self.opened.emit(self.editor)
         self.changed.emit()
 
@@ -469,6 +470,7 @@ class StudySession:
         if self._layers is None or event.value not in self._layers:
             return
         self._save_outline()
+        self._remember_place()
         left = [layer for layer in self._layers if layer is not event.value]
         self._layers = None
         self._close_editor()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_lesionseg.cli import viewer as cli_viewer
+from napari_lesionseg.cli.main import main
+from napari_lesionseg.plugin import app
+from napari_lesionseg.plugin.workbench import Workbench
+
+
+@pytest.fixture
+def started(make_napari_viewer, monkeypatch, network):
+    """Viewers that were opened, without waiting for anybody to close them."""
+    viewers = []
+
+    def make(**more):
+        viewers.append(make_napari_viewer(**more))
+        return viewers[-1]
+
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr(app.napari, "Viewer", make)
+    monkeypatch.setattr(app.napari, "run", lambda: None)
+    return viewers
+
+
+@pytest.fixture
+def folder(tmp_path, spot):
+    made = tmp_path / "nevi"
+    made.mkdir()
+    Image.fromarray(spot).save(made / "a.png")
+    return made
+
+
+def bench_of(viewer) -> Workbench:
+    return viewer.window._qt_window.findChild(Workbench)
+
+
+def test_alone_it_opens_the_workbench_without_a_study(started):
+    app.open_viewer()
+    assert bench_of(started[0]).session is None
+    assert started[0].title == "LesionSeg"
+
+
+@pytest.mark.parametrize("command", [[], ["app"]])
+def test_the_command_opens_a_folder(qtbot, started, folder, monkeypatch, command):
+    monkeypatch.setattr(cli_viewer, "why_no_viewer", lambda: "")
+    assert main([*command, str(folder)]) == 0
+    bench = bench_of(started[0])
+    qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=15000)
+    assert bench.session.state.name == "a"
+
+
+def test_pictures_are_shown_with_their_masks(started, folder, tmp_path, spot):
+    mask = tmp_path / "a_mask.png"
+    Image.fromarray((spot[..., 0] < 100).astype(np.uint8) * 255).save(mask)
+    app.open_viewer(None, [folder / "a.png"], [mask])
+    kinds = [type(layer).__name__ for layer in started[0].layers]
+    assert kinds == ["Image", "Labels"]
