@@ -73,7 +73,7 @@ class LearningConfig(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     class_weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(
         None,
-        description="How much the pixels of each class count, background first, one for each class; None: all alike.",
+        description="How much the pixels of each class count, background first; None: all alike.",
     )
     guidance_share: float = Field(
         0.5, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."

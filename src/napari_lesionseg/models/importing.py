@@ -70,9 +70,7 @@ LAYOUTS = (
 )
 
 
-def import_weights(
-    path: Path, *, name: str, working_size: int = 256, licence: str = "unknown"
-) -> Checkpoint:
+def import_weights(path: Path, *, name: str, working_size: int = 256, licence: str = "unknown") -> Checkpoint:
     """Take over weights from a ``.pt`` or ``.pth`` file.
 
     Parameters
@@ -142,9 +140,7 @@ def _strip(state: State) -> State:
     return state
 
 
-def _guess_card(
-    layout: Layout, state: State, name: str, working_size: int, licence: str
-) -> ModelCard | None:
+def _guess_card(layout: Layout, state: State, name: str, working_size: int, licence: str) -> ModelCard | None:
     head = state.get("head.weight")
     if head is None or head.ndim != 4:
         return None

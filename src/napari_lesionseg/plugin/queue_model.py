@@ -86,7 +86,8 @@ class QueueModel(QAbstractTableModel):
         """Take over the session's queue; rows that stay keep their selection and place."""
         rows = self._session.queue
         if [state.picture for state in rows] == [state.picture for state in self._rows]:
-            changed = [row for row, (old, new) in enumerate(zip(self._rows, rows, strict=True)) if old is not new]
+            pairs = enumerate(zip(self._rows, rows, strict=True))
+            changed = [row for row, (old, new) in pairs if old is not new]
             self._rows = rows
             if changed:
                 self.dataChanged.emit(self.index(changed[0], 0), self.index(changed[-1], len(COLUMNS) - 1))

@@ -89,7 +89,8 @@ class Thumbnails:
             self._study,
             picture,
             done=lambda small: self._on_done(key, _as_pixmap(small)),
-            failed=lambda error: self._on_done(key, QPixmap()),  # a grey square: opening it says what is wrong
+            # A grey square: opening the picture says what is wrong with it.
+            failed=lambda error: self._on_done(key, QPixmap()),
         )
 
     def _on_done(self, key: _Key, pixmap: QPixmap) -> None:
