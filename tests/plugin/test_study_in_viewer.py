@@ -1,4 +1,4 @@
-"""Ten real pictures in the window with the network that is shipped: worked on, closed, reopened."""
+"""Ten real pictures in the window with the network that comes along: worked on, closed, reopened."""
 
 from __future__ import annotations
 

@@ -22,6 +22,9 @@ from napari_lesionseg.plugin.thumbnails import SIDE
 from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.queue import Order, count_pictures
 
+ROWS = 3
+"""Rows that can be seen in a low window; a taller one shows more."""
+
 _FILTERS: dict[str, frozenset[Status] | None] = {
     "all": None,
     "to do": frozenset({Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}),
@@ -97,15 +100,16 @@ class QueuePanel(QWidget):
         for column, width in ((STATUS, 96), (SURE, 44), (READER, 56)):
             table.setColumnWidth(column, width)
         header.setHighlightSections(False)
-        table.setMinimumHeight(4 * (SIDE + 4))
+        table.setMinimumHeight(ROWS * (SIDE + 4) + header.sizeHint().height() + 4)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
+        grid.setVerticalSpacing(3)
         grid.addWidget(self.search, 0, 0, 1, 2)
         grid.addWidget(self.filter, 1, 0)
         grid.addWidget(self.sort, 1, 1)
         grid.addWidget(table, 2, 0, 1, 2)
-        grid.addWidget(self.progress, 3, 0, 1, 2)
-        grid.addWidget(self.outline_all, 4, 0, 1, 2)
+        grid.addWidget(self.progress, 3, 0)
+        grid.addWidget(self.outline_all, 3, 1)
 
     def _rearrange(self) -> None:
         order = self.sort.currentData(Qt.ItemDataRole.UserRole)

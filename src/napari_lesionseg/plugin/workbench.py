@@ -123,7 +123,7 @@ class Workbench(QWidget):
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(4, 0, 4, 0)
-        column.setSpacing(4)
+        column.setSpacing(2)
         self.sections = column
         column.addWidget(self._start)
         for section in (
@@ -142,6 +142,8 @@ class Workbench(QWidget):
         scroll.setFrameShape(QScrollArea.Shape.NoFrame)
         scroll.setWidget(inside)
         whole = QVBoxLayout(self)
+        whole.setContentsMargins(4, 0, 4, 4)
+        whole.setSpacing(3)
         whole.addLayout(header)
         whole.addWidget(scroll, 1)
         whole.addLayout(self._verdict_place)
@@ -390,7 +392,10 @@ class Workbench(QWidget):
 def _section(title: str, content: QWidget | None = None, *, folded: bool = False) -> QCollapsible:
     section = QCollapsible(title)
     section.setDuration(0)
+    section.layout().setSpacing(3)
+    section.layout().setContentsMargins(0, 0, 0, 0)
     if content is not None:
+        section.content().hide()  # the empty one that it comes with
         section.setContent(content)
     if not folded:
         section.expand(animate=False)
