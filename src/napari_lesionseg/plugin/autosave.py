@@ -52,7 +52,7 @@ class Saver(QObject):
         self._retry.setInterval(RETRY_MS)
         self._retry.timeout.connect(self._begin)
         # Queued, since a quick task ends before `put` returns, and would be told of in the midst of it.
-        self._finished.connect(self._on_finished, Qt.ConnectionType.QueuedConnection)
+        self._finished.connect(self._on_finished, Qt.ConnectionType.QueuedConnection)  # type: ignore[call-arg]
 
     @property
     def pending(self) -> int:
