@@ -5,7 +5,7 @@ Prints the tables of ``docs/explanation/fine-tuning.md``::
     python benchmarks/finetune.py [--model M] [--data DIR] [--draws 5] [--seconds 60] [--sets pad ph2]
 
 - Some pictures of a set are drawn at random, patients never torn apart; the model learns from them as it
-  would in the window, and is taken only if it is offered, that is if its own held-out pictures say it is better.
+  would in the window, and is taken only if its own held-out pictures say it is better.
 - Both models are then measured on the rest of the set, and on ISIC 2017's validation pictures, which are of
   the kind the shipped model was trained for: what it loses there it has forgotten.
 - Means over the draws, with the standard deviation between draws; "fell" counts draws after which the rest of

@@ -48,7 +48,9 @@ def test_export_takes_what_was_signed_and_names_what_was_not(study_folder, tmp_p
 
 def test_export_says_who_drew_each_outline_and_how_much(study_folder, tmp_path):
     main(["export", str(study_folder), "--out", str(tmp_path / "set"), "--set", "pseudonymise=nothing"])
-    rows = list(csv.DictReader((tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(
+        csv.DictReader((tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8").splitlines())
+    )
     assert {row["reader"] for row in rows} == {"bo"}
     assert all(0 < float(row["corrected_share"]) < 1 for row in rows)
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_lesionseg.engine.postprocessing import click_radius
 from napari_lesionseg.types import Click, Probability
 
-DISC_RADIUS = 5.0  # pixels at working size; discs of 5 px serve RITM (Sofiiuk et al. 2022) best
+DISC_RADIUS = 8.0  # pixels at working size: smaller ones are felt less, larger ones hide where they are
 
 
 def clicks_inside(clicks: Sequence[Click], shape: tuple[int, ...]) -> list[Click]:

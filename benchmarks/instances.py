@@ -1,0 +1,228 @@
+"""Measure how well several lesions in one picture are found and told apart.
+
+Prints tables for ``docs/benchmarks.md``::
+
+    python benchmarks/instances.py [--model M] [--data DIR] [--pictures N] [--json F] [--quick]
+
+- "drawn": pictures drawn by code with two to six lesions that do not touch, and exact truth.
+- "pad-smartphone": photos without a dermoscope; the connected parts of the readers' masks are the truth.
+  Those with several lesions are shown on their own, too.
+- "cutting": no network. Two drawn lesions that overlap a little must be cut into two; drawn and real single
+  lesions must not be cut.
+
+A lesion counts as found if its Jaccard index is at least 0.5; AP is COCO's. Parts below a thousandth of the
+picture are left out of both truth and answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import napari_lesionseg as ls
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.engine.instance_edits import delete_instances
+from napari_lesionseg.engine.instance_metrics import Ranked, add_counts, average_precision, count_matches
+from napari_lesionseg.engine.instances import find_instances, list_instances
+from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.types import ByteImage
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+SMALLEST = 1e-3
+"""Parts with a smaller share of the picture are left out."""
+
+WAISTS = (None, 0.6, 0.7, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was found in one set of pictures with one way to tell lesions apart."""
+
+    data: str
+    pictures: int
+    lesions: int
+    waist: float | None
+    precision: float
+    recall: float
+    f1: float
+    mean_jaccard: float
+    quality: float
+    ap50: float
+    ap: float
+
+
+def without_specks(ids: np.ndarray) -> np.ndarray:
+    """Leave out parts that are too small to be meant."""
+    least = SMALLEST * ids.size
+    return delete_instances(ids, [row.index for row in list_instances(ids) if row.area < least])
+
+
+def drawn_pictures(count: int) -> Iterator[tuple[ByteImage, np.ndarray]]:
+    """Draw pictures with several lesions."""
+    for seed in range(count):
+        sample = synthetic_sample(10_000 + seed, n_lesions=2 + seed % 5)
+        yield sample.image, sample.instances.astype(np.int32)
+
+
+def real_pictures(folder: Path, count: int) -> Iterator[tuple[ByteImage, np.ndarray]]:
+    """Read photos, and number the connected parts of their masks."""
+    for pair in list(find_pairs([folder / "images"], [folder / "masks"]).pairs)[:count]:
+        image = read_picture(pair.image)
+        mask = read_mask(pair.mask, image.shape[:2]) > 0
+        yield image, without_specks(find_instances(mask, waist=None))
+
+
+def look(model: Model, image: ByteImage) -> tuple[np.ndarray, np.ndarray]:
+    """Predict a picture; give its mask with all parts, and the probability."""
+    probability = model.predict(image)
+    config = PostprocessConfig(largest_only=False, min_area=round(SMALLEST * probability.size))
+    return postprocess(probability, config, model.card.threshold), probability
+
+
+def rank(mask: np.ndarray, probability: np.ndarray, truth: np.ndarray, waist: float | None) -> Ranked:
+    """Tell the lesions of a mask apart, with the mean probability of each as its confidence."""
+    ids = find_instances(mask, waist=waist)
+    rows = list_instances(ids, probability=probability)
+    return Ranked(ids, {row.index: row.confidence or 0.0 for row in rows}, truth)
+
+
+def sum_up(data: str, waist: float | None, ranked: Sequence[Ranked]) -> Row:
+    """Sum up what was found in a set of pictures."""
+    counts = add_counts(count_matches(picture.predicted, picture.truth) for picture in ranked)
+    precision = average_precision(ranked)
+    return Row(
+        data=data,
+        pictures=len(ranked),
+        lesions=counts.matched + counts.missed,
+        waist=waist,
+        precision=counts.precision,
+        recall=counts.recall,
+        f1=counts.f1,
+        mean_jaccard=counts.mean_jaccard,
+        quality=counts.quality,
+        ap50=precision.values[0] if precision else float("nan"),
+        ap=precision.mean if precision else float("nan"),
+    )
+
+
+def measure(model: Model, data: str, pictures: Iterable[tuple[ByteImage, np.ndarray]]) -> list[Row]:
+    """Measure a model on pictures with known lesions."""
+    answers = [
+        (*look(model, image), truth)
+        for image, truth in track(list(pictures), data, console=Console(stderr=True))
+    ]
+    rows = []
+    for waist in WAISTS:
+        ranked = [rank(*answer, waist) for answer in answers]
+        rows.append(sum_up(data, waist, ranked))
+        several = [picture for picture in ranked if picture.truth.max() > 1]
+        if data != "drawn" and several:
+            rows.append(sum_up(f"{data}, several", waist, several))
+    return sorted(rows, key=lambda row: row.data)
+
+
+def touching(seed: int, overlap: float = 0.04) -> np.ndarray:
+    """Push two drawn lesions together until a share of the smaller one is covered."""
+    one, two = (synthetic_sample(seed + 1000 * turn, (200, 200), artefacts=False).mask for turn in (0, 1))
+    for shift in range(240, 0, -2):
+        both = np.zeros((2, 220, 480), bool)
+        both[0, 10:210, 20:220] = one
+        both[1, 10:210, 20 + shift : 220 + shift] = two
+        if both.all(axis=0).sum() > overlap * min(one.sum(), two.sum()):
+            break
+    return both.any(axis=0)
+
+
+def cutting_table(data: Path, count: int) -> Table:
+    """Lay out how often touching lesions are cut, and single ones, at different waists."""
+    pushed = [touching(seed) for seed in range(count)]
+    drawn = [synthetic_sample(seed, (200, 200), artefacts=False).mask for seed in range(count)]
+    folder = data / "isic2017-train-256" / "masks"
+    real = [read_mask(path) for path in sorted(folder.glob("*"))[:: max(1, 2000 // (10 * count))]]
+    made = Table("waist", "touching, cut in two", "drawn single, cut", "real single, cut", title="Cutting")
+    for waist in WAISTS[1:]:
+        right = np.mean([_more(mask, waist) == 1 for mask in pushed])
+        wrong = [
+            np.mean([_more(mask, waist) > 0 for mask in masks]) if masks else np.nan
+            for masks in (drawn, real)
+        ]
+        made.add_row(str(waist), f"{right:.0%} of {len(pushed)}", *(f"{share:.1%}" for share in wrong))
+    return made
+
+
+def _more(mask: np.ndarray, waist: float | None) -> int:
+    """Count how many more lesions there are when touching ones are cut."""
+    return int(find_instances(mask, waist=waist).max() - find_instances(mask, waist=None).max())
+
+
+def found_table(rows: Sequence[Row]) -> Table:
+    """Lay out what was found."""
+    heads = (
+        "data",
+        "pictures",
+        "lesions",
+        "waist",
+        "precision",
+        "recall",
+        "F1",
+        "mean Jaccard",
+        "PQ",
+        "AP50",
+        "AP",
+    )
+    made = Table(*heads, title="Lesions found")
+    for row in rows:
+        figures = (row.precision, row.recall, row.f1, row.mean_jaccard, row.quality, row.ap50, row.ap)
+        waist = "not cut" if row.waist is None else str(row.waist)
+        made.add_row(
+            row.data, str(row.pictures), str(row.lesions), waist, *(f"{value:.3f}" for value in figures)
+        )
+    return made
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    parser.add_argument("--pictures", type=int, default=50, help="drawn pictures")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="few pictures, to show that all works")
+    arguments = parser.parse_args()
+    arguments.pictures = 5 if arguments.quick else arguments.pictures
+    return arguments
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    arguments = parse_arguments()
+    model = ls.load_model(arguments.model)
+    rows = measure(model, "drawn", drawn_pictures(arguments.pictures))
+    folder = arguments.data / "pad-smartphone"
+    if folder.is_dir():
+        count = 5 if arguments.quick else 1000
+        rows += measure(model, "pad-smartphone", real_pictures(folder, count))
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(found_table(rows), cutting_table(arguments.data, arguments.pictures))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

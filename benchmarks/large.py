@@ -1,0 +1,268 @@
+"""Measure very large pictures: time and memory, tiles of any size, small and large lesions.
+
+Prints tables for ``docs/benchmarks.md``::
+
+    python benchmarks/large.py [--model M] [--megapixels 1 6 24 100] [--data DIR] [--json F] [--quick]
+
+- Time and memory: a picture that is drawn where it is read, so that only the work itself takes memory; the
+  probabilities go to a file. Every measurement runs in a process of its own. "more" is the peak beyond a
+  process that has loaded the model and outlined a picture of 768 x 560.
+- Tiles of any size: how far the answers are from those with the largest tiles.
+- Small lesions: a picture with many small lesions, by tiles and as a whole; found is what overlaps by a
+  Jaccard index of 0.5. Large lesion: one lesion that fills a good part of the picture; and the pictures of
+  ``isic2017-val-fullres``, where they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import napari_lesionseg as ls
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.engine.instance_metrics import MatchCounts, count_matches
+from napari_lesionseg.engine.instances import find_instances
+from napari_lesionseg.engine.large_arrays import as_probability, new_output
+from napari_lesionseg.engine.metrics import score_masks
+from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.engine.tiling import TileConfig, TileProgress, predict_tiles, predict_whole
+from napari_lesionseg.types import ByteImage
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+ASPECT = 1.5
+WAYS = ("tiles", "whole")
+
+
+class Wallpaper:
+    """A picture of any size that repeats a drawn one, and exists only where it is read."""
+
+    def __init__(self, pattern: ByteImage, megapixels: float) -> None:
+        height = round(math.sqrt(megapixels * 1e6 / ASPECT))
+        self.shape, self.dtype = (height, round(height * ASPECT), 3), pattern.dtype
+        self._pattern = pattern
+
+    def __getitem__(self, index: tuple[slice, slice]) -> ByteImage:
+        rows, cols = (
+            np.arange(*part.indices(side)) for part, side in zip(index, self.shape[:2], strict=True)
+        )
+        return self._pattern[rows % len(self._pattern)][:, cols % self._pattern.shape[1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a picture cost."""
+
+    megapixels: float
+    way: str
+    seconds: float
+    peak_megabytes: float
+    more_megabytes: float
+
+
+def peak_megabytes() -> float:
+    """Return the highest memory in use so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # what getrusage tells includes the parent process on Linux
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def predict(model: Model, picture: ByteImage | Wallpaper, out: object, way: str, config: TileConfig) -> None:
+    """Do all the work of one way, showing the progress."""
+    steps: Iterable[TileProgress] = (
+        predict_tiles(model, picture, out, config) if way == "tiles" else predict_whole(model, picture, out)  # type: ignore[arg-type]
+    )
+    for _ in steps:
+        pass
+
+
+def measure_cost(arguments: argparse.Namespace) -> Cost:
+    """Measure one picture in this process."""
+    model = ls.load_model(arguments.model, device="cpu")
+    model.predict(synthetic_sample(1).image)
+    picture = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, arguments.one)
+    before = peak_megabytes()
+    with tempfile.TemporaryDirectory() as folder:
+        out = new_output(picture.shape[:2], path=Path(folder) / "probability.npy")
+        started = time.perf_counter()
+        predict(model, picture, out, arguments.way, TileConfig())
+        seconds = time.perf_counter() - started
+    return Cost(arguments.one, arguments.way, seconds, peak_megabytes(), peak_megabytes() - before)
+
+
+def costs(arguments: argparse.Namespace) -> list[Cost]:
+    """Measure every picture in a process of its own."""
+    found = []
+    jobs = [(way, size) for way in WAYS for size in arguments.megapixels]
+    for way, size in track(jobs, "Time and memory", console=Console(stderr=True)):
+        command = [sys.executable, __file__, "--one", str(size), "--way", way]
+        command += ["--model", arguments.model] if arguments.model else []
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(Cost(**json.loads(answer.stdout)))
+    return found
+
+
+def tolerance_table(model: Model, megapixels: float, tiles: list[int]) -> Table:
+    """Compare the answers of tiles of different sizes."""
+    picture = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, megapixels)
+    answers = {}
+    for tile in track(sorted(tiles, reverse=True), "Tiles of any size", console=Console(stderr=True)):
+        answers[tile] = np.zeros(picture.shape[:2], np.float32)
+        predict(model, picture, answers[tile], "tiles", TileConfig(tile=tile))
+    reference = answers.pop(max(answers))
+    made = Table(
+        "tile", "largest difference", "99.9 % below", "pixels with another mask", title="Tiles of any size"
+    )
+    for tile, answer in answers.items():
+        apart = np.abs(answer - reference)
+        level = model.card.threshold
+        other = ((answer >= level) != (reference >= level)).mean()
+        made.add_row(str(tile), f"{apart.max():.4f}", f"{np.quantile(apart, 0.999):.4f}", f"{other:.4%}")
+    return made
+
+
+def many_lesions(side: int, blocks: int) -> tuple[ByteImage, np.ndarray]:
+    """Draw a picture of blocks of skin with lesions, each of which is small in it; give their numbers."""
+    rows, numbers, count = [], [], 0
+    for row in range(blocks):
+        samples = [
+            synthetic_sample(500 + row * blocks + col, (side, side), n_lesions=3) for col in range(blocks)
+        ]
+        ids = []
+        for sample in samples:
+            own = sample.instances.astype(np.int32)
+            ids.append(np.where(own > 0, own + count, 0))
+            count += int(own.max())
+        rows.append(np.concatenate([sample.image for sample in samples], axis=1))
+        numbers.append(np.concatenate(ids, axis=1))
+    return np.concatenate(rows), np.concatenate(numbers)
+
+
+def outline(model: Model, picture: ByteImage, way: str, config: TileConfig) -> np.ndarray:
+    """Outline all that is found; parts below 64 pixels are left out."""
+    out = new_output(picture.shape[:2])
+    predict(model, picture, out, way, config)
+    everything = PostprocessConfig(largest_only=False)
+    return postprocess(as_probability(np.asarray(out)), everything, model.card.threshold)
+
+
+def accuracy_table(model: Model, arguments: argparse.Namespace) -> Table:
+    """Compare both ways on small lesions and on large ones."""
+    console = Console(stderr=True)
+    made = Table("picture", "way", "lesions found", "F1", "mean Jaccard", title="Small and large lesions")
+    side, blocks = (256, 3) if arguments.quick else (384, 8)
+    picture, truth = many_lesions(side, blocks)
+    trials = [("whole", 1.0)] + [("tiles", scale) for scale in (0.5, 0.75, 1.0)]
+    for way, scale in track(trials, "Small lesions", console=console):
+        counts = count_matches(find_instances(outline(model, picture, way, TileConfig(scale=scale))), truth)
+        name = way if way == "whole" else f"{way}, scale {scale}"
+        made.add_row(f"{truth.max()} small lesions", name, *_figures(counts))
+    for name, large, mask in large_lesions(arguments):
+        for way in WAYS:
+            found = outline(model, large, way, TileConfig())
+            largest = postprocess(found.astype(np.float32), PostprocessConfig(), 0.5)
+            made.add_row(name, way, "", "", f"{score_masks(largest, mask).jaccard:.3f}")
+    return made
+
+
+def _figures(counts: MatchCounts) -> tuple[str, str, str]:
+    found = f"{counts.matched} of {counts.matched + counts.missed}, {counts.extra} false"
+    return found, f"{counts.f1:.3f}", f"{counts.mean_jaccard:.3f}"
+
+
+def large_lesions(arguments: argparse.Namespace) -> Iterable[tuple[str, ByteImage, np.ndarray]]:
+    """Give pictures with one large lesion: one drawn and enlarged, and real ones."""
+    sample = synthetic_sample(3)
+    size = (1536, 1120) if arguments.quick else (6144, 4480)
+    image = Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC)
+    mask = Image.fromarray(sample.mask).resize(size, Image.Resampling.NEAREST)
+    yield f"drawn, {size[0] * size[1] / 1e6:.0f} MP", np.array(image), np.array(mask)
+    folder = arguments.data / "isic2017-val-fullres"
+    if folder.is_dir():
+        for pair in find_pairs([folder / "images"], [folder / "masks"]).pairs[
+            : 1 if arguments.quick else None
+        ]:
+            picture = read_picture(pair.image)
+            yield (
+                f"{pair.stem}, {picture.size / 3e6:.0f} MP",
+                picture,
+                read_mask(pair.mask, picture.shape[:2]),
+            )
+
+
+def cost_table(found: list[Cost]) -> Table:
+    """Lay out time and memory."""
+    made = Table(
+        "way", "megapixels", "seconds", "s a megapixel", "peak MB", "more MB", title="Time and memory"
+    )
+    for cost in found:
+        each = cost.seconds / cost.megapixels
+        figures = (
+            f"{cost.seconds:.1f}",
+            f"{each:.2f}",
+            f"{cost.peak_megabytes:.0f}",
+            f"{cost.more_megabytes:.0f}",
+        )
+        made.add_row(cost.way, f"{cost.megapixels:g}", *figures)
+    return made
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 6, 24, 100])
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    parser.add_argument("--json", type=Path, help="write time and memory to this file")
+    parser.add_argument("--quick", action="store_true", help="small pictures, to show that all works")
+    parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.megapixels = [0.5, 2]
+    return arguments
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    arguments = parse_arguments()
+    if arguments.one:
+        print(json.dumps(asdict(measure_cost(arguments))))
+        return
+    found = costs(arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(cost_table(found))
+    model = ls.load_model(arguments.model, device="cpu")
+    tiles = [768, 1536] if arguments.quick else [768, 1024, 1536, 3072]
+    console.print(tolerance_table(model, 1 if arguments.quick else 6, tiles))
+    console.print(accuracy_table(model, arguments))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(cost) for cost in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Repeat a lesson on segmentation: SegNet and U-Net trained from scratch on 200 dermoscopy pictures.
+
+Prints a table for ``docs/benchmarks.md``::
+
+    python benchmarks/lesson.py [--ph2 FOLDER] [--data DIR] [--runs N] [--json F] [--quick]
+
+The settings: pictures squashed to 256 x 256, nine tenths to learn from and one tenth to measure on,
+binary cross-entropy, Adam at a rate of 1e-3, batches of 32, 30 passes, no augmentation, weights of the
+last pass. Both networks begin with 16 channels and end with 128, a quarter of what was published. The
+pictures are PH2, where a folder of it is given, otherwise 200 drawn from ``isic2017-train-256``.
+
+Mistakes that are easily made in this lesson, and are not made here:
+
+- the loss on logits is given logits: no network ends with a sigmoid, which would be applied twice;
+- U-Net's skip connections hand over the features the encoder made, computed once;
+- pictures and masks are paired by name, not by the order in which a folder lists them;
+- nothing is chosen by the pictures that are measured on, neither a pass nor a threshold.
+
+The default network is trained on the same pictures, as this package trains it: with a pretrained encoder,
+augmentation and the package's own settings, for the same number of passes; only the moving average of the
+weights is shorter, as there are few steps. The shipped model is measured on PH2 only, for it has learned from
+the other pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+import napari_lesionseg as ls
+from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.data.augmentation import plain_sample
+from napari_lesionseg.data.batches import CachedPair
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.engine.metrics import score_masks
+from napari_lesionseg.engine.training import Trainer
+from napari_lesionseg.errors import ModelNotFoundError
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.factory import build_network
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+PICTURES = 200
+TEST_SHARE = 0.1
+RATE = 1e-3
+NETWORKS = {
+    "segnet": {"width": 16, "depth": 5, "widest": 128},
+    "unet": {"width": 16, "depth": 4, "widest": 128},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one network reached in one run."""
+
+    network: str
+    run: int
+    parameters: int
+    seconds: float
+    dice: float
+    jaccard: float
+
+
+def read_pairs(arguments: argparse.Namespace) -> list[CachedPair]:
+    """Read the pictures, squashed to squares; those of ISIC are drawn by chance, the same every time."""
+    if arguments.ph2:
+        pairs = list(find_pairs([arguments.ph2]).pairs)
+    else:
+        folder = arguments.data / "isic2017-train-256"
+        pairs = list(find_pairs([folder / "images"], [folder / "masks"]).pairs)
+    pairs.sort(key=lambda pair: pair.stem)
+    chosen = np.random.default_rng(0).permutation(len(pairs))[: arguments.pictures]
+    squashed = []
+    for place in track(sorted(chosen), "Reading pictures", console=Console(stderr=True)):
+        image = read_picture(pairs[place].image)
+        mask = read_mask(pairs[place].mask, image.shape[:2])
+        sample = plain_sample(image, (mask > 0).astype(np.uint8), arguments.size)
+        squashed.append(
+            CachedPair(pairs[place].stem, sample.image.permute(1, 2, 0).numpy(), sample.labels.numpy())
+        )
+    return squashed
+
+
+def split(pairs: Sequence[CachedPair], run: int) -> tuple[list[CachedPair], list[CachedPair]]:
+    """Split pictures by chance into those to learn from and those to measure on."""
+    order = np.random.default_rng((1, run)).permutation(len(pairs))
+    held_out = max(1, round(TEST_SHARE * len(pairs)))
+    return [pairs[place] for place in order[held_out:]], [pairs[place] for place in order[:held_out]]
+
+
+def card_of(arch: str, settings: dict[str, int], size: int) -> ModelCard:
+    """Describe a network that sees RGB from 0 to 1."""
+    return ModelCard(
+        name=arch, arch=arch, arch_settings=settings, working_size=size, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+
+
+def batches(
+    pairs: Sequence[CachedPair], size: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield pictures (B, 3, H, W) from 0 to 1, and masks (B, 1, H, W), in a new order."""
+    order = rng.permutation(len(pairs))
+    for first in range(0, len(order), size):
+        chosen = [pairs[place] for place in order[first : first + size]]
+        images = torch.from_numpy(np.stack([pair.image for pair in chosen]))
+        masks = torch.from_numpy(np.stack([pair.labels for pair in chosen]))
+        yield images.permute(0, 3, 1, 2).float() / 255, masks[:, None].float()
+
+
+def learn(
+    network: SegmentationNetwork, pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int
+) -> None:
+    """Train as the lesson does."""
+    optimiser = torch.optim.Adam(network.parameters(), RATE)
+    rng = np.random.default_rng((2, run))
+    for _ in track(
+        range(arguments.epochs), f"{type(network).__name__}, run {run + 1}", console=Console(stderr=True)
+    ):
+        network.train()
+        for images, masks in batches(pairs, arguments.batch, rng):
+            loss = functional.binary_cross_entropy_with_logits(network(images), masks)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+
+def measure(model: Model, pairs: Sequence[CachedPair]) -> tuple[float, float]:
+    """Average Dice and Jaccard over pictures, at a threshold of 0.5 and without cleaning up."""
+    scores = [score_masks(model.predict(pair.image) >= 0.5, pair.labels) for pair in pairs]
+    return float(np.mean([score.dice for score in scores])), float(
+        np.mean([score.jaccard for score in scores])
+    )
+
+
+def count_parameters(network: SegmentationNetwork) -> int:
+    """Count what is learned."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def run_lesson(arch: str, pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int) -> Result:
+    """Train one of the lesson's networks and measure it."""
+    torch.manual_seed(run)
+    train, test = split(pairs, run)
+    card = card_of(arch, NETWORKS[arch], arguments.size)
+    network = build_network(arch, 1, **card.arch_settings)
+    started = time.perf_counter()
+    learn(network, train, arguments, run)
+    seconds = time.perf_counter() - started
+    dice, jaccard = measure(Model(network, card, "cpu", precision="float32"), test)
+    return Result(arch, run, count_parameters(network), seconds, dice, jaccard)
+
+
+def run_default(pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int) -> Result:
+    """Train the default network as the package does and measure it."""
+    torch.manual_seed(run)
+    train, test = split(pairs, run)
+    recipe = json.loads((resources.files("napari_lesionseg") / "recipes" / "default.json").read_text())
+    changed = {"epochs": arguments.epochs, "sizes": [[0, arguments.size]], "seed": run, "average": 0.9}
+    config = TrainConfig.model_validate(recipe | changed | {"pretrained": not arguments.quick})
+    card = ModelCard(name="lite-unet", working_size=arguments.size)
+    network = build_network(card.arch, 1)
+    if config.pretrained:
+        network.load_pretrained()
+    trainer = Trainer(network, card, train, [], config, device="cpu")
+    started = time.perf_counter()
+    for _ in track(trainer.run(), f"LiteUNet, run {run + 1}", arguments.epochs, console=Console(stderr=True)):
+        pass
+    seconds = time.perf_counter() - started
+    dice, jaccard = measure(Model(trainer.averaged_network, card, "cpu"), test)
+    return Result("lite-unet", run, count_parameters(network), seconds, dice, jaccard)
+
+
+def run_shipped(pairs: Sequence[CachedPair], run: int) -> Result | None:
+    """Measure the shipped model as it is; None where there is none."""
+    try:
+        model = ls.load_model(device="cpu")
+    except ModelNotFoundError:
+        return None
+    dice, jaccard = measure(model, split(pairs, run)[1])
+    return Result(f"shipped: {model.card.name}", run, count_parameters(model.network), 0, dice, jaccard)
+
+
+def table(results: Sequence[Result]) -> Table:
+    """Lay out the means over runs, and the spread between them."""
+    made = Table(
+        "network", "parameters", "runs", "Dice", "Jaccard", "training s", title="The lesson repeated"
+    )
+    for network in dict.fromkeys(result.network for result in results):
+        own = [result for result in results if result.network == network]
+        figures = [
+            np.array([getattr(result, name) for result in own]) for name in ("dice", "jaccard", "seconds")
+        ]
+        shown = [f"{values.mean():.3f} ± {values.std():.3f}" for values in figures[:2]]
+        made.add_row(
+            network, f"{own[0].parameters / 1e6:.2f} M", str(len(own)), *shown, f"{figures[2].mean():.0f}"
+        )
+    return made
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ph2", type=Path, help="folder of PH2")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    parser.add_argument("--pictures", type=int, default=PICTURES)
+    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the pictures")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--runs", type=int, default=1, help="repetitions, each with another split and start")
+    parser.add_argument("--json", type=Path, help="write every result to this file")
+    parser.add_argument("--quick", action="store_true", help="a minute's run that only shows that all works")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.pictures, arguments.size, arguments.epochs, arguments.batch = 20, 64, 2, 6
+    return arguments
+
+
+def main() -> None:
+    """Train and measure everything, and print the table."""
+    arguments = parse_arguments()
+    pairs = read_pairs(arguments)
+    results = []
+    for run in range(arguments.runs):
+        results += [run_lesson(arch, pairs, arguments, run) for arch in NETWORKS]
+        results.append(run_default(pairs, arguments, run))
+        shipped = run_shipped(pairs, run) if arguments.ph2 else None
+        results += [shipped] if shipped else []
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table(results))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
+
+
+if __name__ == "__main__":
+    main()
