@@ -273,8 +273,8 @@ def asymmetry(own: NDArray[np.bool_]) -> float:
     Notes
     -----
     The axes go through the centre of the area, at right angles to each other, and are turned so that the
-    result is lowest, as in the ABCD rule of dermatoscopy (Nachbar et al. 1994); the share that does not overlap
-    is that of Stoecker, Li and Moss (1992), "Automatic detection of asymmetry in skin tumors".
+    result is lowest, as in the ABCD rule of dermatoscopy (Nachbar et al. 1994); the share that does not
+    overlap is that of Stoecker, Li and Moss (1992), "Automatic detection of asymmetry in skin tumors".
     """
     step = math.ceil(math.sqrt(np.count_nonzero(own)) / _SIDE)
     small = own[step // 2 :: step, step // 2 :: step]
