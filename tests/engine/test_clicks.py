@@ -105,10 +105,10 @@ def test_sure_background_is_shared_out_evenly() -> None:
 
 
 def test_planes_lie_where_the_clicks_do() -> None:
-    planes = guidance_planes([Click(40, 20), Click(10, 90, False)], None, (100, 200), (50, 100))
+    planes = guidance_planes([Click(40, 40), Click(30, 90, False)], None, (100, 200), (50, 100))
     positive, negative = np.argwhere(planes[0]), np.argwhere(planes[1])
-    np.testing.assert_allclose(positive.mean(axis=0), [19.75, 9.75], atol=0.3)
-    np.testing.assert_allclose(negative.mean(axis=0), [4.75, 44.75], atol=0.3)
+    np.testing.assert_allclose(positive.mean(axis=0), [19.75, 19.75], atol=0.3)
+    np.testing.assert_allclose(negative.mean(axis=0), [14.75, 44.75], atol=0.3)
     assert np.pi * DISC_RADIUS**2 == pytest.approx(len(positive), rel=0.1)
     assert not planes[2].any()
     assert planes.dtype == np.float32

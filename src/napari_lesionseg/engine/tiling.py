@@ -1,27 +1,20 @@
-"""Very large pictures, a tile at a time, in memory that does not grow with them.
+"""Very large pictures, part by part, in memory that does not grow with them.
 
 Two ways, for two kinds of picture. `predict_tiles` looks at every part of the picture closely: for many small
 lesions, as in photographs of the whole body. `predict_whole` looks at the whole picture from afar: for one
 large lesion, which no tile would hold.
 
-Tiles of any size give the same answer within a tolerance. Three things see to that:
-
-- tiles begin at multiples of the coarsest stride of the network, so that every pixel is sampled alike;
-- every tile is seen with surroundings, its context, most of which is thrown away; beyond the picture it is
-  mirrored;
-- neighbours are faded into each other along their seam, with weights that add up to one everywhere.
-
-With three quarters of the context beyond the receptive field of the network, the answers are equal but for
-rounding, below 1e-5 in float32. The default network's field is wide, but what is far off hardly counts: with
-the default context, probabilities differ by less than 0.02.
+The network looks through windows of one size that overlap. Where they stand depends on the picture alone; how
+many of them are read at once, as a tile, depends on the memory there is. So tiles of any size give the same
+answer, whatever the network: within 1e-5 in float32, which is what rounding in batches of different sizes may
+do. Windows fade into each other with weights that add up to one, so that no seam is seen. Beyond the picture
+they see it mirrored.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,33 +46,48 @@ from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.models.blocks import logits_to_probability
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
 
-_BATCH_PIXELS = 1536**2  # of the network's input at once, unless a number of tiles is asked for
-_SCALES = [Fraction(over, under) for over in (1, 2, 3, 4) for under in range(1, 65)]
 _FACES = 4  # the whole picture is averaged down to this many times the model's working size
 
 
 class TileConfig(Settings):
-    """How a picture is cut into tiles; lengths are in pixels of the network, see ``scale``."""
+    """How a picture is looked at part by part."""
 
-    tile: int = Field(
-        1536,
+    window: int = Field(
+        768,
         ge=64,
-        le=4096,
-        description="Side of a tile with its context; larger is quicker, smaller takes less memory.",
+        le=2048,
+        multiple_of=STRIDE,
+        description="Side of what the network sees at once, in its own pixels.",
     )
-    context: int = Field(
-        256, ge=0, le=1024, description="Surroundings that a tile is seen with, on every side."
+    overlap: int = Field(
+        256,
+        ge=0,
+        le=1024,
+        description="How far neighbouring windows reach into each other, in the network's pixels; at most half of one.",
     )
     scale: float = Field(
         1.0,
         ge=1 / 64,
-        le=4,
-        description="Pixels of the network for one of the picture, taken to a near fraction such as 2/3; "
-        "below 1 it looks from farther off.",
+        le=8,
+        description="The network's pixels for one of the picture; below 1 it looks from farther off.",
+    )
+    tile: int = Field(
+        2048,
+        ge=64,
+        description="Side of what is read at once, in pixels of the picture, at least a window; "
+        "the answer does not depend on it.",
     )
     batch: int | None = Field(
-        None, ge=1, description="Tiles at once; None: as many as make up one of 1536 pixels a side."
+        None,
+        ge=1,
+        description="Windows in the network at once; None: 1 on the processor, 4 on a graphics card.",
     )
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> TileConfig:
+        if 2 * self.overlap > self.window:
+            raise ValueError("overlap must be at most half of window")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ def predict_tiles(
     out : Writable
         Takes the probabilities, band by band; see `new_output`.
     config : TileConfig, optional
-        Size and scale of the tiles.
+        Windows, scale and tiles.
 
     Yields
     ------
@@ -130,7 +138,7 @@ def predict_tiles(
     """
     shape = check_picture(picture)
     check_output(out, shape, model.card.out_channels)
-    return _predict_tiles(model, picture, out, _Grid.cut(shape, config or TileConfig()))
+    return _predict_tiles(model, picture, out, config or TileConfig())
 
 
 def predict_whole(
@@ -209,142 +217,146 @@ def predict_large(
     return out.mapped() if isinstance(out, NpyFile) else out
 
 
-# --------------------------------------------------------------------------------------------- the tiles
+# ------------------------------------------------------------------------------------------- the windows
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """How one side of the picture is cut; all in pixels of the picture."""
+    """Where windows stand along one side of the picture; all in pixels of the picture."""
 
     length: int
-    core: int
-    """Distance from tile to tile."""
-    margin: int
-    """Context on either side."""
+    window: int
+    overlap: int
+
+    @classmethod
+    def along(cls, length: int, config: TileConfig) -> _Axis:
+        """Place windows along a side of that length."""
+        window = max(1, round(config.window / config.scale))
+        return cls(length, window, min(round(config.overlap / config.scale), window // 2))
+
+    @property
+    def step(self) -> int:
+        """Distance from window to window."""
+        return self.window - self.overlap
 
     @property
     def count(self) -> int:
-        """Number of tiles."""
-        return -(-self.length // self.core)
+        """Number of windows: both ends of the picture are seen with as much around them as an overlap."""
+        return -(-(self.length + self.overlap) // self.step)
 
-    @property
-    def size(self) -> int:
-        """Length of a tile with its context."""
-        return self.core + 2 * self.margin
+    def start(self, index: int) -> int:
+        """Tell where a window begins; the first one begins before the picture."""
+        return index * self.step - self.overlap
 
-    @property
-    def fade(self) -> int:
-        """Half the width of a seam; three quarters of the context are thrown away."""
-        return min(self.margin, self.core) // 4
-
-    def read(self, index: int) -> NDArray[np.intp]:
-        """Tell where the pixels of a tile and its context come from, mirrored at the ends of the picture."""
-        places = np.arange(self.size) + index * self.core - self.margin
+    def read(self, first: int, last: int) -> NDArray[np.intp]:
+        """Tell where the pixels of windows ``first`` to ``last`` come from, mirrored at the ends of the picture."""
+        places = np.arange(self.start(first), self.start(last) + self.window)
         period = max(1, 2 * self.length - 2)
         folded = places % period
         return np.where(folded < self.length, folded, period - folded)
 
-    def written(self, index: int) -> slice:
-        """Tell which part of the picture a tile has a say in: its own, and the seams around it."""
-        start, stop = index * self.core - self.fade, (index + 1) * self.core + self.fade
-        return slice(max(0, start), min(self.length, stop))
+    def seen(self, index: int) -> slice:
+        """Tell which part of the picture a window has a say in."""
+        start = self.start(index)
+        return slice(min(max(0, start), self.length), min(self.length, start + self.window))
 
     def weights(self, index: int) -> NDArray[np.float32]:
-        """Weigh a tile in every pixel of `written`; the weights of all tiles add up to one."""
-        part = self.written(index)
-        places = np.arange(part.start, part.stop) + 0.5
-        weights = np.ones(len(places), np.float32)
-        for border, sign in ((index * self.core, 1), ((index + 1) * self.core, -1)):
-            if self.fade and 0 < border < self.length:
-                weights *= np.clip(0.5 + sign * (places - border) / (2 * self.fade), 0, 1).astype(np.float32)
+        """Weigh a window in every pixel of `seen`; the weights of all windows add up to one."""
+        seen, start = self.seen(index), self.start(index)
+        depth = np.arange(seen.start, seen.stop) - start + 0.5
+        weights = np.ones(len(depth), np.float32)
+        if index > 0 and self.overlap:
+            weights *= np.clip(depth / self.overlap, 0, 1).astype(np.float32)
+        if index < self.count - 1 and self.overlap:
+            weights *= np.clip((self.window - depth) / self.overlap, 0, 1).astype(np.float32)
         return weights
 
-
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """How a picture is cut into tiles."""
-
-    rows: _Axis
-    cols: _Axis
-    scale: Fraction
-    batch: int
-
-    @classmethod
-    def cut(cls, shape: tuple[int, int], config: TileConfig) -> _Grid:
-        """Cut a picture into tiles of about the same size, none larger than asked for where that can be."""
-        scale = min(_SCALES, key=lambda near: abs(math.log(near / config.scale)))
-        # A step is a whole number of the network's strides and of the picture's pixels; here in either.
-        step, unit = STRIDE * scale.numerator, STRIDE * scale.denominator
-        margin = -(-config.context // step)
-        core = max(1, config.tile // step - 2 * margin)
-
-        def cut_axis(length: int) -> _Axis:
-            tiles = -(-length // (core * unit))
-            return _Axis(length, -(-length // (tiles * unit)) * unit, margin * unit)
-
-        grid = cls(cut_axis(shape[0]), cut_axis(shape[1]), scale, config.batch or 1)
-        return grid if config.batch else replace(grid, batch=max(1, _BATCH_PIXELS // math.prod(grid.seen)))
-
-    @property
-    def seen(self) -> tuple[int, int]:
-        """Height and width of a tile with context, in pixels of the network."""
-        return int(self.rows.size * self.scale), int(self.cols.size * self.scale)
+    def tiles(self, size: int) -> list[range]:
+        """Group windows into tiles of at most ``size`` pixels, where one window is not larger already."""
+        group = max(1, (size - self.overlap) // self.step)
+        return [range(first, min(first + group, self.count)) for first in range(0, self.count, group)]
 
 
-def _predict_tiles(model: Model, picture: Readable, out: Writable, grid: _Grid) -> Iterator[TileProgress]:
-    rows, cols = grid.rows, grid.cols
+_Window = tuple[int, int]
+
+
+def _predict_tiles(
+    model: Model, picture: Readable, out: Writable, config: TileConfig
+) -> Iterator[TileProgress]:
+    rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
+    down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     carried = np.zeros((model.card.out_channels, 0, cols.length), np.float32)
-    for row in range(rows.count):
-        part = rows.written(row)
-        final = part.stop if row == rows.count - 1 else (row + 1) * rows.core - rows.fade
-        band = np.zeros((len(carried), part.stop - part.start, cols.length), np.float32)
+    for turn, tall in enumerate(down):
+        top, bottom = rows.seen(tall[0]).start, rows.seen(tall[-1]).stop
+        final = bottom if turn == len(down) - 1 else rows.seen(tall[-1] + 1).start
+        band = np.zeros((len(carried), bottom - top, cols.length), np.float32)
         band[:, : carried.shape[1]] = carried
-        for first in range(0, cols.count, grid.batch):
-            places = range(first, min(first + grid.batch, cols.count))
-            answers = _look(model, [_read(picture, grid, row, col) for col in places], grid)
-            for col, answer in zip(places, answers, strict=True):
-                _blend(band, answer, grid, row, col)
-                last = col == cols.count - 1
-                if last:
-                    put_rows(out, slice(part.start, final), band[:, : final - part.start])
-                across = cols.written(col)
-                yield TileProgress(
-                    done=row * cols.count + col + 1,
-                    total=rows.count * cols.count,
-                    box=Box(part.start, across.start, part.stop, across.stop),
-                    rows=final if last else part.start,
-                )
-        carried = band[:, final - part.start :]
+        for place, wide in enumerate(across):
+            for window, answer in _look(model, picture, (rows, cols), (tall, wide), config):
+                _blend(band, top, answer, (rows, cols), window)
+            last = place == len(across) - 1
+            if last:
+                put_rows(out, slice(top, final), band[:, : final - top])
+            yield TileProgress(
+                done=turn * len(across) + place + 1,
+                total=len(down) * len(across),
+                box=Box(top, cols.seen(wide[0]).start, bottom, cols.seen(wide[-1]).stop),
+                rows=final if last else top,
+            )
+        carried = band[:, final - top :]
 
 
-def _read(picture: Readable, grid: _Grid, row: int, col: int) -> ByteImage:
-    """Read a tile with its context, at the size at which the network sees it."""
-    rows, cols = grid.rows.read(row), grid.cols.read(col)
+def _look(
+    model: Model, picture: Readable, axes: tuple[_Axis, _Axis], tile: tuple[range, range], config: TileConfig
+) -> Iterator[tuple[_Window, Probability]]:
+    """Read a tile, and predict its windows; (C, h, w) each, in pixels of the picture."""
+    rows, cols = axes
+    pixels = _read(picture, rows.read(tile[0][0], tile[0][-1]), cols.read(tile[1][0], tile[1][-1]))
+    windows = [(row, col) for row in tile[0] for col in tile[1]]
+    batch = config.batch or (1 if model.device.type == "cpu" else 4)
+    for first in range(0, len(windows), batch):
+        chosen = windows[first : first + batch]
+        views = []
+        for row, col in chosen:
+            top, left = (row - tile[0][0]) * rows.step, (col - tile[1][0]) * cols.step
+            view = pixels[top : top + rows.window, left : left + cols.window]
+            small = resize_picture(view, (config.window, config.window))
+            views.append(normalise(small, model.card.mean, model.card.std))
+        yield from zip(chosen, _predict(model, np.stack(views), rows.window), strict=True)
+
+
+def _read(picture: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> ByteImage:
+    """Read rows and columns, some of them more than once, of what lies between the outermost of them."""
     top, left = int(rows.min()), int(cols.min())
     block = as_bytes(picture[top : int(rows.max()) + 1, left : int(cols.max()) + 1])
-    return resize_picture(block[np.ix_(rows - top, cols - left)], grid.seen)
+    return block[np.ix_(rows - top, cols - left)]
 
 
-def _blend(band: Probability, answer: Probability, grid: _Grid, row: int, col: int) -> None:
-    """Add what a tile says, shape (C, h, w) with context, to its band, weighted."""
-    rows, cols = grid.rows.written(row), grid.cols.written(col)
-    top = rows.start - (row * grid.rows.core - grid.rows.margin)
-    left = cols.start - (col * grid.cols.core - grid.cols.margin)
-    own = answer[:, top : top + rows.stop - rows.start, left : left + cols.stop - cols.start]
-    band[:, :, cols] += own * (grid.rows.weights(row)[:, None] * grid.cols.weights(col))
+def _blend(
+    band: Probability, top: int, answer: Probability, axes: tuple[_Axis, _Axis], window: _Window
+) -> None:
+    """Add what a window says to the band that begins at row ``top``, weighted."""
+    (rows, cols), (row, col) = axes, window
+    down, across = rows.seen(row), cols.seen(col)
+    own = answer[
+        :,
+        down.start - rows.start(row) : down.stop - rows.start(row),
+        across.start - cols.start(col) : across.stop - cols.start(col),
+    ]
+    weights = rows.weights(row)[:, None] * cols.weights(col)
+    band[:, down.start - top : down.stop - top, across] += own * weights
 
 
 @torch.inference_mode()
-def _look(model: Model, tiles: Sequence[ByteImage], grid: _Grid) -> Probability:
-    """Predict tiles as the network sees them; shape (B, C, h, w) in pixels of the picture."""
-    stacked = np.stack([normalise(tile, model.card.mean, model.card.std) for tile in tiles])
-    images, shape = torch.from_numpy(stacked), (grid.rows.size, grid.cols.size)
+def _predict(model: Model, views: NDArray[np.float32], side: int) -> Probability:
+    """Predict windows (B, 3, h, w); shape (B, C, side, side)."""
+    images = torch.from_numpy(views)
     try:
-        return _run(model, images, shape)
+        return _run(model, images, (side, side))
     except torch.OutOfMemoryError:  # the graphics card's: the processor has more
         model.move_to_cpu()
         torch.cuda.empty_cache()
-        return _run(model, images, shape)
+        return _run(model, images, (side, side))
 
 
 def _run(model: Model, images: Tensor, shape: tuple[int, int]) -> Probability:
