@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_lesionseg.engine.postprocessing import click_radius
 from napari_lesionseg.types import Click, Probability
 
-DISC_RADIUS = 8.0  # pixels at working size: smaller ones are felt less, larger ones hide where they are
+DISC_RADIUS = 8.0
 
 
 def clicks_inside(clicks: Sequence[Click], shape: tuple[int, ...]) -> list[Click]:
