@@ -63,7 +63,7 @@ class TileConfig(Settings):
         256,
         ge=0,
         le=1024,
-        description="How far neighbouring windows reach into each other, in the network's pixels; at most half of one.",
+        description="How far windows reach into each other, in the network's pixels; at most half of one.",
     )
     scale: float = Field(
         1.0,
@@ -72,7 +72,7 @@ class TileConfig(Settings):
         description="The network's pixels for one of the picture; below 1 it looks from farther off.",
     )
     tile: int = Field(
-        2048,
+        1536,
         ge=64,
         description="Side of what is read at once, in pixels of the picture, at least a window; "
         "the answer does not depend on it.",
@@ -249,7 +249,7 @@ class _Axis:
         return index * self.step - self.overlap
 
     def read(self, first: int, last: int) -> NDArray[np.intp]:
-        """Tell where the pixels of windows ``first`` to ``last`` come from, mirrored at the ends of the picture."""
+        """Tell where the pixels of some windows come from, mirrored at the ends of the picture."""
         places = np.arange(self.start(first), self.start(last) + self.window)
         period = max(1, 2 * self.length - 2)
         folded = places % period
