@@ -83,7 +83,7 @@ def real_pictures(folder: Path, count: int) -> Iterator[tuple[ByteImage, np.ndar
     for pair in list(find_pairs([folder / "images"], [folder / "masks"]).pairs)[:count]:
         image = read_picture(pair.image)
         mask = read_mask(pair.mask, image.shape[:2]) > 0
-        yield image, without_specks(find_instances(mask, waist=None))
+        yield image, without_specks(find_instances(mask))
 
 
 def look(model: Model, image: ByteImage) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +166,7 @@ def cutting_table(data: Path, count: int) -> Table:
 
 def _more(mask: np.ndarray, waist: float | None) -> int:
     """Count how many more lesions there are when touching ones are cut."""
-    return int(find_instances(mask, waist=waist).max() - find_instances(mask, waist=None).max())
+    return int(find_instances(mask, waist=waist).max() - find_instances(mask).max())
 
 
 def found_table(rows: Sequence[Row]) -> Table:

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from napari_lesionseg.data.synthetic import synthetic_sample
 from napari_lesionseg.engine.instances import (
+    WAIST,
     as_columns,
     each_instance,
     find_instances,
@@ -44,8 +45,8 @@ def test_apart_from_each_other() -> None:
 
 def test_touching_lesions_are_cut_at_their_waist() -> None:
     mask = pair(50)
-    assert find_instances(mask, waist=None).max() == 1
-    ids = find_instances(mask)
+    assert find_instances(mask).max() == 1
+    ids = find_instances(mask, waist=WAIST)
     assert ids.max() == 2
     assert ((ids > 0) == (mask > 0)).all()
     # the circles cross where the distances to both centres are the radii: at column 87.75
@@ -65,22 +66,22 @@ def test_the_waist_is_compared_with_the_thinner_lesion() -> None:
 @pytest.mark.parametrize("factor", [1, 3, 6])
 def test_the_size_of_the_lesions_does_not_matter(factor: int) -> None:
     mask = pair(50)
-    assert find_instances(np.kron(mask, np.ones((factor, factor), np.uint8))).max() == 2
+    assert find_instances(np.kron(mask, np.ones((factor, factor), np.uint8)), waist=WAIST).max() == 2
 
 
 def test_a_bump_is_no_lesion() -> None:
-    assert find_instances(disc(60, 60, 40) | disc(60, 102, 12)).max() == 1
+    assert find_instances(disc(60, 60, 40) | disc(60, 102, 11), waist=0.95).max() == 1
 
 
 def test_a_ragged_border_makes_no_lesions(rng: np.random.Generator) -> None:
     ragged = disc(60, 60, 30) ^ ((rng.random(SHAPE) < 0.5) & disc(60, 60, 32) & ~disc(60, 60, 28))
-    whole = find_instances(ragged, waist=None)
-    assert find_instances(ragged).max() == whole.max()
+    whole = find_instances(ragged)
+    assert find_instances(ragged, waist=WAIST).max() == whole.max()
 
 
 def test_most_lesions_stay_whole() -> None:
     samples = [synthetic_sample(seed, (128, 160), artefacts=False) for seed in range(12)]
-    assert all(find_instances(s.mask).max() == 1 for s in samples)
+    assert all(find_instances(s.mask, waist=WAIST).max() == 1 for s in samples)
 
 
 def test_several_lesions_are_found_one_by_one() -> None:
@@ -147,7 +148,7 @@ def test_the_larger_piece_keeps_the_number() -> None:
     before[20:40, 20:100] = 4
     mask = (before > 0).astype(np.uint8)
     mask[:, 50:52] = 0
-    after = find_instances(mask, waist=None, previous=before)
+    after = find_instances(mask, previous=before)
     assert after[30, 80] == 4
     assert after[30, 30] == 5
 
@@ -158,7 +159,7 @@ def test_joined_lesions_have_the_number_of_the_larger() -> None:
     before[20:40, 60:100] = 2
     mask = np.zeros(SHAPE, np.uint8)
     mask[20:40, 20:100] = 1
-    assert set(np.unique(find_instances(mask, waist=None, previous=before))) == {0, 2}
+    assert set(np.unique(find_instances(mask, previous=before))) == {0, 2}
 
 
 @given(small_maps, small_maps)

@@ -30,6 +30,9 @@ WAIST = 0.7
 SMALLEST_RADIUS = 3.0
 """Pixels; what is thinner than this has no centre of its own, so that a ragged border makes no lesions."""
 
+SMALLEST_SHARE = 0.3
+"""A lesion thinner than this share of the one it touches is taken for a bump of it."""
+
 _EIGHT = np.ones((3, 3), dtype=bool)
 _FINE = 512  # pixels a side: the centres of larger parts are looked for in every second pixel, or third ...
 _MANY = 100_000  # numbers above this are made dense before parts are listed one by one
@@ -42,18 +45,19 @@ _Region: TypeAlias = tuple[slice, slice]
 def find_instances(
     labels: NDArray[np.generic],
     *,
-    waist: float | None = WAIST,
+    waist: float | None = None,
     previous: InstanceMap | None = None,
     unused: int | None = None,
 ) -> NDArray[np.int32]:
-    """Give the lesions of a mask numbers: its connected parts, those that touch at a waist told apart.
+    """Give the lesions of a mask numbers: its connected parts; on demand, those that touch are told apart.
 
     Parameters
     ----------
     labels : ndarray, shape (H, W)
         Class indices, 0 = background; 255 is background, too. Different classes are different lesions.
     waist : float, optional
-        See `split_touching`; None: parts are taken as they are.
+        Cut parts narrower than this, see `split_touching`; `WAIST` is a good value. None: parts are taken as
+        they are, which is right where lesions seldom touch: a network's ragged answer has waists, too.
     previous : InstanceMap, optional
         The numbers before a correction; lesions keep theirs, see `keep_numbers`.
     unused : int, optional
@@ -317,7 +321,8 @@ def _seeds(depth: NDArray[np.float64], waist: float) -> tuple[NDArray[np.int32],
     """Mark the centres of a part with numbers from 1, and count them."""
     step = max(1, round(depth.size**0.5 / _FINE))
     coarse = depth[::step, ::step]
-    filled = np.maximum(coarse, SMALLEST_RADIUS) * (coarse > 0)
+    floor = max(SMALLEST_RADIUS, SMALLEST_SHARE * float(depth.max()))
+    filled = np.maximum(coarse, floor) * (coarse > 0)
     rebuilt = reconstruction(filled * waist, filled)  # type: ignore[no-untyped-call]
     centres, found = ndimage.label(local_maxima(rebuilt, connectivity=2), structure=_EIGHT)  # type: ignore[no-untyped-call]
     seeds = np.zeros(depth.shape, np.int32)

@@ -113,7 +113,7 @@ def make_panoptic(labels: LabelImage, ids: InstanceMap, things: Collection[int])
     for _, region, own in each_instance(numbers):
         classes[region][own] = np.bincount(labels[region][own]).argmax()
     nameless = is_thing & (numbers == 0)
-    extra = find_instances(np.where(nameless, labels, 0), waist=None)
+    extra = find_instances(np.where(nameless, labels, 0))
     numbers[nameless] = extra[nameless] + highest(numbers)
     return PanopticMap(classes, numbers)
 
