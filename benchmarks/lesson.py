@@ -2,7 +2,10 @@
 
 Prints a table for ``docs/benchmarks.md``::
 
-    python benchmarks/lesson.py [--ph2 FOLDER] [--data DIR] [--runs N] [--json F] [--quick]
+    python benchmarks/lesson.py [--ph2 FOLDER] [--data DIR] [--runs N] [--resume DIR] [--json F] [--quick]
+
+It takes about an hour on one core. With ``--resume DIR`` the state is kept there after every pass; the same
+command goes on from it after an interruption, with the very same result, and shows what is finished already.
 
 The settings: pictures squashed to 256 x 256, nine tenths to learn from and one tenth to measure on,
 binary cross-entropy, Adam at a rate of 1e-3, batches of 32, 30 passes, no augmentation, weights of the
@@ -29,8 +32,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -39,6 +43,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,6 +58,7 @@ from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.metrics import score_masks
 from napari_lesionseg.engine.training import Trainer
 from napari_lesionseg.errors import ModelNotFoundError
+from napari_lesionseg.files import write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.factory import build_network
@@ -60,6 +67,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 PICTURES = 200
 TEST_SHARE = 0.1
 RATE = 1e-3
+RESULTS = "results.json"
+SETTINGS = ("ph2", "pictures", "size", "epochs", "batch", "quick")
 NETWORKS = {
     "segnet": {"width": 16, "depth": 5, "widest": 128},
     "unet": {"width": 16, "depth": 4, "widest": 128},
@@ -126,19 +135,60 @@ def batches(
 
 def learn(
     network: SegmentationNetwork, pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int
-) -> None:
-    """Train as the lesson does."""
+) -> float:
+    """Train as the lesson does, from where it was left off; give the processor seconds it took in all."""
     optimiser = torch.optim.Adam(network.parameters(), RATE)
-    rng = np.random.default_rng((2, run))
-    for _ in track(
-        range(arguments.epochs), f"{type(network).__name__}, run {run + 1}", console=Console(stderr=True)
-    ):
-        network.train()
-        for images, masks in batches(pairs, arguments.batch, rng):
-            loss = functional.binary_cross_entropy_with_logits(network(images), masks)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+    name = type(network).__name__
+    state = arguments.resume / f"{name.lower()}-{run}.safetensors" if arguments.resume else None
+    first, seconds = restore(state, network, optimiser) if state and state.is_file() else (0, 0.0)
+    for done in track(range(first, arguments.epochs), f"{name}, run {run + 1}", console=Console(stderr=True)):
+        started = time.process_time()
+        learn_once(network, optimiser, batches(pairs, arguments.batch, np.random.default_rng((2, run, done))))
+        seconds += time.process_time() - started
+        if state:
+            keep(state, network, optimiser, done + 1, seconds)
+    return seconds
+
+
+def learn_once(
+    network: SegmentationNetwork, optimiser: torch.optim.Adam, source: Iterator[tuple[Tensor, Tensor]]
+) -> None:
+    """Go through the pictures once."""
+    network.train()
+    for images, masks in source:
+        images = images.contiguous(memory_format=torch.channels_last)
+        loss = functional.binary_cross_entropy_with_logits(network(images), masks)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def keep(
+    path: Path, network: SegmentationNetwork, optimiser: torch.optim.Adam, done: int, seconds: float
+) -> None:
+    """Write weights and optimiser after a pass."""
+    tensors = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
+    for place, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{place}.{name}": value.contiguous() for name, value in moments.items()}
+    write_atomically(path, save(tensors, metadata={"done": str(done), "seconds": str(seconds)}))
+
+
+def restore(path: Path, network: SegmentationNetwork, optimiser: torch.optim.Adam) -> tuple[int, float]:
+    """Read what `keep` wrote; give the passes done and the seconds they took."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    weights = {}
+    with safe_open(path, framework="pt") as file:
+        position = file.metadata()
+        for key in file.keys():  # noqa: SIM118  safe_open is no mapping
+            kind, name = key.split(".", 1)
+            if kind == "network":
+                weights[name] = file.get_tensor(key)
+            else:
+                place, moment = name.split(".")
+                moments.setdefault(int(place), {})[moment] = file.get_tensor(key)
+    network.load_state_dict(weights)
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    return int(position["done"]), float(position["seconds"])
 
 
 def measure(model: Model, pairs: Sequence[CachedPair]) -> tuple[float, float]:
@@ -159,10 +209,8 @@ def run_lesson(arch: str, pairs: Sequence[CachedPair], arguments: argparse.Names
     torch.manual_seed(run)
     train, test = split(pairs, run)
     card = card_of(arch, NETWORKS[arch], arguments.size)
-    network = build_network(arch, 1, **card.arch_settings)
-    started = time.perf_counter()
-    learn(network, train, arguments, run)
-    seconds = time.perf_counter() - started
+    network = build_network(arch, 1, **card.arch_settings).to(memory_format=torch.channels_last)
+    seconds = learn(network, train, arguments, run)
     dice, jaccard = measure(Model(network, card, "cpu", precision="float32"), test)
     return Result(arch, run, count_parameters(network), seconds, dice, jaccard)
 
@@ -178,11 +226,17 @@ def run_default(pairs: Sequence[CachedPair], arguments: argparse.Namespace, run:
     network = build_network(card.arch, 1)
     if config.pretrained:
         network.load_pretrained()
-    trainer = Trainer(network, card, train, [], config, device="cpu")
-    started = time.perf_counter()
+    state = arguments.resume / f"liteunet-{run}.safetensors" if arguments.resume else None
+    trainer = Trainer(network, card, train, [], config, device="cpu", state_path=state)
+    if state and state.is_file():
+        trainer.load_state(state)
+    clock = state.with_suffix(".seconds") if state else None
+    earlier = float(clock.read_text()) if clock and clock.is_file() else 0.0
+    seconds, started = earlier, time.process_time()
     for _ in track(trainer.run(), f"LiteUNet, run {run + 1}", arguments.epochs, console=Console(stderr=True)):
-        pass
-    seconds = time.perf_counter() - started
+        seconds = earlier + time.process_time() - started
+        if clock:
+            clock.write_text(str(seconds))
     dice, jaccard = measure(Model(trainer.averaged_network, card, "cpu"), test)
     return Result("lite-unet", run, count_parameters(network), seconds, dice, jaccard)
 
@@ -197,11 +251,52 @@ def run_shipped(pairs: Sequence[CachedPair], run: int) -> Result | None:
     return Result(f"shipped: {model.card.name}", run, count_parameters(model.network), 0, dice, jaccard)
 
 
+def finished(arguments: argparse.Namespace) -> list[Result]:
+    """Read the results of earlier sittings; they must be those of the same settings."""
+    settings = {name: str(vars(arguments)[name]) for name in SETTINGS}
+    if arguments.resume is None:
+        return []
+    arguments.resume.mkdir(parents=True, exist_ok=True)
+    path = arguments.resume / RESULTS
+    if not path.is_file():
+        write_results(path, [], settings)
+    found = json.loads(path.read_text())
+    if found["settings"] != settings:
+        raise SystemExit(f"{arguments.resume} belongs to other settings: {found['settings']}.")
+    return [Result(**result) for result in found["results"]]
+
+
+def write_results(path: Path, results: Sequence[Result], settings: dict[str, str]) -> None:
+    """Write every result with the settings it was reached with."""
+    content = {"settings": settings, "results": [asdict(result) for result in results]}
+    write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def results_of(pairs: Sequence[CachedPair], arguments: argparse.Namespace) -> Iterator[Result]:
+    """Give every result, those of earlier sittings first."""
+    results = finished(arguments)
+    yield from results
+    settings = {name: str(vars(arguments)[name]) for name in SETTINGS}
+    done = {(result.network, result.run) for result in results}
+    for run in range(arguments.runs):
+        jobs: dict[str, Callable[[], Result]] = {
+            arch: partial(run_lesson, arch, pairs, arguments, run) for arch in NETWORKS
+        }
+        jobs["lite-unet"] = partial(run_default, pairs, arguments, run)
+        for name, job in jobs.items():
+            if (name, run) not in done:
+                results.append(job())
+                if arguments.resume:
+                    write_results(arguments.resume / RESULTS, results, settings)
+                yield results[-1]
+        shipped = run_shipped(pairs, run) if arguments.ph2 else None
+        if shipped:
+            yield shipped
+
+
 def table(results: Sequence[Result]) -> Table:
     """Lay out the means over runs, and the spread between them."""
-    made = Table(
-        "network", "parameters", "runs", "Dice", "Jaccard", "training s", title="The lesson repeated"
-    )
+    made = Table("network", "parameters", "runs", "Dice", "Jaccard", "CPU s", title="The lesson repeated")
     for network in dict.fromkeys(result.network for result in results):
         own = [result for result in results if result.network == network]
         figures = [
@@ -226,6 +321,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30, help="passes over the pictures")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--runs", type=int, default=1, help="repetitions, each with another split and start")
+    parser.add_argument("--resume", type=Path, help="folder to keep the state in, and to go on from")
     parser.add_argument("--json", type=Path, help="write every result to this file")
     parser.add_argument("--quick", action="store_true", help="a minute's run that only shows that all works")
     arguments = parser.parse_args()
@@ -238,12 +334,7 @@ def main() -> None:
     """Train and measure everything, and print the table."""
     arguments = parse_arguments()
     pairs = read_pairs(arguments)
-    results = []
-    for run in range(arguments.runs):
-        results += [run_lesson(arch, pairs, arguments, run) for arch in NETWORKS]
-        results.append(run_default(pairs, arguments, run))
-        shipped = run_shipped(pairs, run) if arguments.ph2 else None
-        results += [shipped] if shipped else []
+    results = list(results_of(pairs, arguments))
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table(results))
     if arguments.json:
