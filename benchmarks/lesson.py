@@ -68,7 +68,7 @@ PICTURES = 200
 TEST_SHARE = 0.1
 RATE = 1e-3
 RESULTS = "results.json"
-SETTINGS = ("ph2", "pictures", "size", "epochs", "batch", "quick")
+SETTINGS = ("ph2", "pictures", "size", "epochs", "batch", "precision", "quick")
 NETWORKS = {
     "segnet": {"width": 16, "depth": 5, "widest": 128},
     "unet": {"width": 16, "depth": 4, "widest": 128},
@@ -143,7 +143,9 @@ def learn(
     first, seconds = restore(state, network, optimiser) if state and state.is_file() else (0, 0.0)
     for done in track(range(first, arguments.epochs), f"{name}, run {run + 1}", console=Console(stderr=True)):
         started = time.process_time()
-        learn_once(network, optimiser, batches(pairs, arguments.batch, np.random.default_rng((2, run, done))))
+        source = batches(pairs, arguments.batch, np.random.default_rng((2, run, done)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bfloat16"):
+            learn_once(network, optimiser, source)
         seconds += time.process_time() - started
         if state:
             keep(state, network, optimiser, done + 1, seconds)
@@ -157,7 +159,7 @@ def learn_once(
     network.train()
     for images, masks in source:
         images = images.contiguous(memory_format=torch.channels_last)
-        loss = functional.binary_cross_entropy_with_logits(network(images), masks)
+        loss = functional.binary_cross_entropy_with_logits(network(images).float(), masks)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -321,6 +323,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30, help="passes over the pictures")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--runs", type=int, default=1, help="repetitions, each with another split and start")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the convolutions of the lesson's networks while they learn; some processors are quicker in bfloat16",
+    )
     parser.add_argument("--resume", type=Path, help="folder to keep the state in, and to go on from")
     parser.add_argument("--json", type=Path, help="write every result to this file")
     parser.add_argument("--quick", action="store_true", help="a minute's run that only shows that all works")
