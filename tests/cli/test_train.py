@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.data.io import write_mask, write_picture
+from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 
 SETTINGS = {
@@ -138,3 +140,33 @@ def test_wrong_place_is_told_before_the_training(
 ) -> None:
     assert train(folders, recipe, tmp_path / "net.pth") == 2
     assert not list(tmp_path.glob("*.state.safetensors"))
+
+
+def test_starts_from_a_model(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert train(folders, recipe, first, "--classes", "skin", "mole") == 0
+    slow = ("--epochs", "1", "--set", "encoder_lr=1e-9", "--set", "decoder_lr=1e-9")
+    assert train(folders, recipe, second, "--start", str(first), *slow) == 0
+    before, after = load_checkpoint(first), load_checkpoint(second)
+    assert (after.card.parent, after.card.classes) == (sha256_file(first), ("skin", "mole"))
+    weights = dict(after.network.named_parameters())
+    for name, weight in before.network.named_parameters():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=2e-3)  # files hold half precision
+
+
+@pytest.mark.parametrize(
+    ("more", "told"), [(("--arch", "segnet"), "--arch"), (("--classes", "skin", "wart"), "--classes")]
+)
+def test_keeps_to_the_network_and_classes_it_starts_from(
+    folders: tuple[Path, Path],
+    recipe: Path,
+    tmp_path: Path,
+    more: tuple[str, ...],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert train(folders, recipe, first, "--epochs", "1") == 0
+    assert train(folders, recipe, second, "--start", str(first), *more) != 0
+    assert f"leave {told} out" in capsys.readouterr().err
+    assert not second.exists()

@@ -23,10 +23,10 @@ from napari_lesionseg.data.splits import SplitItem, assign_parts
 from napari_lesionseg.engine.training import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.files import sha256_file
-from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import ModelRegistry
 from napari_lesionseg.types import Pair
 
 EXAMPLE = """example:
@@ -61,8 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         nargs="+",
-        default=["background", "lesion"],
-        help="names of the classes, background first",
+        help="names of the classes, background first (default: background lesion)",
+    )
+    parser.add_argument(
+        "--start",
+        metavar="MODEL",
+        help="model to start from; its network and classes are kept",
     )
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--licence", default="unknown", help="licence of the weights")
@@ -80,24 +84,9 @@ def run(options: argparse.Namespace) -> int:
     side = max(size for _, size in config.sizes)
     learn, failed = _read_all(pairs, round(side * 1.25), "Reading pictures")
     measure, failed_too = _read_all(held_out, round(side * 1.25), "Reading held-out pictures")
-    card = ModelCard(
-        name=options.name or options.out.stem,
-        arch=config.arch,
-        arch_settings=config.arch_settings,
-        working_size=side,
-        classes=tuple(options.classes),
-        licence=options.licence,
-    )
+    network, card = _start(options, config, side)
     state = options.out.with_suffix(".state.safetensors")
-    trainer = Trainer(
-        _untrained(card, config),
-        card,
-        learn,
-        measure,
-        config,
-        device=options.device,
-        state_path=state,
-    )
+    trainer = Trainer(network, card, learn, measure, config, device=options.device, state_path=state)
     if options.resume:
         trainer.load_state(state)
     history = []
@@ -163,12 +152,46 @@ def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[
     return cached, len(pairs) - len(cached)
 
 
-def _untrained(card: ModelCard, config: TrainConfig) -> SegmentationNetwork:
+def _start(options: argparse.Namespace, config: TrainConfig, side: int) -> Checkpoint:
+    """Make the network that is to learn, and its card: that of a model, or a new one."""
     torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the pictures
+    about = {
+        "name": options.name or options.out.stem,
+        "working_size": side,
+        "licence": options.licence,
+    }
+    if options.start:
+        path = ModelRegistry().resolve(options.start)
+        network, old = load_checkpoint(path)
+        _check_start(options, old)
+        return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))
+    classes = options.classes or ModelCard().classes
+    card = ModelCard(arch=config.arch, arch_settings=config.arch_settings, classes=tuple(classes), **about)
     network = build_network(card.arch, card.out_channels, **card.arch_settings)
     if config.pretrained:
         network.load_pretrained()
-    return network
+    return Checkpoint(network, card)
+
+
+def _card_after(old: ModelCard, **about: Any) -> ModelCard:
+    """Describe a model that starts from another one: what only training shows is open again."""
+    kept = {name: getattr(old, name) for name in ("arch", "arch_settings", "classes", "mean", "std")}
+    return ModelCard(**kept, **about)
+
+
+def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
+    """Refuse a network or classes other than those of the model to start from.
+
+    Raises
+    ------
+    TrainingError
+        If they differ.
+    """
+    if options.arch not in (None, old.arch):
+        raise TrainingError(f"{options.start} is of the network {old.arch}: leave --arch out.")
+    if options.classes is not None and tuple(options.classes) != old.classes:
+        names = " ".join(old.classes)
+        raise TrainingError(f"{options.start} has the classes {names}: leave --classes out.")
 
 
 def describe_epoch(epoch: EpochResult) -> str:
