@@ -4,7 +4,7 @@ Prints the tables of ``docs/benchmarks.md``::
 
     python benchmarks/accuracy.py [--model M] [--data DIR] [--baselines [only]] [--json F] [--sheet DIR]
 
-Needs OpenCV and openpyxl beside the package: ``pip install opencv-python-headless openpyxl``.
+Needs OpenCV and openpyxl: ``pip install ".[benchmarks]"``.
 
 - ``isic2017-val-256`` is squashed to squares, so its distances are those of the squashed pictures.
 - ``pad-smartphone`` holds photos without a dermoscope, several lesions in some.

@@ -1,6 +1,6 @@
 """Methods without learning, to compare the model with.
 
-Needs OpenCV beside the package: ``pip install opencv-python-headless``.
+Needs OpenCV: ``pip install ".[benchmarks]"``.
 """
 
 from __future__ import annotations
