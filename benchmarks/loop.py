@@ -1,0 +1,179 @@
+"""Count what a reader has to do until the pictures of an unknown camera have outlines she approves.
+
+Prints the table of ``docs/benchmarks.md``::
+
+    python benchmarks/loop.py [--model M] [--data DIR] [--set NAME] [--draws 3] [--every 10] [--seconds 60]
+
+- A simulated reader goes through the pictures in an order by chance, patients kept together. She approves an
+  outline whose Jaccard index with her own is 0.85 or more (readers agree with each other at 0.80 to 0.90).
+  Otherwise she clicks into the largest wrong region, somewhat off its centre, as people do. After 10 clicks
+  she gives up and paints the outline by hand.
+- An action is a click, a painting or an approval. A picture that is right at once takes one.
+- Every so many pictures the model learns from what she has approved: from the outlines as she left them,
+  which are not perfect. It is taken when its own held-out pictures say that it is better.
+- Of two figures in a cell, the first is that of the same reader without any learning.
+- "Waiting" is the time the program takes, a picture: to outline it, and to answer all clicks. Learning goes
+  on in the background and keeps nobody waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import napari_lesionseg as ls
+from finetune import describe, find_set
+from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
+from napari_lesionseg.data.batches import CachedPair, shrink_pair
+from napari_lesionseg.data.io import read_mask, read_picture
+from napari_lesionseg.data.splits import group_items
+from napari_lesionseg.engine.clicks import next_click
+from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.types import Click, LabelImage, Pair
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+GOOD_ENOUGH = 0.85
+MOST_CLICKS = 10
+JITTER = 0.5
+LONG_SIDE = 1024  # of the pictures she works on
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What one picture took."""
+
+    first: float
+    """Jaccard index of the automatic outline."""
+    clicks: int
+    painted: bool
+    waiting: float
+    """Seconds."""
+
+    @property
+    def actions(self) -> int:
+        """Clicks, a painting, and the approval."""
+        return self.clicks + self.painted + 1
+
+
+def overlap(mask: LabelImage, truth: LabelImage) -> float:
+    """Return the Jaccard index, 1 for two empty masks."""
+    union = np.count_nonzero(mask | truth)
+    return np.count_nonzero(mask & truth) / union if union else 1.0
+
+
+def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPair]:
+    """Correct a picture until it is good enough; return what it took, and what was approved."""
+    rng, clicks, truth = np.random.default_rng(seed), list[Click](), (pair.labels > 0).astype(np.uint8)
+    start = time.perf_counter()
+    encoded = model.encode(pair.image)
+    probability = encoded.predict()
+    mask = postprocess(probability, PostprocessConfig(), model.card.threshold)
+    waiting, first = time.perf_counter() - start, overlap(mask, truth)
+    while overlap(mask, truth) < GOOD_ENOUGH and len(clicks) < MOST_CLICKS:
+        click = next_click(mask > 0, truth > 0, rng, JITTER)
+        if click is None:
+            break
+        clicks.append(click)
+        start = time.perf_counter()
+        probability = encoded.predict(clicks, probability)
+        mask = postprocess(probability, PostprocessConfig(), model.card.threshold, clicks)
+        waiting += time.perf_counter() - start
+    painted = overlap(mask, truth) < GOOD_ENOUGH
+    return Visit(first, len(clicks), painted, waiting), pair._replace(labels=truth if painted else mask)
+
+
+def go_through(
+    model: ls.Model, pairs: Sequence[Pair], every: int | None, config: FineTuneConfig
+) -> Iterator[Visit]:
+    """Correct all pictures, learning after every so many; None: never."""
+    approved: list[CachedPair] = []
+    for number, pair in enumerate(pairs):
+        if every and number and number % every == 0:
+            model = learn(model, approved, pairs[:number], config)
+        done, outlined = visit(model, read(pair), number)
+        approved.append(outlined)
+        yield done
+
+
+def learn(
+    model: ls.Model, approved: Sequence[CachedPair], pairs: Sequence[Pair], config: FineTuneConfig
+) -> ls.Model:
+    """Fine-tune on what was approved; return the new model if it is offered."""
+    tuning = ls.fine_tune(model, approved, config, items=map(describe, pairs))
+    for _ in tuning:
+        pass
+    candidate = tuning.candidate()
+    return candidate.model if candidate.offered else model
+
+
+def read(pair: Pair) -> CachedPair:
+    """Read a picture and the reader's own outline."""
+    image = read_picture(pair.image)
+    return shrink_pair(pair.stem, image, read_mask(pair.mask, image.shape[:2]), LONG_SIDE)
+
+
+def shuffle(pairs: Sequence[Pair], draw: int) -> list[Pair]:
+    """Put the pictures into an order by chance, those of a patient together."""
+    groups, _ = group_items(map(describe, pairs))
+    by_stem = {pair.stem: pair for pair in pairs}
+    order = np.random.default_rng((2026, draw)).permutation(len(groups))
+    return [by_stem[stem] for index in order for stem in groups[index]]
+
+
+def make_table(without: Sequence[list[Visit]], learning: Sequence[list[Visit]], every: int) -> Table:
+    """Lay out the figures: a row for each block of pictures, all orders together."""
+    columns: dict[str, Callable[[Sequence[Visit]], str]] = {
+        "outline at once": lambda block: f"{fmean(v.first for v in block):.3f}",
+        "actions": lambda block: f"{fmean(v.actions for v in block):.2f}",
+        "right at once %": lambda block: f"{100 * fmean(v.actions == 1 for v in block):.0f}",
+        "painted %": lambda block: f"{100 * fmean(v.painted for v in block):.0f}",
+        "waiting s": lambda block: f"{fmean(v.waiting for v in block):.2f}",
+    }
+    table = Table("pictures", *columns, title="without learning / with learning")
+    count = len(without[0])
+    for start in range(0, count, every):
+        blocks = [[v for draw in draws for v in draw[start : start + every]] for draws in (without, learning)]
+        cells = (" / ".join(map(describe_block, blocks)) for describe_block in columns.values())
+        table.add_row(f"{start + 1} to {min(start + every, count)}", *cells)
+    return table
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    parser.add_argument("--set", default="pad-smartphone", help="folder of the data set")
+    parser.add_argument("--draws", type=int, default=3, help="orders of the pictures")
+    parser.add_argument("--every", type=int, default=10, help="pictures after which the model learns")
+    parser.add_argument("--seconds", type=float, default=60.0, help="budget of each learning")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Go through the pictures without and with learning, and print the table."""
+    arguments = parse_arguments()
+    model, pairs = ls.load_model(arguments.model), find_set(arguments.data / arguments.set)
+    config = FineTuneConfig(max_seconds=arguments.seconds)
+    without, learning = list[list[Visit]](), list[list[Visit]]()
+    for draw in track(range(arguments.draws), arguments.set, console=Console(stderr=True)):
+        order = shuffle(pairs, draw)
+        without.append(list(go_through(model, order, None, config)))
+        learning.append(list(go_through(model, order, arguments.every, config)))
+    Console(width=110).print(make_table(without, learning, arguments.every))
+
+
+if __name__ == "__main__":
+    main()
