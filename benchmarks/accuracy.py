@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ from scipy import special, stats
 import napari_lesionseg as ls
 from baselines import GrabCut, Otsu
 from napari_lesionseg.data.io import write_picture
-from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.engine.calibration import expected_calibration_error, fit_temperature
 from napari_lesionseg.engine.evaluation import (
     Evaluation,
@@ -52,8 +50,8 @@ from napari_lesionseg.engine.metrics import Estimate, summarise
 from napari_lesionseg.engine.quality import boundary_entropy
 from napari_lesionseg.errors import MaskError, PictureError
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
+from pictures import add_data_argument, find_set
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 SETS = ("isic2017-val-256", "isic-crop512-val", "ph2-sample", "pad-smartphone")
 PIXELS = 20_000
 """So many pixels of each picture are drawn for the calibration: large pictures must not outweigh others."""
@@ -133,12 +131,6 @@ def ph2_diagnoses(folder: Path) -> dict[str, str]:
     return {
         row[0].strip(): name for row in rows[start + 1 :] if row[0] for index, name in columns if row[index]
     }
-
-
-def find_set(folder: Path) -> Sequence[Pair]:
-    """Find the pairs of one of the data sets, be it two folders or PH2's tree."""
-    two_folders = (folder / "images").is_dir()
-    return (find_pairs(folder / "images", folder / "masks") if two_folders else find_pairs(folder)).pairs
 
 
 def gather(measured: Measured, pair: Pair, diagnosis: str | None, threshold: float) -> Facts:
@@ -324,7 +316,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets to measure on")
     parser.add_argument("--baselines", nargs="?", const="also", choices=("also", "only"))
     parser.add_argument("--json", type=Path, help="write all figures, per picture too, to this file")

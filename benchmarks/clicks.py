@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -39,14 +38,13 @@ from rich.table import Table
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.synthetic import synthetic_sample
 from napari_lesionseg.engine.clicks import next_click
 from napari_lesionseg.engine.inference import EncodedPicture, Model
 from napari_lesionseg.engine.postprocessing import postprocess
-from napari_lesionseg.types import Click, LabelImage, Pair, Probability
+from napari_lesionseg.types import Click, LabelImage, Probability
+from pictures import add_data_argument, find_set, jaccard
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 SETS = ("isic-crop512-val", "ph2-sample", "pad-smartphone")
 MOST_CLICKS = 20
 TARGETS = (0.85, 0.90, 0.95)
@@ -120,28 +118,13 @@ def click_through(
     jaccards: list[float] = []
     while True:
         predicted = outline(model, probability, clicks)
-        jaccards.append(score_jaccard(predicted, truth))
+        jaccards.append(jaccard(predicted, truth))
         click = next_click(predicted > 0, truth > 0, rng, jitter)
         done = len(clicks) >= max(SHOWN) and max(jaccards) >= max(TARGETS)
         if click is None or done or len(clicks) == MOST_CLICKS:
             return jaccards
         clicks.append(click)
         probability = encoded.predict(clicks, probability)
-
-
-def score_jaccard(predicted: LabelImage, truth: LabelImage) -> float:
-    """Return the Jaccard index, 1 for two empty masks."""
-    union = np.count_nonzero(predicted | truth)
-    return np.count_nonzero(predicted & truth) / union if union else 1.0
-
-
-def find_set(folder: Path, limit: int | None) -> Sequence[Pair]:
-    """Find the pairs of a data set, or so many of them, evenly spread."""
-    two_folders = (folder / "images").is_dir()
-    pairs = (find_pairs(folder / "images", folder / "masks") if two_folders else find_pairs(folder)).pairs
-    if limit is None or limit >= len(pairs):
-        return pairs
-    return [pairs[round(index)] for index in np.linspace(0, len(pairs) - 1, limit)]
 
 
 def measure_set(model: Model, folder: Path, jitters: Sequence[float], limit: int | None) -> list[Report]:
@@ -196,7 +179,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="data sets to measure on")
     parser.add_argument("--limit", type=int, help="so many pictures of each set")
     parser.add_argument(

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +35,6 @@ import napari_lesionseg as ls
 from clicks import measure_set
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
-from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.engine.evaluation import evaluate
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.training import Trainer
@@ -44,8 +42,8 @@ from napari_lesionseg.engine.tuning import tune
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.types import Pair
+from pictures import add_data_argument, find_set
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 LEARN = ("isic2017-train-256", "isic-crop512-train")
 MEASURE = ("isic2017-val-256", "isic-crop512-val")
 UNSEEN = "ph2-sample"
@@ -96,12 +94,6 @@ class Trial:
         """Read what `dataclasses.asdict` gave."""
         scores = {name: Scores(**value) for name, value in values.pop("scores").items()}
         return cls(scores=scores, after_clicks=tuple(values.pop("after_clicks")), **values)
-
-
-def find_set(folder: Path) -> Sequence[Pair]:
-    """Find the pairs of a data set."""
-    two_folders = (folder / "images").is_dir()
-    return (find_pairs(folder / "images", folder / "masks") if two_folders else find_pairs(folder)).pairs
 
 
 @cache
@@ -209,7 +201,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("training", "answering"))
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--keep", type=Path, help="folder that keeps what is finished")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants to train")
     parser.add_argument("--passes", type=int, default=1, help="times every picture is seen")

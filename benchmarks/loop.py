@@ -19,11 +19,9 @@ Prints the table of ``docs/benchmarks.md``::
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -32,16 +30,16 @@ from rich.progress import track
 from rich.table import Table
 
 import napari_lesionseg as ls
-from finetune import describe, find_set
+from finetune import describe
 from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
 from napari_lesionseg.data.batches import CachedPair, shrink_pair
 from napari_lesionseg.data.io import read_mask, read_picture
 from napari_lesionseg.data.splits import group_items
 from napari_lesionseg.engine.clicks import next_click
 from napari_lesionseg.engine.postprocessing import postprocess
-from napari_lesionseg.types import Click, LabelImage, Pair
+from napari_lesionseg.types import Click, Pair
+from pictures import add_data_argument, find_set, jaccard
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 GOOD_ENOUGH = 0.85
 MOST_CLICKS = 10
 JITTER = 0.5
@@ -65,12 +63,6 @@ class Visit:
         return self.clicks + self.painted + 1
 
 
-def overlap(mask: LabelImage, truth: LabelImage) -> float:
-    """Return the Jaccard index, 1 for two empty masks."""
-    union = np.count_nonzero(mask | truth)
-    return np.count_nonzero(mask & truth) / union if union else 1.0
-
-
 def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPair]:
     """Correct a picture until it is good enough; return what it took, and what was approved."""
     rng, clicks, truth = np.random.default_rng(seed), list[Click](), (pair.labels > 0).astype(np.uint8)
@@ -78,8 +70,8 @@ def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPa
     encoded = model.encode(pair.image)
     probability = encoded.predict()
     mask = postprocess(probability, PostprocessConfig(), model.card.threshold)
-    waiting, first = time.perf_counter() - start, overlap(mask, truth)
-    while overlap(mask, truth) < GOOD_ENOUGH and len(clicks) < MOST_CLICKS:
+    waiting, first = time.perf_counter() - start, jaccard(mask, truth)
+    while jaccard(mask, truth) < GOOD_ENOUGH and len(clicks) < MOST_CLICKS:
         click = next_click(mask > 0, truth > 0, rng, JITTER)
         if click is None:
             break
@@ -88,7 +80,7 @@ def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPa
         probability = encoded.predict(clicks, probability)
         mask = postprocess(probability, PostprocessConfig(), model.card.threshold, clicks)
         waiting += time.perf_counter() - start
-    painted = overlap(mask, truth) < GOOD_ENOUGH
+    painted = jaccard(mask, truth) < GOOD_ENOUGH
     return Visit(first, len(clicks), painted, waiting), pair._replace(labels=truth if painted else mask)
 
 
@@ -154,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--set", default="pad-smartphone", help="folder of the data set")
     parser.add_argument("--draws", type=int, default=3, help="orders of the pictures")
     parser.add_argument("--every", type=int, default=10, help="pictures after which the model learns")
