@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
 
 from napari_lesionseg.cli import main
-from napari_lesionseg.data.io import read_mask
+from napari_lesionseg.data.io import read_mask, write_mask, write_picture
 from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.study.folder import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
 
@@ -81,6 +83,70 @@ def test_what_was_exported_comes_in_again_the_same(study_folder, tmp_path):
         assert masks == signed
 
 
+def test_the_study_in_a_folder_of_pictures_is_what_is_exported(study_folder, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    study_folder.rename(pictures / STUDY_FOLDER)
+    assert main(["export", str(pictures), "--out", str(tmp_path / "set"), "--names", "nothing"]) == 1
+    assert "2 pictures written" in capsys.readouterr().out
+    assert "bo" in (tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8")
+
+
+def test_what_is_imported_for_a_reader_is_corrected_and_exported(study_folder, tmp_path, capsys):
+    out, back = tmp_path / "isic", tmp_path / "back"
+    main(["export", str(study_folder), "--out", str(out)])
+    assert main(["import", str(out), "--out", str(back), "--reader", "cy"]) == 0
+    assert "a study with 2 outlines to look at" in capsys.readouterr().out
+    with Study.open(back / STUDY_FOLDER, "cy") as study:
+        pictures = list(study.state.pictures)
+        corrected = study.outline(pictures[0])
+        corrected[:5, :5] = 1
+        study.approve(pictures[0], corrected)
+        study.approve(pictures[1])
+    assert main(["export", str(back), "--out", str(tmp_path / "again"), "--names", "nothing"]) == 0
+    masks = {path.name: read_mask(path) for path in (tmp_path / "again").rglob("*_segmentation.png")}
+    before = {path.name: read_mask(path) for path in out.rglob("*_segmentation.png")}
+    changed = [name for name, mask in masks.items() if (mask != before[name]).any()]
+    assert len(masks) == 2
+    assert len(changed) == 1
+    assert main(["verify", str(back)]) == 0
+
+
+def test_many_entries_with_one_reason_take_one_line(tmp_path, capsys):
+    for number in range(12):
+        write_picture(tmp_path / f"p{number}.png", synthetic_sample(number, (64, 80)).image)
+    write_mask(tmp_path / "p0_mask.png", synthetic_sample(0, (64, 80)).mask)
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "set"), "--format", "coco"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lesionseg: p1, p2")
+    assert "and 3 more: The picture has no outline yet." in line
+
+
+def test_a_copy_that_is_kept_is_named_but_no_failure(tmp_path, capsys):
+    sample = synthetic_sample(1, (64, 80))
+    for name in ("a", "b"):
+        write_picture(tmp_path / f"{name}.png", sample.image)
+        write_mask(tmp_path / f"{name}_mask.png", sample.mask)
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "set"), "--shares", "1", "0", "0"]) == 0
+    said = capsys.readouterr()
+    assert "b: The picture is a copy of a" in said.err
+    assert "(ISIC; train 2)" in said.out
+
+
+def test_options_are_settings(study_folder, tmp_path):
+    out, key = tmp_path / "set", tmp_path / "key.csv"
+    words = ["--format", "coco", "--polygons", "--single-region", "--names", "all", "--seed", "3"]
+    main(["export", str(study_folder), "--out", str(out), *words, "--key", str(key)])
+    files = sorted((out / "annotations").glob("*.json"))
+    annotations = [entry for path in files for entry in json.loads(path.read_text())["annotations"]]
+    assert [len(entry["segmentation"]) for entry in annotations] == [1, 1]
+    assert isinstance(annotations[0]["segmentation"], list)
+    rows = list(csv.DictReader(key.read_text(encoding="utf-8").splitlines()))
+    assert {row["old_name"] for row in rows} == {"case0", "case1"}
+    assert {row["new_name"] for row in rows} == {"picture_00001", "picture_00002"}
+    assert not any("case" in path.read_text(encoding="utf-8") for path in out.glob("*.csv"))
+
+
 def test_agreement_of_two_readers_is_printed(study_folder, capsys):
     assert main(["agreement", str(study_folder)]) == 0
     said = capsys.readouterr().out
@@ -93,10 +159,17 @@ def test_agreement_of_two_readers_is_printed(study_folder, capsys):
     [
         (["--set", "nonsense=1"], "nonsense"),
         (["--set", "unapproved=perhaps"], "unapproved"),
-        (["--info", "missing.json"], "missing.json"),
+        (["--info", "missing.json"], "missing.json cannot be read"),
+        (["--info", "wrong.json"], "colour: Extra inputs are not permitted"),
+        (["--shares", "1", "-1", "0"], "shares"),
+        (["--key", "set/key.csv"], "must not lie inside the data set"),
+        (["--key", "none/key.csv"], "a folder that exists"),
+        (["--format", "dicom"], "did not come as DICOM"),
     ],
 )
-def test_wrong_settings_are_named(study_folder, tmp_path, capsys, words, part):
+def test_wrong_settings_are_named(study_folder, tmp_path, monkeypatch, capsys, words, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.json").write_text('{"colour": "red"}')
     assert main(["export", str(study_folder), "--out", str(tmp_path / "set"), *words]) == 2
     assert part in capsys.readouterr().err
     assert not (tmp_path / "set").exists()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from napari_lesionseg.cli.console import follow
-from napari_lesionseg.cli.export import say_report
+from napari_lesionseg.cli.console import follow, progress_bar, say
+from napari_lesionseg.cli.reports import say_report
 from napari_lesionseg.data.formats import FORMATS
-from napari_lesionseg.data.importing import import_dataset
+from napari_lesionseg.data.importing import import_dataset, read_dataset
+from napari_lesionseg.study.datasets import study_of_dataset
+from napari_lesionseg.study.folder import STUDY_FOLDER
 
-EXAMPLE = """example:
-  lesionseg import PH2Dataset.zip --out ph2/"""
+EXAMPLE = """examples:
+  lesionseg import PH2Dataset.zip --out ph2/
+  lesionseg import ISIC2018/ --out isic/ --reader am"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +26,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder to write; must not exist, or be empty"
     )
     parser.add_argument("--format", choices=readable, help="default: found out")
+    parser.add_argument(
+        "--reader",
+        help=f"make a study of it too, in {STUDY_FOLDER}, in which this reader signs the outlines",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Read and write; 1 if entries were left out."""
-    return say_report(follow(import_dataset(options.source, options.out, options.format)))
+    report = follow(import_dataset(options.source, options.out, options.format))
+    result = say_report(report)
+    if options.reader is not None:
+        say_study(options.out, options.reader)
+    return result
+
+
+def say_study(folder: Path, reader: str) -> None:
+    """Make a study of what was imported."""
+    dataset = read_dataset(folder)
+    with progress_bar("Making the study", len(dataset.records)) as (progress, task):
+        taken = study_of_dataset(
+            folder / STUDY_FOLDER,
+            reader,
+            dataset,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    say(f"{folder / STUDY_FOLDER} is a study with {taken} outlines to look at: lesionseg {folder}")

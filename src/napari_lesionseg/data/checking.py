@@ -112,7 +112,11 @@ def _distinct(records: Sequence[Record], problems: list[Problem]) -> Iterator[Re
         seen.add(name.casefold())
         if copy > 1:
             problems.append(
-                Problem(record.name, f"Another picture has the same name; this one is called {name}.")
+                Problem(
+                    record.name,
+                    f"Another picture has the same name; this one is called {name}.",
+                    left_out=False,
+                )
             )
         yield record if copy == 1 else replace(record, name=name)
 
@@ -154,10 +158,9 @@ def _without_copies(tally: _Tally, twins: Sequence[Sequence[str]], config: Expor
     for group in twins:
         if config.duplicates == "refuse":
             raise DatasetError(f"{', '.join(group)} are copies of the same picture; remove all but one.")
-        reason = "left out" if config.duplicates == "skip" else "kept in the same part"
-        tally.problems += [
-            Problem(name, f"The picture is a copy of {group[0]}, {reason}.") for name in group[1:]
-        ]
+        skipped = config.duplicates == "skip"
+        reason = f"The picture is a copy of {group[0]}, {'left out' if skipped else 'kept in the same part'}."
+        tally.problems += [Problem(name, reason, left_out=skipped) for name in group[1:]]
     dropped = {name for group in twins for name in group[1:]} if config.duplicates == "skip" else set()
     return [record for record in tally.kept if record.name not in dropped]
 

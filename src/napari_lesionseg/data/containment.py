@@ -39,6 +39,7 @@ MAX_ARCHIVE_BYTES = 512 * 1024**3
 MAX_JSON_BYTES = 2 * 1024**3
 MAX_TABLE_BYTES = 256 * 1024**2
 MAX_DEPTH = 24
+_STUDY = "study.json"
 _SLACK = 64 * 1024**2  # small archives of flat masks grow by more than any fixed ratio
 _CHUNK = 1024**2
 _MOST_AT_ONCE = 16 * 1024**2
@@ -107,7 +108,10 @@ def _safe_parts(name: str) -> tuple[str, ...]:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Yield the files below a folder, in order of their names; links that lead out of it are left out.
+    """Yield the files below a folder, in order of their names.
+
+    Left out are hidden files, links that lead out of the folder, and studies, which are no part of the data
+    set that they are in.
 
     Parameters
     ----------
@@ -117,7 +121,7 @@ def walk(root: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Files, hidden ones left out.
+        Files.
 
     Raises
     ------
@@ -134,6 +138,8 @@ def walk(root: Path) -> Iterator[Path]:
             if count > MAX_ENTRIES:
                 raise DatasetError(f"{root} holds more than {MAX_ENTRIES} files; give a smaller folder.")
             if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
+                if (Path(entry.path) / _STUDY).is_file():
+                    continue
                 folders.append((Path(entry.path), depth + 1))
             elif _is_file_within(entry, inside):
                 yield Path(entry.path)

@@ -120,11 +120,13 @@ def write_datasheet(plan: Plan, convention: str, created: str, problems: Sequenc
 
 def _contents(plan: Plan, convention: str, created: str) -> list[str]:
     patients = {record.patient for record in plan.records if record.patient}
+    outlined = sum(record.mask is not None for record in plan.records)
     sizes = sorted(plan.sizes[record.name] for record in plan.records)
-    parts = {part: len(records) for part, records in plan.parts().items()}
+    parts = Counter(record.part or "none" for record in plan.records)
     diagnoses = Counter(record.diagnosis or "unknown" for record in plan.records)
     return [
-        f"{len(plan.records)} pictures with masks in the format {convention}, written {created}.",
+        f"{len(plan.records)} pictures, {outlined} of them outlined, in the format {convention}, "
+        f"written {created}.",
         f"Parts: {_counts(parts)}. Patients known: {len(patients)}.",
         f"Classes: {', '.join(plan.classes)}. Pictures from {sizes[0][1]} x {sizes[0][0]} to "
         f"{sizes[-1][1]} x {sizes[-1][0]} pixels.",
@@ -142,7 +144,7 @@ def _readers(records: Sequence[Record]) -> list[str]:
     shares = [source.corrected for source in drawn if source.corrected is not None]
     times = sorted(source.time for source in sources if source.time)
     lines = [
-        f"Pictures a reader: {_counts(Counter(source.reader or 'unknown' for source in sources))}.",
+        f"Outlined by: {_counts(Counter(source.reader or 'unknown' for source in sources))}.",
         f"State: {_counts(Counter(source.status for source in sources))}.",
         f"First outlines by a model: {len(drawn)} ({_counts(Counter(source.model for source in drawn))}).",
     ]
@@ -169,17 +171,18 @@ def _processing(plan: Plan) -> list[str]:
     return [
         "All metadata of the picture files (EXIF, places, serial numbers, previews) was removed.",
         names[config.pseudonymise],
-        f"Parts were dealt out by patient, then by lesion, with copies of a picture kept together; seed "
+        "Parts are as they came."
+        if plan.imported
+        else "Parts were dealt out by patient, then by lesion, with copies of a picture kept together; seed "
         f"{config.seed}.",
         "Each outline was reduced to its largest part without holes." if config.single_region else "",
     ]
 
 
 def _left_out(problems: Sequence[Problem]) -> list[str]:
-    """Say how often each kind of problem came up, without the names of pictures that were left out."""
-    if not problems:
-        return ["Nothing was left out."]
-    return [f"{len(problems)} pictures were left out or need a look."]
+    """Say how many pictures were left out, without their names."""
+    count = sum(problem.left_out for problem in problems)
+    return [f"{count} pictures or files were left out." if count else "Nothing was left out."]
 
 
 def _terms(plan: Plan) -> list[str]:

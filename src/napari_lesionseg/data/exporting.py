@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,9 +25,12 @@ from napari_lesionseg.data.formats.base import Placed, Plan
 from napari_lesionseg.data.manifest import write_manifest
 from napari_lesionseg.data.naming import final_records
 from napari_lesionseg.data.records import Pixels, Problem, Record
-from napari_lesionseg.data.splits import Part, assign_parts, leaks
+from napari_lesionseg.data.splits import PARTS, Part, assign_parts, leaks
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.files import sync_folder
+
+NO_PART = "no part"
+"""What `ExportReport.parts` calls the pictures of an import that has no parts."""
 
 _SYNC_THREADS = 8
 _STALE_SECONDS = 24 * 3600
@@ -44,7 +47,7 @@ class ExportReport:
     format : str
         Name of its convention.
     parts : mapping
-        Number of pictures in each part.
+        Number of pictures in each part that has any.
     problems : tuple of Problem
         What was left out or needs a look.
     names : mapping
@@ -61,6 +64,11 @@ class ExportReport:
     def written(self) -> int:
         """Number of pictures written."""
         return sum(self.parts.values())
+
+    @property
+    def left_out(self) -> int:
+        """Number of problems for which something was left out."""
+        return sum(problem.left_out for problem in self.problems)
 
 
 def export_dataset(
@@ -138,7 +146,7 @@ def keep_parts(checked: Checked) -> tuple[dict[str, Part], list[Problem]]:
     """
     parts = {record.name: record.part for record in checked.records if record.part}
     torn = leaks((record.split_item() for record in checked.records), parts, twins=checked.twins)
-    return parts, [Problem("parts", sentence) for sentence in torn]
+    return parts, [Problem("parts", sentence, left_out=False) for sentence in torn]
 
 
 def run_export(
@@ -165,7 +173,7 @@ def run_export(
     found : sequence of Problem
         From reading.
     bare : bool
-        Write pictures without an outline as well; only plain folders can hold them.
+        This is an import: pictures without an outline are written as well, which plain folders can hold.
 
     Yields
     ------
@@ -181,7 +189,8 @@ def run_export(
     """
     write = convention.write
     if write is None:
-        raise DatasetError(f"{convention.title} is a format that is read, not written.")
+        raise DatasetError(f"{convention.title} is read, not written; choose another format.")
+    _check_origin(records, convention)
     _check_destination(destination)
     _sweep(destination)
     for item in check_records(records, config, bare=bare):
@@ -194,10 +203,22 @@ def run_export(
     sizes = {names[name]: size for name, size in checked.sizes.items() if name in names}
     problems = (*found, *checked.problems, *torn)
     with _whole(destination) as folder:
-        plan = Plan(folder, final, sizes, config, info, functools.partial(prepare, config=config))
+        load = functools.partial(prepare, config=config)
+        plan = Plan(folder, final, sizes, config, info, load, imported=bare)
         yield from _fill(plan, convention, write, problems)
-    counts = Counter(str(record.part or "no part") for record in final)
-    yield ExportReport(destination, convention.name, dict(counts), problems, names)
+    counts = Counter(record.part for record in final)
+    parts = {part or NO_PART: counts[part] for part in (*PARTS, None) if counts[part]}
+    yield ExportReport(destination, convention.name, parts, problems, names)
+
+
+def _check_origin(records: Sequence[Record], convention: Format) -> None:
+    """Refuse pictures that did not come as what the convention needs, before any is read."""
+    lacking = [record.name for record in records if record.origin is None] if convention.origin else []
+    if lacking:
+        raise DatasetError(
+            f"{len(lacking)} of {len(records)} pictures did not come as {convention.origin} ({lacking[0]}); "
+            "name the folder of the originals, or export in another format."
+        )
 
 
 def _check_destination(destination: Path) -> None:
@@ -278,7 +299,28 @@ class _Watch:
 
 
 def _watched(plan: Plan, watch: _Watch) -> Plan:
-    return Plan(plan.folder, plan.records, plan.sizes, plan.config, plan.info, watch)
+    return replace(plan, load=watch)
+
+
+def check_key_place(path: Path, folder: Path) -> None:
+    """Refuse a place for the key that would give it away, or in which it cannot be kept.
+
+    Parameters
+    ----------
+    path : Path
+        Where the key is to be.
+    folder : Path
+        The data set.
+
+    Raises
+    ------
+    DatasetError
+        When it would lie inside the data set, or its folder does not exist.
+    """
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError("The key must not lie inside the data set; give another folder.")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise DatasetError(f"The key needs a file name in a folder that exists; {path} is none.")
 
 
 def write_key(report: ExportReport, path: str | Path) -> None:
@@ -294,11 +336,10 @@ def write_key(report: ExportReport, path: str | Path) -> None:
     Raises
     ------
     DatasetError
-        When it would lie inside the data set, or cannot be written.
+        As `check_key_place`, or when it cannot be written.
     """
     path = Path(path)
-    if path.resolve().is_relative_to(report.folder.resolve()):
-        raise DatasetError("The key must not lie inside the data set; give another folder.")
+    check_key_place(path, report.folder)
     rows = [{"old_name": old, "new_name": new} for old, new in report.names.items()]
     try:
         write_table(path, rows, ("old_name", "new_name"))

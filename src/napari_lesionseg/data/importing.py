@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_lesionseg.data.checking import Step
-from napari_lesionseg.data.containment import is_archive, unpack
+from napari_lesionseg.data.containment import ARCHIVE_SUFFIXES, is_archive, unpack
 from napari_lesionseg.data.exporting import ExportReport, keep_parts, run_export
-from napari_lesionseg.data.formats import FORMATS, DatasetInfo, ExportConfig, get_format, recognise
+from napari_lesionseg.data.formats import FORMATS, DatasetInfo, ExportConfig, coco, get_format, recognise
 from napari_lesionseg.data.records import Dataset
 from napari_lesionseg.errors import DatasetError
 
@@ -24,7 +24,7 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
     Parameters
     ----------
     folder : str or Path
-        A data set, or a folder that holds nothing but one.
+        A data set, a folder that holds nothing but one, or a COCO file.
     format : str, optional
         A key of `formats.FORMATS`; found out when left out.
 
@@ -40,15 +40,26 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
     """
     folder = Path(folder)
     if folder.is_file() and folder.suffix.lower() == ".json":
-        folder = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
+        root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
+        return coco.read(root, [folder])
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder.")
+        raise DatasetError(_no_folder(folder))
     folder = _descend(folder)
     convention = get_format(format) if format else recognise(folder)
-    if convention is None or convention.read is None:
-        known = ", ".join(name for name, found in FORMATS.items() if found.read)
-        raise DatasetError(f"{folder} is not a data set that can be read ({known}).")
+    if convention is None:
+        known = ", ".join(found.title for found in FORMATS.values() if found.read)
+        raise DatasetError(
+            f"{folder} holds no data set that can be read: no pictures with masks, and none of {known}."
+        )
+    if convention.read is None:
+        raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
     return convention.read(folder)
+
+
+def _no_folder(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist."
+    return f"{path} is neither a folder nor a COCO file nor an archive ({', '.join(ARCHIVE_SUFFIXES)})."
 
 
 def _descend(folder: Path) -> Path:
@@ -135,6 +146,7 @@ def import_dataset(
                 yield Step("unpacking", number, number, name)
             source = Path(unpacked)
         dataset = read_dataset(source, format)
+        _check_any(dataset)
         yield from run_export(
             dataset.records,
             destination,
@@ -145,3 +157,10 @@ def import_dataset(
             dataset.problems,
             bare=True,
         )
+
+
+def _check_any(dataset: Dataset) -> None:
+    """Refuse a data set of which nothing can be read, with the first reason."""
+    if not dataset.records:
+        reasons = (f" {problem.name}: {problem.reason}" for problem in dataset.problems)
+        raise DatasetError(f"No picture of it can be read.{next(reasons, '')}")

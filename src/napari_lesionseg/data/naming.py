@@ -10,7 +10,8 @@ from itertools import count, islice
 
 from napari_lesionseg.data.cleaning import safe_name
 from napari_lesionseg.data.formats.base import ExportConfig, Format
-from napari_lesionseg.data.records import Record
+from napari_lesionseg.data.formats.listing import natural_order
+from napari_lesionseg.data.records import Provenance, Record
 from napari_lesionseg.data.splits import Part
 
 _LONG = 4  # shorter numbers occur in other numbers by chance
@@ -35,7 +36,7 @@ def final_records(
     Returns
     -------
     records : tuple of Record
-        In the order they came.
+        In the order of their final names: the old order would tell old names.
     names : dict
         New name by old name: the key that undoes the pseudonyms. It is not part of the export.
     """
@@ -53,11 +54,17 @@ def final_records(
             else record.lesion,
             part=parts.get(record.name),
             metadata=_shared(record.metadata, config),
-            provenance=replace(record.provenance, reader=readers.get(record.provenance.reader, "")),
+            provenance=_told(record.provenance, readers, config),
         )
         for record in records
     ]
-    return tuple(finished), names
+    return natural_order(finished), names
+
+
+def _told(source: Provenance, readers: Mapping[str, str], config: ExportConfig) -> Provenance:
+    """Return what may be told of an outline; the hours would tell the order in which pictures were read."""
+    time = source.time[: len("2026-01-31")] if config.pseudonymise == "all" else source.time
+    return replace(source, reader=readers.get(source.reader, ""), time=time)
 
 
 def _shared(facts: Mapping[str, str], config: ExportConfig) -> dict[str, str]:

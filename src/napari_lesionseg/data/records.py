@@ -62,6 +62,10 @@ class Provenance:
     time: str = ""
 
 
+NOT_OUTLINED = Provenance(status="not looked at")
+"""Of pictures that have no outline yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """The arrays of one record, checked against each other.
@@ -186,10 +190,13 @@ class Problem:
         The entry or file.
     reason : str
         One sentence.
+    left_out : bool
+        False when the entry came along all the same.
     """
 
     name: str
     reason: str
+    left_out: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from napari_lesionseg.files import sweep_temporaries, sync_folder, write_atomica
 from napari_lesionseg.study.journal import explain
 from napari_lesionseg.study.schema import StudyInfo
 
+STUDY_FOLDER = "lesionseg-study"
+"""What the study inside a folder of pictures is called."""
+
 INFO_FILE = "study.json"
 JOURNALS, MASKS, PICTURES, CACHE = "journal", "masks", "pictures", "cache"
 

@@ -129,9 +129,12 @@ def small(kit, tmp_path: Path) -> Callable[..., Path]:
         (lambda c: c["annotations"][0]["segmentation"].update(size=[1, 1]), "another size"),
         (lambda c: c["annotations"][0].update(segmentation=None), "broken"),
         (
-            lambda c: c["annotations"].append({"image_id": 99, "category_id": 1, "segmentation": []}),
+            lambda c: c["annotations"].append(
+                {"image_id": 99, "category_id": 1, "segmentation": [[0, 0, 1, 0, 1, 1]]}
+            ),
             "no picture 99",
         ),
+        (lambda c: c["annotations"][0].update(segmentation=[]), "a box alone"),
         (lambda c: c["annotations"].append(3), "broken"),
         (lambda c: c["images"].append(dict(c["images"][0], id=77)), "taken before"),
     ],

@@ -144,7 +144,7 @@ def test_the_key_stays_outside(kit, records, tmp_path: Path) -> None:
     assert lines[1] == f"case_00,{report.names['case_00']}"
     with pytest.raises(DatasetError, match="inside"):
         write_key(report, tmp_path / "out/key.csv")
-    with pytest.raises(DatasetError, match="cannot be written"):
+    with pytest.raises(DatasetError, match="a folder that exists"):
         write_key(report, tmp_path / "none/key.csv")
 
 

@@ -155,8 +155,11 @@ def test_everything_comes_back(kit, tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_pictures_without_masks_are_listed(kit, tmp_path: Path) -> None:
+def test_pictures_without_masks_come_along(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": kit.labels(0) * np.uint8(255)})
     write_picture(tmp_path / "images/b.png", kit.image(1))
     write_mask(tmp_path / "masks/c.png", kit.labels(1))
-    assert [problem.name for problem in read_dataset(tmp_path).problems] == ["b.png"]
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert [record.mask is None for record in dataset.records] == [False, True]
+    assert dataset.records[1].provenance.status == "not looked at"

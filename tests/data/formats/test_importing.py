@@ -73,7 +73,9 @@ def test_broken_entries_are_listed_and_skipped(kit, exported: Path) -> None:
     report = kit.last(import_dataset(exported / "isic", exported / "in"))
     assert report.written == 7
     names = {problem.name for problem in report.problems}
-    assert {inputs[0].stem, masks[-1].stem.removesuffix("_segmentation"), inputs[2].stem} <= names
+    lost = f"{inputs[2].stem}_segmentation.png"
+    assert names == {inputs[0].stem, masks[-1].stem.removesuffix("_segmentation"), lost}
+    assert report.left_out == 3
 
 
 def test_a_leak_in_what_comes_in_is_named_but_kept(kit, exported: Path) -> None:
@@ -83,12 +85,23 @@ def test_a_leak_in_what_comes_in_is_named_but_kept(kit, exported: Path) -> None:
     first[-1] = "val" if first[-1] != "val" else "test"
     table.write_text("\n".join([lines[0], ",".join(first), *lines[2:]]))
     report = kit.last(import_dataset(exported / "folder", exported / "in"))
-    assert [problem.name for problem in report.problems] == ["parts"]
+    assert [(problem.name, problem.left_out) for problem in report.problems] == [("parts", False)]
     assert report.written == 10
 
 
 def test_a_coco_file_can_be_named_itself(kit, exported: Path) -> None:
-    assert len(read_dataset(exported / "coco/annotations/instances_train.json").records) == 10
+    assert len(read_dataset(exported / "coco").records) == 10
+    named = read_dataset(exported / "coco/annotations/instances_train.json").records
+    assert [record.part for record in named] == ["train"] * 6
+    (exported / "coco/annotations/instances_train.json").rename(exported / "coco/annotations/train.json")
+    assert len(read_dataset(exported / "coco/annotations/train.json").records) == 6
+    assert len(read_dataset(exported / "coco").records) == 10
+
+
+def test_a_data_set_of_which_nothing_can_be_read_is_refused_with_the_reason(exported: Path) -> None:
+    shutil.rmtree(exported / "coco/images")
+    with pytest.raises(DatasetError, match=r"No picture of it can be read\. case_\d\d\.png: .* not there"):
+        list(import_dataset(exported / "coco", exported / "in"))
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
@@ -99,8 +112,12 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="damaged"), open_dataset(tmp_path / "x.zip"):
         pass
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({"files": [], "format": "nnunet"}))
-    with pytest.raises(DatasetError, match="can be read"):
+    with pytest.raises(DatasetError, match="nnU-Net, a format that is written, not read"):
         read_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_dataset(tmp_path / "none")
+    with pytest.raises(DatasetError, match="neither a folder nor"):
+        read_dataset(tmp_path / MANIFEST_NAME.replace("json", "zip").replace("manifest", "x"))
 
 
 def test_stopping_an_import_leaves_nothing_behind(exported: Path) -> None:

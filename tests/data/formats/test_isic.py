@@ -68,10 +68,11 @@ def test_what_is_incomplete_is_listed(kit, isic: Path) -> None:
     Image.fromarray(kit.image(7)).save(isic / "ISIC-2017_Training_Data/ISIC_0000007.jpg")
     Image.fromarray(kit.image(7)).save(isic / "ISIC-2017_Test_v2_Data/ISIC_0000000.png")
     write_mask(isic / "ISIC_0000009_segmentation.png", kit.labels(1))
-    reasons = {problem.name: problem.reason for problem in read_dataset(isic).problems}
-    assert reasons["ISIC_0000007.jpg"] == "The picture has no mask."
-    assert reasons["isic_0000009"] == "The mask has no picture."
-    assert len(reasons) == 3
+    dataset = read_dataset(isic)
+    reasons = {problem.name: problem.reason for problem in dataset.problems}
+    assert reasons["ISIC_0000009_segmentation.png"] == "The mask has no picture."
+    assert len(reasons) == 2
+    assert [record.name for record in dataset.records if record.mask is None] == ["ISIC_0000007"]
 
 
 def test_masks_are_written_as_the_challenge_wants_them(kit, records, tmp_path: Path) -> None:

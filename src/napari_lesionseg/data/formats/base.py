@@ -144,6 +144,8 @@ class Plan:
         For the card.
     load : callable
         Gives the pixels of a record, as they are to be written.
+    imported : bool
+        The parts are as they came.
     """
 
     folder: Path
@@ -152,6 +154,7 @@ class Plan:
     config: ExportConfig
     info: DatasetInfo
     load: Callable[[Record], Pixels]
+    imported: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -186,6 +189,8 @@ class Format:
         Pattern of new names, filled with a number from 1.
     names : str, optional
         Regular expression of the names that the convention's tools ask for; others are replaced.
+    origin : str
+        What pictures must have come as (`Record.origin`), "" for anything.
     """
 
     name: str
@@ -195,6 +200,7 @@ class Format:
     write: Callable[[Plan], Iterator[Placed]] | None = None
     pseudonym: str = "picture_{:05d}"
     names: str | None = None
+    origin: str = ""
 
 
 def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:

@@ -6,8 +6,11 @@ T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https:
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -26,6 +29,7 @@ from napari_lesionseg.data.formats.coco_masks import (
     unpack_runs,
 )
 from napari_lesionseg.data.formats.listing import (
+    GLANCE,
     name_key,
     natural_order,
     part_of,
@@ -41,6 +45,11 @@ MAX_SIDE = 100_000
 _PIXELS = 200_000_000
 _LEAST_WORK, _MOST_WORK = 400_000, 20_000_000_000  # pixels painted; the first stands for drawing the smallest
 _FACTS = "facts"
+_NAMES = ("instances", "_annotations.coco")
+_OTHERS = ("panoptic_", "captions_", "person_keypoints_", "image_info_", "croissant.json", "manifest.json")
+_HEAD = 64 * 1024
+# The first key of a COCO file; what else begins so is refused when it is read.
+_KEYS = re.compile(rb'\s*\{\s*"(?:info|licenses|images|categories|annotations)"\s*:')
 
 Side: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -80,30 +89,37 @@ class Annotation(_Lenient):
     id: int = 0
     image_id: int
     category_id: int
-    segmentation: Runs | list[list[float]]
+    segmentation: Runs | Annotated[list[list[float]], Field(min_length=1)]
 
 
 def recognises(folder: Path) -> bool:
     """Tell whether a folder holds a COCO file that lists objects."""
-    return bool(_files(folder))
+    return any(_lists_objects(path) for path in islice(walk(folder), GLANCE))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the JSON files that are COCO's by their name."""
-    return [
-        path
-        for path in walk(folder)
-        if path.suffix.lower() == ".json" and path.stem.lower().startswith(("instances", "_annotations.coco"))
-    ]
+def _lists_objects(path: Path) -> bool:
+    """Tell by its name, or by its beginning, whether a JSON file lists objects."""
+    name = path.name.lower()
+    if not name.endswith(".json") or name.startswith(_OTHERS):
+        return False
+    if name.startswith(_NAMES):
+        return True
+    try:
+        with path.open("rb") as stream:
+            return _KEYS.match(stream.read(_HEAD)) is not None
+    except OSError:
+        return False
 
 
-def read(folder: Path) -> Dataset:
+def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     """List the pictures of all COCO files below a folder.
 
     Parameters
     ----------
     folder : Path
-        Holds ``annotations/instances_*.json`` or ``_annotations.coco.json``, and the pictures.
+        Holds ``annotations/instances_*.json``, ``_annotations.coco.json`` or the like, and the pictures.
+    files : sequence of Path
+        Read these alone.
 
     Returns
     -------
@@ -116,7 +132,7 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there is no such file, one is damaged, or their categories differ.
     """
-    files = _files(folder)
+    files = files or [path for path in walk(folder) if _lists_objects(path)]
     if not files:
         raise DatasetError(f"{folder} holds no COCO file (annotations/instances_*.json).")
     records: dict[str, Record] = {}
@@ -180,17 +196,30 @@ def _records(
     objects: dict[int, list[Annotation]] = {}
     for annotation in _parse(Annotation, content["annotations"], problems, source.path):
         objects.setdefault(annotation.image_id, []).append(annotation)
+    broken = _numbers_of_broken(content["annotations"], objects)
     seen = set[int]()
     for picture in _parse(Picture, content["images"], problems, source.path):
         try:
             if picture.id in seen:
                 raise DatasetError(f"Two pictures have the number {picture.id}.")
             seen.add(picture.id)
+            if picture.id in broken:
+                raise DatasetError("One of its objects is broken or a box alone.")
             yield _record(picture, objects.get(picture.id, []), source, categories)
         except DatasetError as error:
             problems.append(Problem(picture.file_name, str(error)))
     lost = sorted(objects.keys() - seen)
     problems += [Problem(source.path.name, f"There is no picture {key} for some objects.") for key in lost]
+
+
+def _numbers_of_broken(entries: Sequence[Any], objects: Mapping[int, Sequence[Annotation]]) -> set[int]:
+    """Return the pictures of which more objects are listed than could be read."""
+    listed = Counter(
+        entry["image_id"]
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("image_id"), int)
+    )
+    return {number for number, count in listed.items() if count > len(objects.get(number, ()))}
 
 
 def _record(

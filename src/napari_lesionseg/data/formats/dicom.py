@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from napari_lesionseg.data.containment import walk
 from napari_lesionseg.data.formats.base import Format, Placed, Plan
@@ -29,6 +30,7 @@ from napari_lesionseg.data.formats.dicom_files import (
 from napari_lesionseg.data.formats.listing import glance, natural_order, read_provenance
 from napari_lesionseg.data.records import (
     LESION_CLASSES,
+    NOT_OUTLINED,
     Dataset,
     InstanceImage,
     Problem,
@@ -38,12 +40,34 @@ from napari_lesionseg.data.records import (
 from napari_lesionseg.errors import DatasetError, PictureError
 from napari_lesionseg.types import LabelImage
 
-_SUFFIXES = (".dcm", ".dicom")
+SUFFIXES = (".dcm", ".dicom")
+"""Endings of DICOM files; those without any, or with a number, are known by their first bytes."""
 
 
 def recognises(folder: Path) -> bool:
     """Tell whether a folder holds DICOM files."""
-    return glance(folder, lambda path: path.suffix.lower() in _SUFFIXES)
+    return glance(folder, _is_dicom)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Tell by its ending, or by its first bytes where it has none, whether a file is DICOM."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    return (not path.suffix or path.suffix[1:].isdecimal()) and _has_preamble(path)
+
+
+def _name(path: Path) -> str:
+    """Return a file's name without its ending; a number is part of the name."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def _has_preamble(path: Path) -> bool:
+    """Tell whether the four letters that every DICOM file has are where they belong."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def read(folder: Path) -> Dataset:
@@ -52,7 +76,7 @@ def read(folder: Path) -> Dataset:
     Parameters
     ----------
     folder : Path
-        Files ending in .dcm or .dicom.
+        Files ending in .dcm or .dicom, or without an ending.
 
     Returns
     -------
@@ -65,10 +89,10 @@ def read(folder: Path) -> Dataset:
         When there is no photograph, or the packages are missing.
     """
     photographs: list[tuple[Path, Header]] = []
-    segmentations: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    segmentations: dict[str, _Outlines] = {}
     problems = []
     for path in walk(folder):
-        if path.suffix.lower() not in _SUFFIXES:
+        if not _is_dicom(path):
             continue
         try:
             header = read_header(path)
@@ -76,35 +100,51 @@ def read(folder: Path) -> Dataset:
             problems.append(Problem(path.name, str(error)))
             continue
         if header.photograph:
-            segmentations[header.photograph] = (path, header.classes)
+            segmentations[header.photograph] = _Outlines(path, header.classes)
         else:
             photographs.append((path, header))
     if not photographs:
         raise DatasetError(f"{folder} holds no DICOM photographs.")
     provenance = read_provenance(folder)
+    classes = _classes(segmentations.values())
     records = [
-        _record(path, header, segmentations.get(header.uid), provenance.get(path.stem.casefold()))
+        _record(path, header, segmentations.get(header.uid), classes, provenance)
         for path, header in photographs
     ]
     return Dataset("dicom", natural_order(records), tuple(problems))
 
 
+class _Outlines(NamedTuple):
+    """A segmentation, and the names of its segments, background first."""
+
+    path: Path
+    classes: tuple[str, ...]
+
+
+def _classes(found: Iterable[_Outlines]) -> tuple[str, ...]:
+    """Name the classes of all segmentations, each of which names its own: the lesion first."""
+    names = dict.fromkeys(name for outlines in found for name in outlines.classes[1:])
+    return ("background", *sorted(names, key=lambda name: name != "lesion")) if names else LESION_CLASSES
+
+
 def _record(
     path: Path,
     header: Header,
-    outlines: tuple[Path, tuple[str, ...]] | None,
-    provenance: Provenance | None,
+    outlines: _Outlines | None,
+    classes: tuple[str, ...],
+    provenance: Mapping[str, Provenance],
 ) -> Record:
+    name = _name(path)
     sex = {"F": "female", "M": "male"}.get(header.sex)
     return Record(
-        path.stem,
+        name,
         functools.partial(read_photograph, path),
-        functools.partial(_labels, *outlines) if outlines else None,
-        instances=functools.partial(_instances, *outlines) if outlines else None,
-        classes=outlines[1] if outlines else LESION_CLASSES,
+        functools.partial(_labels, outlines.path, classes) if outlines else None,
+        instances=functools.partial(_instances, outlines.path, classes) if outlines else None,
+        classes=classes,
         patient=header.patient or None,
         metadata={"sex": sex} if sex else {},
-        provenance=provenance or Provenance(status="approved" if outlines else "not looked at"),
+        provenance=provenance.get(name.casefold(), Provenance() if outlines else NOT_OUTLINED),
         origin=path,
     )
 
@@ -182,4 +222,4 @@ def write(plan: Plan) -> Iterator[Placed]:
         yield Placed(record.name, target.relative_to(plan.folder).as_posix(), mask)
 
 
-FORMAT = Format("dicom", "DICOM SEG", recognises, read, write)
+FORMAT = Format("dicom", "DICOM SEG", recognises, read, write, origin="DICOM")

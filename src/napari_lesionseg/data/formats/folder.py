@@ -29,6 +29,7 @@ from napari_lesionseg.data.formats.base import (
     put_picture,
 )
 from napari_lesionseg.data.formats.listing import (
+    PROVENANCE_NAME,
     name_key,
     natural_order,
     read_provenance,
@@ -36,10 +37,18 @@ from napari_lesionseg.data.formats.listing import (
     with_facts,
 )
 from napari_lesionseg.data.io import MAX_CLASS_INDEX, read_mask
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.data.records import LESION_CLASSES, Dataset, Problem, Provenance, Record, Source
+from napari_lesionseg.data.pairing import PairSearch, find_pairs, find_pictures
+from napari_lesionseg.data.records import (
+    LESION_CLASSES,
+    NOT_OUTLINED,
+    Dataset,
+    Problem,
+    Provenance,
+    Record,
+    Source,
+)
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
-from napari_lesionseg.types import LabelImage, Pair
+from napari_lesionseg.types import LabelImage
 
 CLASSES_NAME = "classes.csv"
 _KEYS = ("name", "image_id", "isic_id", "image", "img_id", "file_name", "filename")
@@ -67,10 +76,20 @@ class Legend:
 def recognises(folder: Path) -> bool:
     """Tell whether pictures with masks lie in a folder."""
     try:
-        find_pairs(folder)
+        _search(folder)
     except PairingError:
         return False
     return True
+
+
+def _search(folder: Path) -> PairSearch:
+    """Find pictures and masks; an import of pictures that nobody has outlined yet has none of these."""
+    try:
+        return find_pairs(folder)
+    except PairingError:
+        if not (folder / PROVENANCE_NAME).is_file():
+            raise
+        return PairSearch((), tuple(find_pictures(folder)))
 
 
 def read(folder: Path) -> Dataset:
@@ -88,6 +107,7 @@ def read(folder: Path) -> Dataset:
     -------
     Dataset
         With the objects in ``instances/`` and the regions in ``regions/<name>/`` of an earlier export.
+        Pictures without a mask are records without one.
 
     Raises
     ------
@@ -95,56 +115,61 @@ def read(folder: Path) -> Dataset:
         When no picture has a mask, a picture has several, or a legend is damaged.
     """
     try:
-        found = find_pairs(folder)
+        found = _search(folder)
     except PairingError as error:
-        raise DatasetError(str(error)) from error
-    problems = [Problem(path.name, "The picture has no mask.") for path in found.without_mask]
-    pairs = []
-    for pair in found.pairs:
-        inside = _inside(folder, pair)
-        if inside:
-            pairs.append(pair)
+        raise DatasetError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    problems: list[Problem] = []
+    pictures: list[tuple[Path, Path | None]] = []
+    everything = [(pair.image, pair.mask) for pair in found.pairs] + [
+        (path, None) for path in found.without_mask
+    ]
+    for picture, mask in everything:
+        if _inside(folder, picture, mask):
+            pictures.append((picture, mask))
         else:
-            problems.append(Problem(pair.stem, "A link leads out of the folder and is not followed."))
-    legend = read_legend(folder) or _look_through([pair.mask for pair in pairs])
+            problems.append(Problem(picture.stem, "A link leads out of the folder and is not followed."))
+    legend = read_legend(folder) or _look_through([mask for _, mask in pictures if mask])
     facts = read_tables([folder / "metadata.csv"], _KEYS)
-    provenance = read_provenance(folder)
-    regions = _region_folders(folder)
+    build = functools.partial(
+        _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
+    )
     records = [
-        with_facts(
-            _record(folder, pair, legend, regions, provenance), facts.get(name_key(pair.stem), {}), _KEYS
-        )
-        for pair in pairs
+        with_facts(build(picture, mask), facts.get(name_key(picture.stem), {}), _KEYS)
+        for picture, mask in pictures
     ]
     return Dataset("folder", natural_order(records), tuple(problems))
 
 
-def _inside(folder: Path, pair: Pair) -> bool:
+def _inside(folder: Path, *files: Path | None) -> bool:
     root = folder.resolve()
-    return all(path.resolve().is_relative_to(root) for path in (pair.image, pair.mask))
+    return all(path.resolve().is_relative_to(root) for path in files if path)
 
 
 def _record(
     folder: Path,
-    pair: Pair,
+    picture: Path,
+    mask: Path | None,
     legend: Legend,
     regions: Mapping[str, Path],
     provenance: Mapping[str, Provenance],
 ) -> Record:
-    mask: Source = functools.partial(_read_colours, pair.mask, legend) if legend.colours else pair.mask
-    instances = folder / "instances" / f"{pair.stem}.png"
-    masks = {name: path / f"{pair.stem}.png" for name, path in regions.items()}
-    pad = _PAD.fullmatch(pair.stem)
+    name = picture.stem
+    source: Source | None = (
+        functools.partial(_read_colours, mask, legend) if mask and legend.colours else mask
+    )
+    instances = folder / "instances" / f"{name}.png"
+    masks = {title: path / f"{name}.png" for title, path in regions.items()}
+    pad = _PAD.fullmatch(name)
     return Record(
-        pair.stem,
-        pair.image,
-        mask,
+        name,
+        picture,
+        source,
         instances=instances if instances.is_file() else None,
-        regions={name: path for name, path in masks.items() if path.is_file()},
+        regions={title: path for title, path in masks.items() if path.is_file()},
         classes=legend.classes,
         patient=pad["patient"] if pad else None,
         lesion=pad["lesion"] if pad else None,
-        provenance=provenance.get(name_key(pair.stem), Provenance()),
+        provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
     )
 
 

@@ -31,6 +31,7 @@ from napari_lesionseg.data.formats.listing import (
 from napari_lesionseg.data.io import read_mask
 from napari_lesionseg.data.records import (
     LESION_CLASSES,
+    NOT_OUTLINED,
     Dataset,
     Pixels,
     Problem,
@@ -70,6 +71,7 @@ def read(folder: Path) -> Dataset:
     Dataset
         Where there are attribute masks, class 1 is the lesion and the attributes follow; where masks
         overlap, the later attribute is painted over. The masks themselves are kept whole as regions.
+        Pictures without a mask are records without one.
 
     Raises
     ------
@@ -98,12 +100,11 @@ def read(folder: Path) -> Dataset:
     provenance = read_provenance(folder)
     records = []
     for key, picture in pictures.items():
-        if key in masks:
-            record = _record(picture, masks[key], classes, folder, provenance.get(key, Provenance()))
-            records.append(with_facts(record, facts.get(key, {}), _KEYS))
-        else:
-            problems.append(Problem(picture.name, "The picture has no mask."))
-    problems += [Problem(key, "The mask has no picture.") for key in masks if key not in pictures]
+        source = provenance.get(key, Provenance()) if key in masks else NOT_OUTLINED
+        record = _record(picture, masks.get(key, {}), classes, folder, source)
+        records.append(with_facts(record, facts.get(key, {}), _KEYS))
+    lost = [path for key, files in masks.items() if key not in pictures for path in files.values()]
+    problems += [Problem(path.name, "The mask has no picture.") for path in lost]
     return Dataset("isic", natural_order(records), tuple(problems))
 
 
@@ -118,7 +119,9 @@ def _record(
     picture: Path, files: Mapping[str, Path], classes: tuple[str, ...], root: Path, provenance: Provenance
 ) -> Record:
     attributes = {name: files[name] for name in classes[2:] if name in files}
-    mask: Source = files[""] if not attributes else functools.partial(_paint, dict(files), classes)
+    mask: Source | None = files.get("")
+    if attributes:
+        mask = functools.partial(_paint, dict(files), classes)
     return Record(
         picture.stem,
         picture,
@@ -131,15 +134,12 @@ def _record(
 
 
 def _paint(files: Mapping[str, Path], classes: tuple[str, ...]) -> LabelImage:
-    """Paint the lesion, then each attribute over it."""
-    labels: LabelImage | None = None
-    for index, name in enumerate(("", *classes[2:]), 1):
-        if name in files:
-            mask = read_mask(files[name], None if labels is None else (labels.shape[0], labels.shape[1]))
-            labels = np.zeros_like(mask) if labels is None else labels
-            labels[mask > 0] = index
-    if labels is None:
-        raise DatasetError("The picture has no mask.")
+    """Paint the lesion, then each attribute over it; there is one of them at least."""
+    found = {index: files[name] for index, name in enumerate(("", *classes[2:]), 1) if name in files}
+    first = next(iter(found.values()))
+    labels = np.zeros_like(read_mask(first))
+    for index, path in found.items():
+        labels[read_mask(path, (labels.shape[0], labels.shape[1])) > 0] = index
     return labels
 
 

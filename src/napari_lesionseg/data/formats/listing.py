@@ -20,7 +20,9 @@ PROVENANCE_NAME = "provenance.csv"
 PROVENANCE_COLUMNS = (
     "name", "part", "picture", "mask", "status", "reader", "model", "corrected_share", "time", "empty",
 )  # fmt: skip
-_GLANCE = 5000
+GLANCE = 5000
+"""How many files of a folder are looked at to find out what it is."""
+
 _PART_WORDS: tuple[tuple[re.Pattern[str], Part], ...] = (
     (re.compile(r"(?i)(?:^|[^a-z])(?:training|train)(?:[^a-z]|$)"), "train"),
     (re.compile(r"(?i)(?:^|[^a-z])(?:validation|valid|val)(?:[^a-z]|$)"), "val"),
@@ -45,9 +47,9 @@ def glance(folder: Path, found: Callable[[Path], bool]) -> bool:
     Returns
     -------
     bool
-        Whether there is such a file among the first `_GLANCE`.
+        Whether there is such a file among the first `GLANCE`.
     """
-    return any(found(path) for path in islice(walk(folder), _GLANCE))
+    return any(found(path) for path in islice(walk(folder), GLANCE))
 
 
 def is_picture(path: Path) -> bool:
