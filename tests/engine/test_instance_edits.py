@@ -7,6 +7,7 @@ import pytest
 
 from napari_lesionseg.engine.instance_edits import (
     delete_instances,
+    follow_outline,
     merge_instances,
     renumber_instance,
     split_at_waist,
@@ -145,6 +146,38 @@ def test_impossible_numbers_are_refused(ids: np.ndarray) -> None:
         merge_instances(ids, [2, 2])
 
 
+def test_corrected_outlines_keep_numbers_and_cuts(ids: np.ndarray) -> None:
+    cut = split_by_line(ids, 2, [(5, 20), (35, 20)])
+    outline = ids > 0
+    outline[10:30, 50:55] = True  # grown on the right
+    outline[10:30, 10:13] = False  # wiped off on the left
+    outline[2:6, 70:76] = True  # another lesion
+    followed = follow_outline(cut, outline)
+    assert ((followed > 0) == outline).all()
+    assert (followed[10:30, 23:55] == 2).all()
+    assert (followed[10:30, 13:18] == 6).all()
+    assert (followed[2:6, 70:76] == 7).all()
+    assert (followed[ids == 5] == 5).all()  # two squares under one number stay one lesion
+    assert followed.dtype == ids.dtype
+
+
+def test_a_lesion_that_was_cut_through_gets_a_second_number(ids: np.ndarray) -> None:
+    outline = ids > 0
+    outline[:, 20:22] = False
+    outline[45] = False  # cuts both squares of lesion 5
+    followed = follow_outline(ids, outline, unused=20)
+    assert (followed[10:30, 22:50] == 2).all()
+    pieces = {int(followed[20, 12]), int(followed[48, 15]), int(followed[48, 45])}
+    assert pieces == {20, 21, 22}
+    assert followed[42, 15] == followed[42, 45] == 5
+
+
+def test_an_outline_wiped_off_leaves_nothing(ids: np.ndarray) -> None:
+    assert not follow_outline(ids, np.zeros_like(ids)).any()
+    with pytest.raises(MaskError, match="shape"):
+        follow_outline(ids, np.zeros((3, 3)))
+
+
 def test_a_full_byte_has_no_number_left() -> None:
     ids = np.zeros((20, 20), np.uint8)
     ids[5:15, 5:15] = 255
@@ -156,6 +189,7 @@ def test_arguments_are_left_alone(ids: np.ndarray) -> None:
     ids.setflags(write=False)
     merge_instances(ids, [2, 5])
     delete_instances(ids, [2])
+    follow_outline(ids, ids == 2)
     renumber_instance(ids, 2, 3)
     split_by_line(ids, 2, [(5, 20), (35, 20)])
     split_by_seeds(ids, 2, [(20, 15), (20, 40)])

@@ -15,6 +15,7 @@ from napari_lesionseg.engine.instances import (
     WAIST,
     InstanceMap,
     depth_inside,
+    each_instance,
     flood,
     highest,
     split_touching,
@@ -159,6 +160,72 @@ def delete_instances(ids: InstanceMap, chosen: Collection[int]) -> InstanceMap:
     kept = ids.copy()
     kept[np.isin(ids, list(chosen))] = 0
     return kept
+
+
+def follow_outline(ids: InstanceMap, outline: NDArray[np.generic], unused: int | None = None) -> InstanceMap:
+    """Bring lesions up to date with an outline that was corrected, without losing how they were cut.
+
+    Parameters
+    ----------
+    ids : InstanceMap
+        The lesions before the correction, shape (H, W).
+    outline : ndarray, shape (H, W)
+        Class indices or bool after it; everything above 0 is lesion.
+    unused : int, optional
+        New lesions get no number below this, nor one that is in use.
+
+    Returns
+    -------
+    InstanceMap
+        Lesions keep their numbers, cuts and mergers. Pixels that were added go to the lesion they grew on,
+        the nearest one where there are several; parts that touch no lesion become new ones. Where a lesion
+        fell apart, its largest piece keeps the number.
+
+    Raises
+    ------
+    MaskError
+        If the shapes differ.
+    """
+    if outline.shape != ids.shape:
+        raise MaskError(f"The lesions are of shape {ids.shape}, but the outline of {outline.shape}.")
+    wanted = outline > 0
+    kept = _without_crumbs(ids, np.where(wanted, ids, np.zeros((), ids.dtype)), unused)
+    unused = max(highest(kept) + 1, unused or 0)
+    parts, count = ndimage.label(wanted, structure=_EIGHT)
+    known = np.zeros(count + 1, dtype=bool)
+    known[parts[kept > 0]] = True
+    new = [part for part in range(1, count + 1) if not known[part]]
+    names = np.zeros(count + 1, ids.dtype)
+    names[new] = _fresh(ids, len(new), unused) if new else []
+    kept = np.where(known[parts], kept, names[parts])
+    for part, region in enumerate(ndimage.find_objects(parts), 1):
+        own = parts[region] == part
+        if (kept[region][own] == 0).any():
+            kept[region][own] = _nearest(np.where(own, kept[region], 0))[own]
+    return kept
+
+
+def _without_crumbs(ids: InstanceMap, kept: InstanceMap, unused: int | None) -> InstanceMap:
+    """Give numbers of their own to what fell off lesions; pieces that were apart before stay together."""
+    changed = kept.copy()
+    for value, region, own in each_instance(ids):
+        before, _ = ndimage.label(own, structure=_EIGHT)
+        after, count = ndimage.label(own & (kept[region] == value), structure=_EIGHT)
+        pieces: dict[int, list[NDArray[np.bool_]]] = {}
+        for piece in range(1, count + 1):
+            place = after == piece
+            pieces.setdefault(int(before[place][0]), []).append(place)
+        for group in pieces.values():
+            for crumb in sorted(group, key=np.count_nonzero)[:-1]:
+                changed[region][crumb] = _fresh(changed, 1, max(highest(ids) + 1, unused or 0))[0]
+    return changed
+
+
+def _nearest(ids: InstanceMap) -> InstanceMap:
+    """Give every pixel the number of the nearest lesion."""
+    places = ndimage.distance_transform_edt(ids == 0, return_distances=False, return_indices=True)
+    nearest: InstanceMap = ids[tuple(places)]
+    return nearest
 
 
 def _draw(line: Sequence[_Point], region: _Region) -> NDArray[np.bool_]:

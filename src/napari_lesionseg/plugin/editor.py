@@ -15,6 +15,7 @@ are asked together. What is undone, replaced or closed while it works is dropped
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,14 @@ def _ask(question: _Question) -> _Reply:
 def _look(model: Model, part: ByteImage, box: Box, window: Box, level: float) -> Find:
     """Ask the network about a part of the picture; runs in another thread."""
     return Find(window, Answer.of(drawing.within(model.predict(part), box, window, level)))
+
+
+_editors: weakref.WeakKeyDictionary[Labels, weakref.ref[OutlineEditor]] = weakref.WeakKeyDictionary()
+
+
+def editor_of(labels: Labels) -> OutlineEditor | None:
+    """Give the editor that a layer is the outline of, if it is being corrected."""
+    return _editors[labels]() if labels in _editors else None
 
 
 class OutlineEditor:
@@ -435,8 +444,10 @@ class OutlineEditor:
         self.labels.events.labels_update.connect(self._on_refreshed)
         self.labels.events.data.connect(self._on_painted)
         self.picture.events.data.connect(self._on_picture_changed)
+        _editors[self.labels] = weakref.ref(self)
 
     def _give_back(self) -> None:
+        _editors.pop(self.labels, None)
         for name in ("undo", "redo", "_history_limit"):
             vars(self.labels).pop(name, None)
         self.labels._reset_history()

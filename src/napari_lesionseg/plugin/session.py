@@ -101,6 +101,10 @@ class Session:
         """Give a picture's outline, if it has one."""
         return self._outlines.get(picture)
 
+    def answer_of(self, picture: Image, frame: Frame = ()) -> Answer | None:
+        """Give what the network said about a frame of a picture, as long as it is kept."""
+        return self._store.get(picture).get(frame)
+
     def picture_of(self, layer: Layer | None) -> Image | None:
         """Give the picture that a layer is, or is the outline of."""
         if isinstance(layer, Image):
