@@ -3,14 +3,20 @@
 Prints the tables of ``docs/explanation/fine-tuning.md``::
 
     python benchmarks/finetune.py [--model M] [--data DIR] [--draws 5] [--seconds 60] [--sets pad ph2]
+        [--order random | active] [--isic-every N] [--set NAME=VALUE ...] [--json FILE]
 
 - Some pictures of a set are drawn at random, patients never torn apart; the model learns from them as it
   would in the window, and is taken only if its own held-out pictures say it is better.
 - Both models are then measured on the rest of the set, and on ISIC 2017's validation pictures, which are of
   the kind the shipped model was trained for: what it loses there it has forgotten.
 - Means over the draws, with the standard deviation between draws; "fell" counts draws after which the rest of
-  the set was outlined worse than at the start, "promised" is the gain on the held-out pictures.
+  the set was outlined worse than at the start, "promised" is the gain on the held-out pictures. The row of 0
+  corrected pictures is the model as it is, on the whole set.
 - After 1 click: a simulated reader clicks once into the largest error.
+- ``--order active`` takes the pictures in the order in which the queue shows them when it is sorted by
+  "teaches most", one after the other, the first of each draw at random from a half of the set: what that
+  order gains over chance is the difference between the two tables.
+- ``--json FILE`` keeps every draw as soon as it is done; the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -39,10 +46,14 @@ from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem, group_items
 from napari_lesionseg.engine.clicks import next_click
 from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.engine.quality import quality_estimate
+from napari_lesionseg.study.fold import PictureState
+from napari_lesionseg.study.queue import rank_by_teaching
+from napari_lesionseg.study.schema import Added, Predicted
 from napari_lesionseg.types import Pair
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-COUNTS = {"pad": (5, 10, 20), "ph2": (3, 5, 10)}
+COUNTS = {"pad": (0, 5, 10, 20), "ph2": (0, 3, 5, 10)}
 FOLDERS = {"pad": "pad-smartphone", "ph2": "ph2-sample"}
 POSTPROCESS = PostprocessConfig()
 
@@ -52,7 +63,10 @@ class Row:
     """One draw: overlap before and after, each the mean Jaccard index over pictures."""
 
     data: str
+    wanted: int
+    """Pictures that were asked for."""
     pictures: int
+    """Pictures that were learned from: all of each patient."""
     draw: int
     offered: bool
     share: float
@@ -68,6 +82,17 @@ class Row:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What all draws have in common."""
+
+    model: ls.Model
+    config: ls.FineTuneConfig
+    isic: Sequence[CachedPair]
+    isic_before: float
+    order: str
+
+
 def find_set(folder: Path) -> Sequence[Pair]:
     """Find the pairs of a data set, be it two folders or PH2's tree."""
     two_folders = (folder / "images").is_dir()
@@ -81,15 +106,44 @@ def describe(pair: Pair) -> SplitItem:
     return SplitItem(pair.stem, patient=parts[1] if known else None, lesion=parts[2] if known else None)
 
 
-def draw_pictures(pairs: Sequence[Pair], count: int, draw: int) -> tuple[list[Pair], list[Pair]]:
-    """Draw ``count`` pictures, or a few more where a patient has several; return them and the rest."""
+def draw_pictures(
+    pairs: Sequence[Pair], count: int, draw: int, ranking: Sequence[str] = ()
+) -> tuple[list[Pair], list[Pair]]:
+    """Draw ``count`` pictures, or a few more where a patient has several; return them and the rest.
+
+    With a ranking of stems, the same number of groups is offered at random, twice as many as are needed, and
+    the first of the ranking among them are taken.
+    """
     groups, _ = group_items(map(describe, pairs))
-    order = np.random.default_rng((2026, draw)).permutation(len(groups))
+    order = [groups[index] for index in np.random.default_rng((2026, draw)).permutation(len(groups))]
+    if ranking:
+        places = {stem: place for place, stem in enumerate(ranking)}
+        half = order[: max(len(order) // 2, min(len(order), 2 * count))]
+        order = sorted(half, key=lambda group: min(places[stem] for stem in group))
     taken: set[str] = set()
-    for index in order:
+    for group in order:
         if len(taken) < count:
-            taken |= set(groups[index])
+            taken |= set(group)
     return [p for p in pairs if p.stem in taken], [p for p in pairs if p.stem not in taken]
+
+
+def rank(pairs: Sequence[Pair], model: ls.Model) -> list[str]:
+    """Put stems into the order in which the queue shows pictures that the model has outlined."""
+    states = []
+    for number, pair in enumerate(pairs):
+        image = read_picture(pair.image)
+        quality = quality_estimate(model.predict(image), model.card.threshold)
+        states.append(_state(pair.stem, number, image.shape[:2], quality))
+    return [state.name for state in rank_by_teaching(states)]
+
+
+def _state(stem: str, number: int, shape: tuple[int, int], quality: float) -> PictureState:
+    """Make what a study knows of a picture that was outlined and not looked at."""
+    now = datetime.now(UTC)
+    common = {"picture": f"{number:064x}", "time": now, "writer": "am-0", "number": number + 1}
+    added = Added.model_construct(**common, name=stem, path=stem, own=False, size=1, shape=shape)
+    outline = Predicted.model_construct(**common, quality=quality)
+    return PictureState(added, now, predicted=outline, outline=outline)
 
 
 def read(pairs: Sequence[Pair]) -> list[CachedPair]:
@@ -122,19 +176,14 @@ def _overlap(model: ls.Model, pair: CachedPair, clicks: int) -> float:
 
 
 def measure_draw(
-    name: str,
-    pairs: Sequence[Pair],
-    count: int,
-    draw: int,
-    model: ls.Model,
-    isic: Sequence[CachedPair],
-    isic_before: float,
-    config: ls.FineTuneConfig,
+    bench: Bench, name: str, pairs: Sequence[Pair], count: int, draw: int, ranking: Sequence[str]
 ) -> Row:
     """Fine-tune on one draw, and measure the old and the new model."""
-    taken, left = draw_pictures(pairs, count, draw)
+    model = bench.model
+    taken, left = draw_pictures(pairs, count, draw, ranking)
     rest = read(left)
     started = time.monotonic()
+    config = bench.config.model_copy(update={"seed": draw})
     tuning = ls.fine_tune(model, taken, config, items=map(describe, taken))
     for _ in tuning:
         pass
@@ -143,6 +192,7 @@ def measure_draw(
     promised = candidate.comparison.jaccard.difference.mean if candidate.comparison else 0.0
     return Row(
         data=name,
+        wanted=count,
         pictures=len(taken),
         draw=draw,
         offered=candidate.offered,
@@ -151,12 +201,20 @@ def measure_draw(
         rest_after=overlaps(new, rest),
         clicked_before=overlaps(model, rest, 1),
         clicked_after=overlaps(new, rest, 1),
-        isic_before=isic_before,
-        isic_after=overlaps(new, isic) if candidate.offered else isic_before,
+        isic_before=bench.isic_before,
+        isic_after=overlaps(new, bench.isic) if candidate.offered else bench.isic_before,
         promised=promised,
-        planned_seconds=tuning.plan.seconds,
+        planned_seconds=tuning.plan.seconds if tuning.plan else 0.0,
         seconds=seconds,
     )
+
+
+def measure_start(bench: Bench, name: str, pairs: Sequence[Pair]) -> Row:
+    """Measure the model as it is, on the whole set."""
+    whole = read(pairs)
+    overlap, clicked = overlaps(bench.model, whole), overlaps(bench.model, whole, 1)
+    isic = bench.isic_before
+    return Row(name, 0, 0, 0, False, 0.0, overlap, overlap, clicked, clicked, isic, isic, 0.0, 0.0, 0.0)
 
 
 def spread(values: Sequence[float], digits: int = 3, *, sign: bool = False) -> str:
@@ -166,15 +224,17 @@ def spread(values: Sequence[float], digits: int = 3, *, sign: bool = False) -> s
     return f"{fmean(values):{form}}{deviation}"
 
 
-def print_table(name: str, rows: Sequence[Row], console: Console) -> None:
+def print_table(name: str, rows: Sequence[Row], order: str, console: Console) -> None:
     """Print a row for every number of corrected pictures."""
-    table = Table(title=f"{FOLDERS[name]}, {max(r.draw for r in rows) + 1} draws", title_justify="left")
-    for title in ("corrected", "rest, before", "after", "gain", "gain after 1 click", "ISIC val", "offered"):
-        table.add_column(title, justify="right")
-    for title in ("fell", "promised", "seconds"):
-        table.add_column(title, justify="right")
-    for count in sorted({row.pictures for row in rows}):
-        same = [row for row in rows if row.pictures == count]
+    draws = max(row.draw for row in rows) + 1
+    title = f"{FOLDERS[name]}, {order} order, {draws} draws"
+    table = Table(title=title, title_justify="left")
+    for column in ("corrected", "rest, before", "after", "gain", "gain after 1 click", "ISIC val", "offered"):
+        table.add_column(column, justify="right")
+    for column in ("fell", "promised", "share", "seconds"):
+        table.add_column(column, justify="right")
+    for count in sorted({row.wanted for row in rows}):
+        same = [row for row in rows if row.wanted == count]
         table.add_row(
             str(count),
             spread([r.rest_before for r in same]),
@@ -185,13 +245,63 @@ def print_table(name: str, rows: Sequence[Row], console: Console) -> None:
             f"{sum(r.offered for r in same)}/{len(same)}",
             str(sum(r.rest_after < r.rest_before for r in same)),
             spread([r.promised for r in same], sign=True),
+            f"{fmean(r.share for r in same):.2f}",
             spread([r.seconds for r in same], 0),
         )
     console.print(table)
 
 
-def main() -> None:
-    """Print the tables."""
+class Kept:
+    """Rows in a file, so that an interrupted run goes on; without a file nothing is kept.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file.
+    about : dict
+        What decides the figures; rows that were made otherwise are not taken.
+    """
+
+    def __init__(self, path: Path | None, about: dict[str, object]) -> None:
+        self._path, self._about = path, about
+        found = json.loads(path.read_text()) if path is not None and path.exists() else {}
+        if found and found["about"] != about:
+            raise SystemExit(f"{path} was made with other settings; give another file.")
+        self.rows = [Row(**row) for row in found.get("rows", [])]
+
+    def find(self, name: str, count: int, draw: int) -> Row | None:
+        """Give a row that is there already."""
+        same = (row for row in self.rows if (row.data, row.wanted, row.draw) == (name, count, draw))
+        return next(same, None)
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        if self._path is not None:
+            rows = [dataclasses.asdict(row) for row in self.rows]
+            self._path.write_text(json.dumps({"about": self._about, "rows": rows}, indent=1))
+
+
+def measure_set(
+    bench: Bench, name: str, pairs: Sequence[Pair], options: argparse.Namespace, kept: Kept, console: Console
+) -> None:
+    """Measure all draws of a set and print its table."""
+    ranking = rank(pairs, bench.model) if bench.order == "active" else []
+    for count in options.counts or COUNTS[name]:
+        for draw in range(options.draws if count else 1):
+            if kept.find(name, count, draw):
+                continue
+            if count:
+                row = measure_draw(bench, name, pairs, count, draw, ranking)
+            else:
+                row = measure_start(bench, name, pairs)
+            kept.add(row)
+            console.log(row)
+    print_table(name, [row for row in kept.rows if row.data == name], bench.order, console)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -203,31 +313,31 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--order", choices=("random", "active"), default="random")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     parser.add_argument("--isic-every", type=int, default=1, help="measure every nth ISIC picture only")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    console = Console(width=140)
+    parser.add_argument("--json", type=Path, help="keep the draws, and go on from those that are there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the tables."""
+    options, console, started = parse_arguments(), Console(width=150), time.monotonic()
     model = ls.load_model(options.model, options.device)
     isic = read(find_set(options.data / "isic2017-val-256")[:: options.isic_every])
-    isic_before = overlaps(model, isic)
+    settings = make_settings(ls.FineTuneConfig, {"max_seconds": options.seconds}, parse_changes(options.set))
+    about = {"model": model.sha256, "settings": settings.model_dump(mode="json")}
+    about |= {"order": options.order, "isic_every": options.isic_every}
+    kept = Kept(options.json, about)
+    bench = Bench(model, settings, isic, overlaps(model, isic), options.order)
     console.print(
-        f"{model.card.name}: Jaccard {isic_before:.3f} on {len(isic)} ISIC pictures; "
+        f"{model.card.name}: Jaccard {bench.isic_before:.3f} on {len(isic)} ISIC pictures; "
         f"{torch.get_num_threads()} threads, budget {options.seconds:.0f} s"
     )
-    settings = make_settings(ls.FineTuneConfig, {"max_seconds": options.seconds}, parse_changes(options.set))
-    rows: list[Row] = []
     for name in options.sets:
-        pairs = find_set(options.data / FOLDERS[name])
-        for count in options.counts or COUNTS[name]:
-            for draw in range(options.draws):
-                config = settings.model_copy(update={"seed": draw})
-                rows.append(measure_draw(name, pairs, count, draw, model, isic, isic_before, config))
-                console.log(rows[-1])
-                if options.json:
-                    options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
-        print_table(name, [row for row in rows if row.data == name], console)
+        measure_set(bench, name, find_set(options.data / FOLDERS[name]), options, kept, console)
+    console.print(f"{time.monotonic() - started:.0f} s in all")
 
 
 if __name__ == "__main__":

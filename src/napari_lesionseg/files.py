@@ -16,7 +16,7 @@ _ATTEMPTS = 3
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
 
 
-def write_atomically(path: str | Path, payload: bytes) -> None:
+def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
     """Write a whole file, or leave what was there untouched.
 
     The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step
@@ -27,7 +27,7 @@ def write_atomically(path: str | Path, payload: bytes) -> None:
     ----------
     path : str or Path
         The file; its folder must exist.
-    payload : bytes
+    payload : bytes or memoryview
         The whole contents.
 
     Raises
@@ -128,7 +128,7 @@ def sync_folder(folder: str | Path) -> None:
             raise
 
 
-def _write_temporary(path: Path, payload: bytes) -> Path:
+def _write_temporary(path: Path, payload: bytes | memoryview) -> Path:
     """Write the payload beside `path`, forced to disk, and return where."""
     temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
     stream = temporary.open("xb")

@@ -161,13 +161,15 @@ class Course:
 
     # -------------------------------------------------------------------------------------- its state
 
-    def state(self, parent: str, pictures: Sequence[str], folds: Sequence[int]) -> Unfinished:
+    def state(self, parent: str, model: str, pictures: Sequence[str], folds: Sequence[int]) -> Unfinished:
         """Describe how far it is; the weights are `state_tensors`.
 
         Parameters
         ----------
         parent : str
             Hash of the weights it started from.
+        model : str
+            Name of the model they belong to.
         pictures : sequence of str
             Hashes of the pictures.
         folds : sequence of int
@@ -175,6 +177,7 @@ class Course:
         """
         return Unfinished(
             parent=parent,
+            model=model,
             pictures=tuple(pictures),
             folds=tuple(folds),
             config=self._config,

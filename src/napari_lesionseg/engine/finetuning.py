@@ -310,7 +310,7 @@ class FineTuning:
         if self._state_path is None or self._course is None:
             return
         hashes = [correction.sha256 for correction in self._corrections]
-        state = self._course.state(_identify(self._model), hashes, self._fold_of)
+        state = self._course.state(_identify(self._model), self._model.card.name, hashes, self._fold_of)
         try:
             write_unfinished(self._state_path, state, self._course.state_tensors())
         except OSError as error:
@@ -405,7 +405,8 @@ def _read_state(
         raise TrainingError("To continue a training, say where its state is.")
     state, tensors = read_unfinished(path)
     if state.parent != _identify(model):
-        raise TrainingError("The unfinished training started from another model; start anew.")
+        which = f"from “{state.model}”" if state.model != model.card.name else "from another model"
+        raise TrainingError(f"The unfinished training started {which}: choose that one, or start anew.")
     if state.config != config:
         raise TrainingError("The unfinished training has other settings; use the same, or start anew.")
     return state, tensors

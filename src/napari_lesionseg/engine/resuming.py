@@ -6,12 +6,14 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, Settings
@@ -21,6 +23,8 @@ from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.files import write_atomically
 
 STATE_KEY = "lesionseg_fine_tuning"
+DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+ALIGNMENT = 8
 
 
 class SavedScores(Settings):
@@ -58,6 +62,7 @@ class Unfinished(Settings):
     """What is known of an unfinished fine-tuning without loading its weights."""
 
     parent: str = Field(description="Hash of the weights it started from.")
+    model: str = Field("", description="Name of the model it started from.")
     pictures: tuple[str, ...] = Field(description="Hashes of the pictures with their masks, in their order.")
     folds: tuple[int, ...] = Field(description="The fold that each picture is held out in; -1: in none.")
     config: FineTuneConfig
@@ -86,7 +91,29 @@ def write_unfinished(path: Path, state: Unfinished, tensors: Mapping[str, Tensor
     OSError
         If the place cannot be written; what was there is untouched.
     """
-    write_atomically(path, save(dict(tensors), metadata={STATE_KEY: state.model_dump_json()}))
+    write_atomically(path, _pack(tensors, {STATE_KEY: state.model_dump_json()}))
+
+
+def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryview:
+    """Pack tensors of the processor's memory as safetensors does, one by one.
+
+    The library copies all of them, some 200 MB, in one go during which no other thread of Python can run: a
+    window would stand still.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
+    for (name, tensor), (start, end) in zip(tensors.items(), pairwise(ends), strict=True):
+        about = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = about
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    start_of_data = 8 + len(text)
+    packed = bytearray(start_of_data + ends[-1])
+    packed[:start_of_data] = len(text).to_bytes(8, "little") + text
+    data = np.frombuffer(packed, np.uint8, offset=start_of_data)
+    for tensor, (start, end) in zip(tensors.values(), pairwise(ends), strict=True):
+        data[start:end] = tensor.contiguous().numpy().reshape(-1).view(np.uint8)
+    return memoryview(packed)
 
 
 def find_unfinished(path: Path) -> Unfinished | None:

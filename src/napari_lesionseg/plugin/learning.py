@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.data.batches import CachedPair, shrink_pair
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.files import sha256_file
+from napari_lesionseg.models.registry import ModelEntry, ModelRegistry
 from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.records import signed_outline
@@ -26,15 +30,64 @@ if TYPE_CHECKING:
 SIDE = 512
 """Longer side in pixels of the pictures kept in memory while a model learns."""
 
+CANCEL_MS = 2000
+"""Time in which a learning that is given up ends."""
+
 
 def lessons_of(study: Study) -> list[PictureState]:
     """List the pictures that a model can learn from: those with a verdict."""
     return [state for state in study.state.pictures.values() if state.status.done]
 
 
+def split_items(lessons: Sequence[PictureState]) -> list[SplitItem]:
+    """Say of which patient and lesion pictures are, so that none is torn apart."""
+    return [SplitItem(s.name, patient=s.added.patient, lesion=s.added.lesion) for s in lessons]
+
+
 def read_lesson(study: Study, state: PictureState) -> CachedPair:
     """Read a signed picture and its outline, shrunk; to be called in a worker."""
     return shrink_pair(state.name, study.read_picture(state.picture), signed_outline(study, state), SIDE)
+
+
+def state_path_of(study: Study) -> Path:
+    """Say where the state of this reader's unfinished learning is kept; nothing else is to be found there."""
+    return study.folder / "cache" / f"learning-{study.reader}.state.safetensors"
+
+
+def describe_lessons(lessons: Sequence[PictureState]) -> str:
+    """Count the pictures to learn from, and who signed them, in one line."""
+    counts = Counter(state.reader for state in lessons if state.reader)
+    pictures = "1 picture" if len(lessons) == 1 else f"{len(lessons)} pictures"
+    if not counts:
+        return f"{pictures} to learn from"
+    signed = ", ".join(f"{count} by {reader}" for reader, count in sorted(counts.items()))
+    return f"{pictures} to learn from: {signed}"
+
+
+def describe_split(lessons: Sequence[PictureState], config: FineTuneConfig) -> str:
+    """Say which of them are held out to measure on, in one line; empty where there are none."""
+    from napari_lesionseg.engine.ensemble import NEVER, deal_out
+
+    if not lessons:
+        return ""
+    dealt = deal_out([state.name for state in lessons], split_items(lessons), config.folds, config.seed)
+    sizes = Counter(fold for fold in dealt if fold != NEVER)
+    if not sizes:
+        return "None can be held out: whether the new model is better will not be known"
+    patients = {state.added.patient for state in lessons}
+    kept = "" if None in patients else f"; {len(patients)} patients, none on both sides"
+    if len(sizes) == 1:
+        return f"{len(lessons) - sizes[0]} to learn, {sizes[0]} held out{kept}"
+    parts = " + ".join(str(sizes[fold]) for fold in sorted(sizes))
+    return f"Held out in turn: {parts}{kept}"
+
+
+def parent_of(model: Model) -> ModelEntry | None:
+    """Find the model that a model was fine-tuned from; to be called in a worker, as it reads all models."""
+    if model.card.parent is None:
+        return None
+    usable = (entry for entry in ModelRegistry().list() if entry.card is not None)
+    return next((entry for entry in usable if sha256_file(entry.path) == model.card.parent), None)
 
 
 class LearnRun(QObject):
@@ -46,10 +99,13 @@ class LearnRun(QObject):
         Whose signed outlines are learned from.
     model : Model
         What to start from; it stays as it is and can be used meanwhile.
-    seconds : float
-        Budget.
+    config : FineTuneConfig
+        How it learns, and its budget.
     state_path : Path
-        Where the state is kept, so that a crash loses one round at most.
+        Where the state is kept, so that a crash loses one round at most. It stays there until the outcome was
+        decided about.
+    resume : bool
+        Continue from that state.
 
     Attributes
     ----------
@@ -66,21 +122,32 @@ class LearnRun(QObject):
     failed = Signal(object)
 
     def __init__(
-        self, study: Study, model: Model, seconds: float, state_path: Path, parent: QObject | None = None
+        self,
+        study: Study,
+        model: Model,
+        config: FineTuneConfig,
+        state_path: Path,
+        *,
+        resume: bool = False,
+        parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
         self._go = threading.Event()
         self._go.set()
         self._given_up = threading.Event()
+        self._ended = threading.Event()
         self._tuning: FineTuning | None = None
+        self.problems: tuple[str, ...] = ()
+        """What went wrong without ending it, one sentence each; known at the end."""
         self._job: Job[Any] = Job(
             "learning from the approved pictures",
             self._work,
             study,
             lessons_of(study),
             model,
-            FineTuneConfig(max_seconds=seconds),
+            config,
             state_path,
+            resume,
             done=self.finished.emit,
             failed=self.failed.emit,
         )
@@ -110,33 +177,54 @@ class LearnRun(QObject):
         self._go.set()
 
     def abandon(self) -> None:
-        """Give up, and let nobody hear of it: the window is closing."""
+        """Give up, and let nobody hear of it: the window is closing. It can be continued the next time."""
         self._job.drop()
         self.give_up()
 
-    def _work(
+    def wait(self) -> bool:
+        """Wait for a learning that was given up to end; False if it takes too long."""
+        return self._ended.wait(CANCEL_MS / 1000)
+
+    def _work(self, *arguments: Any) -> Candidate:
+        """Learn in a thread of its own: priority is for good, and Qt's threads are used for other work."""
+        from napari_lesionseg.engine.threads import lower_priority
+
+        try:
+            with ThreadPoolExecutor(1, "learning", initializer=lower_priority) as pool:
+                return pool.submit(self._learn, *arguments).result()
+        finally:
+            self._ended.set()
+
+    def _learn(
         self,
         study: Study,
-        states: list[PictureState],
+        lessons: list[PictureState],
         model: Model,
         config: FineTuneConfig,
         state_path: Path,
+        resume: bool,
     ) -> Candidate:
-        """Run the engine in this, another, thread."""
         from napari_lesionseg.engine.finetuning import FineTuning
 
-        pairs = [read_lesson(study, state) for state in states]
-        items = [SplitItem(s.name, patient=s.added.patient, lesion=s.added.lesion) for s in states]
-        self._tuning = tuning = FineTuning(model, pairs, config, items=items, state_path=state_path)
+        pairs = [read_lesson(study, state) for state in lessons if not self._given_up.is_set()]
+        self._check_given_up()
+        items = split_items(lessons)
+        self._tuning = tuning = FineTuning(
+            model, pairs, config, items=items, state_path=state_path, resume=resume
+        )
         self._drive(tuning, self.happened.emit)
-        candidate = tuning.candidate()
-        tuning.forget()
-        return candidate
+        self.problems = tuning.problems
+        return tuning.candidate()
 
     def _drive(self, tuning: FineTuning, tell: Callable[[Event], None]) -> None:
-        for event in tuning.steps():
-            tell(event)
-            self._go.wait()
-            if self._given_up.is_set():
-                tuning.close()
-                raise CancelledError("The learning was given up; the model is as it was.")
+        try:
+            for event in tuning.steps():
+                tell(event)
+                self._go.wait()
+                self._check_given_up()
+        finally:
+            tuning.close()
+
+    def _check_given_up(self) -> None:
+        if self._given_up.is_set():
+            raise CancelledError("The learning was given up; the model is as it was.")

@@ -65,6 +65,22 @@ class ModelPicker(QObject):
         """Keep a model that was loaded, in place of the one before."""
         self._loaded = (choice, model)
 
+    def offer(self, name: str) -> None:
+        """Put a model that is new in the registry into the list."""
+        if self._place_of(name) < 0:
+            self.model.addItem(name, name)
+            self.model.setItemData(self.model.count() - 1, name, Qt.ItemDataRole.ToolTipRole)
+
+    def choose(self, name: str) -> None:
+        """Choose a model of the registry, as if the user had."""
+        self.offer(name)
+        self.model.setCurrentIndex(self._place_of(name))
+
+    def _place_of(self, name: str) -> int:
+        """Find a model in the list, or -1; the shipped one has no value, but its name."""
+        place = int(self.model.findData(name))
+        return place if place >= 0 else int(self.model.findText(f"{name} (shipped)"))
+
     def add_to(self, grid: QGridLayout, row: int) -> int:
         """Put the choices into the rows of a form.
 

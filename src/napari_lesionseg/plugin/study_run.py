@@ -13,7 +13,7 @@ from napari_lesionseg.engine.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.outbox import Outbox
 from napari_lesionseg.plugin.workers import Job
-from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.fold import PictureState, Status
 from napari_lesionseg.study.study import Origin, Study
 from napari_lesionseg.types import LabelImage
 
@@ -72,9 +72,11 @@ class StudyRun:
         self._job: Job[tuple[LabelImage, Origin]] | None = None
         self._problems: list[str] = []
         self._total = 0
-        self._active = False
+        self._active = self._refreshing = False
 
-    def start(self, pictures: Iterable[str], model: Model, config: PostprocessConfig) -> None:
+    def start(
+        self, pictures: Iterable[str], model: Model, config: PostprocessConfig, *, refresh: bool = False
+    ) -> None:
         """Begin.
 
         Parameters
@@ -85,8 +87,10 @@ class StudyRun:
             The network.
         config : PostprocessConfig
             How outlines are made of its answers.
+        refresh : bool
+            Outline those anew that another network outlined and nobody touched, and no others.
         """
-        self._model, self._config = model, config
+        self._model, self._config, self._refreshing = model, config, refresh
         self._waiting = deque(picture for picture in pictures if self._is_free(picture))
         self._total, self._active = len(self._waiting), True
         self._outbox.saved.connect(self._next)
@@ -109,10 +113,16 @@ class StudyRun:
             self.finished.emit(tuple(self._problems))
 
     def _is_free(self, picture: str) -> bool:
-        """Whether nobody has looked at a picture, as far as is known now."""
-        status = self._study.state.pictures[picture].status
-        busy = picture == self._on_screen() or self._outbox.draft(picture) is not None
-        return status is Status.NOT_LOOKED_AT and not busy
+        """Whether nobody has looked at a picture, or touched it, as far as is known now."""
+        state = self._study.state.pictures[picture]
+        if picture == self._on_screen() or self._outbox.draft(picture) is not None:
+            return False
+        if self._refreshing:
+            return state.status is Status.PREDICTED and not self._is_by_model(state)
+        return state.status is Status.NOT_LOOKED_AT
+
+    def _is_by_model(self, state: PictureState) -> bool:
+        return state.outline is not None and state.outline.model == self._model.sha256
 
     def _next(self) -> None:
         if self._job is not None or self._outbox.pending or not self._active:

@@ -64,6 +64,8 @@ class StudySession:
         Emitted with a sentence when something could not be saved; it is tried again.
     failed : psygnal.Signal
         Emitted with a sentence for the user.
+    model_changed : psygnal.Signal
+        Emitted when there is another network.
     """
 
     opened = Signal(object)
@@ -71,6 +73,7 @@ class StudySession:
     saved = Signal(bool)
     not_saved = Signal(str)
     failed = Signal(str)
+    model_changed = Signal()
 
     def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
         self._viewer = weakref.ref(viewer)
@@ -226,14 +229,20 @@ class StudySession:
         return self._model
 
     def set_model(self, model: Model | None) -> None:
-        """Take another network; outlines that a reader changed or signed stay as they are."""
-        self._model = model
+        """Take another network; outlines that a reader changed or signed stay as they are.
+
+        What the network before it predicted and nobody touched is predicted anew, in the background.
+        """
+        before, self._model = self._model, model
         self.run.cancel()
         self._prefetcher.set_model(model)
         if self.editor is not None:
             self.editor.set_model(model)
             if model is not None and not self._by_reader and not self._is_drawn_by(model):
                 self.editor.predict()
+        if before is not None and model is not None and before.sha256 != model.sha256:
+            self.run.start([state.picture for state in self.queue], model, self._config, refresh=True)
+        self.model_changed.emit()
 
     def outline_all(self) -> None:
         """Let the network outline every picture that nobody has looked at, in the background."""
