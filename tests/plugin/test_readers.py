@@ -6,11 +6,18 @@ import napari.layers
 import numpy as np
 import pytest
 import tifffile
+from napari._qt.dialogs.qt_reader_dialog import QtReaderDialog
 from napari.components import ViewerModel
 from PIL import Image
+from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QApplication, QRadioButton
 
+from napari_lesionseg.data.exporting import export_dataset
+from napari_lesionseg.data.formats import ExportConfig
 from napari_lesionseg.data.io import write_mask, write_picture
-from napari_lesionseg.errors import PairingError, PictureError
+from napari_lesionseg.data.records import Record
+from napari_lesionseg.errors import DatasetError, PairingError, PictureError
 from napari_lesionseg.plugin import readers
 from napari_lesionseg.plugin.readers import get_reader, read_layers
 
@@ -94,7 +101,7 @@ def test_palettes_become_colours(open_file, tmp_path, spot):
     np.testing.assert_array_equal(layer.data, Image.open(tmp_path / "palette.png").convert("RGB"))
 
 
-@pytest.mark.parametrize("ending", ["_segmentation", "_mask", "_MASK"])
+@pytest.mark.parametrize("ending", ["_segmentation", "_mask", "_MASK", "_attribute_streaks"])
 def test_masks_become_labels(open_file, tmp_path, spot, ending):
     mask = spot[..., 0] < 100
     write_mask(tmp_path / f"IMD002{ending}.png", mask)
@@ -109,8 +116,9 @@ def test_a_folder_becomes_one_layer_a_picture_in_natural_order(open_file, tmp_pa
     write_mask(tmp_path / "IMD2_segmentation.png", spot[..., 0] < 100)
     (tmp_path / "notes.txt").write_text("no picture")
     layers = open_file(tmp_path)
-    assert [layer.name for layer in layers] == ["IMD1", "IMD2", "IMD10"]
-    assert [layer.visible for layer in layers] == [True, False, False]
+    assert [layer.name for layer in layers] == ["IMD1", "IMD2", "IMD2 outline", "IMD10"]
+    assert [layer.visible for layer in layers] == [True, False, False, False]
+    np.testing.assert_array_equal(layers[2].data, spot[..., 0] < 100)
 
 
 def test_several_files_are_opened_together(viewer, tmp_path, spot):
@@ -120,12 +128,30 @@ def test_several_files_are_opened_together(viewer, tmp_path, spot):
     assert [layer.name for layer in viewer.open(paths, plugin="napari-lesionseg")] == ["a", "b"]
 
 
-def test_a_large_folder_is_refused_with_a_sentence(tmp_path, spot, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_PICTURES", 2)
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+    """What the user is told, in place of a pop-up."""
+    said: list[str] = []
+    monkeypatch.setattr(readers, "show_info", said.append)
+    monkeypatch.setattr(readers, "show_warning", said.append)
+    return said
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_PICTURES", 2), ("MAX_PIXELS", 40 * 60)])
+def test_of_a_large_folder_the_first_pictures_are_opened(tmp_path, spot, monkeypatch, told, limit, value):
+    monkeypatch.setattr(readers, limit, value)
     for index in range(3):
         write_picture(tmp_path / f"{index}.png", spot)
-    with pytest.raises(PictureError, match="holds 3 pictures, too many at once; open up to 2 of them"):
-        read_layers(str(tmp_path))
+    assert [options["name"] for _, options, _ in read_layers(str(tmp_path))] == ["0", "1"]
+    (said,) = told
+    assert said.startswith(f"The first 2 of 3 pictures in {tmp_path.name} are open.")
+
+
+def test_deep_grey_of_a_folder_keeps_its_values(open_file, tmp_path, rng):
+    values = rng.integers(0, 4096, (40, 60), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", values, photometric="minisblack")
+    (layer,) = open_file(tmp_path)
+    np.testing.assert_array_equal(layer.data, values)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
@@ -151,5 +177,96 @@ def test_other_files_are_left_to_other_readers(tmp_path):
 
 def test_real_pictures_of_the_ph2_layout_are_opened(open_file, real_data):
     layers = open_file(real_data / "ph2-sample")
-    assert len(layers) == 20
-    assert all(layer.rgb for layer in layers)
+    assert [layer.name for layer in layers[:2]] == ["IMD032", "IMD032 outline"]
+    assert len(layers) == 40
+    assert all(layer.rgb for layer in layers[::2])
+    assert all(layer.data.max() == 1 for layer in layers[1::2])
+
+
+@pytest.fixture
+def records():
+    """Two pictures of two patients with a lesion and a hair."""
+    found = []
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        labels = np.zeros((40, 60), np.uint8)
+        labels[5 : 25 + number, 10:40] = 1
+        labels[12:14, 10:40] = 2
+        image = rng.integers(0, 256, (40, 60, 3), np.uint8)
+        classes = ("background", "lesion", "hair")
+        found.append(Record(f"p{number}", image, labels, classes=classes, patient=str(number)))
+    return found
+
+
+@pytest.mark.parametrize("convention", ["isic", "coco", "folder"])
+def test_a_data_set_is_opened_with_its_outlines(open_file, records, tmp_path, convention):
+    *_, report = export_dataset(
+        records, tmp_path / "set", convention, config=ExportConfig(pseudonymise="nothing")
+    )
+    layers = open_file(report.folder)
+    assert [layer.name for layer in layers] == ["p0", "p0 outline", "p1", "p1 outline"]
+    assert [layer.visible for layer in layers] == [True, True, False, False]
+    for record, image, outline in zip(records, layers[::2], layers[1::2], strict=True):
+        np.testing.assert_array_equal(image.data, record.picture)
+        np.testing.assert_array_equal(outline.data, record.mask)
+        assert isinstance(outline, napari.layers.Labels)
+
+
+def test_a_data_set_can_be_dropped_on_the_window(make_napari_viewer, plugins, records, tmp_path):
+    config = ExportConfig(pseudonymise="nothing")
+    *_, report = export_dataset(records, tmp_path / "set", "isic", config=config)
+    viewer = make_napari_viewer()
+    chooser = QTimer()
+    chooser.timeout.connect(choose_lesionseg)
+    chooser.start(50)
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(report.folder))])
+    actions = (Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier)
+    viewer.window._qt_viewer.dropEvent(QDropEvent(QPointF(40, 40), *actions))
+    chooser.stop()
+    assert [layer.name for layer in viewer.layers] == ["p0", "p0 outline", "p1", "p1 outline"]
+
+
+def choose_lesionseg():
+    """Answer napari's question which plugin shall open a folder; it opens folders of TIFF itself."""
+    for window in QApplication.topLevelWidgets():
+        if isinstance(window, QtReaderDialog) and window.isVisible():
+            (choice,) = (
+                button for button in window.findChildren(QRadioButton) if "LesionSeg" in button.text()
+            )
+            choice.setChecked(True)
+            window.accept()
+
+
+def test_a_coco_file_is_opened_and_other_json_is_not(open_file, records, tmp_path):
+    config = ExportConfig(pseudonymise="nothing", shares={"train": 1})
+    *_, report = export_dataset(records, tmp_path / "set", "coco", config=config)
+    assert len(open_file(report.folder / "annotations/instances_train.json")) == 4
+    assert get_reader(str(report.folder / "manifest.json")) is None
+    assert get_reader(str(report.folder / "croissant.json")) is None
+
+
+def test_photographs_that_came_as_dicom_are_opened(open_file, tmp_path, spot):
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.7", "1.2.3"
+    dataset.set_pixel_data(spot, "RGB", 8)
+    dataset.save_as(tmp_path / "photo.dcm", enforce_file_format=True)
+    for path in (tmp_path / "photo.dcm", tmp_path):
+        (layer,) = open_file(path)
+        assert layer.rgb
+        assert layer.name.startswith("photo")
+        np.testing.assert_array_equal(layer.data, spot)
+
+
+def test_broken_entries_of_a_data_set_are_told_and_left_out(tmp_path, spot, told):
+    for name in ("a", "b"):
+        write_picture(tmp_path / f"{name}.png", spot)
+        write_mask(tmp_path / f"{name}_mask.png", spot[..., 0] < 100)
+    (tmp_path / "a.png").write_bytes(b"broken")
+    assert [options["name"] for _, options, _ in read_layers(str(tmp_path))] == ["b", "b outline"]
+    (said,) = told
+    assert said.startswith(f"Left out of {tmp_path.name}: a: ")
+    (tmp_path / "b_mask.png").write_bytes(b"broken")
+    with pytest.raises(DatasetError, match="no picture of it can be read"):
+        read_layers(str(tmp_path))

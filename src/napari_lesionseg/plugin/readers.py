@@ -1,19 +1,26 @@
-"""Opening pictures, masks and folders of them in napari."""
+"""Opening pictures, masks, folders and data sets of them in napari."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from napari.utils.notifications import show_info, show_warning
 from numpy.typing import NDArray
 
 from napari_lesionseg.data.decoding import Decoded, DecodingError, decode_stack
+from napari_lesionseg.data.formats import coco, dicom
+from napari_lesionseg.data.formats.dicom_files import read_photograph
+from napari_lesionseg.data.importing import read_dataset
 from napari_lesionseg.data.io import picture_suffixes, read_mask, to_byte_image
 from napari_lesionseg.data.pairing import find_pictures
-from napari_lesionseg.errors import PictureError
-from napari_lesionseg.plugin.layers import outline_colours
+from napari_lesionseg.data.records import Dataset, Problem, Record
+from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.plugin.layers import FILLED_OPACITY, outline_colours
 
 LayerTuple: TypeAlias = tuple[NDArray[Any], dict[str, Any], str]
 Paths: TypeAlias = str | Sequence[str]
@@ -21,29 +28,37 @@ Paths: TypeAlias = str | Sequence[str]
 MAX_PICTURES = 100
 """Pictures of a folder that are opened at once, each as a layer of its own."""
 
-_MASK_ENDINGS = ("_segmentation", "_mask")
+MAX_PIXELS = 400_000_000
+"""Pixels of a folder's pictures that are opened at once: with their outlines, 1.6 GB."""
+
+_MASK = re.compile(r".+_(?:segmentation|mask|attribute_\w+)", re.IGNORECASE)
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerTuple]] | None:
-    """Give napari the function that opens a path, or None when it is neither a picture nor a folder.
+    """Give napari the function that opens a path, or None when it is nothing that is read here.
 
     Parameters
     ----------
     path : str or sequence of str
         What is to be opened.
     """
-    paths = [Path(item) for item in _as_list(path)]
-    if all(item.is_dir() or item.suffix.lower() in picture_suffixes for item in paths):
-        return read_layers
-    return None
+    return read_layers if all(_is_ours(Path(item)) for item in _as_list(path)) else None
+
+
+def _is_ours(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return coco.lists_objects(path)
+    return path.is_dir() or suffix in picture_suffixes or suffix in dicom.SUFFIXES
 
 
 def read_layers(path: Paths) -> list[LayerTuple]:
-    """Open pictures, masks and folders as layers.
+    """Open pictures, masks, folders and data sets as layers.
 
-    Files whose name ends in ``_segmentation`` or ``_mask`` become Labels, all others Images. Pages of a TIFF
-    become a stack. Grey values of more than 8 bits are kept as they are; everything else becomes colour
-    bytes, upright.
+    Files whose name ends in ``_segmentation``, ``_mask`` or ``_attribute_<name>`` become Labels, all others
+    Images. Pages of a TIFF become a stack. Grey values of more than 8 bits are kept as they are; everything
+    else becomes colour bytes, upright. Of a folder that is a data set (PH2, ISIC, COCO, DICOM, pictures with
+    masks), and of a COCO file, each picture comes with its outline.
 
     Parameters
     ----------
@@ -53,32 +68,91 @@ def read_layers(path: Paths) -> list[LayerTuple]:
     Returns
     -------
     list of (data, options, type)
-        Layers; of a folder's pictures only the first one is visible, as they lie on top of each other.
+        Layers; of a folder's pictures only the first one is visible, as they lie on top of each other. What
+        is left out, because it is broken or too much at once, is said in a notification.
 
     Raises
     ------
-    PictureError, MaskError, PairingError
-        If something cannot be read, or a folder holds no pictures.
+    PictureError, MaskError, PairingError, DatasetError
+        If a file cannot be read, or a folder holds no pictures that can.
     """
     return [layer for item in _as_list(path) for layer in _read_path(Path(item))]
 
 
 def _read_path(path: Path) -> list[LayerTuple]:
-    if not path.is_dir():
-        return [_read_file(path)]
-    pictures = find_pictures(path)
-    if len(pictures) > MAX_PICTURES:
-        raise PictureError(
-            f"{path} holds {len(pictures)} pictures, too many at once; open up to {MAX_PICTURES} of them."
-        )
-    layers = [_read_file(picture) for picture in pictures]
-    for _, options, _ in layers[1:]:
-        options["visible"] = False
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix.lower() == ".json":
+        return _read_dataset(path, read_dataset(path))
+    return [_read_file(path)]
+
+
+def _read_folder(path: Path) -> list[LayerTuple]:
+    """Open a folder as a data set, or as the pictures in it where it is none."""
+    try:
+        dataset = read_dataset(path)
+    except DatasetError:
+        dataset = Dataset("pictures", [Record(file.stem, file) for file in find_pictures(path)])
+    return _read_dataset(path, dataset)
+
+
+def _read_dataset(path: Path, dataset: Dataset) -> list[LayerTuple]:
+    """Open a data set's pictures with their outlines, as many as there is room for."""
+    layers: list[LayerTuple] = []
+    problems = list(dataset.problems)
+    opened = pixels = 0
+    for record in dataset.records:
+        if opened == MAX_PICTURES or pixels > MAX_PIXELS:
+            break
+        opened += 1
+        try:
+            found = _read_record(record, visible=not layers)
+        except (DatasetError, PictureError) as error:
+            problems.append(Problem(record.name, str(error)))
+            continue
+        pixels += math.prod(found[0][0].shape[:2])
+        layers += found
+    if not layers:
+        reasons = (f" {problem.name}: {problem.reason}" for problem in problems)
+        raise DatasetError(f"{path}: no picture of it can be read.{next(reasons, '')}")
+    _tell(path, problems, opened, len(dataset.records))
     return layers
 
 
+def _read_record(record: Record, *, visible: bool) -> list[LayerTuple]:
+    """Open one picture, and the outline that belongs to it."""
+    if record.mask is None and isinstance(record.picture, Path):
+        data, options, kind = _read_file(record.picture)
+        return [(data, options | {"visible": visible}, kind)]
+    pixels = record.load(bare=True)
+    image: LayerTuple = (pixels.image, {"name": record.name, "rgb": True, "visible": visible}, "image")
+    if record.mask is None:
+        return [image]
+    options = {
+        "name": f"{record.name} outline",
+        "colormap": outline_colours(),
+        "opacity": FILLED_OPACITY,
+        "visible": visible,
+    }
+    return [image, (pixels.labels, options, "labels")]
+
+
+def _tell(path: Path, problems: Sequence[Problem], opened: int, total: int) -> None:
+    """Say what was left out."""
+    if opened < total:
+        show_info(
+            f"The first {opened} of {total} pictures in {path.name} are open. "
+            "The workbench opens the folder as a whole, one picture after the other."
+        )
+    if problems:
+        more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
+        show_warning(f"Left out of {path.name}: {problems[0].name}: {problems[0].reason}{more}")
+
+
 def _read_file(path: Path) -> LayerTuple:
-    if path.stem.lower().endswith(_MASK_ENDINGS):
+    if path.suffix.lower() in dicom.SUFFIXES:
+        return read_photograph(path), {"name": path.stem, "rgb": True}, "image"
+    if _MASK.fullmatch(path.stem):
         return read_mask(path), {"name": path.stem, "colormap": outline_colours()}, "labels"
     data = _read_values(path)
     return data, {"name": path.stem, "rgb": data.shape[-1] == 3 and data.dtype == np.uint8}, "image"

@@ -94,11 +94,11 @@ class Annotation(_Lenient):
 
 def recognises(folder: Path) -> bool:
     """Tell whether a folder holds a COCO file that lists objects."""
-    return any(_lists_objects(path) for path in islice(walk(folder), GLANCE))
+    return any(lists_objects(path) for path in islice(walk(folder), GLANCE))
 
 
-def _lists_objects(path: Path) -> bool:
-    """Tell by its name, or by its beginning, whether a JSON file lists objects."""
+def lists_objects(path: Path) -> bool:
+    """Tell by its name, or by its beginning, whether a file is a COCO file that lists objects."""
     name = path.name.lower()
     if not name.endswith(".json") or name.startswith(_OTHERS):
         return False
@@ -132,7 +132,7 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     DatasetError
         When there is no such file, one is damaged, or their categories differ.
     """
-    files = files or [path for path in walk(folder) if _lists_objects(path)]
+    files = files or [path for path in walk(folder) if lists_objects(path)]
     if not files:
         raise DatasetError(f"{folder} holds no COCO file (annotations/instances_*.json).")
     records: dict[str, Record] = {}
