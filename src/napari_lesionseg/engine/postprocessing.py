@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from skimage import measure
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.engine.runs import Runs
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import Click, LabelImage, Probability
 
-_EIGHT = np.ones((3, 3), dtype=bool)
 _Pixel = tuple[int, int]
 _Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -237,24 +236,24 @@ def _keep_parts(mask: NDArray[np.bool_], config: PostprocessConfig, inside: _Pix
     """Drop small parts, and all but the largest if so set; parts with a positive click stay."""
     if config.min_area <= 1 and not config.largest_only:
         return mask
-    parts, _ = ndimage.label(mask, structure=_EIGHT)
-    sizes = np.bincount(parts[mask])  # counting only inside the mask is two to three times quicker
+    runs = Runs.of(mask)
+    parts = runs.parts(diagonal=True)
+    sizes = np.bincount(parts, runs.lengths)
     keep = sizes >= max(config.min_area, 1)
     if config.largest_only:
         keep &= np.arange(sizes.size) == sizes.argmax()
-    keep[parts[inside]] = True
-    if keep.sum() == 1:
-        return np.asarray(parts == keep.argmax())  # much quicker than looking every pixel up
-    return np.asarray(np.take(keep, parts))
+    keep[parts[runs.at(*inside)]] = True
+    kept = np.array(mask, order="C")
+    runs.write(kept, ~keep[parts], False)
+    return kept
 
 
 def _fill_holes(mask: NDArray[np.bool_], outside: _Pixels) -> NDArray[np.bool_]:
     """Fill what the border cannot reach, except holes with a negative click in them."""
-    empty, count = ndimage.label(np.pad(~mask, 1, constant_values=True))
-    if count == 1:
-        return mask
-    filled = empty != 1  # the padding is scanned first, so the outside has number 1
+    runs = Runs.of(np.pad(~mask, 1, constant_values=True))
+    parts = runs.parts(diagonal=False)
     rows, cols = outside
-    for hole in np.unique(empty[rows + 1, cols + 1]):
-        filled &= empty != hole
-    return np.asarray(filled[1:-1, 1:-1])
+    left_open = np.isin(parts, parts[runs.at(rows + 1, cols + 1)])
+    filled = np.pad(mask, 1)
+    runs.write(filled, (parts != 0) & ~left_open, True)  # the padding is read first: the outside is part 0
+    return filled[1:-1, 1:-1]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import ndimage
+
+from napari_lesionseg.engine.runs import Runs
+
+masks = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
+FOUR, EIGHT = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), bool)
+
+
+def painted(mask: np.ndarray, runs: Runs, numbers: np.ndarray) -> np.ndarray:
+    """Write the number of its run's part, from 1, into every pixel."""
+    labels = np.zeros(mask.shape, int)
+    rows, cols = np.nonzero(mask)
+    labels[rows, cols] = numbers[runs.at(rows, cols)] + 1
+    return labels
+
+
+@given(masks, st.booleans())
+def test_parts_are_those_of_a_labelling_in_the_same_order(mask: np.ndarray, diagonal: bool) -> None:
+    runs = Runs.of(mask)
+    expected, _ = ndimage.label(mask, EIGHT if diagonal else FOUR)
+    assert np.array_equal(painted(mask, runs, runs.parts(diagonal=diagonal)), expected)
+    assert runs.lengths.sum() == mask.sum()
+
+
+@given(masks, st.booleans())
+def test_chosen_runs_are_written_and_no_others(mask: np.ndarray, diagonal: bool) -> None:
+    runs = Runs.of(mask)
+    parts = runs.parts(diagonal=diagonal)
+    changed = mask.copy()
+    runs.write(changed, parts == 0, False)
+    expected, _ = ndimage.label(mask, EIGHT if diagonal else FOUR)
+    assert np.array_equal(changed, mask & (expected != 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5)])
+def test_nothing_has_no_runs(shape: tuple[int, int]) -> None:
+    runs = Runs.of(np.zeros(shape, bool))
+    assert len(runs.starts) == 0
+    assert len(runs.parts(diagonal=True)) == 0
