@@ -38,6 +38,15 @@ def rate_at(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
+def boundary_of(card: ModelCard) -> float:
+    """Return the logit, after the temperature, from which on a pixel is lesion; 0 for several classes.
+
+    What is learned is the outline that a reader sees, at the model's own threshold. Training pulls outlines
+    to a probability of a half: the threshold that was chosen for a model would be wrong for what it becomes.
+    """
+    return math.log(card.threshold / (1 - card.threshold)) if card.out_channels == 1 else 0.0
+
+
 class Learner:
     """A network with all that a step of training changes.
 
@@ -46,7 +55,7 @@ class Learner:
     network : SegmentationNetwork
         Trained in place; moved to ``device``.
     card : ModelCard
-        Normalisation of the pictures.
+        Normalisation of the pictures, and the threshold at which the outline is taught.
     config : LearningConfig
         How it learns.
     device : torch.device
@@ -81,6 +90,7 @@ class Learner:
             if config.average
             else None
         )
+        self._card, self._boundary = card, boundary_of(card)
         self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1)
 
@@ -123,9 +133,9 @@ class Learner:
         rng = np.random.default_rng((self._config.seed, 2, number))
         with autocast(self._device, self._config.precision):
             features = self.network.encode(images)
-            guidance = self._guidance(features, labels, rng)
+            features, labels, guidance = self._add_guided(features, labels, rng)
             logits = self.network.decode(features, guidance)
-        config = self._config
+        config, logits = self._config, logits.float() / self._card.temperature - self._boundary
         loss = segmentation_loss(logits, labels, config.loss, config.label_smoothing, config.class_weights)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -139,23 +149,33 @@ class Learner:
             self._average.update_parameters(self.network)
         return float(loss.detach())
 
-    def _guidance(
+    def _add_guided(
         self, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
-    ) -> Tensor | None:
-        """Simulate clicks for a share of the pictures, by the network as it is; the others get none."""
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+        """Decode a share of the pictures a second time, with clicks simulated on the network as it is.
+
+        Every picture teaches the automatic outline: a picture that has clicks costs the decoder again, which
+        is a small part of the network, instead of an automatic outline.
+        """
         guided = round(self._config.guidance_share * len(labels))
         if not self.network.guided or not guided:
-            return None
+            return features, labels, None
+        again, truth = tuple(f[:guided] for f in features), labels[:guided]
         self.network.eval()
-        guidance = simulate_guidance(
+        detached = tuple(f.detach() for f in again)
+        clicks = simulate_guidance(
             self.network,
-            tuple(f[:guided].detach() for f in features),
-            labels[:guided],
+            detached,
+            truth,
             self._config.click_rounds,
             rng,
+            threshold=self._card.threshold,
+            temperature=self._card.temperature,
         )
         self._set_training()
-        return torch.cat([guidance, guidance.new_zeros(len(labels) - guided, *guidance.shape[1:])])
+        joined = tuple(torch.cat(both) for both in zip(features, again, strict=True))
+        no_clicks = clicks.new_zeros(len(labels), *clicks.shape[1:])
+        return joined, torch.cat([labels, truth]), torch.cat([no_clicks, clicks])
 
     def _set_training(self) -> None:
         self.network.train()

@@ -22,6 +22,9 @@ def simulate_guidance(
     labels: Tensor,
     max_rounds: int,
     rng: np.random.Generator,
+    *,
+    threshold: float = 0.5,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Click on the network's errors for one to ``max_rounds`` rounds, feeding its answers back.
 
@@ -37,6 +40,8 @@ def simulate_guidance(
         Most clicks a picture.
     rng : numpy.random.Generator
         Source of chance.
+    threshold, temperature : float
+        Of the model's card: the reader clicks on errors of the outline that she sees.
 
     Returns
     -------
@@ -49,8 +54,8 @@ def simulate_guidance(
     counted = coarse != IGNORED
     truth = (coarse > 0) & counted
     for turn in range(int(rounds.max())):
-        probability = _foreground(network.decode(features, planes))
-        predicted = (probability[:, ::COARSE, ::COARSE] >= 0.5).cpu().numpy() & counted
+        probability = _foreground(network.decode(features, planes), temperature)
+        predicted = (probability[:, ::COARSE, ::COARSE] >= threshold).cpu().numpy() & counted
         for index in np.flatnonzero(rounds > turn):
             click = next_click(predicted[index], truth[index], rng, JITTER)
             if click is not None:
@@ -61,7 +66,7 @@ def simulate_guidance(
     return planes
 
 
-def _foreground(logits: Tensor) -> Tensor:
+def _foreground(logits: Tensor, temperature: float) -> Tensor:
     """Probability (B, H, W) of anything but background."""
-    probability = logits_to_probability(logits)
+    probability = logits_to_probability(logits, temperature)
     return probability[:, 0] if probability.shape[1] == 1 else 1 - probability[:, 0]
