@@ -1,0 +1,270 @@
+"""Measure whether the window stutters while a model learns, and how much the window slows the learning.
+
+Prints the tables of ``docs/benchmarks.md``::
+
+    xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/responsiveness.py [--model M]
+
+- A timer of 10 ms does 2 ms of work each time, as a window does; "late" is by how much it fires too late.
+- The workbench is open with a study of 20 approved pictures. "Painting": ten strokes a second of napari's
+  brush into the outline on the screen, which is saved as always. "Learning": the Learn section's fine-tuning
+  from its start to its outcome, painting meanwhile.
+- The control proves that the measurement can fail: a thread that keeps Python's lock for half a second.
+- Speed is that of the median step, against the same learning in a process without a window, with the same
+  number of threads.
+- Exits with 1 if a bound is missed (p99 16 ms, 100 ms at most, half the speed), or if the control holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import napari
+import numpy as np
+from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer
+from rich.console import Console
+from rich.table import Table
+
+import napari_lesionseg as ls
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.engine.threads import background_threads
+from napari_lesionseg.engine.training import StepResult
+from napari_lesionseg.plugin.learning import lessons_of, read_lesson
+from napari_lesionseg.plugin.workbench import Workbench
+from napari_lesionseg.study.study import Study
+
+TICK_MS, WORK_MS = 10, 2
+P99_MS, MOST_MS, SPEED = 16, 100, 0.5
+PICTURES = 20
+STROKE_MS = 100
+TIMEOUT_S = 300
+STEPS_ALONE = 12
+
+
+class Heartbeat(QObject):
+    """A timer of 10 ms that does 2 ms of work, and notes by how many milliseconds it was late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[float] = []
+        self._last = 0.0
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+
+    @contextmanager
+    def beating(self) -> Iterator[list[float]]:
+        """Beat for a while; give what was noted."""
+        self.late, self._last = [], time.perf_counter()
+        self._timer.start(TICK_MS)
+        yield self.late
+        self._timer.stop()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.late.append(max(0.0, 1000 * (now - self._last) - TICK_MS))
+        self._last = now
+        while time.perf_counter() - now < WORK_MS / 1000:
+            pass
+
+
+class Painter(QObject):
+    """A hand that paints along a circle in the outline on the screen."""
+
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__()
+        self._bench, self._angle = bench, 0.0
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._stroke)
+
+    @contextmanager
+    def painting(self) -> Iterator[None]:
+        """Paint for a while."""
+        self._timer.start(STROKE_MS)
+        yield
+        self._timer.stop()
+
+    def _stroke(self) -> None:
+        session = self._bench.session
+        if session is None or session.editor is None:
+            return
+        labels = session.editor.labels
+        self._angle += 0.3
+        rows, cols = labels.data.shape
+        row = rows / 2 + rows / 3 * np.sin(self._angle)
+        labels.paint((row, cols / 2 + cols / 3 * np.cos(self._angle)), 1)
+
+
+def make_study(folder: Path) -> None:
+    """Make a study of synthetic pictures; all but two have a signed outline."""
+    samples = {f"case{seed:02d}": synthetic_sample(seed) for seed in range(PICTURES + 2)}
+    images = {name: sample.image for name, sample in samples.items()}
+    with Study.create(folder, "am", images=images) as study:
+        for picture, state in list(study.state.pictures.items())[:PICTURES]:
+            study.approve(picture, samples[state.name].mask)
+
+
+def open_bench(folder: Path, model: str | None) -> tuple[napari.Viewer, Workbench]:
+    """Open a window with the workbench, its study and its model."""
+    viewer = napari.Viewer()
+    viewer.window.resize(1366, 768)
+    bench = Workbench(viewer)
+    viewer.window.add_dock_widget(bench, name="LesionSeg", area="right")
+    if model is not None:
+        bench.models.choose(model)
+    wait_for(lambda: bench.models.loaded is not None)
+    bench.open_folder(folder)
+    wait_for(lambda: bench.session is not None and bench.session.editor is not None)
+    spin(2.0)
+    return viewer, bench
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """Let the window work until something is done."""
+    end = time.perf_counter() + TIMEOUT_S
+    while not done():
+        spin(0.1)
+        if time.perf_counter() > end:
+            raise TimeoutError("the window did not come to it")
+
+
+def spin(seconds: float) -> None:
+    """Let the window work for a while."""
+    loop = QEventLoop()
+    QTimer.singleShot(round(1000 * seconds), loop.quit)
+    loop.exec()
+
+
+def learn(bench: Workbench, seconds: int) -> list[float]:
+    """Fine-tune from start to outcome; give the times between steps."""
+    panel = bench.learn
+    if panel is None:
+        raise RuntimeError("the workbench has no study")
+    panel.seconds.setValue(seconds)
+    panel.start.click()
+    times: list[float] = []
+    panel.run.happened.connect(lambda event: times.append(_seconds_of(event)))
+    wait_for(lambda: panel.run is None)
+    if panel.candidate is None:
+        raise RuntimeError(panel.verdict.text())
+    return gaps(times)
+
+
+def _seconds_of(event: object) -> float:
+    """Working time at a step; NaN for other events."""
+    return event.seconds if isinstance(event, StepResult) else float("nan")
+
+
+def gaps(times: list[float]) -> list[float]:
+    """Give the times between steps that follow each other directly."""
+    apart = np.diff(np.array(times))
+    return [float(gap) for gap in apart if np.isfinite(gap)]
+
+
+def hold_lock(stop: threading.Event) -> None:
+    """Keep Python's lock for about half a second at a time: summing a range never gives it away."""
+    count = 10_000_000
+    while not stop.is_set():
+        started = time.perf_counter()
+        sum(range(count))
+        count = max(1_000_000, round(count * 0.5 / (time.perf_counter() - started)))
+        stop.wait(0.5)
+
+
+def learn_alone(folder: Path, model: str | None) -> None:
+    """Take some steps without a window, and print the seconds of the median one."""
+    config = ls.FineTuneConfig(num_threads=background_threads())
+    with Study.open(folder, "am") as study:
+        pairs = [read_lesson(study, state) for state in lessons_of(study)]
+    times: list[float] = []
+    for event in ls.fine_tune(ls.load_model(model), pairs, config).steps():
+        times.append(_seconds_of(event))
+        if len(gaps(times)) >= STEPS_ALONE:
+            break
+    print(json.dumps({"step": median(gaps(times)), "threads": background_threads()}))
+
+
+def measure(seconds: float, learn_seconds: int, folder: Path, model: str | None) -> dict[str, list[float]]:
+    """Measure all situations; "steps" are the times between steps, in seconds, all others ms of lateness."""
+    _viewer, bench = open_bench(folder, model)
+    heart, painter, found = Heartbeat(), Painter(bench), dict[str, list[float]]()
+    with heart.beating() as found["idle"]:
+        spin(seconds)
+    with heart.beating() as found["painting"], painter.painting():
+        spin(seconds)
+    with heart.beating() as found["learning and painting"], painter.painting():
+        found["steps"] = learn(bench, learn_seconds)
+    stop = threading.Event()
+    thread = threading.Thread(target=hold_lock, args=(stop,))
+    with heart.beating() as found["control"]:
+        thread.start()
+        spin(min(seconds, 10))
+        stop.set()
+    thread.join()
+    if bench.learn is not None:
+        bench.learn.discard.click()
+    bench.close_study()
+    return found
+
+
+def report(found: dict[str, list[float]], alone: dict[str, float], console: Console) -> bool:
+    """Print the tables; tell whether all is as promised."""
+    table = Table(title=f"lateness of a {TICK_MS} ms timer in ms", title_justify="left")
+    for column in ("situation", "s", "median", "p99", "most", f"p99 <= {P99_MS}, most <= {MOST_MS}"):
+        table.add_column(column, justify="left" if column == "situation" else "right")
+    kept = {}
+    for name, late in found.items():
+        if name == "steps":
+            continue
+        p50, p99 = np.percentile(late, (50, 99))
+        kept[name] = bool(p99 <= P99_MS and max(late) <= MOST_MS)
+        seconds = (sum(late) + TICK_MS * len(late)) / 1000
+        table.add_row(name, f"{seconds:.0f}", f"{p50:.1f}", f"{p99:.1f}", f"{max(late):.1f}", str(kept[name]))
+    console.print(table)
+    step = median(found["steps"])
+    speed = alone["step"] / step
+    console.print(
+        f"median step {step:.2f} s, {alone['step']:.2f} s without a window, {alone['threads']:.0f} threads: "
+        f"{speed:.0%} of the speed (at least {SPEED:.0%})"
+    )
+    control = kept.pop("control")
+    return all(kept.values()) and speed >= SPEED and not control
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="how long idleness and painting are measured"
+    )
+    parser.add_argument("--learn-seconds", type=int, default=60, help="budget of the learning")
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        learn_alone(options.alone, options.model)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "study"
+        make_study(folder)
+        command = [sys.executable, __file__, "--alone", str(folder)]
+        command += ["--model", options.model] if options.model else []
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = measure(options.seconds, options.learn_seconds, folder, options.model)
+    kept = report(found, json.loads(said.splitlines()[-1]), Console(width=120))
+    raise SystemExit(0 if kept else 1)
+
+
+if __name__ == "__main__":
+    main()
