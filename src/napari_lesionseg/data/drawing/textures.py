@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_lesionseg.data.artefacts import enlarge
+from napari_lesionseg.data.artefacts.canvas import enlarge
 
 Field: TypeAlias = NDArray[np.float32]
 """One value for each pixel, shape (H, W)."""
