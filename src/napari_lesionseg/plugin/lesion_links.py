@@ -15,6 +15,7 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_lesionseg.engine.instances import InstanceMap
+from napari_lesionseg.engine.measurements import Measurement
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.editor import editor_of
 from napari_lesionseg.plugin.edits import Frame
@@ -29,6 +30,7 @@ CLASSES = "classes"
 """Name in a layer's metadata under which the names of its classes stand, the background first."""
 
 _ONE_CLASS = ("background", "lesion")
+_MEASURED = frozenset(Measurement.__dataclass_fields__) - {"index", "area"}
 
 _outlines: weakref.WeakKeyDictionary[Labels, weakref.ref[Labels]] = weakref.WeakKeyDictionary()
 _used: weakref.WeakKeyDictionary[Labels, int] = weakref.WeakKeyDictionary()
@@ -134,6 +136,12 @@ def put_features(labels: Labels, columns: Mapping[str, NDArray[Any]], owned: Col
     shared = [name for name in old.columns if name != "index" and (name in new or name in owned)]
     others = old.drop(columns=shared).drop_duplicates("index")
     labels.features = new.merge(others, on="index", how="left") if len(others.columns) > 1 else new
+
+
+def is_measured(column: str) -> bool:
+    """Tell whether a column of the features holds a measurement, as `measurement_columns` names them."""
+    name = column.removesuffix("_px").removesuffix("_mm").removesuffix("_px2").removesuffix("_mm2")
+    return name in _MEASURED or (name == "area" and column != "area")
 
 
 def full_size(labels: Labels) -> Any:

@@ -26,13 +26,13 @@ from napari_lesionseg.engine.instances import (
     find_instances,
     list_instances,
 )
-from napari_lesionseg.engine.measurements import Measurement
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.edits import Frame, write_masks
 from napari_lesionseg.plugin.layers import place_like, show_as
 from napari_lesionseg.plugin.lesion_links import (
     class_names,
     full_size,
+    is_measured,
     link,
     next_number,
     outline_of,
@@ -51,7 +51,6 @@ PAUSE_MS = 200
 """Time without a change after which lesions are listed anew."""
 
 _PLACES = ("area", "row", "col", "top", "left", "bottom", "right")
-_MEASURED = frozenset(Measurement.__dataclass_fields__) - {"index", "area"}
 
 
 # --------------------------------------------------------------------------------------- the lesions
@@ -320,12 +319,6 @@ class Lesions:
             kept = features.astype(dict.fromkeys(measured, object))
             kept.loc[kept["index"].isin(stale), measured] = np.nan
             self.labels.features = kept
-
-
-def is_measured(column: str) -> bool:
-    """Tell whether a column of the features holds a measurement, as `measurement_columns` names them."""
-    name = column.removesuffix("_px").removesuffix("_mm").removesuffix("_px2").removesuffix("_mm2")
-    return name in _MEASURED or (name == "area" and column != "area")
 
 
 def _where(row: Instance) -> tuple[float, ...]:

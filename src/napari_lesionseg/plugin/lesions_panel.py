@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.controls import keep_narrow, small
 from napari_lesionseg.plugin.cut_tool import CutTool, longest_inside
-from napari_lesionseg.plugin.labels_choice import LabelsChoice
+from napari_lesionseg.plugin.layer_choice import LabelsChoice
 from napari_lesionseg.plugin.lesion_links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.lesion_marks import LesionMarks
 from napari_lesionseg.plugin.lesion_table import Column, LesionTable, figure

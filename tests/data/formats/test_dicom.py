@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from napari_lesionseg.data.exporting import export_dataset
 from napari_lesionseg.data.formats import ExportConfig
 from napari_lesionseg.data.formats.dicom import with_originals
-from napari_lesionseg.data.formats.dicom_files import read_photograph
+from napari_lesionseg.data.formats.dicom_files import read_photograph, read_spacing
 from napari_lesionseg.data.importing import import_dataset, read_dataset
 from napari_lesionseg.data.manifest import verify
 from napari_lesionseg.errors import DatasetError, PictureError
@@ -205,3 +205,16 @@ def test_damaged_files_give_one_kind_of_error(
         return
     assert image.dtype == np.uint8
     assert image.ndim == 3
+
+
+def test_spacing_is_read_where_it_is_told(kit, tmp_path: Path) -> None:
+    path = tmp_path / "photo.dcm"
+    write_photograph(path, kit.image(1), "P1")
+    assert read_spacing(path) is None
+    dataset = pydicom.dcmread(path)
+    dataset.PixelSpacing = [0.05, 0.06]
+    dataset.save_as(path)
+    assert read_spacing(path) == (0.05, 0.06)
+    path.write_bytes(b"no DICOM")
+    with pytest.raises(PictureError, match="damaged"):
+        read_spacing(path)

@@ -131,6 +131,34 @@ def read_header(path: Path) -> Header:
         return Header(uid, str(dataset.get("PatientID", "")), str(dataset.get("PatientSex", "")))
 
 
+def read_spacing(path: Path) -> tuple[float, float] | None:
+    """Read how large a pixel of a DICOM photograph is on the skin.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    (float, float) or None
+        Millimetres from row to row and from column to column, by the element Pixel Spacing (0028,0030); None
+        where it says nothing. The spacing at the camera's sensor is another element, and is not taken.
+
+    Raises
+    ------
+    PictureError
+        When the file is damaged, or no photograph.
+    DatasetError
+        When the package pydicom is missing.
+    """
+    with _guarded(path):
+        dataset = _read(path, stop_before_pixels=True)
+        _check_photograph(dataset)
+        spacing = dataset.get("PixelSpacing")
+        return None if not spacing else (float(spacing[0]), float(spacing[1]))
+
+
 def read_photograph(path: Path) -> ByteImage:
     """Read the pixels of a DICOM photograph.
 
