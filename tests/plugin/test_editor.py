@@ -21,6 +21,7 @@ from scipy import ndimage
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, LesionSegError, MaskError, ModelNotFoundError
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.plugin import drawing
 from napari_lesionseg.plugin import editor as editor_module
 from napari_lesionseg.plugin.editor import TOOLS, OutlineEditor
 from napari_lesionseg.plugin.layers import new_outline
@@ -943,3 +944,60 @@ def test_whatever_is_done_the_outline_is_what_it_should_be(jobs, monkeypatch):
             max_examples=25, stateful_step_count=25, deadline=None, phases=[Phase.reuse, Phase.generate]
         ),
     )
+
+
+@pytest.fixture
+def drafts(monkeypatch):
+    """Let drafts look at every second row and column of the small pictures of these tests."""
+    monkeypatch.setattr(drawing, "DRAFT_PIXELS", 300)
+
+
+def loosened(editor, draft=True):
+    config = editor.config.model_copy(update={"threshold": 0.3})
+    editor.set_config(config, draft=draft)
+
+
+def test_a_small_picture_needs_no_draft(predicted):
+    loosened(predicted)
+    assert not predicted._is_draft
+
+
+def test_a_draft_is_drawn_in_full_when_the_slider_is_let_go(drafts, predicted):
+    predicted.labels.paint((2, 2), 1)
+    loosened(predicted)
+    assert predicted._is_draft
+    depth = predicted._history.depth
+    predicted.settle()
+    full = predicted.mask
+    assert not predicted._is_draft
+    assert predicted._history.depth == depth
+    predicted.undo()
+    loosened(predicted, draft=False)
+    assert np.array_equal(predicted.mask, full)
+
+
+@pytest.mark.parametrize("act", [lambda editor: editor.mask, lambda editor: editor.apply_tool("smooth")])
+def test_whatever_is_done_draws_a_draft_in_full_first(drafts, predicted, act):
+    loosened(predicted)
+    act(predicted)
+    assert not predicted._is_draft
+
+
+def test_a_stroke_on_a_draft_stays_on_the_full_outline(drafts, predicted):
+    loosened(predicted, draft=False)
+    full = predicted.mask
+    predicted.undo()
+    loosened(predicted)
+    predicted.labels.paint((2, 2), 1)
+    assert not predicted._is_draft
+    painted = predicted.mask
+    assert painted[2, 2] == 1
+    assert np.array_equal(painted[9:], full[9:])
+    predicted.undo()
+    assert np.array_equal(predicted.mask, full)
+
+
+def test_a_draft_that_is_closed_loses_nothing_but_its_detail(drafts, predicted):
+    loosened(predicted)
+    predicted.close()
+    predicted.settle()

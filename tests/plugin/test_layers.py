@@ -184,7 +184,7 @@ def test_only_an_outline_of_the_same_size_fits(spot):
 
 
 def test_contours_are_wide_enough_to_be_seen_and_narrow_enough_to_be_quick():
-    assert [contour_width((side, side)) for side in (1, 768, 3000, 6000, 20000)] == [2, 2, 4, 4, 4]
+    assert [contour_width((side, side)) for side in (1, 768, 3000, 6000, 20000)] == [2, 2, 4, 7, 8]
 
 
 def test_an_outline_is_shown_as_a_contour_or_filled(spot):

@@ -11,6 +11,7 @@ from npe2 import PluginManifest
 
 from napari_lesionseg.data.synthetic import synthetic_sample
 from napari_lesionseg.plugin import sample_data
+from napari_lesionseg.plugin.start_panel import StartPanel
 
 PLUGIN = "napari-lesionseg"
 
@@ -82,3 +83,14 @@ def test_settings_have_a_page_of_their_own(manifest):
 def test_the_manifest_imports_nothing_by_itself():
     text = (resources.files("napari_lesionseg") / "napari.yaml").read_text(encoding="utf-8")
     assert "on_activate" not in yaml.safe_load(text)
+
+
+def test_the_file_menu_asks_for_a_new_study_in_the_workbench(make_napari_viewer, network, monkeypatch):
+    asked = []
+    monkeypatch.setattr(StartPanel, "ask_for_new", lambda panel: asked.append(panel))
+    window = make_napari_viewer().window
+    entries = titles(titles(window.file_menu)["IO Utilities"].menu())
+    (entry,) = (action for title, action in entries.items() if title.startswith("New LesionSeg study"))
+    entry.trigger()
+    assert [panel.new_button.text() for panel in asked] == ["New study\N{HORIZONTAL ELLIPSIS}"]
+    assert "LesionSeg workbench (napari-lesionseg)" in window.dock_widgets

@@ -7,13 +7,13 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin import thumbnails
-from napari_lesionseg.plugin.queue_model import PICTURE, READER, STATUS, STATUS_COLOURS, SURE
+from napari_lesionseg.plugin.queue_model import AGREE, PICTURE, READER, STATUS, STATUS_COLOURS, SURE
 from napari_lesionseg.plugin.queue_panel import QueuePanel
 from napari_lesionseg.plugin.study_session import StudySession
 from napari_lesionseg.plugin.thumbnails import SIDE, Thumbnails, make_thumbnail
 from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.queue import Order
-from napari_lesionseg.study.study import Origin
+from napari_lesionseg.study.study import Origin, Study
 
 OUTLINE = np.ones((40, 60), np.uint8)
 
@@ -88,7 +88,7 @@ def test_search_filter_and_sort(panel, session):
 
 def test_every_status_can_be_filtered(panel):
     shown = {panel.filter.itemText(index) for index in range(panel.filter.count())}
-    assert {status.value for status in Status} < shown
+    assert {status.words for status in Status} < shown
 
 
 def test_the_picture_on_the_screen_is_the_selected_row(qtbot, panel, session):
@@ -145,3 +145,62 @@ def test_a_picture_that_cannot_be_read_has_a_grey_square(qtbot, panel, study):
     cell(panel, 8, PICTURE, Qt.ItemDataRole.DecorationRole)
     qtbot.waitUntil(lambda: cell(panel, 8, PICTURE, Qt.ItemDataRole.DecorationRole) is not None)
     assert cell(panel, 8, PICTURE, Qt.ItemDataRole.DecorationRole).isNull()
+
+
+def test_what_the_model_drew_is_called_outlined(panel):
+    assert cell(panel, 2, STATUS) == "outlined"
+    panel.search.setText("outlined")
+    assert names(panel) == ["P3"]
+
+
+def test_a_click_on_a_column_sorts_by_it(panel):
+    header = panel.table.horizontalHeader()
+    for column, order in ((SURE, Order.QUALITY), (STATUS, Order.STATUS), (PICTURE, Order.NAME)):
+        header.sectionClicked.emit(column)
+        assert panel.sort.currentText() == order.value
+    header.sectionClicked.emit(READER)
+    assert panel.sort.currentText() == Order.NAME.value
+
+
+def sign_as(study, reader, place, outline):
+    with Study.open(study.folder, reader) as other:
+        other.approve(list(other.state.pictures)[place], outline)
+
+
+def test_how_well_readers_agree_is_a_column_once_there_are_two(qtbot, panel, study, session):
+    assert panel.table.isColumnHidden(AGREE)
+    half = OUTLINE.copy()
+    half[:20] = 0
+    sign_as(study, "bo", 0, half)
+    study.refresh()
+    session.changed.emit()
+    assert not panel.table.isColumnHidden(AGREE)
+    assert cell(panel, 0, AGREE) == ""
+    qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "0.67")
+    assert cell(panel, 1, AGREE) == ""
+    study.approve(panel.model.picture_at(0), half)
+    session.changed.emit()
+    qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "1.00")
+
+
+def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    study = make_study(2, blinded=True)
+    study.approve(next(iter(study.state.pictures)), OUTLINE)
+    sign_as(study, "bo", 0, OUTLINE)
+    study.refresh()
+    viewer = ViewerModel()
+    session = StudySession(viewer, study, PostprocessConfig(min_area=0))
+    panel = QueuePanel(session)
+    qtbot.addWidget(panel)
+    assert not panel.table.isColumnHidden(AGREE)
+    assert cell(panel, 0, AGREE) == "-"
+    assert "each other" in cell(panel, 0, AGREE, Qt.ItemDataRole.ToolTipRole)
+    assert cell(panel, 0, READER) == "am"
+    panel.close_session()
+    session.abandon()
+
+
+def test_columns_say_what_they_are(panel):
+    for column in range(panel.model.columnCount()):
+        assert panel.model.headerData(column, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +11,13 @@ from PIL import Image
 from napari_lesionseg.errors import LesionSegError, StudyError
 from napari_lesionseg.plugin import study_opening
 from napari_lesionseg.plugin.study_opening import (
-    STUDY_FOLDER,
+    NewStudy,
     default_reader,
+    make_study,
     open_folder,
-    open_pictures,
     open_samples,
 )
+from napari_lesionseg.study.folder import STUDY_FOLDER
 
 
 @pytest.fixture
@@ -86,9 +89,67 @@ def test_an_empty_folder_is_told(tmp_path):
     assert not (tmp_path / STUDY_FOLDER).exists()
 
 
-def test_samples_and_open_pictures(tmp_path):
+def test_samples_and_pictures_of_the_viewer(tmp_path):
     with open_samples("am") as study:
         assert len(study.state.pictures) == 6
     images = {"a": np.zeros((9, 9, 3), np.uint8), "b": np.ones((9, 9, 3), np.uint8)}
-    with open_pictures(tmp_path / "new", "am", images) as study:
+    with make_study(NewStudy(tmp_path / "new", "am", images=images)) as study:
         assert [state.name for state in study.state.pictures.values()] == ["a", "b"]
+
+
+def test_what_a_new_study_is_to_be(photos, tmp_path):
+    plan = NewStudy(
+        tmp_path / "new",
+        "am",
+        pictures=photos,
+        classes=("lesion", "ulcer"),
+        key_file=tmp_path / "key.csv",
+        blinded=True,
+    )
+    with make_study(plan) as study:
+        assert [entry.name for entry in study.info.classes] == ["lesion", "ulcer"]
+        assert len({entry.colour for entry in study.info.classes}) == 2
+        assert study.info.blinded
+        assert study.info.pseudonymised
+        assert all(state.name.startswith("P") for state in study.state.pictures.values())
+        assert all(state.added.own for state in study.state.pictures.values())
+    assert "IMD2" in (tmp_path / "key.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("more", [{"copy": True}, {"key_file": Path("key.csv")}])
+def test_a_study_of_copies_inside_its_pictures_is_opened_as_it_is(photos, tmp_path, monkeypatch, more):
+    """Its pictures are not taken in once more from the files that were copied."""
+    monkeypatch.chdir(tmp_path)
+    make_study(NewStudy(photos / STUDY_FOLDER, "am", pictures=photos, **more)).close()
+    with open_folder(photos, "bo") as study:
+        assert len(study.state.pictures) == 3
+
+
+def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path):
+    plan = NewStudy(tmp_path / "new", "am", pictures=real_data / "ph2-sample")
+    with make_study(plan) as study:
+        diagnoses = {state.added.stratum for state in study.state.pictures.values()}
+    assert len(diagnoses) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pictures": None}, "holds the pictures"),
+        ({"pictures": Path("nowhere")}, "no folder"),
+        ({"folder": Path()}, "new or an empty folder"),
+        ({"reader": "a b"}, "reader's name"),
+        ({"classes": ()}, "at least one"),
+    ],
+)
+def test_what_cannot_be_made_is_told_before(photos, tmp_path, change, words):
+    plan = replace(NewStudy(tmp_path / "new", "am", pictures=photos), **change)
+    assert words in plan.problem
+    with pytest.raises(StudyError, match=words):
+        make_study(plan)
+
+
+def test_a_study_that_is_there_is_told(photos, tmp_path):
+    plan = NewStudy(tmp_path / "new", "am", pictures=photos)
+    make_study(plan).close()
+    assert "already" in plan.problem

@@ -9,10 +9,10 @@ from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
 
 from napari_lesionseg.errors import ModelNotFoundError
-from napari_lesionseg.plugin import autosave, study_session, workbench
-from napari_lesionseg.plugin.study_opening import STUDY_FOLDER
+from napari_lesionseg.plugin import autosave, start_panel, study_session, workbench
 from napari_lesionseg.plugin.workbench import Workbench
 from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.folder import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
 
@@ -87,7 +87,7 @@ def paint(bench):
 
 def test_without_a_study_it_offers_ways_to_begin(bench):
     assert bench.title.text() == "LesionSeg"
-    for button in (bench.open_button, bench.samples_button, bench.layers_button):
+    for button in (bench.start.new_button, bench.start.open_button, bench.start.samples_button):
         assert button.isVisibleTo(bench)
     assert bench.close_study()
 
@@ -99,7 +99,7 @@ def test_a_folder_is_opened_and_its_first_picture_outlined(qtbot, open_bench):
     assert open_bench.sign.text() == "saved"
     assert open_bench.session.state.status is Status.PREDICTED
     assert open_bench.correct.editor is open_bench.session.editor
-    assert not open_bench.open_button.isVisibleTo(open_bench)
+    assert not open_bench.start.open_button.isVisibleTo(open_bench)
 
 
 def test_approve_by_button_goes_to_the_next_picture(qtbot, open_bench):
@@ -130,11 +130,11 @@ def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench)
 
 def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(workbench, "show_error", told.append)
+    monkeypatch.setattr(start_panel, "show_error", told.append)
     bench.open_folder(tmp_path / "nowhere")
     qtbot.waitUntil(lambda: bool(told))
     assert bench.session is None
-    assert bench.open_button.isEnabled()
+    assert bench.start.open_button.isEnabled()
 
 
 def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
@@ -149,27 +149,28 @@ def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
     qtbot.waitUntil(lambda: told == ["there is none"])
 
 
-def test_open_pictures_become_a_study_and_their_layers_go(qtbot, bench, tmp_path, spot):
-    viewer = bench._viewer
-    layer = viewer.add_image(spot, rgb=True, name="mole")
-    bench.take_layers(tmp_path / "new", [layer])
-    shown(qtbot, bench, "mole")
-    assert layer not in viewer.layers
-
-
-def test_open_pictures_stay_when_no_study_can_be_made(qtbot, bench, folder, monkeypatch, spot):
-    told = []
-    monkeypatch.setattr(workbench, "show_error", told.append)
-    layer = bench._viewer.add_image(spot, rgb=True, name="mole")
-    bench.take_layers(folder, [layer])
-    qtbot.waitUntil(lambda: bool(told))
-    assert layer in bench._viewer.layers
-
-
 def test_the_sample_pictures_open(qtbot, bench):
-    bench.samples_button.click()
+    bench.start.samples_button.click()
     shown(qtbot, bench)
     assert bench.queue.model.rowCount() == 6
+
+
+def test_the_menu_leads_from_one_study_to_the_next(qtbot, open_bench, make_study):
+    other = make_study(2)
+    other.close()
+    assert open_bench.menu.isVisibleTo(open_bench)
+    paint(open_bench)
+    study, picture = open_bench.session.study, open_bench.session.picture
+    open_bench.open_folder(other.folder)
+    shown(qtbot, open_bench)
+    qtbot.waitUntil(lambda: open_bench.session.study.folder == other.folder)
+    with Study.open(study.folder, "am") as left:
+        assert left.outline(picture)[2, 2] == 1
+    close = open_bench.menu.menu().actions()[-1]
+    close.trigger()
+    assert open_bench.session is None
+    assert not open_bench._viewer.layers
+    assert open_bench.start.new_button.isVisibleTo(open_bench)
 
 
 def test_of_two_studies_asked_for_the_later_one_opens(qtbot, bench, folder, make_study):

@@ -199,7 +199,7 @@ def _clean(
     ndarray, shape (H, W), bool
         A new array.
     """
-    cleaned = np.zeros_like(mask)
+    cleaned = np.zeros(mask.shape, bool)  # zeros_like would touch every pixel
     region = _bounding_box(mask)
     if region is None:
         return cleaned

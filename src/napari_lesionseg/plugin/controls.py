@@ -182,6 +182,11 @@ class OutlineControls(QObject):
             min_area=self.min_area.value(),
         )
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the mouse holds the slider."""
+        return bool(self.threshold.slider.isSliderDown())
+
     def set_config(self, config: PostprocessConfig, own: float | None) -> None:
         """Show settings without emitting signals.
 
@@ -240,7 +245,7 @@ class OutlineControls(QObject):
 
     def _on_changed(self) -> None:
         self._unsettled = True
-        if not self.threshold.slider.isSliderDown():
+        if not self.is_held:
             self._pause.start()
         self.changed.emit()
 

@@ -5,6 +5,7 @@ Pure functions of a `Snapshot`: they know neither napari nor Qt, and run in any 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,8 +20,11 @@ from napari_lesionseg.plugin.answers import Answer
 from napari_lesionseg.plugin.history import Find, Snapshot
 from napari_lesionseg.types import Box, Click, LabelImage, Probability
 
+DRAFT_PIXELS = 1 << 20
+"""Pixels that a draft looks at, at most; what is smaller is drawn in full at once."""
 
-def redrawn(snapshot: Snapshot, active: int = 1) -> Snapshot:
+
+def redrawn(snapshot: Snapshot, active: int = 1, every: int = 1) -> Snapshot:
     """Draw the outline of a snapshot anew; pixels set by hand stay as they are.
 
     Parameters
@@ -29,20 +33,28 @@ def redrawn(snapshot: Snapshot, active: int = 1) -> Snapshot:
         What to draw; its ``mask`` is the outline so far.
     active : int
         Class of new lesion pixels where the model knows of one class; those that were lesion keep theirs.
+    every : int
+        Above 1: a draft, of which only every so many rows and columns are looked at, regardless of clicks.
 
     Returns
     -------
     Snapshot
         The same with another mask.
     """
-    mask = _of_class(outline(snapshot), snapshot, active)
+    mask = _of_class(outline(snapshot, every), snapshot, active)
     if snapshot.hand.any():
         np.copyto(mask, snapshot.mask, where=snapshot.hand)
     return replace(snapshot, mask=mask)
 
 
-def outline(snapshot: Snapshot) -> LabelImage:
-    """Draw what the network says, regardless of what was done by hand.
+def draft_step(snapshot: Snapshot) -> int:
+    """Tell of how many rows and columns a draft of a snapshot looks at one; 1: it need not be a draft."""
+    part = 0 if snapshot.answer is None else math.prod(snapshot.answer.part.shape[-2:])
+    return max(1, math.ceil(math.sqrt(part / DRAFT_PIXELS)))
+
+
+def outline(snapshot: Snapshot, every: int = 1) -> LabelImage:
+    """Draw what the network says, regardless of what was done by hand; `every` as for `redrawn`.
 
     Returns
     -------
@@ -50,8 +62,10 @@ def outline(snapshot: Snapshot) -> LabelImage:
         (H, W) uint8, a new array.
     """
     level = resolve_threshold(None, snapshot.config, snapshot.level)
-    drawn = np.zeros_like(snapshot.mask)
-    if snapshot.answer is not None:
+    drawn = np.zeros(snapshot.mask.shape, np.uint8)  # zeros_like would touch every pixel
+    if snapshot.answer is not None and every > 1:
+        _sketch(drawn, snapshot.answer, snapshot.config, level, every)
+    elif snapshot.answer is not None:
         _draw(drawn, snapshot.answer, snapshot.config, level, snapshot.clicks)
     every_part = snapshot.config.model_copy(update={"largest_only": False})
     for find in snapshot.finds:
@@ -186,6 +200,20 @@ def _draw(
             drawn[_slices(window)] = postprocess(answer.part, config, level, _shifted(clicks, window))
     else:
         drawn[...] = postprocess(answer.probability(), config, level, clicks)
+
+
+def _sketch(drawn: LabelImage, answer: Answer, config: PostprocessConfig, level: float, every: int) -> None:
+    """Draw an answer into an empty mask from every so many of its rows and columns, in place."""
+    height, width = answer.part.shape[-2:]
+    coarse = config.model_copy(update={"min_area": config.min_area // every**2})
+    small = postprocess(np.ascontiguousarray(answer.part[..., ::every, ::every]), coarse, level)
+    rows, cols = (np.flatnonzero(small.any(axis=axis)) for axis in (1, 0))
+    if rows.size:
+        top, left = int(rows[0]), int(cols[0])
+        lesion = small[top : rows[-1] + 1, left : cols[-1] + 1].repeat(every, axis=0).repeat(every, axis=1)
+        window = drawn[answer.top : answer.top + height, answer.left : answer.left + width]
+        window = window[top * every :, left * every :][: lesion.shape[0], : lesion.shape[1]]
+        window[...] = lesion[: window.shape[0], : window.shape[1]]
 
 
 def _agrees(answer: Answer, click: Click, level: float) -> bool:

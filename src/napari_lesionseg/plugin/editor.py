@@ -33,7 +33,7 @@ from napari_lesionseg.engine.postprocessing import resolve_threshold
 from napari_lesionseg.errors import LesionSegError, MaskError, ModelNotFoundError, PictureError
 from napari_lesionseg.plugin import drawing
 from napari_lesionseg.plugin.answers import Answer
-from napari_lesionseg.plugin.edits import write_masks
+from napari_lesionseg.plugin.edits import same_pixels, write_masks
 from napari_lesionseg.plugin.history import Find, History, Snapshot
 from napari_lesionseg.plugin.layers import fits, read_frame
 from napari_lesionseg.plugin.marks import Marks
@@ -169,15 +169,18 @@ class OutlineEditor:
         self.marks = Marks(labels)
         self._no_hand = np.zeros(labels.data.shape, dtype=bool)
         self._history = History(Snapshot(self._layer_mask(), self._no_hand, config, level=self._own_level()))
+        self._looked_at: Snapshot | None = None
+        self._any = False
         self._waiting: deque[_Wish] = deque()
         self._flying: tuple[_Wish, ...] = ()
         self._job: Job[Any] | None = None
-        self._was_busy = self._writing = self._closed = self._announced = False
+        self._was_busy = self._writing = self._closed = self._announced = self._is_draft = False
         self._take_over()
 
     @property
     def mask(self) -> LabelImage:
         """A copy of the outline, (H, W) uint8, class indices."""
+        self.settle()
         return self._layer_mask() if self._usable() else self._now.mask.copy()
 
     @property
@@ -197,6 +200,11 @@ class OutlineEditor:
         return None if self._now.answer is None else self._now.answer.probability()
 
     @property
+    def answer(self) -> Answer | None:
+        """The same, as it is kept: never changed, so that another thread can look at it."""
+        return self._now.answer
+
+    @property
     def threshold(self) -> float:
         """The threshold in force: that of the settings, else the model's own."""
         return resolve_threshold(None, self.config, self._now.level)
@@ -209,7 +217,11 @@ class OutlineEditor:
     @property
     def has_outline(self) -> bool:
         """Whether any pixel is outlined."""
-        return bool(self._now.mask.any())
+        if (
+            self._looked_at is not self._now
+        ):  # buttons ask again and again, and there may be millions of pixels
+            self._looked_at, self._any = self._now, bool(self._now.mask.max(initial=0))
+        return self._any
 
     @property
     def has_prediction(self) -> bool:
@@ -282,21 +294,40 @@ class OutlineEditor:
             answers = (answer, *self._now.answers[1:])
             self._history.amend(replace(self._now, prediction=answer, answers=answers))
 
-    def set_config(self, config: PostprocessConfig) -> None:
+    def set_config(self, config: PostprocessConfig, *, draft: bool = False) -> None:
         """Draw the outline anew with other settings, from the answer in force; the network is not asked.
 
         Several calls in a row are one step of undo. About an outline that was restored, it is asked once.
+
+        Parameters
+        ----------
+        config : PostprocessConfig
+            The settings.
+        draft : bool
+            Draw an outline of millions of pixels coarsely, while a slider is held and nothing else is done;
+            `settle`, or whatever is done next, draws it in full.
         """
-        if config == self.config or not self._ready():
+        if config == self.config:
+            return
+        if not (draft and self._is_draft and self._usable()) and not self._ready(settle=False):
             return
         then = replace(self._now, config=config)
         if self._answered():
-            self._record(drawing.redrawn(then, self.active_class), "threshold", merge=True)
+            every = drawing.draft_step(then) if draft else 1
+            self._record(drawing.redrawn(then, self.active_class, every), "threshold", merge=True)
+            self._is_draft = every > 1
             return
         if self._now.mask.any() and self._model is not None:
             self._want("redraw", config=config)
         else:
             self._record(then, "threshold", merge=True)
+
+    def settle(self) -> None:
+        """Draw in full what was drafted."""
+        if self._is_draft and self._usable():
+            self._take_notice()
+            self._sharpen()
+            self._show(self._now, "threshold")
 
     def add_click(self, row: float, col: float, positive: bool = True) -> None:
         """Say that a point belongs to the lesion, or does not.
@@ -462,10 +493,12 @@ class OutlineEditor:
         present = not self._closed and self.labels in layers and self.picture in layers
         return present and self.labels.ndim == 2 and fits(self.labels, self.picture)
 
-    def _ready(self) -> bool:
+    def _ready(self, *, settle: bool = True) -> bool:
         """Take notice of what was painted, and tell whether anything can be done; say why if not."""
         if self._usable():
             self._take_notice()
+            if settle:
+                self.settle()
             return True
         self._drop_work()
         if not self._closed:
@@ -474,20 +507,28 @@ class OutlineEditor:
 
     def _layer_mask(self) -> LabelImage:
         data: NDArray[Any] = self.labels.data
-        mask: LabelImage = np.clip(data, 0, 255).astype(np.uint8)  # a copy, whatever type it was converted to
+        if data.dtype == np.uint8:
+            return data.copy()
+        mask: LabelImage = np.clip(data, 0, 255).astype(np.uint8)  # it was converted to another type
         return mask
 
     def _painted(self) -> bool:
         """Whether the layer shows something else than the history knows of."""
-        return self._usable() and not np.array_equal(self.labels.data, self._now.mask)
+        return self._usable() and not same_pixels(self.labels.data, self._now.mask)
 
     def _take_notice(self) -> None:
         """Record what was painted since the last step."""
         if not self._painted():
             return
         mask = self._layer_mask()
-        hand = self._now.hand | (mask != self._now.mask)
-        self._history.record(replace(self._now, mask=mask, hand=hand), "stroke")
+        painted = mask != self._now.mask
+        drafted = self._is_draft
+        if drafted:
+            self._sharpen()
+            np.copyto(mask, self._now.mask, where=~painted)
+        self._history.record(replace(self._now, mask=mask, hand=self._now.hand | painted), "stroke")
+        if drafted:
+            self._write(mask)
         self.changed.emit("stroke")
 
     def _on_painted(self) -> None:
@@ -514,12 +555,21 @@ class OutlineEditor:
         self._history.record(trimmed, kind, merge=merge)
         self._show(trimmed, kind)
 
-    def _show(self, snapshot: Snapshot, kind: str) -> None:
+    def _sharpen(self) -> None:
+        """Put the outline in full in the place of a draft, in the history alone."""
+        self._is_draft = False
+        self._history.amend(drawing.redrawn(self._now, self.active_class))
+
+    def _write(self, mask: LabelImage) -> None:
         self._writing = True
         try:
-            write_masks(self.labels, {(): snapshot.mask})
+            write_masks(self.labels, {(): mask})
         finally:
             self._writing = False
+
+    def _show(self, snapshot: Snapshot, kind: str) -> None:
+        self._is_draft = False
+        self._write(snapshot.mask)
         self._show_clicks()
         self.changed.emit(kind)
 

@@ -25,6 +25,9 @@ Frame: TypeAlias = tuple[int, ...]
 _Indices: TypeAlias = tuple[NDArray[np.unsignedinteger[Any]], ...]
 _Step: TypeAlias = list[tuple[_Indices, NDArray[Any], Any]]
 
+_STRIP = 64
+"""Rows that are compared at once, so that what comes of it stays in the processor's cache."""
+
 MAX_STAGED = 8_000_000
 """Pixel records that the edits of one gesture may pile up before they are reduced to their net change."""
 
@@ -117,15 +120,30 @@ def _changes(layer: Labels, frame: Frame, mask: LabelImage) -> Iterator[tuple[_I
         raise MaskError(
             f"The layer “{layer.name}” no longer has the size of its picture; delete it and segment again."
         )
-    changed = data[frame] != mask
+    band = _changed_rows(data[frame], mask)
+    changed = data[frame][band] != mask[band]
     box = _bounding_box(changed)
     if box is None:
         return
-    inside, new = changed[box], mask[box]
-    for value in np.unique(new[inside]):
-        rows, cols = np.nonzero(inside & (new == value))
-        origin = (box[0].start, box[1].start)
-        yield _full_indices(frame, rows + origin[0], cols + origin[1], data.shape), int(value)
+    places = np.flatnonzero(changed[box])  # several times quicker than rows and columns at once
+    values = mask[band][box].ravel()[places]
+    top, left = band.start + box[0].start, box[1].start
+    for value in np.flatnonzero(np.bincount(values)):  # unique would sort millions
+        rows, cols = np.divmod(places[values == value].astype(np.uint32), np.uint32(box[1].stop - left))
+        yield _full_indices(frame, rows + top, cols + left, data.shape), int(value)
+
+
+def same_pixels(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Tell whether two masks are equal, without the large array in between that NumPy would make."""
+    band = _changed_rows(one, other) if one.shape == other.shape else slice(0, 1)
+    return band.start == band.stop
+
+
+def _changed_rows(one: NDArray[Any], other: NDArray[Any]) -> slice:
+    """Give the strips of rows from the first in which two masks differ to the last."""
+    strips = range(0, len(one), _STRIP)
+    differing = [at for at in strips if not np.array_equal(one[at : at + _STRIP], other[at : at + _STRIP])]
+    return slice(differing[0], differing[-1] + _STRIP) if differing else slice(0, 0)
 
 
 def _bounding_box(changed: NDArray[np.bool_]) -> tuple[slice, slice] | None:
@@ -137,9 +155,7 @@ def _bounding_box(changed: NDArray[np.bool_]) -> tuple[slice, slice] | None:
     return band, slice(int(cols[0]), int(cols[-1]) + 1)
 
 
-def _full_indices(
-    frame: Frame, rows: NDArray[np.intp], cols: NDArray[np.intp], shape: tuple[int, ...]
-) -> _Indices:
+def _full_indices(frame: Frame, rows: NDArray[Any], cols: NDArray[Any], shape: tuple[int, ...]) -> _Indices:
     """Give indices into the whole array, in the smallest type that holds them."""
     kind: type[np.uint16 | np.uint32] = np.uint16 if max(shape) <= np.iinfo(np.uint16).max else np.uint32
     lead = tuple(np.full(rows.size, index, dtype=kind) for index in frame)

@@ -66,8 +66,9 @@ VERDICT_KEYS = {
     "approve": "W",
     "no lesion": "F3",
     "flag": "F4",
+    "reopen": "F2",
 }
-"""The ways on from a picture of a study, and their keys; the preferences can give them others."""
+"""What a reader says of a picture of a study, and the keys; the preferences can give them others."""
 
 KEYS.update(OUTLINE_KEYS)
 KEYS.update(VERDICT_KEYS)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from napari_lesionseg.data.decoding import MAX_PIXELS
 from napari_lesionseg.data.io import to_byte_image
 from napari_lesionseg.errors import PictureError
+from napari_lesionseg.plugin.contours import draw_quickly
 from napari_lesionseg.plugin.edits import Frame
 from napari_lesionseg.types import ByteImage
 
@@ -107,12 +108,14 @@ def read_frame(picture: Image, frame: Frame) -> ByteImage:
 
 def new_outline(picture: Image) -> Labels:
     """Make an empty outline for a picture, at the same place in the world."""
-    return Labels(
+    labels = Labels(
         np.zeros(picture_shape(picture), dtype=np.uint8),
         name=f"{picture.name} outline",
         colormap=outline_colours(),
         **_placement(picture),
     )
+    draw_quickly(labels)
+    return labels
 
 
 def place_like(labels: Labels, picture: Image) -> None:
@@ -134,11 +137,8 @@ def show_as(labels: Labels, *, filled: bool) -> None:
 
 
 def contour_width(shape: Sequence[int]) -> int:
-    """Tell how many pixels wide a contour has to be to be seen when the whole picture is in view.
-
-    Above 4 it would take napari seconds to draw: the time grows with the square of the width.
-    """
-    return int(np.clip(round(max(shape[-2:]) / 1000) + 1, 2, 4))
+    """Tell how many pixels wide a contour has to be to be seen when the whole picture is in view."""
+    return int(np.clip(round(max(shape[-2:]) / 1000) + 1, 2, 8))
 
 
 def outline_colours() -> DirectLabelColormap:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from psygnal import Signal
@@ -13,6 +13,9 @@ from psygnal import Signal
 from napari_lesionseg.plugin.autosave import Saver
 from napari_lesionseg.study.study import Origin, Study
 from napari_lesionseg.types import Click, LabelImage
+
+Quality: TypeAlias = Callable[[], float]
+"""Estimates how good an outline is; runs in another thread."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,23 +79,27 @@ class Outbox:
         """Give the outline of a picture as long as the disk may have an older one."""
         return self._drafts.get(picture)
 
-    def prediction(self, picture: str, mask: LabelImage, origin: Origin) -> None:
-        """Save what the network drew."""
+    def prediction(
+        self, picture: str, mask: LabelImage, origin: Origin, quality: Quality | None = None
+    ) -> None:
+        """Save what the network drew; its quality, if it is not known yet, is estimated in the background."""
         self._keep(picture, mask, origin, by_reader=False)
-        save = partial(self._study.record_prediction, picture, mask, origin)
+        save = partial(_save, self._study.record_prediction, picture, mask, origin, quality)
         self._saver.put(save, ("prediction", picture), picture)
 
-    def correction(self, picture: str, mask: LabelImage, origin: Origin) -> None:
+    def correction(
+        self, picture: str, mask: LabelImage, origin: Origin, quality: Quality | None = None
+    ) -> None:
         """Save what the reader drew."""
         self._keep(picture, mask, origin, by_reader=True)
         self._signed.discard(picture)
-        save = partial(self._study.save_correction, picture, mask, origin)
+        save = partial(_save, self._study.save_correction, picture, mask, origin, quality)
         self._saver.put(save, ("correction", picture), picture)
 
-    def approve(self, picture: str, mask: LabelImage, origin: Origin) -> None:
+    def approve(self, picture: str, mask: LabelImage, origin: Origin, quality: Quality | None = None) -> None:
         """Save an outline that the reader signs."""
         self._keep(picture, mask, origin, by_reader=True)
-        self._sign(picture, partial(self._study.approve, picture, mask, origin))
+        self._sign(picture, partial(_save, self._study.approve, picture, mask, origin, quality))
 
     def no_lesion(self, picture: str, shape: tuple[int, int]) -> None:
         """Save that the reader signs that there is no lesion."""
@@ -147,3 +154,14 @@ class Outbox:
     def _on_failed(self, problem: str) -> None:
         self.problem = problem
         self.failed.emit(problem)
+
+
+def _save(
+    save: Callable[[str, LabelImage, Origin], object],
+    picture: str,
+    mask: LabelImage,
+    origin: Origin,
+    quality: Quality | None,
+) -> None:
+    """Save an outline with its quality; runs in another thread."""
+    save(picture, mask, origin if quality is None else replace(origin, quality=quality()))

@@ -7,12 +7,22 @@ from typing import Any
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 from qtpy.QtGui import QColor
 
+from napari_lesionseg.plugin.agreements import Agreements
 from napari_lesionseg.plugin.study_session import StudySession
 from napari_lesionseg.plugin.thumbnails import Thumbnails
 from napari_lesionseg.study.fold import PictureState, Status
 
-COLUMNS = ("Picture", "Status", "Sure", "Reader")
-PICTURE, STATUS, SURE, READER = range(len(COLUMNS))
+COLUMNS = ("Picture", "Status", "Sure", "Agree", "Reader")
+PICTURE, STATUS, SURE, AGREE, READER = range(len(COLUMNS))
+
+TIPS = {
+    PICTURE: "Click to sort by name",
+    STATUS: "How far the picture is. Click to sort by it",
+    SURE: "How good the outline is likely to be, 0 to 1. Click to put the least sure first",
+    AGREE: "How well the readers' signed outlines agree: mean Dice of all pairs, 0 to 1",
+    READER: "Who did the last thing",
+}
+_BLINDED = "Readers do not see each other's outlines in this study"
 
 # Okabe and Ito (2008): colours that colour-blind people can tell apart, on dark and on light.
 STATUS_COLOURS = {
@@ -39,12 +49,21 @@ class QueueModel(QAbstractTableModel):
         self._places = {state.picture: row for row, state in enumerate(self._rows)}
         self._thumbnails = Thumbnails(session.study)
         self._thumbnails.ready.connect(self._on_thumbnail)
+        self._agreements = Agreements(session.study)
+        self._agreements.ready.connect(self._on_agreement)
         session.changed.connect(self.refresh)
 
     def close(self) -> None:
         """Let go of the session."""
         self._session.changed.disconnect(self.refresh)
         self._thumbnails.close()
+        self._agreements.close()
+
+    @property
+    def can_agree(self) -> bool:
+        """Whether there is more than one reader's work in the study, or would be if this one might see it."""
+        study = self._session.study
+        return study.blinded or any(len(state.verdicts) > 1 for state in study.state.pictures.values())
 
     def rowCount(self, parent: QModelIndex | QPersistentModelIndex = QModelIndex()) -> int:  # noqa: B008, N802
         """Count the pictures."""
@@ -55,9 +74,11 @@ class QueueModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(COLUMNS)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:  # noqa: N802
-        """Give a column's name."""
+        """Give a column's name, and what it says."""
         if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
             return COLUMNS[section]
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.ToolTipRole:
+            return TIPS[section]
         return None
 
     def data(self, index: QModelIndex | QPersistentModelIndex, role: int = 0) -> Any:
@@ -65,13 +86,13 @@ class QueueModel(QAbstractTableModel):
         state = self._rows[index.row()]
         column = index.column()
         if role == Qt.ItemDataRole.DisplayRole:
-            return _text(state, column)
+            return self._agreement_of(state) if column == AGREE else _text(state, column)
         if role == Qt.ItemDataRole.DecorationRole and column == PICTURE:
             return self._thumbnails.of(state)
         if role == Qt.ItemDataRole.ForegroundRole and column == STATUS:
             return STATUS_COLOURS.get(state.status)
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"{state.name}: {state.status.value}" + (f"\n“{state.note}”" if state.note else "")
+            return _BLINDED if column == AGREE and self._session.study.blinded else _tip(state)
         return None
 
     def picture_at(self, row: int) -> str:
@@ -97,18 +118,34 @@ class QueueModel(QAbstractTableModel):
         self._places = {state.picture: row for row, state in enumerate(rows)}
         self.endResetModel()
 
+    def _agreement_of(self, state: PictureState) -> str:
+        if self._session.study.blinded:
+            return "-"
+        value = self._agreements.of(state)
+        return "" if value is None else f"{value:.2f}"
+
     def _on_thumbnail(self, picture: str) -> None:
+        self._tell_of(picture, PICTURE, Qt.ItemDataRole.DecorationRole)
+
+    def _on_agreement(self, picture: str) -> None:
+        self._tell_of(picture, AGREE, Qt.ItemDataRole.DisplayRole)
+
+    def _tell_of(self, picture: str, column: int, role: Qt.ItemDataRole) -> None:
         row = self.row_of(picture)
         if row >= 0:
-            cell = self.index(row, PICTURE)
-            self.dataChanged.emit(cell, cell, [Qt.ItemDataRole.DecorationRole])
+            cell = self.index(row, column)
+            self.dataChanged.emit(cell, cell, [role])
+
+
+def _tip(state: PictureState) -> str:
+    return f"{state.name}: {state.status.words}" + (f"\n“{state.note}”" if state.note else "")
 
 
 def _text(state: PictureState, column: int) -> str:
     if column == PICTURE:
         return state.name
     if column == STATUS:
-        return f"{state.status.value} “{state.note}”" if state.note else state.status.value
+        return f"{state.status.words} “{state.note}”" if state.note else state.status.words
     if column == SURE:
         return "" if state.quality is None else f"{state.quality:.2f}"
     return state.reader or ""

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.controls import keep_narrow
-from napari_lesionseg.plugin.queue_model import PICTURE, READER, STATUS, SURE, QueueModel
+from napari_lesionseg.plugin.queue_model import AGREE, PICTURE, READER, STATUS, SURE, QueueModel
 from napari_lesionseg.plugin.study_session import StudySession
 from napari_lesionseg.plugin.thumbnails import SIDE
 from napari_lesionseg.study.fold import Status
@@ -28,8 +28,10 @@ ROWS = 3
 _FILTERS: dict[str, frozenset[Status] | None] = {
     "all": None,
     "to do": frozenset({Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}),
-    **{status.value: frozenset({status}) for status in Status},
+    **{status.words: frozenset({status}) for status in Status},
 }
+_ORDERS = {PICTURE: Order.NAME, STATUS: Order.STATUS, SURE: Order.QUALITY}
+_WIDTHS = {STATUS: 96, SURE: 44, AGREE: 48, READER: 56}
 
 
 class QueuePanel(QWidget):
@@ -58,6 +60,7 @@ class QueuePanel(QWidget):
         self.sort.currentIndexChanged.connect(self._rearrange)
         self.table.clicked.connect(self._on_clicked)
         self.table.activated.connect(self._on_clicked)
+        self.table.horizontalHeader().sectionClicked.connect(self._on_header)
         self.outline_all.clicked.connect(self._on_outline_all)
         session.run.progressed.connect(self._on_progress)
         session.run.finished.connect(self._on_finished)
@@ -97,9 +100,10 @@ class QueuePanel(QWidget):
         table.verticalHeader().setDefaultSectionSize(SIDE + 4)
         header = table.horizontalHeader()
         header.setSectionResizeMode(PICTURE, QHeaderView.ResizeMode.Stretch)
-        for column, width in ((STATUS, 96), (SURE, 44), (READER, 56)):
+        for column, width in _WIDTHS.items():
             table.setColumnWidth(column, width)
         header.setHighlightSections(False)
+        header.setSectionsClickable(True)
         table.setMinimumHeight(ROWS * (SIDE + 4) + header.sizeHint().height() + 4)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -117,6 +121,11 @@ class QueuePanel(QWidget):
 
     def _on_clicked(self, index: QModelIndex) -> None:
         self._session.open_picture(self.model.picture_at(index.row()))
+
+    def _on_header(self, column: int) -> None:
+        """Sort by a column that can be sorted by."""
+        if column in _ORDERS:
+            self.sort.setCurrentText(_ORDERS[column].value)
 
     def _on_outline_all(self) -> None:
         if self._session.run.is_active:
@@ -150,6 +159,7 @@ class QueuePanel(QWidget):
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
+        self.table.setColumnHidden(AGREE, not self.model.can_agree)
         self._update_run(counts.by_status[Status.NOT_LOOKED_AT])
         row = self.model.row_of(self._session.picture)
         selection = self.table.selectionModel()

@@ -1,4 +1,4 @@
-"""Where studies come from: a folder, sample pictures, or the pictures open in the viewer."""
+"""Where studies come from: a folder, sample pictures, or the pictures open in the viewer. No Qt in here."""
 
 from __future__ import annotations
 
@@ -7,18 +7,129 @@ import getpass
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from napari_lesionseg.data.importing import read_dataset
+from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.data.synthetic import sample_set
-from napari_lesionseg.errors import PairingError
-from napari_lesionseg.study.folder import is_study
+from napari_lesionseg.errors import CancelledError, DatasetError, PairingError, StudyError
+from napari_lesionseg.plugin.layers import CLASS_COLOURS
+from napari_lesionseg.study.checks import check_reader
+from napari_lesionseg.study.folder import STUDY_FOLDER, is_free, is_study
+from napari_lesionseg.study.importing import Progress
+from napari_lesionseg.study.schema import LESION, StudyClass
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
-STUDY_FOLDER = "lesionseg-study"
-"""Made inside a folder of pictures; holds outlines and journals, not the pictures."""
-
 MAX_READER = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NewStudy:
+    """What a new study is to be.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is made.
+    reader : str
+        Who works in it.
+    pictures : Path, optional
+        The folder of its pictures: plain, PH2's or ISIC's.
+    images : mapping of str to ndarray
+        Instead of a folder: pictures by name, (H, W, 3) uint8; they are saved in the study.
+    classes : tuple of str
+        What is outlined.
+    copy : bool
+        Copy the files into the study, as PNG without EXIF.
+    key_file : Path, optional
+        Give pictures, patients and lesions pseudonyms, and keep the key here.
+    blinded : bool
+        Readers do not see each other's outlines.
+    """
+
+    folder: Path
+    reader: str
+    pictures: Path | None = None
+    images: Mapping[str, ByteImage] = field(default_factory=dict)
+    classes: tuple[str, ...] = (LESION.name,)
+    copy: bool = False
+    key_file: Path | None = None
+    blinded: bool = False
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be made, as far as can be seen without reading pictures; empty when it can."""
+        try:
+            check_reader(self.reader)
+        except StudyError as error:
+            return str(error)
+        return self._problem_of_pictures() or self._problem_of_folder() or self._problem_of_classes()
+
+    def _problem_of_pictures(self) -> str:
+        if self.pictures is None and not self.images:
+            return "Choose the folder that holds the pictures."
+        if self.pictures is not None and not self.pictures.is_dir():
+            return f"There is no folder {self.pictures}."
+        return ""
+
+    def _problem_of_folder(self) -> str:
+        """Say why the study cannot be where it is to be, or its key."""
+        if self.folder == Path():
+            return "Choose a new or an empty folder for the study."
+        try:
+            if is_study(self.folder):
+                return f"There is a study in {self.folder} already; open it, or choose another folder."
+            if self.folder.exists() and not is_free(self.folder):
+                return f"{self.folder} is not empty; choose a new or an empty folder for the study."
+        except OSError as error:
+            return f"{self.folder} cannot be used ({error.strerror}); choose another folder."
+        if self.key_file is not None and self.key_file.resolve().is_relative_to(self.folder.resolve()):
+            return "The key of the pseudonyms would be inside the study; keep it somewhere else."
+        return ""
+
+    def _problem_of_classes(self) -> str:
+        if not self.classes:
+            return "Name at least one thing that is outlined, such as lesion."
+        if len(set(self.classes)) < len(self.classes):
+            return "Two classes have the same name."
+        return ""
+
+
+class Watched:
+    """Tells how far the making of a study is, and stops it; the two threads share nothing else.
+
+    Attributes
+    ----------
+    done, total : int
+        Pictures read, and pictures in all; 0 as long as they are being looked for.
+    """
+
+    def __init__(self) -> None:
+        self.done = self.total = 0
+        self._stopped = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note; called by the thread that reads.
+
+        Raises
+        ------
+        CancelledError
+            After `stop`.
+        """
+        self.done, self.total = done, total
+        if self._stopped:
+            raise CancelledError("No study was made.")
+
+    def stop(self) -> None:
+        """Let nothing be made."""
+        self._stopped = True
+
+    def __str__(self) -> str:
+        if not self.total:
+            return "Opening\N{HORIZONTAL ELLIPSIS}"
+        return f"Reading the pictures: {self.done} of {self.total}"
 
 
 def default_reader() -> str:
@@ -30,7 +141,40 @@ def default_reader() -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "", name)[:MAX_READER] or "reader"
 
 
-def open_folder(folder: Path, reader: str) -> Study:
+def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
+    """Make a study; to be called in a worker, since every picture is read once.
+
+    Patients, lesions and diagnoses are taken over where the folder is a data set that names them.
+
+    Parameters
+    ----------
+    plan : NewStudy
+        What it is to be.
+    progress : callable, optional
+        Told about each picture; may raise `CancelledError`.
+
+    Raises
+    ------
+    StudyError, PairingError, PictureError, CancelledError
+        With a sentence that says why it cannot be made.
+    """
+    if plan.problem:
+        raise StudyError(plan.problem)
+    return Study.create(
+        plan.folder,
+        plan.reader,
+        pictures=() if plan.pictures is None else plan.pictures,
+        images=plan.images,
+        classes=_study_classes(plan.classes),
+        blinded=plan.blinded,
+        copy=plan.copy,
+        key_file=plan.key_file,
+        groups=() if plan.pictures is None else _groups_in(plan.pictures),
+        progress=progress,
+    )
+
+
+def open_folder(folder: Path, reader: str, progress: Progress | None = None) -> Study:
     """Open a study, or the study of a folder of pictures, which is made the first time.
 
     To be called in a worker, since every picture is read once when a study is made.
@@ -41,39 +185,45 @@ def open_folder(folder: Path, reader: str) -> Study:
         A study, or a folder of pictures as `find_pictures` understands them.
     reader : str
         Who works in it.
+    progress : callable, optional
+        Told about each picture; may raise `CancelledError`.
 
     Raises
     ------
-    StudyError, PairingError
+    StudyError, PairingError, CancelledError
         With a sentence that says why it cannot be opened.
     """
     if is_study(folder):
         return Study.open(folder, reader)
     inside = folder / STUDY_FOLDER
     if not is_study(inside):
-        return Study.create(inside, reader, pictures=folder)
+        return make_study(NewStudy(inside, reader, pictures=folder), progress)
     study = Study.open(inside, reader)
-    with contextlib.suppress(PairingError):  # its pictures may have been moved; the study knows them
-        study.add_pictures(folder)
+    if study.info.pictures is not None:  # else it holds copies, and takes more only when it is told to
+        with contextlib.suppress(PairingError):  # its pictures may have been moved; the study knows them
+            study.add_pictures(folder, progress=progress)
     return study
 
 
-def open_samples(reader: str) -> Study:
+def open_samples(reader: str, progress: Progress | None = None) -> Study:
     """Make a study of synthetic pictures in a temporary folder, to try things out."""
     folder = Path(tempfile.mkdtemp(prefix="lesionseg-samples-")) / "study"
-    return Study.create(folder, reader, images={sample.name: sample.image for sample in sample_set()})
+    images = {sample.name: sample.image for sample in sample_set()}
+    return make_study(NewStudy(folder, reader, images=images), progress)
 
 
-def open_pictures(folder: Path, reader: str, images: Mapping[str, ByteImage]) -> Study:
-    """Make a study of pictures that are open in the viewer; they are saved in it.
+def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
+    """Give classes their colours; the one of a study of lesions keeps its own."""
+    if names == (LESION.name,):
+        return (LESION,)
+    colours = (CLASS_COLOURS[place % len(CLASS_COLOURS)] for place in range(len(names)))
+    return tuple(StudyClass(name=name, colour=colour) for name, colour in zip(names, colours, strict=True))
 
-    Parameters
-    ----------
-    folder : Path
-        A new or empty folder.
-    reader : str
-        Who works in it.
-    images : mapping of str to ndarray
-        (H, W, 3) uint8, by name.
-    """
-    return Study.create(folder, reader, images=images)
+
+def _groups_in(folder: Path) -> list[SplitItem]:
+    """List which pictures belong together, as far as the folder is a data set that says so."""
+    try:
+        records = read_dataset(folder).records
+    except DatasetError:
+        return []
+    return [record.split_item() for record in records]

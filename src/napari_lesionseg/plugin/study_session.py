@@ -21,7 +21,7 @@ from napari_lesionseg.engine.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.layers import new_outline, place_like, show_as
-from napari_lesionseg.plugin.outbox import Outbox
+from napari_lesionseg.plugin.outbox import Outbox, Quality
 from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
 from napari_lesionseg.plugin.study_run import StudyRun
 from napari_lesionseg.plugin.workers import Job
@@ -188,7 +188,7 @@ class StudySession:
             return
         self._save_outline()
         self._by_reader = True
-        self.outbox.approve(picture, mask, self._origin(editor))
+        self.outbox.approve(picture, mask, self._origin(editor), _quality_of(editor))
         self._go_on()
 
     def no_lesion(self) -> None:
@@ -198,7 +198,7 @@ class StudySession:
             self._save_outline()
             self.outbox.no_lesion(state.picture, state.shape)
             self.editor.restore(np.zeros(state.shape, np.uint8))
-            self._settle()
+            self._note_saved()
             self._go_on()
 
     def flag(self, note: str) -> None:
@@ -251,11 +251,16 @@ class StudySession:
         elif not self.run.is_active:
             self.run.start([state.picture for state in self.queue], self._model, self._config)
 
-    def set_config(self, config: PostprocessConfig) -> None:
-        """Draw this and all later outlines with other settings."""
+    def set_config(self, config: PostprocessConfig, *, draft: bool = False) -> None:
+        """Draw this and all later outlines with other settings; a draft is drawn in full by `settle`."""
         self._config = config
         if self.editor is not None:
-            self.editor.set_config(config)
+            self.editor.set_config(config, draft=draft)
+
+    def settle(self) -> None:
+        """Draw in full what was drafted while a slider was held."""
+        if self.editor is not None:
+            self.editor.settle()
 
     # --------------------------------------------------------------------------------------- saving
 
@@ -330,22 +335,21 @@ class StudySession:
         """Let the outline on the screen be saved, if it changed."""
         if not self._dirty or self.editor is None or self._picture is None:
             return
-        self._settle()
+        self._note_saved()
         save = self.outbox.correction if self._by_reader else self.outbox.prediction
-        save(self._picture, self._mask_of(self.editor), self._origin(self.editor))
+        save(self._picture, self._mask_of(self.editor), self._origin(self.editor), _quality_of(self.editor))
         self.saved.emit(False)
 
     def _mask_of(self, editor: OutlineEditor) -> LabelImage:
         """Give the outline in the classes of the study; labels beyond count as the last one."""
-        return np.minimum(editor.mask, np.uint8(len(self.study.info.classes)))
+        mask = editor.mask
+        return np.minimum(mask, np.uint8(len(self.study.info.classes)), out=mask)
 
     def _origin(self, editor: OutlineEditor) -> Origin:
-        probability = editor.probability
         return Origin(
             model=None if editor.model is None else editor.model.sha256,
             threshold=editor.threshold,
             clicks=editor.clicks,
-            quality=None if probability is None else quality_estimate(probability, editor.threshold),
             label=min(editor.active_class, len(self.study.info.classes)),
         )
 
@@ -438,7 +442,7 @@ class StudySession:
         self.saved.emit(False)
         self._pause.start()
 
-    def _settle(self) -> None:
+    def _note_saved(self) -> None:
         self._dirty = False
         self._pause.stop()
 
@@ -516,6 +520,12 @@ def _is_readers(state: PictureState) -> bool:
     """Whether a reader changed or signed what is to be shown."""
     drawn = state.outline is not None and not isinstance(state.outline, Predicted)
     return drawn or state.status is Status.NO_LESION
+
+
+def _quality_of(editor: OutlineEditor) -> Quality | None:
+    """Give what estimates the quality of the outline; what lies beyond the answer's part hardly counts."""
+    answer = editor.answer
+    return None if answer is None else partial(quality_estimate, answer.part, editor.threshold)
 
 
 def _clicks_of(state: PictureState) -> tuple[Click, ...]:

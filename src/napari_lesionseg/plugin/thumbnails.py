@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TypeAlias
-
 import numpy as np
-from psygnal import Signal
 from qtpy.QtGui import QImage, QPixmap
 
 from napari_lesionseg.data.overlay import draw_outline
 from napari_lesionseg.data.transforms import resize_labels, resize_picture
-from napari_lesionseg.plugin.workers import Job
+from napari_lesionseg.plugin.lookups import Lookups
 from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
@@ -24,8 +20,6 @@ KEPT = 600
 
 WAITING = 60
 """Thumbnails that may wait to be made; more were scrolled past."""
-
-_Key: TypeAlias = tuple[str, str | None]
 
 
 def make_thumbnail(study: Study, picture: str) -> ByteImage:
@@ -43,64 +37,32 @@ def make_thumbnail(study: Study, picture: str) -> ByteImage:
     return small if mask is None else draw_outline(small, resize_labels(mask, shape))
 
 
-class Thumbnails:
-    """Makes thumbnails as they are asked for, the last asked first, and keeps the latest.
+class Thumbnails(Lookups[QPixmap]):
+    """Makes thumbnails as they are asked for.
 
-    Attributes
+    Parameters
     ----------
-    ready : psygnal.Signal
-        Emitted with the SHA-256 of a picture whose thumbnail is there now.
+    study : Study
+        The study whose pictures they are of.
     """
 
-    ready = Signal(str)
-
     def __init__(self, study: Study) -> None:
+        super().__init__("drawing a small picture", KEPT, WAITING)
         self._study = study
-        self._kept: OrderedDict[str, tuple[_Key, QPixmap]] = OrderedDict()
-        self._waiting: OrderedDict[str, _Key] = OrderedDict()
-        self._job: Job[ByteImage] | None = None
 
     def of(self, state: PictureState) -> QPixmap | None:
         """Give a picture's thumbnail; None, or the former one, while it is made."""
-        key = (state.picture, None if state.outline is None else state.outline.revision)
-        kept = self._kept.get(state.picture)
-        if kept is None or kept[0] != key:
-            self._waiting[state.picture] = key
-            self._waiting.move_to_end(state.picture)
-            while len(self._waiting) > WAITING:
-                self._waiting.popitem(last=False)
-            self._begin()
-        return None if kept is None else kept[1]
+        return self.get(state.picture, None if state.outline is None else state.outline.revision)
 
-    def close(self) -> None:
-        """Let nothing come of what is being made."""
-        if self._job is not None:
-            self._job.drop()
-        self._job = None
-        self._waiting.clear()
+    def _make(self, picture: str) -> ByteImage:
+        return make_thumbnail(self._study, picture)
 
-    def _begin(self) -> None:
-        if self._job is not None or not self._waiting:
-            return
-        picture, key = self._waiting.popitem()
-        self._job = Job(
-            "drawing a small picture",
-            make_thumbnail,
-            self._study,
-            picture,
-            done=lambda small: self._on_done(key, _as_pixmap(small)),
-            # A grey square: opening the picture says what is wrong with it.
-            failed=lambda error: self._on_done(key, QPixmap()),
-        )
+    def _finish(self, made: ByteImage) -> QPixmap:
+        return _as_pixmap(made)
 
-    def _on_done(self, key: _Key, pixmap: QPixmap) -> None:
-        self._job = None
-        self._kept[key[0]] = (key, pixmap)
-        self._kept.move_to_end(key[0])
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        self.ready.emit(key[0])
-        self._begin()
+    def _instead(self) -> QPixmap:
+        """Give a grey square: opening the picture says what is wrong with it."""
+        return QPixmap()
 
 
 def _as_pixmap(small: ByteImage) -> QPixmap:

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image, Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
-    QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMenu,
     QMessageBox,
-    QPushButton,
     QScrollArea,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible
 
-from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin import segmentation
 from napari_lesionseg.plugin.controls import OutlineControls, small
 from napari_lesionseg.plugin.correct_panel import CorrectPanel
 from napari_lesionseg.plugin.export_panel import ExportPanel
-from napari_lesionseg.plugin.layers import picture_shape, read_frame
 from napari_lesionseg.plugin.learn_panel import LearnPanel
 from napari_lesionseg.plugin.model_choice import ModelPicker
 from napari_lesionseg.plugin.queue_panel import QueuePanel
 from napari_lesionseg.plugin.segmentation import ModelChoice
-from napari_lesionseg.plugin.study_opening import default_reader, open_folder, open_pictures, open_samples
+from napari_lesionseg.plugin.standing_panel import StandingPanel
+from napari_lesionseg.plugin.start_panel import StartPanel
+from napari_lesionseg.plugin.study_opening import default_reader
 from napari_lesionseg.plugin.study_session import StudySession
 from napari_lesionseg.plugin.verdict_panel import VerdictPanel
 from napari_lesionseg.plugin.workers import Job
+from napari_lesionseg.study.folder import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Workbench(QWidget):
         self.session: StudySession | None = None
         self.queue: QueuePanel | None = None
         self.verdict: VerdictPanel | None = None
+        self.standing: StandingPanel | None = None
         self.learn: LearnPanel | None = None
         self.export: ExportPanel | None = None
         self.models = ModelPicker(self)
@@ -76,11 +77,8 @@ class Workbench(QWidget):
         self.title = QLabel()
         self.sign = small(QLabel())
         self.sign.setWordWrap(True)
-        self.open_button = QPushButton("Open a folder\N{HORIZONTAL ELLIPSIS}")
-        self.samples_button = QPushButton("Try sample pictures")
-        self.layers_button = QPushButton("Take the open pictures\N{HORIZONTAL ELLIPSIS}")
-        self._taken: list[Image] = []
-        self._job: Job[Any] | None = None
+        self.menu = QToolButton()
+        self.start = StartPanel(napari_viewer, self.reader.text, self.close_study)
         self._model_job: Job[Any] | None = None
         self._poll = QTimer(self)
         self._poll.setInterval(POLL_MS)
@@ -98,21 +96,21 @@ class Workbench(QWidget):
         self.title.setStyleSheet("font-weight: bold;")
         self.reader.setMaximumWidth(90)
         self.reader.setToolTip("Your name or initials: every outline is signed with it")
-        self.open_button.setToolTip("Open a study, or a folder of pictures, which becomes one")
-        self.samples_button.setToolTip("Try everything on synthetic pictures")
-        self.layers_button.setToolTip("Make a study of the pictures that are open in the viewer")
+        self.menu.setText("\N{MIDLINE HORIZONTAL ELLIPSIS}")
+        self.menu.setToolTip("Make, open or close a study")
+        self.menu.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        entries = QMenu(self.menu)
+        entries.addAction(self.start.new_button.text(), self.start.ask_for_new)
+        entries.addAction(self.start.open_button.text(), self.start.ask_for_folder)
+        entries.addAction("Close the study", self.close_study)
+        self.menu.setMenu(entries)
 
     def _lay_out(self) -> None:
         header = QHBoxLayout()
         header.addWidget(self.title, 1)
         header.addWidget(small(QLabel("Reader")))
         header.addWidget(self.reader)
-        self._start = QWidget()
-        start = QVBoxLayout(self._start)
-        start.setContentsMargins(0, 0, 0, 0)
-        start.addWidget(small(QLabel("No study is open.")))
-        for button in (self.open_button, self.samples_button, self.layers_button):
-            start.addWidget(button)
+        header.addWidget(self.menu)
         self._queue_section = _section("Pictures")
         self._outline_section = _section("Outline", _form(self.controls))
         self._correct_section = _section("Correct", self.correct)
@@ -125,7 +123,7 @@ class Workbench(QWidget):
         column.setContentsMargins(4, 0, 4, 0)
         column.setSpacing(2)
         self.sections = column
-        column.addWidget(self._start)
+        column.addWidget(self.start)
         for section in (
             self._queue_section,
             self._outline_section,
@@ -152,12 +150,11 @@ class Workbench(QWidget):
         self._show_study()
 
     def _connect(self) -> None:
-        self.open_button.clicked.connect(self._on_open)
-        self.samples_button.clicked.connect(lambda: self._begin(partial(open_samples, self.reader.text())))
-        self.layers_button.clicked.connect(self._on_take_layers)
+        self.start.opened.connect(self._on_study)
         self.models.model.currentIndexChanged.connect(self._load_model)
         self.models.device.currentIndexChanged.connect(self._load_model)
         self.controls.changed.connect(self._redraw_soon.start)
+        self.controls.settled.connect(self._on_settled)
         self._redraw_soon.timeout.connect(self._on_config)
         self._poll.timeout.connect(self._on_poll)
         self.destroyed.connect(partial(_tear_down, self.__dict__))
@@ -166,10 +163,15 @@ class Workbench(QWidget):
 
     def open_folder(self, folder: Path) -> None:
         """Open a study, or a folder of pictures."""
-        self._begin(partial(open_folder, folder, self.reader.text()))
+        self.start.open_folder(folder)
 
-    def close_study(self) -> bool:
+    def close_study(self, *, ask: bool = True) -> bool:
         """Leave the study that is open; asks when something cannot be saved.
+
+        Parameters
+        ----------
+        ask : bool
+            Whether to ask as well when a model is learning, which can be continued the next time.
 
         Returns
         -------
@@ -178,6 +180,8 @@ class Workbench(QWidget):
         """
         if self.session is None:
             return True
+        if ask and self.learn is not None and not self.learn.may_close():
+            return False
         problem = self.session.close()
         if problem and not self._asks_to_leave(problem):
             return False
@@ -186,31 +190,25 @@ class Workbench(QWidget):
         self._forget_session()
         return True
 
-    def _begin(self, opening: Any) -> None:
-        """Open a study in a worker; the buttons wait for it."""
-        if not self.close_study():
-            return
-        if self._job is not None:
-            self._job.drop()
-        self._start.setEnabled(False)
-        self.sign.setText("Reading the pictures\N{HORIZONTAL ELLIPSIS}")
-        self._job = Job("opening the study", opening, done=self._on_study, failed=self._on_no_study)
-
     def _on_study(self, study: Study) -> None:
-        self._job = None
-        self._start.setEnabled(True)
-        self._remove_taken()
         self._watch_window()
+        self.reader.setText(study.reader)
         self.session = session = StudySession(self._viewer, study, self.controls.config)
         session.opened.connect(self._on_opened)
         session.saved.connect(self._on_saved)
         session.not_saved.connect(self._on_not_saved)
         session.failed.connect(show_error)
         self.queue, self.verdict = QueuePanel(session), VerdictPanel(session)
+        self.standing = StandingPanel(session)
         self._queue_section.setContent(self.queue)
+        self._verdict_place.addWidget(self.standing)
         self._verdict_place.addWidget(self.verdict)
         self.learn = LearnPanel(session)
+        self.learn.added.connect(self.models.offer)
+        self.learn.chosen.connect(self.models.choose)
         self._learn_section.setContent(self.learn)
+        if self.learn.offers_to_continue:
+            self._learn_section.expand(animate=False)
         self.export = ExportPanel(session)
         self._export_section.setContent(self.export)
         self.correct.set_classes([entry.name for entry in study.info.classes])
@@ -222,22 +220,16 @@ class Workbench(QWidget):
             show_info(str(problem))
         session.begin()
 
-    def _on_no_study(self, error: Exception) -> None:
-        self._job = None
-        self._taken = []
-        self._start.setEnabled(True)
-        self.sign.setText("")
-        show_error(str(error))
-
     def _forget_session(self) -> None:
         self._poll.stop()
         self.correct.set_editor(None)
-        for panel in (self.queue, self.verdict, self.learn, self.export):
+        for panel in (self.queue, self.verdict, self.standing, self.learn, self.export):
             if panel is not None:
                 panel.close_session()
                 panel.setParent(None)
                 panel.deleteLater()
-        self.session = self.queue = self.verdict = self.learn = self.export = None
+        self.session = self.queue = self.verdict = None
+        self.standing = self.learn = self.export = None
         self._queue_section.setContent(QWidget())
         self._learn_section.setContent(QWidget())
         self._export_section.setContent(QWidget())
@@ -249,7 +241,8 @@ class Workbench(QWidget):
             _study_name(self.session.study.folder) if self.session is not None else "LesionSeg"
         )
         self.reader.setReadOnly(open_)
-        self._start.setVisible(not open_)
+        self.start.setVisible(not open_)
+        self.menu.setVisible(open_)
         for section in (
             self._queue_section,
             self._outline_section,
@@ -268,39 +261,9 @@ class Workbench(QWidget):
 
     # ---------------------------------------------------------------------------------------- slots
 
-    def _on_open(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Open a study or a folder of pictures")
-        if folder:
-            self.open_folder(Path(folder))
-
-    def _on_take_layers(self) -> None:
-        pictures = [layer for layer in self._viewer.layers if _is_single_picture(layer)]
-        if not pictures:
-            show_info("Open pictures first, by drag and drop or by File > Open.")
-            return
-        folder = QFileDialog.getExistingDirectory(self, "Choose an empty folder for the study")
-        if folder:
-            self.take_layers(Path(folder), pictures)
-
-    def take_layers(self, folder: Path, pictures: Sequence[Image]) -> None:
-        """Make a study of pictures that are open; their layers go once they are saved in it."""
-        try:
-            images = {picture.name: read_frame(picture, ()) for picture in pictures}
-        except LesionSegError as error:
-            show_error(str(error))
-            return
-        self._taken = list(pictures)
-        self._begin(partial(open_pictures, folder, self.reader.text(), images))
-
-    def _remove_taken(self) -> None:
-        """Take the layers away that are pictures of the study now."""
-        taken, self._taken = self._taken, []
-        for layer in taken:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-
     def _on_opened(self, editor: OutlineEditor | None) -> None:
         self.correct.set_editor(editor)
+        self.start.in_use = () if editor is None else (editor.picture,)
         if editor is not None:
             self.controls.set_config(editor.config, self.models.threshold)
             editor.changed.connect(self._on_edited)
@@ -315,7 +278,14 @@ class Workbench(QWidget):
 
     def _on_config(self) -> None:
         if self.session is not None:
+            self.session.set_config(self.controls.config, draft=self.controls.is_held)
+
+    def _on_settled(self) -> None:
+        """Draw what was drafted while the slider was held; the last move may not have been drawn at all."""
+        if self.session is not None:
+            self._redraw_soon.stop()
             self.session.set_config(self.controls.config)
+            self.session.settle()
 
     def _on_saved(self, all_saved: bool) -> None:
         if self.session is not None and self.session.outbox.problem and not all_saved:
@@ -373,7 +343,7 @@ class Workbench(QWidget):
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Let the window close only when everything is saved, or the reader says so."""
         closing = watched is self._window() and event is not None and event.type() == QEvent.Type.Close
-        if closing and event is not None and not self.close_study():
+        if closing and event is not None and not self.close_study(ask=event.spontaneous()):
             event.ignore()
             return True
         return False
@@ -414,21 +384,22 @@ def _form(part: OutlineControls | ModelPicker) -> QWidget:
 
 def _study_name(folder: Path) -> str:
     """Name a study by its folder, or by the folder of pictures that it lies in."""
-    return folder.parent.name if folder.name in {"lesionseg-study", "study"} else folder.name
+    return folder.parent.name if folder.name in {STUDY_FOLDER, "study"} else folder.name
 
 
 def _tear_down(parts: dict[str, Any]) -> None:
     """Save and stop; Qt's side of the widget is gone."""
     parts["models"].drop()
-    for name in ("_job", "_model_job"):
-        if parts[name] is not None:
-            parts[name].drop()
+    for working in (parts["start"], parts["_model_job"]):
+        if working is not None:
+            working.drop()
     session: StudySession | None = parts["session"]
     if session is None:
         return
     parts["queue"].model.close()
+    parts["learn"].abandon()
     own = (session.opened, session.changed, session.saved, session.not_saved, session.failed)
-    for signal in (*own, session.run.progressed, session.run.finished):
+    for signal in (*own, session.model_changed, session.run.progressed, session.run.finished):
         signal.disconnect()  # all that listened were parts of the widget
     _leave_behind(session)
 
@@ -453,7 +424,3 @@ def _end(session: StudySession, all_saved: bool) -> None:
     if all_saved and session in _left_behind:
         _left_behind.discard(session)
         session.abandon()
-
-
-def _is_single_picture(layer: Layer) -> bool:
-    return isinstance(layer, Image) and len(picture_shape(layer)) == 2

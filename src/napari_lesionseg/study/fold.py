@@ -64,6 +64,11 @@ class Status(StrEnum):
         """Whether a reader has signed."""
         return self in (Status.APPROVED, Status.NO_LESION)
 
+    @property
+    def words(self) -> str:
+        """What a reader is told."""
+        return "outlined" if self is Status.PREDICTED else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class PictureState:

@@ -23,7 +23,7 @@ class Ledger:
     def __init__(self, reader: str, *, blinded: bool) -> None:
         self.state = StudyState()
         self._reader = reader
-        self._blinded = blinded
+        self.blinded = blinded
         self._entries: dict[str, dict[tuple[str, int], PictureEntry]] = {}
 
     def take_in(self, entries: Iterable[AnyEntry]) -> frozenset[str]:
@@ -113,7 +113,7 @@ class Ledger:
         return [entry for entry in entries if self._may_see(entry)]
 
     def _may_see(self, entry: PictureEntry) -> bool:
-        return not self._blinded or isinstance(entry, Added) or entry.reader == self._reader
+        return not self.blinded or isinstance(entry, Added) or entry.reader == self._reader
 
 
 def _now_after(times: Iterable[datetime]) -> datetime:

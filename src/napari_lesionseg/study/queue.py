@@ -246,7 +246,7 @@ def _has_words(state: PictureState, words: Sequence[str]) -> bool:
     """Tell whether all words occur in what is shown of a picture."""
     if not words:
         return True
-    text = _plain(f"{state.name} {state.note} {state.reader or ''} {state.status.value}")
+    text = _plain(f"{state.name} {state.note} {state.reader or ''} {state.status.words}")
     return all(word in text for word in words)
 
 

@@ -14,12 +14,12 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import TypeAdapter, ValidationError
 
 from napari_lesionseg.data.io import read_picture
 from napari_lesionseg.data.pairing import find_pictures
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.checks import check_reader
 from napari_lesionseg.study.faults import explained
 from napari_lesionseg.study.fold import PictureState, Status, StudyState
 from napari_lesionseg.study.folder import (
@@ -59,7 +59,6 @@ from napari_lesionseg.study.schema import (
     OutlineEntry,
     PictureEntry,
     Predicted,
-    ReaderName,
     Reopened,
     Session,
     StudyClass,
@@ -69,8 +68,6 @@ from napari_lesionseg.types import ByteImage, Click, LabelImage
 
 Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
 """Which of a picture's outlines is meant."""
-
-_READER: TypeAdapter[str] = TypeAdapter(ReaderName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +181,7 @@ class Study:
         with explained("Making the study"):
             files = _find_files(pictures, folder)
             folder.mkdir(parents=True, exist_ok=True)
-            _check_free(folder, _check_reader(reader))
+            _check_free(folder, check_reader(reader))
             info = new_info(classes=tuple(classes), blinded=blinded, pseudonymised=key_file is not None)
             write_info(folder, info)
         study = cls.open(folder, reader)
@@ -216,7 +213,7 @@ class Study:
         StudyError
             When there is no study, or it is of a newer version, or cannot be read.
         """
-        reader = _check_reader(reader)
+        reader = check_reader(reader)
         with explained("Opening the study"):
             folder = Path(folder).resolve()
             study = cls(folder, read_info(folder), reader, unblind=unblind)
@@ -246,6 +243,11 @@ class Study:
     def state(self) -> StudyState:
         """Where the study stands, as far as this reader may see it."""
         return self._ledger.state
+
+    @property
+    def blinded(self) -> bool:
+        """Whether this reader sees the own work alone."""
+        return self._ledger.blinded
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -811,15 +813,6 @@ def _origin_of(entry: OutlineEntry | None) -> Origin:
     if entry is None:
         return NO_ORIGIN
     return Origin(entry.model, entry.threshold, entry.as_clicks(), entry.quality, entry.label)
-
-
-def _check_reader(reader: str) -> str:
-    try:
-        return _READER.validate_python(reader)
-    except ValidationError as error:
-        raise StudyError(
-            f"{reader!r} cannot be a reader's name; use 1 to 40 letters, digits, - or _, such as initials."
-        ) from error
 
 
 def _check_free(folder: Path, reader: str) -> None:
