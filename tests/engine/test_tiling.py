@@ -11,15 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from skimage import measure
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.synthetic import synthetic_sample
 from napari_lesionseg.data.transforms import normalise
+from napari_lesionseg.engine import large_arrays
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.large_arrays import (
     NpyFile,
     as_probability,
     choose_level,
+    drop_specks,
     new_output,
     threshold_strips,
 )
@@ -367,3 +370,17 @@ def test_impossible_settings_are_refused() -> None:
     ):
         with pytest.raises(ValidationError):
             TileConfig(**wrong)
+
+
+@pytest.mark.parametrize("strip", [7 * 60, 20 * 60, 200 * 60])
+@given(seed=st.integers(0, 1000), smallest=st.integers(0, 30))
+def test_specks_are_dropped_as_in_one_look(strip: int, seed: int, smallest: int) -> None:
+    mask = (np.random.default_rng(seed).random((90, 60)) < 0.3).astype(np.uint8)
+    mask[10:50, 5:9] = 2  # long enough to go through several strips
+    parts = measure.label(mask > 0, connectivity=2)
+    sizes = np.bincount(parts.ravel())
+    expected = np.where(sizes[parts] >= smallest, mask, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_arrays, "_STRIP_PIXELS", strip)
+        drop_specks(mask, smallest)
+    assert np.array_equal(mask, expected)

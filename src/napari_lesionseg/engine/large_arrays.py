@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine.postprocessing import postprocess
@@ -149,6 +150,30 @@ def threshold_strips(stored: NDArray[Any], threshold: float, out: Writable) -> N
     plain = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
     for strip in strips_of(stored.shape[-2], stored.shape[-1]):
         out[strip] = postprocess(as_probability(stored[..., strip, :]), plain, threshold)
+
+
+def drop_specks(mask: NDArray[np.uint8], smallest: int) -> None:
+    """Take parts with fewer pixels out of a mask, in place, strip by strip.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (H, W)
+        Class indices; parts of different classes that touch count as one.
+    smallest : int
+        Pixels. The result is that of looking at the whole mask at once, for a part that reaches into a strip
+        from farther away than so many rows has that many pixels.
+    """
+    for strip in strips_of(*mask.shape):
+        top = max(0, strip.start - smallest)
+        window = mask[top : strip.stop + smallest]
+        parts, count = ndimage.label(window, structure=np.ones((3, 3), dtype=bool))
+        sizes = np.bincount(parts.ravel(), minlength=count + 1)
+        small = sizes < smallest
+        small[0] = False
+        small[np.unique(parts[0])] &= top == 0
+        small[np.unique(parts[-1])] &= strip.stop + smallest >= len(mask)
+        own = slice(strip.start - top, strip.stop - top)
+        window[own][small[parts[own]]] = 0
 
 
 def put_rows(out: Writable, rows: slice, probability: Probability) -> None:
