@@ -16,7 +16,7 @@ from napari_lesionseg.plugin import autosave, study_session
 from napari_lesionseg.plugin.study_session import StudySession, apply_view, describe_view
 from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.queue import Order
-from napari_lesionseg.study.schema import Corrected, Predicted
+from napari_lesionseg.study.schema import Corrected, Predicted, StudyClass
 from napari_lesionseg.study.study import Study
 
 CONFIG = PostprocessConfig(min_area=0)
@@ -284,6 +284,22 @@ def test_the_threshold_is_moved_for_this_and_later_pictures(desk):
     desk.shown("P2")
     assert desk.mask.all()
     assert desk.saved().state("P2").status is Status.PREDICTED
+
+
+def test_the_class_painted_last_is_not_that_of_the_next_picture(qtbot, make_study, network):
+    classes = [StudyClass(name=name, colour="#000000") for name in ("lesion", "ulcer")]
+    viewer = ViewerModel()
+    session = StudySession(viewer, make_study(2, classes=classes), PostprocessConfig(min_area=0))
+    session.set_model(network)
+    session.begin()
+    qtbot.waitUntil(lambda: session.editor is not None)
+    first = session.picture
+    session.editor.active_class = 2
+    session.next()
+    qtbot.waitUntil(lambda: session.editor is not None and session.picture != first)
+    assert session.editor.active_class == 1
+    assert set(np.unique(session.editor.mask)) == {0, 1}
+    session.abandon()
 
 
 def test_labels_that_the_study_does_not_have_count_as_lesion(desk):

@@ -88,6 +88,11 @@ class Prefetcher:
         self._job: Job[Prepared] | None = None
         self._working_on: str | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a picture is being got ready."""
+        return self._job is not None
+
     def set_model(self, model: Model | None) -> None:
         """Take another network; what the former one said is forgotten."""
         self._model = model

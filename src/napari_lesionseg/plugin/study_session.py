@@ -171,6 +171,11 @@ class StudySession:
         return True
 
     @property
+    def is_ahead(self) -> bool:
+        """Whether the pictures that come next are ready, or there are none."""
+        return not self._prefetcher.is_busy
+
+    @property
     def can_go_back(self) -> bool:
         """Whether another picture was shown before."""
         return any(picture != self._picture for picture in self._visited)
@@ -410,6 +415,7 @@ class StudySession:
             picture.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
         picture.name, labels.name = name, f"{name} outline"
         picture.visible = labels.visible = True
+        labels.selected_label = 1  # else the network's outline would be of the class painted last
         place_like(labels, picture)
         show_as(labels, filled=False)
         return picture, labels

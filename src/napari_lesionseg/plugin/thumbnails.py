@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtGui import QIcon, QImage, QPixmap
 
 from napari_lesionseg.data.overlay import draw_outline
 from napari_lesionseg.data.transforms import resize_labels, resize_picture
@@ -37,7 +37,7 @@ def make_thumbnail(study: Study, picture: str) -> ByteImage:
     return small if mask is None else draw_outline(small, resize_labels(mask, shape))
 
 
-class Thumbnails(Lookups[QPixmap]):
+class Thumbnails(Lookups[QIcon]):
     """Makes thumbnails as they are asked for.
 
     Parameters
@@ -50,23 +50,27 @@ class Thumbnails(Lookups[QPixmap]):
         super().__init__("drawing a small picture", KEPT, WAITING)
         self._study = study
 
-    def of(self, state: PictureState) -> QPixmap | None:
+    def of(self, state: PictureState) -> QIcon | None:
         """Give a picture's thumbnail; None, or the former one, while it is made."""
         return self.get(state.picture, None if state.outline is None else state.outline.revision)
 
     def _make(self, picture: str) -> ByteImage:
         return make_thumbnail(self._study, picture)
 
-    def _finish(self, made: ByteImage) -> QPixmap:
-        return _as_pixmap(made)
+    def _finish(self, made: ByteImage) -> QIcon:
+        return _as_icon(made)
 
-    def _instead(self) -> QPixmap:
-        """Give a grey square: opening the picture says what is wrong with it."""
-        return QPixmap()
+    def _instead(self) -> QIcon:
+        """Give nothing: opening the picture says what is wrong with it."""
+        return QIcon()
 
 
-def _as_pixmap(small: ByteImage) -> QPixmap:
+def _as_icon(small: ByteImage) -> QIcon:
+    """Make an icon that keeps its colours in the selected row, where Qt would tint it."""
     pixels = np.ascontiguousarray(small)
     height, width = pixels.shape[:2]
     image = QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-    return QPixmap.fromImage(image.copy())
+    pixmap = QPixmap.fromImage(image.copy())
+    icon = QIcon(pixmap)
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)
+    return icon

@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_lesionseg.plugin import segmentation
+from napari_lesionseg.plugin.class_editing import ClassEditing
 from napari_lesionseg.plugin.controls import OutlineControls, small
 from napari_lesionseg.plugin.correct_panel import CorrectPanel
 from napari_lesionseg.plugin.export_panel import ExportPanel
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 
     from napari_lesionseg.engine.inference import Model
     from napari_lesionseg.plugin.editor import OutlineEditor
+
+_UNLIMITED = 16_777_215  # Qt's own QWIDGETSIZE_MAX
+
+_NO_ARROW = "QToolButton { min-width: 20px; } QToolButton::menu-indicator { image: none; }"
 
 POLL_MS = 5000
 """How often other readers' work is looked for."""
@@ -73,6 +78,7 @@ class Workbench(QWidget):
         self.models = ModelPicker(self)
         self.controls = OutlineControls(self)
         self.correct = CorrectPanel(napari_viewer)
+        self.class_editing = ClassEditing(self.correct, self.models)
         self.reader = QLineEdit(default_reader())
         self.title = QLabel()
         self.sign = small(QLabel())
@@ -98,6 +104,9 @@ class Workbench(QWidget):
         self.reader.setToolTip("Your name or initials: every outline is signed with it")
         self.menu.setText("\N{MIDLINE HORIZONTAL ELLIPSIS}")
         self.menu.setToolTip("Make, open or close a study")
+        self.menu.setStyleSheet(
+            "QToolButton { min-width: 20px; } QToolButton::menu-indicator { image: none; }"
+        )
         self.menu.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         entries = QMenu(self.menu)
         entries.addAction(self.start.new_button.text(), self.start.ask_for_new)
@@ -200,18 +209,18 @@ class Workbench(QWidget):
         session.failed.connect(show_error)
         self.queue, self.verdict = QueuePanel(session), VerdictPanel(session)
         self.standing = StandingPanel(session)
-        self._queue_section.setContent(self.queue)
+        _fill(self._queue_section, self.queue)
         self._verdict_place.addWidget(self.standing)
         self._verdict_place.addWidget(self.verdict)
         self.learn = LearnPanel(session)
         self.learn.added.connect(self.models.offer)
         self.learn.chosen.connect(self.models.choose)
-        self._learn_section.setContent(self.learn)
+        _fill(self._learn_section, self.learn)
         if self.learn.offers_to_continue:
             self._learn_section.expand(animate=False)
         self.export = ExportPanel(session)
-        self._export_section.setContent(self.export)
-        self.correct.set_classes([entry.name for entry in study.info.classes])
+        _fill(self._export_section, self.export)
+        self.class_editing.begin(session)
         session.set_model(self.models.loaded)
         self._show_study()
         QTimer.singleShot(0, self._fit_width)
@@ -223,6 +232,7 @@ class Workbench(QWidget):
     def _forget_session(self) -> None:
         self._poll.stop()
         self.correct.set_editor(None)
+        self.class_editing.end()
         for panel in (self.queue, self.verdict, self.standing, self.learn, self.export):
             if panel is not None:
                 panel.close_session()
@@ -230,9 +240,9 @@ class Workbench(QWidget):
                 panel.deleteLater()
         self.session = self.queue = self.verdict = None
         self.standing = self.learn = self.export = None
-        self._queue_section.setContent(QWidget())
-        self._learn_section.setContent(QWidget())
-        self._export_section.setContent(QWidget())
+        _fill(self._queue_section, QWidget())
+        _fill(self._learn_section, QWidget())
+        _fill(self._export_section, QWidget())
         self._show_study()
 
     def _show_study(self) -> None:
@@ -364,12 +374,26 @@ def _section(title: str, content: QWidget | None = None, *, folded: bool = False
     section.setDuration(0)
     section.layout().setSpacing(3)
     section.layout().setContentsMargins(0, 0, 0, 0)
-    if content is not None:
-        section.content().hide()  # the empty one that it comes with
-        section.setContent(content)
+    section.toggled.connect(partial(_let_grow, section))
+    section.content().hide()  # the empty one that it comes with
     if not folded:
         section.expand(animate=False)
+    if content is not None:
+        _fill(section, content)
     return section
+
+
+def _fill(section: QCollapsible, content: QWidget) -> None:
+    """Put a panel into a section, which stays folded if it is."""
+    section.setContent(content)
+    if not section.isExpanded():
+        content.setMaximumHeight(0)
+
+
+def _let_grow(section: QCollapsible, unfolded: bool) -> None:
+    """Let the panel be as high as it wants to be; superqt holds it at the height that it had at first."""
+    if unfolded:
+        section.content().setMaximumHeight(_UNLIMITED)
 
 
 def _form(part: OutlineControls | ModelPicker) -> QWidget:
