@@ -1,169 +1,233 @@
-"""Let other people's tools judge exported data sets; prints one line of JSON for each.
+"""Write real data sets in every format, and let the tools that others use judge them.
 
-Each tool is asked in an environment of its own, so this script imports nothing of the package:
+    python benchmarks/dataset_tools.py --python TOOLS/bin/python [--nnunet NNUNET/bin/python] [--data DIR]
 
-    python benchmarks/dataset_tools.py isic TRUTH PREDICTIONS     isic-challenge-scoring
-    python benchmarks/dataset_tools.py coco FOLDER MASKS          pycocotools
-    python benchmarks/dataset_tools.py imagefolder FOLDER MASKS   datasets
-    python benchmarks/dataset_tools.py croissant FOLDER           mlcroissant
-    python benchmarks/dataset_tools.py nnunet FOLDER              nnunetv2
-    python benchmarks/dataset_tools.py dicom FOLDER MASKS         highdicom
+TOOLS is an environment with isic-challenge-scoring, pycocotools, datasets, mlcroissant, highdicom and
+pydicom, NNUNET one with nnunetv2 (which wants a torch of its own):
 
-MASKS is the ``masks`` folder of the same pictures in the plain format, with which every mask is compared.
+    pip install isic-challenge-scoring pycocotools datasets mlcroissant highdicom pydicom
+    pip install nnunetv2
+
+The outlines of the ISIC data set are scored against those of the shipped model, and the package's own figures
+are compared with the challenge's. DICOM needs pydicom and highdicom here as well; its photographs are made of
+PH2's pictures, with headers full of names. Prints a table in Markdown; ends with 1 if a tool complains.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import functools
 import json
-import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_lesionseg.data.exporting import export_dataset
+from napari_lesionseg.data.formats import ExportConfig
+from napari_lesionseg.data.importing import read_dataset
+from napari_lesionseg.data.io import read_mask, read_picture, write_mask
+from napari_lesionseg.data.records import Record
+from napari_lesionseg.engine.inference import load_model, segment
+from napari_lesionseg.engine.metrics import score_masks
+from pictures import add_data_argument
+
+SETS = ("ph2-sample", "isic-crop512-val", "pad-smartphone")
+SCORED = "isic-crop512-val"
+KEEP = ExportConfig(pseudonymise="nothing")
+DIGITS = 1e-6
 
 
-def main() -> None:
-    """Run one check."""
+def main() -> int:
+    """Judge every set; 1 if a tool found anything wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tool", choices=sorted(CHECKS))
-    parser.add_argument("folders", nargs="+", type=Path)
-    arguments = parser.parse_args()
-    print(json.dumps({"tool": arguments.tool, **CHECKS[arguments.tool](*arguments.folders)}))
+    add_data_argument(parser)
+    parser.add_argument("--python", type=Path, required=True, help="of the environment of the tools")
+    parser.add_argument("--nnunet", type=Path, help="of the environment of nnunetv2")
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    found = parser.parse_args()
+    print("| pictures of | tool | judged | verdict |\n|---|---|---|---|")
+    good = True
+    for name in found.sets:
+        with tempfile.TemporaryDirectory() as folder:
+            records = [with_parts(record) for record in read_dataset(found.data / name).records]
+            judge = Judge(name, Path(folder), records, found.python, found.nnunet)
+            for row in judge.run():
+                good &= report(name, *row)
+    return 0 if good else 1
 
 
-def check_isic(truth: Path, predictions: Path) -> dict[str, Any]:
-    """Score a folder of masks against another."""
-    from isic_challenge_scoring.segmentation import SegmentationScore
-
-    score = SegmentationScore.from_dir(truth, predictions).macro_average
-    return {key: float(value) for key, value in score.items()}
+def report(name: str, tool: str, judged: str, verdict: str, good: bool) -> bool:
+    """Print one row."""
+    print(f"| {name} | {tool} | {judged} | {verdict if good else f'WRONG: {verdict}'} |", flush=True)
+    return good
 
 
-def check_coco(folder: Path, masks: Path) -> dict[str, Any]:
-    """Load every part, compare every mask, and score the set against itself."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    pictures = objects = differing = 0
-    precision = []
-    for path in sorted((folder / "annotations").glob("instances_*.json")):
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(path))
-            found = [{**annotation, "score": 1.0} for annotation in truth.dataset["annotations"]]
-            evaluation = COCOeval(truth, truth.loadRes(found), "segm")
-            for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
-                step()
-        precision.append(float(evaluation.stats[0]))
-        for picture in truth.dataset["images"]:
-            annotations = truth.loadAnns(truth.getAnnIds(imgIds=picture["id"]))
-            drawn = np.zeros((picture["height"], picture["width"]), bool)
-            for annotation in annotations:
-                drawn |= truth.annToMask(annotation).astype(bool)
-            pictures += 1
-            objects += len(annotations)
-            differing += not np.array_equal(drawn, _mask(masks / f"{Path(picture['file_name']).stem}.png"))
-    return {"pictures": pictures, "objects": objects, "differing": differing, "average precision": precision}
+def with_parts(record: Record) -> Record:
+    """Tell the separate parts of an outline apart, so that there are objects to be kept."""
+    return replace(record, instances=functools.partial(parts_of, record), regions={})
 
 
-def check_imagefolder(folder: Path, masks: Path) -> dict[str, Any]:
-    """Load the set and compare every mask."""
-    from datasets import load_dataset
-
-    loaded = load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(folder.parent / "hf-cache"))
-    differing = rows = 0
-    for part in loaded.values():
-        for row in part:
-            rows += 1
-            same_size = row["image"].size == row["mask"].size
-            same = np.array_equal(np.asarray(row["mask"]) > 0, _mask(masks / f"{row['name']}.png"))
-            differing += not (same and same_size)
-    parts = {name: len(part) for name, part in loaded.items()}
-    columns = next(iter(loaded.values())).column_names
-    return {"parts": parts, "rows": rows, "differing": differing, "columns": columns}
+def parts_of(record: Record) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Give the separate parts of an outline numbers."""
+    labels = replace(record, instances=None).load().labels
+    return ndimage.label(labels, np.ones((3, 3)))[0].astype(np.uint16)
 
 
-def check_croissant(folder: Path) -> dict[str, Any]:
-    """Validate the metadata and read every record through it."""
-    import mlcroissant
+class Judge:
+    """Exports one collection in every format and asks the tools.
 
-    dataset = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
-    issues = dataset.metadata.ctx.issues
-    records = list(dataset.records("outlines"))
-    text = {
-        key.split("/")[-1]: value.decode() for key, value in records[0].items() if isinstance(value, bytes)
-    }
-    there = all((folder / record["outlines/picture"].decode()).is_file() for record in records)
-    return {
-        "records": len(records),
-        "errors": sorted(issues.errors),
-        "warnings": sorted(issues.warnings),
-        "first": text,
-        "pictures are there": there,
-    }
+    Parameters
+    ----------
+    name : str
+        What the collection is called.
+    folder : Path
+        Where to write.
+    records : sequence of Record
+        The collection.
+    python, nnunet : Path
+        The interpreters of the two environments.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, records: Sequence[Record], python: Path, nnunet: Path | None
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.records = records
+        self.python = python
+        self.nnunet = nnunet
+
+    def run(self) -> Iterator[tuple[str, str, str, bool]]:
+        """Yield tool, what it judged, its verdict, and whether that is good."""
+        plain = self.export("folder")
+        for polygons in (False, True):
+            yield self.coco(polygons, plain)
+        yield self.imagefolder(plain)
+        yield self.croissant(plain)
+        if self.nnunet is not None:
+            yield self.nnunet_integrity()
+        if self.name == SCORED:
+            yield from self.scores()
+        if self.name == "ph2-sample":
+            yield self.dicom(plain)
+
+    def export(self, convention: str, config: ExportConfig = KEEP, records: Sequence[Record] = ()) -> Path:
+        """Write the collection; return where."""
+        folder = self.folder / f"{convention}-{len(list(self.folder.iterdir()))}"
+        deque(export_dataset(records or self.records, folder, convention, config=config), maxlen=0)
+        return folder
+
+    def ask(self, tool: str, *folders: Path, python: Path | None = None) -> dict[str, Any]:
+        """Run one check in the environment of its tool."""
+        script = Path(__file__).with_name("dataset_checks.py")
+        # -P: the datasets.py beside this script must not stand for the package of that name.
+        command = [str(python or self.python), "-P", str(script), tool, *map(str, folders)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{tool} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    def coco(self, polygons: bool, plain: Path) -> tuple[str, str, str, bool]:
+        """Load and evaluate with pycocotools; compare all objects, and ours after a second round."""
+        folder = self.export("coco", KEEP.model_copy(update={"polygons": polygons}))
+        found = self.ask("coco", folder, plain)
+        back = {record.name: record.load() for record in read_dataset(folder).records}
+        kept = sum(
+            np.array_equal(back[record.name].instances, pixels.instances)
+            and np.array_equal(back[record.name].labels, pixels.labels)
+            for record, pixels in ((record, record.load()) for record in self.records)
+        )
+        precision = min(found["average precision"])
+        judged = f"{found['pictures']} pictures, {found['objects']} objects as "
+        verdict = (
+            f"{found['differing']} masks or objects differ; average precision against itself "
+            f"{precision:.3f}; ids from {found['least id']}; read back by us: {kept} identical"
+        )
+        good = not found["differing"] and kept == len(self.records) and found["least id"] == 1
+        judged += "polygons" if polygons else "run lengths"
+        return "pycocotools", judged, verdict, good and precision > 1 - DIGITS
+
+    def imagefolder(self, plain: Path) -> tuple[str, str, str, bool]:
+        """Load with `datasets`."""
+        found = self.ask("imagefolder", self.export("imagefolder"), plain)
+        parts = ", ".join(f"{part} {count}" for part, count in found["parts"].items())
+        good = not found["differing"] and found["rows"] == len(self.records)
+        return "datasets", f"{found['rows']} rows ({parts})", f"{found['differing']} masks differ", good
+
+    def croissant(self, folder: Path) -> tuple[str, str, str, bool]:
+        """Validate the metadata with mlcroissant, and read every record through them."""
+        found = self.ask("croissant", folder)
+        verdict = f"{len(found['errors'])} errors, {len(found['warnings'])} warnings"
+        good = not found["errors"] and found["records"] == len(self.records) and found["pictures are there"]
+        return "mlcroissant", f"{found['records']} records", verdict, good
+
+    def nnunet_integrity(self) -> tuple[str, str, str, bool]:
+        """Run nnU-Net's own check."""
+        found = self.ask("nnunet", self.export("nnunet"), python=self.nnunet)
+        good = "verify_dataset_integrity Done" in found["said"] and found["names fit"]
+        judged = f"verify_dataset_integrity, {found['folds']} folds"
+        words = "done without complaint; the split names the pictures" if good else found["said"]
+        return "nnunetv2", judged, words, good
+
+    def scores(self) -> Iterator[tuple[str, str, str, bool]]:
+        """Let the challenge score the model's outlines, and compare with our own figures."""
+        truth = self.export("isic", KEEP.model_copy(update={"shares": {"test": 1.0}}))
+        masks, pictures = truth / "Task1_Test_GroundTruth", truth / "Task1-2_Test_Input"
+        predictions = self.folder / "predictions"
+        predictions.mkdir()
+        own, model = [], load_model()
+        for mask in sorted(masks.iterdir()):
+            picture = next(pictures.glob(f"{mask.name.removesuffix('_segmentation.png')}.*"))
+            outline = segment(read_picture(picture), model)
+            write_mask(predictions / mask.name, outline)
+            own.append(score_masks(outline, read_mask(mask)))
+        found = self.ask("isic", masks, predictions)
+        pairs = (("jaccard", "jaccard"), ("thresholded_jaccard", "threshold_jaccard"), ("dice", "dice"))
+        for ours, theirs in pairs:
+            mean = float(np.mean([getattr(score, ours) for score in own]))
+            gap = abs(mean - found[theirs])
+            words = f"theirs {found[theirs]:.6f}, ours {mean:.6f}, difference {gap:.0e}"
+            yield "isic-challenge-scoring", f"{len(own)} outlines, {ours}", words, gap < DIGITS
+
+    def dicom(self, plain: Path) -> tuple[str, str, str, bool]:
+        """Read the segmentations back with highdicom, and look for names."""
+        camera = self.folder / "camera"
+        camera.mkdir()
+        records = [replace(record, origin=photograph(record, camera)) for record in self.records]
+        found = self.ask("dicom", self.export("dicom", records=records), plain)
+        judged = f"{found['pictures']} segmentations, {found['segments']} segments"
+        verdict = f"{found['differing']} masks differ, {found['leaked']} names left in headers"
+        good = not found["differing"] and not found["leaked"] and found["pictures"] == len(records)
+        return "highdicom", judged, verdict, good
 
 
-def check_nnunet(folder: Path) -> dict[str, Any]:
-    """Run the integrity check of the raw data set, and read its split."""
-    raw = folder.resolve()
-    for name in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{name}"] = str(raw)
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
-    (dataset,) = raw.glob("Dataset*")
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        verify_dataset_integrity(str(dataset), 1)
-    splits = json.loads((dataset / "splits_final.json").read_text())
-    known = {path.stem for path in (dataset / "labelsTr").iterdir()}
-    named = all({*split["train"], *split["val"]} == known for split in splits)
-    return {
-        "said": " ".join(said.getvalue().replace("#", "").split()),
-        "folds": len(splits),
-        "names fit": named,
-    }
-
-
-def check_dicom(folder: Path, masks: Path) -> dict[str, Any]:
-    """Read the segmentations back, compare every mask, and look for what names a person."""
-    import highdicom
+def photograph(record: Record, folder: Path) -> Path:
+    """Make a DICOM photograph of a picture, with a header full of names."""
     import pydicom
 
-    differing = segments = leaked = 0
-    paths = sorted(folder.rglob("*_segmentation.dcm"))
-    for path in paths:
-        found = highdicom.seg.segread(path)
-        photograph = pydicom.dcmread(path.with_name(path.name.replace("_segmentation", "")))
-        frames = found.get_pixels_by_source_instance([photograph.SOPInstanceUID])
-        segments += found.number_of_segments
-        mask = _mask(masks / f"{path.stem.removesuffix('_segmentation')}.png")
-        differing += not np.array_equal(frames[0].any(axis=-1), mask)
-        leaked += sum("SECRET" in str(element.value) for element in _elements(photograph, found))
-    return {"pictures": len(paths), "segments": segments, "differing": differing, "leaked": leaked}
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.7"
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(dataset, keyword, pydicom.uid.generate_uid())
+    dataset.PatientName, dataset.PatientID = "SECRET^NAME", "SECRET"
+    dataset.InstitutionName = dataset.ImageComments = dataset.StudyDescription = "SECRET"
+    dataset.PatientBirthDate, dataset.PatientSex, dataset.StudyDate = "19600101", "F", "20240102"
+    dataset.Modality, dataset.ImageType, dataset.Manufacturer = "XC", ["ORIGINAL", "PRIMARY"], "Made up"
+    dataset.add_new(0x00091010, "LO", "SECRET")
+    dataset.set_pixel_data(record.load().image, "RGB", 8)
+    path = folder / f"{record.name}.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
 
-
-def _elements(*headers: Any) -> Iterator[Any]:
-    for header in headers:
-        yield from (element for element in header.iterall() if element.keyword != "PixelData")
-
-
-def _mask(path: Path) -> NDArray[np.bool_]:
-    from PIL import Image
-
-    return np.asarray(Image.open(path)) > 0
-
-
-CHECKS = {
-    "isic": check_isic,
-    "coco": check_coco,
-    "imagefolder": check_imagefolder,
-    "croissant": check_croissant,
-    "nnunet": check_nnunet,
-    "dicom": check_dicom,
-}
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

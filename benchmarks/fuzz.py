@@ -37,11 +37,16 @@ from napari_lesionseg.data.cleaning import clean_jpeg
 from napari_lesionseg.data.containment import read_table, unpack
 from napari_lesionseg.data.formats import coco, folder, isic, ph2
 from napari_lesionseg.data.formats.coco_masks import draw_polygons, encode_runs, pack_runs, trace_polygons
-from napari_lesionseg.data.formats.dicom_files import read_header, read_photograph
+from napari_lesionseg.data.formats.dicom_files import (
+    read_header,
+    read_photograph,
+    read_segments,
+    segmentation,
+)
 from napari_lesionseg.data.formats.listing import read_provenance
 from napari_lesionseg.data.io import read_mask, read_picture
 from napari_lesionseg.data.manifest import read_manifest
-from napari_lesionseg.data.records import Dataset
+from napari_lesionseg.data.records import Dataset, Pixels, Record
 from napari_lesionseg.data.spreadsheet import read_sheet
 from napari_lesionseg.errors import LesionSegError
 
@@ -459,6 +464,37 @@ def _read_dicom(payload: bytes, place: Path) -> None:
     read_photograph(path)
 
 
+def _dicom_segmentations() -> tuple[bytes, ...]:
+    """Two segments over a photograph, uncompressed as they are written."""
+    import pydicom
+
+    photograph = pydicom.dcmread(io.BytesIO(_dicom()[0]))
+    photograph.SOPClassUID = photograph.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.7"
+    photograph.AcquisitionContextSequence = []
+    for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+        setattr(photograph, keyword, "")
+    instances = (_labels() * (1 + (np.arange(SIZE[1]) > 16))).astype(np.uint16)
+    pixels = Pixels(np.asarray(_image()), _labels(), instances, {})
+    record = Record("a", np.asarray(_image()), _labels())
+    stream = io.BytesIO()
+    segmentation(photograph, pixels, record).save_as(stream)
+    return (stream.getvalue(),)
+
+
+def _read_segmentation(payload: bytes, place: Path) -> None:
+    path = _file(place, "a.dcm", payload)
+    read_header(path)
+    read_segments(path, ("background", "lesion"))
+
+
+def _read_objects(payload: bytes, place: Path) -> None:
+    _file(place, "images/a.png", PNG)
+    _file(place, "masks/a.png", MASK)
+    _file(place, "instances/a.png", payload)
+    _file(place, "provenance.csv", b"name\n")
+    _load_all(folder.read(place))
+
+
 PNG = _encoded(_image(), "PNG")
 MASK = _encoded(Image.fromarray(_labels() * np.uint8(255)), "PNG")
 TEXT = (
@@ -488,6 +524,9 @@ TARGETS = {
     "pictures": Target(_pictures(), lambda payload, place: read_picture(_file(place, "a.png", payload))),
     "masks": Target(_masks(), lambda payload, place: read_mask(_file(place, "a.png", payload))),
     "masks in colours": Target((COLOURS, MASK), _read_colours),
+    "objects": Target(
+        (_encoded(Image.fromarray(_labels().astype(np.uint16) * 300), "PNG"), MASK), _read_objects
+    ),
     "legends": Target(LEGENDS, _read_legend),
     "PH2 text": Target(
         (TEXT,), lambda payload, place: dict(ph2.facts_of_text(payload.decode("utf-8", "replace")))
@@ -506,8 +545,9 @@ TARGETS = {
     "TAR": Target((_tar("w"),), _unpack(".tar")),
     "TAR.GZ": Target((_tar("w:gz"),), _unpack(".tar.gz")),
 }
-if importlib.util.find_spec("pydicom"):
+if importlib.util.find_spec("pydicom") and importlib.util.find_spec("highdicom"):
     TARGETS["DICOM"] = Target(_dicom(), _read_dicom)
+    TARGETS["DICOM segmentations"] = Target(_dicom_segmentations(), _read_segmentation)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -261,6 +261,14 @@ def test_written_tables_are_read_back(tmp_path: Path) -> None:
     assert b"\r" not in (tmp_path / "x.csv").read_bytes()
 
 
+def test_studies_are_no_part_of_what_they_are_in(tmp_path: Path) -> None:
+    for name in ("a.png", "deep/b.png", "study/study.json", "study/masks/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in walk(tmp_path)] == ["a.png", "b.png"]
+    assert [path.name for path in walk(tmp_path / "study")] == ["study.json", "c.png"]
+
+
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be listed"):
         list(walk(tmp_path / "none"))

@@ -153,6 +153,15 @@ def test_photographs_come_in_without_outlines_and_go_out_with_them(
     assert kit.last(export_dataset(found[:4], tmp_path / "out", "dicom", config=config)).written == 4
 
 
+def test_files_without_an_ending_are_known_by_their_beginning(photographs: Path) -> None:
+    for number, path in enumerate(sorted(photographs.glob("*.dcm"))):
+        path.rename(photographs / f"1.2.840.{number}" if number else photographs / "IM0001")
+    (photographs / "README").write_text("no picture")
+    dataset = read_dataset(photographs)
+    assert [record.name for record in dataset.records] == ["1.2.840.1", "1.2.840.2", "1.2.840.3", "IM0001"]
+    assert dataset.problems == ()
+
+
 def test_what_is_no_photograph_is_listed(photographs: Path) -> None:
     (photographs / "text.dcm").write_text("no picture")
     header = pydicom.dcmread(photographs / "photo0.dcm")

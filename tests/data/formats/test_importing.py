@@ -78,6 +78,16 @@ def test_broken_entries_are_listed_and_skipped(kit, exported: Path) -> None:
     assert report.left_out == 3
 
 
+def test_an_import_says_that_it_dealt_out_nothing(kit, exported: Path) -> None:
+    config = ExportConfig(pseudonymise="nothing")
+    kit.last(
+        export_dataset(read_dataset(exported / "folder").records, exported / "dealt", "coco", config=config)
+    )
+    kit.last(import_dataset(exported / "folder", exported / "in"))
+    assert "Parts were dealt out by patient" in (exported / "dealt/DATASHEET.md").read_text()
+    assert "Parts are as they came." in (exported / "in/DATASHEET.md").read_text()
+
+
 def test_a_leak_in_what_comes_in_is_named_but_kept(kit, exported: Path) -> None:
     table = exported / "folder/metadata.csv"
     lines = table.read_text().splitlines()

@@ -36,6 +36,16 @@ def test_all_names_can_be_replaced(kit) -> None:
     assert sorted(names.values()) == [f"picture_{number:05d}" for number in range(1, 31)]
     assert list(names.values()) != sorted(names.values())
     assert {record.provenance.reader for record in final} == {"reader_1"}
+    assert {record.provenance.time for record in final} == {"2026-01-02"}
+
+
+def test_the_new_order_does_not_tell_the_old(kit) -> None:
+    records = [kit.record(seed) for seed in range(30)]
+    for mode in ("patients", "all"):
+        final, names = finish(records, "isic", pseudonymise=mode)
+        assert [record.name for record in final] == sorted(names.values())
+        old = {new: name for name, new in names.items()}
+        assert [old[record.name] for record in final] != [record.name for record in records]
 
 
 @pytest.mark.parametrize(

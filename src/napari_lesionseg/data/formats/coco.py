@@ -398,17 +398,35 @@ def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int
 
 def _annotation(mask: LabelImage, category: int, picture: int, *, polygons: bool) -> dict[str, Any]:
     """Return an entry of ``annotations`` but for its id."""
+    runs = {"size": list(mask.shape), "counts": pack_runs(encode_runs(mask))}
+    shape = {"segmentation": trace_polygons(mask) if polygons else runs}
+    return {"image_id": picture} | segment_entry(0, mask, category) | shape
+
+
+def segment_entry(number: int, mask: LabelImage, category: int) -> dict[str, Any]:
+    """Return what COCO says of an object, and of a segment, whatever way its mask is written.
+
+    Parameters
+    ----------
+    number : int
+        Its id.
+    mask : ndarray
+        (H, W) uint8 of 0 and 1, not empty.
+    category : int
+        Class index.
+
+    Returns
+    -------
+    dict
+        Area in pixels; box as left, top, width and height.
+    """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     left, top = int(columns[0]), int(rows[0])
-    box = [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
-    runs = {"size": list(mask.shape), "counts": pack_runs(encode_runs(mask))}
     return {
-        "id": 0,
-        "image_id": picture,
+        "id": number,
         "category_id": category,
-        "segmentation": trace_polygons(mask) if polygons else runs,
         "area": int(mask.sum()),
-        "bbox": box,
+        "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
         "iscrowd": 0,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_lesionseg.data.formats.base import Format, Placed, Plan, put_picture
-from napari_lesionseg.data.formats.coco import file_head, objects_of, picture_entry, put_json
+from napari_lesionseg.data.formats.coco import file_head, objects_of, picture_entry, put_json, segment_entry
 from napari_lesionseg.data.io import write_picture
 from napari_lesionseg.data.records import Pixels
 from napari_lesionseg.types import ByteImage
@@ -71,17 +71,7 @@ def segments_of(pixels: Pixels, *, split: bool) -> tuple[ByteImage, list[dict[st
     segments = []
     for number, (mask, category) in enumerate(objects_of(pixels, split=split), 1):
         numbers[mask > 0] = number
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        left, top = int(columns[0]), int(rows[0])
-        segments.append(
-            {
-                "id": number,
-                "category_id": category,
-                "area": int(mask.sum()),
-                "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
-                "iscrowd": 0,
-            }
-        )
+        segments.append(segment_entry(number, mask, category))
     return np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], axis=-1).astype(np.uint8), segments
 
 
