@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.io import read_mask
@@ -43,6 +44,49 @@ def test_every_format_can_be_chosen(qtbot, panel, tmp_path, convention):
     panel.start(tmp_path / "Dataset")
     qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
     assert panel.report.text().startswith("3 pictures written")
+
+
+def test_one_part_without_holes_on_request(qtbot, make_napari_viewer, make_study, tmp_path):
+    study = make_study(1)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:45] = 1
+    mask[15:20, 25:30] = 0
+    mask[2:4, 2:4] = 1
+    study.approve(next(iter(study.state.pictures)), mask)
+    session = StudySession(make_napari_viewer(), study, PostprocessConfig())
+    panel = ExportPanel(session)
+    qtbot.addWidget(panel)
+    panel.single_region.setChecked(True)
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
+    (written,) = (tmp_path / "set").rglob("*_segmentation.png")
+    assert int(read_mask(written).sum()) == 500
+    panel.close_session()
+    session.abandon()
+
+
+def test_dicom_asks_for_the_photographs(qtbot, panel, tmp_path, monkeypatch):
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+    pytest.importorskip("highdicom", reason="needs the extra dicom")
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    study = panel._session.study
+    for picture, state in study.state.pictures.items():
+        dataset = pydicom.Dataset()
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.7"
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            setattr(dataset, keyword, pydicom.uid.generate_uid())
+        dataset.Modality, dataset.PatientID = "XC", state.name
+        dataset.set_pixel_data(study.read_picture(picture), "RGB", 8)
+        dataset.save_as(camera / f"{state.name}.dcm", enforce_file_format=True)
+    answers = {"getExistingDirectory": str(camera), "getSaveFileName": (str(tmp_path / "set"), "")}
+    for name, answer in answers.items():
+        monkeypatch.setattr(QFileDialog, name, lambda *_, answer=answer: answer)
+    panel.format.setCurrentIndex(panel.format.findData("dicom"))
+    panel.export.click()
+    qtbot.waitUntil(lambda: panel.run is None, timeout=4 * WAIT)  # highdicom is large
+    assert panel.report.text().startswith("3 pictures written")
+    assert len(list((tmp_path / "set").rglob("*_segmentation.dcm"))) == 3
 
 
 def test_a_folder_in_use_is_refused_and_kept(qtbot, panel, tmp_path):

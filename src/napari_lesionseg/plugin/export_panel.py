@@ -8,11 +8,21 @@ from pathlib import Path
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Qt, Signal
-from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLabel, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QGridLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QWidget,
+)
 
 from napari_lesionseg.data.checking import Step
 from napari_lesionseg.data.exporting import ExportReport, export_dataset
 from napari_lesionseg.data.formats import FORMATS, DatasetInfo, ExportConfig
+from napari_lesionseg.data.formats.dicom import with_originals
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.plugin.controls import keep_narrow, small
 from napari_lesionseg.plugin.study_session import StudySession
@@ -46,7 +56,13 @@ class ExportRun(QObject):
     failed = Signal(object)
 
     def __init__(
-        self, study: Study, out: Path, convention: str, config: ExportConfig, parent: QObject | None = None
+        self,
+        study: Study,
+        out: Path,
+        convention: str,
+        config: ExportConfig,
+        originals: Path | None = None,
+        parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
         self._given_up = threading.Event()
@@ -57,6 +73,7 @@ class ExportRun(QObject):
             out,
             convention,
             config,
+            originals,
             self.stepped.emit,
             self._given_up,
             done=self.finished.emit,
@@ -78,13 +95,15 @@ def _export(
     out: Path,
     convention: str,
     config: ExportConfig,
+    originals: Path | None,
     tell: Callable[[Step], None],
     given_up: threading.Event,
 ) -> ExportReport:
     """Write the data set; runs in another thread."""
-    work = export_dataset(
-        study_records(study), out, convention, config=config, info=DatasetInfo(title=out.name)
-    )
+    records = study_records(study)
+    if originals is not None:
+        records = with_originals(records, originals)
+    work = export_dataset(records, out, convention, config=config, info=DatasetInfo(title=out.name))
     for event in work:
         if isinstance(event, ExportReport):
             return event
@@ -109,6 +128,7 @@ class ExportPanel(QWidget):
         self.run: ExportRun | None = None
         self.format = QComboBox()
         self.names = QComboBox()
+        self.single_region = QCheckBox("one part, no holes")
         self.export = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
@@ -127,11 +147,22 @@ class ExportPanel(QWidget):
             self.run.abandon()
         self.run = None
 
-    def start(self, out: Path) -> None:
-        """Write the data set into a folder that does not exist or is empty."""
-        config = ExportConfig(pseudonymise=self.names.currentData())
+    def start(self, out: Path, originals: Path | None = None) -> None:
+        """Write the data set.
+
+        Parameters
+        ----------
+        out : Path
+            A folder that does not exist or is empty.
+        originals : Path, optional
+            For DICOM, the photographs that the pictures came from.
+        """
+        config = ExportConfig(
+            pseudonymise=self.names.currentData(), single_region=self.single_region.isChecked()
+        )
         self.report.setText("")
-        self.run = run = ExportRun(self._session.study, out, self.format.currentData(), config, self)
+        convention = self.format.currentData()
+        self.run = run = ExportRun(self._session.study, out, convention, config, originals, self)
         run.stepped.connect(self._on_step)
         run.finished.connect(self._on_finished)
         run.failed.connect(self._on_failed)
@@ -140,13 +171,14 @@ class ExportPanel(QWidget):
     def _describe(self) -> None:
         for name, found in FORMATS.items():
             if found.write:
-                self.format.addItem(found.name, name)
+                self.format.addItem(found.title, name)
         self.format.setCurrentIndex(max(0, self.format.findData("isic")))
         for value, words in NAMES.items():
             self.names.addItem(words, value)
         keep_narrow(self.format)
         keep_narrow(self.names)
         self.format.setToolTip("Which tools the data set is for")
+        self.single_region.setToolTip("Write the largest part of each outline alone, with its holes closed")
         self.names.setToolTip("What gets running numbers in place of its name; EXIF never leaves the house")
         self.cancel.setToolTip("Stop; nothing is left behind")
         self.report.setWordWrap(True)
@@ -159,15 +191,23 @@ class ExportPanel(QWidget):
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(self.format, 0, 0)
         grid.addWidget(self.names, 0, 1)
-        grid.addWidget(self.export, 1, 0)
-        grid.addWidget(self.cancel, 1, 1)
-        grid.addWidget(self.bar, 2, 0, 1, 2)
-        grid.addWidget(self.report, 3, 0, 1, 2)
+        grid.addWidget(self.single_region, 1, 0, 1, 2)
+        grid.addWidget(self.export, 2, 0)
+        grid.addWidget(self.cancel, 2, 1)
+        grid.addWidget(self.bar, 3, 0, 1, 2)
+        grid.addWidget(self.report, 4, 0, 1, 2)
 
     def _on_export(self) -> None:
+        originals = None
+        needed = FORMATS[self.format.currentData()].origin
+        if needed:
+            asked = f"Folder of the {needed} photographs that the pictures came from"
+            originals = QFileDialog.getExistingDirectory(self, asked)
+            if not originals:
+                return
         folder, _ = QFileDialog.getSaveFileName(self, "Name a new folder for the data set")
         if folder:
-            self.start(Path(folder))
+            self.start(Path(folder), Path(originals) if originals else None)
 
     def _on_cancel(self) -> None:
         if self.run is not None:
@@ -180,8 +220,9 @@ class ExportPanel(QWidget):
 
     def _on_finished(self, report: ExportReport) -> None:
         self.run = None
-        left_out = f"; {len(report.problems)} left out, see here" if report.problems else ""
-        self.report.setText(f"{report.written} pictures written to {report.folder}{left_out}")
+        parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
+        left_out = f"; {report.left_out} left out (point here)" if report.left_out else ""
+        self.report.setText(f"{report.written} pictures written to {report.folder} ({parts}){left_out}")
         self.report.setToolTip(
             "\n".join(f"{problem.name}: {problem.reason}" for problem in report.problems[:40])
         )
