@@ -264,13 +264,13 @@ class OutlineEditor:
         self._want("prediction")
 
     def set_prediction(
-        self, probability: Probability, encoded: EncodedPicture | None = None, *, draw: bool = True
+        self, given: Probability | Answer, encoded: EncodedPicture | None = None, *, draw: bool = True
     ) -> None:
         """Take an answer that the network gave before.
 
         Parameters
         ----------
-        probability : ndarray
+        given : ndarray or Answer
             (H, W) or (C, H, W) float32, without clicks.
         encoded : EncodedPicture, optional
             The picture as the network keeps it for clicks.
@@ -281,11 +281,11 @@ class OutlineEditor:
         self._drop_work()
         if not self._ready():
             return
-        if probability.shape[-2:] != self._now.mask.shape:
+        if given.shape[-2:] != self._now.mask.shape:
             self.failed.emit(MaskError("The prepared outline is of another picture; outline this one again."))
             return
         self._encoded = encoded if encoded is not None else self._encoded
-        answer = Answer.of(probability)
+        answer = given if isinstance(given, Answer) else Answer.of(given)
         if draw:
             self._predicted(answer, self._history.current)
         elif not self._now.clicks:

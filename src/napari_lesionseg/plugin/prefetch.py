@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
+from napari_lesionseg.plugin.answers import Answer
 from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import ByteImage, LabelImage, Probability
+from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
     from napari_lesionseg.engine.inference import EncodedPicture, Model
@@ -35,7 +36,7 @@ class Prepared:
         When the picture's state was last changed, as far as was known.
     mask : ndarray or None
         The outline on the disk, (H, W) uint8.
-    probability : ndarray or None
+    answer : Answer or None
         The network's answer; None without a model.
     encoded : EncodedPicture or None
         The picture as the network keeps it for clicks.
@@ -45,7 +46,7 @@ class Prepared:
     image: ByteImage
     when: datetime
     mask: LabelImage | None
-    probability: Probability | None
+    answer: Answer | None
     encoded: EncodedPicture | None
 
 
@@ -63,7 +64,7 @@ def prepare(study: Study, picture: str, model: Model | None) -> Prepared:
     if model is None:
         return Prepared(picture, image, when, mask, None, None)
     encoded = model.encode(image)
-    return Prepared(picture, image, when, mask, encoded.predict(), encoded)
+    return Prepared(picture, image, when, mask, Answer.of(encoded.predict()), encoded)
 
 
 class Prefetcher:

@@ -425,10 +425,10 @@ class StudySession:
         draft = self.outbox.draft(made.picture)
         mask = made.mask if draft is None else draft.mask
         self._by_reader = _is_readers(state) if draft is None else draft.by_reader
-        if mask is not None and (self._by_reader or made.probability is None):
+        if mask is not None and (self._by_reader or made.answer is None):
             editor.restore(mask, _clicks_of(state) if draft is None else draft.clicks)
-        if made.probability is not None:
-            editor.set_prediction(made.probability, made.encoded, draw=not self._by_reader)
+        if made.answer is not None:
+            editor.set_prediction(made.answer, made.encoded, draw=not self._by_reader)
             if not self._by_reader and (mask is None or not np.array_equal(mask, editor.mask)):
                 self._touch()
                 self._save_outline()
