@@ -327,7 +327,7 @@ def parse_arguments() -> argparse.Namespace:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the convolutions of the lesson's networks while they learn; some processors are quicker in bfloat16",
+        help="of the convolutions while the two networks learn; bfloat16 is quicker on some processors",
     )
     parser.add_argument("--resume", type=Path, help="folder to keep the state in, and to go on from")
     parser.add_argument("--json", type=Path, help="write every result to this file")

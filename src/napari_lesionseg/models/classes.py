@@ -147,6 +147,42 @@ def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequenc
     return _with_rows(*current, tuple(classes), weight[order], bias[order])
 
 
+def fit_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
+    """Bring a model to the classes of somebody's outlines, as a starting point for learning from them.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        Left as it is.
+    card : ModelCard
+        Its card.
+    classes : sequence of str
+        Names, background first.
+
+    Returns
+    -------
+    Checkpoint
+        A new network on the same device, and its card. Classes of the same name stay. One class in place of
+        one other is the same under another name. If classes go and others come, the new ones share what the
+        first of those that go had learned, equally; if none goes, they begin with a hundredth of the
+        background.
+
+    Raises
+    ------
+    CheckpointError
+        If there are fewer than two names, or a name comes twice.
+    """
+    new = [name for name in classes[1:] if name not in card.classes[1:]]
+    gone = [name for name in card.classes[1:] if name not in classes[1:]]
+    if len(classes) == len(card.classes) == 2:
+        renamed = card.model_copy(update={"classes": tuple(classes)})
+        return with_classes(network, renamed, classes)
+    current = Checkpoint(network, card)
+    for place, name in enumerate(new if gone else ()):
+        current = add_class(*current, name, like=gone[0], share=1 / (len(new) + 1 - place))
+    return with_classes(*current, classes)
+
+
 def _position(card: ModelCard, name: str) -> int:
     if name not in card.classes:
         raise CheckpointError(f"There is no class '{name}'; the model knows {', '.join(card.classes)}.")

@@ -115,6 +115,7 @@ class CorrectPanel(QWidget):
         self._names: tuple[str, ...] = ("lesion",)
         self.buttons: dict[str, QPushButton] = {}
         self.classes = QComboBox()
+        self.edit_classes = QToolButton()
         self.show_keys = QToolButton()
         self.key_list = small(QLabel())
         self.status = small(QLabel())
@@ -191,6 +192,10 @@ class CorrectPanel(QWidget):
         classes = QHBoxLayout()
         classes.addWidget(self._class_caption)
         classes.addWidget(self.classes, 1)
+        self.edit_classes.setText("Classes\N{HORIZONTAL ELLIPSIS}")
+        self.edit_classes.setToolTip("Name the classes of the outlines, choose their colours, add some")
+        self.edit_classes.setVisible(False)  # they are those of a study
+        classes.addWidget(self.edit_classes)
         self.show_keys.setText("Keys")
         self.show_keys.setCheckable(True)
         self.show_keys.setToolTip("List the keys; they can be changed in Preferences > LesionSeg > Keys")

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import ValidationError
 
 from napari_lesionseg.data.io import read_picture
 from napari_lesionseg.data.pairing import find_pictures
@@ -43,7 +44,7 @@ from napari_lesionseg.study.importing import (
     list_sources,
     pseudonymise,
 )
-from napari_lesionseg.study.journal import JournalReader, JournalWriter, Problem
+from napari_lesionseg.study.journal import JournalReader, JournalWriter, Problem, explain
 from napari_lesionseg.study.ledger import Ledger
 from napari_lesionseg.study.pictures import PictureFiles
 from napari_lesionseg.study.pseudonyms import KeyFile
@@ -127,7 +128,7 @@ class Study:
         self._refused: list[Problem] = []
         self._ledger = Ledger(reader, blinded=info.blinded and not unblind)
         self._files = self._make_files()
-        self._revisions = Revisions(folder / MASKS, "binary" if len(info.classes) == 1 else "index")
+        self._revisions = self._make_revisions()
         self._writer = JournalWriter(folder / JOURNALS, reader)
         self._journals = JournalReader(folder / JOURNALS, self._refuse)
 
@@ -691,7 +692,46 @@ class Study:
                 raise StudyError(f"{folder} is not a folder; choose the one that holds the pictures.")
             self._set_outside(Path(folder).resolve())
 
+    def set_classes(self, classes: Sequence[StudyClass]) -> None:
+        """Rename or recolour classes, add some at the end, or take the last ones away.
+
+        Parameters
+        ----------
+        classes : sequence of StudyClass
+            All classes from now on. Outlines keep theirs by number, so that the order cannot change.
+
+        Raises
+        ------
+        StudyError
+            When a name comes twice, an outline that was ever saved uses a class that would go, or it cannot
+            be saved. Readers who have the study open see new classes when they open it the next time.
+        """
+        with self._lock, explained("Saving the classes"):
+            self._check_open()
+            names = [entry.name for entry in classes]
+            if not names or len(set(names)) != len(names):
+                raise StudyError("Give every class a name of its own; a study needs one class at least.")
+            if len(names) < len(self.info.classes) and self._highest_class() > len(names):
+                last = self.info.classes[-1].name
+                raise StudyError(f"“{last}” cannot be removed: a saved outline uses a class that would go.")
+            try:
+                info = StudyInfo.model_validate(self.info.model_dump() | {"classes": tuple(classes)})
+            except ValidationError as error:
+                raise StudyError(f"The classes cannot be like this: {explain(error)}.") from error
+            write_info(self.folder, info)
+            self.info = info
+            self._revisions = self._make_revisions()
+
     # ---------------------------------------------------------------------------------- inside
+
+    def _highest_class(self) -> int:
+        """Find the highest class in any outline that was ever saved."""
+        entries = (entry for picture in self.state.pictures for entry in self.history(picture))
+        outlines = (entry for entry in entries if isinstance(entry, OutlineEntry))
+        return max((int(self.read_revision(entry).max(initial=0)) for entry in outlines), default=0)
+
+    def _make_revisions(self) -> Revisions:
+        return Revisions(self.folder / MASKS, "binary" if len(self.info.classes) == 1 else "index")
 
     def _state_of(self, picture: str) -> PictureState:
         try:
