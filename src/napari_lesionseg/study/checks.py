@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.schema import ReaderName
+from napari_lesionseg.types import LabelImage
 
 _READER: TypeAdapter[str] = TypeAdapter(ReaderName)
 
@@ -24,3 +28,31 @@ def check_reader(reader: str) -> str:
         raise StudyError(
             f"{reader!r} cannot be a reader's name; use 1 to 40 letters, digits, - or _, such as initials."
         ) from error
+
+
+def check_labels(labels: ArrayLike, state: PictureState, classes: int) -> LabelImage:
+    """Return the labels of an outline as bytes.
+
+    Parameters
+    ----------
+    labels : array_like
+        (H, W) class indices.
+    state : PictureState
+        The picture that they belong to.
+    classes : int
+        How many classes the study has.
+
+    Raises
+    ------
+    StudyError
+        When they have another size than the picture, or other values than the classes.
+    """
+    values = np.asarray(labels)
+    if values.shape != state.shape:
+        raise StudyError(
+            f"The outline has the shape {values.shape}, the picture {state.name} {state.shape}; it "
+            "belongs to another picture."
+        )
+    if values.dtype.kind not in "biu" or values.min() < 0 or values.max() > classes:
+        raise StudyError(f"An outline of this study holds labels from 0 to {classes}.")
+    return np.ascontiguousarray(values, np.uint8)

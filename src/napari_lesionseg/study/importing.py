@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from napari_lesionseg.data.io import picture_shape, read_picture, to_byte_image, write_picture
+from napari_lesionseg.data.pairing import find_pictures
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import PictureError, StudyError
 from napari_lesionseg.files import sha256_file
+from napari_lesionseg.study.folder import MASKS
 from napari_lesionseg.study.journal import Problem
 from napari_lesionseg.study.pseudonyms import KeyFile
 from napari_lesionseg.types import ByteImage
@@ -105,6 +107,49 @@ def pseudonymise(source: Source, key: KeyFile) -> Source:
     # Lesions are often numbered within a patient: the patient is part of what the key knows them by.
     lesion = key.pseudonym("lesion", f"{group.patient or ''}/{group.lesion}") if group.lesion else None
     return replace(source, name=name, group=replace(group, stem=name, patient=patient, lesion=lesion))
+
+
+def pseudonymise_all(sources: Sequence[Source], key_file: str | Path | None, study: Path) -> list[Source]:
+    """Replace every name, and save the key before anything else is written.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        The pictures.
+    key_file : str or Path, optional
+        Where the key is kept.
+    study : Path
+        The study's folder, which must not hold the key.
+
+    Raises
+    ------
+    StudyError
+        When there are pictures and no key file, or it is inside the study, or is none.
+    OSError
+        When a picture's file cannot be read, or the key not be written.
+    """
+    if key_file is None:
+        if not sources:
+            return []
+        raise StudyError("The pictures of this study get pseudonyms; say where their key is kept.")
+    key = KeyFile(Path(key_file), study)
+    renamed = [pseudonymise(source, key) for source in sources]
+    key.save()
+    return renamed
+
+
+def find_files(pictures: str | Path | Iterable[str | Path], study: Path) -> list[Path]:
+    """Find picture files as `find_pictures` does, but for the masks of the study.
+
+    Raises
+    ------
+    PairingError
+        When something is given and no pictures are found.
+    """
+    given = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    masks = study.resolve() / MASKS
+    found = find_pictures(given) if given else []
+    return [path for path in found if not path.resolve().is_relative_to(masks)]
 
 
 def common_folder(files: Iterable[Path]) -> Path:

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
-from napari_lesionseg.data.io import read_picture
-from napari_lesionseg.data.pairing import find_pictures
 from napari_lesionseg.data.splits import SplitItem
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.checks import check_reader
+from napari_lesionseg.study.checks import check_labels, check_reader
 from napari_lesionseg.study.faults import explained
-from napari_lesionseg.study.fold import PictureState, Status, StudyState
+from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.folder import (
-    CACHE,
     JOURNALS,
-    MASKS,
-    PICTURES,
     is_free,
     is_study,
     make_folders,
@@ -38,21 +31,18 @@ from napari_lesionseg.study.folder import (
 )
 from napari_lesionseg.study.importing import (
     Progress,
-    Source,
     common_folder,
     describe,
+    find_files,
     list_sources,
-    pseudonymise,
+    pseudonymise_all,
 )
-from napari_lesionseg.study.journal import JournalReader, JournalWriter, Problem, explain
-from napari_lesionseg.study.ledger import Ledger
-from napari_lesionseg.study.pictures import PictureFiles
-from napari_lesionseg.study.pseudonyms import KeyFile
-from napari_lesionseg.study.revisions import Revisions
+from napari_lesionseg.study.journal import JournalWriter, Problem, explain
+from napari_lesionseg.study.origin import NO_ORIGIN, Origin
+from napari_lesionseg.study.reading import StudyReader
 from napari_lesionseg.study.schema import (
     LESION,
     Added,
-    AnyEntry,
     Approved,
     Corrected,
     Flagged,
@@ -65,41 +55,11 @@ from napari_lesionseg.study.schema import (
     StudyClass,
     StudyInfo,
 )
-from napari_lesionseg.types import ByteImage, Click, LabelImage
 
-Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
-"""Which of a picture's outlines is meant."""
+__all__ = ["NO_ORIGIN", "Origin", "Study"]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What an outline came from.
-
-    Parameters
-    ----------
-    model : str, optional
-        SHA-256 of the model's file.
-    threshold : float, optional
-        Probability above which a pixel was taken as lesion.
-    clicks : sequence of Click
-        Clicks that took part.
-    quality : float, optional
-        Estimate of how good the outline is, 0 to 1.
-    label : int
-        Class that was being drawn.
-    """
-
-    model: str | None = None
-    threshold: float | None = None
-    clicks: Sequence[Click] = ()
-    quality: float | None = None
-    label: int = 1
-
-
-NO_ORIGIN = Origin()
-
-
-class Study:
+class Study(StudyReader):
     """A study that is open, as one reader sees it.
 
     Make one with `Study.create` or `Study.open`. Whatever saves returns only when the disk has it, raises
@@ -120,17 +80,9 @@ class Study:
     """
 
     def __init__(self, folder: Path, info: StudyInfo, reader: str, *, unblind: bool = False) -> None:
-        self.folder = folder
-        self.info = info
-        self.reader = reader
-        self._lock = threading.RLock()
+        super().__init__(folder, info, reader, unblind=unblind)
         self._closed = False
-        self._refused: list[Problem] = []
-        self._ledger = Ledger(reader, blinded=info.blinded and not unblind)
-        self._files = self._make_files()
-        self._revisions = self._make_revisions()
         self._writer = JournalWriter(folder / JOURNALS, reader)
-        self._journals = JournalReader(folder / JOURNALS, self._refuse)
 
     # ---------------------------------------------------------------- making, opening and closing
 
@@ -180,7 +132,7 @@ class Study:
         """
         folder = Path(folder)
         with explained("Making the study"):
-            files = _find_files(pictures, folder)
+            files = find_files(pictures, folder)
             folder.mkdir(parents=True, exist_ok=True)
             _check_free(folder, check_reader(reader))
             info = new_info(classes=tuple(classes), blinded=blinded, pseudonymised=key_file is not None)
@@ -238,231 +190,6 @@ class Study:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------------------------ reading
-
-    @property
-    def state(self) -> StudyState:
-        """Where the study stands, as far as this reader may see it."""
-        return self._ledger.state
-
-    @property
-    def blinded(self) -> bool:
-        """Whether this reader sees the own work alone."""
-        return self._ledger.blinded
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What was left out: bad lines of journals, and pictures that could not be taken in."""
-        unknown = [
-            Problem(JOURNALS, 0, f"entries about the picture {picture}, which nobody added")
-            for picture in sorted(self.state.unknown)
-        ]
-        return (*self._journals.problems, *self._refused, *unknown)
-
-    @property
-    def session(self) -> Session | None:
-        """Where the reader was; None the first time."""
-        return self.state.sessions.get(self.reader)
-
-    def refresh(self) -> frozenset[str]:
-        """Take in what other readers wrote since the last look.
-
-        Returns
-        -------
-        frozenset of str
-            Pictures about which there is something new.
-
-        Raises
-        ------
-        StudyError
-            When the study's folder cannot be reached; what was known stays.
-        """
-        with self._lock, explained("Looking for news in the study"):
-            self._files.forget_listing()
-            return self._ledger.take_in(self._journals.read_new(skip=self._writer.own_files))
-
-    def picture_path(self, picture: str) -> Path:
-        """Find a picture's file, also when it was moved or renamed.
-
-        Parameters
-        ----------
-        picture : str
-            SHA-256 of the picture.
-
-        Returns
-        -------
-        Path
-            A file that has this SHA-256.
-
-        Raises
-        ------
-        StudyError
-            When it is nowhere to be found.
-        """
-        with explained("Reading the picture"):
-            return self._files.find(self._state_of(picture).added)
-
-    def read_picture(self, picture: str) -> ByteImage:
-        """Read a picture, and make sure that it is the one that was added.
-
-        Parameters
-        ----------
-        picture : str
-            SHA-256 of the picture.
-
-        Returns
-        -------
-        ndarray
-            (H, W, 3) uint8.
-
-        Raises
-        ------
-        StudyError
-            When it is nowhere to be found, or has another size than the journal says.
-        PictureError
-            When it cannot be read.
-        """
-        state = self._state_of(picture)
-        image = read_picture(self.picture_path(picture))
-        if image.shape[:2] != state.shape:
-            raise StudyError(f"The picture {state.name} is not of the size it was added with; add it anew.")
-        return image
-
-    def missing_pictures(self) -> tuple[str, ...]:
-        """List pictures whose files are not where they were, by a quick look that opens no file.
-
-        Returns
-        -------
-        tuple of str
-            They may still be found elsewhere by `picture_path`.
-        """
-        states = self.state.pictures.items()
-        return tuple(picture for picture, state in states if not self._files.present(state.added))
-
-    def outline(self, picture: str, which: Which = "current") -> LabelImage | None:
-        """Read one of a picture's outlines.
-
-        Parameters
-        ----------
-        picture : str
-            SHA-256 of the picture.
-        which : {"current", "predicted", "corrected", "approved"}
-            "current" is what is to be shown: nothing but background where there is no lesion, else the latest
-            outline a reader made or signed, else the latest prediction.
-
-        Returns
-        -------
-        ndarray or None
-            (H, W) uint8, a new array; None when there is none.
-
-        Raises
-        ------
-        StudyError
-            When the file is missing, damaged, or does not fit the picture.
-        """
-        state = self._state_of(picture)
-        if which == "current" and state.status is Status.NO_LESION:
-            return np.zeros(state.shape, np.uint8)
-        entry = state.outline if which == "current" else getattr(state, which)
-        return None if entry is None else self.read_revision(entry)
-
-    def read_revision(self, entry: OutlineEntry) -> LabelImage:
-        """Read the outline of any entry of the history.
-
-        Parameters
-        ----------
-        entry : OutlineEntry
-            From `history` or from a picture's state.
-
-        Returns
-        -------
-        ndarray
-            (H, W) uint8, a new array.
-
-        Raises
-        ------
-        StudyError
-            When the file is missing, damaged, or does not fit the picture.
-        """
-        with explained("Reading the outline"):
-            return self._revisions.read(entry, self._state_of(entry.picture).shape)
-
-    def revision_path(self, entry: OutlineEntry) -> Path:
-        """Return where the mask of an entry is.
-
-        Parameters
-        ----------
-        entry : OutlineEntry
-            From `history` or from a picture's state.
-
-        Returns
-        -------
-        Path
-        """
-        return self._revisions.path(entry.picture, entry.revision)
-
-    def verdict_masks(self, picture: str) -> dict[str, LabelImage]:
-        """Read what each reader signed, as far as this reader may see it.
-
-        Parameters
-        ----------
-        picture : str
-            SHA-256 of the picture.
-
-        Returns
-        -------
-        dict of str to ndarray
-            (H, W) uint8 by reader, in the order of the names; "no lesion" is all background.
-
-        Raises
-        ------
-        StudyError
-            When a file is missing, damaged, or does not fit the picture.
-        """
-        state = self._state_of(picture)
-        return {
-            reader: self.read_revision(verdict)
-            if isinstance(verdict, Approved)
-            else np.zeros(state.shape, np.uint8)
-            for reader, verdict in sorted(state.verdicts.items())
-        }
-
-    def history(self, picture: str) -> tuple[PictureEntry, ...]:
-        """List everything that happened to a picture, as far as this reader may see it.
-
-        Parameters
-        ----------
-        picture : str
-            SHA-256 of the picture.
-
-        Returns
-        -------
-        tuple of PictureEntry
-            The oldest first. Each outline ever saved is there, and can be had by `read_revision`.
-        """
-        return self._ledger.history(picture)
-
-    def check(self, progress: Progress | None = None) -> tuple[Problem, ...]:
-        """Read every picture and every outline, and say what is missing or damaged.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Told about each picture.
-
-        Returns
-        -------
-        tuple of Problem
-            Empty when all is well.
-        """
-        found: list[Problem] = []
-        states = list(self.state.pictures.values())
-        for done, state in enumerate(states, start=1):
-            found.extend(self._check_picture(state))
-            if progress is not None:
-                progress(done, len(states))
-        return tuple(found)
-
     # ------------------------------------------------------------------------------------- saving
 
     def add_pictures(
@@ -505,10 +232,10 @@ class Study:
             When no pictures are found.
         """
         with self._lock, explained("Taking pictures in"):
-            files = _find_files(pictures, self.folder)
+            files = find_files(pictures, self.folder)
             sources = list_sources(files, images or {}, groups)
             if self.info.pseudonymised:
-                sources = self._pseudonymise(sources, key_file)
+                sources = pseudonymise_all(sources, key_file, self.folder)
             outside = None if copy or self.info.pseudonymised or not files else self._outside_for(files)
             described = list(describe(sources, self._files.own, outside, self.state.pictures, progress))
             self._refused.extend(item for item in described if isinstance(item, Problem))
@@ -589,7 +316,7 @@ class Study:
             labels = self.read_revision(current)
         if not np.any(labels):
             raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        return self._save_outline(Approved, picture, labels, origin or _origin_of(current))
+        return self._save_outline(Approved, picture, labels, origin or Origin.of(current))
 
     def no_lesion(self, picture: str) -> PictureState:
         """Sign that the picture shows no lesion.
@@ -730,26 +457,13 @@ class Study:
         outlines = (entry for entry in entries if isinstance(entry, OutlineEntry))
         return max((int(self.read_revision(entry).max(initial=0)) for entry in outlines), default=0)
 
-    def _make_revisions(self) -> Revisions:
-        return Revisions(self.folder / MASKS, "binary" if len(self.info.classes) == 1 else "index")
-
-    def _state_of(self, picture: str) -> PictureState:
-        try:
-            return self.state.pictures[picture]
-        except KeyError:
-            raise StudyError(f"The study has no picture {picture}; add it first.") from None
+    @property
+    def _own_files(self) -> Collection[str]:
+        return self._writer.own_files
 
     def _check_open(self) -> None:
         if self._closed:
             raise StudyError("The study was closed; open it again to go on.")
-
-    def _refuse(self, entry: AnyEntry) -> str | None:
-        """Say why an entry that is well formed is still not taken in."""
-        if isinstance(entry, Added) and self._files.leads_out(entry):
-            return "a link leads the path out of the folder of the pictures"
-        if isinstance(entry, OutlineEntry) and entry.label > len(self.info.classes):
-            return f"the study has no class {entry.label}"
-        return None
 
     def _save_entry(self, kind: type[PictureEntry], picture: str, **fields: Any) -> PictureState:
         """Append an entry about a picture, later than all that is known of it."""
@@ -767,34 +481,9 @@ class Study:
         """Put a mask on the disk, then the entry that speaks of it."""
         with self._lock, explained("Saving the outline"):
             self._check_open()
-            checked = self._checked_labels(self._state_of(picture), labels)
+            checked = check_labels(labels, self._state_of(picture), len(self.info.classes))
             revision, sha256 = self._revisions.write(picture, checked, self._ledger.hashes(picture))
-            fields = asdict(origin)
-            fields["clicks"] = tuple((click.row, click.col, click.positive) for click in origin.clicks)
-            return self._save_entry(kind, picture, revision=revision, sha256=sha256, **fields)
-
-    def _checked_labels(self, state: PictureState, labels: ArrayLike) -> LabelImage:
-        """Return labels as bytes, sure to belong to the picture."""
-        values = np.asarray(labels)
-        if values.shape != state.shape:
-            raise StudyError(
-                f"The outline has the shape {values.shape}, the picture {state.name} {state.shape}; it "
-                "belongs to another picture."
-            )
-        if values.dtype.kind not in "biu" or values.min() < 0 or values.max() > len(self.info.classes):
-            raise StudyError(f"An outline of this study holds labels from 0 to {len(self.info.classes)}.")
-        return np.ascontiguousarray(values, np.uint8)
-
-    def _pseudonymise(self, sources: list[Source], key_file: str | Path | None) -> list[Source]:
-        """Replace names, and save the key before anything is written."""
-        if key_file is None:
-            if not sources:
-                return []
-            raise StudyError("The pictures of this study get pseudonyms; say where their key is kept.")
-        key = KeyFile(Path(key_file), self.folder)
-        renamed = [pseudonymise(source, key) for source in sources]
-        key.save()
-        return renamed
+            return self._save_entry(kind, picture, revision=revision, sha256=sha256, **origin.fields())
 
     def _outside_for(self, files: Sequence[Path]) -> Path:
         """Return the folder in which files stay; the first pictures decide on it."""
@@ -815,10 +504,6 @@ class Study:
         self.info = info
         self._files = self._make_files()
 
-    def _make_files(self) -> PictureFiles:
-        outside = None if self.info.pictures is None else (self.folder / self.info.pictures).resolve()
-        return PictureFiles(self.folder / PICTURES, outside, self.folder / CACHE / "moved.json")
-
     def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
         """Write the entries of new pictures in one step."""
         self._check_open()
@@ -832,28 +517,6 @@ class Study:
         self._ledger.take_in(entries)
         return tuple(entry.picture for entry in entries)
 
-    def _check_picture(self, state: PictureState) -> list[Problem]:
-        """Say what is wrong with one picture and its outlines."""
-        found: list[Problem] = []
-        try:
-            self.picture_path(state.picture)
-        except StudyError as error:
-            found.append(Problem(state.added.path, 0, str(error)))
-        outlines = {e.revision: e for e in self.history(state.picture) if isinstance(e, OutlineEntry)}
-        for entry in outlines.values():
-            try:
-                self.read_revision(entry)
-            except StudyError as error:
-                found.append(Problem(f"{MASKS}/{entry.picture}/{entry.revision}.png", 0, str(error)))
-        return found
-
-
-def _origin_of(entry: OutlineEntry | None) -> Origin:
-    """Return what an outline came from."""
-    if entry is None:
-        return NO_ORIGIN
-    return Origin(entry.model, entry.threshold, entry.as_clicks(), entry.quality, entry.label)
-
 
 def _check_free(folder: Path, reader: str) -> None:
     """Refuse a folder in which there is something already; a study without pictures is nothing."""
@@ -863,11 +526,3 @@ def _check_free(folder: Path, reader: str) -> None:
                 raise StudyError(f"{folder} holds a study already; open it instead.")
     elif not is_free(folder):
         raise StudyError(f"{folder} is not empty; choose a new or an empty folder for the study.")
-
-
-def _find_files(pictures: str | Path | Iterable[str | Path], folder: Path) -> list[Path]:
-    """Find picture files; masks of the study are none."""
-    given = [pictures] if isinstance(pictures, str | Path) else list(pictures)
-    masks = folder.resolve() / MASKS
-    found = find_pictures(given) if given else []
-    return [path for path in found if not path.resolve().is_relative_to(masks)]

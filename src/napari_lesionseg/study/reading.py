@@ -1,0 +1,329 @@
+"""A study as one reader sees it: its state, its pictures, its outlines and their history."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from napari_lesionseg.data.io import read_picture
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.faults import explained
+from napari_lesionseg.study.fold import PictureState, Status, StudyState
+from napari_lesionseg.study.folder import CACHE, JOURNALS, MASKS, PICTURES
+from napari_lesionseg.study.importing import Progress
+from napari_lesionseg.study.journal import JournalReader, Problem
+from napari_lesionseg.study.ledger import Ledger
+from napari_lesionseg.study.pictures import PictureFiles
+from napari_lesionseg.study.revisions import Revisions
+from napari_lesionseg.study.schema import (
+    Added,
+    AnyEntry,
+    Approved,
+    OutlineEntry,
+    PictureEntry,
+    Session,
+    StudyInfo,
+)
+from napari_lesionseg.types import ByteImage, LabelImage
+
+Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
+"""Which of a picture's outlines is meant."""
+
+
+class StudyReader:
+    """What can be looked at in a study that is open; `Study` adds what can be saved.
+
+    `state` is a frozen value that is replaced, so other threads may read it at any time.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder, resolved.
+    info : StudyInfo
+        Content of its ``study.json``.
+    reader : str
+        Who works in it.
+    unblind : bool
+        Show every reader's work though the study is blinded.
+    """
+
+    def __init__(self, folder: Path, info: StudyInfo, reader: str, *, unblind: bool = False) -> None:
+        self.folder = folder
+        self.info = info
+        self.reader = reader
+        self._lock = threading.RLock()
+        self._refused: list[Problem] = []
+        self._ledger = Ledger(reader, blinded=info.blinded and not unblind)
+        self._files = self._make_files()
+        self._revisions = self._make_revisions()
+        self._journals = JournalReader(folder / JOURNALS, self._refuse)
+
+    @property
+    def state(self) -> StudyState:
+        """Where the study stands, as far as this reader may see it."""
+        return self._ledger.state
+
+    @property
+    def blinded(self) -> bool:
+        """Whether this reader sees the own work alone."""
+        return self._ledger.blinded
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was left out: bad lines of journals, and pictures that could not be taken in."""
+        unknown = [
+            Problem(JOURNALS, 0, f"entries about the picture {picture}, which nobody added")
+            for picture in sorted(self.state.unknown)
+        ]
+        return (*self._journals.problems, *self._refused, *unknown)
+
+    @property
+    def session(self) -> Session | None:
+        """Where the reader was; None the first time."""
+        return self.state.sessions.get(self.reader)
+
+    def refresh(self) -> frozenset[str]:
+        """Take in what other readers wrote since the last look.
+
+        Returns
+        -------
+        frozenset of str
+            Pictures about which there is something new.
+
+        Raises
+        ------
+        StudyError
+            When the study's folder cannot be reached; what was known stays.
+        """
+        with self._lock, explained("Looking for news in the study"):
+            self._files.forget_listing()
+            return self._ledger.take_in(self._journals.read_new(skip=self._own_files))
+
+    def picture_path(self, picture: str) -> Path:
+        """Find a picture's file, also when it was moved or renamed.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        Path
+            A file that has this SHA-256.
+
+        Raises
+        ------
+        StudyError
+            When it is nowhere to be found.
+        """
+        with explained("Reading the picture"):
+            return self._files.find(self._state_of(picture).added)
+
+    def read_picture(self, picture: str) -> ByteImage:
+        """Read a picture, and make sure that it is the one that was added.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        ndarray
+            (H, W, 3) uint8.
+
+        Raises
+        ------
+        StudyError
+            When it is nowhere to be found, or has another size than the journal says.
+        PictureError
+            When it cannot be read.
+        """
+        state = self._state_of(picture)
+        image = read_picture(self.picture_path(picture))
+        if image.shape[:2] != state.shape:
+            raise StudyError(f"The picture {state.name} is not of the size it was added with; add it anew.")
+        return image
+
+    def missing_pictures(self) -> tuple[str, ...]:
+        """List pictures whose files are not where they were, by a quick look that opens no file.
+
+        Returns
+        -------
+        tuple of str
+            They may still be found elsewhere by `picture_path`.
+        """
+        states = self.state.pictures.items()
+        return tuple(picture for picture, state in states if not self._files.present(state.added))
+
+    def outline(self, picture: str, which: Which = "current") -> LabelImage | None:
+        """Read one of a picture's outlines.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+        which : {"current", "predicted", "corrected", "approved"}
+            "current" is what is to be shown: nothing but background where there is no lesion, else the latest
+            outline a reader made or signed, else the latest prediction.
+
+        Returns
+        -------
+        ndarray or None
+            (H, W) uint8, a new array; None when there is none.
+
+        Raises
+        ------
+        StudyError
+            When the file is missing, damaged, or does not fit the picture.
+        """
+        state = self._state_of(picture)
+        if which == "current" and state.status is Status.NO_LESION:
+            return np.zeros(state.shape, np.uint8)
+        entry = state.outline if which == "current" else getattr(state, which)
+        return None if entry is None else self.read_revision(entry)
+
+    def read_revision(self, entry: OutlineEntry) -> LabelImage:
+        """Read the outline of any entry of the history.
+
+        Parameters
+        ----------
+        entry : OutlineEntry
+            From `history` or from a picture's state.
+
+        Returns
+        -------
+        ndarray
+            (H, W) uint8, a new array.
+
+        Raises
+        ------
+        StudyError
+            When the file is missing, damaged, or does not fit the picture.
+        """
+        with explained("Reading the outline"):
+            return self._revisions.read(entry, self._state_of(entry.picture).shape)
+
+    def revision_path(self, entry: OutlineEntry) -> Path:
+        """Return where the mask of an entry is.
+
+        Parameters
+        ----------
+        entry : OutlineEntry
+            From `history` or from a picture's state.
+
+        Returns
+        -------
+        Path
+        """
+        return self._revisions.path(entry.picture, entry.revision)
+
+    def verdict_masks(self, picture: str) -> dict[str, LabelImage]:
+        """Read what each reader signed, as far as this reader may see it.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        dict of str to ndarray
+            (H, W) uint8 by reader, in the order of the names; "no lesion" is all background.
+
+        Raises
+        ------
+        StudyError
+            When a file is missing, damaged, or does not fit the picture.
+        """
+        state = self._state_of(picture)
+        return {
+            reader: self.read_revision(verdict)
+            if isinstance(verdict, Approved)
+            else np.zeros(state.shape, np.uint8)
+            for reader, verdict in sorted(state.verdicts.items())
+        }
+
+    def history(self, picture: str) -> tuple[PictureEntry, ...]:
+        """List everything that happened to a picture, as far as this reader may see it.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+
+        Returns
+        -------
+        tuple of PictureEntry
+            The oldest first. Each outline ever saved is there, and can be had by `read_revision`.
+        """
+        return self._ledger.history(picture)
+
+    def check(self, progress: Progress | None = None) -> tuple[Problem, ...]:
+        """Read every picture and every outline, and say what is missing or damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Told about each picture.
+
+        Returns
+        -------
+        tuple of Problem
+            Empty when all is well.
+        """
+        found: list[Problem] = []
+        states = list(self.state.pictures.values())
+        for done, state in enumerate(states, start=1):
+            found.extend(self._check_picture(state))
+            if progress is not None:
+                progress(done, len(states))
+        return tuple(found)
+
+    # ---------------------------------------------------------------------------------- inside
+
+    @property
+    def _own_files(self) -> Collection[str]:
+        """Journals that this run writes itself, which need not be read."""
+        return ()
+
+    def _make_revisions(self) -> Revisions:
+        return Revisions(self.folder / MASKS, "binary" if len(self.info.classes) == 1 else "index")
+
+    def _state_of(self, picture: str) -> PictureState:
+        try:
+            return self.state.pictures[picture]
+        except KeyError:
+            raise StudyError(f"The study has no picture {picture}; add it first.") from None
+
+    def _refuse(self, entry: AnyEntry) -> str | None:
+        """Say why an entry that is well formed is still not taken in."""
+        if isinstance(entry, Added) and self._files.leads_out(entry):
+            return "a link leads the path out of the folder of the pictures"
+        if isinstance(entry, OutlineEntry) and entry.label > len(self.info.classes):
+            return f"the study has no class {entry.label}"
+        return None
+
+    def _make_files(self) -> PictureFiles:
+        outside = None if self.info.pictures is None else (self.folder / self.info.pictures).resolve()
+        return PictureFiles(self.folder / PICTURES, outside, self.folder / CACHE / "moved.json")
+
+    def _check_picture(self, state: PictureState) -> list[Problem]:
+        """Say what is wrong with one picture and its outlines."""
+        found: list[Problem] = []
+        try:
+            self.picture_path(state.picture)
+        except StudyError as error:
+            found.append(Problem(state.added.path, 0, str(error)))
+        outlines = {e.revision: e for e in self.history(state.picture) if isinstance(e, OutlineEntry)}
+        for entry in outlines.values():
+            try:
+                self.read_revision(entry)
+            except StudyError as error:
+                found.append(Problem(f"{MASKS}/{entry.picture}/{entry.revision}.png", 0, str(error)))
+        return found
