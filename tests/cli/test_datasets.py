@@ -66,6 +66,13 @@ def test_a_changed_file_is_found_by_verify(study_folder, tmp_path, capsys):
     capsys.readouterr()
     assert main(["verify", str(out)]) == 1
     assert f"{mask.name}: changed" in capsys.readouterr().err
+    (out / "notes.txt").write_text("mine")
+    mask.unlink()
+    assert main(["verify", str(out)]) == 1
+    said = capsys.readouterr()
+    assert f"{mask.name}: missing" in said.err
+    assert "notes.txt: added since" in said.err
+    assert "NOT as they were written" in said.out
 
 
 def test_what_was_exported_comes_in_again_the_same(study_folder, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from napari_lesionseg.cli.console import follow, say, say_error
+from napari_lesionseg.cli.console import follow, say
+from napari_lesionseg.cli.reports import say_problems
 from napari_lesionseg.data.manifest import verify
+from napari_lesionseg.data.records import Problem
 
 EXAMPLE = """example:
   lesionseg verify my-dataset/"""
@@ -21,8 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Hash every file; 1 if one is missing or was changed."""
     found = follow(verify(options.folder))
-    for what, names in (("missing", found.missing), ("changed", found.changed), ("added", found.added)):
-        for name in names:
-            say_error(f"{name}: {what}")
+    told = (("missing", found.missing), ("changed", found.changed), ("added since", found.added))
+    say_problems(Problem(name, what) for what, names in told for name in names)
     say(f"{found.checked} files checked: {'intact' if found.intact else 'NOT as they were written'}")
     return 0 if found.intact else 1
