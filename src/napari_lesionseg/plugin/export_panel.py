@@ -31,9 +31,9 @@ from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study
 
 NAMES = {
-    "patients": "new names for patients",
-    "all": "new names for everything",
-    "nothing": "names as they are",
+    "patients": "rename patients",
+    "all": "rename everything",
+    "nothing": "keep names",
 }
 """What `ExportConfig.pseudonymise` takes, in words."""
 
@@ -222,6 +222,7 @@ class ExportPanel(QWidget):
         self.run = None
         parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
         left_out = f"; {report.left_out} left out (point here)" if report.left_out else ""
+        self.bar.reset()
         self.report.setText(f"{report.written} pictures written to {report.folder} ({parts}){left_out}")
         self.report.setToolTip(
             "\n".join(f"{problem.name}: {problem.reason}" for problem in report.problems[:40])
