@@ -83,7 +83,7 @@ def test_search_filter_and_sort(panel, session):
     panel.filter.setCurrentText("all")
     panel.sort.setCurrentText(Order.QUALITY.value)
     assert names(panel)[:2] == ["P3", "P1"]
-    assert session.order is Order.QUALITY
+    assert session.route.order is Order.QUALITY
 
 
 def test_every_status_can_be_filtered(panel):

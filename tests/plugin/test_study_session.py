@@ -13,7 +13,8 @@ from napari.layers import Image, Labels
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin import autosave, study_session
-from napari_lesionseg.plugin.study_session import StudySession, apply_view, describe_view
+from napari_lesionseg.plugin.stage import apply_view, describe_view
+from napari_lesionseg.plugin.study_session import StudySession
 from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.schema import Corrected, Predicted, StudyClass
@@ -380,10 +381,10 @@ def test_a_folder_that_disappears_and_comes_back(qtbot, desk):
     desk.study.folder.rename(away)
     desk.paint()
     qtbot.waitUntil(lambda: bool(desk.loud))
-    desk.session.poll()
+    desk.session.news.look()
     qtbot.waitUntil(lambda: bool(desk.told))
-    desk.session.poll()
-    qtbot.waitUntil(lambda: desk.session._news is None)
+    desk.session.news.look()
+    qtbot.waitUntil(lambda: not desk.session.news.is_looking)
     assert len(desk.told) == 1
     if desk.study.folder.exists():
         shutil.rmtree(desk.study.folder)
@@ -579,8 +580,8 @@ def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make
         other.approve(desk.id("P3"))
     changes = []
     desk.session.changed.connect(lambda: changes.append(1))
-    desk.session.poll()
-    qtbot.waitUntil(lambda: desk.session._news is None)
+    desk.session.news.look()
+    qtbot.waitUntil(lambda: not desk.session.news.is_looking)
     assert (desk.state("P3").status is Status.APPROVED) != blinded
     assert desk.state("P3").reader == (None if blinded else "bo")
     desk.open("P3")

@@ -6,13 +6,11 @@ moment later, in another thread; a verdict is saved at once, while the next pict
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
@@ -20,16 +18,17 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.editor import OutlineEditor
-from napari_lesionseg.plugin.layers import new_outline, place_like, show_as
+from napari_lesionseg.plugin.news import News
 from napari_lesionseg.plugin.outbox import Outbox, Quality
 from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.plugin.route import Route
+from napari_lesionseg.plugin.stage import Stage
 from napari_lesionseg.plugin.study_run import StudyRun
-from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.study.fold import PictureState, Status
-from napari_lesionseg.study.queue import Order, arrange, next_picture
+from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.schema import Predicted
 from napari_lesionseg.study.study import Origin, Study
-from napari_lesionseg.types import ByteImage, Click, LabelImage
+from napari_lesionseg.types import Click, LabelImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -76,20 +75,13 @@ class StudySession:
     model_changed = Signal()
 
     def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
-        self._viewer = weakref.ref(viewer)
         self.study = study
         self.editor: OutlineEditor | None = None
-        self.order, self.search = Order.NAME, ""
-        self.statuses: frozenset[Status] | None = None
         self._config = config
         self._model: Model | None = None
         self._picture: str | None = None
         self._awaited: str | None = None
-        self._visited: list[str] = []
-        self._layers: tuple[Image, Labels] | None = None
         self._dirty = self._by_reader = False
-        self._news: Job[frozenset[str]] | None = None
-        self._no_news = ""
         self.outbox = Outbox(study)
         self.outbox.saved.connect(self._on_saved)
         self.outbox.failed.connect(self._on_not_saved)
@@ -97,26 +89,29 @@ class StudySession:
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
         self._pause.timeout.connect(self._save_outline)
+        self.route = Route(study, lambda: self.outbox.signed)
+        self.news = News(study)
+        self.news.came.connect(self.changed.emit)
+        self.news.failed.connect(self.failed.emit)
+        self._stage = Stage(viewer)
+        self._stage.losing.connect(self._on_losing)
         self.run = StudyRun(study, self.outbox, lambda: self._picture or self._awaited)
         self._prefetcher = Prefetcher(study)
         self._prefetcher.ready.connect(self._on_ready)
         self._prefetcher.failed.connect(self._on_unreadable)
-        viewer.layers.events.removed.connect(self._on_layer_removed)
 
     # ------------------------------------------------------------------------------------ the queue
 
     @property
     def queue(self) -> list[PictureState]:
         """The pictures as they are filtered and sorted."""
-        pictures = self.study.state.pictures.values()
-        return arrange(pictures, self.order, search=self.search, statuses=self.statuses)
+        return self.route.queue
 
     def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
         """Choose which pictures the queue shows, and in which order."""
-        self.order, self.search = order, search
-        self.statuses = None if statuses is None else frozenset(statuses)
+        self.route.sort(order, search, statuses)
         if self._picture is not None:
-            self._prefetcher.want(self._ahead_of(self._picture))
+            self._prefetcher.want(self.route.ahead_of(self._picture, AHEAD))
         self.changed.emit()
 
     @property
@@ -146,7 +141,7 @@ class StudySession:
             return
         self._leave()
         self._awaited = picture
-        ahead = self._ahead_of(picture)
+        ahead = self.route.ahead_of(picture, AHEAD)
         made = self._prefetcher.take(self.study.state.pictures[picture])
         if made is not None:
             self._show(made)
@@ -156,18 +151,18 @@ class StudySession:
 
     def next(self) -> bool:
         """Go to the next picture without a verdict; False when there is none."""
-        state = self._next_of(self._picture)
-        if state is not None:
-            self.open_picture(state.picture)
-        return state is not None
+        picture = self.route.next_of(self._picture)
+        if picture is not None:
+            self.open_picture(picture)
+        return picture is not None
 
     def back(self) -> bool:
         """Go to the picture that was shown before; False when there was none."""
-        visited = [picture for picture in self._visited if picture != self._picture]
-        if not visited:
+        picture, left = self.route.before(self._picture), self._picture
+        if picture is None:
             return False
-        self.open_picture(visited[-1])
-        self._visited = visited[:-1]
+        self.open_picture(picture)
+        self.route.go_back_from(left)
         return True
 
     @property
@@ -178,7 +173,7 @@ class StudySession:
     @property
     def can_go_back(self) -> bool:
         """Whether another picture was shown before."""
-        return any(picture != self._picture for picture in self._visited)
+        return self.route.before(self._picture) is not None
 
     # ------------------------------------------------------------------------------------- verdicts
 
@@ -285,28 +280,6 @@ class StudySession:
         self._save_outline()
         return self.outbox.flush()
 
-    def poll(self) -> None:
-        """Take in what other readers saved in the meantime; the disk is read in another thread."""
-        if self._news is None:
-            self._news = Job(
-                "looking for other readers' work",
-                self.study.refresh,
-                done=self._on_news,
-                failed=self._on_no_news,
-            )
-
-    def _on_news(self, pictures: frozenset[str]) -> None:
-        self._news, self._no_news = None, ""
-        if pictures:
-            self.changed.emit()
-
-    def _on_no_news(self, error: Exception) -> None:
-        """Say once that the folder cannot be reached, not every few seconds."""
-        self._news = None
-        if str(error) != self._no_news:
-            self._no_news = str(error)
-            self.failed.emit(str(error))
-
     def close(self) -> str:
         """Save everything and leave the study, taking its picture out of the viewer.
 
@@ -325,15 +298,12 @@ class StudySession:
         """Leave the study without saving what waits."""
         self._pause.stop()
         self._prefetcher.close()
-        if self._news is not None:
-            self._news.drop()
+        self.news.close()
         self.run.cancel()
         self.outbox.close()
         self._dirty = False
-        self._remove_layers()
-        viewer = self._viewer()
-        if viewer is not None:
-            viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self._close_editor()
+        self._stage.close()
         self.study.close()
 
     def _save_outline(self) -> None:
@@ -359,9 +329,9 @@ class StudySession:
         )
 
     def _remember_place(self) -> None:
-        viewer = self._viewer()
-        if viewer is not None and self._picture is not None:
-            self.outbox.place(self._picture, describe_view(viewer))
+        view = self._stage.view
+        if view is not None and self._picture is not None:
+            self.outbox.place(self._picture, view)
 
     def _on_saved(self) -> None:
         if not self.outbox.pending:
@@ -378,47 +348,26 @@ class StudySession:
         """Save what is on the screen and take it away."""
         self._save_outline()
         if self._picture is not None:
-            self._visited.append(self._picture)
+            self.route.note_left(self._picture)
         self._close_editor()
-        for layer in self._layers or ():
-            layer.visible = False
+        self._stage.hide()
         self._picture = self._awaited = None
 
     def _show(self, made: Prepared) -> None:
-        viewer = self._viewer()
+        viewer = self._stage.viewer
         if viewer is None:
             return
         state = self.study.state.pictures[made.picture]
         self._awaited, self._picture = None, made.picture
-        picture, labels = self._layers = self._layers_for(viewer, made.image, state.name)
-        viewer.layers.selection.active = labels
+        picture, labels = self._stage.show(viewer, made.image, state.name)
         self.editor = OutlineEditor(viewer, picture, labels, config=self._config, model=self._model)
         self._fill(self.editor, made, state)
         self.editor.changed.connect(self._on_edited)
         self.editor.failed.connect(self._on_editor_failed)
-        self._restore_view(viewer, made.picture)
+        self._stage.look(self._view_left_at(made.picture))
         self._remember_place()
         self.opened.emit(self.editor)
         self.changed.emit()
-
-    def _layers_for(self, viewer: ViewerModel, image: ByteImage, name: str) -> tuple[Image, Labels]:
-        """Put a picture and an empty outline into the session's layers.
-
-        The same layers serve all pictures, since napari takes about half a second to remove two and add two.
-        """
-        if self._layers is None:
-            picture = Image(image, rgb=True)
-            labels = new_outline(picture)
-            viewer.layers.extend([picture, labels])
-        else:
-            picture, labels = self._layers
-            picture.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
-        picture.name, labels.name = name, f"{name} outline"
-        picture.visible = labels.visible = True
-        labels.selected_label = 1  # else the network's outline would be of the class painted last
-        place_like(labels, picture)
-        show_as(labels, filled=False)
-        return picture, labels
 
     def _fill(self, editor: OutlineEditor, made: Prepared, state: PictureState) -> None:
         """Draw what was saved, or is about to be, or else what the network says."""
@@ -467,16 +416,11 @@ class StudySession:
             self.failed.emit(str(error) if isinstance(error, LesionSegError) else repr(error))
             self.changed.emit()
 
-    def _restore_view(self, viewer: ViewerModel, picture: str) -> None:
+    def _view_left_at(self, picture: str) -> Mapping[str, Any] | None:
+        """Give where the viewer looked when the study was left at this picture the last time."""
         session = self.study.session
-        viewer.reset_view()
-        if session is not None and session.picture == picture and not self._visited:
-            apply_view(viewer, session.view)
-
-    def _remove_layers(self) -> None:
-        layers, self._layers = self._layers, None
-        self._close_editor()
-        _remove(self._viewer, layers or ())
+        here = session is not None and session.picture == picture and not self.route.has_begun
+        return session.view if here and session is not None else None
 
     def _close_editor(self) -> None:
         if self.editor is not None:
@@ -484,42 +428,18 @@ class StudySession:
             self.editor = None
             self.opened.emit(None)
 
-    def _on_layer_removed(self, event: Any) -> None:
+    def _on_losing(self) -> None:
         """Save and close the picture when the user deletes one of its layers."""
-        if self._layers is None or event.value not in self._layers:
-            return
         self._save_outline()
         self._remember_place()
-        left = [layer for layer in self._layers if layer is not event.value]
-        self._layers = None
         self._close_editor()
         self._picture = None
-        QTimer.singleShot(0, partial(_remove, self._viewer, left))  # napari may still be removing others
         self.changed.emit()
-
-    # ----------------------------------------------------------------------------------- what comes
 
     def _is_drawn_by(self, model: Model) -> bool:
         """Whether the outline on the screen is this network's already."""
         state = self.state
         return state is not None and state.outline is not None and state.outline.model == model.sha256
-
-    def _next_of(self, picture: str | None, skip: Collection[str] = ()) -> PictureState | None:
-        away = self.outbox.signed | set(skip)
-        waiting = [state for state in self.queue if state.picture == picture or state.picture not in away]
-        return next_picture(waiting, picture)
-
-    def _ahead_of(self, picture: str) -> list[str]:
-        """Name the pictures that will probably be wanted after this one."""
-        ahead: list[str] = []
-        current: str | None = picture
-        for _ in range(AHEAD):
-            state = self._next_of(current, skip=(picture, *ahead))
-            if state is None:
-                break
-            ahead.append(state.picture)
-            current = state.picture
-        return ahead
 
 
 def _is_readers(state: PictureState) -> bool:
@@ -539,26 +459,3 @@ def _clicks_of(state: PictureState) -> tuple[Click, ...]:
     if state.outline is None or state.status is Status.NO_LESION:
         return ()
     return tuple(state.outline.as_clicks())
-
-
-def _remove(viewer: Callable[[], ViewerModel | None], layers: Iterable[Layer]) -> None:
-    """Take layers out of a viewer, if both are still there."""
-    model = viewer()
-    for layer in layers:
-        if model is not None and layer in model.layers:
-            model.layers.remove(layer)
-
-
-def describe_view(viewer: ViewerModel) -> dict[str, Any]:
-    """Say where the viewer looks, as plain values that a journal takes."""
-    camera = viewer.scene.camera
-    return {"center": [float(value) for value in camera.center], "zoom": float(camera.zoom)}
-
-
-def apply_view(viewer: ViewerModel, view: Mapping[str, Any]) -> None:
-    """Look where `describe_view` says; what another version wrote is left alone."""
-    center, zoom, camera = view.get("center"), view.get("zoom"), viewer.scene.camera
-    if not isinstance(center, list) or len(center) != len(camera.center):
-        return
-    if isinstance(zoom, int | float) and zoom > 0 and all(isinstance(value, int | float) for value in center):
-        camera.center, camera.zoom = tuple(center), zoom

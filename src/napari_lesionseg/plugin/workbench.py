@@ -309,7 +309,7 @@ class Workbench(QWidget):
 
     def _on_poll(self) -> None:
         if self.session is not None:
-            self.session.poll()
+            self.session.news.look()
 
     def _load_model(self) -> None:
         if self._model_job is not None:
