@@ -9,7 +9,7 @@ from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint
-from napari_lesionseg.models.classes import MAX_CLASSES, add_class, remove_class, with_classes
+from napari_lesionseg.models.classes import MAX_CLASSES, add_class, fit_classes, remove_class, with_classes
 from napari_lesionseg.models.factory import ARCHITECTURES, build_network
 
 IMAGE = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
@@ -145,3 +145,30 @@ def test_too_many_classes_are_refused() -> None:
     full = model(*(f"class {index}" for index in range(MAX_CLASSES)))
     with pytest.raises(CheckpointError, match="at most 255"):
         add_class(*full, "one more")
+
+
+def test_a_model_under_another_name_of_its_class_says_the_same() -> None:
+    old = model("skin", "lesion")
+    new = fit_classes(*old, ["skin", "nevus"])
+    assert new.card.classes == ("skin", "nevus")
+    torch.testing.assert_close(probabilities(*new), probabilities(*old))
+
+
+def test_new_classes_share_what_the_one_that_goes_had_learned() -> None:
+    old = model("skin", "lesion")
+    new = fit_classes(*old, ["skin", "nevus", "melanoma"])
+    before, after = probabilities(*old), probabilities(*new)
+    torch.testing.assert_close(after[1], after[2])
+    share = before[1] / 3
+    torch.testing.assert_close(after[1], share / (1 - share))
+    torch.testing.assert_close(after.sum(0), torch.ones_like(after[0]))
+
+
+def test_classes_beside_those_that_stay_begin_small() -> None:
+    old = model("skin", "lesion")
+    new = fit_classes(*old, ["skin", "lesion", "hair"])
+    torch.testing.assert_close(probabilities(*new)[1], probabilities(*old)[1])
+    assert (probabilities(*new)[2] <= 0.01).all()
+    assert fit_classes(*new, ["skin", "lesion"]).card.out_channels == 1
+    with pytest.raises(CheckpointError, match="another name"):
+        fit_classes(*old, ["skin", "hair", "hair"])

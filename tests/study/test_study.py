@@ -126,6 +126,41 @@ def test_several_classes(tmp_path: Path, outline: np.ndarray) -> None:
     assert Study.open(study.folder, "am").outline(picture).tolist() == outline.tolist()
 
 
+def test_classes_are_renamed_and_added(study: Study, pictures: list[str], outline: np.ndarray) -> None:
+    study.approve(pictures[0], outline)
+    nevus, hair = StudyClass(name="nevus", colour="#56b4e9"), StudyClass(name="hair", colour="#f0e442")
+    study.set_classes([nevus, hair])
+    study.save_correction(pictures[1], outline * 2)
+    folder = study.folder
+    study.close()
+    with Study.open(folder, "bm") as again:
+        assert again.info.classes == (nevus, hair)
+        assert np.array_equal(again.outline(pictures[0]), outline)  # saved while there was one class
+        assert np.array_equal(again.outline(pictures[1]), outline * 2)
+        assert again.check() == ()
+
+
+def test_a_class_in_use_cannot_be_removed(study: Study, pictures: list[str], outline: np.ndarray) -> None:
+    nevus, hair = StudyClass(name="nevus", colour="#56b4e9"), StudyClass(name="hair", colour="#f0e442")
+    study.set_classes([nevus, hair])
+    study.save_correction(pictures[0], outline * 2)
+    study.save_correction(pictures[0], outline)  # an earlier revision still has the class
+    with pytest.raises(StudyError, match="“hair” cannot be removed"):
+        study.set_classes([nevus])
+    assert study.info.classes == (nevus, hair)
+
+
+def test_a_class_nobody_used_can_be_removed(study: Study, pictures: list[str], outline: np.ndarray) -> None:
+    nevus, hair = StudyClass(name="nevus", colour="#56b4e9"), StudyClass(name="hair", colour="#f0e442")
+    study.set_classes([nevus, hair])
+    study.save_correction(pictures[0], outline)
+    study.set_classes([nevus])
+    assert np.array_equal(study.outline(pictures[0]), outline)
+    for wrong in ([], [nevus, nevus]):
+        with pytest.raises(StudyError, match="name of its own"):
+            study.set_classes(wrong)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
