@@ -21,10 +21,10 @@ from scipy import ndimage
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, LesionSegError, MaskError, ModelNotFoundError
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin import drawing
-from napari_lesionseg.plugin import editor as editor_module
-from napari_lesionseg.plugin.editor import TOOLS, OutlineEditor
+from napari_lesionseg.plugin import asking, drawing
+from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.layers import new_outline
+from napari_lesionseg.plugin.tools import TOOLS
 from napari_lesionseg.types import Box, Click
 
 PLAIN = PostprocessConfig(threshold=0.5, fill_holes=False, largest_only=False, min_area=0)
@@ -135,7 +135,7 @@ def make(config=PLAIN, model="new", shape=SHAPE):
 @pytest.fixture
 def jobs(monkeypatch) -> SlowJobs:
     slow = SlowJobs()
-    monkeypatch.setattr(editor_module, "Job", slow)
+    monkeypatch.setattr(asking, "Job", slow)
     return slow
 
 

@@ -16,28 +16,27 @@ are asked together. What is undone, replaced or closed while it works is dropped
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
-from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine import mask_tools
 from napari_lesionseg.engine.postprocessing import resolve_threshold
-from napari_lesionseg.errors import LesionSegError, MaskError, ModelNotFoundError, PictureError
+from napari_lesionseg.errors import LesionSegError, MaskError, ModelNotFoundError
 from napari_lesionseg.plugin import drawing
 from napari_lesionseg.plugin.answers import Answer
-from napari_lesionseg.plugin.edits import same_pixels, write_masks
+from napari_lesionseg.plugin.asking import Errands, Question, Reply, Wish, ask, look
 from napari_lesionseg.plugin.history import Find, History, Snapshot
-from napari_lesionseg.plugin.layers import fits, read_frame
+from napari_lesionseg.plugin.layers import read_frame
 from napari_lesionseg.plugin.marks import Marks
-from napari_lesionseg.plugin.workers import Job
+from napari_lesionseg.plugin.outline_layer import OutlineLayer
+from napari_lesionseg.plugin.tools import RESHAPING, TOOLS, apply_to_mask
 from napari_lesionseg.types import Box, ByteImage, Click, LabelImage, Probability
 
 if TYPE_CHECKING:
@@ -55,52 +54,6 @@ SMALLEST_BOX = 8
 """Pixels; a smaller rectangle was a slip of the hand."""
 
 _NO_MODEL = "Choose a model first; without one the brushes and tools work, clicks and boxes do not."
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """Something that takes the network."""
-
-    kind: Literal["prediction", "click", "box", "redraw", "retract"]
-    depth: int
-    clicks: tuple[Click, ...] = ()
-    box: Box | None = None
-    config: PostprocessConfig | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What the network is asked, as plain values for another thread."""
-
-    model: Model | None
-    encoded: EncodedPicture | None
-    image: ByteImage | None
-    clicks: tuple[Click, ...] = ()
-    before: Snapshot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """What it said, and the picture as it keeps it for the next question."""
-
-    answer: Answer
-    encoded: EncodedPicture
-
-
-def _ask(question: _Question) -> _Reply:
-    """Ask the network about the whole picture; runs in another thread."""
-    encoded = question.encoded
-    if encoded is None:
-        if question.model is None or question.image is None:
-            raise PictureError("The picture or the model is gone; open it again.")
-        encoded = question.model.encode(question.image)
-    previous = drawing.previous_probability(question.before) if question.before is not None else None
-    return _Reply(Answer.of(encoded.predict(question.clicks, previous)), encoded)
-
-
-def _look(model: Model, part: ByteImage, box: Box, window: Box, level: float) -> Find:
-    """Ask the network about a part of the picture; runs in another thread."""
-    return Find(window, Answer.of(drawing.within(model.predict(part), box, window, level)))
 
 
 _editors: weakref.WeakKeyDictionary[Labels, weakref.ref[OutlineEditor]] = weakref.WeakKeyDictionary()
@@ -159,29 +112,26 @@ class OutlineEditor:
         config: PostprocessConfig,
         model: Model | None,
     ) -> None:
-        if labels.ndim != 2 or not fits(labels, picture):
-            raise MaskError(
-                f"“{labels.name}” does not fit “{picture.name}”; single pictures are corrected, not stacks."
-            )
+        self._layer = OutlineLayer(viewer, picture, labels)
         self.viewer, self.picture, self.labels = viewer, picture, labels
         self._model = model
         self._encoded: EncodedPicture | None = None
         self.marks = Marks(labels)
         self._no_hand = np.zeros(labels.data.shape, dtype=bool)
-        self._history = History(Snapshot(self._layer_mask(), self._no_hand, config, level=self._own_level()))
+        self._history = History(Snapshot(self._layer.mask, self._no_hand, config, level=self._own_level()))
         self._looked_at: Snapshot | None = None
         self._any = False
-        self._waiting: deque[_Wish] = deque()
-        self._flying: tuple[_Wish, ...] = ()
-        self._job: Job[Any] | None = None
-        self._was_busy = self._writing = self._closed = self._announced = self._is_draft = False
-        self._take_over()
+        self._errands = Errands()
+        self._errands.busy.connect(self.busy.emit)
+        self._closed = self._is_draft = False
+        self._layer.take_over(self.undo, self.redo, self._take_notice, self._on_picture_changed)
+        _editors[labels] = weakref.ref(self)
 
     @property
     def mask(self) -> LabelImage:
         """A copy of the outline, (H, W) uint8, class indices."""
         self.settle()
-        return self._layer_mask() if self._usable() else self._now.mask.copy()
+        return self._layer.mask if self._layer.usable else self._now.mask.copy()
 
     @property
     def clicks(self) -> tuple[Click, ...]:
@@ -191,8 +141,7 @@ class OutlineEditor:
     @property
     def config(self) -> PostprocessConfig:
         """The settings in force, or about to be."""
-        wanted = [wish.config for wish in self._waiting if wish.config is not None]
-        return wanted[-1] if wanted else self._now.config
+        return self._errands.config or self._now.config
 
     @property
     def probability(self) -> Probability | None:
@@ -231,12 +180,12 @@ class OutlineEditor:
     @property
     def is_busy(self) -> bool:
         """Whether the network is at work."""
-        return self._job is not None
+        return self._errands.is_busy
 
     @property
     def can_undo(self) -> bool:
         """Whether there is something to take back."""
-        return bool(self._waiting or self._flying or self._history.can_undo) or self._painted()
+        return bool(self._errands) or self._history.can_undo or self._painted()
 
     @property
     def can_redo(self) -> bool:
@@ -255,12 +204,12 @@ class OutlineEditor:
     def set_model(self, model: Model | None) -> None:
         """Take another network from now on; the outline stays as it is."""
         if model is not self._model:
-            self._drop_work()
+            self._errands.drop()
             self._model, self._encoded = model, None
 
     def predict(self) -> None:
         """Outline the picture anew; clicks and the hand's work go, until undo brings them back."""
-        self._drop_work()
+        self._errands.drop()
         self._want("prediction")
 
     def set_prediction(
@@ -278,7 +227,7 @@ class OutlineEditor:
             True: draw the outline anew. False: it stays, and what differs from the answer counts as done by
             hand.
         """
-        self._drop_work()
+        self._errands.drop()
         if not self._ready():
             return
         if given.shape[-2:] != self._now.mask.shape:
@@ -309,7 +258,7 @@ class OutlineEditor:
         """
         if config == self.config:
             return
-        if not (draft and self._is_draft and self._usable()) and not self._ready(settle=False):
+        if not (draft and self._is_draft and self._layer.usable) and not self._ready(settle=False):
             return
         then = replace(self._now, config=config)
         if self._answered():
@@ -324,7 +273,7 @@ class OutlineEditor:
 
     def settle(self) -> None:
         """Draw in full what was drafted."""
-        if self._is_draft and self._usable():
+        if self._is_draft and self._layer.usable:
             self._take_notice()
             self._sharpen()
             self._show(self._now, "threshold")
@@ -407,7 +356,7 @@ class OutlineEditor:
         elif name == "clear":
             self._clear()
         else:
-            self._change(name, row, col)
+            self._change(name, None if row is None or col is None else (row, col))
 
     def undo(self) -> None:
         """Take the last step back; a click that the network is still at work on goes first."""
@@ -419,7 +368,7 @@ class OutlineEditor:
     def redo(self) -> None:
         """Bring the step back that was taken back last."""
         if self._ready() and self._history.can_redo:
-            self._drop_work()
+            self._errands.drop()
             self._show(self._history.redo(), "redo")
 
     def restore(
@@ -436,8 +385,8 @@ class OutlineEditor:
         config : PostprocessConfig, optional
             The settings it was made with; None: those in force.
         """
-        self._drop_work()
-        if not self._usable():
+        self._errands.drop()
+        if not self._layer.usable:
             return
         if mask.shape != self._now.mask.shape:
             self.failed.emit(MaskError("The saved outline is of another size; outline the picture again."))
@@ -459,68 +408,36 @@ class OutlineEditor:
         """Let go of the layer and the viewer; what the network still answers is dropped."""
         if self._closed:
             return
-        self._drop_work()
+        self._errands.drop()
         self._closed = True
         self.marks.close()
         self._encoded = None
-        self._give_back()
+        _editors.pop(self.labels, None)
+        self._layer.close()
 
     # The layer
 
-    def _take_over(self) -> None:
-        """Let the layer's undo lead here, and keep nothing in napari's own history."""
-        vars(self.labels).update(undo=self.undo, redo=self.redo, _history_limit=0)
-        self.labels._reset_history()
-        self.labels.events.paint.connect(self._on_painted)
-        self.labels.events.labels_update.connect(self._on_refreshed)
-        self.labels.events.data.connect(self._on_painted)
-        self.picture.events.data.connect(self._on_picture_changed)
-        _editors[self.labels] = weakref.ref(self)
-
-    def _give_back(self) -> None:
-        _editors.pop(self.labels, None)
-        for name in ("undo", "redo", "_history_limit"):
-            vars(self.labels).pop(name, None)
-        self.labels._reset_history()
-        self.labels.events.paint.disconnect(self._on_painted)
-        self.labels.events.labels_update.disconnect(self._on_refreshed)
-        self.labels.events.data.disconnect(self._on_painted)
-        self.picture.events.data.disconnect(self._on_picture_changed)
-
-    def _usable(self) -> bool:
-        """Whether picture and outline are still in the viewer and fit each other."""
-        layers: Any = self.viewer.layers
-        present = not self._closed and self.labels in layers and self.picture in layers
-        return present and self.labels.ndim == 2 and fits(self.labels, self.picture)
-
     def _ready(self, *, settle: bool = True) -> bool:
         """Take notice of what was painted, and tell whether anything can be done; say why if not."""
-        if self._usable():
+        if self._layer.usable:
             self._take_notice()
             if settle:
                 self.settle()
             return True
-        self._drop_work()
+        self._errands.drop()
         if not self._closed:
             self.failed.emit(MaskError("The outline or its picture was closed or changed; open it again."))
         return False
 
-    def _layer_mask(self) -> LabelImage:
-        data: NDArray[Any] = self.labels.data
-        if data.dtype == np.uint8:
-            return data.copy()
-        mask: LabelImage = np.clip(data, 0, 255).astype(np.uint8)  # it was converted to another type
-        return mask
-
     def _painted(self) -> bool:
         """Whether the layer shows something else than the history knows of."""
-        return self._usable() and not same_pixels(self.labels.data, self._now.mask)
+        return self._layer.usable and not self._layer.shows(self._now.mask)
 
-    def _take_notice(self) -> None:
-        """Record what was painted since the last step."""
+    def _take_notice(self) -> bool:
+        """Record what was painted since the last step; tell whether anything was."""
         if not self._painted():
-            return
-        mask = self._layer_mask()
+            return False
+        mask = self._layer.mask
         painted = mask != self._now.mask
         drafted = self._is_draft
         if drafted:
@@ -528,18 +445,9 @@ class OutlineEditor:
             np.copyto(mask, self._now.mask, where=~painted)
         self._history.record(replace(self._now, mask=mask, hand=self._now.hand | painted), "stroke")
         if drafted:
-            self._write(mask)
+            self._layer.write(mask)
         self.changed.emit("stroke")
-
-    def _on_painted(self) -> None:
-        if not self._writing and self._usable():
-            self._announced = not self._painted()  # a polygon is told of before it is there
-            self._take_notice()
-
-    def _on_refreshed(self) -> None:
-        if self._announced and not self._writing and self._usable():
-            self._announced = False
-            self._take_notice()
+        return True
 
     def _on_picture_changed(self) -> None:
         self._encoded = None
@@ -560,28 +468,20 @@ class OutlineEditor:
         self._is_draft = False
         self._history.amend(drawing.redrawn(self._now, self.active_class))
 
-    def _write(self, mask: LabelImage) -> None:
-        self._writing = True
-        try:
-            write_masks(self.labels, {(): mask})
-        finally:
-            self._writing = False
-
     def _show(self, snapshot: Snapshot, kind: str) -> None:
         self._is_draft = False
-        self._write(snapshot.mask)
+        self._layer.write(snapshot.mask)
         self._show_clicks()
         self.changed.emit(kind)
 
     def _show_clicks(self, more: Sequence[Click] = ()) -> None:
-        unanswered = [click for wish in (*self._flying, *self._waiting) for click in wish.clicks]
-        self.marks.show([*self._now.clicks, *unanswered, *more])
+        self.marks.show([*self._now.clicks, *self._errands.clicks, *more])
 
-    def _change(self, name: str, row: float | None, col: float | None) -> None:
+    def _change(self, name: str, point: tuple[float, float] | None) -> None:
         """Apply a tool that makes a mask of a mask."""
         now = self._now
         try:
-            mask = self._tool(name, row, col)
+            mask = apply_to_mask(name, now.mask, self.active_class, self._read_picture, point)
         except LesionSegError as error:
             self.failed.emit(error)
             return
@@ -590,28 +490,19 @@ class OutlineEditor:
         hand = now.hand if name in RESHAPING else now.hand | (mask != now.mask)
         self._record(replace(now, mask=mask, hand=hand), "tool")
 
-    def _tool(self, name: str, row: float | None, col: float | None) -> LabelImage:
-        mask = self._now.mask
-        if name == "remove_part":
-            return mask if row is None or col is None else mask_tools.remove_part(mask, row, col)
-        tool: Callable[..., LabelImage] = getattr(mask_tools, name)
-        if name == "snap":
-            tool = partial(tool, read_frame(self.picture, ()))
-        present = [int(label) for label in np.flatnonzero(np.bincount(mask.ravel(), minlength=2)[1:]) + 1]
-        for label in [self.active_class] if self.active_class in present else present:
-            mask = tool(mask, label)
-        return mask
+    def _read_picture(self) -> ByteImage:
+        return read_frame(self.picture, ())
 
     def _back_to_prediction(self) -> None:
         prediction = self._now.prediction
         if prediction is None:
             self.predict()
             return
-        self._drop_work()
+        self._errands.drop()
         self._predicted(prediction, self._now, kind="tool")
 
     def _clear(self) -> None:
-        self._drop_work()
+        self._errands.drop()
         now = self._now
         empty = np.zeros_like(now.mask)
         answer = drawing.nothing((empty.shape[0], empty.shape[1]))
@@ -654,27 +545,28 @@ class OutlineEditor:
         if self._model is None:
             self.failed.emit(ModelNotFoundError(_NO_MODEL))
             return
-        self._waiting.append(_Wish(kind, self._history.depth, clicks, **more))
+        self._errands.waiting.append(Wish(kind, self._history.depth, clicks, **more))
         self._go_on()
         self._show_clicks()
 
     def _go_on(self) -> None:
         """Ask the network the next question, if it is free and there is one."""
-        while self._job is None and self._waiting and self._usable():
+        while not self._errands.is_busy and self._errands.waiting and self._layer.usable:
             try:
                 self._start()
             except LesionSegError as error:
                 self._on_failed(error)
-        self._tell_busy()
+        self._errands.tell()
 
     def _start(self) -> None:
-        if self._waiting[0].kind != "prediction" and self._now.answer is None and self._now.mask.any():
+        waiting = self._errands.waiting
+        if waiting[0].kind != "prediction" and self._now.answer is None and self._now.mask.any():
             # A restored outline: what of it is the network's is learnt first.
-            self._fly((), _ask, self._question(self._now.clicks), done=self._on_learnt)
+            self._send((), ask, self._question(self._now.clicks), done=self._on_learnt)
             return
-        wish = self._waiting.popleft()
+        wish = waiting.popleft()
         if wish.kind == "prediction":
-            self._fly((wish,), _ask, self._question(()), done=partial(self._on_predicted, self._now))
+            self._send((wish,), ask, self._question(()), done=partial(self._on_predicted, self._now))
         elif wish.kind == "click":
             self._start_clicks(wish)
         elif wish.kind == "box":
@@ -685,39 +577,37 @@ class OutlineEditor:
             then = replace(self._now, config=wish.config)
             self._record(drawing.redrawn(then, self.active_class), "threshold", merge=True)
 
-    def _start_clicks(self, first: _Wish) -> None:
+    def _start_clicks(self, first: Wish) -> None:
         """Ask about a click, together with those that follow it directly."""
-        wishes = [first]
-        while self._waiting and self._waiting[0].kind == "click":
-            wishes.append(self._waiting.popleft())
+        wishes = self._errands.take_clicks(first)
         groups = [wish.clicks for wish in wishes]
         clicks = (*self._now.clicks, *(click for group in groups for click in group))
         question = self._question(clicks, self._now)
-        self._fly(tuple(wishes), _ask, question, done=partial(self._on_clicked, groups))
+        self._send(wishes, ask, question, done=partial(self._on_clicked, groups))
 
-    def _start_box(self, wish: _Wish) -> None:
+    def _start_box(self, wish: Wish) -> None:
         box = wish.box
         if box is None:
             return
         window = drawing.with_margin(box, (self._now.mask.shape[0], self._now.mask.shape[1]))
-        part = read_frame(self.picture, ())[window.top : window.bottom, window.left : window.right].copy()
-        self._fly((wish,), _look, self._model, part, box, window, self.threshold, done=self._on_found)
+        part = self._read_picture()[window.top : window.bottom, window.left : window.right].copy()
+        self._send((wish,), look, self._model, part, box, window, self.threshold, done=self._on_found)
 
-    def _start_retract(self, wish: _Wish) -> None:
+    def _start_retract(self, wish: Wish) -> None:
         if not self._now.groups:
             return
         remaining = drawing.without_last_click(self._now).clicks
-        self._fly((wish,), _ask, self._question(remaining), done=self._on_retracted)
+        self._send((wish,), ask, self._question(remaining), done=self._on_retracted)
 
-    def _question(self, clicks: tuple[Click, ...], before: Snapshot | None = None) -> _Question:
-        image = read_frame(self.picture, ()) if self._encoded is None else None
-        return _Question(self._model, self._encoded, image, clicks, before)
+    def _question(self, clicks: tuple[Click, ...], before: Snapshot | None = None) -> Question:
+        image = self._read_picture() if self._encoded is None else None
+        return Question(self._model, self._encoded, image, clicks, before)
 
-    def _fly(
-        self, wishes: tuple[_Wish, ...], function: Any, *arguments: Any, done: Callable[[Any], None]
+    def _send(
+        self, wishes: tuple[Wish, ...], function: Any, *arguments: Any, done: Callable[[Any], None]
     ) -> None:
-        self._flying = wishes
-        self._job = Job(
+        self._errands.send(
+            wishes,
             f"outlining {self.picture.name}",
             function,
             *arguments,
@@ -726,33 +616,32 @@ class OutlineEditor:
         )
 
     def _on_reply(self, done: Callable[[Any], None], reply: Any) -> None:
-        self._job, self._flying = None, ()
-        if not self._usable():
-            self._drop_work()
+        if not self._layer.usable:
+            self._errands.drop()
             return
         self._take_notice()
-        if isinstance(reply, _Reply):
+        if isinstance(reply, Reply):
             self._encoded = reply.encoded
         done(reply)
         self._go_on()
 
     def _on_failed(self, error: Exception) -> None:
-        self._drop_work()
-        if self._usable():
+        self._errands.drop()
+        if self._layer.usable:
             self._show_clicks()
         self.failed.emit(error)
 
-    def _on_learnt(self, reply: _Reply) -> None:
+    def _on_learnt(self, reply: Reply) -> None:
         self._history.amend(drawing.learnt(self._now, reply.answer, self._own_level()))
 
-    def _on_predicted(self, asked_at: Snapshot, reply: _Reply) -> None:
+    def _on_predicted(self, asked_at: Snapshot, reply: Reply) -> None:
         self._predicted(reply.answer, asked_at)
 
-    def _on_clicked(self, groups: list[tuple[Click, ...]], reply: _Reply) -> None:
+    def _on_clicked(self, groups: list[tuple[Click, ...]], reply: Reply) -> None:
         then = drawing.with_clicks(self._now, groups, reply.answer)
         self._record(drawing.redrawn(then, self.active_class), "click")
 
-    def _on_retracted(self, reply: _Reply) -> None:
+    def _on_retracted(self, reply: Reply) -> None:
         if not self._now.groups:
             return
         then = drawing.without_last_click(self._now)
@@ -765,11 +654,7 @@ class OutlineEditor:
 
     def _forget_waiting(self) -> bool:
         """Take back what the network was asked last, if nothing else was done since."""
-        if self._waiting and self._waiting[-1].depth >= self._history.depth:
-            self._waiting.pop()
-        elif self._flying and not self._waiting and self._flying[-1].depth >= self._history.depth:
-            self._drop_work()
-        else:
+        if not self._errands.forget_last(self._history.depth):
             return False
         self._show_clicks()
         self.changed.emit("undo")
@@ -777,41 +662,7 @@ class OutlineEditor:
 
     def _forget_waiting_click(self) -> bool:
         """Take back the last click if the network has not answered it yet."""
-        if self._waiting and self._waiting[-1].kind == "click":
-            self._waiting.pop()
-        elif not self._waiting and self._flying and self._flying[-1].kind == "click":
-            self._drop_work()
-        else:
+        if not self._errands.forget_click():
             return False
         self._show_clicks()
         return True
-
-    def _drop_work(self) -> None:
-        """Let nothing come of what the network was asked."""
-        if self._job is not None:
-            self._job.drop()
-        self._job, self._flying = None, ()
-        self._waiting.clear()
-        self._tell_busy()
-
-    def _tell_busy(self) -> None:
-        if self.is_busy != self._was_busy:
-            self._was_busy = self.is_busy
-            self.busy.emit(self.is_busy)
-
-
-TOOLS = (
-    "smooth",
-    "fill_holes",
-    "largest_part",
-    "remove_part",
-    "snap",
-    "split",
-    "merge",
-    "back_to_prediction",
-    "clear",
-)
-"""Names that `OutlineEditor.apply_tool` understands."""
-
-RESHAPING = frozenset({"smooth", "snap"})
-"""Tools whose work the next answer of the network replaces."""
