@@ -119,6 +119,40 @@ def test_what_is_imported_for_a_reader_is_corrected_and_exported(study_folder, t
     assert main(["verify", str(back)]) == 0
 
 
+@pytest.fixture
+def photographs(tmp_path):
+    """Two DICOM photographs of one patient."""
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+    pytest.importorskip("highdicom", reason="needs the extra dicom")
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    for seed in range(2):
+        dataset = pydicom.Dataset()
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.7"
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            setattr(dataset, keyword, pydicom.uid.generate_uid())
+        dataset.Modality, dataset.PatientID, dataset.PatientName = "XC", "010160", "SECRET^Jane"
+        dataset.set_pixel_data(synthetic_sample(seed, (64, 80)).image, "RGB", 8)
+        dataset.save_as(folder / f"photo{seed}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_photographs_come_as_dicom_and_go_as_dicom(photographs, tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    assert main(["import", str(photographs), "--out", str(pictures), "--reader", "am"]) == 0
+    with Study.open(pictures / STUDY_FOLDER, "am") as study:
+        for picture, state in study.state.pictures.items():
+            assert state.added.patient == "010160"
+            study.approve(picture, synthetic_sample(int(state.name[-1]), (64, 80)).mask)
+    assert main(["export", str(pictures), "--format", "dicom", "--out", str(out)]) == 2
+    assert "name the folder of the originals" in capsys.readouterr().err
+    words = ["--format", "dicom", "--originals", str(photographs), "--out", str(out)]
+    assert main(["export", str(pictures), *words]) == 0
+    written = list(out.rglob("*.dcm"))
+    assert len(written) == 4
+    assert not any(b"SECRET" in path.read_bytes() or b"010160" in path.read_bytes() for path in written)
+
+
 def test_many_entries_with_one_reason_take_one_line(tmp_path, capsys):
     for number in range(12):
         write_picture(tmp_path / f"p{number}.png", synthetic_sample(number, (64, 80)).image)

@@ -61,7 +61,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         dest="pseudonymise",
         choices=("patients", "all", "nothing"),
         metavar="WHO",
-        help="who gets a new name: patients (default), all pictures and readers too, or nothing",
+        help="who gets a new name: patients (default), all (pictures and readers too), or nothing",
     )
     parser.add_argument(
         "--shares",
