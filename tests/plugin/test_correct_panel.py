@@ -198,6 +198,17 @@ def test_another_picture_takes_the_place_of_the_first(panel, outlined):
     assert not panel.buttons["redo"].isEnabled()
 
 
+def test_the_next_picture_is_clicked_at_without_taking_the_tool_again(panel, outlined):
+    panel.buttons["click: does not belong"].click()
+    panel.set_editor(None)
+    panel.set_editor(outlined)
+    assert (panel.tool.mode, panel.tool.positive) == ("click", False)
+    panel.buttons["click: does not belong"].click()
+    panel.set_editor(None)
+    panel.set_editor(outlined)
+    assert panel.tool.mode == "off"
+
+
 def test_a_destroyed_panel_lets_go(qtbot, outlined):
     panel = CorrectPanel(outlined.viewer, outlined)
     with qtbot.waitSignal(panel.destroyed):

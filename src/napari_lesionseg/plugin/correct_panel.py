@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.click_tool import ClickTool
+from napari_lesionseg.plugin.click_tool import ClickTool, Mode
 from napari_lesionseg.plugin.controls import small
 from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.keys import OUTLINE_KEYS, LayerKeys, key_of, set_tip
@@ -111,6 +111,7 @@ class CorrectPanel(QWidget):
         self._viewer = viewer
         self._editor: OutlineEditor | None = None
         self.tool: ClickTool | None = None
+        self._taken: tuple[Mode, bool] = "off", True
         self._keys: LayerKeys | None = None
         self._names: tuple[str, ...] = ("lesion",)
         self.buttons: dict[str, QPushButton] = {}
@@ -143,6 +144,8 @@ class CorrectPanel(QWidget):
             editor.failed.connect(self._on_failed)
             editor.labels.events.mode.connect(self._update)
             editor.labels.events.selected_label.connect(self._update)
+            if self._taken[0] != "off" and not self._why_not_mode(self._taken[0]):
+                self.tool.start(*self._taken)  # as in the picture before
         self.status.clear()
         self._update()
 
@@ -373,6 +376,7 @@ class CorrectPanel(QWidget):
         if editor is None:
             return
         if self.tool is not None:
+            self._taken = self.tool.mode, self.tool.positive
             self.tool.changed.disconnect(self._update)
             self.tool.close()
         if self._keys is not None:
