@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.utils.colormaps import CyclicLabelColormap
+from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
@@ -28,7 +30,7 @@ from napari_lesionseg.engine.instances import (
 )
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.edits import Frame, write_masks
-from napari_lesionseg.plugin.layers import place_like, show_as
+from napari_lesionseg.plugin.layers import CLASS_COLOURS, place_like, show_as
 from napari_lesionseg.plugin.lesion_links import (
     class_names,
     full_size,
@@ -377,12 +379,17 @@ class Numbering:
         shape = full_size(outline).shape
         numbers = np.zeros(shape, np.int32)
         numbers[self._frame] = ids
-        labels = Labels(numbers, name=_name_of(outline))
+        labels = Labels(numbers, name=_name_of(outline), colormap=lesion_colours())
         place_like(labels, cast("Image", outline))
         link(labels, outline)
         self._viewer.layers.insert(self._viewer.layers.index(outline) + 1, labels)
         show_as(labels, filled=False)
         self._done(labels)
+
+
+def lesion_colours() -> CyclicLabelColormap:
+    """Colours of single lesions: those of the classes, over and over again."""
+    return CyclicLabelColormap(colors=transform_color(["transparent", *CLASS_COLOURS]))
 
 
 def _name_of(outline: Labels) -> str:
