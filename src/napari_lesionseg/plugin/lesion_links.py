@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
@@ -132,7 +131,8 @@ def put_features(labels: Labels, columns: Mapping[str, NDArray[Any]], owned: Col
     old = labels.features.copy()
     if "index" not in old:
         old.insert(0, "index", range(len(old)))
-    new = pd.DataFrame({"index": np.zeros(0, int)} if not columns else dict(columns))
+    table: Any = type(old)
+    new = table({"index": np.zeros(0, int)} if not columns else dict(columns))
     shared = [name for name in old.columns if name != "index" and (name in new or name in owned)]
     others = old.drop(columns=shared).drop_duplicates("index")
     labels.features = new.merge(others, on="index", how="left") if len(others.columns) > 1 else new
