@@ -617,3 +617,25 @@ def test_the_first_answer_of_a_model_that_came_late_is_a_prediction(qtbot, open_
     qtbot.waitUntil(lambda: desk.mask.any())
     desk.saved()
     assert isinstance(desk.state("P1").outline, Predicted)
+
+
+def test_no_lesion_taken_back_shows_the_outline_again(desk, open_desk):
+    first = desk.id("P1")
+    desk.open("P1")
+    desk.paint()
+    drawn = desk.mask
+    desk.session.no_lesion()
+    desk.saved()
+    desk.open("P1")
+    assert not desk.mask.any()
+    desk.session.reopen()
+    desk.saved()
+    assert np.array_equal(desk.mask, drawn)
+    assert desk.study.state.pictures[first].status is Status.CORRECTED
+    desk.session.no_lesion()
+    desk.saved()
+    desk.open("P1")
+    desk.session.flag("no, look again")
+    desk.saved()
+    desk.open("P1")
+    assert np.array_equal(desk.mask, drawn)

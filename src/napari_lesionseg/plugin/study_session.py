@@ -16,10 +16,10 @@ from qtpy.QtCore import QTimer
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine.quality import quality_estimate
-from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.errors import LesionSegError, StudyError
 from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.news import News
-from napari_lesionseg.plugin.outbox import Outbox, Quality
+from napari_lesionseg.plugin.outbox import Draft, Outbox, Quality
 from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
 from napari_lesionseg.plugin.route import Route
 from napari_lesionseg.plugin.stage import Stage
@@ -81,7 +81,8 @@ class StudySession:
         self._model: Model | None = None
         self._picture: str | None = None
         self._awaited: str | None = None
-        self._dirty = self._by_reader = False
+        self._dirty = self._by_reader = self._is_no_lesion = False
+        self._hidden: Draft | None = None
         self.outbox = Outbox(study)
         self.outbox.saved.connect(self._on_saved)
         self.outbox.failed.connect(self._on_not_saved)
@@ -196,15 +197,18 @@ class StudySession:
         state = self.state
         if state is not None and self.editor is not None:
             self._save_outline()
+            hidden = self._hidden or Draft(self._mask_of(self.editor), self.editor.clicks, self._by_reader)
             self.outbox.no_lesion(state.picture, state.shape)
             self.editor.restore(np.zeros(state.shape, np.uint8))
             self._note_saved()
+            self._hidden, self._is_no_lesion = hidden, True
             self._go_on()
 
     def flag(self, note: str) -> None:
         """Set the picture on the screen aside with a note, and go to the next one."""
         if self._picture is not None:
             self._save_outline()
+            self._bring_back()
             self.outbox.flag(self._picture, note)
             self._go_on()
 
@@ -212,8 +216,33 @@ class StudySession:
         """Take the verdict about the picture on the screen back; its outline stays."""
         if self._picture is not None:
             self._save_outline()
+            self._bring_back()
             self.outbox.reopen(self._picture)
             self.saved.emit(False)
+
+    def _bring_back(self) -> None:
+        """Show the outline again that "no lesion" hid, since that is taken back; it is saved already."""
+        if not self._is_no_lesion or self.editor is None:
+            return
+        try:
+            hidden = self._hidden or self._hidden_on_disk()
+        except StudyError as error:
+            self.failed.emit(str(error))
+            return
+        self.editor.restore(hidden.mask, hidden.clicks)
+        self._by_reader = hidden.by_reader
+        self._note_saved()
+
+    def _hidden_on_disk(self) -> Draft:
+        """Give the outline that a saved "no lesion" hides."""
+        state = self.state
+        if state is None or state.outline is None:
+            shape = (0, 0) if state is None else state.shape
+            return Draft(np.zeros(shape, np.uint8), (), by_reader=False)
+        clicks = tuple(state.outline.as_clicks())
+        return Draft(
+            self.study.read_revision(state.outline), clicks, not isinstance(state.outline, Predicted)
+        )
 
     def _go_on(self) -> None:
         """Show the next picture while the verdict is being saved."""
@@ -362,6 +391,7 @@ class StudySession:
         picture, labels = self._stage.show(viewer, made.image, state.name)
         self.editor = OutlineEditor(viewer, picture, labels, config=self._config, model=self._model)
         self._fill(self.editor, made, state)
+        self._hidden, self._is_no_lesion = None, state.status is Status.NO_LESION
         self.editor.changed.connect(self._on_edited)
         self.editor.failed.connect(self._on_editor_failed)
         self._stage.look(self._view_left_at(made.picture))
@@ -383,6 +413,7 @@ class StudySession:
                 self._save_outline()
 
     def _on_edited(self, what: str) -> None:
+        self._hidden, self._is_no_lesion = None, False
         if what != "prediction":
             self._by_reader = True
         if what in {"undo", "redo"} and self.editor is not None:
