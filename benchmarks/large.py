@@ -53,6 +53,7 @@ from napari_lesionseg.types import ByteImage
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ASPECT = 1.5
 WAYS = ("tiles", "whole")
+TABLES = ("cost", "tolerance", "accuracy")
 
 
 class Wallpaper:
@@ -252,6 +253,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 6, 24, 100])
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
     parser.add_argument("--json", type=Path, help="write time and memory to this file")
+    parser.add_argument(
+        "--tables", nargs="+", choices=TABLES, default=TABLES, help="tables to print; all if left out"
+    )
     parser.add_argument("--quick", action="store_true", help="small pictures, to show that all works")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
@@ -267,14 +271,17 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(asdict(measure_cost(arguments))))
         return
-    found = costs(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(cost_table(found))
     model = ls.load_model(arguments.model, device="cpu")
-    console.print(tolerance_table(model, 1 if arguments.quick else 6))
-    console.print(accuracy_table(model, arguments))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(cost) for cost in found], indent=1))
+    if "cost" in arguments.tables:
+        found = costs(arguments)
+        console.print(cost_table(found))
+        if arguments.json:
+            arguments.json.write_text(json.dumps([asdict(cost) for cost in found], indent=1))
+    if "tolerance" in arguments.tables:
+        console.print(tolerance_table(model, 1 if arguments.quick else 6))
+    if "accuracy" in arguments.tables:
+        console.print(accuracy_table(model, arguments))
 
 
 if __name__ == "__main__":

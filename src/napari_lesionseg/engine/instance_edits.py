@@ -162,7 +162,9 @@ def delete_instances(ids: InstanceMap, chosen: Collection[int]) -> InstanceMap:
     return kept
 
 
-def follow_outline(ids: InstanceMap, outline: NDArray[np.generic], unused: int | None = None) -> InstanceMap:
+def follow_outline(
+    ids: InstanceMap, outline: NDArray[np.number[Any] | np.bool_], unused: int | None = None
+) -> InstanceMap:
     """Bring lesions up to date with an outline that was corrected, without losing how they were cut.
 
     Parameters

@@ -127,7 +127,7 @@ class LesionModel(QAbstractTableModel):
             return self._swatch(row.index)
         return None
 
-    def flags(self, index: _Index) -> Qt.ItemFlag:
+    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
         """Let numbers be typed over, where lesions can be edited."""
         known = super().flags(index)
         return known | Qt.ItemFlag.ItemIsEditable if self.editable and index.column() == 0 else known
