@@ -55,6 +55,8 @@ KEPT = (
 )
 """Header elements of a photograph that stay."""
 
+_EMPTIED = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate")
+
 MAX_BYTES = 1024**3
 _DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 _MISSING = 'DICOM needs two more packages: pip install "napari-lesionseg[dicom]".'
@@ -331,28 +333,35 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
     PictureError
         When its file cannot be read any more.
     """
-    dicom = _pydicom()
     if record.origin is None:
         raise DatasetError(f"{record.name} did not come as DICOM; export it in another format.")
-    clean: pydicom.Dataset = dicom.Dataset()
     with _guarded(record.origin):
-        source = _read(record.origin, stop_before_pixels=True)
-        for keyword in KEPT:
-            if keyword in source:
-                clean[keyword] = source[keyword]
-        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-            old = str(source.get(keyword, ""))
-            setattr(clean, keyword, dicom.uid.generate_uid(entropy_srcs=[salt, old]))
-    for keyword in (
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "ReferringPhysicianName",
-        "PatientBirthDate",
-    ):
+        clean = _kept_header(_read(record.origin, stop_before_pixels=True), salt)
+    _name_anew(clean, record.patient or record.name)
+    clean.set_pixel_data(image, "RGB", 8)
+    clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
+    return clean
+
+
+def _kept_header(source: pydicom.Dataset, salt: str) -> pydicom.Dataset:
+    """Return what stays of a header, with new identifiers; inside `_guarded` only."""
+    dicom = _pydicom()
+    clean: pydicom.Dataset = dicom.Dataset()
+    for keyword in KEPT:
+        if keyword in source:
+            clean[keyword] = source[keyword]
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        old = str(source.get(keyword, ""))
+        setattr(clean, keyword, dicom.uid.generate_uid(entropy_srcs=[salt, old]))
+    return clean
+
+
+def _name_anew(clean: pydicom.Dataset, patient: str) -> None:
+    """Fill in what every photograph must have, and say that its names are gone."""
+    for keyword in _EMPTIED:
         setattr(clean, keyword, "")
-    clean.PatientID = record.patient or record.name
-    clean.PatientName = f"{clean.PatientID}^"  # the caret says that it is a family name alone
+    clean.PatientID = patient
+    clean.PatientName = f"{patient}^"  # the caret says that it is a family name alone
     clean.PatientSex = clean.get("PatientSex", "")
     clean.StudyID, clean.SeriesNumber, clean.InstanceNumber = "", 1, 1
     clean.AcquisitionContextSequence = []
@@ -362,9 +371,6 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
     clean.DeidentificationMethodCodeSequence = [
         _code("113100", "DCM", "Basic Application Confidentiality Profile")
     ]
-    clean.set_pixel_data(image, "RGB", 8)
-    clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
-    return clean
 
 
 def _code(value: str, scheme: str, meaning: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from napari_lesionseg.data.containment import walk
 from napari_lesionseg.data.formats.base import Format, Placed, Plan, put_facts, put_mask, put_picture
 from napari_lesionseg.data.formats.listing import (
+    PROVENANCE_NAME,
     glance,
     is_picture,
     name_key,
@@ -78,34 +80,50 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there is no picture in it.
     """
-    pictures: dict[str, Path] = {}
-    masks: dict[str, dict[str, Path]] = {}
-    tables, problems = [], []
+    found = _sort_out(folder)
+    if not found.pictures:
+        raise DatasetError(f"{folder} holds no pictures.")
+    classes = _classes(found.masks)
+    facts = read_tables((table for table in found.tables if table.name != PROVENANCE_NAME), _KEYS)
+    provenance = read_provenance(folder)
+    records = []
+    for key, picture in found.pictures.items():
+        source = provenance.get(key, Provenance()) if key in found.masks else NOT_OUTLINED
+        record = _record(picture, found.masks.get(key, {}), classes, folder, source)
+        records.append(with_facts(record, facts.get(key, {}), _KEYS))
+    lost = [
+        path for key, files in found.masks.items() if key not in found.pictures for path in files.values()
+    ]
+    problems = [*found.problems, *(Problem(path.name, "The mask has no picture.") for path in lost)]
+    return Dataset("isic", natural_order(records), tuple(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The files of a folder: pictures by name, masks by name and attribute ("" for the lesion), tables."""
+
+    pictures: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, dict[str, Path]] = field(default_factory=dict)
+    tables: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _sort_out(folder: Path) -> _Found:
+    """Tell a folder's files apart by their names."""
+    found = _Found()
     for path in walk(folder):
         match = _MASK.fullmatch(path.stem)
         if path.suffix.lower() == ".csv":
-            tables.append(path)
+            found.tables.append(path)
         elif not is_picture(path) or _SUPERPIXELS.fullmatch(path.stem):
             continue
         elif match:
-            masks.setdefault(name_key(match["name"]), {})[(match["attribute"] or "").lower()] = path
-        elif pictures.setdefault(name_key(path.stem), path) is not path:
-            problems.append(
-                Problem(path.name, "A picture of this name was found before; this one is left out.")
-            )
-    if not pictures:
-        raise DatasetError(f"{folder} holds no pictures.")
-    classes = _classes(masks)
-    facts = read_tables((table for table in tables if table.name != "provenance.csv"), _KEYS)
-    provenance = read_provenance(folder)
-    records = []
-    for key, picture in pictures.items():
-        source = provenance.get(key, Provenance()) if key in masks else NOT_OUTLINED
-        record = _record(picture, masks.get(key, {}), classes, folder, source)
-        records.append(with_facts(record, facts.get(key, {}), _KEYS))
-    lost = [path for key, files in masks.items() if key not in pictures for path in files.values()]
-    problems += [Problem(path.name, "The mask has no picture.") for path in lost]
-    return Dataset("isic", natural_order(records), tuple(problems))
+            attributes = found.masks.setdefault(name_key(match["name"]), {})
+            attributes[(match["attribute"] or "").lower()] = path
+        elif found.pictures.setdefault(name_key(path.stem), path) is not path:
+            reason = "A picture of this name was found before; this one is left out."
+            found.problems.append(Problem(path.name, reason))
+    return found
 
 
 def _classes(masks: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
