@@ -97,8 +97,8 @@ def write_unfinished(path: Path, state: Unfinished, tensors: Mapping[str, Tensor
 def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryview:
     """Pack tensors of the processor's memory as safetensors does, one by one.
 
-    The library copies all of them, some 200 MB, in one go during which no other thread of Python can run: a
-    window would stand still.
+    The library keeps Python's lock until all of them, well above 100 MB, are written: a window would stand
+    still meanwhile.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
