@@ -205,7 +205,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder that keeps what is finished")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants to train")
     parser.add_argument("--passes", type=int, default=1, help="times every picture is seen")
-    parser.add_argument("--side", type=int, default=160, help="side of the training pictures in pixels")
+    parser.add_argument("--side", type=int, default=96, help="side of the training pictures in pixels")
     parser.add_argument("--model", help="model that answers; the shipped one if left out")
     return parser.parse_args()
 

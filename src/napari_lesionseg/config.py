@@ -99,6 +99,9 @@ class TrainConfig(LearningConfig):
         True, description="Start the encoder from ImageNet weights where the network has them."
     )
     epochs: int = Field(30, ge=1, description="Times every picture is seen.")
+    start_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of the weights it started from in the weights that are kept."
+    )
     sizes: tuple[tuple[float, int], ...] = Field(
         ((0.0, 256),),
         description="(progress, side in pixels) pairs: from that share of the run on, train at that side.",

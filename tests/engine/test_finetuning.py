@@ -362,9 +362,9 @@ class TestBudget:
             now[0] += 1.0
             return step(*arguments)  # type: ignore[arg-type]
 
-        def slow_predict(*arguments: object) -> object:
+        def slow_predict(*arguments: object, **settings: object) -> object:
             now[0] += 0.1
-            return predict(*arguments)  # type: ignore[arg-type]
+            return predict(*arguments, **settings)  # type: ignore[arg-type]
 
         def wait(seconds: float) -> None:
             now[0] += seconds

@@ -148,15 +148,29 @@ def test_a_previous_answer_of_another_picture_is_refused(model: Model, image: By
         model.predict(image, previous=np.zeros((55, 77), np.float32))
 
 
-def test_flips_make_the_answer_symmetric(network: SegmentationNetwork, image: ByteImage) -> None:
-    model = Model(network, CARD.model_copy(update={"test_time_flips": True}), "cpu", precision="float32")
-    mirrored = np.ascontiguousarray(image[:, ::-1])
-    clicks, mirrored_clicks = [Click(20, 30)], [Click(20, 46)]
-    for there, back in (([], []), (clicks, mirrored_clicks)):
-        one, other = model.predict(image, there), model.predict(mirrored, back)
-        np.testing.assert_allclose(one, other[:, ::-1], atol=1e-4)
-    plain = Model(network, CARD, "cpu", precision="float32").predict(image)
-    assert abs(model.predict(image) - plain).max() > 1e-3
+@pytest.mark.parametrize("classes", [("skin", "lesion"), ("skin", "nevus", "hair")])
+def test_with_turns_a_turned_picture_has_the_turned_answer(
+    classes: tuple[str, ...], image: ByteImage
+) -> None:
+    card = CARD.model_copy(update={"classes": classes, "test_time_turns": True})
+    network = guided_network(card.out_channels)
+    model = Model(network, card, "cpu", precision="float32")
+    turned = model.predict(np.ascontiguousarray(np.rot90(image)))
+    answer = model.predict(image)
+    np.testing.assert_allclose(turned, np.rot90(answer, axes=(-2, -1)), atol=1e-4)
+    upright = Model(network, CARD.model_copy(update={"classes": classes}), "cpu", precision="float32")
+    assert abs(answer - upright.predict(image)).max() > 1e-3
+    if answer.ndim == 3:
+        np.testing.assert_allclose(answer.sum(axis=0), 1, atol=1e-4)
+
+
+def test_clicks_are_answered_from_the_picture_as_it_stands(
+    network: SegmentationNetwork, image: ByteImage
+) -> None:
+    card = CARD.model_copy(update={"test_time_turns": True})
+    turning, plain = (Model(network, c, "cpu", precision="float32") for c in (card, CARD))
+    clicks = [Click(20, 30)]
+    assert np.array_equal(turning.predict(image, clicks), plain.predict(image, clicks))
 
 
 def test_temperature(network: SegmentationNetwork, model: Model, image: ByteImage) -> None:

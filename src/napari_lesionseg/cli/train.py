@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import shlex
@@ -23,6 +24,7 @@ from napari_lesionseg.data.splits import SplitItem, assign_parts
 from napari_lesionseg.engine.training import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.files import sha256_file
+from napari_lesionseg.models.blocks import blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_lesionseg.models.factory import build_network
@@ -87,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
     network, card = _start(options, config, side)
     state = options.out.with_suffix(".state.safetensors")
     trainer = Trainer(network, card, learn, measure, config, device=options.device, state_path=state)
+    start = copy.deepcopy(network.state_dict())
     if options.resume:
         trainer.load_state(state)
     history = []
@@ -99,7 +102,8 @@ def run(options: argparse.Namespace) -> int:
         "data": _data_record(pairs),
         "last": history[-1:],
     }
-    save_checkpoint(options.out, trainer.averaged_network, card.model_copy(update={"training": training}))
+    learned = blend(trainer.averaged_network, start, config.start_share)
+    save_checkpoint(options.out, learned, card.model_copy(update={"training": training}))
     state.unlink(missing_ok=True)
     say(f"{options.out} written")
     return 1 if failed + failed_too else 0

@@ -33,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
     parser.add_argument("--name", help="name of the model (default: it keeps its own)")
     parser.add_argument("--notes", default="", help="what else the card should say")
+    parser.add_argument(
+        "--turns", action="store_true", help="average outlines over the quarter turns of the picture"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
@@ -40,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     """Choose, measure, and write the model with its new card."""
     check_out(options.out)
     model = load_model(options.model, options.device)
+    if options.turns:
+        model = Model(model.network, model.card.model_copy(update={"test_time_turns": True}), model.device)
     folders = {
         folder: find_all_pairs([folder], [options.masks[index]] if options.masks else [])
         for index, folder in enumerate(options.images)

@@ -127,7 +127,9 @@ class Comparison:
         }
 
 
-def outline_pair(model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None) -> Outlined:
+def outline_pair(
+    model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None, *, upright: bool = False
+) -> Outlined:
     """Outline a picture as a user would get it, and score the outline.
 
     Parameters
@@ -137,10 +139,12 @@ def outline_pair(model: Model, pair: CachedPair, postprocess: PostprocessConfig 
         Pixels labelled 255 count for nothing.
     postprocess : PostprocessConfig, optional
         How outlines are cleaned; the default settings if left out.
+    upright : bool
+        See `Model.predict`.
     """
     config = postprocess or PostprocessConfig()
     level = resolve_threshold(None, config, model.card.threshold)
-    labels = clean_up(model.predict(pair.image), config, level)
+    labels = clean_up(model.predict(pair.image, upright=upright), config, level)
     counted = pair.labels != IGNORED
     return Outlined(pair, labels, score_masks(labels * counted, pair.labels * counted))
 

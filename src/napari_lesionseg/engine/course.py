@@ -246,7 +246,7 @@ def outline_held_out(
             continue
         model = ensemble.member(index, weights, share)
         for pair in fold.held_out:
-            outlined.append(outline_pair(model, pair))
+            outlined.append(outline_pair(model, pair, upright=True))
             yield Progress(stage, len(outlined), total)
     return tuple(outlined)
 

@@ -21,7 +21,7 @@ from napari_lesionseg.data.batches import Batch, BatchSource, CachedPair
 from napari_lesionseg.data.splits import SplitItem, assign_folds, assign_parts, group_items
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.learner import Learner
-from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.blocks import blend
 from napari_lesionseg.models.card import ModelCard
 
 Weights: TypeAlias = tuple[dict[str, Tensor], ...]
@@ -150,21 +150,12 @@ class Ensemble:
         return self._model(weights[index], share, self._parent.card)
 
     def mean(self, weights: Weights, share: float, card: ModelCard) -> Model:
-        """Return the model with the mean of the copies' weights, ``share`` of the way from the parent's.
-
-        Notes
-        -----
-        A line from the old weights to the new loses less of what was known than it loses of what was learned:
-        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
-        """
+        """Return the model with the mean of the copies' weights, ``share`` of the way from the parent's."""
         averaged = {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing}
         return self._model(averaged, share, card)
 
     def _model(self, weights: Mapping[str, Tensor], share: float, card: ModelCard) -> Model:
-        network: SegmentationNetwork = copy.deepcopy(self._parent.network)
-        state = network.state_dict()
-        for name, tensor in weights.items():
-            state[name].lerp_(tensor.to(state[name].device), share)
+        network = blend(self._parent.network, weights, share)
         return Model(network, card, self._parent.device, precision=self._parent.precision)
 
     # ---------------------------------------------------------------------------------------- its state

@@ -217,7 +217,7 @@ class FineTuning:
 
     def _measure_parent(self, pairs: Sequence[CachedPair]) -> Generator[Progress]:
         for pair in pairs:
-            self._before += (outline_pair(self._model, pair),)
+            self._before += (outline_pair(self._model, pair, upright=True),)
             yield Progress("measuring", len(self._before), len(pairs))
 
     def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, Course]:

@@ -30,6 +30,7 @@ from napari_lesionseg.types import ByteImage, Click, LabelImage, Probability
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+SMALLEST = 1e-6  # keeps logits of probabilities finite
 
 
 class Runner(NamedTuple):
@@ -120,7 +121,12 @@ class Model:
         return EncodedPicture(self, shape, view)
 
     def predict(
-        self, image: ByteImage, clicks: Sequence[Click] = (), previous: Probability | None = None
+        self,
+        image: ByteImage,
+        clicks: Sequence[Click] = (),
+        previous: Probability | None = None,
+        *,
+        upright: bool = False,
     ) -> Probability:
         """Say how likely each pixel belongs to the lesion.
 
@@ -132,6 +138,8 @@ class Model:
             Points that the answer must contain, or must leave out; those outside the picture are ignored.
         previous : Probability, optional
             The answer before the last click, shape (H, W) or (C, H, W).
+        upright : bool
+            Leave out the quarter turns, where the card asks for them: four times as quick, a bit worse.
 
         Returns
         -------
@@ -145,7 +153,7 @@ class Model:
         DeviceError
             If the memory of the computer is not enough.
         """
-        return self.encode(image).predict(clicks, previous)
+        return self.encode(image).predict(clicks, previous, upright=upright)
 
     def move_to_cpu(self) -> Runner:
         """Move to the processor, as happens by itself when a graphics card runs out of memory."""
@@ -161,53 +169,57 @@ class Model:
 class EncodedPicture:
     """A picture that a model has looked at: each further click costs the decoder alone.
 
-    Made by `Model.encode`. The picture and its mirror image, where the model takes both, go through the
-    network one after the other, which takes the least memory.
+    Made by `Model.encode`. Where the model's card says so, the outline before the first click is the mean
+    over the picture's four quarter turns, which go through the network one after the other: that takes the
+    least memory. Clicks are answered from the picture as it stands, for they cannot wait four times as long.
     """
 
     def __init__(self, model: Model, shape: tuple[int, int], view: Tensor) -> None:
         self.shape = shape
         """Height and width of the picture."""
         self._model, self._view, self._runner = model, view, model.runner
-        self._flips = (False, True) if model.card.test_time_flips else (False,)
         self._encoded_by: Runner | None = None
         self._with_enough_memory(self._encode)
 
     @torch.inference_mode()
-    def predict(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Probability:
+    def predict(
+        self, clicks: Sequence[Click] = (), previous: Probability | None = None, *, upright: bool = False
+    ) -> Probability:
         """Answer as `Model.predict` does."""
         if previous is not None and previous.shape[-2:] != self.shape:
             raise PictureError(
                 f"The previous answer is of shape {previous.shape}, its picture of shape {self.shape}."
             )
         guidance = self._guidance(clicks_inside(clicks, self.shape), previous)
-        probability = self._with_enough_memory(functools.partial(self._decode, guidance))
+        probability = self._with_enough_memory(functools.partial(self._decode, guidance, upright))
         return honour_clicks(probability[0] if len(probability) == 1 else probability, clicks)
 
     @torch.inference_mode()
-    def _encode(self) -> list[tuple[Tensor, ...]]:
-        """Return the features of each view, by the runner that is in use now."""
+    def _encode(self) -> tuple[Tensor, ...]:
+        """Return the features of the picture, by the runner that is in use now."""
         if self._encoded_by is not self._runner:
-            views = [_flip(self._view, flip) for flip in self._flips]
-            self._features = [self._runner.encode(view) for view in views]
+            self._features = self._runner.encode(self._view)
             self._encoded_by = self._runner
         return self._features
 
-    def _decode(self, guidance: Tensor | None) -> Probability:
-        """Return the probability (C, H, W), the mean over the views."""
-        views = [
-            self._decode_view(features, guidance, flip)
-            for features, flip in zip(self._encode(), self._flips, strict=True)
-        ]
-        mean = views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)
-        answer: Probability = mean.cpu().numpy()
+    def _decode(self, guidance: Tensor | None, upright: bool) -> Probability:
+        """Return the probability (C, H, W)."""
+        logits = self._runner.decode(self._encode(), guidance) / self._model.card.temperature
+        if guidance is None and self._model.card.test_time_turns and not upright:
+            logits = self._average_turns(logits)
+        full = functional.interpolate(logits, self.shape, mode="bilinear", align_corners=False)
+        answer: Probability = logits_to_probability(full)[0].cpu().numpy()
         return answer
 
-    def _decode_view(self, features: tuple[Tensor, ...], guidance: Tensor | None, flip: bool) -> Tensor:
-        steered = None if guidance is None else _flip(guidance, flip)
-        logits = _flip(self._runner.decode(features, steered), flip)
-        full = functional.interpolate(logits, self.shape, mode="bilinear", align_corners=False)
-        return logits_to_probability(full, self._model.card.temperature)[0]
+    def _average_turns(self, upright: Tensor) -> Tensor:
+        """Return logits (1, C, h, w) whose probability is the mean over the quarter turns."""
+        mean = logits_to_probability(upright)
+        for turns in (1, 2, 3):
+            features = self._runner.encode(self._view.rot90(turns, (-2, -1)))
+            logits = self._runner.decode(features, None) / self._model.card.temperature
+            mean += logits_to_probability(logits).rot90(-turns, (-2, -1))
+        mean /= 4
+        return torch.logit(mean, SMALLEST) if mean.shape[1] == 1 else mean.clamp(min=SMALLEST).log()
 
     def _guidance(self, clicks: Sequence[Click], previous: Probability | None) -> Tensor | None:
         if not self._model.network.guided or (not clicks and previous is None):
@@ -238,11 +250,6 @@ class EncodedPicture:
 _TOO_LITTLE_MEMORY = (
     "This computer has too little free memory for the picture; close other programs or make it smaller."
 )
-
-
-def _flip(planes: Tensor, flip: bool) -> Tensor:
-    """Mirror planes (B, C, H, W) from left to right, if so wished."""
-    return planes.flip(-1) if flip else planes
 
 
 def _shrink(previous: Probability | None, shape: tuple[int, int]) -> Probability | None:

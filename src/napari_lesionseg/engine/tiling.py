@@ -360,19 +360,12 @@ def _predict(model: Model, views: NDArray[np.float32], side: int) -> Probability
 
 
 def _run(model: Model, images: Tensor, shape: tuple[int, int]) -> Probability:
-    probability = _forward(model, images, shape)
-    if model.card.test_time_flips:
-        probability = (probability + _forward(model, images.flip(-1), shape).flip(-1)) / 2
-    found: Probability = probability.cpu().numpy()
-    return found
-
-
-def _forward(model: Model, images: Tensor, shape: tuple[int, int]) -> Tensor:
     moved = images.to(model.device).contiguous(memory_format=torch.channels_last)
     with autocast(model.device, model.precision):
         logits = model.network(moved)
     full = functional.interpolate(logits.float(), shape, mode="bilinear", align_corners=False)
-    return logits_to_probability(full, model.card.temperature)
+    found: Probability = logits_to_probability(full, model.card.temperature).cpu().numpy()
+    return found
 
 
 # ------------------------------------------------------------------------------------ the whole picture

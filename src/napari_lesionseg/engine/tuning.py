@@ -19,6 +19,9 @@ from napari_lesionseg.types import LabelImage, Pair, Probability
 
 LONG_SIDE = 256  # pictures are compared at this size: borders move by less than readers differ
 THRESHOLDS = np.round(np.arange(0.20, 0.801, 0.01), 2)
+INDIFFERENCE = 0.001
+"""Of thresholds whose Jaccard differs by no more than this the highest is taken: networks draw wider than
+readers where a camera is new to them."""
 SMALLEST = 1e-6  # keeps logarithmic odds finite
 
 
@@ -81,7 +84,7 @@ def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
     temperature = fit_temperature(odds, truths)
     tempered = [special.expit(values / temperature).astype(np.float32) for values in odds]
     curve = np.mean([jaccard_curve(p, t, THRESHOLDS) for p, t in zip(tempered, truths, strict=True)], axis=0)
-    best = int(curve.argmax())
+    best = int(np.flatnonzero(curve >= curve.max() - INDIFFERENCE)[-1])
     return Tuning(
         temperature=round(temperature, 4),
         threshold=float(THRESHOLDS[best]),

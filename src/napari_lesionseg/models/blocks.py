@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import torch
@@ -67,6 +67,31 @@ def _fold_norms(layers: nn.Sequential) -> None:
     for index, (conv, norm) in enumerate(pairwise(list(layers))):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             layers[index], layers[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def blend(network: SegmentationNetwork, weights: Mapping[str, Tensor], share: float) -> SegmentationNetwork:
+    """Return a copy of ``network`` whose weights went a share of the way to others.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        Left as it is.
+    weights : mapping of str to Tensor
+        Where to go; a part of the state is enough, the rest stays.
+    share : float
+        0 is the network itself, 1 the other weights.
+
+    Notes
+    -----
+    On the line from old weights to new, less is lost of what was known than of what was learned: Wortsman
+    et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
+    """
+    blended = copy.deepcopy(network)
+    state = blended.state_dict()
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            state[name].lerp_(tensor.to(state[name].device), share)
+    return blended
 
 
 def widths(width: int, levels: int, widest: int) -> tuple[int, ...]:

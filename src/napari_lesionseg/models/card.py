@@ -52,7 +52,9 @@ class ModelCard(Settings):
     temperature: float = Field(
         1.0, gt=0, description="Divisor of the logits that makes probabilities calibrated."
     )
-    test_time_flips: bool = Field(False, description="Average the picture with its mirror image.")
+    test_time_turns: bool = Field(
+        False, description="Average the outline before the first click over the picture's quarter turns."
+    )
     parent: Line | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
     training: dict[str, Any] = Field(
         default_factory=dict, description="Command, settings, hashes and counts of the data."
