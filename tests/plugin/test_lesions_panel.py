@@ -300,12 +300,12 @@ def test_lesions_follow_their_outline(qtbot, linked):
     wait_idle(qtbot, panel)
     assert listed(panel) == [1, 2, 3]
     outline.data_setitem((np.array([55, 55]), np.array([5, 6])), 1)
-    panel.lesions.refresh()
     qtbot.waitUntil(lambda: panel.follow.isVisibleTo(panel))
     panel.follow.click()
     qtbot.waitUntil(lambda: len(listed(panel)) == 4)
     wait_idle(qtbot, panel)
     assert listed(panel) == [1, 2, 3, 4]
+    qtbot.waitUntil(lambda: not panel.follow.isVisibleTo(panel))
     assert panel.lesions.labels.data[55, 5] == 4
     assert not panel.follow.isVisibleTo(panel)
 

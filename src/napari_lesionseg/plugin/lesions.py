@@ -68,8 +68,33 @@ class _View:
     classes: tuple[str, ...]
 
 
-def _list(view: _View) -> tuple[Instance, ...]:
-    return list_instances(view.ids, view.outline, view.probability, view.classes)
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What is known of lesions, and whether they cover what their outline does."""
+
+    rows: tuple[Instance, ...]
+    follows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """Lesions after an edit, and the numbers that came anew or grew."""
+
+    ids: InstanceMap
+    touched: tuple[int, ...]
+
+
+def _list(view: _View) -> _Listing:
+    """List lesions; runs in another thread."""
+    follows = view.outline is None or np.array_equal(_without_ignored(view.outline) > 0, view.ids > 0)
+    return _Listing(list_instances(view.ids, view.outline, view.probability, view.classes), bool(follows))
+
+
+def _apply(change: Callable[..., InstanceMap], before: InstanceMap) -> _Edit:
+    """Edit lesions; runs in another thread."""
+    after = change(before)
+    numbers = np.unique(after[after != before])
+    return _Edit(after, tuple(int(number) for number in numbers if number))
 
 
 class Lesions:
@@ -104,9 +129,11 @@ class Lesions:
     def __init__(self, viewer: ViewerModel, labels: Labels) -> None:
         self.viewer, self.labels = viewer, labels
         self.rows: tuple[Instance, ...] = ()
+        self.follows = True
+        """Whether the lesions cover what their outline does; True where there is none."""
         self._frame: Frame = shown_frame_of(labels, viewer)
-        self._listing: Job[tuple[Instance, ...]] | None = None
-        self._editing: Job[InstanceMap] | None = None
+        self._listing: Job[_Listing] | None = None
+        self._editing: Job[_Edit] | None = None
         self._again = self._closed = False
         self._pause = QTimer()
         self._pause.setSingleShot(True)
@@ -118,6 +145,9 @@ class Lesions:
             labels.events.data,
             viewer.dims.events.current_step,
         ]
+        outline = outline_of(labels, viewer)
+        if outline is not None:
+            self._events += [outline.events.paint, outline.events.set_data]
         for event in self._events:
             event.connect(self._on_changed)
         self.refresh()
@@ -210,19 +240,12 @@ class Lesions:
         outline = outline_of(self.labels, self.viewer)
         if outline is None or not chosen:
             return
-        ids, mask = read_numbers(self.labels, self._frame), read_numbers(outline, self._frame)
-        mask[np.isin(ids, list(chosen)) & (mask > 0)] = kind
+        ids, mask = full_size(self.labels)[self._frame], read_numbers(outline, self._frame)
+        for row in (row for row in self.rows if row.index in chosen):
+            place = (slice(row.top, row.bottom), slice(row.left, row.right))
+            mask[place][(ids[place] == row.index) & (mask[place] > 0)] = kind
         write_masks(outline, {self._frame: cast("LabelImage", mask)})
         self.refresh()
-
-    @property
-    def follows(self) -> bool:
-        """Whether the lesions still cover what their outline does; True where there is none."""
-        outline = outline_of(self.labels, self.viewer)
-        if outline is None or not isinstance(outline.data, np.ndarray):
-            return True
-        mask, ids = outline.data[self._frame], full_size(self.labels)[self._frame]
-        return bool(np.array_equal((mask > 0) & (mask != IGNORED), np.asarray(ids) > 0))
 
     def close(self) -> None:
         """Let go of the layer; what is being worked out is dropped."""
@@ -247,6 +270,7 @@ class Lesions:
             change = partial(change, unused=unused)
         self._editing = Job(
             f"editing the lesions of {self.labels.name}",
+            _apply,
             change,
             before,
             done=partial(self._on_edited, before, self._frame, tuple(keep)),
@@ -254,9 +278,7 @@ class Lesions:
         )
         self.busy.emit(True)
 
-    def _on_edited(
-        self, before: InstanceMap, frame: Frame, keep: tuple[int, ...], after: InstanceMap
-    ) -> None:
+    def _on_edited(self, before: InstanceMap, frame: Frame, keep: tuple[int, ...], edit: _Edit) -> None:
         self._editing = None
         if self.labels not in self.viewer.layers:
             self.busy.emit(self.is_busy)
@@ -264,11 +286,10 @@ class Lesions:
         if not np.array_equal(read_numbers(self.labels, frame), before):
             self._on_not_edited(MaskError("The lesions were changed in the meantime; do it again."))
             return
-        write_masks(self.labels, {frame: cast("LabelImage", after)})
-        new = np.setdiff1d(after, before)
-        next_number(self.labels, after)
+        write_masks(self.labels, {frame: cast("LabelImage", edit.ids)})
+        next_number(self.labels, edit.ids)
         self.refresh()
-        self.edited.emit((*keep, *(int(number) for number in new if number not in keep)))
+        self.edited.emit((*keep, *(number for number in edit.touched if number not in keep)))
         self.busy.emit(self.is_busy)
 
     def _on_not_edited(self, error: Exception) -> None:
@@ -294,12 +315,12 @@ class Lesions:
     def _on_changed(self) -> None:
         self._pause.start()
 
-    def _on_listed(self, rows: tuple[Instance, ...]) -> None:
+    def _on_listed(self, listing: _Listing) -> None:
         self._listing = None
         if self.labels in self.viewer.layers:
-            self._forget_measurements(rows)
-            self.rows = rows
-            put_features(self.labels, as_columns(rows), tuple(Instance.__dataclass_fields__))
+            self._forget_measurements(listing.rows)
+            self.rows, self.follows = listing.rows, listing.follows
+            put_features(self.labels, as_columns(self.rows), tuple(Instance.__dataclass_fields__))
             self.changed.emit()
         if self._again:
             self._again = False
