@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import select
 import shutil
 import signal
 import sys
@@ -121,8 +120,18 @@ def run(folder: Path, work: Work, tell: Callable[[], object], tap: Tap | None = 
             tell()
 
 
-def victim(folder: Path, work: Work, writer: Callable[[], None], kill_at: int | None) -> tuple[int, int]:
-    """Fork a process that works; return it and the pipe through which it counts its steps."""
+def victim(
+    folder: Path,
+    work: Work,
+    writer: Callable[[], None],
+    kill_at: int | None = None,
+    kill_after: float | None = None,
+) -> tuple[int, int]:
+    """Fork a process that works; return it and the pipe through which it counts its steps.
+
+    It dies at a point of the save path, or after some seconds of its own processor time, which do not depend
+    on what else the machine does: the system ends it at whatever instruction it has come to.
+    """
     ear, mouth = os.pipe()
     child = os.fork()
     if child:
@@ -131,6 +140,8 @@ def victim(folder: Path, work: Work, writer: Callable[[], None], kill_at: int | 
     status = 1
     try:
         writer()
+        if kill_after is not None:
+            signal.setitimer(signal.ITIMER_PROF, kill_after)
         tap = None if kill_at is None else Tap(folder, die_at(kill_at))
         run(folder, work, lambda: os.write(mouth, b"."), tap)
         status = 0
@@ -138,16 +149,16 @@ def victim(folder: Path, work: Work, writer: Callable[[], None], kill_at: int | 
         os._exit(status)
 
 
-def bury(child: int, ear: int) -> tuple[int, bool]:
-    """Count the steps that a dead worker had done, and tell whether it was killed."""
+def bury(child: int, ear: int) -> tuple[int, bool, float]:
+    """Count the steps that a dead worker had done; tell whether it was killed, and how long it worked."""
     done = 0
     while heard := os.read(ear, 4096):
         done += len(heard)
     os.close(ear)
-    _, status = os.waitpid(child, 0)
+    _, status, usage = os.wait4(child, 0)
     if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
         raise SystemExit("a worker failed by itself")
-    return done, os.WIFSIGNALED(status)
+    return done, os.WIFSIGNALED(status), usage.ru_utime + usage.ru_stime
 
 
 def list_points(template: Path, folder: Path, work: Work) -> list[str]:
@@ -191,7 +202,7 @@ def kill_everywhere(base: Path, work: Work, template: Path, writer: str, stride:
     for number in range(0, len(points), stride):
         folder = base / f"kill-{number}"
         shutil.copytree(template, folder)
-        done, dead = bury(*victim(folder, work, WRITERS[writer], number))
+        done, dead, _ = bury(*victim(folder, work, WRITERS[writer], number))
         killed[points[number]] += dead
         failures += [f"{points[number]} ({number}): {wrong}" for wrong in judge(folder, work, done)]
     return {"kills": killed.total(), "points": killed, "failures": failures}
@@ -200,15 +211,14 @@ def kill_everywhere(base: Path, work: Work, template: Path, writer: str, stride:
 def kill_at_random(base: Path, work: Work, template: Path, writer: str, times: int) -> dict[str, Any]:
     """Kill a worker at any time."""
     chance = random.Random(7)  # noqa: S311
+    shutil.copytree(template, base / "whole")
+    _, _, seconds = bury(*victim(base / "whole", work, WRITERS[writer]))
     killed, failures = 0, []
     for number in range(times):
         folder = base / f"random-{number}"
         shutil.copytree(template, folder)
-        child, ear = victim(folder, work, WRITERS[writer], None)
-        select.select([ear], [], [])  # it has begun
-        select.select([], [], [], chance.uniform(0, 0.05))
-        os.kill(child, signal.SIGKILL)
-        done, dead = bury(child, ear)
+        after = max(chance.uniform(0, seconds), 1e-6)
+        done, dead, _ = bury(*victim(folder, work, WRITERS[writer], kill_after=after))
         killed += dead
         failures += [f"random kill {number}: {wrong}" for wrong in judge(folder, work, done)]
     return {"kills": killed, "points": {"any time": killed}, "failures": failures}

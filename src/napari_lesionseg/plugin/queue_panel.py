@@ -31,7 +31,7 @@ _FILTERS: dict[str, frozenset[Status] | None] = {
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {PICTURE: Order.NAME, STATUS: Order.STATUS, SURE: Order.QUALITY}
-_WIDTHS = {STATUS: 96, SURE: 44, AGREE: 48, READER: 56}
+_WIDTHS = {STATUS: 90, SURE: 40, AGREE: 46, READER: 48}
 
 
 class QueuePanel(QWidget):
@@ -100,6 +100,7 @@ class QueuePanel(QWidget):
         table.verticalHeader().setDefaultSectionSize(SIDE + 4)
         header = table.horizontalHeader()
         header.setSectionResizeMode(PICTURE, QHeaderView.ResizeMode.Stretch)
+        header.setMinimumSectionSize(min(_WIDTHS.values()))
         for column, width in _WIDTHS.items():
             table.setColumnWidth(column, width)
         header.setHighlightSections(False)

@@ -57,7 +57,7 @@ class Stage:
         The layers are kept, since napari takes about half a second to remove two and add two.
         """
         if self._layers is None:
-            picture = Image(image, rgb=True)
+            picture = Image(image, rgb=True, name=name)
             labels = new_outline(picture)
             viewer.layers.extend([picture, labels])
         else:
