@@ -17,6 +17,7 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import CyclicLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
+from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 
 from napari_lesionseg.engine import instance_edits
@@ -250,7 +251,9 @@ class Lesions:
     def close(self) -> None:
         """Let go of the layer; what is being worked out is dropped."""
         self._closed = True
-        self._pause.stop()
+        # As the program ends, Qt may have taken the timer away already.
+        if isalive(self._pause):  # type: ignore[no-untyped-call]
+            self._pause.stop()
         for event in self._events:
             event.disconnect(self._on_changed)
         for job in (self._listing, self._editing):
