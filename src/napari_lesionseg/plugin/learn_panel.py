@@ -99,10 +99,10 @@ class LearnPanel(QWidget):
         self.bar = QProgressBar()
         self.plot = pg.PlotWidget(background=None)
         self.verdict = small(QLabel())
-        self.card = OutcomeCard()
         self.use = QPushButton("Use")
         self.keep = QPushButton("Keep both")
         self.discard = QPushButton("Discard")
+        self.card = OutcomeCard(_row(self.use, self.keep, self.discard))
         self.go_back = QPushButton("Back to the old model")
         self._describe()
         self._lay_out()
@@ -150,13 +150,11 @@ class LearnPanel(QWidget):
         for widget in (self.plan, self.bar, self.plot):
             inside.addWidget(widget)
         self._progress.hide()
-        self._verdict_row = _row(self.use, self.keep, self.discard)
         for widget in (
             self._offer_row,
             _row(self.seconds, self.start, self.pause, self.stop, self.give_up),
             self._progress,
             self.card,
-            self._verdict_row,
             self.verdict,
             self.go_back,
         ):
@@ -232,7 +230,8 @@ class LearnPanel(QWidget):
         self.verdict.setText("")
         self.plan.setText("")
         self._offer_row.hide()
-        self._progress.show()
+        for widget in (self._progress, self.plan, self.bar):
+            widget.show()
         self._state_path.parent.mkdir(exist_ok=True)
         study = self._session.study
         self.run = run = LearnRun(study, model, config, self._state_path, resume=resume, parent=self)
@@ -279,7 +278,8 @@ class LearnPanel(QWidget):
         self.run, self.candidate = None, candidate
         self.verdict.setText(" ".join(problems))
         self.card.show_candidate(candidate)
-        self._show_progress("done", 1.0)
+        self.plan.hide()
+        self.bar.hide()
         self._update()
 
     def _on_failed(self, error: Exception) -> None:
@@ -395,7 +395,6 @@ class LearnPanel(QWidget):
             button.setEnabled(running)
             button.setVisible(running)
         self.pause.setText("Go on" if self.run is not None and self.run.paused else "Pause")
-        self._verdict_row.setVisible(self.candidate is not None)
         offered = self.candidate is not None and self.candidate.offered
         self.use.setEnabled(offered)
         self.use.setToolTip(

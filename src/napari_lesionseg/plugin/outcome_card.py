@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHOWN = 3
 """Pictures that are shown at first."""
 
-SIDE = 132
+SIDE = 150
 """Pixels of the longer side of a picture."""
 
 MARGIN = 0.15
@@ -31,9 +31,15 @@ SIGNED, MODELS = OUTLINE_COLOURS[0], OUTLINE_COLOURS[1]
 
 
 class OutcomeCard(QWidget):
-    """Figures of both models on the held-out pictures, and outlines side by side."""
+    """Figures of both models on the held-out pictures, and outlines side by side.
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    Parameters
+    ----------
+    decision : QWidget
+        The buttons to decide with; they come right below the figures, where they need no scrolling.
+    """
+
+    def __init__(self, decision: QWidget, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.figures = small(QLabel())
         self.figures.setWordWrap(True)
@@ -44,6 +50,7 @@ class OutcomeCard(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.figures)
+        column.addWidget(decision)
         column.addWidget(self.legend)
         column.addLayout(self._grid)
         self.hide()
