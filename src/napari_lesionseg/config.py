@@ -109,9 +109,9 @@ class TrainConfig(LearningConfig):
 
 
 class FineTuneConfig(LearningConfig):
-    """How a model learns from a reader's corrected pictures; the defaults were found by experiment.
+    """How a model learns from a reader's corrected pictures.
 
-    See ``docs/explanation/fine-tuning.md`` for what was tried.
+    See ``docs/explanation/fine-tuning.md`` for what was tried, and what was not.
     """
 
     epochs: int | None = Field(
