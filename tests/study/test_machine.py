@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import shutil
 import tempfile
 from dataclasses import replace
@@ -27,6 +28,14 @@ def labels_of(seed: int) -> np.ndarray:
     labels = np.zeros(SHAPE, np.uint8)
     labels[seed : seed + 4, 2 : 6 + seed] = 1
     return labels
+
+
+def once(world: World) -> World:
+    """Count an approval that was written again once: the first one may be there though it failed."""
+    return {
+        picture: replace(seen, approved=tuple(outline for outline, _ in itertools.groupby(seen.approved)))
+        for picture, seen in world.items()
+    }
 
 
 class Workday(RuleBasedStateMachine):
@@ -156,12 +165,12 @@ class Workday(RuleBasedStateMachine):
     @invariant()
     def all_is_as_it_must_be(self) -> None:
         if hasattr(self, "study"):
-            assert look(self.study) == self.world
+            assert once(look(self.study)) == once(self.world)
 
     def teardown(self) -> None:
         if hasattr(self, "study"):
             again = Study.open(self.study.folder, "cy")
-            assert look(again) == self.world
+            assert once(look(again)) == once(self.world)
             assert again.check() == ()
         shutil.rmtree(self.scratch)
 
