@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ from napari_lesionseg.cli.settings import make_settings, parse_changes
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.data.batches import CachedPair
 from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.pairing import find_pairs
 from napari_lesionseg.data.splits import SplitItem, group_items
 from napari_lesionseg.engine.clicks import next_click
 from napari_lesionseg.engine.postprocessing import postprocess
@@ -51,8 +49,8 @@ from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.queue import rank_by_teaching
 from napari_lesionseg.study.schema import Added, Predicted
 from napari_lesionseg.types import Pair
+from pictures import add_data_argument, find_set, jaccard
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 COUNTS = {"pad": (0, 5, 10, 20), "ph2": (0, 3, 5, 10)}
 FOLDERS = {"pad": "pad-smartphone", "ph2": "ph2-sample"}
 POSTPROCESS = PostprocessConfig()
@@ -91,12 +89,6 @@ class Bench:
     isic: Sequence[CachedPair]
     isic_before: float
     order: str
-
-
-def find_set(folder: Path) -> Sequence[Pair]:
-    """Find the pairs of a data set, be it two folders or PH2's tree."""
-    two_folders = (folder / "images").is_dir()
-    return (find_pairs(folder / "images", folder / "masks") if two_folders else find_pairs(folder)).pairs
 
 
 def describe(pair: Pair) -> SplitItem:
@@ -171,8 +163,7 @@ def _overlap(model: ls.Model, pair: CachedPair, clicks: int) -> float:
         set_clicks.append(click)
         probability = picture.predict(set_clicks, previous=probability)
     outline = postprocess(probability, POSTPROCESS, model.card.threshold, set_clicks) > 0
-    union = np.count_nonzero(outline | truth)
-    return np.count_nonzero(outline & truth) / union if union else 1.0
+    return jaccard(outline, truth)
 
 
 def measure_draw(
@@ -306,7 +297,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", choices=tuple(FOLDERS), default=list(FOLDERS))
     parser.add_argument(
         "--counts", nargs="+", type=int, help="corrected pictures (default: those of the set)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
@@ -13,7 +14,7 @@ from napari_lesionseg.plugin.workers import Job
 T = TypeVar("T")
 
 
-class Lookups(Generic[T]):
+class Lookups(ABC, Generic[T]):
     """Makes something for each picture as it is asked for, the last asked first, and keeps the latest.
 
     Subclasses say how: `_make` runs in a worker, `_finish` and `_instead` on the main thread.
@@ -72,17 +73,17 @@ class Lookups(Generic[T]):
         self._job = None
         self._waiting.clear()
 
+    @abstractmethod
     def _make(self, picture: str) -> Any:
         """Make plain values; called in a worker."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _finish(self, made: Any) -> T:
         """Make of them what is kept; called on the main thread."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _instead(self) -> T:
         """Give what is kept where nothing could be made."""
-        raise NotImplementedError
 
     def _begin(self) -> None:
         if self._job is not None or not self._waiting:
