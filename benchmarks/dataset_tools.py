@@ -174,7 +174,7 @@ class Judge:
         """Run nnU-Net's own check."""
         found = self.ask("nnunet", self.export("nnunet"), python=self.nnunet)
         good = "verify_dataset_integrity Done" in found["said"] and found["names fit"]
-        judged = f"verify_dataset_integrity, {found['folds']} folds"
+        judged = f"verify_dataset_integrity, splits: {found['folds']}"
         words = "done without complaint; the split names the pictures" if good else found["said"]
         return "nnunetv2", judged, words, good
 

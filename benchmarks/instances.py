@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -40,8 +39,8 @@ from napari_lesionseg.engine.instance_metrics import Ranked, add_counts, average
 from napari_lesionseg.engine.instances import find_instances, list_instances
 from napari_lesionseg.engine.postprocessing import postprocess
 from napari_lesionseg.types import ByteImage
+from pictures import add_data_argument
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 SMALLEST = 1e-3
 """Parts with a smaller share of the picture are left out."""
 
@@ -200,7 +199,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--pictures", type=int, default=50, help="drawn pictures")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="few pictures, to show that all works")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
@@ -49,8 +48,8 @@ from napari_lesionseg.engine.metrics import score_masks
 from napari_lesionseg.engine.postprocessing import postprocess
 from napari_lesionseg.engine.tiling import TileConfig, TileProgress, predict_tiles, predict_whole
 from napari_lesionseg.types import ByteImage
+from pictures import add_data_argument
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 ASPECT = 1.5
 WAYS = ("tiles", "whole")
 TABLES = ("cost", "tolerance", "accuracy")
@@ -251,7 +250,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 6, 24, 100])
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--json", type=Path, help="write time and memory to this file")
     parser.add_argument(
         "--tables", nargs="+", choices=TABLES, default=TABLES, help="tables to print; all if left out"

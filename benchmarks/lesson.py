@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,8 +62,8 @@ from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.models.segnet import SegNet
+from pictures import add_data_argument
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 PICTURES = 200
 TEST_SHARE = 0.1
 RATE = 1e-3
@@ -326,7 +325,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ph2", type=Path, help="folder of PH2")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", DATA)))
+    add_data_argument(parser)
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the pictures")

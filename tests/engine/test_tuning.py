@@ -48,6 +48,19 @@ def test_threshold_is_the_best_of_all(pairs):
     assert found.jaccard > found.jaccard_at_half
 
 
+class SureModel(OverconfidentModel):
+    """Answers with one probability for red skin, another for the rest: all thresholds between do as well."""
+
+    def predict(self, image):
+        return np.where(image[..., 0] > 128, 0.75, 0.25).astype(np.float32)
+
+
+def test_of_thresholds_that_do_as_well_the_highest_is_taken(pairs):
+    found = tune(SureModel(), pairs)
+    above = special.expit(special.logit(0.75) / found.temperature)
+    assert found.threshold == max(t for t in THRESHOLDS if np.float32(t) <= np.float32(above))
+
+
 def test_curve_agrees_with_counting(rng):
     probability = rng.random((20, 30)).astype(np.float32)
     truth = (rng.random((20, 30)) < probability).astype(np.uint8)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability, resize_like
+from napari_lesionseg.models.blocks import SegmentationNetwork, blend, logits_to_probability, resize_like
 from napari_lesionseg.models.factory import build_network
 
 NETWORKS = [
@@ -49,6 +49,20 @@ def test_made_for_inference_it_is_another_network() -> None:
     assert not any(p.requires_grad for p in quick.parameters())
     assert all(p.requires_grad for p in network.parameters())
     assert quick.head.weight.data_ptr() != network.head.weight.data_ptr()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_blended_weights_lie_between(share: float) -> None:
+    one, other = (build_network("unet", width=2, depth=1) for _ in range(2))
+    nn.init.ones_(other.head.weight)
+    kept = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    between = blend(one, other.state_dict(), share).state_dict()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, kept[name])
+        expected = (
+            (1 - share) * tensor + share * other.state_dict()[name] if tensor.is_floating_point() else tensor
+        )
+        torch.testing.assert_close(between[name], expected)
 
 
 def test_probability_of_one_class() -> None:
