@@ -34,7 +34,7 @@ from scipy import special, stats
 
 import napari_lesionseg as ls
 from baselines import GrabCut, Otsu
-from napari_lesionseg.data.io import write_picture
+from napari_lesionseg.data.io import read_mask, write_picture
 from napari_lesionseg.engine.calibration import expected_calibration_error, fit_temperature
 from napari_lesionseg.engine.evaluation import (
     Evaluation,
@@ -50,9 +50,10 @@ from napari_lesionseg.engine.metrics import Estimate, summarise
 from napari_lesionseg.engine.quality import boundary_entropy
 from napari_lesionseg.errors import MaskError, PictureError
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
-from pictures import add_data_argument, find_set
+from pictures import add_data_argument, find_set, jaccard
 
 SETS = ("isic2017-val-256", "isic-crop512-val", "ph2-sample", "pad-smartphone")
+SECOND_READER = "second_reader_masks"
 PIXELS = 20_000
 """So many pixels of each picture are drawn for the calibration: large pictures must not outweigh others."""
 TRUTH_COLOUR, PREDICTED_COLOUR = (86, 180, 233), (240, 228, 66)
@@ -255,6 +256,25 @@ def trust_table(reports: Iterable[Report]) -> Table:
     return table
 
 
+def readers_table(report: Report, folder: Path) -> Table | None:
+    """Lay out how well two readers agree, and the method with the first; None if there is one reader only."""
+    second = folder / SECOND_READER
+    overlaps = []
+    for facts in report.facts:
+        paths = sorted(second.glob(f"{facts.pair.stem}*"))
+        if paths:
+            first = read_mask(facts.pair.mask) > 0
+            other = read_mask(paths[0], first.shape) > 0
+            overlaps.append((facts.result.scores.jaccard, jaccard(other, first)))
+    if not overlaps:
+        return None
+    method, reader = np.mean(overlaps, axis=0)
+    table = Table("compared with the first reader", "n", "Jaccard", title=f"{report.data}: two readers")
+    table.add_row("the second reader", str(len(overlaps)), f"{reader:.3f}")
+    table.add_row(report.evaluation.model, str(len(overlaps)), f"{method:.3f}")
+    return table
+
+
 def trust_figures(report: Report) -> dict[str, float | None]:
     """Compute the figures of a row of the table on trust."""
     return {
@@ -346,6 +366,8 @@ def main() -> None:
     for report in reports:
         if report.evaluation.model == methods[0].card.name:
             console.print(group_table(report))
+            if (readers := readers_table(report, arguments.data / report.data)) is not None:
+                console.print(readers)
         for failed in report.evaluation.failed_inputs:
             console.print(f"{report.data} {failed.stem}: {failed.reason}", style="red")
     if arguments.json:
