@@ -39,6 +39,30 @@ def test_chosen_runs_are_written_and_no_others(mask: np.ndarray, diagonal: bool)
     assert np.array_equal(changed, mask & (expected != 1))
 
 
+@given(masks)
+def test_gaps_are_the_runs_of_what_is_not_set(mask: np.ndarray) -> None:
+    gaps = Runs.of(mask).gaps(len(mask))
+    expected = Runs.of(np.pad(~mask, 1, constant_values=True))
+    assert np.array_equal(gaps.starts, expected.starts)
+    assert np.array_equal(gaps.stops, expected.stops)
+    assert gaps.width == expected.width
+
+
+@given(masks)
+def test_runs_are_counted_without_a_frame(mask: np.ndarray) -> None:
+    runs, framed = Runs.of(mask), Runs.of(np.pad(mask, 1)).without_frame()
+    assert np.array_equal(framed.starts, runs.starts)
+    assert np.array_equal(framed.stops, runs.stops)
+    assert framed.width == runs.width
+
+
+def test_masks_taller_than_a_strip(rng: np.random.Generator) -> None:
+    mask = ndimage.gaussian_filter(rng.random((150, 40)), 3) > 0.5
+    runs = Runs.of(mask)
+    expected, _ = ndimage.label(mask, EIGHT)
+    assert np.array_equal(painted(mask, runs, runs.parts(diagonal=True)), expected)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5)])
 def test_nothing_has_no_runs(shape: tuple[int, int]) -> None:
     runs = Runs.of(np.zeros(shape, bool))

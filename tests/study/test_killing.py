@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the victims are forked")
-
 FULL_RUN = "LESIONSEG_KILLS" in os.environ
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the victims are forked"),
+    pytest.mark.timeout(3600 if FULL_RUN else 300),
+]
+
 RANDOM_KILLS = int(os.environ.get("LESIONSEG_KILLS", "20"))
 SAVE_PATH = {
     "before opening of mask",

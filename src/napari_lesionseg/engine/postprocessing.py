@@ -80,16 +80,91 @@ def postprocess(
     filled only where no other class has pixels left.
     """
     probability = np.asarray(probability)
+    best = most_probable(probability)
+    targets = {
+        pixel: int(best[pixel]) if inside else 0
+        for pixel, inside in clicked_pixels(clicks, probability.shape[-2:]).items()
+    }
+    return clean_labels(threshold_labels(probability, threshold, best), config, targets)
+
+
+def most_probable(probability: Probability) -> LabelImage:
+    """Give every pixel the class, other than the background, that is the most probable there.
+
+    Raises
+    ------
+    MaskError
+        If ``probability`` is not of shape (H, W) or (C, H, W) with C > 1.
+    """
     if probability.ndim == 2:
-        labels = (probability >= threshold).view(np.uint8)
-        targets = {pixel: int(inside) for pixel, inside in _clicked(clicks, labels.shape).items()}
-        _honour(labels, targets)
-        return _clean(labels.view(bool), config, targets).view(np.uint8)
+        return np.broadcast_to(np.uint8(1), probability.shape)
     if probability.ndim == 3 and len(probability) > 1:
-        return _postprocess_classes(probability, config, threshold, clicks)
+        return (probability[1:].argmax(axis=0) + 1).astype(np.uint8)
     raise MaskError(
         f"Probabilities must be of shape (H, W) or (C, H, W) with C > 1, not {probability.shape}."
     )
+
+
+def threshold_labels(
+    probability: Probability, threshold: float, best: LabelImage | None = None
+) -> LabelImage:
+    """Turn probabilities into class indices without cleaning anything, see `postprocess`.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (H, W) or (C, H, W), float
+        With the background first.
+    threshold : float
+        In (0, 1).
+    best : ndarray, shape (H, W), uint8, optional
+        What `most_probable` says, if that is known.
+    """
+    if probability.ndim == 2:
+        return (probability >= threshold).view(np.uint8)
+    best = most_probable(probability) if best is None else best
+    odds = threshold / (1 - threshold)
+    return np.where(probability[1:].max(axis=0) >= probability[0] * odds, best, np.uint8(0))
+
+
+def clean_labels(
+    labels: LabelImage,
+    config: PostprocessConfig,
+    targets: Mapping[_Pixel, int],
+    region: tuple[slice, slice] | None = None,
+) -> LabelImage:
+    """Make thresholded labels agree with clicks, drop parts and fill holes, see `postprocess`.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (H, W), uint8
+        Class indices; changed in place.
+    config : PostprocessConfig
+        What is cleaned.
+    targets : mapping of (row, col) to int
+        Clicked pixels, inside the picture, with the class they must have; 0 for the background.
+    region : (slice, slice), optional
+        Rows and columns outside of which there is no label above 0, if that is known.
+
+    Returns
+    -------
+    ndarray, shape (H, W), uint8
+        The very same array.
+    """
+    _honour(labels, targets)
+    region = bounding_box(labels) if region is None else _including(region, targets, labels.shape)
+    if region is None:
+        return labels
+    local = {
+        (row - region[0].start, col - region[1].start): target
+        for (row, col), target in targets.items()
+        if region[0].start <= row < region[0].stop and region[1].start <= col < region[1].stop
+    }
+    window = np.ascontiguousarray(labels[region])
+    if window.max(initial=0) > 1:
+        labels[region] = _clean_classes(window, config, local)
+    else:
+        labels[region] = _clean(window.view(bool), config, local).view(np.uint8)
+    return labels
 
 
 def split_instances(mask: NDArray[np.generic]) -> NDArray[np.int32]:
@@ -123,7 +198,7 @@ def click_radius(shape: tuple[int, ...]) -> int:
     return max(2, round(math.hypot(*shape) / 300))
 
 
-def _clicked(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
+def clicked_pixels(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
     """Map each clicked pixel inside the picture to whether its last click was positive."""
     pixels: dict[_Pixel, bool] = {}
     for click in clicks:
@@ -131,6 +206,16 @@ def _clicked(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bo
         if 0 <= row < shape[0] and 0 <= col < shape[1]:
             pixels[row, col] = click.positive
     return pixels
+
+
+def bounding_box(mask: NDArray[np.generic]) -> tuple[slice, slice] | None:
+    """Give the rows and columns that hold all of a mask, (H, W); None where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    band = slice(int(rows[0]), int(rows[-1]) + 1)
+    cols = np.flatnonzero(mask[band].any(axis=0))
+    return band, slice(int(cols[0]), int(cols[-1]) + 1)
 
 
 def _honour(labels: LabelImage, targets: Mapping[_Pixel, int]) -> None:
@@ -156,22 +241,30 @@ def _paint_disc(labels: LabelImage, centre: _Pixel, radius: int, target: int) ->
     window[disc] = target
 
 
-def _postprocess_classes(
-    probability: Probability, config: PostprocessConfig, threshold: float, clicks: Iterable[Click]
+def _including(
+    region: tuple[slice, slice], targets: Mapping[_Pixel, int], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Enlarge a region by the discs that positive clicks may have set."""
+    radius = click_radius(shape)
+    inside = [pixel for pixel, target in targets.items() if target]
+    top, left = (
+        min([cut.start, *(pixel[axis] - radius for pixel in inside)]) for axis, cut in enumerate(region)
+    )
+    bottom, right = (
+        max([cut.stop, *(pixel[axis] + radius + 1 for pixel in inside)]) for axis, cut in enumerate(region)
+    )
+    return slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
+
+
+def _clean_classes(
+    labels: LabelImage, config: PostprocessConfig, targets: Mapping[_Pixel, int]
 ) -> LabelImage:
-    lesion = probability[1:]
-    best = (lesion.argmax(axis=0) + 1).astype(np.uint8)
-    odds = threshold / (1 - threshold)
-    labels = np.where(lesion.max(axis=0) >= probability[0] * odds, best, np.uint8(0))
-    targets = {
-        pixel: int(best[pixel]) if inside else 0 for pixel, inside in _clicked(clicks, labels.shape).items()
-    }
-    _honour(labels, targets)
+    """Clean every class by itself; gives a new array."""
     cleaned = np.zeros_like(labels)
     kept = np.zeros_like(labels)
-    for index in range(1, len(probability)):
+    for index in range(1, int(labels.max()) + 1):
         own = labels == index
-        part = _clean(own, config, _targets_of(targets, own))
+        part = _clean(own.copy(), config, _targets_of(targets, own))
         cleaned[part] = index
         kept[part & own] = index
     return np.where(kept > 0, kept, cleaned)
@@ -190,6 +283,7 @@ def _clean(
     Parameters
     ----------
     mask : ndarray, shape (H, W), bool
+        C-contiguous; changed in place.
     config : PostprocessConfig
     targets : mapping of (row, col) to int
         Clicked pixels; above 0 for those inside.
@@ -197,63 +291,41 @@ def _clean(
     Returns
     -------
     ndarray, shape (H, W), bool
-        A new array.
+        The very same array.
     """
-    cleaned = np.zeros(mask.shape, bool)  # zeros_like would touch every pixel
-    region = _bounding_box(mask)
-    if region is None:
-        return cleaned
-    inside = _select(targets, region, positive=True)
-    cleaned[region] = _keep_parts(mask[region], config, inside)
-    region = _bounding_box(cleaned)
-    if config.fill_holes and region is not None:
-        cleaned[region] = _fill_holes(cleaned[region], _select(targets, region, positive=False))
-    return cleaned
+    runs = Runs.of(mask)
+    if config.min_area > 1 or config.largest_only:
+        kept = _kept_runs(runs, config, _select(targets, positive=True))
+        runs.write(mask, ~kept, False)
+        runs = runs.chosen(kept)
+    if config.fill_holes:
+        _fill_holes(mask, runs, _select(targets, positive=False))
+    return mask
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    rows = np.flatnonzero(mask.any(axis=1))
-    if rows.size == 0:
-        return None
-    band = slice(int(rows[0]), int(rows[-1]) + 1)
-    cols = np.flatnonzero(mask[band].any(axis=0))
-    return band, slice(int(cols[0]), int(cols[-1]) + 1)
-
-
-def _select(targets: Mapping[_Pixel, int], region: tuple[slice, slice], *, positive: bool) -> _Pixels:
-    """Pick the positive or the negative clicks within a region, as indices into it."""
-    rows, cols = region
-    chosen = [
-        (row - rows.start, col - cols.start)
-        for (row, col), target in targets.items()
-        if (target > 0) == positive and rows.start <= row < rows.stop and cols.start <= col < cols.stop
-    ]
+def _select(targets: Mapping[_Pixel, int], *, positive: bool) -> _Pixels:
+    """Pick the positive or the negative clicks, as indices."""
+    chosen = [pixel for pixel, target in targets.items() if (target > 0) == positive]
     indices = np.array(chosen, dtype=np.intp).reshape(-1, 2)
     return indices[:, 0], indices[:, 1]
 
 
-def _keep_parts(mask: NDArray[np.bool_], config: PostprocessConfig, inside: _Pixels) -> NDArray[np.bool_]:
-    """Drop small parts, and all but the largest if so set; parts with a positive click stay."""
-    if config.min_area <= 1 and not config.largest_only:
-        return mask
-    runs = Runs.of(mask)
+def _kept_runs(runs: Runs, config: PostprocessConfig, inside: _Pixels) -> NDArray[np.bool_]:
+    """Tell which runs stay: no small parts, and only the largest if so set, but all with a positive click."""
     parts = runs.parts(diagonal=True)
     sizes = np.bincount(parts, runs.lengths)
     keep = sizes >= max(config.min_area, 1)
-    if config.largest_only:
+    if config.largest_only and sizes.size:
         keep &= np.arange(sizes.size) == sizes.argmax()
     keep[parts[runs.at(*inside)]] = True
-    kept = np.array(mask, order="C")
-    runs.write(kept, ~keep[parts], False)
-    return kept
+    return np.asarray(keep[parts])
 
 
-def _fill_holes(mask: NDArray[np.bool_], outside: _Pixels) -> NDArray[np.bool_]:
-    """Fill what the border cannot reach, except holes with a negative click in them."""
-    runs = Runs.of(np.pad(~mask, 1, constant_values=True))
-    parts = runs.parts(diagonal=False)
+def _fill_holes(mask: NDArray[np.bool_], runs: Runs, outside: _Pixels) -> None:
+    """Fill, in place, what the border cannot reach, except holes with a negative click in them."""
+    gaps = runs.gaps(len(mask))
+    parts = gaps.parts(diagonal=False)
     rows, cols = outside
-    left_open = np.isin(parts, parts[runs.at(rows + 1, cols + 1)])
-    filled = np.pad(mask, 1)
-    runs.write(filled, (parts != 0) & ~left_open, True)  # the padding is read first: the outside is part 0
-    return filled[1:-1, 1:-1]
+    left_open = np.isin(parts, parts[gaps.at(rows + 1, cols + 1)])
+    holes = gaps.chosen((parts != 0) & ~left_open)  # the frame is read first: the outside is part 0
+    holes.without_frame().write(mask, np.ones(len(holes.starts), bool), True)

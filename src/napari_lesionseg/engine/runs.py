@@ -16,6 +16,7 @@ from scipy.sparse import csgraph
 from napari_lesionseg.types import LabelImage
 
 _MARGIN = 2  # columns between one row and the next, so that no run touches one of a row it is not next to
+_STRIP = 64  # rows that are looked at at once, so that what comes of it stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,14 @@ class Runs:
     def of(cls, mask: NDArray[np.bool_]) -> Runs:
         """Find the runs of a mask, (H, W)."""
         height, width = mask.shape
-        wide: LabelImage = np.zeros((height, width + _MARGIN), np.uint8)
-        wide[:, 1:-1] = mask
-        flat = wide.ravel()
-        edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        wide: LabelImage = np.zeros((_STRIP, width + _MARGIN), np.uint8)
+        found = [np.zeros(0, np.intp)]
+        for top in range(0, height, _STRIP):
+            strip = mask[top : top + _STRIP]
+            wide[: len(strip), 1:-1] = strip
+            flat = wide[: len(strip)].reshape(-1)
+            found.append(np.flatnonzero(flat[1:] != flat[:-1]) + (1 + top * (width + _MARGIN)))
+        edges = np.concatenate(found)
         return cls(edges[0::2], edges[1::2], width + _MARGIN)
 
     @property
@@ -77,6 +82,32 @@ class Runs:
     def at(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.intp]:
         """Tell which runs hold pixels of the mask."""
         return np.searchsorted(self.starts, rows * self.width + cols + 1, "right") - 1
+
+    def chosen(self, which: NDArray[np.bool_]) -> Runs:
+        """Keep some of the runs, (N,) bool."""
+        return Runs(self.starts[which], self.stops[which], self.width)
+
+    def gaps(self, height: int) -> Runs:
+        """Give the runs of what is not set, in a mask that is one empty pixel larger on every side.
+
+        Parameters
+        ----------
+        height : int
+            Rows of the mask.
+        """
+        wider = self.width + 2
+        begins = np.arange(height + 2) * wider + 1
+        starts = np.concatenate([begins, self.stops + 2 * (self.stops // self.width) + wider + 1])
+        stops = np.concatenate(
+            [begins + self.width, self.starts + 2 * (self.starts // self.width) + wider + 1]
+        )
+        return Runs(np.sort(starts), np.sort(stops), wider)
+
+    def without_frame(self) -> Runs:
+        """Count the runs, none of which reaches it, without a frame of one pixel on every side."""
+        rows = self.starts // self.width
+        shift = 2 * rows + self.width - 1
+        return Runs(self.starts - shift, self.stops - shift, self.width - 2)
 
     def write(self, mask: NDArray[np.bool_], chosen: NDArray[np.bool_], value: bool) -> None:
         """Set the pixels of chosen runs, in place.
