@@ -22,7 +22,7 @@ Mistakes that are easily made in this lesson, and are not made here:
 The default network is trained on the same pictures, as this package trains it: with a pretrained encoder,
 augmentation and the package's own settings, for the same number of passes; only the moving average of the
 weights is shorter, as there are few steps. The shipped model is measured on PH2 only, for it has learned from
-the other pictures.
+the other pictures. The Jaccard on validation pictures and on the sample of PH2 is printed as well.
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.models.segnet import SegNet
-from pictures import add_data_argument
+from napari_lesionseg.types import Pair
+from pictures import add_data_argument, find_set
 
 PICTURES = 200
 TEST_SHARE = 0.1
 RATE = 1e-3
+ELSEWHERE = ("isic2017-val-256", "isic-crop512-val", "ph2-sample")
 RESULTS = "results.json"
 SETTINGS = ("ph2", "pictures", "size", "epochs", "batch", "precision", "quick")
 NETWORKS = {
@@ -85,6 +87,8 @@ class Result:
     seconds: float
     dice: float
     jaccard: float
+    elsewhere: dict[str, float]
+    """Mean Jaccard on pictures that none of them has learned from, by folder."""
 
 
 def read_pairs(arguments: argparse.Namespace) -> list[CachedPair]:
@@ -209,9 +213,19 @@ def measure(model: Model, pairs: Sequence[CachedPair]) -> tuple[float, float]:
     )
 
 
-def count_parameters(network: SegmentationNetwork) -> int:
-    """Count what is learned."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def measure_elsewhere(model: Model, data: Path) -> dict[str, float]:
+    """Average the Jaccard on other data sets, whole pictures, in the same way."""
+    found = {}
+    for name in ELSEWHERE:
+        pairs = track(find_set(data / name), f"{model.card.name}: {name}", console=Console(stderr=True))
+        found[name] = float(np.mean([overlap(model, pair) for pair in pairs]))
+    return found
+
+
+def overlap(model: Model, pair: Pair) -> float:
+    """Measure the Jaccard of one picture on disk."""
+    outline = model.predict(read_picture(pair.image)) >= 0.5
+    return score_masks(outline, read_mask(pair.mask, outline.shape)).jaccard
 
 
 def run_lesson(arch: str, pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int) -> Result:
@@ -221,8 +235,22 @@ def run_lesson(arch: str, pairs: Sequence[CachedPair], arguments: argparse.Names
     card = card_of(arch, NETWORKS[arch], arguments.size)
     network = build_network(arch, 1, **card.arch_settings).to(memory_format=torch.channels_last)
     seconds = learn(network, train, arguments, run)
-    dice, jaccard = measure(Model(network, card, "cpu", precision="float32"), test)
-    return Result(arch, run, count_parameters(network), seconds, dice, jaccard)
+    model = Model(network, card, "cpu", precision="float32")
+    return make_result(arch, run, model, seconds, test, arguments)
+
+
+def make_result(
+    name: str,
+    run: int,
+    model: Model,
+    seconds: float,
+    test: Sequence[CachedPair],
+    arguments: argparse.Namespace,
+) -> Result:
+    """Measure a finished network."""
+    elsewhere = {} if arguments.quick else measure_elsewhere(model, arguments.data)
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    return Result(name, run, parameters, seconds, *measure(model, test), elsewhere)
 
 
 def run_default(pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int) -> Result:
@@ -247,18 +275,17 @@ def run_default(pairs: Sequence[CachedPair], arguments: argparse.Namespace, run:
         seconds = earlier + time.process_time() - started
         if clock:
             clock.write_text(str(seconds))
-    dice, jaccard = measure(Model(trainer.averaged_network, card, "cpu"), test)
-    return Result("lite-unet", run, count_parameters(network), seconds, dice, jaccard)
+    model = Model(trainer.averaged_network, card, "cpu")
+    return make_result("lite-unet", run, model, seconds, test, arguments)
 
 
-def run_shipped(pairs: Sequence[CachedPair], run: int) -> Result | None:
+def run_shipped(pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int) -> Result | None:
     """Measure the shipped model as it is; None where there is none."""
     try:
         model = ls.load_model(device="cpu")
     except ModelNotFoundError:
         return None
-    dice, jaccard = measure(model, split(pairs, run)[1])
-    return Result(f"shipped: {model.card.name}", run, count_parameters(model.network), 0, dice, jaccard)
+    return make_result(f"shipped: {model.card.name}", run, model, 0, split(pairs, run)[1], arguments)
 
 
 def finished(arguments: argparse.Namespace) -> list[Result]:
@@ -299,23 +326,25 @@ def results_of(pairs: Sequence[CachedPair], arguments: argparse.Namespace) -> It
                 if arguments.resume:
                     write_results(arguments.resume / RESULTS, results, settings)
                 yield results[-1]
-        shipped = run_shipped(pairs, run) if arguments.ph2 else None
+        shipped = run_shipped(pairs, arguments, run) if arguments.ph2 else None
         if shipped:
             yield shipped
 
 
 def table(results: Sequence[Result]) -> Table:
     """Lay out the means over runs, and the spread between them."""
-    made = Table("network", "parameters", "runs", "Dice", "Jaccard", "CPU s", title="The lesson repeated")
+    sets = list(dict.fromkeys(name for result in results for name in result.elsewhere))
+    heads = ("network", "parameters", "runs", "Dice", "Jaccard", *sets, "CPU s")
+    made = Table(*heads, title="The lesson repeated")
     for network in dict.fromkeys(result.network for result in results):
         own = [result for result in results if result.network == network]
         figures = [
             np.array([getattr(result, name) for result in own]) for name in ("dice", "jaccard", "seconds")
         ]
         shown = [f"{values.mean():.3f} ± {values.std():.3f}" for values in figures[:2]]
-        made.add_row(
-            network, f"{own[0].parameters / 1e6:.2f} M", str(len(own)), *shown, f"{figures[2].mean():.0f}"
-        )
+        shown += [f"{np.mean([result.elsewhere[name] for result in own]):.3f}" for name in sets]
+        parameters = f"{own[0].parameters / 1e6:.2f} M"
+        made.add_row(network, parameters, str(len(own)), *shown, f"{figures[2].mean():.0f}")
     return made
 
 
