@@ -78,25 +78,47 @@ def honour_clicks(probability: Probability, clicks: Sequence[Click]) -> Probabil
         negative one. The pixels around a click follow it with a weight that falls to nothing at
         `click_radius`; where such discs meet, the later click counts. Without clicks the very same array.
     """
-    inside = clicks_inside(clicks, probability.shape[-2:])
-    if not inside:
-        return probability
-    if probability.ndim == 2:
-        return _honour(probability, inside)
-    return _share_out(probability, _honour(1 - probability[0], inside))
+    shape = probability.shape[-2:]
+    inside = clicks_inside(clicks, shape)
+    return honour_part(probability, inside, click_radius(shape)) if inside else probability
 
 
-def _honour(probability: Probability, clicks: Sequence[Click]) -> Probability:
-    honoured, radius = probability.copy(), click_radius(probability.shape)
-    for click in clicks:
-        row, col = click.pixel
+def honour_part(
+    part: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int] = (0, 0)
+) -> Probability:
+    """Do to a part of a probability what `honour_clicks` does to the whole.
+
+    Parameters
+    ----------
+    part : Probability
+        Shape (h, w), or (C, h, w) with the background first.
+    clicks : sequence of Click
+        All clicks inside the picture, in its pixels.
+    radius : int
+        `click_radius` of the picture.
+    corner : (int, int)
+        Row and column of the picture at which the part begins.
+    """
+    if part.ndim == 2:
+        return _honour(part, clicks, radius, corner)
+    return _share_out(part, _honour(1 - part[0], clicks, radius, corner))
+
+
+def _honour(
+    probability: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int]
+) -> Probability:
+    honoured = probability.copy()
+    height, width = honoured.shape
+    places = [(click.pixel[0] - corner[0], click.pixel[1] - corner[1], click.positive) for click in clicks]
+    for row, col, positive in places:
         top, left = max(0, row - radius), max(0, col - radius)
-        part = honoured[top : row + radius + 1, left : col + radius + 1]
+        part = honoured[top : max(row + radius + 1, 0), left : max(col + radius + 1, 0)]
         rows, cols = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
         weight = np.clip(1 - np.hypot(rows - row, cols - col) / radius, 0, 1).astype(np.float32)
-        part += (np.float32(click.positive) - part) * weight
-    for click in clicks:  # the disc of a later click may have run over an earlier one
-        honoured[click.pixel] = click.positive
+        part += (np.float32(positive) - part) * weight
+    for row, col, positive in places:  # the disc of a later click may have run over an earlier one
+        if 0 <= row < height and 0 <= col < width:
+            honoured[row, col] = positive
     return honoured
 
 

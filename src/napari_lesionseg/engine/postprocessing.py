@@ -99,7 +99,8 @@ def most_probable(probability: Probability) -> LabelImage:
     if probability.ndim == 2:
         return np.broadcast_to(np.uint8(1), probability.shape)
     if probability.ndim == 3 and len(probability) > 1:
-        return (probability[1:].argmax(axis=0) + 1).astype(np.uint8)
+        best: LabelImage = (probability[1:].argmax(axis=0) + 1).astype(np.uint8)
+        return best
     raise MaskError(
         f"Probabilities must be of shape (H, W) or (C, H, W) with C > 1, not {probability.shape}."
     )
@@ -120,7 +121,8 @@ def threshold_labels(
         What `most_probable` says, if that is known.
     """
     if probability.ndim == 2:
-        return (probability >= threshold).view(np.uint8)
+        labels: LabelImage = (probability >= threshold).view(np.uint8)
+        return labels
     best = most_probable(probability) if best is None else best
     odds = threshold / (1 - threshold)
     return np.where(probability[1:].max(axis=0) >= probability[0] * odds, best, np.uint8(0))
@@ -151,15 +153,18 @@ def clean_labels(
         The very same array.
     """
     _honour(labels, targets)
-    region = bounding_box(labels) if region is None else _including(region, targets, labels.shape)
     if region is None:
-        return labels
+        region = bounding_box(labels) or (slice(0, 0), slice(0, 0))
+    else:
+        region = with_discs(region, (pixel for pixel, target in targets.items() if target), labels.shape)
     local = {
         (row - region[0].start, col - region[1].start): target
         for (row, col), target in targets.items()
         if region[0].start <= row < region[0].stop and region[1].start <= col < region[1].stop
     }
     window = np.ascontiguousarray(labels[region])
+    if not window.size:
+        return labels
     if window.max(initial=0) > 1:
         labels[region] = _clean_classes(window, config, local)
     else:
@@ -218,6 +223,18 @@ def bounding_box(mask: NDArray[np.generic]) -> tuple[slice, slice] | None:
     return band, slice(int(cols[0]), int(cols[-1]) + 1)
 
 
+def with_discs(
+    region: tuple[slice, slice], pixels: Iterable[_Pixel], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Enlarge a region by the discs that clicks on pixels stand for, as far as a picture of a shape goes."""
+    radius = click_radius(shape)
+    top, bottom, left, right = region[0].start, region[0].stop, region[1].start, region[1].stop
+    for row, col in pixels:
+        top, bottom = min(top, row - radius), max(bottom, row + radius + 1)
+        left, right = min(left, col - radius), max(right, col + radius + 1)
+    return slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
+
+
 def _honour(labels: LabelImage, targets: Mapping[_Pixel, int]) -> None:
     """Set or clear a disc, in place, where the labels disagree with a click."""
     radius = click_radius(labels.shape)
@@ -239,21 +256,6 @@ def _paint_disc(labels: LabelImage, centre: _Pixel, radius: int, target: int) ->
     if target:
         disc &= window == 0
     window[disc] = target
-
-
-def _including(
-    region: tuple[slice, slice], targets: Mapping[_Pixel, int], shape: tuple[int, ...]
-) -> tuple[slice, slice]:
-    """Enlarge a region by the discs that positive clicks may have set."""
-    radius = click_radius(shape)
-    inside = [pixel for pixel, target in targets.items() if target]
-    top, left = (
-        min([cut.start, *(pixel[axis] - radius for pixel in inside)]) for axis, cut in enumerate(region)
-    )
-    bottom, right = (
-        max([cut.stop, *(pixel[axis] + radius + 1 for pixel in inside)]) for axis, cut in enumerate(region)
-    )
-    return slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
 
 
 def _clean_classes(
