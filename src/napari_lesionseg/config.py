@@ -125,7 +125,7 @@ class FineTuneConfig(LearningConfig):
         description="Parts the pictures are dealt into; each copy of the network learns from all but one.",
     )
     shares: tuple[float, ...] = Field(
-        (0.25, 0.5, 0.75, 1.0),
+        (0.25, 0.5, 0.75),
         min_length=1,
         description="Shares of the way from old to new weights that are tried on the held-out pictures.",
     )
@@ -133,7 +133,7 @@ class FineTuneConfig(LearningConfig):
         0.5, gt=0, le=1, description="Share of the way that is gone when no picture can be held out."
     )
     size: int | None = Field(None, ge=32, description="Side of the training pictures; None: the model's own.")
-    batch_size: int = Field(8, ge=1, description="Pictures a step.")
+    batch_size: int = Field(4, ge=1, description="Pictures a step.")
     encoder_lr: float = Field(1e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
     decoder_lr: float = Field(5e-4, gt=0, description="Peak learning rate of everything else.")
     weight_decay: float = Field(0.0, ge=0)
