@@ -223,7 +223,7 @@ def let_go(editor: OutlineEditor, threshold: float) -> None:
 
 def set_threshold(editor: OutlineEditor, threshold: float) -> None:
     """Move the threshold as the slider does while it is held."""
-    editor.set_config(editor.config.model_copy(update={"threshold": float(threshold)}), draft=True)
+    editor.set_config(editor.config.model_copy(update={"threshold": float(threshold)}))
 
 
 def apply(editor: OutlineEditor, tool: str) -> None:

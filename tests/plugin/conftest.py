@@ -15,6 +15,7 @@ from npe2 import PluginManager
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.plugin.answers import Answer
 from napari_lesionseg.plugin.survey import Survey
 from napari_lesionseg.study.folder import is_study
 from napari_lesionseg.study.study import Study
@@ -72,6 +73,9 @@ class FakeEncoded:
             near = np.hypot(rows - click.row, cols - click.col) <= 3
             probability[near] = 0.99 if click.positive else 0.01
         return probability
+
+    def answer(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Answer:
+        return Answer.of(self.predict(clicks, previous))
 
 
 @pytest.fixture(autouse=True)

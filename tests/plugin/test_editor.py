@@ -21,7 +21,9 @@ from scipy import ndimage
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, LesionSegError, MaskError, ModelNotFoundError
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin import asking, drawing
+from napari_lesionseg.plugin import asking
+from napari_lesionseg.plugin import editor as editor_module
+from napari_lesionseg.plugin.answers import Answer
 from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.layers import new_outline
 from napari_lesionseg.plugin.tools import TOOLS
@@ -65,6 +67,21 @@ class Encoded:
             raise self.model.error
         return stamped(base_probability(self.shape), clicks)
 
+    def answer(self, clicks=(), previous=None) -> Answer:
+        return Answer.of(self.predict(clicks, previous))
+
+
+class EncodedPart:
+    """A part of the picture, all of which is lesion but a rim."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.shape = image.shape[:2]
+
+    def answer(self) -> Answer:
+        found = np.full(self.shape, 0.05, dtype=np.float32)
+        found[2:-2, 2:-2] = 0.7
+        return Answer.of(found)
+
 
 class Network:
     """Stands for the network; what it is asked is kept."""
@@ -76,15 +93,12 @@ class Network:
         self.gate.set()
         self.error = None
 
-    def encode(self, image) -> Encoded:
+    def encode(self, image):
+        if image.shape[:2] != SHAPE:
+            self.parts.append(image.shape)
+            return EncodedPart(image)
         self.encoded += 1
         return Encoded(self, image)
-
-    def predict(self, image, clicks=(), previous=None) -> np.ndarray:
-        self.parts.append(image.shape)
-        found = np.full(image.shape[:2], 0.05, dtype=np.float32)
-        found[2:-2, 2:-2] = 0.7
-        return found
 
 
 class SlowJobs:
@@ -946,58 +960,39 @@ def test_whatever_is_done_the_outline_is_what_it_should_be(jobs, monkeypatch):
     )
 
 
-@pytest.fixture
-def drafts(monkeypatch):
-    """Let drafts look at every second row and column of the small pictures of these tests."""
-    monkeypatch.setattr(drawing, "DRAFT_PIXELS", 300)
-
-
-def loosened(editor, draft=True):
-    config = editor.config.model_copy(update={"threshold": 0.3})
-    editor.set_config(config, draft=draft)
-
-
-def test_a_small_picture_needs_no_draft(predicted):
-    loosened(predicted)
-    assert not predicted._is_draft
-
-
-def test_a_draft_is_drawn_in_full_when_the_slider_is_let_go(drafts, predicted):
+@pytest.mark.parametrize("name", ["smooth", "snap"])
+def test_large_outlines_are_reshaped_in_another_thread(monkeypatch, predicted, jobs, name):
+    monkeypatch.setattr(editor_module, "AT_ONCE_PIXELS", 0)
+    before = predicted.mask
+    predicted.apply_tool(name)
+    assert np.array_equal(predicted.mask, before)
+    assert predicted.is_busy
     predicted.labels.paint((2, 2), 1)
-    loosened(predicted)
-    assert predicted._is_draft
-    depth = predicted._history.depth
-    predicted.settle()
-    full = predicted.mask
-    assert not predicted._is_draft
-    assert predicted._history.depth == depth
-    predicted.undo()
-    loosened(predicted, draft=False)
-    assert np.array_equal(predicted.mask, full)
-
-
-@pytest.mark.parametrize("act", [lambda editor: editor.mask, lambda editor: editor.apply_tool("smooth")])
-def test_whatever_is_done_draws_a_draft_in_full_first(drafts, predicted, act):
-    loosened(predicted)
-    act(predicted)
-    assert not predicted._is_draft
-
-
-def test_a_stroke_on_a_draft_stays_on_the_full_outline(drafts, predicted):
-    loosened(predicted, draft=False)
-    full = predicted.mask
-    predicted.undo()
-    loosened(predicted)
-    predicted.labels.paint((2, 2), 1)
-    assert not predicted._is_draft
     painted = predicted.mask
-    assert painted[2, 2] == 1
-    assert np.array_equal(painted[9:], full[9:])
+    jobs.finish()
+    after = predicted.mask
+    assert after[2, 2] == 1
+    assert not np.array_equal(after, painted)
     predicted.undo()
-    assert np.array_equal(predicted.mask, full)
+    assert np.array_equal(predicted.mask, painted)
 
 
-def test_a_draft_that_is_closed_loses_nothing_but_its_detail(drafts, predicted):
-    loosened(predicted)
-    predicted.close()
-    predicted.settle()
+def test_a_tool_that_is_at_work_can_be_taken_back(monkeypatch, predicted, jobs):
+    monkeypatch.setattr(editor_module, "AT_ONCE_PIXELS", 0)
+    before = predicted.mask
+    predicted.apply_tool("smooth")
+    predicted.undo()
+    jobs.finish()
+    assert np.array_equal(predicted.mask, before)
+    assert not predicted.is_busy
+
+
+def test_reshaping_in_another_thread_needs_no_model(monkeypatch, jobs):
+    monkeypatch.setattr(editor_module, "AT_ONCE_PIXELS", 0)
+    editor = make(model=None)
+    with editor.labels.block_history():
+        editor.labels.data_setitem(np.nonzero(base_probability() > 0.5), 1)
+    editor.apply_tool("smooth")
+    jobs.finish()
+    assert not editor.mask[10, 20]
+    assert editor.mask[20, 30]

@@ -9,7 +9,7 @@ from napari.layers import Labels
 
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin import edits
-from napari_lesionseg.plugin.edits import Gesture, write_masks
+from napari_lesionseg.plugin.edits import Gesture, same_pixels, show_mask, write_masks
 
 
 def square(size: int, shape: tuple[int, int] = (50, 70), value: int = 1) -> np.ndarray:
@@ -216,3 +216,38 @@ def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):
                 position -= 1
             own = None
         np.testing.assert_array_equal(labels.data, past[position])
+
+
+@pytest.mark.parametrize("contour", [0, 2])
+def test_a_mask_is_shown_without_a_history(contour):
+    layer = Labels(np.zeros((40, 60), np.uint8))
+    layer.contour = contour
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:45] = 1
+    mask[12:20, 25:30] = 3
+    painted, updated = [], []
+    layer.events.paint.connect(painted.append)
+    layer.events.labels_update.connect(updated.append)
+    assert show_mask(layer, mask)
+    assert not show_mask(layer, mask)
+    assert np.array_equal(layer.data, mask)
+    assert not layer._undo_history
+    assert len(painted) == len(updated) == 1
+    shown = layer._slice.image.view.copy()
+    layer.refresh()
+    assert np.array_equal(shown, layer._slice.image.view)
+
+
+def test_a_shown_mask_has_to_fit():
+    with pytest.raises(MaskError):
+        show_mask(Labels(np.zeros((4, 5), np.uint8)), np.zeros((5, 4), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+@pytest.mark.parametrize("place", [(0, 0), (129, 0), (64, 62), (63, 3)])
+def test_a_single_pixel_makes_the_difference(dtype, place):
+    one, other = np.zeros((130, 63), dtype), np.zeros((130, 63), np.uint8)
+    assert same_pixels(one, other)
+    one[place] = 1
+    assert not same_pixels(one, other)
+    assert not same_pixels(one, other[:, 1:])

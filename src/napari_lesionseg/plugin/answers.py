@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.engine.postprocessing import postprocess
 from napari_lesionseg.plugin.edits import Frame
-from napari_lesionseg.types import Probability
+from napari_lesionseg.types import Click, LabelImage, Probability
+
+if TYPE_CHECKING:
+    from napari_lesionseg.engine.working import WorkingAnswer
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 LOWEST_THRESHOLD = 0.02
 """Lowest threshold an outline can be drawn at; probabilities below it need not be kept."""
@@ -52,19 +60,82 @@ class Answer:
         part = probability[..., rows, cols].astype(np.float32)  # a copy: the whole map can go
         return cls(part, rows.start, cols.start, probability.shape)
 
-    def probability(self) -> Probability:
-        """Give the whole map back: certain background outside the part."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the whole map."""
+        return self.shape[-2], self.shape[-1]
+
+    def probability(self, size: tuple[int, int] | None = None) -> Probability:
+        """Give the whole map back: certain background outside the part.
+
+        Parameters
+        ----------
+        size : (int, int), optional
+            Height and width to sample it at; None: its own.
+        """
         whole = np.zeros(self.shape, dtype=np.float32)
         if len(self.shape) == 3:
             whole[0] = 1
         height, width = self.part.shape[-2:]
         whole[..., self.top : self.top + height, self.left : self.left + width] = self.part
-        return whole
+        return whole if size is None else sampled(whole, size)
+
+    def small(self) -> Probability:
+        """Give as much of it as its quality is estimated from."""
+        return self.part
+
+    def outline(
+        self, config: PostprocessConfig, threshold: float, clicks: Iterable[Click] = ()
+    ) -> LabelImage:
+        """Draw it: `postprocess` of the whole map, (H, W) uint8, a new array."""
+        clicks = tuple(clicks)
+        if not all(self._agrees(click, threshold) for click in clicks):
+            return postprocess(self.probability(), config, threshold, clicks)
+        # Nothing is drawn outside the part; how large a disc a click stands for does not matter here.
+        drawn = np.zeros(self.size, np.uint8)
+        height, width = self.part.shape[-2:]
+        if height and width:
+            shifted = [
+                replace(click, row=click.row - self.top, col=click.col - self.left) for click in clicks
+            ]
+            window = postprocess(self.part, config, threshold, shifted)
+            drawn[self.top : self.top + height, self.left : self.left + width] = window
+        return drawn
+
+    def contains(self, row: int, col: int, threshold: float) -> bool:
+        """Tell whether a pixel of the map reaches a threshold."""
+        row, col = row - self.top, col - self.left
+        if not (0 <= row < self.part.shape[-2] and 0 <= col < self.part.shape[-1]):
+            return False
+        values = self.part[..., row, col]
+        if values.ndim == 0:
+            return bool(values >= threshold)
+        return bool(values[1:].max() >= values[0] * threshold / (1 - threshold))
+
+    def _agrees(self, click: Click, threshold: float) -> bool:
+        row, col = click.pixel
+        inside = 0 <= row < self.size[0] and 0 <= col < self.size[1]
+        return not inside or self.contains(row, col, threshold) == click.positive
 
     @property
     def nbytes(self) -> int:
         """Bytes that the part takes."""
         return int(self.part.nbytes)
+
+
+AnyAnswer: TypeAlias = "Answer | WorkingAnswer"
+"""What a network said of a picture: a map of every pixel, or as large as the network worked at."""
+
+
+def sampled(values: NDArray[_Value], size: tuple[int, int]) -> NDArray[_Value]:
+    """Take from an array (..., H, W) the pixel in the middle of each of fewer, or the array itself."""
+    if values.shape[-2:] == size:
+        return values
+    rows, cols = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for new, old in zip(size, values.shape[-2:], strict=True)
+    )
+    return values[..., rows[:, None], cols]
 
 
 class AnswerStore:

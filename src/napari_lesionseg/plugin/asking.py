@@ -13,7 +13,7 @@ from psygnal import Signal
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import PictureError
 from napari_lesionseg.plugin import drawing
-from napari_lesionseg.plugin.answers import Answer
+from napari_lesionseg.plugin.answers import AnyAnswer
 from napari_lesionseg.plugin.history import Find, Snapshot
 from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.types import Box, ByteImage, Click
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Something that takes the network.
+    """Something that takes its time.
 
     Parameters
     ----------
-    kind : {"prediction", "click", "box", "redraw", "retract"}
-        What it is.
+    kind : {"prediction", "click", "box", "redraw", "retract", "tool"}
+        What it is; "tool" does without the network.
     depth : int
         How many steps could be undone when it was wished for.
     clicks : tuple of Click
@@ -38,13 +38,16 @@ class Wish:
         Where to look.
     config : PostprocessConfig, optional
         Settings to draw with.
+    tool : str
+        Name of a tool.
     """
 
-    kind: Literal["prediction", "click", "box", "redraw", "retract"]
+    kind: Literal["prediction", "click", "box", "redraw", "retract", "tool"]
     depth: int
     clicks: tuple[Click, ...] = ()
     box: Box | None = None
     config: PostprocessConfig | None = None
+    tool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Question:
 class Reply:
     """What the network said, and the picture as it keeps it for the next question."""
 
-    answer: Answer
+    answer: AnyAnswer
     encoded: EncodedPicture
 
 
@@ -88,12 +91,12 @@ def ask(question: Question) -> Reply:
             raise PictureError("The picture or the model is gone; open it again.")
         encoded = question.model.encode(question.image)
     previous = drawing.previous_probability(question.before) if question.before is not None else None
-    return Reply(Answer.of(encoded.predict(question.clicks, previous)), encoded)
+    return Reply(encoded.answer(question.clicks, previous), encoded)
 
 
-def look(model: Model, part: ByteImage, box: Box, window: Box, level: float) -> Find:
+def look(model: Model, part: ByteImage, box: Box, window: Box) -> Find:
     """Ask the network about a part of the picture; runs in another thread."""
-    return Find(window, Answer.of(drawing.within(model.predict(part), box, window, level)))
+    return Find(box, window, model.encode(part).answer())
 
 
 class Errands:

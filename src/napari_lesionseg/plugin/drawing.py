@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine.mask_tools import part_at
-from napari_lesionseg.engine.postprocessing import postprocess, resolve_threshold
-from napari_lesionseg.plugin.answers import Answer
+from napari_lesionseg.engine.postprocessing import resolve_threshold
+from napari_lesionseg.engine.runs import Runs
+from napari_lesionseg.plugin.answers import Answer, AnyAnswer, sampled
 from napari_lesionseg.plugin.history import Find, Snapshot
 from napari_lesionseg.types import Box, Click, LabelImage, Probability
 
-DRAFT_PIXELS = 1 << 20
-"""Pixels that a draft looks at, at most; what is smaller is drawn in full at once."""
+SEEN_PIXELS = 1 << 19
+"""Pixels at which the network is shown the outline before a click, at most; it makes fewer of them itself."""
 
 
-def redrawn(snapshot: Snapshot, active: int = 1, every: int = 1) -> Snapshot:
+def redrawn(snapshot: Snapshot, active: int = 1) -> Snapshot:
     """Draw the outline of a snapshot anew; pixels set by hand stay as they are.
 
     Parameters
@@ -33,28 +33,20 @@ def redrawn(snapshot: Snapshot, active: int = 1, every: int = 1) -> Snapshot:
         What to draw; its ``mask`` is the outline so far.
     active : int
         Class of new lesion pixels where the model knows of one class; those that were lesion keep theirs.
-    every : int
-        Above 1: a draft, of which only every so many rows and columns are looked at, regardless of clicks.
 
     Returns
     -------
     Snapshot
         The same with another mask.
     """
-    mask = _of_class(outline(snapshot, every), snapshot, active)
+    mask = _of_class(outline(snapshot), snapshot, active)
     if snapshot.hand.any():
         np.copyto(mask, snapshot.mask, where=snapshot.hand)
     return replace(snapshot, mask=mask)
 
 
-def draft_step(snapshot: Snapshot) -> int:
-    """Tell of how many rows and columns a draft of a snapshot looks at one; 1: it need not be a draft."""
-    part = 0 if snapshot.answer is None else math.prod(snapshot.answer.part.shape[-2:])
-    return max(1, math.ceil(math.sqrt(part / DRAFT_PIXELS)))
-
-
-def outline(snapshot: Snapshot, every: int = 1) -> LabelImage:
-    """Draw what the network says, regardless of what was done by hand; `every` as for `redrawn`.
+def outline(snapshot: Snapshot) -> LabelImage:
+    """Draw what the network says, regardless of what was done by hand.
 
     Returns
     -------
@@ -62,16 +54,15 @@ def outline(snapshot: Snapshot, every: int = 1) -> LabelImage:
         (H, W) uint8, a new array.
     """
     level = resolve_threshold(None, snapshot.config, snapshot.level)
-    drawn = np.zeros(snapshot.mask.shape, np.uint8)  # zeros_like would touch every pixel
-    if snapshot.answer is not None and every > 1:
-        _sketch(drawn, snapshot.answer, snapshot.config, level, every)
-    elif snapshot.answer is not None:
-        _draw(drawn, snapshot.answer, snapshot.config, level, snapshot.clicks)
+    if snapshot.answer is None:
+        drawn = np.zeros(snapshot.mask.shape, np.uint8)  # zeros_like would touch every pixel
+    else:
+        drawn = snapshot.answer.outline(snapshot.config, level, snapshot.clicks)
     every_part = snapshot.config.model_copy(update={"largest_only": False})
     for find in snapshot.finds:
         window = drawn[_slices(find.window)]
-        found = np.zeros_like(window)
-        _draw(found, find.answer, every_part, level, _shifted(snapshot.clicks, find.window))
+        found = find.answer.outline(every_part, level, _shifted(snapshot.clicks, find.window))
+        _keep_reaching(found, _inside(find.box, find.window))
         np.copyto(window, found, where=window == 0)
     return drawn
 
@@ -84,21 +75,28 @@ def previous_probability(snapshot: Snapshot) -> Probability | None:
     Returns
     -------
     ndarray or None
-        (H, W) float32 in [0, 1]; None when there is no outline yet.
+        (h, w) float32 in [0, 1], not larger than `SEEN_PIXELS`; None when there is no outline yet.
     """
+    shape = (snapshot.mask.shape[0], snapshot.mask.shape[1])
+    shrink = min(1.0, math.sqrt(SEEN_PIXELS / max(1, math.prod(shape))))
+    size = (max(1, round(shape[0] * shrink)), max(1, round(shape[1] * shrink)))
+    mask = sampled(snapshot.mask, size) > 0
     if snapshot.answer is None:
-        return None if not snapshot.mask.any() else (snapshot.mask > 0).astype(np.float32)
-    whole = snapshot.answer.probability()
+        return mask.astype(np.float32) if mask.any() else None
+    whole = snapshot.answer.probability(None if size == shape else size)
     lesion = whole if whole.ndim == 2 else 1 - whole[0]
+    level = resolve_threshold(None, snapshot.config, snapshot.level)
     for find in snapshot.finds:
-        found = find.answer.probability()
-        window = lesion[_slices(find.window)]
-        np.maximum(window, found if found.ndim == 2 else 1 - found[0], out=window)
-    np.copyto(lesion, snapshot.mask > 0, where=snapshot.hand)
+        part = lesion[_slices(_scaled(find.window, shape, size))]
+        if part.size:
+            found = find.answer.probability((part.shape[0], part.shape[1]))
+            inner = _scaled(_inside(find.box, find.window), find.answer.size, found.shape[-2:])
+            np.maximum(part, within(found if found.ndim == 2 else 1 - found[0], inner, level), out=part)
+    np.copyto(lesion, mask, where=sampled(snapshot.hand, size))
     return lesion
 
 
-def with_clicks(snapshot: Snapshot, groups: Sequence[tuple[Click, ...]], answer: Answer) -> Snapshot:
+def with_clicks(snapshot: Snapshot, groups: Sequence[tuple[Click, ...]], answer: AnyAnswer) -> Snapshot:
     """Add gestures of clicks and the answer to them; the mask is not drawn yet.
 
     A click on what the hand painted that says otherwise gives that part back to the network, and a negative
@@ -121,7 +119,7 @@ def without_last_click(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, clicks=clicks, groups=snapshot.groups[:-1], answers=snapshot.answers[:-1])
 
 
-def learnt(snapshot: Snapshot, answer: Answer, level: float) -> Snapshot:
+def learnt(snapshot: Snapshot, answer: AnyAnswer, level: float) -> Snapshot:
     """Add the answer behind a mask that came from elsewhere: what differs from it counts as done by hand."""
     known = replace(snapshot, answers=(*snapshot.answers[:-1], answer), level=level)
     if not snapshot.clicks and known.prediction is None:
@@ -130,7 +128,7 @@ def learnt(snapshot: Snapshot, answer: Answer, level: float) -> Snapshot:
     return replace(known, hand=snapshot.hand | differs | (snapshot.mask > 1))
 
 
-def within_budget(answers: tuple[Answer | None, ...], budget: int) -> tuple[Answer | None, ...]:
+def within_budget(answers: tuple[AnyAnswer | None, ...], budget: int) -> tuple[AnyAnswer | None, ...]:
     """Forget the oldest answers beyond a budget of bytes, except the first and the last."""
     kept = list(answers)
     for index in range(1, len(kept) - 1):
@@ -156,30 +154,23 @@ def with_margin(box: Box, shape: tuple[int, int], share: float = 0.5) -> Box:
     )
 
 
-def within(probability: Probability, box: Box, window: Box, level: float) -> Probability:
-    """Keep of a window's answer what lies in a box, or belongs to a part that reaches into it.
+def within(probability: Probability, box: Box, level: float) -> Probability:
+    """Keep of a probability (h, w) what lies in a box, or belongs to a part that reaches into it.
 
     Parameters
     ----------
     probability : ndarray
-        (h, w), or (C, h, w), for the window.
-    box, window : Box
-        In pixels of the picture; the window contains the box.
+        (h, w) float32.
+    box : Box
+        In its pixels.
     level : float
         Threshold that says what a part is.
     """
-    lesion = probability if probability.ndim == 2 else 1 - probability[0]
-    inner = np.zeros(lesion.shape, dtype=bool)
-    top, left = box.top - window.top, box.left - window.left
-    inner[top : top + box.bottom - box.top, left : left + box.right - box.left] = True
-    parts, _ = ndimage.label(lesion >= level, structure=np.ones((3, 3), dtype=bool))
+    inner = np.zeros(probability.shape, dtype=bool)
+    inner[_slices(box)] = True
+    parts, _ = ndimage.label(probability >= level, structure=np.ones((3, 3), dtype=bool))
     reaching = np.unique(parts[inner])
-    kept = inner | np.isin(parts, reaching[reaching > 0])
-    if probability.ndim == 2:
-        return np.where(kept, probability, np.float32(0))
-    background = np.zeros((len(probability), 1, 1), dtype=np.float32)
-    background[0] = 1
-    return np.where(kept, probability, background)
+    return np.where(inner | np.isin(parts, reaching[reaching > 0]), probability, np.float32(0))
 
 
 def inside(click: Click, shape: tuple[int, ...]) -> bool:
@@ -188,46 +179,16 @@ def inside(click: Click, shape: tuple[int, ...]) -> bool:
     return 0 <= row < shape[0] and 0 <= col < shape[1]
 
 
-def _draw(
-    drawn: LabelImage, answer: Answer, config: PostprocessConfig, level: float, clicks: Sequence[Click]
-) -> None:
-    """Draw an answer into an empty mask, in place."""
-    height, width = answer.part.shape[-2:]
-    window = Box(answer.top, answer.left, answer.top + height, answer.left + width)
-    if all(_agrees(answer, click, level) for click in clicks):
-        # Nothing is drawn outside the part; how large a disc a click stands for does not matter here.
-        if height and width:
-            drawn[_slices(window)] = postprocess(answer.part, config, level, _shifted(clicks, window))
-    else:
-        drawn[...] = postprocess(answer.probability(), config, level, clicks)
-
-
-def _sketch(drawn: LabelImage, answer: Answer, config: PostprocessConfig, level: float, every: int) -> None:
-    """Draw an answer into an empty mask from every so many of its rows and columns, in place."""
-    height, width = answer.part.shape[-2:]
-    coarse = config.model_copy(update={"min_area": config.min_area // every**2})
-    small = postprocess(np.ascontiguousarray(answer.part[..., ::every, ::every]), coarse, level)
-    rows, cols = (np.flatnonzero(small.any(axis=axis)) for axis in (1, 0))
-    if rows.size:
-        top, left = int(rows[0]), int(cols[0])
-        lesion = small[top : rows[-1] + 1, left : cols[-1] + 1].repeat(every, axis=0).repeat(every, axis=1)
-        window = drawn[answer.top : answer.top + height, answer.left : answer.left + width]
-        window = window[top * every :, left * every :][: lesion.shape[0], : lesion.shape[1]]
-        window[...] = lesion[: window.shape[0], : window.shape[1]]
-
-
-def _agrees(answer: Answer, click: Click, level: float) -> bool:
-    """Tell whether an answer, before it is cleaned, agrees with a click."""
-    row, col = click.pixel
-    if not inside(click, answer.shape[-2:]):
-        return True
-    row, col = row - answer.top, col - answer.left
-    height, width = answer.part.shape[-2:]
-    if not (0 <= row < height and 0 <= col < width):
-        return not click.positive
-    if answer.part.ndim == 2:
-        return bool(answer.part[row, col] >= level) == click.positive
-    return False  # several classes: left to `postprocess`
+def _keep_reaching(found: LabelImage, box: Box) -> None:
+    """Clear, in place, the parts of a mask that do not reach into a box."""
+    mask = found > 0
+    runs = Runs.of(mask)
+    parts = runs.parts(diagonal=True)
+    rows = runs.starts // runs.width
+    first, last = (at - rows * runs.width - 1 for at in (runs.starts, runs.stops))
+    reaching = (rows >= box.top) & (rows < box.bottom) & (first < box.right) & (last > box.left)
+    runs.write(mask, ~np.isin(parts, parts[reaching]), False)
+    found[~mask] = 0
 
 
 def _of_class(drawn: LabelImage, snapshot: Snapshot, active: int) -> LabelImage:
@@ -254,7 +215,9 @@ def _denied(find: Find, snapshot: Snapshot, clicks: Sequence[Click]) -> bool:
     """Tell whether a negative click lies on what was found in a box."""
     level = resolve_threshold(None, snapshot.config, snapshot.level)
     shifted = _shifted([click for click in clicks if not click.positive], find.window)
-    return any(not _agrees(find.answer, click, level) for click in shifted)
+    return any(
+        find.answer.contains(*click.pixel, level) for click in shifted if inside(click, find.answer.size)
+    )
 
 
 def _shifted(clicks: Sequence[Click], window: Box) -> list[Click]:
@@ -263,3 +226,16 @@ def _shifted(clicks: Sequence[Click], window: Box) -> list[Click]:
 
 def _slices(box: Box) -> tuple[slice, slice]:
     return slice(box.top, box.bottom), slice(box.left, box.right)
+
+
+def _inside(box: Box, window: Box) -> Box:
+    """Give a box in the pixels of a window."""
+    return Box(box.top - window.top, box.left - window.left, box.bottom - window.top, box.right - window.left)
+
+
+def _scaled(box: Box, shape: tuple[int, ...], size: tuple[int, ...]) -> Box:
+    """Give a box of a picture in the pixels of the same picture of another size."""
+    down, right = size[0] / shape[0], size[1] / shape[1]
+    return Box(
+        round(box.top * down), round(box.left * right), round(box.bottom * down), round(box.right * right)
+    )

@@ -66,6 +66,47 @@ def write_masks(layer: Labels, masks: Mapping[Frame, LabelImage]) -> bool:
     return True
 
 
+def show_mask(layer: Labels, mask: LabelImage) -> bool:
+    """Make a layer of one picture equal to a mask, leaving nothing in napari's history.
+
+    Many times quicker than `write_masks` where millions of pixels differ.
+
+    Parameters
+    ----------
+    layer : napari.layers.Labels
+        The layer; its data must be a NumPy array.
+    mask : ndarray
+        (H, W) uint8, class indices.
+
+    Returns
+    -------
+    bool
+        False when nothing differs.
+
+    Raises
+    ------
+    MaskError
+        If the layer was given other data in the meantime that the mask does not fit.
+    """
+    box = _changed_box(_frame_of(layer, (), mask.shape), mask)
+    if box is None:
+        return False
+    if not layer.visible:
+        layer.set_view_slice()  # what napari drew of a hidden layer may be out of date
+    layer.data[box] = mask[box]
+    _refresh(layer, box)
+    layer.events.paint(value=[])
+    return True
+
+
+def _refresh(layer: Labels, box: tuple[slice, slice]) -> None:
+    """Draw a part of a layer anew, as napari does after its own edits; it has no public way to."""
+    if layer.contour < 1:
+        layer._slice.image.view[box] = layer.colormap._data_to_texture(layer.data[box])
+    layer._accumulate_updated_slice(box)
+    layer._partial_labels_refresh()
+
+
 class Gesture:
     """Edits that belong together, such as the moves of a slider: one Ctrl+Z takes all of them back.
 
@@ -115,44 +156,62 @@ class Gesture:
 
 def _changes(layer: Labels, frame: Frame, mask: LabelImage) -> Iterator[tuple[_Indices, int]]:
     """Yield the indices to be set, and to what, one class after the other."""
+    data = _frame_of(layer, frame, mask.shape)
+    box = _changed_box(data, mask)
+    if box is None:
+        return
+    changed, values = data[box] != mask[box], mask[box]
+    places = np.flatnonzero(changed)  # several times quicker than rows and columns at once
+    values = values.ravel()[places]
+    top, left = box[0].start, box[1].start
+    for value in np.flatnonzero(np.bincount(values)):  # unique would sort millions
+        rows, cols = np.divmod(places[values == value].astype(np.uint32), np.uint32(box[1].stop - left))
+        yield _full_indices(frame, rows + top, cols + left, layer.data.shape), int(value)
+
+
+def _frame_of(layer: Labels, frame: Frame, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Give a frame of a layer, a view, if masks of a shape fit it."""
     data = layer.data
-    if not isinstance(data, np.ndarray) or data.ndim != len(frame) + 2 or data.shape[-2:] != mask.shape:
+    if not isinstance(data, np.ndarray) or data.ndim != len(frame) + 2 or data.shape[-2:] != shape:
         raise MaskError(
             f"The layer “{layer.name}” no longer has the size of its picture; delete it and segment again."
         )
-    band = _changed_rows(data[frame], mask)
-    changed = data[frame][band] != mask[band]
-    box = _bounding_box(changed)
-    if box is None:
-        return
-    places = np.flatnonzero(changed[box])  # several times quicker than rows and columns at once
-    values = mask[band][box].ravel()[places]
-    top, left = band.start + box[0].start, box[1].start
-    for value in np.flatnonzero(np.bincount(values)):  # unique would sort millions
-        rows, cols = np.divmod(places[values == value].astype(np.uint32), np.uint32(box[1].stop - left))
-        yield _full_indices(frame, rows + top, cols + left, data.shape), int(value)
+    view: NDArray[Any] = data[frame]
+    return view
 
 
 def same_pixels(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Tell whether two masks are equal, without the large array in between that NumPy would make."""
-    band = _changed_rows(one, other) if one.shape == other.shape else slice(0, 1)
-    return band.start == band.stop
+    return one.shape == other.shape and next(_differing_strips(one, other), None) is None
 
 
-def _changed_rows(one: NDArray[Any], other: NDArray[Any]) -> slice:
-    """Give the strips of rows from the first in which two masks differ to the last."""
-    strips = range(0, len(one), _STRIP)
-    differing = [at for at in strips if not np.array_equal(one[at : at + _STRIP], other[at : at + _STRIP])]
-    return slice(differing[0], differing[-1] + _STRIP) if differing else slice(0, 0)
-
-
-def _bounding_box(changed: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    rows = np.flatnonzero(changed.any(axis=1))
-    if not rows.size:
+def _changed_box(one: NDArray[Any], other: NDArray[Any]) -> tuple[slice, slice] | None:
+    """Give the rows and columns in which two masks of one shape differ; None where they are equal."""
+    cols, rows = np.zeros(one.shape[1], bool), []
+    for strip in _differing_strips(one, other):
+        differs = one[strip] != other[strip]
+        cols |= differs.any(axis=0)
+        rows.append(strip.start + np.flatnonzero(differs.any(axis=1)))
+    if not rows:
         return None
-    band = slice(int(rows[0]), int(rows[-1]) + 1)
-    cols = np.flatnonzero(changed[band].any(axis=0))
-    return band, slice(int(cols[0]), int(cols[-1]) + 1)
+    places = np.flatnonzero(cols)
+    return slice(int(rows[0][0]), int(rows[-1][-1]) + 1), slice(int(places[0]), int(places[-1]) + 1)
+
+
+def _differing_strips(one: NDArray[Any], other: NDArray[Any]) -> Iterator[slice]:
+    """Yield the strips of rows in which two masks of one shape differ."""
+    strips = (slice(top, top + _STRIP) for top in range(0, len(one), _STRIP))
+    return (strip for strip in strips if not _equal(one[strip], other[strip]))
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Compare two strips; bytes eight at a time, which is twice as quick, where that can be done."""
+    if (
+        all(strip.dtype == np.uint8 and strip.flags.c_contiguous for strip in (one, other))
+        and not one.size % 8
+    ):
+        one, other = one.reshape(-1).view(np.uint64), other.reshape(-1).view(np.uint64)
+    return np.array_equal(one, other)
 
 
 def _full_indices(frame: Frame, rows: NDArray[Any], cols: NDArray[Any], shape: tuple[int, ...]) -> _Indices:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.answers import Answer
+from napari_lesionseg.plugin.answers import AnyAnswer
 from napari_lesionseg.types import Box, Click, LabelImage
 
 HISTORY_BUDGET = 512 << 20
@@ -31,14 +31,17 @@ class Find:
 
     Parameters
     ----------
+    box : Box
+        Where the reader wanted it to look.
     window : Box
-        The part that it looked at.
+        The part that it looked at, which is larger.
     answer : Answer
         Its answer, of the window's shape.
     """
 
+    box: Box
     window: Box
-    answer: Answer
+    answer: AnyAnswer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,17 +75,17 @@ class Snapshot:
     config: PostprocessConfig = field(default_factory=PostprocessConfig)
     clicks: tuple[Click, ...] = ()
     groups: tuple[int, ...] = ()
-    answers: tuple[Answer | None, ...] = (None,)
-    prediction: Answer | None = None
+    answers: tuple[AnyAnswer | None, ...] = (None,)
+    prediction: AnyAnswer | None = None
     level: float = 0.5
     finds: tuple[Find, ...] = ()
 
     @property
-    def answer(self) -> Answer | None:
+    def answer(self) -> AnyAnswer | None:
         """The answer in force."""
         return self.answers[-1]
 
-    def known_answers(self) -> Iterator[Answer]:
+    def known_answers(self) -> Iterator[AnyAnswer]:
         """Yield every answer that the snapshot holds on to."""
         yield from (answer for answer in (self.prediction, *self.answers) if answer is not None)
         yield from (find.answer for find in self.finds)
@@ -269,5 +272,5 @@ class History:
             self._past.pop(0)
 
 
-def _answer_bytes(answers: Iterable[Answer]) -> int:
+def _answer_bytes(answers: Iterable[AnyAnswer]) -> int:
     return sum({id(answer): answer.nbytes for answer in answers}.values())

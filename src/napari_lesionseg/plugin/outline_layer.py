@@ -10,7 +10,7 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_lesionseg.errors import MaskError
-from napari_lesionseg.plugin.edits import same_pixels, write_masks
+from napari_lesionseg.plugin.edits import same_pixels, show_mask
 from napari_lesionseg.plugin.layers import fits
 from napari_lesionseg.types import LabelImage
 
@@ -108,7 +108,7 @@ class OutlineLayer:
         """Show a mask; this does not count as painting."""
         self._writing = True
         try:
-            write_masks(self._labels, {(): mask})
+            show_mask(self._labels, mask)
         finally:
             self._writing = False
 

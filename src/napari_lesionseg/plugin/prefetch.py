@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_lesionseg.plugin.answers import Answer
+from napari_lesionseg.plugin.answers import AnyAnswer
 from napari_lesionseg.plugin.workers import Job
 from napari_lesionseg.study.fold import PictureState
 from napari_lesionseg.study.study import Study
@@ -46,7 +46,7 @@ class Prepared:
     image: ByteImage
     when: datetime
     mask: LabelImage | None
-    answer: Answer | None
+    answer: AnyAnswer | None
     encoded: EncodedPicture | None
 
 
@@ -64,7 +64,7 @@ def prepare(study: Study, picture: str, model: Model | None) -> Prepared:
     if model is None:
         return Prepared(picture, image, when, mask, None, None)
     encoded = model.encode(image)
-    return Prepared(picture, image, when, mask, Answer.of(encoded.predict()), encoded)
+    return Prepared(picture, image, when, mask, encoded.answer(), encoded)
 
 
 class Prefetcher:

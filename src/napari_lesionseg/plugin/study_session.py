@@ -17,6 +17,7 @@ from qtpy.QtCore import QTimer
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.engine.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError, StudyError
+from napari_lesionseg.plugin.answers import AnyAnswer
 from napari_lesionseg.plugin.editor import OutlineEditor
 from napari_lesionseg.plugin.news import News
 from napari_lesionseg.plugin.outbox import Draft, Outbox, Quality
@@ -280,16 +281,11 @@ class StudySession:
         elif not self.run.is_active:
             self.run.start([state.picture for state in self.queue], self._model, self._config)
 
-    def set_config(self, config: PostprocessConfig, *, draft: bool = False) -> None:
-        """Draw this and all later outlines with other settings; a draft is drawn in full by `settle`."""
+    def set_config(self, config: PostprocessConfig) -> None:
+        """Draw this and all later outlines with other settings."""
         self._config = config
         if self.editor is not None:
-            self.editor.set_config(config, draft=draft)
-
-    def settle(self) -> None:
-        """Draw in full what was drafted while a slider was held."""
-        if self.editor is not None:
-            self.editor.settle()
+            self.editor.set_config(config)
 
     # --------------------------------------------------------------------------------------- saving
 
@@ -482,7 +478,11 @@ def _is_readers(state: PictureState) -> bool:
 def _quality_of(editor: OutlineEditor) -> Quality | None:
     """Give what estimates the quality of the outline; what lies beyond the answer's part hardly counts."""
     answer = editor.answer
-    return None if answer is None else partial(quality_estimate, answer.part, editor.threshold)
+    return None if answer is None else partial(_estimate, answer, editor.threshold)
+
+
+def _estimate(answer: AnyAnswer, threshold: float) -> float:
+    return quality_estimate(answer.small(), threshold)
 
 
 def _clicks_of(state: PictureState) -> tuple[Click, ...]:

@@ -288,14 +288,13 @@ class Workbench(QWidget):
 
     def _on_config(self) -> None:
         if self.session is not None:
-            self.session.set_config(self.controls.config, draft=self.controls.is_held)
+            self.session.set_config(self.controls.config)
 
     def _on_settled(self) -> None:
-        """Draw what was drafted while the slider was held; the last move may not have been drawn at all."""
+        """Draw the last move of the slider, which may still be waiting."""
         if self.session is not None:
             self._redraw_soon.stop()
             self.session.set_config(self.controls.config)
-            self.session.settle()
 
     def _on_saved(self, all_saved: bool) -> None:
         if self.session is not None and self.session.outbox.problem and not all_saved:
