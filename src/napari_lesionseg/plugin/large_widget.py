@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image, Labels
 from napari.utils import progress
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
-    QGridLayout,
-    QHBoxLayout,
     QLabel,
-    QProgressBar,
-    QPushButton,
     QRadioButton,
     QSpinBox,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_lesionseg.engine.tiling import TileConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin import segmentation
-from napari_lesionseg.plugin.controls import ThresholdSlider, small
+from napari_lesionseg.plugin.controls import ThresholdSlider
 from napari_lesionseg.plugin.edits import write_masks
+from napari_lesionseg.plugin.forms import RunBar, picture_and_model, when_gone
 from napari_lesionseg.plugin.layer_choice import ImageChoice
 from napari_lesionseg.plugin.layers import fits, new_outline, picture_shape, show_as
 from napari_lesionseg.plugin.lesion_links import CLASSES
@@ -85,10 +80,9 @@ class LargeWidget(QWidget):
         self.width_of_lesions = QSpinBox()
         self.threshold = ThresholdSlider()
         self.smallest = QSpinBox()
-        self.segment = QPushButton("Segment")
-        self.cancel = QPushButton("Cancel")
-        self.progress_bar = QProgressBar()
-        self.status = small(QLabel())
+        self._bottom = RunBar()
+        self.segment, self.cancel = self._bottom.segment, self._bottom.cancel
+        self.progress_bar, self.status = self._bottom.progress_bar, self._bottom.status
         self._redraw_soon = QTimer(self)
         self._describe()
         self._lay_out()
@@ -114,17 +108,11 @@ class LargeWidget(QWidget):
         self.smallest.setToolTip("Parts with fewer pixels are dropped")
         self.segment.setToolTip("Outline the picture in the background; the window stays usable")
         self.cancel.setToolTip("Stop after the part in hand; nothing is changed")
-        self.status.setWordWrap(True)
-        self.status.setMinimumHeight(2 * self.status.fontMetrics().lineSpacing())
         self._redraw_soon.setSingleShot(True)
         self._redraw_soon.setInterval(300)
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        grid.addWidget(QLabel("Picture"), 0, 0)
-        grid.addWidget(self.pictures, 0, 1)
-        row = self.models.add_to(grid, 1)
+        grid, row = picture_and_model(self.pictures, self.models)
         for caption, part in (
             ("Look for", self.closely),
             ("", self.whole),
@@ -135,16 +123,7 @@ class LargeWidget(QWidget):
             grid.addWidget(QLabel(caption), row, 0)
             grid.addWidget(part, row, 1)
             row += 1
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.segment, 2)
-        buttons.addWidget(self.cancel, 1)
-        column = QVBoxLayout(self)
-        column.addLayout(grid)
-        column.addSpacing(6)
-        column.addLayout(buttons)
-        column.addWidget(self.progress_bar)
-        column.addWidget(self.status)
-        column.addStretch()
+        self._bottom.lay_out(self, grid)
 
     def _connect(self) -> None:
         self.pictures.changed.connect(self._update)
@@ -155,8 +134,7 @@ class LargeWidget(QWidget):
         self.threshold.moved.connect(self._redraw_soon.start)
         self.smallest.valueChanged.connect(self._redraw_soon.start)
         self._redraw_soon.timeout.connect(self._redraw)
-        # Not a method of this widget: Qt would have cut it off before the signal is sent.
-        self.destroyed.connect(partial(_call_all, [self._tear_down]))
+        when_gone(self, self._tear_down)
 
     def _tear_down(self) -> None:
         """Stop listening and working; Qt's side of the widget is gone."""
@@ -226,14 +204,14 @@ class LargeWidget(QWidget):
         if self._run is not None:
             self._run.cancel()
             self.cancel.setEnabled(False)
-            self._say("Stopping after the part in hand.")
+            self._bottom.say("Stopping after the part in hand.")
 
     def _on_progress(self, done: int, total: int) -> None:
         if self._run is None or not self.cancel.isEnabled():
             return
         self.progress_bar.setRange(0, total)
         self.progress_bar.setValue(done)
-        self._say(
+        self._bottom.say(
             f"Part {done} of {total}." if done < total else "Drawing the outline\N{HORIZONTAL ELLIPSIS}"
         )
         if self._bar is not None:
@@ -244,19 +222,19 @@ class LargeWidget(QWidget):
         picture = self._picture
         self._end()
         if picture is None or picture not in self._viewer.layers:
-            self._say("The picture was closed before its outline was ready.")
+            self._bottom.say("The picture was closed before its outline was ready.")
             return
         if picture_shape(picture) != made.mask.shape:
-            self._say("The picture was changed before its outline was ready; segment it again.")
+            self._bottom.say("The picture was changed before its outline was ready; segment it again.")
             return
         self._made = made
         self._write(picture, made.mask, model.card.classes)
-        self._say(self._result(made.mask))
+        self._bottom.say(self._result(made.mask))
 
     def _on_failed(self, error: Exception) -> None:
         self._loading = self._drawing = None
         self._end()
-        self._say(str(error))
+        self._bottom.say(str(error))
 
     def _end(self) -> None:
         self._run = None
@@ -301,7 +279,7 @@ class LargeWidget(QWidget):
         model = self.models.loaded
         if self._picture is not None and self._picture in self._viewer.layers and model is not None:
             self._write(self._picture, mask, model.card.classes)
-            self._say(self._result(mask))
+            self._bottom.say(self._result(mask))
 
     def _level(self, model: Model) -> float:
         chosen = self.threshold.threshold
@@ -327,12 +305,9 @@ class LargeWidget(QWidget):
         self.progress_bar.setVisible(running)
         self.progress_bar.setRange(0, 0)
         if running:
-            self._say("Loading the model" if self._run is None else "Looking at the first part")
+            self._bottom.say("Loading the model" if self._run is None else "Looking at the first part")
         else:
-            self._say(_NO_PICTURE if picture is None else _size_of(picture))
-
-    def _say(self, text: str) -> None:
-        self.status.setText(text)
+            self._bottom.say(_NO_PICTURE if picture is None else _size_of(picture))
 
     @staticmethod
     def _result(mask: LabelImage) -> str:
@@ -346,8 +321,3 @@ def _size_of(picture: Image) -> str:
     """Say how large a picture is."""
     height, width = picture_shape(picture)[-2:]
     return f"{width} x {height} pixels, {height * width / 1e6:.1f} megapixels."
-
-
-def _call_all(callbacks: list[Callable[[], None]], *_: Any) -> None:
-    for callback in callbacks:
-        callback()

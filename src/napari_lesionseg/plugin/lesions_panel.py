@@ -22,8 +22,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.controls import keep_narrow, small
+from napari_lesionseg.plugin.controls import keep_narrow
 from napari_lesionseg.plugin.cut_tool import CutTool, longest_inside
+from napari_lesionseg.plugin.forms import status_line, when_gone
 from napari_lesionseg.plugin.layer_choice import LabelsChoice
 from napari_lesionseg.plugin.lesion_links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.lesion_marks import LesionMarks
@@ -95,7 +96,7 @@ class LesionsPanel(QWidget):
             "undo": QPushButton("Undo"),
             "redo": QPushButton("Redo"),
         }
-        self.status = small(QLabel())
+        self.status = status_line()
         self._describe()
         self._lay_out()
         self._connect()
@@ -114,8 +115,6 @@ class LesionsPanel(QWidget):
         self.kind.setToolTip("Class of the selected lesions; written into their outline")
         keep_narrow(self.kind)
         self.buttons["cut"].setCheckable(True)
-        self.status.setWordWrap(True)
-        self.status.setMinimumHeight(2 * self.status.fontMetrics().lineSpacing())
 
     def _lay_out(self) -> None:
         top = QHBoxLayout()
@@ -161,8 +160,7 @@ class LesionsPanel(QWidget):
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
             shortcut.activated.connect(self._handlers()[action])
         QShortcut(QKeySequence(Qt.Key.Key_Escape), self).activated.connect(self._stop_cutting)
-        # Not a method of this widget: Qt would have cut it off before the signal is sent.
-        self.destroyed.connect(partial(_call_all, [self._let_go, self.layers.disconnect_viewer]))
+        when_gone(self, self._let_go, self.layers.disconnect_viewer)
 
     def _handlers(self) -> dict[str, Callable[[], None]]:
         return {
@@ -462,8 +460,3 @@ def _count(rows: tuple[Instance, ...], chosen: int) -> str:
 
 def _plainly(handler: Callable[[], None], *_: Any) -> None:
     handler()
-
-
-def _call_all(callbacks: list[Callable[[], None]], *_: Any) -> None:
-    for callback in callbacks:
-        callback()

@@ -14,7 +14,6 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFileDialog,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -34,6 +33,7 @@ from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin import scales
 from napari_lesionseg.plugin.controls import small
 from napari_lesionseg.plugin.edits import Frame
+from napari_lesionseg.plugin.forms import captioned, status_line, when_gone
 from napari_lesionseg.plugin.layer_choice import LabelsChoice
 from napari_lesionseg.plugin.layers import read_frame
 from napari_lesionseg.plugin.lesion_links import (
@@ -93,7 +93,7 @@ class MeasurementsPanel(QWidget):
         self.measure = QPushButton("Measure")
         self.save = QPushButton("Save as CSV\N{HORIZONTAL ELLIPSIS}")
         self.table = LesionTable(_columns("px"))
-        self.status = small(QLabel())
+        self.status = status_line()
         self._look_soon = QTimer(self)
         self._describe()
         self._lay_out()
@@ -115,18 +115,11 @@ class MeasurementsPanel(QWidget):
         self.measure.setToolTip("Measure every lesion of the layer; the window stays usable meanwhile")
         self.save.setToolTip("Save the table for a spreadsheet")
         self.scale.setStyleSheet("font-weight: bold;")
-        self.status.setWordWrap(True)
-        self.status.setMinimumHeight(2 * self.status.fontMetrics().lineSpacing())
         self._look_soon.setSingleShot(True)
         self._look_soon.setInterval(_PAUSE_MS)
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        grid.addWidget(QLabel("Lesions of"), 0, 0)
-        grid.addWidget(self.layers, 0, 1)
-        grid.addWidget(QLabel("Scale"), 1, 0)
-        grid.addWidget(self.scale, 1, 1)
+        grid = captioned(("Lesions of", self.layers), ("Scale", self.scale))
         ruler = QHBoxLayout()
         for part in (self.draw, self.length, self.set):
             ruler.addWidget(part)
@@ -156,8 +149,7 @@ class MeasurementsPanel(QWidget):
         self.save.clicked.connect(self._on_save)
         self.table.chosen.connect(self._on_chosen)
         self._look_soon.timeout.connect(self._on_pause)
-        # Not a method of this widget: Qt would have cut it off before the signal is sent.
-        self.destroyed.connect(partial(_call_all, [self._let_go, self.layers.disconnect_viewer]))
+        when_gone(self, self._let_go, self.layers.disconnect_viewer)
 
     # ------------------------------------------------------------------------------------ the layer
 
@@ -404,8 +396,3 @@ def _frame_in(picture: Image, frame: Frame) -> Frame:
 
 def _events(layer: Labels) -> tuple[Any, ...]:
     return (layer.events.paint, layer.events.set_data, layer.events.data)
-
-
-def _call_all(callbacks: list[Callable[[], None]], *_: Any) -> None:
-    for callback in callbacks:
-        callback()

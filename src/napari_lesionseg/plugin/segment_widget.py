@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image
 from napari.utils import progress
@@ -12,17 +10,14 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
-    QPushButton,
     QRadioButton,
-    QVBoxLayout,
     QWidget,
 )
 
-from napari_lesionseg.plugin.controls import OutlineControls, small
+from napari_lesionseg.plugin.controls import OutlineControls
+from napari_lesionseg.plugin.forms import RunBar, picture_and_model, when_gone
 from napari_lesionseg.plugin.keys import bind_key, set_tip
 from napari_lesionseg.plugin.layers import shown_frame
 from napari_lesionseg.plugin.model_choice import ModelPicker
@@ -58,10 +53,9 @@ class SegmentWidget(QWidget):
         self.controls = OutlineControls(self)
         self.as_contour = QRadioButton("Outline")
         self.as_filled = QRadioButton("Filled")
-        self.segment = QPushButton("Segment")
-        self.cancel = QPushButton("Cancel")
-        self.progress_bar = QProgressBar()
-        self.status = small(QLabel())
+        self._bottom = RunBar()
+        self.segment, self.cancel = self._bottom.segment, self._bottom.cancel
+        self.progress_bar, self.status = self._bottom.progress_bar, self._bottom.status
         self._redraw_soon = QTimer(self)
         self._describe()
         self._lay_out()
@@ -85,11 +79,7 @@ class SegmentWidget(QWidget):
         (self.as_filled if self._session.filled else self.as_contour).setChecked(True)
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        grid.addWidget(QLabel("Picture"), 0, 0)
-        grid.addWidget(self.pictures, 0, 1)
-        row = self.models.add_to(grid, 1)
+        grid, row = picture_and_model(self.pictures, self.models)
         row = self.controls.add_to(grid, row)
         shown_as = QHBoxLayout()
         shown_as.addWidget(self.as_contour)
@@ -97,18 +87,7 @@ class SegmentWidget(QWidget):
         shown_as.addStretch()
         grid.addWidget(QLabel("Show as"), row, 0)
         grid.addLayout(shown_as, row, 1)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.segment, 2)
-        buttons.addWidget(self.cancel, 1)
-        self.status.setWordWrap(True)
-        self.progress_bar.setVisible(False)
-        column = QVBoxLayout(self)
-        column.addLayout(grid)
-        column.addSpacing(6)
-        column.addLayout(buttons)
-        column.addWidget(self.progress_bar)
-        column.addWidget(self.status)
-        column.addStretch()
+        self._bottom.lay_out(self, grid)
 
     def _connect(self) -> None:
         self._redraw_soon.setSingleShot(True)
@@ -120,8 +99,7 @@ class SegmentWidget(QWidget):
         self.segment.clicked.connect(self._on_segment)
         self.cancel.clicked.connect(self._on_cancel)
         self._session.forgotten.connect(self._on_forgotten)
-        # Not a method of this widget: Qt would have cut it off before the signal is sent.
-        self.destroyed.connect(partial(_call_all, [self._tear_down]))
+        when_gone(self, self._tear_down)
 
     def _tear_down(self) -> None:
         """Stop listening and working; Qt's side of the widget is gone."""
@@ -145,13 +123,13 @@ class SegmentWidget(QWidget):
     def _on_cancel(self) -> None:
         if self._run is not None:
             self._run.cancel()
-            self._say("Stopping after the picture at work.")
+            self._bottom.say("Stopping after the picture at work.")
             self.cancel.setEnabled(False)
 
     def _on_progress(self, done: int, total: int, name: str) -> None:
         self.progress_bar.setRange(0, total if name else 0)
         self.progress_bar.setValue(done)
-        self._say(f"Outlining {name}" if name else "Loading the model")
+        self._bottom.say(f"Outlining {name}" if name else "Loading the model")
         if self._bar is not None and done > self._bar.n:
             self._bar.update(done - self._bar.n)
 
@@ -169,7 +147,7 @@ class SegmentWidget(QWidget):
             self._show_settings()
         self._activate(run.done)
         self._update()
-        self._say(_summary(run))
+        self._bottom.say(_summary(run))
         if run.errors:
             more = f" ({len(run.errors) - 1} more did not work.)" if len(run.errors) > 1 else ""
             show_error(f"{run.errors[0]}{more}")
@@ -226,10 +204,7 @@ class SegmentWidget(QWidget):
             "cancel",
         )
         self.progress_bar.setVisible(running)
-        self._say(reason if not running else self.status.text())
-
-    def _say(self, text: str) -> None:
-        self.status.setText(text)
+        self._bottom.say(reason if not running else self.status.text())
 
 
 def _why_not(running: bool, any_picture: bool, any_meant: bool) -> str:
@@ -251,8 +226,3 @@ def _summary(run: SegmentRun) -> str:
         return "Nothing was outlined."
     what = run.done[0].name if len(run.done) == 1 else f"{len(run.done)} pictures"
     return f"Outlined {what}."
-
-
-def _call_all(callbacks: list[Callable[[], None]], *_: Any) -> None:
-    for callback in callbacks:
-        callback()
