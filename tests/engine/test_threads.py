@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -9,10 +10,13 @@ import torch
 
 from napari_lesionseg.engine.threads import (
     BACKGROUND_NICENESS,
+    NEVER,
+    SHORT_SECONDS,
     ContentionWatch,
     background_threads,
     limited_threads,
     lower_priority,
+    short_holds,
 )
 
 
@@ -78,3 +82,14 @@ def test_only_the_thread_itself_gives_way() -> None:
     worker.join()
     assert seen == [max(before, BACKGROUND_NICENESS)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_old_objects_are_left_in_peace_for_a_while() -> None:
+    before = gc.get_threshold(), sys.getswitchinterval()
+    with short_holds():
+        with short_holds():
+            pass
+        assert gc.get_threshold() == (*before[0][:2], NEVER)
+        assert sys.getswitchinterval() <= SHORT_SECONDS * 1.01
+        assert gc.isenabled()
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before

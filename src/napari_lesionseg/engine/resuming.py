@@ -98,7 +98,7 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryv
     """Pack tensors of the processor's memory as safetensors does, one by one.
 
     The library keeps Python's lock until all of them, well above 100 MB, are written: a window would stand
-    still meanwhile.
+    still meanwhile. So does Python while it fills as much memory with zeros: it is left as it is.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
@@ -108,12 +108,12 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryv
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     start_of_data = 8 + len(text)
-    packed = bytearray(start_of_data + ends[-1])
-    packed[:start_of_data] = len(text).to_bytes(8, "little") + text
-    data = np.frombuffer(packed, np.uint8, offset=start_of_data)
+    packed = np.empty(start_of_data + ends[-1], np.uint8)
+    packed[:start_of_data] = np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8)
+    data = packed[start_of_data:]
     for tensor, (start, end) in zip(tensors.values(), pairwise(ends), strict=True):
         data[start:end] = tensor.contiguous().numpy().reshape(-1).view(np.uint8)
-    return memoryview(packed)
+    return packed.data
 
 
 def find_unfinished(path: Path) -> Unfinished | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 CONTENDED = 3.0  # two OpenMP threads on two busy cores fall to a tenth of their speed and less
 WINDOW = 5
 BACKGROUND_NICENESS = 10
+SHORT_SECONDS = 0.0005
+NEVER = 2**30
+
+_before: list[tuple[tuple[int, int, int], float]] = []
+_changing = threading.Lock()
 
 
 def background_threads() -> int:
@@ -36,6 +42,29 @@ def lower_priority() -> None:
         thread = threading.get_native_id()
         present = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, max(present, BACKGROUND_NICENESS))
+
+
+@contextlib.contextmanager
+def short_holds() -> Iterator[None]:
+    """Let no thread keep Python's lock for long, for a while, so that a window can draw in between.
+
+    Python looks through all objects there are for garbage now and then, and keeps the lock meanwhile: 0.2 s
+    with PyTorch loaded. Until the end only young objects are looked through. And a thread that computes in
+    Python gives the lock away after 0.5 ms rather than 5: to draw a picture takes a hundred calls that ask
+    for the lock again. Both hold for the whole process; several may ask for it at once.
+    """
+    with _changing:
+        young, middle, _ = threshold = gc.get_threshold()
+        _before.append((threshold, sys.getswitchinterval()))
+        gc.set_threshold(young, middle, NEVER)
+        sys.setswitchinterval(min(SHORT_SECONDS, sys.getswitchinterval()))
+    try:
+        yield
+    finally:
+        with _changing:
+            threshold, interval = _before.pop()
+            gc.set_threshold(*threshold)
+            sys.setswitchinterval(interval)
 
 
 @contextlib.contextmanager

@@ -187,10 +187,10 @@ class LearnRun(QObject):
 
     def _work(self, *arguments: Any) -> Candidate:
         """Learn in a thread of its own: priority is for good, and Qt's threads are used for other work."""
-        from napari_lesionseg.engine.threads import lower_priority
+        from napari_lesionseg.engine.threads import lower_priority, short_holds
 
         try:
-            with ThreadPoolExecutor(1, "learning", initializer=lower_priority) as pool:
+            with short_holds(), ThreadPoolExecutor(1, "learning", initializer=lower_priority) as pool:
                 return pool.submit(self._learn, *arguments).result()
         finally:
             self._ended.set()
