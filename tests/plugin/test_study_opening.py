@@ -17,6 +17,8 @@ from napari_lesionseg.plugin.study_opening import (
     open_folder,
     open_samples,
 )
+from napari_lesionseg.study.datasets import IMPORTED
+from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.folder import STUDY_FOLDER
 
 
@@ -153,3 +155,32 @@ def test_a_study_that_is_there_is_told(photos, tmp_path):
     plan = NewStudy(tmp_path / "new", "am", pictures=photos)
     make_study(plan).close()
     assert "already" in plan.problem
+
+
+def put_mask(folder, number):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 5 : 10 + number] = 255
+    Image.fromarray(mask).save(folder / f"IMD{number}_segmentation.png")
+    return mask // 255
+
+
+def test_masks_in_the_folder_are_there_to_be_corrected(photos):
+    mask = put_mask(photos, 0)
+    with open_folder(photos, "am") as study:
+        first, second, _ = study.state.pictures
+        np.testing.assert_array_equal(study.outline(first), mask)
+        assert study.state.pictures[first].status is Status.CORRECTED
+        assert study.state.pictures[first].reader == IMPORTED
+        assert study.outline(second) is None
+
+
+def test_masks_that_come_with_new_pictures_are_taken_over_and_no_others(photos):
+    put_mask(photos, 0)
+    with open_folder(photos, "am") as study:
+        first = next(iter(study.state.pictures))
+        study.approve(first, np.ones((20, 30), np.uint8))
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(photos / "IMD3.png")
+    mask = put_mask(photos, 3)
+    with open_folder(photos, "am") as study:
+        assert study.outline(first).all()
+        np.testing.assert_array_equal(study.outline(list(study.state.pictures)[3]), mask)

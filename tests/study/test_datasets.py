@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from napari_lesionseg.data.importing import read_dataset
 from napari_lesionseg.data.io import write_mask, write_picture
-from napari_lesionseg.study.datasets import study_of_dataset, take_outlines
+from napari_lesionseg.study.datasets import IMPORTED, study_of_dataset, take_outlines
 from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.study import Study
 
@@ -40,7 +42,7 @@ def test_outlines_patients_and_classes_come_along(folder):
         assert len({entry.colour for entry in study.info.classes}) == 2
         assert states["p0"].added.patient == states["p1"].added.patient == "A"
         assert [states[f"p{number}"].status for number in range(4)] == [
-            Status.PREDICTED, Status.PREDICTED, Status.NOT_LOOKED_AT, Status.NOT_LOOKED_AT,
+            Status.CORRECTED, Status.CORRECTED, Status.NOT_LOOKED_AT, Status.NOT_LOOKED_AT,
         ]  # fmt: skip
         picture = next(picture for picture, state in study.state.pictures.items() if state.name == "p0")
         labels = dataset.records[0].load().labels
@@ -60,3 +62,66 @@ def test_the_study_inside_is_no_part_of_the_data_set(folder):
     before = [record.name for record in read_dataset(folder).records]
     study_of_dataset(folder / "lesionseg-study", "am", read_dataset(folder))
     assert [record.name for record in read_dataset(folder).records] == before
+
+
+def lesion_masks(folder):
+    """Let all four pictures have a mask of one class; the last one is empty."""
+    (folder / "classes.csv").unlink()
+    for number in range(4):
+        labels = np.zeros((20, 30), np.uint8)
+        labels[4:12, 5 : 5 + 4 * (3 - number)] = 1
+        write_mask(folder / f"masks/p{number}.png", labels)
+    return read_dataset(folder).records
+
+
+def test_outlines_that_came_along_are_nobodys_verdict_and_yield_to_no_network(folder):
+    records = lesion_masks(folder)
+    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+        assert take_outlines(study, records) == 3
+        picture, state = next(iter(study.state.pictures.items()))
+        assert state.reader == IMPORTED
+        assert not state.verdicts
+        assert state.corrected is not None
+        assert state.corrected.model is None
+        study.record_prediction(picture, np.ones((20, 30), np.uint8))
+        np.testing.assert_array_equal(study.outline(picture), records[0].load().labels)
+        assert list(study.state.pictures.values())[3].status is Status.NOT_LOOKED_AT
+
+
+def test_what_was_drawn_is_never_overwritten(folder):
+    records = lesion_masks(folder)
+    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+        first, second, third, _ = study.state.pictures
+        drawn = np.zeros((20, 30), np.uint8)
+        drawn[0, 0] = 1
+        study.save_correction(first, drawn)
+        study.record_prediction(second, drawn)
+        assert take_outlines(study, records) == 1
+        assert take_outlines(study, records) == 0
+        np.testing.assert_array_equal(study.outline(first), drawn)
+        np.testing.assert_array_equal(study.outline(second), drawn)
+        assert study.state.pictures[third].reader == IMPORTED
+
+
+def test_pictures_are_known_by_their_content(folder):
+    records = lesion_masks(folder)
+    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+        swapped = [dataclasses.replace(record, name="other") for record in records]
+        assert take_outlines(study, swapped) == 3
+
+
+def test_copies_are_known_by_their_names(folder):
+    records = lesion_masks(folder)
+    (folder / "jpg").mkdir()
+    for number in range(4):
+        image = np.full((20, 30, 3), 40 * number, np.uint8)
+        write_picture(folder / f"jpg/p{number}.jpg", image)
+    with Study.create(folder / "study", "am", pictures=folder / "jpg", copy=True) as study:
+        assert take_outlines(study, records) == 3
+
+
+def test_a_blinded_study_takes_none(folder):
+    records = lesion_masks(folder)
+    with Study.create(folder / "study", "am", pictures=folder / "images", blinded=True) as study:
+        assert take_outlines(study, records) == 0
+        assert {state.status for state in study.state.pictures.values()} == {Status.NOT_LOOKED_AT}

@@ -6,16 +6,17 @@ import contextlib
 import getpass
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_lesionseg.data.importing import read_dataset
-from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.data.records import Record
 from napari_lesionseg.data.synthetic import sample_set
 from napari_lesionseg.errors import CancelledError, DatasetError, PairingError, StudyError
 from napari_lesionseg.plugin.layers import CLASS_COLOURS
 from napari_lesionseg.study.checks import check_reader
+from napari_lesionseg.study.datasets import take_outlines
 from napari_lesionseg.study.folder import STUDY_FOLDER, is_free, is_study
 from napari_lesionseg.study.importing import Progress
 from napari_lesionseg.study.schema import LESION, StudyClass
@@ -144,7 +145,7 @@ def default_reader() -> str:
 def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     """Make a study; to be called in a worker, since every picture is read once.
 
-    Patients, lesions and diagnoses are taken over where the folder is a data set that names them.
+    Patients, lesions, diagnoses and outlines are taken over where the folder is a data set that has them.
 
     Parameters
     ----------
@@ -160,7 +161,8 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     """
     if plan.problem:
         raise StudyError(plan.problem)
-    return Study.create(
+    records = () if plan.pictures is None else _records_in(plan.pictures)
+    study = Study.create(
         plan.folder,
         plan.reader,
         pictures=() if plan.pictures is None else plan.pictures,
@@ -169,9 +171,11 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
         blinded=plan.blinded,
         copy=plan.copy,
         key_file=plan.key_file,
-        groups=() if plan.pictures is None else _groups_in(plan.pictures),
+        groups=[record.split_item() for record in records],
         progress=progress,
     )
+    take_outlines(study, records, progress)
+    return study
 
 
 def open_folder(folder: Path, reader: str, progress: Progress | None = None) -> Study:
@@ -201,7 +205,8 @@ def open_folder(folder: Path, reader: str, progress: Progress | None = None) -> 
     study = Study.open(inside, reader)
     if study.info.pictures is not None:  # else it holds copies, and takes more only when it is told to
         with contextlib.suppress(PairingError):  # its pictures may have been moved; the study knows them
-            study.add_pictures(folder, progress=progress)
+            if study.add_pictures(folder, progress=progress):
+                take_outlines(study, _records_in(folder), progress)
     return study
 
 
@@ -220,10 +225,9 @@ def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
     return tuple(StudyClass(name=name, colour=colour) for name, colour in zip(names, colours, strict=True))
 
 
-def _groups_in(folder: Path) -> list[SplitItem]:
-    """List which pictures belong together, as far as the folder is a data set that says so."""
+def _records_in(folder: Path) -> Sequence[Record]:
+    """List what is known of the pictures of a folder, as far as it is a data set."""
     try:
-        records = read_dataset(folder).records
+        return read_dataset(folder).records
     except DatasetError:
-        return []
-    return [record.split_item() for record in records]
+        return ()

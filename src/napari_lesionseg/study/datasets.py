@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
 from napari_lesionseg.data.records import Dataset, Record
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.files import sha256_file
 from napari_lesionseg.study.fold import Status
 from napari_lesionseg.study.importing import Progress
 from napari_lesionseg.study.schema import LESION, StudyClass
@@ -23,16 +25,22 @@ _COLOURS = (
 )  # Okabe and Ito's, but the lesion's
 
 
+IMPORTED = "imported"
+"""The reader in whose name outlines are saved that came with the pictures; it signs nothing."""
+
+
 def take_outlines(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
     """Save the outlines of a data set in a study that has its pictures.
 
-    They count as predicted: nobody has signed them in this study. A picture that has any outline or verdict
-    already is left alone, and so is one whose outline cannot be read or has a class that the study lacks.
+    They count as corrected by the reader `IMPORTED`: they are shown as they are, no network takes their
+    place, and nobody has signed them in this study. A picture that has any outline or verdict already is left
+    alone, and so is one whose outline is empty, cannot be read or has a class that the study lacks. A blinded
+    study, in which readers see their own work alone, takes none.
 
     Parameters
     ----------
     study : Study
-        With the pictures of the records, found by their names.
+        With the pictures of the records, found by their SHA-256, or by names that come once.
     records : sequence of Record
         The data set.
     progress : callable, optional
@@ -48,32 +56,38 @@ def take_outlines(study: Study, records: Sequence[Record], progress: Progress | 
     StudyError
         When they cannot be saved.
     """
-    pictures = {
-        state.name: picture
-        for picture, state in study.state.pictures.items()
-        if state.status is Status.NOT_LOOKED_AT
-    }
+    if study.info.blinded:
+        return 0
     known = ("background", *(entry.name for entry in study.info.classes))
+    names = Counter(state.name for state in study.state.pictures.values())
+    by_name = {
+        state.name: picture for picture, state in study.state.pictures.items() if names[state.name] == 1
+    }
     taken = 0
-    for done, record in enumerate(records, start=1):
-        if record.mask is not None and record.name in pictures and _fits(record, known):
-            taken += _take(study, pictures[record.name], record)
-        if progress is not None:
-            progress(done, len(records))
+    with Study.open(study.folder, IMPORTED) as importer:
+        for done, record in enumerate(records, start=1):
+            if record.mask is not None and record.classes == known[: len(record.classes)]:
+                taken += _take(importer, by_name, record)
+            if progress is not None:
+                progress(done, len(records))
+    study.refresh()
     return taken
 
 
-def _fits(record: Record, known: tuple[str, ...]) -> bool:
-    """Tell whether the study's classes begin as the record's do."""
-    return record.classes == known[: len(record.classes)]
-
-
-def _take(study: Study, picture: str, record: Record) -> int:
+def _take(study: Study, by_name: Mapping[str, str], record: Record) -> int:
+    """Save the outline of one record, if nobody has looked at its picture; tell how many that are."""
     try:
+        sha256 = sha256_file(record.picture) if isinstance(record.picture, Path) else ""
+        picture = sha256 if sha256 in study.state.pictures else by_name.get(record.name, "")
+        state = study.state.pictures.get(picture)
+        if state is None or state.status is not Status.NOT_LOOKED_AT:
+            return 0
         labels = record.load().labels
-    except DatasetError:
+    except (DatasetError, OSError):
         return 0
-    study.record_prediction(picture, labels)
+    if labels.shape != state.shape or not labels.any():
+        return 0
+    study.save_correction(picture, labels)
     return 1
 
 
