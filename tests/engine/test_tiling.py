@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,23 @@ def test_no_more_than_a_tile_is_read_at_once() -> None:
     assert max(width for _, width in image.reads) <= 256
 
 
+def test_memory_grows_by_a_seam_across_the_picture_and_no_more() -> None:
+    model, config = tiny_model(), TileConfig(**WINDOWS, tile=256)
+
+    def most(width: int) -> int:
+        image, out = Watched(400, width), new_output((400, width))
+        tracemalloc.start()
+        for _ in predict_tiles(model, image, out, config):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    most(600)  # what is loaded or kept at the first time
+    seam = config.overlap * 4 * 3000
+    assert most(3600) - most(600) < 1.5 * seam
+
+
 def test_lazy_pictures_give_the_same_as_those_in_memory() -> None:
     model, image = tiny_model(), Watched(200, 300)
     assert (tiled(model, image, tile=128) == tiled(model, image[0:200, 0:300], tile=128)).all()
@@ -225,7 +243,7 @@ def test_progress_tile_by_tile() -> None:
     for progress in predict_tiles(tiny_model(), image, out, TileConfig(**WINDOWS, tile=96)):
         seen.append(progress)
         assert out[: progress.rows].all()  # what is final is written
-        assert not out[progress.rows :].any()
+        assert not out[progress.box.bottom :].any()
     assert [progress.done for progress in seen] == list(range(1, len(seen) + 1))
     assert {progress.total for progress in seen} == {len(seen)}
     assert len(seen) > 4

@@ -176,12 +176,13 @@ def drop_specks(mask: NDArray[np.uint8], smallest: int) -> None:
         window[own][small[parts[own]]] = 0
 
 
-def put_rows(out: Writable, rows: slice, probability: Probability) -> None:
-    """Write probabilities (C, h, W) to rows of the output."""
+def put_part(out: Writable, part: tuple[slice, slice], probability: Probability) -> None:
+    """Write probabilities (C, h, w) to some rows and columns of the output."""
     values = probability if len(out.shape) == 3 else probability[0]
     if out.dtype == np.uint8:
-        values = np.rint(values * _BYTE)
-    out[..., rows, :] = np.asarray(values).astype(out.dtype)
+        values = values * _BYTE
+        np.rint(values, out=values)
+    out[(..., *part)] = values.astype(out.dtype, copy=False)
 
 
 def choose_level(levels: Sequence[Readable], longest: int) -> int:

@@ -39,7 +39,7 @@ from napari_lesionseg.engine.large_arrays import (
     check_output,
     check_picture,
     new_output,
-    put_rows,
+    put_part,
     strips_of,
 )
 from napari_lesionseg.errors import CancelledError
@@ -119,15 +119,15 @@ def predict_tiles(
     picture : Readable
         Read a tile at a time.
     out : Writable
-        Takes the probabilities, band by band; see `new_output`.
+        Takes the probabilities, tile by tile; see `new_output`.
     config : TileConfig, optional
         Windows, scale and tiles.
 
     Yields
     ------
     TileProgress
-        After every tile. A caller that stops asking has cancelled, and finds ``out`` filled as far as the
-        last ``rows`` said.
+        After every tile. A caller that stops asking has cancelled, and finds ``out`` filled at least as far
+        as the last ``rows`` said.
 
     Raises
     ------
@@ -271,6 +271,12 @@ class _Axis:
             weights *= np.clip((self.window - depth) / self.overlap, 0, 1).astype(np.float32)
         return weights
 
+    def span(self, tile: range) -> tuple[int, int, int]:
+        """Tell where a tile begins, where the next one has a say from, and where it ends."""
+        start, stop = self.seen(tile[0]).start, self.seen(tile[-1]).stop
+        last = tile[-1] == self.count - 1
+        return start, stop if last else self.seen(tile[-1] + 1).start, stop
+
     def tiles(self, size: int) -> list[range]:
         """Group windows into tiles of at most ``size`` pixels, where one window is not larger already."""
         group = max(1, (size - self.overlap) // self.step)
@@ -285,25 +291,32 @@ def _predict_tiles(
 ) -> Iterator[TileProgress]:
     rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
-    carried = np.zeros((model.card.out_channels, 0, cols.length), np.float32)
+    channels, carried = model.card.out_channels, 0
+    below = np.zeros(
+        (channels, rows.overlap, cols.length), np.float32
+    )  # what the tiles above said of the next
     for turn, tall in enumerate(down):
-        top, bottom = rows.seen(tall[0]).start, rows.seen(tall[-1]).stop
-        final = bottom if turn == len(down) - 1 else rows.seen(tall[-1] + 1).start
-        band = np.zeros((len(carried), bottom - top, cols.length), np.float32)
-        band[:, : carried.shape[1]] = carried
+        top, low, bottom = rows.span(tall)
+        beside = np.zeros(
+            (channels, bottom - top, 0), np.float32
+        )  # what the tile to the left said of the next
         for place, wide in enumerate(across):
+            left, far, right = cols.span(wide)
+            block = np.zeros((channels, bottom - top, right - left), np.float32)
+            block[:, :carried] = below[:, :carried, left:right]
+            block[:, :, : beside.shape[2]] = beside
             for window, answer in _look(model, picture, (rows, cols), (tall, wide), config):
-                _blend(band, top, answer, (rows, cols), window)
-            last = place == len(across) - 1
-            if last:
-                put_rows(out, slice(top, final), band[:, : final - top])
+                _blend(block, (top, left), answer, (rows, cols), window)
+            put_part(out, (slice(top, low), slice(left, far)), block[:, : low - top, : far - left])
+            below[:, : bottom - low, left:far] = block[:, low - top :, : far - left]
+            beside = block[:, :, far - left :].copy()
             yield TileProgress(
                 done=turn * len(across) + place + 1,
                 total=len(down) * len(across),
-                box=Box(top, cols.seen(wide[0]).start, bottom, cols.seen(wide[-1]).stop),
-                rows=final if last else top,
+                box=Box(top, left, bottom, right),
+                rows=low if far == cols.length else top,
             )
-        carried = band[:, final - top :]
+        carried = bottom - low
 
 
 def _look(
@@ -333,10 +346,14 @@ def _read(picture: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> 
 
 
 def _blend(
-    band: Probability, top: int, answer: Probability, axes: tuple[_Axis, _Axis], window: _Window
+    block: Probability,
+    corner: tuple[int, int],
+    answer: Probability,
+    axes: tuple[_Axis, _Axis],
+    window: _Window,
 ) -> None:
-    """Add what a window says to the band that begins at row ``top``, weighted."""
-    (rows, cols), (row, col) = axes, window
+    """Add what a window says to the block that begins at a row and a column, weighted."""
+    (rows, cols), (row, col), (top, left) = axes, window, corner
     down, across = rows.seen(row), cols.seen(col)
     own = answer[
         :,
@@ -344,7 +361,8 @@ def _blend(
         across.start - cols.start(col) : across.stop - cols.start(col),
     ]
     weights = rows.weights(row)[:, None] * cols.weights(col)
-    band[:, down.start - top : down.stop - top, across] += own * weights
+    places = slice(down.start - top, down.stop - top), slice(across.start - left, across.stop - left)
+    block[:, *places] += own * weights
 
 
 @torch.inference_mode()
@@ -386,7 +404,7 @@ def _predict_whole(
     probability = model.predict(np.concatenate(small), moved)
     planes = probability[None] if probability.ndim == 2 else probability
     for done, strip in enumerate(writing, len(reading) + 1):
-        put_rows(out, strip, _enlarge(planes, strip, wide, zoom))
+        put_part(out, (strip, slice(0, wide)), _enlarge(planes, strip, wide, zoom))
         yield TileProgress(done, total, Box(strip.start, 0, strip.stop, wide), strip.stop)
 
 
