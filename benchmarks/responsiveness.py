@@ -11,13 +11,17 @@ Prints the tables of ``docs/benchmarks.md``::
 - The control proves that the measurement can fail: a thread that keeps Python's lock for half a second.
 - Speed is that of the median step, against the same learning in a process without a window, with the same
   number of threads.
+- Of the three longest hold-ups while it learns, what all threads did a tenth of a second after the last tick
+  is printed, innermost first; the interpreter writes that down without needing its lock.
 - Exits with 1 if a bound is missed (p99 16 ms, 100 ms at most, half the speed), or if the control holds it.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,6 +52,60 @@ PICTURES = 20
 STROKE_MS = 100
 TIMEOUT_S = 300
 STEPS_ALONE = 12
+LONGEST, INNERMOST = 3, 4
+
+
+class Witness:
+    """Writes down what all threads do when a tick does not come in time, although the lock is held.
+
+    Parameters
+    ----------
+    file : Path
+        Where it is written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._stream = file.open("w+")
+        self._start = self._stream.tell()
+        self.seen: list[tuple[float, float, str, str]] = []
+        """Milliseconds late, seconds from the first tick, the learning's last event, what threads did."""
+        self._begin = time.perf_counter()
+        self.last_event = "nothing yet"
+
+    def note(self, event: object) -> None:
+        """Remember what the learning told last."""
+        self.last_event = f"{type(event).__name__} {getattr(event, 'stage', '')}".strip()
+
+    def tick(self, late: float) -> None:
+        """Take note of a hold-up that is over, and watch for the next."""
+        if late > MOST_MS:
+            self._stream.flush()
+            self._stream.seek(self._start)
+            seconds = time.perf_counter() - self._begin
+            self.seen.append((late, seconds, self.last_event, _innermost(self._stream.read())))
+            self._start = self._stream.tell()
+        faulthandler.dump_traceback_later(MOST_MS / 1000, file=self._stream)
+
+    def close(self) -> None:
+        """Stop watching."""
+        faulthandler.cancel_dump_traceback_later()
+        self._stream.close()
+
+    def report(self, console: Console) -> None:
+        """Print the longest."""
+        for late, seconds, event, threads in sorted(self.seen, reverse=True)[:LONGEST]:
+            console.print(f"held up by {late:.0f} ms after {seconds:.1f} s; told last: {event}")
+            console.print(threads, highlight=False, markup=False)
+
+
+def _innermost(dump: str) -> str:
+    """Shorten what `faulthandler` wrote to a line for each thread that is not waiting for work."""
+    lines = []
+    for thread in dump.split("\n\n"):
+        frames = re.findall(r'File ".*?([^/"]+)", line (\d+) in (\S+)', thread)[:INNERMOST]
+        if frames and not (frames[0][0] == "threading.py" or frames[0][2] == "_worker"):
+            lines.append("  " + " < ".join(f"{file}:{line} {name}" for file, line, name in frames))
+    return "\n".join(lines)
 
 
 class Heartbeat(QObject):
@@ -57,6 +115,7 @@ class Heartbeat(QObject):
         super().__init__()
         self.late: list[float] = []
         self._last = 0.0
+        self.witness: Witness | None = None
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.timeout.connect(self._tick)
@@ -73,6 +132,8 @@ class Heartbeat(QObject):
         now = time.perf_counter()
         self.late.append(max(0.0, 1000 * (now - self._last) - TICK_MS))
         self._last = now
+        if self.witness is not None:
+            self.witness.tick(self.late[-1])
         while time.perf_counter() - now < WORK_MS / 1000:
             pass
 
@@ -144,7 +205,7 @@ def spin(seconds: float) -> None:
     loop.exec()
 
 
-def learn(bench: Workbench, seconds: int) -> list[float]:
+def learn(bench: Workbench, seconds: int, witness: Witness) -> list[float]:
     """Fine-tune from start to outcome; give the times between steps."""
     panel = bench.learn
     if panel is None:
@@ -153,6 +214,7 @@ def learn(bench: Workbench, seconds: int) -> list[float]:
     panel.start.click()
     times: list[float] = []
     panel.run.happened.connect(lambda event: times.append(_seconds_of(event)))
+    panel.run.happened.connect(witness.note)
     wait_for(lambda: panel.run is None)
     if panel.candidate is None:
         raise RuntimeError(panel.verdict.text())
@@ -193,7 +255,9 @@ def learn_alone(folder: Path, model: str | None) -> None:
     print(json.dumps({"step": median(gaps(times)), "threads": background_threads()}))
 
 
-def measure(seconds: float, learn_seconds: int, folder: Path, model: str | None) -> dict[str, list[float]]:
+def measure(
+    seconds: float, learn_seconds: int, folder: Path, model: str | None, console: Console
+) -> dict[str, list[float]]:
     """Measure all situations; "steps" are the times between steps, in seconds, all others ms of lateness."""
     _viewer, bench = open_bench(folder, model)
     heart, painter, found = Heartbeat(), Painter(bench), dict[str, list[float]]()
@@ -201,8 +265,12 @@ def measure(seconds: float, learn_seconds: int, folder: Path, model: str | None)
         spin(seconds)
     with heart.beating() as found["painting"], painter.painting():
         spin(seconds)
+    heart.witness = witness = Witness(folder.parent / "threads.txt")
     with heart.beating() as found["learning and painting"], painter.painting():
-        found["steps"] = learn(bench, learn_seconds)
+        found["steps"] = learn(bench, learn_seconds, witness)
+    heart.witness = None
+    witness.report(console)
+    witness.close()
     stop = threading.Event()
     thread = threading.Thread(target=hold_lock, args=(stop,))
     with heart.beating() as found["control"]:
@@ -261,8 +329,9 @@ def main() -> None:
         command = [sys.executable, __file__, "--alone", str(folder)]
         command += ["--model", options.model] if options.model else []
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found = measure(options.seconds, options.learn_seconds, folder, options.model)
-    kept = report(found, json.loads(said.splitlines()[-1]), Console(width=120))
+        console = Console(width=120)
+        found = measure(options.seconds, options.learn_seconds, folder, options.model, console)
+    kept = report(found, json.loads(said.splitlines()[-1]), console)
     raise SystemExit(0 if kept else 1)
 
 
