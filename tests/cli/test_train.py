@@ -11,6 +11,7 @@ from napari_lesionseg.cli.main import main
 from napari_lesionseg.data.io import write_mask, write_picture
 from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
+from napari_lesionseg.models.registry import ModelRegistry
 
 SETTINGS = {
     "arch": "unet",
@@ -140,6 +141,18 @@ def test_wrong_place_is_told_before_the_training(
 ) -> None:
     assert train(folders, recipe, tmp_path / "net.pth") == 2
     assert not list(tmp_path.glob("*.state.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["refine", "finish"])
+def test_recipes_of_the_package_go_on_from_the_shipped_model(
+    name: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "net.safetensors"
+    (shipped,) = (entry.name for entry in ModelRegistry(tmp_path / "none").list() if entry.shipped)
+    quick = ("--epochs", "1", "--set", "sizes=[[0,64]]", "--set", "batch_size=2")
+    assert train(folders, name, out, "--start", shipped, *quick) == 0
+    settings = read_card(out).training["settings"]
+    assert settings["frozen_stages"] == {"refine": 2, "finish": 0}[name]
 
 
 def test_starts_from_a_model(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
