@@ -47,6 +47,7 @@ class OutcomeCard(QWidget):
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         self._grid = QGridLayout()
         self._grid.setSpacing(3)
+        self._grid.setColumnStretch(2, 1)  # both pictures of a row stand side by side
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.figures)
@@ -88,7 +89,7 @@ class OutcomeCard(QWidget):
             QLabel(f"{change.stem}: {before.scores.dice:.2f} \N{RIGHTWARDS ARROW} {after.scores.dice:.2f}")
         )
         caption.setToolTip("Dice with the signed outline: by the old model, by the new one")
-        self._grid.addWidget(caption, 2 * row, 0, 1, 2)
+        self._grid.addWidget(caption, 2 * row, 0, 1, 3)
         window = window_around(before, after)
         for column, (outlined, words) in enumerate(((before, "The old model"), (after, "The new model"))):
             label = QLabel()
@@ -100,10 +101,10 @@ class OutcomeCard(QWidget):
 def describe_change(change: Change) -> str:
     """Write a difference with its interval, in one line."""
     difference = change.difference
-    text = f"Dice {difference.mean:+.3f}"
+    text = f"Dice {difference.mean:+z.3f}"
     if difference.low is None or difference.high is None:
         return f"{text}; one picture alone tells little"
-    return f"{text}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    return f"{text}, 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f}"
 
 
 def window_around(before: Outlined, after: Outlined) -> tuple[slice, slice]:

@@ -1,0 +1,131 @@
+"""Take pictures of the window for the documentation; every one shows synthetic pictures alone.
+
+    xvfb-run -a -s "-screen 0 1366x768x24" python tools/window_pictures.py [learn] [large-picture]
+
+They are written to ``docs/images``. Look at them before they are committed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import QEventLoop, QTimer
+from scipy import ndimage
+from superqt import QCollapsible
+
+from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.models.registry import FOLDER_VARIABLE
+from napari_lesionseg.plugin.large_widget import LargeWidget
+from napari_lesionseg.plugin.workbench import Workbench
+from napari_lesionseg.study.study import Study
+
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+APPROVED, WIDER, LEARN_SECONDS = 12, 14, 90
+PATIENCE_S = 600
+
+
+def spin(seconds: float) -> None:
+    """Let the window work for a while."""
+    loop = QEventLoop()
+    QTimer.singleShot(round(1000 * seconds), loop.quit)
+    loop.exec()
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """Let the window work until something is done."""
+    end = time.monotonic() + PATIENCE_S
+    while not done():
+        spin(0.2)
+        if time.monotonic() > end:
+            raise TimeoutError("the window did not come to it")
+
+
+def open_window() -> napari.Viewer:
+    """Open a window of the size that the interface is made for."""
+    viewer = napari.Viewer()
+    viewer.window.resize(1366, 768)
+    return viewer
+
+
+def take(viewer: napari.Viewer, name: str) -> None:
+    """Take the picture, once everything is drawn."""
+    spin(2)
+    viewer.screenshot(str(IMAGES / f"{name}.png"), canvas_only=False, flash=False)
+    viewer.close()
+
+
+def show_only(bench: Workbench, title: str) -> None:
+    """Unfold one section, and fold all others."""
+    for section in bench.findChildren(QCollapsible):
+        (section.expand if section.text() == title else section.collapse)(animate=False)
+
+
+def make_study(folder: Path) -> None:
+    """Make a study of a reader who draws her outlines wider than the model does."""
+    samples = {f"nevus-{seed:02d}": synthetic_sample(seed) for seed in range(1, APPROVED + 3)}
+    with Study.create(folder, "am", images={name: s.image for name, s in samples.items()}) as study:
+        for picture, state in list(study.state.pictures.items())[:APPROVED]:
+            wide = ndimage.binary_dilation(samples[state.name].mask, iterations=WIDER)
+            study.approve(picture, wide.astype(np.uint8))
+
+
+def learn(folder: Path) -> None:
+    """Show the outcome of a fine-tuning, with its curve."""
+    make_study(folder / "nevi-2026")
+    viewer = open_window()
+    bench = Workbench(viewer)
+    viewer.window.add_dock_widget(bench, name="LesionSeg workbench", area="right")
+    wait_for(lambda: bench.models.loaded is not None)
+    bench.reader.setText("am")
+    bench.open_folder(folder / "nevi-2026")
+    wait_for(lambda: bench.session is not None and bench.session.editor is not None)
+    panel = bench.learn
+    if panel is None:
+        raise RuntimeError("the workbench has no study")
+    show_only(bench, "Learn")
+    panel.seconds.setValue(LEARN_SECONDS)
+    panel.start.click()
+    wait_for(lambda: panel.run is None)
+    if panel.candidate is None:
+        raise RuntimeError(panel.verdict.text())
+    take(viewer, "learn")
+
+
+def large_picture(folder: Path) -> None:
+    """Show a picture of twelve megapixels, outlined part by part."""
+    drawn = Image.fromarray(synthetic_sample(6, (750, 1000), n_lesions=7).image)
+    viewer = open_window()
+    viewer.add_image(np.array(drawn.resize((4000, 3000), Image.Resampling.BICUBIC)), name="back", rgb=True)
+    widget = LargeWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Segment a very large picture", area="right")
+    wait_for(lambda: widget.models.choice is not None and widget.models.model.count() > 0)
+    widget.width_of_lesions.setValue(600)
+    widget.segment.click()
+    wait_for(lambda: widget.outline is not None)
+    take(viewer, "large-picture")
+
+
+def main(names: list[str]) -> int:
+    """Take the pictures that are named, or all."""
+    pictures = {"learn": learn, "large-picture": large_picture}
+    unknown = set(names) - pictures.keys()
+    if unknown:
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    for name in names or pictures:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ[FOLDER_VARIABLE] = str(Path(folder) / "models")
+            pictures[name](Path(folder))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
