@@ -80,6 +80,13 @@ class Correction:
         return self.layer.mask if self.layer.usable else self.now.mask.copy()
 
     @property
+    def kept_mask(self) -> LabelImage:
+        """The same, with what was painted taken notice of, as it is kept: it is never changed."""
+        if self.layer.usable:
+            self.take_notice()
+        return self.now.mask
+
+    @property
     def has_outline(self) -> bool:
         """Whether any pixel is outlined."""
         if self._looked_at is not self.now:  # buttons ask again and again about millions of pixels

@@ -125,6 +125,11 @@ class OutlineEditor:
         return self._seen.mask
 
     @property
+    def kept_mask(self) -> LabelImage:
+        """The outline as it is kept: never changed, so that another thread can look at it."""
+        return self._seen.kept_mask
+
+    @property
     def clicks(self) -> tuple[Click, ...]:
         """The clicks that the outline agrees with, oldest first."""
         return self._now.clicks

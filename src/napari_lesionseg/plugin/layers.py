@@ -132,7 +132,9 @@ def fits(labels: Labels, picture: Image) -> bool:
 
 def show_as(labels: Labels, *, filled: bool) -> None:
     """Show an outline as a contour, or filled."""
-    labels.contour = 0 if filled else contour_width(labels.data.shape)
+    contour = 0 if filled else contour_width(labels.data.shape)
+    if labels.contour != contour:  # napari draws all of it anew even where it is the same
+        labels.contour = contour
     labels.opacity = FILLED_OPACITY if filled else OUTLINE_OPACITY
 
 

@@ -111,9 +111,10 @@ class Marks:
     """
 
     def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-        self.overlay = MarksOverlay(visible=True)
-        labels._overlays[_NAME] = self.overlay
+        known = labels._overlays.get(_NAME)
+        self.overlay = known if isinstance(known, MarksOverlay) else MarksOverlay(visible=True)
+        if known is not self.overlay:
+            labels._overlays[_NAME] = self.overlay
 
     def show(self, clicks: Sequence[Click]) -> None:
         """Show these clicks and no others."""
@@ -124,8 +125,6 @@ class Marks:
         self.overlay.box = None if box is None else (box.top, box.left, box.bottom, box.right)
 
     def close(self) -> None:
-        """Take everything away."""
+        """Show nothing any more; the layer keeps the empty overlay, which takes long to be made."""
         self.show([])
         self.show_box(None)
-        if self._labels._overlays.get(_NAME) is self.overlay:
-            del self._labels._overlays[_NAME]

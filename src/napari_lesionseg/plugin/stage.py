@@ -64,7 +64,7 @@ class Stage:
             picture, labels = self._layers
             picture.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
         picture.name, labels.name = name, f"{name} outline"
-        picture.visible = labels.visible = True
+        _set_visible((picture, labels), visible=True)
         labels.selected_label = 1  # else the network's outline would be of the class painted last
         place_like(labels, picture)
         show_as(labels, filled=False)
@@ -82,8 +82,7 @@ class Stage:
 
     def hide(self) -> None:
         """Show nothing until the next picture is there."""
-        for layer in self._layers or ():
-            layer.visible = False
+        _set_visible(self._layers or (), visible=False)
 
     def close(self) -> None:
         """Take the layers away and let go of the viewer."""
@@ -100,6 +99,13 @@ class Stage:
         left = [layer for layer in self._layers if layer is not event.value]
         self._layers = None
         QTimer.singleShot(0, partial(_remove, self._viewer, left))  # napari may still be removing others
+
+
+def _set_visible(layers: Iterable[Layer], *, visible: bool) -> None:
+    """Show or hide layers; napari draws all of them anew even where they are shown already."""
+    for layer in layers:
+        if layer.visible != visible:
+            layer.visible = visible
 
 
 def describe_view(viewer: ViewerModel) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from napari_lesionseg.engine.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError, StudyError
 from napari_lesionseg.plugin.answers import AnyAnswer
 from napari_lesionseg.plugin.editor import OutlineEditor
+from napari_lesionseg.plugin.edits import same_pixels
 from napari_lesionseg.plugin.news import News
 from napari_lesionseg.plugin.outbox import Draft, Outbox, Quality
 from napari_lesionseg.plugin.prefetch import AHEAD, Prefetcher, Prepared
@@ -141,14 +142,15 @@ class StudySession:
         """Show a picture of the study, and its outline, as soon as it can be read."""
         if picture == self._picture or picture not in self.study.state.pictures:
             return
+        made = self._prefetcher.take(self.study.state.pictures[picture])
         self._leave()
         self._awaited = picture
         ahead = self.route.ahead_of(picture, AHEAD)
-        made = self._prefetcher.take(self.study.state.pictures[picture])
         if made is not None:
             self._show(made)
             self._prefetcher.want(ahead)
         else:
+            self._stage.hide()
             self._prefetcher.want([picture, *ahead])
 
     def next(self) -> bool:
@@ -342,8 +344,8 @@ class StudySession:
 
     def _mask_of(self, editor: OutlineEditor) -> LabelImage:
         """Give the outline in the classes of the study; labels beyond count as the last one."""
-        mask = editor.mask
-        return np.minimum(mask, np.uint8(len(self.study.info.classes)), out=mask)
+        mask, highest = editor.kept_mask, len(self.study.info.classes)
+        return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
 
     def _origin(self, editor: OutlineEditor) -> Origin:
         return Origin(
@@ -375,7 +377,6 @@ class StudySession:
         if self._picture is not None:
             self.route.note_left(self._picture)
         self._close_editor()
-        self._stage.hide()
         self._picture = self._awaited = None
 
     def _show(self, made: Prepared) -> None:
@@ -404,7 +405,7 @@ class StudySession:
             editor.restore(mask, _clicks_of(state) if draft is None else draft.clicks)
         if made.answer is not None:
             editor.set_prediction(made.answer, made.encoded, draw=not self._by_reader)
-            if not self._by_reader and (mask is None or not np.array_equal(mask, editor.mask)):
+            if not self._by_reader and (mask is None or not same_pixels(mask, editor.kept_mask)):
                 self._touch()
                 self._save_outline()
 
