@@ -9,8 +9,7 @@ Prints the tables of ``docs/benchmarks.md``::
   with Mesa) the frame itself is drawn by the processor.
 - "late" is how late a timer of 10 ms fires while that goes on: what the interface feels like.
 - The network runs once before clicks are timed, as it does when a picture is opened.
-- "threshold" is a move while the slider is held, of which an outline of millions of pixels is a draft, and
-  "slider let go" what follows: the outline in full.
+- "threshold" is a move of the slider, and "slider let go" the last one. Tools begin at the network's outline.
 - "next picture" is a picture of a study that was read and outlined ahead, with its verdict being saved.
 """
 
@@ -89,8 +88,10 @@ class Window:
         editor.changed.connect(self.on_changed)
         return editor
 
-    def run(self, change: Callable[[], Any]) -> tuple[float, float]:
+    def run(self, change: Callable[[], Any], before: Callable[[], Any] | None = None) -> tuple[float, float]:
         """Make a change; give the milliseconds until the outline is in its layer and on the screen."""
+        if before is not None:
+            before()
         self._settle()
         self._changed_at = self._drawn_at = 0.0
         started = time.perf_counter()
@@ -145,10 +146,15 @@ def lateness() -> Iterator[list[float]]:
     timer.stop()
 
 
-def measure(window: Window, name: str, changes: Sequence[Callable[[], Any]]) -> Timing:
-    """Time a row of changes; the first one is left out."""
+def measure(
+    window: Window,
+    name: str,
+    changes: Sequence[Callable[[], Any]],
+    before: Callable[[], Any] | None = None,
+) -> Timing:
+    """Time a row of changes; the first one is left out, and so is what is done before each."""
     with lateness() as late:
-        times = np.array([window.run(change) for change in changes])[1:]
+        times = np.array([window.run(change, before) for change in changes])[1:]
     height, width = window.shape
     (outline, screen), (outline_95, screen_95) = np.median(times, axis=0), np.percentile(times, 95, axis=0)
     p99, most = (float(np.percentile(late, share)) if late else 0.0 for share in (99, 100))
@@ -178,7 +184,9 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
         measure(window, "threshold", [lambda t=t: set_threshold(editor, t) for t in thresholds]),
         measure(window, "slider let go", [lambda t=t: let_go(editor, t) for t in thresholds[: few + 1]]),
     ]
-    rows += [measure(window, tool, [lambda t=tool: apply(editor, t)] * few) for tool in ("smooth", "snap")]
+    for tool in ("smooth", "snap"):  # on the network's outline, so that there is something to change
+        changes = [lambda t=tool: editor.apply_tool(t)] * few
+        rows.append(measure(window, tool, changes, lambda: editor.apply_tool("back_to_prediction")))
     rows.append(measure(window, "box", [lambda: editor.box(box)] * few))
     editor.close()
     window.viewer.close()
@@ -224,12 +232,6 @@ def let_go(editor: OutlineEditor, threshold: float) -> None:
 def set_threshold(editor: OutlineEditor, threshold: float) -> None:
     """Move the threshold as the slider does while it is held."""
     editor.set_config(editor.config.model_copy(update={"threshold": float(threshold)}))
-
-
-def apply(editor: OutlineEditor, tool: str) -> None:
-    """Use a tool on the network's outline, so that it has something to change."""
-    editor.apply_tool("back_to_prediction")
-    editor.apply_tool(tool)
 
 
 def show(rows: Sequence[Timing]) -> None:
