@@ -101,7 +101,8 @@ class Witness:
 def _innermost(dump: str) -> str:
     """Shorten what `faulthandler` wrote to a line for each thread that is not waiting for work."""
     lines = []
-    for thread in dump.split("\n\n"):
+    last = dump.rpartition("Timeout (")[2]  # a tick that came just in time left one as well
+    for thread in last.split("\n\n"):
         frames = re.findall(r'File ".*?([^/"]+)", line (\d+) in (\S+)', thread)[:INNERMOST]
         if frames and not (frames[0][0] == "threading.py" or frames[0][2] == "_worker"):
             lines.append("  " + " < ".join(f"{file}:{line} {name}" for file, line, name in frames))
