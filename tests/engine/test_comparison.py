@@ -48,6 +48,21 @@ def test_what_is_alike_in_both_cancels_out() -> None:
     assert not same.better
 
 
+def test_a_gain_that_is_told_as_the_same_figure_is_none() -> None:
+    side, truth = 30, 100
+    large = np.zeros((120, 120), np.uint8)
+    large[:truth, :truth] = 1
+    pair = CachedPair("a", np.zeros((120, 120, 3), np.uint8), large)
+    less = large.copy()
+    less[0, :side] = 0
+    hardly = less.copy()
+    hardly[0, 0] = 1
+    old, new, best = (Outlined(pair, mask, score_masks(mask, large)) for mask in (less, hardly, large))
+    assert compare([old], [new]).jaccard.difference.mean > 0
+    assert not compare([old], [new]).better
+    assert compare([old], [best]).better
+
+
 def test_one_picture_has_no_interval() -> None:
     difference = compare([outlined("a", 5)], [outlined("a", 8)]).dice.difference
     assert (difference.low, difference.high) == (None, None)

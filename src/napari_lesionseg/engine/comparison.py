@@ -20,6 +20,7 @@ from napari_lesionseg.types import IGNORED, LabelImage
 
 SHOWN = 4
 CONFIDENCE = 0.95
+SMALLEST_GAIN = 0.001  # of the mean Jaccard; less would be told as the same figure before and after
 RESAMPLES = 2000
 
 
@@ -106,8 +107,8 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the new model's mean Jaccard is higher."""
-        return self.jaccard.difference.mean > 0
+        """Whether the new model's mean Jaccard is higher by more than `SMALLEST_GAIN`."""
+        return self.jaccard.difference.mean > SMALLEST_GAIN
 
     def most_changed(self, count: int = SHOWN) -> tuple[PictureChange, ...]:
         """Return the pictures whose outlines differ most, the most different first."""
