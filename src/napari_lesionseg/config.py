@@ -125,7 +125,7 @@ class FineTuneConfig(LearningConfig):
         description="Parts the pictures are dealt into; each copy of the network learns from all but one.",
     )
     shares: tuple[float, ...] = Field(
-        (0.25, 0.5, 0.75),
+        (0.25, 0.5),
         min_length=1,
         description="Shares of the way from old to new weights that are tried on the held-out pictures.",
     )
