@@ -144,7 +144,7 @@ def learn(
     optimiser = torch.optim.Adam(network.parameters(), RATE)
     name = type(network).__name__
     state = arguments.resume / f"{name.lower()}-{run}.safetensors" if arguments.resume else None
-    # SegNet hands on where maxima were, which bfloat16, with its many ties, does not tell.
+    # SegNet learned nothing in bfloat16, perhaps for the ties that rounding leaves among the maxima.
     quick = arguments.precision == "bfloat16" and not isinstance(network, SegNet)
     first, seconds = restore(state, network, optimiser) if state and state.is_file() else (0, 0.0)
     for done in track(range(first, arguments.epochs), f"{name}, run {run + 1}", console=Console(stderr=True)):
