@@ -121,10 +121,10 @@ class Watched:
         """
         self.done, self.total = done, total
         if self._stopped:
-            raise CancelledError("No study was made.")
+            raise CancelledError("Opening was cancelled; what was taken in until then is kept.")
 
     def stop(self) -> None:
-        """Let nothing be made."""
+        """Let it end at the next picture: without a study while pictures are read, else without the rest."""
         self._stopped = True
 
     def __str__(self) -> str:
