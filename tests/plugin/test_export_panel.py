@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.data.formats import ExportConfig
 from napari_lesionseg.data.io import read_mask
-from napari_lesionseg.plugin.export_panel import ExportPanel
+from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.plugin.export_panel import ExportPanel, _export
 from napari_lesionseg.plugin.study_session import StudySession
 
 WAIT = 20_000
@@ -105,6 +109,24 @@ def test_giving_up_leaves_nothing_behind(qtbot, panel, tmp_path):
     qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
     assert "given up" in panel.report.text()
     assert list(tmp_path.glob("*set*")) == []
+
+
+def test_an_export_that_was_given_up_is_cleared_before_it_is_told(tmp_path, make_study):
+    study, given_up, out = make_study(2), threading.Event(), tmp_path / "out" / "set"
+    out.parent.mkdir()
+    for picture in study.state.pictures:
+        study.no_lesion(picture)
+
+    def give_up_in_the_middle(step):
+        if list(out.parent.iterdir()):
+            given_up.set()
+
+    with pytest.raises(CancelledError) as error:
+        _export(study, out, "isic", ExportConfig(), None, give_up_in_the_middle, given_up)
+    assert error.value.__traceback__ is not None  # it keeps what was at work alive
+    assert given_up.is_set()
+    assert list(out.parent.iterdir()) == []
+    study.close()
 
 
 def test_without_a_verdict_there_is_nothing_to_export(qtbot, make_napari_viewer, make_study):

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -79,7 +79,7 @@ def export_dataset(
     config: ExportConfig | None = None,
     info: DatasetInfo | None = None,
     parts: Mapping[str, Part] | None = None,
-) -> Iterator[Step | ExportReport]:
+) -> Generator[Step | ExportReport]:
     """Check pictures with their masks and write them as a data set that other tools accept.
 
     Everything is written to a temporary folder beside the destination and moved there when it is whole,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -104,12 +105,13 @@ def _export(
     if originals is not None:
         records = with_originals(records, originals)
     work = export_dataset(records, out, convention, config=config, info=DatasetInfo(title=out.name))
-    for event in work:
-        if isinstance(event, ExportReport):
-            return event
-        tell(event)
-        if given_up.is_set():
-            break
+    with contextlib.closing(work):  # the error's traceback would keep it, and what it has written, alive
+        for event in work:
+            if isinstance(event, ExportReport):
+                return event
+            tell(event)
+            if given_up.is_set():
+                break
     raise CancelledError("The export was given up; nothing was written.")
 
 
