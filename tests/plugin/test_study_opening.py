@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lesionseg.errors import LesionSegError, StudyError
+from napari_lesionseg.errors import CancelledError, LesionSegError, StudyError
 from napari_lesionseg.plugin import study_opening
 from napari_lesionseg.plugin.study_opening import (
     NewStudy,
@@ -184,3 +184,16 @@ def test_masks_that_come_with_new_pictures_are_taken_over_and_no_others(photos):
     with open_folder(photos, "am") as study:
         assert study.outline(first).all()
         np.testing.assert_array_equal(study.outline(list(study.state.pictures)[3]), mask)
+
+
+def test_a_study_is_left_when_its_masks_are_cancelled(photos, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(study_opening.Study, "close", lambda study: left.append(study.folder))
+
+    def cancel(*_):
+        raise CancelledError("Cancelled.")
+
+    monkeypatch.setattr(study_opening, "take_outlines", cancel)
+    with pytest.raises(CancelledError):
+        make_study(NewStudy(tmp_path / "study", "am", photos))
+    assert left[-1] == tmp_path / "study"

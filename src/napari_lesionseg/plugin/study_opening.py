@@ -6,7 +6,7 @@ import contextlib
 import getpass
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,7 +174,8 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
         groups=[record.split_item() for record in records],
         progress=progress,
     )
-    take_outlines(study, records, progress)
+    with _closed_on_error(study):
+        take_outlines(study, records, progress)
     return study
 
 
@@ -204,10 +205,20 @@ def open_folder(folder: Path, reader: str, progress: Progress | None = None) -> 
         return make_study(NewStudy(inside, reader, pictures=folder), progress)
     study = Study.open(inside, reader)
     if study.info.pictures is not None:  # else it holds copies, and takes more only when it is told to
-        with contextlib.suppress(PairingError):  # its pictures may have been moved; the study knows them
+        # Its pictures may have been moved; the study knows them.
+        with _closed_on_error(study), contextlib.suppress(PairingError):
             if study.add_pictures(folder, progress=progress):
                 take_outlines(study, _records_in(folder), progress)
     return study
+
+
+@contextlib.contextmanager
+def _closed_on_error(study: Study) -> Iterator[None]:
+    """Leave a study if something goes wrong, or was cancelled, before it is handed on."""
+    with contextlib.ExitStack() as leaving:
+        leaving.enter_context(study)
+        yield
+        leaving.pop_all()
 
 
 def open_samples(reader: str, progress: Progress | None = None) -> Study:
