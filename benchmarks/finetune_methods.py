@@ -79,7 +79,7 @@ class Draw:
 
 def learn(
     model: ls.Model, pairs: Sequence[CachedPair], fold_of: Sequence[int], way: Variant, seed: int
-) -> Any:
+) -> Ensemble:
     """Let the copies of a variant take all their steps; return them."""
     config = ls.FineTuneConfig.model_validate({**ALIKE, **way.settings, "seed": seed})
     size = config.size or model.card.working_size
@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     bench, console, draws = (
         Bench(ls.load_model(options.model), options.data),
-        Console(),
+        Console(width=150),
         read_draws(options.json),
     )
     done = {(draw.data, draw.variant, draw.draw) for draw in draws}

@@ -292,14 +292,11 @@ def _predict_tiles(
     rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     channels, carried = model.card.out_channels, 0
-    below = np.zeros(
-        (channels, rows.overlap, cols.length), np.float32
-    )  # what the tiles above said of the next
+    # What the tiles above have said of those below them, and the tile to the left of the next one.
+    below = np.zeros((channels, rows.overlap, cols.length), np.float32)
     for turn, tall in enumerate(down):
         top, low, bottom = rows.span(tall)
-        beside = np.zeros(
-            (channels, bottom - top, 0), np.float32
-        )  # what the tile to the left said of the next
+        beside = np.zeros((channels, bottom - top, 0), np.float32)
         for place, wide in enumerate(across):
             left, far, right = cols.span(wide)
             block = np.zeros((channels, bottom - top, right - left), np.float32)
