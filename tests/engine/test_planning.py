@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from napari_lesionseg.config import FineTuneConfig
@@ -43,6 +43,7 @@ def test_measuring_takes_no_more_than_its_share() -> None:
     assert schedule.steps * 0.4 > 50
 
 
+@example(seconds=1.0, copies=1, spent=2.0, step=1.0, measuring=5e-324)
 @given(
     seconds=st.floats(1, 600),
     copies=st.integers(1, 5),

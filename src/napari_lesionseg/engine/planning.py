@@ -114,7 +114,7 @@ def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Cos
     room = config.max_seconds - costs.spent - closing_seconds(config, costs)
     rounds = config.rounds
     if costs.measuring:
-        rounds = max(1, int(min(rounds, MEASURING_SHARE * room / costs.measuring)))
+        rounds = int(max(1, min(rounds, MEASURING_SHARE * room / costs.measuring)))
     steps = int((room - rounds * costs.measuring) / (copies * costs.step * SPARE))
     return _schedule(max(1, min(wanted, steps)), rounds)
 
