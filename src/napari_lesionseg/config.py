@@ -108,6 +108,33 @@ class TrainConfig(LearningConfig):
     )
 
 
+class ExpertConfig(Settings):
+    """How a model learns from pictures of a kind of their own, where nothing can be forgotten."""
+
+    shares: tuple[float, ...] = Field(
+        (0.75,),
+        min_length=1,
+        description="Shares of the way from old to new weights that are tried on the held-out pictures.",
+    )
+    size_share: float = Field(
+        0.75, gt=0, le=1, description="Side of the training pictures, as a share of the model's own."
+    )
+    guidance_share: float = Field(
+        0.25, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."
+    )
+    refit: float = Field(
+        2.4,
+        ge=0,
+        description="Steps with all pictures at the end, for each step of the copies that are measured.",
+    )
+    recognised: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the held-out pictures that must be told from the model's training pictures.",
+    )
+
+
 class FineTuneConfig(LearningConfig):
     """How a model learns from a reader's corrected pictures.
 
@@ -128,6 +155,10 @@ class FineTuneConfig(LearningConfig):
         (0.25, 0.5),
         min_length=1,
         description="Shares of the way from old to new weights that are tried on the held-out pictures.",
+    )
+    expert: ExpertConfig | None = Field(
+        ExpertConfig(),
+        description="Pictures of a kind of their own get weights of their own; None: they never do.",
     )
     unmeasured_share: float = Field(
         0.5, gt=0, le=1, description="Share of the way that is gone when no picture can be held out."

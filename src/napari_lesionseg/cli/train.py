@@ -21,6 +21,8 @@ from napari_lesionseg.cli.settings import check_out, make_settings, parse_change
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.data.batches import CachedPair, read_pair
 from napari_lesionseg.data.splits import SplitItem, assign_parts
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.engine.specialising import measure_domain
 from napari_lesionseg.engine.training import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.files import sha256_file
@@ -103,7 +105,9 @@ def run(options: argparse.Namespace) -> int:
         "last": history[-1:],
     }
     learned = blend(trainer.averaged_network, start, config.start_share)
-    save_checkpoint(options.out, learned, card.model_copy(update={"training": training}))
+    domain = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in learn))
+    about = {"training": training, "domain": domain}
+    save_checkpoint(options.out, learned, card.model_copy(update=about))
     state.unlink(missing_ok=True)
     say(f"{options.out} written")
     return 1 if failed + failed_too else 0

@@ -57,6 +57,8 @@ class Course:
         Runs while work is done.
     size : int
         Side of the training pictures in pixels.
+    earlier : Course, optional
+        What was done before, for the count of steps and rounds.
     """
 
     def __init__(
@@ -67,7 +69,10 @@ class Course:
         costs: Costs,
         clock: WorkClock,
         size: int,
+        earlier: Course | None = None,
     ) -> None:
+        self._steps_before = earlier.steps_done if earlier else 0
+        self._rounds_before = len(earlier.rounds) if earlier else 0
         self.ensemble, self.schedule, self.costs = ensemble, schedule, costs
         self._config, self._clock, self._size = config, clock, size
         self._watch = ContentionWatch(costs.step)
@@ -77,6 +82,8 @@ class Course:
         self.best: int | None = None
         """Index of the best round."""
         self.best_weights: Weights = ()
+        self.best_outlined: tuple[Outlined, ...] = ()
+        """The held-out pictures by the best round's weights, `measured_share` of the way, if known."""
         self._losses: list[float] = []
         self._times: list[float] = []
 
@@ -99,21 +106,34 @@ class Course:
             if ending or self.step % self.schedule.per_round == 0 or self.step >= self.schedule.steps:
                 yield from self._finish_round(save)
                 self.schedule = shortened(
-                    self._config, self.schedule, self.step, len(self.ensemble), self._costs_so_far()
+                    self._config, self.schedule, self.step, len(self.ensemble), self.costs_so_far()
                 )
             if ending or self._hopeless():
                 break
 
     def _step_all(self, batches: Sequence[Batch]) -> Generator[StepResult, None, None]:
         rate = rate_at(self.step / self.schedule.steps, self._config.warmup)
-        copies = len(self.ensemble)
         for index, batch in enumerate(batches):
             started = time.monotonic()
             loss = self.ensemble.step(index, batch, self.step, rate)
             self._take_note(loss, time.monotonic() - started)
-            done = self.step * copies + index + 1
-            yield StepResult(done, done / (self.schedule.steps * copies), self._clock.seconds, loss)
+            done = self.steps_done + index + 1
+            yield StepResult(done, done / self._steps_in_all, self._clock.seconds, loss)
         self.step += 1
+
+    @property
+    def measured_share(self) -> float:
+        """Share of the way at which rounds are measured: the largest that is tried."""
+        return max(self._config.shares)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all copies so far, and those of the course before."""
+        return self._steps_before + self.step * len(self.ensemble)
+
+    @property
+    def _steps_in_all(self) -> int:
+        return self._steps_before + self.schedule.steps * len(self.ensemble) + self.schedule.refit
 
     def _take_note(self, loss: float, seconds: float) -> None:
         self._losses.append(loss)
@@ -121,7 +141,8 @@ class Course:
         if self._watch.contended(seconds):
             self._watch.yield_cores()
 
-    def _costs_so_far(self) -> Costs:
+    def costs_so_far(self) -> Costs:
+        """Return what things took, as they have turned out."""
         step = median(self._times[-RECENT_STEPS:]) if self._times else self.costs.step
         return Costs(self._clock.seconds, max(step, self.costs.step), self.costs.measuring)
 
@@ -129,6 +150,7 @@ class Course:
         if self._config.max_seconds is None:
             return False
         reserve = self.costs.measuring + closing_seconds(self._config, self.costs)
+        reserve += self.schedule.refit * self.costs.step
         return self._clock.seconds + reserve >= self._config.max_seconds
 
     def _hopeless(self) -> bool:
@@ -139,20 +161,21 @@ class Course:
 
     def _finish_round(self, save: Callable[[], None]) -> Learning:
         weights = self.ensemble.weights()
-        outlined = yield from outline_held_out(self.ensemble, weights, 1.0, "measuring")
+        outlined = yield from outline_held_out(self.ensemble, weights, self.measured_share, "measuring")
         self.rounds.append(self._describe_round(outlined))
         self._losses.clear()
         if self.best is None or not outlined or _jaccard(self.rounds[-1]) > _jaccard(self.rounds[self.best]):
             self.best, self.best_weights = len(self.rounds) - 1, weights
+            self.best_outlined = outlined
         save()
         yield self.rounds[-1]
 
     def _describe_round(self, outlined: Sequence[Outlined]) -> EpochResult:
         return EpochResult(
-            epoch=len(self.rounds) + 1,
-            epochs=max(self.schedule.rounds, len(self.rounds) + 1),
-            step=self.step * len(self.ensemble),
-            progress=self.step / self.schedule.steps,
+            epoch=self._rounds_before + len(self.rounds) + 1,
+            epochs=self._rounds_before + max(self.schedule.rounds, len(self.rounds) + 1),
+            step=self.steps_done,
+            progress=self.steps_done / self._steps_in_all,
             seconds=self._clock.seconds,
             loss=fmean(self._losses),
             size=self._size,
@@ -161,11 +184,20 @@ class Course:
 
     # -------------------------------------------------------------------------------------- its state
 
-    def state(self, parent: str, model: str, pictures: Sequence[str], folds: Sequence[int]) -> Unfinished:
+    def state(
+        self,
+        config: FineTuneConfig,
+        parent: str,
+        model: str,
+        pictures: Sequence[str],
+        folds: Sequence[int],
+    ) -> Unfinished:
         """Describe how far it is; the weights are `state_tensors`.
 
         Parameters
         ----------
+        config : FineTuneConfig
+            What was asked for; how the copies learn follows from that and from the pictures.
         parent : str
             Hash of the weights it started from.
         model : str
@@ -180,9 +212,10 @@ class Course:
             model=model,
             pictures=tuple(pictures),
             folds=tuple(folds),
-            config=self._config,
+            config=config,
             steps=self.schedule.steps,
             per_round=self.schedule.per_round,
+            refit_steps=self.schedule.refit,
             batch_size=self.ensemble.batch_size,
             step=self.step,
             seconds=self._clock.seconds,

@@ -8,7 +8,6 @@ copies that start from the same weights stay close enough for their mean to be a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,8 +20,10 @@ from napari_lesionseg.data.batches import Batch, BatchSource, CachedPair
 from napari_lesionseg.data.splits import SplitItem, assign_folds, assign_parts, group_items
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.learner import Learner
+from napari_lesionseg.engine.specialising import Speciality
 from napari_lesionseg.models.blocks import blend
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.experts import card_with, count_experts
 
 Weights: TypeAlias = tuple[dict[str, Tensor], ...]
 """What training may change, by name, of each copy; on the processor."""
@@ -104,10 +105,23 @@ class Ensemble:
         What each copy learns from.
     config : FineTuneConfig
         How they learn.
+    speciality : Speciality, optional
+        Which of the parent's weights learn; the whole of it if left out.
+    begin : mapping of str to Tensor, optional
+        Weights that the copies begin with, in place of the parent's.
     """
 
-    def __init__(self, parent: Model, folds: Sequence[Fold], config: FineTuneConfig) -> None:
+    def __init__(
+        self,
+        parent: Model,
+        folds: Sequence[Fold],
+        config: FineTuneConfig,
+        speciality: Speciality | None = None,
+        begin: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._parent, self.folds, self.batch_size = parent, tuple(folds), config.batch_size
+        self._speciality, self._begin = speciality or Speciality(), begin or {}
+        self._start = self._speciality.start(parent.network)
         self._sources = [
             BatchSource(fold.learn, config.augment, config.batch_size, _seed_of(config, index))
             for index, fold in enumerate(folds)
@@ -122,7 +136,7 @@ class Ensemble:
         return len(self.folds)
 
     def _make_learner(self, config: FineTuneConfig, index: int) -> Learner:
-        network = copy.deepcopy(self._parent.network)
+        network = blend(self._start, self._begin, 1.0)
         frozen = network.early_modules(config.frozen_stages)
         own = config.model_copy(update={"seed": _seed_of(config, index)})
         return Learner(network, self._parent.card, own, self._parent.device, frozen=frozen)
@@ -147,16 +161,24 @@ class Ensemble:
 
     def member(self, index: int, weights: Weights, share: float) -> Model:
         """Return a copy's model, ``share`` of the way from the parent's weights to its own."""
-        return self._model(weights[index], share, self._parent.card)
+        return self._model(weights[index], share, self._parent.card, self.folds[index].learn)
 
     def mean(self, weights: Weights, share: float, card: ModelCard) -> Model:
         """Return the model with the mean of the copies' weights, ``share`` of the way from the parent's."""
-        averaged = {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing}
-        return self._model(averaged, share, card)
+        pairs = {pair.stem: pair for fold in self.folds for pair in (*fold.learn, *fold.held_out)}
+        return self._model(self.averaged(weights), share, card, pairs.values())
 
-    def _model(self, weights: Mapping[str, Tensor], share: float, card: ModelCard) -> Model:
-        network = blend(self._parent.network, weights, share)
-        return Model(network, card, self._parent.device, precision=self._parent.precision)
+    def averaged(self, weights: Weights) -> dict[str, Tensor]:
+        """Return the mean of the copies' weights, by name."""
+        return {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing}
+
+    def _model(
+        self, weights: Mapping[str, Tensor], share: float, card: ModelCard, pairs: Iterable[CachedPair]
+    ) -> Model:
+        expert = blend(self._start, weights, share)
+        network = self._speciality.join(self._parent.network, expert, (pair.stem for pair in pairs))
+        own = card_with(card, count_experts(network))
+        return Model(network, own, self._parent.device, precision=self._parent.precision)
 
     # ---------------------------------------------------------------------------------------- its state
 
@@ -181,7 +203,7 @@ class Ensemble:
         TrainingError
             If it came from another network.
         """
-        unchanged = {f"network.{name}": t for name, t in self._parent.network.state_dict().items()}
+        unchanged = {f"network.{name}": t for name, t in self._start.state_dict().items()}
         for index, learner in enumerate(self._learners):
             prefix = f"{index}."
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -11,13 +11,15 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Self, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, LearningConfig
@@ -33,12 +35,15 @@ from napari_lesionseg.engine.ensemble import NEVER, Ensemble, Fold, deal_out, ma
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.planning import Costs, Plan, Schedule, fit_batch, make_schedule, planned_seconds
 from napari_lesionseg.engine.resuming import Unfinished, read_unfinished, write_unfinished
+from napari_lesionseg.engine.specialising import Speciality, find_speciality
 from napari_lesionseg.engine.threads import limited_threads
 from napari_lesionseg.engine.training import EpochResult, StepResult
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.types import Pair
 
 logger = logging.getLogger(__name__)
+REFIT = "refit."
+"""Before the names of the tensors of the copy that learns from all pictures, in the state on disk."""
 TIMED_STEPS = 4  # the first of them is not counted: it pays for memory and for kernels
 
 Event: TypeAlias = Plan | Progress | StepResult | EpochResult
@@ -106,8 +111,12 @@ class FineTuning:
         self._stopping = threading.Event()
         self._corrections: list[Correction] = []
         self._fold_of: list[int] = []
+        self._descriptions: dict[str, NDArray[np.float32]] = {}
+        self._speciality = Speciality()
+        self._learning = self.config
         self._before: tuple[Outlined, ...] = ()
         self._course: Course | None = None
+        self._refit: Course | None = None
         self._candidate: Candidate | None = None
         self._events = self._timed()
 
@@ -182,10 +191,12 @@ class FineTuning:
         started = self._clock.seconds
         yield from self._measure_parent([pair for fold in folds for pair in fold.held_out])
         measuring = self._clock.seconds - started
+        self._specialise(folds)
         self._course = course = yield from self._begin(folds, measuring)
         self.plan = self._make_plan(course, folds)
         yield self.plan
-        yield from course.learn(self._stopping.is_set, self._save)
+        if self._refit is None:
+            yield from course.learn(self._stopping.is_set, self._save)
         yield from self._conclude(course)
 
     def _read(self) -> Generator[Progress]:
@@ -195,9 +206,15 @@ class FineTuning:
                 left_out.append(found)
             else:
                 self._corrections.append(found)
+                self._describe(found.pair)
             yield Progress("reading", number, len(given))
         self.left_out = tuple(left_out)
         self._deal()
+
+    def _describe(self, pair: CachedPair) -> None:
+        description = self._model.describe(pair.image)
+        if description is not None:
+            self._descriptions[pair.stem] = description
 
     def _deal(self) -> None:
         """Say which pictures are held out when: as they were, as asked for, or in folds."""
@@ -220,33 +237,74 @@ class FineTuning:
             self._before += (outline_pair(self._model, pair, upright=True),)
             yield Progress("measuring", len(self._before), len(pairs))
 
+    def _specialise(self, folds: Sequence[Fold]) -> None:
+        """Say which weights are to learn, and how."""
+        names = [([p.stem for p in fold.learn], [p.stem for p in fold.held_out]) for fold in folds]
+        self._speciality = find_speciality(self._model, names, self._descriptions, self.config)
+        self._learning = self._speciality.settings(self.config, self._model.card.working_size)
+
     def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, Course]:
         if self._saved:
             course = self._begin_again(folds, *self._saved)
             self._saved = None
             return course
         step = yield from self._time_step(folds[:1])
-        batch, costs = fit_batch(self.config, len(folds), Costs(self._clock.seconds, step, measuring))
-        ensemble = Ensemble(self._model, folds, self.config.model_copy(update={"batch_size": batch}))
+        batch, costs = fit_batch(self._learning, len(folds), Costs(self._clock.seconds, step, measuring))
+        self._learning = self._learning.model_copy(update={"batch_size": batch})
         learned = min(len(fold.learn) for fold in folds)
-        schedule = make_schedule(self.config, learned, len(folds), costs)
-        return Course(ensemble, self.config, schedule, costs, self._clock, self._size)
+        schedule = make_schedule(self._learning, learned, len(folds), costs, self._refit_ratio(folds))
+        return self._make_course(self._make_ensemble(folds), schedule, costs)
+
+    def _refit_ratio(self, folds: Sequence[Fold]) -> float:
+        """Say how many steps with all pictures follow a step of the copies.
+
+        None do where the model itself learns: it goes only a part of the way, for which the copies' mean will
+        do; nor where there is one copy, which has learned from all that is not held out for good.
+        """
+        expert = self._learning.expert
+        return expert.refit if expert and self._speciality.of_its_own and len(folds) > 1 else 0.0
+
+    def _make_ensemble(self, folds: Sequence[Fold], begin: Mapping[str, Tensor] | None = None) -> Ensemble:
+        return Ensemble(self._model, folds, self._learning, self._speciality, begin)
+
+    def _make_course(
+        self, ensemble: Ensemble, schedule: Schedule, costs: Costs, earlier: Course | None = None
+    ) -> Course:
+        size = self._learning.size or self._model.card.working_size
+        return Course(ensemble, self._learning, schedule, costs, self._clock, size, earlier)
 
     def _begin_again(self, folds: Sequence[Fold], state: Unfinished, tensors: dict[str, Tensor]) -> Course:
-        config = self.config.model_copy(update={"batch_size": state.batch_size})
+        self._learning = self._learning.model_copy(update={"batch_size": state.batch_size})
+        course = self._restore(self._make_ensemble(folds), state, tensors)
+        if state.refit is not None:
+            own = {n.removeprefix(REFIT): t for n, t in tensors.items() if n.startswith(REFIT)}
+            self._refit = self._restore(self._make_refit(course), state.refit, own, course)
+        return course
+
+    def _restore(
+        self,
+        ensemble: Ensemble,
+        state: Unfinished,
+        tensors: dict[str, Tensor],
+        earlier: Course | None = None,
+    ) -> Course:
         costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
-        schedule = Schedule(state.steps, state.per_round)
-        ensemble = Ensemble(self._model, folds, config)
-        course = Course(ensemble, self.config, schedule, costs, self._clock, self._size)
+        schedule = Schedule(state.steps, state.per_round, state.refit_steps)
+        course = self._make_course(ensemble, schedule, costs, earlier)
         course.restore(state, tensors)
         return course
 
+    def _make_refit(self, course: Course) -> Ensemble:
+        """Make the copy that learns from all pictures, and begins with what the others have learned."""
+        everything = Fold(tuple(correction.pair for correction in self._corrections), ())
+        return self._make_ensemble([everything], course.ensemble.averaged(course.best_weights))
+
     def _time_step(self, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
         """Time some steps of a copy that is thrown away."""
-        trial, seconds = Ensemble(self._model, folds, self.config), list[float]()
+        trial, seconds = self._make_ensemble(folds), list[float]()
         for number in range(TIMED_STEPS):
             started = time.monotonic()
-            trial.step(0, trial.batches(number, self._size)[0], number, 0.0)
+            trial.step(0, trial.batches(number, self._learning.size or 0)[0], number, 0.0)
             seconds.append(time.monotonic() - started)
             yield Progress("timing", number + 1, TIMED_STEPS)
         return median(seconds[1:])
@@ -257,44 +315,69 @@ class FineTuning:
             pictures=len({pair.stem for fold in folds for pair in fold.learn}),
             held_out=tuple(pair.stem for fold in folds for pair in fold.held_out),
             folds=copies,
-            steps=course.schedule.steps * copies,
+            steps=course.schedule.steps * copies + course.schedule.refit,
             rounds=course.schedule.rounds,
-            seconds=planned_seconds(self.config, copies, course.schedule, course.step, course.costs),
+            seconds=planned_seconds(self._learning, copies, course.schedule, course.step, course.costs),
             step_seconds=course.costs.step,
             batch_size=course.ensemble.batch_size,
-            size=self._size,
+            size=self._learning.size or self._model.card.working_size,
+            own_kind=self._speciality.recognised if self._speciality.of_its_own else None,
             device=describe_device(self._model.device),
             left_out=self.left_out,
         )
 
-    def _conclude(self, course: Course) -> Generator[Progress]:
-        """Choose how far to go, compare old with new, and make the candidate."""
+    def _conclude(self, course: Course) -> Generator[Event]:
+        """Choose how far to go, compare old with new, learn from all pictures, and make the candidate."""
         if course.best is None:
             return
         after = {}
-        for share in self.config.shares if self._before else ():
-            after[share] = yield from outline_held_out(
-                course.ensemble, course.best_weights, share, "comparing"
-            )
+        for share in self._learning.shares if self._before else ():
+            known = course.best_outlined if share == course.measured_share else ()
+            after[share] = known or (yield from self._outline(course, share))
         share = choose_share(self._before, after) if after else self.config.unmeasured_share
         comparison = compare(self._before, after[share]) if after else None
         offered, reason = judge(comparison)
+        last = (yield from self._learn_from_all(course)) if offered else course
+        rounds = [*course.rounds, *(last.rounds if last is not course else ())]
         card = self._model.card.model_copy(
             update={
                 "parent": self._model.sha256,
-                "training": self._describe(course, share),
+                "training": self._record(last, rounds, share),
                 "scores": {"held-out": comparison.to_record()} if comparison else {},
             }
         )
-        model = course.ensemble.mean(course.best_weights, share, card)
-        self._candidate = Candidate(model, comparison, offered, reason, share, tuple(course.rounds))
+        model = last.ensemble.mean(last.best_weights, share, card)
+        self._candidate = Candidate(model, comparison, offered, reason, share, tuple(rounds))
 
-    def _describe(self, course: Course, share: float) -> dict[str, object]:
+    def _outline(self, course: Course, share: float) -> Generator[Progress, None, tuple[Outlined, ...]]:
+        return outline_held_out(course.ensemble, course.best_weights, share, "comparing")
+
+    def _learn_from_all(self, course: Course) -> Generator[Event, None, Course]:
+        """Let one copy go on with all pictures, those held out included; return its course, or the one given.
+
+        That is what one does after a cross-validation: the copies said whether this way of learning does good
+        with these pictures, and what learns from all of them does not do worse.
+        """
+        refit = self._refit
+        if refit is None:
+            costs = replace(course.costs_so_far(), measuring=0.0)
+            steps = course.schedule.refit
+            if self.config.max_seconds is not None:
+                steps = min(steps, int((self.config.max_seconds - costs.spent) / costs.step))
+            if steps < 1 or self._stopping.is_set():
+                return course
+            schedule = Schedule(steps, -(-steps // self.config.rounds))
+            refit = self._refit = self._make_course(self._make_refit(course), schedule, costs, course)
+        yield from refit.learn(self._stopping.is_set, self._save)
+        return refit if refit.best is not None else course
+
+    def _record(self, course: Course, rounds: Sequence[EpochResult], share: float) -> dict[str, object]:
         facts = {
+            "expert": self._speciality.place,
             "share": share,
-            "steps": course.step * len(course.ensemble),
+            "steps": course.steps_done,
             "seconds": round(self._clock.seconds, 1),
-            "curve": [_as_record(result) for result in course.rounds],
+            "curve": [_as_record(result) for result in rounds],
         }
         hashes = [correction.sha256 for correction in self._corrections]
         return describe_training(self._model, self.config, hashes, facts)
@@ -310,9 +393,13 @@ class FineTuning:
         if self._state_path is None or self._course is None:
             return
         hashes = [correction.sha256 for correction in self._corrections]
-        state = self._course.state(_identify(self._model), self._model.card.name, hashes, self._fold_of)
+        about = self.config, _identify(self._model), self._model.card.name, hashes, self._fold_of
+        state, tensors = self._course.state(*about), self._course.state_tensors()
+        if self._refit is not None:
+            state = state.model_copy(update={"refit": self._refit.state(*about)})
+            tensors |= {f"{REFIT}{name}": tensor for name, tensor in self._refit.state_tensors().items()}
         try:
-            write_unfinished(self._state_path, state, self._course.state_tensors())
+            write_unfinished(self._state_path, state, tensors)
         except OSError as error:
             problem = (
                 f"The state of the training cannot be saved to {self._state_path}: {error.strerror}. "
@@ -324,7 +411,7 @@ class FineTuning:
 
     def _release(self) -> None:
         """Give the memory of the copies back."""
-        self._course, self._saved = None, None
+        self._course, self._refit, self._saved = None, None, None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if torch.backends.mps.is_available():

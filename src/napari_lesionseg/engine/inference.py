@@ -42,6 +42,10 @@ class Runner(NamedTuple):
     device: torch.device
     precision: str
 
+    def for_picture(self, view: Tensor) -> Runner:
+        """Return what is to outline a picture (1, 3, h, w), where several networks share the work."""
+        return self._replace(network=self.network.network_for(self._place(view)))
+
     def encode(self, view: Tensor) -> tuple[Tensor, ...]:
         """Encode a picture (1, 3, h, w), in float32: what is lost to rounding here grows on its way.
 
@@ -97,13 +101,15 @@ class Model:
         """Where pictures are outlined."""
         return self.runner.device
 
-    def encode(self, image: ByteImage) -> EncodedPicture:
+    def encode(self, image: ByteImage, whole: EncodedPicture | None = None) -> EncodedPicture:
         """Run the part of the network that clicks do not change.
 
         Parameters
         ----------
         image : ByteImage
             Shape (H, W, 3), RGB, 0 to 255.
+        whole : EncodedPicture, optional
+            The picture that ``image`` is a part of: which of several experts looks at it is decided by that.
 
         Raises
         ------
@@ -112,15 +118,34 @@ class Model:
         DeviceError
             If the memory of the computer is not enough.
         """
+        view = self.view(image)
+        height, width = image.shape[:2]
+        return EncodedPicture(self, (height, width), view, view if whole is None else whole.view)
+
+    def view(self, image: ByteImage) -> Tensor:
+        """Bring a picture (H, W, 3) to what the network sees of it, shape (1, 3, h, w), on the processor.
+
+        Raises
+        ------
+        PictureError
+            If ``image`` is of another shape or type.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise PictureError(
                 "A picture must be bytes of shape (height, width, 3), "
                 f"not {image.dtype} of shape {image.shape}."
             )
-        shape = (image.shape[0], image.shape[1])
-        small = resize_picture(image, working_shape(shape, self.card.working_size))
-        view = torch.from_numpy(normalise(small, self.card.mean, self.card.std))[None]
-        return EncodedPicture(self, shape, view)
+        small = resize_picture(image, working_shape((image.shape[0], image.shape[1]), self.card.working_size))
+        return torch.from_numpy(normalise(small, self.card.mean, self.card.std))[None]
+
+    @torch.inference_mode()
+    def describe(self, image: ByteImage) -> NDArray[np.float32] | None:
+        """Say what kind of picture (H, W, 3) it is; None if the network has no words for that.
+
+        See `SegmentationNetwork.describe`.
+        """
+        description = self.network.describe(self.view(image).to(next(self.network.parameters()).device))
+        return None if description is None else description[0].cpu().numpy()
 
     def predict(
         self,
@@ -176,10 +201,12 @@ class EncodedPicture:
     least memory. Clicks are answered from the picture as it stands, for they cannot wait four times as long.
     """
 
-    def __init__(self, model: Model, shape: tuple[int, int], view: Tensor) -> None:
+    def __init__(self, model: Model, shape: tuple[int, int], view: Tensor, whole: Tensor) -> None:
         self.shape = shape
         """Height and width of the picture."""
-        self._model, self._view, self._runner = model, view, model.runner
+        self.view = view
+        """What the network sees of it, shape (1, 3, h, w)."""
+        self._model, self._whole, self._runner = model, whole, model.runner
         self._encoded_by: Runner | None = None
         self._with_enough_memory(self._encode)
 
@@ -217,13 +244,15 @@ class EncodedPicture:
     def _encode(self) -> tuple[Tensor, ...]:
         """Return the features of the picture, by the runner that is in use now."""
         if self._encoded_by is not self._runner:
-            self._features = self._runner.encode(self._view)
+            self._expert = self._runner.for_picture(self._whole)
+            self._features = self._expert.encode(self.view)
             self._encoded_by = self._runner
         return self._features
 
     def _decode(self, guidance: Tensor | None, upright: bool) -> NDArray[np.float32]:
         """Return the logits (C, h, w)."""
-        logits = self._runner.decode(self._encode(), guidance) / self._model.card.temperature
+        features = self._encode()
+        logits = self._expert.decode(features, guidance) / self._model.card.temperature
         if guidance is None and self._model.card.test_time_turns and not upright:
             logits = self._average_turns(logits)
         answer: NDArray[np.float32] = logits[0].cpu().contiguous().numpy()
@@ -233,8 +262,8 @@ class EncodedPicture:
         """Return logits (1, C, h, w) whose probability is the mean over the quarter turns."""
         mean = logits_to_probability(upright)
         for turns in (1, 2, 3):
-            features = self._runner.encode(self._view.rot90(turns, (-2, -1)))
-            logits = self._runner.decode(features, None) / self._model.card.temperature
+            features = self._expert.encode(self.view.rot90(turns, (-2, -1)))
+            logits = self._expert.decode(features, None) / self._model.card.temperature
             mean += logits_to_probability(logits).rot90(-turns, (-2, -1))
         mean /= 4
         return torch.logit(mean, SMALLEST) if mean.shape[1] == 1 else mean.clamp(min=SMALLEST).log()
@@ -242,7 +271,7 @@ class EncodedPicture:
     def _guidance(self, clicks: Sequence[Click], previous: Probability | None) -> Tensor | None:
         if not self._model.network.guided or (not clicks and previous is None):
             return None
-        shape = (self._view.shape[-2], self._view.shape[-1])
+        shape = (self.view.shape[-2], self.view.shape[-1])
         return torch.from_numpy(guidance_planes(clicks, _shrink(previous, shape), self.shape, shape))[None]
 
     def _with_enough_memory(self, work: Callable[[], Result]) -> Result:

@@ -8,7 +8,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.engine.corrections import LeftOut
 
 STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
-MEASURING_SHARE = 0.2  # of a budget, at most, goes into measuring the held-out pictures
+MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out pictures
 FEWEST_STEPS, SMALLEST_BATCH = 15, 2
 HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many pictures
 SPARE = 1.05  # steps take a little longer than when they were timed alone
@@ -42,6 +42,9 @@ class Plan:
         Such as "CPU, 2 threads".
     left_out : tuple of LeftOut
         Pictures that cannot be used, and why.
+    own_kind : int, optional
+        The pictures are of a kind of their own, and get weights of their own: how many of those held out were
+        told from the pictures that the model was trained on. None: the model itself learns.
     """
 
     pictures: int
@@ -55,6 +58,7 @@ class Plan:
     size: int
     device: str
     left_out: tuple[LeftOut, ...] = ()
+    own_kind: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,14 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps of each copy, and after how many of them the held-out pictures are measured."""
+    """Steps of each copy, and after how many of them the held-out pictures are measured.
+
+    ``refit`` counts the steps that follow: of one copy, with all pictures.
+    """
 
     steps: int
     per_round: int
+    refit: int = 0
 
     @property
     def rounds(self) -> int:
@@ -89,7 +97,9 @@ class Schedule:
         return -(-self.steps // self.per_round)
 
 
-def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Costs) -> Schedule:
+def make_schedule(
+    config: FineTuneConfig, pictures: int, copies: int, costs: Costs, refit: float = 0.0
+) -> Schedule:
     """Fit steps and rounds into the settings' limits.
 
     Parameters
@@ -102,6 +112,8 @@ def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Cos
         Copies that learn side by side.
     costs : Costs
         What things take.
+    refit : float
+        Steps that follow with all pictures, for each step of a copy.
 
     Returns
     -------
@@ -110,13 +122,13 @@ def make_schedule(config: FineTuneConfig, pictures: int, copies: int, costs: Cos
     """
     wanted = wanted_steps(config, pictures)
     if config.max_seconds is None:
-        return _schedule(wanted, config.rounds)
+        return _schedule(wanted, config.rounds, refit)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs)
     rounds = config.rounds
     if costs.measuring:
         rounds = int(max(1, min(rounds, MEASURING_SHARE * room / costs.measuring)))
-    steps = int((room - rounds * costs.measuring) / (copies * costs.step * SPARE))
-    return _schedule(max(1, min(wanted, steps)), rounds)
+    steps = int((room - rounds * costs.measuring) / ((copies + refit) * costs.step * SPARE))
+    return _schedule(max(1, min(wanted, steps)), rounds, refit)
 
 
 def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, Costs]:
@@ -143,8 +155,8 @@ def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, C
     return batch, costs
 
 
-def _schedule(steps: int, rounds: int) -> Schedule:
-    return Schedule(steps, -(-steps // rounds))
+def _schedule(steps: int, rounds: int, refit: float) -> Schedule:
+    return Schedule(steps, -(-steps // rounds), round(refit * steps))
 
 
 def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
@@ -155,8 +167,8 @@ def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
 
 
 def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
-    """Estimate the time of the choice at the end: all held-out pictures for every share that is tried."""
-    return len(config.shares) * costs.measuring
+    """Estimate the time of the choice at the end: all held-out pictures for every share not measured yet."""
+    return (len(config.shares) - 1) * costs.measuring
 
 
 def planned_seconds(
@@ -164,7 +176,7 @@ def planned_seconds(
 ) -> float:
     """Estimate the working time in all, when each copy has ``done`` steps behind it."""
     left = Schedule(schedule.steps - done, schedule.per_round)
-    learning = copies * left.steps * costs.step * SPARE
+    learning = (copies * left.steps + schedule.refit) * costs.step * SPARE
     return costs.spent + learning + left.rounds * costs.measuring + closing_seconds(config, costs)
 
 
@@ -186,5 +198,8 @@ def shortened(config: FineTuneConfig, schedule: Schedule, done: int, copies: int
         return schedule
     rounds = -(-(schedule.steps - done) // schedule.per_round)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs) - rounds * costs.measuring
-    affordable = max(0, int(room / (copies * costs.step)))
-    return Schedule(min(schedule.steps, done + affordable), schedule.per_round)
+    # copies * (steps - done) + refit * steps steps have to fit, where refit is the share of steps that follow
+    refit = schedule.refit / schedule.steps
+    affordable = max(done, int((room / costs.step + copies * done) / (copies + refit)))
+    steps = min(schedule.steps, affordable)
+    return Schedule(steps, schedule.per_round, round(refit * steps))

@@ -68,6 +68,7 @@ class Unfinished(Settings):
     config: FineTuneConfig
     steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
     per_round: int = Field(ge=1, description="Steps between two points of the curve.")
+    refit_steps: int = Field(0, ge=0, description="Steps with all pictures that follow.")
     batch_size: int = Field(ge=1, description="Pictures a step.")
     step: int = Field(ge=0, description="Steps done.")
     seconds: float = Field(ge=0, description="Working time so far.")
@@ -76,11 +77,14 @@ class Unfinished(Settings):
     rounds: tuple[SavedRound, ...]
     best: int | None = Field(description="Index of the best round.")
     saved: datetime.datetime
+    refit: Unfinished | None = Field(None, description="How far the steps with all pictures are.")
 
     @property
     def progress(self) -> float:
         """Share that is done, 0 to 1."""
-        return self.step / self.steps
+        copies = max([0, *self.folds]) + 1
+        done = self.step * copies + (self.refit.step if self.refit else 0)
+        return done / (self.steps * copies + self.refit_steps)
 
 
 def write_unfinished(path: Path, state: Unfinished, tensors: Mapping[str, Tensor]) -> None:

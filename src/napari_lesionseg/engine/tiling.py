@@ -28,7 +28,6 @@ from torch.nn import functional
 
 from napari_lesionseg.config import Settings
 from napari_lesionseg.data.transforms import STRIDE, normalise, resize_picture
-from napari_lesionseg.engine.device import autocast
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.large_arrays import (
     NpyFile,
@@ -44,6 +43,8 @@ from napari_lesionseg.engine.large_arrays import (
 )
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.models.blocks import logits_to_probability
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.experts import count_experts
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
 
 _FACES = 4  # the whole picture is averaged down to this many times the model's working size
@@ -290,6 +291,8 @@ def _predict_tiles(
     model: Model, picture: Readable, out: Writable, config: TileConfig
 ) -> Iterator[TileProgress]:
     rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
+    # Which of several experts looks is decided by the whole picture, or neighbours would be outlined by two.
+    whole = model.view(_overview(picture, model.card)) if count_experts(model.network) > 1 else None
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     channels, carried = model.card.out_channels, 0
     # What the tiles above have said of those below them, and the tile to the left of the next one.
@@ -302,7 +305,7 @@ def _predict_tiles(
             block = np.zeros((channels, bottom - top, right - left), np.float32)
             block[:, :carried] = below[:, :carried, left:right]
             block[:, :, : beside.shape[2]] = beside
-            for window, answer in _look(model, picture, (rows, cols), (tall, wide), config):
+            for window, answer in _look(model, picture, (rows, cols), (tall, wide), config, whole):
                 _blend(block, (top, left), answer, (rows, cols), window)
             put_part(out, (slice(top, low), slice(left, far)), block[:, : low - top, : far - left])
             below[:, : bottom - low, left:far] = block[:, low - top :, : far - left]
@@ -317,7 +320,12 @@ def _predict_tiles(
 
 
 def _look(
-    model: Model, picture: Readable, axes: tuple[_Axis, _Axis], tile: tuple[range, range], config: TileConfig
+    model: Model,
+    picture: Readable,
+    axes: tuple[_Axis, _Axis],
+    tile: tuple[range, range],
+    config: TileConfig,
+    whole: Tensor | None,
 ) -> Iterator[tuple[_Window, Probability]]:
     """Read a tile, and predict its windows; (C, h, w) each, in pixels of the picture."""
     rows, cols = axes
@@ -332,7 +340,7 @@ def _look(
             view = pixels[top : top + rows.window, left : left + cols.window]
             small = resize_picture(view, (config.window, config.window))
             views.append(normalise(small, model.card.mean, model.card.std))
-        yield from zip(chosen, _predict(model, np.stack(views), rows.window), strict=True)
+        yield from zip(chosen, _predict(model, np.stack(views), rows.window, whole), strict=True)
 
 
 def _read(picture: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> ByteImage:
@@ -363,22 +371,21 @@ def _blend(
 
 
 @torch.inference_mode()
-def _predict(model: Model, views: NDArray[np.float32], side: int) -> Probability:
-    """Predict windows (B, 3, h, w); shape (B, C, side, side)."""
+def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor | None) -> Probability:
+    """Predict windows (B, 3, h, w) of a picture of which the network may need a view; (B, C, side, side)."""
     images = torch.from_numpy(views)
     try:
-        return _run(model, images, (side, side))
+        return _run(model, images, (side, side), whole)
     except torch.OutOfMemoryError:  # the graphics card's: the processor has more
         model.move_to_cpu()
         torch.cuda.empty_cache()
-        return _run(model, images, (side, side))
+        return _run(model, images, (side, side), whole)
 
 
-def _run(model: Model, images: Tensor, shape: tuple[int, int]) -> Probability:
-    moved = images.to(model.device).contiguous(memory_format=torch.channels_last)
-    with autocast(model.device, model.precision):
-        logits = model.network(moved)
-    full = functional.interpolate(logits.float(), shape, mode="bilinear", align_corners=False)
+def _run(model: Model, images: Tensor, shape: tuple[int, int], whole: Tensor | None) -> Probability:
+    runner = model.runner if whole is None else model.runner.for_picture(whole)
+    logits = runner.decode(runner.encode(images), None)
+    full = functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
     found: Probability = logits_to_probability(full, model.card.temperature).cpu().numpy()
     return found
 
@@ -390,7 +397,7 @@ def _predict_whole(
     model: Model, picture: Readable, out: Writable, clicks: tuple[Click, ...]
 ) -> Iterator[TileProgress]:
     (height, width), (tall, wide) = picture.shape[:2], out.shape[-2:]
-    factor = max(1, max(height, width) // (_FACES * model.card.working_size))
+    factor = _reduction(picture, model.card)
     reading, writing = strips_of(height, width, factor), strips_of(tall, wide)
     total, small = len(reading) + len(writing), []
     for done, strip in enumerate(reading, 1):
@@ -403,6 +410,18 @@ def _predict_whole(
     for done, strip in enumerate(writing, len(reading) + 1):
         put_part(out, (strip, slice(0, wide)), _enlarge(planes, strip, wide, zoom))
         yield TileProgress(done, total, Box(strip.start, 0, strip.stop, wide), strip.stop)
+
+
+def _reduction(picture: Readable, card: ModelCard) -> int:
+    """Count the pixels a side that become one, so that a few times as many are left as the network sees."""
+    return int(max(1, max(picture.shape[:2]) // (_FACES * card.working_size)))
+
+
+def _overview(picture: Readable, card: ModelCard) -> ByteImage:
+    """Read a picture strip by strip, averaged down."""
+    (height, width), factor = picture.shape[:2], _reduction(picture, card)
+    strips = strips_of(height, width, factor)
+    return np.concatenate([_reduce(as_bytes(picture[strip, 0:width]), factor) for strip in strips])
 
 
 def _reduce(strip: ByteImage, factor: int) -> ByteImage:

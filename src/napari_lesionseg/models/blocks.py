@@ -50,6 +50,20 @@ class SegmentationNetwork(nn.Module, ABC):
                 _fold_norms(module)
         return folded
 
+    def network_for(self, view: Tensor) -> SegmentationNetwork:
+        """Return the network that is to outline a picture (1, 3, H, W): itself, if it has no experts."""
+        del view
+        return self
+
+    def describe(self, image: Tensor) -> Tensor | None:
+        """Describe what kind of pictures (B, 3, H, W) are, shape (B, numbers); None unless overridden."""
+        del image
+        return None
+
+    def heads(self) -> dict[str, nn.Conv2d]:
+        """Return the last layers, by name: one, unless it has several experts."""
+        return {"head": self.head}
+
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that may have been pretrained, and so learn more slowly: none unless overridden."""
         return iter(())

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from napari_lesionseg.config import Settings
+from napari_lesionseg.models.domain import DomainStatistics
 
 FORMAT_VERSION = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -54,6 +55,9 @@ class ModelCard(Settings):
     )
     test_time_turns: bool = Field(
         False, description="Average the outline before the first click over the picture's quarter turns."
+    )
+    domain: DomainStatistics | None = Field(
+        None, description="What the training pictures look like, so that pictures of another kind are told."
     )
     parent: Line | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
     training: dict[str, Any] = Field(

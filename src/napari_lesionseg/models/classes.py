@@ -18,10 +18,11 @@ p_i' = p_i / (1 - p_r).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.blocks import SegmentationNetwork
@@ -32,6 +33,13 @@ from napari_lesionseg.types import IGNORED
 
 MAX_CLASSES = IGNORED
 """Background included: masks are bytes, and the highest one marks pixels that count for nothing."""
+
+
+class Rows(NamedTuple):
+    """Filters (C, K, h, w) and biases (C,) of a last layer, one a class, background included."""
+
+    weight: Tensor
+    bias: Tensor
 
 
 def add_class(
@@ -70,12 +78,15 @@ def add_class(
     if not 0 < share < 1:
         raise CheckpointError(f"A new class can take a share between 0 and 1, not {share}.")
     source = 0 if like is None else _position(card, like)
-    weight, bias = _rows(network)
-    gain = bias.new_tensor(card.temperature)
-    new_bias = torch.cat([bias, bias[source : source + 1] + gain * math.log(share)])
-    new_bias[source] = bias[source] + gain * math.log(1 - share)
-    new_weight = torch.cat([weight, weight[source : source + 1]])
-    return _with_rows(network, card, (*card.classes, name), new_weight, new_bias)
+
+    def grow(rows: Rows) -> Rows:
+        weight, bias = rows
+        gain = bias.new_tensor(card.temperature)
+        new_bias = torch.cat([bias, bias[source : source + 1] + gain * math.log(share)])
+        new_bias[source] = bias[source] + gain * math.log(1 - share)
+        return Rows(torch.cat([weight, weight[source : source + 1]]), new_bias)
+
+    return _with_rows(network, card, (*card.classes, name), grow)
 
 
 def remove_class(network: SegmentationNetwork, card: ModelCard, name: str) -> Checkpoint:
@@ -106,9 +117,9 @@ def remove_class(network: SegmentationNetwork, card: ModelCard, name: str) -> Ch
         raise CheckpointError(f"'{name}' is the background, which every model needs.")
     if len(card.classes) == 2:
         raise CheckpointError(f"'{name}' is the model's only class; add another one before removing it.")
-    weight, bias = _rows(network)
     kept = [index for index in range(len(card.classes)) if index != position]
-    return _with_rows(network, card, tuple(card.classes[index] for index in kept), weight[kept], bias[kept])
+    names = tuple(card.classes[index] for index in kept)
+    return _with_rows(network, card, names, lambda rows: Rows(rows.weight[kept], rows.bias[kept]))
 
 
 def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
@@ -143,8 +154,7 @@ def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequenc
         if name not in classes:
             current = remove_class(*current, name)
     order = [current.card.classes.index(name) for name in classes]
-    weight, bias = _rows(current.network)
-    return _with_rows(*current, tuple(classes), weight[order], bias[order])
+    return _with_rows(*current, tuple(classes), lambda rows: Rows(rows.weight[order], rows.bias[order]))
 
 
 def fit_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
@@ -189,22 +199,28 @@ def _position(card: ModelCard, name: str) -> int:
     return card.classes.index(name)
 
 
-def _rows(network: SegmentationNetwork) -> tuple[Tensor, Tensor]:
-    """Copy the filters (C, K, h, w) and biases (C,) of the last layer, one a class, background included."""
-    weight = network.head.weight.detach()
-    bias = weight.new_zeros(len(weight)) if network.head.bias is None else network.head.bias.detach()
+def _rows(head: nn.Conv2d) -> Rows:
+    """Copy the filters and biases of a last layer, one a class, background included."""
+    weight = head.weight.detach()
+    bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach()
     if len(weight) == 1:
-        return torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
-    return weight.clone(), bias.clone()
+        return Rows(torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias]))
+    return Rows(weight.clone(), bias.clone())
 
 
 def _with_rows(
-    network: SegmentationNetwork, card: ModelCard, classes: tuple[str, ...], weight: Tensor, bias: Tensor
+    network: SegmentationNetwork, card: ModelCard, classes: tuple[str, ...], change: Callable[[Rows], Rows]
 ) -> Checkpoint:
-    """Build a network like ``network`` with other rows in its last layer."""
-    if len(classes) == 2:
-        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-    grown = build_network(card.arch, len(weight), **card.arch_settings)
-    grown.load_state_dict(network.state_dict() | {"head.weight": weight, "head.bias": bias})
+    """Build a network like ``network`` with other rows in its last layer, or in those of its experts."""
+    state = dict(network.state_dict())
+    for name, head in network.heads().items():
+        weight, bias = change(_rows(head))
+        if len(classes) == 2:
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        state |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    channels = 1 if len(classes) == 2 else len(classes)
+    grown = build_network(card.arch, channels, **card.arch_settings)
+    grown.load_state_dict(state)
     changed = card.model_copy(update={"classes": classes, "scores": {}})
-    return Checkpoint(grown.to(weight.device).train(network.training), changed)
+    device = next(network.parameters()).device
+    return Checkpoint(grown.to(device).train(network.training), changed)

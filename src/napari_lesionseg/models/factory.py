@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.experts import ARCHITECTURE, ExpertNetwork
 from napari_lesionseg.models.lite_unet import LiteUNet
 from napari_lesionseg.models.segnet import SegNet
 from napari_lesionseg.models.unet import UNet
 
 ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
     "lite-unet": LiteUNet,
+    ARCHITECTURE: ExpertNetwork,
     "segnet": SegNet,
     "unet": UNet,
 }

@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_lesionseg.models.blocks import SegmentationNetwork, conv_norm_act, resize_like
 from napari_lesionseg.models.efficientnet_lite import (
     FEATURE_CHANNELS,
+    STAGES,
     DepthwiseConv2d,
     EfficientNetLite0,
     load_imagenet_weights,
@@ -19,6 +21,9 @@ from napari_lesionseg.models.efficientnet_lite import (
 GUIDANCE_PLANES = 3  # positive clicks, negative clicks, previous probability
 DECODER_CHANNELS = (128, 64, 48, 32)  # strides 16, 8, 4, 2
 GUIDANCE_CHANNELS = (16, 24, 32, 48, 64)  # strides 2, 4, 8, 16, 32
+DESCRIBING_STAGES = 2
+DESCRIPTION_LENGTH = 2 * STAGES[DESCRIBING_STAGES - 1].channels
+"""Mean and standard deviation of every channel."""
 
 
 class GuidancePyramid(nn.Module):
@@ -137,6 +142,26 @@ class LiteUNet(SegmentationNetwork):
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             coarse = block(coarse, skip)
         return resize_like(self.head(coarse), guidance)
+
+    def describe(self, image: Tensor) -> Tensor:
+        """Describe pictures by how strongly the filters of the early stages answer, and how much that varies.
+
+        Parameters
+        ----------
+        image : Tensor
+            Normalised, shape (B, 3, H, W). It is halved first: what JPEG and the camera's number of pixels do
+            to the finest detail says nothing of the kind of picture.
+
+        Returns
+        -------
+        Tensor
+            Shape (B, `DESCRIPTION_LENGTH`), float32.
+        """
+        features = functional.avg_pool2d(image, 2, ceil_mode=True)
+        for module in self.early_modules(DESCRIBING_STAGES):
+            features = module(features)
+        features = features.float()
+        return torch.cat([features.mean((2, 3)), features.std((2, 3), correction=0)], dim=1)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the pretrained encoder."""

@@ -94,9 +94,9 @@ def ask(question: Question) -> Reply:
     return Reply(encoded.answer(question.clicks, previous), encoded)
 
 
-def look(model: Model, part: ByteImage, box: Box, window: Box) -> Find:
-    """Ask the network about a part of the picture; runs in another thread."""
-    return Find(box, window, model.encode(part).answer())
+def look(model: Model, part: ByteImage, whole: EncodedPicture | None, box: Box, window: Box) -> Find:
+    """Ask the network about a part of a picture; runs in another thread."""
+    return Find(box, window, model.encode(part, whole).answer())
 
 
 class Errands:

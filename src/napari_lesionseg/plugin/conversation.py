@@ -141,7 +141,7 @@ class Conversation:
             return
         window = drawing.with_margin(box, (self._now.mask.shape[0], self._now.mask.shape[1]))
         part = self._correction.read_picture()[window.top : window.bottom, window.left : window.right].copy()
-        self._send((wish,), look, self._model, part, box, window, done=self._on_found)
+        self._send((wish,), look, self._model, part, self.encoded, box, window, done=self._on_found)
 
     def _start_retract(self, wish: Wish) -> None:
         if not self._now.groups:

@@ -1,0 +1,152 @@
+"""Whether pictures are of a kind of their own, and which of a model's weights are to learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.data.batches import CachedPair
+from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.domain import DomainStatistics
+from napari_lesionseg.models.experts import (
+    FAR,
+    MOST_EXPERTS,
+    count_experts,
+    expert_at,
+    places_of,
+    with_expert,
+)
+from napari_lesionseg.types import ByteImage
+
+Descriptions = Mapping[str, NDArray[np.float32]]
+"""What kind of picture each is, by name; see `SegmentationNetwork.describe`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Speciality:
+    """Which of a model's weights learn.
+
+    Parameters
+    ----------
+    place : int
+        Of the expert that learns. 0: the model itself, or the first of its experts. The number of experts: a
+        new one.
+    recognised : int
+        Held-out pictures that are told from the model's training pictures by those that are learned from.
+    domain : DomainStatistics or None
+        Of the model's training pictures.
+    descriptions : mapping
+        Of the corrected pictures, by name.
+    """
+
+    place: int = 0
+    recognised: int = 0
+    domain: DomainStatistics | None = None
+    descriptions: Descriptions = field(default_factory=dict)
+
+    @property
+    def of_its_own(self) -> bool:
+        """Whether the pictures get weights of their own."""
+        return self.place > 0
+
+    def start(self, network: SegmentationNetwork) -> SegmentationNetwork:
+        """Return the network that the copies begin as; it is not to be changed."""
+        return expert_at(network, self.place)
+
+    def join(
+        self, network: SegmentationNetwork, expert: SegmentationNetwork, stems: Iterable[str]
+    ) -> SegmentationNetwork:
+        """Return a copy of ``network`` in which an expert has learned from some of the pictures."""
+        direction = None
+        if self.place and self.domain is not None:
+            direction = self.domain.direction_to(_stack(self.descriptions, stems))
+        return with_expert(network, self.place, expert, direction)
+
+    def settings(self, config: FineTuneConfig, working_size: int) -> FineTuneConfig:
+        """Return how the copies learn: as they were told, or as suits pictures of a kind of their own."""
+        size = config.size or working_size
+        if not self.of_its_own or config.expert is None:
+            return config.model_copy(update={"size": size})
+        own = config.expert
+        changes = {
+            "shares": own.shares,
+            "size": config.size or round(own.size_share * working_size),
+            "guidance_share": min(config.guidance_share, own.guidance_share),
+        }
+        return config.model_copy(update=changes)
+
+
+def describe_pictures(model: Model, pairs: Sequence[CachedPair]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Describe pictures one by one, by name; nothing if the model has no words for them."""
+    for pair in pairs:
+        description = model.describe(pair.image)
+        if description is not None:
+            yield pair.stem, description
+
+
+def measure_domain(model: Model, images: Iterable[ByteImage]) -> DomainStatistics | None:
+    """Sum up what pictures look like to a model: those it was trained on, for its card.
+
+    Returns
+    -------
+    DomainStatistics or None
+        None if the model has no words for them, or they are too few.
+    """
+    described = [found for image in images if (found := model.describe(image)) is not None]
+    return DomainStatistics.of(np.stack(described)) if described else None
+
+
+def find_speciality(
+    model: Model,
+    folds: Sequence[tuple[Sequence[str], Sequence[str]]],
+    descriptions: Descriptions,
+    config: FineTuneConfig,
+) -> Speciality:
+    """Say which weights are to learn from pictures.
+
+    Parameters
+    ----------
+    model : Model
+        What they start from.
+    folds : sequence of pairs
+        Names of the pictures that are learned from, and of those that are held out.
+    descriptions : mapping
+        Of all of them; empty if there are none.
+    config : FineTuneConfig
+        Whether there may be weights of their own, and from which share of recognised pictures on.
+
+    Returns
+    -------
+    Speciality
+        Those of the expert that most pictures are given to already; otherwise those of a new one, if enough
+        of the held-out pictures are told from the training pictures by what the others look like.
+    """
+    domain = model.card.domain
+    if domain is None or config.expert is None or not descriptions:
+        return Speciality()
+    held_out = recognised = 0
+    for learned, apart in folds:
+        if apart:
+            direction = domain.direction_to(_stack(descriptions, learned))
+            recognised += int(np.count_nonzero(direction.distances(_stack(descriptions, apart)) > FAR))
+            held_out += len(apart)
+    present, count = _most_chosen(model.network, descriptions), count_experts(model.network)
+    enough = held_out > 0 and recognised >= config.expert.recognised * held_out
+    place = present or (count if enough and count < MOST_EXPERTS else 0)
+    return Speciality(place, recognised, domain, descriptions)
+
+
+def _most_chosen(network: SegmentationNetwork, descriptions: Descriptions) -> int:
+    """Return the expert that more than half of the pictures are given to; 0 if there is none."""
+    places = places_of(network, _stack(descriptions, descriptions))
+    most = max(set(places), key=places.count)
+    return most if places.count(most) > len(places) / 2 else 0
+
+
+def _stack(descriptions: Descriptions, stems: Iterable[str]) -> NDArray[np.float32]:
+    return np.stack([descriptions[stem] for stem in stems])

@@ -1,0 +1,99 @@
+"""What a model's training pictures look like, and how pictures of another kind are told from them.
+
+A picture is described by a few numbers (`SegmentationNetwork.describe`): how strongly the network's finest
+filters answer, and how much that varies over the picture. Cameras, lighting and distance change them; what is
+outlined hardly does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from napari_lesionseg.config import Settings
+
+SHRINKAGE = 0.1
+"""Share of the unit matrix in the correlation, which is estimated from finitely many pictures: regularised
+discriminant analysis (Friedman 1989, doi:10.1080/01621459.1989.10478752)."""
+DIGITS = 6
+
+
+class DomainStatistics(Settings):
+    """Mean and covariance of the descriptions of a model's training pictures."""
+
+    pictures: int = Field(ge=2, description="Pictures that were described.")
+    mean: tuple[float, ...] = Field(min_length=1, max_length=1000)
+    covariance: tuple[float, ...] = Field(description="The lower triangle, row by row, diagonal included.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> DomainStatistics:
+        size = len(self.mean)
+        if len(self.covariance) != size * (size + 1) // 2:
+            raise ValueError("the covariance must be the lower triangle of a matrix of the mean's size")
+        if min(self._matrix().diagonal()) <= 0:
+            raise ValueError("variances must be positive")
+        return self
+
+    @classmethod
+    def of(cls, descriptions: NDArray[np.float32]) -> DomainStatistics | None:
+        """Sum up descriptions of shape (pictures, numbers).
+
+        Returns
+        -------
+        DomainStatistics or None
+            None if there are fewer than two pictures, or a number is the same for all of them.
+        """
+        exact = descriptions.astype(np.float64)
+        if len(exact) < 2 or not exact.std(axis=0).all():
+            return None
+        lower = np.tril_indices(exact.shape[1])
+        covariance = np.atleast_2d(np.cov(exact.T))[lower]
+        return cls(pictures=len(exact), mean=_rounded(exact.mean(axis=0)), covariance=_rounded(covariance))
+
+    def direction_to(self, descriptions: NDArray[np.float32]) -> Direction:
+        """Find the direction in which pictures differ most clearly from those that were trained on.
+
+        Parameters
+        ----------
+        descriptions : ndarray, shape (pictures, numbers)
+            Of pictures of another kind, one or more.
+
+        Notes
+        -----
+        Fisher's linear discriminant with the covariance of the training pictures, which are many, for both
+        kinds: five pictures are enough for a mean, not for a covariance.
+        """
+        covariance = self._matrix()
+        spread = np.sqrt(covariance.diagonal())
+        correlation = covariance / np.outer(spread, spread)
+        centre = ((descriptions - np.array(self.mean)) / spread).mean(axis=0)
+        regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(centre))
+        discriminant = np.linalg.solve(regular, centre)
+        deviation = np.sqrt(discriminant @ correlation @ discriminant)
+        weight = discriminant / np.maximum(deviation, np.finfo(np.float64).tiny) / spread
+        return Direction(weight.astype(np.float32), float(-weight @ np.array(self.mean)))
+
+    def _matrix(self) -> NDArray[np.float64]:
+        size = len(self.mean)
+        matrix = np.zeros((size, size))
+        matrix[np.tril_indices(size)] = self.covariance
+        return matrix + np.tril(matrix, -1).T
+
+
+class Direction(NamedTuple):
+    """How far pictures are from those of training, in standard deviations: weight @ description + bias."""
+
+    weight: NDArray[np.float32]
+    bias: float
+
+    def distances(self, descriptions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the distance of each picture, shape (pictures,)."""
+        return np.asarray(descriptions @ self.weight + self.bias, np.float32)
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Keep enough digits for every use, and cards short."""
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values)

@@ -1,0 +1,36 @@
+"""Write into a model's card what the pictures look like that it was trained on.
+
+    python tools/measure_domain.py MODEL.safetensors PICTURES [PICTURES ...]
+
+``lesionseg train`` does so by itself; this is for models that were trained before it did. Weights, scores and
+the rest of the card stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from napari_lesionseg.data.io import read_picture
+from napari_lesionseg.data.pairing import find_pictures
+from napari_lesionseg.engine.inference import load_model
+from napari_lesionseg.engine.specialising import measure_domain
+from napari_lesionseg.models.checkpoint import save_checkpoint
+
+
+def main() -> None:
+    """Read the pictures, and write the model anew."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("pictures", nargs="+", type=Path)
+    options = parser.parse_args()
+    model = load_model(options.model, "cpu")
+    paths = [path for folder in options.pictures for path in find_pictures(folder)]
+    domain = measure_domain(model, (read_picture(path) for path in paths))
+    save_checkpoint(options.model, model.network, model.card.model_copy(update={"domain": domain}))
+    print(f"{options.model}: {len(paths)} pictures described")
+
+
+if __name__ == "__main__":
+    main()
