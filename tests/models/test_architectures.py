@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
+from napari_lesionseg.models.experts import FAR, MOST_EXPERTS, ExpertNetwork
 from napari_lesionseg.models.factory import ARCHITECTURES, build_network
 from napari_lesionseg.types import Click
 
@@ -27,6 +29,10 @@ class ArchitectureTester:
     def build(self, out_channels: int = 1) -> SegmentationNetwork:
         torch.manual_seed(4)
         return build_network(self.arch, out_channels, **self.settings)
+
+    def in_turn(self, network: SegmentationNetwork) -> Iterator[None]:
+        """Let all parts of a network that do not work at the same time have their turn."""
+        yield
 
     @pytest.mark.parametrize("out_channels", [1, 4])
     def test_logits_have_the_size_of_the_picture(self, out_channels: int) -> None:
@@ -42,13 +48,13 @@ class ArchitectureTester:
 
     def test_every_parameter_learns(self) -> None:
         network = self.build(2)
+        for _ in self.in_turn(network):
+            network(torch.randn(2, 3, 64, 64)).square().mean().backward()
         # The guidance starts at zero, and with it the gradients before it: it is tested on its own.
-        logits = network(torch.randn(2, 3, 64, 64))
-        logits.square().mean().backward()
         idle = [
             name
             for name, parameter in network.named_parameters()
-            if not name.startswith("guidance.") and (parameter.grad is None or not parameter.grad.any())
+            if "guidance." not in name and (parameter.grad is None or not parameter.grad.any())
         ]
         assert not idle
 
@@ -116,6 +122,37 @@ class ArchitectureTester:
 
 class TestLiteUNet(ArchitectureTester):
     arch = "lite-unet"
+
+
+class TestLiteUNetExperts(ArchitectureTester):
+    arch = "lite-unet-experts"
+    settings: ClassVar[dict[str, int]] = {"experts": 2}
+
+    def build(self, out_channels: int = 1) -> SegmentationNetwork:
+        """Make a network that gives dark pictures to the first expert and bright ones to the second."""
+        network = super().build(out_channels)
+        assert isinstance(network, ExpertNetwork)
+        network.eval()
+        with torch.inference_mode():
+            grey = torch.stack([torch.full((3, 32, 32), -1.0), torch.full((3, 32, 32), 1.0)])
+            dark, bright = network.describe(grey)
+        across = bright - dark
+        network.gate.weight[0] = 2 * FAR * across / across.square().sum()
+        network.gate.bias[0] = -float(network.gate.weight[0] @ dark)
+        assert network.choose(grey).tolist() == [0, 1]
+        return network.train()
+
+    def in_turn(self, network: SegmentationNetwork) -> Iterator[None]:
+        assert isinstance(network, ExpertNetwork)
+        network.gate.weight.zero_()
+        for distance in (0.0, FAR + 1):
+            network.gate.bias.fill_(distance)
+            yield
+
+    @pytest.mark.parametrize("experts", [-1, 0, 1, MOST_EXPERTS + 1, 10**9])
+    def test_too_few_and_too_many_experts_are_refused(self, experts: int) -> None:
+        with pytest.raises(CheckpointError, match=f"2 to {MOST_EXPERTS}"):
+            build_network(self.arch, experts=experts)
 
 
 class SizedTester(ArchitectureTester):
@@ -186,10 +223,10 @@ class TestSegNet(SizedTester):
 
 
 def test_every_network_has_a_tester() -> None:
-    tested = {tester.arch for tester in (TestLiteUNet, TestUNet, TestSegNet)}
+    tested = {tester.arch for tester in (TestLiteUNet, TestLiteUNetExperts, TestUNet, TestSegNet)}
     assert tested == set(ARCHITECTURES)
 
 
 def test_an_unknown_network_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="lite-unet, segnet, unet"):
+    with pytest.raises(CheckpointError, match="lite-unet, lite-unet-experts, segnet, unet"):
         build_network("vgg")

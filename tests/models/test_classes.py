@@ -10,10 +10,17 @@ from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probab
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint
 from napari_lesionseg.models.classes import MAX_CLASSES, add_class, fit_classes, remove_class, with_classes
+from napari_lesionseg.models.experts import ExpertNetwork, count_experts
 from napari_lesionseg.models.factory import ARCHITECTURES, build_network
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 
 IMAGE = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
-SETTINGS = {"unet": {"width": 4, "depth": 2}, "segnet": {"width": 4, "depth": 2}, "lite-unet": {}}
+SETTINGS = {
+    "unet": {"width": 4, "depth": 2},
+    "segnet": {"width": 4, "depth": 2},
+    "lite-unet": {},
+    "lite-unet-experts": {"experts": 2},
+}
 
 
 def model(*classes: str, arch: str = "unet", temperature: float = 1.0) -> Checkpoint:
@@ -23,7 +30,8 @@ def model(*classes: str, arch: str = "unet", temperature: float = 1.0) -> Checkp
     )
     network = build_network(arch, card.out_channels, **card.arch_settings).eval()
     with torch.no_grad():
-        network.head.weight.mul_(8)  # far from even odds
+        for head in network.heads().values():
+            head.weight.mul_(8)  # far from even odds
     return Checkpoint(network, card)
 
 
@@ -40,7 +48,7 @@ def test_a_second_class_keeps_what_the_first_knows(arch: str) -> None:
     new = add_class(*old, "hair", share=0.01)
     before, after = probabilities(*old), probabilities(*new)
     assert new.card.classes == ("skin", "lesion", "hair")
-    assert new.network.head.out_channels == 3
+    assert {head.out_channels for head in new.network.heads().values()} == {3}
     torch.testing.assert_close(after[1], before[1])
     torch.testing.assert_close(after[2], 0.01 * before[0])
     torch.testing.assert_close(after[0], 0.99 * before[0])
@@ -172,3 +180,62 @@ def test_classes_beside_those_that_stay_begin_small() -> None:
     assert fit_classes(*new, ["skin", "lesion"]).card.out_channels == 1
     with pytest.raises(CheckpointError, match="another name"):
         fit_classes(*old, ["skin", "hair", "hair"])
+
+
+# ------------------------------------------------------------------------------------------ experts
+
+
+@pytest.fixture(scope="module")
+def experts() -> Checkpoint:
+    """Two experts that answer differently, and a gate whose numbers are known again."""
+    made = model("skin", "lesion", arch="lite-unet-experts", temperature=1.3)
+    assert isinstance(made.network, ExpertNetwork)
+    made.network.gate.weight.copy_(torch.linspace(-1, 1, DESCRIPTION_LENGTH))
+    made.network.gate.bias.fill_(-0.25)
+    return made
+
+
+def alone(made: Checkpoint) -> list[Tensor]:
+    """What each expert says; shape (C, H, W) each."""
+    assert isinstance(made.network, ExpertNetwork)
+    places = range(count_experts(made.network))
+    return [probabilities(made.network.expert(place), made.card) for place in places]
+
+
+def check_gate_kept(new: Checkpoint, old: Checkpoint) -> None:
+    assert isinstance(new.network, ExpertNetwork)
+    assert isinstance(old.network, ExpertNetwork)
+    assert torch.equal(new.network.gate.weight, old.network.gate.weight)
+    assert torch.equal(new.network.gate.bias, old.network.gate.bias)
+    assert (new.card.arch, new.card.arch_settings) == (old.card.arch, old.card.arch_settings)
+
+
+def test_every_expert_learns_of_a_class_that_is_added(experts: Checkpoint) -> None:
+    new = add_class(*experts, "hair", share=0.2)
+    check_gate_kept(new, experts)
+    before, after = alone(experts), alone(new)
+    assert not torch.allclose(before[0], before[1], atol=1e-3)
+    for old, grown in zip(before, after, strict=True):
+        torch.testing.assert_close(grown, torch.stack([0.8 * old[0], old[1], 0.2 * old[0]]))
+
+
+def test_every_expert_forgets_a_class_that_is_removed(experts: Checkpoint) -> None:
+    grown = add_class(*experts, "hair", share=0.2)
+    back = remove_class(*grown, "lesion")
+    check_gate_kept(back, experts)
+    assert back.card.classes == ("skin", "hair")
+    for three, two in zip(alone(grown), alone(back), strict=True):
+        torch.testing.assert_close(two, three[[0, 2]] / (1 - three[1]))
+
+
+def test_every_expert_is_brought_to_somebodys_classes(experts: Checkpoint) -> None:
+    fitted = fit_classes(*experts, ["skin", "nevus", "melanoma"])
+    check_gate_kept(fitted, experts)
+    for old, new in zip(alone(experts), alone(fitted), strict=True):
+        share = old[1] / 3
+        torch.testing.assert_close(new[1], new[2])
+        torch.testing.assert_close(new[1], share / (1 - share))
+    turned = with_classes(*fitted, ["skin", "melanoma", "nevus"])
+    check_gate_kept(turned, experts)
+    for old, new in zip(alone(fitted), alone(turned), strict=True):
+        torch.testing.assert_close(new, old[[0, 2, 1]])
