@@ -18,6 +18,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.factory import build_network
 
 CARD_KEY = "lesionseg_card"
+FILTER_DIMENSIONS = 4
 MAX_FILE_BYTES = 2 * 1024**3
 MAX_CARD_CHARACTERS = 4 * 1024**2
 
@@ -39,8 +40,9 @@ def checkpoint_bytes(network: SegmentationNetwork, card: ModelCard, *, half: boo
     card : ModelCard
         Its card.
     half : bool
-        Store filters as float16, in half the space; what was stored loads bit-exactly as float32. Biases and
-        the statistics of normalisation, a hundredth of the numbers, stay float32: their range is wider.
+        Store filters as float16, in half the space; what was stored loads bit-exactly as float32. All else,
+        a hundredth of the numbers, stays float32: the range of biases and of the statistics of normalisation
+        is wider, and what the gate between experts weighs must not change from saving.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def checkpoint_bytes(network: SegmentationNetwork, card: ModelCard, *, half: boo
 def _storable(network: SegmentationNetwork, *, half: bool) -> dict[str, Tensor]:
     stored = {}
     for name, tensor in network.state_dict().items():
-        smaller = half and tensor.is_floating_point() and tensor.ndim > 1
+        smaller = half and tensor.is_floating_point() and tensor.ndim == FILTER_DIMENSIONS
         kept = tensor.detach().to("cpu", torch.float16 if smaller else tensor.dtype)
         if not bool(torch.isfinite(kept).all()):
             raise CheckpointError(f"The network was not saved: '{name}' holds numbers that are not finite.")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from napari_lesionseg.config import Settings
 
@@ -19,10 +19,14 @@ SHRINKAGE = 0.1
 """Share of the unit matrix in the correlation, which is estimated from finitely many pictures: regularised
 discriminant analysis (Friedman 1989, doi:10.1080/01621459.1989.10478752)."""
 DIGITS = 6
+RESOLUTION = 1e-4
+"""Variances below this share of a number's own are lost to `DIGITS`, or come of too few pictures."""
 
 
 class DomainStatistics(Settings):
     """Mean and covariance of the descriptions of a model's training pictures."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     pictures: int = Field(ge=2, description="Pictures that were described.")
     mean: tuple[float, ...] = Field(min_length=1, max_length=1000)
@@ -35,6 +39,8 @@ class DomainStatistics(Settings):
             raise ValueError("the covariance must be the lower triangle of a matrix of the mean's size")
         if min(self._matrix().diagonal()) <= 0:
             raise ValueError("variances must be positive")
+        if np.linalg.eigvalsh(self._correlation()[0])[0] < -RESOLUTION * size:
+            raise ValueError("no pictures can have this covariance")
         return self
 
     @classmethod
@@ -66,15 +72,31 @@ class DomainStatistics(Settings):
         Fisher's linear discriminant with the covariance of the training pictures, which are many, for both
         kinds: five pictures are enough for a mean, not for a covariance.
         """
-        covariance = self._matrix()
-        spread = np.sqrt(covariance.diagonal())
-        correlation = covariance / np.outer(spread, spread)
+        correlation, spread = self._correlation()
         centre = ((descriptions - np.array(self.mean)) / spread).mean(axis=0)
         regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(centre))
         discriminant = np.linalg.solve(regular, centre)
-        deviation = np.sqrt(discriminant @ correlation @ discriminant)
+        variance = discriminant @ correlation @ discriminant
+        deviation = np.sqrt(np.maximum(variance, RESOLUTION * discriminant @ discriminant))
         weight = discriminant / np.maximum(deviation, np.finfo(np.float64).tiny) / spread
         return Direction(weight.astype(np.float32), float(-weight @ np.array(self.mean)))
+
+    def _correlation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the correlations, and the standard deviation of every number."""
+        covariance, centre = self._matrix(), descriptions.mean(axis=0, dtype=np.float64)
+        spread = np.sqrt(covariance.diagonal())
+        correlation = covariance / np.outer(spread, spread)
+        regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(centre))
+        discriminant = np.linalg.solve(regular, (centre - self.mean) / spread)
+        deviation = np.sqrt(discriminant @ correlation @ discriminant)
+        weight = discriminant / np.maximum(deviation, np.finfo(np.float64).tiny) / spread
+        whitening = np.linalg.inv(np.linalg.cholesky(regular)).T / spread[:, None]
+        return Direction(
+            weight.astype(np.float32),
+            float(-weight @ np.array(self.mean)),
+            centre.astype(np.float32),
+            whitening.astype(np.float32),
+        )
 
     def _matrix(self) -> NDArray[np.float64]:
         size = len(self.mean)
@@ -84,10 +106,17 @@ class DomainStatistics(Settings):
 
 
 class Direction(NamedTuple):
-    """How far pictures are from those of training, in standard deviations: weight @ description + bias."""
+    """Where the pictures of another kind lie, seen from those of training.
+
+    ``weight @ description + bias`` is how far a picture is from them in that direction, in standard deviations.
+    """
 
     weight: NDArray[np.float32]
     bias: float
+    centre: NDArray[np.float32]
+    """Mean description of the other kind."""
+    whitening: NDArray[np.float32]
+    """``(description - centre) @ whitening`` has the unit matrix as its covariance, as far as that is known."""
 
     def distances(self, descriptions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each picture, shape (pictures,)."""
