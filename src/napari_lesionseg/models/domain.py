@@ -72,31 +72,23 @@ class DomainStatistics(Settings):
         Fisher's linear discriminant with the covariance of the training pictures, which are many, for both
         kinds: five pictures are enough for a mean, not for a covariance.
         """
-        correlation, spread = self._correlation()
-        centre = ((descriptions - np.array(self.mean)) / spread).mean(axis=0)
+        (correlation, spread), centre = self._correlation(), descriptions.mean(axis=0, dtype=np.float64)
         regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(centre))
-        discriminant = np.linalg.solve(regular, centre)
+        discriminant = np.linalg.solve(regular, (centre - self.mean) / spread)
         variance = discriminant @ correlation @ discriminant
         deviation = np.sqrt(np.maximum(variance, RESOLUTION * discriminant @ discriminant))
         weight = discriminant / np.maximum(deviation, np.finfo(np.float64).tiny) / spread
-        return Direction(weight.astype(np.float32), float(-weight @ np.array(self.mean)))
+        whitening = np.linalg.inv(np.linalg.cholesky(regular)).T / spread[:, None]
+        single = np.float32
+        return Direction(
+            weight.astype(single), float(-weight @ self.mean), centre.astype(single), whitening.astype(single)
+        )
 
     def _correlation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the correlations, and the standard deviation of every number."""
-        covariance, centre = self._matrix(), descriptions.mean(axis=0, dtype=np.float64)
+        covariance = self._matrix()
         spread = np.sqrt(covariance.diagonal())
-        correlation = covariance / np.outer(spread, spread)
-        regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(centre))
-        discriminant = np.linalg.solve(regular, (centre - self.mean) / spread)
-        deviation = np.sqrt(discriminant @ correlation @ discriminant)
-        weight = discriminant / np.maximum(deviation, np.finfo(np.float64).tiny) / spread
-        whitening = np.linalg.inv(np.linalg.cholesky(regular)).T / spread[:, None]
-        return Direction(
-            weight.astype(np.float32),
-            float(-weight @ np.array(self.mean)),
-            centre.astype(np.float32),
-            whitening.astype(np.float32),
-        )
+        return covariance / np.outer(spread, spread), spread
 
     def _matrix(self) -> NDArray[np.float64]:
         size = len(self.mean)
@@ -108,7 +100,7 @@ class DomainStatistics(Settings):
 class Direction(NamedTuple):
     """Where the pictures of another kind lie, seen from those of training.
 
-    ``weight @ description + bias`` is how far a picture is from them in that direction, in standard deviations.
+    ``weight @ description + bias`` is how far a picture is from those, in standard deviations.
     """
 
     weight: NDArray[np.float32]
@@ -116,7 +108,7 @@ class Direction(NamedTuple):
     centre: NDArray[np.float32]
     """Mean description of the other kind."""
     whitening: NDArray[np.float32]
-    """``(description - centre) @ whitening`` has the unit matrix as its covariance, as far as that is known."""
+    """``(description - centre) @ whitening`` has about the unit matrix as its covariance."""
 
     def distances(self, descriptions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each picture, shape (pictures,)."""
