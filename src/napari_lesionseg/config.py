@@ -112,9 +112,12 @@ class ExpertConfig(Settings):
     """How a model learns from pictures of a kind of their own, where nothing can be forgotten."""
 
     shares: tuple[float, ...] = Field(
-        (0.75,),
+        (0.5,),
         min_length=1,
         description="Shares of the way from old to new weights that are tried on the held-out pictures.",
+    )
+    refit_share: float = Field(
+        0.75, gt=0, le=1, description="Share of the way for what has learned from all pictures."
     )
     size_share: float = Field(
         0.75, gt=0, le=1, description="Side of the training pictures, as a share of the model's own."
@@ -123,7 +126,7 @@ class ExpertConfig(Settings):
         0.25, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."
     )
     refit: float = Field(
-        2.4,
+        3.4,
         ge=0,
         description="Steps with all pictures at the end, for each step of the copies that are measured.",
     )

@@ -44,6 +44,7 @@ from napari_lesionseg.types import Pair
 logger = logging.getLogger(__name__)
 REFIT = "refit."
 """Before the names of the tensors of the copy that learns from all pictures, in the state on disk."""
+REFIT_ROUNDS = 3  # how often it tells its loss, and is saved
 TIMED_STEPS = 4  # the first of them is not counted: it pays for memory and for kernels
 
 Event: TypeAlias = Plan | Progress | StepResult | EpochResult
@@ -338,7 +339,9 @@ class FineTuning:
         comparison = compare(self._before, after[share]) if after else None
         offered, reason = judge(comparison)
         last = (yield from self._learn_from_all(course)) if offered else course
-        rounds = [*course.rounds, *(last.rounds if last is not course else ())]
+        rounds = course.rounds
+        if last is not course and self._learning.expert is not None:
+            rounds, share = [*rounds, *last.rounds], self._learning.expert.refit_share
         card = self._model.card.model_copy(
             update={
                 "parent": self._model.sha256,
@@ -366,7 +369,7 @@ class FineTuning:
                 steps = min(steps, int((self.config.max_seconds - costs.spent) / costs.step))
             if steps < 1 or self._stopping.is_set():
                 return course
-            schedule = Schedule(steps, -(-steps // self.config.rounds))
+            schedule = Schedule(steps, -(-steps // REFIT_ROUNDS))
             refit = self._refit = self._make_course(self._make_refit(course), schedule, costs, course)
         yield from refit.learn(self._stopping.is_set, self._save)
         return refit if refit.best is not None else course

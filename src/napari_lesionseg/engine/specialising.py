@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from napari_lesionseg.config import FineTuneConfig
@@ -14,11 +17,10 @@ from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.domain import DomainStatistics
 from napari_lesionseg.models.experts import (
-    FAR,
     MOST_EXPERTS,
     count_experts,
     expert_at,
-    places_of,
+    gate_of,
     with_expert,
 )
 from napari_lesionseg.types import ByteImage
@@ -123,29 +125,23 @@ def find_speciality(
     Returns
     -------
     Speciality
-        Those of the expert that most pictures are given to already; otherwise those of a new one, if enough
-        of the held-out pictures are told from the training pictures by what the others look like.
+        Those of the expert, present or new, to whose kind most of the held-out pictures belong, if they are
+        enough; the new one's kind is what the pictures look like that are learned from.
     """
     domain = model.card.domain
     if domain is None or config.expert is None or not descriptions:
         return Speciality()
-    held_out = recognised = 0
+    chosen = Counter[int]()
+    gate, new = gate_of(model.network), count_experts(model.network)
     for learned, apart in folds:
+        own = gate
+        if new < MOST_EXPERTS:
+            own = gate.with_kind(new, domain.direction_to(_stack(descriptions, learned)))
         if apart:
-            direction = domain.direction_to(_stack(descriptions, learned))
-            recognised += int(np.count_nonzero(direction.distances(_stack(descriptions, apart)) > FAR))
-            held_out += len(apart)
-    present, count = _most_chosen(model.network, descriptions), count_experts(model.network)
-    enough = held_out > 0 and recognised >= config.expert.recognised * held_out
-    place = present or (count if enough and count < MOST_EXPERTS else 0)
-    return Speciality(place, recognised, domain, descriptions)
-
-
-def _most_chosen(network: SegmentationNetwork, descriptions: Descriptions) -> int:
-    """Return the expert that more than half of the pictures are given to; 0 if there is none."""
-    places = places_of(network, _stack(descriptions, descriptions))
-    most = max(set(places), key=places.count)
-    return most if places.count(most) > len(places) / 2 else 0
+            chosen.update(own(torch.from_numpy(_stack(descriptions, apart))).tolist())
+    place, recognised = max(((p, n) for p, n in chosen.items() if p), key=itemgetter(1), default=(0, 0))
+    enough = recognised >= config.expert.recognised * chosen.total()
+    return Speciality(place if enough else 0, recognised, domain, descriptions)
 
 
 def _stack(descriptions: Descriptions, stems: Iterable[str]) -> NDArray[np.float32]:

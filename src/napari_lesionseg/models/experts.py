@@ -12,9 +12,7 @@ import copy
 from collections.abc import Iterator
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_lesionseg.models.blocks import SegmentationNetwork
@@ -30,7 +28,10 @@ gains is in docs/explanation/fine-tuning.md."""
 
 
 class DomainGate(nn.Module):
-    """Choose an expert for each picture: the one whose kind it is most clearly of, or the first.
+    """Choose an expert for each picture.
+
+    A picture that is not far from those of the first expert in the direction of any other kind is the first
+    expert's. Of the kinds in whose direction it is far, it is of the one whose centre is nearest.
 
     Parameters
     ----------
@@ -40,17 +41,41 @@ class DomainGate(nn.Module):
 
     weight: Tensor
     bias: Tensor
+    centres: Tensor
+    whitening: Tensor
 
     def __init__(self, kinds: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(kinds, DESCRIPTION_LENGTH))
         self.register_buffer("bias", torch.zeros(kinds))
+        self.register_buffer("centres", torch.zeros(kinds, DESCRIPTION_LENGTH))
+        self.register_buffer("whitening", torch.eye(DESCRIPTION_LENGTH))
 
     def forward(self, description: Tensor) -> Tensor:
         """Map descriptions (B, `DESCRIPTION_LENGTH`) to experts' places (B,), 0 for the first."""
-        distances = description @ self.weight.T + self.bias
-        furthest = distances.amax(dim=1)
-        return torch.where(furthest > FAR, distances.argmax(dim=1) + 1, 0)
+        far = description @ self.weight.T + self.bias > FAR
+        apart = ((description[:, None] - self.centres) @ self.whitening).square().sum(dim=2)
+        nearest = torch.where(far, apart, torch.inf).argmin(dim=1)
+        return torch.where(far.any(dim=1), nearest + 1, 0)
+
+    def with_kind(self, place: int, direction: Direction) -> DomainGate:
+        """Return a copy that knows what the pictures of an expert look like.
+
+        Parameters
+        ----------
+        place : int
+            Of the expert: 1 or higher, at most one more than there are kinds.
+        direction : Direction
+            Where its pictures lie.
+        """
+        known = len(self.bias)
+        made = DomainGate(max(known, place))
+        for name, tensor in self.named_buffers():
+            made.get_buffer(name)[: len(tensor)] = tensor
+        made.weight[place - 1], made.bias[place - 1] = torch.from_numpy(direction.weight), direction.bias
+        made.centres[place - 1] = torch.from_numpy(direction.centre)
+        made.whitening[:] = torch.from_numpy(direction.whitening)
+        return made.to(self.bias.device)
 
 
 class ExpertNetwork(SegmentationNetwork):
@@ -165,28 +190,20 @@ def with_expert(
         return copy.deepcopy(expert)
     count = max(count_experts(network), place + 1)
     made = ExpertNetwork(_channels(network), count)
-    own = range(count_experts(network))
     made.experts = nn.ModuleList(
         copy.deepcopy(expert if index == place else expert_at(network, index)) for index in range(count)
     )
-    if isinstance(network, ExpertNetwork):
-        made.gate.weight[: len(own) - 1] = network.gate.weight
-        made.gate.bias[: len(own) - 1] = network.gate.bias
+    made.gate = gate_of(network)
     if place and direction is not None:
-        made.gate.weight[place - 1] = torch.from_numpy(direction.weight)
-        made.gate.bias[place - 1] = direction.bias
+        made.gate = made.gate.with_kind(place, direction)
     device = next(network.parameters()).device
     placed: SegmentationNetwork = made.to(device).train(network.training)
     return placed
 
 
-def places_of(network: SegmentationNetwork, descriptions: NDArray[np.float32]) -> list[int]:
-    """Say which experts pictures are given to, by their descriptions (pictures, numbers); 0 is the first."""
-    if not isinstance(network, ExpertNetwork):
-        return [0] * len(descriptions)
-    device = network.gate.weight.device
-    places: list[int] = network.gate(torch.from_numpy(descriptions).to(device)).tolist()
-    return places
+def gate_of(network: SegmentationNetwork) -> DomainGate:
+    """Return a copy of a network's gate; of one without experts, a gate that knows no other kinds."""
+    return copy.deepcopy(network.gate) if isinstance(network, ExpertNetwork) else DomainGate(0)
 
 
 def card_with(card: ModelCard, experts: int) -> ModelCard:
