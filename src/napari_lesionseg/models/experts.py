@@ -55,8 +55,9 @@ class DomainGate(nn.Module):
         """Map descriptions (B, `DESCRIPTION_LENGTH`) to experts' places (B,), 0 for the first."""
         far = description @ self.weight.T + self.bias > FAR
         apart = ((description[:, None] - self.centres) @ self.whitening).square().sum(dim=2)
-        nearest = torch.where(far, apart, torch.inf).argmin(dim=1)
-        return torch.where(far.any(dim=1), nearest + 1, 0)
+        apart = torch.where(far, apart, torch.inf)
+        first = apart.new_full((len(apart), 1), torch.finfo(apart.dtype).max)  # its turn if all are infinite
+        return torch.cat([first, apart], dim=1).argmin(dim=1)
 
     def with_kind(self, place: int, direction: Direction) -> DomainGate:
         """Return a copy that knows what the pictures of an expert look like.
@@ -186,8 +187,9 @@ def with_expert(
     direction : Direction, optional
         Tells pictures of that kind from others; the first expert needs none.
     """
+    device = next(network.parameters()).device
     if place == 0 and not isinstance(network, ExpertNetwork):
-        return copy.deepcopy(expert)
+        return copy.deepcopy(expert).to(device).train(network.training)
     count = max(count_experts(network), place + 1)
     made = ExpertNetwork(_channels(network), count)
     made.experts = nn.ModuleList(
@@ -196,7 +198,6 @@ def with_expert(
     made.gate = gate_of(network)
     if place and direction is not None:
         made.gate = made.gate.with_kind(place, direction)
-    device = next(network.parameters()).device
     placed: SegmentationNetwork = made.to(device).train(network.training)
     return placed
 
