@@ -45,9 +45,10 @@ def draw(number: int) -> CachedPair:
 
 
 def draw_other(number: int) -> CachedPair:
-    """Draw the same disc in other colours and without noise: a picture of another kind."""
-    pair = draw(number)
-    image = np.where(pair.labels[..., None] > 0, [230, 180, 170], [120, 60, 180]).astype(np.uint8)
+    """Draw the same disc in other colours: a picture of another kind."""
+    pair, rng = draw(number), np.random.default_rng((number, 2))
+    colours = np.where(pair.labels[..., None] > 0, [220, 180, 170], [120, 60, 180])
+    image = (colours + rng.integers(-20, 20, pair.image.shape)).astype(np.uint8)
     return CachedPair(f"other-{number}", image, pair.labels)
 
 

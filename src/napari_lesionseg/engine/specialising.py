@@ -25,6 +25,9 @@ from napari_lesionseg.models.experts import (
 )
 from napari_lesionseg.types import ByteImage
 
+CLEARLY = 0.75
+"""Share of the pictures that must be of a new kind, where most seem to be of one that is known: of pictures
+of that same kind, half are as near to the centre of some of themselves."""
 Descriptions = Mapping[str, NDArray[np.float32]]
 """What kind of picture each is, by name; see `SegmentationNetwork.describe`."""
 
@@ -125,23 +128,26 @@ def find_speciality(
     Returns
     -------
     Speciality
-        Those of the expert, present or new, to whose kind most of the held-out pictures belong, if they are
-        enough; the new one's kind is what the pictures look like that are learned from.
+        Those of a new expert, if enough of the held-out pictures are of the kind of those that are learned
+        from, and of no kind that is known; otherwise those of the expert that outlines most of them.
     """
     domain = model.card.domain
     if domain is None or config.expert is None or not descriptions:
         return Speciality()
-    chosen = Counter[int]()
     gate, new = gate_of(model.network), count_experts(model.network)
+    present, extended = Counter[int](), Counter[int]()
     for learned, apart in folds:
-        own = gate
-        if new < MOST_EXPERTS:
-            own = gate.with_kind(new, domain.direction_to(_stack(descriptions, learned)))
         if apart:
-            chosen.update(own(torch.from_numpy(_stack(descriptions, apart))).tolist())
-    place, recognised = max(((p, n) for p, n in chosen.items() if p), key=itemgetter(1), default=(0, 0))
-    enough = recognised >= config.expert.recognised * chosen.total()
-    return Speciality(place if enough else 0, recognised, domain, descriptions)
+            described = torch.from_numpy(_stack(descriptions, apart))
+            own = gate.with_kind(new, domain.direction_to(_stack(descriptions, learned)))
+            present.update(gate(described).tolist())
+            extended.update(own(described).tolist())
+    total = present.total()
+    known, belonging = max(((p, n) for p, n in present.items() if p), key=itemgetter(1), default=(0, 0))
+    needed = config.expert.recognised if belonging <= total / 2 else CLEARLY
+    if new < MOST_EXPERTS and extended[new] >= max(1, needed * total):
+        return Speciality(new, extended[new], domain, descriptions)
+    return Speciality(known if belonging > total / 2 else 0, belonging, domain, descriptions)
 
 
 def _stack(descriptions: Descriptions, stems: Iterable[str]) -> NDArray[np.float32]:
