@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
@@ -56,8 +57,8 @@ class DomainGate(nn.Module):
         far = description @ self.weight.T + self.bias > FAR
         apart = ((description[:, None] - self.centres) @ self.whitening).square().sum(dim=2)
         apart = torch.where(far, apart, torch.inf)
-        first = apart.new_full((len(apart), 1), torch.finfo(apart.dtype).max)  # its turn if all are infinite
-        return torch.cat([first, apart], dim=1).argmin(dim=1)
+        # The first expert's turn comes if all others are infinitely far.
+        return functional.pad(apart, (1, 0), value=torch.finfo(apart.dtype).max).argmin(dim=1)
 
     def with_kind(self, place: int, direction: Direction) -> DomainGate:
         """Return a copy that knows what the pictures of an expert look like.
