@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from napari_lesionseg.cli import models as module
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import read_card
+from napari_lesionseg.models.domain import DomainStatistics
 
 
 @pytest.mark.parametrize("words", [["models"], ["models", "list"]])
@@ -41,6 +44,17 @@ def test_a_card(run: Callable) -> None:
     result = run("models", "show", "tiny")
     assert result.code == 0
     assert json.loads(result.out)["name"] == "tiny [/b]"
+    assert json.loads(result.out)["domain"] is None
+
+
+def test_a_card_is_shown_without_its_long_lists(run: Callable, save_model: Callable, models: Path) -> None:
+    domain = DomainStatistics.of(np.random.default_rng(0).normal(size=(90, 48)))
+    path = save_model(models / "mine.safetensors", domain=domain)
+    result = run("models", "show", "mine")
+    assert result.code == 0
+    assert json.loads(result.out)["domain"] == {"pictures": 90}
+    assert "covariance" not in result.out
+    assert read_card(path).domain == domain  # the file has them
 
 
 def test_add_rename_remove(run: Callable, save_model: Callable, models: Path, tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.data.io import write_mask, write_picture
+from napari_lesionseg.data.io import read_picture, write_mask, write_picture
+from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.files import sha256_file
-from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
+from napari_lesionseg.models.experts import card_with
+from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.registry import ModelRegistry
 
 SETTINGS = {
@@ -116,6 +121,8 @@ def test_broken_picture_is_named(
         ("recipe.json", ["--set", "speed=3"], "speed"),
         ("recipe.json", ["--resume"], "could be continued"),
         ("recipe.json", ["--arch", "transformer"], "transformer"),
+        ("recipe.json", ["--arch", "lite-unet-experts"], "come from fine-tuning; train 'lite-unet'"),
+        ("recipe.json", ["--set", "arch=lite-unet-experts"], "come from fine-tuning"),
         ("recipe.json", ["--masks", "a", "b"], "one folder of masks for each"),
         ("none.json", [], "no recipe"),
         ("broken.json", [], "no valid JSON"),
@@ -183,3 +190,37 @@ def test_keeps_to_the_network_and_classes_it_starts_from(
     assert train(folders, recipe, second, "--start", str(first), *more) != 0
     assert f"leave {told} out" in capsys.readouterr().err
     assert not second.exists()
+
+
+def test_the_card_says_what_the_pictures_look_like(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "net.safetensors"
+    default = ("--arch", "lite-unet", "--set", "arch_settings={}", "--epochs", "1")
+    assert train(folders, recipe, out, *default) == 0
+    network, card = load_checkpoint(out)
+    assert card.domain is not None
+    assert card.domain.pictures == 4  # the fifth was held out
+    model = Model(network, card, "cpu")
+    shown = [model.describe(read_picture(path)) for path in sorted(folders[0].iterdir())]
+    assert len(card.domain.mean) == shown[0].size == DESCRIPTION_LENGTH
+    # all pictures are of one noise, and hardly differ
+    np.testing.assert_allclose(card.domain.mean, np.mean(shown, axis=0), rtol=0.1, atol=0.05)
+
+
+def test_networks_without_words_for_pictures_say_nothing_of_them(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--epochs", "1") == 0
+    assert read_card(out).domain is None
+
+
+def test_models_with_experts_are_left_to_fine_tuning(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several, out = tmp_path / "several.safetensors", tmp_path / "net.safetensors"
+    save_checkpoint(several, build_network("lite-unet-experts", experts=2), card_with(ModelCard(), 2))
+    assert train(folders, recipe, out, "--start", str(several)) == 2
+    assert "lesionseg finetune" in capsys.readouterr().err
+    assert not out.exists()

@@ -69,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    results.print_json(read_card(registry.resolve(options.name)).model_dump_json())
+    """Print a card; of what the training pictures look like, a thousand numbers, only how many they were."""
+    lists = {"domain": {"mean", "covariance"}}
+    results.print_json(read_card(registry.resolve(options.name)).model_dump_json(exclude=lists))
     return 0
 
 

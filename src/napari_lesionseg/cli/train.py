@@ -29,6 +29,7 @@ from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.blocks import blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from napari_lesionseg.models.experts import ARCHITECTURE as EXPERTS
 from napari_lesionseg.models.factory import build_network
 from napari_lesionseg.models.registry import ModelRegistry
 from napari_lesionseg.types import Pair
@@ -119,7 +120,7 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
     Raises
     ------
     TrainingError
-        If the recipe does not exist or a setting is wrong.
+        If the recipe does not exist, a setting is wrong, or the network cannot be trained as a whole.
     """
     source = resources.files("napari_lesionseg") / "recipes" / f"{options.recipe}.json"
     path = source if source.is_file() else Path(options.recipe)
@@ -130,7 +131,12 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
     except ValueError as error:
         raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
     named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
-    return make_settings(TrainConfig, settings, parse_changes(options.set), named)
+    config = make_settings(TrainConfig, settings, parse_changes(options.set), named)
+    if config.arch == EXPERTS:
+        raise TrainingError(
+            "Experts come from fine-tuning; train 'lite-unet', and fine-tune the model it gives."
+        )
+    return config
 
 
 def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
@@ -188,13 +194,18 @@ def _card_after(old: ModelCard, **about: Any) -> ModelCard:
 
 
 def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
-    """Refuse a network or classes other than those of the model to start from.
+    """Refuse a network or classes other than those of the model to start from, and one with experts.
 
     Raises
     ------
     TrainingError
-        If they differ.
+        If they differ, or there are experts.
     """
+    if old.arch == EXPERTS:
+        raise TrainingError(
+            f"{options.start} has experts for several kinds of pictures, which learn by fine-tuning alone: "
+            "use `lesionseg finetune`, or start from the model that it was fine-tuned from."
+        )
     if options.arch not in (None, old.arch):
         raise TrainingError(f"{options.start} is of the network {old.arch}: leave --arch out.")
     if options.classes is not None and tuple(options.classes) != old.classes:
