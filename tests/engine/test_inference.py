@@ -21,7 +21,10 @@ from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.models.domain import Direction
+from napari_lesionseg.models.experts import FAR, ExpertNetwork, card_with, with_expert
 from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.types import ByteImage, Click
 
 CARD = ModelCard(name="test", working_size=64)
@@ -278,6 +281,72 @@ def test_other_errors_are_not_hidden(image: ByteImage) -> None:
 
 def test_moving_to_the_processor_twice_is_moving_once(model: Model) -> None:
     assert model.move_to_cpu() is model.runner
+
+
+# ------------------------------------------------------------------------------------- several experts
+
+
+@pytest.fixture(scope="module")
+def experts(network: SegmentationNetwork) -> Model:
+    """The first outlines dark pictures, the second bright ones."""
+    torch.manual_seed(3)
+    second = build_network("lite-unet")
+    nn.init.normal_(second.head.weight)
+    describer = Model(network, CARD, "cpu")
+    grey = [np.full((64, 64, 3), value, np.uint8) for value in (20, 230)]
+    dark, bright = (describer.describe(picture) for picture in grey)
+    weight = 2 * FAR * (bright - dark) / np.square(bright - dark).sum()
+    kind = Direction(weight, -float(weight @ dark), bright, np.eye(DESCRIPTION_LENGTH, dtype=np.float32))
+    made = with_expert(network, 1, second, kind)
+    return Model(made, card_with(CARD, 2), "cpu", precision="float32")
+
+
+@pytest.mark.parametrize(("brightest", "place"), [(100, 0), (255, 1)])
+def test_a_part_is_looked_at_by_the_expert_of_its_whole(experts: Model, brightest: int, place: int) -> None:
+    whole = np.full((80, 100, 3), brightest, np.uint8)
+    whole[20:60, 30:70] = 340 - brightest  # the other way round
+    part = whole[24:56, 34:66].copy()
+    several = experts.network
+    assert isinstance(several, ExpertNetwork)
+    assert [int(several.choose(experts.view(picture))) for picture in (whole, part)] == [place, 1 - place]
+    answers = [Model(several.expert(index), CARD, "cpu", precision="float32") for index in (0, 1)]
+    clicks = [Click(10, 10)]
+    for asked in ([], clicks):
+        of_whole, of_itself = (model.predict(part, asked) for model in (answers[place], answers[1 - place]))
+        assert not np.array_equal(of_whole, of_itself)
+        assert np.array_equal(experts.encode(part, experts.encode(whole)).predict(asked), of_whole)
+        assert np.array_equal(experts.encode(part).predict(asked), of_itself)
+
+
+def test_turned_pictures_stay_with_their_expert(experts: Model) -> None:
+    # stripes that the network's filters see otherwise after a quarter turn
+    image = np.repeat(np.where(np.arange(64) // 2 % 2, 250, 180).astype(np.uint8)[None, :, None], 64, axis=0)
+    image = np.repeat(image, 3, axis=2)
+    several = experts.network
+    assert isinstance(several, ExpertNetwork)
+    upright, turned = (experts.describe(picture) for picture in (image, np.rot90(image).copy()))
+    across = torch.from_numpy(turned - upright)
+    fickle = copy.deepcopy(several)
+    fickle.gate.weight[0] = 2 * FAR * across / across.square().sum()
+    fickle.gate.bias[0] = -float(fickle.gate.weight[0] @ torch.from_numpy(upright))
+    card = experts.card.model_copy(update={"test_time_turns": True})
+    model = Model(fickle, card, "cpu", precision="float32")
+    assert int(fickle.choose(model.view(image))) == 0
+    assert int(fickle.choose(model.view(np.rot90(image).copy()))) == 1
+    alone = CARD.model_copy(update={"test_time_turns": True})
+    first = Model(several.expert(0), alone, "cpu", precision="float32")
+    assert np.array_equal(model.predict(image), first.predict(image))
+
+
+def test_descriptions_are_those_of_the_network(experts: Model, image: ByteImage) -> None:
+    described = experts.describe(image)
+    assert described.shape == (DESCRIPTION_LENGTH,)
+    assert described.dtype == np.float32
+    with torch.inference_mode():
+        expected = experts.network.describe(experts.view(image))[0].numpy()
+    assert np.array_equal(described, expected)
+    speechless = build_network("unet", width=2, depth=1)
+    assert Model(speechless, CARD, "cpu").describe(image) is None
 
 
 # ----------------------------------------------------------------------------------- loading, outlining

@@ -30,9 +30,12 @@ from napari_lesionseg.engine.large_arrays import (
 from napari_lesionseg.engine.postprocessing import postprocess
 from napari_lesionseg.engine.tiling import TileConfig, _Axis, predict_large, predict_tiles, predict_whole
 from napari_lesionseg.errors import CancelledError, MaskError, PictureError
-from napari_lesionseg.models.blocks import logits_to_probability
+from napari_lesionseg.models.blocks import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.domain import Direction
+from napari_lesionseg.models.experts import FAR, ExpertNetwork, card_with, with_expert
 from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.types import Click
 
 WINDOWS = {"window": 96, "overlap": 32}
@@ -158,6 +161,61 @@ def test_weights_add_up_to_one_everywhere(length: int, window: int, share: float
     groups = axis.tiles(tile)
     assert [index for group in groups for index in group] == list(range(axis.count))
     assert all(len(axis.read(group[0], group[-1])) <= max(tile, window) for group in groups)
+
+
+# ------------------------------------------------------------------------------------ several experts
+
+
+def lite_unet(seed: int) -> SegmentationNetwork:
+    torch.manual_seed(seed)
+    network = build_network("lite-unet").eval()
+    torch.nn.init.normal_(network.head.weight)
+    return network
+
+
+@pytest.fixture(scope="module")
+def experts() -> Model:
+    """The first outlines dark pictures, the second bright ones."""
+    return Model(bright_and_dark(lite_unet(1), lite_unet(2)), card_with(ModelCard(working_size=64), 2), "cpu")
+
+
+def bright_and_dark(first: SegmentationNetwork, second: SegmentationNetwork) -> SegmentationNetwork:
+    with torch.inference_mode():
+        dark, bright = first.describe(torch.tensor([-2.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 64, 64)).clone()
+    weight = 2 * FAR * (bright - dark) / (bright - dark).square().sum()
+    kind = Direction(
+        weight.numpy(), -float(weight @ dark), bright.numpy(), np.eye(DESCRIPTION_LENGTH, dtype=np.float32)
+    )
+    return with_expert(first, 1, second, kind)
+
+
+def half_bright(share: float) -> np.ndarray:
+    """A picture whose left is bright and whose right is dark."""
+    image = picture(160, 300) // 8
+    image[:, : round(share * 300)] += 220
+    return image
+
+
+@pytest.mark.parametrize(("share", "place"), [(0.75, 1), (0.25, 0)])
+def test_all_windows_go_to_the_expert_of_the_whole_picture(experts: Model, share: float, place: int) -> None:
+    network, image = experts.network, half_bright(share)
+    assert isinstance(network, ExpertNetwork)
+    sides = [int(network.choose(experts.view(image[:, part]))[0]) for part in (slice(60), slice(240, 300))]
+    assert sides == [1, 0]  # each for itself, they would go to different ones
+    assert int(network.choose(experts.view(image))[0]) == place
+    alone = Model(network.expert(place), ModelCard(working_size=64), "cpu")
+    for config in ({"tile": 96}, {"tile": 200, "batch": 3}):
+        np.testing.assert_array_equal(tiled(experts, image, **config), tiled(alone, image, **config))
+
+
+def test_the_expert_of_a_lazy_picture_is_found_strip_by_strip(
+    experts: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_arrays, "_STRIP_PIXELS", 50_000)
+    image = Watched(700, 500)
+    found = tiled(experts, image, tile=256)
+    assert max(height * width for height, width in image.reads) <= 256 * 256
+    assert np.array_equal(found, tiled(experts, image[0:700, 0:500], tile=256))
 
 
 # ------------------------------------------------------------------------------------- bounded memory
