@@ -12,11 +12,15 @@ from torch import nn
 from napari_lesionseg.engine import onnx_export
 from napari_lesionseg.engine.inference import Model, load_model
 from napari_lesionseg.engine.onnx_export import TOLERANCE, export_onnx
+from napari_lesionseg.engine.tiling import TileConfig, predict_large
 from napari_lesionseg.errors import CheckpointError, DeviceError
 from napari_lesionseg.files import sha256_file
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.domain import Direction
+from napari_lesionseg.models.experts import FAR, card_with, with_expert
 from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.types import Click
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -127,3 +131,63 @@ def test_the_default_network(tmp_path: Path) -> None:
     for clicks in ([], [Click(30, 30)], [Click(30, 30), Click(80, 10, False)]):
         np.testing.assert_allclose(encoded.predict(clicks), wanted.predict(clicks), atol=TOLERANCE)
     assert abs(encoded.predict([Click(30, 30)]) - encoded.predict()).mean() > 1e-4
+
+
+# ------------------------------------------------------------------------------------- several experts
+
+
+@pytest.fixture(scope="module")
+def experts() -> Model:
+    """The first outlines dark pictures, the second bright ones."""
+    torch.manual_seed(0)
+    first, second = build_network("lite-unet").eval(), build_network("lite-unet").eval()
+    for network in (first, second):
+        nn.init.normal_(network.head.weight)
+        for projection in network.guidance.projections:
+            nn.init.normal_(projection.weight, std=0.3)
+    describer = Model(first, ModelCard(working_size=64), "cpu")
+    dark, bright = (describer.describe(np.full((64, 64, 3), value, np.uint8)) for value in (20, 230))
+    weight = 2 * FAR * (bright - dark) / np.square(bright - dark).sum()
+    kind = Direction(weight, -float(weight @ dark), bright, np.eye(DESCRIPTION_LENGTH, dtype=np.float32))
+    made, card = with_expert(first, 1, second, kind), card_with(ModelCard(working_size=64), 2)
+    return Model(made, card, "cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def exported_experts(experts: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("onnx") / "experts.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "CHECKED_SHAPES", ((1, 64, 96), (2, 32, 32)))
+        assert export_onnx(experts.network, experts.card, path) <= TOLERANCE
+    return load_model(path)
+
+
+def test_several_experts(experts: Model, exported_experts: Model) -> None:
+    dark, bright = (np.full((60, 90, 3), value, np.uint8) for value in (20, 230))
+    views = torch.cat([experts.view(dark), experts.view(bright), experts.view(dark)])
+    guidance = torch.rand(views.shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert experts.network.choose(views).tolist() == [0, 1, 0]
+        for planes in (None, guidance):
+            expected = experts.network(views, planes)
+            torch.testing.assert_close(exported_experts.network(views, planes), expected, rtol=0, atol=1e-3)
+        assert (expected[0] - experts.network.expert(1)(views[:1], guidance[:1])).abs().max() > 0.01
+    for image in (dark, bright):
+        for clicks in ([], [Click(30, 30)]):
+            wanted = experts.predict(image, clicks)
+            np.testing.assert_allclose(exported_experts.predict(image, clicks), wanted, atol=TOLERANCE)
+    assert exported_experts.card == experts.card
+
+
+def test_a_part_is_looked_at_by_the_expert_of_its_whole(experts: Model, exported_experts: Model) -> None:
+    whole = np.full((80, 100, 3), 230, np.uint8)
+    whole[20:60, 30:70] = 20
+    part = whole[24:56, 34:66].copy()
+    answers = [model.encode(part, model.encode(whole)).predict() for model in (experts, exported_experts)]
+    np.testing.assert_allclose(answers[1], answers[0], atol=TOLERANCE)
+    assert abs(answers[1] - exported_experts.predict(part)).max() > 0.01
+    config = TileConfig(window=64, overlap=16)
+    large = [
+        predict_large(model, whole, config=config, store="float32") for model in (experts, exported_experts)
+    ]
+    np.testing.assert_allclose(large[1], large[0], atol=TOLERANCE)

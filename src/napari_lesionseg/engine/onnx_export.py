@@ -18,7 +18,9 @@ from napari_lesionseg.files import write_atomically
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import CARD_KEY
+from napari_lesionseg.models.experts import ExpertNetwork
 from napari_lesionseg.models.onnx_network import (
+    CHOSEN,
     FEATURES,
     GUIDANCE,
     IMAGE,
@@ -98,6 +100,9 @@ def _convert(network: SegmentationNetwork, card: ModelCard) -> Any:
     batch = torch.export.Dim("batch", max=1024)
     sides = [STRIDE * torch.export.Dim(side, max=MAX_SIDE // STRIDE) for side in ("rows", "cols")]
     maps = sum(feature is not examples[0] for feature in network.encode(examples[0]))
+    names = [f"{FEATURES}{index}" for index in range(maps)]
+    if isinstance(network, ExpertNetwork):
+        names[-1] = CHOSEN
     try:
         with _quietly():
             program = torch.onnx.export(
@@ -106,7 +111,7 @@ def _convert(network: SegmentationNetwork, card: ModelCard) -> Any:
                 dynamo=True,
                 verbose=False,
                 input_names=inputs,
-                output_names=(LOGITS, *(f"{FEATURES}{index}" for index in range(maps))),
+                output_names=(LOGITS, *names),
                 dynamic_shapes={name: {0: batch, 2: sides[0], 3: sides[1]} for name in inputs},
             )
     except torch.onnx.OnnxExporterError as error:

@@ -44,7 +44,7 @@ from napari_lesionseg.engine.large_arrays import (
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.models.blocks import logits_to_probability
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.experts import count_experts
+from napari_lesionseg.models.experts import ARCHITECTURE as EXPERTS
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
 
 _FACES = 4  # the whole picture is averaged down to this many times the model's working size
@@ -292,7 +292,7 @@ def _predict_tiles(
 ) -> Iterator[TileProgress]:
     rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
     # Which of several experts looks is decided by the whole picture, or neighbours would be outlined by two.
-    whole = model.view(_overview(picture, model.card)) if count_experts(model.network) > 1 else None
+    whole = model.view(_overview(picture, model.card)) if model.card.arch == EXPERTS else None
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     channels, carried = model.card.out_channels, 0
     # What the tiles above have said of those below them, and the tile to the left of the next one.

@@ -7,6 +7,7 @@ cut in two here, so that a picture is encoded once.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,8 @@ from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.checkpoint import Checkpoint, check_size, parse_card
 
 IMAGE, GUIDANCE, LOGITS, FEATURES = "image", "guidance", "logits", "features_"
+CHOSEN = f"{FEATURES}expert"
+"""The feature that says which of several experts each picture (B,) is given to."""
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -66,11 +69,17 @@ class OnnxNetwork(SegmentationNetwork):
         extractor = Extractor(model)
         self._encoder = _start(extractor.extract_model([IMAGE], self._features))
         self._decoder = _start(extractor.extract_model([*self._features, *inputs], [LOGITS]))
+        several = CHOSEN in self._features
+        self._gate = _start(extractor.extract_model([IMAGE], [CHOSEN])) if several else None
+        self._expert: NDArray[np.float32] | None = None
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """Take features from a normalised image of shape (B, 3, H, W), H and W multiples of 32."""
-        features = self._encoder.run(self._features, {IMAGE: _to_array(image)})
-        return (image, *(torch.from_numpy(feature) for feature in features))
+        found = self._encoder.run(self._features, {IMAGE: _to_array(image)})
+        features = dict(zip(self._features, found, strict=True))
+        if self._expert is not None:
+            features[CHOSEN] = np.repeat(self._expert, len(image))
+        return (image, *(torch.from_numpy(feature) for feature in features.values()))
 
     def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
         """Turn `encode`'s features, and guidance of shape (B, 3, H, W), into logits of shape (B, C, H, W)."""
@@ -81,6 +90,14 @@ class OnnxNetwork(SegmentationNetwork):
         if self.guided:
             feed[GUIDANCE] = _to_array(torch.zeros_like(image) if guidance is None else guidance)
         return torch.from_numpy(self._decoder.run([LOGITS], feed)[0])
+
+    def network_for(self, view: Tensor) -> SegmentationNetwork:
+        """Return a network that gives all pictures to the expert for a picture (1, 3, h, w)."""
+        if self._gate is None:
+            return self
+        chosen = copy.copy(self)
+        (chosen._expert,) = self._gate.run([CHOSEN], {IMAGE: _to_array(view)})
+        return chosen
 
     def for_inference(self) -> SegmentationNetwork:
         """Return the network itself, which is as fast as it gets."""
