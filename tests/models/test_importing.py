@@ -52,6 +52,13 @@ def test_wrappers_names_are_taken_off(tmp_path: Path) -> None:
     torch.testing.assert_close(made.network(image), network(image))
 
 
+def test_experts_are_taken_over_with_their_card_alone(tmp_path: Path) -> None:
+    # without the card nobody knows what the pictures looked like that the gate was made from
+    torch.save(trained("lite-unet-experts", experts=2).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="fit no known network"):
+        import_weights(tmp_path / "net.pt", name="mine")
+
+
 class DoubleConv(nn.Module):
     """As in milesial/Pytorch-UNet."""
 
