@@ -10,9 +10,15 @@ from napari_lesionseg.config import AugmentConfig, ExpertConfig, FineTuneConfig
 from napari_lesionseg.data.batches import CachedPair
 from napari_lesionseg.engine.finetuning import FineTuning, fine_tune
 from napari_lesionseg.engine.inference import Model, load_model
-from napari_lesionseg.engine.specialising import find_speciality, measure_domain
+from napari_lesionseg.engine.specialising import (
+    FEWEST_PICTURES,
+    Speciality,
+    find_speciality,
+    measure_domain,
+)
 from napari_lesionseg.engine.training import EpochResult
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.domain import DomainStatistics
 from napari_lesionseg.models.experts import ARCHITECTURE, ExpertNetwork, count_experts
 from napari_lesionseg.models.lite_unet import LiteUNet
 
@@ -102,6 +108,23 @@ class TestFindingOut:
         assert self.find(model, others, QUICK.model_copy(update={"expert": None})) == 0
         unknown = Model(model.network, model.card.model_copy(update={"domain": None}), "cpu")
         assert self.find(unknown, others) == 0
+
+    def test_nor_where_too_little_or_something_else_is_known(
+        self, model: Model, others: list[CachedPair]
+    ) -> None:
+        domain = model.card.domain
+        assert domain is not None
+        few = domain.model_copy(update={"pictures": FEWEST_PICTURES - 1})
+        foreign = DomainStatistics(pictures=1000, mean=(0.0,), covariance=(1.0,))
+        for known in (few, foreign):
+            card = model.card.model_copy(update={"domain": known})
+            assert self.find(Model(model.network, card, "cpu"), others) == 0
+
+    def test_what_describes_pictures_does_not_learn(self, model: Model) -> None:
+        learning = QUICK.model_copy(update={"frozen_stages": 0})
+        assert Speciality(domain=model.card.domain).settings(learning, SIDE).frozen_stages == 2
+        assert Speciality().settings(learning, SIDE).frozen_stages == 0
+        assert Speciality(place=1, domain=model.card.domain).settings(learning, SIDE).frozen_stages == 0
 
     def test_a_single_picture_tells_nothing(self, model: Model, others: list[CachedPair]) -> None:
         described = {others[0].stem: model.describe(others[0].image)}

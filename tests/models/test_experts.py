@@ -409,3 +409,10 @@ def test_pictures_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
     assert np.array_equal(together.predict(picture), alone.predict(picture))
     clicks = [Click(20, 30)]
     assert np.array_equal(together.predict(picture, clicks), alone.predict(picture, clicks))
+
+
+def test_a_new_expert_needs_a_direction(network: ExpertNetwork) -> None:
+    with pytest.raises(ValueError, match="kind of their own"):
+        with_expert(network, len(network.experts), network.expert(0))
+    with pytest.raises(ValueError, match="kind of their own"):
+        with_expert(network.expert(0), 1, network.expert(0))

@@ -18,7 +18,7 @@ from napari_lesionseg.engine.candidate import Candidate
 from napari_lesionseg.engine.course import Progress
 from napari_lesionseg.engine.finetuning import FineTuning, fine_tune
 from napari_lesionseg.engine.inference import Model, load_model
-from napari_lesionseg.engine.planning import Plan
+from napari_lesionseg.engine.planning import Plan, describe_kind
 from napari_lesionseg.engine.training import EpochResult, StepResult
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.models.card import ModelCard
@@ -142,6 +142,8 @@ def _tell_plan(plan: Plan) -> None:
         f"{plan.pictures} pictures to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
         f"about {plan.seconds:.0f} s on {plan.device}"
     )
+    if plan.own_kind is not None:
+        say(describe_kind(plan))
 
 
 def describe_round(result: EpochResult) -> str:

@@ -33,7 +33,15 @@ from napari_lesionseg.engine.course import Course, Progress, outline_held_out
 from napari_lesionseg.engine.device import describe_device, is_out_of_memory
 from napari_lesionseg.engine.ensemble import NEVER, Ensemble, Fold, deal_out, make_folds
 from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.planning import Costs, Plan, Schedule, fit_batch, make_schedule, planned_seconds
+from napari_lesionseg.engine.planning import (
+    Costs,
+    Plan,
+    Schedule,
+    fit_batch,
+    make_schedule,
+    planned_seconds,
+    refit_steps,
+)
 from napari_lesionseg.engine.resuming import Unfinished, read_unfinished, write_unfinished
 from napari_lesionseg.engine.specialising import Speciality, find_speciality
 from napari_lesionseg.engine.threads import limited_threads
@@ -338,6 +346,8 @@ class FineTuning:
         share = choose_share(self._before, after) if after else self.config.unmeasured_share
         comparison = compare(self._before, after[share]) if after else None
         offered, reason = judge(comparison)
+        if self._speciality.of_its_own:
+            reason += " It is for pictures of this kind: all others are outlined as before."
         last = (yield from self._learn_from_all(course)) if offered else course
         rounds = course.rounds
         if last is not course and self._learning.expert is not None:
@@ -364,9 +374,7 @@ class FineTuning:
         refit = self._refit
         if refit is None:
             costs = replace(course.costs_so_far(), measuring=0.0)
-            steps = course.schedule.refit
-            if self.config.max_seconds is not None:
-                steps = min(steps, int((self.config.max_seconds - costs.spent) / costs.step))
+            steps = refit_steps(self._learning, course.schedule, costs)
             if steps < 1 or self._stopping.is_set():
                 return course
             schedule = Schedule(steps, -(-steps // REFIT_ROUNDS))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.engine.corrections import LeftOut
 
+MOST_REFIT_STEPS = 400
 STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
 MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out pictures
 FEWEST_STEPS, SMALLEST_BATCH = 15, 2
@@ -59,6 +60,16 @@ class Plan:
     device: str
     left_out: tuple[LeftOut, ...] = ()
     own_kind: int | None = None
+
+
+def describe_kind(plan: Plan) -> str:
+    """Say in a sentence for whose sake it learns; empty if the model itself learns, as ever."""
+    if plan.own_kind is None:
+        return ""
+    return (
+        f"{plan.own_kind} of {len(plan.held_out)} pictures are unlike those that the model was trained on: "
+        "what it learns is for pictures of this kind, all others will be outlined as before."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +167,7 @@ def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, C
 
 
 def _schedule(steps: int, rounds: int, refit: float) -> Schedule:
-    return Schedule(steps, -(-steps // rounds), round(refit * steps))
+    return Schedule(steps, -(-steps // rounds), int(refit * steps))
 
 
 def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
@@ -164,6 +175,24 @@ def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
     if config.epochs is not None:
         return max(1, -(-config.epochs * pictures // config.batch_size))
     return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_A_PICTURE * pictures)
+
+
+def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int:
+    """Count the steps with all pictures that are taken: as planned, or what there is time for by now.
+
+    Parameters
+    ----------
+    config : FineTuneConfig
+        The budget.
+    schedule : Schedule
+        What was planned.
+    costs : Costs
+        As they have turned out.
+    """
+    if config.max_seconds is None or not schedule.refit:
+        return schedule.refit
+    affordable = int((config.max_seconds - costs.spent) / costs.step)
+    return max(0, min(affordable, MOST_REFIT_STEPS))
 
 
 def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
@@ -202,4 +231,4 @@ def shortened(config: FineTuneConfig, schedule: Schedule, done: int, copies: int
     refit = schedule.refit / schedule.steps
     affordable = max(done, int((room / costs.step + copies * done) / (copies + refit)))
     steps = min(schedule.steps, affordable)
-    return Schedule(steps, schedule.per_round, round(refit * steps))
+    return Schedule(steps, schedule.per_round, int(refit * steps))

@@ -186,8 +186,15 @@ def with_expert(
     expert : SegmentationNetwork
         What outlines pictures of that kind.
     direction : Direction, optional
-        Tells pictures of that kind from others; the first expert needs none.
+        Tells pictures of that kind from others; None: as before.
+
+    Raises
+    ------
+    ValueError
+        If there is no direction for a new expert.
     """
+    if direction is None and place >= max(1, count_experts(network)):
+        raise ValueError("a new expert needs pictures of a kind of their own")
     device = next(network.parameters()).device
     if place == 0 and not isinstance(network, ExpertNetwork):
         return copy.deepcopy(expert).to(device).train(network.training)

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.engine.course import Progress
-from napari_lesionseg.engine.planning import Plan
+from napari_lesionseg.engine.planning import Plan, describe_kind
 from napari_lesionseg.engine.resuming import Unfinished, find_unfinished
 from napari_lesionseg.engine.threads import background_threads
 from napari_lesionseg.engine.training import EpochResult, StepResult
@@ -423,7 +423,8 @@ class LearnPanel(QWidget):
 def describe_plan(plan: Plan) -> str:
     """Say what is going to be done, in one line."""
     text = f"About {plan.seconds:.0f} s on {plan.device}"
-    return f"{text}; {len(plan.left_out)} pictures cannot be used" if plan.left_out else text
+    parts = [f"{len(plan.left_out)} pictures cannot be used"] if plan.left_out else []
+    return ". ".join(part for part in ("; ".join([text, *parts]), describe_kind(plan)) if part)
 
 
 def describe_time_left(step: StepResult, plan: Plan | None) -> str:
