@@ -2,13 +2,14 @@
 
 Prints the table of ``docs/explanation/fine-tuning.md``::
 
-    python benchmarks/finetune_methods.py [--draws 2] [--only NAME ...] [--json F]
+    python benchmarks/finetune_methods.py [--draws 1] [--sets pad ph2] [--only NAME ...] [--json F]
 
-Every variant learns from the same drawn pictures as ``finetune.py`` draws them, without a budget in seconds
-and without held-out pictures to stop or choose by: what is compared is the learning itself. Old and new
-weights are then joined at several shares of the way, and each is measured on the rest of the set, and on
-every third of ISIC 2017's validation pictures. Seconds are those of the processor, for all steps.
-With ``--json`` a draw that was measured is not measured again.
+In every draw a set is dealt into parts, patients never torn apart, and each variant learns from some of them
+and is measured on the others, in turn, so that every picture is measured. There is no budget in seconds, and
+nothing is chosen by held-out pictures: what is compared is the learning itself. The new weights take the
+place of the old ones, some share of the way, and are also measured on every sixth of ISIC 2017's validation
+pictures: that is what would be forgotten without an expert. Seconds are those of the processor, for all steps
+of one turn. With ``--json`` what was measured is not measured again.
 """
 
 from __future__ import annotations
@@ -20,23 +21,25 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 import napari_lesionseg as ls
-from finetune import FOLDERS, describe, draw_pictures, overlaps, read
+from finetune import FOLDERS, describe, overlaps, read
 from napari_lesionseg.data.batches import CachedPair, shrink_pair
 from napari_lesionseg.engine.ensemble import Ensemble, Fold, deal_out, make_folds
 from napari_lesionseg.engine.learner import rate_at
 from pictures import add_data_argument, find_set
 
-SHARES = (0.25, 0.5, 1.0)
+SHARES = (0.5, 0.75, 1.0)
 SPARE_SIDE = 1.25  # pictures are kept so much larger than they are shown, for augmentation to zoom in
-ALIKE = {"batch_size": 4, "encoder_lr": 1e-4, "decoder_lr": 5e-4}
-COUNTS = {"pad": 20, "ph2": 5}
+ALIKE = {"batch_size": 4, "encoder_lr": 1e-4, "decoder_lr": 5e-4, "guidance_share": 0.25, "size": 192}
+PARTS = {"pad": 3, "ph2": 4}
+LEARNED = {"pad": 2, "ph2": 1}
+"""Parts of each set that are learned from: some 20 photos, or 5 pictures of PH2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +47,38 @@ class Variant:
     """A way to learn."""
 
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    steps: int = 100
+    steps: int = 200
     """Of each copy."""
     copies: int = 1
+    refit: int = 0
+    """Steps of one copy that begins with the mean of the others, with all pictures."""
 
 
 VARIANTS = {
-    "4 pictures a step": Variant(),
-    "8 pictures a step": Variant({"batch_size": 8}),
-    "at 192 pixels": Variant({"size": 192}),
+    "one copy, 200 steps": Variant(),
+    "100 steps": Variant(steps=100),
+    "at 256 pixels, 100 steps": Variant({"size": 256}, steps=100),
+    "at 160 pixels, 6 a step": Variant({"size": 160, "batch_size": 6}),
+    "twice the rates": Variant({"encoder_lr": 2e-4, "decoder_lr": 1e-3}),
     "encoder frozen": Variant({"encoder_lr": 0.0}),
-    "all stages learn, thrice the rates": Variant(
-        {"frozen_stages": 0, "encoder_lr": 3e-4, "decoder_lr": 1.5e-3}
-    ),
-    "two copies, 60 steps each": Variant(steps=60, copies=2),
-    "three copies, 40 steps each": Variant(steps=40, copies=3),
-    "three copies, 40 steps, twice the rates": Variant(
-        {"encoder_lr": 2e-4, "decoder_lr": 1e-3}, steps=40, copies=3
-    ),
+    "all stages learn": Variant({"frozen_stages": 0}),
+    "three copies, 65 steps each": Variant(steps=65, copies=3),
+    "three copies, 30 steps, then 110 with all": Variant(steps=30, copies=3, refit=110),
+    "two copies, 45 steps, then 110 with all": Variant(steps=45, copies=2, refit=110),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """What a variant made of one draw: gains in mean Jaccard, for each share of the way."""
+class Turn:
+    """What a variant made of one turn, for each share of the way: gains in mean Jaccard."""
 
     data: str
     variant: str
     draw: int
+    turn: int
     cpu_seconds: float
+    measured: int
+    """Pictures of the set that were measured."""
     gains: tuple[float, ...]
     isic: tuple[float, ...]
 
@@ -80,66 +86,88 @@ class Draw:
 def learn(
     model: ls.Model, pairs: Sequence[CachedPair], fold_of: Sequence[int], way: Variant, seed: int
 ) -> Ensemble:
-    """Let the copies of a variant take all their steps; return them."""
+    """Let the copies of a variant take all their steps; return them, or what went on from them."""
     config = ls.FineTuneConfig.model_validate({**ALIKE, **way.settings, "seed": seed})
     size = config.size or model.card.working_size
     small = [shrink_pair(*pair, round(SPARE_SIDE * size)) for pair in pairs]
-    folds = make_folds(small, fold_of) if way.copies > 1 else [Fold(tuple(small), ())]
-    ensemble = Ensemble(model, folds, config)
-    for step in range(way.steps):
-        for index, batch in enumerate(ensemble.batches(step, size)):
-            ensemble.step(index, batch, step, rate_at(step / way.steps, config.warmup))
+    everything = [Fold(tuple(small), ())]
+    ensemble = Ensemble(model, make_folds(small, fold_of) if way.copies > 1 else everything, config)
+    _take_steps(ensemble, way.steps, size, config.warmup)
+    if way.refit:
+        ensemble = Ensemble(model, everything, config, begin=ensemble.averaged(ensemble.weights()))
+        _take_steps(ensemble, way.refit, size, config.warmup)
     return ensemble
+
+
+def _take_steps(ensemble: Ensemble, steps: int, size: int, warmup: float) -> None:
+    for step in range(steps):
+        for index, batch in enumerate(ensemble.batches(step, size)):
+            ensemble.step(index, batch, step, rate_at(step / steps, warmup))
 
 
 class Bench:
     """The model as it is, and what it makes of the pictures."""
 
     def __init__(self, model: ls.Model, data: Path) -> None:
-        self.model, self._data = model, data
-        self._isic = read(find_set(data / "isic2017-val-256")[::3])
+        self.model = model
+        self._sets = {name: find_set(data / FOLDERS[name]) for name in FOLDERS}
+        self._isic = read(find_set(data / "isic2017-val-256")[::6])
         self._isic_before = overlaps(model, self._isic)
-        self._before: dict[tuple[str, int], float] = {}
 
-    def measure(self, data: str, name: str, draw: int) -> Draw:
-        """Measure a variant on one draw."""
-        way, model = VARIANTS[name], self.model
-        taken, left = draw_pictures(find_set(self._data / FOLDERS[data]), COUNTS[data], draw)
-        rest = read(left)
-        if (data, draw) not in self._before:
-            self._before[data, draw] = overlaps(model, rest)
+    def measure(self, data: str, name: str, draw: int, turn: int) -> Turn:
+        """Measure a variant in one turn of a draw."""
+        way, model, pairs, parts = VARIANTS[name], self.model, self._sets[data], PARTS[data]
+        part_of = deal_out([pair.stem for pair in pairs], map(describe, pairs), parts, draw)
+        own = {(turn + offset) % parts for offset in range(LEARNED[data])}
+        taken = [pair for pair, part in zip(pairs, part_of, strict=True) if part in own]
+        rest = read([pair for pair, part in zip(pairs, part_of, strict=True) if part not in own])
         fold_of = deal_out([pair.stem for pair in taken], map(describe, taken), way.copies, draw)
         started = time.process_time()
         ensemble = learn(model, read(taken), fold_of, way, draw)
         seconds = time.process_time() - started
+        before = overlaps(model, rest)
         models = [ensemble.mean(ensemble.weights(), share, model.card) for share in SHARES]
-        gains = tuple(overlaps(new, rest) - self._before[data, draw] for new in models)
+        gains = tuple(overlaps(new, rest) - before for new in models)
         isic = tuple(overlaps(new, self._isic) - self._isic_before for new in models)
-        return Draw(data, name, draw, seconds, gains, isic)
+        return Turn(data, name, draw, turn, seconds, len(rest), gains, isic)
 
 
-def print_table(draws: Iterable[Draw], console: Console) -> None:
-    """Print a row for every variant: the mean over draws."""
+def print_table(turns: Sequence[Turn], console: Console) -> None:
+    """Print a row for every variant: the mean over all pictures measured, and the spread between turns."""
     shares = [f"{share:g} of the way" for share in SHARES]
     table = Table("pictures", "variant", "draws", *shares, "CPU s", title="gain on the rest / on ISIC val")
-    draws = list(draws)
-    for data, name in dict.fromkeys((draw.data, draw.variant) for draw in draws):
-        same = [draw for draw in draws if (draw.data, draw.variant) == (data, name)]
-        figures = [
-            f"{fmean(d.gains[i] for d in same):+.3f} / {fmean(d.isic[i] for d in same):+.3f}"
-            for i in range(len(SHARES))
-        ]
-        seconds = f"{fmean(d.cpu_seconds for d in same):.0f}"
-        table.add_row(f"{data} {COUNTS[data]}", name, str(len(same)), *figures, seconds)
+    for data, name in dict.fromkeys((turn.data, turn.variant) for turn in turns):
+        same = [turn for turn in turns if (turn.data, turn.variant) == (data, name)]
+        figures = [_describe_gain(same, index) for index in range(len(SHARES))]
+        seconds = f"{fmean(turn.cpu_seconds for turn in same):.0f}"
+        draws = str(len({turn.draw for turn in same}))
+        table.add_row(data, name, draws, *figures, seconds)
     console.print(table)
 
 
-def read_draws(path: Path | None) -> list[Draw]:
+def _describe_gain(turns: Sequence[Turn], index: int) -> str:
+    gain = fmean([t.gains[index] for t in turns], weights=[t.measured for t in turns])
+    spread = f" ± {stdev(t.gains[index] for t in turns):.3f}" if len(turns) > 1 else ""
+    return f"{gain:+.3f}{spread} / {fmean(t.isic[index] for t in turns):+.3f}"
+
+
+def read_turns(path: Path | None) -> list[Turn]:
     """Read what was measured before."""
     if path is None or not path.exists():
         return []
     rows = json.loads(path.read_text())
-    return [Draw(**{**row, "gains": tuple(row["gains"]), "isic": tuple(row["isic"])}) for row in rows]
+    return [Turn(**{**row, "gains": tuple(row["gains"]), "isic": tuple(row["isic"])}) for row in rows]
+
+
+def wanted(sets: Iterable[str], names: Iterable[str], draws: int) -> list[tuple[str, str, int, int]]:
+    """List what is to be measured: set, variant, draw and turn, one draw after the other."""
+    return [
+        (data, name, draw, turn)
+        for draw in range(draws)
+        for data in sets
+        for name in names
+        for turn in range(PARTS[data])
+    ]
 
 
 def main() -> None:
@@ -149,26 +177,22 @@ def main() -> None:
     )
     parser.add_argument("--model")
     add_data_argument(parser)
-    parser.add_argument("--sets", nargs="+", choices=tuple(COUNTS), default=list(COUNTS))
+    parser.add_argument("--sets", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--only", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="keep the draws, and go on from those that are there")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="keep the turns, and go on from those that are there")
     options = parser.parse_args()
-    bench, console, draws = (
-        Bench(ls.load_model(options.model), options.data),
-        Console(width=150),
-        read_draws(options.json),
-    )
-    done = {(draw.data, draw.variant, draw.draw) for draw in draws}
-    wanted = [(d, n, i) for d in options.sets for n in options.only for i in range(options.draws)]
-    for data, name, draw in wanted:
-        if (data, name, draw) in done:
+    bench, console = Bench(ls.load_model(options.model), options.data), Console(width=150)
+    turns = read_turns(options.json)
+    done = {(turn.data, turn.variant, turn.draw, turn.turn) for turn in turns}
+    for data, name, draw, turn in wanted(options.sets, options.only, options.draws):
+        if (data, name, draw, turn) in done:
             continue
-        draws.append(bench.measure(data, name, draw))
-        console.log(draws[-1])
+        turns.append(bench.measure(data, name, draw, turn))
+        console.log(turns[-1])
         if options.json is not None:
-            options.json.write_text(json.dumps([dataclasses.asdict(each) for each in draws], indent=1))
-    print_table(draws, console)
+            options.json.write_text(json.dumps([dataclasses.asdict(each) for each in turns], indent=1))
+    print_table(turns, console)
 
 
 if __name__ == "__main__":
