@@ -108,8 +108,8 @@ def test_steps_with_all_pictures_fill_the_time_that_is_left() -> None:
     plan = Schedule(40, 10, refit=120)
     assert refit_steps(config(), plan, Costs(50, 0.5, 0)) == 120
     budget = config(max_seconds=100)
-    assert refit_steps(budget, plan, Costs(10, 0.5, 0)) == 180
-    assert refit_steps(budget, plan, Costs(90, 0.5, 0)) == 20
+    assert refit_steps(budget, plan, Costs(16, 0.5, 0)) == 160
+    assert refit_steps(budget, plan, Costs(79, 0.5, 0)) == 40
     assert refit_steps(budget, plan, Costs(101, 0.5, 0)) == 0
     assert refit_steps(budget, plan, Costs(10, 0.001, 0)) == MOST_REFIT_STEPS
     assert refit_steps(budget, Schedule(40, 10), Costs(10, 0.5, 0)) == 0

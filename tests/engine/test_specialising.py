@@ -25,7 +25,7 @@ from napari_lesionseg.models.lite_unet import LiteUNet
 SIDE = 64
 OWN = ExpertConfig(shares=(1.0,), refit=1.0, size_share=1.0, guidance_share=0.0)
 QUICK = FineTuneConfig(
-    epochs=10,
+    epochs=6,
     rounds=2,
     folds=2,
     batch_size=2,

@@ -191,7 +191,7 @@ def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int
     """
     if config.max_seconds is None or not schedule.refit:
         return schedule.refit
-    affordable = int((config.max_seconds - costs.spent) / costs.step)
+    affordable = int((config.max_seconds - costs.spent) / (costs.step * SPARE))
     return max(0, min(affordable, MOST_REFIT_STEPS))
 
 
