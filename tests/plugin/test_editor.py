@@ -93,9 +93,9 @@ class Network:
         self.gate.set()
         self.error = None
 
-    def encode(self, image):
+    def encode(self, image, whole=None):
         if image.shape[:2] != SHAPE:
-            self.parts.append(image.shape)
+            self.parts.append((image.shape, whole))
             return EncodedPart(image)
         self.encoded += 1
         return Encoded(self, image)
@@ -508,7 +508,8 @@ def test_a_box_adds_what_is_found_in_it(predicted, jobs):
     assert predicted.kinds == ["box"]
     assert np.all(predicted.mask >= before)
     assert predicted.mask[30:36, 4:10].all()
-    height, width, _ = predicted.model.parts[0]
+    (height, width, _), whole = predicted.model.parts[0]
+    assert isinstance(whole, Encoded)  # who looks at the part is decided by the whole picture
     assert 10 < height < 40
     assert 10 < width < 60
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.75}))

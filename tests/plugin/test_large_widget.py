@@ -24,16 +24,22 @@ class Darkness:
     def __init__(self) -> None:
         self.card = ModelCard(name="dark", mean=(0, 0, 0), std=(1, 1, 1), working_size=64)
         self.device = torch.device("cpu")
-        self.precision = "float32"
         self.sha256 = "da" * 32
         self.gate = threading.Event()
         self.gate.set()
         self.windows = 0
 
-    def network(self, images: torch.Tensor) -> torch.Tensor:
+    @property
+    def runner(self) -> Darkness:
+        return self
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         assert self.gate.wait(timeout=60)
         self.windows += len(images)
-        return 40 * (0.4 - images.mean(dim=1, keepdim=True))
+        return (images,)
+
+    def decode(self, features: tuple[torch.Tensor, ...], guidance: None) -> torch.Tensor:
+        return 40 * (0.4 - features[0].mean(dim=1, keepdim=True))
 
     def predict(self, image, clicks=(), previous=None):
         return (image.mean(axis=2) < 100).astype(np.float32)
