@@ -10,11 +10,8 @@ import contextlib
 import hashlib
 import logging
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -30,19 +27,15 @@ from napari_lesionseg.engine.clock import WorkClock
 from napari_lesionseg.engine.comparison import Outlined, compare, outline_pair
 from napari_lesionseg.engine.corrections import Correction, LeftOut, read_corrections
 from napari_lesionseg.engine.course import Course, Progress, outline_held_out
+from napari_lesionseg.engine.courses import CourseMaker
 from napari_lesionseg.engine.device import describe_device, is_out_of_memory
-from napari_lesionseg.engine.ensemble import NEVER, Ensemble, Fold, deal_out, make_folds
+from napari_lesionseg.engine.ensemble import NEVER, Fold, deal_out, make_folds
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.engine.planning import (
-    Costs,
     Plan,
-    Schedule,
-    fit_batch,
-    make_schedule,
     planned_seconds,
-    refit_steps,
 )
-from napari_lesionseg.engine.resuming import Unfinished, read_unfinished, write_unfinished
+from napari_lesionseg.engine.resuming import REFIT, Unfinished, read_unfinished, write_unfinished
 from napari_lesionseg.engine.specialising import Speciality, find_speciality
 from napari_lesionseg.engine.threads import limited_threads
 from napari_lesionseg.engine.training import EpochResult, StepResult
@@ -50,10 +43,6 @@ from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.types import Pair
 
 logger = logging.getLogger(__name__)
-REFIT = "refit."
-"""Before the names of the tensors of the copy that learns from all pictures, in the state on disk."""
-REFIT_ROUNDS = 3  # how often it tells its loss, and is saved
-TIMED_STEPS = 4  # the first of them is not counted: it pays for memory and for kernels
 
 Event: TypeAlias = Plan | Progress | StepResult | EpochResult
 """What `FineTuning.steps` yields."""
@@ -122,7 +111,7 @@ class FineTuning:
         self._fold_of: list[int] = []
         self._descriptions: dict[str, NDArray[np.float32]] = {}
         self._speciality = Speciality()
-        self._learning = self.config
+        self._maker = CourseMaker(model, self.config, self._speciality, self._clock)
         self._before: tuple[Outlined, ...] = ()
         self._course: Course | None = None
         self._refit: Course | None = None
@@ -196,7 +185,7 @@ class FineTuning:
 
     def _work(self) -> Generator[Event]:
         yield from self._read()
-        folds = make_folds([correction.pair for correction in self._corrections], self._fold_of)
+        folds = make_folds(self._pictures, self._fold_of)
         started = self._clock.seconds
         yield from self._measure_parent([pair for fold in folds for pair in fold.held_out])
         measuring = self._clock.seconds - started
@@ -250,73 +239,18 @@ class FineTuning:
         """Say which weights are to learn, and how."""
         names = [([p.stem for p in fold.learn], [p.stem for p in fold.held_out]) for fold in folds]
         self._speciality = find_speciality(self._model, names, self._descriptions, self.config)
-        self._learning = self._speciality.settings(self.config, self._model.card.working_size)
+        self._maker = CourseMaker(self._model, self.config, self._speciality, self._clock)
 
     def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, Course]:
-        if self._saved:
-            course = self._begin_again(folds, *self._saved)
-            self._saved = None
-            return course
-        step = yield from self._time_step(folds[:1])
-        batch, costs = fit_batch(self._learning, len(folds), Costs(self._clock.seconds, step, measuring))
-        self._learning = self._learning.model_copy(update={"batch_size": batch})
-        learned = min(len(fold.learn) for fold in folds)
-        schedule = make_schedule(self._learning, learned, len(folds), costs, self._refit_ratio(folds))
-        return self._make_course(self._make_ensemble(folds), schedule, costs)
-
-    def _refit_ratio(self, folds: Sequence[Fold]) -> float:
-        """Say how many steps with all pictures follow a step of the copies.
-
-        None do where the model itself learns: it goes only a part of the way, for which the copies' mean will
-        do; nor where there is one copy, which has learned from all that is not held out for good.
-        """
-        expert = self._learning.expert
-        return expert.refit if expert and self._speciality.of_its_own and len(folds) > 1 else 0.0
-
-    def _make_ensemble(self, folds: Sequence[Fold], begin: Mapping[str, Tensor] | None = None) -> Ensemble:
-        return Ensemble(self._model, folds, self._learning, self._speciality, begin)
-
-    def _make_course(
-        self, ensemble: Ensemble, schedule: Schedule, costs: Costs, earlier: Course | None = None
-    ) -> Course:
-        size = self._learning.size or self._model.card.working_size
-        return Course(ensemble, self._learning, schedule, costs, self._clock, size, earlier)
-
-    def _begin_again(self, folds: Sequence[Fold], state: Unfinished, tensors: dict[str, Tensor]) -> Course:
-        self._learning = self._learning.model_copy(update={"batch_size": state.batch_size})
-        course = self._restore(self._make_ensemble(folds), state, tensors)
-        if state.refit is not None:
-            own = {n.removeprefix(REFIT): t for n, t in tensors.items() if n.startswith(REFIT)}
-            self._refit = self._restore(self._make_refit(course), state.refit, own, course)
+        if not self._saved:
+            return (yield from self._maker.begin(folds, measuring))
+        course, self._refit = self._maker.begin_again(folds, self._pictures, *self._saved)
+        self._saved = None
         return course
 
-    def _restore(
-        self,
-        ensemble: Ensemble,
-        state: Unfinished,
-        tensors: dict[str, Tensor],
-        earlier: Course | None = None,
-    ) -> Course:
-        costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
-        schedule = Schedule(state.steps, state.per_round, state.refit_steps)
-        course = self._make_course(ensemble, schedule, costs, earlier)
-        course.restore(state, tensors)
-        return course
-
-    def _make_refit(self, course: Course) -> Ensemble:
-        """Make the copy that learns from all pictures, and begins with what the others have learned."""
-        everything = Fold(tuple(correction.pair for correction in self._corrections), ())
-        return self._make_ensemble([everything], course.ensemble.averaged(course.best_weights))
-
-    def _time_step(self, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
-        """Time some steps of a copy that is thrown away."""
-        trial, seconds = self._make_ensemble(folds), list[float]()
-        for number in range(TIMED_STEPS):
-            started = time.monotonic()
-            trial.step(0, trial.batches(number, self._learning.size or 0)[0], number, 0.0)
-            seconds.append(time.monotonic() - started)
-            yield Progress("timing", number + 1, TIMED_STEPS)
-        return median(seconds[1:])
+    @property
+    def _pictures(self) -> list[CachedPair]:
+        return [correction.pair for correction in self._corrections]
 
     def _make_plan(self, course: Course, folds: Sequence[Fold]) -> Plan:
         copies = len(folds)
@@ -326,10 +260,10 @@ class FineTuning:
             folds=copies,
             steps=course.schedule.steps * copies + course.schedule.refit,
             rounds=course.schedule.rounds,
-            seconds=planned_seconds(self._learning, copies, course.schedule, course.step, course.costs),
+            seconds=planned_seconds(self._maker.config, copies, course.schedule, course.step, course.costs),
             step_seconds=course.costs.step,
             batch_size=course.ensemble.batch_size,
-            size=self._learning.size or self._model.card.working_size,
+            size=self._maker.size,
             own_kind=self._speciality.recognised if self._speciality.of_its_own else None,
             device=describe_device(self._model.device),
             left_out=self.left_out,
@@ -340,7 +274,7 @@ class FineTuning:
         if course.best is None:
             return
         after = {}
-        for share in self._learning.shares if self._before else ():
+        for share in self._maker.config.shares if self._before else ():
             known = course.best_outlined if share == course.measured_share else ()
             after[share] = known or (yield from self._outline(course, share))
         share = choose_share(self._before, after) if after else self.config.unmeasured_share
@@ -350,8 +284,8 @@ class FineTuning:
             reason += " It is for pictures of this kind: all others are outlined as before."
         last = (yield from self._learn_from_all(course)) if offered else course
         rounds = course.rounds
-        if last is not course and self._learning.expert is not None:
-            rounds, share = [*rounds, *last.rounds], self._learning.expert.refit_share
+        if last is not course and self.config.expert is not None:
+            rounds, share = [*rounds, *last.rounds], self.config.expert.refit_share
         card = self._model.card.model_copy(
             update={
                 "parent": self._model.sha256,
@@ -371,14 +305,10 @@ class FineTuning:
         That is what one does after a cross-validation: the copies said whether this way of learning does good
         with these pictures, and what learns from all of them does not do worse.
         """
-        refit = self._refit
-        if refit is None:
-            costs = replace(course.costs_so_far(), measuring=0.0)
-            steps = refit_steps(self._learning, course.schedule, costs)
-            if steps < 1 or self._stopping.is_set():
-                return course
-            schedule = Schedule(steps, -(-steps // REFIT_ROUNDS))
-            refit = self._refit = self._make_course(self._make_refit(course), schedule, costs, course)
+        if self._refit is None and not self._stopping.is_set():
+            self._refit = self._maker.refit(course, self._pictures)
+        if (refit := self._refit) is None:
+            return course
         yield from refit.learn(self._stopping.is_set, self._save)
         return refit if refit.best is not None else course
 

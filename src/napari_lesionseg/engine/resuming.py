@@ -23,6 +23,8 @@ from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.files import write_atomically
 
 STATE_KEY = "lesionseg_fine_tuning"
+REFIT = "refit."
+"""Before the names of the tensors of the copy that learns from all pictures."""
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 ALIGNMENT = 8
 
