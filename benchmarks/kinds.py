@@ -1,0 +1,83 @@
+"""Measure how well pictures of another kind are told from those that the model was trained on.
+
+Prints the table of ``docs/explanation/fine-tuning.md``::
+
+    python benchmarks/kinds.py [--model M] [--data DIR] [--draws 40]
+
+Of a set of another camera some pictures are drawn at random, and give the direction in which their kind lies,
+as in fine-tuning. Then it is counted how many of the set's other pictures are of that kind ("told apart"),
+and how many of ISIC's validation pictures, which are of the model's own kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import napari_lesionseg as ls
+from napari_lesionseg.data.io import read_picture
+from napari_lesionseg.models.domain import DomainStatistics
+from napari_lesionseg.models.experts import FAR
+from pictures import add_data_argument, find_set
+
+KINDS = {"pad-smartphone": (5, 10, 20), "ph2-sample": (3, 5, 10)}
+OWN = {
+    "ISIC val": "isic2017-val-256",
+    "crops": "isic-crop512-val",
+    "full size": "isic2017-val-fullres",
+}
+
+Descriptions = NDArray[np.float32]
+
+
+def share_far(domain: DomainStatistics, drawn: Descriptions, others: Descriptions) -> float:
+    """Return the share of pictures that are of the kind of those drawn."""
+    return float((domain.direction_to(drawn).distances(others) > FAR).mean())
+
+
+def measure(
+    domain: DomainStatistics, kind: Descriptions, own: Mapping[str, Descriptions], count: int, draws: int
+) -> list[float]:
+    """Average over draws: the share told apart, then those of the model's own kind that are taken."""
+    shares = []
+    for draw in range(draws):
+        order = np.random.default_rng((2026, draw)).permutation(len(kind))
+        drawn, left = kind[order[:count]], kind[order[count:]]
+        shares.append([share_far(domain, drawn, others) for others in (left, *own.values())])
+    return [float(mean) for mean in np.mean(shares, axis=0)]
+
+
+def main() -> None:
+    """Describe all pictures, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model")
+    add_data_argument(parser)
+    parser.add_argument("--draws", type=int, default=40)
+    options = parser.parse_args()
+    model = ls.load_model(options.model, "cpu")
+    if model.card.domain is None:
+        parser.error("the model's card does not say what its training pictures look like")
+
+    def describe(folder: str) -> Descriptions:
+        images = (read_picture(pair.image) for pair in find_set(options.data / folder))
+        return np.stack([model.describe(image) for image in images])
+
+    own = {name: describe(folder) for name, folder in OWN.items()}
+    table = Table("kind", "drawn", "told apart", *(f"taken of {name}" for name in own))
+    for folder, counts in KINDS.items():
+        kind = describe(folder)
+        for count in counts:
+            shares = measure(model.card.domain, kind, own, count, options.draws)
+            table.add_row(folder, str(count), *(f"{share:.0%}" for share in shares))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
