@@ -157,7 +157,8 @@ class FineTuneConfig(LearningConfig):
     shares: tuple[float, ...] = Field(
         (0.25, 0.5),
         min_length=1,
-        description="Shares of the way from old to new weights that are tried on the held-out pictures.",
+        description="Shares of the way from old to new weights that are tried on the held-out pictures; "
+        "those of `expert` for pictures of a kind of their own.",
     )
     expert: ExpertConfig | None = Field(
         ExpertConfig(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.data.batches import CachedPair
 from napari_lesionseg.engine.inference import Model
 from napari_lesionseg.models.blocks import SegmentationNetwork
 from napari_lesionseg.models.domain import DomainStatistics
@@ -92,14 +91,6 @@ class Speciality:
         return config.model_copy(update=changes)
 
 
-def describe_pictures(model: Model, pairs: Sequence[CachedPair]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Describe pictures one by one, by name; nothing if the model has no words for them."""
-    for pair in pairs:
-        description = model.describe(pair.image)
-        if description is not None:
-            yield pair.stem, description
-
-
 def measure_domain(model: Model, images: Iterable[ByteImage]) -> DomainStatistics | None:
     """Sum up what pictures look like to a model: those it was trained on, for its card.
 
@@ -142,7 +133,7 @@ def find_speciality(
         return Speciality()
     if config.expert is None or domain.pictures < FEWEST_PICTURES:
         return Speciality(domain=domain)
-    gate, new = gate_of(model.network), count_experts(model.network)
+    gate, new = gate_of(model.network).cpu(), count_experts(model.network)
     present, extended = Counter[int](), Counter[int]()
     for learned, apart in folds:
         if apart:
