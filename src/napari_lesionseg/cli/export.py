@@ -93,7 +93,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and write; 1 if something was left out."""
-    config = make_settings(ExportConfig, parse_changes(options.set), _given(options))
+    config = make_settings(ExportConfig, parse_changes(options.set), options=_given(options))
     info = read_info(options.info)
     if options.key is not None:
         check_key_place(options.key, options.out)

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """Fine-tune and write the model; 1 if some pictures could not be used."""
     check_out(options.out)
     named = {"epochs": options.epochs, "max_seconds": options.seconds}
-    config = make_settings(FineTuneConfig, parse_changes(options.set), named)
+    config = make_settings(FineTuneConfig, parse_changes(options.set), options=named)
     pairs = find_all_pairs(options.images, options.masks or [])
     held_out = find_all_pairs(options.val_images, options.val_masks) if options.val_images else []
     model = load_model(options.model, options.device)

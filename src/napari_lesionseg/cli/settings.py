@@ -27,15 +27,27 @@ def _value(text: str) -> Any:
         return text
 
 
-def make_settings(kind: type[SettingsType], *layers: Mapping[str, Any]) -> SettingsType:
-    """Join settings, the later ones over the earlier; those that are None were not given.
+def make_settings(
+    kind: type[SettingsType], *layers: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> SettingsType:
+    """Join settings, the later ones over the earlier.
+
+    Parameters
+    ----------
+    kind : type
+        What they are.
+    *layers : mapping
+        Settings by name; None is a value like any other.
+    options : mapping, optional
+        Settings that have an option of their own, over all others; those that are None were not given.
 
     Raises
     ------
     TrainingError
         If a setting is unknown or wrong.
     """
-    joined = {name: value for layer in layers for name, value in layer.items() if value is not None}
+    joined = {name: value for layer in layers for name, value in layer.items()}
+    joined |= {name: value for name, value in (options or {}).items() if value is not None}
     try:
         return kind.model_validate(joined)
     except ValidationError as error:

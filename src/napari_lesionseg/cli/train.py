@@ -131,7 +131,7 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
     except ValueError as error:
         raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
     named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
-    config = make_settings(TrainConfig, settings, parse_changes(options.set), named)
+    config = make_settings(TrainConfig, settings, parse_changes(options.set), options=named)
     if config.arch == EXPERTS:
         raise TrainingError(
             "Experts come from fine-tuning; train 'lite-unet', and fine-tune the model it gives."
