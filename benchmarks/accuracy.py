@@ -34,9 +34,9 @@ from scipy import special, stats
 
 import napari_lesionseg as ls
 from baselines import GrabCut, Otsu
-from napari_lesionseg.data.io import read_mask, write_picture
-from napari_lesionseg.engine.calibration import expected_calibration_error, fit_temperature
-from napari_lesionseg.engine.evaluation import (
+from napari_lesionseg.io.images import read_mask, write_picture
+from napari_lesionseg.evaluation.calibration import expected_calibration_error, fit_temperature
+from napari_lesionseg.evaluation.evaluate import (
     Evaluation,
     FailedPicture,
     Measured,
@@ -46,8 +46,8 @@ from napari_lesionseg.engine.evaluation import (
     collect,
     measure_pair,
 )
-from napari_lesionseg.engine.metrics import Estimate, summarise
-from napari_lesionseg.engine.quality import boundary_entropy
+from napari_lesionseg.evaluation.metrics import Estimate, summarise
+from napari_lesionseg.evaluation.quality import boundary_entropy
 from napari_lesionseg.errors import MaskError, PictureError
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
 from pictures import add_data_argument, find_set, jaccard

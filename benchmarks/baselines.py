@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from skimage.filters import gaussian, threshold_otsu
 
-from napari_lesionseg.engine.postprocessing import split_instances
+from napari_lesionseg.inference.postprocess import split_instances
 from napari_lesionseg.types import ByteImage, Probability
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineCard:
-    """What `napari_lesionseg.engine.evaluation.evaluate` needs to know about a method."""
+    """What `napari_lesionseg.evaluation.evaluate.evaluate` needs to know about a method."""
 
     name: str
     threshold: float = 0.5

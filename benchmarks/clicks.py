@@ -37,11 +37,11 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.engine.clicks import next_click
-from napari_lesionseg.engine.inference import EncodedPicture, Model
-from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.clicks import next_click
+from napari_lesionseg.inference.predictor import EncodedPicture, Model
+from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.types import Click, LabelImage, Probability
 from pictures import add_data_argument, find_set, jaccard
 

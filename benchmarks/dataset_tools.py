@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from napari_lesionseg.data.exporting import export_dataset
-from napari_lesionseg.data.formats import ExportConfig
-from napari_lesionseg.data.importing import read_dataset
-from napari_lesionseg.data.io import read_mask, read_picture, write_mask
-from napari_lesionseg.data.records import Record
-from napari_lesionseg.engine.inference import load_model, segment
-from napari_lesionseg.engine.metrics import score_masks
+from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.io.images import read_mask, read_picture, write_mask
+from napari_lesionseg.datasets.records import Record
+from napari_lesionseg.inference.predictor import load_model, segment
+from napari_lesionseg.evaluation.metrics import score_masks
 from pictures import add_data_argument
 
 SETS = ("ph2-sample", "isic-crop512-val", "pad-smartphone")

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from napari_lesionseg.data.exporting import export_dataset
-from napari_lesionseg.data.formats import ExportConfig
-from napari_lesionseg.data.importing import import_dataset, read_dataset
-from napari_lesionseg.data.manifest import verify
-from napari_lesionseg.data.records import Record
+from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
+from napari_lesionseg.datasets.manifest import verify
+from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.study.datasets import study_of_dataset
 from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study

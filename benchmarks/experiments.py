@@ -34,13 +34,13 @@ from rich.table import Table
 import napari_lesionseg as ls
 from clicks import measure_set
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.data.batches import CachedPair, read_pair
-from napari_lesionseg.engine.evaluation import evaluate
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.training import Trainer
-from napari_lesionseg.engine.tuning import tune
+from napari_lesionseg.training.dataset import CachedPair, read_pair
+from napari_lesionseg.evaluation.evaluate import evaluate
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.training.trainer import Trainer
+from napari_lesionseg.evaluation.tuning import tune
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Pair
 from pictures import add_data_argument, find_set
 

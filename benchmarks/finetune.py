@@ -37,17 +37,17 @@ from rich.console import Console
 from rich.table import Table
 
 import napari_lesionseg as ls
-from napari_lesionseg.cli.settings import make_settings, parse_changes
+from napari_lesionseg.cli.options import make_settings, parse_changes
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.batches import CachedPair
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.splits import SplitItem, group_items
-from napari_lesionseg.engine.clicks import next_click
-from napari_lesionseg.engine.postprocessing import postprocess
-from napari_lesionseg.engine.quality import quality_estimate
-from napari_lesionseg.study.fold import PictureState
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.datasets.splits import SplitItem, group_items
+from napari_lesionseg.inference.clicks import next_click
+from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.study.state import PictureState
 from napari_lesionseg.study.queue import rank_by_teaching
-from napari_lesionseg.study.schema import Added, Predicted
+from napari_lesionseg.study.events import Added, Predicted
 from napari_lesionseg.types import Pair
 from pictures import add_data_argument, find_set, jaccard
 

@@ -29,9 +29,9 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from finetune import FOLDERS, describe, overlaps, read
-from napari_lesionseg.data.batches import CachedPair, shrink_pair
-from napari_lesionseg.engine.ensemble import Ensemble, Fold, deal_out, make_folds
-from napari_lesionseg.engine.learner import rate_at
+from napari_lesionseg.training.dataset import CachedPair, shrink_pair
+from napari_lesionseg.finetuning.cross_validation import Ensemble, Fold, deal_out, make_folds
+from napari_lesionseg.training.learner import rate_at
 from pictures import add_data_argument, find_set
 
 SHARES = (0.5, 0.75, 1.0)

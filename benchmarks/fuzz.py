@@ -34,21 +34,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from napari_lesionseg.data.cleaning import clean_jpeg
-from napari_lesionseg.data.containment import read_table, unpack
-from napari_lesionseg.data.formats import coco, folder, isic, ph2
-from napari_lesionseg.data.formats.coco_masks import draw_polygons, encode_runs, pack_runs, trace_polygons
-from napari_lesionseg.data.formats.dicom_files import (
+from napari_lesionseg.datasets.cleaning import clean_jpeg
+from napari_lesionseg.io.archives import read_table, unpack
+from napari_lesionseg.datasets.formats import coco
+from napari_lesionseg.datasets.formats import folder
+from napari_lesionseg.datasets.formats import isic
+from napari_lesionseg.datasets.formats import ph2
+from napari_lesionseg.datasets.formats.coco_masks import draw_polygons, encode_runs, pack_runs, trace_polygons
+from napari_lesionseg.datasets.formats.dicom_files import (
     read_header,
     read_photograph,
     read_segments,
     segmentation,
 )
-from napari_lesionseg.data.formats.listing import read_provenance
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.manifest import read_manifest
-from napari_lesionseg.data.records import Dataset, Pixels, Record
-from napari_lesionseg.data.spreadsheet import read_sheet
+from napari_lesionseg.datasets.formats.listing import read_provenance
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.datasets.manifest import read_manifest
+from napari_lesionseg.datasets.records import Dataset, Pixels, Record
+from napari_lesionseg.io.spreadsheet import read_sheet
 from napari_lesionseg.errors import LesionSegError
 
 ADDRESS_SPACE = 4 * 1024**3

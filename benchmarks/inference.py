@@ -36,11 +36,11 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import napari_lesionseg as ls
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.data.transforms import working_shape
-from napari_lesionseg.engine.device import has_fast_bfloat16
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.onnx_export import export_onnx
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.io.resize import working_shape
+from napari_lesionseg.inference.device import has_fast_bfloat16
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.models.onnx_export import export_onnx
 from napari_lesionseg.types import ByteImage
 
 CPU = torch.device("cpu")
@@ -157,10 +157,10 @@ def measure_all(
         peaks = f"{exact / 1e9:.0f} (float32) and {rough / 1e9:.0f} (bfloat16) GMAC/s"
         print(f"peak with {threads} threads: {peaks}")
         for runtime, precision, way in ways(model, onnx):
-            picture, encode, click, network = measure(way, image, arguments.repeats)
+            sample, encode, click, network = measure(way, image, arguments.repeats)
             decoder_peak = rough if "bfloat16" in precision else exact
             ideal = arithmetic.encoder / exact + arithmetic.decoder / decoder_peak
-            rows.append(Row(runtime, precision, threads, picture, encode, click, network, ideal / network))
+            rows.append(Row(runtime, precision, threads, sample, encode, click, network, ideal / network))
     return rows
 
 

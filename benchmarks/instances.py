@@ -30,14 +30,14 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.instance_edits import delete_instances
-from napari_lesionseg.engine.instance_metrics import Ranked, add_counts, average_precision, count_matches
-from napari_lesionseg.engine.instances import find_instances, list_instances
-from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.masks.instance_edits import delete_instances
+from napari_lesionseg.evaluation.instances import Ranked, add_counts, average_precision, count_matches
+from napari_lesionseg.masks.instances import find_instances, list_instances
+from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.types import ByteImage
 from pictures import add_data_argument
 
@@ -128,7 +128,7 @@ def measure(model: Model, data: str, pictures: Iterable[tuple[ByteImage, np.ndar
     for waist in WAISTS:
         ranked = [rank(*answer, waist) for answer in answers]
         rows.append(sum_up(data, waist, ranked))
-        several = [picture for picture in ranked if picture.truth.max() > 1]
+        several = [sample for sample in ranked if sample.truth.max() > 1]
         if data != "drawn" and several:
             rows.append(sum_up(f"{data}, several", waist, several))
     return sorted(rows, key=lambda row: row.data)

@@ -36,11 +36,11 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.io import write_picture
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.plugin.editor import OutlineEditor
-from napari_lesionseg.plugin.layers import new_outline, show_as
-from napari_lesionseg.plugin.study_session import StudySession
+from napari_lesionseg.io.images import write_picture
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.plugin.editor.editor import OutlineEditor
+from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
+from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Box
 
@@ -199,7 +199,7 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
     for number in range(NEXT + 2):
         write_picture(folder / f"P{number}.png", np.roll(image, 16 * number, axis=1))
     window = Window(shape)
-    study = Study.create(folder / "study", "bench", pictures=folder)
+    study = Study.create(folder / "study", "bench", paths=folder)
     session = StudySession(window.viewer, study, PostprocessConfig())
     session.set_model(model)
     session.begin()

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 import napari_lesionseg as ls
-from napari_lesionseg.data.io import read_picture
+from napari_lesionseg.io.images import read_picture
 from napari_lesionseg.models.domain import DomainStatistics
-from napari_lesionseg.models.experts import FAR
+from napari_lesionseg.models.mixture import FAR
 from pictures import add_data_argument, find_set
 
 KINDS = {"pad-smartphone": (5, 10, 20), "ph2-sample": (3, 5, 10)}

@@ -37,16 +37,16 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.instance_metrics import MatchCounts, count_matches
-from napari_lesionseg.engine.instances import find_instances
-from napari_lesionseg.engine.large_arrays import as_probability, new_output
-from napari_lesionseg.engine.metrics import score_masks
-from napari_lesionseg.engine.postprocessing import postprocess
-from napari_lesionseg.engine.tiling import TileConfig, TileProgress, predict_tiles, predict_whole
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.evaluation.instances import MatchCounts, count_matches
+from napari_lesionseg.masks.instances import find_instances
+from napari_lesionseg.inference.tiling_io import as_probability, new_output
+from napari_lesionseg.evaluation.metrics import score_masks
+from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.inference.tiling import TileConfig, TileProgress, predict_tiles, predict_whole
 from napari_lesionseg.types import ByteImage
 from pictures import add_data_argument
 
@@ -220,11 +220,11 @@ def large_lesions(arguments: argparse.Namespace) -> Iterable[tuple[str, ByteImag
         for pair in find_pairs([folder / "images"], [folder / "masks"]).pairs[
             : 1 if arguments.quick else None
         ]:
-            picture = read_picture(pair.image)
+            sample = read_picture(pair.image)
             yield (
-                f"{pair.stem}, {picture.size / 3e6:.0f} MP",
-                picture,
-                read_mask(pair.mask, picture.shape[:2]),
+                f"{pair.stem}, {sample.size / 3e6:.0f} MP",
+                sample,
+                read_mask(pair.mask, sample.shape[:2]),
             )
 
 

@@ -49,18 +49,18 @@ from torch.nn import functional
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.data.augmentation import plain_sample
-from napari_lesionseg.data.batches import CachedPair
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.metrics import score_masks
-from napari_lesionseg.engine.training import Trainer
+from napari_lesionseg.training.augmentation import plain_sample
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.evaluation.metrics import score_masks
+from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.errors import ModelNotFoundError
-from napari_lesionseg.files import write_atomically
-from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.segnet import SegNet
 from napari_lesionseg.types import Pair
 from pictures import add_data_argument, find_set

@@ -32,11 +32,11 @@ from rich.table import Table
 import napari_lesionseg as ls
 from finetune import describe
 from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
-from napari_lesionseg.data.batches import CachedPair, shrink_pair
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.splits import group_items
-from napari_lesionseg.engine.clicks import next_click
-from napari_lesionseg.engine.postprocessing import postprocess
+from napari_lesionseg.training.dataset import CachedPair, shrink_pair
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.datasets.splits import group_items
+from napari_lesionseg.inference.clicks import next_click
+from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.types import Click, Pair
 from pictures import add_data_argument, find_set, jaccard
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.types import LabelImage, Pair
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

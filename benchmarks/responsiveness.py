@@ -39,11 +39,11 @@ from rich.console import Console
 from rich.table import Table
 
 import napari_lesionseg as ls
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.engine.threads import background_threads
-from napari_lesionseg.engine.training import StepResult
-from napari_lesionseg.plugin.learning import lessons_of, read_lesson
-from napari_lesionseg.plugin.workbench import Workbench
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.finetuning.resources import background_threads
+from napari_lesionseg.training.trainer import StepResult
+from napari_lesionseg.plugin.workbench.finetune_task import lessons_of, read_lesson
+from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.study import Study
 
 TICK_MS, WORK_MS = 10, 2

@@ -97,7 +97,7 @@ def measure(base: Path, count: int, size: tuple[int, int]) -> Table:
     (base / "pictures").mkdir()
     make_pictures(base / "pictures", count, size)
     folder = base / "study"
-    row("make, every picture hashed", [timed(lambda: Study.create(folder, "am", pictures=base / "pictures"))])
+    row("make, every picture hashed", [timed(lambda: Study.create(folder, "am", paths=base / "pictures"))])
     row("open, nothing drawn", [open_anew(folder) for _ in range(3)])
     study = Study.open(folder, "am")
     for what, seconds in work(study, size).items():

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig
-from napari_lesionseg.data.batches import BatchSource, CachedPair
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.engine.device import choose_device, describe_device
-from napari_lesionseg.engine.learner import Learner
-from napari_lesionseg.engine.threads import limited_threads
+from napari_lesionseg.training.dataset import BatchSource, CachedPair
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.device import choose_device, describe_device
+from napari_lesionseg.training.learner import Learner
+from napari_lesionseg.finetuning.resources import limited_threads
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 
 VARIANTS = {
     "float32": {"precision": "float32"},

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.training.dataset import CachedPair
+from tests.fakes import draw_disc, make_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,3 +33,25 @@ def real_data() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)
+
+
+@pytest.fixture
+def disc() -> Callable[..., CachedPair]:
+    """Draw the disc of a number."""
+    return draw_disc
+
+
+@pytest.fixture
+def discs() -> list[CachedPair]:
+    return [draw_disc(number) for number in range(5)]
+
+
+@pytest.fixture
+def tiny_model() -> Model:
+    return make_model()
+
+
+@pytest.fixture
+def new_model() -> Callable[..., Model]:
+    """Make a tiny model; the same seed gives the same weights."""
+    return make_model

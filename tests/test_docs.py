@@ -11,8 +11,8 @@ import pytest
 
 import napari_lesionseg
 from napari_lesionseg.cli.main import COMMANDS
-from napari_lesionseg.data.io import read_mask, write_picture
-from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.io.images import read_mask, write_picture
+from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.card import ModelCard
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from napari_lesionseg.data.io import read_picture
-from napari_lesionseg.data.pairing import find_pictures
-from napari_lesionseg.engine.inference import load_model
-from napari_lesionseg.engine.specialising import measure_domain
+from napari_lesionseg.io.images import read_picture
+from napari_lesionseg.io.pairing import find_pictures
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.finetuning.domain_shift import measure_domain
 from napari_lesionseg.models.checkpoint import save_checkpoint
 
 

@@ -21,10 +21,10 @@ from qtpy.QtCore import QEventLoop, QTimer
 from scipy import ndimage
 from superqt import QCollapsible
 
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.models.registry import FOLDER_VARIABLE
-from napari_lesionseg.plugin.large_widget import LargeWidget
-from napari_lesionseg.plugin.workbench import Workbench
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.models.store import FOLDER_VARIABLE
+from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
+from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.study import Study
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from napari_lesionseg.cli import main
-from napari_lesionseg.data.io import write_picture
-from napari_lesionseg.models import registry
+from napari_lesionseg.io.images import write_picture
+from napari_lesionseg.models import store
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 
 SETTINGS = {"width": 2, "depth": 1}
 
@@ -56,7 +56,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _save_model(folder / "tiny.safetensors", name="tiny [/b]", licence="[red]")
     shipped = _save_model(tmp_path / "weights" / "default.safetensors", name="default")
     monkeypatch.setenv("LESIONSEG_MODELS", str(folder))
-    monkeypatch.setattr(registry, "_shipped", lambda: iter([shipped]))
+    monkeypatch.setattr(store, "_shipped", lambda: iter([shipped]))
     return folder
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.cli import main
-from napari_lesionseg.data.io import read_mask, write_mask, write_picture
-from napari_lesionseg.data.synthetic import synthetic_sample
-from napari_lesionseg.study.folder import STUDY_FOLDER
+from napari_lesionseg.io.images import read_mask, write_mask, write_picture
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.cli import demo
-from napari_lesionseg.data.synthetic import sample_set
+from napari_lesionseg.datasets.synthetic import sample_set
 
 
 @pytest.fixture(autouse=True)

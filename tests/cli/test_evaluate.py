@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lesionseg.data.io import write_mask
+from napari_lesionseg.io.images import write_mask
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.data.io import write_mask, write_picture
-from napari_lesionseg.engine.inference import load_model
-from napari_lesionseg.engine.resuming import find_unfinished
-from napari_lesionseg.files import sha256_file
+from napari_lesionseg.io.images import write_mask, write_picture
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.finetuning.checkpoint import find_unfinished
+from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 
 ARCH = {"arch": "unet", "arch_settings": {"width": 4, "depth": 2}}
 SETTINGS = [

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cli import app, console, main, viewer
+from napari_lesionseg.cli import app, console, main
+from napari_lesionseg.cli import viewer
 from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.errors import LesionSegError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.cli import models as module
-from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import read_card
 from napari_lesionseg.models.domain import DomainStatistics

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.data.io import write_mask, write_picture
-from napari_lesionseg.files import sha256_file
+from napari_lesionseg.io.images import write_mask, write_picture
+from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
-from napari_lesionseg.models.factory import build_network
-from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import ModelRegistry
 
 
 @pytest.fixture

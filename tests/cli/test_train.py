@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.data.io import read_picture, write_mask, write_picture
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.files import sha256_file
+from napari_lesionseg.io.images import read_picture, write_mask, write_picture
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
-from napari_lesionseg.models.experts import card_with
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.mixture import card_with
+from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
-from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.models.store import ModelRegistry
 
 SETTINGS = {
     "arch": "unet",

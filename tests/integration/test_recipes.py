@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.data.batches import read_pair
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.engine.inference import load_model
-from napari_lesionseg.engine.training import Trainer
+from napari_lesionseg.training.dataset import read_pair
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("name", ["default", "refine", "finish"])

@@ -8,7 +8,7 @@ import pytest
 
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 
 
 @pytest.fixture

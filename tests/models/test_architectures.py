@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.errors import CheckpointError
-from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.models.experts import FAR, MOST_EXPERTS, ExpertNetwork
-from napari_lesionseg.models.factory import ARCHITECTURES, build_network
+from napari_lesionseg.models.mixture import FAR, MOST_EXPERTS, ExpertNetwork
+from napari_lesionseg.models.registry import ARCHITECTURES, build_network
 from napari_lesionseg.types import Click
 
 

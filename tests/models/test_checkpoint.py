@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models import checkpoint
-from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import FORMAT_VERSION, ModelCard
 from napari_lesionseg.models.checkpoint import (
     CARD_KEY,
@@ -22,7 +22,7 @@ from napari_lesionseg.models.checkpoint import (
     read_card,
     save_checkpoint,
 )
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 
 TINY = {"width": 2, "depth": 1}
 CARD = ModelCard(name="tiny", arch="unet", arch_settings=TINY)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.domain import DomainStatistics
-from napari_lesionseg.models.experts import FAR
+from napari_lesionseg.models.mixture import FAR
 
 NUMBERS = 6
 MIXING = np.random.default_rng(0).normal(size=(NUMBERS, NUMBERS)) * np.geomspace(5, 0.05, NUMBERS)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
-from napari_lesionseg.files import sha256_file
+from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.models.factory import build_network
-from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import ModelRegistry
 
 
 def make(seed: int, parent: str | None = None, licence: str = "CC0-1.0") -> bytes:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import napari_lesionseg as ls
-from napari_lesionseg.data.synthetic import sample_set
-from napari_lesionseg.engine.clicks import next_click
-from napari_lesionseg.engine.inference import Model
+from napari_lesionseg.datasets.synthetic import sample_set
+from napari_lesionseg.inference.clicks import next_click
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import load_checkpoint, save_checkpoint
-from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.models.store import ModelRegistry
 from napari_lesionseg.types import LabelImage
 
 WEIGHTS = Path(str(resources.files("napari_lesionseg"))) / "weights"

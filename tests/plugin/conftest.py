@@ -15,9 +15,9 @@ from npe2 import PluginManager
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin.answers import Answer
-from napari_lesionseg.plugin.survey import Survey
-from napari_lesionseg.study.folder import is_study
+from napari_lesionseg.plugin.editor.prediction_cache import Answer
+from napari_lesionseg.plugin.widgets.available_models import Survey
+from napari_lesionseg.study.layout import is_study
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, Click, Probability
 
@@ -101,10 +101,10 @@ def plugins() -> PluginManager:
 def network(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     """A quick network in the place of any that would be loaded."""
     model = FakeModel()
-    monkeypatch.setattr("napari_lesionseg.plugin.segmentation.load", lambda choice: model)
+    monkeypatch.setattr("napari_lesionseg.plugin.segment.task.load", lambda choice: model)
     entry = SimpleNamespace(name="fake", shipped=True, problem="")
     found = Survey((entry,), {"auto": "CPU, 2 threads", "cpu": "CPU, 2 threads"})
-    monkeypatch.setattr("napari_lesionseg.plugin.model_choice.survey", lambda: found)
+    monkeypatch.setattr("napari_lesionseg.plugin.widgets.model_picker.survey", lambda: found)
     return model
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from napari_lesionseg.cli import viewer as cli_viewer
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.plugin import app
-from napari_lesionseg.plugin.workbench import Workbench
+from napari_lesionseg.plugin.workbench.widget import Workbench
 
 
 @pytest.fixture

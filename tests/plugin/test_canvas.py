@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from napari.viewer import Viewer
 
-from napari_lesionseg.plugin.layers import outline_colours
+from napari_lesionseg.plugin.napari_layers.layers import outline_colours
 from napari_lesionseg.types import ByteImage
 
 

@@ -9,9 +9,9 @@ import yaml
 from napari.layers import Image, Labels
 from npe2 import PluginManifest
 
-from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.plugin import sample_data
-from napari_lesionseg.plugin.start_panel import StartPanel
+from napari_lesionseg.plugin.workbench.start_panel import StartPanel
 
 PLUGIN = "napari-lesionseg"
 
@@ -60,19 +60,19 @@ def small_samples(monkeypatch):
 
 
 @pytest.mark.parametrize(("key", "pictures"), [("lesion", 1), ("six-lesions", 6)])
-def test_samples_open(make_napari_viewer, small_samples, key, pictures):
+def test_samples_open(make_napari_viewer, small_samples, key, samples):
     viewer = make_napari_viewer()
     viewer.open_sample(PLUGIN, key)
     images = [layer for layer in viewer.layers if isinstance(layer, Image)]
     masks = [layer for layer in viewer.layers if isinstance(layer, Labels)]
-    assert len(images) == len(masks) == pictures
+    assert len(images) == len(masks) == samples
     for image, mask in zip(images, masks, strict=True):
         assert image.rgb
         assert mask.name == f"{image.name} exact mask"
         assert mask.data.shape == image.data.shape[:2]
         assert mask.data.max() == 1
         assert not mask.visible
-    assert [image.visible for image in images] == [True] + [False] * (pictures - 1)
+    assert [image.visible for image in images] == [True] + [False] * (samples - 1)
 
 
 def test_settings_have_a_page_of_their_own(manifest):

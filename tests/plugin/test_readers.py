@@ -13,10 +13,10 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QRadioButton
 
-from napari_lesionseg.data.exporting import export_dataset
-from napari_lesionseg.data.formats import ExportConfig
-from napari_lesionseg.data.io import write_mask, write_picture
-from napari_lesionseg.data.records import Record
+from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.io.images import write_mask, write_picture
+from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.errors import DatasetError, PairingError, PictureError
 from napari_lesionseg.plugin import readers
 from napari_lesionseg.plugin.readers import get_reader, read_layers

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import napari_lesionseg as ls
-from napari_lesionseg.data.synthetic import synthetic_sample
+from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
-from napari_lesionseg.models.factory import build_network
-from napari_lesionseg.plugin import segmentation
-from napari_lesionseg.plugin.segmentation import SMALLEST_WORKING_SIZE, ModelChoice
-from napari_lesionseg.plugin.survey import survey
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.plugin.segment import task
+from napari_lesionseg.plugin.segment.task import SMALLEST_WORKING_SIZE, ModelChoice
+from napari_lesionseg.plugin.widgets.available_models import survey
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_the_survey_finds_models_and_devices():
 
 @pytest.mark.parametrize(("asked", "given"), [(0, 96), (128, 128), (1, SMALLEST_WORKING_SIZE)])
 def test_the_working_size_can_be_chosen(asked, given):
-    model = segmentation.load(ModelChoice("random", "cpu", asked))
+    model = task.load(ModelChoice("random", "cpu", asked))
     assert model.card.working_size == given
     image = synthetic_sample(1, (50, 70)).image
     assert model.predict(image).shape == (50, 70)

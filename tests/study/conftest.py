@@ -51,7 +51,7 @@ def make_pictures(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def study(tmp_path: Path, make_pictures: Callable[..., Path]) -> Study:
     """A study of the pictures IMD1, IMD2 and IMD3, which stay in their folder."""
-    return Study.create(tmp_path / "study", "am", pictures=make_pictures())
+    return Study.create(tmp_path / "study", "am", paths=make_pictures())
 
 
 @pytest.fixture

@@ -24,12 +24,13 @@ import numpy as np
 from scenario import Work, differences, look, plan
 from seam import Disk, PowerCutError, Tap, cut_at, die_at
 
-from napari_lesionseg import files
-from napari_lesionseg.data import io
+from napari_lesionseg.io import atomic
+from napari_lesionseg.io import images as images_module
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.study import journal, revisions
-from napari_lesionseg.study.journal import JournalWriter
-from napari_lesionseg.study.revisions import Revisions, name_revision
+from napari_lesionseg.study import event_log
+from napari_lesionseg.study import mask_store
+from napari_lesionseg.study.event_log import JournalWriter
+from napari_lesionseg.study.mask_store import Revisions, name_revision
 from napari_lesionseg.study.study import Study
 
 
@@ -41,11 +42,11 @@ def line_first() -> None:
     """Save the line before the mask that it speaks of."""
     write, append, waiting = Revisions.write, JournalWriter.append, []
 
-    def late(self: Revisions, picture: str, labels: Any, known: Any) -> tuple[str, str]:
-        waiting.append(lambda: write(self, picture, labels, known))
+    def late(self: Revisions, image_id: str, labels: Any, known: Any) -> tuple[str, str]:
+        waiting.append(lambda: write(self, image_id, labels, known))
         with tempfile.TemporaryDirectory(dir=self.path("x", "x").parents[3]) as probe:
-            io.write_mask(Path(probe, "mask.png"), labels)
-            return name_revision(labels), files.sha256_file(Path(probe, "mask.png"))
+            images_module.write_mask(Path(probe, "mask.png"), labels)
+            return name_revision(labels), atomic.sha256_file(Path(probe, "mask.png"))
 
     def append_then_write(self: JournalWriter, *args: Any, **named: Any) -> Any:
         entry = append(self, *args, **named)
@@ -64,7 +65,7 @@ def journal_in_place() -> None:
         with self._path.open("wb") as stream:
             stream.write(before + line)
             os.fsync(stream.fileno())
-        files.sync_folder(self._path.parent)
+        atomic.sync_folder(self._path.parent)
 
     JournalWriter._write = rewrite
 
@@ -76,8 +77,8 @@ def mask_in_place() -> None:
         with Path(path).open("wb") as stream:
             stream.write(payload)
 
-    revisions.name_revision = lambda labels: "0" * 16
-    io.write_atomically = direct
+    mask_store.name_revision = lambda labels: "0" * 16
+    images_module.write_atomically = direct
 
 
 class _LazySystem:
@@ -92,7 +93,7 @@ class _LazySystem:
 
 def no_fsync() -> None:
     """Trust the system to write in time."""
-    files.os = journal.os = _LazySystem()
+    atomic.os = event_log.os = _LazySystem()
 
 
 WRITERS = {

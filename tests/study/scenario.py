@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.study.fold import Status
-from napari_lesionseg.study.schema import Approved, OutlineEntry
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.events import Approved, OutlineEntry
 from napari_lesionseg.study.study import Origin, Study
 from napari_lesionseg.types import Click
 
@@ -48,21 +48,21 @@ def draw(rng: np.random.Generator) -> np.ndarray:
 def plan(pictures: list[str], rounds: int, seed: int = 0, before: World | None = None) -> Work:
     """Plan work on pictures: predict, correct, approve, flag, no lesion, reopen, correct again, approve."""
     rng = np.random.default_rng(seed)
-    work = Work(worlds=[before if before is not None else {picture: Seen() for picture in pictures}])
+    work = Work(worlds=[before if before is not None else {image_id: Seen() for image_id in pictures}])
     for number in range(rounds):
-        picture = pictures[number % len(pictures)]
-        for step, change in _one_round(picture, rng):
+        image_id = pictures[number % len(pictures)]
+        for step, change in _one_round(image_id, rng):
             work.steps.append(step)
             world = work.worlds[-1]
-            work.worlds.append({**world, picture: change(world[picture])})
+            work.worlds.append({**world, image_id: change(world[image_id])})
     return work
 
 
-def _one_round(picture: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
+def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
     guess, first, second, third = draw(rng), draw(rng), draw(rng), draw(rng)
     origin = Origin(model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False)))
     yield (
-        lambda study: study.record_prediction(picture, guess, Origin(model="a" * 64, quality=0.6)),
+        lambda study: study.record_prediction(image_id, guess, Origin(model="a" * 64, quality=0.6)),
         lambda seen: (
             replace(seen, status="predicted", outline=guess.tobytes())
             if seen.status == "not looked at"
@@ -70,13 +70,13 @@ def _one_round(picture: str, rng: np.random.Generator) -> Iterator[tuple[Step, C
         ),
     )
     yield (
-        lambda study: study.save_correction(picture, first, origin),
+        lambda study: study.save_correction(image_id, first, origin),
         lambda seen: replace(
             seen, status="flagged" if seen.status == "flagged" else "corrected", outline=first.tobytes()
         ),
     )
     yield (
-        lambda study: study.approve(picture, second),
+        lambda study: study.approve(image_id, second),
         lambda seen: replace(
             seen,
             status="approved",
@@ -86,23 +86,23 @@ def _one_round(picture: str, rng: np.random.Generator) -> Iterator[tuple[Step, C
         ),
     )
     yield (
-        lambda study: study.flag(picture, "hair?"),
+        lambda study: study.flag(image_id, "hair?"),
         lambda seen: replace(seen, status="flagged", note="hair?"),
     )
     yield (
-        lambda study: study.no_lesion(picture),
+        lambda study: study.no_lesion(image_id),
         lambda seen: replace(seen, status="no lesion", note=""),
     )
     yield (
-        lambda study: study.reopen(picture),
+        lambda study: study.reopen(image_id),
         lambda seen: replace(seen, status="corrected", note=""),
     )
     yield (
-        lambda study: study.save_correction(picture, third, origin),
+        lambda study: study.save_correction(image_id, third, origin),
         lambda seen: replace(seen, status="corrected", outline=third.tobytes()),
     )
     yield (
-        lambda study: study.approve(picture),
+        lambda study: study.approve(image_id),
         lambda seen: replace(
             seen, status="approved", outline=third.tobytes(), approved=(*seen.approved, third.tobytes())
         ),
@@ -111,17 +111,17 @@ def _one_round(picture: str, rng: np.random.Generator) -> Iterator[tuple[Step, C
 
 def look(study: Study) -> World:
     """See what a study holds."""
-    return {picture: _see(study, picture) for picture in study.state.pictures}
+    return {image_id: _see(study, image_id) for image_id in study.state.pictures}
 
 
-def _see(study: Study, picture: str) -> Seen:
-    state = study.state.pictures[picture]
+def _see(study: Study, image_id: str) -> Seen:
+    state = study.state.pictures[image_id]
     outline = None if state.outline is None else study.read_revision(state.outline).tobytes()
     if state.status is Status.NO_LESION:
-        shown = study.outline(picture)
+        shown = study.outline(image_id)
         assert shown is not None
         assert not shown.any()
-    entries = study.history(picture)
+    entries = study.history(image_id)
     for entry in entries:
         if isinstance(entry, OutlineEntry):
             study.read_revision(entry)
@@ -149,10 +149,10 @@ def differences(folder: Path, work: Work, done: int) -> list[str]:
         allowed = work.worlds[done : done + 2]
         if world not in allowed:
             wrong.append(f"after {done} steps there is neither the old nor the new state")
-        for picture, seen in work.worlds[done].items():
-            missing = set(seen.approved) - set(world[picture].approved)
+        for image_id, seen in work.worlds[done].items():
+            missing = set(seen.approved) - set(world[image_id].approved)
             if missing:
-                wrong.append(f"{len(missing)} approved outlines of {picture} are lost")
+                wrong.append(f"{len(missing)} approved outlines of {image_id} are lost")
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tmp"))
     if left:
         wrong.append(f"temporary files are left: {left}")

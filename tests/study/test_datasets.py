@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from napari_lesionseg.data.importing import read_dataset
-from napari_lesionseg.data.io import write_mask, write_picture
+from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.io.images import write_mask, write_picture
 from napari_lesionseg.study.datasets import IMPORTED, study_of_dataset, take_outlines
-from napari_lesionseg.study.fold import Status
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
 
@@ -51,7 +51,7 @@ def test_outlines_patients_and_classes_come_along(folder):
 
 def test_what_a_reader_did_is_left_alone(folder):
     records = read_dataset(folder).records
-    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+    with Study.create(folder / "study", "am", paths=folder / "images") as study:
         first = next(iter(study.state.pictures))
         study.no_lesion(first)
         assert take_outlines(study, records) == 0  # hairs are no class of this study
@@ -76,7 +76,7 @@ def lesion_masks(folder):
 
 def test_outlines_that_came_along_are_nobodys_verdict_and_yield_to_no_network(folder):
     records = lesion_masks(folder)
-    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+    with Study.create(folder / "study", "am", paths=folder / "images") as study:
         assert take_outlines(study, records) == 3
         picture, state = next(iter(study.state.pictures.items()))
         assert state.reader == IMPORTED
@@ -90,7 +90,7 @@ def test_outlines_that_came_along_are_nobodys_verdict_and_yield_to_no_network(fo
 
 def test_what_was_drawn_is_never_overwritten(folder):
     records = lesion_masks(folder)
-    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+    with Study.create(folder / "study", "am", paths=folder / "images") as study:
         first, second, third, _ = study.state.pictures
         drawn = np.zeros((20, 30), np.uint8)
         drawn[0, 0] = 1
@@ -105,7 +105,7 @@ def test_what_was_drawn_is_never_overwritten(folder):
 
 def test_pictures_are_known_by_their_content(folder):
     records = lesion_masks(folder)
-    with Study.create(folder / "study", "am", pictures=folder / "images") as study:
+    with Study.create(folder / "study", "am", paths=folder / "images") as study:
         swapped = [dataclasses.replace(record, name="other") for record in records]
         assert take_outlines(study, swapped) == 3
 
@@ -116,12 +116,12 @@ def test_copies_are_known_by_their_names(folder):
     for number in range(4):
         image = np.full((20, 30, 3), 40 * number, np.uint8)
         write_picture(folder / f"jpg/p{number}.jpg", image)
-    with Study.create(folder / "study", "am", pictures=folder / "jpg", copy=True) as study:
+    with Study.create(folder / "study", "am", paths=folder / "jpg", copy=True) as study:
         assert take_outlines(study, records) == 3
 
 
 def test_a_blinded_study_takes_none(folder):
     records = lesion_masks(folder)
-    with Study.create(folder / "study", "am", pictures=folder / "images", blinded=True) as study:
+    with Study.create(folder / "study", "am", paths=folder / "images", blinded=True) as study:
         assert take_outlines(study, records) == 0
         assert {state.status for state in study.state.pictures.values()} == {Status.NOT_LOOKED_AT}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import SHAPE, noise
-from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import CancelledError, PairingError, PictureError, StudyError
 from napari_lesionseg.study import importing
 from napari_lesionseg.study.study import Study
@@ -24,9 +24,9 @@ def names(study: Study) -> list[str]:
 
 def test_from_a_folder_the_pictures_stay_where_they_are(tmp_path: Path, make_pictures: MakePictures) -> None:
     folder = make_pictures(12)
-    study = Study.create(tmp_path / "study", "am", pictures=folder)
+    study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == [f"IMD{n}" for n in range(1, 13)]
-    assert study.info.pictures == "../photos"
+    assert study.info.images_folder == "../photos"
     assert list((study.folder / "pictures").iterdir()) == []
     for number, picture in enumerate(study.state.pictures, start=1):
         assert study.picture_path(picture) == folder / f"IMD{number}.png"
@@ -35,7 +35,7 @@ def test_from_a_folder_the_pictures_stay_where_they_are(tmp_path: Path, make_pic
 
 def test_from_files_and_patterns(tmp_path: Path, make_pictures: MakePictures) -> None:
     folder = make_pictures(3)
-    study = Study.create(tmp_path / "study", "am", pictures=[folder / "IMD1.png", str(folder / "*3.png")])
+    study = Study.create(tmp_path / "study", "am", paths=[folder / "IMD1.png", str(folder / "*3.png")])
     assert names(study) == ["IMD1", "IMD3"]
 
 
@@ -46,13 +46,13 @@ def test_from_a_ph2_folder(tmp_path: Path) -> None:
             path = case / f"{part}.bmp"
             path.parent.mkdir(parents=True)
             Image.fromarray(noise(number)).save(path)
-    study = Study.create(tmp_path / "study", "am", pictures=tmp_path / "PH2 Dataset images")
+    study = Study.create(tmp_path / "study", "am", paths=tmp_path / "PH2 Dataset images")
     assert names(study) == ["IMD9", "IMD10"]
     assert study.check() == ()
 
 
 def test_from_the_real_ph2(tmp_path: Path, real_data: Path) -> None:
-    study = Study.create(tmp_path / "study", "am", pictures=real_data / "ph2-sample")
+    study = Study.create(tmp_path / "study", "am", paths=real_data / "ph2-sample")
     assert len(study.state.pictures) == 20
     assert study.problems == ()
     assert study.check() == ()
@@ -68,7 +68,7 @@ def test_from_an_isic_folder_masks_are_left_out(tmp_path: Path) -> None:
         Image.fromarray(noise(number)).save(folder / f"ISIC_000000{number}_superpixels.png")
         mask = Image.fromarray(noise(number)[..., 0] // 128 * 255)
         mask.save(folder / f"ISIC_000000{number}_segmentation.png")
-    study = Study.create(tmp_path / "study", "am", pictures=folder)
+    study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == [f"ISIC_000000{number}" for number in range(3)]
 
 
@@ -76,7 +76,7 @@ def test_from_pictures_that_are_open_in_the_viewer(tmp_path: Path) -> None:
     images = {"arm/left": noise(1), "arm left": noise(2), "grey": noise(3)[..., 0], "../../x": noise(4)}
     study = Study.create(tmp_path / "study", "am", images=images)
     assert sorted(names(study)) == sorted(images)
-    assert study.info.pictures is None
+    assert study.info.images_folder is None
     by_name = {state.name: picture for picture, state in study.state.pictures.items()}
     assert np.array_equal(study.read_picture(by_name["arm/left"]), images["arm/left"])
     assert study.read_picture(by_name["grey"]).shape == (*SHAPE, 3)
@@ -95,17 +95,17 @@ def test_upright_shapes_come_from_the_camera_turned_on_its_side(tmp_path: Path) 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(noise(1)).save(tmp_path / "turned.jpg", exif=exif)
-    study = Study.create(tmp_path / "study", "am", pictures=tmp_path / "turned.jpg")
+    study = Study.create(tmp_path / "study", "am", paths=tmp_path / "turned.jpg")
     (state,) = study.state.pictures.values()
     assert state.shape == (17, 12)
-    assert study.read_picture(state.picture).shape == (17, 12, 3)
+    assert study.read_picture(state.image_id).shape == (17, 12, 3)
 
 
 def test_copies_carry_no_exif(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 3, "Kari Nordmann"
     Image.fromarray(noise(1)).save(tmp_path / "a.jpg", exif=exif)
-    study = Study.create(tmp_path / "study", "am", pictures=tmp_path / "a.jpg", copy=True)
+    study = Study.create(tmp_path / "study", "am", paths=tmp_path / "a.jpg", copy=True)
     (picture,) = study.state.pictures
     path = study.picture_path(picture)
     assert path.parent == study.folder / "pictures"
@@ -116,7 +116,7 @@ def test_copies_carry_no_exif(tmp_path: Path) -> None:
 
 
 def test_what_is_in_already_is_left_alone(tmp_path: Path, make_pictures: MakePictures) -> None:
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(2))
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(2))
     new = study.add_pictures(make_pictures(4))
     assert [study.state.pictures[picture].name for picture in new] == ["IMD3", "IMD4"]
     assert study.add_pictures(make_pictures(4)) == ()
@@ -126,7 +126,7 @@ def test_what_is_in_already_is_left_alone(tmp_path: Path, make_pictures: MakePic
 def test_two_files_of_one_picture_are_one_picture(tmp_path: Path, make_pictures: MakePictures) -> None:
     folder = make_pictures(1)
     (folder / "IMD9.png").write_bytes((folder / "IMD1.png").read_bytes())
-    study = Study.create(tmp_path / "study", "am", pictures=folder)
+    study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == ["IMD1"]
 
 
@@ -149,7 +149,7 @@ def test_copies_are_not_made_again_by_another_encoder(
 
 
 def test_a_picture_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_pictures: MakePictures) -> None:
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(2))
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(2))
     assert study.add_pictures(make_pictures(2), copy=True) == ()
     assert list((study.folder / "pictures").iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_pictures_of_one_name(tmp_path: Path, make_pictures: MakePictures) -> No
     other = make_pictures(0, "right")
     Image.fromarray(noise(7)).save(other / "IMD1.png")
     study = Study.create(
-        tmp_path / "study", "am", pictures=[tmp_path / "left", tmp_path / "right"], copy=True
+        tmp_path / "study", "am", paths=[tmp_path / "left", tmp_path / "right"], copy=True
     )
     assert names(study) == ["IMD1", "IMD1"]
     assert study.check() == ()
@@ -172,13 +172,13 @@ def test_files_that_cannot_be_read_are_named_and_the_others_taken(
     (folder / "broken.png").write_bytes((folder / "IMD1.png").read_bytes()[:60])
     (folder / "notes.jpg").write_text("not a picture")
     for copy in (False, True):
-        study = Study.create(tmp_path / f"study {copy}", "am", pictures=folder, copy=copy)
+        study = Study.create(tmp_path / f"study {copy}", "am", paths=folder, copy=copy)
         assert names(study) == ["IMD1", "IMD2"]
         assert sorted(Path(problem.file).name for problem in study.problems) == ["broken.png", "notes.jpg"]
 
 
 def test_pictures_outside_the_folder_want_to_be_copied(tmp_path: Path, make_pictures: MakePictures) -> None:
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(1))
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(1))
     Image.fromarray(noise(8)).save(tmp_path / "elsewhere.png")
     assert study.add_pictures(tmp_path / "elsewhere.png") == ()
     assert "have it copied" in study.problems[0].reason
@@ -189,7 +189,7 @@ def test_links_out_of_the_folder_want_to_be_copied(tmp_path: Path, make_pictures
     folder = make_pictures(1)
     Image.fromarray(noise(8)).save(tmp_path / "elsewhere.png")
     (folder / "link.png").symlink_to(tmp_path / "elsewhere.png")
-    study = Study.create(tmp_path / "study", "am", pictures=folder)
+    study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == ["IMD1"]
     assert "have it copied" in study.problems[0].reason
     study.add_pictures(folder, copy=True)
@@ -198,15 +198,15 @@ def test_links_out_of_the_folder_want_to_be_copied(tmp_path: Path, make_pictures
 
 def test_a_study_inside_its_pictures_folder(tmp_path: Path, make_pictures: MakePictures) -> None:
     folder = make_pictures(2)
-    study = Study.create(folder / "study", "am", pictures=folder)
+    study = Study.create(folder / "study", "am", paths=folder)
     assert names(study) == ["IMD1", "IMD2"]
-    assert study.info.pictures == ".."
+    assert study.info.images_folder == ".."
 
 
 def test_the_studys_own_masks_are_no_pictures(
     tmp_path: Path, make_pictures: MakePictures, outline: np.ndarray
 ) -> None:
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(1))
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(1))
     entry = study.approve(next(iter(study.state.pictures)), outline).approved
     assert entry is not None
     assert study.add_pictures(study.revision_path(entry).parent) == ()
@@ -216,15 +216,15 @@ def test_the_studys_own_masks_are_no_pictures(
 def test_a_folder_in_use_is_refused(tmp_path: Path, make_pictures: MakePictures) -> None:
     folder = make_pictures(1)
     with pytest.raises(StudyError, match="not empty"):
-        Study.create(folder, "am", pictures=folder)
-    Study.create(tmp_path / "study", "am", pictures=folder)
+        Study.create(folder, "am", paths=folder)
+    Study.create(tmp_path / "study", "am", paths=folder)
     with pytest.raises(StudyError, match="holds a study already"):
-        Study.create(tmp_path / "study", "am", pictures=folder)
+        Study.create(tmp_path / "study", "am", paths=folder)
 
 
 def test_nothing_is_made_when_there_are_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(PairingError):
-        Study.create(tmp_path / "study", "am", pictures=tmp_path / "nowhere")
+        Study.create(tmp_path / "study", "am", paths=tmp_path / "nowhere")
     assert not (tmp_path / "study").exists()
 
 
@@ -237,15 +237,15 @@ def test_importing_can_be_stopped_and_begun_again(tmp_path: Path, make_pictures:
             raise CancelledError("stopped")
 
     with pytest.raises(CancelledError):
-        Study.create(tmp_path / "study", "am", pictures=folder, progress=stop)
+        Study.create(tmp_path / "study", "am", paths=folder, progress=stop)
     assert seen == [(1, 4), (2, 4)]
     assert not Study.open(tmp_path / "study", "am").state.pictures
-    assert len(Study.create(tmp_path / "study", "am", pictures=folder).state.pictures) == 4
+    assert len(Study.create(tmp_path / "study", "am", paths=folder).state.pictures) == 4
 
 
 def test_groups_are_kept(tmp_path: Path, make_pictures: MakePictures) -> None:
     groups = [SplitItem("IMD1", patient="p", lesion="l", stratum="melanoma")]
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(2), groups=groups)
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(2), groups=groups)
     first, second = (state.added for state in study.state.pictures.values())
     assert (first.patient, first.lesion, first.stratum) == ("p", "l", "melanoma")
     assert (second.patient, second.lesion, second.stratum) == (None, None, None)
@@ -266,7 +266,7 @@ def patients(tmp_path: Path) -> Path:
 def pseudonymised(tmp_path: Path, patients: Path) -> Study:
     groups = [SplitItem(f"Nordmann {n}", patient="Kari Nordmann", lesion=f"arm {n}") for n in range(5)]
     return Study.create(
-        tmp_path / "study", "am", pictures=patients, key_file=tmp_path / "key.csv", groups=groups
+        tmp_path / "study", "am", paths=patients, key_file=tmp_path / "key.csv", groups=groups
     )
 
 
@@ -289,7 +289,7 @@ def test_the_key_undoes_the_pseudonyms(tmp_path: Path, patients: Path) -> None:
     originals = {row["pseudonym"]: Path(row["original"]) for row in rows}
     for state in study.state.pictures.values():
         image = np.asarray(Image.open(originals[state.name]))
-        assert np.array_equal(study.read_picture(state.picture), image)
+        assert np.array_equal(study.read_picture(state.image_id), image)
     assert stat.S_IMODE((tmp_path / "key.csv").stat().st_mode) == 0o600
 
 
@@ -310,12 +310,12 @@ def test_the_key_goes_on(tmp_path: Path, patients: Path) -> None:
 
 def test_the_key_stays_outside(tmp_path: Path, patients: Path) -> None:
     with pytest.raises(StudyError, match="inside the study"):
-        Study.create(tmp_path / "study", "am", pictures=patients, key_file=tmp_path / "study" / "key.csv")
+        Study.create(tmp_path / "study", "am", paths=patients, key_file=tmp_path / "study" / "key.csv")
 
 
 @pytest.mark.parametrize("content", [b"name,age\nKari,40\n", b"\xff\xfe\x00", b"", b'kind,"'])
 def test_a_file_that_is_no_key_is_not_overwritten(tmp_path: Path, patients: Path, content: bytes) -> None:
     (tmp_path / "table.csv").write_bytes(content)
     with pytest.raises(StudyError, match="not a key"):
-        Study.create(tmp_path / "study", "am", pictures=patients, key_file=tmp_path / "table.csv")
+        Study.create(tmp_path / "study", "am", paths=patients, key_file=tmp_path / "table.csv")
     assert (tmp_path / "table.csv").read_bytes() == content

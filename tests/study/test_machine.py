@@ -33,8 +33,8 @@ def labels_of(seed: int) -> np.ndarray:
 def once(world: World) -> World:
     """Count an approval that was written again once: the first one may be there though it failed."""
     return {
-        picture: replace(seen, approved=tuple(outline for outline, _ in itertools.groupby(seen.approved)))
-        for picture, seen in world.items()
+        image_id: replace(seen, approved=tuple(outline for outline, _ in itertools.groupby(seen.approved)))
+        for image_id, seen in world.items()
     }
 
 
@@ -50,10 +50,10 @@ class Workday(RuleBasedStateMachine):
     def begin(self) -> None:
         images = {f"nevus {n}": noise(n) for n in range(3)}
         self.study = Study.create(self.scratch / "study", "am", images=images)
-        self.world: World = {picture: Seen() for picture in self.study.state.pictures}
+        self.world: World = {image_id: Seen() for image_id in self.study.state.pictures}
         self.drawn: set[str] = set()
 
-    def act(self, name: str, picture: str, *args: object) -> None:
+    def act(self, name: str, image_id: str, *args: object) -> None:
         """Do something, after it failed once where a fault is waiting."""
         if self.fault is not None:
             before, (point, error) = self.study.state, divmod(self.fault, 3)
@@ -61,75 +61,75 @@ class Workday(RuleBasedStateMachine):
             self.fault = None
             try:
                 with Tap(self.study.folder, listener):
-                    getattr(self.study, name)(picture, *args)
+                    getattr(self.study, name)(image_id, *args)
             except StudyError:
                 assert self.study.state is before
             else:
                 return
-        getattr(self.study, name)(picture, *args)
+        getattr(self.study, name)(image_id, *args)
 
-    def picture(self, number: int) -> str:
+    def image_id(self, number: int) -> str:
         return list(self.world)[number]
 
-    def see(self, picture: str, **change: object) -> None:
-        self.world[picture] = replace(self.world[picture], **change)
+    def see(self, image_id: str, **change: object) -> None:
+        self.world[image_id] = replace(self.world[image_id], **change)
 
     @rule(number=numbers, seed=seeds)
     def predict(self, number: int, seed: int) -> None:
-        picture = self.picture(number)
-        self.act("record_prediction", picture, labels_of(seed))
-        if picture not in self.drawn:
-            self.see(picture, outline=labels_of(seed).tobytes())
-        if self.world[picture].status == "not looked at":
-            self.see(picture, status="predicted")
+        image_id = self.image_id(number)
+        self.act("record_prediction", image_id, labels_of(seed))
+        if image_id not in self.drawn:
+            self.see(image_id, outline=labels_of(seed).tobytes())
+        if self.world[image_id].status == "not looked at":
+            self.see(image_id, status="predicted")
 
     @rule(number=numbers, seed=seeds)
     def correct(self, number: int, seed: int) -> None:
-        picture = self.picture(number)
-        self.act("save_correction", picture, labels_of(seed))
-        self.drawn.add(picture)
-        flagged = self.world[picture].status == "flagged"
-        self.see(picture, status="flagged" if flagged else "corrected", outline=labels_of(seed).tobytes())
+        image_id = self.image_id(number)
+        self.act("save_correction", image_id, labels_of(seed))
+        self.drawn.add(image_id)
+        flagged = self.world[image_id].status == "flagged"
+        self.see(image_id, status="flagged" if flagged else "corrected", outline=labels_of(seed).tobytes())
 
     @rule(number=numbers, seed=seeds)
     def approve(self, number: int, seed: int) -> None:
-        picture, drawn = self.picture(number), labels_of(seed).tobytes()
-        self.act("approve", picture, labels_of(seed))
-        self.sign(picture, drawn)
+        image_id, drawn = self.image_id(number), labels_of(seed).tobytes()
+        self.act("approve", image_id, labels_of(seed))
+        self.sign(image_id, drawn)
 
     @rule(number=numbers)
     def approve_as_it_is(self, number: int) -> None:
-        picture = self.picture(number)
-        outline = self.world[picture].outline
+        image_id = self.image_id(number)
+        outline = self.world[image_id].outline
         if outline is not None:
-            self.act("approve", picture)
-            self.sign(picture, outline)
+            self.act("approve", image_id)
+            self.sign(image_id, outline)
 
-    def sign(self, picture: str, outline: bytes) -> None:
-        self.drawn.add(picture)
-        approved = (*self.world[picture].approved, outline)
-        self.see(picture, status="approved", outline=outline, note="", approved=approved)
+    def sign(self, image_id: str, outline: bytes) -> None:
+        self.drawn.add(image_id)
+        approved = (*self.world[image_id].approved, outline)
+        self.see(image_id, status="approved", outline=outline, note="", approved=approved)
 
     @rule(number=numbers)
     def no_lesion(self, number: int) -> None:
-        self.act("no_lesion", self.picture(number))
-        self.see(self.picture(number), status="no lesion", note="")
+        self.act("no_lesion", self.image_id(number))
+        self.see(self.image_id(number), status="no lesion", note="")
 
     @rule(number=numbers, note=st.text(max_size=5))
     def flag(self, number: int, note: str) -> None:
-        self.act("flag", self.picture(number), note)
-        self.see(self.picture(number), status="flagged", note=note)
+        self.act("flag", self.image_id(number), note)
+        self.see(self.image_id(number), status="flagged", note=note)
 
     @rule(number=numbers)
     def reopen(self, number: int) -> None:
-        picture = self.picture(number)
-        self.act("reopen", picture)
-        state = self.study.state.pictures[picture]
-        expected = "not looked at" if self.world[picture].outline is None else "corrected"
+        image_id = self.image_id(number)
+        self.act("reopen", image_id)
+        state = self.study.state.pictures[image_id]
+        expected = "not looked at" if self.world[image_id].outline is None else "corrected"
         guess = state.predicted and self.study.read_revision(state.predicted).tobytes()
-        if expected == "corrected" and guess == self.world[picture].outline:
+        if expected == "corrected" and guess == self.world[image_id].outline:
             expected = "predicted"
-        self.see(picture, status=expected, note="")
+        self.see(image_id, status=expected, note="")
 
     @precondition(lambda self: self.fault is None)
     @rule(fault=st.integers(0, 40))
@@ -142,7 +142,7 @@ class Workday(RuleBasedStateMachine):
         for journal in (self.study.folder / "journal").iterdir():
             with journal.open("ab") as stream:
                 stream.write(torn.replace(b"\n", b""))
-        masks = self.study.folder / "masks" / self.picture(number)
+        masks = self.study.folder / "masks" / self.image_id(number)
         masks.mkdir(exist_ok=True)
         (masks / ".0123456789abcdef.png.12345-0123456789ab.tmp").write_bytes(torn)
         self.open("am")

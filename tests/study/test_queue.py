@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from napari_lesionseg.study.fold import PictureState, Status
+from napari_lesionseg.study.state import PictureState, Status
 from napari_lesionseg.study.queue import (
     Order,
     arrange,
@@ -15,7 +15,7 @@ from napari_lesionseg.study.queue import (
     next_picture,
     rank_by_teaching,
 )
-from napari_lesionseg.study.schema import Added, Predicted
+from napari_lesionseg.study.events import Added, Predicted
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -29,7 +29,7 @@ def state(number: int, status: Status = Status.PREDICTED, quality: float | None 
 
 
 def numbers(pictures: list[PictureState]) -> list[int]:
-    return [int(picture.name[3:]) for picture in pictures]
+    return [int(image_id.name[3:]) for image_id in pictures]
 
 
 QUEUE = [
@@ -98,7 +98,7 @@ def test_the_next_picture_comes_round_to_the_start() -> None:
         "IMD3",
     ]
     assert next_picture(QUEUE[:2], None) is None
-    assert next_picture([QUEUE[2]], QUEUE[2].picture) is None
+    assert next_picture([QUEUE[2]], QUEUE[2].image_id) is None
     assert next_picture(QUEUE, None, {Status.FLAGGED}) is QUEUE[1]
 
 
@@ -111,7 +111,7 @@ def test_least_sure_teaches_most_and_verdicts_come_last() -> None:
 def test_pictures_that_look_alike_do_not_follow_each_other() -> None:
     """Two clusters, equally unsure: the choice goes to and fro until both are covered."""
     queue = [state(number) for number in range(8)]
-    features = {one.picture: [100.0 * (number % 2), number] for number, one in enumerate(queue)}
+    features = {one.image_id: [100.0 * (number % 2), number] for number, one in enumerate(queue)}
     order = numbers(rank_by_teaching(queue, features))
     assert sorted(order) == list(range(8))
     assert order[0] % 2 != order[1] % 2
@@ -119,16 +119,16 @@ def test_pictures_that_look_alike_do_not_follow_each_other() -> None:
 
 def test_what_looks_like_a_settled_picture_can_wait() -> None:
     queue = [state(1, Status.APPROVED), state(2), state(3)]
-    features = {queue[0].picture: [0.0], queue[1].picture: [0.1], queue[2].picture: [9.0]}
+    features = {queue[0].image_id: [0.0], queue[1].image_id: [0.1], queue[2].image_id: [9.0]}
     assert numbers(rank_by_teaching(queue, features)) == [3, 2, 1]
 
 
 def test_many_settled_pictures_count_by_the_nearest(rng: np.random.Generator) -> None:
     settled = [state(number, Status.APPROVED) for number in range(600)]
     waiting = [state(1000 + number, quality=float(rng.random())) for number in range(40)]
-    features = {one.picture: rng.normal(size=5) for one in (*settled, *waiting)}
+    features = {one.image_id: rng.normal(size=5) for one in (*settled, *waiting)}
     nearest = [
-        min(float(np.linalg.norm(features[one.picture] - features[other.picture])) for other in settled)
+        min(float(np.linalg.norm(features[one.image_id] - features[other.image_id])) for other in settled)
         for one in waiting
     ]
     best = np.argmax([(1.001 - (one.quality or 0)) * far for one, far in zip(waiting, nearest, strict=True)])
@@ -137,13 +137,13 @@ def test_many_settled_pictures_count_by_the_nearest(rng: np.random.Generator) ->
 
 def test_pictures_without_features_are_ranked_too() -> None:
     queue = [state(number, quality=0.1 * number) for number in range(1, 5)]
-    features = {queue[1].picture: np.zeros((2, 2)), queue[3].picture: np.ones((2, 2))}
+    features = {queue[1].image_id: np.zeros((2, 2)), queue[3].image_id: np.ones((2, 2))}
     assert sorted(numbers(rank_by_teaching(queue, features))) == [1, 2, 3, 4]
 
 
 def test_a_long_queue_keeps_every_picture_once(rng: np.random.Generator) -> None:
     queue = [state(number, quality=float(rng.random())) for number in range(300)]
-    features = {one.picture: rng.normal(size=16) for one in queue}
+    features = {one.image_id: rng.normal(size=16) for one in queue}
     order = numbers(rank_by_teaching(queue, features))
     assert sorted(order) == list(range(300))
     late = [queue[number].quality for number in numbers(rank_by_teaching(queue))[64:]]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.data.splits import SplitItem, assign_folds, assign_parts, leaks
+from napari_lesionseg.datasets.splits import SplitItem, assign_folds, assign_parts, leaks
 from napari_lesionseg.study.splits import split_items
 from napari_lesionseg.study.study import Study
 
@@ -14,7 +14,7 @@ def test_patients_of_a_study_stay_together(
     tmp_path: Path, make_pictures: Callable[..., Path], outline: np.ndarray
 ) -> None:
     groups = [SplitItem(f"IMD{n}", patient=f"patient {n // 3}") for n in range(1, 31)]
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(30), groups=groups)
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(30), groups=groups)
     items = split_items(study.state.pictures.values())
     assert [item.stem for item in items] == list(study.state.pictures)
     parts = assign_parts(items, seed=3)
@@ -26,7 +26,7 @@ def test_patients_of_a_study_stay_together(
 
 
 def test_pictures_without_a_lesion_are_spread(tmp_path: Path, make_pictures: Callable[..., Path]) -> None:
-    study = Study.create(tmp_path / "study", "am", pictures=make_pictures(20))
+    study = Study.create(tmp_path / "study", "am", paths=make_pictures(20))
     empty = set(list(study.state.pictures)[:10])
     for picture in empty:
         study.no_lesion(picture)

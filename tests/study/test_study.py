@@ -12,8 +12,8 @@ from PIL import Image
 
 from conftest import SHAPE
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.fold import Status
-from napari_lesionseg.study.schema import Approved, OutlineEntry, StudyClass
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.events import Approved, OutlineEntry, StudyClass
 from napari_lesionseg.study.study import Origin, Study
 from napari_lesionseg.types import Click
 
@@ -23,18 +23,18 @@ MODEL = "c" * 64
 def test_a_picture_from_first_look_to_approval(
     study: Study, pictures: list[str], outline: np.ndarray
 ) -> None:
-    picture = pictures[0]
+    image_id = pictures[0]
     origin = Origin(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
-    assert study.state.pictures[picture].status is Status.NOT_LOOKED_AT
-    assert study.outline(picture) is None
-    state = study.record_prediction(picture, outline, origin)
+    assert study.state.pictures[image_id].status is Status.NOT_LOOKED_AT
+    assert study.outline(image_id) is None
+    state = study.record_prediction(image_id, outline, origin)
     assert (state.status, state.quality) == (Status.PREDICTED, 0.7)
     corrected = np.roll(outline, 1)
-    assert study.save_correction(picture, corrected).status is Status.CORRECTED
-    state = study.approve(picture)
+    assert study.save_correction(image_id, corrected).status is Status.CORRECTED
+    state = study.approve(image_id)
     assert state.status is Status.APPROVED
-    assert study.outline(picture, "predicted").tolist() == outline.tolist()
-    assert study.outline(picture, "approved").tolist() == corrected.tolist()
+    assert study.outline(image_id, "predicted").tolist() == outline.tolist()
+    assert study.outline(image_id, "approved").tolist() == corrected.tolist()
     predicted = state.predicted
     assert predicted is not None
     assert (predicted.model, predicted.threshold, predicted.reader) == (MODEL, 0.46, "am")
@@ -62,7 +62,7 @@ def test_all_is_there_after_reopening(study: Study, pictures: list[str], outline
     with Study.open(study.folder, "am") as again:
         assert again.state == study.state
         assert again.session is not None
-        assert (again.session.picture, again.session.view) == (pictures[1], view)
+        assert (again.session.image_id, again.session.view) == (pictures[1], view)
         assert again.problems == ()
         assert again.check() == ()
     assert [state.status for state in again.state.pictures.values()] == [
@@ -120,10 +120,10 @@ def test_several_classes(tmp_path: Path, outline: np.ndarray) -> None:
     classes = [StudyClass(name=name, colour="#56b4e9") for name in ("lesion", "network")]
     images = {"a": np.zeros((*SHAPE, 3), np.uint8)}
     study = Study.create(tmp_path / "study", "am", images=images, classes=classes)
-    (picture,) = study.state.pictures
+    (image_id,) = study.state.pictures
     outline[4, 5] = 2
-    study.approve(picture, outline, Origin(label=2))
-    assert Study.open(study.folder, "am").outline(picture).tolist() == outline.tolist()
+    study.approve(image_id, outline, Origin(label=2))
+    assert Study.open(study.folder, "am").outline(image_id).tolist() == outline.tolist()
 
 
 def test_classes_are_renamed_and_added(study: Study, pictures: list[str], outline: np.ndarray) -> None:
@@ -272,7 +272,7 @@ def test_a_line_cannot_bring_in_another_pictures_mask(
     study: Study, pictures: list[str], outline: np.ndarray
 ) -> None:
     study.approve(pictures[0], outline)
-    forged = forge(study, picture=pictures[1])
+    forged = forge(study, image_id=pictures[1])
     with pytest.raises(StudyError, match="missing"):
         forged.outline(pictures[1])
 
@@ -376,7 +376,7 @@ def test_an_answer_comes_after_what_it_answers_though_clocks_differ(
 
 @pytest.fixture
 def blinded(tmp_path: Path, make_pictures: Callable[..., Path]) -> Study:
-    return Study.create(tmp_path / "blinded", "am", pictures=make_pictures(), blinded=True)
+    return Study.create(tmp_path / "blinded", "am", paths=make_pictures(), blinded=True)
 
 
 def test_blinded_readers_do_not(blinded: Study, outline: np.ndarray) -> None:
@@ -415,7 +415,7 @@ def test_saving_from_several_threads_loses_nothing(
     again = Study.open(study.folder, "am")
     assert again.problems == ()
     assert again.state == study.state
-    approved = [e for picture in pictures for e in again.history(picture) if isinstance(e, Approved)]
+    approved = [e for image_id in pictures for e in again.history(image_id) if isinstance(e, Approved)]
     assert len(approved) == 24
 
 
@@ -463,5 +463,5 @@ def test_entries_about_unknown_pictures_are_reported(
     study: Study, pictures: list[str], outline: np.ndarray
 ) -> None:
     study.approve(pictures[0], outline)
-    forged = forge(study, picture="e" * 64)
+    forged = forge(study, image_id="e" * 64)
     assert ["which nobody added" in problem.reason for problem in forged.problems] == [True]

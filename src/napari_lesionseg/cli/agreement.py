@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import results, say
-from napari_lesionseg.data.io import write_mask
+from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.agreement import find_consensus, measure_agreement
 from napari_lesionseg.study.study import Study

@@ -9,10 +9,10 @@ from napari_lesionseg.cli.console import say
 from napari_lesionseg.cli.segment import make_folder, segment_files
 from napari_lesionseg.cli.viewer import open_viewer, why_no_viewer
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.io import write_picture
-from napari_lesionseg.data.synthetic import sample_set
-from napari_lesionseg.engine.device import describe_device
-from napari_lesionseg.engine.inference import load_model
+from napari_lesionseg.io.images import write_picture
+from napari_lesionseg.datasets.synthetic import sample_set
+from napari_lesionseg.inference.device import describe_device
+from napari_lesionseg.inference.predictor import load_model
 
 PICTURES = "pictures"
 EXAMPLE = """example:

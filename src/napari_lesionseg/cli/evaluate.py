@@ -11,12 +11,12 @@ from rich.table import Table
 from napari_lesionseg.cli.console import progress_bar, results, say_error
 from napari_lesionseg.cli.segment import name_picture, probability
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.engine.evaluation import Evaluation, FailedPicture, collect, iter_evaluate
-from napari_lesionseg.engine.inference import load_model
-from napari_lesionseg.engine.metrics import Estimate
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.evaluation.evaluate import Evaluation, FailedPicture, collect, iter_evaluate
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.files import write_atomically
+from napari_lesionseg.io.atomic import write_atomically
 
 EXAMPLE = """example:
   lesionseg evaluate pictures/ --masks masks/ --json scores.json"""

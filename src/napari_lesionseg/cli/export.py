@@ -12,15 +12,15 @@ from pydantic import ValidationError
 
 from napari_lesionseg.cli.console import follow
 from napari_lesionseg.cli.reports import say_problems, say_report
-from napari_lesionseg.cli.settings import make_settings, parse_changes
-from napari_lesionseg.data.exporting import check_key_place, export_dataset, write_key
-from napari_lesionseg.data.formats import FORMATS, DatasetInfo, ExportConfig
-from napari_lesionseg.data.formats.dicom import with_originals
-from napari_lesionseg.data.importing import open_dataset
-from napari_lesionseg.data.records import Problem, Record
-from napari_lesionseg.data.splits import PARTS
+from napari_lesionseg.cli.options import make_settings, parse_changes
+from napari_lesionseg.datasets.export import check_key_place, export_dataset, write_key
+from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
+from napari_lesionseg.datasets.formats.dicom import with_originals
+from napari_lesionseg.datasets.import_ import open_dataset
+from napari_lesionseg.datasets.records import Problem, Record
+from napari_lesionseg.datasets.splits import PARTS
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.study.folder import STUDY_FOLDER, is_study
+from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
 from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study
 

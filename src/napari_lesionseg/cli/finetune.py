@@ -11,15 +11,15 @@ from rich.progress import TaskID
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.cli.pairs import find_all_pairs
-from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
+from napari_lesionseg.cli.options import check_out, make_settings, parse_changes
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.data.splits import SplitItem
-from napari_lesionseg.engine.candidate import Candidate
-from napari_lesionseg.engine.course import Progress
-from napari_lesionseg.engine.finetuning import FineTuning, fine_tune
-from napari_lesionseg.engine.inference import Model, load_model
-from napari_lesionseg.engine.planning import Plan, describe_kind
-from napari_lesionseg.engine.training import EpochResult, StepResult
+from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.finetuning.candidate import Candidate
+from napari_lesionseg.finetuning.run import Progress
+from napari_lesionseg.finetuning.session import FineTuning, fine_tune
+from napari_lesionseg.inference.predictor import Model, load_model
+from napari_lesionseg.finetuning.schedule import Plan, describe_kind
+from napari_lesionseg.training.trainer import EpochResult, StepResult
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint

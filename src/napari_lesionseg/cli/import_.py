@@ -7,10 +7,10 @@ from pathlib import Path
 
 from napari_lesionseg.cli.console import follow, progress_bar, say
 from napari_lesionseg.cli.reports import say_report
-from napari_lesionseg.data.formats import FORMATS
-from napari_lesionseg.data.importing import import_dataset, read_dataset
+from napari_lesionseg.datasets.formats import FORMATS
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.study.datasets import study_of_dataset
-from napari_lesionseg.study.folder import STUDY_FOLDER
+from napari_lesionseg.study.layout import STUDY_FOLDER
 
 EXAMPLE = """examples:
   lesionseg import PH2Dataset.zip --out ph2/

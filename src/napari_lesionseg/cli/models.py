@@ -9,17 +9,17 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import one_line, progress_bar, results, say, say_error
-from napari_lesionseg.data.batches import CachedPair
-from napari_lesionseg.data.io import read_mask, read_picture
-from napari_lesionseg.data.pairing import find_pairs
-from napari_lesionseg.engine.comparison import Comparison, PictureChange, collect_changes, iter_compare
-from napari_lesionseg.engine.inference import load_model
-from napari_lesionseg.engine.onnx_export import export_onnx
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.finetuning.comparison import Comparison, PictureChange, collect_changes, iter_compare
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.models.onnx_export import export_onnx
 from napari_lesionseg.errors import CheckpointError, LesionSegError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint, read_card
-from napari_lesionseg.models.importing import SUFFIXES, import_weights
-from napari_lesionseg.models.registry import ONNX_SUFFIX, ModelRegistry
+from napari_lesionseg.models.convert import SUFFIXES, import_weights
+from napari_lesionseg.models.store import ONNX_SUFFIX, ModelRegistry
 
 EXAMPLE = """examples:
   lesionseg models

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napari_lesionseg.cli.console import say_error
-from napari_lesionseg.data.pairing import find_pairs
+from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.errors import PairingError
 from napari_lesionseg.types import Pair
 

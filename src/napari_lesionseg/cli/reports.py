@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from napari_lesionseg.cli.console import say, say_error
-from napari_lesionseg.data.exporting import ExportReport
-from napari_lesionseg.data.formats import FORMATS
-from napari_lesionseg.data.records import Problem
+from napari_lesionseg.datasets.export import ExportReport
+from napari_lesionseg.datasets.formats import FORMATS
+from napari_lesionseg.datasets.records import Problem
 
 MOST_NAMES = 8
 """Names that are listed where many entries have the same problem."""

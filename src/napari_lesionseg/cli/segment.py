@@ -8,11 +8,11 @@ from pathlib import Path
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.data.io import read_picture, write_mask, write_picture
-from napari_lesionseg.data.overlay import draw_outline
-from napari_lesionseg.data.pairing import find_pictures
-from napari_lesionseg.engine.device import describe_device
-from napari_lesionseg.engine.inference import Model, load_model, segment
+from napari_lesionseg.io.images import read_picture, write_mask, write_picture
+from napari_lesionseg.io.overlay import draw_outline
+from napari_lesionseg.io.pairing import find_pictures
+from napari_lesionseg.inference.device import describe_device
+from napari_lesionseg.inference.predictor import Model, load_model, segment
 from napari_lesionseg.errors import LesionSegError
 
 EXAMPLE = """example:
@@ -111,16 +111,16 @@ def _check_free(picture: Path, written: dict[str, Path]) -> None:
 
 
 def _segment_file(
-    picture: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool
+    source: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool
 ) -> None:
-    path = out / f"{picture.stem}_segmentation.png"
-    if path.exists() and out.samefile(picture.parent):
+    path = out / f"{source.stem}_segmentation.png"
+    if path.exists() and out.samefile(source.parent):
         raise LesionSegError(
-            f"{picture}: left out, because {path.name} beside it may be a reader's own mask."
+            f"{source}: left out, because {path.name} beside it may be a reader's own mask."
         )
-    image = read_picture(picture)
+    image = read_picture(source)
     labels = segment(image, model=model, postprocess=config)
     one_class = len(model.card.classes) == 2
     write_mask(path, labels, style="binary" if one_class else "index")
     if overlay:
-        write_picture(out / f"{picture.stem}_overlay.png", draw_outline(image, labels))
+        write_picture(out / f"{source.stem}_overlay.png", draw_outline(image, labels))

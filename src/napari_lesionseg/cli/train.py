@@ -17,21 +17,21 @@ import torch
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.cli.pairs import find_all_pairs
-from napari_lesionseg.cli.settings import check_out, make_settings, parse_changes
+from napari_lesionseg.cli.options import check_out, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.data.batches import CachedPair, read_pair
-from napari_lesionseg.data.splits import SplitItem, assign_parts
-from napari_lesionseg.engine.inference import Model
-from napari_lesionseg.engine.specialising import measure_domain
-from napari_lesionseg.engine.training import EpochResult, Trainer
+from napari_lesionseg.training.dataset import CachedPair, read_pair
+from napari_lesionseg.datasets.splits import SplitItem, assign_parts
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.finetuning.domain_shift import measure_domain
+from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
-from napari_lesionseg.files import sha256_file
-from napari_lesionseg.models.blocks import blend
+from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from napari_lesionseg.models.experts import ARCHITECTURE as EXPERTS
-from napari_lesionseg.models.factory import build_network
-from napari_lesionseg.models.registry import ModelRegistry
+from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import ModelRegistry
 from napari_lesionseg.types import Pair
 
 EXAMPLE = """example:

@@ -10,10 +10,10 @@ from typing import Any
 
 from napari_lesionseg.cli.console import say
 from napari_lesionseg.cli.pairs import find_all_pairs
-from napari_lesionseg.cli.settings import check_out
-from napari_lesionseg.engine.evaluation import evaluate
-from napari_lesionseg.engine.inference import Model, load_model
-from napari_lesionseg.engine.tuning import tune
+from napari_lesionseg.cli.options import check_out
+from napari_lesionseg.evaluation.evaluate import evaluate
+from napari_lesionseg.inference.predictor import Model, load_model
+from napari_lesionseg.evaluation.tuning import tune
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.types import Pair

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from napari_lesionseg.cli.console import follow, say
 from napari_lesionseg.cli.reports import say_problems
-from napari_lesionseg.data.manifest import verify
-from napari_lesionseg.data.records import Problem
+from napari_lesionseg.datasets.manifest import verify
+from napari_lesionseg.datasets.records import Problem
 
 EXAMPLE = """example:
   lesionseg verify my-dataset/"""

@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from napari_lesionseg.errors import CheckpointError
-from napari_lesionseg.files import write_atomically
-from napari_lesionseg.models.blocks import SegmentationNetwork
+from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.factory import build_network
+from napari_lesionseg.models.registry import build_network
 
 CARD_KEY = "lesionseg_card"
 FILTER_DIMENSIONS = 4

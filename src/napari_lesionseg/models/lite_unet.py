@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_lesionseg.models.blocks import SegmentationNetwork, conv_norm_act, resize_like
+from napari_lesionseg.models.base import SegmentationNetwork, conv_norm_act, resize_like
 from napari_lesionseg.models.efficientnet_lite import (
     FEATURE_CHANNELS,
     STAGES,

@@ -1,287 +1,50 @@
-"""The models a user has: the one that is shipped, and those in the user's own folder.
-
-A model is one file; the folder is the registry. Nothing else is stored, so that two programs may use it at
-once, and a damaged file is shown as damaged and does no harm.
-"""
+"""Networks by name."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable
 
-import platformdirs
+from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.models.base import SegmentationNetwork
+from napari_lesionseg.models.mixture import ARCHITECTURE, ExpertNetwork
+from napari_lesionseg.models.lite_unet import LiteUNet
+from napari_lesionseg.models.segnet import SegNet
+from napari_lesionseg.models.unet import UNet
 
-from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
-from napari_lesionseg.files import sha256_file, sync_folder, write_atomically
-from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
-
-SUFFIX = ".safetensors"
-ONNX_SUFFIX = ".onnx"
-STATE_SUFFIX = ".state"  # before the suffix: the file is that of a training that is not finished
-FOLDER_VARIABLE = "LESIONSEG_MODELS"
-MAX_NAME_BYTES = 200  # file systems take 255, suffix and name of the temporary file included
-_NAME = re.compile(r"[\w][\w .+-]{0,99}", re.UNICODE)
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
+    "lite-unet": LiteUNet,
+    ARCHITECTURE: ExpertNetwork,
+    "segnet": SegNet,
+    "unet": UNet,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model as the registry shows it."""
-
-    name: str
-    path: Path
-    shipped: bool
-    card: ModelCard | None
-    """None when the file is damaged."""
-    problem: str = ""
-    """Why it cannot be used; empty when it can."""
-
-
-class ModelRegistry:
-    """Finds, adds, renames and removes models.
+def build_network(arch: str, out_channels: int = 1, **settings: int) -> SegmentationNetwork:
+    """Make an untrained network.
 
     Parameters
     ----------
-    folder : Path, optional
-        The user's models; None: the folder named by the environment variable LESIONSEG_MODELS, or the place
-        where the system keeps a user's data.
+    arch : str
+        One of `ARCHITECTURES`.
+    out_channels : int
+        1 for one class against the background, otherwise the number of classes.
+    **settings : int
+        The network's own settings, such as its width.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such network, or it does not take these settings.
     """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        chosen = folder or os.environ.get(FOLDER_VARIABLE)
-        default = platformdirs.user_data_path("napari-lesionseg", appauthor=False) / "models"
-        self.folder = Path(chosen) if chosen else default
-
-    def list(self) -> tuple[ModelEntry, ...]:
-        """Describe all models: the shipped ones first, then the user's by name."""
-        return (
-            *(_describe(path, shipped=True) for path in _shipped()),
-            *(_describe(path, shipped=False) for path in _models_in(self.folder)),
+    if arch not in ARCHITECTURES:
+        raise CheckpointError(
+            f"There is no network '{arch}'; choose one of {', '.join(sorted(ARCHITECTURES))}."
         )
-
-    def resolve(self, name: str | Path | None = None) -> Path:
-        """Find the file of a model.
-
-        Parameters
-        ----------
-        name : str or Path, optional
-            A registered name or a path; None: the shipped default.
-
-        Raises
-        ------
-        ModelNotFoundError
-            If there is no such model.
-        """
-        known = {path.stem: path for path in (*_models_in(self.folder), *_shipped())}
-        if name is None:
-            default = next(_shipped(), None)
-            if default is None:
-                raise ModelNotFoundError("This installation has no model; install napari-lesionseg again.")
-            return default
-        if str(name) in known:
-            return known[str(name)]
-        if Path(name).suffix in {SUFFIX, ONNX_SUFFIX} and os.path.isfile(name):  # noqa: PTH113 - never raises
-            return Path(name)
-        raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
-
-    def add(self, source: Path | bytes, name: str) -> Path:
-        """Add a model under a name of its own; nothing is ever overwritten.
-
-        Parameters
-        ----------
-        source : Path or bytes
-            A checkpoint, or its bytes.
-        name : str
-            Wanted name; a number is added when it is taken.
-
-        Returns
-        -------
-        Path
-            The new file.
-
-        Raises
-        ------
-        CheckpointError
-            If the source is no usable model, the name is unusable, or the folder cannot be written.
-        """
-        if isinstance(source, Path):
-            load_checkpoint(source)
-        try:
-            payload = source.read_bytes() if isinstance(source, Path) else source
-            path = self._claim_free(name)
-            self._fill(path, payload)
-        except OSError as error:
-            raise CheckpointError(
-                f"The model cannot be written to {self.folder}: {error.strerror}."
-            ) from error
-        return path
-
-    def rename(self, name: str, new_name: str) -> Path:
-        """Give one of the user's models another name.
-
-        Raises
-        ------
-        ModelNotFoundError, CheckpointError
-            If it is not there, is a shipped one, or the name is taken or unusable.
-        """
-        path = self._own(name)
-        try:
-            target = self._claim(new_name)
-            if target is None:
-                raise CheckpointError(f"There already is a model '{new_name}'.")
-            path.replace(target)
-            sync_folder(self.folder)
-        except OSError as error:
-            raise CheckpointError(f"The model '{name}' cannot be renamed: {error.strerror}.") from error
-        return target
-
-    def remove(self, name: str) -> None:
-        """Delete one of the user's models.
-
-        Raises
-        ------
-        ModelNotFoundError, CheckpointError
-            If it is not there, is a shipped one, or cannot be deleted.
-        """
-        try:
-            self._own(name).unlink()
-        except OSError as error:
-            raise CheckpointError(f"The model '{name}' cannot be removed: {error.strerror}.") from error
-
-    def history(self, name: str) -> tuple[ModelEntry, ...]:
-        """Return a model and what it was fine-tuned from, as far as that is here, the newest first.
-
-        To roll back, take the second.
-
-        Raises
-        ------
-        ModelNotFoundError
-            If there is no such model.
-        """
-        entry = _describe(self.resolve(name), shipped=name in _shipped_names())
-        by_hash = {sha256_file(other.path): other for other in self.list() if other.card is not None}
-        line = [entry]
-        while line[-1].card is not None and line[-1].card.parent in by_hash:
-            parent = by_hash.pop(line[-1].card.parent)  # popped, so that a forged circle ends
-            line.append(parent)
-        return tuple(line)
-
-    def export(self, name: str, folder: Path) -> tuple[Path, ...]:
-        """Write a model for others: the file, and its card and licence as texts; nothing is overwritten.
-
-        Parameters
-        ----------
-        name : str
-            A registered name or a path.
-        folder : Path
-            Where to; made if it is not there.
-
-        Returns
-        -------
-        tuple of Path
-            Model, card and licence.
-
-        Raises
-        ------
-        ModelNotFoundError, CheckpointError
-            If there is no such model, it is damaged, or the folder cannot be written or holds such files.
-        """
-        source = self.resolve(name)
-        card = read_card(source)
-        files = {
-            folder / source.name: source.read_bytes(),
-            folder / f"{source.stem}.card.json": card.model_dump_json(indent=1).encode(),
-            folder / f"{source.stem}.licence.txt": _licence_text(source, card).encode(),
-        }
-        taken = next((path for path in files if path.exists()), None)
-        if taken is not None:
-            raise CheckpointError(f"There already is a file {taken}; choose another folder.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for path, payload in files.items():
-                write_atomically(path, payload)
-        except OSError as error:
-            raise CheckpointError(f"The model cannot be written to {folder}: {error.strerror}.") from error
-        return tuple(files)
-
-    def _own(self, name: str) -> Path:
-        path = self._path(name)
-        if path.is_file():
-            return path
-        if name in _shipped_names():
-            raise CheckpointError(f"The model '{name}' is shipped with the program and stays as it is.")
-        raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
-
-    def _path(self, name: str) -> Path:
-        usable = _NAME.fullmatch(name) and len(name.encode()) <= MAX_NAME_BYTES
-        if not usable or name.endswith((".", " ", STATE_SUFFIX)):
-            raise CheckpointError(
-                f"'{name}' cannot be the name of a model: "
-                "use at most 100 letters, digits, spaces, dots and dashes."
-            )
-        return self.folder / f"{name}{SUFFIX}"
-
-    def _claim(self, name: str) -> Path | None:
-        """Take a name in one step, so that no two programs get the same; None when it is taken."""
-        path = self._path(name)
-        if name in _shipped_names():
-            return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            return None
-        return path
-
-    def _claim_free(self, name: str) -> Path:
-        candidates = [name, *(f"{name[:90]}-{number}" for number in range(2, 10_000))]
-        for candidate in candidates:
-            path = self._claim(candidate)
-            if path is not None:
-                return path
-        raise CheckpointError(f"There are too many models named '{name}'; choose another name.")
-
-    def _fill(self, path: Path, payload: bytes) -> None:
-        """Write a model under a claimed name, and give the name up when it proves unusable."""
-        try:
-            write_atomically(path, payload)
-            load_checkpoint(path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-
-
-def _models_in(folder: Path) -> Iterator[Path]:
-    """Files of finished models, by name."""
-    return (path for path in sorted(folder.glob(f"*{SUFFIX}")) if not path.stem.endswith(STATE_SUFFIX))
-
-
-def _shipped() -> Iterator[Path]:
-    """Files of the shipped models, the default first."""
-    return _models_in(Path(str(resources.files("napari_lesionseg"))) / "weights")
-
-
-def _shipped_names() -> set[str]:
-    return {path.stem for path in _shipped()}
-
-
-def _describe(path: Path, *, shipped: bool) -> ModelEntry:
     try:
-        return ModelEntry(path.stem, path, shipped, read_card(path))
-    except CheckpointError as error:
-        return ModelEntry(path.stem, path, shipped, None, str(error))
-
-
-def _licence_text(path: Path, card: ModelCard) -> str:
-    lines = [
-        f"Model: {card.name}, version {card.version}",
-        f"File: {path.name}, SHA-256 {sha256_file(path)}",
-        f"Licence of the weights: {card.licence}",
-    ]
-    if card.parent:
-        lines.append(f"Fine-tuned from the model with SHA-256 {card.parent}; its licence holds as well.")
-    return "\n".join(lines) + "\n"
+        return ARCHITECTURES[arch](out_channels=out_channels, **settings)
+    except TypeError as error:
+        raise CheckpointError(f"The network '{arch}' does not take these settings: {settings}.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"The network '{arch}' does not take these settings: {settings}; {error}."
+        ) from error

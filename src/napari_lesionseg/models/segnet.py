@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_lesionseg.models.blocks import SegmentationNetwork, check_size, conv_norm_act, widths
+from napari_lesionseg.models.base import SegmentationNetwork, check_size, conv_norm_act, widths
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
 """Convolutions of each stage, finest first, as in VGG16."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_lesionseg.models.blocks import SegmentationNetwork, check_size, conv_norm_act, widths
+from napari_lesionseg.models.base import SegmentationNetwork, check_size, conv_norm_act, widths
 
 
 class UNet(SegmentationNetwork):

@@ -12,15 +12,16 @@ import numpy as np
 from napari.utils.notifications import show_info, show_warning
 from numpy.typing import NDArray
 
-from napari_lesionseg.data.decoding import Decoded, DecodingError, decode_stack
-from napari_lesionseg.data.formats import coco, dicom
-from napari_lesionseg.data.formats.dicom_files import read_photograph
-from napari_lesionseg.data.importing import read_dataset
-from napari_lesionseg.data.io import picture_suffixes, read_mask, to_byte_image
-from napari_lesionseg.data.pairing import find_pictures
-from napari_lesionseg.data.records import Dataset, Problem, Record
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode_stack
+from napari_lesionseg.datasets.formats import coco
+from napari_lesionseg.datasets.formats import dicom
+from napari_lesionseg.datasets.formats.dicom_files import read_photograph
+from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.io.images import picture_suffixes, read_mask, to_byte_image
+from napari_lesionseg.io.pairing import find_pictures
+from napari_lesionseg.datasets.records import Dataset, Problem, Record
 from napari_lesionseg.errors import DatasetError, PictureError
-from napari_lesionseg.plugin.layers import FILLED_OPACITY, outline_colours
+from napari_lesionseg.plugin.napari_layers.layers import FILLED_OPACITY, outline_colours
 
 LayerTuple: TypeAlias = tuple[NDArray[Any], dict[str, Any], str]
 Paths: TypeAlias = str | Sequence[str]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from napari_lesionseg.data.synthetic import Sample, sample_set
-from napari_lesionseg.plugin.layers import outline_colours
+from napari_lesionseg.datasets.synthetic import Sample, sample_set
+from napari_lesionseg.plugin.napari_layers.layers import outline_colours
 from napari_lesionseg.plugin.readers import LayerTuple
 
 

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.fold import PictureState
-from napari_lesionseg.study.schema import ReaderName
+from napari_lesionseg.study.state import PictureState
+from napari_lesionseg.study.events import ReaderName
 from napari_lesionseg.types import LabelImage
 
 _READER: TypeAdapter[str] = TypeAdapter(ReaderName)

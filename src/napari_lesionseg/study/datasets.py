@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
-from napari_lesionseg.data.records import Dataset, Record
+from napari_lesionseg.datasets.records import Dataset, Record
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.files import sha256_file
-from napari_lesionseg.study.fold import Status
+from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.importing import Progress
-from napari_lesionseg.study.schema import LESION, StudyClass
+from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.study import Study
 
 _COLOURS = (
@@ -121,7 +121,7 @@ def study_of_dataset(
     study = Study.create(
         folder,
         reader,
-        pictures=files,
+        paths=files,
         classes=_study_classes(dataset.records[0].classes),
         groups=[record.split_item() for record in dataset.records],
         progress=progress,

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from napari_lesionseg.data.io import picture_shape, read_picture, to_byte_image, write_picture
-from napari_lesionseg.data.pairing import find_pictures
-from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.io.images import picture_shape, read_picture, to_byte_image, write_picture
+from napari_lesionseg.io.pairing import find_pictures
+from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import PictureError, StudyError
-from napari_lesionseg.files import sha256_file
-from napari_lesionseg.study.folder import MASKS
-from napari_lesionseg.study.journal import Problem
+from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.study.layout import MASKS
+from napari_lesionseg.study.event_log import Problem
 from napari_lesionseg.study.pseudonyms import KeyFile
 from napari_lesionseg.types import ByteImage
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from napari_lesionseg.study.fold import StudyState, fold_picture, update
-from napari_lesionseg.study.schema import Added, AnyEntry, OutlineEntry, PictureEntry
+from napari_lesionseg.study.state import StudyState, fold_picture, update
+from napari_lesionseg.study.events import Added, AnyEntry, OutlineEntry, PictureEntry
 
 
 class Ledger:
@@ -43,20 +43,20 @@ class Ledger:
         sessions = dict(self.state.sessions)
         for entry in entries:
             if isinstance(entry, PictureEntry):
-                self._entries.setdefault(entry.picture, {})[entry.writer, entry.seq] = entry
-                changed.add(entry.picture)
+                self._entries.setdefault(entry.image_id, {})[entry.writer, entry.seq] = entry
+                changed.add(entry.image_id)
             elif entry.reader not in sessions or sessions[entry.reader].order <= entry.order:
                 sessions[entry.reader] = entry
-        folded = {picture: fold_picture(self._visible(picture)) for picture in changed}
+        folded = {image_id: fold_picture(self._visible(image_id)) for image_id in changed}
         self.state = update(self.state, folded, sessions)
         return frozenset(changed)
 
-    def history(self, picture: str) -> tuple[PictureEntry, ...]:
+    def history(self, image_id: str) -> tuple[PictureEntry, ...]:
         """List what the reader may see of what happened to a picture.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -64,14 +64,14 @@ class Ledger:
         tuple of PictureEntry
             The oldest first.
         """
-        return tuple(sorted(self._visible(picture), key=lambda entry: entry.order))
+        return tuple(sorted(self._visible(image_id), key=lambda entry: entry.order))
 
-    def hashes(self, picture: str) -> dict[str, str]:
+    def hashes(self, image_id: str) -> dict[str, str]:
         """Return the latest SHA-256 of each mask revision of a picture, whoever saved it.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -79,15 +79,15 @@ class Ledger:
         dict
             SHA-256 by revision.
         """
-        entries = sorted(self._entries.get(picture, {}).values(), key=lambda entry: entry.order)
+        entries = sorted(self._entries.get(image_id, {}).values(), key=lambda entry: entry.order)
         return {entry.revision: entry.sha256 for entry in entries if isinstance(entry, OutlineEntry)}
 
-    def next_time(self, picture: str) -> datetime:
+    def next_time(self, image_id: str) -> datetime:
         """Return the time for a new entry: now, but after all there is, even when clocks disagree.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -95,7 +95,7 @@ class Ledger:
         datetime
             UTC.
         """
-        return _now_after(entry.time for entry in self._entries.get(picture, {}).values())
+        return _now_after(entry.time for entry in self._entries.get(image_id, {}).values())
 
     def next_session_time(self) -> datetime:
         """Return the time for a new session entry of the reader.
@@ -108,8 +108,8 @@ class Ledger:
         last = self.state.sessions.get(self._reader)
         return _now_after([] if last is None else [last.time])
 
-    def _visible(self, picture: str) -> list[PictureEntry]:
-        entries = self._entries.get(picture, {}).values()
+    def _visible(self, image_id: str) -> list[PictureEntry]:
+        entries = self._entries.get(image_id, {}).values()
         return [entry for entry in entries if self._may_see(entry)]
 
     def _may_see(self, entry: PictureEntry) -> bool:

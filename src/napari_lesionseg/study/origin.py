@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from napari_lesionseg.study.schema import OutlineEntry
+from napari_lesionseg.study.events import OutlineEntry
 from napari_lesionseg.types import Click
 
 

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.files import write_atomically
+from napari_lesionseg.io.atomic import write_atomically
 
 _COLUMNS = ("kind", "pseudonym", "original", "sha256")
 _PREFIX = {"picture": "P", "patient": "patient-", "lesion": "lesion-"}

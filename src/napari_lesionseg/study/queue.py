@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_lesionseg.study.fold import PictureState, Status
+from napari_lesionseg.study.state import PictureState, Status
 
 
 class Order(StrEnum):
@@ -142,10 +142,10 @@ def next_picture(
         None when there is none but the current one.
     """
     wanted = statuses or {Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}
-    places = [place for place, state in enumerate(pictures) if state.picture == current]
+    places = [place for place, state in enumerate(pictures) if state.image_id == current]
     start = places[0] + 1 if places else 0
     for state in (*pictures[start:], *pictures[:start]):
-        if state.status in wanted and state.picture != current:
+        if state.status in wanted and state.image_id != current:
             return state
     return None
 
@@ -189,12 +189,12 @@ def _feature_tables(
     waiting: Sequence[PictureState], settled: Sequence[PictureState], features: Mapping[str, ArrayLike]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Vectors of the waiting pictures, (N, D), NaN where there are none, and of the settled ones, (M, D)."""
-    vectors = {picture: np.ravel(np.asarray(vector, np.float64)) for picture, vector in features.items()}
+    vectors = {image_id: np.ravel(np.asarray(vector, np.float64)) for image_id, vector in features.items()}
     length = max((len(vector) for vector in vectors.values()), default=0)
     nothing = np.full(length, np.nan)
-    table = np.array([vectors.get(state.picture, nothing) for state in waiting])
+    table = np.array([vectors.get(state.image_id, nothing) for state in waiting])
     table = table.reshape(len(waiting), length)
-    known = [vectors[state.picture] for state in settled if state.picture in vectors]
+    known = [vectors[state.image_id] for state in settled if state.image_id in vectors]
     return table, np.array(known).reshape(len(known), length)
 
 

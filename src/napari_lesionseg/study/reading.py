@@ -9,17 +9,17 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from napari_lesionseg.data.io import read_picture
+from napari_lesionseg.io.images import read_picture
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.faults import explained
-from napari_lesionseg.study.fold import PictureState, Status, StudyState
-from napari_lesionseg.study.folder import CACHE, JOURNALS, MASKS, PICTURES
+from napari_lesionseg.study.errors import explained
+from napari_lesionseg.study.state import PictureState, Status, StudyState
+from napari_lesionseg.study.layout import CACHE, JOURNALS, MASKS, PICTURES
 from napari_lesionseg.study.importing import Progress
-from napari_lesionseg.study.journal import JournalReader, Problem
+from napari_lesionseg.study.event_log import JournalReader, Problem
 from napari_lesionseg.study.ledger import Ledger
-from napari_lesionseg.study.pictures import PictureFiles
-from napari_lesionseg.study.revisions import Revisions
-from napari_lesionseg.study.schema import (
+from napari_lesionseg.study.images import PictureFiles
+from napari_lesionseg.study.mask_store import Revisions
+from napari_lesionseg.study.events import (
     Added,
     AnyEntry,
     Approved,
@@ -76,8 +76,8 @@ class StudyReader:
     def problems(self) -> tuple[Problem, ...]:
         """What was left out: bad lines of journals, and pictures that could not be taken in."""
         unknown = [
-            Problem(JOURNALS, 0, f"entries about the picture {picture}, which nobody added")
-            for picture in sorted(self.state.unknown)
+            Problem(JOURNALS, 0, f"entries about the picture {image_id}, which nobody added")
+            for image_id in sorted(self.state.unknown)
         ]
         return (*self._journals.problems, *self._refused, *unknown)
 
@@ -103,12 +103,12 @@ class StudyReader:
             self._files.forget_listing()
             return self._ledger.take_in(self._journals.read_new(skip=self._own_files))
 
-    def picture_path(self, picture: str) -> Path:
+    def picture_path(self, image_id: str) -> Path:
         """Find a picture's file, also when it was moved or renamed.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -122,14 +122,14 @@ class StudyReader:
             When it is nowhere to be found.
         """
         with explained("Reading the picture"):
-            return self._files.find(self._state_of(picture).added)
+            return self._files.find(self._state_of(image_id).added)
 
-    def read_picture(self, picture: str) -> ByteImage:
+    def read_picture(self, image_id: str) -> ByteImage:
         """Read a picture, and make sure that it is the one that was added.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -144,8 +144,8 @@ class StudyReader:
         PictureError
             When it cannot be read.
         """
-        state = self._state_of(picture)
-        image = read_picture(self.picture_path(picture))
+        state = self._state_of(image_id)
+        image = read_picture(self.picture_path(image_id))
         if image.shape[:2] != state.shape:
             raise StudyError(f"The picture {state.name} is not of the size it was added with; add it anew.")
         return image
@@ -159,14 +159,14 @@ class StudyReader:
             They may still be found elsewhere by `picture_path`.
         """
         states = self.state.pictures.items()
-        return tuple(picture for picture, state in states if not self._files.present(state.added))
+        return tuple(image_id for image_id, state in states if not self._files.present(state.added))
 
-    def outline(self, picture: str, which: Which = "current") -> LabelImage | None:
+    def outline(self, image_id: str, which: Which = "current") -> LabelImage | None:
         """Read one of a picture's outlines.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
         which : {"current", "predicted", "corrected", "approved"}
             "current" is what is to be shown: nothing but background where there is no lesion, else the latest
@@ -182,7 +182,7 @@ class StudyReader:
         StudyError
             When the file is missing, damaged, or does not fit the picture.
         """
-        state = self._state_of(picture)
+        state = self._state_of(image_id)
         if which == "current" and state.status is Status.NO_LESION:
             return np.zeros(state.shape, np.uint8)
         entry = state.outline if which == "current" else getattr(state, which)
@@ -207,7 +207,7 @@ class StudyReader:
             When the file is missing, damaged, or does not fit the picture.
         """
         with explained("Reading the outline"):
-            return self._revisions.read(entry, self._state_of(entry.picture).shape)
+            return self._revisions.read(entry, self._state_of(entry.image_id).shape)
 
     def revision_path(self, entry: OutlineEntry) -> Path:
         """Return where the mask of an entry is.
@@ -221,14 +221,14 @@ class StudyReader:
         -------
         Path
         """
-        return self._revisions.path(entry.picture, entry.revision)
+        return self._revisions.path(entry.image_id, entry.revision)
 
-    def verdict_masks(self, picture: str) -> dict[str, LabelImage]:
+    def verdict_masks(self, image_id: str) -> dict[str, LabelImage]:
         """Read what each reader signed, as far as this reader may see it.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -241,7 +241,7 @@ class StudyReader:
         StudyError
             When a file is missing, damaged, or does not fit the picture.
         """
-        state = self._state_of(picture)
+        state = self._state_of(image_id)
         return {
             reader: self.read_revision(verdict)
             if isinstance(verdict, Approved)
@@ -249,12 +249,12 @@ class StudyReader:
             for reader, verdict in sorted(state.verdicts.items())
         }
 
-    def history(self, picture: str) -> tuple[PictureEntry, ...]:
+    def history(self, image_id: str) -> tuple[PictureEntry, ...]:
         """List everything that happened to a picture, as far as this reader may see it.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -262,7 +262,7 @@ class StudyReader:
         tuple of PictureEntry
             The oldest first. Each outline ever saved is there, and can be had by `read_revision`.
         """
-        return self._ledger.history(picture)
+        return self._ledger.history(image_id)
 
     def check(self, progress: Progress | None = None) -> tuple[Problem, ...]:
         """Read every picture and every outline, and say what is missing or damaged.
@@ -295,11 +295,11 @@ class StudyReader:
     def _make_revisions(self) -> Revisions:
         return Revisions(self.folder / MASKS, "binary" if len(self.info.classes) == 1 else "index")
 
-    def _state_of(self, picture: str) -> PictureState:
+    def _state_of(self, image_id: str) -> PictureState:
         try:
-            return self.state.pictures[picture]
+            return self.state.pictures[image_id]
         except KeyError:
-            raise StudyError(f"The study has no picture {picture}; add it first.") from None
+            raise StudyError(f"The study has no picture {image_id}; add it first.") from None
 
     def _refuse(self, entry: AnyEntry) -> str | None:
         """Say why an entry that is well formed is still not taken in."""
@@ -310,17 +310,17 @@ class StudyReader:
         return None
 
     def _make_files(self) -> PictureFiles:
-        outside = None if self.info.pictures is None else (self.folder / self.info.pictures).resolve()
+        outside = None if self.info.images_folder is None else (self.folder / self.info.images_folder).resolve()
         return PictureFiles(self.folder / PICTURES, outside, self.folder / CACHE / "moved.json")
 
     def _check_picture(self, state: PictureState) -> list[Problem]:
         """Say what is wrong with one picture and its outlines."""
         found: list[Problem] = []
         try:
-            self.picture_path(state.picture)
+            self.picture_path(state.image_id)
         except StudyError as error:
             found.append(Problem(state.added.path, 0, str(error)))
-        outlines = {e.revision: e for e in self.history(state.picture) if isinstance(e, OutlineEntry)}
+        outlines = {e.revision: e for e in self.history(state.image_id) if isinstance(e, OutlineEntry)}
         for entry in outlines.values():
             try:
                 self.read_revision(entry)

@@ -6,8 +6,8 @@ import functools
 
 import numpy as np
 
-from napari_lesionseg.data.records import Provenance, Record
-from napari_lesionseg.study.fold import PictureState, Status
+from napari_lesionseg.datasets.records import Provenance, Record
+from napari_lesionseg.study.state import PictureState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import LabelImage
 
@@ -32,7 +32,7 @@ def _record(study: Study, state: PictureState) -> Record:
     added = state.added
     return Record(
         name=state.name,
-        picture=functools.partial(study.read_picture, state.picture),
+        picture=functools.partial(study.read_picture, state.image_id),
         mask=_mask_source(study, state),
         classes=("background", *(entry.name for entry in study.info.classes)),
         patient=added.patient,

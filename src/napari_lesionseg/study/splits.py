@@ -1,11 +1,11 @@
-"""Splitting a study's pictures, with the dealing itself left to `napari_lesionseg.data.splits`."""
+"""Splitting a study's pictures, with the dealing itself left to `napari_lesionseg.datasets.splits`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from napari_lesionseg.data.splits import SplitItem
-from napari_lesionseg.study.fold import PictureState
+from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.study.state import PictureState
 
 
 def split_items(pictures: Iterable[PictureState]) -> list[SplitItem]:
@@ -24,7 +24,7 @@ def split_items(pictures: Iterable[PictureState]) -> list[SplitItem]:
     """
     return [
         SplitItem(
-            stem=state.picture,
+            stem=state.image_id,
             patient=state.added.patient,
             lesion=state.added.lesion,
             stratum=state.added.stratum or state.status.value,

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
-from napari_lesionseg.data.splits import SplitItem
+from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.checks import check_labels, check_reader
-from napari_lesionseg.study.faults import explained
-from napari_lesionseg.study.fold import PictureState
-from napari_lesionseg.study.folder import (
+from napari_lesionseg.study.errors import explained
+from napari_lesionseg.study.state import PictureState
+from napari_lesionseg.study.layout import (
     JOURNALS,
     is_free,
     is_study,
@@ -37,10 +37,10 @@ from napari_lesionseg.study.importing import (
     list_sources,
     pseudonymise_all,
 )
-from napari_lesionseg.study.journal import JournalWriter, Problem, explain
+from napari_lesionseg.study.event_log import JournalWriter, Problem, explain
 from napari_lesionseg.study.origin import NO_ORIGIN, Origin
 from napari_lesionseg.study.reading import StudyReader
-from napari_lesionseg.study.schema import (
+from napari_lesionseg.study.events import (
     LESION,
     Added,
     Approved,
@@ -92,7 +92,7 @@ class Study(StudyReader):
         folder: str | Path,
         reader: str,
         *,
-        pictures: str | Path | Iterable[str | Path] = (),
+        paths: str | Path | Iterable[str | Path] = (),
         images: Mapping[str, ArrayLike] | None = None,
         classes: Sequence[StudyClass] = (LESION,),
         blinded: bool = False,
@@ -109,7 +109,7 @@ class Study(StudyReader):
             A new or empty folder. A study without pictures, left by an attempt that failed, is made anew.
         reader : str
             Who works in it: letters, digits, ``-`` and ``_``, such as initials.
-        pictures, images, copy, groups, progress
+        paths, images, copy, groups, progress
             As for `add_pictures`.
         classes : sequence of StudyClass
             What is outlined; the first has label 1.
@@ -132,7 +132,7 @@ class Study(StudyReader):
         """
         folder = Path(folder)
         with explained("Making the study"):
-            files = find_files(pictures, folder)
+            files = find_files(paths, folder)
             folder.mkdir(parents=True, exist_ok=True)
             _check_free(folder, check_reader(reader))
             info = new_info(classes=tuple(classes), blinded=blinded, pseudonymised=key_file is not None)
@@ -194,7 +194,7 @@ class Study(StudyReader):
 
     def add_pictures(
         self,
-        pictures: str | Path | Iterable[str | Path] = (),
+        paths: str | Path | Iterable[str | Path] = (),
         *,
         images: Mapping[str, ArrayLike] | None = None,
         copy: bool = False,
@@ -206,7 +206,7 @@ class Study(StudyReader):
 
         Parameters
         ----------
-        pictures : path or iterable of paths
+        paths : path or iterable of paths
             Files, folders, patterns, PH2's and ISIC's layouts, as `find_pictures` understands them.
         images : mapping of str to array, optional
             Pictures that are no files, by name; they are saved in the study.
@@ -232,7 +232,7 @@ class Study(StudyReader):
             When no pictures are found.
         """
         with self._lock, explained("Taking pictures in"):
-            files = find_files(pictures, self.folder)
+            files = find_files(paths, self.folder)
             sources = list_sources(files, images or {}, groups)
             if self.info.pseudonymised:
                 sources = pseudonymise_all(sources, key_file, self.folder)
@@ -241,12 +241,12 @@ class Study(StudyReader):
             self._refused.extend(item for item in described if isinstance(item, Problem))
             return self._record_added([item for item in described if not isinstance(item, Problem)])
 
-    def record_prediction(self, picture: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
+    def record_prediction(self, image_id: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
         """Save what the model outlined on its own; it never takes the place of a reader's outline.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
         labels : array_like
             (H, W) class indices of the picture's size.
@@ -263,9 +263,9 @@ class Study(StudyReader):
         StudyError
             When it does not fit the picture, or cannot be saved; then it can be tried again.
         """
-        return self._save_outline(Predicted, picture, labels, origin)
+        return self._save_outline(Predicted, image_id, labels, origin)
 
-    def save_correction(self, picture: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
+    def save_correction(self, image_id: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
         """Save an outline that the reader changed, by hand, by clicks or by the threshold.
 
         Parameters
@@ -283,16 +283,16 @@ class Study(StudyReader):
         StudyError
             As `record_prediction`.
         """
-        return self._save_outline(Corrected, picture, labels, origin)
+        return self._save_outline(Corrected, image_id, labels, origin)
 
     def approve(
-        self, picture: str, labels: ArrayLike | None = None, origin: Origin | None = None
+        self, image_id: str, labels: ArrayLike | None = None, origin: Origin | None = None
     ) -> PictureState:
         """Sign an outline.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
         labels : array_like, optional
             (H, W) class indices. None: the current outline.
@@ -309,21 +309,21 @@ class Study(StudyReader):
         StudyError
             As `record_prediction`, and when there is no outline to approve.
         """
-        current = self._state_of(picture).outline
+        current = self._state_of(image_id).outline
         if labels is None:
             if current is None:
                 raise StudyError("There is no outline to approve; draw one, or choose No lesion.")
             labels = self.read_revision(current)
         if not np.any(labels):
             raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        return self._save_outline(Approved, picture, labels, origin or Origin.of(current))
+        return self._save_outline(Approved, image_id, labels, origin or Origin.of(current))
 
-    def no_lesion(self, picture: str) -> PictureState:
+    def no_lesion(self, image_id: str) -> PictureState:
         """Sign that the picture shows no lesion.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -336,14 +336,14 @@ class Study(StudyReader):
         StudyError
             When it cannot be saved; then it can be tried again.
         """
-        return self._save_entry(NoLesion, picture)
+        return self._save_entry(NoLesion, image_id)
 
-    def flag(self, picture: str, note: str = "") -> PictureState:
+    def flag(self, image_id: str, note: str = "") -> PictureState:
         """Set a picture aside.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
         note : str
             Why, in at most 4000 characters.
@@ -358,14 +358,14 @@ class Study(StudyReader):
         StudyError
             When it cannot be saved; then it can be tried again.
         """
-        return self._save_entry(Flagged, picture, note=note)
+        return self._save_entry(Flagged, image_id, note=note)
 
-    def reopen(self, picture: str) -> PictureState:
+    def reopen(self, image_id: str) -> PictureState:
         """Take back a verdict or a flag; the outlines stay.
 
         Parameters
         ----------
-        picture : str
+        image_id : str
             SHA-256 of the picture.
 
         Returns
@@ -378,14 +378,14 @@ class Study(StudyReader):
         StudyError
             When it cannot be saved; then it can be tried again.
         """
-        return self._save_entry(Reopened, picture)
+        return self._save_entry(Reopened, image_id)
 
-    def save_session(self, picture: str | None, view: Mapping[str, Any]) -> None:
+    def save_session(self, image_id: str | None, view: Mapping[str, Any]) -> None:
         """Save where the reader is, to come back there.
 
         Parameters
         ----------
-        picture : str, optional
+        image_id : str, optional
             SHA-256 of the picture on the screen.
         view : mapping
             What the viewer needs to look the same again: names, finite numbers, texts, lists.
@@ -398,7 +398,7 @@ class Study(StudyReader):
         with self._lock, explained("Saving where you are"):
             self._check_open()
             time = self._ledger.next_session_time()
-            self._ledger.take_in([self._writer.append(Session, time=time, picture=picture, view=dict(view))])
+            self._ledger.take_in([self._writer.append(Session, time=time, image_id=image_id, view=dict(view))])
 
     def set_pictures_folder(self, folder: str | Path) -> None:
         """Say where the pictures are now that were not copied.
@@ -453,7 +453,7 @@ class Study(StudyReader):
 
     def _highest_class(self) -> int:
         """Find the highest class in any outline that was ever saved."""
-        entries = (entry for picture in self.state.pictures for entry in self.history(picture))
+        entries = (entry for image_id in self.state.pictures for entry in self.history(image_id))
         outlines = (entry for entry in entries if isinstance(entry, OutlineEntry))
         return max((int(self.read_revision(entry).max(initial=0)) for entry in outlines), default=0)
 
@@ -465,25 +465,25 @@ class Study(StudyReader):
         if self._closed:
             raise StudyError("The study was closed; open it again to go on.")
 
-    def _save_entry(self, kind: type[PictureEntry], picture: str, **fields: Any) -> PictureState:
+    def _save_entry(self, kind: type[PictureEntry], image_id: str, **fields: Any) -> PictureState:
         """Append an entry about a picture, later than all that is known of it."""
         with self._lock, explained("Saving"):
             self._check_open()
-            self._state_of(picture)
-            time = self._ledger.next_time(picture)
-            entry: Any = self._writer.append(kind, time=time, picture=picture, **fields)
+            self._state_of(image_id)
+            time = self._ledger.next_time(image_id)
+            entry: Any = self._writer.append(kind, time=time, image_id=image_id, **fields)
             self._ledger.take_in([entry])
-            return self.state.pictures[picture]
+            return self.state.pictures[image_id]
 
     def _save_outline(
-        self, kind: type[OutlineEntry], picture: str, labels: ArrayLike, origin: Origin
+        self, kind: type[OutlineEntry], image_id: str, labels: ArrayLike, origin: Origin
     ) -> PictureState:
         """Put a mask on the disk, then the entry that speaks of it."""
         with self._lock, explained("Saving the outline"):
             self._check_open()
-            checked = check_labels(labels, self._state_of(picture), len(self.info.classes))
-            revision, sha256 = self._revisions.write(picture, checked, self._ledger.hashes(picture))
-            return self._save_entry(kind, picture, revision=revision, sha256=sha256, **origin.fields())
+            checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
+            revision, sha256 = self._revisions.write(image_id, checked, self._ledger.hashes(image_id))
+            return self._save_entry(kind, image_id, revision=revision, sha256=sha256, **origin.fields())
 
     def _outside_for(self, files: Sequence[Path]) -> Path:
         """Return the folder in which files stay; the first pictures decide on it."""
@@ -499,7 +499,7 @@ class Study(StudyReader):
             relative = Path(os.path.relpath(outside, self.folder)).as_posix()
         except ValueError as error:
             raise StudyError(f"{outside} is on another drive; have the pictures copied.") from error
-        info = self.info.model_copy(update={"pictures": relative})
+        info = self.info.model_copy(update={"images_folder": relative})
         write_info(self.folder, info)
         self.info = info
         self._files = self._make_files()
@@ -509,13 +509,13 @@ class Study(StudyReader):
         self._check_open()
         new = {record["picture"]: record for record in reversed(records)}
         fresh = [
-            new[picture]
-            for picture in dict.fromkeys(record["picture"] for record in records)
-            if picture not in self.state.pictures
+            new[image_id]
+            for image_id in dict.fromkeys(record["picture"] for record in records)
+            if image_id not in self.state.pictures
         ]
         entries = self._writer.append_together(Added, fresh, time=datetime.now(UTC))
         self._ledger.take_in(entries)
-        return tuple(entry.picture for entry in entries)
+        return tuple(entry.image_id for entry in entries)
 
 
 def _check_free(folder: Path, reader: str) -> None:

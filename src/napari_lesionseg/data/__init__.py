@@ -1,1 +1,0 @@
-"""Pictures, masks and the folders they live in: arrays and files, no network and no screen."""

@@ -1,1 +1,0 @@
-"""The brush behind :mod:`napari_lesionseg.data.synthetic`: textures, skin, lesions and people."""

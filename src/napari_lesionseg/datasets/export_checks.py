@@ -1,0 +1,203 @@
+"""Looking through pictures before an export: what must stay out, and what shows the same thing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_lesionseg.datasets.duplicates import find_twins, picture_hash
+from napari_lesionseg.datasets.formats.base import ExportConfig
+from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.types import LabelImage
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress: `done` of `total` entries of a stage are through, `name` the latest."""
+
+    stage: Literal["unpacking", "checking", "writing", "hashing"]
+    done: int
+    total: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What may be exported.
+
+    Parameters
+    ----------
+    records : tuple of Record
+        In the order they came.
+    sizes : mapping
+        Height and width by name.
+    twins : tuple of tuple of str
+        Names of pictures that are copies of each other.
+    problems : tuple of Problem
+        What was left out or needs a look.
+    """
+
+    records: tuple[Record, ...]
+    sizes: Mapping[str, tuple[int, int]]
+    twins: tuple[tuple[str, ...], ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(slots=True)
+class _Tally:
+    kept: list[Record] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    hashes: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def check_records(
+    records: Sequence[Record], config: ExportConfig, *, bare: bool = False
+) -> Iterator[Step | Checked]:
+    """Read every picture and mask once, and decide which may be exported.
+
+    Left out are pictures that cannot be read, whose mask has another size, that nobody has signed (unless the
+    settings include them), and whose mask is empty though a lesion was signed.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        What should be exported.
+    config : ExportConfig
+        The settings.
+    bare : bool
+        Let pictures without an outline through.
+
+    Yields
+    ------
+    Step
+        After each record.
+    Checked
+        Last: the result.
+
+    Raises
+    ------
+    DatasetError
+        When nothing is left, classes differ between pictures, or the settings refuse what was found.
+    """
+    tally = _Tally()
+    for number, record in enumerate(_distinct(records, tally.problems), 1):
+        _check(record, config, tally, bare=bare)
+        yield Step("checking", number, len(records), record.name)
+    twins = find_twins(tally.hashes)
+    kept = _without_copies(tally, twins, config)
+    if not kept:
+        reason = f" The first reason: {tally.problems[0].reason}" if tally.problems else ""
+        raise DatasetError(f"None of {len(records)} pictures can be exported.{reason}")
+    if len({record.classes for record in kept}) > 1:
+        raise DatasetError("The pictures have different classes; export them in separate data sets.")
+    groups = () if config.duplicates == "skip" else tuple(twins)
+    yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems))
+
+
+def _distinct(records: Sequence[Record], problems: list[Problem]) -> Iterator[Record]:
+    """Give a picture that has the name of one before it a number behind its name."""
+    seen = set[str]()
+    for record in records:
+        name, copy = record.name, 1
+        while name.casefold() in seen:
+            copy += 1
+            name = f"{record.name}_{copy}"
+        seen.add(name.casefold())
+        if copy > 1:
+            problems.append(
+                Problem(
+                    record.name,
+                    f"Another picture has the same name; this one is called {name}.",
+                    left_out=False,
+                )
+            )
+        yield record if copy == 1 else replace(record, name=name)
+
+
+def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -> None:
+    """Put a record among the kept ones, or say why not."""
+    try:
+        _check_status(record, config, bare=bare)
+        pixels = prepare(record, config)
+        _check_content(record, pixels, config)
+    except DatasetError as error:
+        if config.unapproved == "refuse" and record.provenance.status not in SIGNED:
+            raise DatasetError(f"{record.name}: {error}") from error
+        tally.problems.append(Problem(record.name, str(error)))
+        return
+    tally.kept.append(record)
+    tally.sizes[record.name] = (pixels.labels.shape[0], pixels.labels.shape[1])
+    tally.hashes[record.name] = picture_hash(pixels.image)
+
+
+def _check_status(record: Record, config: ExportConfig, *, bare: bool) -> None:
+    if record.mask is None and not bare:
+        raise DatasetError("The picture has no outline yet.")
+    if config.unapproved != "include" and record.provenance.status not in SIGNED:
+        raise DatasetError(f"The outline is not signed by a reader ({record.provenance.status}).")
+
+
+def _check_content(record: Record, pixels: Pixels, config: ExportConfig) -> None:
+    """Compare what the mask shows with what the reader signed."""
+    empty = not pixels.labels.any()
+    if record.provenance.status == "no lesion" and not empty:
+        raise DatasetError("The picture is signed as having no lesion, but its mask is not empty.")
+    if empty and record.provenance.status == "approved" and config.unapproved != "include":
+        raise DatasetError("The mask is empty, but the picture is not signed as having no lesion.")
+
+
+def _without_copies(tally: _Tally, twins: Sequence[Sequence[str]], config: ExportConfig) -> list[Record]:
+    """Treat copies as the settings say, and name them in any case."""
+    for group in twins:
+        if config.duplicates == "refuse":
+            raise DatasetError(f"{', '.join(group)} are copies of the same picture; remove all but one.")
+        skipped = config.duplicates == "skip"
+        reason = f"The picture is a copy of {group[0]}, {'left out' if skipped else 'kept in the same part'}."
+        tally.problems += [Problem(name, reason, left_out=skipped) for name in group[1:]]
+    dropped = {name for group in twins for name in group[1:]} if config.duplicates == "skip" else set()
+    return [record for record in tally.kept if record.name not in dropped]
+
+
+def prepare(record: Record, config: ExportConfig) -> Pixels:
+    """Load a record's pixels as they are to be written.
+
+    Parameters
+    ----------
+    record : Record
+        The record.
+    config : ExportConfig
+        `single_region` keeps the largest part of the outline and closes its holes.
+
+    Returns
+    -------
+    Pixels
+        Checked arrays.
+
+    Raises
+    ------
+    DatasetError
+        When they cannot be read or do not fit each other.
+    """
+    pixels = record.load(bare=True)
+    return _one_region(pixels) if config.single_region and pixels.labels.any() else pixels
+
+
+def _one_region(pixels: Pixels) -> Pixels:
+    """Keep the largest part (8-connected) and close its holes with the lesion's class."""
+    parts, _ = ndimage.label(pixels.labels > 0, np.ones((3, 3)))
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    region = ndimage.binary_fill_holes(largest)
+    labels: LabelImage = np.where(largest, pixels.labels, region.astype(np.uint8))
+    instances = pixels.instances
+    if instances is not None:
+        main = np.bincount(instances[largest]).argmax()
+        instances = np.where(largest, instances, np.where(region, main, 0)).astype(np.uint16)
+    regions = {name: (mask & region).astype(np.uint8) for name, mask in pixels.regions.items()}
+    return Pixels(pixels.image, labels, instances, regions)

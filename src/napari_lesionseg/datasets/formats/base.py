@@ -1,0 +1,341 @@
+"""What every data set convention shares: its small interface, and how pictures and facts are written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from napari_lesionseg.config import Settings
+from napari_lesionseg.datasets.cleaning import clean_jpeg
+from napari_lesionseg.io.archives import write_table
+from napari_lesionseg.io.images import read_picture, write_mask, write_picture
+from napari_lesionseg.datasets.records import Dataset, InstanceImage, Pixels, Record
+from napari_lesionseg.datasets.splits import DEFAULT_SHARES, Part
+from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.types import ByteImage, LabelImage
+
+SHARED_FACTS = (
+    "sex",
+    "age_approx",
+    "age_approximate",
+    "anatom_site_general",
+    "anatom_site_special",
+    "benign_malignant",
+    "diagnosis_1",
+    "diagnosis_2",
+    "diagnosis_3",
+    "diagnosis_confirm_type",
+    "image_type",
+    "dermoscopic_type",
+    "melanocytic",
+    "nevus_type",
+    "fitzpatrick_skin_type",
+    "clin_size_long_diam_mm",
+    "family_hx_mm",
+    "personal_hx_mm",
+    "attribution",
+    "copyright_license",
+    "histological_diagnosis",
+    "asymmetry",
+    "pigment_network",
+    "dots_globules",
+    "streaks",
+    "regression_areas",
+    "blue_whitish_veil",
+    "colours",
+)
+"""Columns that may leave the house; all others (names, dates, free text) stay behind."""
+
+
+class ExportConfig(Settings):
+    """How a data set is written."""
+
+    unapproved: Literal["skip", "refuse", "include"] = Field(
+        "skip", title="Unapproved pictures", description="What to do with outlines that no reader has signed."
+    )
+    duplicates: Literal["together", "skip", "refuse"] = Field(
+        "together",
+        title="Copies of a picture",
+        description="Keep them in the same part, keep the first only, or stop.",
+    )
+    shares: dict[Part, float] = Field(
+        dict(DEFAULT_SHARES), title="Parts", description="Shares of train, val and test."
+    )
+    seed: int = Field(0, title="Seed", description="Another seed deals the patients out differently.")
+    pseudonymise: Literal["patients", "all", "nothing"] = Field(
+        "patients",
+        title="New names",
+        description="Who gets running numbers in random order: patients, lesions and pictures whose names "
+        "hold the patient's or do not fit the format; all pictures and readers as well; or nobody.",
+    )
+    keep_parts: bool = Field(
+        True, title="Keep parts", description="Leave pictures in the parts they already have."
+    )
+    pictures: Literal["lossless", "jpg"] = Field(
+        "lossless",
+        title="Pictures",
+        description="Keep every pixel (JPEG stays JPEG), or write JPEG throughout.",
+    )
+    single_region: bool = Field(
+        False, title="One region", description="Keep the largest part of each outline and close its holes."
+    )
+    split_parts: bool = Field(
+        False,
+        title="Parts are objects",
+        description="Count separate parts as objects where none are told apart.",
+    )
+    polygons: bool = Field(
+        False, title="Polygons", description="Write COCO masks as polygons instead of run lengths."
+    )
+    dataset_id: int = Field(
+        501, ge=1, le=999, title="Number", description="Number of the nnU-Net data set, 1 to 999."
+    )
+    facts: tuple[str, ...] | None = Field(
+        SHARED_FACTS, title="Facts", description="Columns of the metadata that may be exported; None: all."
+    )
+
+
+class DatasetInfo(Settings):
+    """What the datasheet says of a data set that no program can find out."""
+
+    title: str = Field("Skin lesion outlines", title="Title")
+    description: str = Field("Pictures of skin lesions with outlines.", title="Description")
+    licence: str = Field("", title="Licence", description="Name or address, such as CC-BY-4.0.")
+    creators: tuple[str, ...] = Field((), title="Creators", description="People or institutions.")
+    cameras: str = Field("", title="Cameras", description="Which cameras and dermatoscopes.")
+    collected: str = Field("", title="Collected", description="When and where the pictures were taken.")
+    readers: str = Field("", title="Readers", description="Who outlined, and how experienced they are.")
+    known_gaps: str = Field("", title="Known gaps", description="What is missing, such as skin tones.")
+    citation: str = Field("", title="Citation")
+    contact: str = Field("", title="Contact")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a record went; paths are relative to the data set, with ``/``; "" where there is no such file."""
+
+    name: str
+    picture: str
+    mask: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a writer needs: all is decided and checked before.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty folder.
+    records : tuple of Record
+        With their final names, parts and facts.
+    sizes : mapping
+        Height and width of each record by name.
+    config : ExportConfig
+        The settings.
+    info : DatasetInfo
+        For the card.
+    load : callable
+        Gives the pixels of a record, as they are to be written.
+    imported : bool
+        The parts are as they came.
+    """
+
+    folder: Path
+    records: tuple[Record, ...]
+    sizes: Mapping[str, tuple[int, int]]
+    config: ExportConfig
+    info: DatasetInfo
+    load: Callable[[Record], Pixels]
+    imported: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class indices, background first."""
+        return self.records[0].classes
+
+    def parts(self) -> dict[Part, list[Record]]:
+        """Return the records of each part that has any."""
+        grouped: dict[Part, list[Record]] = {}
+        for record in self.records:
+            grouped.setdefault(record.part or "train", []).append(record)
+        return grouped
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A data set convention.
+
+    Parameters
+    ----------
+    name : str
+        What the command line calls it.
+    title : str
+        What the window calls it.
+    recognises : callable, optional
+        Tells whether a folder looks like it.
+    read : callable, optional
+        Lists a folder's entries; raises DatasetError when there are none.
+    write : callable, optional
+        Writes a plan, yielding after each record.
+    pseudonym : str
+        Pattern of new names, filled with a number from 1.
+    names : str, optional
+        Regular expression of the names that the convention's tools ask for; others are replaced.
+    origin : str
+        What pictures must have come as (`Record.origin`), "" for anything.
+    """
+
+    name: str
+    title: str
+    recognises: Callable[[Path], bool] | None = None
+    read: Callable[[Path], Dataset] | None = None
+    write: Callable[[Plan], Iterator[Placed]] | None = None
+    pseudonym: str = "picture_{:05d}"
+    names: str | None = None
+    origin: str = ""
+
+
+def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:
+    """Write a picture without metadata.
+
+    A JPEG stays a JPEG, freed of everything but its pixels and read back to make sure; all other pictures are
+    encoded anew, as PNG.
+
+    Parameters
+    ----------
+    plan : Plan
+        Decides whether everything becomes a JPEG.
+    record : Record
+        Whose picture it is.
+    image : ndarray
+        (H, W, 3) uint8.
+    path : Path
+        Inside the plan's folder, without ending; the folder is made.
+    png : bool
+        Write a PNG whatever the settings say.
+
+    Returns
+    -------
+    str
+        The path with its ending, relative to the plan's folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jpeg = path.with_name(f"{path.name}.jpg")
+    if not png and (_put_clean_jpeg(record, image, jpeg) or plan.config.pictures == "jpg"):
+        if not jpeg.exists():
+            write_picture(jpeg, image, durable=False)
+        return jpeg.relative_to(plan.folder).as_posix()
+    target = path.with_name(f"{path.name}.png")
+    write_picture(target, image, durable=False)
+    return target.relative_to(plan.folder).as_posix()
+
+
+def _put_clean_jpeg(record: Record, image: ByteImage, path: Path) -> bool:
+    """Write the record's own JPEG without its metadata; tell whether that gave the same pixels."""
+    if not isinstance(record.picture, Path):
+        return False
+    try:
+        cleaned = clean_jpeg(record.picture.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{record.picture} cannot be read: {error.strerror}.") from error
+    if cleaned is None:
+        return False
+    path.write_bytes(cleaned)
+    try:
+        if np.array_equal(read_picture(path), image):
+            return True
+    except PictureError:
+        pass
+    path.unlink()
+    return False
+
+
+def put_mask(plan: Plan, labels: LabelImage, path: Path, *, index: bool) -> str:
+    """Write a mask as 8-bit PNG: 0 and 255, or class indices.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose folder the path is in.
+    labels : ndarray
+        (H, W) uint8.
+    path : Path
+        With ending; the folder is made.
+    index : bool
+        Write class indices.
+
+    Returns
+    -------
+    str
+        The path relative to the plan's folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_mask(path, labels, style="index" if index else "binary", durable=False)
+    return path.relative_to(plan.folder).as_posix()
+
+
+def put_instances(path: Path, instances: InstanceImage) -> None:
+    """Write object numbers as 16-bit PNG.
+
+    Parameters
+    ----------
+    path : Path
+        With ending; the folder is made.
+    instances : ndarray
+        (H, W) uint16.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(instances).save(buffer, "PNG")
+    path.write_bytes(buffer.getvalue())
+
+
+def facts_of(record: Record, key: str = "name") -> dict[str, str]:
+    """Return a record's facts as one row of a table.
+
+    Parameters
+    ----------
+    record : Record
+        With final names.
+    key : str
+        Header of the column of names.
+
+    Returns
+    -------
+    dict
+        Text by header.
+    """
+    fixed = {
+        key: record.name,
+        "patient_id": record.patient or "",
+        "lesion_id": record.lesion or "",
+        "diagnosis": record.diagnosis or "",
+        "part": record.part or "",
+    }
+    return fixed | {name: value for name, value in record.metadata.items() if name not in fixed}
+
+
+def put_facts(plan: Plan, path: Path, key: str = "name") -> None:
+    """Write the facts of all records as CSV; columns that are empty throughout are left out.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose records.
+    path : Path
+        The table.
+    key : str
+        Header of the column of names.
+    """
+    rows = [facts_of(record, key) for record in plan.records]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    used = [name for name in columns if name == key or any(row.get(name) for row in rows)]
+    write_table(path, rows, used)

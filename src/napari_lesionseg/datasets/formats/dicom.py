@@ -1,0 +1,225 @@
+"""DICOM: dermoscopic photographs in, cleaned photographs with segmentation objects out.
+
+A photograph's pixels are encoded anew, and of its header only what is listed here stays; names, numbers,
+dates, addresses and private elements go, and unique identifiers are replaced (PS3.15, annex E, basic
+profile). The outlines become a Segmentation object (PS3.3, A.51) that refers to the cleaned photograph: one
+segment for each object.
+
+Needs the packages pydicom and highdicom (``pip install "napari-lesionseg[dicom]"``).
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from napari_lesionseg.io.archives import walk
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan
+from napari_lesionseg.datasets.formats.dicom_files import (
+    Header,
+    clean_photograph,
+    read_header,
+    read_photograph,
+    read_segments,
+    segmentation,
+)
+from napari_lesionseg.datasets.formats.listing import glance, natural_order, read_provenance
+from napari_lesionseg.datasets.records import (
+    LESION_CLASSES,
+    NOT_OUTLINED,
+    Dataset,
+    InstanceImage,
+    Problem,
+    Provenance,
+    Record,
+)
+from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.types import LabelImage
+
+SUFFIXES = (".dcm", ".dicom")
+"""Endings of DICOM files; those without any, or with a number, are known by their first bytes."""
+
+
+def recognises(folder: Path) -> bool:
+    """Tell whether a folder holds DICOM files."""
+    return glance(folder, _is_dicom)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Tell by its ending, or by its first bytes where it has none, whether a file is DICOM."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    return (not path.suffix or path.suffix[1:].isdecimal()) and _has_preamble(path)
+
+
+def _name(path: Path) -> str:
+    """Return a file's name without its ending; a number is part of the name."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def _has_preamble(path: Path) -> bool:
+    """Tell whether the four letters that every DICOM file has are where they belong."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read(folder: Path) -> Dataset:
+    """List the photographs of a folder, and the segmentations that belong to them.
+
+    Parameters
+    ----------
+    folder : Path
+        Files ending in .dcm or .dicom, or without an ending.
+
+    Returns
+    -------
+    Dataset
+        Records; without a mask where there is no segmentation.
+
+    Raises
+    ------
+    DatasetError
+        When there is no photograph, or the packages are missing.
+    """
+    photographs: list[tuple[Path, Header]] = []
+    segmentations: dict[str, _Outlines] = {}
+    problems = []
+    for path in walk(folder):
+        if not _is_dicom(path):
+            continue
+        try:
+            header = read_header(path)
+        except PictureError as error:
+            problems.append(Problem(path.name, str(error)))
+            continue
+        if header.photograph:
+            segmentations[header.photograph] = _Outlines(path, header.classes)
+        else:
+            photographs.append((path, header))
+    if not photographs:
+        raise DatasetError(f"{folder} holds no DICOM photographs.")
+    provenance = read_provenance(folder)
+    classes = _classes(segmentations.values())
+    records = [
+        _record(path, header, segmentations.get(header.uid), classes, provenance)
+        for path, header in photographs
+    ]
+    return Dataset("dicom", natural_order(records), tuple(problems))
+
+
+class _Outlines(NamedTuple):
+    """A segmentation, and the names of its segments, background first."""
+
+    path: Path
+    classes: tuple[str, ...]
+
+
+def _classes(found: Iterable[_Outlines]) -> tuple[str, ...]:
+    """Name the classes of all segmentations, each of which names its own: the lesion first."""
+    names = dict.fromkeys(name for outlines in found for name in outlines.classes[1:])
+    return ("background", *sorted(names, key=lambda name: name != "lesion")) if names else LESION_CLASSES
+
+
+def _record(
+    path: Path,
+    header: Header,
+    outlines: _Outlines | None,
+    classes: tuple[str, ...],
+    provenance: Mapping[str, Provenance],
+) -> Record:
+    name = _name(path)
+    sex = {"F": "female", "M": "male"}.get(header.sex)
+    return Record(
+        name,
+        functools.partial(read_photograph, path),
+        functools.partial(_labels, outlines.path, classes) if outlines else None,
+        instances=functools.partial(_instances, outlines.path, classes) if outlines else None,
+        classes=classes,
+        patient=header.patient or None,
+        metadata={"sex": sex} if sex else {},
+        provenance=provenance.get(name.casefold(), Provenance() if outlines else NOT_OUTLINED),
+        origin=path,
+    )
+
+
+def _labels(path: Path, classes: tuple[str, ...]) -> LabelImage:
+    return read_segments(path, classes)[0]
+
+
+def _instances(path: Path, classes: tuple[str, ...]) -> InstanceImage:
+    return read_segments(path, classes)[1]
+
+
+def with_originals(records: Iterable[Record], folder: Path) -> list[Record]:
+    """Tell records which DICOM files their pictures came from, by their names.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        Such as those of a study whose pictures were imported from DICOM.
+    folder : Path
+        The DICOM files.
+
+    Returns
+    -------
+    list of Record
+        In the same order; a record without a file of its name stays as it is.
+
+    Raises
+    ------
+    DatasetError
+        When there is no photograph in the folder.
+    """
+    origins = {found.name: found for found in read(folder).records}
+    return [
+        replace(
+            record, origin=origins[record.name].origin, patient=record.patient or origins[record.name].patient
+        )
+        if record.name in origins
+        else record
+        for record in records
+    ]
+
+
+def write(plan: Plan) -> Iterator[Placed]:
+    """Write a cleaned photograph and a segmentation for each record, in a folder for each part.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write; every record must have come as DICOM.
+
+    Yields
+    ------
+    Placed
+        After each record.
+
+    Raises
+    ------
+    DatasetError
+        When a record did not come as DICOM, or the packages are missing.
+    """
+    salt = secrets.token_hex(16)
+    for record in plan.records:
+        folder = plan.folder / (record.part or "train")
+        folder.mkdir(exist_ok=True)
+        pixels = plan.load(record)
+        photograph = clean_photograph(record, pixels.image, salt)
+        target = folder / f"{record.name}.dcm"
+        photograph.save_as(target, enforce_file_format=True)
+        mask = ""
+        if pixels.labels.any():
+            path = folder / f"{record.name}_segmentation.dcm"
+            segmentation(photograph, pixels, record).save_as(path)
+            mask = path.relative_to(plan.folder).as_posix()
+        yield Placed(record.name, target.relative_to(plan.folder).as_posix(), mask)
+
+
+FORMAT = Format("dicom", "DICOM SEG", recognises, read, write, origin="DICOM")

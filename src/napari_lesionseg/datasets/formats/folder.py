@@ -1,0 +1,324 @@
+"""Plain folders: ``images/`` and ``masks/``, or pictures and masks side by side.
+
+Masks hold 0 and 255, class indices, or colours. ``classes.csv`` (index, name, colour) or ``labelmap.txt``,
+as CVAT writes it, says what indices and colours mean; without either, the masks are looked through once and
+the colours numbered in their order, black first.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_lesionseg.datasets.cleaning import safe_name
+from napari_lesionseg.io.archives import contained, read_table, write_table
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
+from napari_lesionseg.datasets.formats.base import (
+    Format,
+    Placed,
+    Plan,
+    put_facts,
+    put_instances,
+    put_mask,
+    put_picture,
+)
+from napari_lesionseg.datasets.formats.listing import (
+    PROVENANCE_NAME,
+    name_key,
+    natural_order,
+    read_provenance,
+    read_tables,
+    with_facts,
+)
+from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
+from napari_lesionseg.io.pairing import PairSearch, find_pairs, find_pictures
+from napari_lesionseg.datasets.records import (
+    LESION_CLASSES,
+    NOT_OUTLINED,
+    Dataset,
+    Problem,
+    Provenance,
+    Record,
+    Source,
+)
+from napari_lesionseg.errors import DatasetError, MaskError, PairingError
+from napari_lesionseg.types import LabelImage
+
+CLASSES_NAME = "classes.csv"
+_KEYS = ("name", "image_id", "isic_id", "image", "img_id", "file_name", "filename")
+_PAD = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
+_HEX = re.compile(r"#([0-9a-fA-F]{6})")
+_RGB = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """What indices and colours mean.
+
+    Parameters
+    ----------
+    classes : tuple of str
+        Names of the class indices, background first.
+    colours : mapping
+        Class index of each colour, as 0xRRGGBB; empty when masks hold no colours.
+    """
+
+    classes: tuple[str, ...]
+    colours: Mapping[int, int]
+
+
+def recognises(folder: Path) -> bool:
+    """Tell whether pictures with masks lie in a folder."""
+    try:
+        _search(folder)
+    except PairingError:
+        return False
+    return True
+
+
+def _search(folder: Path) -> PairSearch:
+    """Find pictures and masks; an import of pictures that nobody has outlined yet has none of these."""
+    try:
+        return find_pairs(folder)
+    except PairingError:
+        if not (folder / PROVENANCE_NAME).is_file():
+            raise
+        return PairSearch((), tuple(find_pictures(folder)))
+
+
+def read(folder: Path) -> Dataset:
+    """List the pictures of a folder and the masks that belong to them.
+
+    ``metadata.csv`` gives patients, lesions, diagnoses and parts; names such as ``PAT_355_732_102``
+    (PAD-UFES-20) give patient and lesion by themselves.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``images/`` and ``masks/``, or pictures and masks.
+
+    Returns
+    -------
+    Dataset
+        With the objects in ``instances/`` and the regions in ``regions/<name>/`` of an earlier export.
+        Pictures without a mask are records without one.
+
+    Raises
+    ------
+    DatasetError
+        When no picture has a mask, a picture has several, or a legend is damaged.
+    """
+    try:
+        found = _search(folder)
+    except PairingError as error:
+        raise DatasetError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    problems: list[Problem] = []
+    pictures: list[tuple[Path, Path | None]] = []
+    everything = [(pair.image, pair.mask) for pair in found.pairs] + [
+        (path, None) for path in found.without_mask
+    ]
+    for picture, mask in everything:
+        if _inside(folder, picture, mask):
+            pictures.append((picture, mask))
+        else:
+            problems.append(Problem(picture.stem, "A link leads out of the folder and is not followed."))
+    legend = read_legend(folder) or _look_through([mask for _, mask in pictures if mask])
+    facts = read_tables([folder / "metadata.csv"], _KEYS)
+    build = functools.partial(
+        _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
+    )
+    records = [
+        with_facts(build(picture, mask), facts.get(name_key(picture.stem), {}), _KEYS)
+        for picture, mask in pictures
+    ]
+    return Dataset("folder", natural_order(records), tuple(problems))
+
+
+def _inside(folder: Path, *files: Path | None) -> bool:
+    root = folder.resolve()
+    return all(path.resolve().is_relative_to(root) for path in files if path)
+
+
+def _record(
+    folder: Path,
+    picture: Path,
+    mask: Path | None,
+    legend: Legend,
+    regions: Mapping[str, Path],
+    provenance: Mapping[str, Provenance],
+) -> Record:
+    name = picture.stem
+    source: Source | None = (
+        functools.partial(_read_colours, mask, legend) if mask and legend.colours else mask
+    )
+    instances = folder / "instances" / f"{name}.png"
+    masks = {title: path / f"{name}.png" for title, path in regions.items()}
+    pad = _PAD.fullmatch(name)
+    return Record(
+        name,
+        picture,
+        source,
+        instances=instances if instances.is_file() else None,
+        regions={title: path for title, path in masks.items() if path.is_file()},
+        classes=legend.classes,
+        patient=pad["patient"] if pad else None,
+        lesion=pad["lesion"] if pad else None,
+        provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
+    )
+
+
+def _region_folders(folder: Path) -> dict[str, Path]:
+    root = folder / "regions"
+    return {path.name: path for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
+
+
+def read_legend(folder: Path) -> Legend | None:
+    """Read ``classes.csv`` or ``labelmap.txt``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they may lie.
+
+    Returns
+    -------
+    Legend or None
+        None when there is neither.
+
+    Raises
+    ------
+    DatasetError
+        When indices or colours are none, or come twice.
+    """
+    table, labelmap = folder / CLASSES_NAME, folder / "labelmap.txt"
+    if table.is_file():
+        rows = read_table(contained(folder, CLASSES_NAME))
+        return _legend((row.get("index", ""), row.get("name", ""), row.get("colour", "")) for row in rows)
+    if labelmap.is_file():
+        lines = read_table(contained(folder, labelmap.name), delimiter=":")
+        cells = sorted(([*line.values(), "", ""] for line in lines), key=lambda row: row[1] != "0,0,0")
+        return _legend((str(number), row[0], row[1]) for number, row in enumerate(cells))
+    return None
+
+
+def _legend(rows: Iterable[tuple[str, str, str]]) -> Legend:
+    """Build a legend from (index, name, colour)."""
+    names: dict[int, str] = {}
+    colours: dict[int, int] = {}
+    for index, name, colour in rows:
+        if not index.isdecimal() or int(index) > MAX_CLASS_INDEX or int(index) in names:
+            raise DatasetError(
+                f"The legend of the classes has no index from 0 to {MAX_CLASS_INDEX}: {index!r}."
+            )
+        names[int(index)] = name or f"class {index}"
+        if colour and colours.setdefault(_colour(colour), int(index)) != int(index):
+            raise DatasetError(f"The legend of the classes gives {colour} to two classes.")
+    if sorted(names) != list(range(len(names))) or len(names) < 2:
+        raise DatasetError("The legend of the classes must number them 0, 1, 2 and so on, background first.")
+    return Legend(tuple(names[index] for index in sorted(names)), colours)
+
+
+def _colour(text: str) -> int:
+    """Read ``#rrggbb`` or ``r,g,b``."""
+    match = _HEX.fullmatch(text)
+    if match:
+        return int(match.group(1), 16)
+    match = _RGB.fullmatch(text)
+    if match and all(int(value) < 256 for value in match.groups()):
+        red, green, blue = (int(value) for value in match.groups())
+        return red << 16 | green << 8 | blue
+    raise DatasetError(f"The legend of the classes has a colour that is none: {text[:40]!r}.")
+
+
+def _look_through(masks: Iterable[Path]) -> Legend:
+    """Find out from the masks themselves how many classes or which colours there are."""
+    highest, colours = 1, set[int]()
+    for path in masks:
+        try:
+            decoded = decode(path)
+            found = set(np.unique(_packed(decoded.array)).tolist()) if _is_coloured(decoded) else set()
+            colours |= found
+            if not any(map(_is_colour, found)):
+                highest = max(highest, int(read_mask(path).max()))
+        except (DecodingError, MaskError):
+            continue  # named when the record is loaded
+        if len(colours) > MAX_CLASS_INDEX:
+            raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colours (seen in {path.name}).")
+    if any(map(_is_colour, colours)):
+        ordered = [0, *sorted(colours - {0})]
+        names = ("background", *(f"#{value:06x}" for value in ordered[1:]))
+        index_of = {value: index for index, value in enumerate(ordered)}
+        return Legend(LESION_CLASSES if len(ordered) == 2 else names, index_of)
+    return Legend((*LESION_CLASSES, *(f"class {index}" for index in range(2, highest + 1))), {})
+
+
+def _is_coloured(decoded: Decoded) -> bool:
+    return decoded.array.ndim == 3 and decoded.array.dtype == np.uint8 and not decoded.lossy
+
+
+def _is_colour(value: int) -> bool:
+    return not (value >> 16 == (value >> 8) & 255 == value & 255)
+
+
+def _packed(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Turn (H, W, 3) bytes into (H, W) numbers 0xRRGGBB."""
+    wide = colours.astype(np.uint32)
+    return (wide @ np.array([65536, 256, 1], np.uint32)).astype(np.uint32)
+
+
+def _read_colours(path: Path, legend: Legend) -> LabelImage:
+    """Read a mask of colours; a mask without colours is read as any other."""
+    try:
+        decoded = decode(path)
+    except DecodingError as error:
+        raise MaskError(f"{path}: {error}") from error
+    if not _is_coloured(decoded):
+        return read_mask(path)
+    packed = _packed(decoded.array)
+    values, inverse = np.unique(packed, return_inverse=True)
+    unknown = [value for value in values.tolist() if value not in legend.colours]
+    if unknown:
+        raise MaskError(f"{path}: the colour #{unknown[0]:06x} stands for no class")
+    table = np.array([legend.colours[value] for value in values.tolist()], np.uint8)
+    labels: LabelImage = table[inverse.reshape(packed.shape)]
+    return labels
+
+
+def write(plan: Plan) -> Iterator[Placed]:
+    """Write ``images/``, ``masks/``, the legend, the facts; objects and regions where there are any.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write.
+
+    Yields
+    ------
+    Placed
+        After each record.
+    """
+    put_facts(plan, plan.folder / "metadata.csv")
+    rows = [{"index": str(index), "name": name} for index, name in enumerate(plan.classes)]
+    write_table(plan.folder / CLASSES_NAME, rows, ("index", "name"))
+    index = len(plan.classes) > 2
+    for record in plan.records:
+        pixels = plan.load(record)
+        picture = put_picture(plan, record, pixels.image, plan.folder / "images" / record.name)
+        target = plan.folder / "masks" / f"{record.name}.png"
+        mask = "" if record.mask is None else put_mask(plan, pixels.labels, target, index=index)
+        for name, region in pixels.regions.items():
+            put_mask(
+                plan, region, plan.folder / "regions" / safe_name(name) / f"{record.name}.png", index=False
+            )
+        if pixels.instances is not None:
+            put_instances(plan.folder / "instances" / f"{record.name}.png", pixels.instances)
+        yield Placed(record.name, picture, mask)
+
+
+FORMAT = Format("folder", "Plain folder", recognises, read, write)

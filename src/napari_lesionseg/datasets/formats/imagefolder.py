@@ -1,0 +1,95 @@
+"""Hugging Face imagefolder: a folder a part with ``metadata.jsonl``, and a data set card.
+
+``load_dataset("imagefolder", data_dir=...)`` gives the columns ``image`` and ``mask``, both pictures. Every
+cell is text and every row has every column, since the loader takes the types from the first rows of each
+part.
+
+https://huggingface.co/docs/datasets/image_dataset
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_mask, put_picture
+from napari_lesionseg.datasets.splits import Part
+
+_FOLDERS: Mapping[Part, str] = {"train": "train", "val": "validation", "test": "test"}
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "n>100K"))
+
+
+def write(plan: Plan) -> Iterator[Placed]:
+    """Write ``<part>/images/``, ``<part>/masks/``, ``<part>/metadata.jsonl`` and ``README.md``.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write.
+
+    Yields
+    ------
+    Placed
+        After each record.
+    """
+    columns = list(dict.fromkeys(name for record in plan.records for name in facts_of(record)))
+    index = len(plan.classes) > 2
+    for part, records in plan.parts().items():
+        folder = plan.folder / _FOLDERS[part]
+        lines = []
+        for record in records:
+            pixels = plan.load(record)
+            picture = put_picture(plan, record, pixels.image, folder / "images" / record.name)
+            mask = put_mask(plan, pixels.labels, folder / "masks" / f"{record.name}.png", index=index)
+            files = {"file_name": _below(picture), "mask_file_name": _below(mask)}
+            facts = facts_of(record)
+            lines.append(
+                json.dumps(files | {name: facts.get(name, "") for name in columns}, ensure_ascii=False)
+            )
+            yield Placed(record.name, picture, mask)
+        (folder / "metadata.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    (plan.folder / "README.md").write_bytes(card(plan).encode())
+
+
+def _below(path: str) -> str:
+    """Drop the part's folder from a path."""
+    return path.split("/", 1)[1]
+
+
+def card(plan: Plan) -> str:
+    """Return the data set card: what the hub reads (YAML), then the words.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is written.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    size = next(name for limit, name in _SIZES if len(plan.records) < limit)
+    licence = re.sub(r"[^a-z0-9.]+", "-", plan.info.licence.lower()).strip("-") or "unknown"
+    head = {
+        "pretty_name": plan.info.title,
+        "license": licence,
+        "task_categories": ["image-segmentation"],
+        "size_categories": [size],
+        "tags": ["dermatology", "dermoscopy", "medical"],
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
+    classes = ", ".join(f"{index} {name}" for index, name in enumerate(plan.classes))
+    values = classes if len(plan.classes) > 2 else "0 background, 255 lesion"
+    words = [
+        f"# {plan.info.title}",
+        plan.info.description,
+        f"{len(plan.records)} pictures with masks. Values of the masks: {values}.",
+        "Patients, and lesions of unknown patients, are in one part only. See `DATASHEET.md` for how the set "
+        "came about and `provenance.csv` for who drew each mask.",
+    ]
+    return "---\n" + "\n".join(lines) + "\n---\n\n" + "\n\n".join(word for word in words if word) + "\n"
+
+
+FORMAT = Format("imagefolder", "Hugging Face imagefolder", write=write)

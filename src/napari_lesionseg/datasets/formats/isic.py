@@ -1,0 +1,214 @@
+"""ISIC, the challenges and the archive: ``ISIC_nnnnnnn.jpg`` and ``ISIC_nnnnnnn_segmentation.png``.
+
+Written as the challenge of 2018 handed it out: a folder of pictures and one of masks for each part, masks
+as 8-bit PNG with 0 and 255 of the picture's size. Further classes are attribute masks (task 2), which may
+overlap.
+
+N. Codella et al., "Skin lesion analysis toward melanoma detection 2018", arXiv:1902.03368.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from napari_lesionseg.io.archives import walk
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_mask, put_picture
+from napari_lesionseg.datasets.formats.listing import (
+    PROVENANCE_NAME,
+    glance,
+    is_picture,
+    name_key,
+    natural_order,
+    part_of,
+    read_provenance,
+    read_tables,
+    with_facts,
+)
+from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.datasets.records import (
+    LESION_CLASSES,
+    NOT_OUTLINED,
+    Dataset,
+    Pixels,
+    Problem,
+    Provenance,
+    Record,
+    Source,
+    region_of,
+)
+from napari_lesionseg.datasets.splits import Part
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.types import LabelImage
+
+ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst", "globules")
+"""The dermoscopic attributes of task 2, all of which lie inside the lesion."""
+
+_MASK = re.compile(r"(?P<name>.+?)_(?:segmentation|attribute_(?P<attribute>\w+))", re.IGNORECASE)
+_SUPERPIXELS = re.compile(r".+_superpixels", re.IGNORECASE)
+_KEYS = ("isic_id", "image_id", "image", "image_name")
+_FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
+
+
+def recognises(folder: Path) -> bool:
+    """Tell whether a folder holds masks with ISIC's endings."""
+    return glance(folder, lambda path: is_picture(path) and _MASK.fullmatch(path.stem) is not None)
+
+
+def read(folder: Path) -> Dataset:
+    """List ISIC's pictures and the masks that belong to them, wherever they lie below the folder.
+
+    Parameters
+    ----------
+    folder : Path
+        A challenge's or the archive's folders, or an export.
+
+    Returns
+    -------
+    Dataset
+        Where there are attribute masks, class 1 is the lesion and the attributes follow; where masks
+        overlap, the later attribute is painted over. The masks themselves are kept whole as regions.
+        Pictures without a mask are records without one.
+
+    Raises
+    ------
+    DatasetError
+        When there is no picture in it.
+    """
+    found = _sort_out(folder)
+    if not found.pictures:
+        raise DatasetError(f"{folder} holds no pictures.")
+    classes = _classes(found.masks)
+    facts = read_tables((table for table in found.tables if table.name != PROVENANCE_NAME), _KEYS)
+    provenance = read_provenance(folder)
+    records = []
+    for key, picture in found.pictures.items():
+        source = provenance.get(key, Provenance()) if key in found.masks else NOT_OUTLINED
+        record = _record(picture, found.masks.get(key, {}), classes, folder, source)
+        records.append(with_facts(record, facts.get(key, {}), _KEYS))
+    lost = [
+        path for key, files in found.masks.items() if key not in found.pictures for path in files.values()
+    ]
+    problems = [*found.problems, *(Problem(path.name, "The mask has no picture.") for path in lost)]
+    return Dataset("isic", natural_order(records), tuple(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The files of a folder: pictures by name, masks by name and attribute ("" for the lesion), tables."""
+
+    pictures: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, dict[str, Path]] = field(default_factory=dict)
+    tables: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _sort_out(folder: Path) -> _Found:
+    """Tell a folder's files apart by their names."""
+    found = _Found()
+    for path in walk(folder):
+        match = _MASK.fullmatch(path.stem)
+        if path.suffix.lower() == ".csv":
+            found.tables.append(path)
+        elif not is_picture(path) or _SUPERPIXELS.fullmatch(path.stem):
+            continue
+        elif match:
+            attributes = found.masks.setdefault(name_key(match["name"]), {})
+            attributes[(match["attribute"] or "").lower()] = path
+        elif found.pictures.setdefault(name_key(path.stem), path) is not path:
+            reason = "A picture of this name was found before; this one is left out."
+            found.problems.append(Problem(path.name, reason))
+    return found
+
+
+def _classes(masks: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
+    """Name the classes: the lesion, then ISIC's attributes in their order, then others."""
+    found = {attribute for files in masks.values() for attribute in files if attribute}
+    known = [name for name in ATTRIBUTES if name in found]
+    return (*LESION_CLASSES, *known, *sorted(found.difference(known)))
+
+
+def _record(
+    picture: Path, files: Mapping[str, Path], classes: tuple[str, ...], root: Path, provenance: Provenance
+) -> Record:
+    attributes = {name: files[name] for name in classes[2:] if name in files}
+    mask: Source | None = files.get("")
+    if attributes:
+        mask = functools.partial(_paint, dict(files), classes)
+    return Record(
+        picture.stem,
+        picture,
+        mask,
+        regions=dict(attributes),
+        classes=classes,
+        provenance=provenance,
+        part=part_of(picture, root),
+    )
+
+
+def _paint(files: Mapping[str, Path], classes: tuple[str, ...]) -> LabelImage:
+    """Paint the lesion, then each attribute over it; there is one of them at least."""
+    found = {index: files[name] for index, name in enumerate(("", *classes[2:]), 1) if name in files}
+    first = next(iter(found.values()))
+    labels = np.zeros_like(read_mask(first))
+    for index, path in found.items():
+        labels[read_mask(path, (labels.shape[0], labels.shape[1])) > 0] = index
+    return labels
+
+
+def write(plan: Plan) -> Iterator[Placed]:
+    """Write the folders of pictures and masks for each part, and ``metadata.csv``.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write.
+
+    Yields
+    ------
+    Placed
+        After each record.
+    """
+    put_facts(plan, plan.folder / "metadata.csv", "isic_id")
+    for part, records in plan.parts().items():
+        title = _FOLDERS[part]
+        for record in records:
+            pixels = plan.load(record)
+            picture = put_picture(
+                plan, record, pixels.image, plan.folder / f"Task1-2_{title}_Input" / record.name
+            )
+            mask = plan.folder / f"Task1_{title}_GroundTruth" / f"{record.name}_segmentation.png"
+            placed = put_mask(plan, _lesion(pixels.labels, record.classes), mask, index=False)
+            folder = plan.folder / f"Task2_{title}_GroundTruth"
+            for name, region in _attributes(pixels, record).items():
+                put_mask(plan, region, folder / f"{record.name}_attribute_{name}.png", index=False)
+            yield Placed(record.name, picture, placed)
+
+
+def _lesion(labels: LabelImage, classes: tuple[str, ...]) -> LabelImage:
+    """Return the whole lesion: its class, and the attributes, which lie inside it."""
+    inside = [index for index, name in enumerate(classes) if index == 1 or name in ATTRIBUTES]
+    lesion: LabelImage = np.isin(labels, inside).astype(np.uint8)
+    return lesion
+
+
+def _attributes(pixels: Pixels, record: Record) -> dict[str, LabelImage]:
+    """Return the attribute masks: whole where the record has them, else the further classes.
+
+    Regions of other kinds (PH2's colours) have no place in this convention.
+    """
+    masks = {name: region_of(pixels.labels, index) for index, name in enumerate(record.classes) if index > 1}
+    masks |= {name: mask for name, mask in pixels.regions.items() if name in masks or name in ATTRIBUTES}
+    return {_attribute_name(name): mask for name, mask in masks.items()}
+
+
+def _attribute_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower())
+
+
+FORMAT = Format("isic", "ISIC", recognises, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}")

@@ -1,0 +1,87 @@
+"""nnU-Net v2: ``imagesTr``, ``labelsTr``, ``dataset.json`` and the split.
+
+Pictures and labels are PNG, labels are class indices without a gap. Training and validation go to
+``imagesTr``, the test pictures to ``imagesTs`` with their labels in ``labelsTs``. ``splits_final.json``
+belongs into ``nnUNet_preprocessed/<data set>/`` before the training starts: without it nnU-Net splits by
+picture and patients leak.
+
+F. Isensee et al., "nnU-Net", Nature Methods 18, 2021; documentation/dataset_format.md of nnU-Net 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_mask, put_picture
+from napari_lesionseg.datasets.formats.coco import put_json
+from napari_lesionseg.datasets.splits import assign_folds, group_items
+
+FOLDS = 5
+
+
+def write(plan: Plan) -> Iterator[Placed]:
+    """Write ``Dataset<number>_<title>/``.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write; `config.dataset_id` is the number.
+
+    Yields
+    ------
+    Placed
+        After each record.
+    """
+    title = re.sub(r"[^A-Za-z0-9]+", "", plan.info.title.title()) or "Lesions"
+    folder = plan.folder / f"Dataset{plan.config.dataset_id:03d}_{title}"
+    put_facts(plan, plan.folder / "metadata.csv")
+    for part, records in plan.parts().items():
+        ending = "Ts" if part == "test" else "Tr"
+        for record in records:
+            pixels = plan.load(record)
+            picture = put_picture(
+                plan, record, pixels.image, folder / f"images{ending}" / f"{record.name}_0000", png=True
+            )
+            mask = put_mask(
+                plan, pixels.labels, folder / f"labels{ending}" / f"{record.name}.png", index=True
+            )
+            yield Placed(record.name, picture, mask)
+    put_json(folder / "dataset.json", _description(plan))
+    put_json(folder / "splits_final.json", _splits(plan))
+
+
+def _description(plan: Plan) -> dict[str, object]:
+    """Return the contents of ``dataset.json``."""
+    return {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {name: index for index, name in enumerate(plan.classes)},
+        "numTraining": sum(record.part != "test" for record in plan.records),
+        "file_ending": ".png",
+        "name": plan.info.title,
+        "description": plan.info.description,
+        "licence": plan.info.licence,
+        "citation": plan.info.citation,
+    }
+
+
+def _splits(plan: Plan) -> list[dict[str, list[str]]]:
+    """Return one fold from training and validation, or folds by patient where there is no validation part."""
+    parts = plan.parts()
+    names = {part: [record.name for record in records] for part, records in parts.items()}
+    if names.get("val"):
+        return [{"train": names.get("train", []), "val": names["val"]}]
+    items = [record.split_item() for record in parts.get("train", [])]
+    if len(group_items(items)[0]) < FOLDS:
+        return [{"train": names.get("train", []), "val": []}]
+    folds = assign_folds(items, FOLDS, seed=plan.config.seed)
+    return [
+        {
+            "train": [name for name, fold in folds.items() if fold != number],
+            "val": [name for name, fold in folds.items() if fold == number],
+        }
+        for number in range(FOLDS)
+    ]
+
+
+FORMAT = Format("nnunet", "nnU-Net", write=write, pseudonym="lesion_{:05d}")

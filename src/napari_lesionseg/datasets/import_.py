@@ -1,0 +1,167 @@
+"""Reading a data set of any known convention, from a folder or an archive, and bringing it in."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from napari_lesionseg.datasets.export_checks import Step
+from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
+from napari_lesionseg.datasets.export import ExportReport, keep_parts, run_export
+from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, get_format, recognise
+from napari_lesionseg.datasets.formats import coco
+from napari_lesionseg.datasets.records import Dataset
+from napari_lesionseg.errors import DatasetError
+
+_IMPORT = ExportConfig(unapproved="include", pseudonymise="nothing", facts=None)
+_LITTER = {"__MACOSX"}
+
+
+def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # noqa: A002
+    """List what a folder holds; no pixel is read yet.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A data set, a folder that holds nothing but one, or a COCO file.
+    format : str, optional
+        A key of `formats.FORMATS`; found out when left out.
+
+    Returns
+    -------
+    Dataset
+        Records, and what was left out.
+
+    Raises
+    ------
+    DatasetError
+        When it is no data set of a known convention.
+    """
+    folder = Path(folder)
+    if folder.is_file() and folder.suffix.lower() == ".json":
+        root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
+        return coco.read(root, [folder])
+    if not folder.is_dir():
+        raise DatasetError(_no_folder(folder))
+    folder = _descend(folder)
+    convention = get_format(format) if format else recognise(folder)
+    if convention is None:
+        known = ", ".join(found.title for found in FORMATS.values() if found.read)
+        raise DatasetError(
+            f"{folder} holds no data set that can be read: no pictures with masks, and none of {known}."
+        )
+    if convention.read is None:
+        raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
+    return convention.read(folder)
+
+
+def _no_folder(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist."
+    return f"{path} is neither a folder nor a COCO file nor an archive ({', '.join(ARCHIVE_SUFFIXES)})."
+
+
+def _descend(folder: Path) -> Path:
+    """Go down as long as there is nothing but one folder."""
+    while True:
+        entries = [
+            path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _LITTER
+        ]
+        if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
+            return folder
+        folder = entries[0]
+
+
+@contextlib.contextmanager
+def open_dataset(source: str | Path, format: str | None = None) -> Iterator[Dataset]:  # noqa: A002
+    """Open a folder or an archive; an archive is unpacked for as long as the context lasts.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder, a COCO file, or a ZIP or TAR archive.
+    format : str, optional
+        As for `read_dataset`.
+
+    Yields
+    ------
+    Dataset
+        Its records can be loaded inside the context.
+
+    Raises
+    ------
+    DatasetError
+        As `read_dataset` and `containment.unpack`.
+    """
+    source = Path(source)
+    if not is_archive(source):
+        yield read_dataset(source, format)
+        return
+    with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
+        for _ in unpack(source, Path(folder)):
+            pass
+        yield read_dataset(folder, format)
+
+
+def import_dataset(
+    source: str | Path,
+    destination: str | Path,
+    format: str | None = None,  # noqa: A002
+    *,
+    info: DatasetInfo | None = None,
+) -> Iterator[Step | ExportReport]:
+    """Bring a data set in: write it as a plain folder that the workbench opens.
+
+    Parts, patients, diagnoses and provenance are kept as they are; pictures lose their EXIF, and entries that
+    cannot be read are left out and listed.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder, a COCO file, or a ZIP or TAR archive.
+    destination : str or Path
+        A folder that does not exist or is empty.
+    format : str, optional
+        As for `read_dataset`.
+    info : DatasetInfo, optional
+        For the datasheet.
+
+    Yields
+    ------
+    Step
+        Progress. Closing the iterator stops the work and leaves nothing behind.
+    ExportReport
+        Last: what was written.
+
+    Raises
+    ------
+    DatasetError
+        As `open_dataset` and `exporting.export_dataset`.
+    """
+    source, destination = Path(source), Path(destination)
+    with tempfile.TemporaryDirectory(prefix="lesionseg-") as unpacked:
+        if is_archive(source):
+            for number, name in enumerate(unpack(source, Path(unpacked)), 1):
+                yield Step("unpacking", number, number, name)
+            source = Path(unpacked)
+        dataset = read_dataset(source, format)
+        _check_any(dataset)
+        yield from run_export(
+            dataset.records,
+            destination,
+            FORMATS["folder"],
+            _IMPORT,
+            info or DatasetInfo(title=destination.name, description=f"Imported from {dataset.format}."),
+            keep_parts,
+            dataset.problems,
+            bare=True,
+        )
+
+
+def _check_any(dataset: Dataset) -> None:
+    """Refuse a data set of which nothing can be read, with the first reason."""
+    if not dataset.records:
+        reasons = (f" {problem.name}: {problem.reason}" for problem in dataset.problems)
+        raise DatasetError(f"No picture of it can be read.{next(reasons, '')}")

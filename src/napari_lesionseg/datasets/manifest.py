@@ -1,0 +1,175 @@
+"""The list of a data set's files with their hashes, and the check that none has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_lesionseg.io.archives import contained, read_json, walk
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.atomic import sha256_file
+
+MANIFEST_NAME = "manifest.json"
+
+
+class ManifestEntry(BaseModel):
+    """One file: its path inside the folder with ``/``, its SHA-256, and its size in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Manifest(BaseModel):
+    """The files of a data set; `format` names its convention and `created` is ISO 8601."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = Field(1, ge=1, le=1)
+    software: str = ""
+    format: str = ""
+    created: str = ""
+    files: tuple[ManifestEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What became of a data set since it was written.
+
+    Parameters
+    ----------
+    checked : int
+        Files that were hashed.
+    missing, changed, added : tuple of str
+        Files that are gone, differ, or were not there.
+    """
+
+    checked: int
+    missing: tuple[str, ...]
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+
+    @property
+    def intact(self) -> bool:
+        """True when every file is there as it was written; added files do no harm to it."""
+        return not (self.missing or self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """Progress: `done` of `total` files are hashed."""
+
+    done: int
+    total: int
+    name: str
+
+
+def write_manifest(folder: Path, *, software: str, convention: str, created: str) -> Iterator[Hashed]:
+    """Hash every file of a folder, and write the list.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set.
+    software, convention, created : str
+        What is said of it.
+
+    Yields
+    ------
+    Hashed
+        After each file.
+    """
+    files = sorted(walk(folder))
+    entries = []
+    for number, path in enumerate(files, 1):
+        name = path.relative_to(folder).as_posix()
+        entries.append(ManifestEntry(path=name, sha256=sha256_file(path), bytes=path.stat().st_size))
+        yield Hashed(number, len(files), name)
+    manifest = Manifest(software=software, format=convention, created=created, files=tuple(entries))
+    text = json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST_NAME).write_bytes(text.encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the list of a data set's files.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set.
+
+    Returns
+    -------
+    Manifest
+        Every path in it stays inside the folder.
+
+    Raises
+    ------
+    DatasetError
+        When there is none, or it is damaged, or it names files elsewhere.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise DatasetError(f"{folder} has no {MANIFEST_NAME}; only exported data sets can be verified.")
+    try:
+        manifest = Manifest.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DatasetError(f"{path} is damaged ({where}: {first['msg']}).") from error
+    for entry in manifest.files:
+        contained(folder, entry.path)
+    return manifest
+
+
+def verify(folder: str | Path) -> Iterator[Hashed | Verification]:
+    """Check that a data set is as it was written.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder with a manifest.
+
+    Yields
+    ------
+    Hashed
+        After each file.
+    Verification
+        Last: the result.
+
+    Raises
+    ------
+    DatasetError
+        When there is no sound manifest, or a file cannot be read.
+    """
+    folder = Path(folder)
+    entries = read_manifest(folder).files
+    missing, changed = [], []
+    for number, entry in enumerate(entries, 1):
+        state = _compare(folder, entry)
+        if state == "missing":
+            missing.append(entry.path)
+        elif state == "changed":
+            changed.append(entry.path)
+        yield Hashed(number, len(entries), entry.path)
+    known = {entry.path for entry in entries} | {MANIFEST_NAME}
+    found = (path.relative_to(folder).as_posix() for path in walk(folder))
+    added = tuple(sorted(name for name in found if name not in known))
+    yield Verification(len(entries), tuple(missing), tuple(changed), added)
+
+
+def _compare(folder: Path, entry: ManifestEntry) -> str:
+    path = contained(folder, entry.path)
+    if not path.is_file():
+        return "missing"
+    try:
+        same = path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+    return "same" if same else "changed"

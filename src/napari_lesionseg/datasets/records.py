@@ -1,0 +1,254 @@
+"""What a data set is, whatever its convention: pictures, their masks, and who says so.
+
+A record holds paths or small functions, never pixels of its own accord, so that thousands of them are light;
+the pixels come when `Record.load` is called, one picture at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_lesionseg.io.decoding import DecodingError, decode
+from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask, read_picture
+from napari_lesionseg.datasets.splits import Part, SplitItem
+from napari_lesionseg.errors import DatasetError, MaskError, PictureError
+from napari_lesionseg.types import ByteImage, LabelImage
+
+Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "not looked at"]
+"""How far a reader got with a picture."""
+
+SIGNED: frozenset[Status] = frozenset({"approved", "no lesion"})
+"""The states in which a reader has signed the outline."""
+
+STATUSES: tuple[Status, ...] = ("approved", "no lesion", "corrected", "predicted", "flagged", "not looked at")
+
+Source: TypeAlias = Path | NDArray[Any] | Callable[[], NDArray[Any]]
+"""A file, an array, or a function that makes the array when it is called."""
+
+InstanceImage: TypeAlias = NDArray[np.uint16]
+"""Number of the object each pixel belongs to, shape (H, W), 0 = none."""
+
+LESION_CLASSES = ("background", "lesion")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who drew a mask, and with what help.
+
+    Parameters
+    ----------
+    reader : str
+        Name or initials of the reader who signed, "" when unknown.
+    model : str
+        Name or hash of the model that drew the first outline, "" for none.
+    corrected : float or None
+        Share of the picture's pixels that the reader changed after the model, 0 to 1; None when unknown.
+    status : str
+        One of `STATUSES`.
+    time : str
+        When it was signed, ISO 8601, "" when unknown.
+    """
+
+    reader: str = ""
+    model: str = ""
+    corrected: float | None = None
+    status: Status = "approved"
+    time: str = ""
+
+
+NOT_OUTLINED = Provenance(status="not looked at")
+"""Of pictures that have no outline yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """The arrays of one record, checked against each other.
+
+    Parameters
+    ----------
+    image : ndarray
+        (H, W, 3) uint8.
+    labels : ndarray
+        (H, W) uint8, class indices.
+    instances : ndarray or None
+        (H, W) uint16, where objects are told apart.
+    regions : mapping
+        Further masks by name, (H, W) uint8 of 0 and 1, which may overlap.
+    """
+
+    image: ByteImage
+    labels: LabelImage
+    instances: InstanceImage | None
+    regions: Mapping[str, LabelImage]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One picture of a data set with all that is known of it.
+
+    Parameters
+    ----------
+    name : str
+        Name without ending, unique in the set.
+    picture, mask : Source
+        The picture, and its classes. A mask of None means that nobody has outlined it.
+    instances : Source, optional
+        Objects told apart.
+    regions : mapping
+        Further masks by name that may overlap, such as dermoscopic attributes and colours.
+    classes : tuple of str
+        Names of the class indices, background first.
+    patient, lesion, diagnosis : str or None
+        As the source has them.
+    metadata : mapping
+        Further facts, as text.
+    provenance : Provenance
+        Who says so.
+    part : str or None
+        The part of the set it was in.
+    origin : Path or None
+        The file the picture came from, where `picture` is not that file.
+    """
+
+    name: str
+    picture: Source
+    mask: Source | None = None
+    instances: Source | None = None
+    regions: Mapping[str, Source] = field(default_factory=dict)
+    classes: tuple[str, ...] = LESION_CLASSES
+    patient: str | None = None
+    lesion: str | None = None
+    diagnosis: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    provenance: Provenance = Provenance()
+    part: Part | None = None
+    origin: Path | None = None
+
+    def split_item(self) -> SplitItem:
+        """Return what a split must know about this record."""
+        return SplitItem(self.name, self.patient, self.lesion, self.diagnosis)
+
+    def load(self, *, bare: bool = False) -> Pixels:
+        """Read the picture and its masks, and check that they fit each other.
+
+        Parameters
+        ----------
+        bare : bool
+            Give a picture without an outline an empty one, instead of an error.
+
+        Returns
+        -------
+        Pixels
+            Arrays of one height and width.
+
+        Raises
+        ------
+        DatasetError
+            When a file cannot be read, sizes differ, or a class has no name.
+        """
+        try:
+            return self._load(bare=bare)
+        except (PictureError, MaskError) as error:
+            raise DatasetError(str(error)) from error
+
+    def _load(self, *, bare: bool) -> Pixels:
+        image = self._image()
+        shape = image.shape[:2]
+        if self.mask is None and not bare:
+            raise DatasetError("The picture has no outline yet.")
+        labels = np.zeros(shape, np.uint8) if self.mask is None else _labels(self.mask, shape)
+        if int(labels.max(initial=0)) >= len(self.classes):
+            raise DatasetError(
+                f"The mask holds class {labels.max()}, but only 0 to {len(self.classes) - 1} have names."
+            )
+        instances = None if self.instances is None else _instances(self.instances, shape)
+        regions = {name: (_labels(mask, shape) > 0).astype(np.uint8) for name, mask in self.regions.items()}
+        return Pixels(image, labels, instances, regions)
+
+    def _image(self) -> ByteImage:
+        if isinstance(self.picture, Path):
+            return read_picture(self.picture)
+        image = self.picture() if callable(self.picture) else self.picture
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise DatasetError(f"A picture must be (H, W, 3) bytes, not {image.shape} of {image.dtype}.")
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An entry of a data set that was left out or that needs a look.
+
+    Parameters
+    ----------
+    name : str
+        The entry or file.
+    reason : str
+        One sentence.
+    left_out : bool
+        False when the entry came along all the same.
+    """
+
+    name: str
+    reason: str
+    left_out: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What was found in a folder.
+
+    Parameters
+    ----------
+    format : str
+        Name of the convention.
+    records : sequence of Record
+        The entries, in natural order of their names.
+    problems : tuple of Problem
+        Entries that were left out, and why.
+    """
+
+    format: str
+    records: Sequence[Record]
+    problems: tuple[Problem, ...] = ()
+
+
+def region_of(labels: LabelImage, index: int) -> LabelImage:
+    """Return one class of a mask as 0 and 1, shape (H, W)."""
+    region: LabelImage = (labels == index).astype(np.uint8)
+    return region
+
+
+def _array(source: NDArray[Any] | Callable[[], NDArray[Any]], shape: tuple[int, ...]) -> NDArray[Any]:
+    array = source() if callable(source) else source
+    if array.shape != shape:
+        raise DatasetError(
+            f"The mask is {array.shape[-1]} x {array.shape[0]} pixels, its picture {shape[1]} x {shape[0]}."
+        )
+    return array
+
+
+def _labels(source: Source, shape: tuple[int, ...]) -> LabelImage:
+    if isinstance(source, Path):
+        return read_mask(source, (shape[0], shape[1]))
+    array = _array(source, shape)
+    if array.dtype.kind not in "biu" or int(array.min()) < 0 or int(array.max()) > MAX_CLASS_INDEX:
+        raise DatasetError(f"Class indices are whole numbers from 0 to {MAX_CLASS_INDEX}.")
+    return array.astype(np.uint8)
+
+
+def _instances(source: Source, shape: tuple[int, ...]) -> InstanceImage:
+    if not isinstance(source, Path):
+        return _array(source, shape).astype(np.uint16)
+    try:
+        array = decode(source).array
+    except DecodingError as error:
+        raise DatasetError(f"{source}: {error}") from error
+    if array.ndim != 2 or array.dtype.kind not in "bui" or array.shape != shape:
+        raise DatasetError(f"{source}: objects are numbered in a grey picture of the size of its photograph.")
+    return array.astype(np.uint16)

@@ -1,0 +1,316 @@
+"""Measure a model on pictures whose true outline is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Protocol, TypeAlias
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.inference import postprocess as postprocess_module
+from napari_lesionseg.evaluation.metrics import (
+    ClassScores,
+    PictureScores,
+    Summary,
+    score_classes,
+    score_masks,
+    summarise,
+)
+from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.errors import DeviceError, MaskError, PairingError, PictureError
+from napari_lesionseg.types import ByteImage, LabelImage, Pair, Probability
+
+
+class Card(Protocol):
+    """What the measuring needs to know about a model."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on the model takes a pixel to be lesion, in (0, 1)."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, background first."""
+        ...
+
+
+class Predictor(Protocol):
+    """Whatever gives probabilities for a picture: a model, or a method to compare it with."""
+
+    @property
+    def card(self) -> Card:
+        """What it is."""
+        ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of its file; None for what has no file, such as a network fresh from training."""
+        ...
+
+    def predict(self, image: ByteImage) -> Probability:
+        """Give the probability of the lesion, shape (H, W), or of C classes, shape (C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PictureResult:
+    """What was measured on one picture.
+
+    Parameters
+    ----------
+    stem : str
+        Name of the picture without its suffix.
+    scores : PictureScores
+        All classes together against the background.
+    quality : float
+        What the model itself thought of its outline, in [0, 1]; see `quality_estimate`.
+    classes : tuple of ClassScores
+        One by one, if the model knows more than lesion and background.
+    """
+
+    stem: str
+    scores: PictureScores
+    quality: float
+    classes: tuple[ClassScores, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPicture:
+    """A picture that could not be measured, and why."""
+
+    stem: str
+    reason: str
+
+
+Outcome: TypeAlias = PictureResult | FailedPicture
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMeans:
+    """Mean overlap of one class.
+
+    Parameters
+    ----------
+    name : str
+    pictures : int
+        In how many pictures the class was drawn or found; the means are over those.
+    dice, jaccard : float or None
+        In [0, 1]; None if there was no such picture.
+    """
+
+    name: str
+    pictures: int
+    dice: float | None
+    jaccard: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was measured on many pictures.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    model_sha256 : str or None
+        Hash of its file; None if it has none.
+    threshold : float
+        Probability from which on a pixel was taken to be lesion.
+    summary : Summary or None
+        Means and intervals; None if no picture could be measured.
+    classes : tuple of ClassMeans
+        Empty for a model of one class.
+    pictures : tuple of PictureResult
+    failed_inputs : tuple of FailedPicture
+    """
+
+    model: str
+    model_sha256: str | None
+    threshold: float
+    summary: Summary | None
+    classes: tuple[ClassMeans, ...]
+    pictures: tuple[PictureResult, ...]
+    failed_inputs: tuple[FailedPicture, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values that ``json.dumps`` takes."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """One picture with all that led to its result.
+
+    Parameters
+    ----------
+    result : PictureResult
+    image : ndarray, shape (H, W, 3), uint8
+    probability : ndarray, shape (H, W) or (C, H, W), float32
+    predicted, truth : ndarray, shape (H, W), uint8
+        Class indices.
+    """
+
+    result: PictureResult
+    image: ByteImage
+    probability: Probability
+    predicted: LabelImage
+    truth: LabelImage
+
+
+def evaluate(
+    model: Predictor,
+    pairs: Sequence[Pair],
+    *,
+    postprocess: PostprocessConfig | None = None,
+    threshold: float | None = None,
+) -> Evaluation:
+    """Measure a model on pictures with true masks.
+
+    Parameters
+    ----------
+    model : Model
+        Or whatever has ``predict(image)``, ``sha256`` and a ``card`` with name, threshold and classes.
+    pairs : sequence of Pair
+        Pictures and their masks.
+    postprocess : PostprocessConfig, optional
+        How masks are cleaned; the default settings if left out.
+    threshold : float, optional
+        In (0, 1); if left out that of ``postprocess``, and if it has none that of the model.
+
+    Returns
+    -------
+    Evaluation
+        A picture that cannot be read or does not fit its mask is listed in it, and the others are measured.
+
+    Raises
+    ------
+    PairingError
+        If there are no pairs.
+    """
+    outcomes = iter_evaluate(model, pairs, postprocess=postprocess, threshold=threshold)
+    return collect(model, outcomes, postprocess=postprocess, threshold=threshold)
+
+
+def iter_evaluate(
+    model: Predictor,
+    pairs: Sequence[Pair],
+    *,
+    postprocess: PostprocessConfig | None = None,
+    threshold: float | None = None,
+) -> Iterator[Outcome]:
+    """Measure picture by picture, so that the caller can show progress or stop.
+
+    Parameters
+    ----------
+    model, pairs, postprocess, threshold
+        See `evaluate`.
+
+    Yields
+    ------
+    PictureResult or FailedPicture
+        In the order of the pairs; `collect` makes an `Evaluation` of them.
+
+    Raises
+    ------
+    PairingError
+        If there are no pairs.
+    """
+    if not pairs:
+        raise PairingError("There are no pictures with masks to measure the model on.")
+    for pair in pairs:
+        try:
+            yield measure_pair(model, pair, postprocess=postprocess, threshold=threshold).result
+        except (PictureError, MaskError, DeviceError) as error:
+            yield FailedPicture(pair.stem, str(error))
+
+
+def measure_pair(
+    model: Predictor,
+    pair: Pair,
+    *,
+    postprocess: PostprocessConfig | None = None,
+    threshold: float | None = None,
+) -> Measured:
+    """Measure one picture and keep what led to the result.
+
+    Parameters
+    ----------
+    model, postprocess, threshold
+        See `evaluate`.
+    pair : Pair
+        The picture and its mask.
+
+    Raises
+    ------
+    PictureError, MaskError
+        If the picture or the mask cannot be read, or they do not fit.
+    DeviceError
+        If the picture is too large for the device's memory.
+    """
+    config = postprocess or PostprocessConfig()
+    level = postprocess_module.resolve_threshold(threshold, config, model.card.threshold)
+    image = read_picture(pair.image)
+    truth = read_mask(pair.mask, image.shape[:2])
+    probability = model.predict(image)
+    predicted = postprocess_module.postprocess(probability, config, level)
+    many = probability.ndim == 3 and len(probability) > 2
+    result = PictureResult(
+        stem=pair.stem,
+        scores=score_masks(predicted, truth),
+        quality=quality_estimate(probability, level),
+        classes=score_classes(predicted, truth, model.card.classes) if many else (),
+    )
+    return Measured(result, image, probability, predicted, truth)
+
+
+def collect(
+    model: Predictor,
+    outcomes: Iterable[Outcome],
+    *,
+    postprocess: PostprocessConfig | None = None,
+    threshold: float | None = None,
+) -> Evaluation:
+    """Sum up what `iter_evaluate` gave.
+
+    Parameters
+    ----------
+    model, postprocess, threshold
+        As they were given to `iter_evaluate`.
+    outcomes : iterable of PictureResult or FailedPicture
+        All of them, or as many as there were until the user stopped.
+    """
+    outcomes = tuple(outcomes)
+    pictures = tuple(outcome for outcome in outcomes if isinstance(outcome, PictureResult))
+    config = postprocess or PostprocessConfig()
+    return Evaluation(
+        model=model.card.name,
+        model_sha256=model.sha256,
+        threshold=postprocess_module.resolve_threshold(threshold, config, model.card.threshold),
+        summary=summarise([picture.scores for picture in pictures]) if pictures else None,
+        classes=_class_means(pictures),
+        pictures=pictures,
+        failed_inputs=tuple(outcome for outcome in outcomes if isinstance(outcome, FailedPicture)),
+    )
+
+
+def _class_means(pictures: Sequence[PictureResult]) -> tuple[ClassMeans, ...]:
+    """Average class by class, over the pictures that have the class or were said to have it."""
+    columns = zip(*(picture.classes for picture in pictures), strict=True)
+    return tuple(_mean_of_class(column) for column in columns)
+
+
+def _mean_of_class(column: Sequence[ClassScores]) -> ClassMeans:
+    present = [scores for scores in column if scores.present]
+    if not present:
+        return ClassMeans(column[0].name, 0, None, None)
+    dice, jaccard = fmean(s.dice for s in present), fmean(s.jaccard for s in present)
+    return ClassMeans(column[0].name, len(present), dice, jaccard)

@@ -1,0 +1,280 @@
+"""How well single lesions are found: matched one to one, counted, and ranked by confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from napari_lesionseg.masks.instances import InstanceMap, highest
+from napari_lesionseg.errors import MaskError
+
+COCO_THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
+"""Overlaps at which COCO takes a lesion for found, 0.50 to 0.95."""
+
+_RECALLS = np.linspace(0, 1, 101)  # at which COCO reads the precision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlaps:
+    """How the lesions of two maps overlap.
+
+    Parameters
+    ----------
+    predicted, truth : ndarray of int
+        Their numbers, ascending; shapes (P,) and (T,).
+    jaccard : ndarray of float, shape (P, T)
+        Jaccard index of every pair, in [0, 1].
+    """
+
+    predicted: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    jaccard: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchCounts:
+    """Lesions found and missed; counts of several pictures can be added with ``+``.
+
+    Parameters
+    ----------
+    matched : int
+        Lesions found, one to one.
+    extra : int
+        Found where there is none.
+    missed : int
+        There, but not found.
+    jaccard_sum : float
+        Sum of the Jaccard indices of the matched ones.
+    """
+
+    matched: int = 0
+    extra: int = 0
+    missed: int = 0
+    jaccard_sum: float = 0.0
+
+    def __add__(self, other: MatchCounts) -> MatchCounts:
+        return MatchCounts(
+            self.matched + other.matched,
+            self.extra + other.extra,
+            self.missed + other.missed,
+            self.jaccard_sum + other.jaccard_sum,
+        )
+
+    @property
+    def present(self) -> bool:
+        """Whether there is anything to count."""
+        return bool(self.matched or self.extra or self.missed)
+
+    @property
+    def precision(self) -> float:
+        """Share of the found lesions that are there, in [0, 1]; 1 if none was found."""
+        return _ratio(self.matched, self.matched + self.extra)
+
+    @property
+    def recall(self) -> float:
+        """Share of the lesions that were found, in [0, 1]; 1 if there are none."""
+        return _ratio(self.matched, self.matched + self.missed)
+
+    @property
+    def f1(self) -> float:
+        """2 matched / (2 matched + extra + missed), in [0, 1]; 1 if there is nothing at all."""
+        return _ratio(2 * self.matched, 2 * self.matched + self.extra + self.missed)
+
+    @property
+    def mean_jaccard(self) -> float:
+        """Mean Jaccard index of the matched lesions, in [0, 1]; 1 if there are none."""
+        return _ratio(self.jaccard_sum, self.matched)
+
+    @property
+    def quality(self) -> float:
+        """How well lesions are found times how well they fit, in [0, 1]: ``f1`` times ``mean_jaccard``."""
+        return self.f1 * self.mean_jaccard
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The lesions found in one picture, with confidences, and the true ones.
+
+    Parameters
+    ----------
+    predicted, truth : InstanceMap
+        Of the same shape.
+    confidences : mapping of int to float
+        Of every number in ``predicted``.
+    """
+
+    predicted: InstanceMap
+    confidences: Mapping[int, float]
+    truth: InstanceMap
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePrecision:
+    """Average precision as COCO defines it.
+
+    Parameters
+    ----------
+    mean : float
+        Mean over all thresholds, in [0, 1]; COCO's "AP".
+    thresholds : tuple of float
+        The overlaps.
+    values : tuple of float
+        Average precision at each of them.
+    """
+
+    mean: float
+    thresholds: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def overlaps(predicted: InstanceMap, truth: InstanceMap) -> Overlaps:
+    """Measure the Jaccard index of every pair of lesions of two maps.
+
+    Raises
+    ------
+    MaskError
+        If the shapes differ.
+    """
+    if predicted.shape != truth.shape:
+        raise MaskError(f"Lesions of shape {predicted.shape} cannot be compared with those of {truth.shape}.")
+    found, found_areas = np.unique(predicted[predicted > 0], return_counts=True)
+    real, real_areas = np.unique(truth[truth > 0], return_counts=True)
+    shared = (predicted > 0) & (truth > 0)
+    base = highest(truth) + 1
+    keys, sizes = np.unique(predicted[shared].astype(np.int64) * base + truth[shared], return_counts=True)
+    both = np.zeros((len(found), len(real)))
+    both[np.searchsorted(found, keys // base), np.searchsorted(real, keys % base)] = sizes
+    union = found_areas[:, None] + real_areas[None] - both
+    return Overlaps(found.astype(np.int64), real.astype(np.int64), both / union)
+
+
+def match_instances(overlap: Overlaps, threshold: float = 0.5) -> dict[int, int]:
+    """Pair lesions one to one so that as many as possible overlap by the threshold, and then most overall.
+
+    Parameters
+    ----------
+    overlap : Overlaps
+        Of two maps.
+    threshold : float
+        Least Jaccard index of a pair, in (0, 1].
+
+    Returns
+    -------
+    dict of int to int
+        Numbers of the true lesions by those of the found ones. Above 0.5 there is only one way to pair them.
+    """
+    enough = overlap.jaccard >= threshold
+    # each pair beyond the threshold is worth more than all overlap that could be lost for it
+    worth = np.where(enough, len(overlap.truth) + 1 + overlap.jaccard, 0)
+    rows, cols = linear_sum_assignment(worth, maximize=True)
+    return {
+        int(overlap.predicted[row]): int(overlap.truth[col])
+        for row, col in zip(rows, cols, strict=True)
+        if enough[row, col]
+    }
+
+
+def count_matches(predicted: InstanceMap, truth: InstanceMap, threshold: float = 0.5) -> MatchCounts:
+    """Count the lesions of one picture that were found and missed.
+
+    Parameters
+    ----------
+    predicted, truth : InstanceMap
+        Of the same shape.
+    threshold : float
+        Least Jaccard index of a lesion that counts as found, in (0, 1].
+
+    Raises
+    ------
+    MaskError
+        If the shapes differ.
+    """
+    overlap = overlaps(predicted, truth)
+    pairs = match_instances(overlap, threshold)
+    total = sum(
+        float(overlap.jaccard[overlap.predicted == found, overlap.truth == real].item())
+        for found, real in pairs.items()
+    )
+    matched = len(pairs)
+    return MatchCounts(matched, len(overlap.predicted) - matched, len(overlap.truth) - matched, total)
+
+
+def average_precision(
+    pictures: Iterable[Ranked], thresholds: Sequence[float] = COCO_THRESHOLDS
+) -> AveragePrecision | None:
+    """Measure how well confidence tells found lesions from false ones, over all pictures together.
+
+    Parameters
+    ----------
+    pictures : iterable of Ranked
+        All pictures; they are gone through once.
+    thresholds : sequence of float
+        Least Jaccard indices of a lesion that counts as found.
+
+    Returns
+    -------
+    AveragePrecision or None
+        None if there is no true lesion in any picture.
+
+    Raises
+    ------
+    MaskError
+        If the shapes of two maps differ.
+
+    Notes
+    -----
+    COCO's definition (Lin et al. 2014, arXiv:1405.0312, as in ``pycocotools``): in every picture, found
+    lesions choose in the order of their confidence the true lesion that overlaps most of those left. Over all
+    pictures, the precision is made to fall with the recall, and averaged over 101 recalls. There is no limit
+    of 100 lesions a picture.
+    """
+    confidences: list[NDArray[np.float64]] = []
+    hits: list[NDArray[np.bool_]] = []
+    total = 0
+    for picture in pictures:
+        overlap = overlaps(picture.predicted, picture.truth)
+        confidence = np.array([picture.confidences[int(number)] for number in overlap.predicted])
+        order = np.argsort(-confidence, kind="stable")
+        confidences.append(confidence[order])
+        hits.append(np.array([_choose(overlap.jaccard[order], level) for level in thresholds]))
+        total += len(overlap.truth)
+    if not total:
+        return None
+    order = np.argsort(-np.concatenate(confidences), kind="stable")
+    found = np.concatenate(hits, axis=1)[:, order]
+    values = tuple(_area(row, total) for row in found)
+    return AveragePrecision(float(np.mean(values)), tuple(thresholds), values)
+
+
+def _choose(jaccard: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Let found lesions, the most confident first, take true ones; shape (P,), whether each got one."""
+    free = jaccard.copy()
+    hits = np.zeros(len(free), dtype=bool)
+    for row in range(len(free) if free.size else 0):
+        best = int(free[row].argmax())
+        if free[row, best] >= threshold:
+            hits[row] = True
+            free[:, best] = -1
+    return hits
+
+
+def _area(hits: NDArray[np.bool_], total: int) -> float:
+    """Average the precision over recalls, where ``hits`` are in the order of falling confidence."""
+    true = np.cumsum(hits)
+    precision = true / np.arange(1, len(hits) + 1)
+    falling = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(true / total, _RECALLS, side="left")
+    return float(np.append(falling, 0)[places].mean())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 1.0
+
+
+def add_counts(counts: Iterable[MatchCounts]) -> MatchCounts:
+    """Add up the counts of several pictures."""
+    return sum(counts, MatchCounts())

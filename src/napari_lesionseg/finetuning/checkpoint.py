@@ -1,0 +1,166 @@
+"""The state of an unfinished fine-tuning on disk: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from napari_lesionseg.config import FineTuneConfig, Settings
+from napari_lesionseg.training.trainer import EpochResult
+from napari_lesionseg.evaluation.validation import ValidationScores
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.io.atomic import write_atomically
+
+STATE_KEY = "lesionseg_fine_tuning"
+REFIT = "refit."
+"""Before the names of the tensors of the copy that learns from all pictures."""
+DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+ALIGNMENT = 8
+
+
+class SavedScores(Settings):
+    """Scores on the held-out pictures; see `ValidationScores`."""
+
+    dice: float
+    jaccard: float
+    failures: float
+
+
+class SavedRound(Settings):
+    """One point of the curve; see `EpochResult`."""
+
+    epoch: int
+    epochs: int
+    step: int
+    progress: float
+    seconds: float
+    loss: float
+    size: int
+    validation: SavedScores | None
+
+    @classmethod
+    def of(cls, result: EpochResult) -> SavedRound:
+        """Take over a result."""
+        return cls.model_validate(dataclasses.asdict(result))
+
+    def result(self) -> EpochResult:
+        """Give the result back."""
+        scores = ValidationScores(**self.validation.model_dump()) if self.validation else None
+        return EpochResult(**self.model_dump(exclude={"validation"}), validation=scores)
+
+
+class Unfinished(Settings):
+    """What is known of an unfinished fine-tuning without loading its weights."""
+
+    parent: str = Field(description="Hash of the weights it started from.")
+    model: str = Field("", description="Name of the model it started from.")
+    pictures: tuple[str, ...] = Field(description="Hashes of the pictures with their masks, in their order.")
+    folds: tuple[int, ...] = Field(description="The fold that each picture is held out in; -1: in none.")
+    config: FineTuneConfig
+    steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
+    per_round: int = Field(ge=1, description="Steps between two points of the curve.")
+    refit_steps: int = Field(0, ge=0, description="Steps with all pictures that follow.")
+    batch_size: int = Field(ge=1, description="Pictures a step.")
+    step: int = Field(ge=0, description="Steps done.")
+    seconds: float = Field(ge=0, description="Working time so far.")
+    step_seconds: float = Field(ge=0, description="Time of a step, as it was planned with.")
+    measuring_seconds: float = Field(ge=0, description="Time of measuring all held-out pictures once.")
+    rounds: tuple[SavedRound, ...]
+    best: int | None = Field(description="Index of the best round.")
+    saved: datetime.datetime
+    refit: Unfinished | None = Field(None, description="How far the steps with all pictures are.")
+
+    @property
+    def progress(self) -> float:
+        """Share that is done, 0 to 1."""
+        copies = max([0, *self.folds]) + 1
+        done = self.step * copies + (self.refit.step if self.refit else 0)
+        return done / (self.steps * copies + self.refit_steps)
+
+
+def write_unfinished(path: Path, state: Unfinished, tensors: Mapping[str, Tensor]) -> None:
+    """Write the state atomically.
+
+    Raises
+    ------
+    OSError
+        If the place cannot be written; what was there is untouched.
+    """
+    write_atomically(path, _pack(tensors, {STATE_KEY: state.model_dump_json()}))
+
+
+def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryview:
+    """Pack tensors of the processor's memory as safetensors does, one by one.
+
+    The library keeps Python's lock until all of them, well above 100 MB, are written: a window would stand
+    still meanwhile. So does Python while it fills as much memory with zeros: it is left as it is.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
+    for (name, tensor), (start, end) in zip(tensors.items(), pairwise(ends), strict=True):
+        about = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = about
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    start_of_data = 8 + len(text)
+    packed = np.empty(start_of_data + ends[-1], np.uint8)
+    packed[:start_of_data] = np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8)
+    data = packed[start_of_data:]
+    for tensor, (start, end) in zip(tensors.values(), pairwise(ends), strict=True):
+        data[start:end] = tensor.contiguous().numpy().reshape(-1).view(np.uint8)
+    return packed.data
+
+
+def find_unfinished(path: Path) -> Unfinished | None:
+    """Tell whether there is a fine-tuning that could be continued.
+
+    Parameters
+    ----------
+    path : Path
+        Where its state would be.
+
+    Returns
+    -------
+    Unfinished or None
+        None if there is none, or none that can be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parse(file.metadata())
+    except (OSError, SafetensorError, TrainingError):
+        return None
+
+
+def read_unfinished(path: Path) -> tuple[Unfinished, dict[str, Tensor]]:
+    """Read the state with all its weights, to the processor's memory.
+
+    Raises
+    ------
+    TrainingError
+        If the state is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = _parse(file.metadata())
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} holds no fine-tuning that could be continued.") from error
+
+
+def _parse(metadata: dict[str, str] | None) -> Unfinished:
+    try:
+        fields: Any = json.loads((metadata or {})[STATE_KEY])
+        return Unfinished.model_validate(fields)
+    except (KeyError, ValueError, ValidationError, RecursionError) as error:
+        raise TrainingError("The saved fine-tuning is damaged or of another version; start anew.") from error

@@ -1,0 +1,234 @@
+"""How long a fine-tuning will take, said before it starts: steps and rounds that fit a budget of seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.finetuning.dataset import LeftOut
+
+MOST_REFIT_STEPS = 400
+STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
+MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out pictures
+FEWEST_STEPS, SMALLEST_BATCH = 15, 2
+HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many pictures
+SPARE = 1.05  # steps take a little longer than when they were timed alone
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a fine-tuning is going to do.
+
+    Parameters
+    ----------
+    pictures : int
+        Pictures it learns from.
+    held_out : tuple of str
+        Names of the pictures that are measured, each by a copy of the model that does not learn from it.
+    folds : int
+        Copies of the model that learn side by side.
+    steps : int
+        Steps in all, those of all copies together.
+    rounds : int
+        Points of the curve.
+    seconds : float
+        Working time in all, what was spent already included.
+    step_seconds : float
+        Working time of one step.
+    batch_size : int
+        Pictures a step.
+    size : int
+        Side of the training pictures in pixels.
+    device : str
+        Such as "CPU, 2 threads".
+    left_out : tuple of LeftOut
+        Pictures that cannot be used, and why.
+    own_kind : int, optional
+        The pictures are of a kind of their own, and get weights of their own: how many of those held out were
+        told from the pictures that the model was trained on. None: the model itself learns.
+    """
+
+    pictures: int
+    held_out: tuple[str, ...]
+    folds: int
+    steps: int
+    rounds: int
+    seconds: float
+    step_seconds: float
+    batch_size: int
+    size: int
+    device: str
+    left_out: tuple[LeftOut, ...] = ()
+    own_kind: int | None = None
+
+
+def describe_kind(plan: Plan) -> str:
+    """Say in a sentence for whose sake it learns; empty if the model itself learns, as ever."""
+    if plan.own_kind is None:
+        return ""
+    return (
+        f"{plan.own_kind} of {len(plan.held_out)} pictures are unlike those that the model was trained on: "
+        "what it learns is for pictures of this kind, all others will be outlined as before."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was measured before the start, in seconds.
+
+    Parameters
+    ----------
+    spent : float
+        Since the beginning.
+    step : float
+        One step of one copy.
+    measuring : float
+        All held-out pictures once.
+    """
+
+    spent: float
+    step: float
+    measuring: float
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps of each copy, and after how many of them the held-out pictures are measured.
+
+    ``refit`` counts the steps that follow: of one copy, with all pictures.
+    """
+
+    steps: int
+    per_round: int
+    refit: int = 0
+
+    @property
+    def rounds(self) -> int:
+        """Points of the curve."""
+        return -(-self.steps // self.per_round)
+
+
+def make_schedule(
+    config: FineTuneConfig, pictures: int, copies: int, costs: Costs, refit: float = 0.0
+) -> Schedule:
+    """Fit steps and rounds into the settings' limits.
+
+    Parameters
+    ----------
+    config : FineTuneConfig
+        Limits in passes and in seconds.
+    pictures : int
+        Pictures that each copy learns from.
+    copies : int
+        Copies that learn side by side.
+    costs : Costs
+        What things take.
+    refit : float
+        Steps that follow with all pictures, for each step of a copy.
+
+    Returns
+    -------
+    Schedule
+        At least one step, even if the budget is too small for it.
+    """
+    wanted = wanted_steps(config, pictures)
+    if config.max_seconds is None:
+        return _schedule(wanted, config.rounds, refit)
+    room = config.max_seconds - costs.spent - closing_seconds(config, costs)
+    rounds = config.rounds
+    if costs.measuring:
+        rounds = int(max(1, min(rounds, MEASURING_SHARE * room / costs.measuring)))
+    steps = int((room - rounds * costs.measuring) / ((copies + refit) * costs.step * SPARE))
+    return _schedule(max(1, min(wanted, steps)), rounds, refit)
+
+
+def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, Costs]:
+    """Make steps smaller where there is time for a few only: many small steps teach more than few large ones.
+
+    Parameters
+    ----------
+    config, copies, costs
+        As for `make_schedule`.
+
+    Returns
+    -------
+    batch_size : int
+        Pictures a step.
+    costs : Costs
+        With smaller steps.
+    """
+    batch = config.batch_size
+    while config.max_seconds is not None and batch > SMALLEST_BATCH:
+        room = config.max_seconds - costs.spent - closing_seconds(config, costs) - costs.measuring
+        if room / (copies * costs.step * SPARE) >= FEWEST_STEPS:
+            break
+        batch, costs = batch // 2, replace(costs, step=costs.step * HALF_BATCH)
+    return batch, costs
+
+
+def _schedule(steps: int, rounds: int, refit: float) -> Schedule:
+    return Schedule(steps, -(-steps // rounds), int(refit * steps))
+
+
+def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
+    """Count the steps of each copy without a limit in seconds."""
+    if config.epochs is not None:
+        return max(1, -(-config.epochs * pictures // config.batch_size))
+    return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_A_PICTURE * pictures)
+
+
+def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int:
+    """Count the steps with all pictures that are taken: as planned, or what there is time for by now.
+
+    Parameters
+    ----------
+    config : FineTuneConfig
+        The budget.
+    schedule : Schedule
+        What was planned.
+    costs : Costs
+        As they have turned out.
+    """
+    if config.max_seconds is None or not schedule.refit:
+        return schedule.refit
+    affordable = int((config.max_seconds - costs.spent) / (costs.step * SPARE))
+    return max(0, min(affordable, MOST_REFIT_STEPS))
+
+
+def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
+    """Estimate the time of the choice at the end: all held-out pictures for every share not measured yet."""
+    return (len(config.shares) - 1) * costs.measuring
+
+
+def planned_seconds(
+    config: FineTuneConfig, copies: int, schedule: Schedule, done: int, costs: Costs
+) -> float:
+    """Estimate the working time in all, when each copy has ``done`` steps behind it."""
+    left = Schedule(schedule.steps - done, schedule.per_round)
+    learning = (copies * left.steps + schedule.refit) * costs.step * SPARE
+    return costs.spent + learning + left.rounds * costs.measuring + closing_seconds(config, costs)
+
+
+def shortened(config: FineTuneConfig, schedule: Schedule, done: int, copies: int, costs: Costs) -> Schedule:
+    """Make a run shorter that has become too slow for its budget; it never becomes longer.
+
+    Parameters
+    ----------
+    config, copies
+        As for `make_schedule`.
+    schedule : Schedule
+        What was planned.
+    done : int
+        Steps that each copy has done.
+    costs : Costs
+        As they have turned out so far.
+    """
+    if config.max_seconds is None:
+        return schedule
+    rounds = -(-(schedule.steps - done) // schedule.per_round)
+    room = config.max_seconds - costs.spent - closing_seconds(config, costs) - rounds * costs.measuring
+    # copies * (steps - done) + refit * steps steps have to fit, where refit is the share of steps that follow
+    refit = schedule.refit / schedule.steps
+    affordable = max(done, int((room / costs.step + copies * done) / (copies + refit)))
+    steps = min(schedule.steps, affordable)
+    return Schedule(steps, schedule.per_round, int(refit * steps))

@@ -1,0 +1,478 @@
+"""Fine-tuning: a model learns from a reader's corrected pictures, and is offered only if it became better.
+
+All is a plain iterator of frozen events. Whoever drives it pauses by not asking for the next event, and stops
+by not asking any more; between two events there is never more work than a step of training or a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_lesionseg.config import FineTuneConfig, LearningConfig
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.finetuning.candidate import Candidate, choose_share, describe_training, judge
+from napari_lesionseg.finetuning.clock import WorkClock
+from napari_lesionseg.finetuning.comparison import Outlined, compare, outline_pair
+from napari_lesionseg.finetuning.dataset import Correction, LeftOut, read_corrections
+from napari_lesionseg.finetuning.run import Course, Progress, outline_held_out
+from napari_lesionseg.finetuning.build_runs import CourseMaker
+from napari_lesionseg.inference.device import describe_device, is_out_of_memory
+from napari_lesionseg.finetuning.cross_validation import NEVER, Fold, deal_out, make_folds
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.finetuning.schedule import (
+    Plan,
+    planned_seconds,
+)
+from napari_lesionseg.finetuning.checkpoint import REFIT, Unfinished, read_unfinished, write_unfinished
+from napari_lesionseg.finetuning.domain_shift import Speciality, find_speciality
+from napari_lesionseg.finetuning.resources import limited_threads
+from napari_lesionseg.training.trainer import EpochResult, StepResult
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.types import Pair
+
+logger = logging.getLogger(__name__)
+
+Event: TypeAlias = Plan | Progress | StepResult | EpochResult
+"""What `FineTuning.steps` yields."""
+
+
+class FineTuning:
+    """A model learning from corrected pictures: an iterator of `EpochResult`.
+
+    The model itself stays as it is and can go on working in other threads. At the end, or after `stop`,
+    `candidate` gives the new one.
+
+    Parameters
+    ----------
+    model : Model
+        What to start from.
+    pairs : sequence of Pair or CachedPair
+        Files, or arrays in memory; one is enough. Masks may be empty. No two of the same name.
+    config : FineTuneConfig or TrainConfig, optional
+        Of a `TrainConfig` only what was set on purpose counts.
+    items : iterable of SplitItem
+        What is known of the pictures' patients and lesions, which must not be torn apart.
+    held_out : sequence of Pair or CachedPair
+        Pictures to measure on and never to learn from; if there are none, folds of ``pairs`` take turns.
+    state_path : Path, optional
+        Where the state is kept, after every round; `forget` removes it.
+    resume : bool
+        Continue from the state at ``state_path``; pictures that came later are not learned from.
+
+    Raises
+    ------
+    TrainingError
+        If there is nothing to learn from, the model cannot learn, or there is nothing to continue.
+
+    Notes
+    -----
+    `steps` yields after every step of training and every picture read or measured, so that whoever drives it
+    can pause, by not asking for more, and stop, by leaving it. Pauses do not count towards a budget. An error
+    that ends it is a `LesionSegError` and leaves everything as it was. All but `stop` is for one thread.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pairs: Sequence[Pair | CachedPair],
+        config: LearningConfig | None = None,
+        *,
+        items: Iterable[SplitItem] = (),
+        held_out: Sequence[Pair | CachedPair] = (),
+        state_path: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        _check_inputs(model, pairs, held_out)
+        self.config = FineTuneConfig.from_train_config(config or FineTuneConfig())
+        self.plan: Plan | None = None
+        """What is going to be done; None before the pictures have been read and a step was timed."""
+        self.left_out: tuple[LeftOut, ...] = ()
+        """Pictures that cannot be learned from, and why."""
+        self.problems: tuple[str, ...] = ()
+        """What went wrong without ending it, such as a full disk, one sentence each."""
+        self._model, self._pairs, self._held_out = model, tuple(pairs), tuple(held_out)
+        self._items, self._state_path = tuple(items), state_path
+        self._saved = _read_state(model, self.config, state_path) if resume else None
+        self._clock = WorkClock(self._saved[0].seconds if self._saved else 0.0)
+        self._stopping = threading.Event()
+        self._corrections: list[Correction] = []
+        self._fold_of: list[int] = []
+        self._descriptions: dict[str, NDArray[np.float32]] = {}
+        self._speciality = Speciality()
+        self._maker = CourseMaker(model, self.config, self._speciality, self._clock)
+        self._before: tuple[Outlined, ...] = ()
+        self._course: Course | None = None
+        self._refit: Course | None = None
+        self._candidate: Candidate | None = None
+        self._events = self._timed()
+
+    # --------------------------------------------------------------------------------- driving it
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> EpochResult:
+        return next(event for event in self._events if isinstance(event, EpochResult))
+
+    def steps(self) -> Iterator[Event]:
+        """Go on event by event: `Progress` while it prepares, the `Plan`, steps and rounds, `Progress`."""
+        return self._events
+
+    def prepare(self) -> Plan:
+        """Read the pictures, time a step, and say what will be done; the training starts after that."""
+        while self.plan is None:
+            next(self._events)
+        return self.plan
+
+    def stop(self) -> None:
+        """Ask it to end, from any thread: it measures what it has learned, keeps the best, and concludes."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Give up at once, and give memory back; the state on disk stays, so that it can be continued."""
+        self._events.close()
+
+    def forget(self) -> None:
+        """Remove the state on disk: the candidate was taken or is not wanted."""
+        if self._state_path is not None:
+            self._state_path.unlink(missing_ok=True)
+
+    def candidate(self) -> Candidate:
+        """Return the new model, old against new, and whether it is worth taking.
+
+        If the iteration was left early, the best round so far is compared now.
+
+        Raises
+        ------
+        TrainingError
+            If no round was finished.
+        """
+        if self._candidate is None and self._course is not None:
+            self.stop()
+            for _ in self._events:
+                pass
+        if self._candidate is None:
+            raise TrainingError("Nothing has been learned yet: let it finish a round first.")
+        return self._candidate
+
+    # ------------------------------------------------------------------------------- the whole of it
+
+    def _timed(self) -> Generator[Event]:
+        work = self._work()
+        with limited_threads(self.config.num_threads):
+            try:
+                while True:
+                    with self._clock, _named_errors():
+                        event = next(work, None)
+                    if event is None:
+                        return
+                    yield event
+            finally:
+                work.close()
+                self._release()
+
+    def _work(self) -> Generator[Event]:
+        yield from self._read()
+        folds = make_folds(self._pictures, self._fold_of)
+        started = self._clock.seconds
+        yield from self._measure_parent([pair for fold in folds for pair in fold.held_out])
+        measuring = self._clock.seconds - started
+        self._specialise(folds)
+        self._course = course = yield from self._begin(folds, measuring)
+        self.plan = self._make_plan(course, folds)
+        yield self.plan
+        if self._refit is None:
+            yield from course.learn(self._stopping.is_set, self._save)
+        yield from self._conclude(course)
+
+    def _read(self) -> Generator[Progress]:
+        given, left_out = (*self._pairs, *self._held_out), list[LeftOut]()
+        for number, found in enumerate(read_corrections(given, self._model.card, self._size), 1):
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+            else:
+                self._corrections.append(found)
+                self._describe(found.pair)
+            yield Progress("reading", number, len(given))
+        self.left_out = tuple(left_out)
+        self._deal()
+
+    def _describe(self, pair: CachedPair) -> None:
+        description = self._model.describe(pair.image)
+        if description is not None:
+            self._descriptions[pair.stem] = description
+
+    def _deal(self) -> None:
+        """Say which pictures are held out when: as they were, as asked for, or in folds."""
+        if self._saved:
+            state = self._saved[0]
+            self._corrections, self._fold_of = _find_again(self._corrections, state), list(state.folds)
+            return
+        stems = [correction.pair.stem for correction in self._corrections]
+        apart = {pair.stem for pair in self._held_out}
+        if set(stems) <= apart:
+            reason = self.left_out[0].reason if self.left_out else "none was given"
+            raise TrainingError(f"There are no pictures to learn from: {reason}")
+        if apart:
+            self._fold_of = [0 if stem in apart else NEVER for stem in stems]
+        else:
+            self._fold_of = deal_out(stems, self._items, self.config.folds, self.config.seed)
+
+    def _measure_parent(self, pairs: Sequence[CachedPair]) -> Generator[Progress]:
+        for pair in pairs:
+            self._before += (outline_pair(self._model, pair, upright=True),)
+            yield Progress("measuring", len(self._before), len(pairs))
+
+    def _specialise(self, folds: Sequence[Fold]) -> None:
+        """Say which weights are to learn, and how."""
+        names = [([p.stem for p in fold.learn], [p.stem for p in fold.held_out]) for fold in folds]
+        self._speciality = find_speciality(self._model, names, self._descriptions, self.config)
+        self._maker = CourseMaker(self._model, self.config, self._speciality, self._clock)
+
+    def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, Course]:
+        if not self._saved:
+            return (yield from self._maker.begin(folds, measuring))
+        course, self._refit = self._maker.begin_again(folds, self._pictures, *self._saved)
+        self._saved = None
+        return course
+
+    @property
+    def _pictures(self) -> list[CachedPair]:
+        return [correction.pair for correction in self._corrections]
+
+    def _make_plan(self, course: Course, folds: Sequence[Fold]) -> Plan:
+        copies = len(folds)
+        return Plan(
+            pictures=len({pair.stem for fold in folds for pair in fold.learn}),
+            held_out=tuple(pair.stem for fold in folds for pair in fold.held_out),
+            folds=copies,
+            steps=course.schedule.steps * copies + course.schedule.refit,
+            rounds=course.schedule.rounds,
+            seconds=planned_seconds(self._maker.config, copies, course.schedule, course.step, course.costs),
+            step_seconds=course.costs.step,
+            batch_size=course.ensemble.batch_size,
+            size=self._maker.size,
+            own_kind=self._speciality.recognised if self._speciality.of_its_own else None,
+            device=describe_device(self._model.device),
+            left_out=self.left_out,
+        )
+
+    def _conclude(self, course: Course) -> Generator[Event]:
+        """Choose how far to go, compare old with new, learn from all pictures, and make the candidate."""
+        if course.best is None:
+            return
+        after = {}
+        for share in self._maker.config.shares if self._before else ():
+            known = course.best_outlined if share == course.measured_share else ()
+            after[share] = known or (yield from self._outline(course, share))
+        share = choose_share(self._before, after) if after else self.config.unmeasured_share
+        comparison = compare(self._before, after[share]) if after else None
+        offered, reason = judge(comparison)
+        if self._speciality.of_its_own:
+            reason += " It is for pictures of this kind: all others are outlined as before."
+        last = (yield from self._learn_from_all(course)) if offered else course
+        rounds = course.rounds
+        if last is not course and self.config.expert is not None:
+            rounds, share = [*rounds, *last.rounds], self.config.expert.refit_share
+        card = self._model.card.model_copy(
+            update={
+                "parent": self._model.sha256,
+                "training": self._record(last, rounds, share),
+                "scores": {"held-out": comparison.to_record()} if comparison else {},
+            }
+        )
+        model = last.ensemble.mean(last.best_weights, share, card)
+        self._candidate = Candidate(model, comparison, offered, reason, share, tuple(rounds))
+
+    def _outline(self, course: Course, share: float) -> Generator[Progress, None, tuple[Outlined, ...]]:
+        return outline_held_out(course.ensemble, course.best_weights, share, "comparing")
+
+    def _learn_from_all(self, course: Course) -> Generator[Event, None, Course]:
+        """Let one copy go on with all pictures, those held out included; return its course, or the one given.
+
+        That is what one does after a cross-validation: the copies said whether this way of learning does good
+        with these pictures, and what learns from all of them does not do worse.
+        """
+        if self._refit is None and not self._stopping.is_set():
+            self._refit = self._maker.refit(course, self._pictures)
+        if (refit := self._refit) is None:
+            return course
+        yield from refit.learn(self._stopping.is_set, self._save)
+        return refit if refit.best is not None else course
+
+    def _record(self, course: Course, rounds: Sequence[EpochResult], share: float) -> dict[str, object]:
+        facts = {
+            "expert": self._speciality.place,
+            "share": share,
+            "steps": course.steps_done,
+            "seconds": round(self._clock.seconds, 1),
+            "curve": [_as_record(result) for result in rounds],
+        }
+        hashes = [correction.sha256 for correction in self._corrections]
+        return describe_training(self._model, self.config, hashes, facts)
+
+    @property
+    def _size(self) -> int:
+        return self.config.size or self._model.card.working_size
+
+    # ------------------------------------------------------------------------------ state and memory
+
+    def _save(self) -> None:
+        """Save the state; a full disk costs the way back, not the training."""
+        if self._state_path is None or self._course is None:
+            return
+        hashes = [correction.sha256 for correction in self._corrections]
+        about = self.config, _identify(self._model), self._model.card.name, hashes, self._fold_of
+        state, tensors = self._course.state(*about), self._course.state_tensors()
+        if self._refit is not None:
+            state = state.model_copy(update={"refit": self._refit.state(*about)})
+            tensors |= {f"{REFIT}{name}": tensor for name, tensor in self._refit.state_tensors().items()}
+        try:
+            write_unfinished(self._state_path, state, tensors)
+        except OSError as error:
+            problem = (
+                f"The state of the training cannot be saved to {self._state_path}: {error.strerror}. "
+                "It goes on, but could not be continued after a crash."
+            )
+            if problem not in self.problems:
+                self.problems += (problem,)
+                logger.warning(problem)
+
+    def _release(self) -> None:
+        """Give the memory of the copies back."""
+        self._course, self._refit, self._saved = None, None, None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+
+def fine_tune(
+    model: Model,
+    pairs: Sequence[Pair | CachedPair],
+    config: LearningConfig | None = None,
+    *,
+    items: Iterable[SplitItem] = (),
+    held_out: Sequence[Pair | CachedPair] = (),
+    state_path: str | Path | None = None,
+    resume: bool = False,
+) -> FineTuning:
+    """Let a copy of a model learn from corrected pictures.
+
+    Parameters
+    ----------
+    model, pairs, config, items, held_out, resume
+        See `FineTuning`.
+    state_path : str or Path, optional
+        Where the state is kept.
+
+    Returns
+    -------
+    FineTuning
+        An iterator of `EpochResult`, one for each point of the curve; its `~FineTuning.candidate` is the new
+        model.
+
+    Raises
+    ------
+    TrainingError
+        If there is nothing to learn from, the model cannot learn, or there is nothing to continue.
+
+    Examples
+    --------
+    >>> tuning = ls.fine_tune(model, pairs)
+    >>> for epoch in tuning:
+    ...     print(epoch.loss, epoch.validation)
+    >>> candidate = tuning.candidate()
+    >>> if candidate.offered:
+    ...     candidate.save(Path("our-clinic.safetensors"))
+    """
+    path = Path(state_path) if state_path is not None else None
+    return FineTuning(model, pairs, config, items=items, held_out=held_out, state_path=path, resume=resume)
+
+
+def _check_inputs(
+    model: Model, pairs: Sequence[Pair | CachedPair], held_out: Sequence[Pair | CachedPair]
+) -> None:
+    if not pairs:
+        raise TrainingError("There are no pictures with masks to learn from.")
+    stems = [pair.stem for pair in (*pairs, *held_out)]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise TrainingError(f"Two pictures have the name {twice}; rename one of them.")
+    if not any(True for _ in model.network.parameters()):
+        raise TrainingError(
+            f"The model '{model.card.name}' cannot learn in this form; take its .safetensors file."
+        )
+
+
+def _identify(model: Model) -> str:
+    """Hash a model's weights as they are in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in model.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def _read_state(
+    model: Model, config: FineTuneConfig, path: Path | None
+) -> tuple[Unfinished, dict[str, Tensor]]:
+    if path is None:
+        raise TrainingError("To continue a training, say where its state is.")
+    state, tensors = read_unfinished(path)
+    if state.parent != _identify(model):
+        which = f"from “{state.model}”" if state.model != model.card.name else "from another model"
+        raise TrainingError(f"The unfinished training started {which}: choose that one, or start anew.")
+    if state.config != config:
+        raise TrainingError("The unfinished training has other settings; use the same, or start anew.")
+    return state, tensors
+
+
+def _find_again(corrections: Sequence[Correction], state: Unfinished) -> list[Correction]:
+    """Return the pictures of an unfinished training in its order."""
+    known = {correction.sha256: correction for correction in corrections}
+    missing = sum(digest not in known for digest in state.pictures)
+    if missing:
+        raise TrainingError(
+            f"{missing} of the {len(state.pictures)} pictures of the unfinished training are gone or were "
+            "corrected again since; start anew."
+        )
+    return [known[digest] for digest in state.pictures]
+
+
+def _as_record(result: EpochResult) -> dict[str, object]:
+    record: dict[str, object] = {"step": result.step, "loss": round(result.loss, 5)}
+    if result.validation:
+        record |= {
+            "dice": round(result.validation.dice, 4),
+            "jaccard": round(result.validation.jaccard, 4),
+        }
+    return record
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn a want of memory into a sentence that says what to do."""
+    advice = (
+        "There is not enough memory to learn; close other programs, or choose a smaller batch or the CPU."
+    )
+    try:
+        yield
+    except MemoryError as error:
+        raise TrainingError(advice) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(advice) from error

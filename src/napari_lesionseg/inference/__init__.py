@@ -1,0 +1,1 @@
+"""Run a network: devices, predictions, clicks, post-processing, tiles."""

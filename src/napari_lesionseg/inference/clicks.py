@@ -1,0 +1,190 @@
+"""Clicks: the planes a network sees them as, the promise to honour them, and a simulated reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_lesionseg.inference.postprocess import click_radius
+from napari_lesionseg.types import Click, Probability
+
+DISC_RADIUS = 8.0  # pixels at working size: 5 are felt less, 12 hide where they are (benchmarks/clicks.py)
+
+
+def clicks_inside(clicks: Sequence[Click], shape: tuple[int, ...]) -> list[Click]:
+    """Leave out the clicks that lie outside a picture of ``shape`` (H, W), in pixels."""
+    return [c for c in clicks if 0 <= c.pixel[0] < shape[0] and 0 <= c.pixel[1] < shape[1]]
+
+
+def draw_disc(shape: tuple[int, int], row: float, col: float) -> NDArray[np.bool_]:
+    """Mark the pixels of planes of ``shape`` that stand for a click at (row, col); shape (h, w)."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    disc: NDArray[np.bool_] = (rows - row) ** 2 + (cols - col) ** 2 <= DISC_RADIUS**2
+    return disc
+
+
+def guidance_planes(
+    clicks: Sequence[Click],
+    previous: Probability | None,
+    shape: tuple[int, int],
+    planes_shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Draw clicks and the previous probability as the planes that steer a network.
+
+    Parameters
+    ----------
+    clicks : sequence of Click
+        In pixels of the picture; those outside are ignored.
+    previous : Probability, optional
+        Shape ``planes_shape``; None: no previous outline.
+    shape : (int, int)
+        Height and width of the picture.
+    planes_shape : (int, int)
+        Height and width of the planes.
+
+    Returns
+    -------
+    ndarray
+        float32 of shape (3, h, w) in [0, 1]: positive discs, negative discs, previous probability.
+    """
+    planes = np.zeros((3, *planes_shape), np.float32)
+    for click in clicks_inside(clicks, shape):
+        row = (click.row + 0.5) * planes_shape[0] / shape[0] - 0.5
+        col = (click.col + 0.5) * planes_shape[1] / shape[1] - 0.5
+        planes[0 if click.positive else 1][draw_disc(planes_shape, row, col)] = 1
+    if previous is not None:
+        planes[2] = previous
+    return planes
+
+
+def honour_clicks(probability: Probability, clicks: Sequence[Click]) -> Probability:
+    """Make a probability agree with every click.
+
+    Parameters
+    ----------
+    probability : Probability
+        Shape (H, W), or (C, H, W) with the background first.
+    clicks : sequence of Click
+        In pixels of the picture; those outside are ignored, and of several on one pixel the last counts.
+
+    Returns
+    -------
+    Probability
+        The lesion (all classes but the background together) has 1 at every positive click and 0 at every
+        negative one. The pixels around a click follow it with a weight that falls to nothing at
+        `click_radius`; where such discs meet, the later click counts. Without clicks the very same array.
+    """
+    shape = probability.shape[-2:]
+    inside = clicks_inside(clicks, shape)
+    return honour_part(probability, inside, click_radius(shape)) if inside else probability
+
+
+def honour_part(
+    part: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int] = (0, 0)
+) -> Probability:
+    """Do to a part of a probability what `honour_clicks` does to the whole.
+
+    Parameters
+    ----------
+    part : Probability
+        Shape (h, w), or (C, h, w) with the background first.
+    clicks : sequence of Click
+        All clicks inside the picture, in its pixels.
+    radius : int
+        `click_radius` of the picture.
+    corner : (int, int)
+        Row and column of the picture at which the part begins.
+    """
+    if part.ndim == 2:
+        return _honour(part, clicks, radius, corner)
+    return _share_out(part, _honour(1 - part[0], clicks, radius, corner))
+
+
+def _honour(
+    probability: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int]
+) -> Probability:
+    honoured = probability.copy()
+    height, width = honoured.shape
+    places = [(click.pixel[0] - corner[0], click.pixel[1] - corner[1], click.positive) for click in clicks]
+    for row, col, positive in places:
+        top, left = max(0, row - radius), max(0, col - radius)
+        part = honoured[top : max(row + radius + 1, 0), left : max(col + radius + 1, 0)]
+        rows, cols = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        weight = np.clip(1 - np.hypot(rows - row, cols - col) / radius, 0, 1).astype(np.float32)
+        part += (np.float32(positive) - part) * weight
+    for row, col, positive in places:  # the disc of a later click may have run over an earlier one
+        if 0 <= row < height and 0 <= col < width:
+            honoured[row, col] = positive
+    return honoured
+
+
+def _share_out(probability: Probability, lesion: Probability) -> Probability:
+    """Give the classes together the probability ``lesion`` (H, W), in the proportions they had."""
+    classes = probability[1:]
+    total = classes.sum(axis=0)
+    shares = np.divide(classes, total, out=np.full_like(classes, 1 / len(classes)), where=total > 0)
+    return np.concatenate([1 - lesion[None], shares * lesion])
+
+
+def next_click(
+    predicted: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    rng: np.random.Generator | None = None,
+    jitter: float = 0.0,
+) -> Click | None:
+    """Say where a reader would click next: at the centre of the largest wrong region.
+
+    The field's protocol (Xu et al. 2016, "Deep interactive object selection"; RITM): of the false-negative
+    and the false-positive pixels, the one deepest inside its region.
+
+    Parameters
+    ----------
+    predicted, truth : ndarray of bool
+        Shape (H, W).
+    rng : numpy.random.Generator, optional
+        Needed for a jittered click.
+    jitter : float
+        Share of the depth of the region by which a human-like click may be off its centre, 0 to 1.
+
+    Returns
+    -------
+    Click or None
+        None when nothing is wrong.
+    """
+    missed, extra = _measure(truth & ~predicted), _measure(predicted & ~truth)
+    positive = missed.deepest >= extra.deepest
+    region = missed if positive else extra
+    if region.deepest == 0:
+        return None
+    if rng is None or jitter == 0:
+        row, col = np.unravel_index(int(region.depth.argmax()), region.depth.shape)
+    else:
+        choices = np.argwhere((region.depth >= region.deepest * (1 - jitter)) & (region.depth > 0))
+        row, col = choices[rng.integers(len(choices))]
+    return Click(float(region.top + row), float(region.left + col), positive)
+
+
+class _Region(NamedTuple):
+    """How deep inside a region each pixel of its bounding box lies."""
+
+    depth: NDArray[np.float32]
+    top: int
+    left: int
+
+    @property
+    def deepest(self) -> float:
+        return float(self.depth.max(initial=0))
+
+
+def _measure(region: NDArray[np.bool_]) -> _Region:
+    """Measure how far each pixel of ``region`` is from the outside; the picture ends there as well."""
+    rows, cols = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    if not rows.size:
+        return _Region(np.zeros((0, 0), np.float32), 0, 0)
+    box = region[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    depth = ndimage.distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
+    return _Region(depth.astype(np.float32), int(rows[0]), int(cols[0]))

@@ -1,0 +1,333 @@
+"""From a probability map to a clean mask: threshold, clicks, parts, holes.
+
+The work is done again at every move of the threshold slider, so it stays inside the bounding box of the
+mask and never loops over parts. Parts are 8-connected and holes 4-connected, the pair under which an outline
+separates inside from outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage import measure
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.inference.run_length import Runs
+from napari_lesionseg.errors import MaskError
+from napari_lesionseg.types import Click, LabelImage, Probability
+
+_Pixel = tuple[int, int]
+_Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+def resolve_threshold(threshold: float | None, config: PostprocessConfig, default: float) -> float:
+    """Pick the threshold in force: the one asked for, else the setting, else the model's own.
+
+    Parameters
+    ----------
+    threshold : float or None
+        What the caller asked for, in (0, 1).
+    config : PostprocessConfig
+        Settings; its ``threshold`` may be None.
+    default : float
+        The model's own threshold.
+    """
+    if threshold is not None:
+        return threshold
+    return default if config.threshold is None else config.threshold
+
+
+def postprocess(
+    probability: Probability, config: PostprocessConfig, threshold: float, clicks: Iterable[Click] = ()
+) -> LabelImage:
+    """Turn probabilities into a mask that agrees with every click.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (H, W) or (C, H, W), float
+        Probability of the lesion, or of each of C classes with the background first.
+    config : PostprocessConfig
+        What is cleaned. Its ``threshold`` is not looked at; see `resolve_threshold`.
+    threshold : float
+        A pixel belongs to the lesion where its probability is at least this.
+    clicks : iterable of Click
+        Every positive click ends up inside and every negative click outside. Where the probabilities
+        disagree, a disc of `click_radius` pixels around the click is set or cleared. Of several clicks on one
+        pixel the last counts; clicks outside the picture are ignored.
+
+    Returns
+    -------
+    ndarray, shape (H, W), uint8
+        0 = background, 1 = lesion, or the index of the class.
+
+    Raises
+    ------
+    MaskError
+        If ``probability`` has another shape.
+
+    Notes
+    -----
+    Parts smaller than ``config.min_area`` pixels, and with ``config.largest_only`` all but the largest part,
+    are dropped, but never a part with a positive click in it. Then holes are filled, except those with a
+    negative click in them. Parts go first, so that a thin ring around the picture cannot swallow the lesion
+    inside it. What touches the border of the picture is not a hole.
+
+    With C classes the background must be beaten by odds of ``threshold``, so 0.5 gives the most probable
+    class and two classes give the same mask as a map of one. Every class is cleaned by itself, and holes are
+    filled only where no other class has pixels left.
+    """
+    probability = np.asarray(probability)
+    best = most_probable(probability)
+    targets = {
+        pixel: int(best[pixel]) if inside else 0
+        for pixel, inside in clicked_pixels(clicks, probability.shape[-2:]).items()
+    }
+    return clean_labels(threshold_labels(probability, threshold, best), config, targets)
+
+
+def most_probable(probability: Probability) -> LabelImage:
+    """Give every pixel the class, other than the background, that is the most probable there.
+
+    Raises
+    ------
+    MaskError
+        If ``probability`` is not of shape (H, W) or (C, H, W) with C > 1.
+    """
+    if probability.ndim == 2:
+        return np.broadcast_to(np.uint8(1), probability.shape)
+    if probability.ndim == 3 and len(probability) > 1:
+        best: LabelImage = (probability[1:].argmax(axis=0) + 1).astype(np.uint8)
+        return best
+    raise MaskError(
+        f"Probabilities must be of shape (H, W) or (C, H, W) with C > 1, not {probability.shape}."
+    )
+
+
+def threshold_labels(
+    probability: Probability, threshold: float, best: LabelImage | None = None
+) -> LabelImage:
+    """Turn probabilities into class indices without cleaning anything, see `postprocess`.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (H, W) or (C, H, W), float
+        With the background first.
+    threshold : float
+        In (0, 1).
+    best : ndarray, shape (H, W), uint8, optional
+        What `most_probable` says, if that is known.
+    """
+    if probability.ndim == 2:
+        labels: LabelImage = (probability >= threshold).view(np.uint8)
+        return labels
+    best = most_probable(probability) if best is None else best
+    odds = threshold / (1 - threshold)
+    return np.where(probability[1:].max(axis=0) >= probability[0] * odds, best, np.uint8(0))
+
+
+def clean_labels(
+    labels: LabelImage,
+    config: PostprocessConfig,
+    targets: Mapping[_Pixel, int],
+    region: tuple[slice, slice] | None = None,
+) -> LabelImage:
+    """Make thresholded labels agree with clicks, drop parts and fill holes, see `postprocess`.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (H, W), uint8
+        Class indices; changed in place.
+    config : PostprocessConfig
+        What is cleaned.
+    targets : mapping of (row, col) to int
+        Clicked pixels, inside the picture, with the class they must have; 0 for the background.
+    region : (slice, slice), optional
+        Rows and columns outside of which there is no label above 0, if that is known.
+
+    Returns
+    -------
+    ndarray, shape (H, W), uint8
+        The very same array.
+    """
+    _honour(labels, targets)
+    if region is None:
+        region = bounding_box(labels) or (slice(0, 0), slice(0, 0))
+    else:
+        region = with_discs(region, (pixel for pixel, target in targets.items() if target), labels.shape)
+    local = {
+        (row - region[0].start, col - region[1].start): target
+        for (row, col), target in targets.items()
+        if region[0].start <= row < region[0].stop and region[1].start <= col < region[1].stop
+    }
+    window = np.ascontiguousarray(labels[region])
+    if not window.size:
+        return labels
+    if window.max(initial=0) > 1:
+        labels[region] = _clean_classes(window, config, local)
+    else:
+        labels[region] = _clean(window.view(bool), config, local).view(np.uint8)
+    return labels
+
+
+def split_instances(mask: NDArray[np.generic]) -> NDArray[np.int32]:
+    """Give every connected part of a mask.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (H, W)
+        0 = background. Touching pixels of different classes belong to different parts.
+
+    Returns
+    -------
+    ndarray, shape (H, W), int32
+        0 = background, parts numbered from 1 in the order of their first pixel.
+    """
+    values = mask.view(np.uint8) if mask.dtype == bool else mask
+    parts = measure.label(values, background=0, connectivity=2)  # type: ignore[no-untyped-call]
+    return np.asarray(parts, dtype=np.int32)
+
+
+def click_radius(shape: tuple[int, ...]) -> int:
+    """Tell the radius in pixels of the disc a click stands for.
+
+    It grows with the picture: a hand aims no better when the picture is larger, as it fills the same screen.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the picture in pixels; a 768x560 picture gives 3.
+    """
+    return max(2, round(math.hypot(*shape) / 300))
+
+
+def clicked_pixels(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
+    """Map each clicked pixel inside the picture to whether its last click was positive."""
+    pixels: dict[_Pixel, bool] = {}
+    for click in clicks:
+        row, col = click.pixel
+        if 0 <= row < shape[0] and 0 <= col < shape[1]:
+            pixels[row, col] = click.positive
+    return pixels
+
+
+def bounding_box(mask: NDArray[np.generic]) -> tuple[slice, slice] | None:
+    """Give the rows and columns that hold all of a mask, (H, W); None where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    band = slice(int(rows[0]), int(rows[-1]) + 1)
+    cols = np.flatnonzero(mask[band].any(axis=0))
+    return band, slice(int(cols[0]), int(cols[-1]) + 1)
+
+
+def with_discs(
+    region: tuple[slice, slice], pixels: Iterable[_Pixel], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Enlarge a region by the discs that clicks on pixels stand for, as far as a picture of a shape goes."""
+    radius = click_radius(shape)
+    top, bottom, left, right = region[0].start, region[0].stop, region[1].start, region[1].stop
+    for row, col in pixels:
+        top, bottom = min(top, row - radius), max(bottom, row + radius + 1)
+        left, right = min(left, col - radius), max(right, col + radius + 1)
+    return slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
+
+
+def _honour(labels: LabelImage, targets: Mapping[_Pixel, int]) -> None:
+    """Set or clear a disc, in place, where the labels disagree with a click."""
+    radius = click_radius(labels.shape)
+    for pixel, target in targets.items():
+        if (labels[pixel] > 0) != (target > 0):
+            _paint_disc(labels, pixel, radius, target)
+    for pixel, target in targets.items():  # a disc may have run over a neighbouring click
+        if (labels[pixel] > 0) != (target > 0):
+            labels[pixel] = target
+
+
+def _paint_disc(labels: LabelImage, centre: _Pixel, radius: int, target: int) -> None:
+    """Write ``target`` into a disc, in place; a class never paints over another one."""
+    (row, col), (height, width) = centre, labels.shape
+    top, left = max(row - radius, 0), max(col - radius, 0)
+    rows, cols = np.ogrid[top : min(row + radius + 1, height), left : min(col + radius + 1, width)]
+    window = labels[top : top + rows.size, left : left + cols.size]
+    disc = (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
+    if target:
+        disc &= window == 0
+    window[disc] = target
+
+
+def _clean_classes(
+    labels: LabelImage, config: PostprocessConfig, targets: Mapping[_Pixel, int]
+) -> LabelImage:
+    """Clean every class by itself; gives a new array."""
+    cleaned = np.zeros_like(labels)
+    kept = np.zeros_like(labels)
+    for index in range(1, int(labels.max()) + 1):
+        own = labels == index
+        part = _clean(own.copy(), config, _targets_of(targets, own))
+        cleaned[part] = index
+        kept[part & own] = index
+    return np.where(kept > 0, kept, cleaned)
+
+
+def _targets_of(targets: Mapping[_Pixel, int], own: NDArray[np.bool_]) -> dict[_Pixel, int]:
+    """Keep the clicks that concern one class: those in its pixels, and all negative ones."""
+    return {pixel: target for pixel, target in targets.items() if not target or own[pixel]}
+
+
+def _clean(
+    mask: NDArray[np.bool_], config: PostprocessConfig, targets: Mapping[_Pixel, int]
+) -> NDArray[np.bool_]:
+    """Drop parts and fill holes of a mask that already agrees with the clicks.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (H, W), bool
+        C-contiguous; changed in place.
+    config : PostprocessConfig
+    targets : mapping of (row, col) to int
+        Clicked pixels; above 0 for those inside.
+
+    Returns
+    -------
+    ndarray, shape (H, W), bool
+        The very same array.
+    """
+    runs = Runs.of(mask)
+    if config.min_area > 1 or config.largest_only:
+        kept = _kept_runs(runs, config, _select(targets, positive=True))
+        runs.write(mask, ~kept, False)
+        runs = runs.chosen(kept)
+    if config.fill_holes:
+        _fill_holes(mask, runs, _select(targets, positive=False))
+    return mask
+
+
+def _select(targets: Mapping[_Pixel, int], *, positive: bool) -> _Pixels:
+    """Pick the positive or the negative clicks, as indices."""
+    chosen = [pixel for pixel, target in targets.items() if (target > 0) == positive]
+    indices = np.array(chosen, dtype=np.intp).reshape(-1, 2)
+    return indices[:, 0], indices[:, 1]
+
+
+def _kept_runs(runs: Runs, config: PostprocessConfig, inside: _Pixels) -> NDArray[np.bool_]:
+    """Tell which runs stay: no small parts, and only the largest if so set, but all with a positive click."""
+    parts = runs.parts(diagonal=True)
+    sizes = np.bincount(parts, runs.lengths)
+    keep = sizes >= max(config.min_area, 1)
+    if config.largest_only and sizes.size:
+        keep &= np.arange(sizes.size) == sizes.argmax()
+    keep[parts[runs.at(*inside)]] = True
+    return np.asarray(keep[parts])
+
+
+def _fill_holes(mask: NDArray[np.bool_], runs: Runs, outside: _Pixels) -> None:
+    """Fill, in place, what the border cannot reach, except holes with a negative click in them."""
+    gaps = runs.gaps(len(mask))
+    parts = gaps.parts(diagonal=False)
+    rows, cols = outside
+    left_open = np.isin(parts, parts[gaps.at(rows + 1, cols + 1)])
+    holes = gaps.chosen((parts != 0) & ~left_open)  # the frame is read first: the outside is part 0
+    holes.without_frame().write(mask, np.ones(len(holes.starts), bool), True)

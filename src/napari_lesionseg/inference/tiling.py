@@ -1,0 +1,446 @@
+"""Very large pictures, part by part, in memory that does not grow with them.
+
+Two ways, for two kinds of picture. `predict_tiles` looks at every part of the picture closely: for many small
+lesions, as in photographs of the whole body. `predict_whole` looks at the whole picture from afar: for one
+large lesion, which no tile would hold.
+
+The network looks through windows of one size that overlap. Where they stand depends on the picture alone; how
+many of them are read at once, as a tile, depends on the memory there is. So tiles of any size give the same
+answer, whatever the network: within 1e-5 in float32, which is what rounding in batches of different sizes may
+do. Windows fade into each other with weights that add up to one, so that no seam is seen. Beyond the picture
+they see it mirrored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from napari_lesionseg.config import Settings
+from napari_lesionseg.io.resize import STRIDE, normalise, resize_picture
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.inference.tiling_io import (
+    NpyFile,
+    Readable,
+    Stored,
+    Writable,
+    as_bytes,
+    check_output,
+    check_picture,
+    new_output,
+    put_part,
+    strips_of,
+)
+from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.models.base import logits_to_probability
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
+from napari_lesionseg.types import Box, ByteImage, Click, Probability
+
+_FACES = 4  # the whole picture is averaged down to this many times the model's working size
+
+
+class TileConfig(Settings):
+    """How a picture is looked at part by part."""
+
+    window: int = Field(
+        768,
+        ge=64,
+        le=2048,
+        multiple_of=STRIDE,
+        description="Side of what the network sees at once, in its own pixels.",
+    )
+    overlap: int = Field(
+        256,
+        ge=0,
+        le=1024,
+        description="How far windows reach into each other, in the network's pixels; at most half of one.",
+    )
+    scale: float = Field(
+        1.0,
+        ge=1 / 64,
+        le=8,
+        description="The network's pixels for one of the picture; below 1 it looks from farther off.",
+    )
+    tile: int = Field(
+        1536,
+        ge=64,
+        description="Side of what is read at once, in pixels of the picture, at least a window; "
+        "the answer does not depend on it.",
+    )
+    batch: int | None = Field(
+        None,
+        ge=1,
+        description="Windows in the network at once; None: 1 on the processor, 4 on a graphics card.",
+    )
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> TileConfig:
+        if 2 * self.overlap > self.window:
+            raise ValueError("overlap must be at most half of window")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class TileProgress:
+    """Where the work stands after a tile."""
+
+    done: int
+    """Tiles done."""
+    total: int
+    """Tiles there are."""
+    box: Box
+    """The part of the picture that was done last."""
+    rows: int
+    """Rows of the picture, from the top, whose probabilities are final."""
+
+
+# ------------------------------------------------------------------------------------------- the two ways
+
+
+def predict_tiles(
+    model: Model, picture: Readable, out: Writable, config: TileConfig | None = None
+) -> Iterator[TileProgress]:
+    """Say how likely each pixel belongs to a lesion, looking at the picture tile by tile.
+
+    Parameters
+    ----------
+    model : Model
+        Any; clicks are not used.
+    picture : Readable
+        Read a tile at a time.
+    out : Writable
+        Takes the probabilities, tile by tile; see `new_output`.
+    config : TileConfig, optional
+        Windows, scale and tiles.
+
+    Yields
+    ------
+    TileProgress
+        After every tile. A caller that stops asking has cancelled, and finds ``out`` filled at least as far
+        as the last ``rows`` said.
+
+    Raises
+    ------
+    PictureError
+        If the picture is none that can be read.
+    MaskError
+        If ``out`` does not fit the picture and the model.
+    """
+    shape = check_picture(picture)
+    check_output(out, shape, model.card.out_channels)
+    return _predict_tiles(model, picture, out, config or TileConfig())
+
+
+def predict_whole(
+    model: Model, picture: Readable, out: Writable, clicks: Sequence[Click] = ()
+) -> Iterator[TileProgress]:
+    """Say how likely each pixel belongs to a lesion, looking at the whole picture from afar.
+
+    The picture is averaged down strip by strip until it is a few times as large as what the network sees;
+    then `Model.predict` does as ever, and its answer is enlarged strip by strip.
+
+    Parameters
+    ----------
+    model : Model
+        Any.
+    picture : Readable
+        Read a strip at a time. Of a multiscale picture, any level large enough; see `choose_level`.
+    out : Writable
+        Takes the probabilities; of the height and width of the picture, or of another level of it.
+    clicks : sequence of Click
+        In pixels of ``out``.
+
+    Yields
+    ------
+    TileProgress
+        After every strip read, and after every strip written.
+
+    Raises
+    ------
+    PictureError
+        If the picture is none that can be read.
+    MaskError
+        If ``out`` does not fit the model.
+    """
+    check_picture(picture)
+    height, width = (0, 0, *out.shape)[-2:]
+    check_output(out, (int(height), int(width)), model.card.out_channels)
+    return _predict_whole(model, picture, out, tuple(clicks))
+
+
+def predict_large(
+    model: Model,
+    picture: Readable,
+    *,
+    config: TileConfig | None = None,
+    store: Stored = "uint8",
+    path: Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> NDArray[Any]:
+    """Do `predict_tiles` to the end.
+
+    Parameters
+    ----------
+    model, picture, config
+        See `predict_tiles`.
+    store, path
+        See `new_output`.
+    should_stop : callable, optional
+        Asked after every tile.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), or (C, H, W) for C classes, of the type ``store``; with a ``path``, mapped from disk.
+
+    Raises
+    ------
+    CancelledError
+        If ``should_stop`` said so.
+    PictureError, MaskError
+        See `predict_tiles`.
+    """
+    out = new_output(check_picture(picture), model.card.out_channels, store=store, path=path)
+    for _ in predict_tiles(model, picture, out, config):
+        if should_stop and should_stop():
+            raise CancelledError("Stopped before the whole picture was looked at.")
+    return out.mapped() if isinstance(out, NpyFile) else out
+
+
+# ------------------------------------------------------------------------------------------- the windows
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where windows stand along one side of the picture; all in pixels of the picture."""
+
+    length: int
+    window: int
+    overlap: int
+
+    @classmethod
+    def along(cls, length: int, config: TileConfig) -> _Axis:
+        """Place windows along a side of that length."""
+        window = max(1, round(config.window / config.scale))
+        return cls(length, window, min(round(config.overlap / config.scale), window // 2))
+
+    @property
+    def step(self) -> int:
+        """Distance from window to window."""
+        return self.window - self.overlap
+
+    @property
+    def count(self) -> int:
+        """Number of windows: both ends of the picture are seen with as much around them as an overlap."""
+        return -(-(self.length + self.overlap) // self.step)
+
+    def start(self, index: int) -> int:
+        """Tell where a window begins; the first one begins before the picture."""
+        return index * self.step - self.overlap
+
+    def read(self, first: int, last: int) -> NDArray[np.intp]:
+        """Tell where the pixels of some windows come from, mirrored at the ends of the picture."""
+        places = np.arange(self.start(first), self.start(last) + self.window)
+        period = max(1, 2 * self.length - 2)
+        folded = places % period
+        return np.where(folded < self.length, folded, period - folded)
+
+    def seen(self, index: int) -> slice:
+        """Tell which part of the picture a window has a say in."""
+        start = self.start(index)
+        return slice(min(max(0, start), self.length), min(self.length, start + self.window))
+
+    def weights(self, index: int) -> NDArray[np.float32]:
+        """Weigh a window in every pixel of `seen`; the weights of all windows add up to one."""
+        seen, start = self.seen(index), self.start(index)
+        depth = np.arange(seen.start, seen.stop) - start + 0.5
+        weights = np.ones(len(depth), np.float32)
+        if index > 0 and self.overlap:
+            weights *= np.clip(depth / self.overlap, 0, 1).astype(np.float32)
+        if index < self.count - 1 and self.overlap:
+            weights *= np.clip((self.window - depth) / self.overlap, 0, 1).astype(np.float32)
+        return weights
+
+    def span(self, tile: range) -> tuple[int, int, int]:
+        """Tell where a tile begins, where the next one has a say from, and where it ends."""
+        start, stop = self.seen(tile[0]).start, self.seen(tile[-1]).stop
+        last = tile[-1] == self.count - 1
+        return start, stop if last else self.seen(tile[-1] + 1).start, stop
+
+    def tiles(self, size: int) -> list[range]:
+        """Group windows into tiles of at most ``size`` pixels, where one window is not larger already."""
+        group = max(1, (size - self.overlap) // self.step)
+        return [range(first, min(first + group, self.count)) for first in range(0, self.count, group)]
+
+
+_Window = tuple[int, int]
+
+
+def _predict_tiles(
+    model: Model, picture: Readable, out: Writable, config: TileConfig
+) -> Iterator[TileProgress]:
+    rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
+    # Which of several experts looks is decided by the whole picture, or neighbours would be outlined by two.
+    whole = model.view(_overview(picture, model.card)) if model.card.arch == EXPERTS else None
+    down, across = rows.tiles(config.tile), cols.tiles(config.tile)
+    channels, carried = model.card.out_channels, 0
+    # What the tiles above have said of those below them, and the tile to the left of the next one.
+    below = np.zeros((channels, rows.overlap, cols.length), np.float32)
+    for turn, tall in enumerate(down):
+        top, low, bottom = rows.span(tall)
+        beside = np.zeros((channels, bottom - top, 0), np.float32)
+        for place, wide in enumerate(across):
+            left, far, right = cols.span(wide)
+            block = np.zeros((channels, bottom - top, right - left), np.float32)
+            block[:, :carried] = below[:, :carried, left:right]
+            block[:, :, : beside.shape[2]] = beside
+            for window, answer in _look(model, picture, (rows, cols), (tall, wide), config, whole):
+                _blend(block, (top, left), answer, (rows, cols), window)
+            put_part(out, (slice(top, low), slice(left, far)), block[:, : low - top, : far - left])
+            below[:, : bottom - low, left:far] = block[:, low - top :, : far - left]
+            beside = block[:, :, far - left :].copy()
+            yield TileProgress(
+                done=turn * len(across) + place + 1,
+                total=len(down) * len(across),
+                box=Box(top, left, bottom, right),
+                rows=low if far == cols.length else top,
+            )
+        carried = bottom - low
+
+
+def _look(
+    model: Model,
+    picture: Readable,
+    axes: tuple[_Axis, _Axis],
+    tile: tuple[range, range],
+    config: TileConfig,
+    whole: Tensor | None,
+) -> Iterator[tuple[_Window, Probability]]:
+    """Read a tile, and predict its windows; (C, h, w) each, in pixels of the picture."""
+    rows, cols = axes
+    pixels = _read(picture, rows.read(tile[0][0], tile[0][-1]), cols.read(tile[1][0], tile[1][-1]))
+    windows = [(row, col) for row in tile[0] for col in tile[1]]
+    batch = config.batch or (1 if model.device.type == "cpu" else 4)
+    for first in range(0, len(windows), batch):
+        chosen = windows[first : first + batch]
+        views = []
+        for row, col in chosen:
+            top, left = (row - tile[0][0]) * rows.step, (col - tile[1][0]) * cols.step
+            view = pixels[top : top + rows.window, left : left + cols.window]
+            small = resize_picture(view, (config.window, config.window))
+            views.append(normalise(small, model.card.mean, model.card.std))
+        yield from zip(chosen, _predict(model, np.stack(views), rows.window, whole), strict=True)
+
+
+def _read(picture: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> ByteImage:
+    """Read rows and columns, some of them more than once, of what lies between the outermost of them."""
+    top, left = int(rows.min()), int(cols.min())
+    block = as_bytes(picture[top : int(rows.max()) + 1, left : int(cols.max()) + 1])
+    return block[np.ix_(rows - top, cols - left)]
+
+
+def _blend(
+    block: Probability,
+    corner: tuple[int, int],
+    answer: Probability,
+    axes: tuple[_Axis, _Axis],
+    window: _Window,
+) -> None:
+    """Add what a window says to the block that begins at a row and a column, weighted."""
+    (rows, cols), (row, col), (top, left) = axes, window, corner
+    down, across = rows.seen(row), cols.seen(col)
+    own = answer[
+        :,
+        down.start - rows.start(row) : down.stop - rows.start(row),
+        across.start - cols.start(col) : across.stop - cols.start(col),
+    ]
+    weights = rows.weights(row)[:, None] * cols.weights(col)
+    places = slice(down.start - top, down.stop - top), slice(across.start - left, across.stop - left)
+    block[:, *places] += own * weights
+
+
+@torch.inference_mode()
+def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor | None) -> Probability:
+    """Predict windows (B, 3, h, w) of a picture of which the network may need a view; (B, C, side, side)."""
+    images = torch.from_numpy(views)
+    try:
+        return _run(model, images, (side, side), whole)
+    except torch.OutOfMemoryError:  # the graphics card's: the processor has more
+        model.move_to_cpu()
+        torch.cuda.empty_cache()
+        return _run(model, images, (side, side), whole)
+
+
+def _run(model: Model, images: Tensor, shape: tuple[int, int], whole: Tensor | None) -> Probability:
+    runner = model.runner if whole is None else model.runner.for_picture(whole)
+    logits = runner.decode(runner.encode(images), None)
+    full = functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
+    found: Probability = logits_to_probability(full, model.card.temperature).cpu().numpy()
+    return found
+
+
+# ------------------------------------------------------------------------------------ the whole picture
+
+
+def _predict_whole(
+    model: Model, picture: Readable, out: Writable, clicks: tuple[Click, ...]
+) -> Iterator[TileProgress]:
+    (height, width), (tall, wide) = picture.shape[:2], out.shape[-2:]
+    factor = _reduction(picture, model.card)
+    reading, writing = strips_of(height, width, factor), strips_of(tall, wide)
+    total, small = len(reading) + len(writing), []
+    for done, strip in enumerate(reading, 1):
+        small.append(_reduce(as_bytes(picture[strip, 0:width]), factor))
+        yield TileProgress(done, total, Box(strip.start, 0, strip.stop, width), 0)
+    zoom = (factor * tall / height, factor * wide / width)  # pixels of ``out`` for one of the small picture
+    moved = [Click((c.row + 0.5) / zoom[0] - 0.5, (c.col + 0.5) / zoom[1] - 0.5, c.positive) for c in clicks]
+    probability = model.predict(np.concatenate(small), moved)
+    planes = probability[None] if probability.ndim == 2 else probability
+    for done, strip in enumerate(writing, len(reading) + 1):
+        put_part(out, (strip, slice(0, wide)), _enlarge(planes, strip, wide, zoom))
+        yield TileProgress(done, total, Box(strip.start, 0, strip.stop, wide), strip.stop)
+
+
+def _reduction(picture: Readable, card: ModelCard) -> int:
+    """Count the pixels a side that become one, so that a few times as many are left as the network sees."""
+    return int(max(1, max(picture.shape[:2]) // (_FACES * card.working_size)))
+
+
+def _overview(picture: Readable, card: ModelCard) -> ByteImage:
+    """Read a picture strip by strip, averaged down."""
+    (height, width), factor = picture.shape[:2], _reduction(picture, card)
+    strips = strips_of(height, width, factor)
+    return np.concatenate([_reduce(as_bytes(picture[strip, 0:width]), factor) for strip in strips])
+
+
+def _reduce(strip: ByteImage, factor: int) -> ByteImage:
+    """Average squares of ``factor`` pixels a side; at the far ends, what is left of them."""
+    return strip if factor == 1 else np.array(Image.fromarray(strip).reduce(factor))
+
+
+def _enlarge(planes: Probability, rows: slice, width: int, zoom: tuple[float, float]) -> Probability:
+    """Enlarge planes (C, h, w) bilinearly by ``zoom``, and give some rows of them, shape (C, rows, width)."""
+    above, below, down = _between(np.arange(rows.start, rows.stop), planes.shape[1], zoom[0])
+    left, right, across = _between(np.arange(width), planes.shape[2], zoom[1])
+    tall = planes[:, above] * (1 - down[:, None]) + planes[:, below] * down[:, None]
+    return np.asarray(tall[:, :, left] * (1 - across) + tall[:, :, right] * across)
+
+
+def _between(
+    places: NDArray[np.intp], length: int, zoom: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Find the two small pixels around each large one, and how far it is from the first to the second."""
+    exact = np.clip((places + 0.5) / zoom - 0.5, 0, length - 1)
+    before = np.floor(exact).astype(np.intp)
+    return before, np.minimum(before + 1, length - 1), (exact - before).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Images, masks, tables and archives: reading and writing files safely."""

@@ -1,0 +1,395 @@
+"""Reading and writing pictures and masks.
+
+Pictures become colour bytes and masks class indices; every file that cannot be read or written is named in a
+`PictureError` or `MaskError`. Pictures and masks are turned by the same EXIF rule, once, at reading.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
+from napari_lesionseg.errors import LesionSegError, MaskError, PictureError
+from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.types import ByteImage, LabelImage
+
+picture_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""File name endings of the formats that are read, in lower case."""
+
+MAX_CLASS_INDEX = 127
+"""Largest class index of an index mask: values above it mean black and white."""
+
+_MASK_FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+_PICTURE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
+_JPEG_QUALITY = 95
+_PNG_LEVEL = 3  # files of dermoscopy pictures are 4 % larger than at zlib's 6, and written 2.6 times as fast
+_NEARLY = 32  # so near to black or white a soft or lossy mask's pixels lie
+_OVERSHOOT = 0.1  # resampling filters leave floats a little outside [0, 1]
+
+
+def read_picture(path: str | Path) -> ByteImage:
+    """Read a picture as colour bytes.
+
+    PNG, JPEG, BMP, TIFF (first page) and WebP files are read, told by their content. The EXIF orientation is
+    applied, alpha is dropped, grey is repeated; other depths are scaled as `to_byte_image` says. Colour
+    profiles are not applied.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, of at most 200 megapixels.
+
+    Returns
+    -------
+    ndarray
+        (H, W, 3) uint8, RGB, upright.
+
+    Raises
+    ------
+    PictureError
+        If there is no such file, or it is not a whole picture of these formats, or too large.
+    """
+    try:
+        return _as_picture(decode(Path(path)))
+    except (DecodingError, PictureError, MemoryError) as error:
+        raise PictureError(f"{path}: {error}") from error
+
+
+def picture_shape(path: str | Path) -> tuple[int, int]:
+    """Tell a picture's size as `read_picture` would return it, from a JPEG's header alone.
+
+    Other formats are decoded, which is quick for them.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    tuple of int
+        Height and width, upright.
+
+    Raises
+    ------
+    PictureError
+        As `read_picture`; pixels missing at the end of a JPEG go unnoticed.
+    """
+    try:
+        height, width = decode_shape(Path(path))
+    except DecodingError as error:
+        raise PictureError(f"{path}: {error}") from error
+    return height, width
+
+
+def read_stack(path: str | Path) -> ByteImage:
+    """Read all frames of a multi-page TIFF; a picture of another format is a stack of one.
+
+    Pages of another size than the first (thumbnails) are left out.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    ndarray
+        (N, H, W, 3) uint8, RGB, upright.
+
+    Raises
+    ------
+    PictureError
+        As `read_picture`, and for stacks of more than 1000 megapixels.
+    """
+    try:
+        frames = [_as_picture(frame) for frame in decode_stack(Path(path))]
+        if len({frame.shape for frame in frames}) > 1:
+            raise PictureError("its pages are turned in different ways; save them upright")
+        return np.stack(frames)
+    except (DecodingError, PictureError, MemoryError) as error:
+        raise PictureError(f"{path}: {error}") from error
+
+
+def to_byte_image(array: ArrayLike) -> ByteImage:
+    """Turn an array of any usual kind into colour bytes.
+
+    Booleans become 0 and 255. Bytes stay. Other integers are taken as bytes when all are at most 255 (except
+    uint16, which always spans 0 to 65535) and as 16-bit otherwise. Floats are taken as 0 to 1, or as 0 to 255
+    when the largest is above 1.1; what lies slightly outside is clipped, NaN and infinities become 0.
+
+    Parameters
+    ----------
+    array : array_like
+        Shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a fourth channel is alpha and is dropped.
+
+    Returns
+    -------
+    ndarray
+        (H, W, 3) uint8, a new array.
+
+    Raises
+    ------
+    PictureError
+        For other shapes and for values out of these ranges.
+    """
+    values = np.asarray(array)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+        raise PictureError(
+            f"an array of shape {values.shape} is not one picture; give (H, W), (H, W, 3) or (H, W, 4), "
+            "channels last"
+        )
+    if not values.size:
+        raise PictureError(f"an array of shape {values.shape} has no pixels")
+    grey = values.ndim == 2 or values.shape[2] == 1
+    colours = _to_bytes(values.reshape(*values.shape[:2], 1) if grey else values[..., :3])
+    return np.repeat(colours, 3, axis=2) if grey else np.array(colours, order="C")
+
+
+def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelImage:
+    """Read a mask as class indices.
+
+    The rule, in this order:
+
+    1. Colours are reduced to their strongest channel, so any bright colour on black is a lesion. A palette of
+       greys stands for its greys; the indices of a colourful palette are class indices and are kept.
+    2. 1-bit files: white is lesion, 1.
+    3. JPEG and WebP, whose values are approximate: above 127 is lesion.
+    4. No value above 127: class indices (0 and 1, for one class), as they are.
+    5. One or two values, such as 0 and 255 or 0 and 65535: above 127 is lesion.
+    6. More values, up to 255 (soft borders): above 127 is lesion.
+    7. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
+
+    Refused are pictures in colours or under 3 and 6 of which more than a quarter lies between black and white
+    (a photograph), indices mixed with 255, larger and negative values, and fractions above 1.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, turned by the same EXIF rule as pictures; the first page of a TIFF.
+    shape : (int, int), optional
+        Height and width that the mask must have, those of its picture.
+
+    Returns
+    -------
+    ndarray
+        (H, W) uint8, 0 = background; binary masks hold 0 and 1.
+
+    Raises
+    ------
+    MaskError
+        If the file cannot be read, is not a mask, or is not of `shape`.
+    """
+    try:
+        labels = np.ascontiguousarray(_as_labels(decode(Path(path))))
+    except (DecodingError, MaskError, MemoryError) as error:
+        raise MaskError(f"{path}: {error}") from error
+    if shape is not None and labels.shape != tuple(shape):
+        raise MaskError(
+            f"{path}: the mask is {labels.shape[1]} x {labels.shape[0]} pixels, "
+            f"its picture {shape[1]} x {shape[0]}"
+        )
+    return labels
+
+
+def write_mask(
+    path: str | Path,
+    labels: ArrayLike,
+    *,
+    style: Literal["binary", "index"] = "binary",
+    durable: bool = True,
+) -> None:
+    """Write a mask in one step, so that a crash leaves the old file or the new one.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ends in .png, .tif or .bmp (8-bit grey, lossless); the folder must exist.
+    labels : array_like
+        (H, W) booleans or integers, 0 = background.
+    style : {"binary", "index"}
+        "binary" writes 0 and 255, every class being lesion; "index" writes the class indices, at most 127.
+    durable : bool
+        As for `write_picture`.
+
+    Raises
+    ------
+    MaskError
+        If the array is no mask, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = _MASK_FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise MaskError(f"{path}: masks are saved as .png, .tif or .bmp, which keep every pixel")
+    try:
+        values = _checked_labels(np.asarray(labels), style)
+    except MaskError as error:
+        raise MaskError(f"{path}: {error}") from error
+    _write(path, values, kind, MaskError, durable=durable)
+
+
+def write_picture(path: str | Path, image: ByteImage, *, durable: bool = True) -> None:
+    """Write a picture in one step, without EXIF or any other metadata.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ends in .png, .jpg, .jpeg (quality 95), .tif or .bmp; the folder must exist.
+    image : ndarray
+        (H, W, 3) uint8; other kinds are converted as `to_byte_image` says.
+    durable : bool
+        Force the file to disk at once. Writers of thousands of files into a folder that nobody uses yet do
+        so once, at the end.
+
+    Raises
+    ------
+    PictureError
+        If the array is no picture, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = _PICTURE_FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise PictureError(f"{path}: pictures are saved as .png, .jpg, .tif or .bmp")
+    try:
+        values = to_byte_image(image)
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error
+    _write(path, values, kind, PictureError, durable=durable)
+
+
+def _write(
+    path: Path, values: NDArray[np.uint8], kind: str, failure: type[LesionSegError], *, durable: bool
+) -> None:
+    """Encode in memory, then write in one step."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"quality": _JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+    if kind == "TIFF":
+        options = {"compression": "tiff_adobe_deflate"}
+    if kind == "PNG":
+        options = {"compress_level": _PNG_LEVEL}
+    try:
+        Image.fromarray(values).save(buffer, kind, **options)
+        if durable:
+            write_atomically(path, buffer.getvalue())
+        else:
+            path.write_bytes(buffer.getvalue())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise failure(f"{path}: cannot be written: {reason}") from error
+
+
+def _as_picture(decoded: Decoded) -> ByteImage:
+    """Colour bytes of a decoded file."""
+    if decoded.palette is not None:
+        colours: ByteImage = decoded.palette[decoded.array]
+        return colours
+    return to_byte_image(decoded.array)
+
+
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale values of any kind to 0 to 255."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "b":
+        return np.where(values, np.uint8(255), np.uint8(0))
+    if values.dtype.kind in "iu":
+        return _integers_to_bytes(values)
+    if values.dtype.kind == "f":
+        return _floats_to_bytes(values)
+    raise PictureError(f"values of type {values.dtype} are no picture; give 8-bit, 16-bit or float values")
+
+
+def _integers_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale integers by their value range: 8-bit or 16-bit."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise PictureError(
+            f"values from {low} to {high} are no picture; scale them to 0 to 255 or 0 to 65535"
+        )
+    if high <= 255 and values.dtype.newbyteorder("=") != np.uint16:
+        return values.astype(np.uint8)
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale floats of [0, 1] or [0, 255]."""
+    finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(finite.min()), float(finite.max())
+    if low < -_OVERSHOOT or high > 255 + _OVERSHOOT:
+        raise PictureError(f"values from {low:.4g} to {high:.4g} are no picture; scale them to 0 to 1")
+    scale = 255.0 if high <= 1 + _OVERSHOOT else 1.0
+    scaled: NDArray[np.float32] = np.rint(finite * np.float32(scale))
+    return scaled.clip(0, 255).astype(np.uint8)
+
+
+def _as_labels(decoded: Decoded) -> LabelImage:
+    """Class indices of a decoded file, by the rule of `read_mask`."""
+    array = decoded.array
+    if decoded.palette is not None:
+        colours = decoded.palette[np.unique(array)]
+        if (colours != colours[:, :1]).any():
+            return array.astype(np.uint8)
+        array = decoded.palette[array]
+    if array.ndim == 3:
+        for channel in range(array.shape[2]):
+            _check_black_and_white(array[..., channel])
+        array = array.max(axis=2)
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if decoded.lossy:
+        return _black_and_white(array)
+    return _grey_labels(array)
+
+
+def _grey_labels(array: NDArray[Any]) -> LabelImage:
+    """Class indices of lossless grey values."""
+    if array.dtype.kind not in "uif":
+        raise MaskError(f"values of type {array.dtype} stand for no class")
+    low, high = array.min(), array.max()
+    if not (low >= 0 and np.isfinite(high)):
+        raise MaskError("it holds values below 0 or undefined ones, which stand for no class")
+    if array.dtype.kind == "f" and (array % 1).any():
+        if high > 1:
+            raise MaskError(f"it holds fractions up to {high:.4g}; probabilities go from 0 to 1")
+        return (array > 0.5).astype(np.uint8)
+    if high <= MAX_CLASS_INDEX:
+        return array.astype(np.uint8)
+    if ((array == low) | (array == high)).all():
+        return (array > 127).astype(np.uint8)
+    if (array == 1).any() and not ((array > MAX_CLASS_INDEX) & (array != 255)).any():
+        raise MaskError("it mixes class indices with 255; save it as 0 and 255, or as indices alone")
+    return _black_and_white(array)
+
+
+def _black_and_white(array: NDArray[Any]) -> LabelImage:
+    """Cut soft or approximate black and white at 127."""
+    high = array.max()
+    if high > 255:
+        raise MaskError(f"it holds several values up to {high}; class indices go to {MAX_CLASS_INDEX}")
+    _check_black_and_white(array)
+    return (array > 127).astype(np.uint8)
+
+
+def _check_black_and_white(array: NDArray[Any]) -> None:
+    """Refuse grey values of which too many lie between black and the brightest."""
+    between = np.count_nonzero((array >= _NEARLY) & (array <= int(array.max()) - _NEARLY))
+    if between * 4 > array.size:
+        raise MaskError("more than a quarter of it is neither black nor white; it may be a photograph")
+
+
+def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
+    """Return the bytes that stand for labels in a file."""
+    if style not in ("binary", "index"):
+        raise MaskError(f"the style of a mask is 'binary' or 'index', not {style!r}")
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "biu":
+        raise MaskError(f"a mask is (H, W) whole numbers, not {values.shape} of type {values.dtype}")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or (style == "index" and high > MAX_CLASS_INDEX):
+        raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
+    return _to_bytes(values > 0) if style == "binary" else values.astype(np.uint8)

@@ -1,0 +1,319 @@
+"""Finding pictures, and the masks that belong to them.
+
+A mask belongs to a picture when its stem is the picture's stem, alone or followed by ``_segmentation``,
+``_mask`` or ``_lesion``, in any case. PH2's folders (``IMDnnn/IMDnnn_Dermoscopic_Image`` and
+``IMDnnn_lesion``) and ISIC's (superpixel pictures beside the photographs) are understood.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from napari_lesionseg.io.images import picture_suffixes
+from napari_lesionseg.errors import PairingError
+from napari_lesionseg.types import Pair
+
+Inputs: TypeAlias = str | Path | Iterable[str | Path]
+"""One file, folder or glob pattern, or several of them."""
+
+mask_endings = ("_segmentation", "_mask", "_lesion")
+"""What a mask's stem may have after its picture's stem, in lower case."""
+
+_Chunks: TypeAlias = tuple[tuple[int, int, str], ...]
+
+_PH2_IMAGE_FOLDER = "_Dermoscopic_Image"
+_PH2_ROOTS = ("", "PH2 Dataset images", "PH2Dataset/PH2 Dataset images", "PH2 Dataset/PH2 Dataset images")
+
+
+@dataclass(frozen=True, slots=True)
+class PairSearch:
+    """Pictures with masks, and pictures without.
+
+    Parameters
+    ----------
+    pairs : tuple of Pair
+        In natural order of the pictures; no stem occurs twice.
+    without_mask : tuple of Path
+        Pictures for which no mask was found.
+    """
+
+    pairs: tuple[Pair, ...]
+    without_mask: tuple[Path, ...]
+
+
+def find_pictures(inputs: Inputs) -> list[Path]:
+    """Find the pictures among files, folders and glob patterns.
+
+    A folder gives its own pictures, not those of its subfolders, but for two layouts: PH2 (the folder of the
+    cases, one case, or the unpacked archive) and a folder without pictures of its own that has one named
+    ``images``. Left out are hidden files, ISIC's ``*_superpixels``, and masks: stems that end in
+    ``_segmentation`` or ``_mask``, and in ``_lesion`` where the picture with the bare stem is found as well
+    (``arm_lesion.jpg`` alone may be the picture). A file that is named explicitly is kept whatever its
+    ending, so that reading it can say what is wrong.
+
+    Parameters
+    ----------
+    inputs : str, Path or iterable of them
+        Files, folders, glob patterns.
+
+    Returns
+    -------
+    list of Path
+        In natural order (``IMD2`` before ``IMD10``), each once.
+
+    Raises
+    ------
+    PairingError
+        If an input does not exist or matches nothing, or no picture is found.
+    """
+    given = _as_list(inputs)
+    found = _unique(path for item in given for path in _expand(item, _pictures_in))
+    pictures = _without_masks(found)
+    if not pictures:
+        names = ", ".join(str(item) for item in given) or "nothing"
+        reason = " (only masks)" if found else ""
+        raise PairingError(f"no pictures found in {names}{reason}; give picture files or their folder")
+    return pictures
+
+
+def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
+    """Find pictures and the masks that belong to them.
+
+    Without `masks`, they are looked for in the folder ``masks`` beside ``images`` when `images` is a folder
+    that holds both; otherwise beside each picture, and in PH2's lesion folders. Colour ROIs are no masks.
+
+    Two pictures of the same stem are refused, even in different folders: the stem is what a pair, and every
+    file made from it, is known by.
+
+    Parameters
+    ----------
+    images : str, Path or iterable of them
+        As for `find_pictures`.
+    masks : str, Path or iterable of them, optional
+        Files, folders, glob patterns.
+
+    Returns
+    -------
+    PairSearch
+        At least one pair.
+
+    Raises
+    ------
+    PairingError
+        If something does not exist, no picture has a mask, a picture has several masks, or two pictures share
+        a stem.
+    """
+    if masks is None or _same(images, masks):
+        images, masks = _image_and_mask_folders(images) or (images, masks)
+    found = find_pictures(images)
+    _check_stems(found)
+    candidates = _masks_beside(found) if masks is None else _masks_given(masks)
+    search = _match(found, candidates)
+    if not search.pairs:
+        raise PairingError(
+            f"none of {len(found)} pictures has a mask (such as {found[0].stem}_segmentation.png "
+            f"for {found[0].name})"
+        )
+    return search
+
+
+def natural_key(path: Path) -> tuple[_Chunks, ...]:
+    """Return a sort key that counts: ``IMD2`` before ``IMD10``.
+
+    Parameters
+    ----------
+    path : Path
+        The path, of which every part is compared; a name's ending counts last.
+
+    Returns
+    -------
+    tuple
+        To be used as ``key=`` of `sorted`.
+    """
+    return tuple(_chunks(part) for part in (*path.parent.parts, path.stem, path.suffix))
+
+
+def _chunks(text: str) -> _Chunks:
+    """Cut a name into numbers and what lies between."""
+    chunks = re.findall(r"[0-9]+|[^0-9]+", text.casefold())
+    return tuple((0, int(chunk), chunk) if chunk[0] in string.digits else (1, 0, chunk) for chunk in chunks)
+
+
+def _as_list(inputs: Inputs) -> list[str | Path]:
+    return [inputs] if isinstance(inputs, str | Path) else list(inputs)
+
+
+def _image_and_mask_folders(images: Inputs) -> tuple[Path, Path] | None:
+    """Return the folders ``images`` and ``masks`` of a folder that holds both."""
+    given = _as_list(images)
+    if len(given) != 1:
+        return None
+    folders = Path(given[0]) / "images", Path(given[0]) / "masks"
+    return folders if all(map(os.path.isdir, folders)) else None
+
+
+def _same(images: Inputs, masks: Inputs) -> bool:
+    """Tell whether both are one file or folder."""
+    if isinstance(images, str | Path) and isinstance(masks, str | Path):
+        return os.path.abspath(images) == os.path.abspath(masks)  # noqa: PTH100
+    return False
+
+
+def _unique(paths: Iterable[Path]) -> list[Path]:
+    """Drop repetitions and sort."""
+    seen = {os.path.normcase(os.path.abspath(path)): path for path in paths}  # noqa: PTH100
+    return sorted(seen.values(), key=natural_key)
+
+
+def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list[Path]:
+    """Return the files that one input stands for."""
+    path = Path(item)
+    if os.path.isdir(path):  # noqa: PTH112 - False, not an error, for impossible names
+        return list_folder(path)
+    if os.path.exists(path):  # noqa: PTH110
+        return [path]
+    if not glob.has_magic(str(item)):
+        raise PairingError(f"{item} does not exist")
+    # A folder name may itself hold brackets: only what is not there is taken as a pattern.
+    parent = glob.escape(str(path.parent)) if os.path.isdir(path.parent) else str(path.parent)  # noqa: PTH112
+    found = [Path(name) for name in glob.glob(str(Path(parent) / path.name), recursive=True)]  # noqa: PTH207
+    if not found:
+        raise PairingError(f"no file matches {item}")
+    return [file for file in found if _is_picture_file(file)]
+
+
+def _is_picture_file(path: Path) -> bool:
+    """Tell pictures by their name; hidden files and ISIC's superpixels are none."""
+    return (
+        path.suffix.lower() in picture_suffixes
+        and not path.name.startswith(".")
+        and not path.stem.lower().endswith("_superpixels")
+        and path.is_file()
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the picture files of one folder."""
+    try:
+        return [entry for entry in folder.iterdir() if _is_picture_file(entry)]
+    except OSError as error:
+        raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Return a folder's pictures, and its masks that lie among them."""
+    cases = _ph2_cases(folder)
+    if cases:
+        return [file for case in cases for file in _files(case / f"{case.name}{_PH2_IMAGE_FOLDER}")]
+    files = _files(folder)
+    if not files and (folder / "images").is_dir():
+        return _files(folder / "images")
+    return files
+
+
+def _masks_in(folder: Path) -> list[Path]:
+    """Return a folder's mask files."""
+    cases = _ph2_cases(folder)
+    return [file for case in cases for file in _ph2_masks(case)] if cases else _files(folder)
+
+
+def _ph2_cases(folder: Path) -> list[Path]:
+    """Return the case folders (IMDnnn) of a PH2 folder, of its unpacked archive, or of one case."""
+    whole = folder.absolute()  # "." has no name
+    if (whole / f"{whole.name}{_PH2_IMAGE_FOLDER}").is_dir():
+        return [whole]
+    for root in (folder / name for name in _PH2_ROOTS):
+        entries = root.iterdir() if os.access(root, os.R_OK) and root.is_dir() else ()
+        cases = [entry for entry in entries if (entry / f"{entry.name}{_PH2_IMAGE_FOLDER}").is_dir()]
+        if cases:
+            return cases
+    return []
+
+
+def _ph2_masks(case: Path) -> list[Path]:
+    """Return the lesion mask of a PH2 case; its regions of interest lie in another folder."""
+    folder = case / f"{case.name}_lesion"
+    return _files(folder) if folder.is_dir() else []
+
+
+def _split_stem(stem: str) -> tuple[str, str]:
+    """Cut a mask's ending off a stem; both in lower case and composed Unicode (macOS may decompose æøå)."""
+    key = unicodedata.normalize("NFC", stem).casefold()
+    for ending in mask_endings:
+        if key.endswith(ending) and len(key) > len(ending):
+            return key.removesuffix(ending), ending
+    return key, ""
+
+
+def _key(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem).casefold()
+
+
+def _without_masks(paths: list[Path]) -> list[Path]:
+    """Leave out masks; `_lesion` is one only where its picture is there as well."""
+    keys = {_key(path) for path in paths}
+    pictures = []
+    for path in paths:
+        base, ending = _split_stem(path.stem)
+        if not ending or (ending == "_lesion" and base not in keys):
+            pictures.append(path)
+    return pictures
+
+
+def _check_stems(pictures: list[Path]) -> None:
+    """Refuse two pictures of one stem."""
+    seen: dict[str, Path] = {}
+    for path in pictures:
+        other = seen.setdefault(_key(path), path)
+        if other is not path:
+            raise PairingError(f"{other} and {path} have the same name; rename one of them")
+
+
+def _masks_given(masks: Inputs) -> dict[str, list[Path]]:
+    """Group mask files by the stems of the pictures they may belong to."""
+    given = _as_list(masks)
+    found = _unique(path for item in given for path in _expand(item, _masks_in))
+    if not found:
+        raise PairingError(f"no masks found in {', '.join(map(str, given)) or 'nothing'}")
+    return _by_stem(found)
+
+
+def _masks_beside(pictures: list[Path]) -> dict[str, list[Path]]:
+    """Group the files beside the pictures, and PH2's masks, by the stems they may belong to."""
+    found: list[Path] = []
+    for folder in dict.fromkeys(picture.parent for picture in pictures):
+        whole = folder.absolute()
+        found += _ph2_masks(whole.parent) if whole.name.endswith(_PH2_IMAGE_FOLDER) else _files(folder)
+    return _by_stem(_unique(found))
+
+
+def _by_stem(masks: list[Path]) -> dict[str, list[Path]]:
+    grouped: dict[str, list[Path]] = {}
+    for mask in masks:
+        for stem in dict.fromkeys((_key(mask), _split_stem(mask.stem)[0])):
+            grouped.setdefault(stem, []).append(mask)
+    return grouped
+
+
+def _match(pictures: list[Path], candidates: dict[str, list[Path]]) -> PairSearch:
+    """Give each picture its mask."""
+    taken = {os.path.abspath(picture) for picture in pictures}  # noqa: PTH100
+    pairs, without = [], []
+    for picture in pictures:
+        masks = [mask for mask in candidates.get(_key(picture), []) if os.path.abspath(mask) not in taken]  # noqa: PTH100
+        if len(masks) > 1:
+            names = ", ".join(str(mask) for mask in masks)
+            raise PairingError(f"{picture} has several masks: {names}; keep one of them")
+        if masks:
+            pairs.append(Pair(picture.stem, picture, masks[0]))
+        else:
+            without.append(picture)
+    return PairSearch(tuple(pairs), tuple(without))

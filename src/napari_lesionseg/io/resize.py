@@ -1,0 +1,67 @@
+"""From a picture to what a network sees, and the geometry back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_lesionseg.types import ByteImage, LabelImage
+
+STRIDE = 32  # the coarsest stride of any encoder here: sides are multiples of it
+MAX_ASPECT = 4.0
+
+
+def working_shape(shape: tuple[int, int], working_size: int) -> tuple[int, int]:
+    """Size at which a network sees a picture: about ``working_size`` squared pixels, aspect kept.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the picture in pixels.
+    working_size : int
+        Root of the number of pixels the network was trained on.
+
+    Returns
+    -------
+    (int, int)
+        Height and width, multiples of 32. Pictures longer than 4 to 1 are squeezed to that.
+    """
+    height, width = shape
+    aspect = float(np.clip(width / height, 1 / MAX_ASPECT, MAX_ASPECT))
+    sides = (working_size / aspect**0.5, working_size * aspect**0.5)
+    rounded = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in sides]
+    return rounded[0], rounded[1]
+
+
+def resize_picture(image: ByteImage, shape: tuple[int, int]) -> ByteImage:
+    """Resize a picture with anti-aliasing.
+
+    Parameters
+    ----------
+    image : ByteImage
+        Shape (H, W, 3).
+    shape : (int, int)
+        Wanted height and width.
+    """
+    if image.shape[:2] == shape:
+        return image
+    as_pillow = Image.fromarray(np.ascontiguousarray(image))
+    resized = as_pillow.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.array(resized)
+
+
+def resize_labels(labels: LabelImage, shape: tuple[int, int]) -> LabelImage:
+    """Resize class indices (H, W) without mixing them: each new pixel takes the nearest old one."""
+    if labels.shape == shape:
+        return labels
+    return np.array(Image.fromarray(labels).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+
+
+def normalise(
+    image: ByteImage, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """Turn a picture (H, W, 3) in 0 to 255 into the (3, H, W) float32 that a network was trained on."""
+    centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    scaled: NDArray[np.float32] = (image.astype(np.float32) / np.float32(255) - centre) / spread
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))

@@ -1,0 +1,346 @@
+"""Several lesions in a picture, each with a number of its own that stays while outlines are corrected.
+
+An instance map is an array of integers, shape (H, W): 0 is background, every other value one lesion. Classes
+are kept beside it, in a mask of class indices. Every function here gives a new array and leaves its arguments
+alone, so that a viewer can undo it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import local_maxima, reconstruction
+from skimage.segmentation import relabel_sequential, watershed
+
+from napari_lesionseg.inference.postprocess import split_instances
+from napari_lesionseg.errors import MaskError
+from napari_lesionseg.types import IGNORED, Probability
+
+InstanceMap: TypeAlias = NDArray[np.integer[Any]]
+"""Shape (H, W), 0 = background, every other value one lesion."""
+
+WAIST = 0.7
+"""Two lesions are told apart where the waist between them is narrower than this share of the thinner one."""
+
+SMALLEST_RADIUS = 3.0
+"""Pixels; what is thinner than this has no centre of its own, so that a ragged border makes no lesions."""
+
+SMALLEST_SHARE = 0.3
+"""A lesion thinner than this share of the one it touches is taken for a bump of it."""
+
+_EIGHT = np.ones((3, 3), dtype=bool)
+_FINE = 512  # pixels a side: the centres of larger parts are looked for in every second pixel, or third ...
+_MANY = 100_000  # numbers above this are made dense before parts are listed one by one
+_Region: TypeAlias = tuple[slice, slice]
+
+
+# ------------------------------------------------------------------------------------------ finding them
+
+
+def find_instances(
+    labels: NDArray[np.generic],
+    *,
+    waist: float | None = None,
+    previous: InstanceMap | None = None,
+    unused: int | None = None,
+) -> NDArray[np.int32]:
+    """Give the lesions of a mask numbers: its connected parts; on demand, those that touch are told apart.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (H, W)
+        Class indices, 0 = background; 255 is background, too. Different classes are different lesions.
+    waist : float, optional
+        Cut parts narrower than this, see `split_touching`; `WAIST` is a good value. None: parts are taken as
+        they are, which is right where lesions seldom touch: a network's ragged answer has waists, too.
+    previous : InstanceMap, optional
+        The numbers before a correction; lesions keep theirs, see `keep_numbers`.
+    unused : int, optional
+        See `keep_numbers`.
+
+    Returns
+    -------
+    ndarray, shape (H, W), int32
+        Numbered from 1 in the order of their first pixel, unless ``previous`` says otherwise.
+    """
+    parts = split_instances(np.where(labels == IGNORED, 0, labels))
+    if waist is not None:
+        parts = split_touching(parts, waist)
+    return parts if previous is None else keep_numbers(previous, parts, unused)
+
+
+def split_touching(parts: InstanceMap, waist: float = WAIST) -> NDArray[np.int32]:
+    """Cut parts at their waists, by the watershed of the distance to their border.
+
+    Parameters
+    ----------
+    parts : InstanceMap
+        Parts to look at, each by itself.
+    waist : float
+        In (0, 1): cut where the waist is narrower than this share of the thinner side's width, whatever the
+        size of the lesions.
+
+    Returns
+    -------
+    ndarray, shape (H, W), int32
+        Numbered from 1 in the order of the first pixels of ``parts``.
+
+    Notes
+    -----
+    The seeds are the regional maxima of the distance d after it was rebuilt by dilation from ``waist`` * d
+    below it (Vincent 1993, "Morphological grayscale reconstruction in image analysis"): extended maxima whose
+    height grows with the depth.
+    """
+    pieces = np.zeros(parts.shape, np.int32)
+    count = 0
+    for _, region, own in each_instance(parts):
+        depth = depth_inside(own)
+        seeds, found = _seeds(depth, waist)
+        cut = flood(depth, seeds, own) if found > 1 else own.astype(np.int32)
+        pieces[region][own] = cut[own] + count
+        count += max(found, 1)
+    return pieces
+
+
+def keep_numbers(previous: InstanceMap, parts: InstanceMap, unused: int | None = None) -> NDArray[np.int32]:
+    """Give new parts the numbers of the old ones they lie on.
+
+    Parameters
+    ----------
+    previous : InstanceMap
+        The numbers before.
+    parts : InstanceMap
+        The parts after, in any numbers; of the same shape.
+    unused : int, optional
+        New lesions get no number below this, nor one that was in use. Pass it where a number must never come
+        back, such as that of a deleted lesion.
+
+    Returns
+    -------
+    ndarray, shape (H, W), int32
+        Where a lesion fell apart, the piece with most of the old pixels keeps its number; where lesions were
+        joined, the whole has the number of the one it has most pixels of.
+
+    Raises
+    ------
+    MaskError
+        If the shapes differ.
+    """
+    _check_shape(parts, previous.shape)
+    names = _matches(previous, parts)
+    following = max(highest(previous) + 1, unused or 0)
+    result = np.zeros(parts.shape, np.int32)
+    for value, region, own in each_instance(parts):
+        if value not in names:
+            names[value] = following
+            following += 1
+        result[region][own] = names[value]
+    return result
+
+
+def _matches(previous: InstanceMap, parts: InstanceMap) -> dict[int, int]:
+    """Map new numbers to old ones, one to one, the largest overlap first."""
+    shared = (previous > 0) & (parts > 0)
+    base = highest(previous) + 1
+    keys, sizes = np.unique(parts[shared].astype(np.int64) * base + previous[shared], return_counts=True)
+    names: dict[int, int] = {}
+    taken: set[int] = set()
+    for place in np.argsort(-sizes, kind="stable"):
+        new, old = divmod(int(keys[place]), base)
+        if new not in names and old not in taken:
+            names[new] = old
+            taken.add(old)
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One lesion of a picture; all lengths in pixels.
+
+    Parameters
+    ----------
+    index : int
+        Its number.
+    area : int
+        Number of pixels.
+    row, col : float
+        Its centre, the mean of its pixels.
+    top, left, bottom, right : int
+        Its bounding box; ``bottom`` and ``right`` are exclusive.
+    class_index : int
+        The class of most of its pixels; 1 where no classes were given.
+    class_name : str
+        Name of the class.
+    confidence : float or None
+        Mean probability of its class over its pixels, in [0, 1]; None where no probability was given.
+    """
+
+    index: int
+    area: int
+    row: float
+    col: float
+    top: int
+    left: int
+    bottom: int
+    right: int
+    class_index: int
+    class_name: str
+    confidence: float | None
+
+
+def list_instances(
+    ids: InstanceMap,
+    labels: NDArray[np.generic] | None = None,
+    probability: Probability | None = None,
+    classes: Sequence[str] = ("background", "lesion"),
+) -> tuple[Instance, ...]:
+    """Describe every lesion of a picture.
+
+    Parameters
+    ----------
+    ids : InstanceMap
+        The lesions.
+    labels : ndarray, shape (H, W), optional
+        Class indices.
+    probability : Probability, optional
+        Shape (H, W), or (C, H, W) with the background first.
+    classes : sequence of str
+        Names, background first.
+
+    Raises
+    ------
+    MaskError
+        If the shapes differ.
+    """
+    if labels is not None:
+        _check_shape(labels, ids.shape)
+    if probability is not None:
+        _check_shape(probability, ids.shape)
+    return tuple(
+        _describe(value, region, own, labels, probability, classes)
+        for value, region, own in each_instance(ids)
+    )
+
+
+def _describe(
+    value: int,
+    region: _Region,
+    own: NDArray[np.bool_],
+    labels: NDArray[np.generic] | None,
+    probability: Probability | None,
+    classes: Sequence[str],
+) -> Instance:
+    rows, cols = np.nonzero(own)
+    kind = 1 if labels is None else _majority(labels[region][own])
+    confidence = None
+    if probability is not None:
+        plane = probability if probability.ndim == 2 else probability[kind]
+        confidence = float(plane[region][own].mean(dtype=np.float64))
+    return Instance(
+        index=value,
+        area=len(rows),
+        row=float(rows.mean() + region[0].start),
+        col=float(cols.mean() + region[1].start),
+        top=region[0].start,
+        left=region[1].start,
+        bottom=region[0].stop,
+        right=region[1].stop,
+        class_index=kind,
+        class_name=classes[kind] if kind < len(classes) else f"class {kind}",
+        confidence=confidence,
+    )
+
+
+def _majority(values: NDArray[Any]) -> int:
+    """Return the commonest class; the background only where there is nothing else."""
+    counts = np.bincount(values.astype(np.int64), minlength=2)
+    counts[IGNORED:] = 0
+    return int(counts[1:].argmax() + 1) if counts[1:].any() else 0
+
+
+def as_columns(rows: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """Turn frozen records into columns, as the features of a Labels layer want them.
+
+    Parameters
+    ----------
+    rows : sequence
+        Records of one dataclass, such as `Instance`; their ``index`` says which label they belong to.
+
+    Returns
+    -------
+    dict of str to ndarray
+        One array a field, all of the same length; None becomes NaN. Empty for no rows.
+    """
+    if not rows:
+        return {}
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])}
+    return {
+        name: np.array([np.nan if value is None else value for value in values])
+        for name, values in columns.items()
+    }
+
+
+def each_instance(ids: InstanceMap) -> Iterator[tuple[int, _Region, NDArray[np.bool_]]]:
+    """Go through lesions in the order of their numbers.
+
+    Yields
+    ------
+    value : int
+        Number of the lesion.
+    region : tuple of slice
+        Its bounding box.
+    own : ndarray of bool
+        Its pixels within the box.
+    """
+    values: Mapping[int, int] | None = None
+    if highest(ids) > _MANY:
+        ids, _, inverse = relabel_sequential(ids)  # type: ignore[no-untyped-call]
+        values = {place: int(inverse[place]) for place in range(1, highest(ids) + 1)}
+    for place, region in enumerate(ndimage.find_objects(ids.astype(np.int32, copy=False)), 1):
+        if region is not None:
+            yield place if values is None else values[place], region, ids[region] == place
+
+
+def highest(ids: InstanceMap) -> int:
+    """Return the highest number in use, 0 if there is none."""
+    return int(ids.max(initial=0))
+
+
+def depth_inside(own: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distance of every pixel to the outside, which begins beyond the bounding box."""
+    padded = ndimage.distance_transform_edt(np.pad(own, 1))
+    return np.asarray(padded[1:-1, 1:-1], dtype=np.float64)
+
+
+def _seeds(depth: NDArray[np.float64], waist: float) -> tuple[NDArray[np.int32], int]:
+    """Mark the centres of a part with numbers from 1, and count them."""
+    step = max(1, round(depth.size**0.5 / _FINE))
+    coarse = depth[::step, ::step]
+    floor = max(SMALLEST_RADIUS, SMALLEST_SHARE * float(depth.max()))
+    filled = np.maximum(coarse, floor) * (coarse > 0)
+    rebuilt = reconstruction(filled * waist, filled)  # type: ignore[no-untyped-call]
+    centres, found = ndimage.label(local_maxima(rebuilt, connectivity=2), structure=_EIGHT)  # type: ignore[no-untyped-call]
+    seeds = np.zeros(depth.shape, np.int32)
+    seeds[::step, ::step] = centres
+    return seeds, found
+
+
+def flood(
+    depth: NDArray[np.float64], seeds: NDArray[np.integer[Any]], own: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """Divide a region among seeds; what no seed reaches goes to the nearest piece."""
+    pieces = watershed(-depth, seeds, mask=own, connectivity=_EIGHT)  # type: ignore[no-untyped-call]
+    if (pieces[own] == 0).any():
+        nearest = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
+        pieces = np.where(own, pieces[tuple(nearest)], 0)
+    return np.asarray(pieces, dtype=np.int32)
+
+
+def _check_shape(array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if array.shape[-2:] != shape:
+        raise MaskError(f"The lesions are of shape {shape}, but what belongs to them of {array.shape}.")

@@ -1,0 +1,330 @@
+"""What a reader asks of an outline with one press: smoother, without holes, along the picture's edges.
+
+Every function returns a new mask and leaves its arguments alone. Parts are 8-connected and holes 4-connected,
+as in `napari_lesionseg.inference.postprocess`. All of them work inside the bounding box of the outline only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import reconstruction
+from skimage.segmentation import watershed
+
+from napari_lesionseg.io.resize import resize_picture
+from napari_lesionseg.types import ByteImage, LabelImage
+
+Region = NDArray[np.bool_]
+
+SMOOTHING = 0.03
+"""Width of the smoothing, as a share of the outline's diameter."""
+
+SNAP_REACH = 0.08
+"""How far an outline may move to an edge, as a share of its diameter."""
+
+WAIST = 0.8
+"""Two lesions are cut apart where the waist between them is below this share of the thinner one's depth."""
+
+SNAP_PIXELS = 120_000
+"""Pixels at which edges are looked for; larger parts of a picture are shrunk."""
+
+_EIGHT = np.ones((3, 3), dtype=bool)
+
+
+def smooth(mask: LabelImage, label: int = 1) -> LabelImage:
+    """Round off what is jagged: the mask is blurred and cut at its middle, which keeps its place and area.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (H, W) uint8.
+    label : int
+        The class that is smoothed; others stay.
+    """
+    own = mask == label
+    sigma = max(1.0, SMOOTHING * diameter(own))
+    box = _box(own, margin=math.ceil(3 * sigma))
+    if box is None:
+        return mask.copy()
+    blurred = _blur(own[box].astype(np.float32), sigma)
+    return _replaced(mask, box, blurred > 0.5, label)
+
+
+def fill_holes(mask: LabelImage, label: int = 1) -> LabelImage:
+    """Close the holes of one class; pixels of other classes in them stay."""
+    box = _box(mask == label)
+    if box is None:
+        return mask.copy()
+    return _replaced(mask, box, ndimage.binary_fill_holes(mask[box] == label), label)
+
+
+def largest_part(mask: LabelImage, label: int = 1) -> LabelImage:
+    """Keep the largest connected part of one class; others stay."""
+    box = _box(mask == label)
+    if box is None:
+        return mask.copy()
+    parts, count = ndimage.label(mask[box] == label, structure=_EIGHT)
+    if count == 1:
+        return mask.copy()
+    largest = np.bincount(parts.ravel())[1:].argmax() + 1
+    return _replaced(mask, box, parts == largest, label)
+
+
+def remove_part(mask: LabelImage, row: float, col: float) -> LabelImage:
+    """Take away the connected part, of one class, that lies under a point.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (H, W) uint8.
+    row, col : float
+        The point; where it lies on no part, nothing is taken away.
+    """
+    pixel = (math.floor(row + 0.5), math.floor(col + 0.5))
+    if not (0 <= pixel[0] < mask.shape[0] and 0 <= pixel[1] < mask.shape[1]) or mask[pixel] == 0:
+        return mask.copy()
+    changed = mask.copy()
+    changed[part_at(mask == mask[pixel], pixel)] = 0
+    return changed
+
+
+def part_at(region: Region, pixel: tuple[int, int]) -> Region:
+    """Give the connected part of a region that a pixel lies on; an empty one when it lies on none.
+
+    Parameters
+    ----------
+    region : ndarray
+        (H, W) bool.
+    pixel : (int, int)
+        Inside the picture.
+
+    Returns
+    -------
+    ndarray
+        (H, W) bool.
+    """
+    part = np.zeros_like(region)
+    box = _box(region)
+    if box is None or not region[pixel]:
+        return part
+    parts, _ = ndimage.label(region[box], structure=_EIGHT)
+    part[box] = parts == parts[pixel[0] - box[0].start, pixel[1] - box[1].start]
+    return part
+
+
+def split(mask: LabelImage, label: int = 1) -> LabelImage:
+    """Cut parts at their waist, where two lesions were taken for one.
+
+    The watershed of the distance to the border; two centres count as two only when the waist between them is
+    clearly narrower than both.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (H, W) uint8.
+    label : int
+        The class that is split; others stay.
+    """
+    box = _box(mask == label, margin=1)
+    if box is None:
+        return mask.copy()
+    own = np.pad(mask[box] == label, 1)
+    depth = ndimage.distance_transform_edt(own)
+    centres, count = ndimage.label(_centres(depth), structure=_EIGHT)
+    if count < 2:
+        return mask.copy()
+    pieces = watershed(  # type: ignore[no-untyped-call]
+        -depth, centres, mask=own, connectivity=2, watershed_line=True
+    )
+    lines = own & (pieces == 0) & (ndimage.grey_dilation(pieces, size=3) > 0)
+    return _replaced(mask, box, (own & ~lines)[1:-1, 1:-1], label)
+
+
+def merge(mask: LabelImage, label: int = 1) -> LabelImage:
+    """Join to the largest part of one class the part that lies nearest to it, by a bridge between them.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (H, W) uint8.
+    label : int
+        The class whose parts are joined; others stay. With fewer than two parts nothing changes.
+    """
+    box = _box(mask == label, margin=1)
+    if box is None:
+        return mask.copy()
+    own = mask[box] == label
+    parts, count = ndimage.label(own, structure=_EIGHT)
+    if count < 2:
+        return mask.copy()
+    sizes = np.bincount(parts.ravel())
+    largest = int(sizes[1:].argmax()) + 1
+    distance, nearest = ndimage.distance_transform_edt(parts != largest, return_indices=True)
+    distance[(parts == 0) | (parts == largest)] = np.inf
+    end = np.unravel_index(int(distance.argmin()), parts.shape)
+    start = (nearest[0][end], nearest[1][end])
+    width = math.sqrt(float(sizes[parts[end]]) / math.pi)  # half the diameter of the smaller part
+    return _replaced(mask, box, own | _bridge(parts.shape, start, end, max(1.5, width / 2)), label)
+
+
+def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
+    """Move the outline to the picture's edges nearby.
+
+    Within a band around the outline the border is put where the picture changes most: the watershed of the
+    gradient, flooded from what is surely inside and what is surely outside (Beucher and Meyer 1993, "The
+    morphological approach to segmentation"). The gradient is that of the one mixture of colours which tells
+    the inside from the outside best, so that hairs and gloss weigh little.
+
+    Parameters
+    ----------
+    image : ndarray
+        (H, W, 3) uint8.
+    mask : ndarray
+        (H, W) uint8.
+    label : int
+        The class whose outline is moved; others stay.
+    """
+    own = mask == label
+    reach = max(3.0, SNAP_REACH * diameter(own))
+    box = _box(own, margin=math.ceil(2 * reach))
+    if box is None:
+        return mask.copy()
+    shrink = min(1.0, math.sqrt(SNAP_PIXELS / own[box].size))
+    shape = tuple(max(8, round(side * shrink)) for side in own[box].shape)
+    small = resize_picture(np.ascontiguousarray(image[box]), (shape[0], shape[1]))
+    inside = _resize(own[box].astype(np.float32), (shape[0], shape[1])) > 0.5
+    moved = _snapped(small, inside, max(2.0, reach * shrink))
+    full = _resize(moved, own[box].shape) > 0.5
+    return _replaced(mask, box, full, label)
+
+
+def thin_path(
+    points: Sequence[tuple[float, float]], spacing: float, most: int = 24
+) -> list[tuple[float, float]]:
+    """Thin a drawn path to points about equally far apart, its beginning among them.
+
+    Parameters
+    ----------
+    points : sequence of (float, float)
+        Rows and columns along the path.
+    spacing : float
+        Least distance between neighbours, in pixels.
+    most : int
+        Most points that are given; longer paths get a wider spacing.
+    """
+    path = np.asarray(points, dtype=float).reshape(-1, 2)
+    if len(path) < 2:
+        return [(float(row), float(col)) for row, col in path]
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+    count = min(most, int(along[-1] // spacing) + 1)
+    places = np.linspace(0, along[-1], count) if count > 1 else np.zeros(1)
+    rows, cols = (np.interp(places, along, path[:, axis]) for axis in (0, 1))
+    return [(float(row), float(col)) for row, col in zip(rows, cols, strict=True)]
+
+
+def diameter(region: Region) -> float:
+    """Tell the diameter, in pixels, of a disc as large as the largest part of a region."""
+    box = _box(region)
+    if box is None:
+        return 0.0
+    parts, _ = ndimage.label(region[box], structure=_EIGHT)
+    return 2 * math.sqrt(np.bincount(parts.ravel())[1:].max() / math.pi)
+
+
+def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float32]:
+    """Do the work of `snap` on a small picture; gives a soft mask."""
+    signed = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    reach = min(reach, float(signed.max()) * 0.6)
+    markers = np.zeros(inside.shape, dtype=np.int32)
+    markers[signed >= reach] = 1
+    markers[signed <= -reach] = 2
+    if not ((markers == 1).any() and (markers == 2).any()):
+        return inside.astype(np.float32)
+    grey = _telling_mixture(image, signed, reach)
+    edges = ndimage.gaussian_gradient_magnitude(grey, sigma=max(1.0, reach / 5))
+    # A little is added away from the outline, so that where there is no edge it stays where it is.
+    pull = edges.max() * 0.15 * (1 - np.clip(np.abs(signed) / reach, 0, 1))
+    pieces = watershed(edges + pull, markers)  # type: ignore[no-untyped-call]
+    return _blur((pieces == 1).astype(np.float32), max(1.0, reach / 6))
+
+
+def _telling_mixture(image: ByteImage, signed: NDArray[np.floating], reach: float) -> NDArray[np.float32]:
+    """Mix the colours along the line from the inside's mean to the outside's, scaled by their spread."""
+    colours = image.astype(np.float32)
+    inner = colours[(signed > 0) & (signed < 2 * reach)]
+    outer = colours[(signed < 0) & (signed > -2 * reach)]
+    spread = (inner.var(axis=0) + outer.var(axis=0)) / 2 + 1
+    weights = (outer.mean(axis=0) - inner.mean(axis=0)) / spread
+    weights /= max(float(np.abs(weights).sum()), 1e-6)
+    mixed: NDArray[np.float32] = colours @ weights.astype(np.float32)
+    return mixed
+
+
+def _centres(depth: NDArray[np.floating]) -> Region:
+    """Deep places, parted from each other by waists narrower than `WAIST` of their depth."""
+    raised = reconstruction(depth * WAIST, depth)  # type: ignore[no-untyped-call]
+    return np.asarray(depth > raised)
+
+
+def _bridge(shape: tuple[int, ...], start: Sequence[Any], end: Sequence[Any], reach: float) -> Region:
+    """Give the pixels within a reach of the line between two pixels."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    along = (float(end[0] - start[0]), float(end[1] - start[1]))
+    length = along[0] ** 2 + along[1] ** 2
+    at = np.clip(((rows - start[0]) * along[0] + (cols - start[1]) * along[1]) / length, 0, 1)
+    away = (rows - start[0] - at * along[0]) ** 2 + (cols - start[1] - at * along[1]) ** 2
+    return np.asarray(away <= reach**2)
+
+
+def _blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Blur as a Gaussian does, by three running means, whose time does not grow with ``sigma``."""
+    size = max(1, round(math.sqrt(4 * sigma**2 + 1)))
+    size += 1 - size % 2  # even windows would shift the outline
+    for _ in range(3):
+        values = ndimage.uniform_filter(values, size, mode="nearest")
+    return values
+
+
+def _resize(values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Sample values at another size, bilinearly."""
+    axes = [
+        (np.arange(new, dtype=np.float32) + 0.5) * old / new - 0.5
+        for new, old in zip(shape, values.shape, strict=True)
+    ]
+    return _lerp(_lerp(values.astype(np.float32), axes[0], 0), axes[1], 1)
+
+
+def _lerp(values: NDArray[np.float32], at: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    at = np.clip(at, 0, values.shape[axis] - 1)
+    low = np.minimum(at.astype(np.intp), max(values.shape[axis] - 2, 0))
+    high = np.minimum(low + 1, values.shape[axis] - 1)
+    weight = (at - low).astype(np.float32)
+    weight = weight[:, None] if axis == 0 else weight[None]
+    return np.asarray(np.take(values, low, axis) * (1 - weight) + np.take(values, high, axis) * weight)
+
+
+def _box(region: Region, margin: int = 0) -> tuple[slice, slice] | None:
+    """Bounding box of a region, with a margin as far as the picture goes; None for an empty region."""
+    rows = np.flatnonzero(region.any(axis=1))
+    if not rows.size:
+        return None
+    cols = np.flatnonzero(region[rows[0] : rows[-1] + 1].any(axis=0))
+    ends = zip((rows, cols), region.shape, strict=True)
+    top_bottom, left_right = (
+        slice(max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, side)) for at, side in ends
+    )
+    return top_bottom, left_right
+
+
+def _replaced(mask: LabelImage, box: tuple[slice, slice], own: Region, label: int) -> LabelImage:
+    """Give a class the pixels ``own`` within a box; pixels of other classes stay."""
+    changed = mask.copy()
+    window = changed[box]
+    others = (window != 0) & (window != label)
+    window[...] = np.where(others, window, np.where(own, np.uint8(label), np.uint8(0)))
+    return changed

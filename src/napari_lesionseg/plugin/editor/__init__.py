@@ -1,0 +1,1 @@
+"""Edit the mask of one image."""

@@ -1,0 +1,1 @@
+"""Edit and measure single lesions."""

@@ -1,0 +1,1 @@
+"""Everything that touches napari's private API."""

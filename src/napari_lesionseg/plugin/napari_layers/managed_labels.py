@@ -1,0 +1,133 @@
+"""The layer of an outline while it is corrected: what is drawn into it, and what the hand did there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
+
+from napari_lesionseg.errors import MaskError
+from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels, show_mask
+from napari_lesionseg.plugin.napari_layers.layers import fits
+from napari_lesionseg.types import LabelImage
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+
+class OutlineLayer:
+    """A Labels layer whose undo leads elsewhere, and that tells when it was painted.
+
+    Parameters
+    ----------
+    viewer : napari.components.ViewerModel
+        The viewer that shows it.
+    picture : napari.layers.Image
+        The picture, a single one.
+    labels : napari.layers.Labels
+        Its outline, of the same size.
+
+    Raises
+    ------
+    MaskError
+        If the outline does not fit the picture, or the picture is a stack.
+    """
+
+    def __init__(self, viewer: ViewerModel, picture: Image, labels: Labels) -> None:
+        if labels.ndim != 2 or not fits(labels, picture):
+            raise MaskError(
+                f"“{labels.name}” does not fit “{picture.name}”; single pictures are corrected, not stacks."
+            )
+        self._viewer, self._picture, self._labels = viewer, picture, labels
+        self._writing = self._announced = self._closed = False
+        self._notice: Callable[[], bool] = _nothing_new
+        self._on_picture: Callable[[], None] = _do_nothing
+
+    def take_over(
+        self,
+        undo: Callable[[], None],
+        redo: Callable[[], None],
+        notice: Callable[[], bool],
+        on_picture: Callable[[], None],
+    ) -> None:
+        """Let undo and redo of the layer lead elsewhere, and keep nothing in napari's own history.
+
+        Parameters
+        ----------
+        undo, redo : callable
+            Called by the keys and by ``layer.undo()`` and ``layer.redo()``.
+        notice : callable
+            Called when the layer may have been painted; tells whether it was.
+        on_picture : callable
+            Called when the picture has other pixels.
+        """
+        self._notice, self._on_picture = notice, on_picture
+        vars(self._labels).update(undo=undo, redo=redo, _history_limit=0)
+        self._labels._reset_history()
+        self._labels.events.paint.connect(self._on_painted)
+        self._labels.events.labels_update.connect(self._on_refreshed)
+        self._labels.events.data.connect(self._on_painted)
+        self._picture.events.data.connect(self._on_picture_changed)
+
+    def close(self) -> None:
+        """Give the layer back as it was."""
+        self._closed = True
+        for name in ("undo", "redo", "_history_limit"):
+            vars(self._labels).pop(name, None)
+        self._labels._reset_history()
+        self._labels.events.paint.disconnect(self._on_painted)
+        self._labels.events.labels_update.disconnect(self._on_refreshed)
+        self._labels.events.data.disconnect(self._on_painted)
+        self._picture.events.data.disconnect(self._on_picture_changed)
+        self._notice, self._on_picture = _nothing_new, _do_nothing
+
+    @property
+    def usable(self) -> bool:
+        """Whether picture and outline are still in the viewer and fit each other."""
+        layers: Any = self._viewer.layers
+        present = not self._closed and self._labels in layers and self._picture in layers
+        return present and self._labels.ndim == 2 and fits(self._labels, self._picture)
+
+    @property
+    def mask(self) -> LabelImage:
+        """A copy of what it shows, (H, W) uint8."""
+        data: NDArray[Any] = self._labels.data
+        if data.dtype == np.uint8:
+            return data.copy()
+        mask: LabelImage = np.clip(data, 0, 255).astype(np.uint8)  # it was converted to another type
+        return mask
+
+    def shows(self, mask: LabelImage) -> bool:
+        """Tell whether it shows exactly this."""
+        return same_pixels(self._labels.data, mask)
+
+    def write(self, mask: LabelImage) -> None:
+        """Show a mask; this does not count as painting."""
+        self._writing = True
+        try:
+            show_mask(self._labels, mask)
+        finally:
+            self._writing = False
+
+    def _on_painted(self) -> None:
+        if not self._writing and self.usable:
+            self._announced = not self._notice()  # a polygon is told of before it is there
+
+    def _on_refreshed(self) -> None:
+        if self._announced and not self._writing and self.usable:
+            self._announced = False
+            self._notice()
+
+    def _on_picture_changed(self) -> None:
+        self._on_picture()
+
+
+def _nothing_new() -> bool:
+    return False
+
+
+def _do_nothing() -> None:
+    """Stand for a callback that is not there."""

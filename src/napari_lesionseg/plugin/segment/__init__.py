@@ -1,0 +1,1 @@
+"""Segment the images that are open in the viewer."""

@@ -1,0 +1,160 @@
+"""A very large picture outlined part by part in another thread; it can be cancelled. No widgets in here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from napari_lesionseg.inference.tiling_io import (
+    Readable,
+    choose_level,
+    drop_specks,
+    new_output,
+    threshold_strips,
+)
+from napari_lesionseg.inference.tiling import TileConfig, predict_tiles, predict_whole
+from napari_lesionseg.errors import CancelledError, PictureError
+from napari_lesionseg.plugin.napari_layers.layers import picture_shape
+from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.types import LabelImage
+
+if TYPE_CHECKING:
+    from napari_lesionseg.inference.predictor import Model
+
+ENOUGH = 4
+"""Of a multiscale picture, the level looked at from afar has this many times the network's working size."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeOutline:
+    """What came out of a very large picture.
+
+    Parameters
+    ----------
+    stored : ndarray
+        Probabilities as bytes, (H, W) or (C, H, W), kept for another threshold.
+    mask : ndarray
+        (H, W) uint8, class indices.
+    """
+
+    stored: NDArray[np.uint8]
+    mask: LabelImage
+
+
+def levels_of(picture: Image) -> Sequence[Readable]:
+    """Give a picture's arrays from large to small, without reading them; one where it is not multiscale.
+
+    Raises
+    ------
+    PictureError
+        If it is a stack.
+    """
+    if len(picture_shape(picture)) != 2:
+        raise PictureError(f"“{picture.name}” is a stack; open one picture of it.")
+    return list(picture.data) if picture.multiscale else [picture.data]
+
+
+def draw(stored: NDArray[np.uint8], threshold: float, smallest: int) -> LabelImage:
+    """Make a mask of stored probabilities, in memory that hardly grows; to be called in a worker."""
+    mask = np.zeros(stored.shape[-2:], np.uint8)
+    threshold_strips(stored, threshold, mask)
+    drop_specks(mask, smallest)
+    return mask
+
+
+class TileRun(QObject):
+    """One very large picture at work.
+
+    Parameters
+    ----------
+    model : Model
+        The network.
+    picture : napari.layers.Image
+        A single picture, in memory or not, multiscale or not.
+    config : TileConfig or None
+        Look closely, tile by tile; None: look at the whole from afar, for one large lesion.
+    threshold : float
+        In (0, 1).
+    smallest : int
+        Pixels; smaller parts are dropped.
+
+    Attributes
+    ----------
+    progressed : Signal
+        Emitted on the main thread with (parts done, parts in all).
+    finished : Signal
+        Emitted with the `LargeOutline`.
+    failed : Signal
+        Emitted with the exception; a `CancelledError` when it was cancelled.
+
+    Raises
+    ------
+    PictureError
+        If the picture is a stack.
+    """
+
+    progressed = Signal(int, int)
+    finished = Signal(object)
+    failed = Signal(object)
+
+    def __init__(
+        self,
+        model: Model,
+        picture: Image,
+        config: TileConfig | None,
+        threshold: float,
+        smallest: int,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._cancelled = threading.Event()
+        self._job: Job[Any] = Job(
+            f"outlining {picture.name}",
+            self._work,
+            model,
+            levels_of(picture),
+            config,
+            threshold,
+            smallest,
+            done=self.finished.emit,
+            failed=self.failed.emit,
+        )
+
+    def cancel(self) -> None:
+        """Stop after the part in hand; nothing comes of it."""
+        self._cancelled.set()
+
+    def abandon(self) -> None:
+        """Cancel, and let nobody hear of it: the window is closing."""
+        self._job.drop()
+        self.cancel()
+
+    def _work(
+        self,
+        model: Model,
+        levels: Sequence[Readable],
+        config: TileConfig | None,
+        threshold: float,
+        smallest: int,
+    ) -> LargeOutline:
+        """Run the engine in this, another, thread."""
+        height, width = levels[0].shape[:2]
+        stored = new_output((height, width), model.card.out_channels)
+        if config is None:
+            level = levels[choose_level(levels, ENOUGH * model.card.working_size)]
+            parts = predict_whole(model, level, stored)
+        else:
+            parts = predict_tiles(model, levels[0], stored, config)
+        for part in parts:
+            self.progressed.emit(part.done, part.total)
+            if self._cancelled.is_set():
+                raise CancelledError("Cancelled; nothing was changed.")
+        made = np.asarray(stored)
+        return LargeOutline(made, draw(made, threshold, smallest))

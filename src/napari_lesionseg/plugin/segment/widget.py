@@ -1,0 +1,228 @@
+"""The dock widget that outlines pictures. It only wires: the work is done in the modules it imports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.layers import Image
+from napari.utils import progress
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QHBoxLayout,
+    QLabel,
+    QRadioButton,
+    QWidget,
+)
+
+from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls
+from napari_lesionseg.plugin.widgets.forms import RunBar, picture_and_model, when_gone
+from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
+from napari_lesionseg.plugin.napari_layers.layers import shown_frame
+from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.widgets.image_choice import PictureChoice
+from napari_lesionseg.plugin.segment.task import SegmentRun
+from napari_lesionseg.plugin.segment.outlines import session_of
+
+if TYPE_CHECKING:
+    import napari
+
+_NO_PICTURE = "Open a picture first: File > Open File(s), or File > Open Sample > LesionSeg."
+_NONE_SELECTED = "Select pictures in the layer list first."
+_AT_WORK = "Wait until the outlines in the making are done, or cancel them."
+
+
+class SegmentWidget(QWidget):
+    """Choose pictures and a model, outline, and make the outlines tighter or looser.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer whose pictures are outlined.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._session = session_of(napari_viewer)
+        self._run: SegmentRun | None = None
+        self._bar: progress | None = None
+        self.pictures = PictureChoice(napari_viewer, self._session)
+        self.models = ModelPicker(self)
+        self.controls = OutlineControls(self)
+        self.as_contour = QRadioButton("Outline")
+        self.as_filled = QRadioButton("Filled")
+        self._bottom = RunBar()
+        self.segment, self.cancel = self._bottom.segment, self._bottom.cancel
+        self.progress_bar, self.status = self._bottom.progress_bar, self._bottom.status
+        self._redraw_soon = QTimer(self)
+        self._describe()
+        self._lay_out()
+        self._connect()
+        self._on_pictures_changed()
+
+    def _describe(self) -> None:
+        set_tip(
+            self.pictures, "The picture to outline, or all that are selected in the layer list", "picture"
+        )
+        set_tip(self.as_contour, "Show the border alone, so that what lies under it is seen", "show outline")
+        set_tip(self.as_filled, "Show the whole area in colour", "show filled")
+        bind_key(self.pictures, "picture")
+        bind_key(self.as_contour, "show outline")
+        bind_key(self.as_filled, "show filled")
+        bind_key(self.segment, "segment")
+        bind_key(self.cancel, "cancel")
+        self._shown_as = QButtonGroup(self)
+        self._shown_as.addButton(self.as_contour)
+        self._shown_as.addButton(self.as_filled)
+        (self.as_filled if self._session.filled else self.as_contour).setChecked(True)
+
+    def _lay_out(self) -> None:
+        grid, row = picture_and_model(self.pictures, self.models)
+        row = self.controls.add_to(grid, row)
+        shown_as = QHBoxLayout()
+        shown_as.addWidget(self.as_contour)
+        shown_as.addWidget(self.as_filled)
+        shown_as.addStretch()
+        grid.addWidget(QLabel("Show as"), row, 0)
+        grid.addLayout(shown_as, row, 1)
+        self._bottom.lay_out(self, grid)
+
+    def _connect(self) -> None:
+        self._redraw_soon.setSingleShot(True)
+        self._redraw_soon.timeout.connect(self._redraw_shown)
+        self.pictures.changed.connect(self._on_pictures_changed)
+        self.controls.changed.connect(self._redraw_soon.start)
+        self.controls.settled.connect(self._redraw_all)
+        self.as_filled.toggled.connect(self._on_shown_as)
+        self.segment.clicked.connect(self._on_segment)
+        self.cancel.clicked.connect(self._on_cancel)
+        self._session.forgotten.connect(self._on_forgotten)
+        when_gone(self, self._tear_down)
+
+    def _tear_down(self) -> None:
+        """Stop listening and working; Qt's side of the widget is gone."""
+        self.pictures.disconnect_viewer()
+        self.models.drop()
+        self._session.forgotten.disconnect(self._on_forgotten)
+        if self._run is not None:
+            self._run.abandon()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _on_segment(self) -> None:
+        run = SegmentRun(self._session, self.pictures.pictures(), self.controls.config)
+        run.progressed.connect(self._on_progress)
+        run.finished.connect(self._on_finished)
+        self._run = run
+        self._bar = progress(total=run.frames, desc="Outlining pictures")
+        self._update()
+        run.start(self.models.choice, self.models.loaded)
+
+    def _on_cancel(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+            self._bottom.say("Stopping after the picture at work.")
+            self.cancel.setEnabled(False)
+
+    def _on_progress(self, done: int, total: int, name: str) -> None:
+        self.progress_bar.setRange(0, total if name else 0)
+        self.progress_bar.setValue(done)
+        self._bottom.say(f"Outlining {name}" if name else "Loading the model")
+        if self._bar is not None and done > self._bar.n:
+            self._bar.update(done - self._bar.n)
+
+    def _on_finished(self, run: SegmentRun) -> None:
+        self._run = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if run.model is not None:
+            self.models.remember(run.choice, run.model)
+        changed_meanwhile = self.controls.config != run.config
+        if changed_meanwhile:
+            self._redraw_all()
+        else:
+            self._show_settings()
+        self._activate(run.done)
+        self._update()
+        self._bottom.say(_summary(run))
+        if run.errors:
+            more = f" ({len(run.errors) - 1} more did not work.)" if len(run.errors) > 1 else ""
+            show_error(f"{run.errors[0]}{more}")
+
+    def _activate(self, done: list[Image]) -> None:
+        """Make the outline active, so that Ctrl+Z and the brush work on it at once."""
+        outline = self._session.outline_of(done[-1]) if len(done) == 1 else None
+        if outline is not None:
+            self._viewer.layers.selection.active = outline.labels
+
+    def _on_pictures_changed(self) -> None:
+        self._show_settings()
+        self._update()
+
+    def _on_forgotten(self, picture: Image) -> None:
+        self._update()
+
+    def _on_shown_as(self, filled: bool) -> None:
+        self._session.filled = filled
+
+    def _show_settings(self) -> None:
+        """Show the settings an outline was drawn with; a new picture starts at the model's threshold."""
+        pictures = self.pictures.pictures()
+        outline = self._session.outline_of(pictures[0]) if len(pictures) == 1 else None
+        if outline is not None:
+            self.controls.set_config(outline.config, outline.model_threshold)
+        else:
+            kept = {"threshold": None} if len(pictures) == 1 else {}
+            self.controls.set_config(self.controls.config.model_copy(update=kept), self.models.threshold)
+
+    def _redraw_shown(self) -> None:
+        """Redraw at once what is seen; the other frames of a stack follow in `_redraw_all`."""
+        for picture in self.pictures.pictures():
+            self._session.redraw(picture, self.controls.config, [shown_frame(picture, self._viewer)])
+
+    def _redraw_all(self) -> None:
+        self._redraw_soon.stop()
+        for picture in self.pictures.pictures():
+            self._session.redraw(picture, self.controls.config)
+            self._session.settle(picture)
+
+    def _update(self) -> None:
+        """Bring buttons, tooltips and the status line up to date."""
+        pictures = self.pictures.pictures()
+        running = self._run is not None
+        reason = _why_not(running, bool(self._session.pictures()), bool(pictures))
+        self.segment.setEnabled(not reason)
+        self.segment.setText(f"Segment {len(pictures)} pictures" if len(pictures) > 1 else "Segment")
+        set_tip(self.segment, reason or "Outline, in one step that Ctrl+Z takes back", "segment")
+        self.cancel.setEnabled(running)
+        set_tip(
+            self.cancel,
+            "Stop; outlines that are done stay" if running else "Nothing is being outlined",
+            "cancel",
+        )
+        self.progress_bar.setVisible(running)
+        self._bottom.say(reason if not running else self.status.text())
+
+
+def _why_not(running: bool, any_picture: bool, any_meant: bool) -> str:
+    """Say why nothing can be outlined now; empty when it can."""
+    if running:
+        return _AT_WORK
+    if not any_picture:
+        return _NO_PICTURE
+    return "" if any_meant else _NONE_SELECTED
+
+
+def _summary(run: SegmentRun) -> str:
+    """Say what became of a run."""
+    if run.cancelled:
+        return (
+            f"Cancelled; {len(run.done)} outlined before." if run.done else "Cancelled; nothing was changed."
+        )
+    if not run.done:
+        return "Nothing was outlined."
+    what = run.done[0].name if len(run.done) == 1 else f"{len(run.done)} pictures"
+    return f"Outlined {what}."

@@ -1,0 +1,107 @@
+"""What the queue shows of a picture beyond its state: made in the background, when it is first looked at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
+
+from psygnal import Signal
+
+from napari_lesionseg.plugin.tasks import Job
+
+T = TypeVar("T")
+
+
+class Lookups(ABC, Generic[T]):
+    """Makes something for each picture as it is asked for, the last asked first, and keeps the latest.
+
+    Subclasses say how: `_make` runs in a worker, `_finish` and `_instead` on the main thread.
+
+    Parameters
+    ----------
+    title : str
+        What is done, in the user's words.
+    kept : int
+        How many are kept in memory.
+    waiting : int
+        How many may wait to be made; more were scrolled past.
+
+    Attributes
+    ----------
+    ready : psygnal.Signal
+        Emitted with the SHA-256 of a picture whose value is there now.
+    """
+
+    ready = Signal(str)
+
+    def __init__(self, title: str, kept: int, waiting: int) -> None:
+        self._title, self._most_kept, self._most_waiting = title, kept, waiting
+        self._kept: OrderedDict[str, tuple[Hashable, T]] = OrderedDict()
+        self._waiting: OrderedDict[str, Hashable] = OrderedDict()
+        self._job: Job[Any] | None = None
+
+    def get(self, picture: str, version: Hashable) -> T | None:
+        """Give what was made for a picture.
+
+        Parameters
+        ----------
+        picture : str
+            SHA-256 of the picture.
+        version : hashable
+            What the value depends on; it is made anew when this has changed.
+
+        Returns
+        -------
+        T or None
+            None, or the former one, while it is made.
+        """
+        kept = self._kept.get(picture)
+        if kept is None or kept[0] != version:
+            self._waiting[picture] = version
+            self._waiting.move_to_end(picture)
+            while len(self._waiting) > self._most_waiting:
+                self._waiting.popitem(last=False)
+            self._begin()
+        return None if kept is None else kept[1]
+
+    def close(self) -> None:
+        """Let nothing come of what is being made."""
+        if self._job is not None:
+            self._job.drop()
+        self._job = None
+        self._waiting.clear()
+
+    @abstractmethod
+    def _make(self, picture: str) -> Any:
+        """Make plain values; called in a worker."""
+
+    @abstractmethod
+    def _finish(self, made: Any) -> T:
+        """Make of them what is kept; called on the main thread."""
+
+    @abstractmethod
+    def _instead(self) -> T:
+        """Give what is kept where nothing could be made."""
+
+    def _begin(self) -> None:
+        if self._job is not None or not self._waiting:
+            return
+        picture, version = self._waiting.popitem()
+        self._job = Job(
+            self._title,
+            self._make,
+            picture,
+            done=lambda made: self._on_done(picture, version, self._finish(made)),
+            failed=lambda error: self._on_done(picture, version, self._instead()),
+        )
+
+    def _on_done(self, picture: str, version: Hashable, value: T) -> None:
+        self._job = None
+        self._kept[picture] = (version, value)
+        self._kept.move_to_end(picture)
+        while len(self._kept) > self._most_kept:
+            self._kept.popitem(last=False)
+        self.ready.emit(picture)
+        self._begin()

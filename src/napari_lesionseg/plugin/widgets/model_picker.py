@@ -1,0 +1,165 @@
+"""Which model is to run on which device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, QSignalBlocker, Qt
+from qtpy.QtGui import QStandardItemModel
+from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel
+
+from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
+from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
+from napari_lesionseg.plugin.settings import read_preferences
+from napari_lesionseg.plugin.segment.task import ModelChoice
+from napari_lesionseg.plugin.widgets.available_models import DEVICES, Survey, survey
+from napari_lesionseg.plugin.tasks import Job
+
+if TYPE_CHECKING:
+    from napari_lesionseg.inference.predictor import Model
+
+SHIPPED = "LesionSeg"
+
+
+class ModelPicker(QObject):
+    """A model and a device, to be put into a form; remembers the model that was loaded last.
+
+    What there is to choose from is looked up in a thread, since PyTorch takes its time to start.
+    """
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._preferences = read_preferences()
+        self._loaded: tuple[ModelChoice, Model] | None = None
+        self.model = QComboBox()
+        self.device = QComboBox()
+        keep_narrow(self.model)
+        keep_narrow(self.device)
+        self._fill(Survey((), {}))
+        set_tip(self.model, "The model that draws the outlines", "model")
+        set_tip(self.device, "Where the model runs; a GPU is quicker, a processor will do", "device")
+        bind_key(self.model, "model")
+        bind_key(self.device, "device")
+        self._job = Job("looking for models and devices", survey, done=self._fill, failed=_ignore)
+
+    @property
+    def choice(self) -> ModelChoice:
+        """What is chosen."""
+        return ModelChoice(
+            self.model.currentData(), self.device.currentData(), self._preferences.working_size
+        )
+
+    @property
+    def loaded(self) -> Model | None:
+        """The model of the choice, if it is loaded."""
+        return self._loaded[1] if self._loaded is not None and self._loaded[0] == self.choice else None
+
+    @property
+    def threshold(self) -> float | None:
+        """The model's own threshold, if it is loaded."""
+        return self.loaded.card.threshold if self.loaded is not None else None
+
+    def remember(self, choice: ModelChoice, model: Model) -> None:
+        """Keep a model that was loaded, in place of the one before."""
+        self._loaded = (choice, model)
+
+    def offer(self, name: str) -> None:
+        """Put a model that is new in the registry into the list."""
+        if self._place_of(name) < 0:
+            self.model.addItem(name, name)
+            self.model.setItemData(self.model.count() - 1, name, Qt.ItemDataRole.ToolTipRole)
+
+    def choose(self, name: str) -> None:
+        """Choose a model of the registry, as if the user had."""
+        self.offer(name)
+        self.model.setCurrentIndex(self._place_of(name))
+
+    def _place_of(self, name: str) -> int:
+        """Find a model in the list, or -1; the shipped one has no value, but its name."""
+        place = int(self.model.findData(name))
+        return place if place >= 0 else int(self.model.findText(f"{name} (shipped)"))
+
+    def add_to(self, grid: QGridLayout, row: int) -> int:
+        """Put the choices into the rows of a form.
+
+        Returns
+        -------
+        int
+            The first free row.
+        """
+        for name, box in (("Model", self.model), ("Device", self.device)):
+            grid.addWidget(QLabel(name), row, 0)
+            grid.addWidget(box, row, 1)
+            row += 1
+        return row
+
+    def drop(self) -> None:
+        """Call off what is being looked up."""
+        self._job.drop()
+
+    def _fill(self, found: Survey) -> None:
+        """List what was found, and stay on what was chosen."""
+        wanted = self.model.currentData() if self.model.count() else self._preferences.model or None
+        _list_choices(self.model, _model_entries(found, self._preferences.model), wanted)
+        wanted = self.device.currentData() if self.device.count() else self._preferences.device
+        _list_choices(self.device, _device_entries(found), wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A line of a list: its value, its text, and why it cannot be chosen."""
+
+    value: str | None
+    text: str
+    problem: str = ""
+
+
+def _model_entries(found: Survey, preferred: str) -> list[_Entry]:
+    """List the shipped model, whose value is None, the user's own ones, and the one of the preferences."""
+    entries = [_Entry(model.name, model.name, model.problem) for model in found.models]
+    if found.models and found.models[0].shipped:
+        entries[0] = _Entry(None, f"{entries[0].text} (shipped)", entries[0].problem)
+    else:
+        entries.insert(0, _Entry(None, SHIPPED))
+    if preferred and all(preferred != entry.value for entry in entries):
+        entries.append(_Entry(preferred, Path(preferred).stem))
+    return entries
+
+
+def _device_entries(found: Survey) -> list[_Entry]:
+    """List all devices; before the search is done, none is known to be missing."""
+    if not found.devices:
+        return [_Entry(name, text) for name, text in DEVICES.items()]
+    return [
+        _Entry(name, f"{text}: {found.devices[name]}")
+        if name in found.devices
+        else _Entry(name, text, "There is none on this computer that PyTorch can use.")
+        for name, text in DEVICES.items()
+    ]
+
+
+def _list_choices(box: QComboBox, entries: list[_Entry], wanted: str | None) -> None:
+    """Fill a list, and choose the wanted entry, or the first one when it cannot be had."""
+    with QSignalBlocker(box):
+        box.clear()
+        for index, entry in enumerate(entries):
+            box.addItem(entry.text, entry.value)
+            box.setItemData(index, entry.problem or entry.text, Qt.ItemDataRole.ToolTipRole)
+            if entry.problem:
+                _disable(box, index)
+            if entry.value == wanted and not entry.problem:
+                box.setCurrentIndex(index)
+
+
+def _disable(box: QComboBox, index: int) -> None:
+    """Let an entry be seen but not chosen."""
+    entries = box.model()
+    item = entries.item(index) if isinstance(entries, QStandardItemModel) else None
+    if item is not None:
+        item.setEnabled(False)
+
+
+def _ignore(error: Exception) -> None:
+    """Do nothing: the default model can be chosen all the same, and using it will show the error."""

@@ -1,0 +1,1 @@
+"""Annotate a study image by image."""

@@ -1,0 +1,157 @@
+"""Outline every picture of a study that nobody has looked at, in the background, while the reader works."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from psygnal import Signal
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
+from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.workbench.save_queue import Outbox
+from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.study.state import PictureState, Status
+from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.types import LabelImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from napari_lesionseg.inference.predictor import Model
+
+
+def outline_picture(
+    study: Study, image_id: str, model: Model, config: PostprocessConfig
+) -> tuple[LabelImage, Origin]:
+    """Read and outline a picture of a study; to be called in a worker.
+
+    Returns
+    -------
+    tuple of ndarray and Origin
+        The outline, (H, W) uint8, and what it came from.
+    """
+    probability = model.predict(study.read_picture(image_id))
+    threshold = resolve_threshold(None, config, model.card.threshold)
+    mask = postprocess(probability, config, threshold)
+    quality = quality_estimate(probability, threshold)
+    return mask, Origin(model=model.sha256, threshold=threshold, quality=quality)
+
+
+class StudyRun:
+    """Outlines pictures one after the other; each is saved as predicted before the next one is begun.
+
+    So a full disk halts the run, and it goes on when there is room again. A picture that the reader has on
+    the screen, or has looked at in the meantime, is left out.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    outbox : Outbox
+        Saves the outlines.
+    on_screen : callable
+        Tells the SHA-256 of the picture that is on the screen.
+
+    Attributes
+    ----------
+    progressed : psygnal.Signal
+        Emitted with (pictures done, pictures in all).
+    finished : psygnal.Signal
+        Emitted once with the sentences that say what could not be outlined, also after `cancel`.
+    """
+
+    progressed = Signal(int, int)
+    finished = Signal(object)
+
+    def __init__(self, study: Study, outbox: Outbox, on_screen: Callable[[], str | None]) -> None:
+        self._study, self._outbox, self._on_screen = study, outbox, on_screen
+        self._waiting: deque[str] = deque()
+        self._job: Job[tuple[LabelImage, Origin]] | None = None
+        self._problems: list[str] = []
+        self._total = 0
+        self._active = self._refreshing = False
+
+    def start(
+        self, pictures: Iterable[str], model: Model, config: PostprocessConfig, *, refresh: bool = False
+    ) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        pictures : iterable of str
+            SHA-256 of pictures, the first one first; those that were looked at are left out.
+        model : Model
+            The network.
+        config : PostprocessConfig
+            How outlines are made of its answers.
+        refresh : bool
+            Outline those anew that another network outlined and nobody touched, and no others.
+        """
+        self._model, self._config, self._refreshing = model, config, refresh
+        self._waiting = deque(image_id for image_id in pictures if self._is_free(image_id))
+        self._total, self._active = len(self._waiting), True
+        self._outbox.saved.connect(self._next)
+        self._next()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has not finished yet."""
+        return self._active
+
+    def cancel(self) -> None:
+        """Stop; what is outlined stays, and nothing comes of the picture at work."""
+        if self._active:
+            self._active = False
+            self._waiting.clear()
+            if self._job is not None:
+                self._job.drop()
+            self._job = None
+            self._outbox.saved.disconnect(self._next)
+            self.finished.emit(tuple(self._problems))
+
+    def _is_free(self, image_id: str) -> bool:
+        """Whether nobody has looked at a picture, or touched it, as far as is known now."""
+        state = self._study.state.pictures[image_id]
+        if image_id == self._on_screen() or self._outbox.draft(image_id) is not None:
+            return False
+        if self._refreshing:
+            return state.status is Status.PREDICTED and not self._is_by_model(state)
+        return state.status is Status.NOT_LOOKED_AT
+
+    def _is_by_model(self, state: PictureState) -> bool:
+        return state.outline is not None and state.outline.model == self._model.sha256
+
+    def _next(self) -> None:
+        if self._job is not None or self._outbox.pending or not self._active:
+            return
+        while self._waiting and not self._is_free(self._waiting[0]):
+            self._waiting.popleft()
+        self.progressed.emit(self._total - len(self._waiting), self._total)
+        if not self._waiting:
+            self.cancel()
+            return
+        image_id = self._waiting.popleft()
+        self._job = Job(
+            f"outlining {self._study.state.pictures[image_id].name}",
+            outline_picture,
+            self._study,
+            image_id,
+            self._model,
+            self._config,
+            done=lambda outlined: self._on_outlined(image_id, *outlined),
+            failed=self._on_failed,
+        )
+
+    def _on_outlined(self, image_id: str, mask: LabelImage, origin: Origin) -> None:
+        self._job = None
+        if self._is_free(image_id):
+            self._outbox.prediction(image_id, mask, origin)
+        self._next()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._job = None
+        self._problems.append(str(error) if isinstance(error, LesionSegError) else repr(error))
+        self._next()

@@ -1,0 +1,168 @@
+"""The dialog that edits the classes of a study: their names and colours. It knows no study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QColorDialog,
+    QDialog,
+    QDialogButtonBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLOURS
+from napari_lesionseg.study.events import StudyClass
+
+MOST = 50
+"""Classes that the dialog makes; a study may have more."""
+
+_HELP = (
+    "Outlines keep their classes by number, so the order stays, and only the last class can be removed, "
+    "as long as no outline uses it."
+)
+
+
+class ClassesDialog(QDialog):
+    """Name classes, choose their colours, add some, remove the last one.
+
+    Parameters
+    ----------
+    classes : sequence of StudyClass
+        The classes as they are, without the background.
+
+    Attributes
+    ----------
+    teach : QCheckBox
+        Whether the model is to tell the new classes apart, too.
+    """
+
+    def __init__(self, classes: Sequence[StudyClass], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Classes of the outlines")
+        self.names: list[QLineEdit] = []
+        self.colours: list[QPushButton] = []
+        self.add = QPushButton("Add a class")
+        self.remove = QPushButton("Remove the last one")
+        self.teach = QCheckBox("Let the model tell these classes apart")
+        self.problem = small(QLabel())
+        standard = QDialogButtonBox.StandardButton
+        self.answers = QDialogButtonBox(standard.Ok | standard.Cancel)
+        self._lay_out()
+        for entry in classes:
+            self._append(entry.name, entry.colour)
+        self._connect()
+        self._update()
+
+    @property
+    def classes(self) -> tuple[StudyClass, ...]:
+        """The classes as they are typed; only to be asked when `why_not` is empty."""
+        pairs = zip(self.names, self.colours, strict=True)
+        return tuple(
+            StudyClass(name=name.text().strip(), colour=_colour_of(button)) for name, button in pairs
+        )
+
+    @property
+    def why_not(self) -> str:
+        """Why the classes cannot be like this; empty when they can."""
+        names = [name.text().strip() for name in self.names]
+        if not all(names):
+            return "Give every class a name."
+        if "background" in names:
+            return "The background is a class of its own; choose another name."
+        return "Two classes have the same name." if len(set(names)) < len(names) else ""
+
+    def set_colour(self, place: int, colour: QColor) -> None:
+        """Give a class a colour."""
+        self.colours[place].setProperty("colour", colour.name())
+        self.colours[place].setStyleSheet(f"background: {colour.name()}; border: 1px solid grey;")
+
+    def _lay_out(self) -> None:
+        self.add.setToolTip("A further class, which gets the next number")
+        self.remove.setToolTip("Take the last class away, if no outline uses it")
+        self.teach.setChecked(True)
+        self.teach.setToolTip(
+            "A copy of the model gets an output for each class; it keeps what it knows, and learns the "
+            "rest by Fine-tune"
+        )
+        self.problem.setWordWrap(True)
+        self._grid = QGridLayout()
+        self._grid.setColumnStretch(2, 1)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.add)
+        buttons.addWidget(self.remove)
+        help_ = small(QLabel(_HELP))
+        help_.setWordWrap(True)
+        column = QVBoxLayout(self)
+        column.addLayout(self._grid)
+        column.addLayout(buttons)
+        column.addWidget(help_)
+        column.addWidget(self.teach)
+        column.addWidget(self.problem)
+        column.addWidget(self.answers)
+
+    def _connect(self) -> None:
+        self.add.clicked.connect(self._on_add)
+        self.remove.clicked.connect(self._on_remove)
+        self.answers.accepted.connect(self.accept)
+        self.answers.rejected.connect(self.reject)
+
+    def _append(self, name: str, colour: str) -> None:
+        place = len(self.names)
+        field, button = QLineEdit(name), QPushButton()
+        field.setMaxLength(255)
+        field.setPlaceholderText("name of the class")
+        field.textChanged.connect(self._update)
+        button.setFixedSize(26, 22)
+        button.setToolTip("Choose the colour of the outline")
+        button.clicked.connect(partial(self._on_colour, place))
+        self.names.append(field)
+        self.colours.append(button)
+        self.set_colour(place, QColor(colour))
+        for column, widget in enumerate((QLabel(str(place + 1)), button, field)):
+            self._grid.addWidget(widget, place, column)
+
+    def _on_add(self) -> None:
+        used = {_colour_of(button) for button in self.colours}
+        free = [colour for colour in CLASS_COLOURS if colour not in used]
+        self._append("", free[0] if free else CLASS_COLOURS[len(self.names) % len(CLASS_COLOURS)])
+        self.names[-1].setFocus()
+        self._update()
+
+    def _on_remove(self) -> None:
+        place = len(self.names) - 1
+        for column in range(3):
+            item = self._grid.itemAtPosition(place, column)
+            widget = None if item is None else item.widget()
+            if widget is not None:
+                self._grid.removeWidget(widget)
+                widget.deleteLater()
+        del self.names[place], self.colours[place]
+        self._update()
+
+    def _on_colour(self, place: int) -> None:
+        chosen = QColorDialog.getColor(QColor(_colour_of(self.colours[place])), self)
+        if chosen.isValid():
+            self.set_colour(place, chosen)
+
+    def _update(self) -> None:
+        self.add.setEnabled(len(self.names) < MOST)
+        self.remove.setEnabled(len(self.names) > 1)
+        self.problem.setText(self.why_not)
+        ok = self.answers.button(QDialogButtonBox.StandardButton.Ok)
+        if ok is not None:
+            ok.setEnabled(not self.why_not)
+
+
+def _colour_of(button: QPushButton) -> str:
+    return str(button.property("colour"))

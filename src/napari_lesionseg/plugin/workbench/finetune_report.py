@@ -1,0 +1,160 @@
+"""Old against new: what a learning came to, in figures and in the pictures that changed most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
+
+from napari_lesionseg.io.overlay import OUTLINE_COLOURS, draw_outline
+from napari_lesionseg.io.resize import resize_labels, resize_picture
+from napari_lesionseg.plugin.widgets.postprocess_form import small
+
+if TYPE_CHECKING:
+    from napari_lesionseg.finetuning.candidate import Candidate
+    from napari_lesionseg.finetuning.comparison import Change, Outlined, PictureChange
+    from napari_lesionseg.types import ByteImage, LabelImage
+
+SHOWN = 3
+"""Pictures that are shown at first."""
+
+SIDE = 150
+"""Pixels of the longer side of a picture."""
+
+MARGIN = 0.15
+"""Of the size of what is outlined, shown around it."""
+
+SIGNED, MODELS = OUTLINE_COLOURS[0], OUTLINE_COLOURS[1]
+
+
+class OutcomeCard(QWidget):
+    """Figures of both models on the held-out pictures, and outlines side by side.
+
+    Parameters
+    ----------
+    decision : QWidget
+        The buttons to decide with; they come right below the figures, where they need no scrolling.
+    """
+
+    def __init__(self, decision: QWidget, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.figures = small(QLabel())
+        self.figures.setWordWrap(True)
+        self.legend = small(QLabel(_legend()))
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self._grid = QGridLayout()
+        self._grid.setSpacing(3)
+        self._grid.setColumnStretch(2, 1)  # both pictures of a row stand side by side
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.figures)
+        column.addWidget(decision)
+        column.addWidget(self.legend)
+        column.addLayout(self._grid)
+        self.hide()
+
+    def show_candidate(self, candidate: Candidate) -> None:
+        """Show what a learning came to."""
+        self.clear()
+        comparison = candidate.comparison
+        if comparison is None:
+            self.figures.setText(candidate.reason)
+            self.legend.hide()
+        else:
+            self.figures.setText(f"{candidate.reason}\n{describe_change(comparison.dice)}")
+            self.legend.show()
+            for row, change in enumerate(comparison.most_changed(SHOWN)):
+                self._add_row(row, change)
+        self.show()
+
+    def clear(self) -> None:
+        """Show nothing."""
+        while (item := self._grid.takeAt(0)) is not None:
+            widget = item.widget()
+            if widget is not None:
+                widget.deleteLater()
+        self.hide()
+
+    def pictures(self) -> list[str]:
+        """Name the pictures that are shown, from top to bottom."""
+        captions = (self._grid.itemAtPosition(2 * row, 0) for row in range(SHOWN))
+        return [item.widget().text().split(":")[0] for item in captions if item is not None]
+
+    def _add_row(self, row: int, change: PictureChange) -> None:
+        before, after = change.before, change.after
+        caption = small(
+            QLabel(f"{change.stem}: {before.scores.dice:.2f} \N{RIGHTWARDS ARROW} {after.scores.dice:.2f}")
+        )
+        caption.setToolTip("Dice with the signed outline: by the old model, by the new one")
+        self._grid.addWidget(caption, 2 * row, 0, 1, 3)
+        window = window_around(before, after)
+        for column, (outlined, words) in enumerate(((before, "The old model"), (after, "The new model"))):
+            label = QLabel()
+            label.setPixmap(as_pixmap(draw_both(outlined, window)))
+            label.setToolTip(f"{words}: its outline is orange, the signed one blue")
+            self._grid.addWidget(label, 2 * row + 1, column)
+
+
+def describe_change(change: Change) -> str:
+    """Write a difference with its interval, in one line."""
+    difference = change.difference
+    text = f"Dice {difference.mean:+z.3f}"
+    if difference.low is None or difference.high is None:
+        return f"{text}; one picture alone tells little"
+    return f"{text}, 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f}"
+
+
+def window_around(before: Outlined, after: Outlined) -> tuple[slice, slice]:
+    """Choose the part of a picture in which the signed outline and both models' are, with a margin."""
+    inside = (before.pair.labels == 1) | (before.labels > 0) | (after.labels > 0)
+    if not inside.any():
+        return slice(None), slice(None)
+    return _around(np.flatnonzero(inside.any(axis=1)), inside.shape[0]), _around(
+        np.flatnonzero(inside.any(axis=0)), inside.shape[1]
+    )
+
+
+def _around(places: np.ndarray[tuple[int], np.dtype[np.intp]], length: int) -> slice:
+    margin = 2 + round(MARGIN * (places[-1] - places[0]))
+    return slice(max(0, int(places[0]) - margin), min(length, int(places[-1]) + margin + 1))
+
+
+def draw_both(outlined: Outlined, window: tuple[slice, slice]) -> ByteImage:
+    """Draw the signed outline and a model's into a small copy of a picture.
+
+    Returns
+    -------
+    ndarray
+        (h, w, 3) uint8, with a longer side of `SIDE` pixels.
+    """
+    image = outlined.pair.image[window]
+    factor = SIDE / max(image.shape[:2])
+    shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
+    drawn = draw_outline(resize_picture(image, shape), _resized(outlined.pair.labels == 1, window, shape))
+    return draw_outline(drawn, 2 * _resized(outlined.labels > 0, window, shape))
+
+
+def _resized(
+    inside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    window: tuple[slice, slice],
+    shape: tuple[int, int],
+) -> LabelImage:
+    return resize_labels(inside[window].astype(np.uint8), shape)
+
+
+def as_pixmap(image: ByteImage) -> QPixmap:
+    """Make a picture of Qt's from (h, w, 3) uint8."""
+    height, width = image.shape[:2]
+    pixels = np.ascontiguousarray(image).tobytes()
+    return QPixmap.fromImage(QImage(pixels, width, height, 3 * width, QImage.Format.Format_RGB888).copy())
+
+
+def _legend() -> str:
+    signed, models = (f"rgb{colour}" for colour in (SIGNED, MODELS))
+    return (
+        f'<span style="color: {signed}">\N{BLACK SQUARE}</span> signed &nbsp; '
+        f'<span style="color: {models}">\N{BLACK SQUARE}</span> left: old model, right: new model'
+    )

@@ -1,0 +1,351 @@
+"""The journals of a study: append-only files of JSON lines, one per writer and run.
+
+No two writers share a file, a line is on the disk before anyone is told that it was saved, and nothing that
+was written is ever changed. What comes back is read line by line: a bad line is refused alone, and reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.io.atomic import sync_folder, write_atomically
+from napari_lesionseg.study.events import ENTRY, SCHEMA_VERSION, AnyEntry, Entry
+
+MAX_LINE = 1 << 20
+"""Bytes of the longest line that is written or read."""
+
+_NAME = re.compile(r"(?P<reader>[A-Za-z0-9][A-Za-z0-9_-]{0,39})-(?P<writer>[0-9a-f]{32})\.jsonl")
+_MAX_REASON = 200
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in a study folder that was left out.
+
+    Parameters
+    ----------
+    file : str
+        Which file, relative to the study where it is in it.
+    line : int
+        Which line, from 1; 0 stands for the whole file.
+    reason : str
+        Why.
+    """
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
+
+
+class JournalWriter:
+    """Appends the entries of one reader in one run.
+
+    The file is made with the first entry. When anything goes wrong in writing, the file is left as it is, and
+    the next entry starts a new one: what was written before stays valid, and a torn line stays the last.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder of journals.
+    reader : str
+        Who writes.
+    """
+
+    def __init__(self, folder: Path, reader: str) -> None:
+        self.reader = reader
+        self.own_files: set[str] = set()
+        self._folder = folder
+        self._start_file()
+
+    def append(self, kind: type[E], *, time: datetime, **fields: Any) -> E:
+        """Write one entry and force it to disk.
+
+        Parameters
+        ----------
+        kind : type
+            Class of the entry.
+        time : datetime
+            When, UTC.
+        **fields
+            What the class asks for beyond writer, number and reader.
+
+        Returns
+        -------
+        Entry
+            The entry as written.
+
+        Raises
+        ------
+        StudyError
+            When a value is out of range.
+        OSError
+            As the system raised it. The entry may be there or not; writing it again does no harm.
+        """
+        if self._length != _size(self._path):
+            self._start_file()
+        entry = _build(kind, writer=self._writer, seq=self._seq, reader=self.reader, time=time, **fields)
+        line = _encode(entry)
+        try:
+            self._write(line)
+        except OSError:
+            self._abandon_file()
+            raise
+        self._length += len(line)
+        self._seq += 1
+        return entry
+
+    def append_together(
+        self, kind: type[E], records: Iterable[Mapping[str, Any]], *, time: datetime
+    ) -> list[E]:
+        """Write many entries in one step, all or none, as a journal of their own.
+
+        Parameters
+        ----------
+        kind : type
+            Class of the entries.
+        records : iterable of mappings
+            What the class asks for, for each entry.
+        time : datetime
+            When, UTC.
+
+        Returns
+        -------
+        list of Entry
+            The entries as written.
+
+        Raises
+        ------
+        StudyError, OSError
+            As `append`.
+        """
+        writer = uuid.uuid4().hex
+        common = {"writer": writer, "reader": self.reader, "time": time}
+        entries = [_build(kind, seq=seq, **common, **record) for seq, record in enumerate(records)]
+        if entries:
+            name = f"{self.reader}-{writer}.jsonl"
+            write_atomically(self._folder / name, b"".join(map(_encode, entries)))
+            self.own_files.add(name)
+        return entries
+
+    def _start_file(self) -> None:
+        self._writer = uuid.uuid4().hex
+        self._path = self._folder / f"{self.reader}-{self._writer}.jsonl"
+        self._seq = 0
+        self._length = 0
+        self.own_files.add(self._path.name)
+
+    def _abandon_file(self) -> None:
+        """Go on in a new file; one without any good line is taken away."""
+        if not self._length:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+        self._start_file()
+
+    def _write(self, line: bytes) -> None:
+        with self._path.open("ab", buffering=0) as stream:
+            left = memoryview(line)
+            while left:
+                left = left[stream.write(left) :]
+            os.fsync(stream.fileno())
+        if not self._length:
+            sync_folder(self._folder)
+
+
+@dataclass(slots=True)
+class _Tail:
+    """How far one journal was read."""
+
+    offset: int = 0
+    line: int = 0
+    seen: set[int] = field(default_factory=set)
+    discarding: bool = False
+
+
+class JournalReader:
+    """Reads what is new in all journals of a study.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder of journals.
+    refuse : callable, optional
+        Gets each entry; answers why it is refused, or None.
+    """
+
+    def __init__(self, folder: Path, refuse: Callable[[AnyEntry], str | None] | None = None) -> None:
+        self.problems: dict[Problem, None] = {}
+        self._folder = folder
+        self._refuse = refuse
+        self._tails: dict[str, _Tail] = {}
+
+    def read_new(self, skip: Collection[str] = ()) -> list[AnyEntry]:
+        """Read the lines that were completed since the last call.
+
+        Parameters
+        ----------
+        skip : collection of str
+            Names of files that are not read.
+
+        Returns
+        -------
+        list of Entry
+            In no particular order. Refused lines are in `problems`; a last line without its end is left for
+            the next call.
+
+        Raises
+        ------
+        OSError
+            When the folder cannot be listed. A single journal that cannot be read is a problem.
+        """
+        entries: list[AnyEntry] = []
+        with os.scandir(self._folder) as found:
+            files = sorted(found, key=lambda file: file.name)
+        for file in files:
+            if file.name not in skip and not file.name.startswith("."):
+                entries.extend(self._read_file(file))
+        return entries
+
+    def _read_file(self, file: os.DirEntry[str]) -> Iterator[AnyEntry]:
+        """Read one journal on from where it was left."""
+        name = _NAME.fullmatch(file.name)
+        if name is None or not file.is_file(follow_symlinks=False):
+            self._report(file.name, 0, "it is not a journal of this program, and was left out")
+            return
+        tail = self._tails.setdefault(file.name, _Tail())
+        try:
+            size = file.stat(follow_symlinks=False).st_size
+            if size < tail.offset:
+                tail = self._tails[file.name] = _Tail()
+            if size > tail.offset:
+                with Path(file.path).open("rb") as stream:
+                    yield from self._read_lines(stream, file.name, tail, name["reader"], name["writer"])
+        except OSError as error:
+            self._report(file.name, 0, f"it cannot be read ({error.strerror})")
+
+    def _read_lines(
+        self, stream: BinaryIO, file: str, tail: _Tail, reader: str, writer: str
+    ) -> Iterator[AnyEntry]:
+        for line in _complete_lines(stream, tail):
+            entry = None
+            if line is None:
+                reason: str | None = "the line is too long"
+            else:
+                entry, reason = _parse(line)
+            if entry is not None:
+                reason = _foreign(entry, reader, writer, tail.seen) or self._judge(entry)
+            if reason is not None:
+                self._report(file, tail.line, reason)
+            elif entry is not None:
+                tail.seen.add(entry.seq)
+                yield entry
+
+    def _judge(self, entry: AnyEntry) -> str | None:
+        return None if self._refuse is None else self._refuse(entry)
+
+    def _report(self, file: str, line: int, reason: str) -> None:
+        self.problems[Problem(f"{self._folder.name}/{file}", line, reason)] = None
+
+
+def explain(error: ValidationError) -> str:
+    """Say in a few words what is wrong with a record.
+
+    Parameters
+    ----------
+    error : ValidationError
+        What pydantic found.
+
+    Returns
+    -------
+    str
+        At most 200 printable characters.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    text = f"{where}: {first['msg']}" if where else first["msg"]
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable if len(printable) <= _MAX_REASON else printable[: _MAX_REASON - 3] + "..."
+
+
+def _complete_lines(stream: BinaryIO, tail: _Tail) -> Iterator[bytes | None]:
+    """Yield whole lines, None for one that is too long, and keep count."""
+    stream.seek(tail.offset)
+    while piece := stream.readline(MAX_LINE + 1):
+        ended = piece.endswith(b"\n")
+        too_long = len(piece) > MAX_LINE
+        if not ended and not too_long and not tail.discarding:
+            return
+        tail.offset += len(piece)
+        if not tail.discarding:
+            tail.line += 1
+            yield None if too_long else piece
+        tail.discarding = not ended
+
+
+def _parse(line: bytes) -> tuple[AnyEntry | None, str | None]:
+    """Return the entry of a line, or why there is none."""
+    try:
+        return ENTRY.validate_json(line), None
+    except ValidationError as error:
+        return None, _newer(line) or explain(error)
+
+
+class _Versioned(BaseModel):
+    v: int
+
+
+def _newer(line: bytes) -> str | None:
+    """Tell whether a line is refused because of its version."""
+    try:
+        version = _Versioned.model_validate_json(line).v
+    except ValidationError:
+        return None
+    if version <= SCHEMA_VERSION:
+        return None
+    return f"it was written by a newer version of the program (schema {version})"
+
+
+def _foreign(entry: Entry, reader: str, writer: str, seen: Collection[int]) -> str | None:
+    """Tell why an entry does not belong into the journal it stands in."""
+    if (entry.reader, entry.writer) != (reader, writer):
+        return "the line belongs into another journal"
+    if entry.seq in seen:
+        return "the line's number comes again"
+    return None
+
+
+def _build(kind: type[E], **fields: Any) -> E:
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise StudyError(f"This cannot be saved: {explain(error)}.") from error
+
+
+def _encode(entry: Entry) -> bytes:
+    line = entry.model_dump_json(exclude_none=True).encode() + b"\n"
+    if len(line) > MAX_LINE:
+        raise StudyError("This cannot be saved: it is too long for one entry.")
+    return line
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

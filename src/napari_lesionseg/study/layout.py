@@ -1,0 +1,177 @@
+"""The parts of a study's folder: ``study.json``, and the folders for journals, masks and pictures."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.io.atomic import sweep_temporaries, sync_folder, write_atomically
+from napari_lesionseg.study.event_log import explain
+from napari_lesionseg.study.events import StudyInfo
+
+STUDY_FOLDER = "lesionseg-study"
+"""What the study inside a folder of pictures is called."""
+
+INFO_FILE = "study.json"
+JOURNALS, MASKS, PICTURES, CACHE = "journal", "masks", "pictures", "cache"
+
+_HARMLESS = {"thumbs.db", "desktop.ini"}
+_MAX_INFO = 1 << 20
+
+
+def is_study(folder: Path) -> bool:
+    """Tell whether a folder holds a study.
+
+    Parameters
+    ----------
+    folder : Path
+        Any folder.
+
+    Returns
+    -------
+    bool
+    """
+    return (folder / INFO_FILE).is_file()
+
+
+def is_free(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but what systems and killed writers leave in it.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that exists.
+
+    Returns
+    -------
+    bool
+    """
+    names = (path.name for path in folder.iterdir())
+    return all(name.startswith(".") or name.lower() in _HARMLESS for name in names)
+
+
+def new_info(**fields: Any) -> StudyInfo:
+    """Describe a new study.
+
+    Parameters
+    ----------
+    **fields
+        What `StudyInfo` asks for beyond identity and time.
+
+    Returns
+    -------
+    StudyInfo
+
+    Raises
+    ------
+    StudyError
+        When a value is out of range.
+    """
+    try:
+        return StudyInfo(study=uuid.uuid4().hex, created=datetime.now(UTC), **fields)
+    except ValidationError as error:
+        raise StudyError(f"The study cannot be made like this: {explain(error)}.") from error
+
+
+def write_info(folder: Path, info: StudyInfo) -> None:
+    """Write ``study.json`` in one step.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+    info : StudyInfo
+        What it says.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2).encode() + b"\n")
+
+
+def read_info(folder: Path) -> StudyInfo:
+    """Read ``study.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+
+    Returns
+    -------
+    StudyInfo
+
+    Raises
+    ------
+    StudyError
+        When it is missing, damaged, foreign or of a newer version.
+    OSError
+        When it cannot be read.
+    """
+    path = folder / INFO_FILE
+    if not path.is_file():
+        raise StudyError(f"{folder} holds no study; choose the folder that has a {INFO_FILE} in it.")
+    with path.open("rb") as stream:
+        payload = stream.read(_MAX_INFO)
+    try:
+        return StudyInfo.model_validate_json(payload)
+    except ValidationError as error:
+        raise StudyError(
+            f"{path} is damaged or of a newer version of the program ({explain(error)}); update the program, "
+            "or take the file from a backup."
+        ) from error
+
+
+def make_folders(folder: Path) -> None:
+    """Make the folders that are missing, and their names durable.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+
+    Raises
+    ------
+    StudyError
+        When there is a link in place of a folder.
+    OSError
+        When one cannot be made.
+    """
+    paths = [folder / name for name in (JOURNALS, MASKS, PICTURES)]
+    for path in paths:
+        if path.is_symlink():
+            raise StudyError(f"{path} is a link, which is not followed; put the folder itself there.")
+    missing = [path for path in paths if not path.is_dir()]
+    for path in missing:
+        path.mkdir(exist_ok=True)
+    if missing:
+        sync_folder(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left; what cannot be removed does no harm.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+
+    Raises
+    ------
+    OSError
+        When the folder cannot be listed.
+    """
+    for path in (folder, folder / JOURNALS, folder / PICTURES, folder / CACHE):
+        sweep_temporaries(path)
+    with os.scandir(folder / MASKS) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                sweep_temporaries(entry.path)

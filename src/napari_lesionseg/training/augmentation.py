@@ -1,0 +1,126 @@
+"""Random changes that turn one training picture into many: geometry, light, colour, artefacts.
+
+Every sample has a random generator of its own, so that a run gives the same pictures whatever thread makes
+them.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.nn import functional
+
+from napari_lesionseg.config import AugmentConfig
+from napari_lesionseg.datasets.synthetic.artifacts import random_artefacts
+from napari_lesionseg.types import ByteImage, LabelImage
+
+BLACK_SURROUNDINGS = 0.3  # share of pictures framed in black instead of mirrored at the border
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class TrainingSample(NamedTuple):
+    """A picture and its labels as they enter a batch."""
+
+    image: Tensor
+    """uint8, shape (3, S, S)."""
+    labels: Tensor
+    """uint8, shape (S, S)."""
+
+
+def augment(
+    image: ByteImage, labels: LabelImage, config: AugmentConfig, size: int, rng: np.random.Generator
+) -> TrainingSample:
+    """Change a picture and its labels at random.
+
+    Parameters
+    ----------
+    image : ByteImage
+        Shape (H, W, 3).
+    labels : LabelImage
+        Shape (H, W).
+    config : AugmentConfig
+        Strength of the changes.
+    size : int
+        Side S of the result in pixels.
+    rng : numpy.random.Generator
+        Source of chance.
+    """
+    image = random_artefacts(image, rng, config.artefacts, hiding=not _touches_rim(labels))
+    theta = _random_affine(config, rng)
+    mode = "zeros" if rng.random() < BLACK_SURROUNDINGS else "reflection"
+    grid = functional.affine_grid(theta[None], [1, 3, size, size], align_corners=False)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    marks = torch.from_numpy(np.ascontiguousarray(labels))[None, None].float()
+    warped = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode=mode, align_corners=False)[0]
+    moved = functional.grid_sample(marks, grid, mode="nearest", padding_mode=mode, align_corners=False)[0, 0]
+    coloured = _change_colour(warped / 255.0, config.colour, rng)
+    degraded = _degrade((coloured * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
+    return TrainingSample(degraded, moved.round().to(torch.uint8))
+
+
+def plain_sample(image: ByteImage, labels: LabelImage, size: int) -> TrainingSample:
+    """Bring a picture and its labels to ``size`` without any change by chance."""
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+    marks = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
+    return TrainingSample(
+        torch.from_numpy(np.array(resized)).permute(2, 0, 1), torch.from_numpy(np.array(marks))
+    )
+
+
+def _touches_rim(labels: LabelImage) -> bool:
+    return bool(labels[[0, -1]].any() or labels[:, [0, -1]].any())
+
+
+def _random_affine(config: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """Draw the map from the sample's coordinates to the picture's, both in [-1, 1]; shape (2, 3)."""
+    low, high = config.scale
+    zoom = np.exp(rng.uniform(np.log(low), np.log(high)))
+    stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    flip = np.diag([rng.choice([-1.0, 1.0]), 1.0])
+    matrix = np.diag([stretch, 1 / stretch]) @ turn @ flip / zoom
+    shift = rng.uniform(-config.shift, config.shift, size=(2, 1))
+    return torch.from_numpy(np.hstack([matrix, shift])).float()
+
+
+def _change_colour(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Change light and colour of an image (3, H, W) in [0, 1]."""
+    if strength == 0:
+        return image
+    gains = torch.from_numpy(np.exp(rng.normal(0, 0.08 * strength, size=(3, 1, 1)))).float()
+    exposure = float(np.exp(rng.normal(0, 0.15 * strength)))
+    gamma = float(np.exp(rng.normal(0, 0.15 * strength)))
+    saturation = float(np.exp(rng.normal(0, 0.25 * strength)))
+    contrast = float(np.exp(rng.normal(0, 0.12 * strength)))
+    lit = (image * gains * exposure).clamp_(1e-4, 1).pow_(gamma)
+    grey = (lit * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
+    coloured = grey + (lit - grey) * saturation
+    mean = coloured.mean()
+    return ((coloured - mean) * contrast + mean).clamp_(0, 1)
+
+
+def _degrade(image: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Blur, compress or add noise to an image (3, H, W) of bytes."""
+    if rng.random() < share:
+        as_pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        blurred = as_pillow.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 2.0)))
+        image = torch.from_numpy(np.array(blurred)).permute(2, 0, 1)
+    if rng.random() < share:
+        noise = torch.from_numpy(
+            rng.normal(0, rng.uniform(2, 10), size=tuple(image.shape)).astype(np.float32)
+        )
+        image = (image.float() + noise).clamp_(0, 255).to(torch.uint8)
+    return _compress(image, int(rng.integers(25, 90))) if rng.random() < share else image
+
+
+def _compress(image: Tensor, quality: int) -> Tensor:
+    """Send an image (3, H, W) of bytes through JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(buffer, formats=["JPEG"]))).permute(2, 0, 1)

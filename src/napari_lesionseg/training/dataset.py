@@ -1,0 +1,145 @@
+"""Training batches: pictures kept small in memory, drawn in a reproducible order, made ahead by a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_lesionseg.config import AugmentConfig
+from napari_lesionseg.training.augmentation import TrainingSample, augment
+from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.io.resize import resize_labels, resize_picture
+from napari_lesionseg.types import ByteImage, LabelImage, Pair
+
+PREFETCHED = 3
+Made = TypeVar("Made")
+
+
+class CachedPair(NamedTuple):
+    """A picture and its labels, shrunk to what training needs."""
+
+    stem: str
+    image: ByteImage
+    labels: LabelImage
+
+
+class Batch(NamedTuple):
+    """Pictures and labels of one step."""
+
+    images: Tensor
+    """uint8, shape (B, 3, S, S)."""
+    labels: Tensor
+    """uint8, shape (B, S, S)."""
+
+
+def shrink_pair(stem: str, image: ByteImage, labels: LabelImage, side: int) -> CachedPair:
+    """Shrink a picture and its labels so that the longer side is at most ``side`` pixels; never enlarge."""
+    height, width = image.shape[:2]
+    factor = min(1.0, side / max(height, width))
+    shape = (max(1, round(height * factor)), max(1, round(width * factor)))
+    return CachedPair(stem, resize_picture(image, shape), resize_labels(labels, shape))
+
+
+def read_pair(pair: Pair, side: int) -> CachedPair:
+    """Read a picture and its mask from disk, shrunk to at most ``side`` pixels.
+
+    Raises
+    ------
+    PictureError, MaskError
+        If either cannot be read or they differ in size.
+    """
+    image = read_picture(pair.image)
+    height, width = image.shape[:2]
+    return shrink_pair(pair.stem, image, read_mask(pair.mask, (height, width)), side)
+
+
+class BatchSource:
+    """Draws batches so that step ``n`` of a run is the same whenever and however often it is asked for.
+
+    Parameters
+    ----------
+    pairs : sequence of CachedPair
+        The pictures; every one is drawn once in each pass.
+    config : AugmentConfig
+        Random changes.
+    batch_size : int
+        Pictures a batch; with fewer pictures they repeat within a batch.
+    seed : int
+        Seed of the order and of the changes.
+    """
+
+    def __init__(
+        self, pairs: Sequence[CachedPair], config: AugmentConfig, batch_size: int, seed: int
+    ) -> None:
+        self._pairs, self._config, self._batch_size, self._seed = pairs, config, batch_size, seed
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps until every picture was drawn once."""
+        return max(1, -(-len(self._pairs) // self._batch_size))
+
+    def batch(self, step: int, size: int) -> Batch:
+        """Make the batch of ``step`` at ``size`` pixels a side."""
+        first = step * self._batch_size
+        samples = [self._sample(position, size) for position in range(first, first + self._batch_size)]
+        return Batch(torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples]))
+
+    def _sample(self, position: int, size: int) -> TrainingSample:
+        turn, place = divmod(position, len(self._pairs))
+        order = np.random.default_rng((self._seed, turn)).permutation(len(self._pairs))
+        pair = self._pairs[order[place]]
+        return augment(
+            pair.image, pair.labels, self._config, size, np.random.default_rng((self._seed, 1, position))
+        )
+
+    def prefetch(
+        self, first: int, last: int, size_of: Callable[[int], int], depth: int = PREFETCHED
+    ) -> Iterator[Batch]:
+        """Yield the batches of steps ``first`` to ``last`` - 1, made ahead by one thread.
+
+        Parameters
+        ----------
+        first, last : int
+            Range of steps.
+        size_of : callable
+            Gives the side in pixels of a step.
+        depth : int
+            Batches kept ready.
+        """
+        return prefetch(self.batch, first, last, size_of, depth)
+
+
+def prefetch(
+    make: Callable[[int, int], Made],
+    first: int,
+    last: int,
+    size_of: Callable[[int], int],
+    depth: int = PREFETCHED,
+) -> Iterator[Made]:
+    """Yield ``make(step, size)`` of steps ``first`` to ``last`` - 1, made ahead by one thread.
+
+    Parameters
+    ----------
+    make : callable
+        Makes what a step needs, from the step and the side in pixels.
+    first, last : int
+        Range of steps.
+    size_of : callable
+        Gives the side in pixels of a step; asked in this thread.
+    depth : int
+        Steps made ahead.
+    """
+    with ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            ahead = [pool.submit(make, n, size_of(n)) for n in range(first, min(last, first + depth))]
+            for step in range(first, last):
+                if step + depth < last:
+                    ahead.append(pool.submit(make, step + depth, size_of(step + depth)))
+                yield ahead.pop(0).result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

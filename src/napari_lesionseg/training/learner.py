@@ -1,0 +1,242 @@
+"""A network that learns: one step at a time, with its optimiser and the average of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from napari_lesionseg.config import LearningConfig
+from napari_lesionseg.training.dataset import Batch
+from napari_lesionseg.inference.device import autocast
+from napari_lesionseg.training.losses import segmentation_loss
+from napari_lesionseg.training.simulated_clicks import simulate_guidance
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.models.base import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+
+MAX_GRADIENT_NORM = 5.0
+
+
+def rate_at(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate: a linear rise, then half a cosine down to nothing.
+
+    Parameters
+    ----------
+    progress : float
+        Share of the run that is done, 0 to 1.
+    warmup : float
+        Share of the run in which the rate rises, below 1.
+    """
+    if progress < warmup:
+        return max(progress, 1e-3 * warmup) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def boundary_of(card: ModelCard) -> float:
+    """Return the logit, after the temperature, from which on a pixel is lesion; 0 for several classes.
+
+    What is learned is the outline that a reader sees, at the model's own threshold. Training pulls outlines
+    to a probability of a half: the threshold that was chosen for a model would be wrong for what it becomes.
+    """
+    return math.log(card.threshold / (1 - card.threshold)) if card.out_channels == 1 else 0.0
+
+
+class Learner:
+    """A network with all that a step of training changes.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        Trained in place; moved to ``device``.
+    card : ModelCard
+        Normalisation of the pictures, and the threshold at which the outline is taught.
+    config : LearningConfig
+        How it learns.
+    device : torch.device
+        Where it learns.
+    frozen : sequence of nn.Module
+        Parts of the network that stay as they are.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        card: ModelCard,
+        config: LearningConfig,
+        device: torch.device,
+        *,
+        frozen: Sequence[nn.Module] = (),
+    ) -> None:
+        self.network: SegmentationNetwork = network.to(  # type: ignore[call-overload]
+            device, memory_format=torch.channels_last
+        )
+        self._config, self._device, self._frozen = config, device, list(frozen)
+        for module in self._frozen:
+            module.requires_grad_(False)
+        if config.encoder_lr == 0:
+            for parameter in network.encoder_parameters():
+                parameter.requires_grad_(False)
+        self._optimiser = torch.optim.AdamW(
+            self._parameter_groups(), weight_decay=config.weight_decay, foreach=True
+        )
+        self._average = (
+            AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+            if config.average
+            else None
+        )
+        self._card, self._boundary = card, boundary_of(card)
+        self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1)
+
+    @property
+    def averaged_network(self) -> SegmentationNetwork:
+        """The network with the moving average of the weights, for evaluation: the one to keep."""
+        if self._average is None:
+            return self.network.eval()
+        return cast("SegmentationNetwork", self._average.module).eval()
+
+    def step(self, batch: Batch, number: int, rate: float) -> float:
+        """Learn from a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+            Pictures and labels.
+        number : int
+            Which step this is; with the seed it decides the simulated clicks.
+        rate : float
+            Share of the peak learning rates, 0 to 1.
+
+        Returns
+        -------
+        float
+            The loss before the step.
+
+        Raises
+        ------
+        TrainingError
+            If the loss is not finite; the network is as it was before the step.
+        """
+        self._set_training()
+        images, labels = batch.images.to(self._device), batch.labels.to(self._device)
+        images = ((images.float() / 255 - self._mean) / self._std).contiguous(
+            memory_format=torch.channels_last
+        )
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["peak_lr"] * rate
+        rng = np.random.default_rng((self._config.seed, 2, number))
+        with autocast(self._device, self._config.precision):
+            features = self.network.encode(images)
+            features, labels, guidance = self._add_guided(features, labels, rng)
+            logits = self.network.decode(features, guidance)
+        config, logits = self._config, logits.float() / self._card.temperature - self._boundary
+        loss = segmentation_loss(logits, labels, config.loss, config.label_smoothing, config.class_weights)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"Training failed at step {number}: the loss is not finite; try a lower learning rate."
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+        self._optimiser.step()
+        if self._average:
+            self._average.update_parameters(self.network)
+        return float(loss.detach())
+
+    def _add_guided(
+        self, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+        """Decode a share of the pictures a second time, with clicks simulated on the network as it is.
+
+        Every picture teaches the automatic outline: a picture that has clicks costs the decoder again, which
+        is a small part of the network, instead of an automatic outline.
+        """
+        guided = round(self._config.guidance_share * len(labels))
+        if not self.network.guided or not guided:
+            return features, labels, None
+        again, truth = tuple(f[:guided] for f in features), labels[:guided]
+        self.network.eval()
+        detached = tuple(f.detach() for f in again)
+        clicks = simulate_guidance(
+            self.network,
+            detached,
+            truth,
+            self._config.click_rounds,
+            rng,
+            threshold=self._card.threshold,
+            temperature=self._card.temperature,
+        )
+        self._set_training()
+        joined = tuple(torch.cat(both) for both in zip(features, again, strict=True))
+        no_clicks = clicks.new_zeros(len(labels), *clicks.shape[1:])
+        return joined, torch.cat([labels, truth]), torch.cat([no_clicks, clicks])
+
+    def _set_training(self) -> None:
+        self.network.train()
+        for module in self._frozen:
+            module.eval()
+        if self._config.freeze_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Group encoder and rest, with and without weight decay: norms and biases are not decayed."""
+        encoder = {id(p) for p in self.network.encoder_parameters()}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                groups.setdefault((id(parameter) in encoder, parameter.ndim > 1), []).append(parameter)
+        made = []
+        for (in_encoder, decayed), parameters in sorted(groups.items()):
+            rate = self._config.encoder_lr if in_encoder else self._config.decoder_lr
+            decay = self._config.weight_decay if decayed else 0.0
+            made.append({"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+        return made
+
+    # ---------------------------------------------------------------------------------------- its state
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Copy weights, average and optimiser to the processor's memory, by name."""
+        tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        if self._average:
+            tensors |= {f"average.{name}": t for name, t in self._average.state_dict().items()}
+        for name, parameter in self._trained().items():
+            slots = self._optimiser.state.get(parameter, {})
+            tensors |= {f"optimiser.{name}.{slot}": value for slot, value in slots.items()}
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state_tensors` gave.
+
+        Raises
+        ------
+        TrainingError
+            If it came from another network.
+        """
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        try:
+            self.network.load_state_dict(part("network."))
+            if self._average:
+                self._average.load_state_dict(part("average."))
+        except RuntimeError as error:
+            raise TrainingError("The saved training belongs to another network.") from error
+        for name, parameter in self._trained().items():
+            slots = part(f"optimiser.{name}.")
+            if slots:  # AdamW counts its steps on the processor
+                self._optimiser.state[parameter] = {
+                    slot: value.cpu() if slot == "step" else value.to(parameter.device)
+                    for slot, value in slots.items()
+                }

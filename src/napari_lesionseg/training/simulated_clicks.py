@@ -1,0 +1,72 @@
+"""A simulated reader who clicks while the network learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_lesionseg.inference.clicks import draw_disc, next_click
+from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
+from napari_lesionseg.types import IGNORED
+
+COARSE = 4  # errors are looked for at a quarter of the resolution, which is quick and precise enough
+JITTER = 0.7
+FORGET_PREVIOUS = 0.1  # share of the pictures whose previous outline is withheld
+
+
+@torch.no_grad()
+def simulate_guidance(
+    network: SegmentationNetwork,
+    features: tuple[Tensor, ...],
+    labels: Tensor,
+    max_rounds: int,
+    rng: np.random.Generator,
+    *,
+    threshold: float = 0.5,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Click on the network's errors for one to ``max_rounds`` rounds, feeding its answers back.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        In evaluation mode.
+    features : tuple of Tensor
+        What it encoded, detached.
+    labels : Tensor
+        The truth, shape (B, H, W); nobody clicks where it is 255.
+    max_rounds : int
+        Most clicks a picture.
+    rng : numpy.random.Generator
+        Source of chance.
+    threshold, temperature : float
+        Of the model's card: the reader clicks on errors of the outline that she sees.
+
+    Returns
+    -------
+    Tensor
+        Guidance planes of shape (B, 3, H, W), as `guidance_planes` draws them.
+    """
+    planes = torch.zeros(len(labels), 3, *labels.shape[1:], device=labels.device)
+    rounds = rng.integers(1, max_rounds + 1, size=len(labels))
+    coarse = labels[:, ::COARSE, ::COARSE].cpu().numpy()
+    counted = coarse != IGNORED
+    truth = (coarse > 0) & counted
+    for turn in range(int(rounds.max())):
+        probability = _foreground(network.decode(features, planes), temperature)
+        predicted = (probability[:, ::COARSE, ::COARSE] >= threshold).cpu().numpy() & counted
+        for index in np.flatnonzero(rounds > turn):
+            click = next_click(predicted[index], truth[index], rng, JITTER)
+            if click is not None:
+                disc = draw_disc((labels.shape[1], labels.shape[2]), click.row * COARSE, click.col * COARSE)
+                planes[index, 0 if click.positive else 1, torch.from_numpy(disc)] = 1
+            planes[index, 2] = probability[index]
+    planes[torch.from_numpy(rng.random(len(labels)) < FORGET_PREVIOUS), 2] = 0
+    return planes
+
+
+def _foreground(logits: Tensor, temperature: float) -> Tensor:
+    """Probability (B, H, W) of anything but background."""
+    probability = logits_to_probability(logits, temperature)
+    return probability[:, 0] if probability.shape[1] == 1 else 1 - probability[:, 0]

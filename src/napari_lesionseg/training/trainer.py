@@ -1,0 +1,279 @@
+"""The training loop, for training from scratch or from pretrained weights.
+
+A run is reproducible and can be interrupted anywhere: batches and simulated clicks depend on the seed and the
+step alone, and the state on disk holds weights, average, optimiser and position.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from napari_lesionseg.config import LearningConfig, TrainConfig
+from napari_lesionseg.training.dataset import BatchSource, CachedPair
+from napari_lesionseg.finetuning.clock import WorkClock
+from napari_lesionseg.inference.device import choose_device
+from napari_lesionseg.training.learner import Learner, rate_at
+from napari_lesionseg.finetuning.resources import limited_threads
+from napari_lesionseg.evaluation.validation import ValidationScores, validate
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.models.base import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.types import IGNORED
+
+SAVE_EVERY_SECONDS = 120.0
+STATE_KEY = "lesionseg_training"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step gave: the moment at which a caller may pause or stop."""
+
+    step: int
+    """Steps done since the beginning of the run."""
+    progress: float
+    """Share of the run that is done, 0 to 1."""
+    seconds: float
+    """Working time since the beginning of the run; pauses and the time between sittings do not count."""
+    loss: float
+    """Training loss of the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one pass over the pictures gave."""
+
+    epoch: int
+    """Passes done, from 1."""
+    epochs: int
+    """Passes asked for."""
+    step: int
+    """Steps done since the beginning of the run."""
+    progress: float
+    """Share of the run that is done, 0 to 1."""
+    seconds: float
+    """Working time since the beginning of the run, earlier sittings included, pauses left out."""
+    loss: float
+    """Mean training loss of the pass."""
+    size: int
+    """Side of the training pictures in pixels."""
+    validation: ValidationScores | None
+    """Scores on the held-out pictures, by the averaged weights; None without held-out pictures."""
+
+
+class Trainer:
+    """Trains a network, one pass at a time.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        Trained in place.
+    card : ModelCard
+        Working size and normalisation.
+    pairs : sequence of CachedPair
+        Pictures to learn from.
+    held_out : sequence of CachedPair
+        Pictures to measure on after each pass; may be empty.
+    config : TrainConfig
+        Everything else.
+    device : str
+        See `choose_device`.
+    state_path : Path, optional
+        Where the state is kept, every two minutes and after every pass.
+
+    Raises
+    ------
+    TrainingError
+        If there is nothing to learn from, or masks or weights do not fit the classes of the card.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        card: ModelCard,
+        pairs: Sequence[CachedPair],
+        held_out: Sequence[CachedPair],
+        config: TrainConfig,
+        *,
+        device: str = "auto",
+        state_path: Path | None = None,
+    ) -> None:
+        if not pairs:
+            raise TrainingError("There are no pictures with masks to learn from.")
+        check_classes(card, pairs, config)
+        self._device = choose_device(device)
+        self._card, self._held_out, self._config = card, held_out, config
+        self._source = BatchSource(pairs, config.augment, config.batch_size, config.seed)
+        frozen = network.early_modules(config.frozen_stages) if config.pretrained else ()
+        self._learner = Learner(network, card, config, self._device, frozen=frozen)
+        self._state_path, self._saved_at = state_path, 0.0
+        self._step, self._seconds, self._loss_sum = 0, 0.0, 0.0
+        self._clock = WorkClock()
+
+    # ------------------------------------------------------------------------------------------- the loop
+
+    def run(self) -> Iterator[EpochResult]:
+        """Train until the last pass, or until the budget in seconds is spent, yielding after every pass."""
+        return (result for result in self.steps() if isinstance(result, EpochResult))
+
+    def steps(self) -> Iterator[StepResult | EpochResult]:
+        """Train as `run` does, yielding after every step as well.
+
+        A caller pauses by waiting before asking for the next step, and stops by not asking any more.
+        """
+        with limited_threads(self._config.num_threads), contextlib.closing(self._work()) as work:
+            while True:
+                with self._clock:
+                    result = next(work, None)
+                if result is None:
+                    return
+                yield result
+
+    def _work(self) -> Generator[StepResult | EpochResult]:
+        total, per_pass = self._config.epochs * self._source.steps_per_pass, self._source.steps_per_pass
+        self._saved_at = time.monotonic()
+        for batch in self._source.prefetch(self._step, total, self._size_of):
+            loss = self._learner.step(batch, self._step, rate_at(self.progress, self._config.warmup))
+            self._loss_sum += loss
+            self._step += 1
+            self._seconds = self._clock.seconds
+            done = self.progress >= 1
+            yield StepResult(self._step, self.progress, self._seconds, loss)
+            if self._step % per_pass == 0 or done:
+                yield self._finish_pass(batch.images.shape[-1])
+            elif time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
+                self.save_state()
+            if done:
+                return
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1, by steps or by seconds, whichever is further."""
+        config = self._config
+        by_steps = self._step / (config.epochs * self._source.steps_per_pass)
+        by_time = self._seconds / config.max_seconds if config.max_seconds else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def averaged_network(self) -> SegmentationNetwork:
+        """The network with the moving average of the weights: the one to keep."""
+        return self._learner.averaged_network
+
+    def _finish_pass(self, size: int) -> EpochResult:
+        steps = (
+            self._step
+            - (math.ceil(self._step / self._source.steps_per_pass) - 1) * self._source.steps_per_pass
+        )
+        loss, self._loss_sum = self._loss_sum / steps, 0.0
+        scores = (
+            validate(self.averaged_network, self._card, self._held_out, self._device)
+            if self._held_out
+            else None
+        )
+        self.save_state()
+        return EpochResult(
+            epoch=math.ceil(self._step / self._source.steps_per_pass),
+            epochs=self._config.epochs,
+            step=self._step,
+            progress=self.progress,
+            seconds=self._seconds,
+            loss=loss,
+            size=size,
+            validation=scores,
+        )
+
+    # --------------------------------------------------------------------------------------- the schedule
+
+    def _size_of(self, step: int) -> int:
+        steps = self._config.epochs * self._source.steps_per_pass
+        progress = max(step / steps, self.progress)
+        return [size for start, size in self._config.sizes if start <= progress][-1]
+
+    # ------------------------------------------------------------------------------------ state on disk
+
+    def save_state(self) -> None:
+        """Write the state atomically, if a place for it was given.
+
+        Raises
+        ------
+        TrainingError
+            If the place cannot be written; training can go on.
+        """
+        self._saved_at = time.monotonic()
+        if self._state_path is None:
+            return
+        position = {
+            "step": self._step,
+            "seconds": self._seconds,
+            "loss_sum": self._loss_sum,
+            "config": self._config.model_dump(mode="json"),
+        }
+        payload = save(self._learner.state_tensors(), metadata={STATE_KEY: json.dumps(position)})
+        try:
+            write_atomically(self._state_path, payload)
+        except OSError as error:
+            raise TrainingError(
+                f"The state of the training cannot be saved to {self._state_path}: {error.strerror}."
+            ) from error
+
+    def load_state(self, path: Path) -> None:
+        """Continue where the state at ``path`` left off.
+
+        Raises
+        ------
+        TrainingError
+            If the state is missing, damaged, or of a run with other settings.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(self._device)) as file:
+                position = json.loads((file.metadata() or {})[STATE_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise TrainingError(f"{path} holds no state of a training that could be continued.") from error
+        if _read_config(position) != self._config:
+            raise TrainingError(
+                f"{path} belongs to a training with other settings; use the same ones to continue."
+            )
+        self._learner.restore(tensors)
+        self._step, self._seconds = position["step"], position["seconds"]
+        self._loss_sum, self._clock = position["loss_sum"], WorkClock(position["seconds"])
+
+
+def _read_config(position: dict[str, Any]) -> TrainConfig | None:
+    """Read the settings of a saved training; None if they are those of a newer version."""
+    try:
+        return TrainConfig.model_validate(position["config"])
+    except ValidationError:
+        return None
+
+
+def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: LearningConfig) -> None:
+    """Refuse masks and class weights that do not fit the classes of the card.
+
+    Raises
+    ------
+    TrainingError
+        If a mask has a class without a name, or there is not one weight for each class.
+    """
+    weights = config.class_weights
+    if weights is not None and (len(weights) != len(card.classes) or not any(weights)):
+        names = ", ".join(card.classes)
+        raise TrainingError(f"Give {len(card.classes)} class weights, one for each of {names}.")
+    for pair in pairs:
+        highest = int(pair.labels.max(initial=0, where=pair.labels != IGNORED))
+        if highest >= len(card.classes):
+            raise TrainingError(
+                f"The mask of {pair.stem} has a class {highest}, which has no name; "
+                f"the classes are {', '.join(card.classes)}."
+            )

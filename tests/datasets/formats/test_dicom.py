@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.datasets.formats.dicom import with_originals
+from napari_lesionseg.datasets.formats.dicom_files import read_photograph, read_spacing
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
+from napari_lesionseg.datasets.manifest import verify
+from napari_lesionseg.errors import DatasetError, PictureError
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+highdicom = pytest.importorskip("highdicom", reason="needs the extra dicom")
+DERMOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.7"
+PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
+
+
+def write_photograph(path: Path, image: np.ndarray, patient: str, kind: str = PHOTOGRAPHIC) -> None:
+    """Write a photograph with a header full of names."""
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID = kind
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        setattr(dataset, keyword, pydicom.uid.generate_uid())
+    dataset.StudyInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[patient])
+    dataset.PatientName, dataset.PatientID = "SECRET^Jane", patient
+    dataset.PatientBirthDate, dataset.PatientSex, dataset.StudyDate = "19600101", "F", "20240102"
+    dataset.InstitutionName = dataset.StudyDescription = dataset.ImageComments = "SECRET"
+    dataset.Modality, dataset.ImageType = "XC", ["ORIGINAL", "PRIMARY"]
+    dataset.Manufacturer = "DermLite"
+    dataset.add_new(0x00091010, "LO", "SECRET")
+    dataset.set_pixel_data(image, "RGB", 8)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def photographs(kit, tmp_path: Path) -> Path:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    for seed in range(4):
+        kind = DERMOSCOPIC if seed % 2 else PHOTOGRAPHIC
+        write_photograph(folder / f"photo{seed}.dcm", kit.image(seed), f"SECRET{seed // 2}", kind)
+    return folder
+
+
+@pytest.fixture
+def outlined(kit, photographs: Path):
+    """Records of the photographs; the second has two lesions and a hair, the last no lesion."""
+    records = []
+    for seed in range(4):
+        path = photographs / f"photo{seed}.dcm"
+        labels = kit.labels(seed, classes=3 if seed == 1 else 2)
+        halves = np.where(labels == 1, 1 + (np.arange(56) > 28), 0).astype(np.uint16)
+        records.append(
+            kit.record(
+                seed,
+                name=path.stem,
+                classes=3,
+                mask=labels,
+                instances=halves if seed == 1 else None,
+                origin=path,
+                patient=f"SECRET{seed // 2}",
+                picture=functools.partial(read_photograph, path),
+            )
+        )
+    empty = np.zeros((40, 56), np.uint8)
+    records[3] = replace(
+        records[3], mask=empty, provenance=replace(records[3].provenance, status="no lesion")
+    )
+    return records
+
+
+def test_photographs_are_read(kit, photographs: Path) -> None:
+    dataset = read_dataset(photographs)
+    assert dataset.format == "dicom"
+    assert [record.patient for record in dataset.records] == ["SECRET0", "SECRET0", "SECRET1", "SECRET1"]
+    pixels = dataset.records[2].load(bare=True)
+    assert np.array_equal(pixels.image, kit.image(2))
+    assert dataset.records[2].provenance.status == "not looked at"
+
+
+def test_segmentations_are_read_back(kit, outlined, tmp_path: Path) -> None:
+    report = kit.last(export_dataset(outlined, tmp_path / "out", "dicom"))
+    assert kit.last(verify(tmp_path / "out")).intact
+    by_name = {report.names[record.name]: record for record in outlined}
+    for path in (tmp_path / "out").rglob("*_segmentation.dcm"):
+        found = highdicom.seg.segread(path)
+        photograph = pydicom.dcmread(path.with_name(path.name.replace("_segmentation", "")))
+        frames = found.get_pixels_by_source_instance([photograph.SOPInstanceUID])[0]
+        record = by_name.pop(path.stem.removesuffix("_segmentation"))
+        labels = np.zeros((40, 56), np.uint8)
+        for number in range(found.number_of_segments):
+            label = found.get_segment_description(number + 1).segment_label
+            labels[frames[..., number] > 0] = kit.classes.index(label)
+        assert np.array_equal(labels, record.mask)
+        assert np.array_equal(photograph.pixel_array, record.load().image)
+        assert found.number_of_segments == (3 if record.instances is not None else 1)
+    assert [record.provenance.status for record in by_name.values()] == ["no lesion"]
+
+
+def test_our_own_reader_gives_the_same(kit, outlined, tmp_path: Path) -> None:
+    kit.last(export_dataset(outlined, tmp_path / "out", "dicom"))
+    masks = {record.name: record.mask for record in outlined}
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.problems == ()
+    for record in dataset.records:
+        assert record.classes == kit.classes
+        assert np.array_equal(record.load(bare=True).labels, masks[record.name])
+
+
+def test_no_name_is_left_in_the_header(kit, outlined, tmp_path: Path) -> None:
+    kit.last(export_dataset(outlined, tmp_path / "out", "dicom"))
+    originals = {str(pydicom.dcmread(record.origin).SOPInstanceUID) for record in outlined}
+    studies: dict[str, set[str]] = {}
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or b"SECRET" not in path.read_bytes()
+        if path.suffix != ".dcm":
+            continue
+        header = pydicom.dcmread(path)
+        assert header.PatientIdentityRemoved == "YES" or path.stem.endswith("_segmentation")
+        assert header.PatientBirthDate == header.StudyDate == ""
+        assert not [element for element in header.iterall() if element.tag.is_private]
+        assert str(header.SOPInstanceUID) not in originals
+        studies.setdefault(str(header.PatientID), set()).add(str(header.StudyInstanceUID))
+    assert sorted(map(len, studies.values())) == [1, 1]
+
+
+def test_other_pictures_cannot_become_dicom(kit, records, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="did not come as DICOM"):
+        kit.last(export_dataset(records, tmp_path / "out", "dicom"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_photographs_come_in_without_outlines_and_go_out_with_them(
+    kit, photographs: Path, tmp_path: Path
+) -> None:
+    report = kit.last(import_dataset(photographs, tmp_path / "study"))
+    assert report.written == 4
+    assert len(kit.files(tmp_path / "study/images")) == 4
+    assert not (tmp_path / "study/masks").exists()
+    outlined = [kit.record(seed, name=f"photo{seed}", patient=None) for seed in range(5)]
+    found = with_originals(outlined, photographs)
+    assert [record.origin is not None for record in found] == [True] * 4 + [False]
+    assert found[0].patient == "SECRET0"
+    config = ExportConfig(pseudonymise="all")
+    assert kit.last(export_dataset(found[:4], tmp_path / "out", "dicom", config=config)).written == 4
+
+
+def test_files_without_an_ending_are_known_by_their_beginning(photographs: Path) -> None:
+    for number, path in enumerate(sorted(photographs.glob("*.dcm"))):
+        path.rename(photographs / f"1.2.840.{number}" if number else photographs / "IM0001")
+    (photographs / "README").write_text("no picture")
+    dataset = read_dataset(photographs)
+    assert [record.name for record in dataset.records] == ["1.2.840.1", "1.2.840.2", "1.2.840.3", "IM0001"]
+    assert dataset.problems == ()
+
+
+def test_what_is_no_photograph_is_listed(photographs: Path) -> None:
+    (photographs / "text.dcm").write_text("no picture")
+    header = pydicom.dcmread(photographs / "photo0.dcm")
+    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    header.save_as(photographs / "ct.dcm")
+    header.SOPClassUID, header.NumberOfFrames = PHOTOGRAPHIC, 3
+    header.save_as(photographs / "film.dcm")
+    dataset = read_dataset(photographs)
+    assert len(dataset.records) == 4
+    assert sorted(problem.name for problem in dataset.problems) == ["ct.dcm", "film.dcm", "text.dcm"]
+    assert not any("SECRET" in problem.reason for problem in dataset.problems)
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no DICOM photographs"):
+        read_dataset(tmp_path, "dicom")
+
+
+def test_deflated_and_huge_files_are_refused(photographs: Path) -> None:
+    path = photographs / "photo0.dcm"
+    header = pydicom.dcmread(path)
+    header.Rows = header.Columns = 60_000
+    header.save_as(path)
+    with pytest.raises(PictureError, match="60000"):
+        read_photograph(path)
+    header = pydicom.dcmread(photographs / "photo1.dcm")
+    header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    header.save_as(path)
+    with pytest.raises(PictureError, match="deflated"):
+        read_photograph(path)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6), st.integers(0, 7000))
+def test_damaged_files_give_one_kind_of_error(
+    kit, tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], cut: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    source = folder / "sound.dcm"
+    if not source.exists():
+        write_photograph(source, kit.image(0), "SECRET")
+    payload = bytearray(source.read_bytes())
+    for place, value in flips:
+        payload[place % len(payload)] = value
+    path = folder / "damaged.dcm"
+    path.write_bytes(payload[: len(payload) - cut % len(payload)])
+    try:
+        image = read_photograph(path)
+    except PictureError:
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+
+
+def test_spacing_is_read_where_it_is_told(kit, tmp_path: Path) -> None:
+    path = tmp_path / "photo.dcm"
+    write_photograph(path, kit.image(1), "P1")
+    assert read_spacing(path) is None
+    dataset = pydicom.dcmread(path)
+    dataset.PixelSpacing = [0.05, 0.06]
+    dataset.save_as(path)
+    assert read_spacing(path) == (0.05, 0.06)
+    path.write_bytes(b"no DICOM")
+    with pytest.raises(PictureError, match="damaged"):
+        read_spacing(path)

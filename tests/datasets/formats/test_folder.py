@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.datasets.formats.folder import CLASSES_NAME, read_legend
+from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.io.images import write_mask, write_picture
+from napari_lesionseg.errors import DatasetError
+
+COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 200, 30]], np.uint8)
+
+
+def lay_out(kit, folder: Path, masks: dict[str, np.ndarray], beside: bool = False) -> Path:
+    """Write pictures and masks, in two folders or side by side."""
+    images = folder if beside else folder / "images"
+    places = folder if beside else folder / "masks"
+    for place in (images, places):
+        place.mkdir(parents=True, exist_ok=True)
+    for seed, (name, mask) in enumerate(masks.items()):
+        write_picture(images / f"{name}.png", kit.image(seed))
+        Image.fromarray(mask).save(places / f"{name}{'_mask' if beside else ''}.png")
+    return folder
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_black_and_white_masks(kit, tmp_path: Path, beside: bool) -> None:
+    masks = {name: kit.labels(seed) * np.uint8(255) for seed, name in enumerate("ab")}
+    dataset = read_dataset(lay_out(kit, tmp_path, masks, beside))
+    assert dataset.format == "folder"
+    assert dataset.records[0].classes == ("background", "lesion")
+    assert np.array_equal(dataset.records[1].load().labels, kit.labels(1))
+
+
+def test_class_indices_get_names_from_the_legend(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": kit.labels(0, classes=3), "b": kit.labels(1)})
+    assert read_dataset(tmp_path).records[1].classes == ("background", "lesion", "class 2")
+    (tmp_path / CLASSES_NAME).write_text("index,name\n0,skin\n1,nevus\n2,hair\n3,ruler\n")
+    record = read_dataset(tmp_path).records[0]
+    assert record.classes == ("skin", "nevus", "hair", "ruler")
+    assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
+
+
+def test_colours_are_numbered_in_their_order(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)], "b": COLOURS[kit.labels(1)]})
+    first, second = read_dataset(tmp_path).records
+    assert first.classes == second.classes == ("background", "#00c81e", "#ff0000")
+    swapped = np.array([0, 2, 1], np.uint8)
+    assert np.array_equal(first.load().labels, swapped[kit.labels(0, classes=3)])
+    assert np.array_equal(second.load().labels, swapped[kit.labels(1)])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (CLASSES_NAME, "index,name,colour\n0,background,#000000\n1,lesion,#FF0000\n2,hair,#00c81e\n"),
+        (
+            "labelmap.txt",
+            "# label:color_rgb:parts:actions\nlesion:255,0,0::\nhair:0,200,30::\nbackground:0,0,0::\n",
+        ),
+    ],
+)
+def test_a_legend_names_the_colours(kit, tmp_path: Path, name: str, text: str) -> None:
+    lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)]})
+    (tmp_path / name).write_text(text)
+    record = read_dataset(tmp_path).records[0]
+    assert record.classes == kit.classes
+    assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
+
+
+def test_one_colour_is_the_lesion_however_dark(kit, tmp_path: Path) -> None:
+    dark = np.array([[0, 0, 0], [0, 9, 7]], np.uint8)
+    lay_out(kit, tmp_path, {"a": dark[kit.labels(0)], "b": dark[kit.labels(1) * 0]})
+    first, second = read_dataset(tmp_path).records
+    assert first.classes == ("background", "lesion")
+    assert np.array_equal(first.load().labels, kit.labels(0))
+    assert not second.load().labels.any()
+
+
+def test_grey_colours_are_indices(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": np.repeat(kit.labels(0, classes=3)[..., None], 3, axis=2)})
+    record = read_dataset(tmp_path).records[0]
+    assert len(record.classes) == 3
+    assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
+
+
+def test_a_colour_outside_the_legend_is_named(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)]})
+    (tmp_path / CLASSES_NAME).write_text("index,name,colour\n0,b,#000000\n1,lesion,#ff0000\n")
+    with pytest.raises(DatasetError, match="#00c81e"):
+        read_dataset(tmp_path).records[0].load()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "0,a,\n2,b,\n",
+        "0,a,\n0,b,\n",
+        "x,a,\n",
+        "0,a,red\n1,b,\n",
+        "0,a,#000000\n1,b,#000000\n",
+        "0,a,\n",
+        "999,a,\n",
+    ],
+)
+def test_a_damaged_legend_is_refused(tmp_path: Path, rows: str) -> None:
+    (tmp_path / CLASSES_NAME).write_text(f"index,name,colour\n{rows}")
+    with pytest.raises(DatasetError, match="legend"):
+        read_legend(tmp_path)
+
+
+def test_photographs_as_masks_are_refused(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": kit.image(3)})
+    with pytest.raises(DatasetError, match="colours"):
+        read_dataset(tmp_path)
+
+
+def test_names_of_pad_tell_patient_and_lesion(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"PAT_355_732_102": kit.labels(0) * np.uint8(255)})
+    record = read_dataset(tmp_path).records[0]
+    assert (record.patient, record.lesion) == ("355", "732")
+
+
+def test_links_that_lead_out_are_listed(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path / "set", {"a": kit.labels(0) * np.uint8(255), "b": kit.labels(1) * np.uint8(255)})
+    (tmp_path / "set/images/a.png").rename(tmp_path / "a.png")
+    (tmp_path / "set/images/a.png").symlink_to(tmp_path / "a.png")
+    dataset = read_dataset(tmp_path / "set")
+    assert [record.name for record in dataset.records] == ["b"]
+    assert [problem.name for problem in dataset.problems] == ["a"]
+
+
+def test_everything_comes_back(kit, tmp_path: Path) -> None:
+    numbers = [(kit.labels(seed, classes=3) * np.uint16(seed + 1)) for seed in range(4)]
+    records = [
+        kit.record(seed, classes=3, instances=numbers[seed], regions={"blue-gray": kit.labels(seed + 1)},
+                   lesion="L", metadata={"sex": "male"})
+        for seed in range(4)
+    ]  # fmt: skip
+    config = ExportConfig(pseudonymise="nothing")
+    kit.last(export_dataset(records, tmp_path / "out", "folder", config=config))
+    for before, after in zip(records, read_dataset(tmp_path / "out").records, strict=True):
+        pixels = after.load()
+        assert np.array_equal(pixels.image, before.picture)
+        assert np.array_equal(pixels.labels, before.mask)
+        assert np.array_equal(pixels.instances, before.instances)
+        assert np.array_equal(pixels.regions["blue-gray"], before.regions["blue-gray"])
+        assert (after.name, after.patient, after.lesion, after.diagnosis, after.classes, after.metadata) == (
+            before.name, before.patient, before.lesion, before.diagnosis, before.classes, before.metadata,
+        )  # fmt: skip
+
+
+def test_pictures_without_masks_come_along(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": kit.labels(0) * np.uint8(255)})
+    write_picture(tmp_path / "images/b.png", kit.image(1))
+    write_mask(tmp_path / "masks/c.png", kit.labels(1))
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert [record.mask is None for record in dataset.records] == [False, True]
+    assert dataset.records[1].provenance.status == "not looked at"

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from napari_lesionseg.datasets.export_checks import Step
+from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.formats import ExportConfig, recognise
+from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
+from napari_lesionseg.datasets.manifest import MANIFEST_NAME
+from napari_lesionseg.errors import DatasetError
+
+READABLE = ["coco", "folder", "isic"]
+
+
+@pytest.fixture
+def exported(kit, records, tmp_path: Path) -> Path:
+    for name in READABLE:
+        kit.last(export_dataset(records, tmp_path / name, name, config=ExportConfig(pseudonymise="nothing")))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("manifest", [True, False])
+def test_formats_are_recognised(exported: Path, name: str, manifest: bool) -> None:
+    if not manifest:
+        (exported / name / MANIFEST_NAME).unlink()
+    found = recognise(exported / name)
+    assert found is not None
+    assert found.name == name
+
+
+def test_a_damaged_manifest_does_not_hide_the_pictures(exported: Path) -> None:
+    (exported / "isic" / MANIFEST_NAME).write_text("{")
+    assert len(read_dataset(exported / "isic").records) == 10
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_archives_are_opened_and_imported(kit, exported: Path, kind: str) -> None:
+    expected = kit.digests(read_dataset(exported / "isic"))
+    archive = Path(shutil.make_archive(str(exported / "packed"), kind, exported, "isic"))
+    with open_dataset(archive) as dataset:
+        assert kit.digests(dataset) == expected
+        place = dataset.records[0].picture
+    assert not place.exists()
+    steps = list(import_dataset(archive, exported / "in"))
+    assert steps[0].stage == "unpacking"
+    assert kit.digests(read_dataset(exported / "in")) == expected
+
+
+def test_everything_known_comes_in(kit, records, exported: Path) -> None:
+    report = kit.last(import_dataset(exported / "coco", exported / "in"))
+    before = {record.name: record for record in read_dataset(exported / "coco").records}
+    after = {record.name: record for record in read_dataset(exported / "in").records}
+    assert report.parts == {"train": 6, "val": 2, "test": 2}
+    for record in records:
+        old, new = before[record.name], after[record.name]
+        assert new.patient == old.patient == record.patient
+        assert new.diagnosis == old.diagnosis == record.diagnosis
+        assert new.provenance == old.provenance == record.provenance
+        assert new.part == old.part
+
+
+def test_broken_entries_are_listed_and_skipped(kit, exported: Path) -> None:
+    inputs = sorted((exported / "isic").glob("Task1-2_*_Input/*"))
+    inputs[0].write_bytes(inputs[0].read_bytes()[:200])
+    masks = sorted((exported / "isic").glob("Task1_*_GroundTruth/*"))
+    shutil.copy(inputs[1], masks[-1])
+    inputs[2].unlink()
+    report = kit.last(import_dataset(exported / "isic", exported / "in"))
+    assert report.written == 7
+    names = {problem.name for problem in report.problems}
+    lost = f"{inputs[2].stem}_segmentation.png"
+    assert names == {inputs[0].stem, masks[-1].stem.removesuffix("_segmentation"), lost}
+    assert report.left_out == 3
+
+
+def test_an_import_says_that_it_dealt_out_nothing(kit, exported: Path) -> None:
+    config = ExportConfig(pseudonymise="nothing")
+    kit.last(
+        export_dataset(read_dataset(exported / "folder").records, exported / "dealt", "coco", config=config)
+    )
+    kit.last(import_dataset(exported / "folder", exported / "in"))
+    assert "Parts were dealt out by patient" in (exported / "dealt/DATASHEET.md").read_text()
+    assert "Parts are as they came." in (exported / "in/DATASHEET.md").read_text()
+
+
+def test_a_leak_in_what_comes_in_is_named_but_kept(kit, exported: Path) -> None:
+    table = exported / "folder/metadata.csv"
+    lines = table.read_text().splitlines()
+    first = lines[1].split(",")
+    first[-1] = "val" if first[-1] != "val" else "test"
+    table.write_text("\n".join([lines[0], ",".join(first), *lines[2:]]))
+    report = kit.last(import_dataset(exported / "folder", exported / "in"))
+    assert [(problem.name, problem.left_out) for problem in report.problems] == [("parts", False)]
+    assert report.written == 10
+
+
+def test_a_coco_file_can_be_named_itself(kit, exported: Path) -> None:
+    assert len(read_dataset(exported / "coco").records) == 10
+    named = read_dataset(exported / "coco/annotations/instances_train.json").records
+    assert [record.part for record in named] == ["train"] * 6
+    (exported / "coco/annotations/instances_train.json").rename(exported / "coco/annotations/train.json")
+    assert len(read_dataset(exported / "coco/annotations/train.json").records) == 6
+    assert len(read_dataset(exported / "coco").records) == 10
+
+
+def test_a_data_set_of_which_nothing_can_be_read_is_refused_with_the_reason(exported: Path) -> None:
+    shutil.rmtree(exported / "coco/images")
+    with pytest.raises(DatasetError, match=r"No picture of it can be read\. case_\d\d\.png: .* not there"):
+        list(import_dataset(exported / "coco", exported / "in"))
+
+
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    for source in (tmp_path, tmp_path / "none"):
+        with pytest.raises(DatasetError):
+            read_dataset(source)
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match="damaged"), open_dataset(tmp_path / "x.zip"):
+        pass
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps({"files": [], "format": "nnunet"}))
+    with pytest.raises(DatasetError, match="nnU-Net, a format that is written, not read"):
+        read_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_dataset(tmp_path / "none")
+    with pytest.raises(DatasetError, match="neither a folder nor"):
+        read_dataset(tmp_path / MANIFEST_NAME.replace("json", "zip").replace("manifest", "x"))
+
+
+def test_stopping_an_import_leaves_nothing_behind(exported: Path) -> None:
+    before = sorted(exported.iterdir())
+    work = import_dataset(exported / "isic", exported / "in")
+    for step in work:
+        if isinstance(step, Step) and step.stage == "writing":
+            break
+    work.close()
+    assert sorted(exported.iterdir()) == before

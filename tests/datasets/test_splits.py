@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_lesionseg.datasets.splits import SplitItem, assign_folds, assign_parts, group_items, leaks
+from napari_lesionseg.errors import DatasetError
+
+names = st.one_of(st.none(), st.integers(0, 6).map(str))
+item_lists = st.lists(st.tuples(names, names, names), max_size=40).map(
+    lambda rows: [SplitItem(f"p{i:02}", *row) for i, row in enumerate(rows)]
+)
+
+
+@settings(max_examples=150)
+@given(item_lists, st.integers(0, 5))
+def test_no_patient_or_lesion_is_torn_apart(items: list[SplitItem], seed: int) -> None:
+    parts = assign_parts(items, seed=seed)
+    assert set(parts) == {item.stem for item in items}
+    assert leaks(items, parts) == []
+    for item in items:
+        for other in items:
+            same_patient = item.patient is not None and item.patient == other.patient
+            loose = item.patient is None or other.patient is None
+            if same_patient or (item.lesion is not None and item.lesion == other.lesion and loose):
+                assert parts[item.stem] == parts[other.stem]
+
+
+@given(item_lists, st.randoms())
+def test_order_of_the_pictures_does_not_matter(items: list[SplitItem], random: object) -> None:
+    shuffled = list(items)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert assign_parts(shuffled, seed=3) == assign_parts(items, seed=3)
+
+
+def test_strata_and_shares_come_out_even() -> None:
+    items = [SplitItem(f"{i:03}", stratum="melanoma" if i % 5 == 0 else "nevus") for i in range(200)]
+    parts = assign_parts(items)
+    assert Counter(parts.values()) == {"train": 140, "test": 40, "val": 20}
+    melanomas = Counter(parts[item.stem] for item in items if item.stratum == "melanoma")
+    assert abs(melanomas["train"] - 28) <= 1
+    assert abs(melanomas["val"] - 4) <= 1
+    assert abs(melanomas["test"] - 8) <= 1
+
+
+def test_many_rare_strata_do_not_all_go_to_one_part() -> None:
+    parts = assign_parts([SplitItem(f"{i:03}", stratum=str(i)) for i in range(100)])
+    assert abs(Counter(parts.values())["train"] - 70) <= 2
+
+
+def test_another_seed_gives_another_split() -> None:
+    items = [SplitItem(f"{i:03}") for i in range(60)]
+    assert assign_parts(items, seed=0) == assign_parts(items, seed=0)
+    assert assign_parts(items, seed=0) != assign_parts(items, seed=1)
+
+
+def test_every_part_gets_something_where_there_is_enough() -> None:
+    parts = assign_parts([SplitItem(name) for name in "abc"])
+    assert set(parts.values()) == {"train", "val", "test"}
+
+
+def test_a_part_without_a_share_stays_empty() -> None:
+    parts = assign_parts([SplitItem(str(i)) for i in range(10)], {"train": 1, "val": 1})
+    assert Counter(parts.values()) == {"train": 5, "val": 5}
+
+
+def test_an_earlier_answer_is_kept_and_joined() -> None:
+    old = [SplitItem(f"a{i}", patient=str(i)) for i in range(12)]
+    parts = assign_parts(old)
+    new = [SplitItem(f"b{i}", patient=str(i)) for i in range(12)]
+    grown = assign_parts(old + new, keep=parts, seed=9)
+    assert {stem: grown[stem] for stem in parts} == parts
+    assert all(grown[f"b{i}"] == parts[f"a{i}"] for i in range(12))
+
+
+def test_lesions_numbered_per_patient_are_not_joined() -> None:
+    groups, _ = group_items([SplitItem("a", "1", "left"), SplitItem("b", "2", "left")])
+    assert groups == [("a",), ("b",)]
+
+
+def test_twins_stay_together() -> None:
+    items = [SplitItem(f"{i:02}") for i in range(30)]
+    parts = assign_parts(items, twins=[("00", "17", "29", "unknown")])
+    assert len({parts["00"], parts["17"], parts["29"]}) == 1
+
+
+def test_leaks_are_named() -> None:
+    items = [SplitItem("a", "P1"), SplitItem("b", "P1"), SplitItem("c")]
+    assert leaks(items, {"a": "train", "b": "test", "c": "val"}) == [
+        "a, b show the same patient or lesion but are in test and train."
+    ]
+
+
+@given(item_lists.filter(lambda items: len(group_items(items)[0]) >= 3))
+def test_folds_keep_groups_and_leave_none_empty(items: list[SplitItem]) -> None:
+    folds = assign_folds(items, 3)
+    assert set(folds.values()) == {0, 1, 2}
+    for group in group_items(items)[0]:
+        assert len({folds[stem] for stem in group}) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: assign_parts([SplitItem("a"), SplitItem("a")]),
+        lambda: assign_parts([SplitItem("a")], {"train": 0}),
+        lambda: assign_parts([SplitItem("a")], {"train": 1, "val": -1}),
+        lambda: assign_parts([SplitItem("a")], {"train": 1, "dev": 1}),
+        lambda: assign_parts([SplitItem("a", "P"), SplitItem("b", "P")], keep={"a": "train", "b": "val"}),
+        lambda: assign_folds([SplitItem("a")], 2),
+        lambda: assign_folds([SplitItem("a"), SplitItem("b")], 1),
+    ],
+)
+def test_nonsense_is_refused(call: object) -> None:
+    with pytest.raises(DatasetError):
+        call()  # type: ignore[operator]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import special
+
+from napari_lesionseg.evaluation.calibration import (
+    calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_table,
+)
+from napari_lesionseg.errors import MaskError
+
+
+def test_table_counts_every_pixel_once() -> None:
+    probability = np.array([[0.0, 0.1, 0.5, 0.74, 0.75, 1.0]], np.float32)
+    truth = np.array([[0, 1, 0, 255, 255, 255]], np.uint8)
+    table = reliability_table([probability], [truth], n_bins=4)
+    assert [part.pixels for part in table] == [2, 0, 2, 2]
+    assert [part.low for part in table] == [0, 0.25, 0.5, 0.75]
+    assert table[0].predicted == pytest.approx(0.05)
+    assert table[0].observed == 0.5
+    assert (table[1].predicted, table[1].observed) == (0.375, 0.375)
+    assert table[3].high == 1
+    assert calibration_error(table) == pytest.approx((2 * 0.45 + 2 * 0.12 + 2 * 0.125) / 6)
+
+
+def test_pictures_add_up_and_may_differ_in_size(rng: np.random.Generator) -> None:
+    pictures = [rng.random((5, 7)).astype(np.float32), rng.random((9, 4)).astype(np.float32)]
+    truths = [rng.random(picture.shape) < 0.5 for picture in pictures]
+    flat = reliability_table(
+        [np.concatenate([p.ravel() for p in pictures])[None]],
+        [np.concatenate([t.ravel() for t in truths])[None]],
+    )
+    for ours, all_at_once in zip(reliability_table(iter(pictures), iter(truths)), flat, strict=True):
+        assert ours.pixels == all_at_once.pixels
+        assert ours.predicted == pytest.approx(all_at_once.predicted)
+
+
+def test_calibrated_probabilities_have_no_error(rng: np.random.Generator) -> None:
+    probability = rng.random((400, 500)).astype(np.float32)
+    truth = rng.random(probability.shape) < probability
+    assert expected_calibration_error([probability], [truth]) < 0.01
+    assert expected_calibration_error([probability**2], [truth]) > 0.1
+
+
+def test_probabilities_that_are_always_wrong_have_the_whole_error() -> None:
+    probability = np.array([[0.0, 1.0]], np.float32)
+    assert expected_calibration_error([probability], [np.array([[1, 0]])]) == 1
+
+
+def test_no_pictures_have_no_error() -> None:
+    assert expected_calibration_error([], []) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_is_found_again(rng: np.random.Generator, temperature: float) -> None:
+    logits = rng.normal(0, 3, (300, 400))
+    truth = rng.random(logits.shape) < special.expit(logits)
+    assert fit_temperature([logits * temperature], [truth]) == pytest.approx(temperature, rel=0.03)
+
+
+def test_a_share_of_the_pixels_is_enough_and_the_choice_repeats(rng: np.random.Generator) -> None:
+    logits = rng.normal(0, 3, (300, 400))
+    truth = rng.random(logits.shape) < special.expit(logits)
+    first = fit_temperature([2 * logits], [truth], max_pixels=20_000, seed=1)
+    assert first == fit_temperature([2 * logits], [truth], max_pixels=20_000, seed=1)
+    assert first == pytest.approx(2, rel=0.1)
+
+
+def test_huge_logits_do_no_harm() -> None:
+    logits = np.array([[-2000.0, 2000.0, 3.0, -3.0]])
+    assert 0.05 <= fit_temperature([logits], [np.array([[0, 1, 1, 0]])]) < 0.1
+
+
+def test_masks_must_fit() -> None:
+    with pytest.raises(MaskError, match="does not fit"):
+        reliability_table([np.zeros((2, 3), np.float32)], [np.zeros((3, 2))])
+    with pytest.raises(MaskError, match="does not fit"):
+        fit_temperature([np.zeros((2, 3))], [np.zeros((3, 2))])
+    with pytest.raises(MaskError, match="no pixels"):
+        fit_temperature([], [])
+    with pytest.raises(ValueError, match="zip"):
+        reliability_table([np.zeros((2, 3), np.float32)], [])

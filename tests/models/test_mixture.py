@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.models.base import SegmentationNetwork
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
+from napari_lesionseg.models.domain import Direction, DomainStatistics
+from napari_lesionseg.models.mixture import (
+    ARCHITECTURE,
+    FAR,
+    MOST_EXPERTS,
+    DomainGate,
+    ExpertNetwork,
+    card_with,
+    count_experts,
+    expert_at,
+    with_expert,
+)
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
+from napari_lesionseg.types import ByteImage, Click
+
+CARD = ModelCard(name="test", working_size=64)
+SIDE = 64
+
+
+def lite_unet(seed: int, channels: int = 1) -> SegmentationNetwork:
+    """Make an untrained network whose answers are its own, and that feels clicks."""
+    torch.manual_seed(seed)
+    network = build_network("lite-unet", channels).eval()
+    for projection in network.guidance.projections:
+        nn.init.normal_(projection.weight, std=0.5)
+    nn.init.normal_(network.head.weight)
+    return network
+
+
+def kinds(each: int = 2) -> list[ByteImage]:
+    """Pictures of three kinds, by turns: as they are drawn, dark, and blue."""
+    pictures = []
+    for number in range(each):
+        plain = synthetic_sample(number, (56, 77)).image
+        pictures += [plain, plain // 5, plain[..., ::-1].copy()]
+    return pictures
+
+
+def views(pictures: list[ByteImage], network: SegmentationNetwork) -> Tensor:
+    """Bring pictures of one size to what the network sees of them; (B, 3, h, w)."""
+    return torch.cat([Model(network, CARD, "cpu").view(picture) for picture in pictures])
+
+
+@pytest.fixture(scope="module")
+def first() -> SegmentationNetwork:
+    return lite_unet(1)
+
+
+@pytest.fixture(scope="module")
+def network(first: SegmentationNetwork) -> ExpertNetwork:
+    """Three experts: the first one, one for dark pictures and one for blue ones."""
+    model = Model(first, CARD, "cpu")
+    described = [model.describe(synthetic_sample(seed, (56, 77)).image) for seed in range(100, 160)]
+    domain = DomainStatistics.of(np.stack(described))
+    assert domain is not None
+    made = first
+    for kind in (1, 2):
+        own = [model.describe(picture) for picture in kinds()[kind::3]]
+        made = with_expert(made, kind, lite_unet(1 + kind), domain.direction_to(np.stack(own)))
+    assert isinstance(made, ExpertNetwork)
+    return made
+
+
+@pytest.fixture(scope="module")
+def batch(network: ExpertNetwork) -> Tensor:
+    return views(kinds(), network)
+
+
+@pytest.fixture(scope="module")
+def guidance(batch: Tensor) -> Tensor:
+    return torch.rand(batch.shape, generator=torch.Generator().manual_seed(0))
+
+
+def check_same(one: nn.Module, other: nn.Module) -> None:
+    """Two networks of one shape and the same numbers, in places of their own."""
+    theirs = other.state_dict()
+    assert one is not other
+    assert one.state_dict().keys() == theirs.keys()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, theirs[name])
+        assert tensor.data_ptr() != theirs[name].data_ptr()
+
+
+def direction(value: float) -> Direction:
+    full = np.full(DESCRIPTION_LENGTH, value, np.float32)
+    return Direction(full, -value, full + 1, np.diag(full))
+
+
+def assert_gate(gate: DomainGate, place: int, kind: Direction) -> None:
+    """A gate knows the kind of an expert."""
+    assert np.array_equal(gate.weight[place - 1], kind.weight)
+    assert gate.bias[place - 1] == kind.bias
+    assert np.array_equal(gate.centres[place - 1], kind.centre)
+    assert np.array_equal(gate.whitening, kind.whitening)
+
+
+def rows(gate: DomainGate, place: int) -> Tensor:
+    """All that a gate knows of the kind of one expert."""
+    return torch.cat([gate.weight[place - 1], gate.bias[place - 1 : place], gate.centres[place - 1]])
+
+
+# ------------------------------------------------------------------------------------------------ gate
+
+
+def make_gate(*centres: float) -> DomainGate:
+    """Make a gate to which the first number alone matters: kinds lie around it, training pictures at 0."""
+    gate = DomainGate(len(centres))
+    gate.centres[:, 0] = torch.tensor(centres)
+    gate.weight[:, 0] = gate.centres[:, 0].sign()
+    gate.whitening.zero_()
+    gate.whitening[0, 0] = 1
+    return gate
+
+
+def described(*numbers: float) -> Tensor:
+    """Descriptions whose first number counts."""
+    descriptions = torch.full((len(numbers), DESCRIPTION_LENGTH), 7.0)
+    descriptions[:, 0] = torch.tensor(numbers)
+    return descriptions
+
+
+def test_a_picture_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
+    gate = make_gate(4.0, 10.0, -5.0)
+    assert gate(described(3, 6.9, 7.1, 50, -2.1, -50)).tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_picture_that_is_far_in_no_direction_goes_to_the_first() -> None:
+    gate = make_gate(1.0, -1.0)
+    assert gate(described(FAR, -FAR, 1, -1)).tolist() == [0, 0, 0, 0]
+    assert gate(described(FAR + 0.01, -FAR - 0.01)).tolist() == [1, 2]
+
+
+def test_only_kinds_in_whose_direction_it_is_far_count() -> None:
+    gate = make_gate(4.0, 10.0)
+    gate.bias[0] = -5  # the nearest is now out of the question
+    assert gate(described(4.5, 6.9, 7.1)).tolist() == [2, 2, 2]
+
+
+def test_nearness_is_measured_in_what_the_training_pictures_vary_by() -> None:
+    gate = make_gate(4.0, 10.0)
+    gate.centres[:, 1] = torch.tensor([9.0, 7.0])  # the second number is the second kind's
+    assert gate(described(4.5)).tolist() == [1]
+    gate.whitening[1, 1] = 10
+    assert gate(described(4.5)).tolist() == [2]
+
+
+def test_a_new_gate_gives_everything_to_the_first() -> None:
+    for kinds_known in (0, 1, 3):
+        assert DomainGate(kinds_known)(described(-1e9, 0, 1e9)).tolist() == [0, 0, 0]
+
+
+@given(
+    st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=6),
+    st.lists(st.floats(3, 50, width=32), min_size=3, max_size=3, unique=True),
+    st.permutations(range(3)),
+)
+def test_a_picture_is_judged_alone_and_the_order_of_kinds_does_not_matter(
+    numbers: list[float], centres: list[float], order: list[int]
+) -> None:
+    # at the same distance of two kinds, the order decides
+    apart = np.abs(np.subtract.outer(numbers, [centres[0], -centres[1], centres[2]])) ** 2
+    assume(np.diff(np.sort(apart, axis=1), axis=1).min() > 0.01)
+    gate = make_gate(centres[0], -centres[1], centres[2])
+    together = gate(described(*numbers)).tolist()
+    assert together == [int(gate(described(number))) for number in numbers]
+    turned = make_gate(*(float(gate.centres[kind, 0]) for kind in order))
+    assert [place and order[place - 1] + 1 for place in turned(described(*numbers)).tolist()] == together
+
+
+def test_a_gate_learns_of_a_kind() -> None:
+    old = make_gate(4.0, 10.0)
+    before = copy.deepcopy(old.state_dict())
+    new = old.with_kind(3, direction(3.0))
+    assert_gate(new, 3, direction(3.0))
+    assert torch.equal(new.weight[:2], old.weight)
+    assert torch.equal(new.bias[:2], old.bias)
+    assert torch.equal(new.centres[:2], old.centres)
+    other = new.with_kind(1, direction(5.0))
+    assert_gate(other, 1, direction(5.0))
+    assert torch.equal(other.weight[1:], new.weight[1:])
+    assert torch.equal(other.centres[1:], new.centres[1:])
+    for name, tensor in old.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+# ------------------------------------------------------------------------------------------ the network
+
+
+def test_kinds_of_pictures_are_told_from_each_other(network: ExpertNetwork, batch: Tensor) -> None:
+    with torch.inference_mode():
+        assert network.choose(batch).tolist() == [0, 1, 2, 0, 1, 2]
+        for place, view in enumerate(batch.split(1)[:3]):
+            assert network.network_for(view) is network.expert(place)
+        assert network.gate(network.describe(batch)).tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_batch_of_several_kinds_is_answered_by_their_experts(
+    network: ExpertNetwork, batch: Tensor, guidance: Tensor, guided: bool
+) -> None:
+    planes = guidance if guided else None
+    with torch.inference_mode():
+        together = network(batch, planes)
+        for index, view in enumerate(batch.split(1)):
+            own = None if planes is None else planes[index : index + 1]
+            answers = [network.expert(place)(view, own) for place in range(3)]
+            torch.testing.assert_close(together[index : index + 1], answers[index % 3], rtol=1e-4, atol=1e-4)
+            others = [answers[place] for place in range(3) if place != index % 3]
+            assert all((together[index] - other).abs().max() > 0.01 for other in others)
+
+
+def test_several_classes(batch: Tensor, network: ExpertNetwork) -> None:
+    made = with_expert(lite_unet(1, 3), 1, lite_unet(2, 3), direction(0.0))
+    assert isinstance(made, ExpertNetwork)
+    made.gate.weight.copy_(network.gate.weight[:1])
+    made.gate.bias.copy_(network.gate.bias[:1])
+    with torch.inference_mode():
+        answers = made(batch[:2])
+        assert answers.shape == (2, 3, *batch.shape[-2:])
+        torch.testing.assert_close(answers[1:], made.expert(1)(batch[1:2]), rtol=1e-4, atol=1e-4)
+
+
+def test_made_for_inference_it_answers_the_same(
+    network: ExpertNetwork, batch: Tensor, guidance: Tensor
+) -> None:
+    quick = network.for_inference()
+    with torch.inference_mode():
+        torch.testing.assert_close(quick(batch, guidance), network(batch, guidance), rtol=1e-3, atol=1e-3)
+        for view in batch.split(1):
+            chosen = quick.network_for(view)
+            assert chosen is quick.expert(int(network.choose(view)))
+    assert not any(parameter.requires_grad for parameter in quick.parameters())
+    assert any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_all_encoders_are_told_of(network: ExpertNetwork) -> None:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = {names[id(parameter)] for parameter in network.encoder_parameters()}
+    assert found == {name for name in names.values() if ".encoder." in name}
+    assert {name.split(".")[1] for name in found} == {"0", "1", "2"}
+    assert list(network.heads()) == [f"experts.{place}.head" for place in range(3)]
+
+
+@pytest.mark.parametrize("experts", [-1, 0, 1, MOST_EXPERTS + 1, 10**9])
+def test_too_few_and_too_many_experts_are_refused(experts: int) -> None:
+    with pytest.raises(CheckpointError, match=f"experts must be 2 to {MOST_EXPERTS}"):
+        build_network(ARCHITECTURE, experts=experts)
+
+
+def test_saved_and_loaded_it_is_the_same(network: ExpertNetwork, batch: Tensor, tmp_path: Path) -> None:
+    path, card = tmp_path / "model.safetensors", card_with(CARD, 3)
+    path.write_bytes(checkpoint_bytes(network, card, half=False))
+    loaded = load_checkpoint(path)
+    assert loaded.card == card
+    check_same(loaded.network, network)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network(batch), network(batch))
+
+
+def test_saved_in_half_the_space_the_gate_decides_as_before(network: ExpertNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(checkpoint_bytes(network, card_with(CARD, 3)))
+    assert path.stat().st_size < 0.6 * sum(4 * tensor.numel() for tensor in network.state_dict().values())
+    loaded = load_checkpoint(path).network
+    assert isinstance(loaded, ExpertNetwork)
+    check_same(loaded.gate, network.gate)
+
+
+def test_a_file_whose_card_counts_other_experts_is_refused(network: ExpertNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for experts in (2, 4, 99):
+        path.write_bytes(checkpoint_bytes(network, card_with(CARD, experts)))
+        with pytest.raises(CheckpointError, match=r"does not fit its network|2 to 4"):
+            load_checkpoint(path)
+
+
+# ------------------------------------------------------------------------------------- putting together
+
+
+def test_a_model_of_one_network_gets_a_second_expert(first: SegmentationNetwork) -> None:
+    before, second = copy.deepcopy(first.state_dict()), lite_unet(2)
+    made = with_expert(first, 1, second, direction(0.5))
+    assert isinstance(made, ExpertNetwork)
+    assert count_experts(made) == 2
+    check_same(made.expert(0), first)
+    check_same(made.expert(1), second)
+    assert_gate(made.gate, 1, direction(0.5))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_new_expert_leaves_the_others_and_their_kinds_alone(network: ExpertNetwork) -> None:
+    before, fourth = copy.deepcopy(network.state_dict()), lite_unet(4)
+    made = with_expert(network, 3, fourth, direction(2.0))
+    assert isinstance(made, ExpertNetwork)
+    assert (count_experts(network), count_experts(made)) == (3, 4)
+    for place in range(3):
+        check_same(made.expert(place), network.expert(place))
+        assert not place or torch.equal(rows(made.gate, place), rows(network.gate, place))
+    check_same(made.expert(3), fourth)
+    assert_gate(made.gate, 3, direction(2.0))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_expert_is_replaced(network: ExpertNetwork, place: int) -> None:
+    newer = lite_unet(9)
+    made = with_expert(network, place, newer, direction(3.0))
+    assert isinstance(made, ExpertNetwork)
+    assert count_experts(made) == 3
+    for index in range(3):
+        check_same(made.expert(index), newer if index == place else network.expert(index))
+    for kind in (1, 2):
+        if kind == place:
+            assert_gate(made.gate, kind, direction(3.0))
+        else:
+            assert torch.equal(rows(made.gate, kind), rows(network.gate, kind))
+
+
+def test_without_a_direction_the_gate_stays_as_it_is(network: ExpertNetwork) -> None:
+    made = with_expert(network, 1, lite_unet(9))
+    assert isinstance(made, ExpertNetwork)
+    check_same(made.gate, network.gate)
+
+
+def test_the_first_of_one_is_all_of_it(first: SegmentationNetwork) -> None:
+    newer = lite_unet(9)
+    made = with_expert(first, 0, newer, direction(1.0))
+    assert count_experts(made) == 1
+    check_same(made, newer)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("place", [0, 1])
+def test_mode_and_device_are_those_of_the_network(place: int, training: bool) -> None:
+    with torch.device("meta"):
+        old = build_network("lite-unet").train(training)
+    made = with_expert(old, place, build_network("lite-unet").train(not training), direction(1.0))
+    assert {tensor.device.type for tensor in made.state_dict().values()} == {"meta"}
+    assert {module.training for module in made.modules()} == {training}
+
+
+def test_where_an_expert_goes_on_learning(first: SegmentationNetwork, network: ExpertNetwork) -> None:
+    assert expert_at(first, 0) is first
+    assert expert_at(first, 1) is first
+    assert [expert_at(network, place) for place in range(3)] == list(network.experts)
+    assert expert_at(network, 3) is network.expert(0)
+
+
+def test_one_network_answers_for_all_kinds(first: SegmentationNetwork) -> None:
+    assert count_experts(first) == 1
+    assert first.network_for(torch.zeros(1, 3, SIDE, SIDE)) is first
+
+
+def test_the_card_says_how_many_experts_there_are() -> None:
+    assert card_with(CARD, 1) is CARD
+    card = card_with(CARD, 3)
+    assert (card.arch, card.arch_settings) == (ARCHITECTURE, {"experts": 3})
+    assert card.model_copy(update={"arch": CARD.arch, "arch_settings": {}}) == CARD
+
+
+# ---------------------------------------------------------------------------------------- models of it
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_pictures_of_the_old_kind_are_outlined_to_the_bit_as_before(
+    first: SegmentationNetwork, network: ExpertNetwork, turns: bool
+) -> None:
+    card = CARD.model_copy(update={"test_time_turns": turns, "temperature": 1.3})
+    old, new = Model(first, card, "cpu"), Model(network, card_with(card, 3), "cpu")
+    plain, dark, _ = kinds()[:3]
+    clicks = [Click(20, 30), Click(50, 70, positive=False)]
+    for picture, alike in ((plain, True), (dark, False)):
+        before = old.predict(picture)
+        assert np.array_equal(new.predict(picture), before) == alike
+        answers = [model.predict(picture, clicks, before) for model in (old, new)]
+        assert np.array_equal(*answers) == alike
+    assert np.array_equal(new.describe(plain), old.describe(plain))
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("kind", [1, 2])
+def test_pictures_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
+    network: ExpertNetwork, kind: int, turns: bool
+) -> None:
+    card = CARD.model_copy(update={"test_time_turns": turns})
+    alone, together = Model(network.expert(kind), card, "cpu"), Model(network, card_with(card, 3), "cpu")
+    picture = kinds()[kind]
+    assert np.array_equal(together.predict(picture), alone.predict(picture))
+    clicks = [Click(20, 30)]
+    assert np.array_equal(together.predict(picture, clicks), alone.predict(picture, clicks))
+
+
+def test_a_new_expert_needs_a_direction(network: ExpertNetwork) -> None:
+    with pytest.raises(ValueError, match="kind of their own"):
+        with_expert(network, len(network.experts), network.expert(0))
+    with pytest.raises(ValueError, match="kind of their own"):
+        with_expert(network.expert(0), 1, network.expert(0))

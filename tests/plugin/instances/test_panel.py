@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
+from qtpy.QtCore import Qt
+from tests.plugin.test_click_tool import Event
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.plugin.instances import model as model_module
+from napari_lesionseg.plugin.editor.prediction_cache import Answer
+from napari_lesionseg.plugin.editor.editor import OutlineEditor
+from napari_lesionseg.plugin.napari_layers.layers import new_outline
+from napari_lesionseg.plugin.napari_layers.links import outline_of, picture_of
+from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.plugin.segment.outlines import Result, session_of
+
+SCALE = 2.0
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(model_module, "PAUSE_MS", 5)
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    made = ViewerModel()
+    made.add_image(np.full((60, 80, 3), 200, np.uint8), rgb=True, name="arm", scale=(SCALE, SCALE))
+    return made
+
+
+def numbers() -> np.ndarray:
+    """Lesion 2, which is 20 x 40, and lesion 5, which is 10 x 10."""
+    made = np.zeros((60, 80), np.int32)
+    made[10:30, 10:50] = 2
+    made[40:50, 60:70] = 5
+    return made
+
+
+@pytest.fixture
+def labels(viewer):
+    return viewer.add_labels(numbers(), name="arm lesions", scale=(SCALE, SCALE))
+
+
+@pytest.fixture
+def panel(qtbot, viewer, labels) -> LesionsPanel:
+    made = LesionsPanel(viewer)
+    qtbot.addWidget(made)
+    made.show()
+    settle(qtbot, made)
+    return made
+
+
+def settle(qtbot, panel):
+    qtbot.waitUntil(lambda: panel.lesions is not None and bool(panel.lesions.rows), timeout=10000)
+    wait_idle(qtbot, panel)
+
+
+def wait_idle(qtbot, panel):
+    qtbot.waitUntil(lambda: not panel.lesions.is_busy and not panel.lesions._pause.isActive(), timeout=10000)
+
+
+def listed(panel) -> list[int]:
+    return panel.table.lesions.numbers
+
+
+def cell(panel, number, title) -> str:
+    model = panel.table.lesions
+    heads = [model.headerData(place, Qt.Orientation.Horizontal) for place in range(model.columnCount())]
+    return model.data(model.index(listed(panel).index(number), heads.index(title)))
+
+
+def select(panel, *chosen):
+    panel.table.select(chosen)
+    panel._on_chosen()
+
+
+def press(qtbot, panel, action):
+    assert panel.buttons[action].isEnabled(), panel.buttons[action].toolTip()
+    panel.buttons[action].click()
+    wait_idle(qtbot, panel)
+
+
+def drag(layer, *places, **options):
+    """Press at the first place, move over the others, let go."""
+    mouse_press_callbacks(layer, Event("press", places[0], **options))
+    for place in places[1:]:
+        mouse_move_callbacks(layer, Event("move", place, **options))
+    mouse_release_callbacks(layer, Event("release", places[-1], **options))
+
+
+def test_without_a_layer_it_says_what_to_do(qtbot, viewer):
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    assert panel.status.text() == "Open or draw an outline first."
+    for button in panel.buttons.values():
+        assert not button.isEnabled()
+        assert "first" in button.toolTip()
+
+
+def test_every_number_is_a_row_and_its_features(panel, labels):
+    assert listed(panel) == [2, 5]
+    assert cell(panel, 2, "Area") == "800"
+    assert cell(panel, 2, "Centre") == "20, 30"
+    assert cell(panel, 2, "Rows") == "10\N{EN DASH}29"
+    assert cell(panel, 5, "Columns") == "60\N{EN DASH}69"
+    assert cell(panel, 5, "Sure") == "\N{EN DASH}"
+    features = labels.features.set_index("index")
+    assert features.loc[2, "area"] == 800
+    assert tuple(features.loc[5, ["top", "left", "bottom", "right"]]) == (40, 60, 50, 70)
+    assert features.loc[5, "class_name"] == "lesion"
+    assert panel.status.text() == "2 lesions."
+
+
+def test_features_of_others_stay_with_their_lesions(qtbot, viewer):
+    own = {"index": [5, 2], "note": ["old", "new"]}
+    layer = viewer.add_labels(numbers(), features=own)
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    settle(qtbot, panel)
+    features = layer.features.set_index("index")
+    assert features["note"].to_dict() == {2: "new", 5: "old"}
+    assert features["area"].to_dict() == {2: 800, 5: 100}
+
+
+def test_a_row_selects_its_lesion(panel, labels):
+    select(panel, 5)
+    assert labels.selected_label == 5
+    assert labels._overlays["lesionseg_lesions"].boxes == ((40, 60, 50, 70),)
+    panel.go_to(5)
+    assert panel._viewer.scene.camera.center[-2:] == pytest.approx((44.5 * SCALE, 64.5 * SCALE))
+
+
+def test_a_click_on_a_lesion_selects_its_row(panel, labels):
+    drag(labels, (45, 65))
+    assert panel.table.selected == (5,)
+    drag(labels, (20, 20), modifiers=("Shift",))
+    assert panel.table.selected == (2, 5)
+    drag(labels, (55, 5))  # on the skin
+    assert panel.table.selected == (2, 5)
+    labels.selected_label = 5
+    assert panel.table.selected == (5,)
+
+
+def test_cut_by_a_line_and_undo(qtbot, panel, labels):
+    press(qtbot, panel, "cut")
+    assert "Click once in each part" in panel.status.text()
+    drag(labels, (5, 20), (20, 20), (35, 20))
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [2, 5, 6]
+    assert labels.data[20, 40] == 2
+    assert labels.data[20, 12] == 6
+    assert panel.table.selected == (2, 6)
+    labels.undo()
+    wait_idle(qtbot, panel)
+    assert np.array_equal(labels.data, numbers())
+    assert listed(panel) == [2, 5]
+    labels.redo()
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [2, 5, 6]
+
+
+def test_cut_between_two_clicks(qtbot, panel, labels):
+    press(qtbot, panel, "cut")
+    drag(labels, (20, 14))
+    assert labels._overlays["lesionseg_lesions"].path == ((20.0, 14.0),)
+    drag(labels, (20, 45))
+    wait_idle(qtbot, panel)
+    assert labels.data[20, 14] == 2
+    assert labels.data[20, 45] == 6
+    assert labels._overlays["lesionseg_lesions"].path == ()
+    panel.buttons["cut"].click()
+    assert not panel.tool.cutting
+
+
+def test_a_cut_that_cuts_nothing_says_so(qtbot, panel, labels):
+    press(qtbot, panel, "cut")
+    drag(labels, (55, 2), (58, 8))
+    assert "crosses no lesion" in panel.status.text()
+    drag(labels, (20, 20), (20, 30))
+    wait_idle(qtbot, panel)
+    assert "does not cut lesion 2" in panel.status.text()
+    drag(labels, (20, 14))
+    drag(labels, (45, 65))
+    assert "inside one lesion" in panel.status.text()
+    assert np.array_equal(labels.data, numbers())
+
+
+def test_the_brush_ends_cutting(qtbot, panel, labels):
+    press(qtbot, panel, "cut")
+    labels.mode = "paint"
+    assert not panel.tool.cutting
+    assert not panel.buttons["cut"].isChecked()
+
+
+def test_join_delete_and_undo(qtbot, panel, labels):
+    assert "Select two lesions" in panel.buttons["join"].toolTip()
+    select(panel, 2, 5)
+    press(qtbot, panel, "join")
+    assert set(np.unique(labels.data)) == {0, 2}
+    assert panel.table.selected == (2,)
+    press(qtbot, panel, "undo")
+    assert np.array_equal(labels.data, numbers())
+    select(panel, 5)
+    press(qtbot, panel, "delete")
+    assert listed(panel) == [2]
+    press(qtbot, panel, "undo")
+    assert listed(panel) == [2, 5]
+
+
+def test_a_deleted_number_never_comes_back(qtbot, panel, labels):
+    select(panel, 5)
+    press(qtbot, panel, "delete")
+    press(qtbot, panel, "cut")
+    drag(labels, (5, 20), (35, 20))
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [2, 6]
+
+
+def test_a_number_typed_over_renumbers(qtbot, panel, labels):
+    model = panel.table.lesions
+    index = model.index(listed(panel).index(5), 0)
+    assert model.flags(index) & Qt.ItemFlag.ItemIsEditable
+    model.setData(index, 9, Qt.ItemDataRole.EditRole)
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [2, 9]
+    model.setData(model.index(listed(panel).index(9), 0), 2, Qt.ItemDataRole.EditRole)
+    wait_idle(qtbot, panel)
+    assert "Number 2 is taken" in panel.status.text()
+
+
+def test_keys_work_on_the_layer(qtbot, panel, labels):
+    select(panel, 5)
+    labels.keymap[next(key for key in labels.keymap if str(key) == "D")](labels)
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [2]
+
+
+def test_painting_brings_the_table_up_to_date(qtbot, panel, labels):
+    labels.brush_size = 1
+    labels.paint((55, 5), 7)
+    qtbot.waitUntil(lambda: 7 in listed(panel))
+    assert cell(panel, 7, "Area") == "1"
+
+
+def test_measurements_of_changed_lesions_are_forgotten(qtbot, panel, labels):
+    features = labels.features.copy()
+    features["perimeter_px"] = [10.0, 20.0]
+    labels.features = features
+    labels.paint((45, 65), 2)
+    qtbot.waitUntil(lambda: cell(panel, 5, "Area") != "100")
+    kept = labels.features.set_index("index")["perimeter_px"]
+    assert np.isnan(float(kept[5]))
+
+
+def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
+    picture = viewer.layers[0]
+    outline = new_outline(picture)
+    outline.data = (numbers() > 0).astype(np.uint8)
+    outline.metadata["classes"] = ("background", "nevus", "melanoma")
+    viewer.add_layer(outline)
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    assert panel.lesions is None
+    assert "number them" in panel.status.text()
+    panel.number.click()
+    settle(qtbot, panel)
+    layer = panel.lesions.labels
+    assert layer.name == "arm lesions"
+    assert tuple(layer.scale) == (SCALE, SCALE)
+    assert outline_of(layer, viewer) is outline
+    assert picture_of(layer, viewer) is picture
+    assert listed(panel) == [1, 2]
+    assert cell(panel, 1, "Class") == "nevus"
+
+
+@pytest.fixture
+def linked(qtbot, viewer):
+    """A panel on lesions that were numbered from an outline."""
+    outline = new_outline(viewer.layers[0])
+    outline.data = (numbers() > 0).astype(np.uint8)
+    outline.metadata["classes"] = ("background", "nevus", "melanoma")
+    viewer.add_layer(outline)
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    panel.show()
+    panel.number.click()
+    settle(qtbot, panel)
+    return panel, outline
+
+
+def test_lesions_follow_their_outline(qtbot, linked):
+    panel, outline = linked
+    assert not panel.follow.isVisibleTo(panel)
+    press(qtbot, panel, "cut")
+    drag(panel.lesions.labels, (5, 20), (35, 20))
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [1, 2, 3]
+    outline.data_setitem((np.array([55, 55]), np.array([5, 6])), 1)
+    qtbot.waitUntil(lambda: panel.follow.isVisibleTo(panel))
+    panel.follow.click()
+    qtbot.waitUntil(lambda: len(listed(panel)) == 4)
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [1, 2, 3, 4]
+    qtbot.waitUntil(lambda: not panel.follow.isVisibleTo(panel))
+    assert panel.lesions.labels.data[55, 5] == 4
+    assert not panel.follow.isVisibleTo(panel)
+
+
+def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot, linked):
+    panel, outline = linked
+    select(panel, 2)
+    assert panel.kind.currentText() == "nevus"
+    panel.kind.setCurrentIndex(1)
+    panel.kind.activated.emit(1)
+    wait_idle(qtbot, panel)
+    assert cell(panel, 2, "Class") == "melanoma"
+    assert (outline.data[40:50, 60:70] == 2).all()
+    assert (outline.data[10:30, 10:50] == 1).all()
+    outline.undo()
+    panel.lesions.refresh()
+    wait_idle(qtbot, panel)
+    assert cell(panel, 2, "Class") == "nevus"
+
+
+def test_the_network_s_confidence_is_shown(qtbot, viewer):
+    probability = np.where(numbers() == 5, 0.75, np.where(numbers() == 2, 0.5, 0)).astype(np.float32)
+    result = Result(
+        {(): Answer.of(probability)}, {(): (numbers() > 0).astype(np.uint8)}, "m", 0.5, PostprocessConfig()
+    )
+    session_of(viewer).accept(viewer.layers[0], (60, 80), result)
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    panel.number.click()
+    settle(qtbot, panel)
+    assert cell(panel, 1, "Sure") == "0.50"
+    assert cell(panel, 2, "Sure") == "0.75"
+
+
+def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, network):
+    outline = new_outline(viewer.layers[0])
+    viewer.add_layer(outline)
+    editor = OutlineEditor(
+        viewer, viewer.layers[0], outline, config=PostprocessConfig(min_area=0), model=network
+    )
+    editor.set_prediction(np.where(numbers() > 0, 0.9, 0).astype(np.float32))
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    assert panel.lesions is None
+    panel.number.click()
+    settle(qtbot, panel)
+    assert cell(panel, 1, "Sure") == "0.90"
+    editor.close()
+
+
+def test_of_a_stack_the_frame_that_is_shown_is_listed(qtbot):
+    viewer = ViewerModel()
+    stack = np.zeros((2, 60, 80), np.int32)
+    stack[0] = numbers()
+    stack[1, :5, :5] = 3
+    layer = viewer.add_labels(stack)
+    viewer.dims.set_point(0, 1)
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    settle(qtbot, panel)
+    assert listed(panel) == [3]
+    viewer.dims.set_point(0, 0)
+    qtbot.waitUntil(lambda: listed(panel) == [2, 5])
+    wait_idle(qtbot, panel)
+    select(panel, 5)
+    press(qtbot, panel, "delete")
+    assert listed(panel) == [2]
+    assert (layer.data[1] == stack[1]).all()
+
+
+def test_what_is_on_the_disk_is_listed_but_not_edited(qtbot, viewer):
+    viewer.add_labels(da.from_array(numbers(), chunks=(30, 30)))
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    settle(qtbot, panel)
+    assert listed(panel) == [2, 5]
+    assert not panel.buttons["cut"].isEnabled()
+    assert "only be looked at" in panel.buttons["cut"].toolTip()
+    assert not panel.table.lesions.editable
+
+
+def test_a_change_during_an_edit_wins(qtbot, panel, labels):
+    select(panel, 5)
+    panel.lesions.delete([5])
+    labels.data_setitem((np.array([0]), np.array([0])), 8)
+    wait_idle(qtbot, panel)
+    assert "changed in the meantime" in panel.status.text() or labels.data[45, 65] == 5
+    assert labels.data[0, 0] == 8
+    assert labels.data[45, 65] == 5
+
+
+def test_closing_the_layer_or_the_panel_leaves_nothing_behind(qtbot, panel, viewer, labels):
+    viewer.layers.remove(labels)
+    assert panel.lesions is None
+    assert panel.table.lesions.rowCount() == 0
+    again = viewer.add_labels(numbers())
+    settle(qtbot, panel)
+    panel._let_go()
+    assert "lesionseg_lesions" not in again._overlays
+    assert not again.mouse_drag_callbacks

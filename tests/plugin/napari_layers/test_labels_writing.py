@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from napari.components import ViewerModel
+from napari.layers import Labels
+
+from napari_lesionseg.errors import MaskError
+from napari_lesionseg.plugin.napari_layers import labels_writing
+from napari_lesionseg.plugin.napari_layers.labels_writing import Gesture, same_pixels, show_mask, write_masks
+
+
+def square(size: int, shape: tuple[int, int] = (50, 70), value: int = 1) -> np.ndarray:
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[5 : 5 + size, 8 : 8 + size] = value
+    return mask
+
+
+@pytest.fixture
+def labels() -> Labels:
+    return Labels(np.zeros((50, 70), dtype=np.uint8))
+
+
+def test_a_mask_is_one_step_of_undo(labels):
+    write_masks(labels, {(): square(10)})
+    write_masks(labels, {(): square(20)})
+    np.testing.assert_array_equal(labels.data, square(20))
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, square(10))
+    labels.undo()
+    assert not labels.data.any()
+    labels.redo()
+    np.testing.assert_array_equal(labels.data, square(10))
+
+
+def test_several_classes_are_one_step(labels):
+    mask = square(20)
+    mask[30:40, 40:60] = 2
+    write_masks(labels, {(): mask})
+    np.testing.assert_array_equal(labels.data, mask)
+    labels.undo()
+    assert not labels.data.any()
+
+
+def test_the_data_stay_the_same_array(labels):
+    data = labels.data
+    write_masks(labels, {(): square(10)})
+    assert labels.data is data
+
+
+def test_an_equal_mask_leaves_nothing_to_undo(labels):
+    write_masks(labels, {(): square(10)})
+    assert not write_masks(labels, {(): square(10)})
+    labels.undo()
+    assert not labels.data.any()
+
+
+@pytest.mark.parametrize("contour", [0, 2])
+def test_hidden_layers_are_written(contour):
+    viewer = ViewerModel()
+    hidden = viewer.add_labels(np.zeros((50, 70), dtype=np.uint8), visible=False)
+    hidden.contour = contour
+    write_masks(hidden, {(): square(20)})
+    write_masks(hidden, {(): square(10)})
+    np.testing.assert_array_equal(hidden.data, square(10))
+
+
+def test_a_layer_that_became_a_contour_while_hidden_is_written():
+    labels = ViewerModel().add_labels(square(30))
+    labels.visible = False
+    labels.contour = 2
+    write_masks(labels, {(): square(20)})
+    np.testing.assert_array_equal(labels.data, square(20))
+
+
+def test_it_tells_others_that_it_painted(labels):
+    painted = []
+    labels.events.paint.connect(painted.append)
+    write_masks(labels, {(): square(10)})
+    assert len(painted) == 1
+
+
+def test_frames_of_a_stack_are_one_step():
+    labels = Labels(np.zeros((3, 50, 70), dtype=np.uint8))
+    write_masks(labels, {(0,): square(10), (2,): square(20)})
+    np.testing.assert_array_equal(labels.data, [square(10), square(0), square(20)])
+    labels.undo()
+    assert not labels.data.any()
+
+
+@pytest.mark.parametrize(("frame", "shape"), [((), (50, 71)), ((0,), (50, 70))])
+def test_a_mask_that_does_not_fit_is_refused(labels, frame, shape):
+    with pytest.raises(MaskError, match="size of its picture"):
+        write_masks(labels, {frame: np.ones(shape, dtype=np.uint8)})
+    assert not labels.data.any()
+
+
+def test_the_history_takes_six_bytes_a_pixel(labels):
+    write_masks(labels, {(): square(30)})
+    ((indices, old, new),) = labels._undo_history[-1]
+    record = sum(axis.nbytes for axis in indices) + old.nbytes + np.asarray(new).nbytes
+    assert record <= 6 * 30 * 30
+
+
+def test_a_gesture_is_one_step(labels):
+    write_masks(labels, {(): square(10)})
+    gesture = Gesture(labels)
+    for size in (12, 20, 15, 25):
+        gesture.write({(): square(size)})
+    gesture.finish()
+    np.testing.assert_array_equal(labels.data, square(25))
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, square(10))
+    labels.redo()
+    np.testing.assert_array_equal(labels.data, square(25))
+
+
+def test_a_gesture_can_be_undone_before_it_is_finished(labels):
+    write_masks(labels, {(): square(10)})
+    gesture = Gesture(labels)
+    gesture.write({(): square(20)})
+    gesture.write({(): square(15)})
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, square(10))
+    gesture.write({(): square(30)})
+    gesture.finish()
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, square(10))
+    labels.undo()
+    assert not labels.data.any()
+
+
+def test_a_stroke_in_between_begins_a_new_step(labels):
+    gesture = Gesture(labels)
+    gesture.write({(): square(10)})
+    labels.paint((40, 60), 2)
+    stroke = labels.data.copy()
+    gesture.write({(): square(20)})
+    gesture.finish()
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, stroke)
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, square(10))
+
+
+def test_two_gestures_are_two_steps(labels):
+    for size in (10, 20):
+        gesture = Gesture(labels)
+        gesture.write({(): square(size - 1)})
+        gesture.write({(): square(size)})
+        gesture.finish()
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, square(10))
+
+
+def test_a_gesture_back_to_where_it_began_is_no_step(labels):
+    write_masks(labels, {(): square(10)})
+    gesture = Gesture(labels)
+    gesture.write({(): square(20)})
+    gesture.write({(): square(10)})
+    gesture.finish()
+    labels.undo()
+    assert not labels.data.any()
+
+
+def test_a_long_gesture_keeps_only_its_net_change(labels, monkeypatch):
+    monkeypatch.setattr(labels_writing, "MAX_STAGED", 1000)
+    gesture = Gesture(labels)
+    for size in (10, 30) * 20:
+        gesture.write({(): square(size)})
+    records = sum(indices[0].size for indices, _, _ in labels._undo_history[-1])
+    assert records <= 1000
+    assert len(labels._undo_history) == 1
+    labels.undo()
+    assert not labels.data.any()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["write", "undo", "redo", "paint", "finish"]), st.integers(0, 5)),
+        max_size=25,
+    )
+)
+def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):
+    """The model: a list of masks and a position in it; a gesture replaces the mask it wrote last."""
+    labels = Labels(np.zeros((2, 9, 8), dtype=np.uint8))
+    past, position, gesture, own = [labels.data.copy()], 0, Gesture(labels), None
+    for action, number in steps:
+        if action == "write":
+            mask = np.random.default_rng(number).integers(0, 3, (9, 8), dtype=np.uint8)
+            before = labels.data.copy()
+            gesture.write({(number % 2,): mask})
+            if not np.array_equal(before, labels.data):
+                joined = own is not None and own == position
+                past = [*past[: position if joined else position + 1], labels.data.copy()]
+                position = own = len(past) - 1
+        elif action == "paint":
+            before = labels.data.copy()
+            labels.data_setitem((np.array([0]), np.array([number]), np.array([0])), 3)
+            if not np.array_equal(before, labels.data):
+                past = [*past[: position + 1], labels.data.copy()]
+                position += 1
+        elif action == "undo" and position:
+            labels.undo()
+            position -= 1
+            own = None if own is not None and own > position else own
+        elif action == "redo" and position < len(past) - 1:
+            labels.redo()
+            position += 1
+        elif action == "finish":
+            gesture.finish()
+            if own == position and np.array_equal(past[own], past[own - 1]):
+                del past[own]
+                position -= 1
+            own = None
+        np.testing.assert_array_equal(labels.data, past[position])
+
+
+@pytest.mark.parametrize("contour", [0, 2])
+def test_a_mask_is_shown_without_a_history(contour):
+    layer = Labels(np.zeros((40, 60), np.uint8))
+    layer.contour = contour
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:45] = 1
+    mask[12:20, 25:30] = 3
+    painted, updated = [], []
+    layer.events.paint.connect(painted.append)
+    layer.events.labels_update.connect(updated.append)
+    assert show_mask(layer, mask)
+    assert not show_mask(layer, mask)
+    assert np.array_equal(layer.data, mask)
+    assert not layer._undo_history
+    assert len(painted) == len(updated) == 1
+    shown = layer._slice.image.view.copy()
+    layer.refresh()
+    assert np.array_equal(shown, layer._slice.image.view)
+
+
+def test_a_shown_mask_has_to_fit():
+    with pytest.raises(MaskError):
+        show_mask(Labels(np.zeros((4, 5), np.uint8)), np.zeros((5, 4), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+@pytest.mark.parametrize("place", [(0, 0), (129, 0), (64, 62), (63, 3)])
+def test_a_single_pixel_makes_the_difference(dtype, place):
+    one, other = np.zeros((130, 63), dtype), np.zeros((130, 63), np.uint8)
+    assert same_pixels(one, other)
+    one[place] = 1
+    assert not same_pixels(one, other)
+    assert not same_pixels(one, other[:, 1:])

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import DeviceError, ModelNotFoundError
+from napari_lesionseg.plugin.segment import task
+from napari_lesionseg.plugin.segment.task import ModelChoice, SegmentRun
+from napari_lesionseg.plugin.segment.outlines import session_of
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def begin(viewer, network):
+    """Begin a run over pictures; give the run and the list that holds it once it has finished."""
+
+    def begin_run(*pictures, model=None, config=None):
+        run = SegmentRun(session_of(viewer), pictures, config or PostprocessConfig())
+        over = []
+        run.finished.connect(over.append)
+        run.start(ModelChoice(), model)
+        return run, over
+
+    return begin_run
+
+
+@pytest.fixture
+def complete(begin, qtbot):
+    """Run over pictures to the end."""
+
+    def complete_run(*pictures, **options):
+        run, over = begin(*pictures, **options)
+        qtbot.waitUntil(lambda: bool(over), timeout=20_000)
+        return run
+
+    return complete_run
+
+
+def outline(viewer, picture) -> np.ndarray:
+    return session_of(viewer).outline_of(picture).labels.data
+
+
+def is_spot(mask: np.ndarray) -> bool:
+    expected = np.zeros((40, 60), dtype=bool)
+    expected[10:30, 20:45] = True
+    return np.array_equal(mask, expected)
+
+
+def test_a_picture_is_outlined(viewer, complete, network, spot):
+    picture = viewer.add_image(spot, rgb=True)
+    run = complete(picture)
+    assert run.done == [picture]
+    assert run.model is network
+    assert not run.errors
+    assert is_spot(outline(viewer, picture))
+    assert session_of(viewer).outline_of(picture).threshold == 0.6
+
+
+def test_several_pictures_are_outlined_in_their_order(viewer, complete, spot):
+    pictures = [viewer.add_image(spot, rgb=True) for _ in range(3)]
+    assert complete(*pictures[::-1]).done == pictures[::-1]
+    assert all(is_spot(outline(viewer, picture)) for picture in pictures)
+
+
+def test_progress_counts_frames(viewer, qtbot, network, spot):
+    stack = viewer.add_image(np.stack([spot, spot]), rgb=True, name="stack")
+    single = viewer.add_image(spot, rgb=True, name="single")
+    run = SegmentRun(session_of(viewer), [stack, single], PostprocessConfig())
+    seen, over = [], []
+    run.progressed.connect(lambda *now: seen.append(now))
+    run.finished.connect(over.append)
+    run.start(ModelChoice())
+    qtbot.waitUntil(lambda: bool(over), timeout=20_000)
+    assert seen == [(0, 3, ""), (0, 3, "stack"), (1, 3, "stack"), (2, 3, "single")]
+
+
+def test_every_frame_of_a_stack_is_one_outline(viewer, complete, network, spot):
+    picture = viewer.add_image(np.stack([spot, np.roll(spot, 5, axis=1), spot]), rgb=True)
+    complete(picture)
+    labels = session_of(viewer).outline_of(picture).labels
+    assert len(network.seen) == 3
+    assert [frame[:, 20].any() for frame in labels.data] == [True, False, True]
+    labels.undo()
+    assert not labels.data.any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda spot: (spot, {"rgb": True}), id="RGB"),
+        pytest.param(lambda spot: (np.dstack([spot, spot[..., 0]]), {"rgb": True}), id="RGBA"),
+        pytest.param(lambda spot: (spot[..., 0], {}), id="grey"),
+        pytest.param(lambda spot: (spot[..., 0].astype(np.uint16) * 16, {}), id="12-bit"),
+        pytest.param(lambda spot: (spot / np.float32(255), {"rgb": True}), id="float RGB"),
+        pytest.param(lambda spot: (spot[..., 1] / 255, {}), id="float grey"),
+        pytest.param(lambda spot: (da.from_array(spot, chunks=(16, 16, 3)), {"rgb": True}), id="dask"),
+        pytest.param(
+            lambda spot: ([spot, spot[::2, ::2]], {"rgb": True, "multiscale": True}), id="multiscale"
+        ),
+    ],
+)
+def test_every_kind_of_picture_is_outlined(viewer, complete, network, spot, make):
+    data, options = make(spot)
+    picture = viewer.add_image(data, **options)
+    run = complete(picture)
+    assert not run.errors
+    assert is_spot(outline(viewer, picture))
+    assert network.seen[0].dtype == np.uint8
+    assert network.seen[0].shape == (40, 60, 3)
+
+
+def test_the_network_works_elsewhere_on_a_copy(viewer, begin, qtbot, network, spot):
+    picture = viewer.add_image(spot.copy(), rgb=True)
+    network.gate.clear()
+    _, over = begin(picture)
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    picture.data[:] = 0
+    network.gate.set()
+    qtbot.waitUntil(lambda: bool(over), timeout=20_000)
+    np.testing.assert_array_equal(network.seen[0], spot)
+    assert is_spot(outline(viewer, picture))
+
+
+def test_a_loaded_model_is_not_loaded_again(viewer, complete, network, spot, monkeypatch):
+    def refuse(choice):
+        raise ModelNotFoundError("must not be asked for")
+
+    monkeypatch.setattr(task, "load", refuse)
+    picture = viewer.add_image(spot, rgb=True)
+    assert complete(picture, model=network).done == [picture]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(viewer, complete, network, spot, monkeypatch):
+    def refuse(choice):
+        raise ModelNotFoundError("There is no model 'x'.")
+
+    monkeypatch.setattr(task, "load", refuse)
+    run = complete(viewer.add_image(spot, rgb=True))
+    assert [str(error) for error in run.errors] == ["There is no model 'x'."]
+    assert not run.done
+    assert len(viewer.layers) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: launch failure"), DeviceError("no memory")])
+def test_a_picture_that_fails_is_named_and_the_others_are_done(viewer, complete, network, spot, error):
+    bad, good = viewer.add_image(spot, rgb=True), viewer.add_image(spot, rgb=True)
+    predict, calls = network.predict, []
+
+    def fail_once(image):
+        calls.append(image)
+        if len(calls) == 1:
+            raise error
+        return predict(image)
+
+    network.predict = fail_once
+    run = complete(bad, good)
+    assert run.done == [good]
+    assert len(run.errors) == 1
+    assert isinstance(run.errors[0], DeviceError)
+    assert session_of(viewer).outline_of(bad) is None
+
+
+def test_a_picture_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
+    huge = viewer.add_image(
+        [da.zeros((60_000, 50_000, 3), dtype=np.uint8), da.zeros((60, 50, 3), dtype=np.uint8)],
+        rgb=True,
+        multiscale=True,
+    )
+    good = viewer.add_image(spot, rgb=True)
+    run = complete(huge, good)
+    assert run.done == [good]
+    assert "megapixels" in str(run.errors[0])
+
+
+def test_no_pictures_are_done_at_once(complete):
+    assert complete().done == []
+
+
+def test_cancelling_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot, network, spot):
+    pictures = [viewer.add_image(spot, rgb=True) for _ in range(3)]
+    run, over = begin(*pictures)
+    qtbot.waitUntil(lambda: len(run.done) == 1, timeout=20_000)
+    network.gate.clear()
+    network.started.clear()
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    done = list(run.done)
+    run.cancel()
+    network.gate.set()
+    qtbot.waitUntil(lambda: bool(over), timeout=20_000)
+    assert run.done == done
+    assert run.cancelled
+    assert session_of(viewer).outline_of(pictures[-1]) is None
+
+
+def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
+    picture = viewer.add_image(np.stack([spot] * 4), rgb=True)
+    network.gate.clear()
+    run, over = begin(picture)
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    run.cancel()
+    network.gate.set()
+    qtbot.waitUntil(lambda: bool(over), timeout=20_000)
+    assert len(network.seen) == 1
+    assert len(viewer.layers) == 1
+
+
+@pytest.fixture
+def midway(viewer, begin, qtbot, network, spot):
+    """Outline a picture anew; act while the network is at work; give the run when it is over."""
+
+    def act_midway(act, data=spot):
+        picture = viewer.add_image(data, rgb=True, name="IMD002")
+        network.gate.clear()
+        run, over = begin(picture)
+        qtbot.waitUntil(network.started.is_set, timeout=20_000)
+        act(picture)
+        network.gate.set()
+        qtbot.waitUntil(lambda: bool(over), timeout=20_000)
+        return run, picture
+
+    return act_midway
+
+
+def test_a_picture_renamed_meanwhile_is_outlined(viewer, midway):
+    run, picture = midway(lambda picture: setattr(picture, "name", "other"))
+    assert run.done == [picture]
+    assert session_of(viewer).outline_of(picture).labels.name == "other outline"
+
+
+def test_a_picture_closed_meanwhile_is_no_error(viewer, midway):
+    run, _ = midway(lambda picture: viewer.layers.remove(picture))
+    assert not run.done
+    assert not run.errors
+    assert not viewer.layers
+
+
+def test_a_picture_changed_meanwhile_is_not_written(viewer, midway, spot):
+    run, _ = midway(lambda picture: setattr(picture, "data", spot[:20]))
+    assert "segment it again" in str(run.errors[0])
+    assert len(viewer.layers) == 1
+
+
+def test_a_stack_shortened_meanwhile_is_not_written(viewer, midway, spot):
+    stack = np.stack([spot] * 3)
+    run, _ = midway(lambda picture: setattr(picture, "data", stack[:1]), data=stack)
+    assert "segment it again" in str(run.errors[0])
+    assert len(viewer.layers) == 1
+
+
+def test_an_abandoned_run_ends_without_a_word(viewer, begin, qtbot, network, spot):
+    picture = viewer.add_image(spot, rgb=True)
+    network.gate.clear()
+    run, over = begin(picture)
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    run.abandon()
+    network.gate.set()
+    other, other_over = begin(viewer.add_image(spot, rgb=True))
+    qtbot.waitUntil(lambda: bool(other_over), timeout=20_000)
+    assert not over
+    assert other.done
+    assert session_of(viewer).outline_of(picture) is None
+
+
+def test_settings_are_used(viewer, complete, spot):
+    spot[0:3, 0:3] = 40
+    picture = viewer.add_image(spot, rgb=True)
+    complete(picture, config=PostprocessConfig(largest_only=False, min_area=0))
+    assert outline(viewer, picture)[0, 0] == 1
+    complete(picture, config=PostprocessConfig(largest_only=False, min_area=20))
+    assert is_spot(outline(viewer, picture))
+    complete(picture, config=PostprocessConfig(threshold=0.97))
+    assert not outline(viewer, picture).any()

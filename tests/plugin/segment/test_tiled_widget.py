@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+from napari.components import ViewerModel
+
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
+from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.instances.panel import LesionsPanel
+
+HEIGHT, WIDTH = 8192, 12288
+"""A hundred megapixels."""
+
+
+class Darkness:
+    """Says that dark is lesion, from what it sees in each window."""
+
+    def __init__(self) -> None:
+        self.card = ModelCard(name="dark", mean=(0, 0, 0), std=(1, 1, 1), working_size=64)
+        self.device = torch.device("cpu")
+        self.sha256 = "da" * 32
+        self.gate = threading.Event()
+        self.gate.set()
+        self.windows = 0
+
+    @property
+    def runner(self) -> Darkness:
+        return self
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        assert self.gate.wait(timeout=60)
+        self.windows += len(images)
+        return (images,)
+
+    def decode(self, features: tuple[torch.Tensor, ...], guidance: None) -> torch.Tensor:
+        return 40 * (0.4 - features[0].mean(dim=1, keepdim=True))
+
+    def predict(self, image, clicks=(), previous=None):
+        return (image.mean(axis=2) < 100).astype(np.float32)
+
+
+@pytest.fixture
+def model(monkeypatch) -> Darkness:
+    made = Darkness()
+    monkeypatch.setattr("napari_lesionseg.plugin.segment.task.load", lambda choice: made)
+    found = SimpleNamespace(models=(), devices={})
+    monkeypatch.setattr("napari_lesionseg.plugin.widgets.model_picker.survey", lambda: found)
+    return made
+
+
+class Body:
+    """A photograph that exists only where it is read: skin, with a dark lesion in every 2048 x 2048."""
+
+    def __init__(self) -> None:
+        self.array = da.map_blocks(
+            self._block,
+            chunks=((1024,) * 8, (1024,) * 12, (3,)),
+            dtype=np.uint8,
+            meta=np.zeros((0, 0, 0), np.uint8),
+        )
+
+    def _block(self, block_info=None):
+        (top, _), (left, _), _ = block_info[None]["array-location"]
+        pixels = np.full((1024, 1024, 3), 200, np.uint8)
+        if top % 2048 == 0 and left % 2048 == 0:
+            pixels[300:700, 300:700] = 50
+        return pixels
+
+
+def small_picture(shape=(600, 900)) -> np.ndarray:
+    image = np.full((*shape, 3), 200, np.uint8)
+    image[90:210, 290:430] = 120  # hardly dark
+    image[100:200, 300:420] = 50
+    return image
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+def make(qtbot, viewer) -> LargeWidget:
+    widget = LargeWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.show()
+    return widget
+
+
+def wait_for(qtbot, widget):
+    qtbot.waitUntil(lambda: not widget._at_work(), timeout=240_000)
+
+
+def test_without_a_picture_it_says_what_to_do(qtbot, viewer, model):
+    widget = make(qtbot, viewer)
+    assert not widget.segment.isEnabled()
+    assert "Open a picture first" in widget.status.text()
+    assert "Open a picture first" in widget.segment.toolTip()
+
+
+def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
+    viewer.add_image(Body().array, rgb=True, name="body", contrast_limits=(0, 255))
+    widget = make(qtbot, viewer)
+    assert "100.7 megapixels" in widget.status.text()
+    widget.width_of_lesions.setValue(800)
+    seen = []
+    widget.segment.click()
+    qtbot.waitUntil(lambda: widget._run is not None, timeout=60_000)
+    widget._run.progressed.connect(lambda done, total: seen.append((done, total)))
+    wait_for(qtbot, widget)
+    assert len(seen) > 10
+    assert seen == [(place + 1, len(seen)) for place in range(len(seen))]
+    outline = widget.outline
+    assert outline.name == "body outline"
+    assert outline.data.shape == (HEIGHT, WIDTH)
+    assert outline.contour == 0  # a contour of so many pixels would take seconds
+    assert outline.metadata[CLASSES] == ("background", "lesion")
+    lesion = outline.data[300:700, 300:700].mean()
+    assert lesion > 0.9
+    assert np.count_nonzero(outline.data) == pytest.approx(24 * 400 * 400, rel=0.1)
+    assert "Outlined" in widget.status.text()
+
+
+def test_cancelled_it_changes_nothing(qtbot, viewer, model):
+    viewer.add_image(Body().array, rgb=True, name="body", contrast_limits=(0, 255))
+    widget = make(qtbot, viewer)
+    widget.width_of_lesions.setValue(800)
+    model.gate.clear()
+    widget.segment.click()
+    qtbot.waitUntil(lambda: widget._run is not None, timeout=60_000)
+    assert not widget.segment.isEnabled()
+    assert "Wait" in widget.segment.toolTip()
+    widget.cancel.click()
+    assert widget.status.text() == "Stopping after the part in hand."
+    model.gate.set()
+    wait_for(qtbot, widget)
+    assert "Cancelled; nothing was changed" in widget.status.text()
+    assert [layer.name for layer in viewer.layers] == ["body"]
+    assert model.windows < 3
+    assert widget.segment.isEnabled()
+
+
+def test_another_threshold_redraws_without_the_network(qtbot, viewer, model):
+    viewer.add_image(small_picture(), rgb=True, name="arm")
+    widget = make(qtbot, viewer)
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    asked, outline = model.windows, widget.outline
+    before = outline.data.copy()
+    widget.smallest.setValue(1000)
+    widget.threshold.slider.setValue(96)
+    qtbot.waitUntil(lambda: not np.array_equal(outline.data, before), timeout=20_000)
+    assert model.windows == asked
+    assert widget.outline is outline
+    outline.undo()
+    assert np.array_equal(outline.data, before)
+
+
+def test_a_multiscale_picture_is_looked_at_from_afar(qtbot, viewer, model):
+    full = small_picture()
+    viewer.add_image([full, full[::2, ::2]], rgb=True, name="arm", multiscale=True)
+    widget = make(qtbot, viewer)
+    widget.whole.setChecked(True)
+    assert not widget.width_of_lesions.isEnabled()
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    assert widget.outline.data.shape == full.shape[:2]
+    assert np.count_nonzero(widget.outline.data) == pytest.approx(100 * 120, rel=0.05)
+
+
+def test_what_cannot_be_read_says_so(qtbot, viewer, model):
+    widget = make(qtbot, viewer)
+    viewer.add_image(np.zeros((3, 64, 64, 3), np.uint8), rgb=True, name="film")
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    assert "is a stack" in widget.status.text()
+    viewer.add_image(np.zeros((64, 64), np.float32), name="grey")
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    assert "must be bytes" in widget.status.text()
+
+
+def test_a_picture_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
+    viewer.add_image(small_picture(), rgb=True, name="arm")
+    widget = make(qtbot, viewer)
+    model.gate.clear()
+    widget.segment.click()
+    qtbot.waitUntil(lambda: widget._run is not None, timeout=60_000)
+    viewer.layers.clear()
+    model.gate.set()
+    wait_for(qtbot, widget)
+    assert "was closed" in widget.status.text()
+    assert not viewer.layers
+
+
+def test_the_lesions_of_a_large_outline_can_be_numbered(qtbot, viewer, model):
+    viewer.add_image(small_picture(), rgb=True, name="arm")
+    widget = make(qtbot, viewer)
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    panel = LesionsPanel(viewer)
+    qtbot.addWidget(panel)
+    assert panel.lesions is None
+    panel.number.click()
+    qtbot.waitUntil(lambda: panel.lesions is not None and len(panel.lesions.rows) == 1, timeout=20_000)

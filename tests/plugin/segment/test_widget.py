@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.layers import Image
+from napari.settings import get_settings
+from napari.utils import progress
+from napari.utils.notifications import notification_manager
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QSlider, QSpinBox
+
+from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.plugin.widgets import postprocess_form
+from napari_lesionseg.plugin.segment import task
+from napari_lesionseg.plugin.shortcuts import KEYS, key_of
+from napari_lesionseg.plugin.segment.widget import SegmentWidget
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    notification_manager.records.clear()
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def widget(viewer, network, qtbot, monkeypatch) -> SegmentWidget:
+    monkeypatch.setattr(postprocess_form, "SETTLE_MS", 1)
+    _, made = viewer.window.add_plugin_dock_widget("napari-lesionseg", "Segment lesions")
+    qtbot.waitUntil(lambda: "threads" in made.models.device.currentText(), timeout=20_000)
+    return made
+
+
+@pytest.fixture
+def outline(widget, qtbot):
+    """Press Segment and wait until all is done."""
+
+    def press():
+        widget.segment.click()
+        qtbot.waitUntil(widget.segment.isEnabled, timeout=20_000)
+
+    return press
+
+
+def shown_errors() -> list[str]:
+    return [record.message for record in notification_manager.records if str(record.severity) == "error"]
+
+
+def test_without_a_picture_the_button_says_why(widget):
+    assert not widget.segment.isEnabled()
+    assert "Open a picture first" in widget.segment.toolTip()
+    assert "Open a picture first" in widget.status.text()
+    assert not widget.cancel.isEnabled()
+    assert "Nothing is being outlined" in widget.cancel.toolTip()
+
+
+def test_a_picture_is_outlined(viewer, widget, outline, spot):
+    picture = viewer.add_image(spot, rgb=True, name="IMD002")
+    outline()
+    assert [layer.name for layer in viewer.layers] == ["IMD002", "IMD002 outline"]
+    labels = viewer.layers[1]
+    assert labels.data.sum() == 20 * 25
+    assert labels.contour > 0
+    assert viewer.layers.selection.active is labels
+    assert widget.pictures.pictures() == [picture]
+    assert widget.status.text() == "Outlined IMD002."
+    assert not shown_errors()
+
+
+def test_running_again_is_one_undoable_edit(viewer, widget, outline, spot):
+    viewer.add_image(spot, rgb=True)
+    outline()
+    labels = viewer.layers[1]
+    labels.paint((2, 2), 1)
+    painted = labels.data.copy()
+    outline()
+    assert len(viewer.layers) == 2
+    assert labels.data.sum() == 20 * 25
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, painted)
+
+
+def test_the_slider_redraws_without_the_network_in_one_step(viewer, widget, outline, network, qtbot):
+    ramp = np.tile(np.linspace(0, 255, 100), (50, 1)).astype(np.uint8)
+    viewer.add_image(ramp)
+    outline()
+    labels = viewer.layers[1]
+    before = labels.data.copy()
+    slider = widget.controls.threshold.slider
+    slider.setSliderDown(True)
+    for looseness in (50, 70, 80):
+        slider.setValue(looseness)
+        expected = int((1 - ramp / np.float32(255) >= 1 - looseness / 100).sum())
+        qtbot.waitUntil(lambda expected=expected: abs(int(labels.data.sum()) - expected) <= 100)
+    slider.setSliderDown(False)
+    assert len(network.seen) == 1
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, before)
+
+
+def test_an_outline_keeps_its_own_settings(viewer, widget, outline, spot, qtbot):
+    first = viewer.add_image(spot, rgb=True, name="first")
+    outline()
+    with qtbot.waitSignal(widget.controls.settled):
+        widget.controls.threshold.slider.setValue(30)
+    second = viewer.add_image(spot, rgb=True, name="second")
+    assert widget.pictures.pictures() == [second]
+    assert widget.controls.config.threshold is None
+    viewer.layers.selection.active = first
+    assert widget.controls.config.threshold == pytest.approx(0.7)
+
+
+def test_settings_changed_during_a_run_are_used_in_the_end(viewer, widget, network, spot, qtbot):
+    spot[0:20, 50:60] = 40
+    viewer.add_image(spot, rgb=True)
+    network.gate.clear()
+    widget.segment.click()
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    widget.controls.largest_only.click()
+    network.gate.set()
+    qtbot.waitUntil(widget.segment.isEnabled, timeout=20_000)
+    assert viewer.layers[1].data.sum() == 20 * 25 + 20 * 10
+
+
+def test_the_models_own_threshold_is_known_after_a_run(viewer, widget, outline, spot):
+    viewer.add_image(spot, rgb=True)
+    assert widget.controls.threshold.caption == "(the model's own)"
+    outline()
+    assert widget.controls.threshold.caption == "0.60 (the model's own)"
+
+
+def test_all_selected_pictures_are_outlined(viewer, widget, outline, spot):
+    pictures = [viewer.add_image(spot, rgb=True, name=name) for name in "abc"]
+    widget.pictures.setCurrentIndex(widget.pictures.count() - 1)
+    viewer.layers.selection = {pictures[0], pictures[2]}
+    assert widget.pictures.currentText() == "All selected pictures (2)"
+    assert widget.segment.text() == "Segment 2 pictures"
+    outline()
+    assert [layer.name for layer in viewer.layers] == ["a", "a outline", "b", "c", "c outline"]
+    assert widget.status.text() == "Outlined 2 pictures."
+    assert widget.segment.text() == "Segment 2 pictures"
+
+
+def test_with_nothing_selected_the_button_says_why(viewer, widget, spot):
+    viewer.add_image(spot, rgb=True)
+    widget.pictures.setCurrentIndex(widget.pictures.count() - 1)
+    viewer.layers.selection.clear()
+    assert not widget.segment.isEnabled()
+    assert "Select pictures" in widget.segment.toolTip()
+
+
+def test_the_list_of_pictures_follows_the_viewer(viewer, widget, spot):
+    first, second = (viewer.add_image(spot, rgb=True, name=name) for name in "ab")
+    viewer.add_labels(np.zeros((4, 4), dtype=int))
+    assert [widget.pictures.itemText(i) for i in range(widget.pictures.count())][:2] == ["a", "b"]
+    first.name = "renamed"
+    assert widget.pictures.itemText(0) == "renamed"
+    assert widget.pictures.pictures() == [second]
+    viewer.layers.move(0, 2)
+    assert widget.pictures.pictures() == [second]
+    viewer.layers.remove(second)
+    assert widget.pictures.pictures() == [first]
+    viewer.layers.clear()
+    assert widget.pictures.pictures() == []
+    assert not widget.segment.isEnabled()
+
+
+def test_while_it_works_it_shows_progress_and_can_be_cancelled(viewer, widget, network, spot, qtbot):
+    bars = len(progress._all_instances)
+    viewer.add_image(np.stack([spot] * 3), rgb=True, name="stack")
+    network.gate.clear()
+    widget.segment.click()
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    assert not widget.segment.isEnabled()
+    assert "Wait" in widget.segment.toolTip()
+    assert not widget.progress_bar.isHidden()
+    assert widget.progress_bar.maximum() == 3
+    assert widget.status.text() == "Outlining stack"
+    assert len(progress._all_instances) == bars + 1
+    widget.cancel.click()
+    assert "Stopping" in widget.status.text()
+    network.gate.set()
+    qtbot.waitUntil(widget.segment.isEnabled, timeout=20_000)
+    assert widget.status.text() == "Cancelled; nothing was changed."
+    assert widget.progress_bar.isHidden()
+    assert len(progress._all_instances) == bars
+    assert len(viewer.layers) == 1
+
+
+def test_errors_are_one_sentence(viewer, widget, outline, network, spot):
+    network.error = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    viewer.add_image(spot, rgb=True)
+    outline()
+    (message,) = shown_errors()
+    assert message.startswith("There is not enough memory")
+    assert widget.status.text() == "Nothing was outlined."
+    network.error = None
+    outline()
+    assert widget.status.text().startswith("Outlined")
+
+
+def test_many_errors_are_one_notification(viewer, widget, outline, network, spot):
+    network.error = RuntimeError("no kernel image")
+    for _ in range(3):
+        viewer.add_image(spot, rgb=True)
+    viewer.layers.select_all()
+    widget.pictures.setCurrentIndex(widget.pictures.count() - 1)
+    outline()
+    (message,) = shown_errors()
+    assert message.endswith("(2 more did not work.)")
+
+
+def test_a_damaged_model_leaves_the_loaded_one_in_place(viewer, widget, outline, network, spot, monkeypatch):
+    viewer.add_image(spot, rgb=True)
+    outline()
+
+    def refuse(choice):
+        raise CheckpointError("The model file is damaged.")
+
+    monkeypatch.setattr(task, "load", refuse)
+    widget.models.device.setCurrentIndex(1)
+    outline()
+    assert shown_errors() == ["The model file is damaged."]
+    widget.models.device.setCurrentIndex(0)
+    outline()
+    assert widget.status.text().startswith("Outlined")
+
+
+def test_outlines_can_be_filled(viewer, widget, outline, spot):
+    viewer.add_image(spot, rgb=True)
+    outline()
+    widget.as_filled.click()
+    assert viewer.layers[1].contour == 0
+    widget.as_contour.click()
+    assert viewer.layers[1].contour > 0
+
+
+def test_deleting_the_outline_lets_one_begin_anew(viewer, widget, outline, spot):
+    viewer.add_image(spot, rgb=True)
+    outline()
+    del viewer.layers[1]
+    widget.controls.threshold.slider.setValue(20)
+    widget.controls.settled.emit()
+    outline()
+    assert len(viewer.layers) == 2
+
+
+def test_closing_the_viewer_during_a_run_writes_nothing(viewer, widget, network, spot, qtbot):
+    picture = viewer.add_image(spot, rgb=True)
+    network.gate.clear()
+    widget.segment.click()
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    run = widget._run
+    viewer.close()
+    network.gate.set()
+    qtbot.waitUntil(lambda: not running_workers(), timeout=20_000)
+    qtbot.wait(20)
+    assert not run.done
+    assert not run.errors
+    assert picture not in viewer.layers
+    assert not shown_errors()
+
+
+def running_workers() -> set:
+    from superqt.utils._qthreading import WorkerBase
+
+    return WorkerBase._worker_set
+
+
+def test_removing_the_widget_ends_its_work(viewer, widget, network, spot, qtbot):
+    viewer.add_image(spot, rgb=True)
+    network.gate.clear()
+    widget.segment.click()
+    qtbot.waitUntil(network.started.is_set, timeout=20_000)
+    run = widget._run
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: run.cancelled, timeout=20_000)
+    network.gate.set()
+    qtbot.waitUntil(lambda: not running_workers(), timeout=20_000)
+    viewer.add_image(spot, rgb=True)
+    assert all(isinstance(layer, Image) for layer in viewer.layers)
+    assert not shown_errors()
+
+
+def test_every_control_has_a_tooltip_with_its_key(widget):
+    kinds = (QAbstractButton, QSlider, QComboBox, QSpinBox)
+    inputs = [child for kind in kinds for child in widget.findChildren(kind)]
+    assert len(inputs) == 12
+    for child in inputs:
+        assert child.toolTip().endswith(tuple(f"({key_of(action)})" for action in KEYS)), child
+
+
+def test_no_key_of_the_window_is_given_twice_nor_taken_by_napari(viewer):
+    from napari._app_model import get_app_model
+
+    own = [QKeySequence(key).toString() for key in KEYS.values() if "+" in key]
+    menus = [action.text() for action in viewer.window._qt_window.menuBar().actions()]
+    theirs = {f"Alt+{text.split('&')[1][0].upper()}" for text in menus if "&" in text}
+    theirs |= {str(rule.keybinding) for rule in get_app_model().keybindings}
+    theirs |= {str(key) for keys in get_settings().shortcuts.shortcuts.values() for key in keys}
+    assert len(own) == len(set(own))
+    assert len(theirs) > 50
+    assert theirs.isdisjoint(own)
+
+
+def test_it_works_by_keys_from_the_canvas(make_napari_viewer, network, spot, qtbot):
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(spot, rgb=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-lesionseg", "Segment lesions")
+    window, canvas = viewer.window._qt_window, viewer.window._qt_viewer.canvas.native
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow)
+    qtbot.keyClick(canvas, Qt.Key_Return, Qt.ControlModifier)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=20_000)
+    labels = viewer.layers[1]
+    assert labels.data.any()
+    qtbot.keyClick(canvas, Qt.Key_R, Qt.AltModifier)
+    assert widget.controls.threshold.slider.hasFocus()
+    qtbot.keyClick(widget.controls.threshold.slider, Qt.Key_Z, Qt.ControlModifier)
+    assert not labels.data.any()
+
+
+def test_it_fits_a_small_screen(widget):
+    hint = widget.minimumSizeHint()
+    assert hint.width() <= 360
+    assert hint.height() <= 500

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+from napari.settings import get_plugin_settings
+
+from napari_lesionseg.plugin.settings import PLUGIN, Preferences, read_preferences
+
+
+def test_defaults_are_read(plugins):
+    assert read_preferences() == Preferences("", "auto", 0)
+
+
+def test_what_the_user_set_is_read(plugins):
+    page = get_plugin_settings(PLUGIN).segmentation
+    page.default_model, page.device, page.working_size = " clinic-2026 ", "cpu", 384
+    assert read_preferences() == Preferences("clinic-2026", "cpu", 384)
+
+
+def test_a_device_that_does_not_exist_is_refused(plugins):
+    with pytest.raises(ValueError, match="abacus"):
+        get_plugin_settings(PLUGIN).segmentation.device = "abacus"
+
+
+def test_without_the_plugin_the_defaults_hold(plugin_settings):
+    assert read_preferences() == Preferences()

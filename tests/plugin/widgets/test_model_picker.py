@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_lesionseg.plugin.widgets import model_picker
+from napari_lesionseg.plugin.widgets.model_picker import SHIPPED, ModelPicker
+from napari_lesionseg.plugin.settings import Preferences
+from napari_lesionseg.plugin.segment.task import ModelChoice
+from napari_lesionseg.plugin.widgets.available_models import DEVICES, Survey
+
+DEFAULTS = Preferences()
+
+
+def entry(name: str, *, shipped: bool = False, problem: str = "") -> SimpleNamespace:
+    return SimpleNamespace(name=name, shipped=shipped, problem=problem)
+
+
+@pytest.fixture
+def pick(qtbot, monkeypatch):
+    """Make a picker with preferences, once the survey has found what it was given."""
+
+    def make(preferences=DEFAULTS, models=(), devices=("auto", "cpu")):
+        found = Survey(tuple(models), dict.fromkeys(devices, "CPU, 2 threads"))
+        monkeypatch.setattr(model_picker, "read_preferences", lambda: preferences)
+        monkeypatch.setattr(model_picker, "survey", lambda: found)
+        picker = ModelPicker()
+        qtbot.waitUntil(lambda: "threads" in picker.device.itemText(0), timeout=20_000)
+        return picker
+
+    return make
+
+
+def texts(box) -> list[str]:
+    return [box.itemText(index) for index in range(box.count())]
+
+
+def enabled(box, index: int) -> bool:
+    return bool(box.model().index(index, 0).flags() & Qt.ItemFlag.ItemIsEnabled)
+
+
+def test_the_shipped_model_is_the_default(pick):
+    picker = pick(models=[entry("lesionseg-1.0", shipped=True), entry("clinic")])
+    assert texts(picker.model) == ["lesionseg-1.0 (shipped)", "clinic"]
+    assert picker.choice == ModelChoice(None, "auto", 0)
+    picker.model.setCurrentIndex(1)
+    assert picker.choice.name == "clinic"
+
+
+def test_without_models_the_shipped_one_can_still_be_asked_for(pick):
+    picker = pick()
+    assert texts(picker.model) == [SHIPPED]
+    assert picker.choice.name is None
+
+
+def test_damaged_models_are_shown_but_cannot_be_chosen(pick):
+    picker = pick(models=[entry("a", shipped=True), entry("b", problem="b.safetensors is damaged.")])
+    assert not enabled(picker.model, 1)
+    assert picker.model.itemData(1, Qt.ItemDataRole.ToolTipRole) == "b.safetensors is damaged."
+    assert enabled(picker.model, 0)
+
+
+def test_devices_are_told_in_words(pick):
+    picker = pick()
+    assert texts(picker.device)[:2] == ["Automatic: CPU, 2 threads", "Processor: CPU, 2 threads"]
+    assert [enabled(picker.device, index) for index in range(len(DEVICES))] == [True, True, False, False]
+    assert "none on this computer" in picker.device.itemData(2, Qt.ItemDataRole.ToolTipRole)
+
+
+def test_preferences_are_chosen(pick):
+    picker = pick(Preferences("clinic", "cpu", 384), models=[entry("a", shipped=True), entry("clinic")])
+    assert picker.choice == ModelChoice("clinic", "cpu", 384)
+
+
+def test_a_model_file_of_the_preferences_is_offered(pick):
+    picker = pick(Preferences("/models/clinic.safetensors"), models=[entry("a", shipped=True)])
+    assert picker.model.currentText() == "clinic"
+    assert picker.choice.name == "/models/clinic.safetensors"
+
+
+def test_a_device_that_is_not_there_is_not_chosen(pick):
+    assert pick(Preferences(device="cuda")).choice.device == "auto"
+
+
+def test_only_the_model_of_the_choice_is_given_back(pick):
+    picker = pick(models=[entry("a", shipped=True), entry("b")])
+    model = SimpleNamespace(card=SimpleNamespace(threshold=0.4))
+    assert picker.loaded is None
+    assert picker.threshold is None
+    picker.remember(picker.choice, model)
+    assert picker.loaded is model
+    assert picker.threshold == 0.4
+    picker.model.setCurrentIndex(1)
+    assert picker.loaded is None

@@ -1,0 +1,217 @@
+"""Classes named in the window, painted, learned and predicted, by a tiny network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QDialogButtonBox
+
+from napari_lesionseg.config import AugmentConfig, FineTuneConfig
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
+from napari_lesionseg.plugin.workbench.widget import classes as classes_module
+from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench.classes_dialog import ClassesDialog
+from napari_lesionseg.plugin.workbench.finetune_task import LearnRun
+from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.events import StudyClass
+from napari_lesionseg.study.study import Study
+
+TINY = {"width": 16, "depth": 2}
+NEVUS = StudyClass(name="nevus", colour="#56b4e9")
+MELANOMA = StudyClass(name="melanoma", colour="#d55e00")
+HAIR = StudyClass(name="hair", colour="#f0e442")
+WAIT = 250_000
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr("napari_lesionseg.finetuning.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr(session_module, "PAUSE_MS", 5)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+
+
+@pytest.fixture
+def name() -> str:
+    """A tiny network of one class, in the registry."""
+    torch.manual_seed(0)
+    network = build_network("unet", 1, **TINY)
+    card = ModelCard(name="tiny", arch="unet", arch_settings=TINY, working_size=64)
+    return ModelRegistry().add(checkpoint_bytes(network, card), "tiny").stem
+
+
+def random_image(seed: int) -> np.ndarray:
+    """Skin with a brown nevus on the left, a blue melanoma on the right, and black hair below."""
+    image = np.full((64, 96, 3), (220, 180, 160), np.uint8)
+    image[10:40, 10:40] = (140, 80, 50)
+    image[10:40, 56:86] = (60, 70, 130)
+    image[46:60] = 10
+    return image + np.random.default_rng(seed).integers(0, 8, image.shape).astype(np.uint8)
+
+
+TRUTH = np.zeros((64, 96), np.uint8)
+TRUTH[10:40, 10:40] = 1
+TRUTH[10:40, 56:86] = 2
+TRUTH[46:60] = 3
+
+
+@pytest.fixture
+def bench(qtbot, make_napari_viewer, tmp_path, name) -> Workbench:
+    folder = tmp_path / "study"
+    Study.create(folder, "am", images={f"P{seed}": random_image(seed) for seed in range(3)}).close()
+    viewer = make_napari_viewer()
+    made = Workbench(viewer)
+    viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
+    made.reader.setText("am")
+    made.models.choose(name)
+    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=WAIT)
+    made.open_folder(folder)
+    qtbot.waitUntil(lambda: made.session is not None and made.session.editor is not None, timeout=WAIT)
+    return made
+
+
+def change(qtbot, bench, *classes, teach=True):
+    bench.class_editing.apply(classes, teach=teach)
+    with qtbot.waitSignal(bench.class_editing.change.ended, timeout=WAIT):
+        pass
+
+
+def paint(editor):
+    """Paint the three classes with napari's own tools, the class chosen before each."""
+    labels = editor.labels
+    for kind in (1, 2, 3):
+        editor.active_class = kind
+        rows, cols = np.nonzero(kind == TRUTH)
+        labels.data_setitem((rows, cols), labels.selected_label)
+    rows, cols = np.nonzero((TRUTH == 0) & (labels.data > 0))
+    labels.data_setitem((rows, cols), 0)
+
+
+def test_three_classes_are_named_painted_learned_and_predicted(qtbot, bench, tmp_path):
+    assert not bench.correct.classes.isVisibleTo(bench)
+    change(qtbot, bench, NEVUS, MELANOMA, HAIR)
+    chooser = bench.correct.classes
+    assert chooser.isVisibleTo(bench)
+    assert [chooser.itemText(place) for place in range(3)] == ["nevus", "melanoma", "hair"]
+    qtbot.waitUntil(
+        lambda: bench.models.loaded is not None and bench.models.loaded.card.out_channels == 4, timeout=WAIT
+    )
+    grown = bench.models.loaded
+    assert grown.card.classes == ("background", "nevus", "melanoma", "hair")
+    assert grown.card.name == "tiny for 3 classes"
+    session = bench.session
+    assert session.model is grown
+    for _ in range(3):
+        correct(qtbot, bench)
+    qtbot.waitUntil(lambda: all(s.status.done for s in session.study.state.pictures.values()), timeout=WAIT)
+    learned = learn(qtbot, session, grown, tmp_path)
+    predicted = learned.predict(random_image(9))
+    assert predicted.shape == (4, 64, 96)
+    found = predicted.argmax(axis=0)
+    assert (found == TRUTH).mean() > 0.8
+    for kind in (1, 2, 3):
+        assert (found[kind == TRUTH] == kind).mean() > 0.3
+
+
+def correct(qtbot, bench):
+    """Paint the picture on the screen, and approve it."""
+    session = bench.session
+    qtbot.waitUntil(lambda: session.editor is not None and not session.editor.is_busy, timeout=WAIT)
+    shown, editor = session.image_id, session.editor
+    assert np.allclose(editor.labels.colormap.color_dict[2], QColor(MELANOMA.colour).getRgbF(), atol=0.01)
+    paint(editor)
+    qtbot.waitUntil(lambda: np.array_equal(editor.mask, TRUTH))
+    bench.verdict.approve.click()
+    qtbot.waitUntil(lambda: session.study.state.pictures[shown].status.done, timeout=WAIT)
+
+
+def learn(qtbot, session, model, tmp_path) -> Model:
+    config = FineTuneConfig(
+        epochs=200,
+        encoder_lr=0.005,
+        decoder_lr=0.01,
+        freeze_norm=False,
+        shares=(1.0,),
+        rounds=4,
+        average=0.9,
+        augment=AugmentConfig(scale=(0.9, 1.1), aspect=0, shift=0.05, colour=0, artefacts=0, blur=0),
+    )
+    run = LearnRun(session.study, model, config, tmp_path / "state.safetensors")
+    with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
+        run.failed.connect(lambda error: pytest.fail(str(error)))
+    return done.args[0].model
+
+
+def test_without_teaching_the_model_stays(qtbot, bench):
+    before = bench.models.loaded
+    change(qtbot, bench, NEVUS, MELANOMA, teach=False)
+    assert bench.models.loaded is before
+    assert len(bench.session.study.info.classes) == 2
+
+
+def test_a_class_that_is_used_cannot_be_removed(qtbot, bench, monkeypatch):
+    said = []
+    monkeypatch.setattr(classes_module, "show_error", said.append)
+    change(qtbot, bench, NEVUS, MELANOMA, teach=False)
+    mask = np.where(TRUTH == 2, 2, 0).astype(np.uint8)
+    bench.session.study.save_correction(next(iter(bench.session.study.state.pictures)), mask)
+    change(qtbot, bench, NEVUS, teach=False)
+    assert "“melanoma” cannot be removed" in said[0]
+    assert [entry.name for entry in bench.session.study.info.classes] == ["nevus", "melanoma"]
+    assert bench.correct.edit_classes.isEnabled()
+
+
+def test_a_class_nobody_used_goes_and_the_model_shrinks(qtbot, bench):
+    change(qtbot, bench, NEVUS, MELANOMA)
+    qtbot.waitUntil(
+        lambda: bench.models.loaded is not None and bench.models.loaded.card.out_channels == 3, timeout=WAIT
+    )
+    change(qtbot, bench, NEVUS)
+    qtbot.waitUntil(
+        lambda: bench.models.loaded is not None and bench.models.loaded.card.out_channels == 1, timeout=WAIT
+    )
+    assert bench.models.loaded.card.classes[1:] == ("nevus",)
+    assert not bench.correct.classes.isVisibleTo(bench)
+
+
+def test_the_dialog(qtbot):
+    dialog = ClassesDialog([NEVUS])
+    qtbot.addWidget(dialog)
+    ok = dialog.answers.button(QDialogButtonBox.StandardButton.Ok)
+    assert not dialog.remove.isEnabled()
+    dialog.add.click()
+    assert dialog.problem.text() == "Give every class a name."
+    assert not ok.isEnabled()
+    dialog.names[1].setText("nevus ")
+    assert "same name" in dialog.problem.text()
+    dialog.names[1].setText("background")
+    assert "of its own" in dialog.problem.text()
+    dialog.names[1].setText("hair")
+    dialog.set_colour(1, QColor("#112233"))
+    assert ok.isEnabled()
+    assert dialog.classes == (NEVUS, StudyClass(name="hair", colour="#112233"))
+    dialog.names[0].setText("common nevus")
+    dialog.remove.click()
+    assert [entry.name for entry in dialog.classes] == ["common nevus"]
+    dialog.add.click()
+    assert dialog.colours[1].property("colour") != dialog.colours[0].property("colour")
+
+
+def test_what_the_dialog_says_is_done(qtbot, bench, monkeypatch):
+    def answer(dialog):
+        dialog.names[0].setText("nevus")
+        dialog.teach.setChecked(False)
+        return 1
+
+    monkeypatch.setattr(ClassesDialog, "exec", answer)
+    bench.correct.edit_classes.click()
+    with qtbot.waitSignal(bench.class_editing.change.ended, timeout=WAIT):
+        pass
+    assert [entry.name for entry in bench.session.study.info.classes] == ["nevus"]
+    assert bench.session.editor.labels.metadata["classes"] == ("background", "nevus")

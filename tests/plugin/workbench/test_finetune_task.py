@@ -1,0 +1,162 @@
+"""Fine-tuning behind the window, with the real engine and a tiny network."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.finetuning.schedule import Plan
+from napari_lesionseg.training.trainer import EpochResult, StepResult
+from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
+from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel
+from napari_lesionseg.plugin.workbench.finetune_task import LearnRun, lessons_of, read_lesson
+from napari_lesionseg.study.study import Study
+
+TINY = {"width": 4, "depth": 2}
+WAIT = 60_000
+
+
+@pytest.fixture(autouse=True)
+def usual_priority(monkeypatch):
+    """On a busy machine a thread of low priority would hardly get a turn."""
+    monkeypatch.setattr("napari_lesionseg.finetuning.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr("os.fsync", lambda file: None)
+
+
+@pytest.fixture
+def study(tmp_path):
+    samples = {f"case{seed}": synthetic_sample(seed, (48, 64)) for seed in range(4)}
+    with Study.create(tmp_path / "study", "am", images={n: s.image for n, s in samples.items()}) as study:
+        for picture, state in study.state.pictures.items():
+            if state.name == "case2":
+                study.no_lesion(picture)
+            elif state.name != "case3":
+                study.approve(picture, samples[state.name].mask)
+        yield study
+
+
+@pytest.fixture
+def model():
+    network = build_network("unet", 1, **TINY)
+    return Model(network, ModelCard(name="tiny", arch="unet", arch_settings=TINY, working_size=64), "cpu")
+
+
+@pytest.fixture
+def make_run(qtbot, study, model, tmp_path):
+    runs = []
+
+    def make(seconds=2.0):
+        run = LearnRun(study, model, FineTuneConfig(max_seconds=seconds), tmp_path / "state.safetensors")
+        run.events = []
+        run.happened.connect(run.events.append)
+        runs.append(run)
+        return run
+
+    yield make
+    for run in runs:
+        run.abandon()
+
+
+def test_only_signed_pictures_are_learned_from_and_no_lesion_counts(study):
+    states = {state.name: state for state in lessons_of(study)}
+    assert set(states) == {"case0", "case1", "case2"}
+    assert not read_lesson(study, states["case2"]).labels.any()
+    assert read_lesson(study, states["case0"]).labels.any()
+
+
+def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate(qtbot, make_run, model):
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    run = make_run()
+    with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
+        pass
+    kinds = {type(event) for event in run.events}
+    assert {Plan, StepResult, EpochResult} <= kinds
+    assert done.args[0].model.card.training["data"]["pairs"] == 3
+    assert all((before[name] == tensor).all() for name, tensor in model.network.state_dict().items())
+
+
+def test_while_it_is_paused_nothing_happens(qtbot, make_run):
+    run = make_run(seconds=30.0)
+    qtbot.waitUntil(lambda: any(isinstance(event, StepResult) for event in run.events), timeout=WAIT)
+    run.pause()
+    qtbot.wait(500)  # the step in hand ends
+    count = len(run.events)
+    qtbot.wait(300)
+    assert len(run.events) == count
+    run.resume()
+    qtbot.waitUntil(lambda: len(run.events) > count, timeout=WAIT)
+
+
+def test_stopping_keeps_the_best_so_far(qtbot, make_run):
+    run = make_run(seconds=600.0)
+    qtbot.waitUntil(lambda: any(isinstance(event, EpochResult) for event in run.events), timeout=WAIT)
+    with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
+        run.stop()
+    assert done.args[0].rounds
+
+
+def test_giving_up_leaves_nothing(qtbot, make_run):
+    run = make_run(seconds=600.0)
+    qtbot.waitUntil(lambda: any(isinstance(event, StepResult) for event in run.events), timeout=WAIT)
+    with qtbot.waitSignal(run.failed, timeout=WAIT) as failed:
+        run.give_up()
+    assert isinstance(failed.args[0], CancelledError)
+
+
+@pytest.fixture
+def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
+    from napari_lesionseg.config import PostprocessConfig
+    from napari_lesionseg.plugin.workbench.session import StudySession
+
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    session = StudySession(make_napari_viewer(), study, PostprocessConfig())
+    session.set_model(model)
+    panel = LearnPanel(session)
+    qtbot.addWidget(panel)
+    panel.seconds.setMinimum(1)
+    panel.seconds.setValue(2)
+    yield panel
+    panel.close_session()
+    session.abandon()
+
+
+def test_the_panel_learns_and_keeps_the_model_under_a_name_of_its_own(qtbot, panel):
+    assert panel.count.text() == "3 pictures to learn from: 3 by am"
+    panel.start.click()
+    assert not panel.start.isEnabled()
+    assert panel.pause.isEnabled()
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    assert panel.candidate.reason in panel.card.figures.text()
+    assert panel.use.isEnabled() == panel.candidate.offered
+    panel.keep.click()
+    panel.start.click()
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    panel.keep.click()
+    names = {entry.name for entry in ModelRegistry().list() if not entry.shipped}
+    assert len(names) == 2
+
+
+def test_a_discarded_model_is_nowhere(qtbot, panel):
+    panel.start.click()
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    panel.discard.click()
+    assert panel.candidate is None
+    assert all(entry.shipped for entry in ModelRegistry().list())
+
+
+def test_closing_while_it_learns_tells_nobody(qtbot, panel):
+    panel.seconds.setValue(600)
+    panel.start.click()
+    run = panel.run
+    assert not panel.go_back.isVisibleTo(panel)
+    qtbot.waitUntil(lambda: panel.bar.value() > 0 or panel.bar.format() != "%p%", timeout=WAIT)
+    panel.close_session()
+    assert run._given_up.is_set()
+    assert panel.candidate is None
+    panel._session.changed.connect(panel._update)  # the fixture closes once more
+    panel._session.model_changed.connect(panel._update)

@@ -1,0 +1,235 @@
+"""A reader who corrects, lets the model learn, goes on painting, and decides: all in the workbench."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QMessageBox
+
+from napari_lesionseg.config import AugmentConfig, FineTuneConfig
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.finetuning.checkpoint import find_unfinished
+from napari_lesionseg.training.trainer import EpochResult, StepResult
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
+from napari_lesionseg.plugin.workbench.widget import finetune_panel
+from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench.finetune_task import state_path_of
+from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.state import Status
+
+TINY = {"width": 4, "depth": 2}
+QUICK = FineTuneConfig(
+    epochs=40,
+    rounds=4,
+    folds=2,
+    batch_size=4,
+    decoder_lr=2e-2,
+    freeze_norm=False,
+    precision="float32",
+    num_threads=1,
+    augment=AugmentConfig(artefacts=0, blur=0),
+)
+SLOW = QUICK.model_copy(update={"epochs": 4000, "rounds": 2000})
+PICTURES, CORRECTED = 11, 8
+WAIT = 60_000
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("napari_lesionseg.finetuning.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr(session_module, "PAUSE_MS", 5)
+    monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: QUICK)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """The model to start from, which knows nothing, in the user's list."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    network = build_network("unet", 1, **TINY)
+    card = ModelCard(name="start", arch="unet", arch_settings=TINY, working_size=64)
+    path = ModelRegistry().add(checkpoint_bytes(network, card), "start")
+    monkeypatch.setattr(
+        "napari_lesionseg.plugin.segment.task.load", lambda choice: load_model(choice.name or "start", "cpu")
+    )
+    return load_model(path, "cpu")
+
+
+@pytest.fixture
+def bench(qtbot, make_napari_viewer, start, tmp_path):
+    folder = tmp_path / "nevi"
+    folder.mkdir()
+    for number in range(PICTURES):
+        image = np.full((48, 64, 3), 230, np.uint8)
+        image[10:30, 12 + number : 37 + number] = 40
+        Image.fromarray(image).save(folder / f"P{number + 1}.png")
+    viewer = make_napari_viewer()
+    made = Workbench(viewer)
+    viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
+    made.reader.setText("am")
+    made.controls.min_area.setValue(0)
+    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=WAIT)
+    made.open_folder(folder)
+    qtbot.waitUntil(lambda: made.session is not None and made.session.editor is not None, timeout=WAIT)
+    return made
+
+
+def dark(editor):
+    return np.nonzero(editor.picture.data[..., 0] < 100)
+
+
+def correct_and_approve(qtbot, bench):
+    """Draw what is dark on the picture that is shown, and sign it."""
+    session = bench.session
+    editor, picture = session.editor, session.image_id
+    editor.labels.data_setitem(np.nonzero(editor.labels.data), 0)
+    editor.labels.data_setitem(dark(editor), 1)
+    bench.verdict.approve.click()
+    qtbot.waitUntil(lambda: session.editor is not None and session.image_id != picture, timeout=WAIT)
+
+
+def masks_of(bench, status):
+    study = bench.session.study
+    states = [state for state in study.state.pictures.values() if state.status is status]
+    return {state.name: (state.outline.revision, study.outline(state.image_id)) for state in states}
+
+
+def same_masks(one, other):
+    return one.keys() == other.keys() and all(
+        one[name][0] == other[name][0] and np.array_equal(one[name][1], other[name][1]) for name in one
+    )
+
+
+def all_saved(qtbot, bench):
+    qtbot.waitUntil(lambda: bench.session.unsaved == 0, timeout=WAIT)
+
+
+class Listener(QObject):
+    """Notes what a learning tells."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.events = []
+        run.happened.connect(self.events.append)
+
+    def count(self, kind):
+        return sum(isinstance(event, kind) for event in self.events)
+
+
+def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
+    panel, session = bench.learn, bench.session
+    assert not panel.start.isEnabled()
+    for _ in range(CORRECTED):
+        correct_and_approve(qtbot, bench)
+    all_saved(qtbot, bench)
+    bench.queue.outline_all.click()
+    qtbot.waitUntil(lambda: len(masks_of(bench, Status.PREDICTED)) == PICTURES - CORRECTED, timeout=WAIT)
+    approved = masks_of(bench, Status.APPROVED)
+    assert panel.count.text() == "8 pictures to learn from: 8 by am"
+    assert panel.split.text() == "Held out in turn: 3 + 3 + 2"
+
+    panel.start.click()
+    told = Listener(panel.run)
+    qtbot.waitUntil(lambda: told.count(StepResult) > 2, timeout=WAIT)
+    labels = session.editor.labels
+    other = 1 - int(labels.data[40, 60])
+    labels.paint((40, 60), other)  # the reader goes on
+    panel.pause.click()
+    assert panel.pause.text() == "Go on"
+    qtbot.wait(300)  # the step in hand ends
+    before = len(told.events)
+    qtbot.wait(300)
+    assert len(told.events) == before
+    all_saved(qtbot, bench)
+    assert session.state.status is Status.CORRECTED
+    painted = session.study.outline(session.image_id)
+    assert painted[40, 60] == other
+    panel.pause.click()
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    assert told.count(EpochResult) == 4
+
+    comparison = panel.candidate.comparison
+    assert panel.candidate.offered
+    assert panel.card.pictures() == [change.stem for change in comparison.most_changed(3)]
+    assert "interval" in panel.card.figures.text()
+    panel.use.click()
+    qtbot.waitUntil(lambda: session.model is not None and session.model.sha256 != start.sha256, timeout=WAIT)
+    new = session.model
+    assert new.card.parent == start.sha256
+    assert bench.models.choice.name == "start-2"
+    qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {new.sha256}, timeout=WAIT)
+    all_saved(qtbot, bench)
+    assert same_masks(masks_of(bench, Status.APPROVED), approved)
+    assert np.array_equal(session.study.outline(session.image_id), painted)
+
+    panel.go_back.click()
+    qtbot.waitUntil(lambda: session.model.sha256 == start.sha256, timeout=WAIT)
+    qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {start.sha256}, timeout=WAIT)
+    assert same_masks(masks_of(bench, Status.APPROVED), approved)
+    assert {entry.name for entry in ModelRegistry().list() if not entry.shipped} == {"start", "start-2"}
+
+
+def by_model(bench, status):
+    states = bench.session.study.state.pictures.values()
+    return {state.outline.model for state in states if state.status is status}
+
+
+def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monkeypatch):
+    for _ in range(3):
+        correct_and_approve(qtbot, bench)
+    all_saved(qtbot, bench)
+    folder = bench.session.study.folder
+    monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: SLOW)
+    bench.learn.start.click()
+    run = bench.learn.run
+    state_path = state_path_of(bench.session.study)
+    qtbot.waitUntil(lambda: find_unfinished(state_path) is not None, timeout=WAIT)
+
+    asked = []
+    answers = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+    monkeypatch.setattr(
+        QMessageBox, "question", lambda *words: asked.append(words[2]) or answers[len(asked) - 1]
+    )
+    assert not bench.close_study()
+    assert bench.learn.run is run
+    assert bench.close_study()
+    assert len(asked) == 2
+    assert run.wait()
+    left = find_unfinished(state_path)
+
+    bench.open_folder(folder)
+    qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=WAIT)
+    panel = bench.learn
+    assert panel.offers_to_continue
+    assert "start" in panel.offer.text()
+    panel.resume.click()
+    told = Listener(panel.run)
+    qtbot.waitUntil(lambda: told.count(EpochResult) > 0, timeout=WAIT)
+    first = next(event for event in told.events if isinstance(event, EpochResult))
+    assert first.epoch == len(left.rounds) + 1
+    panel.stop.click()
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    assert panel.candidate.rounds[: len(left.rounds)] == tuple(saved.result() for saved in left.rounds)
+    panel.discard.click()
+    assert find_unfinished(state_path) is None
+
+
+def test_giving_up_and_forgetting_leave_nothing(qtbot, bench, monkeypatch):
+    for _ in range(2):
+        correct_and_approve(qtbot, bench)
+    all_saved(qtbot, bench)
+    monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: SLOW)
+    panel, state_path = bench.learn, state_path_of(bench.session.study)
+    panel.start.click()
+    qtbot.waitUntil(lambda: find_unfinished(state_path) is not None, timeout=WAIT)
+    panel.give_up.click()
+    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
+    assert "given up" in panel.verdict.text()
+    assert panel.candidate is None
+    assert find_unfinished(state_path) is None
+    assert panel.start.isEnabled()

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_lesionseg.errors import CancelledError, LesionSegError, StudyError
+from napari_lesionseg.plugin.workbench.widget import open_study
+from napari_lesionseg.plugin.workbench.open_study import (
+    NewStudy,
+    default_reader,
+    make_study,
+    open_folder,
+    open_samples,
+)
+from napari_lesionseg.study.datasets import IMPORTED
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.layout import STUDY_FOLDER
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"IMD{number}.png")
+    return folder
+
+
+def test_the_readers_name_is_one_that_a_study_takes(monkeypatch):
+    monkeypatch.setattr(open_study.getpass, "getuser", lambda: "anna.møller@hospital")
+    assert default_reader() == "annamllerhospital"
+    monkeypatch.setattr(open_study.getpass, "getuser", lambda: "x" * 99)
+    assert re.fullmatch("x{1,40}", default_reader())
+
+
+def test_there_is_a_readers_name_even_without_an_account(monkeypatch):
+    def nobody() -> str:
+        raise OSError("no account")
+
+    monkeypatch.setattr(open_study.getpass, "getuser", nobody)
+    assert default_reader() == "reader"
+
+
+def test_a_folder_of_pictures_becomes_a_study_and_stays_one(photos):
+    with open_folder(photos, "am") as study:
+        assert study.folder == photos / STUDY_FOLDER
+        pictures = list(study.state.pictures)
+        assert len(pictures) == 3
+        study.approve(pictures[0], np.ones((20, 30), np.uint8))
+    with open_folder(photos, "am") as study:
+        assert list(study.state.pictures) == pictures
+        assert study.state.pictures[pictures[0]].approved is not None
+
+
+def test_pictures_that_were_added_since_are_taken_in(photos):
+    open_folder(photos, "am").close()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(photos / "IMD9.png")
+    with open_folder(photos, "am") as study:
+        assert len(study.state.pictures) == 4
+
+
+def test_a_study_is_opened_as_it_is(make_study):
+    folder = make_study(2).folder
+    with open_folder(folder, "bo") as study:
+        assert len(study.state.pictures) == 2
+
+
+def test_a_study_is_opened_though_its_pictures_are_gone(photos, tmp_path):
+    open_folder(photos, "am").close()
+    for picture in photos.glob("*.png"):
+        picture.rename(tmp_path / picture.name)
+    with open_folder(photos, "am") as study:
+        assert len(study.state.pictures) == 3
+
+
+@pytest.mark.parametrize("reader", ["", "a b", "../x"])
+def test_a_readers_name_that_does_not_do_is_told(photos, reader):
+    with pytest.raises(StudyError, match="name"):
+        open_folder(photos, reader)
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(LesionSegError):
+        open_folder(tmp_path, "am")
+    assert not (tmp_path / STUDY_FOLDER).exists()
+
+
+def test_samples_and_pictures_of_the_viewer(tmp_path):
+    with open_samples("am") as study:
+        assert len(study.state.pictures) == 6
+    images = {"a": np.zeros((9, 9, 3), np.uint8), "b": np.ones((9, 9, 3), np.uint8)}
+    with make_study(NewStudy(tmp_path / "new", "am", images=images)) as study:
+        assert [state.name for state in study.state.pictures.values()] == ["a", "b"]
+
+
+def test_what_a_new_study_is_to_be(photos, tmp_path):
+    plan = NewStudy(
+        tmp_path / "new",
+        "am",
+        images_folder=photos,
+        classes=("lesion", "ulcer"),
+        key_file=tmp_path / "key.csv",
+        blinded=True,
+    )
+    with make_study(plan) as study:
+        assert [entry.name for entry in study.info.classes] == ["lesion", "ulcer"]
+        assert len({entry.colour for entry in study.info.classes}) == 2
+        assert study.info.blinded
+        assert study.info.pseudonymised
+        assert all(state.name.startswith("P") for state in study.state.pictures.values())
+        assert all(state.added.own for state in study.state.pictures.values())
+    assert "IMD2" in (tmp_path / "key.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("more", [{"copy": True}, {"key_file": Path("key.csv")}])
+def test_a_study_of_copies_inside_its_pictures_is_opened_as_it_is(photos, tmp_path, monkeypatch, more):
+    """Its pictures are not taken in once more from the files that were copied."""
+    monkeypatch.chdir(tmp_path)
+    make_study(NewStudy(photos / STUDY_FOLDER, "am", images_folder=photos, **more)).close()
+    with open_folder(photos, "bo") as study:
+        assert len(study.state.pictures) == 3
+
+
+def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path):
+    plan = NewStudy(tmp_path / "new", "am", images_folder=real_data / "ph2-sample")
+    with make_study(plan) as study:
+        diagnoses = {state.added.stratum for state in study.state.pictures.values()}
+    assert len(diagnoses) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pictures": None}, "holds the pictures"),
+        ({"pictures": Path("nowhere")}, "no folder"),
+        ({"folder": Path()}, "new or an empty folder"),
+        ({"reader": "a b"}, "reader's name"),
+        ({"classes": ()}, "at least one"),
+    ],
+)
+def test_what_cannot_be_made_is_told_before(photos, tmp_path, change, words):
+    plan = replace(NewStudy(tmp_path / "new", "am", images_folder=photos), **change)
+    assert words in plan.problem
+    with pytest.raises(StudyError, match=words):
+        make_study(plan)
+
+
+def test_a_study_that_is_there_is_told(photos, tmp_path):
+    plan = NewStudy(tmp_path / "new", "am", images_folder=photos)
+    make_study(plan).close()
+    assert "already" in plan.problem
+
+
+def put_mask(folder, number):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 5 : 10 + number] = 255
+    Image.fromarray(mask).save(folder / f"IMD{number}_segmentation.png")
+    return mask // 255
+
+
+def test_masks_in_the_folder_are_there_to_be_corrected(photos):
+    mask = put_mask(photos, 0)
+    with open_folder(photos, "am") as study:
+        first, second, _ = study.state.pictures
+        np.testing.assert_array_equal(study.outline(first), mask)
+        assert study.state.pictures[first].status is Status.CORRECTED
+        assert study.state.pictures[first].reader == IMPORTED
+        assert study.outline(second) is None
+
+
+def test_masks_that_come_with_new_pictures_are_taken_over_and_no_others(photos):
+    put_mask(photos, 0)
+    with open_folder(photos, "am") as study:
+        first = next(iter(study.state.pictures))
+        study.approve(first, np.ones((20, 30), np.uint8))
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(photos / "IMD3.png")
+    mask = put_mask(photos, 3)
+    with open_folder(photos, "am") as study:
+        assert study.outline(first).all()
+        np.testing.assert_array_equal(study.outline(list(study.state.pictures)[3]), mask)
+
+
+def test_a_study_is_left_when_its_masks_are_cancelled(photos, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(open_study.Study, "close", lambda study: left.append(study.folder))
+
+    def cancel(*_):
+        raise CancelledError("Cancelled.")
+
+    monkeypatch.setattr(open_study, "take_outlines", cancel)
+    with pytest.raises(CancelledError):
+        make_study(NewStudy(tmp_path / "study", "am", photos))
+    assert left[-1] == tmp_path / "study"

@@ -1,0 +1,642 @@
+from __future__ import annotations
+
+import errno
+import gc
+import shutil
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.plugin.workbench.widget import autosave
+from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench.viewer_layers import apply_view, describe_view
+from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.queue import Order
+from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
+from napari_lesionseg.study.study import Study
+
+CONFIG = PostprocessConfig(min_area=0)
+SPOT = 20 * 25
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(session_module, "PAUSE_MS", 5)
+    monkeypatch.setattr(autosave, "RETRY_MS", 20)
+    monkeypatch.setattr("os.fsync", lambda file: None)  # tested with the study; takes seconds on a busy disk
+
+
+class Desk:
+    """A session with what a test needs to watch it."""
+
+    def __init__(self, qtbot, study, model, viewer=None) -> None:
+        self.qtbot = qtbot
+        self.viewer = viewer if viewer is not None else ViewerModel()
+        self.session = StudySession(self.viewer, study, CONFIG)
+        self.study = study
+        self.signs, self.loud, self.told = [], [], []
+        self.session.saved.connect(self.signs.append)
+        self.session.not_saved.connect(self.loud.append)
+        self.session.failed.connect(self.told.append)
+        self.session.set_model(model)
+
+    def begin(self) -> Desk:
+        self.session.begin()
+        return self.shown()
+
+    def shown(self, name: str | None = None) -> Desk:
+        session = self.session
+
+        def there() -> bool:
+            state = session.state
+            return session.editor is not None and state is not None and name in (None, state.name)
+
+        self.qtbot.waitUntil(there)
+        return self
+
+    def saved(self) -> Desk:
+        self.qtbot.waitUntil(lambda: self.session.unsaved == 0)
+        return self
+
+    def open(self, name: str) -> Desk:
+        self.session.open_picture(self.id(name))
+        return self.shown(name)
+
+    def id(self, name: str) -> str:
+        return next(key for key, state in self.study.state.pictures.items() if state.name == name)
+
+    def state(self, name: str):
+        return self.study.state.pictures[self.id(name)]
+
+    def paint(self, row: int = 2, col: int = 2) -> None:
+        self.editor.labels.brush_size = 3
+        self.editor.labels.paint((row, col), 1)
+
+    @property
+    def editor(self):
+        return self.session.editor
+
+    @property
+    def mask(self):
+        return self.session.editor.mask
+
+    @property
+    def name(self):
+        return self.session.state.name
+
+
+@pytest.fixture
+def open_desk(qtbot, make_study, network):
+    desks = []
+
+    def open_one(*arguments, model=network, viewer=None, **more) -> Desk:
+        desks.append(Desk(qtbot, make_study(*arguments, **more), model, viewer))
+        return desks[-1]
+
+    yield open_one
+    for desk in desks:
+        if desk.session is not None:
+            desk.session.abandon()
+
+
+@pytest.fixture
+def desk(open_desk) -> Desk:
+    return open_desk().begin()
+
+
+def facts(study: Study):
+    return {
+        state.name: (state.status, state.note, state.reader, state.outline and state.outline.revision)
+        for state in study.state.pictures.values()
+    }
+
+
+# ------------------------------------------------------------------------------------------ the rounds
+
+
+def test_a_prediction_is_saved_as_predicted(desk):
+    desk.saved()
+    state = desk.state("P1")
+    assert state.status is Status.PREDICTED
+    assert state.outline.model == "fa" * 32
+    assert state.outline.threshold == pytest.approx(0.6)
+    assert state.quality is not None
+    assert desk.study.outline(state.image_id).sum() == SPOT
+    assert desk.signs[-1] is True
+
+
+def test_the_prediction_is_kept_though_the_hand_was_quick(desk):
+    desk.paint()
+    desk.session.approve()
+    desk.saved()
+    state = desk.state("P1")
+    assert desk.study.outline(state.image_id, "predicted").sum() == SPOT
+    assert desk.study.outline(state.image_id, "corrected").sum() > SPOT
+    assert desk.study.outline(state.image_id, "approved").sum() > SPOT
+
+
+def test_what_the_hand_changes_is_saved_as_corrected(desk):
+    desk.saved()
+    desk.paint()
+    desk.saved()
+    state = desk.state("P1")
+    assert state.status is Status.CORRECTED
+    assert np.array_equal(desk.study.outline(state.image_id), desk.mask)
+    assert desk.mask.sum() > SPOT
+    assert desk.study.outline(state.image_id, "predicted").sum() == SPOT
+
+
+def test_a_click_is_saved_with_the_outline(qtbot, desk):
+    desk.editor.add_click(2, 2)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    desk.saved()
+    outline = desk.state("P1").outline
+    assert isinstance(outline, Corrected)
+    assert outline.clicks == ((2.0, 2.0, True),)
+
+
+def test_a_prediction_after_the_hand_is_the_readers_choice(qtbot, open_desk, network):
+    desk = open_desk(model=None).begin()
+    desk.paint()
+    desk.saved()
+    desk.session.set_model(network)
+    desk.editor.predict()
+    qtbot.waitUntil(lambda: desk.mask.sum() == SPOT)
+    desk.saved()
+    assert desk.study.outline(desk.id("P1")).sum() == SPOT
+
+
+def test_everything_comes_back_as_it_was(qtbot, open_desk):
+    desk = open_desk(6).begin()
+    desk.session.approve()
+    desk.shown("P2").session.flag("hair?")
+    desk.shown("P3").session.no_lesion()
+    desk.shown("P4").paint()
+    desk.editor.add_click(35, 55)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    desk.editor.undo()
+    desk.viewer.scene.camera.zoom = 3.5
+    desk.viewer.scene.camera.center = (0.0, 12.0, 31.0)
+    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.clicks
+    assert desk.session.close() == ""
+    assert not desk.viewer.layers
+    before["P4"] = (Status.CORRECTED, "", "am", before["P4"][3])
+
+    again = open_desk().begin()
+    assert again.name == "P4"
+    assert np.array_equal(again.mask, mask)
+    assert again.editor.clicks == clicks
+    assert again.viewer.scene.camera.zoom == pytest.approx(3.5)
+    assert again.viewer.scene.camera.center == pytest.approx((0, 12, 31))
+    found = facts(again.study)
+    assert [found[name][0] for name in ("P1", "P2", "P3", "P4")] == [
+        Status.APPROVED,
+        Status.FLAGGED,
+        Status.NO_LESION,
+        Status.CORRECTED,
+    ]
+    assert found["P2"][1] == "hair?"
+    again.saved()
+    assert {name: found[name] for name in ("P1", "P2", "P3")} == {
+        name: facts(again.study)[name] for name in ("P1", "P2", "P3")
+    }
+
+
+def test_a_picture_without_lesion_comes_back_empty(desk):
+    desk.session.no_lesion()
+    desk.shown("P2").saved().open("P1")
+    assert not desk.mask.any()
+    assert desk.saved().state("P1").status is Status.NO_LESION
+
+
+def test_nothing_is_approved_that_is_empty(open_desk):
+    desk = open_desk(model=None).begin()
+    desk.session.approve()
+    assert desk.told == ["The outline is empty; draw one, or choose No lesion."]
+    assert desk.name == "P1"
+
+
+def test_an_approved_picture_that_is_changed_is_corrected_and_can_be_approved_again(desk):
+    desk.session.approve()
+    desk.shown("P2").saved().open("P1")
+    desk.paint()
+    desk.saved()
+    assert desk.state("P1").status is Status.CORRECTED
+    desk.session.approve()
+    desk.saved()
+    assert desk.state("P1").status is Status.APPROVED
+    assert desk.study.outline(desk.id("P1"), "approved").sum() > SPOT
+
+
+def test_the_last_picture_stays_and_can_be_changed_after_its_verdict(open_desk):
+    desk = open_desk(1).begin()
+    desk.session.approve()
+    desk.saved()
+    assert desk.state("P1").status is Status.APPROVED
+    desk.paint()
+    desk.saved()
+    assert desk.state("P1").status is Status.CORRECTED
+    desk.session.no_lesion()
+    desk.saved()
+    assert desk.state("P1").status is Status.NO_LESION
+    assert not desk.mask.any()
+
+
+def test_a_verdict_is_taken_back(desk):
+    desk.session.approve()
+    desk.shown("P2").saved().open("P1")
+    desk.session.reopen()
+    desk.saved()
+    assert desk.state("P1").status is Status.PREDICTED
+    assert desk.session.next()
+
+
+def test_back_walks_the_way_it_came(desk):
+    assert not desk.session.can_go_back
+    assert not desk.session.back()
+    desk.session.approve()
+    desk.shown("P2").session.approve()
+    desk.shown("P3").session.back()
+    desk.shown("P2").session.back()
+    desk.shown("P1")
+    assert not desk.session.can_go_back
+
+
+def test_the_queue_is_filtered_and_sorted(desk):
+    desk.session.flag("hair")
+    desk.shown("P2").saved()
+    desk.session.sort(Order.NAME, statuses={Status.FLAGGED})
+    assert [state.name for state in desk.session.queue] == ["P1"]
+    desk.session.sort(Order.NAME, search="p3")
+    assert [state.name for state in desk.session.queue] == ["P3"]
+    desk.session.approve()
+    desk.shown("P3")
+
+
+def test_the_threshold_is_moved_for_this_and_later_pictures(desk):
+    desk.session.set_config(CONFIG.model_copy(update={"threshold": 0.05}))
+    assert desk.mask.all()
+    desk.session.approve()
+    desk.shown("P2")
+    assert desk.mask.all()
+    assert desk.saved().state("P2").status is Status.PREDICTED
+
+
+def test_the_class_painted_last_is_not_that_of_the_next_picture(qtbot, make_study, network):
+    classes = [StudyClass(name=name, colour="#000000") for name in ("lesion", "ulcer")]
+    viewer = ViewerModel()
+    session = StudySession(viewer, make_study(2, classes=classes), PostprocessConfig(min_area=0))
+    session.set_model(network)
+    session.begin()
+    qtbot.waitUntil(lambda: session.editor is not None)
+    first = session.image_id
+    session.editor.active_class = 2
+    session.next()
+    qtbot.waitUntil(lambda: session.editor is not None and session.image_id != first)
+    assert session.editor.active_class == 1
+    assert set(np.unique(session.editor.mask)) == {0, 1}
+    session.abandon()
+
+
+def test_labels_that_the_study_does_not_have_count_as_lesion(desk):
+    desk.editor.labels.paint((2, 2), 7)
+    desk.saved()
+    assert desk.study.outline(desk.id("P1")).max() == 1
+    assert not desk.loud
+
+
+# ------------------------------------------------------------------------------- when saving fails
+
+
+def test_what_cannot_be_saved_is_told_and_saved_later(qtbot, trouble, desk):
+    desk.saved()
+    trouble.on = True
+    desk.paint()
+    qtbot.waitUntil(lambda: bool(desk.loud))
+    assert desk.loud[0] == "the disk is full"
+    assert desk.signs[-1] is False
+    assert desk.session.outbox.problem
+    trouble.on = False
+    desk.saved()
+    assert desk.signs[-1] is True
+    assert not desk.session.outbox.problem
+    assert desk.state("P1").status is Status.CORRECTED
+
+
+def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(qtbot, trouble, desk):
+    desk.saved()
+    trouble.on = True
+    desk.paint()
+    desk.editor.add_click(35, 55)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    first, clicks = desk.mask, desk.editor.clicks
+    desk.session.approve()
+    second = desk.shown("P2").mask
+    desk.session.flag("hair")
+    desk.shown("P3").open("P1")
+    assert np.array_equal(desk.mask, first)
+    assert desk.editor.clicks == clicks
+    desk.open("P2")
+    assert np.array_equal(desk.mask, second)
+    qtbot.waitUntil(lambda: bool(desk.loud))
+    assert desk.state("P1").status is Status.PREDICTED
+    trouble.on = False
+    desk.saved()
+    assert desk.state("P1").status is Status.APPROVED
+    assert desk.state("P2").status is Status.FLAGGED
+    assert np.array_equal(desk.study.outline(desk.id("P1")), first)
+
+
+def test_a_prediction_that_is_not_saved_yet_stays_a_prediction(qtbot, trouble, desk):
+    desk.saved()
+    trouble.on = True
+    desk.open("P2")
+    qtbot.waitUntil(lambda: bool(desk.loud))
+    desk.open("P1").open("P2")
+    trouble.on = False
+    desk.saved()
+    assert desk.state("P2").status is Status.PREDICTED
+
+
+def test_closing_says_what_is_not_saved_and_stays_open(qtbot, trouble, desk):
+    desk.saved()
+    trouble.on = True
+    desk.paint()
+    mask = desk.mask
+    assert desk.session.close() == "the disk is full"
+    assert np.array_equal(desk.mask, mask)
+    trouble.on = False
+    qtbot.waitUntil(lambda: desk.state("P1").status is Status.CORRECTED)
+    assert desk.session.close() == ""
+
+
+def test_a_folder_that_disappears_and_comes_back(qtbot, desk):
+    desk.saved()
+    away = desk.study.folder.with_name("away")
+    desk.study.folder.rename(away)
+    desk.paint()
+    qtbot.waitUntil(lambda: bool(desk.loud))
+    desk.session.news.look()
+    qtbot.waitUntil(lambda: bool(desk.told))
+    desk.session.news.look()
+    qtbot.waitUntil(lambda: not desk.session.news.is_looking)
+    assert len(desk.told) == 1
+    if desk.study.folder.exists():
+        shutil.rmtree(desk.study.folder)
+    away.rename(desk.study.folder)
+    desk.saved()
+    assert desk.state("P1").status is Status.CORRECTED
+
+
+def test_a_full_disk(qtbot, monkeypatch, desk):
+    desk.saved()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        desk.paint()
+        mask = desk.mask
+        qtbot.waitUntil(lambda: bool(desk.loud))
+        desk.session.approve()
+        desk.shown("P2").open("P1")
+        assert np.array_equal(desk.mask, mask)
+        assert "full" in desk.loud[0]
+    desk.saved()
+    assert desk.state("P1").status is Status.APPROVED
+    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+
+
+def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
+    desk.saved()
+    gate, begun = threading.Event(), threading.Event()
+    approve = Study.approve
+
+    def slow(*arguments, **more):
+        begun.set()
+        gate.wait(10)
+        return approve(*arguments, **more)
+
+    monkeypatch.setattr(Study, "approve", slow)
+    desk.session.approve()
+    qtbot.waitUntil(begun.is_set)
+    desk.shown("P2").open("P1")
+    desk.paint()
+    mask = desk.mask
+    desk.open("P2").open("P1")
+    assert np.array_equal(desk.mask, mask)
+    gate.set()
+    desk.saved()
+    assert desk.state("P1").status is Status.CORRECTED
+    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    desk.open("P2").open("P1")
+    assert np.array_equal(desk.mask, mask)
+
+
+# ------------------------------------------------------------------------------------- the layers
+
+
+def layers_of(desk):
+    return desk.editor.picture, desk.editor.labels
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_deleted_layer_closes_the_picture_with_its_work_saved(qtbot, desk, which):
+    desk.paint()
+    mask = desk.mask
+    desk.viewer.layers.remove(layers_of(desk)[which])
+    qtbot.waitUntil(lambda: not desk.viewer.layers)
+    assert desk.editor is None
+    assert desk.session.image_id is None
+    desk.saved()
+    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    desk.open("P1")
+    assert np.array_equal(desk.mask, mask)
+    assert len(desk.viewer.layers) == 2
+
+
+@pytest.mark.parametrize("how", ["clear", "remove_selected"])
+def test_all_layers_are_deleted_at_once(qtbot, desk, how):
+    desk.paint()
+    mask = desk.mask
+    desk.viewer.layers.select_all()
+    getattr(desk.viewer.layers, how)()
+    qtbot.waitUntil(lambda: not desk.viewer.layers)
+    desk.saved()
+    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+
+
+def test_the_next_picture_comes_though_a_layer_was_deleted_just_now(qtbot, desk):
+    desk.viewer.layers.remove(desk.editor.labels)
+    desk.open("P2")
+    qtbot.waitUntil(lambda: len(desk.viewer.layers) == 2)
+    assert desk.mask.sum() == SPOT
+
+
+def test_renamed_and_duplicated_layers_change_nothing(desk):
+    image_id, labels = layers_of(desk)
+    image_id.name, labels.name = "x", "y"
+    desk.viewer.layers.append(Labels(np.ones((40, 60), np.uint8), name="P1 outline"))
+    desk.viewer.layers.append(Image(np.zeros((9, 9, 3), np.uint8), rgb=True, name="P1"))
+    desk.session.approve()
+    desk.shown("P2").saved()
+    assert desk.study.outline(desk.id("P1")).sum() == SPOT
+    assert (desk.editor.picture, desk.editor.labels) == (image_id, labels)
+    assert len(desk.viewer.layers) == 4
+
+
+def test_a_reshaped_layer_is_never_written(desk):
+    desk.paint()
+    mask = desk.mask
+    desk.editor.labels.data = np.ones((7, 8), np.uint8)
+    desk.session.approve()
+    desk.shown("P2").saved()
+    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    assert desk.mask.sum() == SPOT
+
+
+def test_fifty_pictures_take_two_layers_and_are_forgotten(open_desk, network):
+    desk = open_desk(50).begin()
+    seen = []
+    for _ in range(49):
+        name = desk.name
+        seen.append((weakref.ref(desk.editor), weakref.ref(desk.editor.picture.data)))
+        desk.session.approve()
+        desk.qtbot.waitUntil(lambda name=name: desk.editor is not None and desk.name != name, timeout=10000)
+        assert len(desk.viewer.layers) == 2
+    desk.saved()
+    network.seen.clear()
+    gc.collect()
+    alive = [(editor, image) for editor, image in seen if editor() is not None or image() is not None]
+    assert len(alive) <= session_module.AHEAD
+    assert all(state.status is Status.APPROVED for state in list(desk.study.state.pictures.values())[:49])
+
+
+def test_a_session_that_was_closed_leaves_nothing(qtbot, open_desk):
+    desk = open_desk().begin()
+    assert desk.session.close() == ""
+    kept = weakref.ref(desk.session)
+    desk.session = None
+    gc.collect()
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and kept() is None)
+
+
+# ----------------------------------------------------------------------------- models, other readers
+
+
+def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
+    desk.saved()
+    other = type(network)()
+    other.sha256 = "bb" * 32
+    desk.session.set_model(other)
+    qtbot.waitUntil(lambda: len(other.seen) > 0 and not desk.editor.is_busy)
+    desk.saved()
+    assert desk.state("P1").outline.model == other.sha256
+    desk.paint()
+    mask = desk.mask
+    desk.session.set_model(network)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    assert np.array_equal(desk.mask, mask)
+    desk.session.approve()
+    desk.shown("P2").saved()
+    assert desk.state("P2").outline.model == network.sha256
+
+
+def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, network, open_desk):
+    desk.saved()
+    assert desk.session.close() == ""
+    again = open_desk(model=None).begin()
+    assert again.mask.sum() == SPOT
+    before = len(again.study.history(again.id("P1")))
+    again.session.set_model(network)
+    qtbot.waitUntil(lambda: not again.editor.is_busy)
+    again.saved()
+    assert len(again.study.history(again.id("P1"))) == before
+
+
+def test_a_model_that_fails_is_told_and_the_picture_waits_for_another(qtbot, open_desk, network):
+    network.error = RuntimeError("broken")
+    desk = open_desk()
+    desk.session.begin()
+    qtbot.waitUntil(lambda: bool(desk.told))
+    assert "broken" in desk.told[0]
+    network.error = None
+    desk.open("P2")
+    desk.open("P1")
+
+
+@pytest.mark.parametrize("blinded", [False, True])
+def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make_study, blinded):
+    desk = open_desk(blinded=blinded).begin()
+    desk.saved()
+    with make_study(reader="bo") as other:
+        other.save_correction(desk.id("P3"), np.ones((40, 60), np.uint8))
+        other.approve(desk.id("P3"))
+    changes = []
+    desk.session.changed.connect(lambda: changes.append(1))
+    desk.session.news.look()
+    qtbot.waitUntil(lambda: not desk.session.news.is_looking)
+    assert (desk.state("P3").status is Status.APPROVED) != blinded
+    assert desk.state("P3").reader == (None if blinded else "bo")
+    desk.open("P3")
+    assert desk.mask.sum() == (SPOT if blinded else 40 * 60)
+
+
+def test_a_picture_that_cannot_be_read_is_told(qtbot, desk):
+    desk.saved()
+    path = desk.study.picture_path(desk.id("P4"))
+    path.unlink()
+    desk.session.open_picture(desk.id("P4"))
+    qtbot.waitUntil(lambda: bool(desk.told))
+    assert "P4" in desk.told[0]
+    desk.open("P2")
+
+
+def test_a_view_is_described_and_taken_again(qtbot):
+    viewer = ViewerModel()
+    viewer.scene.camera.zoom = 2.5
+    view = describe_view(viewer)
+    apply_view(viewer, {"center": "nonsense", "zoom": -1})
+    apply_view(viewer, {"center": [1, 2, "x"], "zoom": 3})
+    assert describe_view(viewer) == view
+    other = ViewerModel()
+    apply_view(other, view)
+    assert describe_view(other) == view
+
+
+def test_the_first_answer_of_a_model_that_came_late_is_a_prediction(qtbot, open_desk, network):
+    desk = open_desk(model=None).begin()
+    assert not desk.mask.any()
+    desk.session.set_model(network)
+    qtbot.waitUntil(lambda: desk.mask.any())
+    desk.saved()
+    assert isinstance(desk.state("P1").outline, Predicted)
+
+
+def test_no_lesion_taken_back_shows_the_outline_again(desk, open_desk):
+    first = desk.id("P1")
+    desk.open("P1")
+    desk.paint()
+    drawn = desk.mask
+    desk.session.no_lesion()
+    desk.saved()
+    desk.open("P1")
+    assert not desk.mask.any()
+    desk.session.reopen()
+    desk.saved()
+    assert np.array_equal(desk.mask, drawn)
+    assert desk.study.state.pictures[first].status is Status.CORRECTED
+    desk.session.no_lesion()
+    desk.saved()
+    desk.open("P1")
+    desk.session.flag("no, look again")
+    desk.saved()
+    desk.open("P1")
+    assert np.array_equal(desk.mask, drawn)

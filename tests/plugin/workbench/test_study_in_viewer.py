@@ -1,0 +1,260 @@
+"""Ten real pictures in the window that `lesionseg STUDY` opens, with the network that comes along.
+
+Everything is done by mouse and keys, as a reader does it: worked on, closed, reopened.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtWidgets import QApplication, QInputDialog
+
+from napari_lesionseg.cli.main import main
+from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.plugin import app
+from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.layout import STUDY_FOLDER
+
+LONG = 60_000
+LEFT, RIGHT = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton
+PLAIN, CTRL = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ControlModifier
+
+
+class Hand:
+    """A reader's hand on the mouse and the keys of one window."""
+
+    def __init__(self, qtbot, viewer):
+        self.qtbot, self.viewer = qtbot, viewer
+        self.window = viewer.window._qt_window
+        self.canvas = viewer.window._qt_viewer.canvas.native
+        self.bench = self.window.findChild(Workbench)
+
+    @property
+    def session(self):
+        return self.bench.session
+
+    @property
+    def editor(self):
+        return self.bench.session.editor
+
+    def wait(self, name=None):
+        """Wait until a picture is shown with its outline, saved, and the network has nothing to do."""
+
+        def there() -> bool:
+            session = self.session
+            if session is None or session.editor is None or self.bench.models.loaded is None:
+                return False
+            return (
+                not session.editor.is_busy
+                and name in (None, session.state.name)
+                and session.model is not None
+            )
+
+        self.qtbot.waitUntil(there, timeout=LONG)
+        self.qtbot.waitUntil(lambda: self.session.unsaved == 0, timeout=LONG)
+
+    def at(self, row, col) -> QPoint:
+        """Find the place on the canvas of a pixel of the picture."""
+        camera = self.viewer.scene.camera
+        height, width = self.canvas.height(), self.canvas.width()
+        centre_row, centre_col = camera.center[-2:]
+        return QPoint(
+            round(width / 2 + (col - centre_col) * camera.zoom),
+            round(height / 2 + (row - centre_row) * camera.zoom),
+        )
+
+    def click(self, row, col, button=LEFT):
+        self.qtbot.mouseMove(self.canvas, self.at(row, col))
+        self.qtbot.mouseClick(self.canvas, button, PLAIN, self.at(row, col))
+        self.qtbot.waitUntil(lambda: not self.editor.is_busy, timeout=LONG)
+
+    def move_to(self, row, col):
+        """Move the held mouse until the viewer has noticed; it leaves out moves that come too quickly."""
+        here = self.at(row, col)
+
+        def noticed() -> bool:
+            where = QPointF(here), QPointF(self.canvas.mapToGlobal(here))
+            move = QMouseEvent(QEvent.Type.MouseMove, *where, Qt.MouseButton.NoButton, LEFT, PLAIN)
+            QApplication.sendEvent(self.canvas, move)
+            return np.allclose(self.viewer.cursor.position[-2:], (row, col), atol=2)
+
+        self.qtbot.waitUntil(noticed, timeout=LONG)
+
+    def drag(self, *places):
+        """Press at the first place, move through the others, let go at the last."""
+        self.qtbot.mouseMove(self.canvas, self.at(*places[0]))
+        self.qtbot.mousePress(self.canvas, LEFT, PLAIN, self.at(*places[0]))
+        for place in places[1:]:
+            self.move_to(*place)
+        self.qtbot.mouseRelease(self.canvas, LEFT, PLAIN, self.at(*places[-1]))
+        self.qtbot.waitUntil(lambda: not self.editor.is_busy, timeout=LONG)
+
+    def press(self, key, modifier=PLAIN):
+        self.window.activateWindow()
+        self.qtbot.waitUntil(lambda: QApplication.activeWindow() is self.window, timeout=LONG)
+        self.qtbot.keyClick(self.canvas, key, modifier)
+        if self.editor is not None:
+            self.qtbot.waitUntil(lambda: self.editor is None or not self.editor.is_busy, timeout=LONG)
+
+    def take(self, action, key):
+        """Take a tool by its key, unless it is still taken from the picture before."""
+        if not self.bench.correct.buttons[action].isChecked():
+            self.press(key)
+        assert self.bench.correct.buttons[action].isChecked()
+
+    def facts(self):
+        """Say what the study knows of every picture."""
+        return [
+            (state.name, state.status, state.note, None if state.outline is None else state.outline.revision)
+            for state in self.session.study.state.pictures.values()
+        ]
+
+
+@pytest.fixture
+def nevi(real_data, tmp_path):
+    found = sorted((real_data / "ph2-sample").rglob("*_Dermoscopic_Image/*.bmp"))[:10]
+    if len(found) < 10:
+        pytest.skip(f"fewer than ten pictures of PH2 under {real_data}")
+    folder = tmp_path / "nevi"
+    folder.mkdir()
+    for path in found:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def lesionseg(qtbot, make_napari_viewer, monkeypatch):
+    """Run the command, without waiting for anybody to close its window."""
+    if not any(entry.shipped and not entry.problem for entry in ModelRegistry().list()):
+        pytest.skip("the model that comes with the program is not in this checkout")
+    opened = []
+
+    def make(**more):
+        opened.append(make_napari_viewer(show=True, **more))
+        return opened[-1]
+
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr(session_module, "PAUSE_MS", 20)
+    monkeypatch.setattr(app.napari, "Viewer", make)
+    monkeypatch.setattr(app.napari, "run", lambda: None)
+    monkeypatch.setattr(QInputDialog, "getText", lambda *arguments: ("hair over the border", True))
+
+    def run(folder):
+        assert main([str(folder)]) == 0
+        hand = Hand(qtbot, opened[-1])
+        hand.wait()
+        return hand
+
+    return run
+
+
+def test_ten_pictures_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, nevi):
+    hand = lesionseg(nevi)
+    names = [state.name for state in hand.session.queue]
+    assert len(names) == 10
+    work = [approve_as_it_is, approve_after_clicks, approve_painted, undo_and_approve, flag, no_lesion]
+    work += [approve_after_a_scribble, approve_after_a_tool, approve_reopen_and_approve]
+    for name, act in zip(names, work, strict=False):
+        hand.wait(name)
+        assert hand.editor.has_outline
+        act(hand)
+    hand.wait(names[9])
+    hand.take("brush", Qt.Key.Key_P)
+    hand.drag((20, 30), (20, 60))
+    hand.viewer.scene.camera.zoom = 2.25
+    mask, clicks = hand.editor.mask, hand.editor.clicks
+    assert mask[20, 45] == 1
+    qtbot.waitUntil(lambda: hand.session.unsaved == 0)
+    before = hand.facts()
+    hand.viewer.close()
+    assert hand.session is None
+
+    again = lesionseg(nevi / STUDY_FOLDER)
+    assert again.session.state.name == names[9]
+    assert np.array_equal(again.editor.mask, mask)
+    assert again.editor.clicks == clicks
+    assert again.viewer.scene.camera.zoom == pytest.approx(2.25)
+    assert again.facts() == before
+    statuses = [status for _, status, _, _ in before]
+    expected = [Status.APPROVED] * 9 + [Status.CORRECTED]
+    expected[4:6] = [Status.FLAGGED, Status.NO_LESION]
+    assert statuses == expected
+    assert before[4][2] == "hair over the border"
+
+
+def approve_as_it_is(hand):
+    hand.press(Qt.Key.Key_W)
+
+
+def approve_after_clicks(hand):
+    hand.take("click: belongs", Qt.Key.Key_C)
+    hand.click(12, 14)
+    assert hand.editor.mask[12, 14] == 1
+    hand.click(12, 14, RIGHT)
+    assert hand.editor.mask[12, 14] == 0
+    assert len(hand.editor.clicks) == 2
+    hand.press(Qt.Key.Key_W)
+
+
+def approve_painted(hand):
+    hand.take("brush", Qt.Key.Key_P)
+    hand.drag((40, 60), (40, 90), (60, 90))
+    assert hand.editor.mask[40, 75] == 1
+    hand.press(Qt.Key.Key_W)
+
+
+def undo_and_approve(hand):
+    mask = hand.editor.mask
+    hand.take("brush", Qt.Key.Key_P)
+    hand.drag((40, 60), (40, 90))
+    hand.take("click: does not belong", Qt.Key.Key_N)
+    rows, cols = np.nonzero(mask)
+    hand.click(rows[len(rows) // 2], cols[len(rows) // 2])
+    assert not np.array_equal(hand.editor.mask, mask)
+    hand.press(Qt.Key.Key_Z, CTRL)
+    hand.press(Qt.Key.Key_Z, CTRL)
+    assert np.array_equal(hand.editor.mask, mask)
+    hand.press(Qt.Key.Key_W)
+
+
+def flag(hand):
+    hand.press(Qt.Key.Key_F4)
+
+
+def no_lesion(hand):
+    hand.press(Qt.Key.Key_F3)
+
+
+def approve_after_a_scribble(hand):
+    hand.take("click: belongs", Qt.Key.Key_C)
+    hand.drag((30, 40), (30, 90), (30, 140))
+    assert len(hand.editor.clicks) > 3
+    assert hand.editor.mask[30, 90] == 1
+    hand.press(Qt.Key.Key_W)
+
+
+def approve_after_a_tool(hand):
+    hand.press(Qt.Key.Key_S)
+    hand.press(Qt.Key.Key_O)
+    hand.press(Qt.Key.Key_W)
+
+
+def approve_reopen_and_approve(hand):
+    name = hand.session.state.name
+    hand.press(Qt.Key.Key_W)
+    hand.qtbot.waitUntil(
+        lambda: hand.session.state is not None and hand.session.state.name != name, timeout=LONG
+    )
+    hand.wait()
+    hand.press(Qt.Key.Key_Q)
+    hand.wait(name)
+    assert hand.session.state.status is Status.APPROVED
+    hand.press(Qt.Key.Key_F2)
+    hand.qtbot.waitUntil(lambda: not hand.session.state.status.done, timeout=LONG)
+    hand.press(Qt.Key.Key_W)

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from PIL import Image
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
+
+from napari_lesionseg.errors import ModelNotFoundError
+from napari_lesionseg.plugin.workbench.widget import autosave
+from napari_lesionseg.plugin.workbench.widget import start_panel
+from napari_lesionseg.plugin.workbench.widget import session
+from napari_lesionseg.plugin.workbench.widget import widget
+from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.study import Study
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(session, "PAUSE_MS", 5)
+    monkeypatch.setattr(autosave, "RETRY_MS", 20)
+    monkeypatch.setattr("os.fsync", lambda file: None)  # tested with the study; takes seconds on a busy disk
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "nevi"
+    made.mkdir()
+    for number in range(4):
+        image = np.full((40, 60, 3), 230, np.uint8)
+        image[10:30, 20:45] = 40 + number
+        Image.fromarray(image).save(made / f"P{number + 1}.png")
+    return made
+
+
+@pytest.fixture
+def bench(qtbot, make_napari_viewer, network) -> Workbench:
+    viewer = make_napari_viewer()
+    made = Workbench(viewer)
+    viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
+    made.reader.setText("am")
+    made.controls.min_area.setValue(0)
+    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=15000)
+    return made
+
+
+@pytest.fixture
+def open_bench(qtbot, bench, folder) -> Workbench:
+    bench.open_folder(folder)
+    shown(qtbot, bench, "P1")
+    qtbot.waitUntil(lambda: bench.session.editor.mask.any())
+    return bench
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """What the reader says when asked whether to leave unsaved work, and what she was told."""
+    said = {"answer": QMessageBox.StandardButton.No, "asked": []}
+
+    def warning(parent, title, text, *buttons):
+        said["asked"].append(text)
+        return said["answer"]
+
+    monkeypatch.setattr(QMessageBox, "warning", warning)
+    return said
+
+
+def shown(qtbot, bench, *names):
+    qtbot.waitUntil(
+        lambda: (
+            bench.session is not None
+            and bench.session.editor is not None
+            and (not names or bench.session.state.name in names)
+        ),
+        timeout=10000,
+    )
+
+
+def saved(qtbot, bench):
+    qtbot.waitUntil(lambda: bench.session.unsaved == 0)
+
+
+def paint(bench):
+    bench.session.editor.labels.paint((2, 2), 1)
+
+
+def test_without_a_study_it_offers_ways_to_begin(bench):
+    assert bench.title.text() == "LesionSeg"
+    for button in (bench.start.new_button, bench.start.open_button, bench.start.samples_button):
+        assert button.isVisibleTo(bench)
+    assert bench.close_study()
+
+
+def test_a_folder_is_opened_and_its_first_picture_outlined(qtbot, open_bench):
+    assert open_bench.title.text() == "nevi"
+    assert open_bench.queue.model.rowCount() == 4
+    saved(qtbot, open_bench)
+    assert open_bench.sign.text() == "saved"
+    assert open_bench.session.state.status is Status.PREDICTED
+    assert open_bench.correct.editor is open_bench.session.editor
+    assert not open_bench.start.open_button.isVisibleTo(open_bench)
+
+
+def test_approve_by_button_goes_to_the_next_picture(qtbot, open_bench):
+    first = open_bench.session.image_id
+    open_bench.verdict.approve.click()
+    shown(qtbot, open_bench, "P2")
+    saved(qtbot, open_bench)
+    assert open_bench.session.study.state.pictures[first].status is Status.APPROVED
+    open_bench.verdict.back.click()
+    shown(qtbot, open_bench, "P1")
+
+
+def test_a_click_in_the_table_opens_a_picture(qtbot, open_bench):
+    table = open_bench.queue.table
+    place = table.visualRect(open_bench.queue.model.index(2, 0)).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(place.x(), place.y()))
+    shown(qtbot, open_bench, "P3")
+    assert table.selectionModel().selectedRows()[0].row() == 2
+
+
+def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench):
+    area = open_bench.session.editor.mask.sum()
+    open_bench.controls.threshold.slider.setValue(95)
+    qtbot.waitUntil(lambda: open_bench.session.editor.mask.sum() > area)
+    open_bench.session.editor.undo()
+    assert open_bench.controls.threshold.threshold is None
+
+
+def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(start_panel, "show_error", told.append)
+    bench.open_folder(tmp_path / "nowhere")
+    qtbot.waitUntil(lambda: bool(told))
+    assert bench.session is None
+    assert bench.start.open_button.isEnabled()
+
+
+def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
+    told = []
+    monkeypatch.setattr(widget, "show_error", told.append)
+
+    def load(choice):
+        raise ModelNotFoundError("there is none")
+
+    monkeypatch.setattr(widget.segmentation, "load", load)
+    bench._load_model()
+    qtbot.waitUntil(lambda: told == ["there is none"])
+
+
+def test_the_sample_pictures_open(qtbot, bench):
+    bench.start.samples_button.click()
+    shown(qtbot, bench)
+    assert bench.queue.model.rowCount() == 6
+
+
+def test_the_menu_leads_from_one_study_to_the_next(qtbot, open_bench, make_study):
+    other = make_study(2)
+    other.close()
+    assert open_bench.menu.isVisibleTo(open_bench)
+    paint(open_bench)
+    study, image_id = open_bench.session.study, open_bench.session.image_id
+    open_bench.open_folder(other.folder)
+    shown(qtbot, open_bench)
+    qtbot.waitUntil(lambda: open_bench.session.study.folder == other.folder)
+    with Study.open(study.folder, "am") as left:
+        assert left.outline(image_id)[2, 2] == 1
+    close = open_bench.menu.menu().actions()[-1]
+    close.trigger()
+    assert open_bench.session is None
+    assert not open_bench._viewer.layers
+    assert open_bench.start.new_button.isVisibleTo(open_bench)
+
+
+def test_of_two_studies_asked_for_the_later_one_opens(qtbot, bench, folder, make_study):
+    other = make_study(2)
+    other.close()
+    bench.open_folder(folder)
+    bench.open_folder(other.folder)
+    shown(qtbot, bench)
+    assert bench.queue.model.rowCount() == 2
+
+
+def test_failing_to_save_is_loud_until_it_works(qtbot, open_bench, trouble):
+    saved(qtbot, open_bench)
+    trouble.on = True
+    paint(open_bench)
+    qtbot.waitUntil(lambda: "the disk is full" in open_bench.sign.text())
+    paint(open_bench)
+    open_bench.verdict.approve.click()
+    shown(qtbot, open_bench, "P2")
+    assert "the disk is full" in open_bench.sign.text()
+    assert "bold" in open_bench.sign.styleSheet()
+    trouble.on = False
+    saved(qtbot, open_bench)
+    assert open_bench.sign.text() == "saved"
+    assert "bold" not in open_bench.sign.styleSheet()
+
+
+def test_the_window_does_not_close_on_unsaved_work_unless_told(qtbot, open_bench, trouble, answer):
+    saved(qtbot, open_bench)
+    window = open_bench._viewer.window._qt_window
+    trouble.on = True
+    paint(open_bench)
+    mask = open_bench.session.editor.mask
+    window.close()
+    assert "the disk is full" in answer["asked"][0]
+    assert open_bench.session is not None
+    assert np.array_equal(open_bench.session.editor.mask, mask)
+    answer["answer"] = QMessageBox.StandardButton.Yes
+    window.close()
+    assert open_bench.session is None
+    trouble.on = False
+    assert len(answer["asked"]) == 2
+
+
+def test_closing_the_window_saves_everything(qtbot, open_bench, folder, answer):
+    paint(open_bench)
+    image_id, mask = open_bench.session.image_id, open_bench.session.editor.mask
+    open_bench._viewer.window._qt_window.close()
+    assert not answer["asked"]
+    assert open_bench.session is None
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert np.array_equal(study.outline(image_id), mask)
+        assert study.session.image_id == image_id
+
+
+def test_closing_the_viewer_while_the_network_works(qtbot, open_bench, folder, network, answer):
+    saved(qtbot, open_bench)
+    network.gate.clear()
+    network.started.clear()
+    open_bench.session.editor.add_click(2, 2)
+    paint(open_bench)
+    image_id = open_bench.session.image_id
+    open_bench._viewer.close()
+    network.gate.set()
+    assert not answer["asked"]
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(image_id)[2, 2] == 1
+
+
+def test_closing_while_the_study_is_being_opened(qtbot, bench, folder):
+    bench.open_folder(folder)
+    bench._viewer.close()
+    assert bench.session is None
+
+
+def test_a_dock_that_is_taken_away_saves_and_nothing_is_left(qtbot, open_bench, folder):
+    paint(open_bench)
+    image_id, viewer = open_bench.session.image_id, open_bench._viewer
+    open_bench.setParent(None)
+    open_bench.deleteLater()
+    QApplication.sendPostedEvents(open_bench, QEvent.Type.DeferredDelete)
+    gc.collect()
+    assert not viewer.layers
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(image_id)[2, 2] == 1
+
+
+def test_a_dock_that_is_taken_away_goes_on_saving(qtbot, open_bench, folder, monkeypatch, trouble):
+    saved(qtbot, open_bench)
+    told = []
+    monkeypatch.setattr(widget, "show_error", told.append)
+    image_id = open_bench.session.image_id
+    trouble.on = True
+    paint(open_bench)
+    open_bench.setParent(None)
+    open_bench.deleteLater()
+    QApplication.sendPostedEvents(open_bench, QEvent.Type.DeferredDelete)
+    assert "the disk is full" in told[0]
+    assert widget._left_behind
+    trouble.on = False
+    qtbot.waitUntil(lambda: not widget._left_behind)
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(image_id)[2, 2] == 1
+
+
+def test_a_floating_dock_does_not_hide_the_window_that_closes(qtbot, open_bench, folder):
+    dock = open_bench.parentWidget()
+    while not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    dock.setFloating(True)
+    paint(open_bench)
+    image_id = open_bench.session.image_id
+    open_bench._viewer.close()
+    assert open_bench.session is None
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert study.outline(image_id)[2, 2] == 1

@@ -1,0 +1,289 @@
+"""Any sequence of work in a session, with kills and reopenings, against plain arrays of what was seen."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from napari.components import ViewerModel
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.events import Approved
+from napari_lesionseg.study.study import Study
+
+SHAPE = (40, 60)
+PLAIN = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0, threshold=0.5)
+SPOT = np.zeros(SHAPE, np.uint8)
+SPOT[10:30, 20:45] = 1
+NOTHING = np.zeros(SHAPE, np.uint8)
+LONG_PAUSE_MS = 600_000
+PLACES = st.tuples(st.integers(0, SHAPE[0] - 1), st.integers(0, SHAPE[1] - 1))
+NUMBERS = st.integers(0, 2)
+
+
+def random_image(number: int) -> np.ndarray:
+    """Draw a bright picture with a dark spot, of which the fake network is sure."""
+    image = np.full((*SHAPE, 3), 230, np.uint8)
+    image[SPOT > 0] = 40
+    image[0, number] = 200
+    return image
+
+
+class Workday(RuleBasedStateMachine):
+    """A reader at work; what she saw last of each picture is what she finds again.
+
+    Nothing is saved by itself here but what a picture that is left had, so it is known what a kill leaves.
+    """
+
+    qtbot = network = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.session = None
+
+    @initialize()
+    def begin(self) -> None:
+        images = {f"P{number}": random_image(number) for number in range(3)}
+        study = Study.create(self.folder / "study", "am", images=images)
+        self.ids = list(study.state.pictures)
+        self.by_hand: dict[str, np.ndarray] = {}
+        self.saved: dict[str, np.ndarray] = {}
+        self.hidden: dict[str, np.ndarray | None] = {}
+        self.signed: list[tuple[str, np.ndarray]] = []
+        self.threshold = 0.5
+        self.open(study)
+
+    def open(self, study: Study) -> None:
+        self.viewer = ViewerModel()
+        config = PLAIN.model_copy(update={"threshold": self.threshold})
+        self.session = StudySession(self.viewer, study, config)
+        self.session.set_model(self.network)
+        self.session.begin()
+        self.arrive()
+
+    @property
+    def editor(self):
+        return self.session.editor
+
+    @property
+    def here(self) -> str:
+        return self.session.image_id
+
+    def wait(self) -> None:
+        """Let everything finish that was begun."""
+        session = self.session
+        self.qtbot.waitUntil(
+            lambda: session.editor is not None and not session.editor.is_busy and not session.outbox.pending,
+            timeout=20_000,
+        )
+
+    def arrive(self) -> None:
+        self.wait()
+        self.past = [NOTHING] if self.editor.can_undo else []
+        self.future, self.moved = [], False
+
+    def expected(self, name: str) -> np.ndarray:
+        """Say what is to be seen of a picture: the reader's outline, else what the network says."""
+        drawn = SPOT if self.threshold < 0.8 else NOTHING
+        return self.by_hand.get(name, drawn)
+
+    def step(self, before: np.ndarray, *, moved: bool = False) -> None:
+        self.wait()
+        if not (moved and self.moved):
+            self.past.append(before)
+        self.future, self.moved = [], moved
+        self.changed(self.editor.mask)
+
+    def changed(self, mask: np.ndarray) -> None:
+        """Note what is to be seen of the picture on the screen from now on."""
+        self.by_hand[self.here] = mask
+        self.hidden.pop(self.here, None)
+
+    def leave(self) -> None:
+        """Note that what is on the screen goes to the disk."""
+        if self.here in self.by_hand:
+            self.saved[self.here] = self.by_hand[self.here]
+
+    @rule(place=PLACES, size=st.integers(1, 9), value=st.integers(0, 1))
+    def paint(self, place, size, value) -> None:
+        before, mask = self.editor.mask, self.editor.mask
+        window = mask[place[0] : place[0] + size, place[1] : place[1] + size]
+        window[...] = value
+        rows, cols = np.nonzero(mask != before)
+        if rows.size:
+            self.editor.labels.data_setitem((rows, cols), value)
+            self.step(before)
+            assert np.array_equal(self.editor.mask, mask)
+
+    @rule(place=PLACES, positive=st.booleans())
+    def click(self, place, positive) -> None:
+        before = self.editor.mask
+        self.editor.add_click(*place, positive)
+        self.step(before)
+        assert (self.editor.mask[place] > 0) == positive
+
+    @rule(threshold=st.sampled_from([0.3, 0.5, 0.9]))
+    def move_threshold(self, threshold) -> None:
+        if threshold != self.threshold:
+            before, self.threshold = self.editor.mask, threshold
+            self.session.set_config(PLAIN.model_copy(update={"threshold": threshold}))
+            self.step(before, moved=True)
+
+    @rule()
+    def predict(self) -> None:
+        before, touched = self.editor.mask, self.here in self.by_hand
+        self.editor.predict()
+        self.step(before)
+        if not touched:
+            del self.by_hand[self.here]
+        assert np.array_equal(self.editor.mask, SPOT if self.threshold < 0.8 else NOTHING)
+
+    @rule()
+    def undo(self) -> None:
+        assert self.editor.can_undo == bool(self.past)
+        if self.past:
+            self.future.append(self.editor.mask)
+            self.editor.undo()
+            self.went_to(self.past.pop())
+
+    @rule()
+    def redo(self) -> None:
+        assert self.editor.can_redo == bool(self.future)
+        if self.future:
+            self.past.append(self.editor.mask)
+            self.editor.redo()
+            self.went_to(self.future.pop())
+
+    def went_to(self, mask: np.ndarray) -> None:
+        self.wait()
+        self.moved, self.threshold = False, self.editor.config.threshold
+        self.changed(mask)
+
+    @rule(number=NUMBERS)
+    def go_to(self, number) -> None:
+        if self.ids[number] != self.here:
+            self.leave()
+            self.session.open_picture(self.ids[number])
+            self.qtbot.waitUntil(lambda: self.here == self.ids[number], timeout=20_000)
+            self.arrive()
+
+    @rule()
+    def approve(self) -> None:
+        name, mask = self.here, self.editor.mask
+        if mask.any():
+            self.changed(mask)
+            self.signed.append((name, mask))
+            self.on(self.session.approve)
+
+    @rule()
+    def no_lesion(self) -> None:
+        self.hidden.setdefault(self.here, self.by_hand.get(self.here))
+        self.by_hand[self.here] = NOTHING
+        self.on(self.session.no_lesion)
+
+    @rule()
+    def flag(self) -> None:
+        self.bring_back()
+        self.on(lambda: self.session.flag("hair?"))
+
+    @rule()
+    def reopen(self) -> None:
+        if self.bring_back():
+            self.past, self.future = [], []
+        self.leave()
+        self.session.reopen()
+        self.wait()
+
+    def bring_back(self) -> bool:
+        """Put the outline that "no lesion" hid in its place again."""
+        if self.here not in self.hidden:
+            return False
+        mask = self.hidden.pop(self.here)
+        self.by_hand.pop(self.here)
+        self.saved.pop(self.here, None)
+        if mask is not None:
+            self.by_hand[self.here] = mask
+        return True
+
+    def on(self, verdict) -> None:
+        """Say something of the picture, which leads to the next one if there is one."""
+        self.leave()
+        name = self.here
+        verdict()
+        self.qtbot.waitUntil(lambda: self.here is not None, timeout=20_000)
+        if self.here != name:
+            self.arrive()
+        else:
+            self.wait()
+            if not self.editor.can_undo:
+                self.past, self.future = [], []
+            self.moved = False
+
+    @rule()
+    def save(self) -> None:
+        self.leave()
+        assert self.session.save_now() == ""
+        assert self.session.unsaved == 0
+
+    @rule()
+    def close_and_reopen(self) -> None:
+        self.leave()
+        name = self.here
+        assert self.session.close() == ""
+        self.open(Study.open(self.folder / "study", "am"))
+        assert self.here == name
+
+    @precondition(lambda self: self.session is not None)
+    @rule()
+    def kill(self) -> None:
+        """What was saved is there; what was in hand, of this picture alone, may be lost."""
+        self.session.abandon()
+        self.by_hand = dict(self.saved)
+        self.open(Study.open(self.folder / "study", "am"))
+
+    @invariant()
+    def what_was_seen_is_seen(self) -> None:
+        if self.session is not None:
+            np.testing.assert_array_equal(self.editor.mask, self.expected(self.here))
+            for name, mask in self.saved.items():
+                np.testing.assert_array_equal(self.session.study.outline(name), mask)
+            for name, mask in self.signed:
+                kept = [entry for entry in self.session.study.history(name) if isinstance(entry, Approved)]
+                assert any(np.array_equal(self.session.study.read_revision(entry), mask) for entry in kept)
+
+    def teardown(self) -> None:
+        if self.session is not None:
+            self.session.abandon()
+        shutil.rmtree(self.folder)
+
+
+def test_whatever_happens_the_reader_finds_again_what_she_saw(qtbot, network, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr(session_module, "PAUSE_MS", LONG_PAUSE_MS)
+    monkeypatch.setattr(Workday, "qtbot", qtbot)
+    monkeypatch.setattr(Workday, "network", network)
+    run_state_machine_as_test(
+        Workday,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=15,
+            deadline=None,
+            phases=[Phase.reuse, Phase.generate],
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_lesionseg.study.state import Status, fold, fold_picture
+from napari_lesionseg.study.ledger import Ledger
+from napari_lesionseg.study.events import (
+    Added,
+    AnyEntry,
+    Approved,
+    Corrected,
+    Flagged,
+    NoLesion,
+    Predicted,
+    Reopened,
+    Session,
+)
+
+PICTURES = ("1" * 64, "2" * 64, "3" * 64)
+START = datetime(2026, 3, 1, tzinfo=UTC)
+WRITERS = {"am": "a" * 32, "bo": "b" * 32}
+
+
+def entry(kind: type[Any], seq: int, *, reader: str = "am", second: int | None = None, **fields: Any) -> Any:
+    """Make an entry; by default its time goes with its number."""
+    if kind is not Session:
+        fields.setdefault("picture", PICTURES[0])
+    if kind is Added:
+        fields = {"name": "IMD1", "path": "IMD1.png", "own": True, "size": 9, "shape": (3, 4), **fields}
+    if kind in (Predicted, Corrected, Approved):
+        revision = f"{fields.pop('mask', seq):016x}"
+        fields = {"revision": revision, "sha256": revision * 4, **fields}
+    time = START + timedelta(seconds=seq if second is None else second)
+    return kind(writer=WRITERS[reader], seq=seq, reader=reader, time=time, **fields)
+
+
+def status_after(*kinds: type[Any]) -> Status:
+    entries = [entry(kind, number) for number, kind in enumerate((Added, *kinds))]
+    return fold(entries).pictures[PICTURES[0]].status
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    [
+        ((), Status.NOT_LOOKED_AT),
+        ((Predicted,), Status.PREDICTED),
+        ((Predicted, Corrected), Status.CORRECTED),
+        ((Predicted, Approved), Status.APPROVED),
+        ((Approved, Predicted), Status.APPROVED),
+        ((NoLesion,), Status.NO_LESION),
+        ((NoLesion, Predicted), Status.NO_LESION),
+        ((NoLesion, Corrected), Status.CORRECTED),
+        ((Approved, Corrected), Status.CORRECTED),
+        ((Flagged,), Status.FLAGGED),
+        ((Flagged, Corrected), Status.FLAGGED),
+        ((Flagged, Approved), Status.APPROVED),
+        ((Flagged, Reopened), Status.NOT_LOOKED_AT),
+        ((Predicted, Flagged, Reopened), Status.PREDICTED),
+        ((NoLesion, Reopened), Status.NOT_LOOKED_AT),
+        ((Predicted, NoLesion, Reopened), Status.PREDICTED),
+        ((Predicted, Corrected, Approved, Reopened), Status.CORRECTED),
+    ],
+)
+def test_status(kinds: tuple[type[Any], ...], status: Status) -> None:
+    assert status_after(*kinds) is status
+
+
+def test_no_lesion_is_not_the_same_as_not_looked_at() -> None:
+    assert status_after(NoLesion) is not status_after()
+    assert Status.NO_LESION.done
+    assert not Status.NOT_LOOKED_AT.done
+
+
+def test_a_prediction_that_was_approved_and_reopened_is_a_prediction_again() -> None:
+    entries = [entry(Added, 0), entry(Predicted, 1, mask=7), entry(Approved, 2, mask=7), entry(Reopened, 3)]
+    assert fold(entries).pictures[PICTURES[0]].status is Status.PREDICTED
+
+
+def test_prediction_correction_and_approved_are_kept_apart() -> None:
+    entries = [
+        entry(Added, 0),
+        entry(Predicted, 1),
+        entry(Corrected, 2),
+        entry(Approved, 3),
+        entry(Predicted, 4, quality=0.3),
+        entry(Corrected, 5, quality=0.9),
+    ]
+    state = fold(entries).pictures[PICTURES[0]]
+    assert (state.predicted, state.corrected, state.approved) == (entries[4], entries[5], entries[3])
+    assert state.outline == entries[5]
+    assert state.quality == 0.9
+
+
+def test_a_prediction_behind_the_scenes_takes_nothing_over() -> None:
+    entries = [
+        entry(Added, 0),
+        entry(Approved, 1, quality=0.9),
+        entry(Predicted, 2, reader="bo", quality=0.1),
+    ]
+    state = fold(entries).pictures[PICTURES[0]]
+    assert (state.outline, state.reader, state.quality) == (entries[1], "am", 0.9)
+    assert state.when == entries[1].time
+
+
+def test_the_note_goes_with_the_flag() -> None:
+    flagged = [entry(Added, 0), entry(Flagged, 1, note="hair?")]
+    assert fold(flagged).pictures[PICTURES[0]].note == "hair?"
+    for kind in (Approved, NoLesion, Reopened):
+        assert fold([*flagged, entry(kind, 2)]).pictures[PICTURES[0]].note == ""
+
+
+def test_a_verdict_stands_until_its_reader_goes_on() -> None:
+    entries = [
+        entry(Added, 0),
+        entry(Approved, 1),
+        entry(NoLesion, 2, reader="bo"),
+        entry(Corrected, 3, reader="bo"),
+    ]
+    assert set(fold(entries[:3]).pictures[PICTURES[0]].verdicts) == {"am", "bo"}
+    assert set(fold(entries).pictures[PICTURES[0]].verdicts) == {"am"}
+
+
+def test_pictures_come_in_the_order_people_count() -> None:
+    names = ("IMD10", "IMD9", "imd1")
+    entries = [entry(Added, n, image_id=PICTURES[n], name=name) for n, name in enumerate(names)]
+    assert [state.name for state in fold(entries).pictures.values()] == ["imd1", "IMD9", "IMD10"]
+
+
+def test_entries_about_a_picture_nobody_added_wait() -> None:
+    waiting = entry(Approved, 1)
+    assert fold([waiting]).unknown == {PICTURES[0]}
+    known = fold([waiting, entry(Added, 0)])
+    assert not known.unknown
+    assert known.pictures[PICTURES[0]].status is Status.APPROVED
+
+
+def test_the_latest_session_of_each_reader_counts() -> None:
+    entries = [
+        entry(Session, 2, image_id=PICTURES[1]),
+        entry(Session, 1, image_id=PICTURES[0]),
+        entry(Session, 1, reader="bo", image_id=PICTURES[2]),
+    ]
+    sessions = fold(entries).sessions
+    assert {reader: session.image_id for reader, session in sessions.items()} == {
+        "am": PICTURES[1],
+        "bo": PICTURES[2],
+    }
+
+
+KINDS = (Added, Predicted, Corrected, Approved, NoLesion, Flagged, Reopened, Session)
+
+
+@st.composite
+def journals(draw: st.DrawFn) -> list[AnyEntry]:
+    """Draw entries of two readers, with clocks that often show the same second."""
+    return [
+        entry(
+            draw(st.sampled_from(KINDS)),
+            seq,
+            reader=reader,
+            second=draw(st.integers(0, 5)),
+            image_id=draw(st.sampled_from(PICTURES)),
+        )
+        for reader in WRITERS
+        for seq in range(draw(st.integers(0, 12)))
+    ]
+
+
+@given(journals(), st.randoms(use_true_random=False))
+def test_the_order_of_reading_does_not_matter(entries: list[AnyEntry], chance: random.Random) -> None:
+    expected = fold(entries)
+    shuffled = [*entries, *entries[:3]]  # some are read twice
+    chance.shuffle(shuffled)
+    assert fold(shuffled) == expected
+    ledger = Ledger("am", blinded=False)
+    while shuffled:
+        count = chance.randint(1, 4)
+        ledger.take_in(shuffled[:count])
+        del shuffled[:count]
+    assert ledger.state == expected
+    assert list(ledger.state.pictures) == list(expected.pictures)
+
+
+@given(journals())
+def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEntry]) -> None:
+    ledger = Ledger("am", blinded=False)
+    ledger.take_in(entries)
+    for image_id in PICTURES:
+        approved = {e.order for e in entries if isinstance(e, Approved) and e.image_id == image_id}
+        assert approved <= {e.order for e in ledger.history(image_id)}
+
+
+@given(journals())
+def test_a_blinded_reader_sees_own_work_alone(entries: list[AnyEntry]) -> None:
+    ledger = Ledger("am", blinded=True)
+    ledger.take_in(entries)
+    own = [e for e in entries if e.reader == "am" or isinstance(e, (Added, Session))]
+    assert dict(ledger.state.pictures) == dict(fold(own).pictures)
+    assert all(
+        e.reader == "am" or isinstance(e, Added) for image_id in PICTURES for e in ledger.history(image_id)
+    )
+
+
+def test_a_new_entry_comes_after_all_that_was_seen_whatever_the_clock_says() -> None:
+    ahead = entry(Approved, 1, second=10**9)
+    ledger = Ledger("am", blinded=False)
+    ledger.take_in([entry(Added, 0), ahead])
+    assert ledger.next_time(PICTURES[0]) == ahead.time + timedelta(microseconds=1)
+    assert ledger.next_time(PICTURES[1]) < ahead.time
+
+
+def test_folding_nothing() -> None:
+    assert fold_picture([]) is None
+    assert not fold([]).pictures
