@@ -1,4 +1,4 @@
-"""Measure how well outlines agree with those of readers, on pictures the shipped model never learned from.
+"""Measure how well outlines agree with those of annotators, on images the shipped model never learned from.
 
 Prints the tables of ``docs/benchmarks.md``::
 
@@ -6,10 +6,10 @@ Prints the tables of ``docs/benchmarks.md``::
 
 Needs OpenCV and openpyxl: ``pip install ".[benchmarks]"``.
 
-- ``isic2017-val-256`` is squashed to squares, so its distances are those of the squashed pictures.
+- ``isic2017-val-256`` is squashed to squares, so its distances are those of the squashed images.
 - ``pad-smartphone`` holds photos without a dermoscope, several lesions in some.
-- Intervals hold 95 % over pictures: percentile bootstrap for means, Wilson's for the share that failed.
-- Calibration is that of the pixels of all pictures, the same number drawn from each.
+- Intervals hold 95 % over images: percentile bootstrap for means, Wilson's for the share that failed.
+- Calibration is that of the pixels of all images, the same number drawn from each.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ from scipy import special, stats
 
 import napari_lesionseg as ls
 from baselines import GrabCut, Otsu
-from napari_lesionseg.io.images import read_mask, write_picture
+from images import add_data_argument, find_set, jaccard
+from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.evaluation.calibration import expected_calibration_error, fit_temperature
 from napari_lesionseg.evaluation.evaluate import (
     Evaluation,
-    FailedPicture,
+    FailedImage,
+    ImageResult,
     Measured,
     Outcome,
-    PictureResult,
     Predictor,
     collect,
     measure_pair,
 )
 from napari_lesionseg.evaluation.metrics import Estimate, summarise
 from napari_lesionseg.evaluation.quality import boundary_entropy
-from napari_lesionseg.errors import MaskError, PictureError
+from napari_lesionseg.io.images import read_mask, write_image
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
-from pictures import add_data_argument, find_set, jaccard
 
 SETS = ("isic2017-val-256", "isic-crop512-val", "ph2-sample", "pad-smartphone")
-SECOND_READER = "second_reader_masks"
+SECOND_ANNOTATOR = "second_reader_masks"
 PIXELS = 20_000
-"""So many pixels of each picture are drawn for the calibration: large pictures must not outweigh others."""
-TRUTH_COLOUR, PREDICTED_COLOUR = (86, 180, 233), (240, 228, 66)
-"""Sky blue and yellow of Okabe and Ito: different to colour-blind eyes, and neither a colour of skin."""
+"""So many pixels of each image are drawn for the calibration: large images must not outweigh others."""
+TRUTH_COLOR, PREDICTED_COLOR = (86, 180, 233), (240, 228, 66)
+"""Sky blue and yellow of Okabe and Ito: different to color-blind eyes, and neither a color of skin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What may explain why a picture is hard, and pixels to judge the calibration with."""
+    """What may explain why an image is hard, and pixels to judge the calibration with."""
 
-    result: PictureResult
+    result: ImageResult
     pair: Pair
     area: float
     at_border: bool
@@ -105,19 +105,19 @@ class Report:
 def hair_share(image: ByteImage) -> float:
     """Measure hair as the share of pixels much darker than what lies a hair's breadth beside them.
 
-    The picture is brought to 512 pixels on its longer side; a pixel counts where the grey-scale closing with
+    The image is brought to 512 pixels on its longer side; a pixel counts where the gray-scale closing with
     a disc of 17 pixels lies more than 20 of 255 above it (the black-hat transform; DullRazor, Lee et al.
     1997, looks for hairs by closing, too). Dots and networks of pigment count a little as well.
     """
     scale = 512 / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (17, 17))
-    return float((cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, disc) > 20).mean())
+    return float((cv2.morphologyEx(gray, cv2.MORPH_BLACKHAT, disc) > 20).mean())
 
 
 def touches_border(mask: LabelImage) -> bool:
-    """Tell whether the lesion goes on outside the picture."""
+    """Tell whether the lesion goes on outside the image."""
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
@@ -135,7 +135,7 @@ def ph2_diagnoses(folder: Path) -> dict[str, str]:
 
 
 def gather(measured: Measured, pair: Pair, diagnosis: str | None, threshold: float) -> Facts:
-    """Keep of a measured picture what the tables need, and forget its pixels."""
+    """Keep of a measured image what the tables need, and forget its pixels."""
     probability = measured.probability
     lesion = 1 - probability[0] if probability.ndim == 3 else probability
     drawn = np.random.default_rng(0).integers(0, lesion.size, PIXELS)
@@ -160,8 +160,8 @@ def measure_set(model: Predictor, folder: Path) -> Report:
     for pair in track(find_set(folder), f"{folder.name}: {model.card.name}", console=Console(stderr=True)):
         try:
             measured = measure_pair(model, pair)
-        except (PictureError, MaskError) as error:
-            outcomes.append(FailedPicture(pair.stem, str(error)))
+        except (ImageError, MaskError) as error:
+            outcomes.append(FailedImage(pair.stem, str(error)))
             continue
         outcomes.append(measured.result)
         facts.append(gather(measured, pair, diagnoses.get(pair.stem), model.card.threshold))
@@ -171,18 +171,18 @@ def measure_set(model: Predictor, folder: Path) -> Report:
 def thirds(
     facts: Sequence[Facts], value: Callable[[Facts], float], names: Sequence[str]
 ) -> dict[str, list[Facts]]:
-    """Sort pictures into the lowest, the middle and the highest third of a value."""
+    """Sort images into the lowest, the middle and the highest third of a value."""
     ordered = sorted(facts, key=value)
     return {name: list(part) for name, part in zip(names, _split(ordered, 3), strict=True)}
 
 
 def groups(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
-    """Sort pictures by what may make them hard; a picture is in several groups."""
+    """Sort images by what may make them hard; an image is in several groups."""
     diagnoses = sorted({f.diagnosis for f in facts if f.diagnosis})
     found = {
         **thirds(facts, lambda f: f.area, ("small lesion", "medium lesion", "large lesion")),
         "touches the border": [f for f in facts if f.at_border],
-        "within the picture": [f for f in facts if not f.at_border],
+        "within the image": [f for f in facts if not f.at_border],
         **thirds(facts, lambda f: f.hair, ("little hair", "some hair", "much hair")),
         **{name.lower(): [f for f in facts if f.diagnosis == name] for name in diagnoses},
     }
@@ -209,7 +209,7 @@ def accuracy_table(reports: Iterable[Report]) -> Table:
         "failed %",
         "HD95 % of diagonal",
     )
-    table = Table(*heads, title="Agreement with the readers (95 % interval)")
+    table = Table(*heads, title="Agreement with the annotators (95 % interval)")
     for report in reports:
         summary = report.evaluation.summary
         if summary is None:
@@ -217,7 +217,7 @@ def accuracy_table(reports: Iterable[Report]) -> Table:
         table.add_row(
             report.data,
             report.evaluation.model,
-            str(summary.pictures),
+            str(summary.images),
             show(summary.dice),
             show(summary.jaccard),
             show(summary.thresholded_jaccard),
@@ -228,9 +228,9 @@ def accuracy_table(reports: Iterable[Report]) -> Table:
 
 
 def group_table(report: Report) -> Table:
-    """Lay out the same figures for each group of pictures."""
-    title = f"{report.data}, {report.evaluation.model}: what makes pictures hard"
-    table = Table("pictures", "n", "Dice", "Jaccard", "failed %", title=title)
+    """Lay out the same figures for each group of images."""
+    title = f"{report.data}, {report.evaluation.model}: what makes images hard"
+    table = Table("images", "n", "Dice", "Jaccard", "failed %", title=title)
     for name, members in groups(report.facts).items():
         summary = summarise([facts.result.scores for facts in members])
         figures = (show(summary.dice), show(summary.jaccard), show(summary.failure_rate, 100, 1))
@@ -256,9 +256,9 @@ def trust_table(reports: Iterable[Report]) -> Table:
     return table
 
 
-def readers_table(report: Report, folder: Path) -> Table | None:
-    """Lay out how well two readers agree, and the method with the first; None if there is one reader only."""
-    second = folder / SECOND_READER
+def annotators_table(report: Report, folder: Path) -> Table | None:
+    """Tabulate the agreement of two annotators, and of the method with the first."""
+    second = folder / SECOND_ANNOTATOR
     overlaps = []
     for facts in report.facts:
         paths = sorted(second.glob(f"{facts.pair.stem}*"))
@@ -268,9 +268,9 @@ def readers_table(report: Report, folder: Path) -> Table | None:
             overlaps.append((facts.result.scores.jaccard, jaccard(other, first)))
     if not overlaps:
         return None
-    method, reader = np.mean(overlaps, axis=0)
-    table = Table("compared with the first reader", "n", "Jaccard", title=f"{report.data}: two readers")
-    table.add_row("the second reader", str(len(overlaps)), f"{reader:.3f}")
+    method, annotator = np.mean(overlaps, axis=0)
+    table = Table("compared with the first annotator", "n", "Jaccard", title=f"{report.data}: two annotators")
+    table.add_row("the second annotator", str(len(overlaps)), f"{annotator:.3f}")
     table.add_row(report.evaluation.model, str(len(overlaps)), f"{method:.3f}")
     return table
 
@@ -299,18 +299,18 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def draw_tile(measured: Measured, side: int = 320) -> ByteImage:
-    """Draw a picture with the true and the predicted outline, its name and its score."""
+    """Draw an image with the true and the predicted outline, its name and its score."""
     height, width = measured.truth.shape
     scale = side / max(height, width)
     size = (round(width * scale), round(height * scale))
-    picture = cv2.resize(measured.image, size, interpolation=cv2.INTER_AREA)
-    outlines = ((measured.predicted, PREDICTED_COLOUR, 3), (measured.truth, TRUTH_COLOUR, 1))
-    for mask, colour, thickness in outlines:
+    image = cv2.resize(measured.image, size, interpolation=cv2.INTER_AREA)
+    outlines = ((measured.predicted, PREDICTED_COLOR, 3), (measured.truth, TRUTH_COLOR, 1))
+    for mask, color, thickness in outlines:
         small = cv2.resize((mask > 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         contours, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, contours, -1, colour, thickness)
+        cv2.drawContours(image, contours, -1, color, thickness)
     tile = np.zeros((side + 24, side, 3), np.uint8)
-    tile[: size[1], : size[0]] = picture
+    tile[: size[1], : size[0]] = image
     caption = f"{measured.result.stem}  Jaccard {measured.result.scores.jaccard:.2f}"
     cv2.putText(
         tile, caption, (4, side + 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
@@ -319,14 +319,14 @@ def draw_tile(measured: Measured, side: int = 320) -> ByteImage:
 
 
 def write_sheet(model: Predictor, report: Report, folder: Path, count: int = 20, columns: int = 5) -> Path:
-    """Draw the worst pictures of a report into one PNG; truth sky blue, predicted yellow."""
+    """Draw the worst images of a report into one PNG; truth sky blue, predicted yellow."""
     worst = sorted(report.facts, key=lambda facts: facts.result.scores.jaccard)[:count]
     tiles = [draw_tile(measure_pair(model, facts.pair)) for facts in worst]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{report.data}-{model.card.name.lower().replace(', ', '-').replace(' ', '-')}.png"
-    write_picture(path, np.vstack(rows))
+    write_image(path, np.vstack(rows))
     return path
 
 
@@ -339,8 +339,8 @@ def parse_arguments() -> argparse.Namespace:
     add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets to measure on")
     parser.add_argument("--baselines", nargs="?", const="also", choices=("also", "only"))
-    parser.add_argument("--json", type=Path, help="write all figures, per picture too, to this file")
-    parser.add_argument("--sheet", type=Path, help="write the worst pictures of each set to this folder")
+    parser.add_argument("--json", type=Path, help="write all figures, per image too, to this file")
+    parser.add_argument("--sheet", type=Path, help="write the worst images of each set to this folder")
     return parser.parse_args()
 
 
@@ -366,8 +366,8 @@ def main() -> None:
     for report in reports:
         if report.evaluation.model == methods[0].card.name:
             console.print(group_table(report))
-            if (readers := readers_table(report, arguments.data / report.data)) is not None:
-                console.print(readers)
+            if (annotators := annotators_table(report, arguments.data / report.data)) is not None:
+                console.print(annotators)
         for failed in report.evaluation.failed_inputs:
             console.print(f"{report.data} {failed.stem}: {failed.reason}", style="red")
     if arguments.json:

@@ -33,11 +33,11 @@ class Otsu:
     Parameters
     ----------
     sigma : float
-        Smoothing in per cent of the diagonal of the picture, against hairs.
+        Smoothing in per cent of the diagonal of the image, against hairs.
     softness : float
-        Grey levels from the threshold to a probability of 0.73; it moves no outline at a threshold of 0.5.
+        Gray levels from the threshold to a probability of 0.73; it moves no outline at a threshold of 0.5.
     central : bool
-        Keep the part with most of a Gaussian about the centre of the picture, so that dark corners, which are
+        Keep the part with most of a Gaussian about the center of the image, so that dark corners, which are
         often the largest part, do not win.
     """
 
@@ -75,7 +75,7 @@ class Otsu:
 
 
 def central_part(mask: np.ndarray, spread: float = 0.25) -> np.ndarray:
-    """Pick the connected part that weighs most under a Gaussian about the centre.
+    """Pick the connected part that weighs most under a Gaussian about the center.
 
     Parameters
     ----------
@@ -93,14 +93,14 @@ def central_part(mask: np.ndarray, spread: float = 0.25) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class GrabCut:
-    """GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) started from a centred rectangle.
+    """GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) started from a centerd rectangle.
 
     Parameters
     ----------
     margin : float
         Share of the sides that lies outside the rectangle on each side.
     side : int
-        The longer side in pixels at which the work is done; the answer is enlarged to the picture.
+        The longer side in pixels at which the work is done; the answer is enlarged to the image.
     rounds : int
         Iterations of fitting and cutting.
     """

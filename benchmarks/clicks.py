@@ -4,17 +4,17 @@ Prints the tables of ``docs/benchmarks.md``::
 
     python benchmarks/clicks.py [--model M] [--data DIR] [--sets S ...] [--limit N] [--jitter J] [--json F]
 
-- The outline starts as the automatic one, with no click. Each next click is set at the centre of the largest
+- The outline starts as the automatic one, with no click. Each next click is set at the center of the largest
   wrong region: of all missed and all extra pixels, the one deepest inside its region (Xu et al. 2016; RITM,
-  Sofiiuk et al. 2022). The model gets all clicks so far and its own previous probability. After 20 the reader
-  gives up.
+  Sofiiuk et al. 2022). The model gets all clicks so far and its own previous probability. After 20 the
+  annotator gives up.
 - The outline is that of the program: the probability at the model's threshold, parts and holes tidied up.
 - NoC@90 is the number of clicks until the Jaccard index reaches 0.90, 20 where it never does; "failed" is the
-  share of the pictures where it never does. A picture that needs no click counts as 0.
+  share of the images where it never does. An image that needs no click counts as 0.
 - "Jittered" clicks are set as people do: anywhere in the region that is deeper than half of its depth.
 - ``isic-crop512-val`` and ``ph2-sample`` are dermoscopy; ``pad-smartphone`` holds photos, some with several
   lesions.
-- The time of a click is measured on a picture of 768x560 pixels, with 1 and 2 threads: the decoder with the
+- The time of a click is measured on an image of 768x560 pixels, with 1 and 2 threads: the decoder with the
   guidance, the probability at full size, and the outline tidied up.
 """
 
@@ -36,14 +36,14 @@ from rich.progress import track
 from rich.table import Table
 
 import napari_lesionseg as ls
+from images import add_data_argument, find_set, jaccard
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.images import read_mask, read_picture
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.inference.clicks import next_click
-from napari_lesionseg.inference.predictor import EncodedPicture, Model
 from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.inference.predictor import EncodedImage, Model
+from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.types import Click, LabelImage, Probability
-from pictures import add_data_argument, find_set, jaccard
 
 SETS = ("isic-crop512-val", "ph2-sample", "pad-smartphone")
 MOST_CLICKS = 20
@@ -55,8 +55,8 @@ TIMED_THREADS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How one picture went: the Jaccard index after 0, 1, 2 ... clicks."""
+class TrainingRun:
+    """How one image went: the Jaccard index after 0, 1, 2 ... clicks."""
 
     stem: str
     jaccards: tuple[float, ...]
@@ -72,35 +72,35 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All pictures of a set, clicked on in one way."""
+    """All images of a set, clicked on in one way."""
 
     data: str
     jitter: float
-    courses: tuple[Course, ...]
+    training_runs: tuple[TrainingRun, ...]
 
     def clicks_needed(self, target: float) -> float:
         """Return the mean number of clicks to a Jaccard index."""
-        counts = [course.clicks_to(target) for course in self.courses]
+        counts = [training_run.clicks_to(target) for training_run in self.training_runs]
         return fmean(MOST_CLICKS if count is None else count for count in counts)
 
     def failed(self, target: float) -> float:
-        """Return the share of the pictures that never got there."""
-        return fmean(course.clicks_to(target) is None for course in self.courses)
+        """Return the share of the images that never got there."""
+        return fmean(training_run.clicks_to(target) is None for training_run in self.training_runs)
 
     def jaccard(self, clicks: int) -> float:
         """Return the mean Jaccard index after so many clicks."""
-        return fmean(course.after(clicks) for course in self.courses)
+        return fmean(training_run.after(clicks) for training_run in self.training_runs)
 
     def to_json(self) -> dict[str, object]:
         """Return all figures as plain values."""
         return {
             "data": self.data,
             "jitter": self.jitter,
-            "pictures": len(self.courses),
+            "images": len(self.training_runs),
             "clicks": {str(target): self.clicks_needed(target) for target in TARGETS},
             "failed": {str(target): self.failed(target) for target in TARGETS},
             "jaccard": {str(clicks): self.jaccard(clicks) for clicks in SHOWN},
-            "courses": [asdict(course) for course in self.courses],
+            "training_runs": [asdict(training_run) for training_run in self.training_runs],
         }
 
 
@@ -110,9 +110,9 @@ def outline(model: Model, probability: Probability, clicks: Sequence[Click]) -> 
 
 
 def click_through(
-    model: Model, encoded: EncodedPicture, truth: LabelImage, jitter: float, seed: int
+    model: Model, encoded: EncodedImage, truth: LabelImage, jitter: float, seed: int
 ) -> list[float]:
-    """Click until the highest target is reached or the reader gives up; return all Jaccard indices."""
+    """Click until the highest target is reached or the annotator gives up; return all Jaccard indices."""
     rng, clicks = np.random.default_rng(seed), list[Click]()
     probability = encoded.predict()
     jaccards: list[float] = []
@@ -129,20 +129,20 @@ def click_through(
 
 def measure_set(model: Model, folder: Path, jitters: Sequence[float], limit: int | None) -> list[Report]:
     """Click through a data set, once for each jitter."""
-    courses: dict[float, list[Course]] = {jitter: [] for jitter in jitters}
+    training_runs: dict[float, list[TrainingRun]] = {jitter: [] for jitter in jitters}
     pairs = find_set(folder, limit)
     for seed, pair in enumerate(track(pairs, folder.name, console=Console(stderr=True))):
-        image = read_picture(pair.image)
+        image = read_image(pair.image)
         truth = (read_mask(pair.mask, image.shape[:2]) > 0).astype(np.uint8)
         encoded = model.encode(image)
         for jitter in jitters:
             jaccards = click_through(model, encoded, truth, jitter, seed)
-            courses[jitter].append(Course(pair.stem, tuple(jaccards)))
-    return [Report(folder.name, jitter, tuple(found)) for jitter, found in courses.items()]
+            training_runs[jitter].append(TrainingRun(pair.stem, tuple(jaccards)))
+    return [Report(folder.name, jitter, tuple(found)) for jitter, found in training_runs.items()]
 
 
 def time_clicks(model: Model, repeats: int) -> dict[str, float]:
-    """Time the third click on a picture, from the click to the outline; milliseconds."""
+    """Time the third click on an image, from the click to the outline; milliseconds."""
     encoded = model.encode(synthetic_sample(0, TIMED_SHAPE).image)
     clicks = [Click(280, 384), Click(100, 100, False), Click(300, 500)]
     previous, seconds = encoded.predict(clicks[:2]), []
@@ -165,7 +165,7 @@ def make_table(reports: Sequence[Report], name: str) -> Table:
         table.add_row(
             report.data,
             f"jittered {report.jitter:g}" if report.jitter else "exact",
-            str(len(report.courses)),
+            str(len(report.training_runs)),
             *(f"{report.clicks_needed(target):.2f}" for target in TARGETS),
             " / ".join(f"{100 * report.failed(target):.1f}" for target in TARGETS),
             *(f"{report.jaccard(clicks):.3f}" for clicks in SHOWN),
@@ -181,12 +181,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
     add_data_argument(parser)
     parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="data sets to measure on")
-    parser.add_argument("--limit", type=int, help="so many pictures of each set")
+    parser.add_argument("--limit", type=int, help="so many images of each set")
     parser.add_argument(
         "--jitter", type=float, default=JITTER, help="of the jittered clicks; 0: exact ones only"
     )
     parser.add_argument("--repeats", type=int, default=50, help="clicks timed")
-    parser.add_argument("--json", type=Path, help="write all figures, per picture too, to this file")
+    parser.add_argument("--json", type=Path, help="write all figures, per image too, to this file")
     return parser.parse_args()
 
 

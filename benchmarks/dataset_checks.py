@@ -10,7 +10,7 @@ This script imports nothing of the package, so that it can run in the environmen
     python -P benchmarks/dataset_checks.py nnunet FOLDER             nnunetv2
     python -P benchmarks/dataset_checks.py dicom FOLDER PLAIN        highdicom
 
-PLAIN holds the same pictures as a plain folder; every mask is compared with its ``masks`` and ``instances``.
+PLAIN holds the same images as a plain folder; every mask is compared with its ``masks`` and ``instances``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_coco(folder: Path, plain: Path) -> dict[str, Any]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    pictures = objects = differing = 0
+    images = objects = differing = 0
     precision = []
     ids = set()
     for path in sorted((folder / "annotations").glob("instances_*.json")):
@@ -61,18 +61,18 @@ def check_coco(folder: Path, plain: Path) -> dict[str, Any]:
             for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
                 step()
         precision.append(float(evaluation.stats[0]))
-        for picture in truth.dataset["images"]:
-            annotations = truth.loadAnns(truth.getAnnIds(imgIds=picture["id"]))
-            name = Path(picture["file_name"]).stem
-            drawn = np.zeros((picture["height"], picture["width"]), np.uint16)
+        for image in truth.dataset["images"]:
+            annotations = truth.loadAnns(truth.getAnnIds(imgIds=image["id"]))
+            name = Path(image["file_name"]).stem
+            drawn = np.zeros((image["height"], image["width"]), np.uint16)
             for number, annotation in enumerate(annotations, 1):
                 drawn[truth.annToMask(annotation) > 0] = number
-            pictures += 1
+            images += 1
             objects += len(annotations)
             ids |= {annotation["id"] for annotation in annotations}
             same = np.array_equal(drawn > 0, _mask(plain / f"masks/{name}.png"))
             differing += not (same and np.array_equal(drawn, _objects(plain / f"instances/{name}.png")))
-    found = {"pictures": pictures, "objects": objects, "differing": differing, "least id": min(ids)}
+    found = {"images": images, "objects": objects, "differing": differing, "least id": min(ids)}
     return found | {"average precision": precision}
 
 
@@ -103,13 +103,13 @@ def check_croissant(folder: Path) -> dict[str, Any]:
     text = {
         key.split("/")[-1]: value.decode() for key, value in records[0].items() if isinstance(value, bytes)
     }
-    there = all((folder / record["outlines/picture"].decode()).is_file() for record in records)
+    there = all((folder / record["outlines/image"].decode()).is_file() for record in records)
     return {
         "records": len(records),
         "errors": sorted(issues.errors),
         "warnings": sorted(issues.warnings),
         "first": text,
-        "pictures are there": there,
+        "images are there": there,
     }
 
 
@@ -148,7 +148,7 @@ def check_dicom(folder: Path, plain: Path) -> dict[str, Any]:
         mask = _mask(plain / f"masks/{path.stem.removesuffix('_segmentation')}.png")
         differing += not np.array_equal(frames[0].any(axis=-1), mask)
         leaked += sum("SECRET" in str(element.value) for element in _elements(photograph, found))
-    return {"pictures": len(paths), "segments": segments, "differing": differing, "leaked": leaked}
+    return {"images": len(paths), "segments": segments, "differing": differing, "leaked": leaked}
 
 
 def _elements(*headers: Any) -> Iterator[Any]:

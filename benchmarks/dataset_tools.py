@@ -10,7 +10,7 @@ pydicom, NNUNET one with nnunetv2 (which wants a torch of its own):
 
 The outlines of the ISIC data set are scored against those of the shipped model, and the package's own figures
 are compared with the challenge's. DICOM needs pydicom and highdicom here as well; its photographs are made of
-PH2's pictures, with headers full of names. Prints a table in Markdown; ends with 1 if a tool complains.
+PH2's images, with headers full of names. Prints a table in Markdown; ends with 1 if a tool complains.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from images import add_data_argument
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.io.images import read_mask, read_picture, write_mask
 from napari_lesionseg.datasets.records import Record
-from napari_lesionseg.inference.predictor import load_model, segment
 from napari_lesionseg.evaluation.metrics import score_masks
-from pictures import add_data_argument
+from napari_lesionseg.inference.predictor import load_model, segment
+from napari_lesionseg.io.images import read_image, read_mask, write_mask
 
 SETS = ("ph2-sample", "isic-crop512-val", "pad-smartphone")
 SCORED = "isic-crop512-val"
-KEEP = ExportConfig(pseudonymise="nothing")
+KEEP = ExportConfig(pseudonymize="nothing")
 DIGITS = 1e-6
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--nnunet", type=Path, help="of the environment of nnunetv2")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     found = parser.parse_args()
-    print("| pictures of | tool | judged | verdict |\n|---|---|---|---|")
+    print("| images of | tool | judged | verdict |\n|---|---|---|---|")
     good = True
     for name in found.sets:
         with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ class Judge:
             for record, pixels in ((record, record.load()) for record in self.records)
         )
         precision = min(found["average precision"])
-        judged = f"{found['pictures']} pictures, {found['objects']} objects as "
+        judged = f"{found['images']} images, {found['objects']} objects as "
         verdict = (
             f"{found['differing']} masks or objects differ; average precision against itself "
             f"{precision:.3f}; ids from {found['least id']}; read back by us: {kept} identical"
@@ -167,7 +167,7 @@ class Judge:
         """Validate the metadata with mlcroissant, and read every record through them."""
         found = self.ask("croissant", folder)
         verdict = f"{len(found['errors'])} errors, {len(found['warnings'])} warnings"
-        good = not found["errors"] and found["records"] == len(self.records) and found["pictures are there"]
+        good = not found["errors"] and found["records"] == len(self.records) and found["images are there"]
         return "mlcroissant", f"{found['records']} records", verdict, good
 
     def nnunet_integrity(self) -> tuple[str, str, str, bool]:
@@ -175,19 +175,19 @@ class Judge:
         found = self.ask("nnunet", self.export("nnunet"), python=self.nnunet)
         good = "verify_dataset_integrity Done" in found["said"] and found["names fit"]
         judged = f"verify_dataset_integrity, splits: {found['folds']}"
-        words = "done without complaint; the split names the pictures" if good else found["said"]
+        words = "done without complaint; the split names the images" if good else found["said"]
         return "nnunetv2", judged, words, good
 
     def scores(self) -> Iterator[tuple[str, str, str, bool]]:
         """Let the challenge score the model's outlines, and compare with our own figures."""
         truth = self.export("isic", KEEP.model_copy(update={"shares": {"test": 1.0}}))
-        masks, pictures = truth / "Task1_Test_GroundTruth", truth / "Task1-2_Test_Input"
+        masks, images = truth / "Task1_Test_GroundTruth", truth / "Task1-2_Test_Input"
         predictions = self.folder / "predictions"
         predictions.mkdir()
         own, model = [], load_model()
         for mask in sorted(masks.iterdir()):
-            picture = next(pictures.glob(f"{mask.name.removesuffix('_segmentation.png')}.*"))
-            outline = segment(read_picture(picture), model)
+            image = next(images.glob(f"{mask.name.removesuffix('_segmentation.png')}.*"))
+            outline = segment(read_image(image), model)
             write_mask(predictions / mask.name, outline)
             own.append(score_masks(outline, read_mask(mask)))
         found = self.ask("isic", masks, predictions)
@@ -204,14 +204,14 @@ class Judge:
         camera.mkdir()
         records = [replace(record, origin=photograph(record, camera)) for record in self.records]
         found = self.ask("dicom", self.export("dicom", records=records), plain)
-        judged = f"{found['pictures']} segmentations, {found['segments']} segments"
+        judged = f"{found['images']} segmentations, {found['segments']} segments"
         verdict = f"{found['differing']} masks differ, {found['leaked']} names left in headers"
-        good = not found["differing"] and not found["leaked"] and found["pictures"] == len(records)
+        good = not found["differing"] and not found["leaked"] and found["images"] == len(records)
         return "highdicom", judged, verdict, good
 
 
 def photograph(record: Record, folder: Path) -> Path:
-    """Make a DICOM photograph of a picture, with a header full of names."""
+    """Make a DICOM photograph of an image, with a header full of names."""
     import pydicom
 
     dataset = pydicom.Dataset()

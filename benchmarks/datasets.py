@@ -1,9 +1,9 @@
 """How fast data sets go in and out, how much memory that takes, and whether real ones come back unchanged.
 
-    python benchmarks/datasets.py speed [--pictures 5000] [--folder DIR]
+    python benchmarks/datasets.py speed [--images 5000] [--folder DIR]
     python benchmarks/datasets.py round-trips [--data ../shared/data]
 
-Both print tables in Markdown. `speed` makes its own pictures (600 x 450, JPEG, as ISIC's are) and runs
+Both print tables in Markdown. `speed` makes its own images (600 x 450, JPEG, as ISIC's are) and runs
 every step in a process of its own, so that the peak memory is that step's.
 """
 
@@ -37,7 +37,7 @@ from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study
 
 WIDTH, HEIGHT = 600, 450
-KEEP = ExportConfig(pseudonymise="nothing", duplicates="together")
+KEEP = ExportConfig(pseudonymize="nothing", duplicates="together")
 EXPORTS = ("isic", "coco", "nnunet")
 IMPORTS = ("isic", "coco", "isic.zip")
 REAL = ("ph2-sample", "isic-crop512-val", "isic2017-val-256", "pad-smartphone")
@@ -48,9 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
     speed = commands.add_parser("speed")
-    speed.add_argument("--pictures", type=int, default=5000)
+    speed.add_argument("--images", type=int, default=5000)
     speed.add_argument("--folder", type=Path)
-    speed.set_defaults(run=lambda found: print_speed(found.pictures, found.folder))
+    speed.set_defaults(run=lambda found: print_speed(found.images, found.folder))
     trips = commands.add_parser("round-trips")
     trips.add_argument("--data", type=Path, default=Path(os.environ.get("LESIONSEG_DATA", "../shared/data")))
     trips.set_defaults(run=lambda found: print_round_trips(found.data))
@@ -65,10 +65,10 @@ def print_speed(count: int, folder: Path | None) -> None:
     """Measure every step and print a table."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         root = Path(name)
-        make_pictures(root / "source", count)
-        print(f"{count} pictures of {WIDTH} x {HEIGHT}\n")
+        make_images(root / "source", count)
+        print(f"{count} images of {WIDTH} x {HEIGHT}\n")
         print(
-            "| step | pictures a CPU second | seconds | peak memory (MB) | size (MB) |\n|---|---|---|---|---|"
+            "| step | images a CPU second | seconds | peak memory (MB) | size (MB) |\n|---|---|---|---|---|"
         )
         _print_step("listing", "source", "", root, count)
         for convention in EXPORTS:
@@ -79,8 +79,8 @@ def print_speed(count: int, folder: Path | None) -> None:
         _print_step("verify", "isic", "", root, count)
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """Write pictures that differ, and masks of about a third of their area."""
+def make_images(folder: Path, count: int) -> None:
+    """Write images that differ, and masks of about a third of their area."""
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
@@ -128,7 +128,7 @@ def run_step(step: str, source: str, target: str) -> None:
 
 def print_round_trips(data: Path) -> None:
     """Bring real collections in, correct them in a study, write them, bring them in again, compare hashes."""
-    print("| collection | pictures | through | identical | files intact |\n|---|---|---|---|---|")
+    print("| collection | images | through | identical | files intact |\n|---|---|---|---|---|")
     for name in REAL:
         for convention in ("isic", "coco", "coco polygons", "folder"):
             with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ def print_round_trips(data: Path) -> None:
 
 
 def round_trip(source: Path, convention: str, folder: Path) -> tuple[int, int, bool]:
-    """Return how many pictures there were, how many came back identical, and whether all hashes held."""
+    """Return how many images there were, how many came back identical, and whether all hashes held."""
     last(import_dataset(source, folder / "in"))
     study_of_dataset(folder / "study", "am", read_dataset(folder / "in"))
     settings = KEEP.model_copy(update={"polygons": convention.endswith("polygons")})
@@ -154,15 +154,15 @@ def round_trip(source: Path, convention: str, folder: Path) -> tuple[int, int, b
 
 
 def correct(study: Study) -> None:
-    """Paint a little into every outline and sign it, as a reader would."""
-    for picture in study.state.pictures:
-        labels = study.outline(picture).copy()
+    """Paint a little into every outline and sign it, as an annotator would."""
+    for image in study.state.images:
+        labels = study.outline(image).copy()
         labels[5:15, 5:25] = 1
-        study.approve(picture, labels)
+        study.approve(image, labels)
 
 
 def digest(record: Record) -> str:
-    """Hash a record's picture and classes."""
+    """Hash a record's image and classes."""
     pixels = record.load()
     return hashlib.sha256(pixels.image.tobytes() + pixels.labels.tobytes()).hexdigest()
 

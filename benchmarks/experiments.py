@@ -5,7 +5,7 @@ Prints the tables of ``docs/explanation/default-model.md``::
     python benchmarks/experiments.py training [--data DIR] [--keep DIR] [--only NAME ...]
     python benchmarks/experiments.py answering [--data DIR] [--model M]
 
-``training`` starts every variant at ImageNet weights and the same seed, shows it every training picture
+``training`` starts every variant at ImageNet weights and the same seed, shows it every training image
 ``--passes`` times at ``--side`` pixels, and measures it on the two validation sets: the threshold is tuned on
 both together, as that of the shipped model is. So short a run tells a large difference from none; two runs
 of one variant that differ in their seed alone are in the table to show what is chance. A finished variant is
@@ -33,21 +33,21 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from clicks import measure_set
+from images import add_data_argument, find_set
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.training.dataset import CachedPair, read_pair
 from napari_lesionseg.evaluation.evaluate import evaluate
-from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.evaluation.tuning import tune
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import CachedPair, read_pair
+from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.types import Pair
-from pictures import add_data_argument, find_set
 
 LEARN = ("isic2017-train-256", "isic-crop512-train")
 MEASURE = ("isic2017-val-256", "isic-crop512-val")
 UNSEEN = "ph2-sample"
-CLICKED = 20  # pictures of the second validation set that are clicked on
+CLICKED = 20  # images of the second validation set that are clicked on
 SHORT_AVERAGE = 0.98  # of the weights: a run has a tenth of the recipe's steps
 SIZES = (192, 256, 320, 384)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -57,14 +57,14 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "loss: focal and Dice": {"loss": "focal-dice"},
     "encoder: all stages learn": {"frozen_stages": 0},
     "encoder: frozen": {"encoder_lr": 0.0},
-    "clicks: none": {"guidance_share": 0.0},
-    "clicks: every picture": {"guidance_share": 1.0},
-    "no artefacts drawn": {"augment": {"artefacts": 0.0}},
+    "clicks: none": {"click_fraction": 0.0},
+    "clicks: every image": {"click_fraction": 1.0},
+    "no artifacts drawn": {"augment": {"artifacts": 0.0}},
     "a plain U-Net from nothing": {
         "arch": "unet",
         "pretrained": False,
         "decoder_lr": 1e-3,
-        "guidance_share": 0.0,
+        "click_fraction": 0.0,
     },
 }
 
@@ -87,7 +87,7 @@ class Trial:
     after_clicks: tuple[float, ...]
     """Jaccard after 0, 1 and 3 clicks; empty for networks without clicks."""
     seconds: float
-    """Of the training, or of a picture."""
+    """Of the training, or of an image."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trial:
@@ -97,8 +97,8 @@ class Trial:
 
 
 @cache
-def read_training_pictures(data: Path, side: int) -> tuple[CachedPair, ...]:
-    """Read all pictures to learn from, once for all variants."""
+def read_training_images(data: Path, side: int) -> tuple[CachedPair, ...]:
+    """Read all images to learn from, once for all variants."""
     pairs = [pair for name in LEARN for pair in find_set(data / name)]
     return tuple(read_pair(pair, round(1.25 * side)) for pair in track(pairs, "reading"))
 
@@ -152,7 +152,7 @@ def try_training(arguments: argparse.Namespace) -> Iterator[Trial]:
 def run_variant(name: str, data: Path, passes: int, side: int) -> Trial:
     """Train one variant and measure it."""
     config = make_config(VARIANTS[name], passes, side)
-    model, seconds = train(config, read_training_pictures(data, side), side)
+    model, seconds = train(config, read_training_images(data, side), side)
     return measure(name, model, data, seconds)
 
 
@@ -171,18 +171,18 @@ def try_answering(arguments: argparse.Namespace) -> Iterator[Trial]:
     """Measure a finished model at several sizes, and without the quarter turns."""
     model = ls.load_model(arguments.model)
     ways = {f"{size} pixels": {"working_size": size} for size in SIZES}
-    ways["without the quarter turns"] = {"test_time_turns": False}
+    ways["without the quarter turns"] = {"test_time_augmentation": False}
     for name, changes in ways.items():
         changed = Model(model.network, model.card.model_copy(update=changes), model.device)
         yield measure_answers(name, changed, arguments.data)
 
 
 def measure_answers(name: str, model: Model, data: Path) -> Trial:
-    """Measure the automatic outlines at the card's own threshold, and the time of a picture."""
+    """Measure the automatic outlines at the card's own threshold, and the time of an image."""
     start = time.perf_counter()
     scores = {folder: score(model, find_set(data / folder)) for folder in (*MEASURE, UNSEEN)}
-    pictures = sum(len(find_set(data / folder)) for folder in (*MEASURE, UNSEEN))
-    return Trial(name, model.card.threshold, scores, (), (time.perf_counter() - start) / pictures)
+    images = sum(len(find_set(data / folder)) for folder in (*MEASURE, UNSEEN))
+    return Trial(name, model.card.threshold, scores, (), (time.perf_counter() - start) / images)
 
 
 def make_table(trials: Sequence[Trial], title: str) -> Table:
@@ -204,8 +204,8 @@ def parse_arguments() -> argparse.Namespace:
     add_data_argument(parser)
     parser.add_argument("--keep", type=Path, help="folder that keeps what is finished")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants to train")
-    parser.add_argument("--passes", type=int, default=1, help="times every picture is seen")
-    parser.add_argument("--side", type=int, default=96, help="side of the training pictures in pixels")
+    parser.add_argument("--passes", type=int, default=1, help="times every image is seen")
+    parser.add_argument("--side", type=int, default=96, help="side of the training images in pixels")
     parser.add_argument("--model", help="model that answers; the shipped one if left out")
     return parser.parse_args()
 

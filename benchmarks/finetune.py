@@ -5,15 +5,15 @@ Prints the tables of ``docs/explanation/fine-tuning.md``::
     python benchmarks/finetune.py [--model M] [--data DIR] [--draws 5] [--seconds 60] [--sets pad ph2]
         [--order random | active] [--isic-every N] [--set NAME=VALUE ...] [--json FILE]
 
-- Some pictures of a set are drawn at random, patients never torn apart; the model learns from them as it
-  would in the window, and is taken only if its own held-out pictures say it is better.
-- Both models are then measured on the rest of the set, and on ISIC 2017's validation pictures, which are of
+- Some images of a set are drawn at random, patients never torn apart; the model learns from them as it
+  would in the window, and is taken only if its own held-out images say it is better.
+- Both models are then measured on the rest of the set, and on ISIC 2017's validation images, which are of
   the kind the shipped model was trained for: what it loses there it has forgotten.
 - Means over the draws, with the standard deviation between draws; "fell" counts draws after which the rest of
-  the set was outlined worse than at the start, "promised" is the gain on the held-out pictures. The row of 0
-  corrected pictures is the model as it is, on the whole set.
-- After 1 click: a simulated reader clicks once into the largest error.
-- ``--order active`` takes the pictures in the order in which the queue shows them when it is sorted by
+  the set was outlined worse than at the start, "promised" is the gain on the held-out images. The row of 0
+  corrected images is the model as it is, on the whole set.
+- After 1 click: a simulated annotator clicks once into the largest error.
+- ``--order active`` takes the images in the order in which the queue shows them when it is sorted by
   "teaches most", one after the other, the first of each draw at random from a half of the set: what that
   order gains over chance is the difference between the two tables.
 - ``--json FILE`` keeps every draw as soon as it is done; the same command goes on where it was interrupted.
@@ -37,19 +37,19 @@ from rich.console import Console
 from rich.table import Table
 
 import napari_lesionseg as ls
+from images import add_data_argument, find_set, jaccard
 from napari_lesionseg.cli.options import make_settings, parse_changes
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.io.images import read_mask, read_picture
 from napari_lesionseg.datasets.splits import SplitItem, group_items
+from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference.clicks import next_click
 from napari_lesionseg.inference.postprocess import postprocess
-from napari_lesionseg.evaluation.quality import quality_estimate
-from napari_lesionseg.study.state import PictureState
-from napari_lesionseg.study.queue import rank_by_teaching
+from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.study.events import Added, Predicted
+from napari_lesionseg.study.queue import rank_by_teaching
+from napari_lesionseg.study.state import ImageState
+from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import Pair
-from pictures import add_data_argument, find_set, jaccard
 
 COUNTS = {"pad": (0, 5, 10, 20), "ph2": (0, 3, 5, 10)}
 FOLDERS = {"pad": "pad-smartphone", "ph2": "ph2-sample"}
@@ -58,13 +58,13 @@ POSTPROCESS = PostprocessConfig()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One draw: overlap before and after, each the mean Jaccard index over pictures."""
+    """One draw: overlap before and after, each the mean Jaccard index over images."""
 
     data: str
     wanted: int
-    """Pictures that were asked for."""
-    pictures: int
-    """Pictures that were learned from: all of each patient."""
+    """Images that were asked for."""
+    images: int
+    """Images that were learned from: all of each patient."""
     draw: int
     offered: bool
     share: float
@@ -75,7 +75,7 @@ class Row:
     isic_before: float
     isic_after: float
     promised: float
-    """What the held-out pictures said that would be gained."""
+    """What the held-out images said that would be gained."""
     planned_seconds: float
     seconds: float
 
@@ -92,16 +92,16 @@ class Bench:
 
 
 def describe(pair: Pair) -> SplitItem:
-    """Say whose picture it is: PAD-UFES-20 names are PAT_<patient>_<lesion>_<picture>."""
+    """Say whose image it is: PAD-UFES-20 names are PAT_<patient>_<lesion>_<image>."""
     parts = pair.stem.split("_")
     known = parts[0] == "PAT"
     return SplitItem(pair.stem, patient=parts[1] if known else None, lesion=parts[2] if known else None)
 
 
-def draw_pictures(
+def draw_images(
     pairs: Sequence[Pair], count: int, draw: int, ranking: Sequence[str] = ()
 ) -> tuple[list[Pair], list[Pair]]:
-    """Draw ``count`` pictures, or a few more where a patient has several; return them and the rest.
+    """Draw ``count`` images, or a few more where a patient has several; return them and the rest.
 
     With a ranking of stems, the same number of groups is offered at random, twice as many as are needed, and
     the first of the ranking among them are taken.
@@ -120,48 +120,48 @@ def draw_pictures(
 
 
 def rank(pairs: Sequence[Pair], model: ls.Model) -> list[str]:
-    """Put stems into the order in which the queue shows pictures that the model has outlined."""
+    """Put stems into the order in which the queue shows images that the model has outlined."""
     states = []
     for number, pair in enumerate(pairs):
-        image = read_picture(pair.image)
+        image = read_image(pair.image)
         quality = quality_estimate(model.predict(image), model.card.threshold)
         states.append(_state(pair.stem, number, image.shape[:2], quality))
     return [state.name for state in rank_by_teaching(states)]
 
 
-def _state(stem: str, number: int, shape: tuple[int, int], quality: float) -> PictureState:
-    """Make what a study knows of a picture that was outlined and not looked at."""
+def _state(stem: str, number: int, shape: tuple[int, int], quality: float) -> ImageState:
+    """Make what a study knows of an image that was outlined and not looked at."""
     now = datetime.now(UTC)
-    common = {"picture": f"{number:064x}", "time": now, "writer": "am-0", "number": number + 1}
+    common = {"image": f"{number:064x}", "time": now, "writer": "am-0", "number": number + 1}
     added = Added.model_construct(**common, name=stem, path=stem, own=False, size=1, shape=shape)
     outline = Predicted.model_construct(**common, quality=quality)
-    return PictureState(added, now, predicted=outline, outline=outline)
+    return ImageState(added, now, predicted=outline, outline=outline)
 
 
 def read(pairs: Sequence[Pair]) -> list[CachedPair]:
-    """Read pictures as they are."""
+    """Read images as they are."""
     made = []
     for pair in pairs:
-        image = read_picture(pair.image)
+        image = read_image(pair.image)
         made.append(CachedPair(pair.stem, image, read_mask(pair.mask, image.shape[:2])))
     return made
 
 
 def overlaps(model: ls.Model, pairs: Sequence[CachedPair], clicks: int = 0) -> float:
-    """Measure the mean Jaccard index, each picture after some clicks into its largest error."""
+    """Measure the mean Jaccard index, each image after some clicks into its largest error."""
     return fmean(_overlap(model, pair, clicks) for pair in pairs)
 
 
 def _overlap(model: ls.Model, pair: CachedPair, clicks: int) -> float:
-    picture, truth, set_clicks = model.encode(pair.image), pair.labels > 0, list[ls.Click]()
-    probability = picture.predict()
+    image, truth, set_clicks = model.encode(pair.image), pair.labels > 0, list[ls.Click]()
+    probability = image.predict()
     for _ in range(clicks):
         outline = postprocess(probability, POSTPROCESS, model.card.threshold, set_clicks) > 0
         click = next_click(outline, truth)
         if click is None:
             break
         set_clicks.append(click)
-        probability = picture.predict(set_clicks, previous=probability)
+        probability = image.predict(set_clicks, previous=probability)
     outline = postprocess(probability, POSTPROCESS, model.card.threshold, set_clicks) > 0
     return jaccard(outline, truth)
 
@@ -171,7 +171,7 @@ def measure_draw(
 ) -> Row:
     """Fine-tune on one draw, and measure the old and the new model."""
     model = bench.model
-    taken, left = draw_pictures(pairs, count, draw, ranking)
+    taken, left = draw_images(pairs, count, draw, ranking)
     rest = read(left)
     started = time.monotonic()
     config = bench.config.model_copy(update={"seed": draw})
@@ -184,7 +184,7 @@ def measure_draw(
     return Row(
         data=name,
         wanted=count,
-        pictures=len(taken),
+        images=len(taken),
         draw=draw,
         offered=candidate.offered,
         share=candidate.share,
@@ -216,7 +216,7 @@ def spread(values: Sequence[float], digits: int = 3, *, sign: bool = False) -> s
 
 
 def print_table(name: str, rows: Sequence[Row], order: str, console: Console) -> None:
-    """Print a row for every number of corrected pictures."""
+    """Print a row for every number of corrected images."""
     draws = max(row.draw for row in rows) + 1
     title = f"{FOLDERS[name]}, {order} order, {draws} draws"
     table = Table(title=title, title_justify="left")
@@ -299,15 +299,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model")
     add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", choices=tuple(FOLDERS), default=list(FOLDERS))
-    parser.add_argument(
-        "--counts", nargs="+", type=int, help="corrected pictures (default: those of the set)"
-    )
+    parser.add_argument("--counts", nargs="+", type=int, help="corrected images (default: those of the set)")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--order", choices=("random", "active"), default="random")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
-    parser.add_argument("--isic-every", type=int, default=1, help="measure every nth ISIC picture only")
+    parser.add_argument("--isic-every", type=int, default=1, help="measure every nth ISIC image only")
     parser.add_argument("--json", type=Path, help="keep the draws, and go on from those that are there")
     return parser.parse_args()
 
@@ -323,7 +321,7 @@ def main() -> None:
     kept = Kept(options.json, about)
     bench = Bench(model, settings, isic, overlaps(model, isic), options.order)
     console.print(
-        f"{model.card.name}: Jaccard {bench.isic_before:.3f} on {len(isic)} ISIC pictures; "
+        f"{model.card.name}: Jaccard {bench.isic_before:.3f} on {len(isic)} ISIC images; "
         f"{torch.get_num_threads()} threads, budget {options.seconds:.0f} s"
     )
     for name in options.sets:

@@ -5,10 +5,10 @@ Prints the table of ``docs/explanation/fine-tuning.md``::
     python benchmarks/finetune_methods.py [--draws 1] [--sets pad ph2] [--only NAME ...] [--json F]
 
 In every draw a set is dealt into parts, patients never torn apart, and each variant learns from some of them
-and is measured on the others, in turn, so that every picture is measured. There is no budget in seconds, and
-nothing is chosen by held-out pictures: what is compared is the learning itself. The new weights take the
+and is measured on the others, in turn, so that every image is measured. There is no budget in seconds, and
+nothing is chosen by held-out images: what is compared is the learning itself. The new weights take the
 place of the old ones, some share of the way, and are also measured on every sixth of ISIC 2017's validation
-pictures: that is what would be forgotten without an expert. Seconds are those of the processor, for all steps
+images: that is what would be forgotten without an expert. Seconds are those of the processor, for all steps
 of one turn. With ``--json`` what was measured is not measured again.
 """
 
@@ -29,17 +29,17 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from finetune import FOLDERS, describe, overlaps, read
+from images import add_data_argument, find_set
+from napari_lesionseg.finetuning.cross_validation import Ensemble, Fold, assign_folds, make_folds
 from napari_lesionseg.training.dataset import CachedPair, shrink_pair
-from napari_lesionseg.finetuning.cross_validation import Ensemble, Fold, deal_out, make_folds
 from napari_lesionseg.training.learner import rate_at
-from pictures import add_data_argument, find_set
 
 SHARES = (0.5, 0.75, 1.0)
-SPARE_SIDE = 1.25  # pictures are kept so much larger than they are shown, for augmentation to zoom in
-ALIKE = {"batch_size": 4, "encoder_lr": 1e-4, "decoder_lr": 5e-4, "guidance_share": 0.25, "size": 192}
+SPARE_SIDE = 1.25  # images are kept so much larger than they are shown, for augmentation to zoom in
+ALIKE = {"batch_size": 4, "encoder_lr": 1e-4, "decoder_lr": 5e-4, "click_fraction": 0.25, "size": 192}
 PARTS = {"pad": 3, "ph2": 4}
 LEARNED = {"pad": 2, "ph2": 1}
-"""Parts of each set that are learned from: some 20 photos, or 5 pictures of PH2."""
+"""Parts of each set that are learned from: some 20 photos, or 5 images of PH2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Variant:
     """Of each copy."""
     copies: int = 1
     refit: int = 0
-    """Steps of one copy that begins with the mean of the others, with all pictures."""
+    """Steps of one copy that begins with the mean of the others, with all images."""
 
 
 VARIANTS = {
@@ -78,7 +78,7 @@ class Turn:
     turn: int
     cpu_seconds: float
     measured: int
-    """Pictures of the set that were measured."""
+    """Images of the set that were measured."""
     gains: tuple[float, ...]
     isic: tuple[float, ...]
 
@@ -106,7 +106,7 @@ def _take_steps(ensemble: Ensemble, steps: int, size: int, warmup: float) -> Non
 
 
 class Bench:
-    """The model as it is, and what it makes of the pictures."""
+    """The model as it is, and what it makes of the images."""
 
     def __init__(self, model: ls.Model, data: Path) -> None:
         self.model = model
@@ -117,11 +117,11 @@ class Bench:
     def measure(self, data: str, name: str, draw: int, turn: int) -> Turn:
         """Measure a variant in one turn of a draw."""
         way, model, pairs, parts = VARIANTS[name], self.model, self._sets[data], PARTS[data]
-        part_of = deal_out([pair.stem for pair in pairs], map(describe, pairs), parts, draw)
+        part_of = assign_folds([pair.stem for pair in pairs], map(describe, pairs), parts, draw)
         own = {(turn + offset) % parts for offset in range(LEARNED[data])}
         taken = [pair for pair, part in zip(pairs, part_of, strict=True) if part in own]
         rest = read([pair for pair, part in zip(pairs, part_of, strict=True) if part not in own])
-        fold_of = deal_out([pair.stem for pair in taken], map(describe, taken), way.copies, draw)
+        fold_of = assign_folds([pair.stem for pair in taken], map(describe, taken), way.copies, draw)
         started = time.process_time()
         ensemble = learn(model, read(taken), fold_of, way, draw)
         seconds = time.process_time() - started
@@ -133,9 +133,9 @@ class Bench:
 
 
 def print_table(turns: Sequence[Turn], console: Console) -> None:
-    """Print a row for every variant: the mean over all pictures measured, and the spread between turns."""
+    """Print a row for every variant: the mean over all images measured, and the spread between turns."""
     shares = [f"{share:g} of the way" for share in SHARES]
-    table = Table("pictures", "variant", "draws", *shares, "CPU s", title="gain on the rest / on ISIC val")
+    table = Table("images", "variant", "draws", *shares, "CPU s", title="gain on the rest / on ISIC val")
     for data, name in dict.fromkeys((turn.data, turn.variant) for turn in turns):
         same = [turn for turn in turns if (turn.data, turn.variant) == (data, name)]
         figures = [_describe_gain(same, index) for index in range(len(SHARES))]

@@ -35,11 +35,7 @@ import numpy as np
 from PIL import Image
 
 from napari_lesionseg.datasets.cleaning import clean_jpeg
-from napari_lesionseg.io.archives import read_table, unpack
-from napari_lesionseg.datasets.formats import coco
-from napari_lesionseg.datasets.formats import folder
-from napari_lesionseg.datasets.formats import isic
-from napari_lesionseg.datasets.formats import ph2
+from napari_lesionseg.datasets.formats import coco, folder, isic, ph2
 from napari_lesionseg.datasets.formats.coco_masks import draw_polygons, encode_runs, pack_runs, trace_polygons
 from napari_lesionseg.datasets.formats.dicom_files import (
     read_header,
@@ -48,11 +44,12 @@ from napari_lesionseg.datasets.formats.dicom_files import (
     segmentation,
 )
 from napari_lesionseg.datasets.formats.listing import read_provenance
-from napari_lesionseg.io.images import read_mask, read_picture
 from napari_lesionseg.datasets.manifest import read_manifest
 from napari_lesionseg.datasets.records import Dataset, Pixels, Record
-from napari_lesionseg.io.spreadsheet import read_sheet
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.io.archives import read_table, unpack
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.spreadsheet import read_sheet
 
 ADDRESS_SPACE = 4 * 1024**3
 SIZE = (24, 32)
@@ -285,7 +282,7 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _pictures() -> tuple[bytes, ...]:
+def _images() -> tuple[bytes, ...]:
     exif = Image.Exif()
     exif[0x0112] = 6
     image = _image()
@@ -304,14 +301,14 @@ def _pictures() -> tuple[bytes, ...]:
 
 
 def _masks() -> tuple[bytes, ...]:
-    grey = Image.fromarray(_labels() * np.uint8(255))
+    gray = Image.fromarray(_labels() * np.uint8(255))
     return (
-        _encoded(grey, "PNG"),
+        _encoded(gray, "PNG"),
         _encoded(Image.fromarray(_labels() * np.uint8(3)), "PNG"),
-        _encoded(grey.convert("1"), "BMP"),
-        _encoded(grey.convert("RGB"), "BMP"),
-        _encoded(grey, "TIFF", compression="tiff_lzw"),
-        _encoded(grey, "JPEG"),
+        _encoded(gray.convert("1"), "BMP"),
+        _encoded(gray.convert("RGB"), "BMP"),
+        _encoded(gray, "TIFF", compression="tiff_lzw"),
+        _encoded(gray, "JPEG"),
     )
 
 
@@ -431,7 +428,7 @@ def _read_isic(payload: bytes, place: Path) -> None:
     read_table(place / "metadata.csv")
 
 
-def _read_colours(payload: bytes, place: Path) -> None:
+def _read_colors(payload: bytes, place: Path) -> None:
     _file(place, "images/a.png", PNG)
     _file(place, "masks/a.png", payload)
     _load_all(folder.read(place))
@@ -538,22 +535,22 @@ TABLE = (
 MANIFEST = json.dumps(
     {"version": 1, "format": "isic", "files": [{"path": "a/b.png", "sha256": "0" * 64, "bytes": 3}]}
 )
-COLOURS = _encoded(
+COLORS = _encoded(
     Image.fromarray(
         np.array([[0, 0, 0], [255, 0, 0], [0, 9, 9]], np.uint8)[np.cumsum(_labels(), axis=0) // 8]
     ),
     "PNG",
 )
 LEGENDS = (
-    b"index,name,colour\n0,skin,#000000\n1,lesion,#ff0000\n",
+    b"index,name,color\n0,skin,#000000\n1,lesion,#ff0000\n",
     b"# label:color_rgb:parts:actions\na:0,0,0::\nb:1,2,3::\n",
 )
 
 TARGETS = {
-    "jpeg cleaning": Target(_pictures()[:3], _clean),
-    "pictures": Target(_pictures(), lambda payload, place: read_picture(_file(place, "a.png", payload))),
+    "jpeg cleaning": Target(_images()[:3], _clean),
+    "images": Target(_images(), lambda payload, place: read_image(_file(place, "a.png", payload))),
     "masks": Target(_masks(), lambda payload, place: read_mask(_file(place, "a.png", payload))),
-    "masks in colours": Target((COLOURS, MASK), _read_colours),
+    "masks in colors": Target((COLORS, MASK), _read_colors),
     "objects": Target(
         (_encoded(Image.fromarray(_labels().astype(np.uint16) * 300), "PNG"), MASK), _read_objects
     ),

@@ -1,15 +1,15 @@
-"""Measure how long a picture takes, and how near that is to what the processor could do at best.
+"""Measure how long an image takes, and how near that is to what the processor could do at best.
 
 Prints the table of ``docs/benchmarks.md``::
 
     python benchmarks/inference.py [--model M] [--size 768x560] [--threads 1 2] [--repeats N] [--json F]
 
-- "picture" is the whole way from the bytes of a picture to the probability of each of its pixels; "encode" is
-  the part that is done once a picture, "click" what every further click takes.
+- "image" is the whole way from the bytes of an image to the probability of each of its pixels; "encode" is
+  the part that is done once an image, "click" what every further click takes.
 - "arithmetic" counts the multiply-adds of the network's convolutions at its working size.
 - "peak" is measured here and now: the quickest of several convolutions with many channels, in the same number
   format and with as many threads. "of peak" is the time that the network's arithmetic alone would take at the
-  peak, as a share of the time that it does take, without the resizing of the picture and of the answer.
+  peak, as a share of the time that it does take, without the resizing of the image and of the answer.
 - "float32 + bfloat16" encodes in float32 and decodes in bfloat16, as is done by default where the processor
   has arithmetic for it; its peak is mixed in that proportion.
 - ONNX Runtime is measured if the extra ``[onnx]`` is installed; it reckons in float32.
@@ -37,9 +37,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import napari_lesionseg as ls
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.io.resize import working_shape
 from napari_lesionseg.inference.device import has_fast_bfloat16
 from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.io.resize import working_shape
 from napari_lesionseg.models.onnx_export import export_onnx
 from napari_lesionseg.types import ByteImage
 
@@ -84,7 +84,7 @@ class Row:
     runtime: str
     precision: str
     threads: int
-    picture: Times
+    image: Times
     encode: Times
     click: Times
     network: float
@@ -93,7 +93,7 @@ class Row:
 
 
 def count(model: Model, shape: tuple[int, int]) -> Arithmetic:
-    """Count the multiply-adds for one picture."""
+    """Count the multiply-adds for one image."""
     planes = torch.zeros(1, 3, *working_shape(shape, model.card.working_size))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         features = model.runner.network.encode(planes)
@@ -120,7 +120,7 @@ def _convolution_speed(channels: int, side: int, dtype: torch.dtype) -> float:
 
 
 def measure(model: Model, image: ByteImage, repeats: int) -> tuple[Times, Times, Times, float]:
-    """Time a whole picture, its encoding, a click, and the network alone."""
+    """Time a whole image, its encoding, a click, and the network alone."""
     encoded = model.encode(image)
     previous, clicks = encoded.predict(), [ls.Click(image.shape[0] / 2, image.shape[1] / 2)]
     view = torch.rand(1, 3, *working_shape((image.shape[0], image.shape[1]), model.card.working_size))
@@ -170,7 +170,7 @@ def make_table(rows: list[Row], title: str) -> Table:
         "runtime",
         "arithmetic in",
         "threads",
-        "picture",
+        "image",
         "p95",
         "encode",
         "p95",
@@ -181,7 +181,7 @@ def make_table(rows: list[Row], title: str) -> Table:
     table = Table(*heads, "of peak", title=title, caption="milliseconds; medians and 95th percentiles")
     for row in rows:
         times = [
-            f"{1e3 * t:.1f}" for each in (row.picture, row.encode, row.click) for t in (each.median, each.p95)
+            f"{1e3 * t:.1f}" for each in (row.image, row.encode, row.click) for t in (each.median, each.p95)
         ]
         share = f"{row.of_peak:.0%}"
         table.add_row(row.runtime, row.precision, str(row.threads), *times, f"{1e3 * row.network:.1f}", share)
@@ -194,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
-    parser.add_argument("--size", default="768x560", help="width and height of the picture in pixels")
+    parser.add_argument("--size", default="768x560", help="width and height of the image in pixels")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -214,7 +214,7 @@ def main() -> None:
     arithmetic = count(model, (height, width))
     rows_seen, cols_seen = working_shape((height, width), model.card.working_size)
     title = (
-        f"{model.card.name}, a picture of {width}x{height} seen at {cols_seen}x{rows_seen}: "
+        f"{model.card.name}, an image of {width}x{height} seen at {cols_seen}x{rows_seen}: "
         f"{arithmetic.encoder / 1e9:.2f} + {arithmetic.decoder / 1e9:.2f} GMAC (encoder + decoder)"
     )
     Console(width=150).print(make_table(rows, title))

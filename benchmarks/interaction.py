@@ -8,9 +8,9 @@ Prints the tables of ``docs/benchmarks.md``::
   "screen" until the next frame was drawn, which includes the window's own work; without a graphics card (Xvfb
   with Mesa) the frame itself is drawn by the processor.
 - "late" is how late a timer of 10 ms fires while that goes on: what the interface feels like.
-- The network runs once before clicks are timed, as it does when a picture is opened.
+- The network runs once before clicks are timed, as it does when an image is opened.
 - "threshold" is a move of the slider, and "slider let go" the last one. Tools begin at the network's outline.
-- "next picture" is a picture of a study that was read and outlined ahead, with its verdict being saved.
+- "next image" is an image of a study that was read and outlined ahead, with its verdict being saved.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.images import write_picture
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
+from napari_lesionseg.io.images import write_image
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.study import Study
@@ -46,7 +46,7 @@ from napari_lesionseg.types import Box
 
 SIZES = ((560, 768), (4000, 6000))
 TICK_MS = 10
-GOALS_MS = {"click": 100, "threshold": 30, "next picture": 150}
+GOALS_MS = {"click": 100, "threshold": 30, "next image": 150}
 BREATH_S = 0.0005
 NEXT = 5
 TIMEOUT_S = 120
@@ -68,7 +68,7 @@ class Timing:
 
 
 class Window:
-    """A viewer with one picture being corrected, and the clocks around it."""
+    """A viewer with one image being corrected, and the clocks around it."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.viewer = napari.Viewer()
@@ -78,13 +78,13 @@ class Window:
         self._canvas = self.viewer.window._qt_viewer.canvas._scene_canvas
         self._canvas.events.draw.connect(self._on_drawn, position="last")
 
-    def correct(self, model: Any) -> OutlineEditor:
-        """Show a picture that is being corrected."""
-        picture = self.viewer.add_image(synthetic_sample(3, size=self.shape).image, rgb=True)
-        labels = new_outline(picture)
+    def correct(self, model: Any) -> MaskEditor:
+        """Show an image that is being corrected."""
+        image = self.viewer.add_image(synthetic_sample(3, size=self.shape).image, rgb=True)
+        labels = new_outline(image)
         show_as(labels, filled=False)
         self.viewer.add_layer(labels)
-        editor = OutlineEditor(self.viewer, picture, labels, config=PostprocessConfig(), model=model)
+        editor = MaskEditor(self.viewer, image, labels, config=PostprocessConfig(), model=model)
         editor.changed.connect(self.on_changed)
         return editor
 
@@ -162,7 +162,7 @@ def measure(
 
 
 def measure_size(shape: tuple[int, int], model: Any, repeats: int) -> list[Timing]:
-    """Time everything at one size of picture."""
+    """Time everything at one size of image."""
     rows = measure_corrections(shape, model, repeats)
     with tempfile.TemporaryDirectory() as folder:
         rows.append(measure_next(shape, model, Path(folder)))
@@ -170,7 +170,7 @@ def measure_size(shape: tuple[int, int], model: Any, repeats: int) -> list[Timin
 
 
 def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> list[Timing]:
-    """Time what is done to one picture."""
+    """Time what is done to one image."""
     window, rng = Window(shape), np.random.default_rng(0)
     editor = window.correct(model)
     window.run(editor.predict)
@@ -194,10 +194,10 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
 
 
 def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
-    """Time the way from Approve to the next picture, which was got ready ahead."""
+    """Time the way from Approve to the next image, which was got ready ahead."""
     image = synthetic_sample(3, size=shape).image
     for number in range(NEXT + 2):
-        write_picture(folder / f"P{number}.png", np.roll(image, 16 * number, axis=1))
+        write_image(folder / f"P{number}.png", np.roll(image, 16 * number, axis=1))
     window = Window(shape)
     study = Study.create(folder / "study", "bench", paths=folder)
     session = StudySession(window.viewer, study, PostprocessConfig())
@@ -215,28 +215,28 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
     (outline, screen), (outline_95, screen_95) = np.median(times, axis=0), np.percentile(times, 95, axis=0)
     p99, most = np.percentile(late, 99), max(late)
     size = f"{shape[1]}x{shape[0]}"
-    return Timing(size, "next picture", NEXT, outline, outline_95, screen, screen_95, p99, most)
+    return Timing(size, "next image", NEXT, outline, outline_95, screen, screen_95, p99, most)
 
 
 def is_ready(session: StudySession) -> bool:
-    """Tell whether the next picture is there, and nothing else is going on."""
+    """Tell whether the next image is there, and nothing else is going on."""
     editor = session.editor
     return bool(editor and editor.has_outline and not session.unsaved and session.is_ahead)
 
 
-def let_go(editor: OutlineEditor, threshold: float) -> None:
+def let_go(editor: MaskEditor, threshold: float) -> None:
     """Draw an outline in full."""
     editor.set_config(editor.config.model_copy(update={"threshold": float(threshold) + 0.01}))
 
 
-def set_threshold(editor: OutlineEditor, threshold: float) -> None:
+def set_threshold(editor: MaskEditor, threshold: float) -> None:
     """Move the threshold as the slider does while it is held."""
     editor.set_config(editor.config.model_copy(update={"threshold": float(threshold)}))
 
 
 def show(rows: Sequence[Timing]) -> None:
     """Print the table."""
-    table = Table("picture", "change", "n", "outline ms", "p95", "screen ms", "p95", "late p99 ms", "most")
+    table = Table("image", "change", "n", "outline ms", "p95", "screen ms", "p95", "late p99 ms", "most")
     for row in rows:
         values = (
             row.outline_median,

@@ -1,12 +1,12 @@
-"""Measure how well pictures of another kind are told from those that the model was trained on.
+"""Measure how well images of another kind are told from those that the model was trained on.
 
 Prints the table of ``docs/explanation/fine-tuning.md``::
 
     python benchmarks/kinds.py [--model M] [--data DIR] [--draws 40]
 
-Of a set of another camera some pictures are drawn at random, and give the direction in which their kind lies,
-as in fine-tuning. Then it is counted how many of the set's other pictures are of that kind ("told apart"),
-and how many of ISIC's validation pictures, which are of the model's own kind.
+Of a set of another camera some images are drawn at random, and give the direction in which their kind lies,
+as in fine-tuning. Then it is counted how many of the set's other images are of that kind ("told apart"),
+and how many of ISIC's validation images, which are of the model's own kind.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 import napari_lesionseg as ls
-from napari_lesionseg.io.images import read_picture
+from images import add_data_argument, find_set
+from napari_lesionseg.io.images import read_image
 from napari_lesionseg.models.domain import DomainStatistics
 from napari_lesionseg.models.mixture import FAR
-from pictures import add_data_argument, find_set
 
 KINDS = {"pad-smartphone": (5, 10, 20), "ph2-sample": (3, 5, 10)}
 OWN = {
@@ -36,7 +36,7 @@ Descriptions = NDArray[np.float32]
 
 
 def share_far(domain: DomainStatistics, drawn: Descriptions, others: Descriptions) -> float:
-    """Return the share of pictures that are of the kind of those drawn."""
+    """Return the share of images that are of the kind of those drawn."""
     return float((domain.direction_to(drawn).distances(others) > FAR).mean())
 
 
@@ -53,7 +53,7 @@ def measure(
 
 
 def main() -> None:
-    """Describe all pictures, and print the table."""
+    """Describe all images, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,10 +63,10 @@ def main() -> None:
     options = parser.parse_args()
     model = ls.load_model(options.model, "cpu")
     if model.card.domain is None:
-        parser.error("the model's card does not say what its training pictures look like")
+        parser.error("the model's card does not say what its training images look like")
 
     def describe(folder: str) -> Descriptions:
-        images = (read_picture(pair.image) for pair in find_set(options.data / folder))
+        images = (read_image(pair.image) for pair in find_set(options.data / folder))
         return np.stack([model.describe(image) for image in images])
 
     own = {name: describe(folder) for name, folder in OWN.items()}

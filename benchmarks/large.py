@@ -1,17 +1,17 @@
-"""Measure very large pictures: time and memory, tiles of any size, small and large lesions.
+"""Measure very large images: time and memory, tiles of any size, small and large lesions.
 
 Prints tables for ``docs/benchmarks.md``::
 
     python benchmarks/large.py [--model M] [--megapixels 1 6 24 100] [--data DIR] [--json F] [--quick]
 
-- Time and memory: a picture that is drawn where it is read, so that only the work itself takes memory; the
+- Time and memory: an image that is drawn where it is read, so that only the work itself takes memory; the
   probabilities go to a file. Every measurement runs in a process of its own. "more" is the peak beyond a
-  process that has loaded the model and outlined a picture of 768 x 560. "CPU s" does not depend on what else
+  process that has loaded the model and outlined an image of 768 x 560. "CPU s" does not depend on what else
   the machine does.
 - Tiles of any size: how far the answers are from those with the largest tiles.
 - Windows: what the network sees at once is part of the method, and does change the answer.
-- Small lesions: a picture with many small lesions, by tiles and as a whole; found is what overlaps by a
-  Jaccard index of 0.5. Large lesion: one lesion that fills a good part of the picture; and the pictures of
+- Small lesions: an image with many small lesions, by tiles and as a whole; found is what overlaps by a
+  Jaccard index of 0.5. Large lesion: one lesion that fills a good part of the image; and the images of
   ``isic2017-val-fullres``, where they are there.
 """
 
@@ -36,19 +36,19 @@ from rich.progress import track
 from rich.table import Table
 
 import napari_lesionseg as ls
+from images import add_data_argument
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.images import read_mask, read_picture
-from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.evaluation.instances import MatchCounts, count_matches
-from napari_lesionseg.masks.instances import find_instances
-from napari_lesionseg.inference.tiling_io import as_probability, new_output
 from napari_lesionseg.evaluation.metrics import score_masks
 from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.inference.tiling import TileConfig, TileProgress, predict_tiles, predict_whole
+from napari_lesionseg.inference.tiling_io import as_probability, new_output
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.masks.instances import find_instances
 from napari_lesionseg.types import ByteImage
-from pictures import add_data_argument
 
 ASPECT = 1.5
 WAYS = ("tiles", "whole")
@@ -56,7 +56,7 @@ TABLES = ("cost", "tolerance", "accuracy")
 
 
 class Wallpaper:
-    """A picture of any size that repeats a drawn one, and exists only where it is read."""
+    """An image of any size that repeats a drawn one, and exists only where it is read."""
 
     def __init__(self, pattern: ByteImage, megapixels: float) -> None:
         height = round(math.sqrt(megapixels * 1e6 / ASPECT))
@@ -72,7 +72,7 @@ class Wallpaper:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a picture cost."""
+    """What an image cost."""
 
     megapixels: float
     way: str
@@ -92,32 +92,32 @@ def peak_megabytes() -> float:
     return most / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def predict(model: Model, picture: ByteImage | Wallpaper, out: object, way: str, config: TileConfig) -> None:
+def predict(model: Model, image: ByteImage | Wallpaper, out: object, way: str, config: TileConfig) -> None:
     """Do all the work of one way, showing the progress."""
     steps: Iterable[TileProgress] = (
-        predict_tiles(model, picture, out, config) if way == "tiles" else predict_whole(model, picture, out)  # type: ignore[arg-type]
+        predict_tiles(model, image, out, config) if way == "tiles" else predict_whole(model, image, out)  # type: ignore[arg-type]
     )
     for _ in steps:
         pass
 
 
 def measure_cost(arguments: argparse.Namespace) -> Cost:
-    """Measure one picture in this process."""
+    """Measure one image in this process."""
     model = ls.load_model(arguments.model, device="cpu")
     model.predict(synthetic_sample(1).image)
-    picture = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, arguments.one)
+    image = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, arguments.one)
     before = peak_megabytes()
     with tempfile.TemporaryDirectory() as folder:
-        out = new_output(picture.shape[:2], path=Path(folder) / "probability.npy")
+        out = new_output(image.shape[:2], path=Path(folder) / "probability.npy")
         started, worked = time.perf_counter(), time.process_time()
-        predict(model, picture, out, arguments.way, TileConfig())
+        predict(model, image, out, arguments.way, TileConfig())
         seconds, busy = time.perf_counter() - started, time.process_time() - worked
     peak = peak_megabytes()
     return Cost(arguments.one, arguments.way, seconds, busy, peak, peak - before)
 
 
 def costs(arguments: argparse.Namespace) -> list[Cost]:
-    """Measure every picture in a process of its own."""
+    """Measure every image in a process of its own."""
     found = []
     jobs = [(way, size) for way in WAYS for size in arguments.megapixels]
     for way, size in track(jobs, "Time and memory", console=Console(stderr=True)):
@@ -130,7 +130,7 @@ def costs(arguments: argparse.Namespace) -> list[Cost]:
 
 def tolerance_table(model: Model, megapixels: float) -> Table:
     """Compare the answers of tiles, and of windows, of different sizes."""
-    picture = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, megapixels)
+    image = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, megapixels)
     trials = [TileConfig(tile=tile) for tile in (4096, 2048, 1024, 768)]
     trials += [
         TileConfig(window=512),
@@ -149,8 +149,8 @@ def tolerance_table(model: Model, megapixels: float) -> Table:
     )
     reference = None
     for config in track(trials, "Tiles of any size", console=Console(stderr=True)):
-        answer = np.zeros(picture.shape[:2], np.float32)
-        predict(model, picture, answer, "tiles", config)
+        answer = np.zeros(image.shape[:2], np.float32)
+        predict(model, image, answer, "tiles", config)
         reference = answer if reference is None else reference
         apart, level = np.abs(answer - reference), model.card.threshold
         other = ((answer >= level) != (reference >= level)).mean()
@@ -160,7 +160,7 @@ def tolerance_table(model: Model, megapixels: float) -> Table:
 
 
 def many_lesions(side: int, blocks: int) -> tuple[ByteImage, np.ndarray]:
-    """Draw a picture of blocks of skin with lesions, each of which is small in it; give their numbers."""
+    """Draw an image of blocks of skin with lesions, each of which is small in it; give their numbers."""
     rows, numbers, count = [], [], 0
     for row in range(blocks):
         samples = [
@@ -176,10 +176,10 @@ def many_lesions(side: int, blocks: int) -> tuple[ByteImage, np.ndarray]:
     return np.concatenate(rows), np.concatenate(numbers)
 
 
-def outline(model: Model, picture: ByteImage, way: str, config: TileConfig) -> np.ndarray:
+def outline(model: Model, image: ByteImage, way: str, config: TileConfig) -> np.ndarray:
     """Outline all that is found; parts below 64 pixels are left out."""
-    out = new_output(picture.shape[:2])
-    predict(model, picture, out, way, config)
+    out = new_output(image.shape[:2])
+    predict(model, image, out, way, config)
     everything = PostprocessConfig(largest_only=False)
     return postprocess(as_probability(np.asarray(out)), everything, model.card.threshold)
 
@@ -187,12 +187,12 @@ def outline(model: Model, picture: ByteImage, way: str, config: TileConfig) -> n
 def accuracy_table(model: Model, arguments: argparse.Namespace) -> Table:
     """Compare both ways on small lesions and on large ones."""
     console = Console(stderr=True)
-    made = Table("picture", "way", "lesions found", "F1", "mean Jaccard", title="Small and large lesions")
+    made = Table("image", "way", "lesions found", "F1", "mean Jaccard", title="Small and large lesions")
     side, blocks = (256, 3) if arguments.quick else (384, 6)
-    picture, truth = many_lesions(side, blocks)
+    image, truth = many_lesions(side, blocks)
     trials = [("whole", 1.0)] + [("tiles", scale) for scale in (0.5, 0.75, 1.0)]
     for way, scale in track(trials, "Small lesions", console=console):
-        counts = count_matches(find_instances(outline(model, picture, way, TileConfig(scale=scale))), truth)
+        counts = count_matches(find_instances(outline(model, image, way, TileConfig(scale=scale))), truth)
         name = way if way == "whole" else f"{way}, scale {scale}"
         made.add_row(f"{truth.max()} small lesions", name, *_figures(counts))
     for name, large, mask in large_lesions(arguments):
@@ -209,7 +209,7 @@ def _figures(counts: MatchCounts) -> tuple[str, str, str]:
 
 
 def large_lesions(arguments: argparse.Namespace) -> Iterable[tuple[str, ByteImage, np.ndarray]]:
-    """Give pictures with one large lesion: one drawn and enlarged, and real ones."""
+    """Give images with one large lesion: one drawn and enlarged, and real ones."""
     sample = synthetic_sample(3)
     size = (1536, 1120) if arguments.quick else (6144, 4480)
     image = Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC)
@@ -220,7 +220,7 @@ def large_lesions(arguments: argparse.Namespace) -> Iterable[tuple[str, ByteImag
         for pair in find_pairs([folder / "images"], [folder / "masks"]).pairs[
             : 1 if arguments.quick else None
         ]:
-            sample = read_picture(pair.image)
+            sample = read_image(pair.image)
             yield (
                 f"{pair.stem}, {sample.size / 3e6:.0f} MP",
                 sample,
@@ -255,7 +255,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tables", nargs="+", choices=TABLES, default=TABLES, help="tables to print; all if left out"
     )
-    parser.add_argument("--quick", action="store_true", help="small pictures, to show that all works")
+    parser.add_argument("--quick", action="store_true", help="small images, to show that all works")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Repeat a lesson on segmentation: SegNet and U-Net trained from scratch on 200 dermoscopy pictures.
+"""Repeat a lesson on segmentation: SegNet and U-Net trained from scratch on 200 dermoscopy images.
 
 Prints a table for ``docs/benchmarks.md``::
 
@@ -7,22 +7,22 @@ Prints a table for ``docs/benchmarks.md``::
 It takes about an hour on one core. With ``--resume DIR`` the state is kept there after every pass; the same
 command goes on from it after an interruption, with the very same result, and shows what is finished already.
 
-The settings: pictures squashed to 256 x 256, nine tenths to learn from and one tenth to measure on,
+The settings: images squashed to 256 x 256, nine tenths to learn from and one tenth to measure on,
 binary cross-entropy, Adam at a rate of 1e-3, batches of 32, 30 passes, no augmentation, weights of the
 last pass. Both networks begin with 16 channels and end with 128, a quarter of what was published. The
-pictures are PH2, where a folder of it is given, otherwise 200 drawn from ``isic2017-train-256``.
+images are PH2, where a folder of it is given, otherwise 200 drawn from ``isic2017-train-256``.
 
 Mistakes that are easily made in this lesson, and are not made here:
 
 - the loss on logits is given logits: no network ends with a sigmoid, which would be applied twice;
 - U-Net's skip connections hand over the features the encoder made, computed once;
-- pictures and masks are paired by name, not by the order in which a folder lists them;
-- nothing is chosen by the pictures that are measured on, neither a pass nor a threshold.
+- images and masks are paired by name, not by the order in which a folder lists them;
+- nothing is chosen by the images that are measured on, neither a pass nor a threshold.
 
-The default network is trained on the same pictures, as this package trains it: with a pretrained encoder,
+The default network is trained on the same images, as this package trains it: with a pretrained encoder,
 augmentation and the package's own settings, for the same number of passes; only the moving average of the
 weights is shorter, as there are few steps. The shipped model is measured on PH2 only, for it has learned from
-the other pictures. The Jaccard on validation pictures and on the sample of PH2 is printed as well.
+the other images. The Jaccard on validation images and on the sample of PH2 is printed as well.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ from torch import Tensor
 from torch.nn import functional
 
 import napari_lesionseg as ls
+from images import add_data_argument, find_set
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.training.augmentation import plain_sample
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.io.images import read_mask, read_picture
-from napari_lesionseg.io.pairing import find_pairs
-from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.errors import ModelNotFoundError
+from napari_lesionseg.evaluation.metrics import score_masks
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.segnet import SegNet
+from napari_lesionseg.training.augmentation import plain_sample
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.types import Pair
-from pictures import add_data_argument, find_set
 
-PICTURES = 200
+IMAGES = 200
 TEST_SHARE = 0.1
 RATE = 1e-3
 ELSEWHERE = ("isic2017-val-256", "isic-crop512-val", "ph2-sample")
 RESULTS = "results.json"
-SETTINGS = ("ph2", "pictures", "size", "epochs", "batch", "precision", "quick")
+SETTINGS = ("ph2", "images", "size", "epochs", "batch", "precision", "quick")
 NETWORKS = {
     "segnet": {"width": 16, "depth": 5, "widest": 128},
     "unet": {"width": 16, "depth": 4, "widest": 128},
@@ -88,21 +88,21 @@ class Result:
     dice: float
     jaccard: float
     elsewhere: dict[str, float]
-    """Mean Jaccard on pictures that none of them has learned from, by folder."""
+    """Mean Jaccard on images that none of them has learned from, by folder."""
 
 
 def read_pairs(arguments: argparse.Namespace) -> list[CachedPair]:
-    """Read the pictures, squashed to squares; those of ISIC are drawn by chance, the same every time."""
+    """Read the images, squashed to squares; those of ISIC are drawn by chance, the same every time."""
     if arguments.ph2:
         pairs = list(find_pairs([arguments.ph2]).pairs)
     else:
         folder = arguments.data / "isic2017-train-256"
         pairs = list(find_pairs([folder / "images"], [folder / "masks"]).pairs)
     pairs.sort(key=lambda pair: pair.stem)
-    chosen = np.random.default_rng(0).permutation(len(pairs))[: arguments.pictures]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[: arguments.images]
     squashed = []
-    for place in track(sorted(chosen), "Reading pictures", console=Console(stderr=True)):
-        image = read_picture(pairs[place].image)
+    for place in track(sorted(chosen), "Reading images", console=Console(stderr=True)):
+        image = read_image(pairs[place].image)
         mask = read_mask(pairs[place].mask, image.shape[:2])
         sample = plain_sample(image, (mask > 0).astype(np.uint8), arguments.size)
         squashed.append(
@@ -112,7 +112,7 @@ def read_pairs(arguments: argparse.Namespace) -> list[CachedPair]:
 
 
 def split(pairs: Sequence[CachedPair], run: int) -> tuple[list[CachedPair], list[CachedPair]]:
-    """Split pictures by chance into those to learn from and those to measure on."""
+    """Split images by chance into those to learn from and those to measure on."""
     order = np.random.default_rng((1, run)).permutation(len(pairs))
     held_out = max(1, round(TEST_SHARE * len(pairs)))
     return [pairs[place] for place in order[held_out:]], [pairs[place] for place in order[:held_out]]
@@ -128,7 +128,7 @@ def card_of(arch: str, settings: dict[str, int], size: int) -> ModelCard:
 def batches(
     pairs: Sequence[CachedPair], size: int, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pictures (B, 3, H, W) from 0 to 1, and masks (B, 1, H, W), in a new order."""
+    """Yield images (B, 3, H, W) from 0 to 1, and masks (B, 1, H, W), in a new order."""
     order = rng.permutation(len(pairs))
     for first in range(0, len(order), size):
         chosen = [pairs[place] for place in order[first : first + size]]
@@ -141,35 +141,35 @@ def learn(
     network: SegmentationNetwork, pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int
 ) -> float:
     """Train as the lesson does, from where it was left off; give the processor seconds it took in all."""
-    optimiser = torch.optim.Adam(network.parameters(), RATE)
+    optimizer = torch.optim.Adam(network.parameters(), RATE)
     name = type(network).__name__
     state = arguments.resume / f"{name.lower()}-{run}.safetensors" if arguments.resume else None
     # SegNet learned nothing in bfloat16, perhaps for the ties that rounding leaves among the maxima.
     quick = arguments.precision == "bfloat16" and not isinstance(network, SegNet)
-    first, seconds = restore(state, network, optimiser) if state and state.is_file() else (0, 0.0)
+    first, seconds = restore(state, network, optimizer) if state and state.is_file() else (0, 0.0)
     for done in track(range(first, arguments.epochs), f"{name}, run {run + 1}", console=Console(stderr=True)):
         started = time.process_time()
         source = batches(pairs, arguments.batch, np.random.default_rng((2, run, done)))
         with torch.autocast("cpu", torch.bfloat16, enabled=quick):
-            loss = learn_once(network, optimiser, source)
+            loss = learn_once(network, optimizer, source)
         seconds += time.process_time() - started
         if state:
-            keep(state, network, optimiser, {"done": done + 1, "seconds": seconds, "loss": loss})
+            keep(state, network, optimizer, {"done": done + 1, "seconds": seconds, "loss": loss})
     return seconds
 
 
 def learn_once(
-    network: SegmentationNetwork, optimiser: torch.optim.Adam, source: Iterator[tuple[Tensor, Tensor]]
+    network: SegmentationNetwork, optimizer: torch.optim.Adam, source: Iterator[tuple[Tensor, Tensor]]
 ) -> float:
-    """Go through the pictures once; give the mean loss."""
+    """Go through the images once; give the mean loss."""
     network.train()
     losses = []
     for images, masks in source:
         images = images.contiguous(memory_format=torch.channels_last)
         loss = functional.binary_cross_entropy_with_logits(network(images).float(), masks)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return float(np.mean(losses))
 
@@ -177,17 +177,17 @@ def learn_once(
 def keep(
     path: Path,
     network: SegmentationNetwork,
-    optimiser: torch.optim.Adam,
+    optimizer: torch.optim.Adam,
     position: dict[str, float],
 ) -> None:
-    """Write weights and optimiser after a pass."""
+    """Write weights and optimizer after a pass."""
     tensors = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
-    for place, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{place}.{name}": value.contiguous() for name, value in moments.items()}
+    for place, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{place}.{name}": value.contiguous() for name, value in moments.items()}
     write_atomically(path, save(tensors, metadata={name: str(value) for name, value in position.items()}))
 
 
-def restore(path: Path, network: SegmentationNetwork, optimiser: torch.optim.Adam) -> tuple[int, float]:
+def restore(path: Path, network: SegmentationNetwork, optimizer: torch.optim.Adam) -> tuple[int, float]:
     """Read what `keep` wrote; give the passes done and the seconds they took."""
     moments: dict[int, dict[str, Tensor]] = {}
     weights = {}
@@ -201,12 +201,12 @@ def restore(path: Path, network: SegmentationNetwork, optimiser: torch.optim.Ada
                 place, moment = name.split(".")
                 moments.setdefault(int(place), {})[moment] = file.get_tensor(key)
     network.load_state_dict(weights)
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return int(position["done"]), float(position["seconds"])
 
 
 def measure(model: Model, pairs: Sequence[CachedPair]) -> tuple[float, float]:
-    """Average Dice and Jaccard over pictures, at a threshold of 0.5 and without cleaning up."""
+    """Average Dice and Jaccard over images, at a threshold of 0.5 and without cleaning up."""
     scores = [score_masks(model.predict(pair.image) >= 0.5, pair.labels) for pair in pairs]
     return float(np.mean([score.dice for score in scores])), float(
         np.mean([score.jaccard for score in scores])
@@ -214,7 +214,7 @@ def measure(model: Model, pairs: Sequence[CachedPair]) -> tuple[float, float]:
 
 
 def measure_elsewhere(model: Model, data: Path) -> dict[str, float]:
-    """Average the Jaccard on other data sets, whole pictures, in the same way."""
+    """Average the Jaccard on other data sets, whole images, in the same way."""
     found = {}
     for name in ELSEWHERE:
         pairs = track(find_set(data / name), f"{model.card.name}: {name}", console=Console(stderr=True))
@@ -223,8 +223,8 @@ def measure_elsewhere(model: Model, data: Path) -> dict[str, float]:
 
 
 def overlap(model: Model, pair: Pair) -> float:
-    """Measure the Jaccard of one picture on disk."""
-    outline = model.predict(read_picture(pair.image)) >= 0.5
+    """Measure the Jaccard of one image on disk."""
+    outline = model.predict(read_image(pair.image)) >= 0.5
     return score_masks(outline, read_mask(pair.mask, outline.shape)).jaccard
 
 
@@ -355,10 +355,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--ph2", type=Path, help="folder of PH2")
     add_data_argument(parser)
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the pictures")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the images")
+    parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--runs", type=int, default=1, help="repetitions, each with another split and start")
     parser.add_argument(
         "--precision",
@@ -371,7 +371,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a minute's run that only shows that all works")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.pictures, arguments.size, arguments.epochs, arguments.batch = 20, 64, 2, 6
+        arguments.images, arguments.size, arguments.epochs, arguments.batch = 20, 64, 2, 6
     return arguments
 
 

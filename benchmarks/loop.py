@@ -1,18 +1,18 @@
-"""Count what a reader has to do until the pictures of an unknown camera have outlines she approves.
+"""Count what an annotator has to do until the images of an unknown camera have outlines she approves.
 
 Prints the table of ``docs/benchmarks.md``::
 
     python benchmarks/loop.py [--model M] [--data DIR] [--set NAME] [--draws 3] [--every 10] [--seconds 60]
 
-- A simulated reader goes through the pictures in an order by chance, patients kept together. She approves an
-  outline whose Jaccard index with her own is 0.85 or more (readers agree with each other at 0.80 to 0.90).
-  Otherwise she clicks into the largest wrong region, somewhat off its centre, as people do. After 10 clicks
+- A simulated annotator goes through the images in an order by chance, patients kept together. She approves an
+  outline whose Jaccard index with her own is 0.85 or more (annotators agree with each other at 0.80 to 0.90).
+  Otherwise she clicks into the largest wrong region, somewhat off its center, as people do. After 10 clicks
   she gives up and paints the outline by hand.
-- An action is a click, a painting or an approval. A picture that is right at once takes one.
-- Every so many pictures the model learns from what she has approved: from the outlines as she left them,
-  which are not perfect. It is taken when its own held-out pictures say that it is better.
-- Of two figures in a cell, the first is that of the same reader without any learning.
-- "Waiting" is the time the program takes, a picture: to outline it, and to answer all clicks. Learning goes
+- An action is a click, a painting or an approval. An image that is right at once takes one.
+- Every so many images the model learns from what she has approved: from the outlines as she left them,
+  which are not perfect. It is taken when its own held-out images say that it is better.
+- Of two figures in a cell, the first is that of the same annotator without any learning.
+- "Waiting" is the time the program takes, an image: to outline it, and to answer all clicks. Learning goes
   on in the background and keeps nobody waiting.
 """
 
@@ -31,24 +31,24 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from finetune import describe
+from images import add_data_argument, find_set, jaccard
 from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
-from napari_lesionseg.training.dataset import CachedPair, shrink_pair
-from napari_lesionseg.io.images import read_mask, read_picture
 from napari_lesionseg.datasets.splits import group_items
 from napari_lesionseg.inference.clicks import next_click
 from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.training.dataset import CachedPair, shrink_pair
 from napari_lesionseg.types import Click, Pair
-from pictures import add_data_argument, find_set, jaccard
 
 GOOD_ENOUGH = 0.85
 MOST_CLICKS = 10
 JITTER = 0.5
-LONG_SIDE = 1024  # of the pictures she works on
+LONG_SIDE = 1024  # of the images she works on
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What one picture took."""
+    """What one image took."""
 
     first: float
     """Jaccard index of the automatic outline."""
@@ -64,7 +64,7 @@ class Visit:
 
 
 def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPair]:
-    """Correct a picture until it is good enough; return what it took, and what was approved."""
+    """Correct an image until it is good enough; return what it took, and what was approved."""
     rng, clicks, truth = np.random.default_rng(seed), list[Click](), (pair.labels > 0).astype(np.uint8)
     start = time.perf_counter()
     encoded = model.encode(pair.image)
@@ -87,7 +87,7 @@ def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPa
 def go_through(
     model: ls.Model, pairs: Sequence[Pair], every: int | None, config: FineTuneConfig
 ) -> Iterator[Visit]:
-    """Correct all pictures, learning after every so many; None: never."""
+    """Correct all images, learning after every so many; None: never."""
     approved: list[CachedPair] = []
     for number, pair in enumerate(pairs):
         if every and number and number % every == 0:
@@ -109,13 +109,13 @@ def learn(
 
 
 def read(pair: Pair) -> CachedPair:
-    """Read a picture and the reader's own outline."""
-    image = read_picture(pair.image)
+    """Read an image and the annotator's own outline."""
+    image = read_image(pair.image)
     return shrink_pair(pair.stem, image, read_mask(pair.mask, image.shape[:2]), LONG_SIDE)
 
 
 def shuffle(pairs: Sequence[Pair], draw: int) -> list[Pair]:
-    """Put the pictures into an order by chance, those of a patient together."""
+    """Put the images into an order by chance, those of a patient together."""
     groups, _ = group_items(map(describe, pairs))
     by_stem = {pair.stem: pair for pair in pairs}
     order = np.random.default_rng((2026, draw)).permutation(len(groups))
@@ -123,7 +123,7 @@ def shuffle(pairs: Sequence[Pair], draw: int) -> list[Pair]:
 
 
 def make_table(without: Sequence[list[Visit]], learning: Sequence[list[Visit]], every: int) -> Table:
-    """Lay out the figures: a row for each block of pictures, all orders together."""
+    """Lay out the figures: a row for each block of images, all orders together."""
     columns: dict[str, Callable[[Sequence[Visit]], str]] = {
         "outline at once": lambda block: f"{fmean(v.first for v in block):.3f}",
         "actions": lambda block: f"{fmean(v.actions for v in block):.2f}",
@@ -131,7 +131,7 @@ def make_table(without: Sequence[list[Visit]], learning: Sequence[list[Visit]], 
         "painted %": lambda block: f"{100 * fmean(v.painted for v in block):.0f}",
         "waiting s": lambda block: f"{fmean(v.waiting for v in block):.2f}",
     }
-    table = Table("pictures", *columns, title="without learning / with learning")
+    table = Table("images", *columns, title="without learning / with learning")
     count = len(without[0])
     for start in range(0, count, every):
         blocks = [[v for draw in draws for v in draw[start : start + every]] for draws in (without, learning)]
@@ -148,14 +148,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
     add_data_argument(parser)
     parser.add_argument("--set", default="pad-smartphone", help="folder of the data set")
-    parser.add_argument("--draws", type=int, default=3, help="orders of the pictures")
-    parser.add_argument("--every", type=int, default=10, help="pictures after which the model learns")
+    parser.add_argument("--draws", type=int, default=3, help="orders of the images")
+    parser.add_argument("--every", type=int, default=10, help="images after which the model learns")
     parser.add_argument("--seconds", type=float, default=60.0, help="budget of each learning")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Go through the pictures without and with learning, and print the table."""
+    """Go through the images without and with learning, and print the table."""
     arguments = parse_arguments()
     model, pairs = ls.load_model(arguments.model), find_set(arguments.data / arguments.set)
     config = FineTuneConfig(max_seconds=arguments.seconds)

@@ -5,7 +5,7 @@ Prints the tables of ``docs/benchmarks.md``::
     xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/responsiveness.py [--model M]
 
 - A timer of 10 ms does 2 ms of work each time, as a window does; "late" is by how much it fires too late.
-- The workbench is open with a study of 20 approved pictures. "Painting": ten strokes a second of napari's
+- The workbench is open with a study of 20 approved images. "Painting": ten strokes a second of napari's
   brush into the outline on the screen, which is saved as always. "Learning": the Learn section's fine-tuning
   from its start to its outcome, painting meanwhile.
 - The control proves that the measurement can fail: a thread that keeps Python's lock for half a second.
@@ -40,15 +40,15 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.finetuning.resources import background_threads
-from napari_lesionseg.training.trainer import StepResult
-from napari_lesionseg.plugin.workbench.finetune_task import lessons_of, read_lesson
+from napari_lesionseg.plugin.workbench.finetune_task import read_training_image, training_images_of
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.training.resources import background_threads
+from napari_lesionseg.training.trainer import StepResult
 
 TICK_MS, WORK_MS = 10, 2
 P99_MS, MOST_MS, SPEED = 16, 100, 0.5
-PICTURES = 20
+IMAGES = 20
 STROKE_MS = 100
 TIMEOUT_S = 300
 STEPS_ALONE = 12
@@ -167,12 +167,12 @@ class Painter(QObject):
 
 
 def make_study(folder: Path) -> None:
-    """Make a study of synthetic pictures; all but two have a signed outline."""
-    samples = {f"case{seed:02d}": synthetic_sample(seed) for seed in range(PICTURES + 2)}
+    """Make a study of synthetic images; all but two have a signed outline."""
+    samples = {f"case{seed:02d}": synthetic_sample(seed) for seed in range(IMAGES + 2)}
     images = {name: sample.image for name, sample in samples.items()}
     with Study.create(folder, "am", images=images) as study:
-        for picture, state in list(study.state.pictures.items())[:PICTURES]:
-            study.approve(picture, samples[state.name].mask)
+        for image, state in list(study.state.images.items())[:IMAGES]:
+            study.approve(image, samples[state.name].mask)
 
 
 def open_bench(folder: Path, model: str | None) -> tuple[napari.Viewer, Workbench]:
@@ -247,7 +247,7 @@ def learn_alone(folder: Path, model: str | None) -> None:
     """Take some steps without a window, and print the seconds of the median one."""
     config = ls.FineTuneConfig(num_threads=background_threads())
     with Study.open(folder, "am") as study:
-        pairs = [read_lesson(study, state) for state in lessons_of(study)]
+        pairs = [read_training_image(study, state) for state in training_images_of(study)]
     times: list[float] = []
     for event in ls.fine_tune(ls.load_model(model), pairs, config).steps():
         times.append(_seconds_of(event))

@@ -1,11 +1,11 @@
-"""Measure how long a study of many pictures takes to make, open and save to.
+"""Measure how long a study of many images takes to make, open and save to.
 
 Prints the table of ``docs/benchmarks.md``::
 
-    python benchmarks/study.py [--pictures 10000] [--size 768 560] [--folder DIR]
+    python benchmarks/study.py [--images 10000] [--size 768 560] [--folder DIR]
 
-Saving waits for the disk, so it is measured on the disk of ``--folder``. Every picture gets a prediction,
-every fifth a correction and an approval. The pictures are noise in colours, saved as JPEG.
+Saving waits for the disk, so it is measured on the disk of ``--folder``. Every image gets a prediction,
+every fifth a correction and an approval. The images are noise in colors, saved as JPEG.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from napari_lesionseg.study.queue import Order, arrange, count_pictures
-from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.study.queue import Order, arrange, count_images
+from napari_lesionseg.study.study import Provenance, Study
 
 MODEL = "a" * 64
 EVERY = 5
@@ -35,14 +35,14 @@ from time import perf_counter
 from napari_lesionseg.study.study import Study
 start = perf_counter()
 study = Study.open(sys.argv[1], "bo")
-print(perf_counter() - start, len(study.state.pictures), len(study.problems))
+print(perf_counter() - start, len(study.state.images), len(study.problems))
 """
 
 
-def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Save small pictures that all differ."""
+def make_images(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Save small images that all differ."""
     rng = np.random.default_rng(0)
-    for number in track(range(count), "pictures"):
+    for number in track(range(count), "images"):
         noise = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
         noise.resize(size, Image.Resampling.BICUBIC).save(folder / f"ISIC_{number:07d}.jpg", quality=90)
 
@@ -55,7 +55,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def ellipse(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Draw an outline of about a quarter of the picture."""
+    """Draw an outline of about a quarter of the image."""
     width, height = size
     rows, cols = np.mgrid[:height, :width]
     row, col = rng.uniform(0.4, 0.6, 2) * (height, width)
@@ -67,16 +67,16 @@ def work(study: Study, size: tuple[int, int]) -> dict[str, list[float]]:
     rng = np.random.default_rng(1)
     outlines = [ellipse(rng, size) for _ in range(20)]
     spent: dict[str, list[float]] = {"prediction": [], "correction": [], "approval": []}
-    for number, picture in enumerate(track(list(study.state.pictures), "outlines")):
+    for number, image in enumerate(track(list(study.state.images), "outlines")):
         labels = outlines[number % len(outlines)]
-        origin = Origin(MODEL, 0.46, quality=float(rng.random()))
+        origin = Provenance(MODEL, 0.46, quality=float(rng.random()))
         spent["prediction"].append(
-            timed(lambda p=picture, la=labels, o=origin: study.record_prediction(p, la, o))
+            timed(lambda p=image, la=labels, o=origin: study.record_prediction(p, la, o))
         )
         if number % EVERY == 0:
             changed = np.roll(labels, 3)
-            spent["correction"].append(timed(lambda p=picture, la=changed: study.save_correction(p, la)))
-            spent["approval"].append(timed(lambda p=picture: study.approve(p)))
+            spent["correction"].append(timed(lambda p=image, la=changed: study.save_correction(p, la)))
+            spent["approval"].append(timed(lambda p=image: study.approve(p)))
     return spent
 
 
@@ -89,15 +89,15 @@ def open_anew(folder: Path) -> float:
 
 def measure(base: Path, count: int, size: tuple[int, int]) -> Table:
     """Run everything, and lay the figures out."""
-    table = Table("what", "median", "95 %", title=f"{count} pictures of {size[0]} x {size[1]}")
+    table = Table("what", "median", "95 %", title=f"{count} images of {size[0]} x {size[1]}")
 
     def row(what: str, seconds: list[float]) -> None:
         table.add_row(what, *(f"{1000 * np.percentile(seconds, share):,.2f} ms" for share in (50, 95)))
 
-    (base / "pictures").mkdir()
-    make_pictures(base / "pictures", count, size)
+    (base / "images").mkdir()
+    make_images(base / "images", count, size)
     folder = base / "study"
-    row("make, every picture hashed", [timed(lambda: Study.create(folder, "am", paths=base / "pictures"))])
+    row("make, every image hashed", [timed(lambda: Study.create(folder, "am", paths=base / "images"))])
     row("open, nothing drawn", [open_anew(folder) for _ in range(3)])
     study = Study.open(folder, "am")
     for what, seconds in work(study, size).items():
@@ -105,27 +105,27 @@ def measure(base: Path, count: int, size: tuple[int, int]) -> Table:
     row("open, all outlined", [open_anew(folder) for _ in range(3)])
     other = Study.open(folder, "bo")
     row("look for news, none", [timed(other.refresh) for _ in range(20)])
-    row("read a picture", [timed(lambda p=p: other.read_picture(p)) for p in list(other.state.pictures)[:50]])
-    row("read an outline", [timed(lambda p=p: other.outline(p)) for p in list(other.state.pictures)[:50]])
-    pictures = other.state.pictures.values()
-    features = dict(zip(other.state.pictures, np.random.default_rng(2).normal(size=(count, 64)), strict=True))
-    row("sort by quality", [timed(lambda: arrange(pictures, Order.QUALITY)) for _ in range(5)])
-    row("search a name", [timed(lambda: arrange(pictures, search="0042")) for _ in range(5)])
-    teach = [timed(lambda: arrange(pictures, Order.TEACHES_MOST, features=features)) for _ in range(5)]
+    row("read an image", [timed(lambda p=p: other.read_image(p)) for p in list(other.state.images)[:50]])
+    row("read an outline", [timed(lambda p=p: other.outline(p)) for p in list(other.state.images)[:50]])
+    images = other.state.images.values()
+    features = dict(zip(other.state.images, np.random.default_rng(2).normal(size=(count, 64)), strict=True))
+    row("sort by quality", [timed(lambda: arrange(images, Order.QUALITY)) for _ in range(5)])
+    row("search a name", [timed(lambda: arrange(images, search="0042")) for _ in range(5)])
+    teach = [timed(lambda: arrange(images, Order.TEACHES_MOST, features=features)) for _ in range(5)]
     row("sort by what teaches most", teach)
-    table.caption = str(count_pictures(pictures))
+    table.caption = str(count_images(images))
     return table
 
 
 def main() -> None:
     """Read the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, nargs=2, default=(768, 560), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as base:
-        Console().print(measure(Path(base), options.pictures, tuple(options.size)))
+        Console().print(measure(Path(base), options.images, tuple(options.size)))
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig
-from napari_lesionseg.training.dataset import BatchSource, CachedPair
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.inference.device import choose_device, describe_device
-from napari_lesionseg.training.learner import Learner
-from napari_lesionseg.finetuning.resources import limited_threads
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import BatchSource, CachedPair
+from napari_lesionseg.training.learner import Learner
+from napari_lesionseg.training.resources import limited_threads
 
 VARIANTS = {
     "float32": {"precision": "float32"},
     "bfloat16": {"precision": "bfloat16"},
-    "bfloat16, no clicks": {"precision": "bfloat16", "guidance_share": 0.0},
+    "bfloat16, no clicks": {"precision": "bfloat16", "click_fraction": 0.0},
     "bfloat16, all stages learn": {"precision": "bfloat16", "frozen_stages": 0},
     "bfloat16, 4 stages frozen": {"precision": "bfloat16", "frozen_stages": 4},
     "bfloat16, encoder frozen": {"precision": "bfloat16", "encoder_lr": 0.0},
@@ -76,14 +76,14 @@ def main() -> None:
     source = BatchSource(pairs, AugmentConfig(), options.batch, 0)
     for threads in options.threads:
         with limited_threads(threads):
-            title = f"Milliseconds a step of {options.batch} pictures, {describe_device(device)}"
+            title = f"Milliseconds a step of {options.batch} images, {describe_device(device)}"
             table = Table(
                 "", *(f"{size} pixels" for size in options.sizes), title=title, title_justify="left"
             )
             making = [
                 milliseconds(lambda n, s=size: source.batch(n, s), options.steps) for size in options.sizes
             ]
-            table.add_row("pictures made, 1 thread aside", *(f"{value:.0f}" for value in making))
+            table.add_row("images made, 1 thread aside", *(f"{value:.0f}" for value in making))
             for name, settings in VARIANTS.items():
                 times = [time_step(source, size, settings, device, options.steps) for size in options.sizes]
                 table.add_row(name, *(f"{value:.0f}" for value in times))

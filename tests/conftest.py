@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.fakes import draw_disc, make_model
 
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
-from tests.fakes import draw_disc, make_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,10 +23,10 @@ settings.load_profile("lesionseg")
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of real pictures with masks, which are research data and not part of the project."""
+    """Folder of real images with masks, which are research data and not part of the project."""
     folder = Path(os.environ.get("LESIONSEG_DATA", ROOT / ".." / "shared" / "data")).resolve()
     if not folder.is_dir():
-        pytest.skip(f"no real pictures: {folder} does not exist (set LESIONSEG_DATA)")
+        pytest.skip(f"no real images: {folder} does not exist (set LESIONSEG_DATA)")
     return folder
 
 

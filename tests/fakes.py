@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 
-from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import CachedPair
 
 ARCH, ARCH_SETTINGS, SIDE = "unet", {"width": 4, "depth": 2}, 32
 
@@ -26,9 +25,7 @@ def draw_disc(number: int, *, empty: bool = False) -> CachedPair:
 def make_model(seed: int = 0, classes: tuple[str, ...] = ("background", "lesion")) -> Model:
     torch.manual_seed(seed)
     card = ModelCard(
-        name="tiny", arch=ARCH, arch_settings=ARCH_SETTINGS, working_size=SIDE, classes=classes, licence="CC0"
+        name="tiny", arch=ARCH, arch_settings=ARCH_SETTINGS, working_size=SIDE, classes=classes, license="CC0"
     )
     network = build_network(ARCH, card.out_channels, **ARCH_SETTINGS)
     return Model(network, card, "cpu", sha256="0" * 64, precision="float32")
-
-

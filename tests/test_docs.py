@@ -11,8 +11,8 @@ import pytest
 
 import napari_lesionseg
 from napari_lesionseg.cli.main import COMMANDS
-from napari_lesionseg.io.images import read_mask, write_picture
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.io.images import read_mask, write_image
 from napari_lesionseg.models.card import ModelCard
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def test_python_reference_lists_the_public_names() -> None:
 def test_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     sample = synthetic_sample(3)
-    write_picture(tmp_path / "picture.jpg", sample.image)
+    write_image(tmp_path / "image.jpg", sample.image)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert read_mask(tmp_path / "picture_segmentation.png", sample.mask.shape).any()
+    assert read_mask(tmp_path / "image_segmentation.png", sample.mask.shape).any()

@@ -1,6 +1,6 @@
-"""Write into a model's card what the pictures look like that it was trained on.
+"""Write into a model's card what the images look like that it was trained on.
 
-    python tools/measure_domain.py MODEL.safetensors PICTURES [PICTURES ...]
+    python tools/measure_domain.py MODEL.safetensors IMAGES [IMAGES ...]
 
 ``lesionseg train`` does so by itself; this is for models that were trained before it did. Weights, scores and
 the rest of the card stay as they are.
@@ -11,25 +11,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from napari_lesionseg.io.images import read_picture
-from napari_lesionseg.io.pairing import find_pictures
-from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.finetuning.domain_shift import measure_domain
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.io.images import read_image
+from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.models.checkpoint import save_checkpoint
 
 
 def main() -> None:
-    """Read the pictures, and write the model anew."""
+    """Read the images, and write the model anew."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("model", type=Path)
-    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("images", nargs="+", type=Path)
     options = parser.parse_args()
     model = load_model(options.model, "cpu")
-    paths = [path for folder in options.pictures for path in find_pictures(folder)]
-    domain = measure_domain(model, (read_picture(path) for path in paths))
+    paths = [path for folder in options.images for path in find_images(folder)]
+    domain = measure_domain(model, (read_image(path) for path in paths))
     save_checkpoint(options.model, model.network, model.card.model_copy(update={"domain": domain}))
-    print(f"{options.model}: {len(paths)} pictures described")
+    print(f"{options.model}: {len(paths)} images described")
 
 
 if __name__ == "__main__":

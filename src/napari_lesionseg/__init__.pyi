@@ -1,12 +1,12 @@
 from .config import FineTuneConfig as FineTuneConfig
 from .config import PostprocessConfig as PostprocessConfig
 from .config import TrainConfig as TrainConfig
+from .errors import LesionSegError as LesionSegError
 from .evaluation.evaluate import evaluate as evaluate
 from .finetuning.session import fine_tune as fine_tune
 from .inference.predictor import Model as Model
 from .inference.predictor import load_model as load_model
 from .inference.predictor import segment as segment
-from .errors import LesionSegError as LesionSegError
 from .types import Box as Box
 from .types import Click as Click
 

@@ -31,32 +31,32 @@ class PostprocessConfig(Settings):
 
 
 class AugmentConfig(Settings):
-    """Strength of the random changes made to training pictures; 0 switches one off."""
+    """Strength of the random changes made to training images; 0 switches one off."""
 
     scale: tuple[float, float] = Field(
         (0.6, 1.6), description="Range of the zoom factor; below 1 shows more surroundings."
     )
     aspect: float = Field(0.25, ge=0, description="Largest logarithm of the stretch between the axes.")
     shift: float = Field(0.15, ge=0, description="Largest shift, as a share of the side.")
-    colour: float = Field(
-        1.0, ge=0, description="Strength of brightness, contrast, saturation and colour-cast changes."
+    color: float = Field(
+        1.0, ge=0, description="Strength of brightness, contrast, saturation and color-cast changes."
     )
-    artefacts: float = Field(
+    artifacts: float = Field(
         0.35,
         ge=0,
         le=1,
-        description="Share of pictures that get hairs, bubbles, rulers, ink or dark corners.",
+        description="Share of images that get hairs, bubbles, rulers, ink or dark corners.",
     )
     blur: float = Field(
-        0.15, ge=0, le=1, description="Share of pictures blurred, pixelated by JPEG, or made noisy."
+        0.15, ge=0, le=1, description="Share of images blurred, pixelated by JPEG, or made noisy."
     )
 
 
 class LearningConfig(Settings):
-    """What every kind of training has in common: how a network learns from a step's pictures."""
+    """What every kind of training has in common: how a network learns from a step's images."""
 
     max_seconds: float | None = Field(None, gt=0, description="Budget in seconds; None: no limit.")
-    batch_size: int = Field(16, ge=1, description="Pictures a step.")
+    batch_size: int = Field(16, ge=1, description="Images a step.")
     frozen_stages: int = Field(
         2,
         ge=0,
@@ -75,11 +75,11 @@ class LearningConfig(Settings):
         None,
         description="How much the pixels of each class count, background first; None: all alike.",
     )
-    guidance_share: float = Field(
-        0.5, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."
+    click_fraction: float = Field(
+        0.5, ge=0, le=1, description="Share of the images of a step that get simulated clicks."
     )
     click_rounds: int = Field(4, ge=1, description="Most rounds of simulated clicks in a step.")
-    freeze_norm: bool = Field(False, description="Keep the statistics of batch normalisation as they are.")
+    freeze_norm: bool = Field(False, description="Keep the statistics of batch normalization as they are.")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device has arithmetic for it, otherwise float32."
@@ -89,7 +89,7 @@ class LearningConfig(Settings):
 
 
 class TrainConfig(LearningConfig):
-    """Everything that decides a training run, apart from the pictures."""
+    """Everything that decides a training run, apart from the images."""
 
     arch: str = Field("lite-unet", description="Name of the network.")
     arch_settings: dict[str, int] = Field(
@@ -98,8 +98,8 @@ class TrainConfig(LearningConfig):
     pretrained: bool = Field(
         True, description="Start the encoder from ImageNet weights where the network has them."
     )
-    epochs: int = Field(30, ge=1, description="Times every picture is seen.")
-    start_share: float = Field(
+    epochs: int = Field(30, ge=1, description="Times every image is seen.")
+    start_weight: float = Field(
         0.0, ge=0, lt=1, description="Share of the weights it started from in the weights that are kept."
     )
     sizes: tuple[tuple[float, int], ...] = Field(
@@ -109,66 +109,66 @@ class TrainConfig(LearningConfig):
 
 
 class ExpertConfig(Settings):
-    """How a model learns from pictures of a kind of their own, where nothing can be forgotten."""
+    """How a model learns from images of a kind of their own, where nothing can be forgotten."""
 
-    shares: tuple[float, ...] = Field(
+    interpolations: tuple[float, ...] = Field(
         (0.5,),
         min_length=1,
-        description="Shares of the way from old to new weights that are tried on the held-out pictures.",
+        description="Shares of the way from old to new weights that are tried on the held-out images.",
     )
-    refit_share: float = Field(
-        0.75, gt=0, le=1, description="Share of the way for what has learned from all pictures."
+    refit_interpolation: float = Field(
+        0.75, gt=0, le=1, description="Share of the way for what has learned from all images."
     )
-    size_share: float = Field(
-        0.75, gt=0, le=1, description="Side of the training pictures, as a share of the model's own."
+    size_fraction: float = Field(
+        0.75, gt=0, le=1, description="Side of the training images, as a share of the model's own."
     )
-    guidance_share: float = Field(
-        0.25, ge=0, le=1, description="Share of the pictures of a step that get simulated clicks."
+    click_fraction: float = Field(
+        0.25, ge=0, le=1, description="Share of the images of a step that get simulated clicks."
     )
     refit: float = Field(
         3.4,
         ge=0,
-        description="Steps with all pictures at the end, for each step of the copies that are measured.",
+        description="Steps with all images at the end, for each step of the copies that are measured.",
     )
-    recognised: float = Field(
+    recognized: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of the held-out pictures that must be told from the model's training pictures.",
+        description="Share of the held-out images that must be told from the model's training images.",
     )
 
 
 class FineTuneConfig(LearningConfig):
-    """How a model learns from a reader's corrected pictures.
+    """How a model learns from an annotator's corrected images.
 
     See ``docs/explanation/fine-tuning.md`` for what was tried, and what was not.
     """
 
     epochs: int | None = Field(
-        None, ge=1, description="Times every picture is seen; None: as often as does good for their number."
+        None, ge=1, description="Times every image is seen; None: as often as does good for their number."
     )
     rounds: int = Field(8, ge=1, description="Points of the curve: how often it is measured.")
     patience: int = Field(4, ge=1, description="Rounds without a better held-out figure until it ends early.")
     folds: int = Field(
         3,
         ge=2,
-        description="Parts the pictures are dealt into; each copy of the network learns from all but one.",
+        description="Parts the images are dealt into; each copy of the network learns from all but one.",
     )
-    shares: tuple[float, ...] = Field(
+    interpolations: tuple[float, ...] = Field(
         (0.25, 0.5),
         min_length=1,
-        description="Shares of the way from old to new weights that are tried on the held-out pictures; "
-        "those of `expert` for pictures of a kind of their own.",
+        description="Shares of the way from old to new weights that are tried on the held-out images; "
+        "those of `expert` for images of a kind of their own.",
     )
     expert: ExpertConfig | None = Field(
         ExpertConfig(),
-        description="Pictures of a kind of their own get weights of their own; None: they never do.",
+        description="Images of a kind of their own get weights of their own; None: they never do.",
     )
-    unmeasured_share: float = Field(
-        0.5, gt=0, le=1, description="Share of the way that is gone when no picture can be held out."
+    unmeasured_interpolation: float = Field(
+        0.5, gt=0, le=1, description="Share of the way that is gone when no image can be held out."
     )
-    size: int | None = Field(None, ge=32, description="Side of the training pictures; None: the model's own.")
-    batch_size: int = Field(4, ge=1, description="Pictures a step.")
+    size: int | None = Field(None, ge=32, description="Side of the training images; None: the model's own.")
+    batch_size: int = Field(4, ge=1, description="Images a step.")
     encoder_lr: float = Field(1e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
     decoder_lr: float = Field(5e-4, gt=0, description="Peak learning rate of everything else.")
     weight_decay: float = Field(0.0, ge=0)
@@ -177,7 +177,7 @@ class FineTuneConfig(LearningConfig):
         0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off."
     )
     label_smoothing: float = Field(0.02, ge=0, lt=0.5)
-    freeze_norm: bool = Field(True, description="Keep the statistics of batch normalisation as they are.")
+    freeze_norm: bool = Field(True, description="Keep the statistics of batch normalization as they are.")
 
     @classmethod
     def from_train_config(cls, config: LearningConfig) -> FineTuneConfig:

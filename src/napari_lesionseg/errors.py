@@ -7,16 +7,16 @@ class LesionSegError(Exception):
     """Base of every error this package raises on purpose."""
 
 
-class PictureError(LesionSegError):
-    """A picture cannot be read, or is of a kind that cannot be segmented."""
+class ImageError(LesionSegError):
+    """An image cannot be read, or is of a kind that cannot be segmented."""
 
 
 class MaskError(LesionSegError):
-    """A mask cannot be read or written, or does not fit its picture."""
+    """A mask cannot be read or written, or does not fit its image."""
 
 
 class PairingError(LesionSegError):
-    """No pictures, or no masks that belong to them, were found."""
+    """No images, or no masks that belong to them, were found."""
 
 
 class CheckpointError(LesionSegError):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ByteImage: TypeAlias = NDArray[np.uint8]
-"""A picture, shape (H, W, 3), RGB, 0 to 255."""
+"""An image, shape (H, W, 3), RGB, 0 to 255."""
 
 LabelImage: TypeAlias = NDArray[np.uint8]
 """Class indices, shape (H, W), 0 = background."""
@@ -22,12 +22,12 @@ Probability: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """A point the reader set to steer the outline.
+    """A point the annotator set to steer the outline.
 
     Parameters
     ----------
     row, col : float
-        Position in pixels of the picture; the centre of the top left pixel is (0, 0).
+        Position in pixels of the image; the center of the top left pixel is (0, 0).
     positive : bool
         True: this belongs to the lesion. False: it does not.
     """
@@ -38,13 +38,13 @@ class Click:
 
     @property
     def pixel(self) -> tuple[int, int]:
-        """Row and column of the pixel the point lies in; it need not be inside the picture."""
+        """Row and column of the pixel the point lies in; it need not be inside the image."""
         return math.floor(self.row + 0.5), math.floor(self.col + 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle the reader drew, in pixels of the picture; ``bottom`` and ``right`` are exclusive."""
+    """A rectangle the annotator drew, in pixels of the image; ``bottom`` and ``right`` are exclusive."""
 
     top: int
     left: int
@@ -54,7 +54,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture and the mask that belongs to it."""
+    """An image and the mask that belongs to it."""
 
     stem: str
     image: Path

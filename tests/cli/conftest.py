@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from napari_lesionseg.cli import main
-from napari_lesionseg.io.images import write_picture
+from napari_lesionseg.io.images import write_image
 from napari_lesionseg.models import store
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
@@ -53,7 +53,7 @@ def save_model() -> Callable[..., Path]:
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's models: "tiny" alone, which is shipped as "default" too."""
     folder = tmp_path / "models"
-    _save_model(folder / "tiny.safetensors", name="tiny [/b]", licence="[red]")
+    _save_model(folder / "tiny.safetensors", name="tiny [/b]", license="[red]")
     shipped = _save_model(tmp_path / "weights" / "default.safetensors", name="default")
     monkeypatch.setenv("LESIONSEG_MODELS", str(folder))
     monkeypatch.setattr(store, "_shipped", lambda: iter([shipped]))
@@ -77,11 +77,11 @@ def run(models: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Resul
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with two pictures, one of whose names is not easy."""
-    folder = tmp_path / "my pictures æøå"
+def images(tmp_path: Path) -> Path:
+    """A folder with two images, one of whose names is not easy."""
+    folder = tmp_path / "my images æøå"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name, shape in (("plain", (40, 50)), ("IMD 7 [b] ñ", (33, 60))):
-        write_picture(folder / f"{name}.png", rng.integers(0, 256, (*shape, 3), np.uint8))
+        write_image(folder / f"{name}.png", rng.integers(0, 256, (*shape, 3), np.uint8))
     return folder

@@ -1,4 +1,4 @@
-"""The commands that bring data sets in and out, on a study of synthetic pictures."""
+"""The commands that bring data sets in and out, on a study of synthetic images."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.cli import main
-from napari_lesionseg.io.images import read_mask, write_mask, write_picture
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.io.images import read_mask, write_image, write_mask
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
 
 @pytest.fixture
 def study_folder(tmp_path):
-    """A study in which two readers signed two pictures, and one picture is left open."""
+    """A study in which two annotators signed two images, and one image is left open."""
     samples = {f"case{seed}": synthetic_sample(seed, (64, 80)) for seed in range(3)}
     images = {name: sample.image for name, sample in samples.items()}
     folder = tmp_path / "study"
     with Study.create(folder, "am", images=images) as study:
-        for name, picture in _by_name(study).items():
+        for name, image in _by_name(study).items():
             if name != "case2":
-                study.record_prediction(picture, np.zeros((64, 80), np.uint8))
-                study.approve(picture, samples[name].mask)
+                study.record_prediction(image, np.zeros((64, 80), np.uint8))
+                study.approve(image, samples[name].mask)
     with Study.open(folder, "bo") as study:
-        for name, picture in _by_name(study).items():
+        for name, image in _by_name(study).items():
             if name != "case2":
-                study.approve(picture, np.roll(samples[name].mask, 2, axis=1))
+                study.approve(image, np.roll(samples[name].mask, 2, axis=1))
     return folder
 
 
 def _by_name(study):
-    return {state.name: picture for picture, state in study.state.pictures.items()}
+    return {state.name: image for image, state in study.state.images.items()}
 
 
 def test_export_takes_what_was_signed_and_names_what_was_not(study_folder, tmp_path, capsys):
     out = tmp_path / "isic"
     assert main(["export", str(study_folder), "--out", str(out)]) == 1
     said = capsys.readouterr()
-    assert "2 pictures written" in said.out
+    assert "2 images written" in said.out
     assert "case2" in said.err
     masks = list(out.rglob("*_segmentation.png"))
     assert len(masks) == 2
@@ -49,11 +49,11 @@ def test_export_takes_what_was_signed_and_names_what_was_not(study_folder, tmp_p
 
 
 def test_export_says_who_drew_each_outline_and_how_much(study_folder, tmp_path):
-    main(["export", str(study_folder), "--out", str(tmp_path / "set"), "--set", "pseudonymise=nothing"])
+    main(["export", str(study_folder), "--out", str(tmp_path / "set"), "--set", "pseudonymize=nothing"])
     rows = list(
         csv.DictReader((tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8").splitlines())
     )
-    assert {row["reader"] for row in rows} == {"bo"}
+    assert {row["annotator"] for row in rows} == {"bo"}
     assert all(0 < float(row["corrected_share"]) < 1 for row in rows)
 
 
@@ -84,32 +84,32 @@ def test_what_was_exported_comes_in_again_the_same(study_folder, tmp_path):
         with Study.open(study_folder, "am") as study:
             signed = sorted(
                 int(study.read_revision(state.approved).sum())
-                for state in study.state.pictures.values()
+                for state in study.state.images.values()
                 if state.approved is not None
             )
         assert masks == signed
 
 
-def test_the_study_in_a_folder_of_pictures_is_what_is_exported(study_folder, tmp_path, capsys):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    study_folder.rename(pictures / STUDY_FOLDER)
-    assert main(["export", str(pictures), "--out", str(tmp_path / "set"), "--names", "nothing"]) == 1
-    assert "2 pictures written" in capsys.readouterr().out
+def test_the_study_in_a_folder_of_images_is_what_is_exported(study_folder, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    study_folder.rename(images / STUDY_FOLDER)
+    assert main(["export", str(images), "--out", str(tmp_path / "set"), "--names", "nothing"]) == 1
+    assert "2 images written" in capsys.readouterr().out
     assert "bo" in (tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8")
 
 
 def test_what_is_imported_for_a_reader_is_corrected_and_exported(study_folder, tmp_path, capsys):
     out, back = tmp_path / "isic", tmp_path / "back"
     main(["export", str(study_folder), "--out", str(out)])
-    assert main(["import", str(out), "--out", str(back), "--reader", "cy"]) == 0
+    assert main(["import", str(out), "--out", str(back), "--annotator", "cy"]) == 0
     assert "a study with 2 outlines to look at" in capsys.readouterr().out
     with Study.open(back / STUDY_FOLDER, "cy") as study:
-        pictures = list(study.state.pictures)
-        corrected = study.outline(pictures[0])
+        images = list(study.state.images)
+        corrected = study.outline(images[0])
         corrected[:5, :5] = 1
-        study.approve(pictures[0], corrected)
-        study.approve(pictures[1])
+        study.approve(images[0], corrected)
+        study.approve(images[1])
     assert main(["export", str(back), "--out", str(tmp_path / "again"), "--names", "nothing"]) == 0
     masks = {path.name: read_mask(path) for path in (tmp_path / "again").rglob("*_segmentation.png")}
     before = {path.name: read_mask(path) for path in out.rglob("*_segmentation.png")}
@@ -138,16 +138,16 @@ def photographs(tmp_path):
 
 
 def test_photographs_come_as_dicom_and_go_as_dicom(photographs, tmp_path, capsys):
-    pictures, out = tmp_path / "pictures", tmp_path / "out"
-    assert main(["import", str(photographs), "--out", str(pictures), "--reader", "am"]) == 0
-    with Study.open(pictures / STUDY_FOLDER, "am") as study:
-        for picture, state in study.state.pictures.items():
+    images, out = tmp_path / "images", tmp_path / "out"
+    assert main(["import", str(photographs), "--out", str(images), "--annotator", "am"]) == 0
+    with Study.open(images / STUDY_FOLDER, "am") as study:
+        for image, state in study.state.images.items():
             assert state.added.patient == "010160"
-            study.approve(picture, synthetic_sample(int(state.name[-1]), (64, 80)).mask)
-    assert main(["export", str(pictures), "--format", "dicom", "--out", str(out)]) == 2
+            study.approve(image, synthetic_sample(int(state.name[-1]), (64, 80)).mask)
+    assert main(["export", str(images), "--format", "dicom", "--out", str(out)]) == 2
     assert "name the folder of the originals" in capsys.readouterr().err
     words = ["--format", "dicom", "--originals", str(photographs), "--out", str(out)]
-    assert main(["export", str(pictures), *words]) == 0
+    assert main(["export", str(images), *words]) == 0
     written = list(out.rglob("*.dcm"))
     assert len(written) == 4
     assert not any(b"SECRET" in path.read_bytes() or b"010160" in path.read_bytes() for path in written)
@@ -155,22 +155,22 @@ def test_photographs_come_as_dicom_and_go_as_dicom(photographs, tmp_path, capsys
 
 def test_many_entries_with_one_reason_take_one_line(tmp_path, capsys):
     for number in range(12):
-        write_picture(tmp_path / f"p{number}.png", synthetic_sample(number, (64, 80)).image)
+        write_image(tmp_path / f"p{number}.png", synthetic_sample(number, (64, 80)).image)
     write_mask(tmp_path / "p0_mask.png", synthetic_sample(0, (64, 80)).mask)
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "set"), "--format", "coco"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lesionseg: p1, p2")
-    assert "and 3 more: The picture has no outline yet." in line
+    assert "and 3 more: The image has no outline yet." in line
 
 
 def test_a_copy_that_is_kept_is_named_but_no_failure(tmp_path, capsys):
     sample = synthetic_sample(1, (64, 80))
     for name in ("a", "b"):
-        write_picture(tmp_path / f"{name}.png", sample.image)
+        write_image(tmp_path / f"{name}.png", sample.image)
         write_mask(tmp_path / f"{name}_mask.png", sample.mask)
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "set"), "--shares", "1", "0", "0"]) == 0
     said = capsys.readouterr()
-    assert "b: The picture is a copy of a" in said.err
+    assert "b: The image is a copy of a" in said.err
     assert "(ISIC; train 2)" in said.out
 
 
@@ -184,7 +184,7 @@ def test_options_are_settings(study_folder, tmp_path):
     assert isinstance(annotations[0]["segmentation"], list)
     rows = list(csv.DictReader(key.read_text(encoding="utf-8").splitlines()))
     assert {row["old_name"] for row in rows} == {"case0", "case1"}
-    assert {row["new_name"] for row in rows} == {"picture_00001", "picture_00002"}
+    assert {row["new_name"] for row in rows} == {"image_00001", "image_00002"}
     assert not any("case" in path.read_text(encoding="utf-8") for path in out.glob("*.csv"))
 
 
@@ -201,7 +201,7 @@ def test_agreement_of_two_readers_is_printed(study_folder, capsys):
         (["--set", "nonsense=1"], "nonsense"),
         (["--set", "unapproved=perhaps"], "unapproved"),
         (["--info", "missing.json"], "missing.json cannot be read"),
-        (["--info", "wrong.json"], "colour: Extra inputs are not permitted"),
+        (["--info", "wrong.json"], "color: Extra inputs are not permitted"),
         (["--shares", "1", "-1", "0"], "shares"),
         (["--key", "set/key.csv"], "must not lie inside the data set"),
         (["--key", "none/key.csv"], "a folder that exists"),
@@ -210,7 +210,7 @@ def test_agreement_of_two_readers_is_printed(study_folder, capsys):
 )
 def test_wrong_settings_are_named(study_folder, tmp_path, monkeypatch, capsys, words, part):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "wrong.json").write_text('{"colour": "red"}')
+    (tmp_path / "wrong.json").write_text('{"color": "red"}')
     assert main(["export", str(study_folder), "--out", str(tmp_path / "set"), *words]) == 2
     assert part in capsys.readouterr().err
     assert not (tmp_path / "set").exists()

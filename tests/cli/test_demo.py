@@ -32,9 +32,9 @@ def test_without_a_display(
     assert str(out) in result.out
     assert ("viewer stays closed, there is no display" in result.out) == (not words)
     for stem in stems():
-        picture = np.array(Image.open(out / "pictures" / f"{stem}.png"))
-        assert np.array(Image.open(out / f"{stem}_segmentation.png")).shape == picture.shape[:2]
-        assert np.array(Image.open(out / f"{stem}_overlay.png")).shape == picture.shape
+        image = np.array(Image.open(out / "images" / f"{stem}.png"))
+        assert np.array(Image.open(out / f"{stem}_segmentation.png")).shape == image.shape[:2]
+        assert np.array(Image.open(out / f"{stem}_overlay.png")).shape == image.shape
     assert run("demo", "--out", out, *words).code == 0  # again, over what is there
 
 
@@ -45,10 +45,10 @@ def test_the_viewer_opens_on_what_was_written(
     monkeypatch.setattr(demo, "why_no_viewer", lambda: "")
     monkeypatch.setattr(demo, "open_viewer", lambda *what: opened.append(what))
     assert run("demo", "--out", tmp_path / "o").code == 0
-    ((folder, pictures, masks),) = opened
+    ((folder, images, masks),) = opened
     assert folder is None
-    assert [path.stem for path in pictures] == stems()
-    assert all(path.is_file() for path in (*pictures, *masks))
+    assert [path.stem for path in images] == stems()
+    assert all(path.is_file() for path in (*images, *masks))
 
 
 def test_a_place_that_cannot_be_written(run: Callable, tmp_path: Path) -> None:

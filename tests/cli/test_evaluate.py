@@ -12,8 +12,8 @@ from napari_lesionseg.io.images import write_mask
 
 
 @pytest.fixture
-def masks(pictures: Path, tmp_path: Path) -> Path:
-    """Masks of both pictures: all of the first, half of the second."""
+def masks(images: Path, tmp_path: Path) -> Path:
+    """Masks of both images: all of the first, half of the second."""
     folder = tmp_path / "masks"
     folder.mkdir()
     write_mask(folder / "plain_segmentation.png", np.ones((40, 50), np.uint8))
@@ -23,74 +23,74 @@ def masks(pictures: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_table_and_figures(run: Callable, pictures: Path, masks: Path, tmp_path: Path) -> None:
+def test_table_and_figures(run: Callable, images: Path, masks: Path, tmp_path: Path) -> None:
     file = tmp_path / "scores æ.json"
     result = run(
-        "evaluate", pictures, "--masks", masks, "--model", "tiny", "--threshold", "0.01", "--json", file
+        "evaluate", images, "--masks", masks, "--model", "tiny", "--threshold", "0.01", "--json", file
     )
     assert result.code == 0
     assert not result.err
-    assert "tiny [/b] on 2 pictures, threshold 0.01" in result.out
+    assert "tiny [/b] on 2 images, threshold 0.01" in result.out
     for row in ("Dice", "Jaccard", "0.65", "failure rate", "sensitivity", "specificity", "HD95"):
         assert row in result.out
     assert "0.750" in result.out  # mean Jaccard of 1 and 1/2
     figures = json.loads(file.read_text(encoding="utf-8"))
-    assert [entry["stem"] for entry in figures["pictures"]] == ["IMD 7 [b] ñ", "plain"]
-    assert [entry["scores"]["jaccard"] for entry in figures["pictures"]] == [0.5, 1.0]
+    assert [entry["stem"] for entry in figures["images"]] == ["IMD 7 [b] ñ", "plain"]
+    assert [entry["scores"]["jaccard"] for entry in figures["images"]] == [0.5, 1.0]
     assert figures["threshold"] == 0.01
     assert len(figures["model_sha256"]) == 64
 
 
-def test_one_picture_has_no_interval(run: Callable, pictures: Path, masks: Path) -> None:
-    (pictures / "plain.png").unlink()
-    result = run("evaluate", pictures, "--masks", masks, "--threshold", "0.01")
+def test_one_image_has_no_interval(run: Callable, images: Path, masks: Path) -> None:
+    (images / "plain.png").unlink()
+    result = run("evaluate", images, "--masks", masks, "--threshold", "0.01")
     assert result.code == 0
-    assert "on 1 pictures" in result.out
+    assert "on 1 images" in result.out
     assert "0.500" in result.out
 
 
-def test_pictures_without_a_mask(run: Callable, pictures: Path, masks: Path) -> None:
+def test_images_without_a_mask(run: Callable, images: Path, masks: Path) -> None:
     (masks / "plain_segmentation.png").unlink()
-    result = run("evaluate", pictures, "--masks", masks)
+    result = run("evaluate", images, "--masks", masks)
     assert result.code == 1
-    assert result.errors == [f"lesionseg: {pictures / 'plain.png'}: has no mask"]
-    assert "on 1 pictures" in result.out
+    assert result.errors == [f"lesionseg: {images / 'plain.png'}: has no mask"]
+    assert "on 1 images" in result.out
 
 
-def test_what_cannot_be_measured_is_named(run: Callable, pictures: Path, masks: Path) -> None:
-    (pictures / "plain.png").write_text("not a picture")
+def test_what_cannot_be_measured_is_named(run: Callable, images: Path, masks: Path) -> None:
+    (images / "plain.png").write_text("not an image")
     write_mask(masks / "IMD 7 [b] ñ_mask.png", np.zeros((5, 5), np.uint8))
-    result = run("evaluate", pictures, "--masks", masks)
+    result = run("evaluate", images, "--masks", masks)
     assert result.code == 1
     assert len(result.errors) == 3
     assert "plain.png: " in result.err
     assert "5 x 5" in result.err
-    assert "No picture could be measured" in result.errors[-1]
+    assert "No image could be measured" in result.errors[-1]
     assert not result.out
 
 
 def test_classes_have_rows_of_their_own(
-    run: Callable, save_model: Callable, pictures: Path, masks: Path, models: Path
+    run: Callable, save_model: Callable, images: Path, masks: Path, models: Path
 ) -> None:
     save_model(models / "three.safetensors", name="three", classes=("skin", "nevus [/x]", "melanoma"))
-    result = run("evaluate", pictures, "--masks", masks, "--model", "three", "--threshold", "0.05")
+    result = run("evaluate", images, "--masks", masks, "--model", "three", "--threshold", "0.05")
     assert result.code == 0
     assert "Jaccard of nevus [/x]" in result.out
 
 
-def test_masks_beside_the_pictures(run: Callable, pictures: Path) -> None:
-    Image.new("1", (50, 40), 1).save(pictures / "plain_lesion.bmp")
-    result = run("evaluate", pictures)
+def test_masks_beside_the_images(run: Callable, images: Path) -> None:
+    Image.new("1", (50, 40), 1).save(images / "plain_lesion.bmp")
+    result = run("evaluate", images)
     assert result.code == 1
-    assert "on 1 pictures" in result.out
+    assert "on 1 images" in result.out
 
 
-def test_wrong_usage(run: Callable, pictures: Path, masks: Path, tmp_path: Path) -> None:
+def test_wrong_usage(run: Callable, images: Path, masks: Path, tmp_path: Path) -> None:
     for words in (
         (tmp_path / "none",),
-        (pictures, "--masks", tmp_path / "none"),
-        (pictures, "--masks", masks, "--model", "none"),
-        (pictures, "--masks", masks, "--json", tmp_path / "none" / "scores.json"),
+        (images, "--masks", tmp_path / "none"),
+        (images, "--masks", masks, "--model", "none"),
+        (images, "--masks", masks, "--json", tmp_path / "none" / "scores.json"),
     ):
         result = run("evaluate", *words)
         assert result.code == 2

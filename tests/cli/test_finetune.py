@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.io.images import write_mask, write_picture
+from napari_lesionseg.finetuning.checkpoint import find_checkpoint
 from napari_lesionseg.inference.predictor import load_model
-from napari_lesionseg.finetuning.checkpoint import find_unfinished
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from napari_lesionseg.models.registry import build_network
@@ -29,7 +29,7 @@ SETTINGS = [
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    card = ModelCard(name="tiny", working_size=32, licence="CC0-1.0", **ARCH)
+    card = ModelCard(name="tiny", working_size=32, license="CC0-1.0", **ARCH)
     save_checkpoint(tmp_path / "tiny.safetensors", build_network("unet", width=4, depth=2), card)
     return tmp_path / "tiny.safetensors"
 
@@ -41,22 +41,22 @@ def draw(folder: Path, masks: Path, count: int, *, wrong: bool = False) -> None:
         mask = np.zeros((40, 48), np.uint8)
         mask[8 : 26 + number, 10 : 30 + number] = 1
         image = (rng.integers(20, 60, (40, 48, 3)) + 150 * mask[..., None]).astype(np.uint8)
-        write_picture(folder / f"mole-{number}.png", image)
+        write_image(folder / f"mole-{number}.png", image)
         write_mask(masks / f"mole-{number}_segmentation.png", 1 - mask if wrong else mask)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    pictures, masks = tmp_path / "pictures", tmp_path / "corrected"
-    pictures.mkdir()
+    images, masks = tmp_path / "images", tmp_path / "corrected"
+    images.mkdir()
     masks.mkdir()
-    draw(pictures, masks, 4)
-    return pictures, masks
+    draw(images, masks, 4)
+    return images, masks
 
 
 def finetune(folders: tuple[Path, Path], model: Path, out: Path, *more: str) -> int:
-    pictures, masks = folders
-    words = ["finetune", str(pictures), "--masks", str(masks), "--out", str(out), "--model", str(model)]
+    images, masks = folders
+    words = ["finetune", str(images), "--masks", str(masks), "--out", str(out), "--model", str(model)]
     return main([*words, "--device", "cpu", *SETTINGS, *more])
 
 
@@ -66,11 +66,11 @@ def test_writes_a_better_model_and_tells_what_it_does(
     out = tmp_path / "new" / "ours.safetensors"
     assert finetune(folders, model, out, "--epochs", "12") == 0
     told = capsys.readouterr().out
-    assert "4 pictures to learn from, 4 held out in turn" in told
+    assert "4 images to learn from, 4 held out in turn" in told
     assert "round 2/2" in told
     assert "is better" in told
     card = read_card(out)
-    assert (card.name, card.licence, card.parent) == ("ours", "CC0-1.0", sha256_file(model))
+    assert (card.name, card.license, card.parent) == ("ours", "CC0-1.0", sha256_file(model))
     assert card.scores["held-out"]["jaccard"] > card.scores["held-out"]["jaccard_before"]
     assert load_model(out, "cpu").predict(np.zeros((30, 40, 3), np.uint8)).shape == (30, 40)
     assert sorted(path.name for path in out.parent.iterdir()) == ["ours.safetensors"]
@@ -103,7 +103,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_one_picture(folders: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
+def test_one_image(folders: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         (folders[1] / f"mole-{number}_segmentation.png").unlink()
     out = tmp_path / "out.safetensors"
@@ -112,15 +112,15 @@ def test_one_picture(folders: tuple[Path, Path], model: Path, tmp_path: Path) ->
     assert read_card(out).scores == {}
 
 
-def test_broken_picture_is_named(
+def test_broken_image_is_named(
     folders: tuple[Path, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folders[0] / "mole-2.png").write_bytes(b"no picture")
+    (folders[0] / "mole-2.png").write_bytes(b"no image")
     out = tmp_path / "out.safetensors"
     assert finetune(folders, model, out, "--epochs", "1") == 1
     captured = capsys.readouterr()
     assert "mole-2" in captured.err
-    assert "3 pictures to learn from" in captured.out
+    assert "3 images to learn from" in captured.out
     assert out.is_file()
 
 
@@ -128,7 +128,7 @@ def test_patients(
     folders: tuple[Path, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listing, out = tmp_path / "patients.csv", tmp_path / "out.safetensors"
-    listing.write_text("picture,patient\n" + "".join(f"mole-{number},A\n" for number in range(4)))
+    listing.write_text("image,patient\n" + "".join(f"mole-{number},A\n" for number in range(4)))
     assert finetune(folders, model, out, "--epochs", "1", "--patients", str(listing)) == 0
     assert "0 held out" in capsys.readouterr().out
     listing.write_text("name;patient\n1;2\n")
@@ -149,10 +149,10 @@ def test_continue_after_an_interruption(
         patch.setattr("napari_lesionseg.cli.finetune.describe_round", interrupt)
         assert finetune(folders, model, out, "--epochs", "4") == 130
     assert not out.exists()
-    assert find_unfinished(tmp_path / "out.state.safetensors") is not None
+    assert find_checkpoint(tmp_path / "out.state.safetensors") is not None
     assert finetune(folders, model, out, "--epochs", "4", "--resume") == 0
     assert same_weights(whole, out)
-    assert find_unfinished(tmp_path / "out.state.safetensors") is None
+    assert find_checkpoint(tmp_path / "out.state.safetensors") is None
 
 
 @pytest.mark.parametrize(

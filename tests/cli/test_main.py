@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cli import app, console, main
-from napari_lesionseg.cli import viewer
+from napari_lesionseg.cli import app, console, main, viewer
 from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.errors import LesionSegError
 
@@ -41,7 +40,7 @@ def test_help_and_version(run: Callable) -> None:
         ["--nonsense"],
         ["segment"],
         ["segment", "x.png"],
-        ["segment", "x.png", "--out", "y", "--colour", "red"],
+        ["segment", "x.png", "--out", "y", "--color", "red"],
         ["models", "explode"],
         ["evaluate"],
         ["train"],

@@ -52,7 +52,7 @@ def test_a_card_is_shown_without_its_long_lists(run: Callable, save_model: Calla
     path = save_model(models / "mine.safetensors", domain=domain)
     result = run("models", "show", "mine")
     assert result.code == 0
-    assert json.loads(result.out)["domain"] == {"pictures": 90}
+    assert json.loads(result.out)["domain"] == {"images": 90}
     assert "covariance" not in result.out
     assert read_card(path).domain == domain  # the file has them
 

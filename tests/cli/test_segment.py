@@ -15,11 +15,11 @@ def masks(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: np.array(Image.open(path)) for path in sorted(folder.glob("*_segmentation.png"))}
 
 
-def test_a_folder(run: Callable, pictures: Path, tmp_path: Path) -> None:
+def test_a_folder(run: Callable, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out æ"
-    result = run("segment", pictures, "--model", "tiny", "--out", out, "--threshold", "0.01")
+    result = run("segment", images, "--model", "tiny", "--out", out, "--threshold", "0.01")
     assert result.code == 0
-    assert result.out.startswith("2 of 2 pictures outlined by tiny [/b] (")
+    assert result.out.startswith("2 of 2 images outlined by tiny [/b] (")
     assert not result.err
     written = masks(out)
     assert {name: mask.shape for name, mask in written.items()} == {
@@ -30,96 +30,96 @@ def test_a_folder(run: Callable, pictures: Path, tmp_path: Path) -> None:
     assert len(list(out.iterdir())) == 2
 
 
-def test_nothing_found_is_a_black_mask(run: Callable, pictures: Path, tmp_path: Path) -> None:
-    assert run("segment", pictures, "--out", tmp_path / "o", "--threshold", "0.99").code == 0
+def test_nothing_found_is_a_black_mask(run: Callable, images: Path, tmp_path: Path) -> None:
+    assert run("segment", images, "--out", tmp_path / "o", "--threshold", "0.99").code == 0
     assert all(set(np.unique(mask)) == {0} for mask in masks(tmp_path / "o").values())
 
 
-def test_files_and_patterns(run: Callable, pictures: Path, tmp_path: Path) -> None:
-    result = run("segment", pictures / "plain.png", pictures / "IMD*.png", "--out", tmp_path / "o")
+def test_files_and_patterns(run: Callable, images: Path, tmp_path: Path) -> None:
+    result = run("segment", images / "plain.png", images / "IMD*.png", "--out", tmp_path / "o")
     assert result.code == 0
     assert len(masks(tmp_path / "o")) == 2
 
 
-def test_overlays(run: Callable, pictures: Path, tmp_path: Path) -> None:
-    assert run("segment", pictures, "--out", tmp_path / "o", "--overlay").code == 0
+def test_overlays(run: Callable, images: Path, tmp_path: Path) -> None:
+    assert run("segment", images, "--out", tmp_path / "o", "--overlay").code == 0
     drawn = np.array(Image.open(tmp_path / "o" / "plain_overlay.png"))
-    original = np.array(Image.open(pictures / "plain.png"))
+    original = np.array(Image.open(images / "plain.png"))
     assert drawn.shape == original.shape
     assert (drawn != original).any() == (masks(tmp_path / "o")["plain_segmentation.png"] < 255).any()
 
 
-def test_bad_files_are_named_and_the_others_done(run: Callable, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "fake.jpg").write_text("not a picture")
-    (pictures / "cut.png").write_bytes((pictures / "plain.png").read_bytes()[:300])
-    (pictures / "empty.bmp").touch()
-    result = run("segment", pictures, "--out", tmp_path / "o")
+def test_bad_files_are_named_and_the_others_done(run: Callable, images: Path, tmp_path: Path) -> None:
+    (images / "fake.jpg").write_text("not an image")
+    (images / "cut.png").write_bytes((images / "plain.png").read_bytes()[:300])
+    (images / "empty.bmp").touch()
+    result = run("segment", images, "--out", tmp_path / "o")
     assert result.code == 1
     assert result.out.startswith("2 of 5 ")
     assert len(result.errors) == 3
     for line, name in zip(sorted(result.errors), ("cut.png", "empty.bmp", "fake.jpg"), strict=True):
-        assert line.startswith(f"lesionseg: {pictures / name}: ")
+        assert line.startswith(f"lesionseg: {images / name}: ")
     assert len(list((tmp_path / "o").iterdir())) == 2
 
 
-def test_a_name_with_a_line_break_is_one_line(run: Callable, pictures: Path, tmp_path: Path) -> None:
+def test_a_name_with_a_line_break_is_one_line(run: Callable, images: Path, tmp_path: Path) -> None:
     try:
-        (pictures / "a\nb.png").write_text("not a picture")
+        (images / "a\nb.png").write_text("not an image")
     except OSError:
         pytest.skip("this file system takes no line breaks in names")
-    result = run("segment", pictures, "--out", tmp_path / "o")
+    result = run("segment", images, "--out", tmp_path / "o")
     assert result.code == 1
     assert len(result.errors) == 1
     assert "a\\nb.png: " in result.errors[0]
 
 
-def test_one_mask_that_cannot_be_written(run: Callable, pictures: Path, tmp_path: Path) -> None:
+def test_one_mask_that_cannot_be_written(run: Callable, images: Path, tmp_path: Path) -> None:
     (tmp_path / "o" / "plain_segmentation.png").mkdir(parents=True)
-    result = run("segment", pictures, "--out", tmp_path / "o")
+    result = run("segment", images, "--out", tmp_path / "o")
     assert result.code == 1
     assert len(result.errors) == 1
     assert "plain_segmentation.png" in result.errors[0]
     assert (tmp_path / "o" / "IMD 7 [b] ñ_segmentation.png").is_file()
 
 
-def test_a_place_that_cannot_be_made(run: Callable, pictures: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_made(run: Callable, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "o"):
-        result = run("segment", pictures, "--out", out)
+        result = run("segment", images, "--out", out)
         assert result.code == 2
         assert len(result.errors) == 1
         assert str(out) in result.errors[0]
 
 
-def test_pictures_of_one_name(run: Callable, pictures: Path, tmp_path: Path) -> None:
-    Image.open(pictures / "plain.png").save(pictures / "plain.jpg")
-    result = run("segment", pictures, "--out", tmp_path / "o")
+def test_images_of_one_name(run: Callable, images: Path, tmp_path: Path) -> None:
+    Image.open(images / "plain.png").save(images / "plain.jpg")
+    result = run("segment", images, "--out", tmp_path / "o")
     assert result.code == 1
     assert len(result.errors) == 1
     assert "would replace" in result.errors[0]
     assert len(masks(tmp_path / "o")) == 2
 
 
-def test_a_readers_mask_beside_its_picture_is_kept(run: Callable, pictures: Path, tmp_path: Path) -> None:
-    own = pictures / "plain_segmentation.png"
+def test_a_readers_mask_beside_its_image_is_kept(run: Callable, images: Path, tmp_path: Path) -> None:
+    own = images / "plain_segmentation.png"
     Image.new("L", (50, 40), 255).save(own)
     before = own.read_bytes()
-    result = run("segment", pictures, "--out", pictures, "--threshold", "0.99")
+    result = run("segment", images, "--out", images, "--threshold", "0.99")
     assert result.code == 1
     assert len(result.errors) == 1
     assert "plain_segmentation.png" in result.errors[0]
     assert own.read_bytes() == before
-    assert (pictures / "IMD 7 [b] ñ_segmentation.png").is_file()
+    assert (images / "IMD 7 [b] ñ_segmentation.png").is_file()
 
 
-def test_elsewhere_masks_are_made_anew(run: Callable, pictures: Path, tmp_path: Path) -> None:
+def test_elsewhere_masks_are_made_anew(run: Callable, images: Path, tmp_path: Path) -> None:
     for threshold, value in (("0.01", 255), ("0.99", 0)):
-        assert run("segment", pictures, "--out", tmp_path / "o", "--threshold", threshold).code == 0
+        assert run("segment", images, "--out", tmp_path / "o", "--threshold", threshold).code == 0
         assert (masks(tmp_path / "o")["plain_segmentation.png"] == value).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures(run: Callable, tmp_path: Path, orientation: int) -> None:
+def test_turned_images(run: Callable, tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (60, 40), "tan").save(tmp_path / "turned.jpg", exif=exif)
@@ -129,7 +129,7 @@ def test_turned_pictures(run: Callable, tmp_path: Path, orientation: int) -> Non
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
-def test_tiny_pictures(run: Callable, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_tiny_images(run: Callable, tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "tiny.png")
     assert run("segment", tmp_path / "tiny.png", "--out", tmp_path / "o", "--overlay").code == 0
     (mask,) = masks(tmp_path / "o").values()
@@ -137,11 +137,11 @@ def test_tiny_pictures(run: Callable, tmp_path: Path, size: tuple[int, int]) -> 
 
 
 def test_several_classes_are_written_as_their_indices(
-    run: Callable, save_model: Callable, pictures: Path, tmp_path: Path, models: Path
+    run: Callable, save_model: Callable, images: Path, tmp_path: Path, models: Path
 ) -> None:
     save_model(models / "three.safetensors", classes=("skin", "nevus", "melanoma"))
     assert (
-        run("segment", pictures, "--model", "three", "--out", tmp_path / "o", "--threshold", "0.05").code == 0
+        run("segment", images, "--model", "three", "--out", tmp_path / "o", "--threshold", "0.05").code == 0
     )
     assert all(mask.max() in (1, 2) for mask in masks(tmp_path / "o").values())
 
@@ -158,16 +158,16 @@ def test_several_classes_are_written_as_their_indices(
         ["--threshold", "much"],
     ],
 )
-def test_wrong_settings(run: Callable, pictures: Path, tmp_path: Path, words: list[str]) -> None:
-    result = run("segment", pictures, "--out", tmp_path / "o", *words)
+def test_wrong_settings(run: Callable, images: Path, tmp_path: Path, words: list[str]) -> None:
+    result = run("segment", images, "--out", tmp_path / "o", *words)
     assert result.code == 2
     assert result.errors
     assert not masks(tmp_path / "o")
 
 
-def test_a_damaged_model(run: Callable, pictures: Path, tmp_path: Path, models: Path) -> None:
+def test_a_damaged_model(run: Callable, images: Path, tmp_path: Path, models: Path) -> None:
     (models / "broken.safetensors").write_bytes((models / "tiny.safetensors").read_bytes()[:1000])
-    result = run("segment", pictures, "--model", "broken", "--out", tmp_path / "o")
+    result = run("segment", images, "--model", "broken", "--out", tmp_path / "o")
     assert result.code == 2
     assert len(result.errors) == 1
     assert "broken.safetensors" in result.errors[0]
@@ -183,14 +183,14 @@ def test_nothing_to_do(run: Callable, tmp_path: Path) -> None:
         assert str(given) in result.errors[0]
 
 
-def test_errors_without_a_name_get_the_pictures(
-    run: Callable, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_errors_without_a_name_get_the_images(
+    run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **settings: object) -> None:
         raise DeviceError("Too little memory.")
 
     monkeypatch.setattr(module, "segment", fail)
-    result = run("segment", pictures, "--out", tmp_path / "o")
+    result = run("segment", images, "--out", tmp_path / "o")
     assert result.code == 1
-    assert f"lesionseg: {pictures / 'plain.png'}: Too little memory." in result.errors
+    assert f"lesionseg: {images / 'plain.png'}: Too little memory." in result.errors
     assert len(result.errors) == 2

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.io.images import read_picture, write_mask, write_picture
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.images import read_image, write_image, write_mask
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import card_with
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.store import ModelRegistry
 
 SETTINGS = {
@@ -31,16 +31,16 @@ SETTINGS = {
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    pictures, masks = tmp_path / "pictures", tmp_path / "masks"
-    pictures.mkdir()
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
     masks.mkdir()
     rng = np.random.default_rng(0)
     for number in range(5):
         mask = np.zeros((40, 48), np.uint8)
         mask[8 : 26 + number, 10:30] = 1
-        write_picture(pictures / f"mole-{number}.png", rng.integers(0, 255, (40, 48, 3)).astype(np.uint8))
+        write_image(images / f"mole-{number}.png", rng.integers(0, 255, (40, 48, 3)).astype(np.uint8))
         write_mask(masks / f"mole-{number}_mask.png", mask)
-    return pictures, masks
+    return images, masks
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def train(folders: tuple[Path, Path], recipe: Path | str, out: Path, *more: str) -> int:
-    pictures, masks = folders
-    words = ["train", str(pictures), "--masks", str(masks), "--out", str(out), "--recipe", str(recipe)]
+    images, masks = folders
+    words = ["train", str(images), "--masks", str(masks), "--out", str(out), "--recipe", str(recipe)]
     return main([*words, "--device", "cpu", *more])
 
 
@@ -59,12 +59,12 @@ def test_writes_a_model_with_its_card(
     folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "net.safetensors"
-    assert train(folders, recipe, out, "--licence", "CC0-1.0", "--classes", "skin", "mole") == 0
+    assert train(folders, recipe, out, "--license", "CC0-1.0", "--classes", "skin", "mole") == 0
     told = capsys.readouterr().out
     assert "pass 2/2" in told
     assert "held out" in told
     card = read_card(out)
-    assert (card.name, card.licence, card.working_size) == ("net", "CC0-1.0", 32)
+    assert (card.name, card.license, card.working_size) == ("net", "CC0-1.0", 32)
     assert card.classes == ("skin", "mole")
     assert card.training["settings"]["epochs"] == 2
     assert card.training["data"]["pairs"] == 4
@@ -98,17 +98,17 @@ def test_continue_after_an_interruption(
     assert not (tmp_path / "out.state.safetensors").exists()
 
 
-def test_pictures_to_measure_on(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
-    pictures, masks = map(str, folders)
+def test_images_to_measure_on(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
+    images, masks = map(str, folders)
     out = tmp_path / "net.safetensors"
-    assert train(folders, recipe, out, "--val-images", pictures, "--val-masks", masks) == 0
+    assert train(folders, recipe, out, "--val-images", images, "--val-masks", masks) == 0
     assert read_card(out).training["data"]["pairs"] == 5
 
 
-def test_broken_picture_is_named(
+def test_broken_image_is_named(
     folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folders[0] / "mole-2.png").write_bytes(b"no picture")
+    (folders[0] / "mole-2.png").write_bytes(b"no image")
     assert train(folders, recipe, tmp_path / "net.safetensors") == 1
     assert "mole-2" in capsys.readouterr().err
     assert (tmp_path / "net.safetensors").is_file()
@@ -192,7 +192,7 @@ def test_keeps_to_the_network_and_classes_it_starts_from(
     assert not second.exists()
 
 
-def test_the_card_says_what_the_pictures_look_like(
+def test_the_card_says_what_the_images_look_like(
     folders: tuple[Path, Path], recipe: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "net.safetensors"
@@ -200,15 +200,15 @@ def test_the_card_says_what_the_pictures_look_like(
     assert train(folders, recipe, out, *default) == 0
     network, card = load_checkpoint(out)
     assert card.domain is not None
-    assert card.domain.pictures == 4  # the fifth was held out
+    assert card.domain.images == 4  # the fifth was held out
     model = Model(network, card, "cpu")
-    shown = [model.describe(read_picture(path)) for path in sorted(folders[0].iterdir())]
+    shown = [model.describe(read_image(path)) for path in sorted(folders[0].iterdir())]
     assert len(card.domain.mean) == shown[0].size == DESCRIPTION_LENGTH
-    # all pictures are of one noise, and hardly differ
+    # all images are of one noise, and hardly differ
     np.testing.assert_allclose(card.domain.mean, np.mean(shown, axis=0), rtol=0.1, atol=0.05)
 
 
-def test_networks_without_words_for_pictures_say_nothing_of_them(
+def test_networks_without_words_for_images_say_nothing_of_them(
     folders: tuple[Path, Path], recipe: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "net.safetensors"

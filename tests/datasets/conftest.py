@@ -48,7 +48,7 @@ class Kit:
         """One record made of arrays."""
         known: dict[str, object] = {
             "name": f"case_{seed:02}",
-            "picture": Kit.image(seed),
+            "image": Kit.image(seed),
             "mask": Kit.labels(seed, classes=classes),
             "classes": CLASSES[:classes],
             "patient": f"P{seed // 2}",
@@ -66,7 +66,7 @@ class Kit:
 
     @staticmethod
     def digests(dataset: Dataset) -> dict[str, str]:
-        """Hash of picture, classes and regions of every record."""
+        """Hash of image, classes and regions of every record."""
         found = {}
         for record in dataset.records:
             pixels = record.load()

@@ -1,4 +1,4 @@
-"""Artefacts lie over a picture: they change it, leave the one given alone, and come again with their seed."""
+"""Artifacts lie over an image: they change it, leave the one given alone, and come again with their seed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_lesionseg.datasets.synthetic import artifacts
-from napari_lesionseg.datasets.synthetic.artifacts import Artefact
+from napari_lesionseg.datasets.synthetic.artifacts import Artifact
 from napari_lesionseg.types import ByteImage
 
-ALL: tuple[Artefact, ...] = (
+ALL: tuple[Artifact, ...] = (
     artifacts.hairs,
     artifacts.bubbles,
     artifacts.ruler,
@@ -19,9 +19,9 @@ ALL: tuple[Artefact, ...] = (
     artifacts.sticker,
     artifacts.vignette,
     artifacts.black_corners,
-    artifacts.colour_cast,
+    artifacts.color_cast,
 )
-each = pytest.mark.parametrize("artefact", ALL, ids=lambda artefact: artefact.__name__)
+each = pytest.mark.parametrize("artifact", ALL, ids=lambda artifact: artifact.__name__)
 
 
 def skin(height: int, width: int) -> ByteImage:
@@ -30,39 +30,39 @@ def skin(height: int, width: int) -> ByteImage:
 
 @each
 @pytest.mark.parametrize("shape", [(32, 32), (33, 200), (200, 37), (96, 128)])
-def test_changes_a_copy(artefact: Artefact, shape: tuple[int, int]) -> None:
-    picture = skin(*shape)
+def test_changes_a_copy(artifact: Artifact, shape: tuple[int, int]) -> None:
+    image = skin(*shape)
     for seed in range(12):
-        changed = artefact(picture, np.random.default_rng(seed))
-        assert changed.shape == picture.shape
+        changed = artifact(image, np.random.default_rng(seed))
+        assert changed.shape == image.shape
         assert changed.dtype == np.uint8
-        assert not np.shares_memory(changed, picture)
-        assert (changed != picture).any(), seed
-    np.testing.assert_array_equal(picture, skin(*shape))
+        assert not np.shares_memory(changed, image)
+        assert (changed != image).any(), seed
+    np.testing.assert_array_equal(image, skin(*shape))
 
 
 @each
-def test_same_seed_same_picture(artefact: Artefact) -> None:
-    picture = skin(64, 80)
-    first, again, other = (artefact(picture, np.random.default_rng(seed)) for seed in (4, 4, 5))
+def test_same_seed_same_image(artifact: Artifact) -> None:
+    image = skin(64, 80)
+    first, again, other = (artifact(image, np.random.default_rng(seed)) for seed in (4, 4, 5))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 @each
-def test_takes_read_only_and_strided_pictures(artefact: Artefact) -> None:
-    picture = skin(64, 160)[:, ::2]
-    picture.flags.writeable = False
-    changed = artefact(picture, np.random.default_rng(0))
+def test_takes_read_only_and_strided_images(artifact: Artifact) -> None:
+    image = skin(64, 160)[:, ::2]
+    image.flags.writeable = False
+    changed = artifact(image, np.random.default_rng(0))
     assert changed.flags.writeable
-    np.testing.assert_array_equal(changed, artefact(skin(64, 80), np.random.default_rng(0)))
+    np.testing.assert_array_equal(changed, artifact(skin(64, 80), np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("artefact", [artifacts.hairs, artifacts.ruler], ids=["hairs", "ruler"])
-def test_strands_and_ticks_leave_most_of_the_skin_bare(artefact: Artefact) -> None:
-    picture = skin(256, 256)
+@pytest.mark.parametrize("artifact", [artifacts.hairs, artifacts.ruler], ids=["hairs", "ruler"])
+def test_strands_and_ticks_leave_most_of_the_skin_bare(artifact: Artifact) -> None:
+    image = skin(256, 256)
     covered = [
-        (np.abs(artefact(picture, np.random.default_rng(seed)).astype(int) - picture) > 20).any(axis=2).mean()
+        (np.abs(artifact(image, np.random.default_rng(seed)).astype(int) - image) > 20).any(axis=2).mean()
         for seed in range(15)
     ]
     assert min(covered) > 0.0005
@@ -70,13 +70,13 @@ def test_strands_and_ticks_leave_most_of_the_skin_bare(artefact: Artefact) -> No
 
 
 @pytest.mark.parametrize(
-    "artefact", [artifacts.black_corners, artifacts.sticker], ids=["black_corners", "sticker"]
+    "artifact", [artifacts.black_corners, artifacts.sticker], ids=["black_corners", "sticker"]
 )
-def test_what_hides_the_skin_keeps_to_the_rim(artefact: Artefact) -> None:
-    picture = skin(120, 160)
+def test_what_hides_the_skin_keeps_to_the_rim(artifact: Artifact) -> None:
+    image = skin(120, 160)
     for seed in range(30):
-        changed = artefact(picture, np.random.default_rng(seed))
-        np.testing.assert_array_equal(changed[45:75, 60:100], picture[45:75, 60:100])
+        changed = artifact(image, np.random.default_rng(seed))
+        np.testing.assert_array_equal(changed[45:75, 60:100], image[45:75, 60:100])
 
 
 def test_aperture_is_dark_in_a_corner_only() -> None:
@@ -96,31 +96,31 @@ def test_vignette_darkens_only_and_towards_the_rim() -> None:
 
 def test_ink_is_bluish() -> None:
     for seed in range(10):
-        picture = skin(128, 128)
-        changed = artifacts.ink(picture, np.random.default_rng(seed)).astype(int)
-        loss = (picture - changed).sum(axis=(0, 1))
+        image = skin(128, 128)
+        changed = artifacts.ink(image, np.random.default_rng(seed)).astype(int)
+        loss = (image - changed).sum(axis=(0, 1))
         assert loss[2] < loss[0]
 
 
-def test_no_artefact_at_probability_zero() -> None:
-    picture = skin(48, 48)
+def test_no_artifact_at_probability_zero() -> None:
+    image = skin(48, 48)
     for seed in range(10):
-        same = artifacts.random_artefacts(picture, np.random.default_rng(seed), 0.0)
-        np.testing.assert_array_equal(same, picture)
-        assert not np.shares_memory(same, picture)
+        same = artifacts.random_artifacts(image, np.random.default_rng(seed), 0.0)
+        np.testing.assert_array_equal(same, image)
+        assert not np.shares_memory(same, image)
 
 
-def test_some_artefact_at_probability_one() -> None:
-    picture = skin(48, 48)
+def test_some_artifact_at_probability_one() -> None:
+    image = skin(48, 48)
     for seed in range(30):
-        assert (artifacts.random_artefacts(picture, np.random.default_rng(seed), 1.0) != picture).any()
-    np.testing.assert_array_equal(picture, skin(48, 48))
+        assert (artifacts.random_artifacts(image, np.random.default_rng(seed), 1.0) != image).any()
+    np.testing.assert_array_equal(image, skin(48, 48))
 
 
-def test_probability_is_the_share_of_changed_pictures() -> None:
+def test_probability_is_the_share_of_changed_images() -> None:
     rng = np.random.default_rng(0)
-    picture = skin(32, 32)
-    changed = [(artifacts.random_artefacts(picture, rng, 0.3) != picture).any() for _ in range(300)]
+    image = skin(32, 32)
+    changed = [(artifacts.random_artifacts(image, rng, 0.3) != image).any() for _ in range(300)]
     assert 0.2 < np.mean(changed) < 0.4
 
 
@@ -128,5 +128,5 @@ def test_probability_is_the_share_of_changed_pictures() -> None:
 @given(height=st.integers(32, 160), width=st.integers(32, 160), seed=st.integers(0, 2**32 - 1))
 def test_any_size_and_seed(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert artifacts.random_artefacts(picture, rng, 1.0).shape == picture.shape
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert artifacts.random_artifacts(image, rng, 1.0).shape == image.shape

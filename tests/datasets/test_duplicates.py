@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from napari_lesionseg.datasets.duplicates import find_twins, picture_hash
-from napari_lesionseg.io.images import read_picture
+from napari_lesionseg.datasets.duplicates import find_duplicates, image_hash
+from napari_lesionseg.io.images import read_image
 
 
 def test_resized_and_recompressed_copies_are_found(kit) -> None:
@@ -15,12 +15,12 @@ def test_resized_and_recompressed_copies_are_found(kit) -> None:
     buffer = io.BytesIO()
     Image.fromarray(original).resize((150, 110)).save(buffer, "JPEG", quality=60)
     copies = {
-        "original": picture_hash(original),
-        "small": picture_hash(np.asarray(Image.open(buffer).convert("RGB"))),
-        "bright": picture_hash(np.clip(original.astype(int) + 20, 0, 255).astype(np.uint8)),
-        "other": picture_hash(kit.image(2, (200, 280))),
+        "original": image_hash(original),
+        "small": image_hash(np.asarray(Image.open(buffer).convert("RGB"))),
+        "bright": image_hash(np.clip(original.astype(int) + 20, 0, 255).astype(np.uint8)),
+        "other": image_hash(kit.image(2, (200, 280))),
     }
-    assert find_twins(copies) == [("original", "small", "bright")]
+    assert find_duplicates(copies) == [("original", "small", "bright")]
 
 
 def test_groups_grow_through_common_members() -> None:
@@ -28,14 +28,14 @@ def test_groups_grow_through_common_members() -> None:
     near, far = base.copy(), base.copy()
     near[0] = np.uint64(2**30 - 1)
     far[0] = np.uint64(2**60 - 1)
-    assert find_twins({"a": base, "c": far, "b": near, "d": ~base}) == [("a", "c", "b")]
+    assert find_duplicates({"a": base, "c": far, "b": near, "d": ~base}) == [("a", "c", "b")]
 
 
-def test_nothing_and_one_picture_have_no_twins(kit) -> None:
-    assert find_twins({}) == []
-    assert find_twins({"a": picture_hash(kit.image(0))}) == []
+def test_nothing_and_one_image_have_no_twins(kit) -> None:
+    assert find_duplicates({}) == []
+    assert find_duplicates({"a": image_hash(kit.image(0))}) == []
 
 
 def test_different_lesions_of_one_collection_are_told_apart(real_data: Path) -> None:
     paths = sorted((real_data / "isic-crop512-val" / "images").iterdir())[:40]
-    assert find_twins({path.stem: picture_hash(read_picture(path)) for path in paths}) == []
+    assert find_duplicates({path.stem: image_hash(read_image(path)) for path in paths}) == []

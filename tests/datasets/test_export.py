@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.datasets import export
-from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.export import export_dataset, write_key
+from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, get_format
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.manifest import verify
@@ -21,13 +21,13 @@ from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.datasets.splits import leaks
 from napari_lesionseg.errors import DatasetError
 
-KEEP = ExportConfig(pseudonymise="nothing")
+KEEP = ExportConfig(pseudonymize="nothing")
 WRITTEN = sorted(name for name, found in FORMATS.items() if found.write and name != "dicom")
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_format_is_written_whole(kit, records, tmp_path: Path, name: str) -> None:
-    info = DatasetInfo(title="Nævi 2026", licence="CC-BY-4.0", creators=("A. Reader",), cameras="DermLite")
+    info = DatasetInfo(title="Nævi 2026", license="CC-BY-4.0", creators=("A. Annotator",), cameras="DermLite")
     steps = list(export_dataset(records, tmp_path / "out", name, info=info))
     report = steps[-1]
     assert report.written == 10
@@ -46,12 +46,12 @@ def test_every_format_is_written_whole(kit, records, tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_patients_are_in_one_part_only(kit, records, tmp_path: Path, name: str) -> None:
-    records[9] = replace(records[9], picture=records[0].picture, patient=None)
+    records[9] = replace(records[9], image=records[0].image, patient=None)
     kit.last(export_dataset(records, tmp_path / "out", name, config=KEEP))
     lines = (tmp_path / "out/provenance.csv").read_text().splitlines()[1:]
     parts = {line.split(",")[0]: line.split(",")[1] for line in lines}
     items = [record.split_item() for record in records]
-    assert leaks(items, parts, twins=[("case_00", "case_09")]) == []
+    assert leaks(items, parts, duplicates=[("case_00", "case_09")]) == []
     assert len(set(parts.values())) == 3
 
 
@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_parts(kit, records, tmp_path: Path) -> Non
     def parts(folder: str, seed: int) -> str:
         kit.last(
             export_dataset(
-                records, tmp_path / folder, "isic", config=ExportConfig(seed=seed, pseudonymise="nothing")
+                records, tmp_path / folder, "isic", config=ExportConfig(seed=seed, pseudonymize="nothing")
             )
         )
         return (tmp_path / folder / "provenance.csv").read_text()
@@ -79,7 +79,7 @@ def test_given_parts_are_kept_and_leaks_refused(kit, records, tmp_path: Path) ->
     assert len(kit.last(export_dataset(own, tmp_path / "free", "isic", config=free)).parts) == 3
 
 
-def test_pictures_leave_without_metadata(kit, records, tmp_path: Path) -> None:
+def test_images_leave_without_metadata(kit, records, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET"
     sources = []
@@ -89,15 +89,15 @@ def test_pictures_leave_without_metadata(kit, records, tmp_path: Path) -> None:
         Image.fromarray(kit.image(seed)).save(path, exif=exif, comment="SECRET", **options)
         sources.append(path)
     turned = np.rot90(kit.labels(1), -1)
-    made = [kit.record(seed, picture=path) for seed, path in enumerate(sources)]
+    made = [kit.record(seed, image=path) for seed, path in enumerate(sources)]
     made[1] = replace(made[1], mask=turned)
     for name in WRITTEN:
         kit.last(export_dataset(made, tmp_path / name, name, config=KEEP))
         for path in (tmp_path / name).rglob("*"):
             assert not path.is_file() or b"SECRET" not in path.read_bytes()
-        pictures = [path for path in (tmp_path / name).rglob("case_0*") if path.suffix in (".jpg", ".png")]
-        assert pictures
-        for path in pictures:
+        images = [path for path in (tmp_path / name).rglob("case_0*") if path.suffix in (".jpg", ".png")]
+        assert images
+        for path in images:
             with Image.open(path) as opened:
                 assert not opened.getexif()
     written = {record.name: record.load().image for record in read_dataset(tmp_path / "isic").records}
@@ -108,7 +108,7 @@ def test_pictures_leave_without_metadata(kit, records, tmp_path: Path) -> None:
 
 
 def test_jpeg_throughout_when_asked_for(kit, records, tmp_path: Path) -> None:
-    kit.last(export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(pictures="jpg")))
+    kit.last(export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(images="jpg")))
     assert {path.suffix for path in (tmp_path / "out").rglob("Task1-2*/*")} == {".jpg"}
 
 
@@ -120,13 +120,13 @@ def test_new_names_leave_no_trace_of_the_old(kit, tmp_path: Path) -> None:
             patient="Doe Jane",
             lesion="arm",
             metadata={"comment": "Doe"},
-            provenance=Provenance(reader="Smith"),
+            provenance=Provenance(annotator="Smith"),
         )
         for seed in range(4)
     ]
     for name in WRITTEN:
         report = kit.last(
-            export_dataset(records, tmp_path / name, name, config=ExportConfig(pseudonymise="all"))
+            export_dataset(records, tmp_path / name, name, config=ExportConfig(pseudonymize="all"))
         )
         for path in (tmp_path / name).rglob("*"):
             text = path.name + (path.read_bytes().decode("latin-1") if path.is_file() else "")
@@ -136,7 +136,7 @@ def test_new_names_leave_no_trace_of_the_old(kit, tmp_path: Path) -> None:
 
 def test_the_key_stays_outside(kit, records, tmp_path: Path) -> None:
     report = kit.last(
-        export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(pseudonymise="all"))
+        export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(pseudonymize="all"))
     )
     write_key(report, tmp_path / "key.csv")
     lines = (tmp_path / "key.csv").read_text().splitlines()
@@ -220,7 +220,7 @@ def test_provenance_is_written_and_read_back(kit, records, tmp_path: Path) -> No
 
 def test_datasheet_and_croissant_say_what_is_known(kit, records, tmp_path: Path) -> None:
     info = DatasetInfo(
-        title="Nevi", licence="CC0-1.0", cameras="DermLite DL4", known_gaps="Few dark skin tones"
+        title="Nevi", license="CC0-1.0", cameras="DermLite DL4", known_gaps="Few dark skin tones"
     )
     kit.last(export_dataset(records, tmp_path / "out", "isic", info=info))
     sheet = (tmp_path / "out/DATASHEET.md").read_text()

@@ -24,7 +24,7 @@ def test_sound_records_pass(kit, records) -> None:
     assert steps[0] == Step("checking", 1, 10, "case_00")
     assert list(checked.records) == records
     assert checked.sizes["case_03"] == (40, 56)
-    assert checked.problems == checked.twins == ()
+    assert checked.problems == checked.duplicates == ()
 
 
 @pytest.mark.parametrize("status", ["predicted", "corrected", "flagged", "not looked at"])
@@ -59,13 +59,13 @@ def test_broken_entries_are_listed_and_left_out(kit, records) -> None:
 
 
 def test_copies_are_treated_as_asked(kit, records) -> None:
-    records[8] = replace(records[8], picture=records[1].picture)
+    records[8] = replace(records[8], image=records[1].image)
     checked = check(kit, records)
-    assert checked.twins == (("case_01", "case_08"),)
+    assert checked.duplicates == (("case_01", "case_08"),)
     assert "copy of case_01" in reasons(checked)["case_08"]
     skipped = check(kit, records, duplicates="skip")
     assert records[8] not in skipped.records
-    assert skipped.twins == ()
+    assert skipped.duplicates == ()
     with pytest.raises(DatasetError, match="copies"):
         check(kit, records, duplicates="refuse")
 

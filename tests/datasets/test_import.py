@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.export import export_dataset
-from napari_lesionseg.datasets.formats import ExportConfig, recognise
+from napari_lesionseg.datasets.export_checks import Step
+from napari_lesionseg.datasets.formats import ExportConfig, recognize
 from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME
 from napari_lesionseg.errors import DatasetError
@@ -19,21 +19,21 @@ READABLE = ["coco", "folder", "isic"]
 @pytest.fixture
 def exported(kit, records, tmp_path: Path) -> Path:
     for name in READABLE:
-        kit.last(export_dataset(records, tmp_path / name, name, config=ExportConfig(pseudonymise="nothing")))
+        kit.last(export_dataset(records, tmp_path / name, name, config=ExportConfig(pseudonymize="nothing")))
     return tmp_path
 
 
 @pytest.mark.parametrize("name", READABLE)
 @pytest.mark.parametrize("manifest", [True, False])
-def test_formats_are_recognised(exported: Path, name: str, manifest: bool) -> None:
+def test_formats_are_recognized(exported: Path, name: str, manifest: bool) -> None:
     if not manifest:
         (exported / name / MANIFEST_NAME).unlink()
-    found = recognise(exported / name)
+    found = recognize(exported / name)
     assert found is not None
     assert found.name == name
 
 
-def test_a_damaged_manifest_does_not_hide_the_pictures(exported: Path) -> None:
+def test_a_damaged_manifest_does_not_hide_the_images(exported: Path) -> None:
     (exported / "isic" / MANIFEST_NAME).write_text("{")
     assert len(read_dataset(exported / "isic").records) == 10
 
@@ -44,7 +44,7 @@ def test_archives_are_opened_and_imported(kit, exported: Path, kind: str) -> Non
     archive = Path(shutil.make_archive(str(exported / "packed"), kind, exported, "isic"))
     with open_dataset(archive) as dataset:
         assert kit.digests(dataset) == expected
-        place = dataset.records[0].picture
+        place = dataset.records[0].image
     assert not place.exists()
     steps = list(import_dataset(archive, exported / "in"))
     assert steps[0].stage == "unpacking"
@@ -79,7 +79,7 @@ def test_broken_entries_are_listed_and_skipped(kit, exported: Path) -> None:
 
 
 def test_an_import_says_that_it_dealt_out_nothing(kit, exported: Path) -> None:
-    config = ExportConfig(pseudonymise="nothing")
+    config = ExportConfig(pseudonymize="nothing")
     kit.last(
         export_dataset(read_dataset(exported / "folder").records, exported / "dealt", "coco", config=config)
     )
@@ -110,7 +110,7 @@ def test_a_coco_file_can_be_named_itself(kit, exported: Path) -> None:
 
 def test_a_data_set_of_which_nothing_can_be_read_is_refused_with_the_reason(exported: Path) -> None:
     shutil.rmtree(exported / "coco/images")
-    with pytest.raises(DatasetError, match=r"No picture of it can be read\. case_\d\d\.png: .* not there"):
+    with pytest.raises(DatasetError, match=r"No image of it can be read\. case_\d\d\.png: .* not there"):
         list(import_dataset(exported / "coco", exported / "in"))
 
 

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.datasets.formats.base import put_instances
-from napari_lesionseg.io.images import write_mask, write_picture
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.images import write_image, write_mask
 
 
 def test_files_arrays_and_functions_give_the_same_pixels(kit, tmp_path: Path) -> None:
     record = kit.record(1)
-    write_picture(tmp_path / "x.png", record.picture)
+    write_image(tmp_path / "x.png", record.image)
     write_mask(tmp_path / "m.png", record.mask)
     put_instances(tmp_path / "i.png", record.mask.astype(np.uint16) * 300)
     from_files = replace(
-        record, picture=tmp_path / "x.png", mask=tmp_path / "m.png", instances=tmp_path / "i.png",
+        record, image=tmp_path / "x.png", mask=tmp_path / "m.png", instances=tmp_path / "i.png",
         regions={"red": tmp_path / "m.png"},
     ).load()  # fmt: skip
-    from_calls = replace(record, picture=lambda: record.picture, mask=lambda: record.mask).load()
+    from_calls = replace(record, image=lambda: record.image, mask=lambda: record.mask).load()
     for pixels in (from_files, from_calls, record.load()):
-        assert np.array_equal(pixels.image, record.picture)
+        assert np.array_equal(pixels.image, record.image)
         assert np.array_equal(pixels.labels, record.mask)
         assert pixels.labels.dtype == np.uint8
     assert from_files.instances is not None
@@ -39,8 +39,8 @@ def test_files_arrays_and_functions_give_the_same_pixels(kit, tmp_path: Path) ->
         ({"mask": np.full((40, 56), -1)}, "whole numbers"),
         ({"mask": np.zeros((40, 56), float)}, "whole numbers"),
         ({"mask": Path("none.png")}, "none.png"),
-        ({"picture": Path("none.png")}, "none.png"),
-        ({"picture": np.zeros((40, 56), np.uint8)}, "bytes"),
+        ({"image": Path("none.png")}, "none.png"),
+        ({"image": np.zeros((40, 56), np.uint8)}, "bytes"),
         ({"instances": np.zeros((3, 4), np.uint16)}, "56 x 40"),
         ({"instances": Path("none.png")}, "none.png"),
     ],
@@ -50,11 +50,11 @@ def test_what_does_not_fit_is_refused_in_one_sentence(kit, change: dict[str, obj
         replace(kit.record(0), **change).load()
 
 
-def test_a_picture_without_an_outline_can_be_asked_for(kit) -> None:
+def test_a_image_without_an_outline_can_be_asked_for(kit) -> None:
     assert not kit.record(0, mask=None).load(bare=True).labels.any()
 
 
-def test_colour_pictures_are_no_object_numbers(kit, tmp_path: Path) -> None:
-    write_picture(tmp_path / "i.png", kit.image(1))
-    with pytest.raises(DatasetError, match="grey"):
+def test_color_images_are_no_object_numbers(kit, tmp_path: Path) -> None:
+    write_image(tmp_path / "i.png", kit.image(1))
+    with pytest.raises(DatasetError, match="gray"):
         kit.record(0, instances=tmp_path / "i.png").load()

@@ -12,17 +12,17 @@ from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.records import Dataset
 
-KEEP = ExportConfig(pseudonymise="nothing")
+KEEP = ExportConfig(pseudonymize="nothing")
 
 
 def smallest(dataset: Dataset) -> Dataset:
-    """Two pictures that are quick to write; benchmarks/datasets.py takes them all."""
-    records = sorted(dataset.records, key=lambda record: record.picture.stat().st_size)[:2]
+    """Two images that are quick to write; benchmarks/datasets.py takes them all."""
+    records = sorted(dataset.records, key=lambda record: record.image.stat().st_size)[:2]
     return replace(dataset, records=tuple(records))
 
 
 def corrected(dataset: Dataset) -> Dataset:
-    """Paint a little into every mask, as a reader would."""
+    """Paint a little into every mask, as an annotator would."""
 
     def paint(record):
         labels = record.load().labels.copy()
@@ -46,7 +46,7 @@ def test_import_correct_export_import_is_identical(
     kit.last(import_dataset(tmp_path / "out", tmp_path / "back"))
     back = read_dataset(tmp_path / "back")
     assert back.problems == ()
-    if convention != "folder":  # colours of lesions have no place in ISIC and COCO
+    if convention != "folder":  # colors of lesions have no place in ISIC and COCO
         without = replace(changed, records=tuple(replace(record, regions={}) for record in changed.records))
         expected = kit.digests(without)
     assert kit.digests(back) == expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_lesionseg.datasets.splits import SplitItem, assign_folds, assign_parts, group_items, leaks
+from napari_lesionseg.datasets.splits import SplitItem, assign_parts, group_items, leaks, split_folds
 from napari_lesionseg.errors import DatasetError
 
 names = st.one_of(st.none(), st.integers(0, 6).map(str))
@@ -30,24 +30,24 @@ def test_no_patient_or_lesion_is_torn_apart(items: list[SplitItem], seed: int) -
 
 
 @given(item_lists, st.randoms())
-def test_order_of_the_pictures_does_not_matter(items: list[SplitItem], random: object) -> None:
+def test_order_of_the_images_does_not_matter(items: list[SplitItem], random: object) -> None:
     shuffled = list(items)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert assign_parts(shuffled, seed=3) == assign_parts(items, seed=3)
 
 
 def test_strata_and_shares_come_out_even() -> None:
-    items = [SplitItem(f"{i:03}", stratum="melanoma" if i % 5 == 0 else "nevus") for i in range(200)]
+    items = [SplitItem(f"{i:03}", stratify_by="melanoma" if i % 5 == 0 else "nevus") for i in range(200)]
     parts = assign_parts(items)
     assert Counter(parts.values()) == {"train": 140, "test": 40, "val": 20}
-    melanomas = Counter(parts[item.stem] for item in items if item.stratum == "melanoma")
+    melanomas = Counter(parts[item.stem] for item in items if item.stratify_by == "melanoma")
     assert abs(melanomas["train"] - 28) <= 1
     assert abs(melanomas["val"] - 4) <= 1
     assert abs(melanomas["test"] - 8) <= 1
 
 
 def test_many_rare_strata_do_not_all_go_to_one_part() -> None:
-    parts = assign_parts([SplitItem(f"{i:03}", stratum=str(i)) for i in range(100)])
+    parts = assign_parts([SplitItem(f"{i:03}", stratify_by=str(i)) for i in range(100)])
     assert abs(Counter(parts.values())["train"] - 70) <= 2
 
 
@@ -83,7 +83,7 @@ def test_lesions_numbered_per_patient_are_not_joined() -> None:
 
 def test_twins_stay_together() -> None:
     items = [SplitItem(f"{i:02}") for i in range(30)]
-    parts = assign_parts(items, twins=[("00", "17", "29", "unknown")])
+    parts = assign_parts(items, duplicates=[("00", "17", "29", "unknown")])
     assert len({parts["00"], parts["17"], parts["29"]}) == 1
 
 
@@ -96,7 +96,7 @@ def test_leaks_are_named() -> None:
 
 @given(item_lists.filter(lambda items: len(group_items(items)[0]) >= 3))
 def test_folds_keep_groups_and_leave_none_empty(items: list[SplitItem]) -> None:
-    folds = assign_folds(items, 3)
+    folds = split_folds(items, 3)
     assert set(folds.values()) == {0, 1, 2}
     for group in group_items(items)[0]:
         assert len({folds[stem] for stem in group}) == 1
@@ -110,8 +110,8 @@ def test_folds_keep_groups_and_leave_none_empty(items: list[SplitItem]) -> None:
         lambda: assign_parts([SplitItem("a")], {"train": 1, "val": -1}),
         lambda: assign_parts([SplitItem("a")], {"train": 1, "dev": 1}),
         lambda: assign_parts([SplitItem("a", "P"), SplitItem("b", "P")], keep={"a": "train", "b": "val"}),
-        lambda: assign_folds([SplitItem("a")], 2),
-        lambda: assign_folds([SplitItem("a"), SplitItem("b")], 1),
+        lambda: split_folds([SplitItem("a")], 2),
+        lambda: split_folds([SplitItem("a"), SplitItem("b")], 1),
     ],
 )
 def test_nonsense_is_refused(call: object) -> None:

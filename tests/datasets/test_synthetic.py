@@ -1,4 +1,4 @@
-"""Drawn pictures come again for the same seed; their masks are exact in all sizes, kinds and skins."""
+"""Drawn images come again for the same seed; their masks are exact in all sizes, kinds and skins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_lesionseg.datasets.synthetic.skin import SKIN_LAB
 from napari_lesionseg.datasets.synthetic import (
     LESION_KINDS,
     Sample,
@@ -19,7 +18,8 @@ from napari_lesionseg.datasets.synthetic import (
     synthetic_figure,
     synthetic_sample,
 )
-from napari_lesionseg.errors import PictureError
+from napari_lesionseg.datasets.synthetic.skin import SKIN_LAB
+from napari_lesionseg.errors import ImageError
 
 SIZE = (112, 154)
 EIGHT = np.ones((3, 3))
@@ -51,7 +51,7 @@ def test_every_kind(kind: str) -> None:
 @pytest.mark.parametrize("kind", LESION_KINDS)
 @pytest.mark.parametrize("skin_type", range(1, 7))
 def test_lesion_stands_out_from_the_skin_around(kind: str, skin_type: int) -> None:
-    sample = synthetic_sample(5, SIZE, kind=kind, skin_type=skin_type, artefacts=False)
+    sample = synthetic_sample(5, SIZE, kind=kind, skin_type=skin_type, artifacts=False)
     inside = sample.image[ndimage.binary_erosion(sample.mask, iterations=3)].mean(axis=0)
     around = ndimage.binary_dilation(sample.mask, iterations=16)
     around &= ~ndimage.binary_dilation(sample.mask, iterations=6)
@@ -64,7 +64,7 @@ def test_lesion_stands_out_from_the_skin_around(kind: str, skin_type: int) -> No
 def test_outline_is_at_half_strength(kind: str) -> None:
     rings: dict[int, list[float]] = {step: [] for step in (-9, -1, 1, 9)}
     for seed in range(4):
-        sample = synthetic_sample(seed, (224, 300), kind=kind, skin_type=2, artefacts=False)
+        sample = synthetic_sample(seed, (224, 300), kind=kind, skin_type=2, artifacts=False)
         inwards = ndimage.distance_transform_edt(sample.mask)
         outwards = ndimage.distance_transform_edt(sample.mask == 0)
         depth = np.where(sample.mask, inwards, -outwards)
@@ -78,13 +78,13 @@ def test_outline_is_at_half_strength(kind: str) -> None:
 def test_brightness_falls_with_skin_type() -> None:
     for seed in (0, 9):
         values = [
-            lightness(synthetic_sample(seed, SIZE, skin_type=skin_type, artefacts=False))
+            lightness(synthetic_sample(seed, SIZE, skin_type=skin_type, artifacts=False))
             for skin_type in range(1, 7)
         ]
         assert all(lighter > darker + 3 for lighter, darker in pairwise(values))
 
 
-def test_skin_colours_lie_in_their_typology_groups() -> None:
+def test_skin_colors_lie_in_their_typology_groups() -> None:
     bounds = (90, 55, 41, 28, 10, -30, -90)  # Chardon et al. 1991
     for skin_type, (bright, _, yellow) in SKIN_LAB.items():
         angle = np.degrees(np.arctan2(bright - 50, yellow))
@@ -98,17 +98,17 @@ def test_same_seed_same_bytes() -> None:
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
 
 
-def test_other_seed_other_picture() -> None:
+def test_other_seed_other_image() -> None:
     first, other = synthetic_sample(1, SIZE), synthetic_sample(2, SIZE)
     assert (first.image != other.image).any()
     assert (first.mask != other.mask).any()
 
 
-def test_skin_and_artefacts_leave_the_outline() -> None:
-    plain = synthetic_sample(4, SIZE, kind="melanoma", skin_type=1, artefacts=False)
-    dark = synthetic_sample(4, SIZE, kind="melanoma", skin_type=6, artefacts=False)
+def test_skin_and_artifacts_leave_the_outline() -> None:
+    plain = synthetic_sample(4, SIZE, kind="melanoma", skin_type=1, artifacts=False)
+    dark = synthetic_sample(4, SIZE, kind="melanoma", skin_type=6, artifacts=False)
     covered = [synthetic_sample(seed, SIZE, kind="melanoma", skin_type=1) for seed in range(8)]
-    bare = [synthetic_sample(seed, SIZE, kind="melanoma", skin_type=1, artefacts=False) for seed in range(8)]
+    bare = [synthetic_sample(seed, SIZE, kind="melanoma", skin_type=1, artifacts=False) for seed in range(8)]
     np.testing.assert_array_equal(plain.instances, dark.instances)
     assert any((one.image != other.image).any() for one, other in zip(covered, bare, strict=True))
     for one, other in zip(covered, bare, strict=True):
@@ -116,7 +116,7 @@ def test_skin_and_artefacts_leave_the_outline() -> None:
 
 
 def test_left_out_skin_type_and_kind_vary() -> None:
-    samples = [synthetic_sample(seed, (64, 64), artefacts=False) for seed in range(20)]
+    samples = [synthetic_sample(seed, (64, 64), artifacts=False) for seed in range(20)]
     assert len({sample.name.rsplit("-", 1)[0] for sample in samples}) >= 4
     values = [lightness(sample) for sample in samples if sample.mask.mean() < 0.2]
     assert max(values) - min(values) > 60
@@ -125,7 +125,7 @@ def test_left_out_skin_type_and_kind_vary() -> None:
 def test_some_lesions_are_cut_by_the_border() -> None:
     cut = 0
     for seed in range(40):
-        mask = synthetic_sample(seed, (48, 64), artefacts=False).mask
+        mask = synthetic_sample(seed, (48, 64), artifacts=False).mask
         cut += bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
     assert 1 <= cut <= 20
 
@@ -155,7 +155,7 @@ def test_any_size(height: int, width: int, seed: int, data: st.DataObject) -> No
     ],
 )
 def test_impossible_wishes_are_explained(options: dict[str, object], words: str) -> None:
-    with pytest.raises(PictureError, match=words):
+    with pytest.raises(ImageError, match=words):
         synthetic_sample(0, **options)  # type: ignore[arg-type]
 
 
@@ -178,7 +178,7 @@ def test_smaller_set_is_the_beginning(samples: list[Sample]) -> None:
     assert sample_set(0) == []
 
 
-def test_longer_set_goes_on_with_new_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longer_set_goes_on_with_new_images(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def note(seed: int, **options: object) -> Sample:
@@ -223,5 +223,5 @@ def test_figures_of_any_size(size: tuple[int, int]) -> None:
 
 
 def test_figure_too_small_is_refused() -> None:
-    with pytest.raises(PictureError, match="too small"):
+    with pytest.raises(ImageError, match="too small"):
         synthetic_figure(0, (20, 64))

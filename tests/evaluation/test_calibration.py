@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import special
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.evaluation.calibration import (
     calibration_error,
     expected_calibration_error,
     fit_temperature,
     reliability_table,
 )
-from napari_lesionseg.errors import MaskError
 
 
 def test_table_counts_every_pixel_once() -> None:
@@ -26,14 +26,14 @@ def test_table_counts_every_pixel_once() -> None:
     assert calibration_error(table) == pytest.approx((2 * 0.45 + 2 * 0.12 + 2 * 0.125) / 6)
 
 
-def test_pictures_add_up_and_may_differ_in_size(rng: np.random.Generator) -> None:
-    pictures = [rng.random((5, 7)).astype(np.float32), rng.random((9, 4)).astype(np.float32)]
-    truths = [rng.random(picture.shape) < 0.5 for picture in pictures]
+def test_images_add_up_and_may_differ_in_size(rng: np.random.Generator) -> None:
+    images = [rng.random((5, 7)).astype(np.float32), rng.random((9, 4)).astype(np.float32)]
+    truths = [rng.random(image.shape) < 0.5 for image in images]
     flat = reliability_table(
-        [np.concatenate([p.ravel() for p in pictures])[None]],
+        [np.concatenate([p.ravel() for p in images])[None]],
         [np.concatenate([t.ravel() for t in truths])[None]],
     )
-    for ours, all_at_once in zip(reliability_table(iter(pictures), iter(truths)), flat, strict=True):
+    for ours, all_at_once in zip(reliability_table(iter(images), iter(truths)), flat, strict=True):
         assert ours.pixels == all_at_once.pixels
         assert ours.predicted == pytest.approx(all_at_once.predicted)
 
@@ -50,7 +50,7 @@ def test_probabilities_that_are_always_wrong_have_the_whole_error() -> None:
     assert expected_calibration_error([probability], [np.array([[1, 0]])]) == 1
 
 
-def test_no_pictures_have_no_error() -> None:
+def test_no_images_have_no_error() -> None:
     assert expected_calibration_error([], []) == 0
 
 

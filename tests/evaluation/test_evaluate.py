@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.errors import DeviceError, PairingError
 from napari_lesionseg.evaluation.evaluate import (
-    FailedPicture,
-    PictureResult,
+    FailedImage,
+    ImageResult,
     collect,
     evaluate,
     iter_evaluate,
     measure_pair,
 )
 from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.errors import DeviceError, PairingError
+from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.types import Pair
 
 RAW = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
@@ -27,7 +27,7 @@ RAW = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
 
 @dataclass(frozen=True)
 class FakeCard:
-    name: str = "darker than grey"
+    name: str = "darker than gray"
     threshold: float = 0.5
     classes: tuple[str, ...] = ("background", "lesion")
 
@@ -67,7 +67,7 @@ def write_pair(folder: Path, stem: str, image: np.ndarray, mask: np.ndarray) -> 
 
 
 def dark_square(folder: Path, stem: str, shift: int) -> Pair:
-    """Write a picture whose dark square lies ``shift`` pixels to the right of the true one."""
+    """Write an image whose dark square lies ``shift`` pixels to the right of the true one."""
     image = np.full((40, 60, 3), 200, np.uint8)
     image[10:30, 10 + shift : 30 + shift] = 30
     mask = np.zeros((40, 60), np.uint8)
@@ -80,47 +80,45 @@ def pairs(tmp_path: Path) -> list[Pair]:
     return [dark_square(tmp_path, f"square{shift}", shift) for shift in (0, 2, 10)]
 
 
-def test_scores_of_every_picture_and_their_mean(pairs: list[Pair]) -> None:
+def test_scores_of_every_image_and_their_mean(pairs: list[Pair]) -> None:
     evaluation = evaluate(DarkIsLesion(), pairs)
-    jaccards = [picture.scores.jaccard for picture in evaluation.pictures]
+    jaccards = [image.scores.jaccard for image in evaluation.images]
     assert jaccards == pytest.approx([1, 18 / 22, 10 / 30])
-    assert [picture.stem for picture in evaluation.pictures] == ["square0", "square2", "square10"]
+    assert [image.stem for image in evaluation.images] == ["square0", "square2", "square10"]
     assert evaluation.summary.jaccard.mean == pytest.approx(np.mean(jaccards))
     assert evaluation.summary.failure_rate.mean == pytest.approx(1 / 3)
-    assert (evaluation.model, evaluation.model_sha256) == ("darker than grey", "0" * 64)
+    assert (evaluation.model, evaluation.model_sha256) == ("darker than gray", "0" * 64)
     assert evaluation.failed_inputs == ()
     assert evaluation.classes == ()
 
 
 def test_quality_is_told(pairs: list[Pair]) -> None:
-    (result, *_) = evaluate(DarkIsLesion(), pairs).pictures
+    (result, *_) = evaluate(DarkIsLesion(), pairs).images
     inside, outside = 225 / 255, 55 / 255
     assert result.quality == pytest.approx(400 * inside / (400 + 2000 * outside), rel=1e-5)
 
 
-def test_bad_pictures_are_listed_and_the_others_measured(pairs: list[Pair], tmp_path: Path) -> None:
+def test_bad_images_are_listed_and_the_others_measured(pairs: list[Pair], tmp_path: Path) -> None:
     broken = Pair("broken", tmp_path / "broken.png", pairs[0].mask)
-    broken.image.write_bytes(b"no picture at all")
+    broken.image.write_bytes(b"no image at all")
     misfit = write_pair(tmp_path, "misfit", np.zeros((8, 8, 3), np.uint8), np.zeros((9, 9), np.uint8))
     missing = Pair("missing", tmp_path / "missing.png", tmp_path / "missing_mask.png")
     evaluation = evaluate(DarkIsLesion(), [broken, pairs[0], misfit, missing, pairs[1]])
-    assert [picture.stem for picture in evaluation.pictures] == ["square0", "square2"]
+    assert [image.stem for image in evaluation.images] == ["square0", "square2"]
     assert [failed.stem for failed in evaluation.failed_inputs] == ["broken", "misfit", "missing"]
     assert all(failed.reason for failed in evaluation.failed_inputs)
-    assert evaluation.summary.pictures == 2
+    assert evaluation.summary.images == 2
 
 
-def test_a_picture_too_large_for_the_device_is_listed(pairs: list[Pair]) -> None:
+def test_a_image_too_large_for_the_device_is_listed(pairs: list[Pair]) -> None:
     class OutOfMemory(DarkIsLesion):
         def predict(self, image: np.ndarray) -> np.ndarray:
-            raise DeviceError("The picture does not fit into the memory.")
+            raise DeviceError("The image does not fit into the memory.")
 
     evaluation = evaluate(OutOfMemory(), pairs)
     assert evaluation.summary is None
-    assert evaluation.pictures == ()
-    assert evaluation.failed_inputs[0] == FailedPicture(
-        "square0", "The picture does not fit into the memory."
-    )
+    assert evaluation.images == ()
+    assert evaluation.failed_inputs[0] == FailedImage("square0", "The image does not fit into the memory.")
 
 
 def test_an_error_in_the_model_is_not_swallowed(pairs: list[Pair]) -> None:
@@ -133,7 +131,7 @@ def test_an_error_in_the_model_is_not_swallowed(pairs: list[Pair]) -> None:
 
 
 def test_nothing_to_measure_is_an_error() -> None:
-    with pytest.raises(PairingError, match="no pictures"):
+    with pytest.raises(PairingError, match="no images"):
         evaluate(DarkIsLesion(), [])
 
 
@@ -141,10 +139,10 @@ def test_work_is_done_one_by_one_so_that_it_can_be_stopped(pairs: list[Pair]) ->
     model = DarkIsLesion()
     outcomes = iter_evaluate(model, pairs)
     first = next(outcomes)
-    assert isinstance(first, PictureResult)
+    assert isinstance(first, ImageResult)
     assert model.seen == 1
     evaluation = collect(model, [first])
-    assert evaluation.summary.pictures == 1
+    assert evaluation.summary.images == 1
 
 
 @pytest.mark.parametrize(("asked", "setting", "used"), [(0.9, 0.1, 0.9), (None, 0.1, 0.1), (None, None, 0.5)])
@@ -154,7 +152,7 @@ def test_threshold_in_force(
     config = PostprocessConfig(threshold=setting)
     evaluation = evaluate(DarkIsLesion(), pairs, postprocess=config, threshold=asked)
     assert evaluation.threshold == used
-    jaccard = evaluation.pictures[0].scores.jaccard
+    jaccard = evaluation.images[0].scores.jaccard
     assert jaccard == pytest.approx({0.9: 0, 0.1: 400 / 2400, 0.5: 1}[used])
 
 
@@ -166,16 +164,16 @@ def test_cleaning_is_on_unless_switched_off(tmp_path: Path) -> None:
     mask = np.zeros((40, 60), np.uint8)
     mask[10:30, 10:30] = 255
     pair = write_pair(tmp_path, "specks", image, mask)
-    assert evaluate(DarkIsLesion(), [pair]).pictures[0].scores.jaccard == 1
-    assert evaluate(DarkIsLesion(), [pair], postprocess=RAW).pictures[0].scores.jaccard == 396 / 404
+    assert evaluate(DarkIsLesion(), [pair]).images[0].scores.jaccard == 1
+    assert evaluate(DarkIsLesion(), [pair], postprocess=RAW).images[0].scores.jaccard == 396 / 404
 
 
 def test_everything_can_be_written_as_json(pairs: list[Pair]) -> None:
     failing = Pair("missing", Path("missing.png"), Path("missing_mask.png"))
     evaluation = evaluate(DarkIsLesion(), [*pairs, failing])
     back = json.loads(json.dumps(evaluation.to_json()))
-    assert back["pictures"][1]["scores"]["jaccard"] == evaluation.pictures[1].scores.jaccard
-    assert back["pictures"][2]["scores"]["failed"] is True
+    assert back["images"][1]["scores"]["jaccard"] == evaluation.images[1].scores.jaccard
+    assert back["images"][2]["scores"]["failed"] is True
     assert back["failed_inputs"][0]["stem"] == "missing"
     assert back["summary"]["dice"]["low"] <= back["summary"]["dice"]["mean"]
 
@@ -190,11 +188,11 @@ def test_classes_are_measured_too(tmp_path: Path) -> None:
     pair = write_pair(tmp_path, "classes", image, truth)
     evaluation = evaluate(ChannelsAreClasses(), [pair])
     assert evaluation.model_sha256 is None
-    (result,) = evaluation.pictures
+    (result,) = evaluation.images
     assert result.scores.jaccard == 1
     assert [scores.name for scores in result.classes] == ["nevus", "veil", "milia"]
     assert [scores.jaccard for scores in result.classes] == [700 / 800, 100 / 200, 1]
-    assert [(means.pictures, means.jaccard) for means in evaluation.classes] == [
+    assert [(means.images, means.jaccard) for means in evaluation.classes] == [
         (1, 700 / 800),
         (1, 0.5),
         (0, None),
@@ -217,9 +215,9 @@ def test_what_led_to_a_result_can_be_had(pairs: list[Pair]) -> None:
     assert score_masks(measured.predicted, measured.truth) == measured.result.scores
 
 
-def test_real_pictures_with_dark_lesions(real_data: Path) -> None:
+def test_real_images_with_dark_lesions(real_data: Path) -> None:
     search = find_pairs(real_data / "ph2-sample")
     evaluation = evaluate(DarkIsLesion(), search.pairs[:4], threshold=0.4)
     assert evaluation.failed_inputs == ()
-    assert evaluation.summary.pictures == 4
+    assert evaluation.summary.images == 4
     assert evaluation.summary.jaccard.mean > 0.3

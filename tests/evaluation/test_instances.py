@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.evaluation.instances import (
     MatchCounts,
     Ranked,
@@ -19,7 +20,6 @@ from napari_lesionseg.evaluation.instances import (
     match_instances,
     overlaps,
 )
-from napari_lesionseg.errors import MaskError
 
 maps = hnp.arrays(np.int32, (7, 9), elements=st.integers(0, 4))
 
@@ -80,7 +80,7 @@ def test_empty_maps() -> None:
     assert count_matches(TRUTH, nothing) == MatchCounts(extra=3)
 
 
-def test_counts_of_pictures_add_up() -> None:
+def test_counts_of_images_add_up() -> None:
     total = add_counts([count_matches(FOUND, TRUTH), count_matches(TRUTH, TRUTH)])
     assert (total.matched, total.extra, total.missed) == (5, 2, 1)
     assert total.jaccard_sum == pytest.approx(4.8)
@@ -137,11 +137,11 @@ def test_no_lesions_no_precision() -> None:
     assert nothing.mean == 0
 
 
-def drawn(seed: int, pictures: int = 5) -> list[Ranked]:
+def drawn(seed: int, images: int = 5) -> list[Ranked]:
     """Draw discs, some of which were moved, missed or made up."""
     rng, made = np.random.default_rng(seed), []
     rows, cols = np.ogrid[:40, :50]
-    for _ in range(pictures):
+    for _ in range(images):
         truth, found = np.zeros((2, 40, 50), np.int32)
         for number in range(1, 8):
             row, col, radius = rng.uniform(0, 40), rng.uniform(0, 50), rng.uniform(3, 9)
@@ -155,7 +155,7 @@ def drawn(seed: int, pictures: int = 5) -> list[Ranked]:
     return made
 
 
-def judged_by_coco(pictures: Sequence[Ranked]) -> np.ndarray:
+def judged_by_coco(images: Sequence[Ranked]) -> np.ndarray:
     coco_module = pytest.importorskip("pycocotools.coco", reason="pycocotools is the judge (extra test)")
     evaluation = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is the judge (extra test)")
     masks = pytest.importorskip("pycocotools.mask", reason="pycocotools is the judge (extra test)")
@@ -165,7 +165,7 @@ def judged_by_coco(pictures: Sequence[Ranked]) -> np.ndarray:
         return {"image_id": image, "category_id": 1, "segmentation": masks.encode(own)}
 
     real, found = [], []
-    for image, sample in enumerate(pictures, 1):
+    for image, sample in enumerate(images, 1):
         for number in np.unique(sample.truth[sample.truth > 0]):
             extra = {"id": len(real) + 1, "iscrowd": 0, "area": 1, "bbox": [0, 0, 1, 1]}
             real.append(entry(image, sample.truth, number) | extra)
@@ -173,7 +173,7 @@ def judged_by_coco(pictures: Sequence[Ranked]) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = coco_module.COCO()
         coco.dataset = {
-            "images": [{"id": image, "height": 40, "width": 50} for image in range(1, len(pictures) + 1)],
+            "images": [{"id": image, "height": 40, "width": 50} for image in range(1, len(images) + 1)],
             "categories": [{"id": 1}],
             "annotations": real,
         }
@@ -186,8 +186,8 @@ def judged_by_coco(pictures: Sequence[Ranked]) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_average_precision_is_that_of_pycocotools(seed: int) -> None:
-    pictures = drawn(seed)
-    scored = average_precision(pictures)
+    images = drawn(seed)
+    scored = average_precision(images)
     assert scored is not None
-    assert scored.values == pytest.approx(judged_by_coco(pictures), abs=1e-12)
+    assert scored.values == pytest.approx(judged_by_coco(images), abs=1e-12)
     assert 0 < scored.mean < 1

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.evaluation.metrics import (
     FAILURE_LIMIT,
-    PictureScores,
+    ImageScores,
     hausdorff95,
     score_classes,
     score_masks,
     summarise,
 )
-from napari_lesionseg.errors import MaskError
 
 masks = hnp.arrays(np.uint8, (12, 15), elements=st.integers(0, 1))
 
@@ -58,7 +58,7 @@ def test_known_counts() -> None:
 
 def test_the_same_mask_is_perfect_whatever_its_values() -> None:
     mask = box(3, 4, 12, 20)
-    assert score_masks(mask * 255, mask.astype(bool)) == PictureScores(1, 1, 1, False, 1, 1, 0, 0)
+    assert score_masks(mask * 255, mask.astype(bool)) == ImageScores(1, 1, 1, False, 1, 1, 0, 0)
 
 
 @pytest.mark.parametrize(("size", "failed"), [(65, False), (64, True)])
@@ -73,20 +73,20 @@ def test_the_limit_of_failure_is_itself_no_failure(size: int, failed: bool) -> N
 
 def test_two_empty_masks_agree() -> None:
     empty = np.zeros((30, 40), np.uint8)
-    assert score_masks(empty, empty) == PictureScores(1, 1, 1, False, 1, 1, 0, 0)
+    assert score_masks(empty, empty) == ImageScores(1, 1, 1, False, 1, 1, 0, 0)
 
 
 def test_a_missed_lesion_is_as_bad_as_can_be() -> None:
     scores = score_masks(np.zeros((30, 40), np.uint8), box(2, 2, 9, 9))
-    assert scores == PictureScores(0, 0, 0, True, 0, 1, 50, 100)
+    assert scores == ImageScores(0, 0, 0, True, 0, 1, 50, 100)
 
 
 def test_a_lesion_seen_where_none_is() -> None:
     scores = score_masks(box(0, 0, 30, 20), np.zeros((30, 40), np.uint8))
-    assert scores == PictureScores(0, 0, 0, True, 1, 0.5, 50, 100)
+    assert scores == ImageScores(0, 0, 0, True, 1, 0.5, 50, 100)
 
 
-def test_a_truth_that_fills_the_picture_has_full_specificity() -> None:
+def test_a_truth_that_fills_the_image_has_full_specificity() -> None:
     full = np.ones((30, 40), np.uint8)
     assert score_masks(box(0, 0, 30, 20), full).specificity == 1
 
@@ -133,9 +133,9 @@ def test_a_class_the_model_does_not_know_is_refused() -> None:
         score_classes(np.zeros((2, 2), np.uint8), np.full((2, 2), 3, np.uint8), ["background", "lesion"])
 
 
-def some_scores(jaccards: np.ndarray) -> list[PictureScores]:
+def some_scores(jaccards: np.ndarray) -> list[ImageScores]:
     return [
-        PictureScores(2 * j / (1 + j), j, j if j >= 0.65 else 0.0, bool(j < 0.65), j, 1.0, 3.0, 1.0)
+        ImageScores(2 * j / (1 + j), j, j if j >= 0.65 else 0.0, bool(j < 0.65), j, 1.0, 3.0, 1.0)
         for j in jaccards.tolist()
     ]
 
@@ -143,13 +143,13 @@ def some_scores(jaccards: np.ndarray) -> list[PictureScores]:
 def test_summary_has_the_means(rng: np.random.Generator) -> None:
     jaccards = rng.uniform(0.4, 1, 50)
     summary = summarise(some_scores(jaccards))
-    assert summary.pictures == 50
+    assert summary.images == 50
     assert summary.jaccard.mean == pytest.approx(jaccards.mean())
     assert summary.failure_rate.mean == pytest.approx((jaccards < 0.65).mean())
     assert summary.thresholded_jaccard.mean == pytest.approx(np.where(jaccards < 0.65, 0, jaccards).mean())
 
 
-def test_interval_is_that_of_the_normal_distribution_for_many_pictures(rng: np.random.Generator) -> None:
+def test_interval_is_that_of_the_normal_distribution_for_many_images(rng: np.random.Generator) -> None:
     jaccards = rng.uniform(0.4, 1, 400)
     estimate = summarise(some_scores(jaccards)).jaccard
     half = 1.96 * jaccards.std() / math.sqrt(400)
@@ -164,23 +164,23 @@ def test_interval_repeats_with_the_seed_and_widens_with_the_confidence(rng: np.r
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_pictures_that_all_agree_have_an_interval_of_no_width() -> None:
+def test_images_that_all_agree_have_an_interval_of_no_width() -> None:
     estimate = summarise(some_scores(np.full(5, 0.8))).specificity
     assert (estimate.mean, estimate.low, estimate.high) == (1, 1, 1)
 
 
-def test_no_failure_among_few_pictures_does_not_rule_out_failures() -> None:
+def test_no_failure_among_few_images_does_not_rule_out_failures() -> None:
     rate = summarise(some_scores(np.full(20, 0.8))).failure_rate
     assert rate.mean == 0
     assert rate.low == pytest.approx(0, abs=1e-12)
     assert rate.high == pytest.approx(1.96**2 / (20 + 1.96**2), rel=1e-3)  # Wilson 1927, for 0 of 20
 
 
-def test_one_picture_has_no_interval() -> None:
+def test_one_image_has_no_interval() -> None:
     estimate = summarise(some_scores(np.array([0.8]))).jaccard
     assert (estimate.mean, estimate.low, estimate.high) == (0.8, None, None)
 
 
 def test_nothing_cannot_be_averaged() -> None:
-    with pytest.raises(MaskError, match="no picture"):
+    with pytest.raises(MaskError, match="no image"):
         summarise([])

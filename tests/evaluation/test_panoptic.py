@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.evaluation.instances import MatchCounts
 from napari_lesionseg.evaluation.panoptic import PanopticMap, PanopticQuality, make_panoptic, panoptic_quality
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import IGNORED
 
 THINGS = {1, 2}  # of four classes; 0 and 3 are stuff
@@ -89,7 +89,7 @@ def test_what_lies_on_ignored_pixels_is_not_held_against_the_prediction() -> Non
     assert panoptic_quality(square(10, 1), truth, 2, {1}).classes[1] == MatchCounts(extra=1)
 
 
-def test_pictures_add_up() -> None:
+def test_images_add_up() -> None:
     one, two = (panoptic_quality(*drawn(seed), 4, THINGS) for seed in (0, 1))
     total = one + two
     assert total.classes[1].matched == one.classes[1].matched + two.classes[1].matched
@@ -105,13 +105,13 @@ def test_absent_classes_are_left_out_of_the_mean() -> None:
 
 @given(class_maps, id_maps)
 def test_every_pixel_has_a_class_and_every_thing_one_number(labels: np.ndarray, ids: np.ndarray) -> None:
-    picture = make_panoptic(labels, ids, THINGS)
-    assert ((picture.ids > 0) == np.isin(picture.classes, list(THINGS))).all()
-    for number in np.unique(picture.ids[picture.ids > 0]):
-        assert len(np.unique(picture.classes[picture.ids == number])) == 1
+    image = make_panoptic(labels, ids, THINGS)
+    assert ((image.ids > 0) == np.isin(image.classes, list(THINGS))).all()
+    for number in np.unique(image.ids[image.ids > 0]):
+        assert len(np.unique(image.classes[image.ids == number])) == 1
     stuff = ~np.isin(labels, list(THINGS))
-    assert (picture.classes[stuff] == labels[stuff]).all()
-    assert panoptic_quality(picture, picture, 4, THINGS).quality == 1
+    assert (image.classes[stuff] == labels[stuff]).all()
+    assert panoptic_quality(image, image, 4, THINGS).quality == 1
 
 
 def test_things_without_a_number_get_one() -> None:
@@ -119,10 +119,10 @@ def test_things_without_a_number_get_one() -> None:
     labels[:3, :3], ids[:3, :3] = 1, 4
     labels[5:, 5:] = 1
     labels[5:, :2] = 3
-    picture = make_panoptic(labels, ids, {1})
-    assert picture.ids[0, 0] == 4
-    assert picture.ids[7, 7] == 5
-    assert picture.ids[7, 0] == 0
+    image = make_panoptic(labels, ids, {1})
+    assert image.ids[0, 0] == 4
+    assert image.ids[7, 7] == 5
+    assert image.ids[7, 0] == 0
 
 
 def test_other_shapes_are_refused() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from napari_lesionseg.io.images import write_mask, write_picture
-from napari_lesionseg.evaluation.tuning import THRESHOLDS, jaccard_curve, tune
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.evaluation.tuning import THRESHOLDS, jaccard_curve, tune
+from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.types import Pair
 
 
@@ -29,7 +29,7 @@ def pairs(tmp_path, rng):
         red = rng.integers(0, 256, (48, 64))
         lesion = rng.random((48, 64)) < special.expit((red - 128) / 32)
         image = np.repeat(red[..., None], 3, axis=2).astype(np.uint8)
-        write_picture(tmp_path / f"{index}.png", image)
+        write_image(tmp_path / f"{index}.png", image)
         write_mask(tmp_path / f"{index}_mask.png", lesion.astype(np.uint8))
         made.append(Pair(str(index), tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png"))
     return made
@@ -74,7 +74,7 @@ def test_curve_of_an_empty_mask_is_one_where_nothing_is_predicted():
     assert curve.tolist() == [0, 1]
 
 
-def test_no_pictures_or_many_classes_are_refused(pairs):
+def test_no_images_or_many_classes_are_refused(pairs):
     with pytest.raises(TrainingError, match="at least one"):
         tune(OverconfidentModel(), [])
     model = OverconfidentModel()

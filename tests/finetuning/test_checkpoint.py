@@ -8,13 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.finetuning.checkpoint import Unfinished, find_unfinished, read_unfinished, write_unfinished
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.finetuning.checkpoint import (
+    FineTuneCheckpoint,
+    find_checkpoint,
+    read_finetune_checkpoint,
+    write_finetune_checkpoint,
+)
 
-STATE = Unfinished(
+STATE = FineTuneCheckpoint(
     parent="ab" * 32,
     model="lesionseg",
-    pictures=("cd" * 32,),
+    images=("cd" * 32,),
     folds=(-1,),
     config=FineTuneConfig(),
     steps=10,
@@ -40,7 +45,7 @@ TENSORS = {
 
 def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_unfinished(path, STATE, TENSORS)
+    write_finetune_checkpoint(path, STATE, TENSORS)
     read = load_file(path)
     assert read.keys() == TENSORS.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())
@@ -49,18 +54,18 @@ def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_state_and_tensors_come_back(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_unfinished(path, STATE, TENSORS)
-    state, tensors = read_unfinished(path)
-    assert state == STATE == find_unfinished(path)
+    write_finetune_checkpoint(path, STATE, TENSORS)
+    state, tensors = read_finetune_checkpoint(path)
+    assert state == STATE == find_checkpoint(path)
     assert torch.equal(tensors["weights"], TENSORS["weights"])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
 def test_a_torn_file_is_none(tmp_path: Path, share: float) -> None:
     path = tmp_path / "a.safetensors"
-    write_unfinished(path, STATE, TENSORS)
+    write_finetune_checkpoint(path, STATE, TENSORS)
     whole = path.read_bytes()
     path.write_bytes(whole[: round(share * len(whole))])
-    assert find_unfinished(path) is None
+    assert find_checkpoint(path) is None
     with pytest.raises(TrainingError):
-        read_unfinished(path)
+        read_finetune_checkpoint(path)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.evaluation.metrics import score_masks
 from napari_lesionseg.finetuning.comparison import Outlined, compare, compare_models, outline_pair
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import IGNORED
 
 SHAPE = (20, 30)
@@ -40,7 +40,7 @@ def test_differences_are_paired() -> None:
 
 
 def test_what_is_alike_in_both_cancels_out() -> None:
-    """Pictures that are hard for both models do not blur a steady gain."""
+    """Images that are hard for both models do not blur a steady gain."""
     sides = [3, 5, 7, 9] * 4
     before = [outlined(str(number), side) for number, side in enumerate(sides)]
     same = compare(before, before)
@@ -63,7 +63,7 @@ def test_a_gain_that_is_told_as_the_same_figure_is_none() -> None:
     assert compare([old], [best]).better
 
 
-def test_one_picture_has_no_interval() -> None:
+def test_one_image_has_no_interval() -> None:
     difference = compare([outlined("a", 5)], [outlined("a", 8)]).dice.difference
     assert (difference.low, difference.high) == (None, None)
     assert difference.mean > 0
@@ -81,14 +81,14 @@ def test_most_changed_come_first() -> None:
     comparison = compare(before, after)
     assert [change.stem for change in comparison.most_changed(2)] == ["b", "a"]
     assert comparison.most_changed()[0].changed == pytest.approx(0.96)
-    assert comparison.pictures[2].changed == 0
+    assert comparison.images[2].changed == 0
 
 
 def test_two_empty_outlines_have_not_changed() -> None:
-    assert compare([outlined("a", 0)], [outlined("a", 0)]).pictures[0].changed == 0
+    assert compare([outlined("a", 0)], [outlined("a", 0)]).images[0].changed == 0
 
 
-def test_other_pictures_cannot_be_compared() -> None:
+def test_other_images_cannot_be_compared() -> None:
     with pytest.raises(TrainingError):
         compare([outlined("a", 5)], [outlined("b", 5)])
     with pytest.raises(TrainingError):
@@ -97,7 +97,7 @@ def test_other_pictures_cannot_be_compared() -> None:
 
 def test_record_for_the_card_is_plain() -> None:
     record = compare([outlined("a", 5)], [outlined("a", 10)]).to_record()
-    assert record["pictures"] == 1
+    assert record["images"] == 1
     assert (record["jaccard_before"], record["jaccard"]) == (0.25, 1.0)
     assert record["jaccard_change_low"] is None
 
@@ -105,10 +105,10 @@ def test_record_for_the_card_is_plain() -> None:
 def test_models_are_compared_as_users_get_them(tiny_model: Model, discs: list[CachedPair]) -> None:
     comparison = compare_models(tiny_model, tiny_model, discs)
     assert comparison.dice.difference.mean == 0
-    assert len(comparison.pictures) == 5
+    assert len(comparison.images) == 5
     expected = outline_pair(tiny_model, discs[0])
-    np.testing.assert_array_equal(comparison.pictures[0].before.labels, expected.labels)
-    assert comparison.pictures[0].before.scores == expected.scores
+    np.testing.assert_array_equal(comparison.images[0].before.labels, expected.labels)
+    assert comparison.images[0].before.scores == expected.scores
 
 
 def test_ignored_pixels_count_for_nothing(tiny_model: Model, discs: list[CachedPair]) -> None:

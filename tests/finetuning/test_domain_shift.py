@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from napari_lesionseg.config import AugmentConfig, ExpertConfig, FineTuneConfig
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.finetuning.session import FineTuning, fine_tune
-from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.finetuning.domain_shift import (
-    FEWEST_PICTURES,
-    Speciality,
-    find_speciality,
+    FEWEST_IMAGES,
+    ExpertAssignment,
+    assign_expert,
     measure_domain,
 )
-from napari_lesionseg.training.trainer import EpochResult
+from napari_lesionseg.finetuning.session import FineTuning, fine_tune
+from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.domain import DomainStatistics
-from napari_lesionseg.models.mixture import ARCHITECTURE, ExpertNetwork, count_experts
 from napari_lesionseg.models.lite_unet import LiteUNet
+from napari_lesionseg.models.mixture import ARCHITECTURE, ExpertNetwork, count_experts
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.trainer import EpochResult
 
 SIDE = 64
-OWN = ExpertConfig(shares=(1.0,), refit=1.0, size_share=1.0, guidance_share=0.0)
+OWN = ExpertConfig(interpolations=(1.0,), refit=1.0, size_fraction=1.0, click_fraction=0.0)
 QUICK = FineTuneConfig(
     epochs=6,
     rounds=2,
@@ -33,15 +33,15 @@ QUICK = FineTuneConfig(
     encoder_lr=1e-3,
     decoder_lr=1e-2,
     freeze_norm=False,
-    guidance_share=0.0,
+    click_fraction=0.0,
     precision="float32",
-    augment=AugmentConfig(artefacts=0, blur=0),
+    augment=AugmentConfig(artifacts=0, blur=0),
     expert=OWN,
 )
 
 
 def draw(number: int) -> CachedPair:
-    """Draw a bright disc on noisy dark ground: the kind of picture that the model was trained on."""
+    """Draw a bright disc on noisy dark ground: the kind of image that the model was trained on."""
     rng = np.random.default_rng(number)
     rows, cols = np.ogrid[:SIDE, :SIDE]
     row, col, radius = rng.uniform(24, 40), rng.uniform(24, 40), rng.uniform(10, 18)
@@ -51,10 +51,10 @@ def draw(number: int) -> CachedPair:
 
 
 def draw_other(number: int) -> CachedPair:
-    """Draw the same disc in other colours: a picture of another kind."""
+    """Draw the same disc in other colors: an image of another kind."""
     pair, rng = draw(number), np.random.default_rng((number, 2))
-    colours = np.where(pair.labels[..., None] > 0, [220, 180, 170], [120, 60, 180])
-    image = (colours + rng.integers(-20, 20, pair.image.shape)).astype(np.uint8)
+    colors = np.where(pair.labels[..., None] > 0, [220, 180, 170], [120, 60, 180])
+    image = (colors + rng.integers(-20, 20, pair.image.shape)).astype(np.uint8)
     return CachedPair(f"other-{number}", image, pair.labels)
 
 
@@ -96,7 +96,7 @@ class TestFindingOut:
         described = {pair.stem: model.describe(pair.image) for pair in pairs}
         stems = [pair.stem for pair in pairs]
         folds = [(stems[::2], stems[1::2]), (stems[1::2], stems[::2])]
-        return find_speciality(model, folds, described, config).place  # type: ignore[arg-type]
+        return assign_expert(model, folds, described, config).place  # type: ignore[arg-type]
 
     def test_another_kind_gets_weights_of_its_own(self, model: Model, others: list[CachedPair]) -> None:
         assert self.find(model, others) == 1
@@ -114,24 +114,24 @@ class TestFindingOut:
     ) -> None:
         domain = model.card.domain
         assert domain is not None
-        few = domain.model_copy(update={"pictures": FEWEST_PICTURES - 1})
-        foreign = DomainStatistics(pictures=1000, mean=(0.0,), covariance=(1.0,))
+        few = domain.model_copy(update={"images": FEWEST_IMAGES - 1})
+        foreign = DomainStatistics(images=1000, mean=(0.0,), covariance=(1.0,))
         for known in (few, foreign):
             card = model.card.model_copy(update={"domain": known})
             assert self.find(Model(model.network, card, "cpu"), others) == 0
 
-    def test_what_describes_pictures_does_not_learn(self, model: Model) -> None:
+    def test_what_describes_images_does_not_learn(self, model: Model) -> None:
         learning = QUICK.model_copy(update={"frozen_stages": 0})
-        assert Speciality(domain=model.card.domain).settings(learning, SIDE).frozen_stages == 2
-        assert Speciality().settings(learning, SIDE).frozen_stages == 0
-        assert Speciality(place=1, domain=model.card.domain).settings(learning, SIDE).frozen_stages == 0
+        assert ExpertAssignment(domain=model.card.domain).settings(learning, SIDE).frozen_stages == 2
+        assert ExpertAssignment().settings(learning, SIDE).frozen_stages == 0
+        assert ExpertAssignment(place=1, domain=model.card.domain).settings(learning, SIDE).frozen_stages == 0
 
-    def test_a_single_picture_tells_nothing(self, model: Model, others: list[CachedPair]) -> None:
+    def test_a_single_image_tells_nothing(self, model: Model, others: list[CachedPair]) -> None:
         described = {others[0].stem: model.describe(others[0].image)}
-        found = find_speciality(model, [([others[0].stem], [])], described, QUICK)  # type: ignore[arg-type]
+        found = assign_expert(model, [([others[0].stem], [])], described, QUICK)  # type: ignore[arg-type]
         assert found.place == 0
 
-    def test_a_network_without_words_for_pictures(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_a_network_without_words_for_images(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         assert measure_domain(tiny_model, (disc.image for disc in discs)) is None
         assert fine_tune(tiny_model, discs, QUICK).prepare().own_kind is None
 
@@ -147,13 +147,13 @@ class TestLearning:
         np.testing.assert_array_equal(new.predict(old_kind), model.predict(old_kind))
         assert not np.array_equal(new.predict(new_kind), model.predict(new_kind))
 
-    def test_all_pictures_are_learned_from_at_the_end(
+    def test_all_images_are_learned_from_at_the_end(
         self, tuned: FineTuning, others: list[CachedPair]
     ) -> None:
         candidate, plan = tuned.candidate(), tuned.plan
         assert plan is not None
         assert candidate.offered
-        assert candidate.share == OWN.refit_share
+        assert candidate.share == OWN.refit_interpolation
         assert candidate.model.card.training["steps"] == plan.steps
         assert candidate.model.card.training["expert"] == 1
         copies_steps = plan.rounds * plan.folds * -(-candidate.rounds[0].step // plan.folds)
@@ -161,7 +161,7 @@ class TestLearning:
         assert [r.validation is None for r in candidate.rounds[plan.rounds :]] == [True] * 3
         assert [r.epoch for r in candidate.rounds] == list(range(1, len(candidate.rounds) + 1))
         assert candidate.comparison is not None
-        assert len(candidate.comparison.pictures) == len(others)
+        assert len(candidate.comparison.images) == len(others)
 
     def test_who_stops_gets_what_was_measured(self, model: Model, others: list[CachedPair]) -> None:
         tuning = fine_tune(model, others, QUICK)

@@ -27,8 +27,8 @@ def test_passes_become_steps() -> None:
     assert wanted_steps(config(epochs=1, batch_size=8), 1) == 1
 
 
-def test_more_pictures_more_steps_up_to_a_limit() -> None:
-    steps = [wanted_steps(config(), pictures) for pictures in (1, 5, 20, 100, 1000)]
+def test_more_images_more_steps_up_to_a_limit() -> None:
+    steps = [wanted_steps(config(), images) for images in (1, 5, 20, 100, 1000)]
     assert steps == sorted(steps)
     assert steps[-1] == steps[-2]
 
@@ -39,8 +39,8 @@ def test_rounds_are_about_as_many_as_asked_for() -> None:
 
 
 def test_measuring_takes_no_more_than_its_share() -> None:
-    """Two hundred pictures that take eight seconds to measure leave time to learn within a minute."""
-    schedule = make_schedule(config(max_seconds=120, shares=(1.0,)), 200, 1, Costs(10, 0.4, 8))
+    """Two hundred images that take eight seconds to measure leave time to learn within a minute."""
+    schedule = make_schedule(config(max_seconds=120, interpolations=(1.0,)), 200, 1, Costs(10, 0.4, 8))
     assert schedule.rounds <= 3
     assert schedule.steps * 0.4 > 50
 
@@ -68,24 +68,24 @@ def test_plan_keeps_to_the_budget(
 
 def test_what_is_behind_is_not_planned_again() -> None:
     schedule, costs = Schedule(10, 5), Costs(30, 1, 2)
-    settings = config(shares=(0.5, 1.0))
+    settings = config(interpolations=(0.5, 1.0))
     assert planned_seconds(settings, 1, schedule, 10, costs) == pytest.approx(32)
     assert planned_seconds(settings, 1, schedule, 0, costs) > planned_seconds(settings, 1, schedule, 5, costs)
 
 
 @pytest.mark.parametrize(("step", "steps"), [(0.1, 100), (1.0, 70), (9.0, 52), (99.0, 50)])
 def test_slow_machines_take_fewer_steps(step: float, steps: int) -> None:
-    settings = config(max_seconds=100, shares=(0.5, 1.0))
+    settings = config(max_seconds=100, interpolations=(0.5, 1.0))
     assert shortened(settings, Schedule(100, 50), 50, 1, Costs(78, step, 1)).steps == steps
 
 
 def test_what_is_measured_already_is_not_measured_at_the_end() -> None:
-    settings, costs = config(shares=(0.5,)), Costs(30, 1, 2)
+    settings, costs = config(interpolations=(0.5,)), Costs(30, 1, 2)
     assert planned_seconds(settings, 1, Schedule(10, 5), 10, costs) == pytest.approx(30)
 
 
-def test_steps_with_all_pictures_get_their_share_of_the_time() -> None:
-    settings, costs = config(max_seconds=100, epochs=500, shares=(0.5,)), Costs(0, 1.0, 0)
+def test_steps_with_all_images_get_their_share_of_the_time() -> None:
+    settings, costs = config(max_seconds=100, epochs=500, interpolations=(0.5,)), Costs(0, 1.0, 0)
     without, with_them = (make_schedule(settings, 20, 3, costs, refit) for refit in (0.0, 3.0))
     assert without.refit == 0
     assert with_them.refit == 3 * with_them.steps
@@ -95,7 +95,7 @@ def test_steps_with_all_pictures_get_their_share_of_the_time() -> None:
 
 
 def test_both_kinds_of_steps_become_fewer_on_slow_machines() -> None:
-    settings = config(max_seconds=100, shares=(0.5,))
+    settings = config(max_seconds=100, interpolations=(0.5,))
     plan = Schedule(40, 10, refit=120)
     shorter = shortened(settings, plan, 10, 3, Costs(40, 0.5, 0))
     # 120 steps are affordable: 3 (s - 10) + 3 s = 120
@@ -104,7 +104,7 @@ def test_both_kinds_of_steps_become_fewer_on_slow_machines() -> None:
     assert shortened(settings, plan, 10, 3, Costs(20, 0.1, 0)) == plan
 
 
-def test_steps_with_all_pictures_fill_the_time_that_is_left() -> None:
+def test_steps_with_all_images_fill_the_time_that_is_left() -> None:
     plan = Schedule(40, 10, refit=120)
     assert refit_steps(config(), plan, Costs(50, 0.5, 0)) == 120
     budget = config(max_seconds=100)
@@ -121,7 +121,7 @@ def test_without_a_budget_nothing_becomes_shorter() -> None:
 
 @pytest.mark.parametrize(("step", "batch"), [(0.3, 8), (1.0, 8), (2.0, 4), (3.0, 2), (60.0, 2)])
 def test_slow_machines_take_smaller_steps(step: float, batch: int) -> None:
-    settings = config(max_seconds=60, shares=(1.0,), batch_size=8)
+    settings = config(max_seconds=60, interpolations=(1.0,), batch_size=8)
     fitted, costs = fit_batch(settings, 3, Costs(1, step, 1))
     assert fitted == batch
     assert (costs.step < step) == (batch < 8)

@@ -15,18 +15,18 @@ import torch
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig, TrainConfig
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.io.images import write_mask, write_picture
 from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.finetuning.checkpoint import find_checkpoint
+from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, assign_folds
 from napari_lesionseg.finetuning.run import Progress
-from napari_lesionseg.finetuning.cross_validation import NEVER, deal_out
+from napari_lesionseg.finetuning.schedule import Plan
 from napari_lesionseg.finetuning.session import fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
+from napari_lesionseg.io.images import write_image, write_mask
+from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.learner import Learner
-from napari_lesionseg.finetuning.schedule import Plan
-from napari_lesionseg.finetuning.checkpoint import find_unfinished
 from napari_lesionseg.training.trainer import EpochResult, StepResult
-from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.types import Pair
 
 QUICK = FineTuneConfig(
@@ -37,7 +37,7 @@ QUICK = FineTuneConfig(
     decoder_lr=2e-2,
     freeze_norm=False,
     precision="float32",
-    augment=AugmentConfig(artefacts=0, blur=0),
+    augment=AugmentConfig(artifacts=0, blur=0),
 )
 ENOUGH = QUICK.model_copy(update={"epochs": 12})
 
@@ -95,11 +95,11 @@ class TestLearning:
         curve_points = len(list(tuning))
         card = tuning.candidate().model.card
         assert card.parent == tiny_model.sha256
-        assert card.licence == tiny_model.card.licence
+        assert card.license == tiny_model.card.license
         assert card.training["data"]["pairs"] == 5
         assert len(card.training["data"]["sha256"]) == 64
         assert len(card.training["curve"]) == curve_points
-        assert card.scores["held-out"]["pictures"] == 5
+        assert card.scores["held-out"]["images"] == 5
         assert "Jane" not in card.model_dump_json()
 
     def test_candidate_can_be_saved_and_loaded(
@@ -165,15 +165,13 @@ def jaccard(model: Model, pair: CachedPair) -> float:
 
 
 class TestHoldingOut:
-    def test_every_picture_is_held_out_once(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_every_image_is_held_out_once(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         tuning = fine_tune(tiny_model, discs, QUICK.model_copy(update={"folds": 3}))
         plan = tuning.prepare()
         assert sorted(plan.held_out) == sorted(disc.stem for disc in discs)
-        assert (plan.pictures, plan.folds) == (5, 3)
+        assert (plan.images, plan.folds) == (5, 3)
 
-    def test_one_picture_is_enough_but_tells_nothing(
-        self, tiny_model: Model, discs: list[CachedPair]
-    ) -> None:
+    def test_one_image_is_enough_but_tells_nothing(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         tuning = fine_tune(tiny_model, discs[:1], QUICK)
         results = list(tuning)
         candidate = tuning.candidate()
@@ -193,25 +191,28 @@ class TestHoldingOut:
         items = [SplitItem(disc.stem, patient="A") for disc in discs]
         assert fine_tune(tiny_model, discs, QUICK, items=items).prepare().held_out == ()
 
-    def test_pictures_chosen_by_the_caller(
+    def test_images_chosen_by_the_caller(
         self, tiny_model: Model, discs: list[CachedPair], disc: Callable[..., CachedPair]
     ) -> None:
         tuning = fine_tune(tiny_model, discs, QUICK, held_out=[disc(7), disc(8)])
         plan = tuning.prepare()
         assert plan.held_out == ("disc-7", "disc-8")
-        assert (plan.pictures, plan.folds) == (5, 1)
+        assert (plan.images, plan.folds) == (5, 1)
         list(tuning)
         comparison = tuning.candidate().comparison
         assert comparison is not None
-        assert [change.stem for change in comparison.pictures] == ["disc-7", "disc-8"]
+        assert [change.stem for change in comparison.images] == ["disc-7", "disc-8"]
 
-    def test_of_many_pictures_some_are_held_out_for_good(self) -> None:
+    def test_of_many_images_some_are_held_out_for_good(self) -> None:
         stems = [f"{number:03}" for number in range(300)]
-        fold_of = deal_out(stems, [], 3, seed=0)
+        fold_of = assign_folds(stems, [], 3, seed=0)
         assert fold_of.count(0) == 40
-        assert fold_of.count(NEVER) == 260
-        assert deal_out(stems[:100], [], 3, seed=0).count(0) == 20
-        assert deal_out(stems, [SplitItem(stem, patient="A") for stem in stems], 3, seed=0) == [NEVER] * 300
+        assert fold_of.count(NOT_HELD_OUT) == 260
+        assert assign_folds(stems[:100], [], 3, seed=0).count(0) == 20
+        assert (
+            assign_folds(stems, [SplitItem(stem, patient="A") for stem in stems], 3, seed=0)
+            == [NOT_HELD_OUT] * 300
+        )
 
 
 class TestInput:
@@ -219,7 +220,7 @@ class TestInput:
     def files(self, discs: list[CachedPair], tmp_path: Path) -> list[Pair]:
         pairs = [Pair(d.stem, tmp_path / f"{d.stem}.png", tmp_path / f"{d.stem}_mask.png") for d in discs]
         for pair, disc in zip(pairs, discs, strict=True):
-            write_picture(pair.image, disc.image)
+            write_image(pair.image, disc.image)
             write_mask(pair.mask, disc.labels)
         return pairs
 
@@ -229,32 +230,32 @@ class TestInput:
         from_files, from_arrays = fine_tune(tiny_model, files, QUICK), fine_tune(tiny_model, discs, QUICK)
         assert curve(list(from_files)) == curve(list(from_arrays))
 
-    def test_broken_picture_is_named_and_the_others_teach(self, tiny_model: Model, files: list[Pair]) -> None:
-        files[1].image.write_bytes(b"no picture")
+    def test_broken_image_is_named_and_the_others_teach(self, tiny_model: Model, files: list[Pair]) -> None:
+        files[1].image.write_bytes(b"no image")
         files[2].mask.unlink()
         tuning = fine_tune(tiny_model, files, QUICK)
-        assert tuning.prepare().pictures == 3
+        assert tuning.prepare().images == 3
         assert [left.stem for left in tuning.left_out] == ["disc-1", "disc-2"]
         assert "disc-1" in tuning.left_out[0].reason
 
-    def test_nothing_but_broken_pictures(self, tiny_model: Model, files: list[Pair]) -> None:
+    def test_nothing_but_broken_images(self, tiny_model: Model, files: list[Pair]) -> None:
         for pair in files:
             pair.image.unlink()
-        with pytest.raises(TrainingError, match="no pictures to learn from"):
+        with pytest.raises(TrainingError, match="no images to learn from"):
             list(fine_tune(tiny_model, files, QUICK))
 
-    def test_arrays_that_are_no_picture(self, tiny_model: Model, discs: list[CachedPair]) -> None:
-        grey = discs[0]._replace(image=discs[0].image[..., 0])
+    def test_arrays_that_are_no_image(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+        gray = discs[0]._replace(image=discs[0].image[..., 0])
         cut = discs[1]._replace(labels=discs[1].labels[1:])
-        tuning = fine_tune(tiny_model, [grey, cut, *discs[2:]], QUICK)
+        tuning = fine_tune(tiny_model, [gray, cut, *discs[2:]], QUICK)
         tuning.prepare()
         assert [left.stem for left in tuning.left_out] == ["disc-0", "disc-1"]
 
-    def test_no_pictures(self, tiny_model: Model) -> None:
-        with pytest.raises(TrainingError, match="no pictures"):
+    def test_no_images(self, tiny_model: Model) -> None:
+        with pytest.raises(TrainingError, match="no images"):
             fine_tune(tiny_model, [])
 
-    def test_two_pictures_of_one_name(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_two_images_of_one_name(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         with pytest.raises(TrainingError, match="disc-0"):
             fine_tune(tiny_model, [discs[0], discs[0]])
 
@@ -354,7 +355,7 @@ class TestDriving:
 class TestBudget:
     @pytest.fixture
     def ticking(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
-        """A clock that moves when a step is taken or a picture measured, and when told to."""
+        """A clock that moves when a step is taken or an image measured, and when told to."""
         now = [0.0]
         step, predict = Learner.step, Model.predict
 
@@ -481,11 +482,11 @@ class TestContinuing:
         self, tiny_model: Model, discs: list[CachedPair], tmp_path: Path
     ) -> None:
         path = tmp_path / "run.state.safetensors"
-        assert find_unfinished(path) is None
+        assert find_checkpoint(path) is None
         self.interrupted(tiny_model, discs, path)
-        state = find_unfinished(path)
+        state = find_checkpoint(path)
         assert state is not None
-        assert len(state.pictures) == 5
+        assert len(state.images) == 5
         assert len(state.rounds) == 2
         assert 0.5 < state.progress < 1
         assert "disc" not in state.model_dump_json()
@@ -506,7 +507,7 @@ class TestContinuing:
         assert curve(list(again.candidate().rounds)) == curve(expected)
         assert same_weights(weights(again.candidate().model), weights(first.candidate().model))
 
-    def test_later_pictures_are_left_for_the_next_time(
+    def test_later_images_are_left_for_the_next_time(
         self, tiny_model: Model, discs: list[CachedPair], disc: Callable[..., CachedPair], tmp_path: Path
     ) -> None:
         path = tmp_path / "run.state.safetensors"
@@ -515,13 +516,11 @@ class TestContinuing:
         expected = list(fine_tune(tiny_model, discs, QUICK))
         assert curve(list(again)) == curve(expected)[2:]
 
-    def test_picture_corrected_again(
-        self, tiny_model: Model, discs: list[CachedPair], tmp_path: Path
-    ) -> None:
+    def test_image_corrected_again(self, tiny_model: Model, discs: list[CachedPair], tmp_path: Path) -> None:
         path = tmp_path / "run.state.safetensors"
         self.interrupted(tiny_model, discs, path)
         discs[0] = discs[0]._replace(labels=np.zeros_like(discs[0].labels))
-        with pytest.raises(TrainingError, match="1 of the 5 pictures"):
+        with pytest.raises(TrainingError, match="1 of the 5 images"):
             list(fine_tune(tiny_model, discs, QUICK, state_path=path, resume=True))
 
     def test_other_model_or_settings_or_nothing(
@@ -542,7 +541,7 @@ class TestContinuing:
         path = tmp_path / "run.state.safetensors"
         self.interrupted(tiny_model, discs, path)
         path.write_bytes(path.read_bytes()[:-100])
-        assert find_unfinished(path) is None
+        assert find_checkpoint(path) is None
         with pytest.raises(TrainingError):
             fine_tune(tiny_model, discs, QUICK, state_path=path, resume=True)
 

@@ -11,7 +11,7 @@ from napari_lesionseg.inference.clicks import (
     DISC_RADIUS,
     clicks_inside,
     guidance_planes,
-    honour_clicks,
+    honor_clicks,
     next_click,
 )
 from napari_lesionseg.inference.postprocess import postprocess
@@ -39,24 +39,24 @@ def probabilities(draw: st.DrawFn, classes: int = 0) -> Probability:
 
 
 @given(probability=probabilities(), clicks=CLICKS)
-def test_every_click_is_honoured(probability: Probability, clicks: list[Click]) -> None:
+def test_every_click_is_honored(probability: Probability, clicks: list[Click]) -> None:
     before = probability.copy()
-    honoured = honour_clicks(probability, clicks)
+    honored = honor_clicks(probability, clicks)
     for pixel, positive in last_clicks(clicks, probability.shape).items():
-        assert honoured[pixel] == positive
-    assert honoured.dtype == np.float32
-    assert honoured.min() >= 0
-    assert honoured.max() <= 1
+        assert honored[pixel] == positive
+    assert honored.dtype == np.float32
+    assert honored.min() >= 0
+    assert honored.max() <= 1
     assert np.array_equal(probability, before)
 
 
 @given(probability=probabilities(classes=3), clicks=CLICKS)
-def test_every_click_is_honoured_among_classes(probability: Probability, clicks: list[Click]) -> None:
-    honoured = honour_clicks(probability, clicks)
+def test_every_click_is_honored_among_classes(probability: Probability, clicks: list[Click]) -> None:
+    honored = honor_clicks(probability, clicks)
     for (row, col), positive in last_clicks(clicks, probability.shape[1:]).items():
-        assert honoured[0, row, col] == 1 - positive
-    np.testing.assert_allclose(honoured.sum(axis=0), 1, atol=1e-5)
-    assert honoured.min() >= 0
+        assert honored[0, row, col] == 1 - positive
+    np.testing.assert_allclose(honored.sum(axis=0), 1, atol=1e-5)
+    assert honored.min() >= 0
 
 
 @settings(max_examples=60)
@@ -64,44 +64,42 @@ def test_every_click_is_honoured_among_classes(probability: Probability, clicks:
 def test_the_outline_agrees_with_the_probability(
     probability: Probability, clicks: list[Click], threshold: float
 ) -> None:
-    labels = postprocess(honour_clicks(probability, clicks), PostprocessConfig(), threshold, clicks)
+    labels = postprocess(honor_clicks(probability, clicks), PostprocessConfig(), threshold, clicks)
     for pixel, positive in last_clicks(clicks, probability.shape).items():
         assert labels[pixel] == positive
 
 
 def test_without_clicks_nothing_is_copied() -> None:
     probability = np.zeros((4, 5), np.float32)
-    assert honour_clicks(probability, []) is probability
-    assert honour_clicks(probability, [Click(-1, 0), Click(4, 0), Click(0, 4.6)]) is probability
+    assert honor_clicks(probability, []) is probability
+    assert honor_clicks(probability, [Click(-1, 0), Click(4, 0), Click(0, 4.6)]) is probability
 
 
 def test_far_from_a_click_nothing_changes() -> None:
     probability = np.full((100, 120), 0.25, np.float32)
-    honoured = honour_clicks(probability, [Click(50, 60)])
-    rows, cols = np.nonzero(honoured != probability)
+    honored = honor_clicks(probability, [Click(50, 60)])
+    rows, cols = np.nonzero(honored != probability)
     assert np.hypot(rows - 50, cols - 60).max() < 3
-    assert honoured[50, 61] > 0.25
+    assert honored[50, 61] > 0.25
 
 
-def test_large_pictures_get_larger_discs() -> None:
-    honoured = honour_clicks(np.zeros((3000, 4000), np.float32), [Click(1500, 2000)])
-    assert honoured[1500, 2000 + 8] > 0.5
-    assert honoured[1500, 2000 + 17] == 0
+def test_large_images_get_larger_discs() -> None:
+    honored = honor_clicks(np.zeros((3000, 4000), np.float32), [Click(1500, 2000)])
+    assert honored[1500, 2000 + 8] > 0.5
+    assert honored[1500, 2000 + 17] == 0
 
 
 def test_classes_keep_their_proportions() -> None:
     probability = np.array([0.8, 0.15, 0.05], np.float32)[:, None, None] * np.ones((3, 9, 9), np.float32)
-    honoured = honour_clicks(probability, [Click(4, 4)])
-    np.testing.assert_allclose(honoured[:, 4, 4], [0, 0.75, 0.25], atol=1e-6)
-    np.testing.assert_allclose(
-        honour_clicks(probability, [Click(4, 4, False)])[:, 4, 4], [1, 0, 0], atol=1e-6
-    )
+    honored = honor_clicks(probability, [Click(4, 4)])
+    np.testing.assert_allclose(honored[:, 4, 4], [0, 0.75, 0.25], atol=1e-6)
+    np.testing.assert_allclose(honor_clicks(probability, [Click(4, 4, False)])[:, 4, 4], [1, 0, 0], atol=1e-6)
 
 
 def test_sure_background_is_shared_out_evenly() -> None:
     probability = np.zeros((3, 5, 5), np.float32)
     probability[0] = 1
-    np.testing.assert_allclose(honour_clicks(probability, [Click(2, 2)])[:, 2, 2], [0, 0.5, 0.5])
+    np.testing.assert_allclose(honor_clicks(probability, [Click(2, 2)])[:, 2, 2], [0, 0.5, 0.5])
 
 
 def test_planes_lie_where_the_clicks_do() -> None:
@@ -137,7 +135,7 @@ def test_no_click_where_nothing_is_wrong() -> None:
     assert next_click(np.zeros((0, 0), bool), np.zeros((0, 0), bool)) is None
 
 
-def test_the_next_click_is_the_centre_of_the_largest_wrong_region() -> None:
+def test_the_next_click_is_the_center_of_the_largest_wrong_region() -> None:
     truth, predicted = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
     truth[5:20, 5:20] = True  # missed, 15 pixels across
     predicted[25:34, 30:39] = True  # extra, 9 across
@@ -146,7 +144,7 @@ def test_the_next_click_is_the_centre_of_the_largest_wrong_region() -> None:
     assert next_click(predicted, truth) == Click(29, 34, False)
 
 
-def test_the_border_of_the_picture_counts_as_outside() -> None:
+def test_the_border_of_the_image_counts_as_outside() -> None:
     truth = np.zeros((21, 21), bool)
     truth[:9, :] = True
     assert next_click(np.zeros_like(truth), truth) == Click(4, 4, True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from napari_lesionseg.errors import DeviceError
 from napari_lesionseg.inference import device as module
 from napari_lesionseg.inference.device import (
     autocast,
@@ -12,7 +13,6 @@ from napari_lesionseg.inference.device import (
     has_fast_bfloat16,
     is_out_of_memory,
 )
-from napari_lesionseg.errors import DeviceError
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool = False, mps: bool = False) -> None:

@@ -8,13 +8,13 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.inference.postprocess import (
     click_radius,
     postprocess,
     resolve_threshold,
     split_instances,
 )
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import Click
 
 RAW = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
@@ -92,7 +92,7 @@ def test_holes_are_filled() -> None:
     assert postprocess(probability, RAW, 0.5).sum() == 875
 
 
-def test_a_bay_at_the_border_of_the_picture_is_no_hole() -> None:
+def test_a_bay_at_the_border_of_the_image_is_no_hole() -> None:
     probability = canvas((0, 10, 40, 40))
     probability[0:5, 20:25] = 0.1
     labels = postprocess(probability, FILL, 0.5)
@@ -106,7 +106,7 @@ def test_holes_agree_with_the_slow_way(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(postprocess(probability, FILL, 0.5), expected)
 
 
-def test_a_ring_around_the_picture_does_not_swallow_the_lesion() -> None:
+def test_a_ring_around_the_image_does_not_swallow_the_lesion() -> None:
     probability = canvas((20, 20, 40, 60))
     probability[[1, -2], 1:-1] = 0.9
     probability[1:-1, [1, -2]] = 0.9
@@ -154,7 +154,7 @@ def test_of_two_clicks_on_a_pixel_the_last_counts() -> None:
     assert postprocess(probability, PostprocessConfig(), 0.5, clicks[::-1])[10, 10] == 0
 
 
-def test_clicks_beside_the_picture_are_ignored() -> None:
+def test_clicks_beside_the_image_are_ignored() -> None:
     probability = canvas((0, 0, 30, 30))
     clicks = [Click(-0.6, 5, positive=False), Click(5, 80, positive=True), Click(60, 3)]
     np.testing.assert_array_equal(
@@ -180,7 +180,7 @@ clicks_strategy = st.lists(
         PostprocessConfig, fill_holes=st.booleans(), largest_only=st.booleans(), min_area=st.integers(0, 50)
     ),
 )
-def test_every_click_is_honoured(values: np.ndarray, clicks: list[Click], config: PostprocessConfig) -> None:
+def test_every_click_is_honored(values: np.ndarray, clicks: list[Click], config: PostprocessConfig) -> None:
     labels = postprocess(values, config, 0.5, clicks)
     wanted = {(int(click.row), int(click.col)): click.positive for click in clicks}
     for pixel, positive in wanted.items():
@@ -194,7 +194,7 @@ def test_every_click_is_honoured(values: np.ndarray, clicks: list[Click], config
         PostprocessConfig, fill_holes=st.booleans(), largest_only=st.booleans(), min_area=st.integers(0, 50)
     ),
 )
-def test_every_click_is_honoured_with_classes(
+def test_every_click_is_honored_with_classes(
     values: np.ndarray, clicks: list[Click], config: PostprocessConfig
 ) -> None:
     labels = postprocess(values, config, 0.5, clicks)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.inference.postprocess import postprocess
-from napari_lesionseg.inference.prediction import WorkingAnswer
+from napari_lesionseg.inference.prediction import Prediction
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Click
@@ -27,13 +27,13 @@ def answer_of(
     classes: int = 1,
     small: tuple[int, int] = (24, 32),
     smooth: float = 2.0,
-) -> WorkingAnswer:
+) -> Prediction:
     noise = np.random.default_rng(seed).normal(size=(classes, *small))
     logits = ndimage.gaussian_filter(noise, (0, smooth, smooth)) * 12 * smooth
-    return WorkingAnswer(logits.astype(np.float32), size)
+    return Prediction(logits.astype(np.float32), size)
 
 
-def decided(answer: WorkingAnswer, threshold: float) -> np.ndarray:
+def decided(answer: Prediction, threshold: float) -> np.ndarray:
     """Pixels that are not so near to the threshold, or to another class, that rounding decides."""
     probability = answer.probability()
     if probability.ndim == 2:
@@ -66,7 +66,7 @@ def test_clicks_and_cleaning_are_those_of_postprocess(classes: int, config: Post
         spots = rng.uniform(-5, 405, (5, 2))
         clicks = tuple(Click(row, col, bool(rng.integers(2))) for row, col in spots)
         plain = answer_of(seed, size, classes=classes, smooth=4)
-        answer = WorkingAnswer(plain.logits, size, clicks)
+        answer = Prediction(plain.logits, size, clicks)
         expected = postprocess(answer.probability(), config, 0.4, clicks)
         drawn = answer.outline(config, 0.4, clicks)
         assert np.mean(drawn != expected) < 1e-4
@@ -81,7 +81,7 @@ def test_clicks_that_meet_and_clicks_at_the_border() -> None:
         Click(200, 200),
         Click(201, 200, False),
     )
-    answer = WorkingAnswer(answer.logits, answer.size, clicks)
+    answer = Prediction(answer.logits, answer.size, clicks)
     expected = postprocess(answer.probability(), RAW, 0.5, clicks)
     assert np.mean(answer.outline(RAW, 0.5, clicks) != expected) < 1e-4
 
@@ -95,14 +95,14 @@ def test_much_is_drawn_in_several_goes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("value", [-9.0, 9.0])
 def test_all_or_nothing(value: float) -> None:
-    answer = WorkingAnswer(np.full((1, 4, 5), value, np.float32), (40, 50))
+    answer = Prediction(np.full((1, 4, 5), value, np.float32), (40, 50))
     outline = answer.outline(PostprocessConfig(), 0.5)
     assert outline.shape == (40, 50)
     assert outline.all() == outline.any() == (value > 0)
 
 
 def test_a_click_into_nothing_sets_its_disc() -> None:
-    answer = WorkingAnswer(np.full((1, 4, 5), -9, np.float32), (400, 500))
+    answer = Prediction(np.full((1, 4, 5), -9, np.float32), (400, 500))
     outline = answer.outline(PostprocessConfig(min_area=0), 0.5, [Click(200, 300)])
     assert outline[200, 300] == 1
     assert 0 < outline.sum() < 100
@@ -117,7 +117,7 @@ def test_contains_looks_at_one_pixel() -> None:
 
 
 def test_another_size_is_the_same_seen_smaller() -> None:
-    answer = WorkingAnswer(answer_of(3, (240, 320)).logits, (240, 320), (Click(100, 100),))
+    answer = Prediction(answer_of(3, (240, 320)).logits, (240, 320), (Click(100, 100),))
     small = answer.probability((120, 160))
     assert small.shape == (120, 160)
     assert small[50, 50] == 1

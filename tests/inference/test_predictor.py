@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import CheckpointError, DeviceError, ImageError, ModelNotFoundError
 from napari_lesionseg.inference import predictor
 from napari_lesionseg.inference.predictor import Model, load_model, segment
-from napari_lesionseg.errors import CheckpointError, DeviceError, ModelNotFoundError, PictureError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.domain import Direction
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import FAR, ExpertNetwork, card_with, with_expert
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.types import ByteImage, Click
 
 CARD = ModelCard(name="test", working_size=64)
@@ -60,7 +60,7 @@ def random_image(height: int, width: int) -> ByteImage:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (2, 3), (31, 33), (64, 64), (57, 200)])
-def test_the_answer_has_the_size_of_the_picture(model: Model, shape: tuple[int, int]) -> None:
+def test_the_answer_has_the_size_of_the_image(model: Model, shape: tuple[int, int]) -> None:
     probability = model.predict(random_image(*shape))
     assert probability.shape == shape
     assert probability.dtype == np.float32
@@ -92,12 +92,12 @@ def test_classes(image: ByteImage) -> None:
         np.zeros((2, 5, 5, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture_is_refused(model: Model, array: ByteImage) -> None:
-    with pytest.raises(PictureError, match="height, width, 3"):
+def test_what_is_no_image_is_refused(model: Model, array: ByteImage) -> None:
+    with pytest.raises(ImageError, match="height, width, 3"):
         model.predict(array)
 
 
-def test_the_picture_stays_as_it_is(model: Model, image: ByteImage) -> None:
+def test_the_image_stays_as_it_is(model: Model, image: ByteImage) -> None:
     view, before = np.flip(image, axis=1), image.copy()
     assert model.predict(view).shape == view.shape[:2]
     assert np.array_equal(image, before)
@@ -109,7 +109,7 @@ def test_a_prediction_says_the_same_each_time(model: Model, image: ByteImage) ->
     assert np.array_equal(model.predict(image), first)
 
 
-def test_an_encoded_picture_answers_as_the_model_does(model: Model, image: ByteImage) -> None:
+def test_an_encoded_image_answers_as_the_model_does(model: Model, image: ByteImage) -> None:
     encoded, clicks = model.encode(image), [Click(20, 30), Click(50, 70, False)]
     assert encoded.shape == (56, 77)
     plain = encoded.predict()
@@ -138,7 +138,7 @@ def test_clicks_outside_are_ignored(model: Model, image: ByteImage) -> None:
     ),
     threshold=st.floats(0.05, 0.95),
 )
-def test_every_click_is_honoured(model: Model, clicks: list[Click], threshold: float) -> None:
+def test_every_click_is_honored(model: Model, clicks: list[Click], threshold: float) -> None:
     image = random_image(56, 77)
     probability, labels = model.predict(image, clicks), segment(image, model, threshold, clicks)
     for pixel, positive in {click.pixel: click.positive for click in clicks}.items():
@@ -146,16 +146,14 @@ def test_every_click_is_honoured(model: Model, clicks: list[Click], threshold: f
         assert labels[pixel] == positive
 
 
-def test_a_previous_answer_of_another_picture_is_refused(model: Model, image: ByteImage) -> None:
-    with pytest.raises(PictureError, match="previous"):
+def test_a_previous_answer_of_another_image_is_refused(model: Model, image: ByteImage) -> None:
+    with pytest.raises(ImageError, match="previous"):
         model.predict(image, previous=np.zeros((55, 77), np.float32))
 
 
 @pytest.mark.parametrize("classes", [("skin", "lesion"), ("skin", "nevus", "hair")])
-def test_with_turns_a_turned_picture_has_the_turned_answer(
-    classes: tuple[str, ...], image: ByteImage
-) -> None:
-    card = CARD.model_copy(update={"classes": classes, "test_time_turns": True})
+def test_with_turns_a_turned_image_has_the_turned_answer(classes: tuple[str, ...], image: ByteImage) -> None:
+    card = CARD.model_copy(update={"classes": classes, "test_time_augmentation": True})
     network = guided_network(card.out_channels)
     model = Model(network, card, "cpu", precision="float32")
     turned = model.predict(np.ascontiguousarray(np.rot90(image)))
@@ -167,10 +165,10 @@ def test_with_turns_a_turned_picture_has_the_turned_answer(
         np.testing.assert_allclose(answer.sum(axis=0), 1, atol=1e-4)
 
 
-def test_clicks_are_answered_from_the_picture_as_it_stands(
+def test_clicks_are_answered_from_the_image_as_it_stands(
     network: SegmentationNetwork, image: ByteImage
 ) -> None:
-    card = CARD.model_copy(update={"test_time_turns": True})
+    card = CARD.model_copy(update={"test_time_augmentation": True})
     turning, plain = (Model(network, c, "cpu", precision="float32") for c in (card, CARD))
     clicks = [Click(20, 30)]
     assert np.array_equal(turning.predict(image, clicks), plain.predict(image, clicks))
@@ -200,10 +198,10 @@ def test_what_answers_is_a_copy(network: SegmentationNetwork, model: Model, imag
 
 
 def test_threads_may_share_a_model(model: Model) -> None:
-    pictures = [random_image(30 + n, 40) for n in range(8)]
-    alone = [model.predict(p) for p in pictures]
+    images = [random_image(30 + n, 40) for n in range(8)]
+    alone = [model.predict(p) for p in images]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(model.predict, pictures))
+        together = list(pool.map(model.predict, images))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
@@ -247,7 +245,7 @@ def test_a_full_graphics_card_is_left_for_the_processor(
     assert "ran out of memory; going on with CPU" in record.getMessage()
 
 
-def test_pictures_encoded_before_the_move_still_answer(image: ByteImage) -> None:
+def test_images_encoded_before_the_move_still_answer(image: ByteImage) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
     model = Model(Greedy("decode", error), CARD, torch.device("meta"))
     first, second = model.encode(image), model.encode(image)
@@ -288,13 +286,13 @@ def test_moving_to_the_processor_twice_is_moving_once(model: Model) -> None:
 
 @pytest.fixture(scope="module")
 def experts(network: SegmentationNetwork) -> Model:
-    """The first outlines dark pictures, the second bright ones."""
+    """The first outlines dark images, the second bright ones."""
     torch.manual_seed(3)
     second = build_network("lite-unet")
     nn.init.normal_(second.head.weight)
     describer = Model(network, CARD, "cpu")
-    grey = [np.full((64, 64, 3), value, np.uint8) for value in (20, 230)]
-    dark, bright = (describer.describe(picture) for picture in grey)
+    gray = [np.full((64, 64, 3), value, np.uint8) for value in (20, 230)]
+    dark, bright = (describer.describe(image) for image in gray)
     weight = 2 * FAR * (bright - dark) / np.square(bright - dark).sum()
     kind = Direction(weight, -float(weight @ dark), bright, np.eye(DESCRIPTION_LENGTH, dtype=np.float32))
     made = with_expert(network, 1, second, kind)
@@ -308,7 +306,7 @@ def test_a_part_is_looked_at_by_the_expert_of_its_whole(experts: Model, brightes
     part = whole[24:56, 34:66].copy()
     several = experts.network
     assert isinstance(several, ExpertNetwork)
-    assert [int(several.choose(experts.view(picture))) for picture in (whole, part)] == [place, 1 - place]
+    assert [int(several.choose(experts.view(image))) for image in (whole, part)] == [place, 1 - place]
     answers = [Model(several.expert(index), CARD, "cpu", precision="float32") for index in (0, 1)]
     clicks = [Click(10, 10)]
     for asked in ([], clicks):
@@ -318,7 +316,7 @@ def test_a_part_is_looked_at_by_the_expert_of_its_whole(experts: Model, brightes
         assert np.array_equal(experts.encode(part).predict(asked), of_itself)
 
 
-def test_turned_pictures_stay_with_their_expert(experts: Model) -> None:
+def test_turned_images_stay_with_their_expert(experts: Model) -> None:
     # stripes that the network's filters see otherwise after a quarter turn
     image = np.repeat(np.where(np.arange(64) // 2 % 2, 250, 180).astype(np.uint8)[None, :, None], 64, axis=0)
     image = np.repeat(image, 3, axis=2)
@@ -329,11 +327,11 @@ def test_turned_pictures_stay_with_their_expert(experts: Model) -> None:
     fickle = copy.deepcopy(several)
     fickle.gate.weight[0] = 2 * FAR * across / across.square().sum()
     fickle.gate.bias[0] = -float(fickle.gate.weight[0] @ torch.from_numpy(upright))
-    card = experts.card.model_copy(update={"test_time_turns": True})
+    card = experts.card.model_copy(update={"test_time_augmentation": True})
     model = Model(fickle, card, "cpu", precision="float32")
     assert int(fickle.choose(model.view(image))) == 0
     assert int(fickle.choose(model.view(np.rot90(image).copy()))) == 1
-    alone = CARD.model_copy(update={"test_time_turns": True})
+    alone = CARD.model_copy(update={"test_time_augmentation": True})
     first = Model(several.expert(0), alone, "cpu", precision="float32")
     assert np.array_equal(model.predict(image), first.predict(image))
 

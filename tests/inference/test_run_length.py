@@ -22,7 +22,7 @@ def painted(mask: np.ndarray, runs: Runs, numbers: np.ndarray) -> np.ndarray:
 
 
 @given(masks, st.booleans())
-def test_parts_are_those_of_a_labelling_in_the_same_order(mask: np.ndarray, diagonal: bool) -> None:
+def test_parts_are_those_of_a_labeling_in_the_same_order(mask: np.ndarray, diagonal: bool) -> None:
     runs = Runs.of(mask)
     expected, _ = ndimage.label(mask, EIGHT if diagonal else FOUR)
     assert np.array_equal(painted(mask, runs, runs.parts(diagonal=diagonal)), expected)

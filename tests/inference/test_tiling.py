@@ -16,9 +16,11 @@ from skimage import measure
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.io.resize import normalise
+from napari_lesionseg.errors import CancelledError, ImageError, MaskError
 from napari_lesionseg.inference import tiling_io
+from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.inference.tiling import TileConfig, _Axis, predict_large, predict_tiles, predict_whole
 from napari_lesionseg.inference.tiling_io import (
     NpyFile,
     as_probability,
@@ -27,22 +29,20 @@ from napari_lesionseg.inference.tiling_io import (
     new_output,
     threshold_strips,
 )
-from napari_lesionseg.inference.postprocess import postprocess
-from napari_lesionseg.inference.tiling import TileConfig, _Axis, predict_large, predict_tiles, predict_whole
-from napari_lesionseg.errors import CancelledError, MaskError, PictureError
+from napari_lesionseg.io.resize import normalize
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.domain import Direction
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import FAR, ExpertNetwork, card_with, with_expert
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.types import Click
 
 WINDOWS = {"window": 96, "overlap": 32}
 
 
 def tiny_model(*classes: str) -> Model:
-    """Make an untrained network whose answers vary from pixel to pixel, as its norms have seen a picture."""
+    """Make an untrained network whose answers vary from pixel to pixel, as its norms have seen an image."""
     torch.manual_seed(5)
     card = ModelCard(
         arch="unet",
@@ -54,10 +54,10 @@ def tiny_model(*classes: str) -> Model:
     network = build_network(card.arch, card.out_channels, **card.arch_settings)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean of all pictures seen, and one is all
+            module.momentum = None  # the mean of all images seen, and one is all
     with torch.no_grad():
         network.head.weight.mul_(4)
-        network.train()(torch.from_numpy(normalise(random_image(64, 64), card.mean, card.std))[None])
+        network.train()(torch.from_numpy(normalize(random_image(64, 64), card.mean, card.std))[None])
     return Model(network, card, "cpu", precision="float32")
 
 
@@ -73,7 +73,7 @@ def tiled(model: Model, image: Any, **config: Any) -> np.ndarray:
 
 
 class Watched:
-    """A picture that is drawn where it is looked at, and notes how much that was at once."""
+    """An image that is drawn where it is looked at, and notes how much that was at once."""
 
     def __init__(self, height: int, width: int, channels: int = 3) -> None:
         self.shape, self.dtype = (height, width, channels), np.dtype(np.uint8)
@@ -111,10 +111,10 @@ def test_the_number_of_windows_at_once_does_not_matter() -> None:
     assert np.abs(tiled(model, image, batch=5) - one).max() < 1e-5
 
 
-def test_one_window_is_what_the_network_says_of_the_mirrored_picture() -> None:
+def test_one_window_is_what_the_network_says_of_the_mirrored_image() -> None:
     model, image = tiny_model(), random_image(96, 128)
     mirrored = np.pad(image, ((64, 96), (64, 64), (0, 0)), mode="reflect")
-    views = torch.from_numpy(normalise(mirrored, model.card.mean, model.card.std))[None]
+    views = torch.from_numpy(normalize(mirrored, model.card.mean, model.card.std))[None]
     with torch.inference_mode():
         expected = logits_to_probability(model.network(views), model.card.temperature)
     found = tiled(model, image, window=256, overlap=64)
@@ -138,7 +138,7 @@ def test_several_classes() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (33, 31), (64, 64), (65, 129)])
-def test_any_size_of_picture(shape: tuple[int, int]) -> None:
+def test_any_size_of_image(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
     found = tiled(tiny_model(), image, tile=128)
     assert found.shape == shape
@@ -175,7 +175,7 @@ def lite_unet(seed: int) -> SegmentationNetwork:
 
 @pytest.fixture(scope="module")
 def experts() -> Model:
-    """The first outlines dark pictures, the second bright ones."""
+    """The first outlines dark images, the second bright ones."""
     return Model(bright_and_dark(lite_unet(1), lite_unet(2)), card_with(ModelCard(working_size=64), 2), "cpu")
 
 
@@ -190,14 +190,14 @@ def bright_and_dark(first: SegmentationNetwork, second: SegmentationNetwork) -> 
 
 
 def half_bright(share: float) -> np.ndarray:
-    """A picture whose left is bright and whose right is dark."""
+    """An image whose left is bright and whose right is dark."""
     image = random_image(160, 300) // 8
     image[:, : round(share * 300)] += 220
     return image
 
 
 @pytest.mark.parametrize(("share", "place"), [(0.75, 1), (0.25, 0)])
-def test_all_windows_go_to_the_expert_of_the_whole_picture(experts: Model, share: float, place: int) -> None:
+def test_all_windows_go_to_the_expert_of_the_whole_image(experts: Model, share: float, place: int) -> None:
     network, image = experts.network, half_bright(share)
     assert isinstance(network, ExpertNetwork)
     sides = [int(network.choose(experts.view(image[:, part]))[0]) for part in (slice(60), slice(240, 300))]
@@ -208,7 +208,7 @@ def test_all_windows_go_to_the_expert_of_the_whole_picture(experts: Model, share
         np.testing.assert_array_equal(tiled(experts, image, **config), tiled(alone, image, **config))
 
 
-def test_the_expert_of_a_lazy_picture_is_found_strip_by_strip(
+def test_the_expert_of_a_lazy_image_is_found_strip_by_strip(
     experts: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiling_io, "_STRIP_PIXELS", 50_000)
@@ -228,7 +228,7 @@ def test_no_more_than_a_tile_is_read_at_once() -> None:
     assert max(width for _, width in image.reads) <= 256
 
 
-def test_memory_grows_by_a_seam_across_the_picture_and_no_more() -> None:
+def test_memory_grows_by_a_seam_across_the_image_and_no_more() -> None:
     model, config = tiny_model(), TileConfig(**WINDOWS, tile=256)
 
     def most(width: int) -> int:
@@ -245,7 +245,7 @@ def test_memory_grows_by_a_seam_across_the_picture_and_no_more() -> None:
     assert most(3600) - most(600) < 1.5 * seam
 
 
-def test_lazy_pictures_give_the_same_as_those_in_memory() -> None:
+def test_lazy_images_give_the_same_as_those_in_memory() -> None:
     model, image = tiny_model(), Watched(200, 300)
     assert (tiled(model, image, tile=128) == tiled(model, image[0:200, 0:300], tile=128)).all()
 
@@ -262,11 +262,11 @@ def test_dask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_transparent_pictures(channels: int) -> None:
+def test_gray_and_transparent_images(channels: int) -> None:
     model, image = tiny_model(), Watched(100, 120, channels)
-    colour = Watched(100, 120)
-    assert (tiled(model, image, tile=128) == tiled(model, colour, tile=128)).all()
-    assert (tiled(model, image[0:100, 0:120][..., 0], tile=128) == tiled(model, colour, tile=128)).all()
+    color = Watched(100, 120)
+    assert (tiled(model, image, tile=128) == tiled(model, color, tile=128)).all()
+    assert (tiled(model, image[0:100, 0:120][..., 0], tile=128) == tiled(model, color, tile=128)).all()
 
 
 @pytest.mark.parametrize(("store", "tolerance"), [("uint8", 0.002), ("float16", 5e-4)])
@@ -334,10 +334,10 @@ def test_stopped_from_outside() -> None:
     assert len(asked) == 2
 
 
-# ------------------------------------------------------------------------------------ the whole picture
+# ------------------------------------------------------------------------------------ the whole image
 
 
-def test_whole_picture_is_that_of_the_model_when_it_is_small() -> None:
+def test_whole_image_is_that_of_the_model_when_it_is_small() -> None:
     model, image = tiny_model(), random_image(120, 160)
     out = np.zeros((120, 160), np.float32)
     progress = list(predict_whole(model, image, out))
@@ -346,7 +346,7 @@ def test_whole_picture_is_that_of_the_model_when_it_is_small() -> None:
     assert progress[-1].done == progress[-1].total == 2
 
 
-def test_whole_picture_from_afar() -> None:
+def test_whole_image_from_afar() -> None:
     model = tiny_model()
     image = np.repeat(np.repeat(random_image(100, 130), 8, axis=0), 8, axis=1)[:793, :1035]
     out = np.zeros((793, 1035), np.float32)
@@ -365,7 +365,7 @@ def test_strips_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (outs[0] == outs[1]).all()
 
 
-def test_a_small_level_answers_for_the_full_picture() -> None:
+def test_a_small_level_answers_for_the_full_image() -> None:
     model, image = tiny_model(), Watched(512, 640)[0:512, 0:640]
     levels = [image, image[::2, ::2], image[::4, ::4]]
     place = choose_level(levels, 256)
@@ -377,7 +377,7 @@ def test_a_small_level_answers_for_the_full_picture() -> None:
     assert choose_level(levels, 10_000) == 0
 
 
-def test_clicks_are_honoured_in_pixels_of_the_output() -> None:
+def test_clicks_are_honored_in_pixels_of_the_output() -> None:
     model, image = tiny_model(), random_image(300, 400)
     out = np.zeros((300, 400), np.float32)
     clicks = [Click(50, 100), Click(200, 300, positive=False)]
@@ -412,9 +412,9 @@ def test_masks_strip_by_strip(classes: Sequence[str], monkeypatch: pytest.Monkey
         np.zeros((0, 5, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture_is_refused(image: np.ndarray) -> None:
+def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     for predict in (predict_tiles, predict_whole):
-        with pytest.raises(PictureError, match="bytes of shape"):
+        with pytest.raises(ImageError, match="bytes of shape"):
             predict(tiny_model(), image, np.zeros((5, 5), np.float32))
 
 
@@ -426,7 +426,7 @@ def test_an_output_that_does_not_fit_is_refused_at_once(out: np.ndarray) -> None
         predict_tiles(tiny_model(), np.zeros((10, 10, 3), np.uint8), out)
 
 
-def test_a_whole_picture_needs_an_output_for_its_classes() -> None:
+def test_a_whole_image_needs_an_output_for_its_classes() -> None:
     model = tiny_model("skin", "nevus", "hair")
     for out in (np.zeros((10, 10), np.float32), np.zeros(10, np.float32), np.zeros((3, 10, 10), np.int8)):
         with pytest.raises(MaskError, match="array of shape"):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.training.dataset import read_pair
-from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.training.dataset import read_pair
 from napari_lesionseg.training.trainer import Trainer
 
 

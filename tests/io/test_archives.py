@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import archives
 from napari_lesionseg.io.archives import contained, read_json, read_table, unpack, walk, write_table
-from napari_lesionseg.errors import DatasetError
 
 CLIMBING = [
     "../x.png",

@@ -15,18 +15,18 @@ from hypothesis.extra import numpy as stn
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.io import atomic
 from napari_lesionseg.io.images import (
-    picture_suffixes,
+    image_suffixes,
+    read_image,
     read_mask,
-    read_picture,
     read_stack,
     to_byte_image,
+    write_image,
     write_mask,
-    write_picture,
 )
-from napari_lesionseg.io.pairing import find_pairs, find_pictures
-from napari_lesionseg.errors import MaskError, PictureError
+from napari_lesionseg.io.pairing import find_images, find_pairs
 
 BLOB = np.zeros((20, 30), bool)
 BLOB[5:15, 8:25] = True
@@ -44,37 +44,37 @@ def saved(path: Path, values: NDArray[np.generic], **options: object) -> Path:
 
 
 class TestByteImage:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    colour = np.repeat(grey[..., None], 3, axis=2)
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    color = np.repeat(gray[..., None], 3, axis=2)
 
     @pytest.mark.parametrize(
         "values",
         [
-            grey,
-            grey[..., None],
-            np.dstack([grey] * 3),
-            np.dstack([grey] * 3 + [np.full_like(grey, 9)]),
-            grey.astype(np.uint16) * 257,
-            (grey.astype(np.uint16) * 257).astype(">u2"),
-            grey.astype(np.int64),
-            grey.astype(np.int32) * 257,
-            grey / 255,
-            (grey / 255).astype(np.float32),
-            grey.astype(np.float64),
-            grey.tolist(),
+            gray,
+            gray[..., None],
+            np.dstack([gray] * 3),
+            np.dstack([gray] * 3 + [np.full_like(gray, 9)]),
+            gray.astype(np.uint16) * 257,
+            (gray.astype(np.uint16) * 257).astype(">u2"),
+            gray.astype(np.int64),
+            gray.astype(np.int32) * 257,
+            gray / 255,
+            (gray / 255).astype(np.float32),
+            gray.astype(np.float64),
+            gray.tolist(),
         ],
         ids=lambda values: (
             f"{values.dtype} {values.shape} to {values.max()}" if hasattr(values, "dtype") else "list"
         ),
     )
-    def test_every_usual_kind_gives_the_same_picture(self, values: NDArray[np.generic]) -> None:
+    def test_every_usual_kind_gives_the_same_image(self, values: NDArray[np.generic]) -> None:
         image = to_byte_image(values)
         assert image.dtype == np.uint8
         assert image.flags.c_contiguous
-        np.testing.assert_array_equal(image, self.colour)
+        np.testing.assert_array_equal(image, self.color)
 
     def test_half_precision_is_as_near_as_it_can_be(self) -> None:
-        np.testing.assert_allclose(to_byte_image((self.grey / 255).astype(np.float16)), self.colour, atol=1)
+        np.testing.assert_allclose(to_byte_image((self.gray / 255).astype(np.float16)), self.color, atol=1)
 
     def test_booleans_are_black_and_white(self) -> None:
         np.testing.assert_array_equal(to_byte_image(BLOB)[..., 1], BLOB * 255)
@@ -88,7 +88,7 @@ class TestByteImage:
         assert not np.shares_memory(image, values)
 
     def test_a_view_of_any_order_is_read_right(self) -> None:
-        values = np.dstack([self.grey, self.grey.T, self.grey[::-1]])
+        values = np.dstack([self.gray, self.gray.T, self.gray[::-1]])
         np.testing.assert_array_equal(to_byte_image(values[::-1, ::2]), values[::-1, ::2])
 
     def test_what_is_not_finite_is_black(self) -> None:
@@ -99,7 +99,7 @@ class TestByteImage:
     def test_overshoot_is_clipped(self) -> None:
         assert to_byte_image(np.array([[-0.05, 0.0, 1.0, 1.05]]))[0, :, 0].tolist() == [0, 0, 255, 255]
 
-    def test_a_dark_16_bit_picture_is_not_stretched(self) -> None:
+    def test_a_dark_16_bit_image_is_not_stretched(self) -> None:
         assert to_byte_image(np.full((2, 2), 200, np.uint16)).max() == 1
 
     @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ class TestByteImage:
         [
             (np.zeros(5), r"shape \(5,\)"),
             (np.zeros((3, 20, 20)), "channels last"),
-            (np.zeros((2, 20, 20, 3)), "not one picture"),
-            (np.zeros((20, 20, 2)), "not one picture"),
+            (np.zeros((2, 20, 20, 3)), "not one image"),
+            (np.zeros((20, 20, 2)), "not one image"),
             (np.zeros((0, 20)), "no pixels"),
             (np.zeros((20, 0, 3), np.uint8), "no pixels"),
             (np.full((4, 4), -1), "from -1"),
@@ -120,8 +120,8 @@ class TestByteImage:
             (np.full((4, 4), None), "object"),
         ],
     )
-    def test_what_is_no_picture_is_refused(self, values: NDArray[np.generic], reason: str) -> None:
-        with pytest.raises(PictureError, match=reason):
+    def test_what_is_no_image_is_refused(self, values: NDArray[np.generic], reason: str) -> None:
+        with pytest.raises(ImageError, match=reason):
             to_byte_image(values)
 
 
@@ -172,17 +172,17 @@ class TestReadMask:
         indices = np.add.outer(np.arange(3), np.arange(4)).astype(kind)
         np.testing.assert_array_equal(read_mask(saved(tmp_path / name, indices)), indices)
 
-    def test_indices_of_a_colour_palette_are_kept(self, tmp_path: Path) -> None:
+    def test_indices_of_a_color_palette_are_kept(self, tmp_path: Path) -> None:
         indices = np.add.outer(np.arange(3), np.arange(4)).astype(np.uint8)
-        picture = Image.fromarray(indices)
-        picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9, 200, 200, 0])
-        picture.save(tmp_path / "x.png")
+        image = Image.fromarray(indices)
+        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9, 200, 200, 0])
+        image.save(tmp_path / "x.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "x.png"), indices)
 
-    def test_a_grey_palette_stands_for_its_greys(self, tmp_path: Path) -> None:
-        picture = Image.fromarray((~BLOB).astype(np.uint8))
-        picture.putpalette([255, 255, 255, 0, 0, 0])
-        picture.save(tmp_path / "white is 0.png")
+    def test_a_gray_palette_stands_for_its_grays(self, tmp_path: Path) -> None:
+        image = Image.fromarray((~BLOB).astype(np.uint8))
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        image.save(tmp_path / "white is 0.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "white is 0.png"), BLOB)
 
     def test_white_may_be_zero_in_tiff(self, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ class TestReadMask:
             read_mask(path)
         assert str(path) in str(raised.value)
 
-    def test_another_size_than_the_picture_is_refused(self, tmp_path: Path) -> None:
+    def test_another_size_than_the_image_is_refused(self, tmp_path: Path) -> None:
         path = saved(tmp_path / "x.png", BLOB)
-        with pytest.raises(MaskError, match=r"x\.png: the mask is 30 x 20 pixels, its picture 20 x 30"):
+        with pytest.raises(MaskError, match=r"x\.png: the mask is 30 x 20 pixels, its image 20 x 30"):
             read_mask(path, shape=(30, 20))
 
 
@@ -288,12 +288,12 @@ class TestWriteMask:
         np.testing.assert_array_equal(read_mask(tmp_path / "x.png"), BLOB)
 
 
-class TestWritePicture:
+class TestWriteImage:
     @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
     def test_what_is_written_is_read(self, tmp_path: Path, rng: np.random.Generator, suffix: str) -> None:
         image = rng.integers(0, 256, (9, 14, 3)).astype(np.uint8)
-        write_picture(tmp_path / f"x{suffix}", image)
-        np.testing.assert_array_equal(read_picture(tmp_path / f"x{suffix}"), image)
+        write_image(tmp_path / f"x{suffix}", image)
+        np.testing.assert_array_equal(read_image(tmp_path / f"x{suffix}"), image)
 
     def test_nothing_of_the_camera_is_kept(self, tmp_path: Path) -> None:
         exif = Image.Exif()
@@ -302,7 +302,7 @@ class TestWritePicture:
         Image.new("RGB", (8, 4), (90, 60, 50)).save(buffer, "JPEG", exif=exif, comment=b"A. Patient")
         (tmp_path / "in.jpg").write_bytes(buffer.getvalue())
         for name in ("out.jpg", "out.png"):
-            write_picture(tmp_path / name, read_picture(tmp_path / "in.jpg"))
+            write_image(tmp_path / name, read_image(tmp_path / "in.jpg"))
             assert b"Patient" not in (tmp_path / name).read_bytes()
             with Image.open(tmp_path / name) as stored:
                 assert stored.size == (4, 8)
@@ -310,44 +310,44 @@ class TestWritePicture:
 
     def test_jpeg_is_near(self, tmp_path: Path) -> None:
         image = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[:, None, None], (1, 64, 3))
-        write_picture(tmp_path / "x.jpeg", image)
-        np.testing.assert_allclose(read_picture(tmp_path / "x.jpeg"), image, atol=4)
+        write_image(tmp_path / "x.jpeg", image)
+        np.testing.assert_allclose(read_image(tmp_path / "x.jpeg"), image, atol=4)
 
     def test_failures_are_named(self, tmp_path: Path) -> None:
         image = np.zeros((2, 2, 3), np.uint8)
-        with pytest.raises(PictureError, match=r"x\.gif: pictures are saved as"):
-            write_picture(tmp_path / "x.gif", image)
-        with pytest.raises(PictureError, match=r"x\.png: cannot be written: No such"):
-            write_picture(tmp_path / "nowhere" / "x.png", image)
-        with pytest.raises(PictureError, match=r"x\.png: an array of shape"):
-            write_picture(tmp_path / "x.png", np.zeros(4))
-        with pytest.raises(PictureError, match=r"x\.jpg: cannot be written"):
-            write_picture(tmp_path / "x.jpg", np.zeros((1, 70000, 3), np.uint8))
+        with pytest.raises(ImageError, match=r"x\.gif: images are saved as"):
+            write_image(tmp_path / "x.gif", image)
+        with pytest.raises(ImageError, match=r"x\.png: cannot be written: No such"):
+            write_image(tmp_path / "nowhere" / "x.png", image)
+        with pytest.raises(ImageError, match=r"x\.png: an array of shape"):
+            write_image(tmp_path / "x.png", np.zeros(4))
+        with pytest.raises(ImageError, match=r"x\.jpg: cannot be written"):
+            write_image(tmp_path / "x.jpg", np.zeros((1, 70000, 3), np.uint8))
         assert list(tmp_path.iterdir()) == []
 
 
 def test_suffixes_are_lower_case_and_with_a_dot() -> None:
-    assert {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"} <= picture_suffixes
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in picture_suffixes)
+    assert {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"} <= image_suffixes
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in image_suffixes)
 
 
 @pytest.mark.parametrize(
     "folder", ["ph2-sample", "pad-smartphone", "isic2017-val-256", "isic2017-val-fullres"]
 )
-def test_real_masks_are_binary_and_fit_their_pictures(real_data: Path, folder: str) -> None:
+def test_real_masks_are_binary_and_fit_their_images(real_data: Path, folder: str) -> None:
     darker = []
     for pair in find_pairs(real_data / folder).pairs[:30]:
-        image = read_picture(pair.image)
+        image = read_image(pair.image)
         mask = read_mask(pair.mask, shape=image.shape[:2])
         assert np.unique(mask).tolist() == [0, 1], pair.stem
         darker.append(image[mask == 1].mean() < image[mask == 0].mean())
-    # Most lesions are darker than the skin around them, unless pictures and masks are turned or mixed up.
+    # Most lesions are darker than the skin around them, unless images and masks are turned or mixed up.
     assert np.mean(darker) > 0.7
 
 
 def test_real_photographs_are_not_taken_for_masks(real_data: Path) -> None:
     refused = 0
-    paths = find_pictures(real_data / "isic2017-val-256")[:40] + find_pictures(real_data / "ph2-sample")
+    paths = find_images(real_data / "isic2017-val-256")[:40] + find_images(real_data / "ph2-sample")
     for path in paths:
         try:
             read_mask(path)
@@ -356,6 +356,6 @@ def test_real_photographs_are_not_taken_for_masks(real_data: Path) -> None:
     assert refused >= 0.9 * len(paths)
 
 
-def test_a_stack_of_one_real_picture(real_data: Path) -> None:
-    path = find_pictures(real_data / "ph2-sample")[0]
-    np.testing.assert_array_equal(read_stack(path), read_picture(path)[None])
+def test_a_stack_of_one_real_image(real_data: Path) -> None:
+    path = find_images(real_data / "ph2-sample")[0]
+    np.testing.assert_array_equal(read_stack(path), read_image(path)[None])

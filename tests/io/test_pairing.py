@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_lesionseg.io.pairing import find_pairs, find_pictures, natural_key
 from napari_lesionseg.errors import PairingError
+from napari_lesionseg.io.pairing import find_images, find_pairs, natural_key
 
 Touch = Callable[..., list[Path]]
 
@@ -39,91 +39,91 @@ def ph2(number: str, root: str = "PH2 Dataset images") -> tuple[str, str, str]:
     )
 
 
-class TestFindPictures:
-    def test_a_folder_gives_its_own_pictures_in_natural_order(self, touch: Touch, tmp_path: Path) -> None:
+class TestFindImages:
+    def test_a_folder_gives_its_own_images_in_natural_order(self, touch: Touch, tmp_path: Path) -> None:
         touch("IMD10.bmp", "IMD2.JPG", "imd1.png", "notes.txt", "blå 3.tiff", "deeper/IMD3.bmp", "IMD9.webp")
-        assert names(find_pictures([tmp_path])) == [
+        assert names(find_images([tmp_path])) == [
             "blå 3.tiff", "imd1.png", "IMD2.JPG", "IMD9.webp", "IMD10.bmp",
         ]  # fmt: skip
 
-    def test_what_is_no_picture_is_left_out(self, touch: Touch, tmp_path: Path) -> None:
+    def test_what_is_no_image_is_left_out(self, touch: Touch, tmp_path: Path) -> None:
         touch(
             "a.jpg", "a_segmentation.png", "A_MASK.png", "a_Lesion.png", "b_mask.png", "a_superpixels.png",
             "._a.jpg", ".a.jpg.1-0a.tmp", "Thumbs.db",
         )  # fmt: skip
         (tmp_path / "folder.jpg").mkdir()
-        assert names(find_pictures([tmp_path])) == ["a.jpg"]
+        assert names(find_images([tmp_path])) == ["a.jpg"]
 
-    def test_lesion_may_be_the_name_of_a_picture(self, touch: Touch, tmp_path: Path) -> None:
+    def test_lesion_may_be_the_name_of_a_image(self, touch: Touch, tmp_path: Path) -> None:
         touch("overview.jpg", "arm_lesion.jpg")
-        assert names(find_pictures([tmp_path])) == ["arm_lesion.jpg", "overview.jpg"]
+        assert names(find_images([tmp_path])) == ["arm_lesion.jpg", "overview.jpg"]
 
     def test_files_folders_and_patterns_together_give_each_once(
         self, touch: Touch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         touch("one/a.jpg", "one/b.png", "two/c.jpg")
         monkeypatch.chdir(tmp_path)
-        found = find_pictures(
+        found = find_images(
             ["one", Path("one/a.jpg"), "./one/../one/a.jpg", "t*/*.jpg", "**/b.png", tmp_path / "one"]
         )
         assert names(found) == ["a.jpg", "b.png", "c.jpg"]
 
     def test_one_input_need_not_be_a_list(self, touch: Touch, tmp_path: Path) -> None:
         (path,) = touch("a.jpg")
-        assert find_pictures(path) == find_pictures(str(path)) == find_pictures(tmp_path) == [path]
+        assert find_images(path) == find_images(str(path)) == find_images(tmp_path) == [path]
 
     def test_inputs_may_be_a_generator(self, touch: Touch) -> None:
         paths = touch("a.jpg", "b.jpg")
-        assert find_pictures(path for path in paths) == paths
+        assert find_images(path for path in paths) == paths
 
-    def test_patterns_take_pictures_only(self, touch: Touch, tmp_path: Path) -> None:
+    def test_patterns_take_images_only(self, touch: Touch, tmp_path: Path) -> None:
         touch("a.jpg", "a.csv", "a_mask.png", "sub/b.jpg")
-        assert names(find_pictures([f"{tmp_path}/*"])) == ["a.jpg"]
-        assert names(find_pictures([f"{tmp_path}/**/*.jpg"])) == ["a.jpg", "b.jpg"]
+        assert names(find_images([f"{tmp_path}/*"])) == ["a.jpg"]
+        assert names(find_images([f"{tmp_path}/**/*.jpg"])) == ["a.jpg", "b.jpg"]
 
     def test_brackets_in_names_are_no_pattern(self, touch: Touch, tmp_path: Path) -> None:
         touch("visit [1]/a [x].jpg", "visit [1]/b.jpg")
-        assert names(find_pictures([tmp_path / "visit [1]" / "a [x].jpg"])) == ["a [x].jpg"]
-        assert names(find_pictures([f"{tmp_path}/visit [1]/*.jpg"])) == ["a [x].jpg", "b.jpg"]
+        assert names(find_images([tmp_path / "visit [1]" / "a [x].jpg"])) == ["a [x].jpg"]
+        assert names(find_images([f"{tmp_path}/visit [1]/*.jpg"])) == ["a [x].jpg", "b.jpg"]
 
     def test_a_named_file_is_kept_so_that_reading_can_tell(self, touch: Touch) -> None:
         paths = touch("a.jpg", "notes.txt")
-        assert find_pictures(paths) == paths
+        assert find_images(paths) == paths
 
     @pytest.mark.parametrize(
         "start", ["", "PH2Dataset", "PH2Dataset/PH2 Dataset images", "PH2Dataset/PH2 Dataset images/IMD002"]
     )
     def test_ph2_is_found_from_any_of_its_folders(self, touch: Touch, tmp_path: Path, start: str) -> None:
         touch(*ph2("002", "PH2Dataset/PH2 Dataset images"), "PH2Dataset/PH2_dataset.xlsx")
-        assert names(find_pictures([tmp_path / start])) == ["IMD002.bmp"]
+        assert names(find_images([tmp_path / start])) == ["IMD002.bmp"]
 
     def test_ph2_is_found_from_inside_a_case(
         self, touch: Touch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         touch(*ph2("002"))
         monkeypatch.chdir(tmp_path / "PH2 Dataset images" / "IMD002")
-        assert names(find_pictures(["."])) == ["IMD002.bmp"]
+        assert names(find_images(["."])) == ["IMD002.bmp"]
         monkeypatch.chdir("IMD002_Dermoscopic_Image")
         assert find_pairs(".").pairs[0].mask.name == "IMD002_lesion.bmp"
 
     def test_a_folder_of_images_and_masks_gives_the_images(self, touch: Touch, tmp_path: Path) -> None:
         touch("images/a.jpg", "masks/a.png")
-        assert names(find_pictures([tmp_path])) == ["a.jpg"]
+        assert names(find_images([tmp_path])) == ["a.jpg"]
 
     @pytest.mark.parametrize("given", ["nowhere", "nowhere/*.jpg", "nowhere/a.jpg", "*.gif", "n" * 300])
     def test_what_is_not_there_is_named(self, tmp_path: Path, given: str) -> None:
         with pytest.raises(PairingError) as raised:
-            find_pictures([tmp_path / given])
+            find_images([tmp_path / given])
         assert str(tmp_path / given) in str(raised.value)
 
-    def test_no_pictures_is_an_error(self, touch: Touch, tmp_path: Path) -> None:
-        with pytest.raises(PairingError, match="no pictures found in nothing"):
-            find_pictures([])
-        with pytest.raises(PairingError, match="no pictures found in"):
-            find_pictures([tmp_path])
+    def test_no_images_is_an_error(self, touch: Touch, tmp_path: Path) -> None:
+        with pytest.raises(PairingError, match="no images found in nothing"):
+            find_images([])
+        with pytest.raises(PairingError, match="no images found in"):
+            find_images([tmp_path])
         touch("a_mask.png")
         with pytest.raises(PairingError, match="only masks"):
-            find_pictures([tmp_path])
+            find_images([tmp_path])
 
     def test_a_folder_that_may_not_be_listed_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +134,7 @@ class TestFindPictures:
         monkeypatch.setattr("napari_lesionseg.io.pairing.os.access", lambda *_: False)
         monkeypatch.setattr(Path, "iterdir", denied)
         with pytest.raises(PairingError, match="cannot be listed: Permission denied"):
-            find_pictures([tmp_path])
+            find_images([tmp_path])
 
 
 class TestFindPairs:
@@ -165,7 +165,7 @@ class TestFindPairs:
         assert [pair.stem for pair in search.pairs] == ["z"]
         assert names(search.without_mask) == ["a.jpg"]
 
-    def test_masks_may_lie_beside_the_pictures(self, touch: Touch, tmp_path: Path) -> None:
+    def test_masks_may_lie_beside_the_images(self, touch: Touch, tmp_path: Path) -> None:
         touch("a.jpg", "a_mask.png", "a10.jpg", "a10_segmentation.png", "a2.jpg", "a2_lesion.png", "b.jpg")
         for search in (
             find_pairs(tmp_path),
@@ -182,9 +182,9 @@ class TestFindPairs:
         (pair,) = find_pairs(f"{tmp_path}/*.jpg", f"{tmp_path}/*.png").pairs
         assert (pair.image.name, pair.mask.name) == ("a.jpg", "a.png")
 
-    def test_a_picture_is_never_its_own_mask(self, touch: Touch, tmp_path: Path) -> None:
+    def test_a_image_is_never_its_own_mask(self, touch: Touch, tmp_path: Path) -> None:
         touch("a.jpg")
-        with pytest.raises(PairingError, match=r"none of 1 pictures has a mask \(such as a_segmentation"):
+        with pytest.raises(PairingError, match=r"none of 1 images has a mask \(such as a_segmentation"):
             find_pairs(tmp_path, tmp_path)
 
     def test_generators_are_taken(self, touch: Touch) -> None:
@@ -198,20 +198,20 @@ class TestFindPairs:
         )
         assert len(find_pairs(tmp_path).pairs) == 1
 
-    def test_several_masks_for_a_picture_are_named(self, touch: Touch, tmp_path: Path) -> None:
+    def test_several_masks_for_a_image_are_named(self, touch: Touch, tmp_path: Path) -> None:
         touch("images/a.jpg", "masks/a.png", "masks/a_mask.png", "masks/b.png")
         with pytest.raises(PairingError, match=r"a\.jpg has several masks: .*a\.png, .*a_mask\.png; keep"):
             find_pairs(tmp_path)
 
     @pytest.mark.parametrize("other", ["two/a.jpg", "one/a.png", "two/A.JPG"])
-    def test_two_pictures_of_one_name_are_refused(self, touch: Touch, tmp_path: Path, other: str) -> None:
+    def test_two_images_of_one_name_are_refused(self, touch: Touch, tmp_path: Path, other: str) -> None:
         touch("one/a.jpg", other, "masks/a_mask.png")
         with pytest.raises(PairingError, match="have the same name; rename one") as raised:
             find_pairs([tmp_path / "one", tmp_path / other], tmp_path / "masks")
         assert str(tmp_path / "one" / "a.jpg") in str(raised.value)
         assert str(tmp_path / other) in str(raised.value)
 
-    def test_a_picture_whose_name_ends_like_a_mask_gets_its_own(self, touch: Touch, tmp_path: Path) -> None:
+    def test_a_image_whose_name_ends_like_a_mask_gets_its_own(self, touch: Touch, tmp_path: Path) -> None:
         touch("images/arm_lesion.jpg", "images/leg.jpg", "masks/arm_lesion_mask.png", "masks/leg.png")
         assert [pair.mask.name for pair in find_pairs(tmp_path).pairs] == ["arm_lesion_mask.png", "leg.png"]
 
@@ -262,7 +262,7 @@ def test_real_data_pairs_completely(real_data: Path, folder: str, count: int) ->
     assert len(search.pairs) == count
     assert search.without_mask == ()
     assert len({pair.mask for pair in search.pairs}) == count
-    assert [pair.image for pair in search.pairs] == find_pictures([real_data / folder])
+    assert [pair.image for pair in search.pairs] == find_images([real_data / folder])
 
 
 def test_the_second_reader_of_the_smartphone_photographs(real_data: Path) -> None:

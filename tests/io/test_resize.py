@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from napari_lesionseg.io.resize import (
     MAX_ASPECT,
     STRIDE,
-    normalise,
+    normalize,
+    resize_image,
     resize_labels,
-    resize_picture,
     working_shape,
 )
 
@@ -47,9 +47,9 @@ def test_working_shapes(shape: tuple[int, int], size: int, expected: tuple[int, 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (33, 47), (600, 800)])
 @pytest.mark.parametrize("wanted", [(32, 64), (7, 5), (300, 1)])
-def test_resizing_keeps_plain_pictures_plain(shape: tuple[int, int], wanted: tuple[int, int]) -> None:
+def test_resizing_keeps_plain_images_plain(shape: tuple[int, int], wanted: tuple[int, int]) -> None:
     image = np.full((*shape, 3), (10, 100, 250), np.uint8)
-    resized = resize_picture(image, wanted)
+    resized = resize_image(image, wanted)
     assert resized.shape == (*wanted, 3)
     assert resized.dtype == np.uint8
     assert np.array_equal(np.unique(resized.reshape(-1, 3), axis=0), [[10, 100, 250]])
@@ -58,13 +58,13 @@ def test_resizing_keeps_plain_pictures_plain(shape: tuple[int, int], wanted: tup
 def test_shrinking_averages() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     image[::2] = 200  # stripes a pixel wide become their mean, not one of them
-    assert abs(resize_picture(image, (8, 8)).astype(int)[1:-1] - 100).max() <= 2
+    assert abs(resize_image(image, (8, 8)).astype(int)[1:-1] - 100).max() <= 2
 
 
 def test_geometry_is_kept() -> None:
     rows, cols = np.mgrid[:120, :160]
     image = np.stack([rows, cols, 0 * rows], axis=-1).astype(np.uint8)
-    resized = resize_picture(image, (60, 80)).astype(float)
+    resized = resize_image(image, (60, 80)).astype(float)
     np.testing.assert_allclose(resized[5:-5, 40, 0], np.arange(60)[5:-5] * 2 + 0.5, atol=1)
     np.testing.assert_allclose(resized[30, 5:-5, 1], np.arange(80)[5:-5] * 2 + 0.5, atol=1)
 
@@ -72,7 +72,7 @@ def test_geometry_is_kept() -> None:
 def test_views_are_resized_as_their_copies() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     for view in (image[::-1], image[:, ::2], image.transpose(1, 0, 2), image[..., ::-1]):
-        assert np.array_equal(resize_picture(view, (16, 16)), resize_picture(view.copy(), (16, 16)))
+        assert np.array_equal(resize_image(view, (16, 16)), resize_image(view.copy(), (16, 16)))
 
 
 def test_labels_are_never_mixed() -> None:
@@ -84,16 +84,16 @@ def test_labels_are_never_mixed() -> None:
     assert resize_labels(labels, (41, 57)) is labels
 
 
-def test_labels_stay_on_their_picture() -> None:
+def test_labels_stay_on_their_image() -> None:
     image, labels = np.zeros((200, 300, 3), np.uint8), np.zeros((200, 300), np.uint8)
     image[60:140, 90:210], labels[60:140, 90:210] = 255, 1
-    small, marks = resize_picture(image, (64, 96)), resize_labels(labels, (64, 96))
+    small, marks = resize_image(image, (64, 96)), resize_labels(labels, (64, 96))
     assert ((small[..., 0] > 127) != (marks > 0)).mean() < 0.02
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     image = np.array([[[0, 128, 255]]], np.uint8)
-    planes = normalise(image, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    planes = normalize(image, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
     assert planes.shape == (3, 1, 1)
     assert planes.dtype == np.float32
     assert planes.flags.c_contiguous

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import spreadsheet
 from napari_lesionseg.io.spreadsheet import read_sheet
-from napari_lesionseg.errors import DatasetError
 
 NAMESPACE = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 SHARED = f"<sst {NAMESPACE}><si><t>Name</t></si><si><r><t>IMD</t></r><r><t>003</t></r></si></sst>"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.datasets.formats import ph2
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.masks.class_labels import convert_labels, label_as, label_parts
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import IGNORED
 
 DIAGNOSES = ("skin", *ph2.DIAGNOSES)
@@ -62,16 +62,16 @@ def test_labels_follow_their_names() -> None:
         convert_labels(labels, old[:3], new)
 
 
-def test_ph2_gives_diagnoses_and_colours(real_data: Path) -> None:
-    classes = ("skin", "lesion", *ph2.COLOURS)
+def test_ph2_gives_diagnoses_and_colors(real_data: Path) -> None:
+    classes = ("skin", "lesion", *ph2.COLORS)
     records = ph2.read(real_data / "ph2-sample").records
-    coloured = next(record for record in records if record.regions)
-    assert isinstance(coloured.mask, Path)
-    mask = read_mask(coloured.mask)
-    regions = {name: source() for name, source in coloured.regions.items() if callable(source)}
+    colored = next(record for record in records if record.regions)
+    assert isinstance(colored.mask, Path)
+    mask = read_mask(colored.mask)
+    regions = {name: source() for name, source in colored.regions.items() if callable(source)}
     parts = label_parts(mask, regions, classes)
     assert set(np.unique(parts)) <= {0, 1, *(classes.index(name) for name in regions)}
     assert set(np.unique(parts)) > {0}
     assert ((parts > 0) == (mask > 0)).all()
     assert {record.diagnosis for record in records} == set(ph2.DIAGNOSES)
-    assert (label_as(mask, coloured.diagnosis, DIAGNOSES) > 0).sum() == (mask > 0).sum()
+    assert (label_as(mask, colored.diagnosis, DIAGNOSES) > 0).sum() == (mask > 0).sum()

@@ -5,16 +5,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks.instance_edits import (
     delete_instances,
     follow_outline,
     merge_instances,
     renumber_instance,
-    split_at_waist,
+    split_at_narrow_point,
     split_by_line,
     split_by_seeds,
 )
-from napari_lesionseg.errors import MaskError
 
 
 @pytest.fixture(params=[np.uint8, np.int32, np.uint32])
@@ -85,19 +85,19 @@ def test_points_outside_do_not_count(ids: np.ndarray) -> None:
             split_by_seeds(ids, 2, seeds)
 
 
-def test_cut_at_the_waist() -> None:
+def test_cut_at_the_narrow_point() -> None:
     rows, cols = np.ogrid[:80, :120]
     ids = (((rows - 40) ** 2 + (cols - 40) ** 2 < 900) | ((rows - 40) ** 2 + (cols - 85) ** 2 < 500)).astype(
         int
     )
-    cut = split_at_waist(3 * ids, 3)
+    cut = split_at_narrow_point(3 * ids, 3)
     assert cut[40, 40] == 3
     assert cut[40, 85] == 4
 
 
-def test_without_a_waist(ids: np.ndarray) -> None:
-    with pytest.raises(MaskError, match="no waist"):
-        split_at_waist(ids, 2)
+def test_without_a_narrow_point(ids: np.ndarray) -> None:
+    with pytest.raises(MaskError, match="no narrow point"):
+        split_at_narrow_point(ids, 2)
 
 
 def test_new_numbers_can_be_asked_for(ids: np.ndarray) -> None:
@@ -127,7 +127,7 @@ def test_deleted(ids: np.ndarray) -> None:
         lambda ids: renumber_instance(ids, 3, 4),
         lambda ids: split_by_line(ids, 3, [(0, 0), (50, 50)]),
         lambda ids: split_by_seeds(ids, 3, [(0, 0), (50, 50)]),
-        lambda ids: split_at_waist(ids, 3),
+        lambda ids: split_at_narrow_point(ids, 3),
     ],
 )
 def test_a_lesion_that_is_not_there_is_named(ids: np.ndarray, change: Callable[[np.ndarray], object]) -> None:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks.instances import (
-    WAIST,
+    NARROW_POINT,
     as_columns,
     each_instance,
     find_instances,
@@ -16,7 +17,6 @@ from napari_lesionseg.masks.instances import (
     list_instances,
     split_touching,
 )
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import IGNORED
 
 SHAPE = (120, 200)
@@ -43,49 +43,52 @@ def test_apart_from_each_other() -> None:
     assert ids.max() == 2
 
 
-def test_touching_lesions_are_cut_at_their_waist() -> None:
+def test_touching_lesions_are_cut_at_their_narrow_point() -> None:
     mask = pair(50)
     assert find_instances(mask).max() == 1
-    ids = find_instances(mask, waist=WAIST)
+    ids = find_instances(mask, narrow_point=NARROW_POINT)
     assert ids.max() == 2
     assert ((ids > 0) == (mask > 0)).all()
-    # the circles cross where the distances to both centres are the radii: at column 87.75
+    # the circles cross where the distances to both centers are the radii: at column 87.75
     assert (ids[:, :86][mask[:, :86] > 0] == ids[60, 60]).all()
     assert (ids[:, 90:][mask[:, 90:] > 0] == ids[60, 110]).all()
 
 
-def test_the_waist_is_compared_with_the_thinner_lesion() -> None:
+def test_the_narrow_point_is_compared_with_the_thinner_lesion() -> None:
     # half the chord where the circles cross, as a share of the smaller radius
     distance, one, two = 42.0, 30.0, 25.0
     along = (distance**2 + one**2 - two**2) / (2 * distance)
     share = (one**2 - along**2) ** 0.5 / two
-    assert find_instances(pair(distance), waist=share - 0.08).max() == 1
-    assert find_instances(pair(distance), waist=share + 0.08).max() == 2
+    assert find_instances(pair(distance), narrow_point=share - 0.08).max() == 1
+    assert find_instances(pair(distance), narrow_point=share + 0.08).max() == 2
 
 
 @pytest.mark.parametrize("factor", [1, 3, 6])
 def test_the_size_of_the_lesions_does_not_matter(factor: int) -> None:
     mask = pair(50)
-    assert find_instances(np.kron(mask, np.ones((factor, factor), np.uint8)), waist=WAIST).max() == 2
+    assert (
+        find_instances(np.kron(mask, np.ones((factor, factor), np.uint8)), narrow_point=NARROW_POINT).max()
+        == 2
+    )
 
 
 def test_a_bump_is_no_lesion() -> None:
-    assert find_instances(disc(60, 60, 40) | disc(60, 102, 11), waist=0.95).max() == 1
+    assert find_instances(disc(60, 60, 40) | disc(60, 102, 11), narrow_point=0.95).max() == 1
 
 
 def test_a_ragged_border_makes_no_lesions(rng: np.random.Generator) -> None:
     ragged = disc(60, 60, 30) ^ ((rng.random(SHAPE) < 0.5) & disc(60, 60, 32) & ~disc(60, 60, 28))
     whole = find_instances(ragged)
-    assert find_instances(ragged, waist=WAIST).max() == whole.max()
+    assert find_instances(ragged, narrow_point=NARROW_POINT).max() == whole.max()
 
 
 def test_most_lesions_stay_whole() -> None:
-    samples = [synthetic_sample(seed, (128, 160), artefacts=False) for seed in range(12)]
-    assert all(find_instances(s.mask, waist=WAIST).max() == 1 for s in samples)
+    samples = [synthetic_sample(seed, (128, 160), artifacts=False) for seed in range(12)]
+    assert all(find_instances(s.mask, narrow_point=NARROW_POINT).max() == 1 for s in samples)
 
 
 def test_several_lesions_are_found_one_by_one() -> None:
-    sample = synthetic_sample(3, (200, 260), n_lesions=5, artefacts=False)
+    sample = synthetic_sample(3, (200, 260), n_lesions=5, artifacts=False)
     ids = find_instances(sample.mask)
     assert ids.max() == 5
     pairs = set(zip(ids[ids > 0].tolist(), sample.instances[ids > 0].tolist(), strict=True))

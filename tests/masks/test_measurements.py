@@ -9,20 +9,20 @@ import pytest
 from scipy import ndimage
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.masks.measurements import (
-    COLOURS,
+    COLORS,
     Measurement,
     Scale,
     asymmetry,
     border_irregularity,
-    colour_shares,
+    color_shares,
     diameters,
     measure_instances,
     measurement_columns,
     perimeter,
     write_measurements,
 )
-from napari_lesionseg.errors import MaskError, PictureError
 
 
 def ellipse(long: float, short: float, angle: float = 0.0, side: int = 160) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_a_ragged_border_is_more_irregular_than_a_smooth_one(rng: np.random.Gene
 
 def test_asymmetry_of_known_shapes() -> None:
     # A right triangle with equal sides is symmetric about one axis only: folded along the other one, through
-    # the centre and along the hypotenuse, the share that finds no partner is 1/9 + 2/9 of the area.
+    # the center and along the hypotenuse, the share that finds no partner is 1/9 + 2/9 of the area.
     rows, cols = np.mgrid[:120, :120]
     triangle = rows + cols < 120
     assert asymmetry(triangle) == pytest.approx(1 / 6, abs=0.02)
@@ -107,33 +107,33 @@ def test_one_pixel_can_be_measured() -> None:
     assert math.isfinite(row.border_irregularity)
 
 
-# ------------------------------------------------------------------------------------------ colours
+# ------------------------------------------------------------------------------------------ colors
 
 
-def test_plain_colours_are_named() -> None:
+def test_plain_colors_are_named() -> None:
     image = np.zeros((10, 60, 3), np.uint8)
-    for place, value in enumerate(COLOURS.values()):
+    for place, value in enumerate(COLORS.values()):
         image[:, 10 * place : 10 * place + 10] = value
-    shares = colour_shares(image, np.ones((10, 60), dtype=bool))
-    assert shares == pytest.approx(dict.fromkeys(COLOURS, 1 / 6))
+    shares = color_shares(image, np.ones((10, 60), dtype=bool))
+    assert shares == pytest.approx(dict.fromkeys(COLORS, 1 / 6))
 
 
-def test_only_colours_with_some_share_count() -> None:
-    image = np.full((20, 20, 3), COLOURS["dark brown"], np.uint8)
-    image[:8] = COLOURS["black"]
-    image[19, :10] = COLOURS["red"]  # 2.5 %
+def test_only_colors_with_some_share_count() -> None:
+    image = np.full((20, 20, 3), COLORS["dark brown"], np.uint8)
+    image[:8] = COLORS["black"]
+    image[19, :10] = COLORS["red"]  # 2.5 %
     (row,) = measure_instances(np.ones((20, 20), np.int32), image)
-    assert row.colours == 2
-    assert row.colour_names == "dark brown, black"
+    assert row.colors == 2
+    assert row.color_names == "dark brown, black"
 
 
-def test_colours_outside_the_lesion_do_not_count() -> None:
-    image = np.full((20, 20, 3), COLOURS["white"], np.uint8)
-    image[5:15, 5:15] = COLOURS["blue-grey"]
+def test_colors_outside_the_lesion_do_not_count() -> None:
+    image = np.full((20, 20, 3), COLORS["white"], np.uint8)
+    image[5:15, 5:15] = COLORS["blue-gray"]
     own = np.zeros((20, 20), np.int32)
     own[5:15, 5:15] = 3
     (row,) = measure_instances(own, image)
-    assert row.colour_names == "blue-grey"
+    assert row.color_names == "blue-gray"
 
 
 # -------------------------------------------------------------------------------------------- scale
@@ -151,23 +151,23 @@ def test_pixels_until_a_scale_is_set() -> None:
     assert scaled.perimeter == pytest.approx(plain.perimeter / 10)
     assert scaled.asymmetry == plain.asymmetry
     assert scaled.border_irregularity == plain.border_irregularity
-    assert plain.colours is None
+    assert plain.colors is None
 
 
 def test_a_scale_from_a_ruler_or_dicom() -> None:
-    assert Scale.from_line((10, 10), (40, 50), 10).millimetres == pytest.approx(0.2)
-    assert Scale.from_spacing(0.02, 0.02).millimetres == pytest.approx(0.02)
+    assert Scale.from_line((10, 10), (40, 50), 10).millimeters == pytest.approx(0.2)
+    assert Scale.from_spacing(0.02, 0.02).millimeters == pytest.approx(0.02)
 
 
 def test_impossible_scales_are_refused() -> None:
     for value in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(PictureError, match="above 0"):
+        with pytest.raises(ImageError, match="above 0"):
             Scale(value)
-    with pytest.raises(PictureError, match="no length"):
+    with pytest.raises(ImageError, match="no length"):
         Scale.from_line((3, 3), (3, 3), 10)
-    with pytest.raises(PictureError, match="not square"):
+    with pytest.raises(ImageError, match="not square"):
         Scale.from_spacing(0.02, 0.03)
-    with pytest.raises(PictureError, match="above 0"):
+    with pytest.raises(ImageError, match="above 0"):
         Scale.from_spacing(0, 0)
 
 
@@ -194,9 +194,7 @@ def test_lesions_at_the_border_are_marked() -> None:
 
 def test_columns_say_their_unit() -> None:
     columns = measurement_columns(drawn())
-    assert {"index", "area_px2", "longest_diameter_px", "perimeter_px", "asymmetry", "colours"} <= set(
-        columns
-    )
+    assert {"index", "area_px2", "longest_diameter_px", "perimeter_px", "asymmetry", "colors"} <= set(columns)
     assert "unit" not in columns
     assert measurement_columns([]) == {}
     ids = np.ones((5, 5), np.int32)
@@ -211,10 +209,10 @@ def test_csv(tmp_path: Path) -> None:
     write_measurements(path, [("IMD002", rows), ("=1+1", rows[:1])])
     with path.open(newline="", encoding="utf-8") as stream:
         read = list(csv.DictReader(stream))
-    assert [line["picture"] for line in read] == ["IMD002"] * 3 + ["'=1+1"]
+    assert [line["image"] for line in read] == ["IMD002"] * 3 + ["'=1+1"]
     assert [line["unit"] for line in read] == ["px"] * 4
     assert float(read[0]["area"]) == rows[0].area
-    assert read[0]["colour_names"] == rows[0].colour_names
+    assert read[0]["color_names"] == rows[0].color_names
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -222,6 +220,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_measurements(tmp_path / "no" / "such" / "folder.csv", [])
 
 
-def test_a_picture_of_another_size_is_refused() -> None:
+def test_a_image_of_another_size_is_refused() -> None:
     with pytest.raises(MaskError, match="shape"):
         measure_instances(np.ones((5, 5), np.int32), np.zeros((6, 5, 3), np.uint8))

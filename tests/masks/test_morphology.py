@@ -11,9 +11,9 @@ from napari_lesionseg.masks import morphology
 EIGHT = np.ones((3, 3))
 
 
-def disc(shape=(120, 160), centre=(60, 80), radius=40, value=1) -> np.ndarray:
+def disc(shape=(120, 160), center=(60, 80), radius=40, value=1) -> np.ndarray:
     rows, cols = np.ogrid[: shape[0], : shape[1]]
-    return (((rows - centre[0]) ** 2 + (cols - centre[1]) ** 2 <= radius**2) * value).astype(np.uint8)
+    return (((rows - center[0]) ** 2 + (cols - center[1]) ** 2 <= radius**2) * value).astype(np.uint8)
 
 
 def parts(mask) -> int:
@@ -98,12 +98,12 @@ def test_holes_are_filled_but_not_bays():
 
 
 def test_the_largest_part_stays():
-    mask = disc(radius=20) | disc(centre=(15, 15), radius=8)
+    mask = disc(radius=20) | disc(center=(15, 15), radius=8)
     np.testing.assert_array_equal(morphology.largest_part(mask), disc(radius=20))
 
 
 def test_the_part_under_a_point_goes():
-    small = disc(centre=(15, 15), radius=8)
+    small = disc(center=(15, 15), radius=8)
     mask = disc(radius=20) | small
     np.testing.assert_array_equal(morphology.remove_part(mask, 15.4, 14.6), disc(radius=20))
 
@@ -119,8 +119,8 @@ def test_removing_takes_one_class_only():
     assert set(np.unique(morphology.remove_part(mask, 40, 80))) == {0, 2}
 
 
-def test_two_lesions_are_cut_at_their_waist():
-    two = disc(centre=(60, 50), radius=30) | disc(centre=(60, 105), radius=30)
+def test_two_lesions_are_cut_at_their_narrow_point():
+    two = disc(center=(60, 50), radius=30) | disc(center=(60, 105), radius=30)
     assert parts(two) == 1
     cut = morphology.split(two)
     assert parts(cut) == 2
@@ -137,9 +137,9 @@ def test_one_lesion_is_not_cut(axes):
     np.testing.assert_array_equal(morphology.split(one), one)
 
 
-def test_neighbours_are_joined_and_a_third_stays_apart():
+def test_neighbors_are_joined_and_a_third_stays_apart():
     mask = (
-        disc(centre=(60, 40), radius=20) | disc(centre=(60, 90), radius=20) | disc(centre=(20, 150), radius=5)
+        disc(center=(60, 40), radius=20) | disc(center=(60, 90), radius=20) | disc(center=(20, 150), radius=5)
     )
     assert parts(mask) == 3
     joined = morphology.merge(mask)
@@ -158,17 +158,17 @@ def test_one_part_needs_no_joining():
     np.testing.assert_array_equal(morphology.merge(disc()), disc())
 
 
-def picture(lesion, rng, shape=(120, 160)) -> np.ndarray:
+def image(lesion, rng, shape=(120, 160)) -> np.ndarray:
     soft = ndimage.gaussian_filter(lesion.astype(float), 1.5)[..., None]
-    colours = np.array([200, 160, 140]) * (1 - soft) + np.array([110, 70, 60]) * soft
-    return np.clip(colours + rng.normal(0, 8, (*shape, 3)), 0, 255).astype(np.uint8)
+    colors = np.array([200, 160, 140]) * (1 - soft) + np.array([110, 70, 60]) * soft
+    return np.clip(colors + rng.normal(0, 8, (*shape, 3)), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("radius", [36, 44])
 def test_snapping_moves_the_outline_to_the_edge(radius, rng):
     lesion = disc()
     near = disc(radius=radius)
-    snapped = morphology.snap(picture(lesion, rng), near)
+    snapped = morphology.snap(image(lesion, rng), near)
     assert dice(snapped, lesion) > 0.98 > dice(near, lesion)
 
 
@@ -177,11 +177,11 @@ def test_snapping_without_an_edge_changes_little(rng):
     assert dice(morphology.snap(even, disc()), disc()) > 0.93
 
 
-def test_a_large_picture_is_snapped_at_a_smaller_size(rng):
+def test_a_large_image_is_snapped_at_a_smaller_size(rng):
     shape = (900, 1200)
     lesion = disc(shape, (450, 600), 300)
     near = disc(shape, (450, 600), 315)
-    assert dice(morphology.snap(picture(lesion, rng, shape), near), lesion) > 0.99
+    assert dice(morphology.snap(image(lesion, rng, shape), near), lesion) > 0.99
 
 
 def test_paths_are_thinned_to_even_steps():
@@ -204,5 +204,5 @@ def test_thinned_paths_begin_where_they_began_and_are_short(path, spacing, most)
 
 
 def test_the_diameter_is_that_of_the_largest_part():
-    both = disc(radius=20) | disc(centre=(15, 15), radius=8)
+    both = disc(radius=20) | disc(center=(15, 15), radius=8)
     assert morphology.diameter(both > 0) == pytest.approx(40, rel=0.02)

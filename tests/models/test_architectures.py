@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
@@ -35,7 +35,7 @@ class ArchitectureTester:
         yield
 
     @pytest.mark.parametrize("out_channels", [1, 4])
-    def test_logits_have_the_size_of_the_picture(self, out_channels: int) -> None:
+    def test_logits_have_the_size_of_the_image(self, out_channels: int) -> None:
         logits = self.build(out_channels)(torch.randn(2, 3, 64, 96))
         assert logits.shape == (2, out_channels, 64, 96)
 
@@ -63,19 +63,19 @@ class ArchitectureTester:
         image, target = torch.randn(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
         target[..., :16] = 1
         image += 2 * target
-        optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
         losses = []
         for _ in range(12):
             loss = torch.nn.functional.binary_cross_entropy_with_logits(network(image), target)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses.append(float(loss.detach()))
         assert np.isfinite(losses).all()
         assert losses[-1] < 0.85 * losses[0]
 
     @pytest.mark.parametrize("value", [0.0, 1e4])
-    def test_plain_pictures_give_no_nan(self, value: float) -> None:
+    def test_plain_images_give_no_nan(self, value: float) -> None:
         with torch.inference_mode():
             assert self.build().eval()(torch.full((1, 3, 32, 32), value)).isfinite().all()
 
@@ -106,7 +106,7 @@ class ArchitectureTester:
             assert torch.equal(loaded(image), network(image))
         assert loaded_card == card
 
-    def test_predicts_and_honours_clicks(self) -> None:
+    def test_predicts_and_honors_clicks(self) -> None:
         card = ModelCard(arch=self.arch, arch_settings=self.settings, working_size=64)
         model = Model(self.build(), card, "cpu", precision="float32")
         image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
@@ -117,7 +117,7 @@ class ArchitectureTester:
 
     def test_unknown_settings_are_refused(self) -> None:
         with pytest.raises(CheckpointError, match="settings"):
-            build_network(self.arch, colour=3)
+            build_network(self.arch, color=3)
 
 
 class TestLiteUNet(ArchitectureTester):
@@ -129,17 +129,17 @@ class TestLiteUNetExperts(ArchitectureTester):
     settings: ClassVar[dict[str, int]] = {"experts": 2}
 
     def build(self, out_channels: int = 1) -> SegmentationNetwork:
-        """Make a network that gives dark pictures to the first expert and bright ones to the second."""
+        """Make a network that gives dark images to the first expert and bright ones to the second."""
         network = super().build(out_channels)
         assert isinstance(network, ExpertNetwork)
         network.eval()
         with torch.inference_mode():
-            grey = torch.stack([torch.full((3, 32, 32), -1.0), torch.full((3, 32, 32), 1.0)])
-            dark, bright = network.describe(grey)
+            gray = torch.stack([torch.full((3, 32, 32), -1.0), torch.full((3, 32, 32), 1.0)])
+            dark, bright = network.describe(gray)
         across = bright - dark
         network.gate.weight[0] = 2 * FAR * across / across.square().sum()
         network.gate.bias[0] = -float(network.gate.weight[0] @ dark)
-        assert network.choose(grey).tolist() == [0, 1]
+        assert network.choose(gray).tolist() == [0, 1]
         return network.train()
 
     def in_turn(self, network: SegmentationNetwork) -> Iterator[None]:
@@ -177,7 +177,7 @@ class TestUNet(SizedTester):
     settings: ClassVar[dict[str, int]] = {"width": 4, "depth": 3}
 
     def test_published_size(self) -> None:
-        # 31.0 million without batch normalisation's parameters, as is known of 64 channels and four halvings
+        # 31.0 million without batch normalization's parameters, as is known of 64 channels and four halvings
         network = build_network("unet", 2, width=64)
         count = sum(
             p.numel()

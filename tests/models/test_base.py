@@ -15,7 +15,7 @@ NETWORKS = [
 
 
 def lived_in(arch: str, settings: dict[str, int]) -> SegmentationNetwork:
-    """A network whose normalisation has seen something."""
+    """A network whose normalization has seen something."""
     torch.manual_seed(1)
     network = build_network(arch, **settings)
     for module in network.modules():

@@ -12,7 +12,7 @@ from napari_lesionseg.models.card import FORMAT_VERSION, ModelCard
         {"name": ""},
         {"name": "two\nlines"},
         {"name": "\x1b[31mred"},
-        {"licence": "a\tb"},
+        {"license": "a\tb"},
         {"working_size": 0},
         {"working_size": 10**9},
         {"mean": (0.5, 0.5)},

@@ -10,9 +10,9 @@ from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probabil
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint
 from napari_lesionseg.models.class_head import MAX_CLASSES, add_class, fit_classes, remove_class, with_classes
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import ExpertNetwork, count_experts
 from napari_lesionseg.models.registry import ARCHITECTURES, build_network
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 
 IMAGE = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 SETTINGS = {
@@ -119,12 +119,12 @@ def test_a_grown_model_learns_its_new_class() -> None:
     target = torch.zeros(1, 32, 48, dtype=torch.long)
     target[:, :, 24:] = 2
     image = IMAGE + 3 * (target == 2)[:, None]
-    optimiser = torch.optim.Adam(network.train().parameters(), 1e-2)
+    optimizer = torch.optim.Adam(network.train().parameters(), 1e-2)
     for _ in range(60):
         loss = torch.nn.functional.cross_entropy(network(image), target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     found = logits_to_probability(network(image).detach())[0].argmax(0).numpy()
     assert np.mean(found == target[0].numpy()) > 0.9
 

@@ -11,8 +11,8 @@ from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint
-from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.convert import import_weights
+from napari_lesionseg.models.registry import build_network
 
 
 def trained(arch: str, out_channels: int = 1, **settings: int) -> SegmentationNetwork:
@@ -34,8 +34,8 @@ class Runs:
 def test_known_networks_come_back(tmp_path: Path, arch: str, settings: dict[str, int]) -> None:
     network = trained(arch, 3, **settings)
     torch.save({"epoch": 3, "state_dict": network.state_dict()}, tmp_path / "net.pth")
-    made = import_weights(tmp_path / "net.pth", name="mine", working_size=192, licence="MIT")
-    assert (made.card.name, made.card.working_size, made.card.licence) == ("mine", 192, "MIT")
+    made = import_weights(tmp_path / "net.pth", name="mine", working_size=192, license_id="MIT")
+    assert (made.card.name, made.card.working_size, made.card.license) == ("mine", 192, "MIT")
     assert made.card.arch_settings == settings
     assert len(made.card.classes) == 3
     assert "assumed" in made.card.notes
@@ -53,7 +53,7 @@ def test_wrappers_names_are_taken_off(tmp_path: Path) -> None:
 
 
 def test_experts_are_taken_over_with_their_card_alone(tmp_path: Path) -> None:
-    # without the card nobody knows what the pictures looked like that the gate was made from
+    # without the card nobody knows what the images looked like that the gate was made from
     torch.save(trained("lite-unet-experts", experts=2).state_dict(), tmp_path / "net.pt")
     with pytest.raises(CheckpointError, match="fit no known network"):
         import_weights(tmp_path / "net.pt", name="mine")
@@ -165,7 +165,7 @@ class TestRefused:
         self.refused(tmp_path / "net.pt", "fit no known network")
 
 
-@pytest.mark.parametrize("wrong", [{"working_size": 7}, {"name": ""}, {"licence": "a\nb"}])
+@pytest.mark.parametrize("wrong", [{"working_size": 7}, {"name": ""}, {"license": "a\nb"}])
 def test_what_is_told_is_checked(tmp_path: Path, wrong: dict[str, object]) -> None:
     torch.save(trained("unet", width=4, depth=1).state_dict(), tmp_path / "net.pt")
     with pytest.raises(CheckpointError, match=next(iter(wrong))):

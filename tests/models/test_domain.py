@@ -16,9 +16,9 @@ MIXING = np.random.default_rng(0).normal(size=(NUMBERS, NUMBERS)) * np.geomspace
 """Makes descriptions of numbers that hang together, and vary by much or little."""
 
 
-def draw(pictures: int, seed: int, shift: float = 0) -> NDArray[np.float32]:
-    """Descriptions of pictures of one kind; of another one, if the second number is shifted."""
-    made = 3 + np.random.default_rng(seed).normal(size=(pictures, NUMBERS)) @ MIXING.T
+def draw(images: int, seed: int, shift: float = 0) -> NDArray[np.float32]:
+    """Descriptions of images of one kind; of another one, if the second number is shifted."""
+    made = 3 + np.random.default_rng(seed).normal(size=(images, NUMBERS)) @ MIXING.T
     made[:, 1] += shift
     return made.astype(np.float32)
 
@@ -48,18 +48,18 @@ def covariance(domain: DomainStatistics) -> NDArray[np.float64]:
 # ------------------------------------------------------------------------------------------ statistics
 
 
-def test_mean_and_covariance_are_those_of_the_pictures(
+def test_mean_and_covariance_are_those_of_the_images(
     training: NDArray[np.float32], domain: DomainStatistics
 ) -> None:
-    assert domain.pictures == 2000
+    assert domain.images == 2000
     exact = training.astype(np.float64)
     np.testing.assert_allclose(domain.mean, exact.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(covariance(domain), np.cov(exact.T), rtol=1e-5)
 
 
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(-1e3, 1e3))
-def test_any_number_of_pictures_and_numbers(pictures: int, numbers: int, seed: int, middle: float) -> None:
-    made = np.random.default_rng(seed).normal(middle, 1, (pictures, numbers)).astype(np.float32)
+def test_any_number_of_images_and_numbers(images: int, numbers: int, seed: int, middle: float) -> None:
+    made = np.random.default_rng(seed).normal(middle, 1, (images, numbers)).astype(np.float32)
     found = DomainStatistics.of(made)
     assert found is not None
     exact = made.astype(np.float64)
@@ -68,13 +68,13 @@ def test_any_number_of_pictures_and_numbers(pictures: int, numbers: int, seed: i
     assert np.isfinite(found.direction_to(made + 1).distances(made)).all()
 
 
-def test_too_few_pictures_have_no_statistics() -> None:
+def test_too_few_images_have_no_statistics() -> None:
     assert DomainStatistics.of(draw(0, seed=2)) is None
     assert DomainStatistics.of(draw(1, seed=2)) is None
     assert DomainStatistics.of(draw(2, seed=2)) is not None
 
 
-def test_a_number_that_is_the_same_for_all_pictures_has_no_spread() -> None:
+def test_a_number_that_is_the_same_for_all_images_has_no_spread() -> None:
     made = draw(20, seed=2)
     made[:, 3] = 0.1
     assert DomainStatistics.of(made) is None
@@ -87,18 +87,18 @@ def test_a_number_that_is_the_same_for_all_pictures_has_no_spread() -> None:
         ({"covariance": (1.0, 0.0, 1.0, 0.0)}, "lower triangle"),
         ({"covariance": (1.0, 0.0, 0.0)}, "positive"),
         ({"covariance": (-1.0, 0.0, 1.0)}, "positive"),
-        ({"covariance": (1.0, 2.0, 1.0)}, "no pictures"),
+        ({"covariance": (1.0, 2.0, 1.0)}, "no images"),
         ({"covariance": (1.0, float("nan"), 1.0)}, "finite"),
         ({"mean": (0.0, float("inf"))}, "finite"),
         ({"mean": (), "covariance": ()}, "at least 1"),
         ({"mean": (0.0,) * 1001}, "at most 1000"),
-        ({"pictures": 1}, "greater than or equal to 2"),
+        ({"images": 1}, "greater than or equal to 2"),
         ({"median": (0.0, 0.0)}, "not permitted"),
     ],
 )
 def test_what_cannot_be_statistics_is_refused(settings: dict[str, object], reason: str) -> None:
-    good = {"pictures": 2, "mean": (0.0, 0.0), "covariance": (1.0, 0.5, 1.0)}
-    assert DomainStatistics.model_validate(good).pictures == 2
+    good = {"images": 2, "mean": (0.0, 0.0), "covariance": (1.0, 0.5, 1.0)}
+    assert DomainStatistics.model_validate(good).images == 2
     with pytest.raises(ValidationError, match=reason):
         DomainStatistics.model_validate(good | settings)
 
@@ -124,7 +124,7 @@ def test_a_card_with_impossible_statistics_is_refused(domain: DomainStatistics) 
 # ------------------------------------------------------------------------------------------- directions
 
 
-def test_distances_are_in_standard_deviations_of_the_training_pictures(
+def test_distances_are_in_standard_deviations_of_the_training_images(
     training: NDArray[np.float32], domain: DomainStatistics
 ) -> None:
     for seed in range(5):
@@ -136,17 +136,17 @@ def test_distances_are_in_standard_deviations_of_the_training_pictures(
         assert distances.std() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("pictures", [1, 5, 30])
-def test_another_kind_is_far_and_the_same_kind_is_not(domain: DomainStatistics, pictures: int) -> None:
+@pytest.mark.parametrize("images", [1, 5, 30])
+def test_another_kind_is_far_and_the_same_kind_is_not(domain: DomainStatistics, images: int) -> None:
     spread = np.sqrt(covariance(domain)[1, 1])
-    direction = domain.direction_to(draw(pictures, seed=4, shift=6 * spread))
+    direction = domain.direction_to(draw(images, seed=4, shift=6 * spread))
     others, same = draw(300, seed=5, shift=6 * spread), draw(300, seed=6)
     assert (direction.distances(others) > FAR).mean() > 0.95
     assert (direction.distances(same) > FAR).mean() < 0.06
 
 
 def test_what_hangs_together_is_taken_into_account() -> None:
-    # two numbers that always agree: a picture in which they differ by little is as strange as can be
+    # two numbers that always agree: an image in which they differ by little is as strange as can be
     both = np.random.default_rng(7).normal(size=(1000, 1))
     made = np.hstack([both, both + 0.1 * np.random.default_rng(8).normal(size=(1000, 1))]).astype(np.float32)
     domain = DomainStatistics.of(made)
@@ -157,7 +157,7 @@ def test_what_hangs_together_is_taken_into_account() -> None:
     assert domain.direction_to(plain).distances(plain)[0] < 1
 
 
-def test_pictures_in_the_middle_of_the_training_pictures_are_in_no_direction(
+def test_images_in_the_middle_of_the_training_images_are_in_no_direction(
     training: NDArray[np.float32], domain: DomainStatistics
 ) -> None:
     direction = domain.direction_to(np.array([domain.mean]))
@@ -165,8 +165,8 @@ def test_pictures_in_the_middle_of_the_training_pictures_are_in_no_direction(
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(0.01, 100))
-def test_the_scale_of_a_number_does_not_matter(seed: int, pictures: int, scale: float) -> None:
-    training, other = draw(50, seed=1), draw(pictures, seed=seed, shift=4)
+def test_the_scale_of_a_number_does_not_matter(seed: int, images: int, scale: float) -> None:
+    training, other = draw(50, seed=1), draw(images, seed=seed, shift=4)
     factors = np.array([1, scale, 1, 1 / scale, 1, 1], np.float32)
     plain, scaled = DomainStatistics.of(training), DomainStatistics.of(training * factors)
     assert plain is not None
@@ -177,11 +177,11 @@ def test_the_scale_of_a_number_does_not_matter(seed: int, pictures: int, scale: 
     np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
-@pytest.mark.parametrize("pictures", [2, 3, NUMBERS])
+@pytest.mark.parametrize("images", [2, 3, NUMBERS])
 @pytest.mark.parametrize("seed", range(8))
-def test_fewer_pictures_than_numbers_give_finite_distances(pictures: int, seed: int) -> None:
+def test_fewer_images_than_numbers_give_finite_distances(images: int, seed: int) -> None:
     # their covariance is singular, and rounded to a few digits it may have negative variances
-    domain = DomainStatistics.of(draw(pictures, seed=20 + seed))
+    domain = DomainStatistics.of(draw(images, seed=20 + seed))
     assert domain is not None
     other = draw(3, seed=40 + seed)
     assert np.isfinite(domain.direction_to(other).distances(other)).all()

@@ -16,14 +16,14 @@ from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelRegistry
 
 
-def make(seed: int, parent: str | None = None, licence: str = "CC0-1.0") -> bytes:
+def make(seed: int, parent: str | None = None, license_id: str = "CC0-1.0") -> bytes:
     torch.manual_seed(seed)
     card = ModelCard(
         name=f"model {seed}",
         arch="unet",
         arch_settings={"width": 2, "depth": 1},
         parent=parent,
-        licence=licence,
+        license=license_id,
     )
     return checkpoint_bytes(build_network("unet", width=2, depth=1), card)
 
@@ -64,13 +64,13 @@ def test_history_of_nothing(registry: ModelRegistry) -> None:
         registry.history("none")
 
 
-def test_export_comes_with_card_and_licence(registry: ModelRegistry, tmp_path: Path) -> None:
+def test_export_comes_with_card_and_license(registry: ModelRegistry, tmp_path: Path) -> None:
     path = registry.add(make(0, parent="ab" * 32), "ours")
-    model, card, licence = registry.export("ours", tmp_path / "for others")
+    model, card, license_file = registry.export("ours", tmp_path / "for others")
     assert model.read_bytes() == path.read_bytes()
     assert load_checkpoint(model).card.name == "model 0"
-    assert json.loads(card.read_text())["licence"] == "CC0-1.0"
-    text = licence.read_text()
+    assert json.loads(card.read_text())["license"] == "CC0-1.0"
+    text = license_file.read_text()
     assert "CC0-1.0" in text
     assert sha256_file(path) in text
     assert "ab" * 32 in text

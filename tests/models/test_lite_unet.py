@@ -98,5 +98,5 @@ def test_imagenet_weights_load_and_see() -> None:
     with torch.inference_mode():
         maps = encoder(edge)
     assert all(m.isfinite().all() and m.std() > 0.01 for m in maps)
-    # trained normalisation: its statistics are no longer those of a new layer
+    # trained normalization: its statistics are no longer those of a new layer
     assert not torch.equal(encoder.stem[1].running_mean, torch.zeros(32))

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
 from napari_lesionseg.models.domain import Direction, DomainStatistics
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import (
     ARCHITECTURE,
     FAR,
@@ -29,7 +30,6 @@ from napari_lesionseg.models.mixture import (
     with_expert,
 )
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.types import ByteImage, Click
 
 CARD = ModelCard(name="test", working_size=64)
@@ -47,17 +47,17 @@ def lite_unet(seed: int, channels: int = 1) -> SegmentationNetwork:
 
 
 def kinds(each: int = 2) -> list[ByteImage]:
-    """Pictures of three kinds, by turns: as they are drawn, dark, and blue."""
-    pictures = []
+    """Images of three kinds, by turns: as they are drawn, dark, and blue."""
+    images = []
     for number in range(each):
         plain = synthetic_sample(number, (56, 77)).image
-        pictures += [plain, plain // 5, plain[..., ::-1].copy()]
-    return pictures
+        images += [plain, plain // 5, plain[..., ::-1].copy()]
+    return images
 
 
-def views(pictures: list[ByteImage], network: SegmentationNetwork) -> Tensor:
-    """Bring pictures of one size to what the network sees of them; (B, 3, h, w)."""
-    return torch.cat([Model(network, CARD, "cpu").view(picture) for picture in pictures])
+def views(images: list[ByteImage], network: SegmentationNetwork) -> Tensor:
+    """Bring images of one size to what the network sees of them; (B, 3, h, w)."""
+    return torch.cat([Model(network, CARD, "cpu").view(image) for image in images])
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,14 @@ def first() -> SegmentationNetwork:
 
 @pytest.fixture(scope="module")
 def network(first: SegmentationNetwork) -> ExpertNetwork:
-    """Three experts: the first one, one for dark pictures and one for blue ones."""
+    """Three experts: the first one, one for dark images and one for blue ones."""
     model = Model(first, CARD, "cpu")
     described = [model.describe(synthetic_sample(seed, (56, 77)).image) for seed in range(100, 160)]
     domain = DomainStatistics.of(np.stack(described))
     assert domain is not None
     made = first
     for kind in (1, 2):
-        own = [model.describe(picture) for picture in kinds()[kind::3]]
+        own = [model.describe(image) for image in kinds()[kind::3]]
         made = with_expert(made, kind, lite_unet(1 + kind), domain.direction_to(np.stack(own)))
     assert isinstance(made, ExpertNetwork)
     return made
@@ -109,23 +109,23 @@ def assert_gate(gate: DomainGate, place: int, kind: Direction) -> None:
     """A gate knows the kind of an expert."""
     assert np.array_equal(gate.weight[place - 1], kind.weight)
     assert gate.bias[place - 1] == kind.bias
-    assert np.array_equal(gate.centres[place - 1], kind.centre)
+    assert np.array_equal(gate.centers[place - 1], kind.center)
     assert np.array_equal(gate.whitening, kind.whitening)
 
 
 def rows(gate: DomainGate, place: int) -> Tensor:
     """All that a gate knows of the kind of one expert."""
-    return torch.cat([gate.weight[place - 1], gate.bias[place - 1 : place], gate.centres[place - 1]])
+    return torch.cat([gate.weight[place - 1], gate.bias[place - 1 : place], gate.centers[place - 1]])
 
 
 # ------------------------------------------------------------------------------------------------ gate
 
 
-def make_gate(*centres: float) -> DomainGate:
-    """Make a gate to which the first number alone matters: kinds lie around it, training pictures at 0."""
-    gate = DomainGate(len(centres))
-    gate.centres[:, 0] = torch.tensor(centres)
-    gate.weight[:, 0] = gate.centres[:, 0].sign()
+def make_gate(*centers: float) -> DomainGate:
+    """Make a gate to which the first number alone matters: kinds lie around it, training images at 0."""
+    gate = DomainGate(len(centers))
+    gate.centers[:, 0] = torch.tensor(centers)
+    gate.weight[:, 0] = gate.centers[:, 0].sign()
     gate.whitening.zero_()
     gate.whitening[0, 0] = 1
     return gate
@@ -138,12 +138,12 @@ def described(*numbers: float) -> Tensor:
     return descriptions
 
 
-def test_a_picture_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
+def test_a_image_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
     gate = make_gate(4.0, 10.0, -5.0)
     assert gate(described(3, 6.9, 7.1, 50, -2.1, -50)).tolist() == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_picture_that_is_far_in_no_direction_goes_to_the_first() -> None:
+def test_a_image_that_is_far_in_no_direction_goes_to_the_first() -> None:
     gate = make_gate(1.0, -1.0)
     assert gate(described(FAR, -FAR, 1, -1)).tolist() == [0, 0, 0, 0]
     assert gate(described(FAR + 0.01, -FAR - 0.01)).tolist() == [1, 2]
@@ -155,9 +155,9 @@ def test_only_kinds_in_whose_direction_it_is_far_count() -> None:
     assert gate(described(4.5, 6.9, 7.1)).tolist() == [2, 2, 2]
 
 
-def test_nearness_is_measured_in_what_the_training_pictures_vary_by() -> None:
+def test_nearness_is_measured_in_what_the_training_images_vary_by() -> None:
     gate = make_gate(4.0, 10.0)
-    gate.centres[:, 1] = torch.tensor([9.0, 7.0])  # the second number is the second kind's
+    gate.centers[:, 1] = torch.tensor([9.0, 7.0])  # the second number is the second kind's
     assert gate(described(4.5)).tolist() == [1]
     gate.whitening[1, 1] = 10
     assert gate(described(4.5)).tolist() == [2]
@@ -173,16 +173,16 @@ def test_a_new_gate_gives_everything_to_the_first() -> None:
     st.lists(st.floats(3, 50, width=32), min_size=3, max_size=3, unique=True),
     st.permutations(range(3)),
 )
-def test_a_picture_is_judged_alone_and_the_order_of_kinds_does_not_matter(
-    numbers: list[float], centres: list[float], order: list[int]
+def test_a_image_is_judged_alone_and_the_order_of_kinds_does_not_matter(
+    numbers: list[float], centers: list[float], order: list[int]
 ) -> None:
     # at the same distance of two kinds, the order decides
-    apart = np.abs(np.subtract.outer(numbers, [centres[0], -centres[1], centres[2]])) ** 2
+    apart = np.abs(np.subtract.outer(numbers, [centers[0], -centers[1], centers[2]])) ** 2
     assume(np.diff(np.sort(apart, axis=1), axis=1).min() > 0.01)
-    gate = make_gate(centres[0], -centres[1], centres[2])
+    gate = make_gate(centers[0], -centers[1], centers[2])
     together = gate(described(*numbers)).tolist()
     assert together == [int(gate(described(number))) for number in numbers]
-    turned = make_gate(*(float(gate.centres[kind, 0]) for kind in order))
+    turned = make_gate(*(float(gate.centers[kind, 0]) for kind in order))
     assert [place and order[place - 1] + 1 for place in turned(described(*numbers)).tolist()] == together
 
 
@@ -193,11 +193,11 @@ def test_a_gate_learns_of_a_kind() -> None:
     assert_gate(new, 3, direction(3.0))
     assert torch.equal(new.weight[:2], old.weight)
     assert torch.equal(new.bias[:2], old.bias)
-    assert torch.equal(new.centres[:2], old.centres)
+    assert torch.equal(new.centers[:2], old.centers)
     other = new.with_kind(1, direction(5.0))
     assert_gate(other, 1, direction(5.0))
     assert torch.equal(other.weight[1:], new.weight[1:])
-    assert torch.equal(other.centres[1:], new.centres[1:])
+    assert torch.equal(other.centers[1:], new.centers[1:])
     for name, tensor in old.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -205,7 +205,7 @@ def test_a_gate_learns_of_a_kind() -> None:
 # ------------------------------------------------------------------------------------------ the network
 
 
-def test_kinds_of_pictures_are_told_from_each_other(network: ExpertNetwork, batch: Tensor) -> None:
+def test_kinds_of_images_are_told_from_each_other(network: ExpertNetwork, batch: Tensor) -> None:
     with torch.inference_mode():
         assert network.choose(batch).tolist() == [0, 1, 2, 0, 1, 2]
         for place, view in enumerate(batch.split(1)[:3]):
@@ -383,32 +383,32 @@ def test_the_card_says_how_many_experts_there_are() -> None:
 
 
 @pytest.mark.parametrize("turns", [False, True])
-def test_pictures_of_the_old_kind_are_outlined_to_the_bit_as_before(
+def test_images_of_the_old_kind_are_outlined_to_the_bit_as_before(
     first: SegmentationNetwork, network: ExpertNetwork, turns: bool
 ) -> None:
-    card = CARD.model_copy(update={"test_time_turns": turns, "temperature": 1.3})
+    card = CARD.model_copy(update={"test_time_augmentation": turns, "temperature": 1.3})
     old, new = Model(first, card, "cpu"), Model(network, card_with(card, 3), "cpu")
     plain, dark, _ = kinds()[:3]
     clicks = [Click(20, 30), Click(50, 70, positive=False)]
-    for picture, alike in ((plain, True), (dark, False)):
-        before = old.predict(picture)
-        assert np.array_equal(new.predict(picture), before) == alike
-        answers = [model.predict(picture, clicks, before) for model in (old, new)]
+    for image, alike in ((plain, True), (dark, False)):
+        before = old.predict(image)
+        assert np.array_equal(new.predict(image), before) == alike
+        answers = [model.predict(image, clicks, before) for model in (old, new)]
         assert np.array_equal(*answers) == alike
     assert np.array_equal(new.describe(plain), old.describe(plain))
 
 
 @pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("kind", [1, 2])
-def test_pictures_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
+def test_images_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
     network: ExpertNetwork, kind: int, turns: bool
 ) -> None:
-    card = CARD.model_copy(update={"test_time_turns": turns})
+    card = CARD.model_copy(update={"test_time_augmentation": turns})
     alone, together = Model(network.expert(kind), card, "cpu"), Model(network, card_with(card, 3), "cpu")
-    picture = kinds()[kind]
-    assert np.array_equal(together.predict(picture), alone.predict(picture))
+    image = kinds()[kind]
+    assert np.array_equal(together.predict(image), alone.predict(image))
     clicks = [Click(20, 30)]
-    assert np.array_equal(together.predict(picture, clicks), alone.predict(picture, clicks))
+    assert np.array_equal(together.predict(image, clicks), alone.predict(image, clicks))
 
 
 def test_a_new_expert_needs_a_direction(network: ExpertNetwork) -> None:

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from napari_lesionseg.models import onnx_export
-from napari_lesionseg.inference.predictor import Model, load_model
-from napari_lesionseg.models.onnx_export import TOLERANCE, export_onnx
-from napari_lesionseg.inference.tiling import TileConfig, predict_large
 from napari_lesionseg.errors import CheckpointError, DeviceError
+from napari_lesionseg.inference.predictor import Model, load_model
+from napari_lesionseg.inference.tiling import TileConfig, predict_large
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.models import onnx_export
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.domain import Direction
-from napari_lesionseg.models.mixture import FAR, card_with, with_expert
-from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
+from napari_lesionseg.models.mixture import FAR, card_with, with_expert
+from napari_lesionseg.models.onnx_export import TOLERANCE, export_onnx
+from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Click
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -138,7 +138,7 @@ def test_the_default_network(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def experts() -> Model:
-    """The first outlines dark pictures, the second bright ones."""
+    """The first outlines dark images, the second bright ones."""
     torch.manual_seed(0)
     first, second = build_network("lite-unet").eval(), build_network("lite-unet").eval()
     for network in (first, second):

@@ -40,7 +40,7 @@ def test_its_card_says_what_it_is(model: Model) -> None:
     card = model.card
     assert ModelRegistry().resolve().stem == card.name
     assert card.classes == ("background", "lesion")
-    assert card.licence == "CC0-1.0"
+    assert card.license == "CC0-1.0"
     assert card.training["command"].startswith("lesionseg train")
     assert {"isic2017-val-256", "isic-crop512-val"} <= set(card.scores)
 

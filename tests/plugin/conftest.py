@@ -16,7 +16,7 @@ from npe2 import PluginManager
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.editor.prediction_cache import Answer
-from napari_lesionseg.plugin.widgets.available_models import Survey
+from napari_lesionseg.plugin.widgets.available_models import AvailableModels
 from napari_lesionseg.study.layout import is_study
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, Click, Probability
@@ -32,7 +32,7 @@ class FakeModel:
     error : Exception or None
         Raised by the next predictions.
     seen : list of ndarray
-        The pictures it was given.
+        The images it was given.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class FakeModel:
 
 
 class FakeEncoded:
-    """A picture as the fake network keeps it: clicks are honoured in a disc of three pixels around them."""
+    """An image as the fake network keeps it: clicks are honored in a disc of three pixels around them."""
 
     def __init__(self, model: FakeModel, image: ByteImage) -> None:
         self.model, self.image = model, image
@@ -103,14 +103,14 @@ def network(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     model = FakeModel()
     monkeypatch.setattr("napari_lesionseg.plugin.segment.task.load", lambda choice: model)
     entry = SimpleNamespace(name="fake", shipped=True, problem="")
-    found = Survey((entry,), {"auto": "CPU, 2 threads", "cpu": "CPU, 2 threads"})
-    monkeypatch.setattr("napari_lesionseg.plugin.widgets.model_picker.survey", lambda: found)
+    found = AvailableModels((entry,), {"auto": "CPU, 2 threads", "cpu": "CPU, 2 threads"})
+    monkeypatch.setattr("napari_lesionseg.plugin.widgets.model_picker.available_models", lambda: found)
     return model
 
 
 @pytest.fixture
 def spot() -> ByteImage:
-    """A bright picture, 40 x 60, with a dark square in rows 10 to 29 and columns 20 to 44."""
+    """A bright image, 40 x 60, with a dark square in rows 10 to 29 and columns 20 to 44."""
     return spot_image()
 
 
@@ -122,14 +122,14 @@ def spot_image(shape: tuple[int, int] = (40, 60)) -> ByteImage:
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> Callable[..., Study]:
-    """Make a study of small pictures that all differ, or open the one that was made before."""
+    """Make a study of small images that all differ, or open the one that was made before."""
 
-    def make(count: int = 4, reader: str = "am", **more: Any) -> Study:
+    def make(count: int = 4, annotator: str = "am", **more: Any) -> Study:
         folder = tmp_path / "study"
         if is_study(folder):
-            return Study.open(folder, reader)
+            return Study.open(folder, annotator)
         images = {f"P{number + 1}": numbered_spot(number) for number in range(count)}
-        return Study.create(folder, reader, images=images, **more)
+        return Study.create(folder, annotator, images=images, **more)
 
     return make
 

@@ -52,7 +52,7 @@ def test_the_command_opens_a_folder(qtbot, started, folder, monkeypatch, command
     assert bench.session.state.name == "a"
 
 
-def test_pictures_are_shown_with_their_masks(started, folder, tmp_path, spot):
+def test_images_are_shown_with_their_masks(started, folder, tmp_path, spot):
     mask = tmp_path / "a_mask.png"
     Image.fromarray((spot[..., 0] < 100).astype(np.uint8) * 255).save(mask)
     app.open_viewer(None, [folder / "a.png"], [mask])

@@ -59,7 +59,7 @@ def small_samples(monkeypatch):
     monkeypatch.setattr(sample_data, "sample_set", lambda n: drawn[:n])
 
 
-@pytest.mark.parametrize(("key", "pictures"), [("lesion", 1), ("six-lesions", 6)])
+@pytest.mark.parametrize(("key", "samples"), [("lesion", 1), ("six-lesions", 6)])
 def test_samples_open(make_napari_viewer, small_samples, key, samples):
     viewer = make_napari_viewer()
     viewer.open_sample(PLUGIN, key)

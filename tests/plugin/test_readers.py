@@ -15,9 +15,9 @@ from qtpy.QtWidgets import QApplication, QRadioButton
 
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
-from napari_lesionseg.io.images import write_mask, write_picture
 from napari_lesionseg.datasets.records import Record
-from napari_lesionseg.errors import DatasetError, PairingError, PictureError
+from napari_lesionseg.errors import DatasetError, ImageError, PairingError
+from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.plugin import readers
 from napari_lesionseg.plugin.readers import get_reader, read_layers
 
@@ -38,9 +38,9 @@ def open_file(viewer):
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "tif", "tiff"])
-def test_pictures_are_opened_as_they_are(open_file, tmp_path, spot, ending):
+def test_images_are_opened_as_they_are(open_file, tmp_path, spot, ending):
     path = tmp_path / f"IMD 002 æøå.{ending}"
-    write_picture(path, spot)
+    write_image(path, spot)
     (layer,) = open_file(path)
     assert isinstance(layer, napari.layers.Image)
     assert layer.name == "IMD 002 æøå"
@@ -50,20 +50,20 @@ def test_pictures_are_opened_as_they_are(open_file, tmp_path, spot, ending):
 
 @pytest.mark.parametrize("name", ["a.jpg", "b.JPEG"])
 def test_jpegs_are_opened(open_file, tmp_path, spot, name):
-    write_picture(tmp_path / name, spot)
+    write_image(tmp_path / name, spot)
     (layer,) = open_file(tmp_path / name)
     assert layer.rgb
     assert np.abs(layer.data.astype(int) - spot).mean() < 3
 
 
-def test_small_pictures_are_colours_too(open_file, tmp_path):
-    write_picture(tmp_path / "tiny.png", np.full((1, 1, 3), 7, dtype=np.uint8))
+def test_small_images_are_colors_too(open_file, tmp_path):
+    write_image(tmp_path / "tiny.png", np.full((1, 1, 3), 7, dtype=np.uint8))
     (layer,) = open_file(tmp_path / "tiny.png")
     assert layer.rgb
     assert layer.data.shape == (1, 1, 3)
 
 
-def test_exif_turns_a_picture_once(open_file, tmp_path, spot):
+def test_exif_turns_a_image_once(open_file, tmp_path, spot):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(spot).save(tmp_path / "turned.png", exif=exif)
@@ -80,7 +80,7 @@ def test_pages_become_a_stack(open_file, tmp_path, spot):
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_deep_grey_keeps_its_values(open_file, tmp_path, rng, frames):
+def test_deep_gray_keeps_its_values(open_file, tmp_path, rng, frames):
     values = rng.integers(0, 4096, (frames, 40, 60), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "deep.tif", values, photometric="minisblack")
     (layer,) = open_file(tmp_path / "deep.tif")
@@ -89,13 +89,13 @@ def test_deep_grey_keeps_its_values(open_file, tmp_path, rng, frames):
     np.testing.assert_array_equal(layer.data, values if frames > 1 else values[0])
 
 
-def test_deep_colours_become_bytes(open_file, tmp_path, spot):
+def test_deep_colors_become_bytes(open_file, tmp_path, spot):
     tifffile.imwrite(tmp_path / "deep.tif", spot.astype(np.uint16) * 257, photometric="rgb")
     (layer,) = open_file(tmp_path / "deep.tif")
     np.testing.assert_array_equal(layer.data, spot)
 
 
-def test_palettes_become_colours(open_file, tmp_path, spot):
+def test_palettes_become_colors(open_file, tmp_path, spot):
     Image.fromarray(spot).convert("P").save(tmp_path / "palette.png")
     (layer,) = open_file(tmp_path / "palette.png")
     np.testing.assert_array_equal(layer.data, Image.open(tmp_path / "palette.png").convert("RGB"))
@@ -110,11 +110,11 @@ def test_masks_become_labels(open_file, tmp_path, spot, ending):
     np.testing.assert_array_equal(layer.data, mask)
 
 
-def test_a_folder_becomes_one_layer_a_picture_in_natural_order(open_file, tmp_path, spot):
+def test_a_folder_becomes_one_layer_a_image_in_natural_order(open_file, tmp_path, spot):
     for name in ("IMD10", "IMD2", "IMD1"):
-        write_picture(tmp_path / f"{name}.png", spot)
+        write_image(tmp_path / f"{name}.png", spot)
     write_mask(tmp_path / "IMD2_segmentation.png", spot[..., 0] < 100)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     layers = open_file(tmp_path)
     assert [layer.name for layer in layers] == ["IMD1", "IMD2", "IMD2 outline", "IMD10"]
     assert [layer.visible for layer in layers] == [True, False, False, False]
@@ -124,7 +124,7 @@ def test_a_folder_becomes_one_layer_a_picture_in_natural_order(open_file, tmp_pa
 def test_several_files_are_opened_together(viewer, tmp_path, spot):
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
-        write_picture(path, spot)
+        write_image(path, spot)
     assert [layer.name for layer in viewer.open(paths, plugin="napari-lesionseg")] == ["a", "b"]
 
 
@@ -137,33 +137,33 @@ def told(monkeypatch) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_PICTURES", 2), ("MAX_PIXELS", 40 * 60)])
-def test_of_a_large_folder_the_first_pictures_are_opened(tmp_path, spot, monkeypatch, told, limit, value):
+@pytest.mark.parametrize(("limit", "value"), [("MAX_IMAGES", 2), ("MAX_PIXELS", 40 * 60)])
+def test_of_a_large_folder_the_first_images_are_opened(tmp_path, spot, monkeypatch, told, limit, value):
     monkeypatch.setattr(readers, limit, value)
     for index in range(3):
-        write_picture(tmp_path / f"{index}.png", spot)
+        write_image(tmp_path / f"{index}.png", spot)
     assert [options["name"] for _, options, _ in read_layers(str(tmp_path))] == ["0", "1"]
     (said,) = told
-    assert said.startswith(f"The first 2 of 3 pictures in {tmp_path.name} are open.")
+    assert said.startswith(f"The first 2 of 3 images in {tmp_path.name} are open.")
 
 
-def test_deep_grey_of_a_folder_keeps_its_values(open_file, tmp_path, rng):
+def test_deep_gray_of_a_folder_keeps_its_values(open_file, tmp_path, rng):
     values = rng.integers(0, 4096, (40, 60), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "deep.tif", values, photometric="minisblack")
     (layer,) = open_file(tmp_path)
     np.testing.assert_array_equal(layer.data, values)
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(PairingError, match="no pictures found"):
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(PairingError, match="no images found"):
         read_layers(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text", b"\x89PNG\r\n\x1a\n truncated"])
-def test_what_is_no_picture_is_named(tmp_path, content):
+def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "fake.png"
     path.write_bytes(content)
-    with pytest.raises(PictureError, match=r"fake\.png"):
+    with pytest.raises(ImageError, match=r"fake\.png"):
         read_layers(str(path))
 
 
@@ -175,7 +175,7 @@ def test_other_files_are_left_to_other_readers(tmp_path):
     assert get_reader([str(tmp_path / "a.png"), str(tmp_path)]) is read_layers
 
 
-def test_real_pictures_of_the_ph2_layout_are_opened(open_file, real_data):
+def test_real_images_of_the_ph2_layout_are_opened(open_file, real_data):
     layers = open_file(real_data / "ph2-sample")
     assert [layer.name for layer in layers[:2]] == ["IMD032", "IMD032 outline"]
     assert len(layers) == 40
@@ -185,7 +185,7 @@ def test_real_pictures_of_the_ph2_layout_are_opened(open_file, real_data):
 
 @pytest.fixture
 def records():
-    """Two pictures of two patients with a lesion and a hair."""
+    """Two images of two patients with a lesion and a hair."""
     found = []
     for number in range(2):
         rng = np.random.default_rng(number)
@@ -201,19 +201,19 @@ def records():
 @pytest.mark.parametrize("convention", ["isic", "coco", "folder"])
 def test_a_data_set_is_opened_with_its_outlines(open_file, records, tmp_path, convention):
     *_, report = export_dataset(
-        records, tmp_path / "set", convention, config=ExportConfig(pseudonymise="nothing")
+        records, tmp_path / "set", convention, config=ExportConfig(pseudonymize="nothing")
     )
     layers = open_file(report.folder)
     assert [layer.name for layer in layers] == ["p0", "p0 outline", "p1", "p1 outline"]
     assert [layer.visible for layer in layers] == [True, True, False, False]
     for record, image, outline in zip(records, layers[::2], layers[1::2], strict=True):
-        np.testing.assert_array_equal(image.data, record.picture)
+        np.testing.assert_array_equal(image.data, record.image)
         np.testing.assert_array_equal(outline.data, record.mask)
         assert isinstance(outline, napari.layers.Labels)
 
 
 def test_a_data_set_can_be_dropped_on_the_window(make_napari_viewer, plugins, records, tmp_path):
-    config = ExportConfig(pseudonymise="nothing")
+    config = ExportConfig(pseudonymize="nothing")
     *_, report = export_dataset(records, tmp_path / "set", "isic", config=config)
     viewer = make_napari_viewer()
     chooser = QTimer()
@@ -239,7 +239,7 @@ def choose_lesionseg():
 
 
 def test_a_coco_file_is_opened_and_other_json_is_not(open_file, records, tmp_path):
-    config = ExportConfig(pseudonymise="nothing", shares={"train": 1})
+    config = ExportConfig(pseudonymize="nothing", shares={"train": 1})
     *_, report = export_dataset(records, tmp_path / "set", "coco", config=config)
     assert len(open_file(report.folder / "annotations/instances_train.json")) == 4
     assert get_reader(str(report.folder / "manifest.json")) is None
@@ -261,12 +261,12 @@ def test_photographs_that_came_as_dicom_are_opened(open_file, tmp_path, spot):
 
 def test_broken_entries_of_a_data_set_are_told_and_left_out(tmp_path, spot, told):
     for name in ("a", "b"):
-        write_picture(tmp_path / f"{name}.png", spot)
+        write_image(tmp_path / f"{name}.png", spot)
         write_mask(tmp_path / f"{name}_mask.png", spot[..., 0] < 100)
     (tmp_path / "a.png").write_bytes(b"broken")
     assert [options["name"] for _, options, _ in read_layers(str(tmp_path))] == ["b", "b outline"]
     (said,) = told
     assert said.startswith(f"Left out of {tmp_path.name}: a: ")
     (tmp_path / "b_mask.png").write_bytes(b"broken")
-    with pytest.raises(DatasetError, match="no picture of it can be read"):
+    with pytest.raises(DatasetError, match="no image of it can be read"):
         read_layers(str(tmp_path))

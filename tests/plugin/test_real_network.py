@@ -13,7 +13,7 @@ from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.task import SMALLEST_WORKING_SIZE, ModelChoice
-from napari_lesionseg.plugin.widgets.available_models import survey
+from napari_lesionseg.plugin.widgets.available_models import available_models
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def models(tmp_path, monkeypatch):
 
 
 def test_the_survey_finds_models_and_devices():
-    found = survey()
+    found = available_models()
     problems = {model.name: model.problem for model in found.models if not model.shipped}
     assert problems["random"] == ""
     assert problems["broken"]

@@ -35,8 +35,8 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.fixture
-def make_pictures(tmp_path: Path) -> Callable[..., Path]:
-    """Make a folder of small pictures that all differ."""
+def make_images(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of small images that all differ."""
 
     def make(count: int = 3, name: str = "photos", suffix: str = ".png") -> Path:
         folder = tmp_path / name
@@ -49,19 +49,19 @@ def make_pictures(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def study(tmp_path: Path, make_pictures: Callable[..., Path]) -> Study:
-    """A study of the pictures IMD1, IMD2 and IMD3, which stay in their folder."""
-    return Study.create(tmp_path / "study", "am", paths=make_pictures())
+def study(tmp_path: Path, make_images: Callable[..., Path]) -> Study:
+    """A study of the images IMD1, IMD2 and IMD3, which stay in their folder."""
+    return Study.create(tmp_path / "study", "am", paths=make_images())
 
 
 @pytest.fixture
-def pictures(study: Study) -> list[str]:
-    return list(study.state.pictures)
+def images(study: Study) -> list[str]:
+    return list(study.state.images)
 
 
 @pytest.fixture
 def outline() -> np.ndarray:
-    """An outline that fits the pictures."""
+    """An outline that fits the images."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[3:8, 4:12] = 1
     return labels

@@ -24,11 +24,10 @@ import numpy as np
 from scenario import Work, differences, look, plan
 from seam import Disk, PowerCutError, Tap, cut_at, die_at
 
+from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.io import atomic
 from napari_lesionseg.io import images as images_module
-from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.study import event_log
-from napari_lesionseg.study import mask_store
+from napari_lesionseg.study import event_log, mask_store
 from napari_lesionseg.study.event_log import JournalWriter
 from napari_lesionseg.study.mask_store import Revisions, name_revision
 from napari_lesionseg.study.study import Study
@@ -71,7 +70,7 @@ def journal_in_place() -> None:
 
 
 def mask_in_place() -> None:
-    """Write masks straight to one place for each picture, over the old one: what most programs do."""
+    """Write masks straight to one place for each image, over the old one: what most programs do."""
 
     def direct(path: Path, payload: bytes) -> None:
         with Path(path).open("wb") as stream:
@@ -102,11 +101,11 @@ WRITERS = {
 
 
 def make_study(folder: Path) -> list[str]:
-    """Make a study of three small pictures with some work in it."""
+    """Make a study of three small images with some work in it."""
     rng = np.random.default_rng(1)
     images = {f"nevus {n}": rng.integers(0, 256, (12, 17, 3), np.uint8) for n in range(3)}
     with Study.create(folder, "am", images=images) as study:
-        return list(study.state.pictures)
+        return list(study.state.images)
 
 
 def run(folder: Path, work: Work, tell: Callable[[], object], tap: Tap | None = None) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.events import Approved, OutlineEntry
-from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.study import Provenance, Study
 from napari_lesionseg.types import Click
 
 SHAPE = (12, 17)
@@ -18,7 +18,7 @@ SHAPE = (12, 17)
 
 @dataclass(frozen=True)
 class Seen:
-    """What a reader expects to see of one picture."""
+    """What an annotator expects to see of one image."""
 
     status: str = "not looked at"
     outline: bytes | None = None
@@ -45,12 +45,12 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     return labels
 
 
-def plan(pictures: list[str], rounds: int, seed: int = 0, before: World | None = None) -> Work:
-    """Plan work on pictures: predict, correct, approve, flag, no lesion, reopen, correct again, approve."""
+def plan(images: list[str], rounds: int, seed: int = 0, before: World | None = None) -> Work:
+    """Plan work on images: predict, correct, approve, flag, no lesion, reopen, correct again, approve."""
     rng = np.random.default_rng(seed)
-    work = Work(worlds=[before if before is not None else {image_id: Seen() for image_id in pictures}])
+    work = Work(worlds=[before if before is not None else {image_id: Seen() for image_id in images}])
     for number in range(rounds):
-        image_id = pictures[number % len(pictures)]
+        image_id = images[number % len(images)]
         for step, change in _one_round(image_id, rng):
             work.steps.append(step)
             world = work.worlds[-1]
@@ -60,9 +60,11 @@ def plan(pictures: list[str], rounds: int, seed: int = 0, before: World | None =
 
 def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
     guess, first, second, third = draw(rng), draw(rng), draw(rng), draw(rng)
-    origin = Origin(model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False)))
+    origin = Provenance(
+        model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False))
+    )
     yield (
-        lambda study: study.record_prediction(image_id, guess, Origin(model="a" * 64, quality=0.6)),
+        lambda study: study.record_prediction(image_id, guess, Provenance(model="a" * 64, quality=0.6)),
         lambda seen: (
             replace(seen, status="predicted", outline=guess.tobytes())
             if seen.status == "not looked at"
@@ -111,11 +113,11 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
 
 def look(study: Study) -> World:
     """See what a study holds."""
-    return {image_id: _see(study, image_id) for image_id in study.state.pictures}
+    return {image_id: _see(study, image_id) for image_id in study.state.images}
 
 
 def _see(study: Study, image_id: str) -> Seen:
-    state = study.state.pictures[image_id]
+    state = study.state.images[image_id]
     outline = None if state.outline is None else study.read_revision(state.outline).tobytes()
     if state.status is Status.NO_LESION:
         shown = study.outline(image_id)

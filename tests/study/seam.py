@@ -62,7 +62,7 @@ class Tap:
         parts = path.relative_to(self.root).parts
         if path.is_dir() or not parts:
             return f"folder {parts[0] if parts else 'itself'}"
-        return {"masks": "mask", "pictures": "image_id"}.get(parts[0], parts[0])
+        return {"masks": "mask", "images": "image_id"}.get(parts[0], parts[0])
 
     def _inside(self, path: Path) -> bool:
         return path.is_relative_to(self.root)

@@ -46,17 +46,17 @@ def test_dice() -> None:
         dice(a, b[:2])
 
 
-def test_agreement_of_readers_over_pictures() -> None:
+def test_agreement_of_readers_over_images() -> None:
     full, half, none = (np.zeros((2, 4), np.uint8) for _ in range(3))
     full[:], half[0] = 1, 1
     masks = [{"bo": full, "am": half}, {"am": full, "bo": full, "cy": none}, {"dee": full}]
     found = measure_agreement(masks)
-    assert found.readers == ("am", "bo", "cy", "dee")
+    assert found.annotators == ("am", "bo", "cy", "dee")
     assert found.dice[0, 1] == found.dice[1, 0] == pytest.approx((2 / 3 + 1) / 2)
     assert found.dice[0, 2] == 0.0
     assert np.isnan(found.dice[0, 3])
     assert np.diag(found.dice).tolist() == [1, 1, 1, 1]
-    assert found.pictures.tolist() == [[2, 2, 1, 0], [2, 2, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
+    assert found.images.tolist() == [[2, 2, 1, 0], [2, 2, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
     assert found.mean == pytest.approx((5 / 6 + 0 + 0) / 3)
 
 
@@ -101,7 +101,7 @@ def test_readers_who_agree_need_no_estimate(labels: np.ndarray) -> None:
 
 
 def test_what_is_no_consensus() -> None:
-    with pytest.raises(StudyError, match="at least two readers"):
+    with pytest.raises(StudyError, match="at least two annotators"):
         find_consensus({"am": disc(30, 40, 9)})
     with pytest.raises(StudyError, match="differ in shape"):
         find_consensus({"am": disc(30, 40, 9), "bo": disc(30, 40, 9)[:4]})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.io.images import write_mask, write_picture
+from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.study.datasets import IMPORTED, study_of_dataset, take_outlines
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
@@ -16,12 +16,12 @@ from napari_lesionseg.study.study import Study
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures with masks of three classes; the last picture has none, the one before it a broken one."""
+    """Images with masks of three classes; the last image has none, the one before it a broken one."""
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()
     for number in range(4):
         rng = np.random.default_rng(number)
-        write_picture(tmp_path / f"images/p{number}.png", rng.integers(0, 256, (20, 30, 3), np.uint8))
+        write_image(tmp_path / f"images/p{number}.png", rng.integers(0, 256, (20, 30, 3), np.uint8))
     for number in range(2):
         labels = np.zeros((20, 30), np.uint8)
         labels[4:12, 5:20] = 1
@@ -37,25 +37,25 @@ def test_outlines_patients_and_classes_come_along(folder):
     dataset = read_dataset(folder)
     assert study_of_dataset(folder / "study", "am", dataset) == 2
     with Study.open(folder / "study", "am") as study:
-        states = {state.name: state for state in study.state.pictures.values()}
+        states = {state.name: state for state in study.state.images.values()}
         assert [entry.name for entry in study.info.classes] == ["lesion", "hair"]
-        assert len({entry.colour for entry in study.info.classes}) == 2
+        assert len({entry.color for entry in study.info.classes}) == 2
         assert states["p0"].added.patient == states["p1"].added.patient == "A"
         assert [states[f"p{number}"].status for number in range(4)] == [
             Status.CORRECTED, Status.CORRECTED, Status.NOT_LOOKED_AT, Status.NOT_LOOKED_AT,
         ]  # fmt: skip
-        picture = next(picture for picture, state in study.state.pictures.items() if state.name == "p0")
+        image = next(image for image, state in study.state.images.items() if state.name == "p0")
         labels = dataset.records[0].load().labels
-        np.testing.assert_array_equal(study.outline(picture), labels)
+        np.testing.assert_array_equal(study.outline(image), labels)
 
 
 def test_what_a_reader_did_is_left_alone(folder):
     records = read_dataset(folder).records
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
-        first = next(iter(study.state.pictures))
+        first = next(iter(study.state.images))
         study.no_lesion(first)
         assert take_outlines(study, records) == 0  # hairs are no class of this study
-        assert study.state.pictures[first].status is Status.NO_LESION
+        assert study.state.images[first].status is Status.NO_LESION
 
 
 def test_the_study_inside_is_no_part_of_the_data_set(folder):
@@ -65,7 +65,7 @@ def test_the_study_inside_is_no_part_of_the_data_set(folder):
 
 
 def lesion_masks(folder):
-    """Let all four pictures have a mask of one class; the last one is empty."""
+    """Let all four images have a mask of one class; the last one is empty."""
     (folder / "classes.csv").unlink()
     for number in range(4):
         labels = np.zeros((20, 30), np.uint8)
@@ -78,20 +78,20 @@ def test_outlines_that_came_along_are_nobodys_verdict_and_yield_to_no_network(fo
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         assert take_outlines(study, records) == 3
-        picture, state = next(iter(study.state.pictures.items()))
-        assert state.reader == IMPORTED
+        image, state = next(iter(study.state.images.items()))
+        assert state.annotator == IMPORTED
         assert not state.verdicts
         assert state.corrected is not None
         assert state.corrected.model is None
-        study.record_prediction(picture, np.ones((20, 30), np.uint8))
-        np.testing.assert_array_equal(study.outline(picture), records[0].load().labels)
-        assert list(study.state.pictures.values())[3].status is Status.NOT_LOOKED_AT
+        study.record_prediction(image, np.ones((20, 30), np.uint8))
+        np.testing.assert_array_equal(study.outline(image), records[0].load().labels)
+        assert list(study.state.images.values())[3].status is Status.NOT_LOOKED_AT
 
 
 def test_what_was_drawn_is_never_overwritten(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
-        first, second, third, _ = study.state.pictures
+        first, second, third, _ = study.state.images
         drawn = np.zeros((20, 30), np.uint8)
         drawn[0, 0] = 1
         study.save_correction(first, drawn)
@@ -100,10 +100,10 @@ def test_what_was_drawn_is_never_overwritten(folder):
         assert take_outlines(study, records) == 0
         np.testing.assert_array_equal(study.outline(first), drawn)
         np.testing.assert_array_equal(study.outline(second), drawn)
-        assert study.state.pictures[third].reader == IMPORTED
+        assert study.state.images[third].annotator == IMPORTED
 
 
-def test_pictures_are_known_by_their_content(folder):
+def test_images_are_known_by_their_content(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         swapped = [dataclasses.replace(record, name="other") for record in records]
@@ -115,7 +115,7 @@ def test_copies_are_known_by_their_names(folder):
     (folder / "jpg").mkdir()
     for number in range(4):
         image = np.full((20, 30, 3), 40 * number, np.uint8)
-        write_picture(folder / f"jpg/p{number}.jpg", image)
+        write_image(folder / f"jpg/p{number}.jpg", image)
     with Study.create(folder / "study", "am", paths=folder / "jpg", copy=True) as study:
         assert take_outlines(study, records) == 3
 
@@ -124,4 +124,4 @@ def test_a_blinded_study_takes_none(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images", blinded=True) as study:
         assert take_outlines(study, records) == 0
-        assert {state.status for state in study.state.pictures.values()} == {Status.NOT_LOOKED_AT}
+        assert {state.status for state in study.state.images.values()} == {Status.NOT_LOOKED_AT}

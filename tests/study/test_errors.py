@@ -1,4 +1,4 @@
-"""Whatever the disk refuses, nothing is lost, the reader is told, and saving again works once it can."""
+"""Whatever the disk refuses, nothing is lost, the annotator is told, and saving again works once it can."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ERRORS = {
 
 @pytest.fixture(scope="module")
 def template() -> Iterator[Path]:
-    """A study with two approved pictures and one that waits."""
+    """A study with two approved images and one that waits."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:
         folder = Path(scratch) / "study"
         with Study.create(folder, "am", images={f"nevus {n}": noise(n) for n in range(3)}) as study:
-            for image_id in list(study.state.pictures)[:2]:
+            for image_id in list(study.state.images)[:2]:
                 study.approve(image_id, np.ones(SHAPE, np.uint8))
         yield folder
 
@@ -51,19 +51,19 @@ def count_points(template: Path, copy: Path, act: Callable[[Study], object]) -> 
 def draw_and_approve(study: Study) -> object:
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:5, 3:9] = 1
-    return study.approve(list(study.state.pictures)[2], labels)
+    return study.approve(list(study.state.images)[2], labels)
 
 
 def set_aside(study: Study) -> object:
-    return study.flag(next(iter(study.state.pictures)), "hair?")
+    return study.flag(next(iter(study.state.images)), "hair?")
 
 
 def bring_in(study: Study) -> object:
-    return study.add_pictures(images={"new": noise(77)})
+    return study.add_images(images={"new": noise(77)})
 
 
 def point_to(study: Study) -> object:
-    return study.set_pictures_folder(study.folder.parent)
+    return study.set_images_folder(study.folder.parent)
 
 
 ACTIONS = {act.__name__: act for act in (draw_and_approve, set_aside, bring_in, point_to)}
@@ -100,8 +100,8 @@ def check_one_fault(study: Study, act: Callable[[Study], object], tap: Tap, name
         with Study.open(study.folder, "bo") as other:
             assert other.problems == (), name
             assert all(
-                other.state.pictures[image_id].approved == state.approved
-                for image_id, state in before.pictures.items()
+                other.state.images[image_id].approved == state.approved
+                for image_id, state in before.images.items()
                 if state.approved
             ), name
     # What is only asked for after the work is done, or again by itself, may go unnoticed.
@@ -128,10 +128,10 @@ def test_making_a_study_may_fail_anywhere_and_be_tried_again(scratch: Path, erro
         folder = scratch / str(number)
         with Tap(scratch, fail_at(number, error, lasting=True)), contextlib.suppress(StudyError):
             Study.create(folder, "am", images=images)
-        if not (folder / "study.json").exists() or not Study.open(folder, "am").state.pictures:
+        if not (folder / "study.json").exists() or not Study.open(folder, "am").state.images:
             Study.create(folder, "am", images=images)
         with Study.open(folder, "am") as study:
-            assert len(study.state.pictures) == 2, name
+            assert len(study.state.images) == 2, name
             assert study.problems == study.check() == (), name
 
 
@@ -140,7 +140,7 @@ def test_a_whole_round_of_work_while_the_disk_comes_and_goes(template: Path, tmp
     folder = tmp_path / "study"
     shutil.copytree(template, folder)
     with Study.open(folder, "am") as study:
-        image_id = list(study.state.pictures)[2]
+        image_id = list(study.state.images)[2]
         work = plan([image_id], 2, before={image_id: look(study)[image_id]})
         for number, (step, world) in enumerate(zip(work.steps, work.worlds[1:], strict=True)):
             with contextlib.suppress(StudyError), Tap(folder, fail_at(number % 9, errno.EIO, lasting=True)):
@@ -168,11 +168,11 @@ def test_a_journal_that_cannot_be_read_is_reported_and_the_others_are_read(
 
     monkeypatch.setattr(Path, "open", opening)
     with Study.open(folder, "am") as study:
-        assert len(study.state.pictures) == 3
+        assert len(study.state.images) == 3
         assert [problem.reason for problem in study.problems] == ["it cannot be read (Input/output error)"]
         monkeypatch.undo()
         assert len(study.refresh()) == 2
-        assert sum(state.status.done for state in study.state.pictures.values()) == 2
+        assert sum(state.status.done for state in study.state.images.values()) == 2
 
 
 def test_a_folder_that_disappears_and_comes_back(template: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_folder_that_disappears_and_comes_back(template: Path, tmp_path: Path)
             with pytest.raises(StudyError, match="cannot be reached"):
                 act(study)
         with pytest.raises(StudyError, match="missing"):
-            study.outline(next(iter(study.state.pictures)))
+            study.outline(next(iter(study.state.images)))
         assert study.state is before
         assert not folder.exists()
         away.rename(folder)
@@ -211,7 +211,7 @@ def test_a_folder_that_is_taken_away_for_good_and_put_back_from_a_backup(
         draw_and_approve(study)
     with Study.open(folder, "am") as again:
         assert again.problems == again.check() == ()
-        assert all(state.approved for state in again.state.pictures.values())
+        assert all(state.approved for state in again.state.images.values())
 
 
 @contextlib.contextmanager
@@ -259,26 +259,26 @@ from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.study import Study
 
 study = Study.open(Path(sys.argv[1]), "am")
-picture = list(study.state.pictures)[2]
+image = list(study.state.images)[2]
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 rng = np.random.default_rng(0)
 approved = []
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), hard))
 while True:
-    labels = rng.integers(0, 2, study.state.pictures[picture].shape, np.uint8)
+    labels = rng.integers(0, 2, study.state.images[image].shape, np.uint8)
     try:
-        study.approve(picture, labels)
+        study.approve(image, labels)
     except StudyError as error:
         assert "the disk is full" in str(error), error
         break
     approved.append(labels)
     assert len(approved) < 100
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-study.approve(picture, labels)
+study.approve(image, labels)
 again = Study.open(Path(sys.argv[1]), "am")
 assert again.problems == again.check() == ()
 assert again.state == study.state
-found = [again.read_revision(entry) for entry in again.history(picture) if entry.event == "approved"]
+found = [again.read_revision(entry) for entry in again.history(image) if entry.event == "approved"]
 assert [labels.tolist() for labels in found] == [labels.tolist() for labels in [*approved, labels]]
 sys.stdout.write(str(len(approved)))
 """

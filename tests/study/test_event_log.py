@@ -14,7 +14,7 @@ from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.event_log import MAX_LINE, JournalReader, JournalWriter, Problem
 from napari_lesionseg.study.events import Added, Flagged, Session
 
-PICTURE = "5" * 64
+IMAGE = "5" * 64
 WRITER = "a" * 32
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FILE = f"am-{WRITER}.jsonl"
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def flagged(seq: int, /, **other: object) -> dict[str, object]:
     """A line that is as it should be, unless told otherwise."""
-    entry = Flagged(writer=WRITER, seq=seq, reader="am", time=NOW, image_id=PICTURE, note=f"note {seq}")
+    entry = Flagged(writer=WRITER, seq=seq, annotator="am", time=NOW, image_id=IMAGE, note=f"note {seq}")
     return {**json.loads(entry.model_dump_json()), **other}
 
 
@@ -43,31 +43,31 @@ def notes(entries: list[object]) -> list[str]:
 
 def test_what_is_written_is_read(folder: Path) -> None:
     writer = JournalWriter(folder, "am")
-    first = writer.append(Flagged, time=NOW, image_id=PICTURE, note="hår?")
-    second = writer.append(Session, time=NOW, image_id=PICTURE, view={"zoom": 2.5, "center": [0, 1]})
-    reader = JournalReader(folder)
-    assert reader.read_new() == [first, second]
-    assert reader.read_new() == []
-    assert not reader.problems
+    first = writer.append(Flagged, time=NOW, image_id=IMAGE, note="hår?")
+    second = writer.append(Session, time=NOW, image_id=IMAGE, view={"zoom": 2.5, "center": [0, 1]})
+    annotator = JournalReader(folder)
+    assert annotator.read_new() == [first, second]
+    assert annotator.read_new() == []
+    assert not annotator.problems
 
 
 def test_only_new_lines_are_read_again(folder: Path) -> None:
-    writer, reader = JournalWriter(folder, "am"), JournalReader(folder)
-    writer.append(Flagged, time=NOW, image_id=PICTURE, note="one")
-    assert notes(reader.read_new()) == ["one"]
-    writer.append(Flagged, time=NOW, image_id=PICTURE, note="two")
-    JournalWriter(folder, "bo").append(Flagged, time=NOW, image_id=PICTURE, note="three")
-    assert notes(reader.read_new()) == ["two", "three"]
+    writer, annotator = JournalWriter(folder, "am"), JournalReader(folder)
+    writer.append(Flagged, time=NOW, image_id=IMAGE, note="one")
+    assert notes(annotator.read_new()) == ["one"]
+    writer.append(Flagged, time=NOW, image_id=IMAGE, note="two")
+    JournalWriter(folder, "bo").append(Flagged, time=NOW, image_id=IMAGE, note="three")
+    assert notes(annotator.read_new()) == ["two", "three"]
 
 
 def test_two_runs_never_share_a_file(folder: Path) -> None:
     for _ in range(2):
-        JournalWriter(folder, "am").append(Flagged, time=NOW, image_id=PICTURE)
+        JournalWriter(folder, "am").append(Flagged, time=NOW, image_id=IMAGE)
     assert len(list(folder.iterdir())) == 2
 
 
 def test_many_entries_are_written_in_one_step(folder: Path) -> None:
-    records = [{"picture": f"{n:064x}", "note": str(n)} for n in range(50)]
+    records = [{"image": f"{n:064x}", "note": str(n)} for n in range(50)]
     entries = JournalWriter(folder, "am").append_together(Flagged, records, time=NOW)
     assert JournalReader(folder).read_new() == entries
     assert len(list(folder.iterdir())) == 1
@@ -81,18 +81,18 @@ def test_nothing_to_write_makes_no_file(folder: Path) -> None:
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_torn_last_line_is_left_until_it_is_whole(folder: Path, cut: int) -> None:
     (folder / FILE).write_bytes(line(0) + line(1)[:-cut])
-    reader = JournalReader(folder)
-    assert notes(reader.read_new()) == ["note 0"]
-    assert not reader.problems
+    annotator = JournalReader(folder)
+    assert notes(annotator.read_new()) == ["note 0"]
+    assert not annotator.problems
     (folder / FILE).write_bytes(line(0) + line(1))
-    assert notes(reader.read_new()) == ["note 1"]
+    assert notes(annotator.read_new()) == ["note 1"]
 
 
 def test_a_line_torn_in_the_middle_costs_only_itself(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1)[:40] + b"\n" + line(2))
-    reader = JournalReader(folder)
-    assert notes(reader.read_new()) == ["note 0", "note 2"]
-    (problem,) = reader.problems
+    annotator = JournalReader(folder)
+    assert notes(annotator.read_new()) == ["note 0", "note 2"]
+    (problem,) = annotator.problems
     assert (problem.file, problem.line) == (f"journal/{FILE}", 2)
     assert str(problem).startswith(f"journal/{FILE}:2: Invalid JSON")
 
@@ -102,14 +102,14 @@ HOSTILE = {
     "older version": (line(1, v=0), "v: Input should be 1"),
     "unknown event": (line(1, event="erased"), "does not match any of the expected tags"),
     "unknown field": (line(1, erase=True), "erase: Extra inputs"),
-    "no picture": (line(1, image_id=None), "picture"),
-    "picture that climbs": (line(1, image_id="../" * 21 + "x"), "picture"),
+    "no image": (line(1, image_id=None), "image"),
+    "image that climbs": (line(1, image_id="../" * 21 + "x"), "image"),
     "note of another kind": (line(1, note=3), "note"),
     "number as text": (line(1, seq="1"), "seq"),
     "negative number": (line(1, seq=-1), "seq"),
     "time without zone": (line(1, time="2026-03-01T12:00:00"), "timezone"),
     "time far ahead": (line(1, time="9999-12-31T23:59:59Z"), "far in the past or in the future"),
-    "another's name": (line(1, reader="bo"), "belongs into another journal"),
+    "another's name": (line(1, annotator="bo"), "belongs into another journal"),
     "another's writer": (line(1, writer="b" * 32), "belongs into another journal"),
     "a number again": (line(0), "comes again"),
     "not JSON": (b"hello\n", "Invalid JSON"),
@@ -128,9 +128,9 @@ HOSTILE = {
 @pytest.mark.parametrize(("bad", "reason"), HOSTILE.values(), ids=HOSTILE)
 def test_bad_lines_are_refused_one_by_one_and_named(folder: Path, bad: bytes, reason: str) -> None:
     (folder / FILE).write_bytes(line(0) + bad + line(2))
-    reader = JournalReader(folder)
-    assert notes(reader.read_new()) == ["note 0", "note 2"]
-    (problem,) = reader.problems
+    annotator = JournalReader(folder)
+    assert notes(annotator.read_new()) == ["note 0", "note 2"]
+    (problem,) = annotator.problems
     assert problem.line == 2
     assert reason in problem.reason
     assert problem.reason.isprintable()
@@ -139,8 +139,8 @@ def test_bad_lines_are_refused_one_by_one_and_named(folder: Path, bad: bytes, re
 
 def added(**other: object) -> bytes:
     entry = Added(
-        writer=WRITER, seq=1, reader="am", time=NOW, image_id=PICTURE, name="IMD1", path="a/b.png", own=False,
-        size=9, shape=(3, 4),
+        writer=WRITER, seq=1, annotator="am", time=NOW, image_id=IMAGE, name="IMD1", path="a/b.png",
+        own=False, size=9, shape=(3, 4),
     )  # fmt: skip
     return json.dumps({**json.loads(entry.model_dump_json(exclude_none=True)), **other}).encode() + b"\n"
 
@@ -152,43 +152,43 @@ def added(**other: object) -> bytes:
 )  # fmt: skip
 def test_paths_that_lead_out_are_refused(folder: Path, path: str) -> None:
     (folder / FILE).write_bytes(line(0) + added(path=path))
-    reader = JournalReader(folder)
-    assert notes(reader.read_new()) == ["note 0"]
-    (problem,) = reader.problems
+    annotator = JournalReader(folder)
+    assert notes(annotator.read_new()) == ["note 0"]
+    (problem,) = annotator.problems
     assert "path" in problem.reason
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(folder: Path, number: str) -> None:
     writer = JournalWriter(folder, "am")
-    writer.append(Session, time=NOW, image_id=PICTURE, view={"zoom": 1.25})
+    writer.append(Session, time=NOW, image_id=IMAGE, view={"zoom": 1.25})
     (path,) = folder.iterdir()
     path.write_text(path.read_text().replace("1.25", number))
-    reader = JournalReader(folder)
-    assert reader.read_new() == []
-    assert len(reader.problems) == 1
+    annotator = JournalReader(folder)
+    assert annotator.read_new() == []
+    assert len(annotator.problems) == 1
 
 
 @pytest.mark.parametrize(
     "change",
     [{"size": 0}, {"shape": [0, 4]}, {"shape": [3]}, {"shape": [3, 4, 5]}, {"own": "no"}, {"name": ""}],
 )
-def test_impossible_pictures_are_refused(folder: Path, change: dict[str, object]) -> None:
+def test_impossible_images_are_refused(folder: Path, change: dict[str, object]) -> None:
     (folder / FILE).write_bytes(added(**change))
-    reader = JournalReader(folder)
-    assert reader.read_new() == []
-    assert len(reader.problems) == 1
+    annotator = JournalReader(folder)
+    assert annotator.read_new() == []
+    assert len(annotator.problems) == 1
 
 
 def test_a_line_without_end_is_not_kept_in_memory(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + b"x" * (3 * MAX_LINE))
-    reader = JournalReader(folder)
-    assert notes(reader.read_new()) == ["note 0"]
-    assert [problem.reason for problem in reader.problems] == ["the line is too long"]
+    annotator = JournalReader(folder)
+    assert notes(annotator.read_new()) == ["note 0"]
+    assert [problem.reason for problem in annotator.problems] == ["the line is too long"]
     with (folder / FILE).open("ab") as stream:
         stream.write(b"yyy\n" + line(1))
-    assert notes(reader.read_new()) == ["note 1"]
-    assert len(reader.problems) == 1
+    assert notes(annotator.read_new()) == ["note 1"]
+    assert len(annotator.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,51 +196,51 @@ def test_a_line_without_end_is_not_kept_in_memory(folder: Path) -> None:
 )
 def test_foreign_files_are_left_out_and_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(line(0))
-    reader = JournalReader(folder)
-    assert reader.read_new() == []
-    (problem,) = reader.problems
+    annotator = JournalReader(folder)
+    assert annotator.read_new() == []
+    (problem,) = annotator.problems
     assert problem == Problem(f"journal/{name}", 0, "it is not a journal of this program, and was left out")
-    reader.read_new()
-    assert len(reader.problems) == 1
+    annotator.read_new()
+    assert len(annotator.problems) == 1
 
 
 def test_a_journal_that_is_a_link_is_left_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(line(0))
     (folder / FILE).symlink_to(tmp_path / "elsewhere")
-    reader = JournalReader(folder)
-    assert reader.read_new() == []
-    assert len(reader.problems) == 1
+    annotator = JournalReader(folder)
+    assert annotator.read_new() == []
+    assert len(annotator.problems) == 1
 
 
 def test_hidden_files_are_nobodys_business(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
-    reader = JournalReader(folder)
-    assert reader.read_new() == []
-    assert not reader.problems
+    annotator = JournalReader(folder)
+    assert annotator.read_new() == []
+    assert not annotator.problems
 
 
 def test_a_journal_that_became_shorter_is_read_anew(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
-    reader = JournalReader(folder)
-    reader.read_new()
+    annotator = JournalReader(folder)
+    annotator.read_new()
     (folder / FILE).write_bytes(line(0))
-    assert notes(reader.read_new()) == ["note 0"]
-    assert not reader.problems
+    assert notes(annotator.read_new()) == ["note 0"]
+    assert not annotator.problems
 
 
 def test_entries_can_be_refused_for_other_reasons(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
-    reader = JournalReader(folder, lambda entry: "not today" if entry.seq == 1 else None)
-    assert notes(reader.read_new()) == ["note 0"]
-    assert [problem.reason for problem in reader.problems] == ["not today"]
+    annotator = JournalReader(folder, lambda entry: "not today" if entry.seq == 1 else None)
+    assert notes(annotator.read_new()) == ["note 0"]
+    assert [problem.reason for problem in annotator.problems] == ["not today"]
 
 
 def test_what_could_not_be_read_back_is_not_written(folder: Path) -> None:
     writer = JournalWriter(folder, "am")
     with pytest.raises(StudyError, match="note: String should have at most 4000"):
-        writer.append(Flagged, time=NOW, image_id=PICTURE, note="x" * 5000)
+        writer.append(Flagged, time=NOW, image_id=IMAGE, note="x" * 5000)
     with pytest.raises(StudyError, match="far in the past"):
-        writer.append(Flagged, time=datetime(1970, 1, 1, tzinfo=UTC), image_id=PICTURE)
+        writer.append(Flagged, time=datetime(1970, 1, 1, tzinfo=UTC), image_id=IMAGE)
     with pytest.raises(StudyError, match="view"):
         writer.append(Session, time=NOW, view={"zoom": float("nan")})
     with pytest.raises(StudyError, match="too long"):
@@ -250,10 +250,10 @@ def test_what_could_not_be_read_back_is_not_written(folder: Path) -> None:
 
 def test_a_changed_journal_is_not_written_on(folder: Path) -> None:
     writer = JournalWriter(folder, "am")
-    writer.append(Flagged, time=NOW, image_id=PICTURE, note="one")
+    writer.append(Flagged, time=NOW, image_id=IMAGE, note="one")
     (path,) = folder.iterdir()
     os.truncate(path, path.stat().st_size - 5)
-    writer.append(Flagged, time=NOW, image_id=PICTURE, note="two")
+    writer.append(Flagged, time=NOW, image_id=IMAGE, note="two")
     assert notes(JournalReader(folder).read_new()) == ["two"]
     assert len(list(folder.iterdir())) == 2
 

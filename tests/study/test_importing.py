@@ -11,30 +11,30 @@ from PIL import Image
 
 from conftest import SHAPE, noise
 from napari_lesionseg.datasets.splits import SplitItem
-from napari_lesionseg.errors import CancelledError, PairingError, PictureError, StudyError
+from napari_lesionseg.errors import CancelledError, ImageError, PairingError, StudyError
 from napari_lesionseg.study import importing
 from napari_lesionseg.study.study import Study
 
-MakePictures = Callable[..., Path]
+MakeImages = Callable[..., Path]
 
 
 def names(study: Study) -> list[str]:
-    return [state.name for state in study.state.pictures.values()]
+    return [state.name for state in study.state.images.values()]
 
 
-def test_from_a_folder_the_pictures_stay_where_they_are(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder = make_pictures(12)
+def test_from_a_folder_the_images_stay_where_they_are(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(12)
     study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == [f"IMD{n}" for n in range(1, 13)]
     assert study.info.images_folder == "../photos"
-    assert list((study.folder / "pictures").iterdir()) == []
-    for number, picture in enumerate(study.state.pictures, start=1):
-        assert study.picture_path(picture) == folder / f"IMD{number}.png"
-        assert np.array_equal(study.read_picture(picture), noise(number))
+    assert list((study.folder / "images").iterdir()) == []
+    for number, image in enumerate(study.state.images, start=1):
+        assert study.image_path(image) == folder / f"IMD{number}.png"
+        assert np.array_equal(study.read_image(image), noise(number))
 
 
-def test_from_files_and_patterns(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder = make_pictures(3)
+def test_from_files_and_patterns(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(3)
     study = Study.create(tmp_path / "study", "am", paths=[folder / "IMD1.png", str(folder / "*3.png")])
     assert names(study) == ["IMD1", "IMD3"]
 
@@ -53,11 +53,11 @@ def test_from_a_ph2_folder(tmp_path: Path) -> None:
 
 def test_from_the_real_ph2(tmp_path: Path, real_data: Path) -> None:
     study = Study.create(tmp_path / "study", "am", paths=real_data / "ph2-sample")
-    assert len(study.state.pictures) == 20
+    assert len(study.state.images) == 20
     assert study.problems == ()
     assert study.check() == ()
-    picture = next(iter(study.state.pictures))
-    assert study.read_picture(picture).shape[:2] == study.state.pictures[picture].shape
+    image = next(iter(study.state.images))
+    assert study.read_image(image).shape[:2] == study.state.images[image].shape
 
 
 def test_from_an_isic_folder_masks_are_left_out(tmp_path: Path) -> None:
@@ -72,22 +72,20 @@ def test_from_an_isic_folder_masks_are_left_out(tmp_path: Path) -> None:
     assert names(study) == [f"ISIC_000000{number}" for number in range(3)]
 
 
-def test_from_pictures_that_are_open_in_the_viewer(tmp_path: Path) -> None:
-    images = {"arm/left": noise(1), "arm left": noise(2), "grey": noise(3)[..., 0], "../../x": noise(4)}
+def test_from_images_that_are_open_in_the_viewer(tmp_path: Path) -> None:
+    images = {"arm/left": noise(1), "arm left": noise(2), "gray": noise(3)[..., 0], "../../x": noise(4)}
     study = Study.create(tmp_path / "study", "am", images=images)
     assert sorted(names(study)) == sorted(images)
     assert study.info.images_folder is None
-    by_name = {state.name: picture for picture, state in study.state.pictures.items()}
-    assert np.array_equal(study.read_picture(by_name["arm/left"]), images["arm/left"])
-    assert study.read_picture(by_name["grey"]).shape == (*SHAPE, 3)
-    assert len(list((study.folder / "pictures").iterdir())) == 4
-    assert all(
-        study.picture_path(picture).parent == study.folder / "pictures" for picture in by_name.values()
-    )
+    by_name = {state.name: image for image, state in study.state.images.items()}
+    assert np.array_equal(study.read_image(by_name["arm/left"]), images["arm/left"])
+    assert study.read_image(by_name["gray"]).shape == (*SHAPE, 3)
+    assert len(list((study.folder / "images").iterdir())) == 4
+    assert all(study.image_path(image).parent == study.folder / "images" for image in by_name.values())
 
 
-def test_an_array_that_is_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="not one picture"):
+def test_an_array_that_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="not one image"):
         Study.create(tmp_path / "study", "am", images={"stack": np.zeros((3, 4, 5, 6))})
 
 
@@ -96,9 +94,9 @@ def test_upright_shapes_come_from_the_camera_turned_on_its_side(tmp_path: Path) 
     exif[0x0112] = 6
     Image.fromarray(noise(1)).save(tmp_path / "turned.jpg", exif=exif)
     study = Study.create(tmp_path / "study", "am", paths=tmp_path / "turned.jpg")
-    (state,) = study.state.pictures.values()
+    (state,) = study.state.images.values()
     assert state.shape == (17, 12)
-    assert study.read_picture(state.image_id).shape == (17, 12, 3)
+    assert study.read_image(state.image_id).shape == (17, 12, 3)
 
 
 def test_copies_carry_no_exif(tmp_path: Path) -> None:
@@ -106,25 +104,25 @@ def test_copies_carry_no_exif(tmp_path: Path) -> None:
     exif[0x0112], exif[0x010F] = 3, "Kari Nordmann"
     Image.fromarray(noise(1)).save(tmp_path / "a.jpg", exif=exif)
     study = Study.create(tmp_path / "study", "am", paths=tmp_path / "a.jpg", copy=True)
-    (picture,) = study.state.pictures
-    path = study.picture_path(picture)
-    assert path.parent == study.folder / "pictures"
+    (image,) = study.state.images
+    path = study.image_path(image)
+    assert path.parent == study.folder / "images"
     assert b"Kari" not in path.read_bytes()
     assert not Image.open(path).getexif()
     (tmp_path / "a.jpg").unlink()
     assert study.check() == ()
 
 
-def test_what_is_in_already_is_left_alone(tmp_path: Path, make_pictures: MakePictures) -> None:
-    study = Study.create(tmp_path / "study", "am", paths=make_pictures(2))
-    new = study.add_pictures(make_pictures(4))
-    assert [study.state.pictures[picture].name for picture in new] == ["IMD3", "IMD4"]
-    assert study.add_pictures(make_pictures(4)) == ()
-    assert Study.open(study.folder, "am").state.pictures.keys() == study.state.pictures.keys()
+def test_what_is_in_already_is_left_alone(tmp_path: Path, make_images: MakeImages) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(2))
+    new = study.add_images(make_images(4))
+    assert [study.state.images[image].name for image in new] == ["IMD3", "IMD4"]
+    assert study.add_images(make_images(4)) == ()
+    assert Study.open(study.folder, "am").state.images.keys() == study.state.images.keys()
 
 
-def test_two_files_of_one_picture_are_one_picture(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder = make_pictures(1)
+def test_two_files_of_one_image_are_one_image(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(1)
     (folder / "IMD9.png").write_bytes((folder / "IMD1.png").read_bytes())
     study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == ["IMD1"]
@@ -132,89 +130,87 @@ def test_two_files_of_one_picture_are_one_picture(tmp_path: Path, make_pictures:
 
 @pytest.mark.parametrize("content", ["files", "arrays"])
 def test_copies_are_not_made_again_by_another_encoder(
-    tmp_path: Path, make_pictures: MakePictures, monkeypatch: pytest.MonkeyPatch, content: str
+    tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     def fill(study: Study) -> tuple[str, ...]:
         if content == "files":
-            return study.add_pictures(make_pictures(2), copy=True)
-        return study.add_pictures(images={"a": noise(1), "b": noise(2)})
+            return study.add_images(make_images(2), copy=True)
+        return study.add_images(images={"a": noise(1), "b": noise(2)})
 
     study = Study.create(tmp_path / "study", "am")
     assert len(fill(study)) == 2
     monkeypatch.setattr(
-        importing, "write_picture", lambda path, image: Image.fromarray(image).save(path, compress_level=0)
+        importing, "write_image", lambda path, image: Image.fromarray(image).save(path, compress_level=0)
     )
     assert fill(study) == ()
     assert study.check() == ()
 
 
-def test_a_picture_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_pictures: MakePictures) -> None:
-    study = Study.create(tmp_path / "study", "am", paths=make_pictures(2))
-    assert study.add_pictures(make_pictures(2), copy=True) == ()
-    assert list((study.folder / "pictures").iterdir()) == []
+def test_a_image_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_images: MakeImages) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(2))
+    assert study.add_images(make_images(2), copy=True) == ()
+    assert list((study.folder / "images").iterdir()) == []
 
 
-def test_pictures_of_one_name(tmp_path: Path, make_pictures: MakePictures) -> None:
-    make_pictures(1, "left")
-    other = make_pictures(0, "right")
+def test_images_of_one_name(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(1, "left")
+    other = make_images(0, "right")
     Image.fromarray(noise(7)).save(other / "IMD1.png")
-    study = Study.create(
-        tmp_path / "study", "am", paths=[tmp_path / "left", tmp_path / "right"], copy=True
-    )
+    study = Study.create(tmp_path / "study", "am", paths=[tmp_path / "left", tmp_path / "right"], copy=True)
     assert names(study) == ["IMD1", "IMD1"]
     assert study.check() == ()
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_taken(
-    tmp_path: Path, make_pictures: MakePictures
+    tmp_path: Path, make_images: MakeImages
 ) -> None:
-    folder = make_pictures(2)
+    folder = make_images(2)
     (folder / "broken.png").write_bytes((folder / "IMD1.png").read_bytes()[:60])
-    (folder / "notes.jpg").write_text("not a picture")
+    (folder / "notes.jpg").write_text("not an image")
     for copy in (False, True):
         study = Study.create(tmp_path / f"study {copy}", "am", paths=folder, copy=copy)
         assert names(study) == ["IMD1", "IMD2"]
         assert sorted(Path(problem.file).name for problem in study.problems) == ["broken.png", "notes.jpg"]
 
 
-def test_pictures_outside_the_folder_want_to_be_copied(tmp_path: Path, make_pictures: MakePictures) -> None:
-    study = Study.create(tmp_path / "study", "am", paths=make_pictures(1))
+def test_images_outside_the_folder_want_to_be_copied(tmp_path: Path, make_images: MakeImages) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(1))
     Image.fromarray(noise(8)).save(tmp_path / "elsewhere.png")
-    assert study.add_pictures(tmp_path / "elsewhere.png") == ()
+    assert study.add_images(tmp_path / "elsewhere.png") == ()
     assert "have it copied" in study.problems[0].reason
-    assert len(study.add_pictures(tmp_path / "elsewhere.png", copy=True)) == 1
+    assert len(study.add_images(tmp_path / "elsewhere.png", copy=True)) == 1
 
 
-def test_links_out_of_the_folder_want_to_be_copied(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder = make_pictures(1)
+def test_links_out_of_the_folder_want_to_be_copied(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(1)
     Image.fromarray(noise(8)).save(tmp_path / "elsewhere.png")
     (folder / "link.png").symlink_to(tmp_path / "elsewhere.png")
     study = Study.create(tmp_path / "study", "am", paths=folder)
     assert names(study) == ["IMD1"]
     assert "have it copied" in study.problems[0].reason
-    study.add_pictures(folder, copy=True)
+    study.add_images(folder, copy=True)
     assert names(study) == ["IMD1", "link"]
 
 
-def test_a_study_inside_its_pictures_folder(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder = make_pictures(2)
+def test_a_study_inside_its_images_folder(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(2)
     study = Study.create(folder / "study", "am", paths=folder)
     assert names(study) == ["IMD1", "IMD2"]
     assert study.info.images_folder == ".."
 
 
-def test_the_studys_own_masks_are_no_pictures(
-    tmp_path: Path, make_pictures: MakePictures, outline: np.ndarray
+def test_the_studys_own_masks_are_no_images(
+    tmp_path: Path, make_images: MakeImages, outline: np.ndarray
 ) -> None:
-    study = Study.create(tmp_path / "study", "am", paths=make_pictures(1))
-    entry = study.approve(next(iter(study.state.pictures)), outline).approved
+    study = Study.create(tmp_path / "study", "am", paths=make_images(1))
+    entry = study.approve(next(iter(study.state.images)), outline).approved
     assert entry is not None
-    assert study.add_pictures(study.revision_path(entry).parent) == ()
+    assert study.add_images(study.revision_path(entry).parent) == ()
     assert study.problems == ()
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder = make_pictures(1)
+def test_a_folder_in_use_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(1)
     with pytest.raises(StudyError, match="not empty"):
         Study.create(folder, "am", paths=folder)
     Study.create(tmp_path / "study", "am", paths=folder)
@@ -222,14 +218,14 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, make_pictures: MakePictures)
         Study.create(tmp_path / "study", "am", paths=folder)
 
 
-def test_nothing_is_made_when_there_are_no_pictures(tmp_path: Path) -> None:
+def test_nothing_is_made_when_there_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(PairingError):
         Study.create(tmp_path / "study", "am", paths=tmp_path / "nowhere")
     assert not (tmp_path / "study").exists()
 
 
-def test_importing_can_be_stopped_and_begun_again(tmp_path: Path, make_pictures: MakePictures) -> None:
-    folder, seen = make_pictures(4), []
+def test_importing_can_be_stopped_and_begun_again(tmp_path: Path, make_images: MakeImages) -> None:
+    folder, seen = make_images(4), []
 
     def stop(done: int, total: int) -> None:
         seen.append((done, total))
@@ -239,16 +235,16 @@ def test_importing_can_be_stopped_and_begun_again(tmp_path: Path, make_pictures:
     with pytest.raises(CancelledError):
         Study.create(tmp_path / "study", "am", paths=folder, progress=stop)
     assert seen == [(1, 4), (2, 4)]
-    assert not Study.open(tmp_path / "study", "am").state.pictures
-    assert len(Study.create(tmp_path / "study", "am", paths=folder).state.pictures) == 4
+    assert not Study.open(tmp_path / "study", "am").state.images
+    assert len(Study.create(tmp_path / "study", "am", paths=folder).state.images) == 4
 
 
-def test_groups_are_kept(tmp_path: Path, make_pictures: MakePictures) -> None:
-    groups = [SplitItem("IMD1", patient="p", lesion="l", stratum="melanoma")]
-    study = Study.create(tmp_path / "study", "am", paths=make_pictures(2), groups=groups)
-    first, second = (state.added for state in study.state.pictures.values())
-    assert (first.patient, first.lesion, first.stratum) == ("p", "l", "melanoma")
-    assert (second.patient, second.lesion, second.stratum) == (None, None, None)
+def test_groups_are_kept(tmp_path: Path, make_images: MakeImages) -> None:
+    groups = [SplitItem("IMD1", patient="p", lesion="l", stratify_by="melanoma")]
+    study = Study.create(tmp_path / "study", "am", paths=make_images(2), groups=groups)
+    first, second = (state.added for state in study.state.images.values())
+    assert (first.patient, first.lesion, first.stratify_by) == ("p", "l", "melanoma")
+    assert (second.patient, second.lesion, second.stratify_by) == (None, None, None)
 
 
 # -------------------------------------------------------------------------------- pseudonyms
@@ -263,7 +259,7 @@ def patients(tmp_path: Path) -> Path:
     return folder
 
 
-def pseudonymised(tmp_path: Path, patients: Path) -> Study:
+def pseudonymized(tmp_path: Path, patients: Path) -> Study:
     groups = [SplitItem(f"Nordmann {n}", patient="Kari Nordmann", lesion=f"arm {n}") for n in range(5)]
     return Study.create(
         tmp_path / "study", "am", paths=patients, key_file=tmp_path / "key.csv", groups=groups
@@ -271,39 +267,39 @@ def pseudonymised(tmp_path: Path, patients: Path) -> Study:
 
 
 def test_pseudonyms_leave_no_name_in_the_study(tmp_path: Path, patients: Path) -> None:
-    study = pseudonymised(tmp_path, patients)
-    assert len(study.state.pictures) == 5
+    study = pseudonymized(tmp_path, patients)
+    assert len(study.state.images) == 5
     for path in study.folder.rglob("*"):
         assert "Nordmann" not in path.name
         assert path.is_dir() or b"Nordmann" not in path.read_bytes()
-    patient = {state.added.patient for state in study.state.pictures.values()}
-    lesions = {state.added.lesion for state in study.state.pictures.values()}
+    patient = {state.added.patient for state in study.state.images.values()}
+    lesions = {state.added.lesion for state in study.state.images.values()}
     assert len(patient) == 1
     assert len(lesions) == 5
 
 
 def test_the_key_undoes_the_pseudonyms(tmp_path: Path, patients: Path) -> None:
-    study = pseudonymised(tmp_path, patients)
+    study = pseudonymized(tmp_path, patients)
     with (tmp_path / "key.csv").open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["kind"] == "picture"]
+        rows = [row for row in csv.DictReader(stream) if row["kind"] == "image"]
     originals = {row["pseudonym"]: Path(row["original"]) for row in rows}
-    for state in study.state.pictures.values():
+    for state in study.state.images.values():
         image = np.asarray(Image.open(originals[state.name]))
-        assert np.array_equal(study.read_picture(state.image_id), image)
+        assert np.array_equal(study.read_image(state.image_id), image)
     assert stat.S_IMODE((tmp_path / "key.csv").stat().st_mode) == 0o600
 
 
 def test_the_key_goes_on(tmp_path: Path, patients: Path) -> None:
-    study = pseudonymised(tmp_path, patients)
+    study = pseudonymized(tmp_path, patients)
     before = names(study)
-    assert study.add_pictures(patients, key_file=tmp_path / "key.csv") == ()
+    assert study.add_images(patients, key_file=tmp_path / "key.csv") == ()
     Image.fromarray(noise(9)).save(patients / "new.jpg")
     with pytest.raises(StudyError, match="say where their key is kept"):
-        study.add_pictures(patients)
-    (new,) = study.add_pictures(patients, images={}, key_file=tmp_path / "key.csv")
-    assert study.state.pictures[new].name not in before
+        study.add_images(patients)
+    (new,) = study.add_images(patients, images={}, key_file=tmp_path / "key.csv")
+    assert study.state.images[new].name not in before
     images = {"Nordmann": noise(10), "Nordmann 2": noise(11)}
-    study.add_pictures(images=images, key_file=tmp_path / "key.csv")
+    study.add_images(images=images, key_file=tmp_path / "key.csv")
     assert len(set(names(study))) == 8
     assert not any("Nordmann" in name for name in names(study))
 

@@ -1,4 +1,4 @@
-"""Any sequence of work, kills, faults and a second reader, against a plain model of what must be seen."""
+"""Any sequence of work, kills, faults and a second annotator, against a plain model of what must be seen."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def once(world: World) -> World:
 
 
 class Workday(RuleBasedStateMachine):
-    """What one reader does, with another at times, and what both must see."""
+    """What one annotator does, with another at times, and what both must see."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Workday(RuleBasedStateMachine):
     def begin(self) -> None:
         images = {f"nevus {n}": noise(n) for n in range(3)}
         self.study = Study.create(self.scratch / "study", "am", images=images)
-        self.world: World = {image_id: Seen() for image_id in self.study.state.pictures}
+        self.world: World = {image_id: Seen() for image_id in self.study.state.images}
         self.drawn: set[str] = set()
 
     def act(self, name: str, image_id: str, *args: object) -> None:
@@ -124,7 +124,7 @@ class Workday(RuleBasedStateMachine):
     def reopen(self, number: int) -> None:
         image_id = self.image_id(number)
         self.act("reopen", image_id)
-        state = self.study.state.pictures[image_id]
+        state = self.study.state.images[image_id]
         expected = "not looked at" if self.world[image_id].outline is None else "corrected"
         guess = state.predicted and self.study.read_revision(state.predicted).tobytes()
         if expected == "corrected" and guess == self.world[image_id].outline:
@@ -154,11 +154,11 @@ class Workday(RuleBasedStateMachine):
 
     @rule()
     def hand_over(self) -> None:
-        """Another reader goes on."""
-        self.open("bo" if self.study.reader == "am" else "am")
+        """Another annotator goes on."""
+        self.open("bo" if self.study.annotator == "am" else "am")
 
-    def open(self, reader: str) -> None:
-        self.study = Study.open(self.study.folder, reader)
+    def open(self, annotator: str) -> None:
+        self.study = Study.open(self.study.folder, annotator)
         assert self.study.problems == ()
         assert not list(self.study.folder.rglob("*.tmp"))
 

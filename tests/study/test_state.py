@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_lesionseg.study.state import Status, fold, fold_picture
-from napari_lesionseg.study.ledger import Ledger
 from napari_lesionseg.study.events import (
     Added,
     AnyEntry,
@@ -21,28 +19,32 @@ from napari_lesionseg.study.events import (
     Reopened,
     Session,
 )
+from napari_lesionseg.study.state import Status, fold, fold_image
+from napari_lesionseg.study.state_store import StateStore
 
-PICTURES = ("1" * 64, "2" * 64, "3" * 64)
+IMAGES = ("1" * 64, "2" * 64, "3" * 64)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 WRITERS = {"am": "a" * 32, "bo": "b" * 32}
 
 
-def entry(kind: type[Any], seq: int, *, reader: str = "am", second: int | None = None, **fields: Any) -> Any:
+def entry(
+    kind: type[Any], seq: int, *, annotator: str = "am", second: int | None = None, **fields: Any
+) -> Any:
     """Make an entry; by default its time goes with its number."""
     if kind is not Session:
-        fields.setdefault("picture", PICTURES[0])
+        fields.setdefault("image", IMAGES[0])
     if kind is Added:
         fields = {"name": "IMD1", "path": "IMD1.png", "own": True, "size": 9, "shape": (3, 4), **fields}
     if kind in (Predicted, Corrected, Approved):
         revision = f"{fields.pop('mask', seq):016x}"
         fields = {"revision": revision, "sha256": revision * 4, **fields}
     time = START + timedelta(seconds=seq if second is None else second)
-    return kind(writer=WRITERS[reader], seq=seq, reader=reader, time=time, **fields)
+    return kind(writer=WRITERS[annotator], seq=seq, annotator=annotator, time=time, **fields)
 
 
 def status_after(*kinds: type[Any]) -> Status:
     entries = [entry(kind, number) for number, kind in enumerate((Added, *kinds))]
-    return fold(entries).pictures[PICTURES[0]].status
+    return fold(entries).images[IMAGES[0]].status
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_no_lesion_is_not_the_same_as_not_looked_at() -> None:
 
 def test_a_prediction_that_was_approved_and_reopened_is_a_prediction_again() -> None:
     entries = [entry(Added, 0), entry(Predicted, 1, mask=7), entry(Approved, 2, mask=7), entry(Reopened, 3)]
-    assert fold(entries).pictures[PICTURES[0]].status is Status.PREDICTED
+    assert fold(entries).images[IMAGES[0]].status is Status.PREDICTED
 
 
 def test_prediction_correction_and_approved_are_kept_apart() -> None:
@@ -91,7 +93,7 @@ def test_prediction_correction_and_approved_are_kept_apart() -> None:
         entry(Predicted, 4, quality=0.3),
         entry(Corrected, 5, quality=0.9),
     ]
-    state = fold(entries).pictures[PICTURES[0]]
+    state = fold(entries).images[IMAGES[0]]
     assert (state.predicted, state.corrected, state.approved) == (entries[4], entries[5], entries[3])
     assert state.outline == entries[5]
     assert state.quality == 0.9
@@ -101,55 +103,55 @@ def test_a_prediction_behind_the_scenes_takes_nothing_over() -> None:
     entries = [
         entry(Added, 0),
         entry(Approved, 1, quality=0.9),
-        entry(Predicted, 2, reader="bo", quality=0.1),
+        entry(Predicted, 2, annotator="bo", quality=0.1),
     ]
-    state = fold(entries).pictures[PICTURES[0]]
-    assert (state.outline, state.reader, state.quality) == (entries[1], "am", 0.9)
+    state = fold(entries).images[IMAGES[0]]
+    assert (state.outline, state.annotator, state.quality) == (entries[1], "am", 0.9)
     assert state.when == entries[1].time
 
 
 def test_the_note_goes_with_the_flag() -> None:
     flagged = [entry(Added, 0), entry(Flagged, 1, note="hair?")]
-    assert fold(flagged).pictures[PICTURES[0]].note == "hair?"
+    assert fold(flagged).images[IMAGES[0]].note == "hair?"
     for kind in (Approved, NoLesion, Reopened):
-        assert fold([*flagged, entry(kind, 2)]).pictures[PICTURES[0]].note == ""
+        assert fold([*flagged, entry(kind, 2)]).images[IMAGES[0]].note == ""
 
 
 def test_a_verdict_stands_until_its_reader_goes_on() -> None:
     entries = [
         entry(Added, 0),
         entry(Approved, 1),
-        entry(NoLesion, 2, reader="bo"),
-        entry(Corrected, 3, reader="bo"),
+        entry(NoLesion, 2, annotator="bo"),
+        entry(Corrected, 3, annotator="bo"),
     ]
-    assert set(fold(entries[:3]).pictures[PICTURES[0]].verdicts) == {"am", "bo"}
-    assert set(fold(entries).pictures[PICTURES[0]].verdicts) == {"am"}
+    assert set(fold(entries[:3]).images[IMAGES[0]].verdicts) == {"am", "bo"}
+    assert set(fold(entries).images[IMAGES[0]].verdicts) == {"am"}
 
 
-def test_pictures_come_in_the_order_people_count() -> None:
+def test_images_come_in_the_order_people_count() -> None:
     names = ("IMD10", "IMD9", "imd1")
-    entries = [entry(Added, n, image_id=PICTURES[n], name=name) for n, name in enumerate(names)]
-    assert [state.name for state in fold(entries).pictures.values()] == ["imd1", "IMD9", "IMD10"]
+    entries = [entry(Added, n, image_id=IMAGES[n], name=name) for n, name in enumerate(names)]
+    assert [state.name for state in fold(entries).images.values()] == ["imd1", "IMD9", "IMD10"]
 
 
-def test_entries_about_a_picture_nobody_added_wait() -> None:
+def test_entries_about_a_image_nobody_added_wait() -> None:
     waiting = entry(Approved, 1)
-    assert fold([waiting]).unknown == {PICTURES[0]}
+    assert fold([waiting]).unknown == {IMAGES[0]}
     known = fold([waiting, entry(Added, 0)])
     assert not known.unknown
-    assert known.pictures[PICTURES[0]].status is Status.APPROVED
+    assert known.images[IMAGES[0]].status is Status.APPROVED
 
 
 def test_the_latest_session_of_each_reader_counts() -> None:
     entries = [
-        entry(Session, 2, image_id=PICTURES[1]),
-        entry(Session, 1, image_id=PICTURES[0]),
-        entry(Session, 1, reader="bo", image_id=PICTURES[2]),
+        entry(Session, 2, image_id=IMAGES[1]),
+        entry(Session, 1, image_id=IMAGES[0]),
+        entry(Session, 1, annotator="bo", image_id=IMAGES[2]),
     ]
     sessions = fold(entries).sessions
-    assert {reader: session.image_id for reader, session in sessions.items()} == {
-        "am": PICTURES[1],
-        "bo": PICTURES[2],
+    assert {annotator: session.image_id for annotator, session in sessions.items()} == {
+        "am": IMAGES[1],
+        "bo": IMAGES[2],
     }
 
 
@@ -158,16 +160,16 @@ KINDS = (Added, Predicted, Corrected, Approved, NoLesion, Flagged, Reopened, Ses
 
 @st.composite
 def journals(draw: st.DrawFn) -> list[AnyEntry]:
-    """Draw entries of two readers, with clocks that often show the same second."""
+    """Draw entries of two annotators, with clocks that often show the same second."""
     return [
         entry(
             draw(st.sampled_from(KINDS)),
             seq,
-            reader=reader,
+            annotator=annotator,
             second=draw(st.integers(0, 5)),
-            image_id=draw(st.sampled_from(PICTURES)),
+            image_id=draw(st.sampled_from(IMAGES)),
         )
-        for reader in WRITERS
+        for annotator in WRITERS
         for seq in range(draw(st.integers(0, 12)))
     ]
 
@@ -178,43 +180,45 @@ def test_the_order_of_reading_does_not_matter(entries: list[AnyEntry], chance: r
     shuffled = [*entries, *entries[:3]]  # some are read twice
     chance.shuffle(shuffled)
     assert fold(shuffled) == expected
-    ledger = Ledger("am", blinded=False)
+    state_store = StateStore("am", blinded=False)
     while shuffled:
         count = chance.randint(1, 4)
-        ledger.take_in(shuffled[:count])
+        state_store.apply(shuffled[:count])
         del shuffled[:count]
-    assert ledger.state == expected
-    assert list(ledger.state.pictures) == list(expected.pictures)
+    assert state_store.state == expected
+    assert list(state_store.state.images) == list(expected.images)
 
 
 @given(journals())
 def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEntry]) -> None:
-    ledger = Ledger("am", blinded=False)
-    ledger.take_in(entries)
-    for image_id in PICTURES:
+    state_store = StateStore("am", blinded=False)
+    state_store.apply(entries)
+    for image_id in IMAGES:
         approved = {e.order for e in entries if isinstance(e, Approved) and e.image_id == image_id}
-        assert approved <= {e.order for e in ledger.history(image_id)}
+        assert approved <= {e.order for e in state_store.history(image_id)}
 
 
 @given(journals())
 def test_a_blinded_reader_sees_own_work_alone(entries: list[AnyEntry]) -> None:
-    ledger = Ledger("am", blinded=True)
-    ledger.take_in(entries)
-    own = [e for e in entries if e.reader == "am" or isinstance(e, (Added, Session))]
-    assert dict(ledger.state.pictures) == dict(fold(own).pictures)
+    state_store = StateStore("am", blinded=True)
+    state_store.apply(entries)
+    own = [e for e in entries if e.annotator == "am" or isinstance(e, (Added, Session))]
+    assert dict(state_store.state.images) == dict(fold(own).images)
     assert all(
-        e.reader == "am" or isinstance(e, Added) for image_id in PICTURES for e in ledger.history(image_id)
+        e.annotator == "am" or isinstance(e, Added)
+        for image_id in IMAGES
+        for e in state_store.history(image_id)
     )
 
 
 def test_a_new_entry_comes_after_all_that_was_seen_whatever_the_clock_says() -> None:
     ahead = entry(Approved, 1, second=10**9)
-    ledger = Ledger("am", blinded=False)
-    ledger.take_in([entry(Added, 0), ahead])
-    assert ledger.next_time(PICTURES[0]) == ahead.time + timedelta(microseconds=1)
-    assert ledger.next_time(PICTURES[1]) < ahead.time
+    state_store = StateStore("am", blinded=False)
+    state_store.apply([entry(Added, 0), ahead])
+    assert state_store.next_time(IMAGES[0]) == ahead.time + timedelta(microseconds=1)
+    assert state_store.next_time(IMAGES[1]) < ahead.time
 
 
 def test_folding_nothing() -> None:
-    assert fold_picture([]) is None
-    assert not fold([]).pictures
+    assert fold_image([]) is None
+    assert not fold([]).images

@@ -12,20 +12,18 @@ from PIL import Image
 
 from conftest import SHAPE
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.events import Approved, OutlineEntry, StudyClass
-from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.study import Provenance, Study
 from napari_lesionseg.types import Click
 
 MODEL = "c" * 64
 
 
-def test_a_picture_from_first_look_to_approval(
-    study: Study, pictures: list[str], outline: np.ndarray
-) -> None:
-    image_id = pictures[0]
-    origin = Origin(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
-    assert study.state.pictures[image_id].status is Status.NOT_LOOKED_AT
+def test_a_image_from_first_look_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
+    image_id = images[0]
+    origin = Provenance(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
+    assert study.state.images[image_id].status is Status.NOT_LOOKED_AT
     assert study.outline(image_id) is None
     state = study.record_prediction(image_id, outline, origin)
     assert (state.status, state.quality) == (Status.PREDICTED, 0.7)
@@ -37,35 +35,35 @@ def test_a_picture_from_first_look_to_approval(
     assert study.outline(image_id, "approved").tolist() == corrected.tolist()
     predicted = state.predicted
     assert predicted is not None
-    assert (predicted.model, predicted.threshold, predicted.reader) == (MODEL, 0.46, "am")
+    assert (predicted.model, predicted.threshold, predicted.annotator) == (MODEL, 0.46, "am")
     assert predicted.as_clicks() == origin.clicks
 
 
 def test_approving_keeps_where_the_outline_came_from(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    origin = Origin(MODEL, 0.3, (Click(1, 1),), 0.5)
-    study.save_correction(pictures[0], outline, origin)
-    approved = study.approve(pictures[0], np.roll(outline, 1)).approved
+    origin = Provenance(MODEL, 0.3, (Click(1, 1),), 0.5)
+    study.save_correction(images[0], outline, origin)
+    approved = study.approve(images[0], np.roll(outline, 1)).approved
     assert approved is not None
     assert (approved.model, approved.threshold, approved.as_clicks()) == (MODEL, 0.3, origin.clicks)
 
 
-def test_all_is_there_after_reopening(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    study.record_prediction(pictures[0], outline)
-    study.approve(pictures[0])
-    study.flag(pictures[1], "hår i bildet?")
-    study.no_lesion(pictures[2])
+def test_all_is_there_after_reopening(study: Study, images: list[str], outline: np.ndarray) -> None:
+    study.record_prediction(images[0], outline)
+    study.approve(images[0])
+    study.flag(images[1], "hår i bildet?")
+    study.no_lesion(images[2])
     view = {"zoom": 2.5, "center": [3.0, 4.5], "hidden": False, "theme": None}
-    study.save_session(pictures[1], view)
+    study.save_session(images[1], view)
     study.close()
     with Study.open(study.folder, "am") as again:
         assert again.state == study.state
         assert again.session is not None
-        assert (again.session.image_id, again.session.view) == (pictures[1], view)
+        assert (again.session.image_id, again.session.view) == (images[1], view)
         assert again.problems == ()
         assert again.check() == ()
-    assert [state.status for state in again.state.pictures.values()] == [
+    assert [state.status for state in again.state.images.values()] == [
         Status.APPROVED,
         Status.FLAGGED,
         Status.NO_LESION,
@@ -73,41 +71,41 @@ def test_all_is_there_after_reopening(study: Study, pictures: list[str], outline
 
 
 def test_no_lesion_shows_nothing_and_reopening_brings_the_outline_back(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.save_correction(pictures[0], outline)
-    study.no_lesion(pictures[0])
-    assert not study.outline(pictures[0]).any()
-    study.reopen(pictures[0])
-    assert study.outline(pictures[0]).tolist() == outline.tolist()
+    study.save_correction(images[0], outline)
+    study.no_lesion(images[0])
+    assert not study.outline(images[0]).any()
+    study.reopen(images[0])
+    assert study.outline(images[0]).tolist() == outline.tolist()
 
 
 def test_everything_ever_approved_can_be_had_back(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
     versions = [np.roll(outline, shift) for shift in (0, 3, 5)]
     for version in versions:
-        study.approve(pictures[0], version)
-        study.reopen(pictures[0])
-    study.no_lesion(pictures[0])
+        study.approve(images[0], version)
+        study.reopen(images[0])
+    study.no_lesion(images[0])
     with Study.open(study.folder, "bo") as other:
         found = [
-            other.read_revision(entry) for entry in other.history(pictures[0]) if isinstance(entry, Approved)
+            other.read_revision(entry) for entry in other.history(images[0]) if isinstance(entry, Approved)
         ]
     assert [labels.tolist() for labels in found] == [version.tolist() for version in versions]
 
 
-def test_the_same_outline_is_kept_once(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    study.record_prediction(pictures[0], outline)
-    study.save_correction(pictures[0], outline)
-    study.approve(pictures[0], outline)
+def test_the_same_outline_is_kept_once(study: Study, images: list[str], outline: np.ndarray) -> None:
+    study.record_prediction(images[0], outline)
+    study.save_correction(images[0], outline)
+    study.approve(images[0], outline)
     assert len(list((study.folder / "masks").rglob("*.png"))) == 1
 
 
-def test_other_programs_can_read_the_folder(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    entry = study.approve(pictures[0], outline).approved
+def test_other_programs_can_read_the_folder(study: Study, images: list[str], outline: np.ndarray) -> None:
+    entry = study.approve(images[0], outline).approved
     assert entry is not None
-    path = study.folder / "masks" / pictures[0] / f"{entry.revision}.png"
+    path = study.folder / "masks" / images[0] / f"{entry.revision}.png"
     assert path == study.revision_path(entry)
     assert np.array_equal(np.asarray(Image.open(path)), outline * 255)
     journals = [file.read_text() for file in (study.folder / "journal").iterdir()]
@@ -117,45 +115,45 @@ def test_other_programs_can_read_the_folder(study: Study, pictures: list[str], o
 
 
 def test_several_classes(tmp_path: Path, outline: np.ndarray) -> None:
-    classes = [StudyClass(name=name, colour="#56b4e9") for name in ("lesion", "network")]
+    classes = [StudyClass(name=name, color="#56b4e9") for name in ("lesion", "network")]
     images = {"a": np.zeros((*SHAPE, 3), np.uint8)}
     study = Study.create(tmp_path / "study", "am", images=images, classes=classes)
-    (image_id,) = study.state.pictures
+    (image_id,) = study.state.images
     outline[4, 5] = 2
-    study.approve(image_id, outline, Origin(label=2))
+    study.approve(image_id, outline, Provenance(label=2))
     assert Study.open(study.folder, "am").outline(image_id).tolist() == outline.tolist()
 
 
-def test_classes_are_renamed_and_added(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    study.approve(pictures[0], outline)
-    nevus, hair = StudyClass(name="nevus", colour="#56b4e9"), StudyClass(name="hair", colour="#f0e442")
+def test_classes_are_renamed_and_added(study: Study, images: list[str], outline: np.ndarray) -> None:
+    study.approve(images[0], outline)
+    nevus, hair = StudyClass(name="nevus", color="#56b4e9"), StudyClass(name="hair", color="#f0e442")
     study.set_classes([nevus, hair])
-    study.save_correction(pictures[1], outline * 2)
+    study.save_correction(images[1], outline * 2)
     folder = study.folder
     study.close()
     with Study.open(folder, "bm") as again:
         assert again.info.classes == (nevus, hair)
-        assert np.array_equal(again.outline(pictures[0]), outline)  # saved while there was one class
-        assert np.array_equal(again.outline(pictures[1]), outline * 2)
+        assert np.array_equal(again.outline(images[0]), outline)  # saved while there was one class
+        assert np.array_equal(again.outline(images[1]), outline * 2)
         assert again.check() == ()
 
 
-def test_a_class_in_use_cannot_be_removed(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    nevus, hair = StudyClass(name="nevus", colour="#56b4e9"), StudyClass(name="hair", colour="#f0e442")
+def test_a_class_in_use_cannot_be_removed(study: Study, images: list[str], outline: np.ndarray) -> None:
+    nevus, hair = StudyClass(name="nevus", color="#56b4e9"), StudyClass(name="hair", color="#f0e442")
     study.set_classes([nevus, hair])
-    study.save_correction(pictures[0], outline * 2)
-    study.save_correction(pictures[0], outline)  # an earlier revision still has the class
+    study.save_correction(images[0], outline * 2)
+    study.save_correction(images[0], outline)  # an earlier revision still has the class
     with pytest.raises(StudyError, match="“hair” cannot be removed"):
         study.set_classes([nevus])
     assert study.info.classes == (nevus, hair)
 
 
-def test_a_class_nobody_used_can_be_removed(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    nevus, hair = StudyClass(name="nevus", colour="#56b4e9"), StudyClass(name="hair", colour="#f0e442")
+def test_a_class_nobody_used_can_be_removed(study: Study, images: list[str], outline: np.ndarray) -> None:
+    nevus, hair = StudyClass(name="nevus", color="#56b4e9"), StudyClass(name="hair", color="#f0e442")
     study.set_classes([nevus, hair])
-    study.save_correction(pictures[0], outline)
+    study.save_correction(images[0], outline)
     study.set_classes([nevus])
-    assert np.array_equal(study.outline(pictures[0]), outline)
+    assert np.array_equal(study.outline(images[0]), outline)
     for wrong in ([], [nevus, nevus]):
         with pytest.raises(StudyError, match="name of its own"):
             study.set_classes(wrong)
@@ -164,98 +162,96 @@ def test_a_class_nobody_used_can_be_removed(study: Study, pictures: list[str], o
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.ones((17, 12), np.uint8), "belongs to another picture"),
-        (np.ones((12, 17, 3), np.uint8), "belongs to another picture"),
+        (np.ones((17, 12), np.uint8), "belongs to another image"),
+        (np.ones((12, 17, 3), np.uint8), "belongs to another image"),
         (np.full(SHAPE, 2, np.uint8), "labels from 0 to 1"),
         (np.full(SHAPE, -1), "labels from 0 to 1"),
         (np.full(SHAPE, 0.5), "labels from 0 to 1"),
     ],
 )
 def test_outlines_that_do_not_fit_are_refused(
-    study: Study, pictures: list[str], labels: np.ndarray, message: str
+    study: Study, images: list[str], labels: np.ndarray, message: str
 ) -> None:
     before = study.state
     with pytest.raises(StudyError, match=message):
-        study.save_correction(pictures[0], labels)
+        study.save_correction(images[0], labels)
     assert study.state is before
 
 
-def test_booleans_are_outlines(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    study.approve(pictures[0], outline.astype(bool))
-    assert study.outline(pictures[0]).tolist() == outline.tolist()
+def test_booleans_are_outlines(study: Study, images: list[str], outline: np.ndarray) -> None:
+    study.approve(images[0], outline.astype(bool))
+    assert study.outline(images[0]).tolist() == outline.tolist()
 
 
 @pytest.mark.parametrize(
     "origin",
     [
-        Origin(model="short"),
-        Origin(threshold=1.5),
-        Origin(threshold=float("nan")),
-        Origin(quality=-1),
-        Origin(clicks=(Click(float("inf"), 0),)),
-        Origin(clicks=(Click(1, 1),) * 10_001),
-        Origin(label=0),
+        Provenance(model="short"),
+        Provenance(threshold=1.5),
+        Provenance(threshold=float("nan")),
+        Provenance(quality=-1),
+        Provenance(clicks=(Click(float("inf"), 0),)),
+        Provenance(clicks=(Click(1, 1),) * 10_001),
+        Provenance(label=0),
     ],
 )
 def test_impossible_origins_are_refused(
-    study: Study, pictures: list[str], outline: np.ndarray, origin: Origin
+    study: Study, images: list[str], outline: np.ndarray, origin: Provenance
 ) -> None:
     with pytest.raises(StudyError, match="cannot be saved"):
-        study.save_correction(pictures[0], outline, origin)
+        study.save_correction(images[0], outline, origin)
     assert Study.open(study.folder, "am").problems == ()
 
 
-def test_an_empty_outline_is_not_approved(study: Study, pictures: list[str]) -> None:
+def test_an_empty_outline_is_not_approved(study: Study, images: list[str]) -> None:
     with pytest.raises(StudyError, match="choose No lesion"):
-        study.approve(pictures[0])
+        study.approve(images[0])
     with pytest.raises(StudyError, match="choose No lesion"):
-        study.approve(pictures[0], np.zeros(SHAPE, np.uint8))
+        study.approve(images[0], np.zeros(SHAPE, np.uint8))
 
 
-def test_a_picture_that_is_not_there(study: Study, outline: np.ndarray) -> None:
-    with pytest.raises(StudyError, match="no picture"):
+def test_a_image_that_is_not_there(study: Study, outline: np.ndarray) -> None:
+    with pytest.raises(StudyError, match="no image"):
         study.approve("f" * 64, outline)
 
 
-def test_a_closed_study_takes_nothing(study: Study, pictures: list[str], outline: np.ndarray) -> None:
+def test_a_closed_study_takes_nothing(study: Study, images: list[str], outline: np.ndarray) -> None:
     study.close()
     for save in (
-        lambda: study.approve(pictures[0], outline),
-        lambda: study.flag(pictures[0]),
+        lambda: study.approve(images[0], outline),
+        lambda: study.flag(images[0]),
         lambda: study.save_session(None, {}),
-        lambda: study.set_pictures_folder(study.folder),
+        lambda: study.set_images_folder(study.folder),
     ):
         with pytest.raises(StudyError, match="was closed"):
             save()
 
 
-# ------------------------------------------------------------------- masks and their pictures
+# ------------------------------------------------------------------- masks and their images
 
 
-def test_a_mask_never_lands_on_another_picture(
-    study: Study, pictures: list[str], outline: np.ndarray
-) -> None:
-    """Swapping mask files between pictures of one size is noticed."""
-    first = study.approve(pictures[0], outline).approved
-    second = study.approve(pictures[1], np.roll(outline, 4)).approved
+def test_a_mask_never_lands_on_another_image(study: Study, images: list[str], outline: np.ndarray) -> None:
+    """Swapping mask files between images of one size is noticed."""
+    first = study.approve(images[0], outline).approved
+    second = study.approve(images[1], np.roll(outline, 4)).approved
     assert first is not None
     assert second is not None
     shutil.copy(study.revision_path(second), study.revision_path(first))
     with pytest.raises(StudyError, match="not the one that was saved"):
-        study.outline(pictures[0])
-    assert study.outline(pictures[1]) is not None
-    assert [problem.file for problem in study.check()] == [f"masks/{pictures[0]}/{first.revision}.png"]
+        study.outline(images[0])
+    assert study.outline(images[1]) is not None
+    assert [problem.file for problem in study.check()] == [f"masks/{images[0]}/{first.revision}.png"]
 
 
 def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_signed(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    entry = study.approve(pictures[0], outline).approved
+    entry = study.approve(images[0], outline).approved
     assert entry is not None
     path = study.revision_path(entry)
     Image.fromarray(np.asarray(Image.open(path))).save(path, compress_level=0)
     with pytest.raises(StudyError, match="not the one that was saved"):
-        study.outline(pictures[0])
+        study.outline(images[0])
 
 
 def forge(study: Study, **change: object) -> Study:
@@ -268,78 +264,78 @@ def forge(study: Study, **change: object) -> Study:
     return Study.open(study.folder, "am")
 
 
-def test_a_line_cannot_bring_in_another_pictures_mask(
-    study: Study, pictures: list[str], outline: np.ndarray
+def test_a_line_cannot_bring_in_another_images_mask(
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.approve(pictures[0], outline)
-    forged = forge(study, image_id=pictures[1])
+    study.approve(images[0], outline)
+    forged = forge(study, image_id=images[1])
     with pytest.raises(StudyError, match="missing"):
-        forged.outline(pictures[1])
+        forged.outline(images[1])
 
 
 def test_a_mask_under_another_revisions_name_is_not_handed_out(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    entry = study.approve(pictures[0], outline).approved
+    entry = study.approve(images[0], outline).approved
     assert entry is not None
     path = study.revision_path(entry)
     path.rename(path.with_name("0123456789abcdef.png"))
     forged = forge(study, revision="0123456789abcdef")
     with pytest.raises(StudyError, match="not the one that was saved"):
-        forged.outline(pictures[0])
+        forged.outline(images[0])
 
 
 def test_a_mask_of_another_shape_is_not_handed_out(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.approve(pictures[0], outline)
+    study.approve(images[0], outline)
     for path in (study.folder / "journal").iterdir():
         path.write_text(path.read_text().replace('"shape":[12,17]', '"shape":[17,12]'))
     again = Study.open(study.folder, "am")
     with pytest.raises(StudyError, match="not the one that was saved"):
-        again.outline(pictures[0])
+        again.outline(images[0])
     with pytest.raises(StudyError, match="not of the size"):
-        again.read_picture(pictures[0])
+        again.read_image(images[0])
 
 
 def test_a_damaged_mask_is_healed_by_saving_it_again(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    entry = study.approve(pictures[0], outline).approved
+    entry = study.approve(images[0], outline).approved
     assert entry is not None
     study.revision_path(entry).write_bytes(b"torn")
     with pytest.raises(StudyError, match="take it from a backup"):
-        study.approve(pictures[0])
-    study.approve(pictures[0], outline)
+        study.approve(images[0])
+    study.approve(images[0], outline)
     assert study.check() == ()
     assert study.read_revision(entry).tolist() == outline.tolist()
 
 
-def test_a_lost_folder_of_masks_is_made_again(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    study.approve(pictures[0], outline)
-    shutil.rmtree(study.folder / "masks" / pictures[0])
+def test_a_lost_folder_of_masks_is_made_again(study: Study, images: list[str], outline: np.ndarray) -> None:
+    study.approve(images[0], outline)
+    shutil.rmtree(study.folder / "masks" / images[0])
     with pytest.raises(StudyError, match="missing"):
-        study.outline(pictures[0])
-    study.approve(pictures[0], np.roll(outline, 1))
-    assert study.outline(pictures[0]) is not None
+        study.outline(images[0])
+    study.approve(images[0], np.roll(outline, 1))
+    assert study.outline(images[0]) is not None
 
 
 def test_links_in_the_place_of_masks_are_not_followed(
-    study: Study, pictures: list[str], outline: np.ndarray, tmp_path: Path
+    study: Study, images: list[str], outline: np.ndarray, tmp_path: Path
 ) -> None:
-    entry = study.approve(pictures[0], outline).approved
+    entry = study.approve(images[0], outline).approved
     assert entry is not None
     elsewhere = tmp_path / "elsewhere"
-    (study.folder / "masks" / pictures[0]).rename(elsewhere)
-    (study.folder / "masks" / pictures[0]).symlink_to(elsewhere)
+    (study.folder / "masks" / images[0]).rename(elsewhere)
+    (study.folder / "masks" / images[0]).symlink_to(elsewhere)
     with pytest.raises(StudyError, match="is a link"):
-        study.outline(pictures[0])
+        study.outline(images[0])
     with pytest.raises(StudyError, match="is a link"):
-        study.approve(pictures[0], np.roll(outline, 1))
+        study.approve(images[0], np.roll(outline, 1))
     assert len(list(elsewhere.iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["journal", "masks", "pictures"])
+@pytest.mark.parametrize("name", ["journal", "masks", "images"])
 def test_links_in_the_place_of_folders_are_not_followed(study: Study, tmp_path: Path, name: str) -> None:
     (study.folder / name).rename(tmp_path / name)
     (study.folder / name).symlink_to(tmp_path / name)
@@ -347,75 +343,75 @@ def test_links_in_the_place_of_folders_are_not_followed(study: Study, tmp_path: 
         Study.open(study.folder, "am")
 
 
-# ------------------------------------------------------------------------------- two readers
+# ------------------------------------------------------------------------------- two annotators
 
 
-def test_readers_see_each_others_work(study: Study, pictures: list[str], outline: np.ndarray) -> None:
+def test_readers_see_each_others_work(study: Study, images: list[str], outline: np.ndarray) -> None:
     with Study.open(study.folder, "bo") as other:
-        study.approve(pictures[0], outline)
-        assert other.state.pictures[pictures[0]].status is Status.NOT_LOOKED_AT
-        assert other.refresh() == {pictures[0]}
+        study.approve(images[0], outline)
+        assert other.state.images[images[0]].status is Status.NOT_LOOKED_AT
+        assert other.refresh() == {images[0]}
         assert other.refresh() == frozenset()
-        assert other.state.pictures[pictures[0]].reader == "am"
-        assert other.outline(pictures[0]).tolist() == outline.tolist()
-        other.approve(pictures[0], np.roll(outline, 1))
+        assert other.state.images[images[0]].annotator == "am"
+        assert other.outline(images[0]).tolist() == outline.tolist()
+        other.approve(images[0], np.roll(outline, 1))
         study.refresh()
-    assert set(study.verdict_masks(pictures[0])) == {"am", "bo"}
-    assert study.state.pictures[pictures[0]].reader == "bo"
+    assert set(study.verdict_masks(images[0])) == {"am", "bo"}
+    assert study.state.images[images[0]].annotator == "bo"
 
 
 def test_an_answer_comes_after_what_it_answers_though_clocks_differ(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.approve(pictures[0], outline)
+    study.approve(images[0], outline)
     forge(study, time="2150-01-01T00:00:00Z")
     with Study.open(study.folder, "bo") as other:
-        assert other.reopen(pictures[0]).status is Status.CORRECTED
-    assert Study.open(study.folder, "am").state.pictures[pictures[0]].status is Status.CORRECTED
+        assert other.reopen(images[0]).status is Status.CORRECTED
+    assert Study.open(study.folder, "am").state.images[images[0]].status is Status.CORRECTED
 
 
 @pytest.fixture
-def blinded(tmp_path: Path, make_pictures: Callable[..., Path]) -> Study:
-    return Study.create(tmp_path / "blinded", "am", paths=make_pictures(), blinded=True)
+def blinded(tmp_path: Path, make_images: Callable[..., Path]) -> Study:
+    return Study.create(tmp_path / "blinded", "am", paths=make_images(), blinded=True)
 
 
 def test_blinded_readers_do_not(blinded: Study, outline: np.ndarray) -> None:
-    pictures = list(blinded.state.pictures)
-    blinded.approve(pictures[0], outline)
-    blinded.flag(pictures[1], "look!")
+    images = list(blinded.state.images)
+    blinded.approve(images[0], outline)
+    blinded.flag(images[1], "look!")
     with Study.open(blinded.folder, "bo") as other:
-        assert list(other.state.pictures) == pictures
-        assert {state.status for state in other.state.pictures.values()} == {Status.NOT_LOOKED_AT}
-        assert other.outline(pictures[0]) is None
-        assert other.verdict_masks(pictures[0]) == {}
-        assert not any(isinstance(entry, OutlineEntry) for entry in other.history(pictures[0]))
-        other.approve(pictures[0], outline)
-        assert set(other.verdict_masks(pictures[0])) == {"bo"}
+        assert list(other.state.images) == images
+        assert {state.status for state in other.state.images.values()} == {Status.NOT_LOOKED_AT}
+        assert other.outline(images[0]) is None
+        assert other.verdict_masks(images[0]) == {}
+        assert not any(isinstance(entry, OutlineEntry) for entry in other.history(images[0]))
+        other.approve(images[0], outline)
+        assert set(other.verdict_masks(images[0])) == {"bo"}
     with Study.open(blinded.folder, "lead", unblind=True) as lead:
-        assert set(lead.verdict_masks(pictures[0])) == {"am", "bo"}
-        assert lead.state.pictures[pictures[1]].note == "look!"
+        assert set(lead.verdict_masks(images[0])) == {"am", "bo"}
+        assert lead.state.images[images[1]].note == "look!"
 
 
 def test_no_lesion_is_a_verdict_with_an_empty_mask(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.no_lesion(pictures[0])
-    Study.open(study.folder, "bo").approve(pictures[0], outline)
+    study.no_lesion(images[0])
+    Study.open(study.folder, "bo").approve(images[0], outline)
     study.refresh()
-    masks = study.verdict_masks(pictures[0])
+    masks = study.verdict_masks(images[0])
     assert not masks["am"].any()
     assert masks["bo"].tolist() == outline.tolist()
 
 
 def test_saving_from_several_threads_loses_nothing(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: study.approve(pictures[n % 3], np.roll(outline, n)), range(24)))
+        list(pool.map(lambda n: study.approve(images[n % 3], np.roll(outline, n)), range(24)))
     again = Study.open(study.folder, "am")
     assert again.problems == ()
     assert again.state == study.state
-    approved = [e for image_id in pictures for e in again.history(image_id) if isinstance(e, Approved)]
+    approved = [e for image_id in images for e in again.history(image_id) if isinstance(e, Approved)]
     assert len(approved) == 24
 
 
@@ -433,16 +429,16 @@ def test_what_is_no_study(tmp_path: Path, study: Study) -> None:
             Study.open(study.folder, "am")
 
 
-@pytest.mark.parametrize("reader", ["", "a/b", "../x", "ann marie", "-a", "x" * 41, "å", "a\n"])
-def test_names_that_are_no_file_names_are_refused(study: Study, reader: str) -> None:
-    with pytest.raises(StudyError, match="reader's name"):
-        Study.open(study.folder, reader)
+@pytest.mark.parametrize("annotator", ["", "a/b", "../x", "ann marie", "-a", "x" * 41, "å", "a\n"])
+def test_names_that_are_no_file_names_are_refused(study: Study, annotator: str) -> None:
+    with pytest.raises(StudyError, match="annotator's name"):
+        Study.open(study.folder, annotator)
 
 
-def test_stale_temporaries_are_swept(study: Study, pictures: list[str], outline: np.ndarray) -> None:
-    study.approve(pictures[0], outline)
+def test_stale_temporaries_are_swept(study: Study, images: list[str], outline: np.ndarray) -> None:
+    study.approve(images[0], outline)
     name = ".0123456789abcdef.png.12345-0123456789ab.tmp"
-    folders = [study.folder / part for part in ("", "journal", "pictures", "masks/" + pictures[0])]
+    folders = [study.folder / part for part in ("", "journal", "images", "masks/" + images[0])]
     for folder in folders:
         (folder / name).write_bytes(b"half")
     with Study.open(study.folder, "am") as again:
@@ -451,17 +447,17 @@ def test_stale_temporaries_are_swept(study: Study, pictures: list[str], outline:
 
 
 def test_a_class_the_study_does_not_have_is_refused(
-    study: Study, pictures: list[str], outline: np.ndarray
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.approve(pictures[0], outline)
+    study.approve(images[0], outline)
     forged = forge(study, label=2)
     assert [problem.reason for problem in forged.problems] == ["the study has no class 2"]
-    assert forged.state.pictures[pictures[0]].status is Status.NOT_LOOKED_AT
+    assert forged.state.images[images[0]].status is Status.NOT_LOOKED_AT
 
 
-def test_entries_about_unknown_pictures_are_reported(
-    study: Study, pictures: list[str], outline: np.ndarray
+def test_entries_about_unknown_images_are_reported(
+    study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    study.approve(pictures[0], outline)
+    study.approve(images[0], outline)
     forged = forge(study, image_id="e" * 64)
     assert ["which nobody added" in problem.reason for problem in forged.problems] == [True]

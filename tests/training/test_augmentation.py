@@ -8,7 +8,7 @@ from napari_lesionseg.config import AugmentConfig
 from napari_lesionseg.training import augmentation
 from napari_lesionseg.training.augmentation import augment, plain_sample
 
-OFF = AugmentConfig(scale=(1, 1), aspect=0, shift=0, colour=0, artefacts=0, blur=0)
+OFF = AugmentConfig(scale=(1, 1), aspect=0, shift=0, color=0, artifacts=0, blur=0)
 
 
 def lesion(shape: tuple[int, int] = (80, 120)) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def lesion(shape: tuple[int, int] = (80, 120)) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("shape", [(80, 120), (33, 33), (1, 1), (5, 300)])
-@pytest.mark.parametrize("config", [AugmentConfig(), OFF, AugmentConfig(artefacts=1, blur=1, colour=3)])
+@pytest.mark.parametrize("config", [AugmentConfig(), OFF, AugmentConfig(artifacts=1, blur=1, color=3)])
 def test_samples_have_the_size_asked_for(shape: tuple[int, int], config: AugmentConfig) -> None:
     image, labels = lesion(shape)
     for seed in range(3):
@@ -31,7 +31,7 @@ def test_samples_have_the_size_asked_for(shape: tuple[int, int], config: Augment
 
 def test_the_seed_alone_decides() -> None:
     image, labels = lesion()
-    config = AugmentConfig(artefacts=1, blur=1)
+    config = AugmentConfig(artifacts=1, blur=1)
     one, same, other = (augment(image, labels, config, 48, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert torch.equal(one.image, same.image)
     assert torch.equal(one.labels, same.labels)
@@ -42,17 +42,17 @@ def test_the_pair_stays_as_it_is() -> None:
     image, labels = lesion()
     before = image.copy(), labels.copy()
     for seed in range(10):
-        augment(image, labels, AugmentConfig(artefacts=1, blur=1), 32, np.random.default_rng(seed))
+        augment(image, labels, AugmentConfig(artifacts=1, blur=1), 32, np.random.default_rng(seed))
     assert np.array_equal(image, before[0])
     assert np.array_equal(labels, before[1])
 
 
-def test_labels_move_with_the_picture() -> None:
+def test_labels_move_with_the_image() -> None:
     image, labels = lesion()
     config = OFF.model_copy(update={"scale": (0.6, 1.6), "aspect": 0.25, "shift": 0.15})
     for seed in range(12):
         sample = augment(image, labels, config, 96, np.random.default_rng(seed))
-        dark = (sample.image[0] > 20) & (sample.image[0] < 130)  # black is what surrounds the picture
+        dark = (sample.image[0] > 20) & (sample.image[0] < 130)  # black is what surrounds the image
         wrong = dark != (sample.labels > 0)
         assert wrong.float().mean() < 0.02
         assert sample.labels.any()
@@ -71,11 +71,11 @@ def test_directions_and_mirror_images_vary() -> None:
     labels = np.zeros((64, 64), np.uint8)
     labels[8:32, 8:20] = 1  # lies to the top left, and is longer than wide
     image = np.repeat(labels[..., None] * 200, 3, axis=-1)
-    centres = []
+    centers = []
     for seed in range(40):
         sample = augment(image, labels, OFF, 64, np.random.default_rng(seed))
-        centres.append(torch.nonzero(sample.labels).float().mean(0).numpy() - 31.5)
-    angles = np.arctan2(*np.array(centres).T)
+        centers.append(torch.nonzero(sample.labels).float().mean(0).numpy() - 31.5)
+    angles = np.arctan2(*np.array(centers).T)
     assert len(np.unique(np.floor((angles + np.pi) / (np.pi / 4)))) >= 7
 
 
@@ -101,9 +101,9 @@ def test_surroundings_are_mirrored_or_black() -> None:
     assert 0.1 < np.mean(black) < 0.55
 
 
-def test_colours_change_and_stay_bytes() -> None:
+def test_colors_change_and_stay_bytes() -> None:
     image, labels = lesion()
-    config = OFF.model_copy(update={"colour": 1.0})
+    config = OFF.model_copy(update={"color": 1.0})
     means = np.array(
         [
             augment(image, labels, config, 40, np.random.default_rng(s)).image.float().mean((1, 2)).numpy()
@@ -111,17 +111,17 @@ def test_colours_change_and_stay_bytes() -> None:
         ]
     )
     assert (means.std(axis=0) > 3).all()
-    assert np.ptp(means, axis=1).max() > 3  # a cast of colour
+    assert np.ptp(means, axis=1).max() > 3  # a cast of color
 
 
-def test_artefacts_do_not_hide_what_touches_the_rim(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_do_not_hide_what_touches_the_rim(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def note(image: np.ndarray, rng: np.random.Generator, share: float, *, hiding: bool) -> np.ndarray:
         asked.append(hiding)
         return image
 
-    monkeypatch.setattr(augmentation, "random_artefacts", note)
+    monkeypatch.setattr(augmentation, "random_artifacts", note)
     image, labels = lesion()
     augment(image, labels, AugmentConfig(), 32, np.random.default_rng(0))
     labels[0, 5] = 1
@@ -129,7 +129,7 @@ def test_artefacts_do_not_hide_what_touches_the_rim(monkeypatch: pytest.MonkeyPa
     assert asked == [True, False]
 
 
-def test_a_plain_sample_is_the_picture_resized() -> None:
+def test_a_plain_sample_is_the_image_resized() -> None:
     image, labels = lesion((64, 64))
     sample = plain_sample(image, labels, 64)
     assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), image)

@@ -6,12 +6,12 @@ import torch
 from pydantic import ValidationError
 
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.training.losses import segmentation_loss
-from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.losses import segmentation_loss
+from napari_lesionseg.training.trainer import Trainer
 from napari_lesionseg.types import IGNORED
 
 GENERATOR = torch.Generator().manual_seed(0)

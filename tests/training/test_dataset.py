@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from napari_lesionseg.config import AugmentConfig
+from napari_lesionseg.errors import ImageError, MaskError
+from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.training.dataset import BatchSource, CachedPair, prefetch, read_pair, shrink_pair
-from napari_lesionseg.io.images import write_mask, write_picture
-from napari_lesionseg.errors import MaskError, PictureError
 from napari_lesionseg.types import Pair
 
-OFF = AugmentConfig(scale=(1, 1), aspect=0, shift=0, colour=0, artefacts=0, blur=0)
+OFF = AugmentConfig(scale=(1, 1), aspect=0, shift=0, color=0, artifacts=0, blur=0)
 
 
 def plain_pairs(count: int) -> list[CachedPair]:
-    """Pictures of one grey each, by which they can be told apart."""
+    """Images of one gray each, by which they can be told apart."""
     return [
         CachedPair(f"p{n}", np.full((20, 24, 3), 10 * n + 5, np.uint8), np.full((20, 24), n % 2, np.uint8))
         for n in range(count)
@@ -25,7 +25,7 @@ def plain_pairs(count: int) -> list[CachedPair]:
 
 
 def drawn(source: BatchSource, steps: range) -> list[int]:
-    """Which pictures the steps hold, in order."""
+    """Which images the steps hold, in order."""
     return [int(image[0, 8, 8]) // 10 for step in steps for image in source.batch(step, 16).images]
 
 
@@ -37,7 +37,7 @@ def test_a_batch() -> None:
 
 def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
     pairs = plain_pairs(7)
-    config = AugmentConfig(artefacts=1, blur=1)
+    config = AugmentConfig(artifacts=1, blur=1)
     source, again = (BatchSource(pairs, config, 4, seed=3) for _ in range(2))
     for step in (0, 5, 2):
         one, same = source.batch(step, 24), again.batch(step, 24)
@@ -54,14 +54,14 @@ def test_steps_of_a_pass(count: int, size: int, steps: int) -> None:
     assert BatchSource(plain_pairs(count), OFF, size, seed=0).steps_per_pass == steps
 
 
-def test_every_picture_is_drawn_once_in_each_pass_in_another_order() -> None:
+def test_every_image_is_drawn_once_in_each_pass_in_another_order() -> None:
     source = BatchSource(plain_pairs(10), OFF, 5, seed=0)
     first, second = drawn(source, range(2)), drawn(source, range(2, 4))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
 
 
-def test_few_pictures_come_again_within_a_batch() -> None:
+def test_few_images_come_again_within_a_batch() -> None:
     assert sorted(drawn(BatchSource(plain_pairs(3), OFF, 6, seed=0), range(1))) == [0, 0, 1, 1, 2, 2]
 
 
@@ -78,12 +78,12 @@ def test_made_ahead_they_are_the_same() -> None:
 def test_errors_while_making_ahead_come_through() -> None:
     def make(step: int, size: int) -> int:
         if step == 2:
-            raise PictureError("lost")
+            raise ImageError("lost")
         return step
 
     made = prefetch(make, 0, 5, lambda step: 8)
     assert [next(made), next(made)] == [0, 1]
-    with pytest.raises(PictureError, match="lost"):
+    with pytest.raises(ImageError, match="lost"):
         next(made)
 
 
@@ -103,7 +103,7 @@ def test_stopping_early_ends_the_thread() -> None:
         ((1, 900), 90, (1, 90)),
     ],
 )
-def test_pictures_are_shrunk_and_never_enlarged(
+def test_images_are_shrunk_and_never_enlarged(
     shape: tuple[int, int], side: int, expected: tuple[int, int]
 ) -> None:
     pair = shrink_pair("p", np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8), side)
@@ -115,7 +115,7 @@ def test_pairs_from_disk(tmp_path: Path) -> None:
     pair = Pair("æ ø", tmp_path / "æ ø.png", tmp_path / "æ ø_mask.png")
     labels = np.zeros((40, 60), np.uint8)
     labels[10:30, 15:45] = 1
-    write_picture(pair.image, np.full((40, 60, 3), 99, np.uint8))
+    write_image(pair.image, np.full((40, 60, 3), 99, np.uint8))
     write_mask(pair.mask, labels)
     cached = read_pair(pair, 30)
     assert cached.stem == "æ ø"
@@ -124,6 +124,6 @@ def test_pairs_from_disk(tmp_path: Path) -> None:
     write_mask(pair.mask, np.zeros((40, 61), np.uint8))
     with pytest.raises(MaskError, match="61 x 40"):
         read_pair(pair, 30)
-    pair.image.write_bytes(b"no picture")
-    with pytest.raises(PictureError):
+    pair.image.write_bytes(b"no image")
+    with pytest.raises(ImageError):
         read_pair(pair, 30)

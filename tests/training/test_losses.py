@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from napari_lesionseg.training.losses import LOSSES, segmentation_loss, soft_dice_loss
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.training.losses import LOSSES, segmentation_loss, soft_dice_loss
 from napari_lesionseg.types import IGNORED
 
 CHANCE = torch.Generator().manual_seed(5)

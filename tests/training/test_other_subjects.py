@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from napari_lesionseg.config import AugmentConfig, TrainConfig
-from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.datasets.synthetic import synthetic_figure
-from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.training.trainer import Trainer
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.trainer import Trainer
 
 SIDE = 64
 
@@ -36,7 +36,7 @@ def test_people_are_learned_from_scratch() -> None:
         decoder_lr=5e-3,
         average=0.9,
         precision="float32",
-        augment=AugmentConfig(scale=(0.95, 1.05), aspect=0, shift=0, colour=0.2, artefacts=0, blur=0),
+        augment=AugmentConfig(scale=(0.95, 1.05), aspect=0, shift=0, color=0.2, artifacts=0, blur=0),
     )
     held_out = figures(100, 16)
     trainer = Trainer(network, card, figures(0, 80), held_out, config, device="cpu")

@@ -11,14 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_lesionseg.config import AugmentConfig, TrainConfig
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.training.learner import rate_at
-from napari_lesionseg.training.trainer import STATE_KEY, EpochResult, StepResult, Trainer
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.learner import rate_at
+from napari_lesionseg.training.trainer import STATE_KEY, EpochResult, StepResult, Trainer
 
 QUICK = TrainConfig(
     pretrained=False,
@@ -28,13 +28,13 @@ QUICK = TrainConfig(
     decoder_lr=1e-2,
     average=0.5,
     precision="float32",
-    augment=AugmentConfig(artefacts=0, blur=0),
+    augment=AugmentConfig(artifacts=0, blur=0),
 )
 
 
 @pytest.fixture
 def new_trainer(new_model: Callable[..., Model], discs: list[CachedPair]) -> Callable[..., Trainer]:
-    """Make a trainer of a tiny network on five pictures, one of them held out."""
+    """Make a trainer of a tiny network on five images, one of them held out."""
 
     def make(config: TrainConfig = QUICK, state_path: Path | None = None) -> Trainer:
         model = new_model()
@@ -118,7 +118,7 @@ class TestRun:
         assert trainer.averaged_network is tiny_model.network
 
     def test_nothing_to_learn_from(self, tiny_model: Model) -> None:
-        with pytest.raises(TrainingError, match="no pictures"):
+        with pytest.raises(TrainingError, match="no images"):
             Trainer(tiny_model.network, tiny_model.card, [], [], QUICK)
 
     def test_loss_that_is_not_finite(self, tiny_model: Model, discs: list[CachedPair]) -> None:

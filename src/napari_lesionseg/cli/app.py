@@ -9,13 +9,13 @@ from napari_lesionseg.cli.viewer import open_viewer
 from napari_lesionseg.errors import LesionSegError
 
 EXAMPLE = """example:
-  lesionseg app pictures/"""
+  lesionseg app images/"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("folder", nargs="?", type=Path, help="a folder of pictures or a study")
+    parser.add_argument("folder", nargs="?", type=Path, help="a folder of images or a study")
 
 
 def run(options: argparse.Namespace) -> int:

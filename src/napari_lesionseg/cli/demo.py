@@ -1,4 +1,4 @@
-"""``lesionseg demo``: segment built-in sample pictures and show them."""
+"""``lesionseg demo``: segment built-in sample images and show them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from napari_lesionseg.cli.console import say
 from napari_lesionseg.cli.segment import make_folder, segment_files
 from napari_lesionseg.cli.viewer import open_viewer, why_no_viewer
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.images import write_picture
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.inference.device import describe_device
 from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.io.images import write_image
 
-PICTURES = "pictures"
+IMAGES = "images"
 EXAMPLE = """example:
   lesionseg demo --no-viewer --out demo/"""
 
@@ -23,28 +23,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument(
-        "--out", type=Path, default=Path("lesionseg-demo"), help="folder for pictures, masks and overlays"
+        "--out", type=Path, default=Path("lesionseg-demo"), help="folder for images, masks and overlays"
     )
     parser.add_argument("--no-viewer", action="store_true", help="write the files only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write pictures, masks and overlays, then open the viewer on them if one can be opened."""
+    """Write images, masks and overlays, then open the viewer on them if one can be opened."""
     model = load_model(device=options.device)
-    make_folder(options.out / PICTURES)
-    pictures = []
+    make_folder(options.out / IMAGES)
+    images = []
     for sample in sample_set():
-        pictures.append(options.out / PICTURES / f"{sample.name}.png")
-        write_picture(pictures[-1], sample.image)
+        images.append(options.out / IMAGES / f"{sample.name}.png")
+        write_image(images[-1], sample.image)
     config = PostprocessConfig(largest_only=False)  # one of the samples has two lesions
-    failures = segment_files(pictures, options.out, model, config, overlay=True)
-    masks = [options.out / f"{picture.stem}_segmentation.png" for picture in pictures]
+    failures = segment_files(images, options.out, model, config, overlay=True)
+    masks = [options.out / f"{image.stem}_segmentation.png" for image in images]
     device = describe_device(model.device)
-    say(f"{len(pictures)} sample pictures outlined ({device}); masks and overlays are in {options.out}")
+    say(f"{len(images)} sample images outlined ({device}); masks and overlays are in {options.out}")
     reason = why_no_viewer()
     if reason and not options.no_viewer:
         say(f"The viewer stays closed, {reason}.")
     elif not options.no_viewer:
-        open_viewer(None, pictures, masks)
+        open_viewer(None, images, masks)
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""``lesionseg evaluate``: measure a model on pictures with masks."""
+"""``lesionseg evaluate``: measure a model on images with masks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import progress_bar, results, say_error
-from napari_lesionseg.cli.segment import name_picture, probability
+from napari_lesionseg.cli.segment import name_image, probability
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.pairing import find_pairs
-from napari_lesionseg.evaluation.evaluate import Evaluation, FailedPicture, collect, iter_evaluate
-from napari_lesionseg.inference.predictor import load_model
-from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, iter_evaluate
+from napari_lesionseg.evaluation.metrics import Estimate
+from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.pairing import find_pairs
 
 EXAMPLE = """example:
-  lesionseg evaluate pictures/ --masks masks/ --json scores.json"""
+  lesionseg evaluate images/ --masks masks/ --json scores.json"""
 ROWS = (
     ("Dice", "dice", 3),
     ("Jaccard", "jaccard", 3),
@@ -34,7 +34,7 @@ ROWS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("images", help="folder of pictures, or a PH2 folder")
+    parser.add_argument("images", help="folder of images, or a PH2 folder")
     parser.add_argument("--masks", help="folder of masks (default: the same folder)")
     parser.add_argument(
         "--model", help="a registered model or a .safetensors file (default: the shipped one)"
@@ -44,22 +44,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-parts", action="store_true", help="keep all parts of an outline, not the largest only"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every picture here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every image here")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table; 1 if some pictures could not be measured."""
+    """Print the table; 1 if some images could not be measured."""
     found = find_pairs([options.images], [options.masks] if options.masks else None)
-    for picture in found.without_mask:
-        say_error(f"{picture}: has no mask")
+    for image in found.without_mask:
+        say_error(f"{image}: has no mask")
     model = load_model(options.model, options.device)
     config = PostprocessConfig(threshold=options.threshold, largest_only=not options.all_parts)
     outcomes = []
     with progress_bar("Measuring", len(found.pairs)) as (progress, task):
         for outcome in iter_evaluate(model, found.pairs, postprocess=config):
             outcomes.append(outcome)
-            if isinstance(outcome, FailedPicture):
-                say_error(name_picture(outcome.stem, outcome.reason))
+            if isinstance(outcome, FailedImage):
+                say_error(name_image(outcome.stem, outcome.reason))
             progress.advance(task)
     evaluation = collect(model, outcomes, postprocess=config)
     print_table(evaluation)
@@ -71,11 +71,11 @@ def run(options: argparse.Namespace) -> int:
 def print_table(evaluation: Evaluation) -> None:
     """Print means with their 95 % intervals."""
     if evaluation.summary is None:
-        say_error("No picture could be measured.")
+        say_error("No image could be measured.")
         return
-    pictures = evaluation.summary.pictures
+    images = evaluation.summary.images
     table = Table(
-        title=f"{evaluation.model} on {pictures} pictures, threshold {evaluation.threshold:.2f}",
+        title=f"{evaluation.model} on {images} images, threshold {evaluation.threshold:.2f}",
         title_justify="left",
     )
     table.add_column("score")
@@ -86,7 +86,7 @@ def print_table(evaluation: Evaluation) -> None:
         table.add_row(title, f"{value.mean:.{digits}f}", _interval(value, digits))
     for entry in evaluation.classes:
         if entry.jaccard is not None:
-            table.add_row(f"Jaccard of {entry.name}", f"{entry.jaccard:.3f}", f"{entry.pictures} pictures")
+            table.add_row(f"Jaccard of {entry.name}", f"{entry.jaccard:.3f}", f"{entry.images} images")
     results.print(table)
 
 

@@ -1,4 +1,4 @@
-"""``lesionseg export``: write a study, or pictures with masks, as a data set that other tools accept."""
+"""``lesionseg export``: write a study, or images with masks, as a data set that other tools accept."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_lesionseg.cli.console import follow
-from napari_lesionseg.cli.reports import say_problems, say_report
 from napari_lesionseg.cli.options import make_settings, parse_changes
+from napari_lesionseg.cli.reports import say_problems, say_report
 from napari_lesionseg.datasets.export import check_key_place, export_dataset, write_key
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
@@ -25,9 +25,9 @@ from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study
 
 EXAMPLE = """examples:
-  lesionseg export pictures/ --out nevi-isic --info about.json
-  lesionseg export pictures/ --format coco --polygons --shares 0.8 0.1 0.1 --out nevi-coco
-  lesionseg export pictures/ --names all --key ../key.csv --single-region --out nevi-shared"""
+  lesionseg export images/ --out nevi-isic --info about.json
+  lesionseg export images/ --format coco --polygons --shares 0.8 0.1 0.1 --out nevi-coco
+  lesionseg export images/ --names all --key ../key.csv --single-region --out nevi-shared"""
 EXPORTER = "export"  # who opens the study; nothing is signed by it
 
 
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help=f"a study, a folder of pictures with a study in it ({STUDY_FOLDER}), or a data set",
+        help=f"a study, a folder of images with a study in it ({STUDY_FOLDER}), or a data set",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write; must not exist, or be empty"
@@ -46,11 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=writable, default="isic", help="default: isic")
     _add_settings(parser)
     parser.add_argument(
-        "--info", type=Path, help="JSON file with what the datasheet says: title, licence, cameras ..."
+        "--info", type=Path, help="JSON file with what the datasheet says: title, license, cameras ..."
     )
     parser.add_argument("--key", type=Path, help="where to keep the old names, outside of the data set")
     parser.add_argument(
-        "--originals", type=Path, metavar="DIR", help="for DICOM: the photographs that the pictures came from"
+        "--originals", type=Path, metavar="DIR", help="for DICOM: the photographs that the images came from"
     )
 
 
@@ -58,10 +58,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add what is changed most often, and ``--set`` for the rest; what is not given stays None."""
     parser.add_argument(
         "--names",
-        dest="pseudonymise",
+        dest="pseudonymize",
         choices=("patients", "all", "nothing"),
         metavar="WHO",
-        help="who gets a new name: patients (default), all (pictures and readers too), or nothing",
+        help="who gets a new name: patients (default), all (images and annotators too), or nothing",
     )
     parser.add_argument(
         "--shares",
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that have an option of their own."""
     shares = None if options.shares is None else dict(zip(PARTS, options.shares, strict=True))
-    names = ("pseudonymise", "seed", "single_region", "polygons")
+    names = ("pseudonymize", "seed", "single_region", "polygons")
     return {"shares": shares} | {name: getattr(options, name) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""``lesionseg finetune``: let a model learn from corrected pictures."""
+"""``lesionseg finetune``: let a model learn from corrected images."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
-from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.cli.options import check_out, make_settings, parse_changes
+from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.finetuning.candidate import Candidate
 from napari_lesionseg.finetuning.run import Progress
+from napari_lesionseg.finetuning.schedule import Plan, describe_kind
 from napari_lesionseg.finetuning.session import FineTuning, fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
-from napari_lesionseg.finetuning.schedule import Plan, describe_kind
-from napari_lesionseg.training.trainer import EpochResult, StepResult
-from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 EXAMPLE = """examples:
-  lesionseg finetune pictures/ --masks corrected/ --out our-clinic.safetensors --seconds 60
+  lesionseg finetune images/ --masks corrected/ --out our-clinic.safetensors --seconds 60
   lesionseg models add our-clinic.safetensors"""
 DOING = {"reading": "Reading", "measuring": "Measuring", "timing": "Timing", "comparing": "Comparing"}
 
@@ -33,16 +33,16 @@ DOING = {"reading": "Reading", "measuring": "Measuring", "timing": "Timing", "co
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("images", nargs="+", help="folders of pictures; those without a mask are left out")
+    parser.add_argument("images", nargs="+", help="folders of images; those without a mask are left out")
     parser.add_argument(
-        "--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order"
+        "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
     parser.add_argument(
         "--model", help="a registered model or a .safetensors file (default: the shipped one)"
     )
     parser.add_argument("--seconds", type=float, help="budget in seconds")
-    parser.add_argument("--epochs", type=int, help="times every picture is seen (default: as does good)")
+    parser.add_argument("--epochs", type=int, help="times every image is seen (default: as does good)")
     _add_rarer_arguments(parser)
 
 
@@ -51,9 +51,9 @@ def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
         "--patients",
         type=Path,
         metavar="FILE",
-        help="CSV file with the columns picture (name without suffix) and patient, who is never torn apart",
+        help="CSV file with the columns image (name without suffix) and patient, who is never torn apart",
     )
-    parser.add_argument("--val-images", nargs="+", default=[], help="folders of pictures to measure on only")
+    parser.add_argument("--val-images", nargs="+", default=[], help="folders of images to measure on only")
     parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the training"
@@ -67,7 +67,7 @@ def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fine-tune and write the model; 1 if some pictures could not be used."""
+    """Fine-tune and write the model; 1 if some images could not be used."""
     check_out(options.out)
     named = {"epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(FineTuneConfig, parse_changes(options.set), options=named)
@@ -90,12 +90,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_patients(path: Path) -> list[SplitItem]:
-    """Read which pictures are of one patient.
+    """Read which images are of one patient.
 
     Parameters
     ----------
     path : Path
-        A CSV file with the columns ``picture`` and ``patient``.
+        A CSV file with the columns ``image`` and ``patient``.
 
     Raises
     ------
@@ -105,11 +105,11 @@ def read_patients(path: Path) -> list[SplitItem]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
-            return [SplitItem(row["picture"], patient=row["patient"] or None) for row in rows]
+            return [SplitItem(row["image"], patient=row["patient"] or None) for row in rows]
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{path} is no CSV file with the columns picture and patient.") from error
+        raise TrainingError(f"{path} is no CSV file with the columns image and patient.") from error
 
 
 def _show(tuning: FineTuning) -> None:
@@ -135,11 +135,11 @@ def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan 
 
 
 def _tell_plan(plan: Plan) -> None:
-    for picture in plan.left_out:
-        say_error(picture.reason)
+    for image in plan.left_out:
+        say_error(image.reason)
     held_out = f"{len(plan.held_out)} held out" + (" in turn" if plan.folds > 1 else "")
     say(
-        f"{plan.pictures} pictures to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
+        f"{plan.images} images to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
         f"about {plan.seconds:.0f} s on {plan.device}"
     )
     if plan.own_kind is not None:
@@ -156,7 +156,7 @@ def describe_round(result: EpochResult) -> str:
 
 
 def _write(options: argparse.Namespace, model: Model, candidate: Candidate) -> None:
-    """Write the new model, or the old one where the held-out pictures say that the new one is worse."""
+    """Write the new model, or the old one where the held-out images say that the new one is worse."""
     say(candidate.reason)
     worse = candidate.comparison is not None and not candidate.offered
     if worse and not options.insist:

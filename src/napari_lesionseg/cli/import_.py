@@ -14,7 +14,7 @@ from napari_lesionseg.study.layout import STUDY_FOLDER
 
 EXAMPLE = """examples:
   lesionseg import PH2Dataset.zip --out ph2/
-  lesionseg import ISIC2018/ --out isic/ --reader am"""
+  lesionseg import ISIC2018/ --out isic/ --annotator am"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=readable, help="default: found out")
     parser.add_argument(
-        "--reader",
-        help=f"make a study of it too, in {STUDY_FOLDER}, in which this reader signs the outlines",
+        "--annotator",
+        help=f"make a study of it too, in {STUDY_FOLDER}, in which this annotator signs the outlines",
     )
 
 
@@ -36,18 +36,18 @@ def run(options: argparse.Namespace) -> int:
     """Read and write; 1 if entries were left out."""
     report = follow(import_dataset(options.source, options.out, options.format))
     result = say_report(report)
-    if options.reader is not None:
-        say_study(options.out, options.reader)
+    if options.annotator is not None:
+        say_study(options.out, options.annotator)
     return result
 
 
-def say_study(folder: Path, reader: str) -> None:
+def say_study(folder: Path, annotator: str) -> None:
     """Make a study of what was imported."""
     dataset = read_dataset(folder)
     with progress_bar("Making the study", len(dataset.records)) as (progress, task):
         taken = study_of_dataset(
             folder / STUDY_FOLDER,
-            reader,
+            annotator,
             dataset,
             lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -19,17 +19,17 @@ DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 COMMANDS = {
     "app": "open the viewer with the workbench",
-    "demo": "segment built-in sample pictures and show them",
-    "segment": "outline the lesions of pictures",
-    "train": "train a network on pictures with masks",
-    "finetune": "let a model learn from corrected pictures",
-    "evaluate": "measure a model on pictures with masks",
-    "tune": "choose a model's threshold on held-out pictures",
+    "demo": "segment built-in sample images and show them",
+    "segment": "outline the lesions of images",
+    "train": "train a network on images with masks",
+    "finetune": "let a model learn from corrected images",
+    "evaluate": "measure a model on images with masks",
+    "tune": "choose a model's threshold on held-out images",
     "models": "list, add, rename or remove models",
     "export": "write a study as a data set that other tools accept",
     "import": "bring a data set in, for the workbench",
     "verify": "check that a data set is as it was written",
-    "agreement": "say how well the readers of a study agree",
+    "agreement": "say how well the annotators of a study agree",
 }
 
 

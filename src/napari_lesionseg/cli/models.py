@@ -9,23 +9,23 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import one_line, progress_bar, results, say, say_error
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.io.images import read_mask, read_picture
-from napari_lesionseg.io.pairing import find_pairs
-from napari_lesionseg.finetuning.comparison import Comparison, PictureChange, collect_changes, iter_compare
-from napari_lesionseg.inference.predictor import load_model
-from napari_lesionseg.models.onnx_export import export_onnx
 from napari_lesionseg.errors import CheckpointError, LesionSegError
+from napari_lesionseg.finetuning.comparison import Comparison, ImageChange, collect_changes, iter_compare
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint, read_card
 from napari_lesionseg.models.convert import SUFFIXES, import_weights
+from napari_lesionseg.models.onnx_export import export_onnx
 from napari_lesionseg.models.store import ONNX_SUFFIX, ModelRegistry
+from napari_lesionseg.training.dataset import CachedPair
 
 EXAMPLE = """examples:
   lesionseg models
   lesionseg models add my-model.safetensors --name my-clinic
   lesionseg models rename my-clinic our-clinic
-  lesionseg models compare lesionseg-1.2 our-clinic pictures/ --masks masks/
+  lesionseg models compare lesionseg-1.2 our-clinic images/ --masks masks/
   lesionseg models export our-clinic --out for-others/
   lesionseg models export-onnx our-clinic --out our-clinic.onnx"""
 
@@ -40,17 +40,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="add a model file, or weights in a .pt or .pth file that fit")
     add.add_argument("file", type=Path)
     add.add_argument("--name", help="default: the file's name")
-    add.add_argument("--working-size", type=int, default=256, help="of .pt: side of its training pictures")
-    add.add_argument("--licence", default="unknown", help="of .pt: licence of the weights")
+    add.add_argument("--working-size", type=int, default=256, help="of .pt: side of its training images")
+    add.add_argument("--license", default="unknown", help="of .pt: license of the weights")
     history = actions.add_parser("history", help="list what a model was fine-tuned from")
     history.add_argument("name")
-    compare = actions.add_parser("compare", help="measure two models on the same pictures")
+    compare = actions.add_parser("compare", help="measure two models on the same images")
     compare.add_argument("old", help="a registered model or a .safetensors file")
     compare.add_argument("new", help="the one to compare it with")
-    compare.add_argument("images", help="folder of pictures")
+    compare.add_argument("images", help="folder of images")
     compare.add_argument("--masks", help="folder of masks (default: the same folder)")
     compare.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    export = actions.add_parser("export", help="write a model with its card and licence into a folder")
+    export = actions.add_parser("export", help="write a model with its card and license into a folder")
     export.add_argument("name")
     export.add_argument("--out", type=Path, required=True, metavar="DIR")
     rename = actions.add_parser("rename", help="give a model another name")
@@ -64,12 +64,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked; 1 if a listed model is damaged or a picture could not be read."""
+    """Do what was asked; 1 if a listed model is damaged or an image could not be read."""
     return _ACTIONS.get(options.action, _list)(ModelRegistry(), options)
 
 
 def _show(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    """Print a card; of what the training pictures look like, a thousand numbers, only how many they were."""
+    """Print a card; of what the training images look like, a thousand numbers, only how many they were."""
     lists = {"domain": {"mean", "covariance"}}
     results.print_json(read_card(registry.resolve(options.name)).model_dump_json(exclude=lists))
     return 0
@@ -97,7 +97,7 @@ def _add(registry: ModelRegistry, options: argparse.Namespace) -> int:
         raise CheckpointError(f"There is no file {options.file}.")
     source, name = options.file, options.name or options.file.stem
     if options.file.suffix in SUFFIXES:
-        settings = {"working_size": options.working_size, "licence": options.licence}
+        settings = {"working_size": options.working_size, "license_id": options.license}
         imported = import_weights(options.file, name=name, **settings)
         say(imported.card.notes)
         source = checkpoint_bytes(*imported)
@@ -111,20 +111,20 @@ def _history(registry: ModelRegistry, options: argparse.Namespace) -> int:
         card = entry.card or ModelCard()
         pairs = card.training.get("data", {}).get("pairs", "")
         date = str(card.training.get("date", ""))[:10]
-        table.add_row(one_line(entry.name), date, f"{pairs} pictures" if pairs else "", _jaccard(card.scores))
+        table.add_row(one_line(entry.name), date, f"{pairs} images" if pairs else "", _jaccard(card.scores))
     results.print(table)
     return 0
 
 
 def _compare(_: ModelRegistry, options: argparse.Namespace) -> int:
-    """Print both models' scores and what changed; 1 if a picture could not be read."""
+    """Print both models' scores and what changed; 1 if an image could not be read."""
     found = find_pairs([options.images], [options.masks] if options.masks else None)
     old, new = (load_model(name, options.device) for name in (options.old, options.new))
-    changes, failed = list[PictureChange](), 0
+    changes, failed = list[ImageChange](), 0
     with progress_bar("Measuring", len(found.pairs)) as (progress, task):
         for pair in found.pairs:
             try:
-                image = read_picture(pair.image)
+                image = read_image(pair.image)
                 cached = CachedPair(pair.stem, image, read_mask(pair.mask, image.shape[:2]))
                 changes += iter_compare(old, new, [cached])
             except LesionSegError as error:
@@ -143,9 +143,9 @@ def _tell_comparison(comparison: Comparison) -> None:
         interval = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
         table.add_row(title, f"{change.before:.3f}", f"{change.after:.3f}", f"{mean:+.3f}", interval)
     results.print(table)
-    for picture in comparison.most_changed():
-        before, after = picture.before.scores.jaccard, picture.after.scores.jaccard
-        say(f"{picture.stem}: {picture.changed:.0%} changed, Jaccard {before:.3f} to {after:.3f}")
+    for image in comparison.most_changed():
+        before, after = image.before.scores.jaccard, image.after.scores.jaccard
+        say(f"{image.stem}: {image.changed:.0%} changed, Jaccard {before:.3f} to {after:.3f}")
 
 
 def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
@@ -158,7 +158,7 @@ def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
 
 
 def _list(registry: ModelRegistry, _: argparse.Namespace) -> int:
-    table = Table("name", "network", "size", "held-out Jaccard", "licence", "")
+    table = Table("name", "network", "size", "held-out Jaccard", "license", "")
     damaged = 0
     for entry in registry.list():
         if entry.card is None:
@@ -172,7 +172,7 @@ def _list(registry: ModelRegistry, _: argparse.Namespace) -> int:
             card.arch,
             str(card.working_size),
             _jaccard(card.scores),
-            card.licence,
+            card.license,
             "shipped" if entry.shipped else "",
         )
     results.print(table)

@@ -29,5 +29,5 @@ def say_report(report: ExportReport) -> int:
     parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
     left_out = f"; {report.left_out} left out" if report.left_out else ""
     title = FORMATS[report.format].title
-    say(f"{report.written} pictures written to {report.folder} ({title}; {parts}){left_out}")
+    say(f"{report.written} images written to {report.folder} ({title}; {parts}){left_out}")
     return 1 if report.left_out else 0

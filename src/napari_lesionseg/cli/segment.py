@@ -1,4 +1,4 @@
-"""``lesionseg segment``: outline the lesions of pictures."""
+"""``lesionseg segment``: outline the lesions of images."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from pathlib import Path
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.images import read_picture, write_mask, write_picture
-from napari_lesionseg.io.overlay import draw_outline
-from napari_lesionseg.io.pairing import find_pictures
+from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.inference.device import describe_device
 from napari_lesionseg.inference.predictor import Model, load_model, segment
-from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.io.images import read_image, write_image, write_mask
+from napari_lesionseg.io.overlay import draw_outline
+from napari_lesionseg.io.pairing import find_images
 
 EXAMPLE = """example:
-  lesionseg segment pictures/ "more/*.jpg" --out outlines/ --overlay"""
+  lesionseg segment images/ "more/*.jpg" --out outlines/ --overlay"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="pictures, folders of pictures, or patterns"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders of images, or patterns")
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
-        help="folder for the masks, NAME_segmentation.png; a mask beside its own picture is never replaced",
+        help="folder for the masks, NAME_segmentation.png; a mask beside its own image is never replaced",
     )
     parser.add_argument(
         "--model", help="a registered model or a .safetensors file (default: the shipped one)"
@@ -37,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--threshold", type=probability, help="between 0 and 1 (default: the model's own)")
     parser.add_argument(
-        "--overlay", action="store_true", help="also write NAME_overlay.png, the picture with its outline"
+        "--overlay", action="store_true", help="also write NAME_overlay.png, the image with its outline"
     )
 
 
@@ -50,15 +48,15 @@ def probability(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Outline every picture; 1 if some failed."""
-    pictures = find_pictures(options.inputs)
+    """Outline every image; 1 if some failed."""
+    images = find_images(options.inputs)
     make_folder(options.out)
     model = load_model(options.model, options.device)
     config = PostprocessConfig(threshold=options.threshold)
-    failures = segment_files(pictures, options.out, model, config, overlay=options.overlay)
-    done = len(pictures) - failures
+    failures = segment_files(images, options.out, model, config, overlay=options.overlay)
+    done = len(images) - failures
     device = describe_device(model.device)
-    say(f"{done} of {len(pictures)} pictures outlined by {model.card.name} ({device}) in {options.out}")
+    say(f"{done} of {len(images)} images outlined by {model.card.name} ({device}) in {options.out}")
     return 1 if failures else 0
 
 
@@ -77,50 +75,48 @@ def make_folder(folder: Path) -> None:
 
 
 def segment_files(
-    pictures: Iterable[Path], out: Path, model: Model, config: PostprocessConfig, *, overlay: bool = False
+    images: Iterable[Path], out: Path, model: Model, config: PostprocessConfig, *, overlay: bool = False
 ) -> int:
-    """Write a mask for each picture, and name on standard error those that failed.
+    """Write a mask for each image, and name on standard error those that failed.
 
     Returns
     -------
     int
         How many failed.
     """
-    pictures, failures, written = list(pictures), 0, dict[str, Path]()
-    with progress_bar("Outlining", len(pictures)) as (progress, task):
-        for picture in pictures:
+    images, failures, written = list(images), 0, dict[str, Path]()
+    with progress_bar("Outlining", len(images)) as (progress, task):
+        for image in images:
             try:
-                _check_free(picture, written)
-                _segment_file(picture, out, model, config, overlay=overlay)
+                _check_free(image, written)
+                _segment_file(image, out, model, config, overlay=overlay)
             except LesionSegError as error:
                 failures += 1
-                say_error(name_picture(picture, str(error)))
+                say_error(name_image(image, str(error)))
             progress.advance(task)
     return failures
 
 
-def name_picture(picture: Path | str, reason: str) -> str:
-    """Put the picture's name before what is wrong with it, unless it is said already."""
-    return reason if str(picture) in reason else f"{picture}: {reason}"
+def name_image(image: Path | str, reason: str) -> str:
+    """Put the image's name before what is wrong with it, unless it is said already."""
+    return reason if str(image) in reason else f"{image}: {reason}"
 
 
-def _check_free(picture: Path, written: dict[str, Path]) -> None:
-    first = written.setdefault(picture.stem.casefold(), picture)
-    if first is not picture:
-        raise LesionSegError(f"{picture}: left out, because its mask would replace that of {first}.")
+def _check_free(image: Path, written: dict[str, Path]) -> None:
+    first = written.setdefault(image.stem.casefold(), image)
+    if first is not image:
+        raise LesionSegError(f"{image}: left out, because its mask would replace that of {first}.")
 
 
-def _segment_file(
-    source: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool
-) -> None:
+def _segment_file(source: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool) -> None:
     path = out / f"{source.stem}_segmentation.png"
     if path.exists() and out.samefile(source.parent):
         raise LesionSegError(
-            f"{source}: left out, because {path.name} beside it may be a reader's own mask."
+            f"{source}: left out, because {path.name} beside it may be an annotator's own mask."
         )
-    image = read_picture(source)
+    image = read_image(source)
     labels = segment(image, model=model, postprocess=config)
     one_class = len(model.card.classes) == 2
     write_mask(path, labels, style="binary" if one_class else "index")
     if overlay:
-        write_picture(out / f"{source.stem}_overlay.png", draw_outline(image, labels))
+        write_image(out / f"{source.stem}_overlay.png", draw_outline(image, labels))

@@ -16,15 +16,13 @@ from typing import Any
 import torch
 
 from napari_lesionseg.cli.console import progress_bar, say, say_error
-from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.cli.options import check_out, make_settings, parse_changes
+from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.training.dataset import CachedPair, read_pair
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
-from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.finetuning.domain_shift import measure_domain
-from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.errors import LesionSegError, TrainingError
+from napari_lesionseg.finetuning.domain_shift import measure_domain
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
@@ -32,26 +30,28 @@ from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save
 from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.training.dataset import CachedPair, read_pair
+from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.types import Pair
 
 EXAMPLE = """example:
-  lesionseg train pictures/ --masks masks/ --out my-model.safetensors --epochs 30"""
+  lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30"""
 HELD_OUT_SHARE = 0.1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("images", nargs="+", help="folders of pictures")
+    parser.add_argument("images", nargs="+", help="folders of images")
     parser.add_argument(
-        "--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order"
+        "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
     parser.add_argument(
         "--val-images",
         nargs="+",
         default=[],
-        help="folders of held-out pictures (default: a tenth is held out)",
+        help="folders of held-out images (default: a tenth is held out)",
     )
     parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
     parser.add_argument(
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe"
     )
     parser.add_argument("--arch", help="name of the network")
-    parser.add_argument("--epochs", type=int, help="passes over the pictures")
+    parser.add_argument("--epochs", type=int, help="passes over the images")
     parser.add_argument("--seconds", type=float, help="budget in seconds")
     parser.add_argument(
         "--classes",
@@ -74,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="model to start from; its network and classes are kept",
     )
     parser.add_argument("--name", help="name of the model (default: the file's)")
-    parser.add_argument("--licence", default="unknown", help="licence of the weights")
+    parser.add_argument("--license", default="unknown", help="license of the weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted training of the same --out"
@@ -87,8 +87,8 @@ def run(options: argparse.Namespace) -> int:
     config = read_recipe(options)
     pairs, held_out = _find_all(options)
     side = max(size for _, size in config.sizes)
-    learn, failed = _read_all(pairs, round(side * 1.25), "Reading pictures")
-    measure, failed_too = _read_all(held_out, round(side * 1.25), "Reading held-out pictures")
+    learn, failed = _read_all(pairs, round(side * 1.25), "Reading images")
+    measure, failed_too = _read_all(held_out, round(side * 1.25), "Reading held-out images")
     network, card = _start(options, config, side)
     state = options.out.with_suffix(".state.safetensors")
     trainer = Trainer(network, card, learn, measure, config, device=options.device, state_path=state)
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         "data": _data_record(pairs),
         "last": history[-1:],
     }
-    learned = blend(trainer.averaged_network, start, config.start_share)
+    learned = blend(trainer.averaged_network, start, config.start_weight)
     domain = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in learn))
     about = {"training": training, "domain": domain}
     save_checkpoint(options.out, learned, card.model_copy(update=about))
@@ -143,7 +143,7 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     pairs = find_all_pairs(options.images, options.masks or [])
     if options.val_images:
         return pairs, find_all_pairs(options.val_images, options.val_masks)
-    # Pictures of one stem, in whatever folder, show one lesion and stay together.
+    # Images of one stem, in whatever folder, show one lesion and stay together.
     assignment = assign_parts(
         [SplitItem(stem) for stem in sorted({pair.stem for pair in pairs})],
         {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE},
@@ -168,11 +168,11 @@ def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[
 
 def _start(options: argparse.Namespace, config: TrainConfig, side: int) -> Checkpoint:
     """Make the network that is to learn, and its card: that of a model, or a new one."""
-    torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the pictures
+    torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the images
     about = {
         "name": options.name or options.out.stem,
         "working_size": side,
-        "licence": options.licence,
+        "license": options.license,
     }
     if options.start:
         path = ModelRegistry().resolve(options.start)
@@ -203,7 +203,7 @@ def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
     """
     if old.arch == EXPERTS:
         raise TrainingError(
-            f"{options.start} has experts for several kinds of pictures, which learn by fine-tuning alone: "
+            f"{options.start} has experts for several kinds of images, which learn by fine-tuning alone: "
             "use `lesionseg finetune`, or start from the model that it was fine-tuned from."
         )
     if options.arch not in (None, old.arch):
@@ -214,7 +214,7 @@ def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
 
 
 def describe_epoch(epoch: EpochResult) -> str:
-    """Describe a pass over the pictures in one line."""
+    """Describe a pass over the images in one line."""
     text = (
         f"pass {epoch.epoch}/{epoch.epochs}  {epoch.seconds:7.0f} s  side {epoch.size}  loss {epoch.loss:.4f}"
     )

@@ -1,4 +1,4 @@
-"""``lesionseg tune``: choose a model's temperature and threshold on held-out pictures."""
+"""``lesionseg tune``: choose a model's temperature and threshold on held-out images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from napari_lesionseg.cli.console import say
-from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.cli.options import check_out
+from napari_lesionseg.cli.pairs import find_all_pairs
 from napari_lesionseg.evaluation.evaluate import evaluate
-from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.evaluation.tuning import tune
+from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.types import Pair
@@ -26,15 +26,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", help="a registered model or a .safetensors file")
-    parser.add_argument("images", nargs="+", help="folders of pictures the model did not learn from")
+    parser.add_argument("images", nargs="+", help="folders of images the model did not learn from")
     parser.add_argument(
-        "--masks", nargs="+", help="folder of masks of each folder of pictures, in the same order"
+        "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
     parser.add_argument("--name", help="name of the model (default: it keeps its own)")
     parser.add_argument("--notes", default="", help="what else the card should say")
     parser.add_argument(
-        "--turns", action="store_true", help="average outlines over the quarter turns of the picture"
+        "--turns", action="store_true", help="average outlines over the quarter turns of the image"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
@@ -44,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
     check_out(options.out)
     model = load_model(options.model, options.device)
     if options.turns:
-        model = Model(model.network, model.card.model_copy(update={"test_time_turns": True}), model.device)
+        model = Model(
+            model.network, model.card.model_copy(update={"test_time_augmentation": True}), model.device
+        )
     folders = {
         folder: find_all_pairs([folder], [options.masks[index]] if options.masks else [])
         for index, folder in enumerate(options.images)
@@ -76,7 +78,7 @@ def _scores(model: Model, card: ModelCard, folders: Mapping[str, Sequence[Pair]]
         if summary is not None:
             wanted = ("dice", "jaccard", "thresholded_jaccard", "failure_rate")
             values = {key: round(getattr(summary, key).mean, 4) for key in wanted}
-            scores[name] = {"pictures": summary.pictures, **values}
+            scores[name] = {"images": summary.images, **values}
             say(
                 f"{name}: "
                 + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in values.items())

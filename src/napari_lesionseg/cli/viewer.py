@@ -32,17 +32,15 @@ def why_no_viewer() -> str:
     return "" if has_display() else "there is no display"
 
 
-def open_viewer(
-    folder: Path | None = None, pictures: Sequence[Path] = (), masks: Sequence[Path] = ()
-) -> None:
+def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
     """Open the viewer with the workbench and wait until it is closed.
 
     Parameters
     ----------
     folder : Path, optional
-        A folder of pictures or a study, for the workbench.
-    pictures, masks : sequence of Path
-        Pictures to show with their masks.
+        A folder of images or a study, for the workbench.
+    images, masks : sequence of Path
+        Images to show with their masks.
 
     Raises
     ------
@@ -55,4 +53,4 @@ def open_viewer(
     entry = next(iter(entry_points(group=GROUP)), None)
     if entry is None:
         raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
-    entry.load()(folder, pictures, masks)
+    entry.load()(folder, images, masks)

@@ -18,11 +18,11 @@ _NAME_LENGTH = 80
 
 
 def clean_jpeg(payload: bytes) -> bytes | None:
-    """Take everything but the picture out of a JPEG file, without touching a pixel.
+    """Take everything but the image out of a JPEG file, without touching a pixel.
 
-    EXIF, XMP, IPTC, comments, colour profiles, thumbnails, maker notes, and whatever follows the picture
-    (second pictures, videos) are dropped. Kept are the tables, the scans, and the two headers that say how
-    colours are stored (JFIF without its thumbnail, Adobe). The orientation goes with the EXIF.
+    EXIF, XMP, IPTC, comments, color profiles, thumbnails, maker notes, and whatever follows the image
+    (second images, videos) are dropped. Kept are the tables, the scans, and the two headers that say how
+    colors are stored (JFIF without its thumbnail, Adobe). The orientation goes with the EXIF.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def clean_jpeg(payload: bytes) -> bytes | None:
     Returns
     -------
     bytes or None
-        The same picture, or None when the file is no JPEG whose parts are all understood.
+        The same image, or None when the file is no JPEG whose parts are all understood.
 
     Notes
     -----

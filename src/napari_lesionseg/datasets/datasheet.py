@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from napari_lesionseg.io.archives import write_table
 from napari_lesionseg.datasets.formats.base import Placed, Plan
 from napari_lesionseg.datasets.formats.listing import PROVENANCE_COLUMNS, PROVENANCE_NAME
 from napari_lesionseg.datasets.records import Problem, Record
+from napari_lesionseg.io.archives import write_table
 from napari_lesionseg.io.atomic import sha256_file
 
 DATASHEET_NAME = "DATASHEET.md"
@@ -79,10 +79,10 @@ def _provenance_row(record: Record, placed: Placed, *, empty: bool) -> dict[str,
     return {
         "name": record.name,
         "part": record.part or "",
-        "picture": placed.picture,
+        "image": placed.image,
         "mask": placed.mask,
         "status": source.status,
-        "reader": source.reader,
+        "annotator": source.annotator,
         "model": source.model,
         "corrected_share": "" if source.corrected is None else f"{source.corrected:.6f}",
         "time": source.time,
@@ -108,11 +108,11 @@ def write_datasheet(plan: Plan, convention: str, created: str, problems: Sequenc
     sections = [
         (f"# {info.title}", [info.description]),
         ("## What is in it", _contents(plan, convention, created)),
-        ("## Who outlined", [f"Readers: {info.readers or _UNKNOWN}.", *_readers(plan.records)]),
-        ("## Where the pictures come from", _origin(plan)),
+        ("## Who outlined", [f"Annotators: {info.annotators or _UNKNOWN}.", *_annotators(plan.records)]),
+        ("## Where the images come from", _provenance(plan)),
         ("## What was done to them", _processing(plan)),
         ("## What is missing", [f"Known gaps: {info.known_gaps or _UNKNOWN}.", *_left_out(problems)]),
-        ("## Licence and contact", _terms(plan)),
+        ("## License and contact", _terms(plan)),
     ]
     text = "\n\n".join(part for head, lines in sections for part in (head, *lines) if part)
     (plan.folder / DATASHEET_NAME).write_bytes(f"{text}\n".encode())
@@ -125,10 +125,10 @@ def _contents(plan: Plan, convention: str, created: str) -> list[str]:
     parts = Counter(record.part or "none" for record in plan.records)
     diagnoses = Counter(record.diagnosis or "unknown" for record in plan.records)
     return [
-        f"{len(plan.records)} pictures, {outlined} of them outlined, in the format {convention}, "
+        f"{len(plan.records)} images, {outlined} of them outlined, in the format {convention}, "
         f"written {created}.",
         f"Parts: {_counts(parts)}. Patients known: {len(patients)}.",
-        f"Classes: {', '.join(plan.classes)}. Pictures from {sizes[0][1]} x {sizes[0][0]} to "
+        f"Classes: {', '.join(plan.classes)}. Images from {sizes[0][1]} x {sizes[0][0]} to "
         f"{sizes[-1][1]} x {sizes[-1][0]} pixels.",
         f"Diagnoses: {_counts(diagnoses)}.",
     ]
@@ -138,57 +138,57 @@ def _counts(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
 
-def _readers(records: Sequence[Record]) -> list[str]:
+def _annotators(records: Sequence[Record]) -> list[str]:
     sources = [record.provenance for record in records]
     drawn = [source for source in sources if source.model]
     shares = [source.corrected for source in drawn if source.corrected is not None]
     times = sorted(source.time for source in sources if source.time)
     lines = [
-        f"Outlined by: {_counts(Counter(source.reader or 'unknown' for source in sources))}.",
+        f"Outlined by: {_counts(Counter(source.annotator or 'unknown' for source in sources))}.",
         f"State: {_counts(Counter(source.status for source in sources))}.",
         f"First outlines by a model: {len(drawn)} ({_counts(Counter(source.model for source in drawn))}).",
     ]
     if shares:
         mean = sum(shares) / len(shares)
-        lines.append(f"Of these the readers changed {100 * mean:.2f} % of the pixels on average.")
+        lines.append(f"Of these the annotators changed {100 * mean:.2f} % of the pixels on average.")
     return [
         *lines,
         f"Signed between {times[0]} and {times[-1]}." if times else "Dates of signing: not stated.",
     ]
 
 
-def _origin(plan: Plan) -> list[str]:
+def _provenance(plan: Plan) -> list[str]:
     return [f"Cameras: {plan.info.cameras or _UNKNOWN}.", f"Collected: {plan.info.collected or _UNKNOWN}."]
 
 
 def _processing(plan: Plan) -> list[str]:
     config = plan.config
     names = {
-        "patients": "Patients and lesions have running numbers, and pictures whose names held a patient's.",
-        "all": "Pictures, patients, lesions and readers have running numbers in random order.",
-        "nothing": "Names of pictures, patients and lesions are as they came.",
+        "patients": "Patients and lesions have running numbers, and images whose names held a patient's.",
+        "all": "Images, patients, lesions and annotators have running numbers in random order.",
+        "nothing": "Names of images, patients and lesions are as they came.",
     }
     return [
-        "All metadata of the picture files (EXIF, places, serial numbers, previews) was removed.",
-        names[config.pseudonymise],
+        "All metadata of the image files (EXIF, places, serial numbers, previews) was removed.",
+        names[config.pseudonymize],
         "Parts are as they came."
         if plan.imported
-        else "Parts were dealt out by patient, then by lesion, with copies of a picture kept together; seed "
+        else "Parts were dealt out by patient, then by lesion, with copies of an image kept together; seed "
         f"{config.seed}.",
         "Each outline was reduced to its largest part without holes." if config.single_region else "",
     ]
 
 
 def _left_out(problems: Sequence[Problem]) -> list[str]:
-    """Say how many pictures were left out, without their names."""
+    """Say how many images were left out, without their names."""
     count = sum(problem.left_out for problem in problems)
-    return [f"{count} pictures or files were left out." if count else "Nothing was left out."]
+    return [f"{count} images or files were left out." if count else "Nothing was left out."]
 
 
 def _terms(plan: Plan) -> list[str]:
     info = plan.info
     return [
-        f"Licence: {info.licence or _UNKNOWN}. Creators: {', '.join(info.creators) or _UNKNOWN}.",
+        f"License: {info.license or _UNKNOWN}. Creators: {', '.join(info.creators) or _UNKNOWN}.",
         f"Contact: {info.contact or _UNKNOWN}. Citation: {info.citation or _UNKNOWN}.",
     ]
 
@@ -218,17 +218,17 @@ def write_croissant(plan: Plan, placed: Iterable[Placed], created: str) -> None:
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": info.title,
         "description": info.description or info.title,
-        "license": info.licence or _UNKNOWN,
+        "license": info.license or _UNKNOWN,
         "creator": [{"@type": "sc:Person", "name": name} for name in info.creators or (_UNKNOWN,)],
         "datePublished": created,
         "version": "1.0.0",
         "citeAs": info.citation or info.title,
         "rai:dataCollection": info.collected or _UNKNOWN,
         "rai:dataAnnotationProtocol": " ".join(
-            [info.readers or "Readers not stated.", *_readers(plan.records)]
+            [info.annotators or "Annotators not stated.", *_annotators(plan.records)]
         ),
         "rai:dataLimitations": info.known_gaps or _UNKNOWN,
-        "rai:personalSensitiveInformation": "Pictures of skin; sex and age where the facts hold them.",
+        "rai:personalSensitiveInformation": "Images of skin; sex and age where the facts hold them.",
         "distribution": [_table_object(table), *_file_sets(places)],
         "recordSet": [_record_set()],
     }
@@ -248,9 +248,9 @@ def _table_object(table: Path) -> dict[str, Any]:
 
 
 def _file_sets(places: Sequence[Placed]) -> Iterator[dict[str, Any]]:
-    """Yield the pictures and the masks as sets of files, by folder and ending."""
-    for name in ("pictures", "masks"):
-        paths = [place.picture if name == "pictures" else place.mask for place in places]
+    """Yield the images and the masks as sets of files, by folder and ending."""
+    for name in ("images", "masks"):
+        paths = [place.image if name == "images" else place.mask for place in places]
         patterns = sorted({_pattern(path) for path in paths if path})
         for number, pattern in enumerate(patterns, 1):
             yield {
@@ -284,7 +284,7 @@ def _record_set() -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": "outlines",
         "name": "outlines",
-        "description": "One row a picture: where its files are, and who drew the outline.",
+        "description": "One row an image: where its files are, and who drew the outline.",
         "key": {"@id": "outlines/name"},
         "field": fields,
     }

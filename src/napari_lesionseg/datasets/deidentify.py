@@ -29,7 +29,7 @@ def final_records(
     parts : mapping
         Part by name.
     config : ExportConfig
-        `pseudonymise` and `facts`.
+        `pseudonymize` and `facts`.
     convention : Format
         Its pattern of new names, and the names it asks for.
 
@@ -43,28 +43,30 @@ def final_records(
     names = _names(records, config, convention)
     patients = _numbers((record.patient for record in records), "patient_{}", config)
     lesions = _numbers((_lesion_key(record) for record in records), "lesion_{}", config)
-    readers = _numbers((record.provenance.reader for record in records), "reader_{}", config, names_too=True)
+    annotators = _numbers(
+        (record.provenance.annotator for record in records), "annotator_{}", config, names_too=True
+    )
     finished = [
         replace(
             record,
             name=names[record.name],
             patient=patients.get(record.patient or ""),
             lesion=lesions.get(_lesion_key(record) or "")
-            if config.pseudonymise != "nothing"
+            if config.pseudonymize != "nothing"
             else record.lesion,
             part=parts.get(record.name),
             metadata=_shared(record.metadata, config),
-            provenance=_told(record.provenance, readers, config),
+            provenance=_told(record.provenance, annotators, config),
         )
         for record in records
     ]
     return natural_order(finished), names
 
 
-def _told(source: Provenance, readers: Mapping[str, str], config: ExportConfig) -> Provenance:
-    """Return what may be told of an outline; the hours would tell the order in which pictures were read."""
-    time = source.time[: len("2026-01-31")] if config.pseudonymise == "all" else source.time
-    return replace(source, reader=readers.get(source.reader, ""), time=time)
+def _told(source: Provenance, annotators: Mapping[str, str], config: ExportConfig) -> Provenance:
+    """Return what may be told of an outline; the hours would tell the order in which images were read."""
+    time = source.time[: len("2026-01-31")] if config.pseudonymize == "all" else source.time
+    return replace(source, annotator=annotators.get(source.annotator, ""), time=time)
 
 
 def _shared(facts: Mapping[str, str], config: ExportConfig) -> dict[str, str]:
@@ -81,7 +83,7 @@ def _numbers(
 ) -> dict[str, str]:
     """Map each value to itself, or to a running number in random order."""
     known = sorted({value for value in values if value})
-    if config.pseudonymise == "nothing" or (names_too and config.pseudonymise == "patients"):
+    if config.pseudonymize == "nothing" or (names_too and config.pseudonymize == "patients"):
         return {value: value for value in known}
     return {value: pattern.format(number) for value, number in zip(known, _order(len(known)), strict=True)}
 
@@ -120,14 +122,14 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _must_change(record: Record, config: ExportConfig, convention: Format) -> bool:
-    if config.pseudonymise == "patients":
+    if config.pseudonymize == "patients":
         wrong = convention.names is not None and not re.fullmatch(convention.names, record.name)
         return wrong or betrays_patient(record)
-    return config.pseudonymise == "all"
+    return config.pseudonymize == "all"
 
 
 def betrays_patient(record: Record) -> bool:
-    """Tell whether a picture's name holds the patient's name or number."""
+    """Tell whether an image's name holds the patient's name or number."""
     if not record.patient:
         return False
     name, patient = record.name.casefold(), record.patient.casefold()

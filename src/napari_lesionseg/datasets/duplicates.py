@@ -1,4 +1,4 @@
-"""Pictures that show the same thing under several names, found by a perceptual hash."""
+"""Images that show the same thing under several names, found by a perceptual hash."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _WORDS = 2 * _SIDE * _SIDE // 64
 SAME_BITS = 40
 """Most bits of 512 in which two copies differ.
 
-Among the 1997 pictures of the ISIC 2017 training set four pairs differ in at most 31 bits, all of them
+Among the 1997 images of the ISIC 2017 training set four pairs differ in at most 31 bits, all of them
 copies, and the next pair, of different lesions, in 53.
 """
 
 
-def picture_hash(image: ByteImage) -> NDArray[np.uint64]:
-    """Hash a picture so that copies, resized or saved anew, get nearly the same hash.
+def image_hash(image: ByteImage) -> NDArray[np.uint64]:
+    """Hash an image so that copies, resized or saved anew, get nearly the same hash.
 
-    The signs of the brightness differences between neighbours on a grid of 16 x 16, along rows and along
+    The signs of the brightness differences between neighbors on a grid of 16 x 16, along rows and along
     columns (the difference hash of N. Krawetz, "Kind of like that", 2013, in both directions).
 
     Parameters
@@ -36,20 +36,20 @@ def picture_hash(image: ByteImage) -> NDArray[np.uint64]:
     ndarray
         (8,) uint64, 512 bits.
     """
-    grey = Image.fromarray(image).convert("L")
-    wide = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)).astype(np.int16)
-    tall = np.asarray(grey.resize((_SIDE, _SIDE + 1), Image.Resampling.BOX)).astype(np.int16)
+    gray = Image.fromarray(image).convert("L")
+    wide = np.asarray(gray.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)).astype(np.int16)
+    tall = np.asarray(gray.resize((_SIDE, _SIDE + 1), Image.Resampling.BOX)).astype(np.int16)
     signs = np.concatenate([(np.diff(wide, axis=1) > 0).ravel(), (np.diff(tall, axis=0) > 0).ravel()])
     return np.packbits(signs).view(np.uint64)
 
 
-def find_twins(hashes: Mapping[str, NDArray[np.uint64]], bits: int = SAME_BITS) -> list[tuple[str, ...]]:
-    """Group the pictures that are copies of each other.
+def find_duplicates(hashes: Mapping[str, NDArray[np.uint64]], bits: int = SAME_BITS) -> list[tuple[str, ...]]:
+    """Group the images that are copies of each other.
 
     Parameters
     ----------
     hashes : mapping
-        Hash of every picture, as `picture_hash` gives it.
+        Hash of every image, as `image_hash` gives it.
     bits : int
         Most bits in which two copies differ.
 
@@ -62,7 +62,7 @@ def find_twins(hashes: Mapping[str, NDArray[np.uint64]], bits: int = SAME_BITS) 
     table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), _WORDS)
     group = list(range(len(names)))
     for row in range(1, len(names)):
-        # One row against all before it: 80 kB for 10 000 pictures, where the whole table would take 800 MB.
+        # One row against all before it: 80 kB for 10 000 images, where the whole table would take 800 MB.
         distance = np.bitwise_count(table[:row] ^ table[row]).sum(axis=1, dtype=np.int64)
         for other in np.flatnonzero(distance <= bits):
             _join(group, int(other), row)

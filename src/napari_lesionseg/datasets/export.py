@@ -17,20 +17,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from napari_lesionseg import __version__
-from napari_lesionseg.datasets.export_checks import Checked, Step, check_records, prepare
-from napari_lesionseg.io.archives import walk, write_table
 from napari_lesionseg.datasets.datasheet import write_croissant, write_datasheet, write_provenance
+from napari_lesionseg.datasets.deidentify import final_records
+from napari_lesionseg.datasets.export_checks import Checked, Step, check_records, prepare
 from napari_lesionseg.datasets.formats import DatasetInfo, ExportConfig, Format, get_format
 from napari_lesionseg.datasets.formats.base import Placed, Plan
 from napari_lesionseg.datasets.manifest import write_manifest
-from napari_lesionseg.datasets.deidentify import final_records
 from napari_lesionseg.datasets.records import Pixels, Problem, Record
 from napari_lesionseg.datasets.splits import PARTS, Part, assign_parts, leaks
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import walk, write_table
 from napari_lesionseg.io.atomic import sync_folder
 
 NO_PART = "no part"
-"""What `ExportReport.parts` calls the pictures of an import that has no parts."""
+"""What `ExportReport.parts` calls the images of an import that has no parts."""
 
 _SYNC_THREADS = 8
 _STALE_SECONDS = 24 * 3600
@@ -47,7 +47,7 @@ class ExportReport:
     format : str
         Name of its convention.
     parts : mapping
-        Number of pictures in each part that has any.
+        Number of images in each part that has any.
     problems : tuple of Problem
         What was left out or needs a look.
     names : mapping
@@ -62,7 +62,7 @@ class ExportReport:
 
     @property
     def written(self) -> int:
-        """Number of pictures written."""
+        """Number of images written."""
         return sum(self.parts.values())
 
     @property
@@ -80,7 +80,7 @@ def export_dataset(
     info: DatasetInfo | None = None,
     parts: Mapping[str, Part] | None = None,
 ) -> Generator[Step | ExportReport]:
-    """Check pictures with their masks and write them as a data set that other tools accept.
+    """Check images with their masks and write them as a data set that other tools accept.
 
     Everything is written to a temporary folder beside the destination and moved there when it is whole,
     with a datasheet, Croissant metadata, the provenance of each mask, and a manifest of hashes.
@@ -98,7 +98,7 @@ def export_dataset(
     info : DatasetInfo, optional
         For the datasheet.
     parts : mapping, optional
-        Part of each picture by name, where that is decided already.
+        Part of each image by name, where that is decided already.
 
     Yields
     ------
@@ -122,20 +122,20 @@ def export_dataset(
 def _deal_parts(
     checked: Checked, config: ExportConfig, known: Mapping[str, Part]
 ) -> tuple[dict[str, Part], list[Problem]]:
-    """Deal out the pictures that have no part yet; parts that tear a patient apart are an error."""
+    """Deal out the images that have no part yet; parts that tear a patient apart are an error."""
     own = {record.name: record.part for record in checked.records if record.part and config.keep_parts}
     items = [record.split_item() for record in checked.records]
     keep = {**own, **known}
-    return assign_parts(items, config.shares, seed=config.seed, twins=checked.twins, keep=keep), []
+    return assign_parts(items, config.shares, seed=config.seed, duplicates=checked.duplicates, keep=keep), []
 
 
 def keep_parts(checked: Checked) -> tuple[dict[str, Part], list[Problem]]:
-    """Leave every picture in the part it came in, or in none, and name the leaks.
+    """Leave every image in the part it came in, or in none, and name the leaks.
 
     Parameters
     ----------
     checked : Checked
-        The pictures.
+        The images.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def keep_parts(checked: Checked) -> tuple[dict[str, Part], list[Problem]]:
         Patients, lesions and copies that are in several parts.
     """
     parts = {record.name: record.part for record in checked.records if record.part}
-    torn = leaks((record.split_item() for record in checked.records), parts, twins=checked.twins)
+    torn = leaks((record.split_item() for record in checked.records), parts, duplicates=checked.duplicates)
     return parts, [Problem("parts", sentence, left_out=False) for sentence in torn]
 
 
@@ -169,11 +169,11 @@ def run_export(
     convention : Format
         One that can be written.
     decide : callable
-        Gives the part of each checked picture by name, and what is wrong with the parts.
+        Gives the part of each checked image by name, and what is wrong with the parts.
     found : sequence of Problem
         From reading.
     bare : bool
-        This is an import: pictures without an outline are written as well, which plain folders can hold.
+        This is an import: images without an outline are written as well, which plain folders can hold.
 
     Yields
     ------
@@ -190,7 +190,7 @@ def run_export(
     write = convention.write
     if write is None:
         raise DatasetError(f"{convention.title} is read, not written; choose another format.")
-    _check_origin(records, convention)
+    _check_provenance(records, convention)
     _check_destination(destination)
     _sweep(destination)
     for item in check_records(records, config, bare=bare):
@@ -211,12 +211,12 @@ def run_export(
     yield ExportReport(destination, convention.name, parts, problems, names)
 
 
-def _check_origin(records: Sequence[Record], convention: Format) -> None:
-    """Refuse pictures that did not come as what the convention needs, before any is read."""
+def _check_provenance(records: Sequence[Record], convention: Format) -> None:
+    """Refuse images that did not come as what the convention needs, before any is read."""
     lacking = [record.name for record in records if record.origin is None] if convention.origin else []
     if lacking:
         raise DatasetError(
-            f"{len(lacking)} of {len(records)} pictures did not come as {convention.origin} ({lacking[0]}); "
+            f"{len(lacking)} of {len(records)} images did not come as {convention.origin} ({lacking[0]}); "
             "name the folder of the originals, or export in another format."
         )
 
@@ -270,7 +270,7 @@ def _sync_file(path: Path) -> None:
 def _fill(
     plan: Plan, convention: Format, write: Callable[[Plan], Iterator[Placed]], problems: Sequence[Problem]
 ) -> Iterator[Step]:
-    """Write the pictures, then everything that lies beside them, then the manifest."""
+    """Write the images, then everything that lies beside them, then the manifest."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     placed: dict[str, Placed] = {}
     watch = _Watch(plan.load)

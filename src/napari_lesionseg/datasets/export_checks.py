@@ -1,4 +1,4 @@
-"""Looking through pictures before an export: what must stay out, and what shows the same thing twice."""
+"""Looking through images before an export: what must stay out, and what shows the same thing twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_lesionseg.datasets.duplicates import find_twins, picture_hash
+from napari_lesionseg.datasets.duplicates import find_duplicates, image_hash
 from napari_lesionseg.datasets.formats.base import ExportConfig
 from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
 from napari_lesionseg.errors import DatasetError
@@ -38,14 +38,14 @@ class Checked:
     sizes : mapping
         Height and width by name.
     twins : tuple of tuple of str
-        Names of pictures that are copies of each other.
+        Names of images that are copies of each other.
     problems : tuple of Problem
         What was left out or needs a look.
     """
 
     records: tuple[Record, ...]
     sizes: Mapping[str, tuple[int, int]]
-    twins: tuple[tuple[str, ...], ...]
+    duplicates: tuple[tuple[str, ...], ...]
     problems: tuple[Problem, ...]
 
 
@@ -60,9 +60,9 @@ class _Tally:
 def check_records(
     records: Sequence[Record], config: ExportConfig, *, bare: bool = False
 ) -> Iterator[Step | Checked]:
-    """Read every picture and mask once, and decide which may be exported.
+    """Read every image and mask once, and decide which may be exported.
 
-    Left out are pictures that cannot be read, whose mask has another size, that nobody has signed (unless the
+    Left out are images that cannot be read, whose mask has another size, that nobody has signed (unless the
     settings include them), and whose mask is empty though a lesion was signed.
 
     Parameters
@@ -72,7 +72,7 @@ def check_records(
     config : ExportConfig
         The settings.
     bare : bool
-        Let pictures without an outline through.
+        Let images without an outline through.
 
     Yields
     ------
@@ -84,25 +84,25 @@ def check_records(
     Raises
     ------
     DatasetError
-        When nothing is left, classes differ between pictures, or the settings refuse what was found.
+        When nothing is left, classes differ between images, or the settings refuse what was found.
     """
     tally = _Tally()
     for number, record in enumerate(_distinct(records, tally.problems), 1):
         _check(record, config, tally, bare=bare)
         yield Step("checking", number, len(records), record.name)
-    twins = find_twins(tally.hashes)
-    kept = _without_copies(tally, twins, config)
+    duplicates = find_duplicates(tally.hashes)
+    kept = _without_copies(tally, duplicates, config)
     if not kept:
         reason = f" The first reason: {tally.problems[0].reason}" if tally.problems else ""
-        raise DatasetError(f"None of {len(records)} pictures can be exported.{reason}")
+        raise DatasetError(f"None of {len(records)} images can be exported.{reason}")
     if len({record.classes for record in kept}) > 1:
-        raise DatasetError("The pictures have different classes; export them in separate data sets.")
-    groups = () if config.duplicates == "skip" else tuple(twins)
+        raise DatasetError("The images have different classes; export them in separate data sets.")
+    groups = () if config.duplicates == "skip" else tuple(duplicates)
     yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems))
 
 
 def _distinct(records: Sequence[Record], problems: list[Problem]) -> Iterator[Record]:
-    """Give a picture that has the name of one before it a number behind its name."""
+    """Give an image that has the name of one before it a number behind its name."""
     seen = set[str]()
     for record in records:
         name, copy = record.name, 1
@@ -114,7 +114,7 @@ def _distinct(records: Sequence[Record], problems: list[Problem]) -> Iterator[Re
             problems.append(
                 Problem(
                     record.name,
-                    f"Another picture has the same name; this one is called {name}.",
+                    f"Another image has the same name; this one is called {name}.",
                     left_out=False,
                 )
             )
@@ -134,34 +134,34 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
         return
     tally.kept.append(record)
     tally.sizes[record.name] = (pixels.labels.shape[0], pixels.labels.shape[1])
-    tally.hashes[record.name] = picture_hash(pixels.image)
+    tally.hashes[record.name] = image_hash(pixels.image)
 
 
 def _check_status(record: Record, config: ExportConfig, *, bare: bool) -> None:
     if record.mask is None and not bare:
-        raise DatasetError("The picture has no outline yet.")
+        raise DatasetError("The image has no outline yet.")
     if config.unapproved != "include" and record.provenance.status not in SIGNED:
-        raise DatasetError(f"The outline is not signed by a reader ({record.provenance.status}).")
+        raise DatasetError(f"The outline is not signed by an annotator ({record.provenance.status}).")
 
 
 def _check_content(record: Record, pixels: Pixels, config: ExportConfig) -> None:
-    """Compare what the mask shows with what the reader signed."""
+    """Compare what the mask shows with what the annotator signed."""
     empty = not pixels.labels.any()
     if record.provenance.status == "no lesion" and not empty:
-        raise DatasetError("The picture is signed as having no lesion, but its mask is not empty.")
+        raise DatasetError("The image is signed as having no lesion, but its mask is not empty.")
     if empty and record.provenance.status == "approved" and config.unapproved != "include":
-        raise DatasetError("The mask is empty, but the picture is not signed as having no lesion.")
+        raise DatasetError("The mask is empty, but the image is not signed as having no lesion.")
 
 
-def _without_copies(tally: _Tally, twins: Sequence[Sequence[str]], config: ExportConfig) -> list[Record]:
+def _without_copies(tally: _Tally, duplicates: Sequence[Sequence[str]], config: ExportConfig) -> list[Record]:
     """Treat copies as the settings say, and name them in any case."""
-    for group in twins:
+    for group in duplicates:
         if config.duplicates == "refuse":
-            raise DatasetError(f"{', '.join(group)} are copies of the same picture; remove all but one.")
+            raise DatasetError(f"{', '.join(group)} are copies of the same image; remove all but one.")
         skipped = config.duplicates == "skip"
-        reason = f"The picture is a copy of {group[0]}, {'left out' if skipped else 'kept in the same part'}."
+        reason = f"The image is a copy of {group[0]}, {'left out' if skipped else 'kept in the same part'}."
         tally.problems += [Problem(name, reason, left_out=skipped) for name in group[1:]]
-    dropped = {name for group in twins for name in group[1:]} if config.duplicates == "skip" else set()
+    dropped = {name for group in duplicates for name in group[1:]} if config.duplicates == "skip" else set()
     return [record for record in tally.kept if record.name not in dropped]
 
 

@@ -7,15 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from napari_lesionseg.datasets.export_checks import Step
-from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
 from napari_lesionseg.datasets.export import ExportReport, keep_parts, run_export
-from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, get_format, recognise
-from napari_lesionseg.datasets.formats import coco
+from napari_lesionseg.datasets.export_checks import Step
+from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, coco, get_format, recognize
 from napari_lesionseg.datasets.records import Dataset
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
 
-_IMPORT = ExportConfig(unapproved="include", pseudonymise="nothing", facts=None)
+_IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 _LITTER = {"__MACOSX"}
 
 
@@ -46,11 +45,11 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
     if not folder.is_dir():
         raise DatasetError(_no_folder(folder))
     folder = _descend(folder)
-    convention = get_format(format) if format else recognise(folder)
+    convention = get_format(format) if format else recognize(folder)
     if convention is None:
         known = ", ".join(found.title for found in FORMATS.values() if found.read)
         raise DatasetError(
-            f"{folder} holds no data set that can be read: no pictures with masks, and none of {known}."
+            f"{folder} holds no data set that can be read: no images with masks, and none of {known}."
         )
     if convention.read is None:
         raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
@@ -114,7 +113,7 @@ def import_dataset(
 ) -> Iterator[Step | ExportReport]:
     """Bring a data set in: write it as a plain folder that the workbench opens.
 
-    Parts, patients, diagnoses and provenance are kept as they are; pictures lose their EXIF, and entries that
+    Parts, patients, diagnoses and provenance are kept as they are; images lose their EXIF, and entries that
     cannot be read are left out and listed.
 
     Parameters
@@ -164,4 +163,4 @@ def _check_any(dataset: Dataset) -> None:
     """Refuse a data set of which nothing can be read, with the first reason."""
     if not dataset.records:
         reasons = (f" {problem.name}: {problem.reason}" for problem in dataset.problems)
-        raise DatasetError(f"No picture of it can be read.{next(reasons, '')}")
+        raise DatasetError(f"No image of it can be read.{next(reasons, '')}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from napari_lesionseg.io.archives import contained, read_json, walk
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import contained, read_json, walk
 from napari_lesionseg.io.atomic import sha256_file
 
 MANIFEST_NAME = "manifest.json"

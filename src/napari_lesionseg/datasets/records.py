@@ -1,7 +1,7 @@
-"""What a data set is, whatever its convention: pictures, their masks, and who says so.
+"""What a data set is, whatever its convention: images, their masks, and who says so.
 
 A record holds paths or small functions, never pixels of its own accord, so that thousands of them are light;
-the pixels come when `Record.load` is called, one picture at a time.
+the pixels come when `Record.load` is called, one image at a time.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask, read_picture
 from napari_lesionseg.datasets.splits import Part, SplitItem
-from napari_lesionseg.errors import DatasetError, MaskError, PictureError
+from napari_lesionseg.errors import DatasetError, ImageError, MaskError
+from napari_lesionseg.io.decoding import DecodingError, decode
+from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_image, read_mask
 from napari_lesionseg.types import ByteImage, LabelImage
 
 Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "not looked at"]
-"""How far a reader got with a picture."""
+"""How far an annotator got with an image."""
 
 SIGNED: frozenset[Status] = frozenset({"approved", "no lesion"})
-"""The states in which a reader has signed the outline."""
+"""The states in which an annotator has signed the outline."""
 
 STATUSES: tuple[Status, ...] = ("approved", "no lesion", "corrected", "predicted", "flagged", "not looked at")
 
@@ -43,19 +43,19 @@ class Provenance:
 
     Parameters
     ----------
-    reader : str
-        Name or initials of the reader who signed, "" when unknown.
+    annotator : str
+        Name or initials of the annotator who signed, "" when unknown.
     model : str
         Name or hash of the model that drew the first outline, "" for none.
     corrected : float or None
-        Share of the picture's pixels that the reader changed after the model, 0 to 1; None when unknown.
+        Share of the image's pixels that the annotator changed after the model, 0 to 1; None when unknown.
     status : str
         One of `STATUSES`.
     time : str
         When it was signed, ISO 8601, "" when unknown.
     """
 
-    reader: str = ""
+    annotator: str = ""
     model: str = ""
     corrected: float | None = None
     status: Status = "approved"
@@ -63,7 +63,7 @@ class Provenance:
 
 
 NOT_OUTLINED = Provenance(status="not looked at")
-"""Of pictures that have no outline yet."""
+"""Of images that have no outline yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +90,18 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One picture of a data set with all that is known of it.
+    """One image of a data set with all that is known of it.
 
     Parameters
     ----------
     name : str
         Name without ending, unique in the set.
-    picture, mask : Source
-        The picture, and its classes. A mask of None means that nobody has outlined it.
+    image, mask : Source
+        The image, and its classes. A mask of None means that nobody has outlined it.
     instances : Source, optional
         Objects told apart.
     regions : mapping
-        Further masks by name that may overlap, such as dermoscopic attributes and colours.
+        Further masks by name that may overlap, such as dermoscopic attributes and colors.
     classes : tuple of str
         Names of the class indices, background first.
     patient, lesion, diagnosis : str or None
@@ -113,11 +113,11 @@ class Record:
     part : str or None
         The part of the set it was in.
     origin : Path or None
-        The file the picture came from, where `picture` is not that file.
+        The file the image came from, where `image` is not that file.
     """
 
     name: str
-    picture: Source
+    image: Source
     mask: Source | None = None
     instances: Source | None = None
     regions: Mapping[str, Source] = field(default_factory=dict)
@@ -135,12 +135,12 @@ class Record:
         return SplitItem(self.name, self.patient, self.lesion, self.diagnosis)
 
     def load(self, *, bare: bool = False) -> Pixels:
-        """Read the picture and its masks, and check that they fit each other.
+        """Read the image and its masks, and check that they fit each other.
 
         Parameters
         ----------
         bare : bool
-            Give a picture without an outline an empty one, instead of an error.
+            Give an image without an outline an empty one, instead of an error.
 
         Returns
         -------
@@ -154,14 +154,14 @@ class Record:
         """
         try:
             return self._load(bare=bare)
-        except (PictureError, MaskError) as error:
+        except (ImageError, MaskError) as error:
             raise DatasetError(str(error)) from error
 
     def _load(self, *, bare: bool) -> Pixels:
         image = self._image()
         shape = image.shape[:2]
         if self.mask is None and not bare:
-            raise DatasetError("The picture has no outline yet.")
+            raise DatasetError("The image has no outline yet.")
         labels = np.zeros(shape, np.uint8) if self.mask is None else _labels(self.mask, shape)
         if int(labels.max(initial=0)) >= len(self.classes):
             raise DatasetError(
@@ -172,11 +172,11 @@ class Record:
         return Pixels(image, labels, instances, regions)
 
     def _image(self) -> ByteImage:
-        if isinstance(self.picture, Path):
-            return read_picture(self.picture)
-        image = self.picture() if callable(self.picture) else self.picture
+        if isinstance(self.image, Path):
+            return read_image(self.image)
+        image = self.image() if callable(self.image) else self.image
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise DatasetError(f"A picture must be (H, W, 3) bytes, not {image.shape} of {image.dtype}.")
+            raise DatasetError(f"An image must be (H, W, 3) bytes, not {image.shape} of {image.dtype}.")
         return image
 
 
@@ -228,7 +228,7 @@ def _array(source: NDArray[Any] | Callable[[], NDArray[Any]], shape: tuple[int, 
     array = source() if callable(source) else source
     if array.shape != shape:
         raise DatasetError(
-            f"The mask is {array.shape[-1]} x {array.shape[0]} pixels, its picture {shape[1]} x {shape[0]}."
+            f"The mask is {array.shape[-1]} x {array.shape[0]} pixels, its image {shape[1]} x {shape[0]}."
         )
     return array
 
@@ -250,5 +250,5 @@ def _instances(source: Source, shape: tuple[int, ...]) -> InstanceImage:
     except DecodingError as error:
         raise DatasetError(f"{source}: {error}") from error
     if array.ndim != 2 or array.dtype.kind not in "bui" or array.shape != shape:
-        raise DatasetError(f"{source}: objects are numbered in a grey picture of the size of its photograph.")
+        raise DatasetError(f"{source}: objects are numbered in a gray image of the size of its photograph.")
     return array.astype(np.uint16)

@@ -1,7 +1,7 @@
 """Splits that do not leak: whole patients, else whole lesions, go to one part together.
 
-The one place where pictures are dealt out to train, validation and test, or to folds. The same pictures and
-the same seed give the same answer on every machine, whatever order the pictures come in.
+The one place where images are dealt out to train, validation and test, or to folds. The same images and
+the same seed give the same answer on every machine, whatever order the images come in.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ DEFAULT_SHARES: Mapping[Part, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 @dataclass(frozen=True, slots=True)
 class SplitItem:
-    """What a split must know about one picture.
+    """What a split must know about one image.
 
     Parameters
     ----------
     stem : str
-        Name of the picture, unique in the set.
+        Name of the image, unique in the set.
     patient : str, optional
-        Pictures of one patient stay together.
+        Images of one patient stay together.
     lesion : str, optional
-        Pictures of one lesion stay together. Lesion names of two known patients are never taken for the same
+        Images of one lesion stay together. Lesion names of two known patients are never taken for the same
         lesion.
     stratum : str, optional
         What should be spread evenly, such as the diagnosis.
@@ -42,7 +42,7 @@ class SplitItem:
     stem: str
     patient: str | None = None
     lesion: str | None = None
-    stratum: str | None = None
+    stratify_by: str | None = None
 
 
 def assign_parts(
@@ -50,23 +50,23 @@ def assign_parts(
     shares: Mapping[Part, float] = DEFAULT_SHARES,
     *,
     seed: int = 0,
-    twins: Iterable[Iterable[str]] = (),
+    duplicates: Iterable[Iterable[str]] = (),
     keep: Mapping[str, Part] | None = None,
 ) -> dict[str, Part]:
-    """Deal pictures out to train, validation and test.
+    """Deal images out to train, validation and test.
 
     Parameters
     ----------
     items : iterable of SplitItem
-        The pictures.
+        The images.
     shares : mapping
         Share of each part, at least 0; scaled to sum to 1. A part with share 0 stays empty.
     seed : int
         Same seed, same answer.
     twins : iterable of groups of stems
-        Pictures that show the same thing under several names and must stay together.
+        Images that show the same thing under several names and must stay together.
     keep : mapping, optional
-        An earlier answer that stays as it is: a new picture of a known patient joins the others of that
+        An earlier answer that stays as it is: a new image of a known patient joins the others of that
         patient.
 
     Returns
@@ -84,7 +84,7 @@ def assign_parts(
     if not parts or min(shares.values()) < 0 or not set(shares) <= set(PARTS):
         raise DatasetError("Give shares of at least 0 for train, val and test, one of them above 0.")
     total = sum(shares[part] for part in parts)
-    groups, strata = group_items(items, twins=twins)
+    groups, strata = group_items(items, duplicates=duplicates)
     fixed = [_kept_part(group, keep or {}) for group in groups]
     indices = [None if part is None else PARTS.index(part) for part in fixed]
     weights = np.array([shares.get(part, 0.0) / total for part in PARTS])
@@ -94,10 +94,10 @@ def assign_parts(
     )
 
 
-def assign_folds(
-    items: Iterable[SplitItem], folds: int = 5, *, seed: int = 0, twins: Iterable[Iterable[str]] = ()
+def split_folds(
+    items: Iterable[SplitItem], folds: int = 5, *, seed: int = 0, duplicates: Iterable[Iterable[str]] = ()
 ) -> dict[str, int]:
-    """Deal pictures out to `folds` folds of about equal size for cross-validation.
+    """Deal images out to `folds` folds of about equal size for cross-validation.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def assign_folds(
     DatasetError
         When a stem comes twice, or there are fewer patients than folds.
     """
-    groups, strata = group_items(items, twins=twins)
+    groups, strata = group_items(items, duplicates=duplicates)
     if folds < 2 or len(groups) < folds:
         raise DatasetError(
             f"{folds} folds need at least 2 folds and as many patients; there are {len(groups)}."
@@ -126,16 +126,16 @@ def assign_folds(
 
 
 def group_items(
-    items: Iterable[SplitItem], *, twins: Iterable[Iterable[str]] = ()
+    items: Iterable[SplitItem], *, duplicates: Iterable[Iterable[str]] = ()
 ) -> tuple[list[tuple[str, ...]], dict[str, str]]:
-    """Find the pictures that must not be torn apart.
+    """Find the images that must not be torn apart.
 
     Parameters
     ----------
     items : iterable of SplitItem
-        The pictures.
+        The images.
     twins : iterable of groups of stems
-        Further pictures that belong together; unknown stems are ignored.
+        Further images that belong together; unknown stems are ignored.
 
     Returns
     -------
@@ -150,13 +150,13 @@ def group_items(
         When a stem comes twice.
     """
     ordered = sorted(items, key=lambda item: item.stem)
-    strata = {item.stem: item.stratum or "" for item in ordered}
+    strata = {item.stem: item.stratify_by or "" for item in ordered}
     if len(strata) != len(ordered):
-        raise DatasetError("Two pictures have the same name; rename one of them before splitting.")
+        raise DatasetError("Two images have the same name; rename one of them before splitting.")
     joined = _Groups(strata)
     for key, stem in _shared_keys(ordered):
         joined.join(key, stem)
-    for number, stems in enumerate(twins):
+    for number, stems in enumerate(duplicates):
         for stem in stems:
             if stem in strata:
                 joined.join(("twins", str(number)), stem)
@@ -164,7 +164,7 @@ def group_items(
 
 
 def leaks(
-    items: Iterable[SplitItem], parts: Mapping[str, Part], *, twins: Iterable[Iterable[str]] = ()
+    items: Iterable[SplitItem], parts: Mapping[str, Part], *, duplicates: Iterable[Iterable[str]] = ()
 ) -> list[str]:
     """Name the patients and lesions that a split tears apart.
 
@@ -178,9 +178,9 @@ def leaks(
     Returns
     -------
     list of str
-        One sentence for each group of pictures that sits in several parts; empty when the split is clean.
+        One sentence for each group of images that sits in several parts; empty when the split is clean.
     """
-    groups, _ = group_items(items, twins=twins)
+    groups, _ = group_items(items, duplicates=duplicates)
     torn = []
     for group in groups:
         seen = sorted({parts[stem] for stem in group if stem in parts})
@@ -245,7 +245,7 @@ def _deal(
 ) -> list[int]:
     """Give every group a part: large groups first, each to the part that is furthest behind its share.
 
-    Behind is counted twice, over all pictures and over the group's own strata, so that both come out even.
+    Behind is counted twice, over all images and over the group's own strata, so that both come out even.
     """
     table = _Tally(weights, strata)
     chosen = list(fixed)
@@ -265,7 +265,7 @@ def _deal(
 
 
 class _Tally:
-    """How many pictures each part has, in all and of each stratum."""
+    """How many images each part has, in all and of each stratum."""
 
     def __init__(
         self, weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]], strata: Mapping[str, str]

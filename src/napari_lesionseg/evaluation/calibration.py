@@ -41,7 +41,7 @@ class ReliabilityBin:
 def reliability_table(
     probabilities: Iterable[Probability], truths: Iterable[_Array], n_bins: int = 15
 ) -> tuple[ReliabilityBin, ...]:
-    """Sort all pixels of all pictures by their probability and compare with the truth.
+    """Sort all pixels of all images by their probability and compare with the truth.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def reliability_table(
     Raises
     ------
     MaskError
-        If a mask does not fit its picture.
+        If a mask does not fit its image.
     ValueError
-        If there are more pictures than masks or the other way round.
+        If there are more images than masks or the other way round.
     """
     sums = np.zeros((3, n_bins))  # pixels, probability, lesion pixels
     for probability, truth in zip(probabilities, truths, strict=True):
@@ -82,7 +82,7 @@ def calibration_error(table: Iterable[ReliabilityBin]) -> float:
 def expected_calibration_error(
     probabilities: Iterable[Probability], truths: Iterable[_Array], n_bins: int = 15
 ) -> float:
-    """Measure how far probabilities are from frequencies, over all pixels of all pictures.
+    """Measure how far probabilities are from frequencies, over all pixels of all images.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def expected_calibration_error(
     -----
     Expected calibration error of Naeini et al. (AAAI 2015), of the probability of the lesion. Far from the
     lesion nearly all pixels are right and sure, so the figure is small whatever the outline: compare it on
-    alike pictures only.
+    alike images only.
     """
     return calibration_error(reliability_table(probabilities, truths, n_bins))
 
@@ -122,7 +122,7 @@ def fit_temperature(
     Raises
     ------
     MaskError
-        If a mask does not fit its picture, or there are no pixels.
+        If a mask does not fit its image, or there are no pixels.
 
     Notes
     -----
@@ -142,7 +142,7 @@ def fit_temperature(
 
 def _check_fit(values: _Array, truth: _Array) -> None:
     if values.shape != truth.shape:
-        raise MaskError(f"A mask of shape {truth.shape} does not fit a picture of shape {values.shape}.")
+        raise MaskError(f"A mask of shape {truth.shape} does not fit an image of shape {values.shape}.")
 
 
 def _bin_sums(probability: Probability, truth: _Array, n_bins: int) -> NDArray[np.float64]:

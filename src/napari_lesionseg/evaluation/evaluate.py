@@ -1,4 +1,4 @@
-"""Measure a model on pictures whose true outline is known."""
+"""Measure a model on images whose true outline is known."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from statistics import fmean
 from typing import Any, Protocol, TypeAlias
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.images import read_mask, read_picture
-from napari_lesionseg.inference import postprocess as postprocess_module
+from napari_lesionseg.errors import DeviceError, ImageError, MaskError, PairingError
 from napari_lesionseg.evaluation.metrics import (
     ClassScores,
-    PictureScores,
+    ImageScores,
     Summary,
     score_classes,
     score_masks,
     summarise,
 )
 from napari_lesionseg.evaluation.quality import quality_estimate
-from napari_lesionseg.errors import DeviceError, MaskError, PairingError, PictureError
+from napari_lesionseg.inference import postprocess as postprocess_module
+from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.types import ByteImage, LabelImage, Pair, Probability
 
 
@@ -44,7 +44,7 @@ class Card(Protocol):
 
 
 class Predictor(Protocol):
-    """Whatever gives probabilities for a picture: a model, or a method to compare it with."""
+    """Whatever gives probabilities for an image: a model, or a method to compare it with."""
 
     @property
     def card(self) -> Card:
@@ -62,14 +62,14 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PictureResult:
-    """What was measured on one picture.
+class ImageResult:
+    """What was measured on one image.
 
     Parameters
     ----------
     stem : str
-        Name of the picture without its suffix.
-    scores : PictureScores
+        Name of the image without its suffix.
+    scores : ImageScores
         All classes together against the background.
     quality : float
         What the model itself thought of its outline, in [0, 1]; see `quality_estimate`.
@@ -78,20 +78,20 @@ class PictureResult:
     """
 
     stem: str
-    scores: PictureScores
+    scores: ImageScores
     quality: float
     classes: tuple[ClassScores, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class FailedPicture:
-    """A picture that could not be measured, and why."""
+class FailedImage:
+    """An image that could not be measured, and why."""
 
     stem: str
     reason: str
 
 
-Outcome: TypeAlias = PictureResult | FailedPicture
+Outcome: TypeAlias = ImageResult | FailedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +101,21 @@ class ClassMeans:
     Parameters
     ----------
     name : str
-    pictures : int
-        In how many pictures the class was drawn or found; the means are over those.
+    images : int
+        In how many images the class was drawn or found; the means are over those.
     dice, jaccard : float or None
-        In [0, 1]; None if there was no such picture.
+        In [0, 1]; None if there was no such image.
     """
 
     name: str
-    pictures: int
+    images: int
     dice: float | None
     jaccard: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured on many pictures.
+    """What was measured on many images.
 
     Parameters
     ----------
@@ -126,11 +126,11 @@ class Evaluation:
     threshold : float
         Probability from which on a pixel was taken to be lesion.
     summary : Summary or None
-        Means and intervals; None if no picture could be measured.
+        Means and intervals; None if no image could be measured.
     classes : tuple of ClassMeans
         Empty for a model of one class.
-    pictures : tuple of PictureResult
-    failed_inputs : tuple of FailedPicture
+    images : tuple of ImageResult
+    failed_inputs : tuple of FailedImage
     """
 
     model: str
@@ -138,8 +138,8 @@ class Evaluation:
     threshold: float
     summary: Summary | None
     classes: tuple[ClassMeans, ...]
-    pictures: tuple[PictureResult, ...]
-    failed_inputs: tuple[FailedPicture, ...]
+    images: tuple[ImageResult, ...]
+    failed_inputs: tuple[FailedImage, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values that ``json.dumps`` takes."""
@@ -148,18 +148,18 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """One picture with all that led to its result.
+    """One image with all that led to its result.
 
     Parameters
     ----------
-    result : PictureResult
+    result : ImageResult
     image : ndarray, shape (H, W, 3), uint8
     probability : ndarray, shape (H, W) or (C, H, W), float32
     predicted, truth : ndarray, shape (H, W), uint8
         Class indices.
     """
 
-    result: PictureResult
+    result: ImageResult
     image: ByteImage
     probability: Probability
     predicted: LabelImage
@@ -173,14 +173,14 @@ def evaluate(
     postprocess: PostprocessConfig | None = None,
     threshold: float | None = None,
 ) -> Evaluation:
-    """Measure a model on pictures with true masks.
+    """Measure a model on images with true masks.
 
     Parameters
     ----------
     model : Model
         Or whatever has ``predict(image)``, ``sha256`` and a ``card`` with name, threshold and classes.
     pairs : sequence of Pair
-        Pictures and their masks.
+        Images and their masks.
     postprocess : PostprocessConfig, optional
         How masks are cleaned; the default settings if left out.
     threshold : float, optional
@@ -189,7 +189,7 @@ def evaluate(
     Returns
     -------
     Evaluation
-        A picture that cannot be read or does not fit its mask is listed in it, and the others are measured.
+        An image that cannot be read or does not fit its mask is listed in it, and the others are measured.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def iter_evaluate(
     postprocess: PostprocessConfig | None = None,
     threshold: float | None = None,
 ) -> Iterator[Outcome]:
-    """Measure picture by picture, so that the caller can show progress or stop.
+    """Measure image by image, so that the caller can show progress or stop.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def iter_evaluate(
 
     Yields
     ------
-    PictureResult or FailedPicture
+    ImageResult or FailedImage
         In the order of the pairs; `collect` makes an `Evaluation` of them.
 
     Raises
@@ -225,12 +225,12 @@ def iter_evaluate(
         If there are no pairs.
     """
     if not pairs:
-        raise PairingError("There are no pictures with masks to measure the model on.")
+        raise PairingError("There are no images with masks to measure the model on.")
     for pair in pairs:
         try:
             yield measure_pair(model, pair, postprocess=postprocess, threshold=threshold).result
-        except (PictureError, MaskError, DeviceError) as error:
-            yield FailedPicture(pair.stem, str(error))
+        except (ImageError, MaskError, DeviceError) as error:
+            yield FailedImage(pair.stem, str(error))
 
 
 def measure_pair(
@@ -240,30 +240,30 @@ def measure_pair(
     postprocess: PostprocessConfig | None = None,
     threshold: float | None = None,
 ) -> Measured:
-    """Measure one picture and keep what led to the result.
+    """Measure one image and keep what led to the result.
 
     Parameters
     ----------
     model, postprocess, threshold
         See `evaluate`.
     pair : Pair
-        The picture and its mask.
+        The image and its mask.
 
     Raises
     ------
-    PictureError, MaskError
-        If the picture or the mask cannot be read, or they do not fit.
+    ImageError, MaskError
+        If the image or the mask cannot be read, or they do not fit.
     DeviceError
-        If the picture is too large for the device's memory.
+        If the image is too large for the device's memory.
     """
     config = postprocess or PostprocessConfig()
     level = postprocess_module.resolve_threshold(threshold, config, model.card.threshold)
-    image = read_picture(pair.image)
+    image = read_image(pair.image)
     truth = read_mask(pair.mask, image.shape[:2])
     probability = model.predict(image)
     predicted = postprocess_module.postprocess(probability, config, level)
     many = probability.ndim == 3 and len(probability) > 2
-    result = PictureResult(
+    result = ImageResult(
         stem=pair.stem,
         scores=score_masks(predicted, truth),
         quality=quality_estimate(probability, level),
@@ -285,26 +285,26 @@ def collect(
     ----------
     model, postprocess, threshold
         As they were given to `iter_evaluate`.
-    outcomes : iterable of PictureResult or FailedPicture
+    outcomes : iterable of ImageResult or FailedImage
         All of them, or as many as there were until the user stopped.
     """
     outcomes = tuple(outcomes)
-    pictures = tuple(outcome for outcome in outcomes if isinstance(outcome, PictureResult))
+    images = tuple(outcome for outcome in outcomes if isinstance(outcome, ImageResult))
     config = postprocess or PostprocessConfig()
     return Evaluation(
         model=model.card.name,
         model_sha256=model.sha256,
         threshold=postprocess_module.resolve_threshold(threshold, config, model.card.threshold),
-        summary=summarise([picture.scores for picture in pictures]) if pictures else None,
-        classes=_class_means(pictures),
-        pictures=pictures,
-        failed_inputs=tuple(outcome for outcome in outcomes if isinstance(outcome, FailedPicture)),
+        summary=summarise([image.scores for image in images]) if images else None,
+        classes=_class_means(images),
+        images=images,
+        failed_inputs=tuple(outcome for outcome in outcomes if isinstance(outcome, FailedImage)),
     )
 
 
-def _class_means(pictures: Sequence[PictureResult]) -> tuple[ClassMeans, ...]:
-    """Average class by class, over the pictures that have the class or were said to have it."""
-    columns = zip(*(picture.classes for picture in pictures), strict=True)
+def _class_means(images: Sequence[ImageResult]) -> tuple[ClassMeans, ...]:
+    """Average class by class, over the images that have the class or were said to have it."""
+    columns = zip(*(image.classes for image in images), strict=True)
     return tuple(_mean_of_class(column) for column in columns)
 
 

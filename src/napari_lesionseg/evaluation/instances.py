@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from napari_lesionseg.masks.instances import InstanceMap, highest
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.masks.instances import InstanceMap, highest
 
 COCO_THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
 """Overlaps at which COCO takes a lesion for found, 0.50 to 0.95."""
@@ -37,7 +37,7 @@ class Overlaps:
 
 @dataclass(frozen=True, slots=True)
 class MatchCounts:
-    """Lesions found and missed; counts of several pictures can be added with ``+``.
+    """Lesions found and missed; counts of several images can be added with ``+``.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class MatchCounts:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The lesions found in one picture, with confidences, and the true ones.
+    """The lesions found in one image, with confidences, and the true ones.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def match_instances(overlap: Overlaps, threshold: float = 0.5) -> dict[int, int]
 
 
 def count_matches(predicted: InstanceMap, truth: InstanceMap, threshold: float = 0.5) -> MatchCounts:
-    """Count the lesions of one picture that were found and missed.
+    """Count the lesions of one image that were found and missed.
 
     Parameters
     ----------
@@ -204,21 +204,21 @@ def count_matches(predicted: InstanceMap, truth: InstanceMap, threshold: float =
 
 
 def average_precision(
-    pictures: Iterable[Ranked], thresholds: Sequence[float] = COCO_THRESHOLDS
+    images: Iterable[Ranked], thresholds: Sequence[float] = COCO_THRESHOLDS
 ) -> AveragePrecision | None:
-    """Measure how well confidence tells found lesions from false ones, over all pictures together.
+    """Measure how well confidence tells found lesions from false ones, over all images together.
 
     Parameters
     ----------
-    pictures : iterable of Ranked
-        All pictures; they are gone through once.
+    images : iterable of Ranked
+        All images; they are gone through once.
     thresholds : sequence of float
         Least Jaccard indices of a lesion that counts as found.
 
     Returns
     -------
     AveragePrecision or None
-        None if there is no true lesion in any picture.
+        None if there is no true lesion in any image.
 
     Raises
     ------
@@ -227,17 +227,17 @@ def average_precision(
 
     Notes
     -----
-    COCO's definition (Lin et al. 2014, arXiv:1405.0312, as in ``pycocotools``): in every picture, found
+    COCO's definition (Lin et al. 2014, arXiv:1405.0312, as in ``pycocotools``): in every image, found
     lesions choose in the order of their confidence the true lesion that overlaps most of those left. Over all
-    pictures, the precision is made to fall with the recall, and averaged over 101 recalls. There is no limit
-    of 100 lesions a picture.
+    images, the precision is made to fall with the recall, and averaged over 101 recalls. There is no limit
+    of 100 lesions an image.
     """
     confidences: list[NDArray[np.float64]] = []
     hits: list[NDArray[np.bool_]] = []
     total = 0
-    for picture in pictures:
-        overlap = overlaps(picture.predicted, picture.truth)
-        confidence = np.array([picture.confidences[int(number)] for number in overlap.predicted])
+    for image in images:
+        overlap = overlaps(image.predicted, image.truth)
+        confidence = np.array([image.confidences[int(number)] for number in overlap.predicted])
         order = np.argsort(-confidence, kind="stable")
         confidences.append(confidence[order])
         hits.append(np.array([_choose(overlap.jaccard[order], level) for level in thresholds]))
@@ -276,5 +276,5 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def add_counts(counts: Iterable[MatchCounts]) -> MatchCounts:
-    """Add up the counts of several pictures."""
+    """Add up the counts of several images."""
     return sum(counts, MatchCounts())

@@ -1,6 +1,6 @@
-"""How well a mask agrees with another: per picture, and over many pictures with intervals.
+"""How well a mask agrees with another: per image, and over many images with intervals.
 
-Every figure is taken per picture and then averaged, as the ISIC challenges do, so that a picture with a small
+Every figure is taken per image and then averaged, as the ISIC challenges do, so that an image with a small
 lesion counts as much as one with a large lesion.
 
 What is counted where there is nothing to count (the first four as in the ISIC challenge's own scoring):
@@ -9,9 +9,9 @@ What is counted where there is nothing to count (the first four as in the ISIC c
 case                     overlap (Dice, ...)   sensitivity, specificity   HD95
 =======================  ====================  =========================  ===========================
 both masks empty         1                     1, 1                       0
-only the predicted empty 0                     0, 1                       diagonal of the picture
-only the truth empty     0                     1, as counted              diagonal of the picture
-truth fills the picture  as counted            as counted, 1              as measured
+only the predicted empty 0                     0, 1                       diagonal of the image
+only the truth empty     0                     1, as counted              diagonal of the image
+truth fills the image  as counted            as counted, 1              as measured
 =======================  ====================  =========================  ===========================
 """
 
@@ -39,7 +39,7 @@ _Mask = NDArray[np.number | np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class PictureScores:
+class ImageScores:
     """Agreement of one outline with the true one.
 
     Parameters
@@ -55,7 +55,7 @@ class PictureScores:
     hd95 : float
         95th percentile of the Hausdorff distance, in pixels; see `hausdorff95`.
     hd95_percent : float
-        The same in per cent of the diagonal of the picture.
+        The same in per cent of the diagonal of the image.
     """
 
     dice: float
@@ -76,7 +76,7 @@ class Estimate:
     ----------
     mean : float
     low, high : float or None
-        Bounds of the interval; None for a mean of one picture, which tells nothing of the spread.
+        Bounds of the interval; None for a mean of one image, which tells nothing of the spread.
     """
 
     mean: float
@@ -86,19 +86,19 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Means over pictures, with intervals.
+    """Means over images, with intervals.
 
     Parameters
     ----------
-    pictures : int
-        How many pictures were scored.
+    images : int
+        How many images were scored.
     dice, jaccard, thresholded_jaccard, sensitivity, specificity, hd95, hd95_percent : Estimate
-        As in `PictureScores`.
+        As in `ImageScores`.
     failure_rate : Estimate
-        Share of the pictures that failed.
+        Share of the images that failed.
     """
 
-    pictures: int
+    images: int
     dice: Estimate
     jaccard: Estimate
     thresholded_jaccard: Estimate
@@ -111,7 +111,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Overlap of one class in one picture.
+    """Overlap of one class in one image.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class ClassScores:
     present: bool
 
 
-def score_masks(predicted: _Mask, truth: _Mask) -> PictureScores:
+def score_masks(predicted: _Mask, truth: _Mask) -> ImageScores:
     """Score an outline against the true one; every value above 0 counts as lesion.
 
     Parameters
@@ -152,7 +152,7 @@ def score_masks(predicted: _Mask, truth: _Mask) -> PictureScores:
     wrong, background = _count(guess) - found, real.size - lesion
     distance = hausdorff95(guess, real)
     failed = jaccard < FAILURE_LIMIT
-    return PictureScores(
+    return ImageScores(
         dice=dice,
         jaccard=jaccard,
         thresholded_jaccard=0.0 if failed else jaccard,
@@ -201,13 +201,13 @@ def hausdorff95(predicted: _Mask, truth: _Mask) -> float:
     Returns
     -------
     float
-        Pixels. 0 if both masks are empty, the diagonal of the picture if one is.
+        Pixels. 0 if both masks are empty, the diagonal of the image if one is.
 
     Notes
     -----
     The 95th percentile of the distances from the border pixels of the one mask to the nearest of the other,
     taken in both directions; the larger counts, as in MONAI (MedPy pools the two directions). A border
-    pixel is one with a 4-neighbour outside the mask or the picture. Tools differ in all of this: Podobnik and
+    pixel is one with a 4-neighbor outside the mask or the image. Tools differ in all of this: Podobnik and
     Vrtovec, "Understanding implementation pitfalls of distance-based metrics for image segmentation",
     arXiv:2410.02630.
     """
@@ -220,18 +220,18 @@ def hausdorff95(predicted: _Mask, truth: _Mask) -> float:
 
 
 def summarise(
-    scores: Sequence[PictureScores], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    scores: Sequence[ImageScores], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Summary:
-    """Average the scores of many pictures, with intervals over pictures.
+    """Average the scores of many images, with intervals over images.
 
     Parameters
     ----------
-    scores : sequence of PictureScores
+    scores : sequence of ImageScores
         At least one.
     confidence : float
         Coverage of the intervals, in (0, 1).
     resamples : int
-        How often the pictures are drawn again, with replacement.
+        How often the images are drawn again, with replacement.
     seed : int
         The same seed gives the same intervals.
 
@@ -242,19 +242,19 @@ def summarise(
 
     Notes
     -----
-    Percentile bootstrap intervals for means. The failure rate has Wilson's interval instead: where no picture
+    Percentile bootstrap intervals for means. The failure rate has Wilson's interval instead: where no image
     failed the bootstrap would be certain that none ever does.
     """
     if not scores:
-        raise MaskError("There is nothing to average: no picture was scored.")
+        raise MaskError("There is nothing to average: no image was scored.")
     table = np.array([dataclasses.astuple(score) for score in scores], dtype=np.float64)
     low, high = _intervals(table, confidence, resamples, seed)
-    names = [field.name for field in dataclasses.fields(PictureScores)]
+    names = [field.name for field in dataclasses.fields(ImageScores)]
     means = table.mean(axis=0).tolist()
     estimates = dict(zip(names, map(Estimate, means, low, high), strict=True))
     del estimates["failed"]
     rate = _failure_rate(sum(score.failed for score in scores), len(scores), confidence)
-    return Summary(pictures=len(scores), failure_rate=rate, **estimates)
+    return Summary(images=len(scores), failure_rate=rate, **estimates)
 
 
 def _check_shapes(predicted: _Mask, truth: _Mask) -> None:
@@ -283,19 +283,19 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _border_pixels(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """List the pixels of a mask that have a 4-neighbour outside; shape (N, 2)."""
+    """List the pixels of a mask that have a 4-neighbor outside; shape (N, 2)."""
     return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
-def _failure_rate(failed: int, pictures: int, confidence: float) -> Estimate:
-    interval = stats.binomtest(failed, pictures).proportion_ci(confidence, method="wilson")
-    return Estimate(failed / pictures, float(interval.low), float(interval.high))
+def _failure_rate(failed: int, images: int, confidence: float) -> Estimate:
+    interval = stats.binomtest(failed, images).proportion_ci(confidence, method="wilson")
+    return Estimate(failed / images, float(interval.low), float(interval.high))
 
 
 def _intervals(
     table: NDArray[np.float64], confidence: float, resamples: int, seed: int
 ) -> tuple[list[float | None], list[float | None]]:
-    """Bounds of the mean of every column; rows, which are pictures, are drawn as a whole."""
+    """Bounds of the mean of every column; rows, which are images, are drawn as a whole."""
     if len(table) < 2:
         nothing: list[float | None] = [None] * table.shape[1]
         return nothing, nothing
@@ -304,9 +304,9 @@ def _intervals(
         np.mean,
         axis=0,
         n_resamples=resamples,
-        batch=100,  # all at once would take gigabytes for thousands of pictures
+        batch=100,  # all at once would take gigabytes for thousands of images
         confidence_level=confidence,
-        method="percentile",  # BCa is undefined where all pictures have the same value
+        method="percentile",  # BCa is undefined where all images have the same value
         rng=np.random.default_rng(seed),
     )
     return result.confidence_interval.low.tolist(), result.confidence_interval.high.tolist()

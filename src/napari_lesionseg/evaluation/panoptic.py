@@ -1,7 +1,7 @@
-"""Panoptic pictures: every pixel has one class and, where the class is one of things, one number.
+"""Panoptic images: every pixel has one class and, where the class is one of things, one number.
 
 Things are counted, such as lesions or people; stuff is not, such as skin or hair. The quality of such
-pictures is measured as in Kirillov et al., "Panoptic segmentation", CVPR 2019, arXiv:1801.00868.
+images is measured as in Kirillov et al., "Panoptic segmentation", CVPR 2019, arXiv:1801.00868.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.evaluation.instances import MatchCounts
 from napari_lesionseg.masks.instances import InstanceMap, each_instance, find_instances, highest
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import IGNORED, LabelImage
 
 _Areas = dict[int, int]
@@ -25,7 +25,7 @@ _Shared = dict[tuple[int, int], int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PanopticMap:
-    """A picture in which every pixel is told apart.
+    """An image in which every pixel is told apart.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class PanopticMap:
 
 @dataclass(frozen=True, slots=True)
 class PanopticQuality:
-    """Panoptic quality of one or more pictures; several can be added with ``+``.
+    """Panoptic quality of one or more images; several can be added with ``+``.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def make_panoptic(labels: LabelImage, ids: InstanceMap, things: Collection[int])
 def panoptic_quality(
     predicted: PanopticMap, truth: PanopticMap, n_classes: int, things: Collection[int]
 ) -> PanopticQuality:
-    """Measure the panoptic quality of one picture; add up those of several.
+    """Measure the panoptic quality of one image; add up those of several.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def panoptic_quality(
     n_classes : int
         Number of classes, background included.
     things : collection of int
-        Indices of the classes that are things; every other class has at most one segment in a picture.
+        Indices of the classes that are things; every other class has at most one segment in an image.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def panoptic_quality(
     """
     if predicted.classes.shape != truth.classes.shape:
         shapes = f"{predicted.classes.shape} and {truth.classes.shape}"
-        raise MaskError(f"Panoptic pictures of different shapes, {shapes}, cannot be compared.")
+        raise MaskError(f"Panoptic images of different shapes, {shapes}, cannot be compared.")
     base = max(highest(predicted.ids), highest(truth.ids)) + 1
     found, real = _segments(predicted, things, base), _segments(truth, things, base)
     found_areas, real_areas, shared = _areas(found), _areas(real), _shared_areas(found, real)
@@ -167,10 +167,10 @@ def panoptic_quality(
     return PanopticQuality(tuple(counts[:n_classes]), frozenset(things))
 
 
-def _segments(picture: PanopticMap, things: Collection[int], base: int) -> NDArray[np.int64]:
+def _segments(image: PanopticMap, things: Collection[int], base: int) -> NDArray[np.int64]:
     """Give every segment one number: that of its class times ``base``, plus that of the thing."""
-    classes = picture.classes.astype(np.int64)
-    return classes * base + np.where(np.isin(classes, list(things)), picture.ids, 0)
+    classes = image.classes.astype(np.int64)
+    return classes * base + np.where(np.isin(classes, list(things)), image.ids, 0)
 
 
 def _areas(segments: NDArray[np.int64]) -> _Areas:

@@ -23,7 +23,7 @@ def quality_estimate(probability: Probability, threshold: float) -> float:
     -------
     float
         In [0, 1]; near 1 where the network is sure of nearly every pixel. 0 if nothing reaches the threshold:
-        a reader should look whether there is no lesion.
+        an annotator should look whether there is no lesion.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Temperature and threshold of a model, chosen on held-out pictures and written into its card."""
+"""Temperature and threshold of a model, chosen on held-out images and written into its card."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from napari_lesionseg.io.images import read_mask, read_picture
-from napari_lesionseg.io.resize import resize_labels, resize_picture
+from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.calibration import expected_calibration_error, fit_temperature
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.types import LabelImage, Pair, Probability
 
-LONG_SIDE = 256  # pictures are compared at this size: borders move by less than readers differ
+LONG_SIDE = 256  # images are compared at this size: borders move by less than annotators differ
 THRESHOLDS = np.round(np.arange(0.20, 0.801, 0.01), 2)
 INDIFFERENCE = 0.001
 """Of thresholds whose Jaccard differs by no more than this the highest is taken: networks draw wider than
-readers where a camera is new to them."""
+annotators where a camera is new to them."""
 SMALLEST = 1e-6  # keeps logarithmic odds finite
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What was found on the held-out pictures.
+    """What was found on the held-out images.
 
     Parameters
     ----------
@@ -64,17 +64,15 @@ def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
     model : Model
         Its card's temperature is left out of account.
     pairs : sequence of Pair
-        Held-out pictures with masks.
+        Held-out images with masks.
 
     Raises
     ------
     TrainingError
-        If there are no pictures, or the model knows several classes: the largest probability decides those.
+        If there are no images, or the model knows several classes: the largest probability decides those.
     """
     if not pairs or len(model.card.classes) != 2:
-        raise TrainingError(
-            "A threshold is chosen for models of one class, on at least one held-out picture."
-        )
+        raise TrainingError("A threshold is chosen for models of one class, on at least one held-out image.")
     compared = list(_compare(model, pairs))
     truths = [c.truth for c in compared]
     odds = [
@@ -98,19 +96,19 @@ def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
 
 
 def _compare(model: Model, pairs: Sequence[Pair]) -> Iterator[_Compared]:
-    """Predict every picture and shrink both answer and truth."""
+    """Predict every image and shrink both answer and truth."""
     for pair in pairs:
-        image = read_picture(pair.image)
+        image = read_image(pair.image)
         truth = read_mask(pair.mask, (image.shape[0], image.shape[1]))
         factor = min(1.0, LONG_SIDE / max(truth.shape))
         shape = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
-        yield _Compared(model.predict(resize_picture(image, shape)), resize_labels(truth, shape))
+        yield _Compared(model.predict(resize_image(image, shape)), resize_labels(truth, shape))
 
 
 def jaccard_curve(
     probability: Probability, truth: LabelImage, thresholds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Jaccard of a picture at each threshold.
+    """Jaccard of an image at each threshold.
 
     Parameters
     ----------

@@ -13,8 +13,8 @@ from typing import Any
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.finetuning.comparison import Comparison, Outlined
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.training.trainer import EpochResult
 from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.training.trainer import EpochResult
 
 ENOUGH = 0.9  # of the best gain: a shorter way that keeps this much is taken, as it forgets less
 
@@ -26,11 +26,11 @@ class Candidate:
     Parameters
     ----------
     model : Model
-        Learned from all pictures; its card names its parent and its data.
+        Learned from all images; its card names its parent and its data.
     comparison : Comparison or None
-        Old against new on pictures that the outlines' model had not seen; None if none could be held out.
+        Old against new on images that the outlines' model had not seen; None if none could be held out.
     offered : bool
-        Whether the held-out pictures say that it is better.
+        Whether the held-out images say that it is better.
     reason : str
         One sentence on that.
     share : float
@@ -57,13 +57,13 @@ class Candidate:
         save_checkpoint(path, self.model.network, self.model.card)
 
 
-def choose_share(before: Sequence[Outlined], after: Mapping[float, Sequence[Outlined]]) -> float:
+def choose_interpolation(before: Sequence[Outlined], after: Mapping[float, Sequence[Outlined]]) -> float:
     """Choose how far to go from the old weights to the new.
 
     Parameters
     ----------
     before : sequence of Outlined
-        The held-out pictures by the old model.
+        The held-out images by the old model.
     after : mapping
         The same by the copies, for each share of the way.
 
@@ -81,16 +81,16 @@ def choose_share(before: Sequence[Outlined], after: Mapping[float, Sequence[Outl
 
 
 def mean_jaccard(outlined: Sequence[Outlined]) -> float:
-    """Average the Jaccard index over pictures, of which there must be one."""
-    return fmean(picture.scores.jaccard for picture in outlined)
+    """Average the Jaccard index over images, of which there must be one."""
+    return fmean(image.scores.jaccard for image in outlined)
 
 
 def judge(comparison: Comparison | None) -> tuple[bool, str]:
     """Say whether a candidate is to be offered, and why, in one sentence."""
     if comparison is None:
-        return False, "No picture could be held out, so nothing tells whether the new model is better."
+        return False, "No image could be held out, so nothing tells whether the new model is better."
     before, after = comparison.dice.before, comparison.dice.after
-    figures = f"Dice {before:.3f} before, {after:.3f} after, on {len(comparison.pictures)} held-out pictures"
+    figures = f"Dice {before:.3f} before, {after:.3f} after, on {len(comparison.images)} held-out images"
     if comparison.better:
         return True, f"The new model is better: {figures}."
     return False, f"The new model is no better: {figures}."
@@ -108,7 +108,7 @@ def describe_training(
     config : FineTuneConfig
         How it learned.
     hashes : sequence of str
-        Of the pictures with their masks.
+        Of the images with their masks.
     facts : mapping
         Further entries.
     """
@@ -120,7 +120,7 @@ def describe_training(
         "data": {
             "pairs": len(hashes),
             "sha256": hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest(),
-            "pictures": sorted(hashes),
+            "images": sorted(hashes),
         },
         **facts,
     }

@@ -17,20 +17,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, Settings
-from napari_lesionseg.training.trainer import EpochResult
-from napari_lesionseg.evaluation.validation import ValidationScores
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.training.trainer import EpochResult
+from napari_lesionseg.training.validation import ValidationScores
 
 STATE_KEY = "lesionseg_fine_tuning"
 REFIT = "refit."
-"""Before the names of the tensors of the copy that learns from all pictures."""
+"""Before the names of the tensors of the copy that learns from all images."""
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 ALIGNMENT = 8
 
 
 class SavedScores(Settings):
-    """Scores on the held-out pictures; see `ValidationScores`."""
+    """Scores on the held-out images; see `ValidationScores`."""
 
     dice: float
     jaccard: float
@@ -60,26 +60,26 @@ class SavedRound(Settings):
         return EpochResult(**self.model_dump(exclude={"validation"}), validation=scores)
 
 
-class Unfinished(Settings):
+class FineTuneCheckpoint(Settings):
     """What is known of an unfinished fine-tuning without loading its weights."""
 
     parent: str = Field(description="Hash of the weights it started from.")
     model: str = Field("", description="Name of the model it started from.")
-    pictures: tuple[str, ...] = Field(description="Hashes of the pictures with their masks, in their order.")
-    folds: tuple[int, ...] = Field(description="The fold that each picture is held out in; -1: in none.")
+    images: tuple[str, ...] = Field(description="Hashes of the images with their masks, in their order.")
+    folds: tuple[int, ...] = Field(description="The fold that each image is held out in; -1: in none.")
     config: FineTuneConfig
     steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
     per_round: int = Field(ge=1, description="Steps between two points of the curve.")
-    refit_steps: int = Field(0, ge=0, description="Steps with all pictures that follow.")
-    batch_size: int = Field(ge=1, description="Pictures a step.")
+    refit_steps: int = Field(0, ge=0, description="Steps with all images that follow.")
+    batch_size: int = Field(ge=1, description="Images a step.")
     step: int = Field(ge=0, description="Steps done.")
     seconds: float = Field(ge=0, description="Working time so far.")
     step_seconds: float = Field(ge=0, description="Time of a step, as it was planned with.")
-    measuring_seconds: float = Field(ge=0, description="Time of measuring all held-out pictures once.")
+    measuring_seconds: float = Field(ge=0, description="Time of measuring all held-out images once.")
     rounds: tuple[SavedRound, ...]
     best: int | None = Field(description="Index of the best round.")
     saved: datetime.datetime
-    refit: Unfinished | None = Field(None, description="How far the steps with all pictures are.")
+    refit: FineTuneCheckpoint | None = Field(None, description="How far the steps with all images are.")
 
     @property
     def progress(self) -> float:
@@ -89,7 +89,7 @@ class Unfinished(Settings):
         return done / (self.steps * copies + self.refit_steps)
 
 
-def write_unfinished(path: Path, state: Unfinished, tensors: Mapping[str, Tensor]) -> None:
+def write_finetune_checkpoint(path: Path, state: FineTuneCheckpoint, tensors: Mapping[str, Tensor]) -> None:
     """Write the state atomically.
 
     Raises
@@ -122,7 +122,7 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryv
     return packed.data
 
 
-def find_unfinished(path: Path) -> Unfinished | None:
+def find_checkpoint(path: Path) -> FineTuneCheckpoint | None:
     """Tell whether there is a fine-tuning that could be continued.
 
     Parameters
@@ -142,7 +142,7 @@ def find_unfinished(path: Path) -> Unfinished | None:
         return None
 
 
-def read_unfinished(path: Path) -> tuple[Unfinished, dict[str, Tensor]]:
+def read_finetune_checkpoint(path: Path) -> tuple[FineTuneCheckpoint, dict[str, Tensor]]:
     """Read the state with all its weights, to the processor's memory.
 
     Raises
@@ -158,9 +158,9 @@ def read_unfinished(path: Path) -> tuple[Unfinished, dict[str, Tensor]]:
         raise TrainingError(f"{path} holds no fine-tuning that could be continued.") from error
 
 
-def _parse(metadata: dict[str, str] | None) -> Unfinished:
+def _parse(metadata: dict[str, str] | None) -> FineTuneCheckpoint:
     try:
         fields: Any = json.loads((metadata or {})[STATE_KEY])
-        return Unfinished.model_validate(fields)
+        return FineTuneCheckpoint.model_validate(fields)
     except (KeyError, ValueError, ValidationError, RecursionError) as error:
         raise TrainingError("The saved fine-tuning is damaged or of another version; start anew.") from error

@@ -1,4 +1,4 @@
-"""Old against new: two models on the same pictures, paired picture by picture."""
+"""Old against new: two models on the same images, paired image by image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.evaluation.metrics import Estimate, PictureScores, score_masks
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.evaluation.metrics import Estimate, ImageScores, score_masks
 from napari_lesionseg.inference.postprocess import postprocess as clean_up
 from napari_lesionseg.inference.postprocess import resolve_threshold
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import IGNORED, LabelImage
 
 SHOWN = 4
@@ -26,26 +26,26 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outlined:
-    """A picture with a model's outline, and how good it is.
+    """An image with a model's outline, and how good it is.
 
     Parameters
     ----------
     pair : CachedPair
-        The picture and its true labels.
+        The image and its true labels.
     labels : ndarray, shape (H, W), uint8
         The model's outline, as class indices.
-    scores : PictureScores
+    scores : ImageScores
         All classes together against the background.
     """
 
     pair: CachedPair
     labels: LabelImage
-    scores: PictureScores
+    scores: ImageScores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PictureChange:
-    """One picture under the old and the new model.
+class ImageChange:
+    """One image under the old and the new model.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class PictureChange:
 
     @property
     def stem(self) -> str:
-        """Name of the picture."""
+        """Name of the image."""
         return self.before.pair.stem
 
     @property
@@ -76,9 +76,9 @@ class Change:
     Parameters
     ----------
     before, after : float
-        Means over the pictures.
+        Means over the images.
     difference : Estimate
-        Mean of the paired differences, after minus before, with a 95 % interval over pictures.
+        Mean of the paired differences, after minus before, with a 95 % interval over images.
     """
 
     before: float
@@ -88,37 +88,37 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Two models on the same pictures.
+    """Two models on the same images.
 
     Parameters
     ----------
     dice, jaccard : Change
         Overlap in [0, 1].
     failures : Change
-        Share of the pictures with a Jaccard below 0.65.
-    pictures : tuple of PictureChange
+        Share of the images with a Jaccard below 0.65.
+    images : tuple of ImageChange
         In the order given.
     """
 
     dice: Change
     jaccard: Change
     failures: Change
-    pictures: tuple[PictureChange, ...]
+    images: tuple[ImageChange, ...]
 
     @property
     def better(self) -> bool:
         """Whether the new model's mean Jaccard is higher by more than `SMALLEST_GAIN`."""
         return self.jaccard.difference.mean > SMALLEST_GAIN
 
-    def most_changed(self, count: int = SHOWN) -> tuple[PictureChange, ...]:
-        """Return the pictures whose outlines differ most, the most different first."""
-        order = sorted(self.pictures, key=lambda change: change.changed, reverse=True)
+    def most_changed(self, count: int = SHOWN) -> tuple[ImageChange, ...]:
+        """Return the images whose outlines differ most, the most different first."""
+        order = sorted(self.images, key=lambda change: change.changed, reverse=True)
         return tuple(order[:count])
 
     def to_record(self) -> dict[str, float | int | None]:
         """Return the figures that a model's card keeps."""
         return {
-            "pictures": len(self.pictures),
+            "images": len(self.images),
             "dice": round(self.dice.after, 4),
             "jaccard": round(self.jaccard.after, 4),
             "dice_before": round(self.dice.before, 4),
@@ -131,13 +131,13 @@ class Comparison:
 def outline_pair(
     model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None, *, upright: bool = False
 ) -> Outlined:
-    """Outline a picture as a user would get it, and score the outline.
+    """Outline an image as a user would get it, and score the outline.
 
     Parameters
     ----------
     model : Model
     pair : CachedPair
-        Pixels labelled 255 count for nothing.
+        Pixels labeled 255 count for nothing.
     postprocess : PostprocessConfig, optional
         How outlines are cleaned; the default settings if left out.
     upright : bool
@@ -151,7 +151,7 @@ def outline_pair(
 
 
 def compare(before: Sequence[Outlined], after: Sequence[Outlined], *, seed: int = 0) -> Comparison:
-    """Compare outlines of the same pictures.
+    """Compare outlines of the same images.
 
     Parameters
     ----------
@@ -163,39 +163,39 @@ def compare(before: Sequence[Outlined], after: Sequence[Outlined], *, seed: int 
     Raises
     ------
     TrainingError
-        If there are no pictures, or they are not the same.
+        If there are no images, or they are not the same.
 
     Notes
     -----
-    The interval of a difference is a percentile bootstrap over pictures: what varies from one picture to the
-    next alike under both models cancels out, so that a small gain shows with few pictures.
+    The interval of a difference is a percentile bootstrap over images: what varies from one image to the
+    next alike under both models cancels out, so that a small gain shows with few images.
     """
     if not before or [o.pair.stem for o in before] != [o.pair.stem for o in after]:
-        raise TrainingError("Two models can be compared on one or more pictures that both have outlined.")
+        raise TrainingError("Two models can be compared on one or more images that both have outlined.")
     old = np.array([[o.scores.dice, o.scores.jaccard, o.scores.failed] for o in before], np.float64)
     new = np.array([[o.scores.dice, o.scores.jaccard, o.scores.failed] for o in after], np.float64)
     dice, jaccard, failures = (_change(old[:, column], new[:, column], seed) for column in range(3))
-    return Comparison(dice, jaccard, failures, tuple(map(PictureChange, before, after)))
+    return Comparison(dice, jaccard, failures, tuple(map(ImageChange, before, after)))
 
 
 def iter_compare(
     old: Model, new: Model, pairs: Sequence[CachedPair], postprocess: PostprocessConfig | None = None
-) -> Iterator[PictureChange]:
-    """Outline pictures with two models, one by one, so that the caller can show progress or stop.
+) -> Iterator[ImageChange]:
+    """Outline images with two models, one by one, so that the caller can show progress or stop.
 
     `collect_changes` makes a `Comparison` of them.
     """
     for pair in pairs:
-        yield PictureChange(outline_pair(old, pair, postprocess), outline_pair(new, pair, postprocess))
+        yield ImageChange(outline_pair(old, pair, postprocess), outline_pair(new, pair, postprocess))
 
 
-def collect_changes(changes: Sequence[PictureChange]) -> Comparison:
+def collect_changes(changes: Sequence[ImageChange]) -> Comparison:
     """Sum up what `iter_compare` gave.
 
     Raises
     ------
     TrainingError
-        If there are no pictures.
+        If there are no images.
     """
     return compare([change.before for change in changes], [change.after for change in changes])
 
@@ -203,12 +203,12 @@ def collect_changes(changes: Sequence[PictureChange]) -> Comparison:
 def compare_models(
     old: Model, new: Model, pairs: Sequence[CachedPair], postprocess: PostprocessConfig | None = None
 ) -> Comparison:
-    """Compare two models on pictures with true labels.
+    """Compare two models on images with true labels.
 
     Raises
     ------
     TrainingError
-        If there are no pictures.
+        If there are no images.
     """
     return collect_changes(list(iter_compare(old, new, pairs, postprocess)))
 
@@ -218,7 +218,7 @@ def _change(old: NDArray[np.float64], new: NDArray[np.float64], seed: int) -> Ch
 
 
 def _estimate(values: NDArray[np.float64], seed: int) -> Estimate:
-    """Mean with its interval; a single picture tells nothing of the spread."""
+    """Mean with its interval; a single image tells nothing of the spread."""
     if len(values) < 2:
         return Estimate(float(values.mean()), None, None)
     interval = stats.bootstrap(
@@ -226,7 +226,7 @@ def _estimate(values: NDArray[np.float64], seed: int) -> Estimate:
         np.mean,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
-        method="percentile",  # BCa is undefined where all pictures have the same value
+        method="percentile",  # BCa is undefined where all images have the same value
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(float(values.mean()), float(interval.low), float(interval.high))

@@ -1,6 +1,6 @@
-"""Copies of one model that learn from different pictures and become one model again.
+"""Copies of one model that learn from different images and become one model again.
 
-Each copy learns from all pictures but those of its fold, so that every picture can be measured by a copy that
+Each copy learns from all images but those of its fold, so that every image can be measured by a copy that
 has not seen it. The mean of the copies' weights has learned from all of them, and costs no further training:
 copies that start from the same weights stay close enough for their mean to be as good as they are, or better
 (Wortsman et al. 2022, "Model soups", arXiv:2203.05482).
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
-from napari_lesionseg.datasets.splits import SplitItem, assign_folds, assign_parts, group_items
+from napari_lesionseg.datasets.splits import SplitItem, assign_parts, group_items, split_folds
+from napari_lesionseg.finetuning.domain_shift import ExpertAssignment
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.training.learner import Learner
-from napari_lesionseg.finetuning.domain_shift import Speciality
 from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.mixture import card_with, count_experts
+from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
+from napari_lesionseg.training.learner import Learner
 
 Weights: TypeAlias = tuple[dict[str, Tensor], ...]
 """What training may change, by name, of each copy; on the processor."""
@@ -37,22 +37,22 @@ class Fold:
     held_out: tuple[CachedPair, ...]
 
 
-NEVER = -1
-"""Fold of a picture that is never held out."""
-MANY = 60
-"""From so many pictures on, one part of them is held out for good, and there is one copy to train."""
+NOT_HELD_OUT = -1
+"""Fold of an image that is never held out."""
+MIN_FOR_SINGLE_SPLIT = 60
+"""From so many images on, one part of them is held out for good, and there is one copy to train."""
 MOST_HELD_OUT, SHARE_HELD_OUT = 40, 0.2
 
 
-def deal_out(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed: int) -> list[int]:
-    """Deal pictures into folds; pictures of one patient stay together.
+def assign_folds(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed: int) -> list[int]:
+    """Deal images into folds; images of one patient stay together.
 
     Parameters
     ----------
     stems : sequence of str
-        Names of the pictures, all different.
+        Names of the images, all different.
     items : iterable of SplitItem
-        What is known of their patients; pictures that are not among them stand alone.
+        What is known of their patients; images that are not among them stand alone.
     folds : int
         How many; fewer where there are fewer patients.
     seed : int
@@ -61,18 +61,18 @@ def deal_out(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed:
     Returns
     -------
     list of int
-        Fold of each picture, or `NEVER`: for all if they are of one patient, for most if they are many.
+        Fold of each image, or `NOT_HELD_OUT`: for all if they are of one patient, for most if they are many.
     """
     known = {item.stem: item for item in items}
     mine = [known.get(stem, SplitItem(stem)) for stem in stems]
     count = min(folds, len(group_items(mine)[0]))
     if count < 2:
-        return [NEVER] * len(stems)
-    if len(stems) >= MANY:
+        return [NOT_HELD_OUT] * len(stems)
+    if len(stems) >= MIN_FOR_SINGLE_SPLIT:
         share = min(SHARE_HELD_OUT, MOST_HELD_OUT / len(stems))
         part_of = assign_parts(mine, {"train": 1 - share, "val": share}, seed=seed)
-        return [0 if part_of[stem] == "val" else NEVER for stem in stems]
-    fold_of = assign_folds(mine, count, seed=seed)
+        return [0 if part_of[stem] == "val" else NOT_HELD_OUT for stem in stems]
+    fold_of = split_folds(mine, count, seed=seed)
     return [fold_of[stem] for stem in stems]
 
 
@@ -83,7 +83,7 @@ def make_folds(pairs: Sequence[CachedPair], fold_of: Sequence[int]) -> tuple[Fol
     ----------
     pairs : sequence of CachedPair
     fold_of : sequence of int
-        Fold in which each is held out, or `NEVER`.
+        Fold in which each is held out, or `NOT_HELD_OUT`.
     """
     return tuple(
         Fold(
@@ -116,12 +116,12 @@ class Ensemble:
         parent: Model,
         folds: Sequence[Fold],
         config: FineTuneConfig,
-        speciality: Speciality | None = None,
+        expert_assignment: ExpertAssignment | None = None,
         begin: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parent, self.folds, self.batch_size = parent, tuple(folds), config.batch_size
-        self._speciality, self._begin = speciality or Speciality(), begin or {}
-        self._start = self._speciality.start(parent.network)
+        self._expert_assignment, self._begin = expert_assignment or ExpertAssignment(), begin or {}
+        self._start = self._expert_assignment.start(parent.network)
         self._sources = [
             BatchSource(fold.learn, config.augment, config.batch_size, _seed_of(config, index))
             for index, fold in enumerate(folds)
@@ -176,7 +176,7 @@ class Ensemble:
         self, weights: Mapping[str, Tensor], share: float, card: ModelCard, pairs: Iterable[CachedPair]
     ) -> Model:
         expert = blend(self._start, weights, share)
-        network = self._speciality.join(self._parent.network, expert, (pair.stem for pair in pairs))
+        network = self._expert_assignment.join(self._parent.network, expert, (pair.stem for pair in pairs))
         own = card_with(card, count_experts(network))
         return Model(network, own, self._parent.device, precision=self._parent.precision)
 

@@ -1,4 +1,4 @@
-"""The corrected pictures that a model is to learn from: read, checked against its classes, and identified."""
+"""The corrected images that a model is to learn from: read, checked against its classes, and identified."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_lesionseg.training.dataset import CachedPair, read_pair, shrink_pair
 from napari_lesionseg.errors import LesionSegError, MaskError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.training.dataset import CachedPair, read_pair, shrink_pair
 from napari_lesionseg.types import IGNORED, LabelImage, Pair
 
-MARGIN = 1.25  # pictures are kept this much larger than the network sees them, for zooming in
+MARGIN = 1.25  # images are kept this much larger than the network sees them, for zooming in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Correction:
-    """A picture that can be learned from.
+class MaskDocument:
+    """An image that can be learned from.
 
     Parameters
     ----------
     pair : CachedPair
-        Picture and labels, shrunk to what training needs.
+        Image and labels, shrunk to what training needs.
     sha256 : str
         Hash of both: of the files as they are, or of the arrays.
     """
@@ -34,17 +34,17 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A picture that cannot be learned from, and why."""
+class SkippedPair:
+    """An image that cannot be learned from, and why."""
 
     stem: str
     reason: str
 
 
-def read_corrections(
+def read_training_pairs(
     pairs: Sequence[Pair | CachedPair], card: ModelCard, size: int
-) -> Iterator[Correction | LeftOut]:
-    """Read pictures with their masks, one by one.
+) -> Iterator[MaskDocument | SkippedPair]:
+    """Read images with their masks, one by one.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def read_corrections(
     card : ModelCard
         Classes that the masks may have; a model of one class takes all of theirs for it.
     size : int
-        Side of the training pictures in pixels.
+        Side of the training images in pixels.
 
     Yields
     ------
@@ -64,28 +64,28 @@ def read_corrections(
         try:
             yield _read(pair, card, round(size * MARGIN))
         except LesionSegError as error:
-            yield LeftOut(pair.stem, str(error))
+            yield SkippedPair(pair.stem, str(error))
         except OSError as error:
-            yield LeftOut(pair.stem, f"{pair.stem} cannot be read: {error.strerror}.")
+            yield SkippedPair(pair.stem, f"{pair.stem} cannot be read: {error.strerror}.")
 
 
-def _read(pair: Pair | CachedPair, card: ModelCard, side: int) -> Correction:
+def _read(pair: Pair | CachedPair, card: ModelCard, side: int) -> MaskDocument:
     if isinstance(pair, Pair):
         digest = hashlib.sha256((sha256_file(pair.image) + sha256_file(pair.mask)).encode()).hexdigest()
         cached = read_pair(pair, side)
     else:
         _check_arrays(pair)
         digest, cached = _hash_arrays(pair), shrink_pair(*pair, side)
-    return Correction(cached._replace(labels=fit_labels(cached.labels, card, pair.stem)), digest)
+    return MaskDocument(cached._replace(labels=fit_labels(cached.labels, card, pair.stem)), digest)
 
 
 def _check_arrays(pair: CachedPair) -> None:
     image, labels = pair.image, pair.labels
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise MaskError(f"{pair.stem} is no picture of bytes with the shape (height, width, 3).")
+        raise MaskError(f"{pair.stem} is no image of bytes with the shape (height, width, 3).")
     if labels.dtype != np.uint8 or labels.shape != image.shape[:2]:
         raise MaskError(
-            f"The mask of {pair.stem} is of shape {labels.shape}, its picture of {image.shape[:2]}."
+            f"The mask of {pair.stem} is of shape {labels.shape}, its image of {image.shape[:2]}."
         )
 
 

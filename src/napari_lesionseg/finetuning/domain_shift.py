@@ -1,4 +1,4 @@
-"""Whether pictures are of a kind of their own, and which of a model's weights are to learn from them."""
+"""Whether images are of a kind of their own, and which of a model's weights are to learn from them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.domain import DomainStatistics
+from napari_lesionseg.models.lite_unet import DESCRIBING_STAGES
 from napari_lesionseg.models.mixture import (
     MOST_EXPERTS,
     count_experts,
@@ -22,21 +23,20 @@ from napari_lesionseg.models.mixture import (
     gate_of,
     with_expert,
 )
-from napari_lesionseg.models.lite_unet import DESCRIBING_STAGES
 from napari_lesionseg.types import ByteImage
 
-FEWEST_PICTURES = 100
-"""Training pictures from which on the covariance of their 48 numbers is good enough: with 20, half of the
-pictures of that very kind seem to be of another; with 100, 8 in 100; with 1000, 3."""
+FEWEST_IMAGES = 100
+"""Training images from which on the covariance of their 48 numbers is good enough: with 20, half of the
+images of that very kind seem to be of another; with 100, 8 in 100; with 1000, 3."""
 CLEARLY = 0.75
-"""Share of the pictures that must be of a new kind, where most seem to be of one that is known: of pictures
-of that same kind, half are as near to the centre of some of themselves."""
+"""Share of the images that must be of a new kind, where most seem to be of one that is known: of images
+of that same kind, half are as near to the center of some of themselves."""
 Descriptions = Mapping[str, NDArray[np.float32]]
-"""What kind of picture each is, by name; see `SegmentationNetwork.describe`."""
+"""What kind of image each is, by name; see `SegmentationNetwork.describe`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Speciality:
+class ExpertAssignment:
     """Which of a model's weights learn.
 
     Parameters
@@ -44,22 +44,22 @@ class Speciality:
     place : int
         Of the expert that learns. 0: the model itself, or the first of its experts. The number of experts: a
         new one.
-    recognised : int
-        Held-out pictures that are told from the model's training pictures by those that are learned from.
+    recognized : int
+        Held-out images that are told from the model's training images by those that are learned from.
     domain : DomainStatistics or None
-        Of the model's training pictures.
+        Of the model's training images.
     descriptions : mapping
-        Of the corrected pictures, by name.
+        Of the corrected images, by name.
     """
 
     place: int = 0
-    recognised: int = 0
+    recognized: int = 0
     domain: DomainStatistics | None = None
     descriptions: Descriptions = field(default_factory=dict)
 
     @property
     def of_its_own(self) -> bool:
-        """Whether the pictures get weights of their own."""
+        """Whether the images get weights of their own."""
         return self.place > 0
 
     def start(self, network: SegmentationNetwork) -> SegmentationNetwork:
@@ -69,30 +69,30 @@ class Speciality:
     def join(
         self, network: SegmentationNetwork, expert: SegmentationNetwork, stems: Iterable[str]
     ) -> SegmentationNetwork:
-        """Return a copy of ``network`` in which an expert has learned from some of the pictures."""
+        """Return a copy of ``network`` in which an expert has learned from some of the images."""
         direction = None
         if self.place and self.domain is not None:
             direction = self.domain.direction_to(_stack(self.descriptions, stems))
         return with_expert(network, self.place, expert, direction)
 
     def settings(self, config: FineTuneConfig, working_size: int) -> FineTuneConfig:
-        """Return how the copies learn: as they were told, or as suits pictures of a kind of their own."""
+        """Return how the copies learn: as they were told, or as suits images of a kind of their own."""
         size = config.size or working_size
         if not self.of_its_own or config.expert is None:
-            # What describes pictures stays as it is, or what is known of their kinds would be wrong.
+            # What describes images stays as it is, or what is known of their kinds would be wrong.
             frozen = max(config.frozen_stages, DESCRIBING_STAGES if self.domain else 0)
             return config.model_copy(update={"size": size, "frozen_stages": frozen})
         own = config.expert
         changes = {
-            "shares": own.shares,
-            "size": config.size or round(own.size_share * working_size),
-            "guidance_share": min(config.guidance_share, own.guidance_share),
+            "interpolations": own.interpolations,
+            "size": config.size or round(own.size_fraction * working_size),
+            "click_fraction": min(config.click_fraction, own.click_fraction),
         }
         return config.model_copy(update=changes)
 
 
 def measure_domain(model: Model, images: Iterable[ByteImage]) -> DomainStatistics | None:
-    """Sum up what pictures look like to a model: those it was trained on, for its card.
+    """Sum up what images look like to a model: those it was trained on, for its card.
 
     Returns
     -------
@@ -103,36 +103,36 @@ def measure_domain(model: Model, images: Iterable[ByteImage]) -> DomainStatistic
     return DomainStatistics.of(np.stack(described)) if described else None
 
 
-def find_speciality(
+def assign_expert(
     model: Model,
     folds: Sequence[tuple[Sequence[str], Sequence[str]]],
     descriptions: Descriptions,
     config: FineTuneConfig,
-) -> Speciality:
-    """Say which weights are to learn from pictures.
+) -> ExpertAssignment:
+    """Say which weights are to learn from images.
 
     Parameters
     ----------
     model : Model
         What they start from.
     folds : sequence of pairs
-        Names of the pictures that are learned from, and of those that are held out.
+        Names of the images that are learned from, and of those that are held out.
     descriptions : mapping
         Of all of them; empty if there are none.
     config : FineTuneConfig
-        Whether there may be weights of their own, and from which share of recognised pictures on.
+        Whether there may be weights of their own, and from which share of recognized images on.
 
     Returns
     -------
     Speciality
-        Those of a new expert, if enough of the held-out pictures are of the kind of those that are learned
+        Those of a new expert, if enough of the held-out images are of the kind of those that are learned
         from, and of no kind that is known; otherwise those of the expert that outlines most of them.
     """
     domain = model.card.domain
     if domain is None or not descriptions or len(domain.mean) != len(next(iter(descriptions.values()))):
-        return Speciality()
-    if config.expert is None or domain.pictures < FEWEST_PICTURES:
-        return Speciality(domain=domain)
+        return ExpertAssignment()
+    if config.expert is None or domain.images < FEWEST_IMAGES:
+        return ExpertAssignment(domain=domain)
     gate, new = gate_of(model.network).cpu(), count_experts(model.network)
     present, extended = Counter[int](), Counter[int]()
     for learned, apart in folds:
@@ -143,10 +143,10 @@ def find_speciality(
             extended.update(own(described).tolist())
     total = present.total()
     known, belonging = max(((p, n) for p, n in present.items() if p), key=itemgetter(1), default=(0, 0))
-    needed = config.expert.recognised if belonging <= total / 2 else CLEARLY
+    needed = config.expert.recognized if belonging <= total / 2 else CLEARLY
     if new < MOST_EXPERTS and extended[new] >= max(1, needed * total):
-        return Speciality(new, extended[new], domain, descriptions)
-    return Speciality(known if belonging > total / 2 else 0, belonging, domain, descriptions)
+        return ExpertAssignment(new, extended[new], domain, descriptions)
+    return ExpertAssignment(known if belonging > total / 2 else 0, belonging, domain, descriptions)
 
 
 def _stack(descriptions: Descriptions, stems: Iterable[str]) -> NDArray[np.float32]:

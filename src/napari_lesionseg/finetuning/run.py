@@ -13,16 +13,16 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.training.dataset import Batch, prefetch
-from napari_lesionseg.finetuning.clock import WorkClock
+from napari_lesionseg.finetuning.checkpoint import FineTuneCheckpoint, SavedRound
 from napari_lesionseg.finetuning.comparison import Outlined, outline_pair
 from napari_lesionseg.finetuning.cross_validation import Ensemble, Weights
-from napari_lesionseg.training.learner import rate_at
 from napari_lesionseg.finetuning.schedule import Costs, Schedule, closing_seconds, shortened
-from napari_lesionseg.finetuning.checkpoint import SavedRound, Unfinished
-from napari_lesionseg.finetuning.resources import ContentionWatch
+from napari_lesionseg.training.clock import WorkClock
+from napari_lesionseg.training.dataset import Batch, prefetch
+from napari_lesionseg.training.learner import rate_at
+from napari_lesionseg.training.resources import ContentionWatch
 from napari_lesionseg.training.trainer import EpochResult, StepResult
-from napari_lesionseg.evaluation.validation import ValidationScores
+from napari_lesionseg.training.validation import ValidationScores
 
 logger = logging.getLogger(__name__)
 RECENT_STEPS = 20
@@ -40,7 +40,7 @@ class Progress:
 Learning: TypeAlias = Generator[Progress | StepResult | EpochResult, None, None]
 
 
-class Course:
+class TrainingRun:
     """Several copies of a model on their way.
 
     Parameters
@@ -56,7 +56,7 @@ class Course:
     clock : WorkClock
         Runs while work is done.
     size : int
-        Side of the training pictures in pixels.
+        Side of the training images in pixels.
     earlier : Course, optional
         What was done before, for the count of steps and rounds.
     """
@@ -69,7 +69,7 @@ class Course:
         costs: Costs,
         clock: WorkClock,
         size: int,
-        earlier: Course | None = None,
+        earlier: TrainingRun | None = None,
     ) -> None:
         self._steps_before = earlier.steps_done if earlier else 0
         self._rounds_before = len(earlier.rounds) if earlier else 0
@@ -83,7 +83,7 @@ class Course:
         """Index of the best round."""
         self.best_weights: Weights = ()
         self.best_outlined: tuple[Outlined, ...] = ()
-        """The held-out pictures by the best round's weights, `measured_share` of the way, if known."""
+        """The held-out images by the best round's weights, `measured_share` of the way, if known."""
         self._losses: list[float] = []
         self._times: list[float] = []
 
@@ -93,7 +93,7 @@ class Course:
         Parameters
         ----------
         stopping : callable
-            Tells whether the reader wants it to end; what was learned until then is measured.
+            Tells whether the annotator wants it to end; what was learned until then is measured.
         save : callable
             Called after every round, before the round is told.
         """
@@ -124,7 +124,7 @@ class Course:
     @property
     def measured_share(self) -> float:
         """Share of the way at which rounds are measured: the largest that is tried."""
-        return max(self._config.shares)
+        return max(self._config.interpolations)
 
     @property
     def steps_done(self) -> int:
@@ -154,7 +154,7 @@ class Course:
         return self._clock.seconds + reserve >= self._config.max_seconds
 
     def _hopeless(self) -> bool:
-        """Whether the held-out pictures have not got better for a while."""
+        """Whether the held-out images have not got better for a while."""
         return self.best is not None and len(self.rounds) - 1 - self.best >= self._config.patience
 
     # ------------------------------------------------------------------------------------- the rounds
@@ -189,28 +189,28 @@ class Course:
         config: FineTuneConfig,
         parent: str,
         model: str,
-        pictures: Sequence[str],
+        images: Sequence[str],
         folds: Sequence[int],
-    ) -> Unfinished:
+    ) -> FineTuneCheckpoint:
         """Describe how far it is; the weights are `state_tensors`.
 
         Parameters
         ----------
         config : FineTuneConfig
-            What was asked for; how the copies learn follows from that and from the pictures.
+            What was asked for; how the copies learn follows from that and from the images.
         parent : str
             Hash of the weights it started from.
         model : str
             Name of the model they belong to.
-        pictures : sequence of str
-            Hashes of the pictures.
+        images : sequence of str
+            Hashes of the images.
         folds : sequence of int
-            Where each picture is held out; see `make_folds`.
+            Where each image is held out; see `make_folds`.
         """
-        return Unfinished(
+        return FineTuneCheckpoint(
             parent=parent,
             model=model,
-            pictures=tuple(pictures),
+            images=tuple(images),
             folds=tuple(folds),
             config=config,
             steps=self.schedule.steps,
@@ -227,7 +227,7 @@ class Course:
         )
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copy the weights and optimisers of all copies, and their best weights, by name."""
+        """Copy the weights and optimizers of all copies, and their best weights, by name."""
         best = {
             f"best.{index}.{name}": tensor
             for index, weights in enumerate(self.best_weights)
@@ -235,7 +235,7 @@ class Course:
         }
         return self.ensemble.state_tensors() | best
 
-    def restore(self, state: Unfinished, tensors: dict[str, Tensor]) -> None:
+    def restore(self, state: FineTuneCheckpoint, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` and `state_tensors` gave.
 
         Raises
@@ -255,7 +255,7 @@ class Course:
 def outline_held_out(
     ensemble: Ensemble, weights: Weights, share: float, stage: Literal["measuring", "comparing"]
 ) -> Generator[Progress, None, tuple[Outlined, ...]]:
-    """Outline every held-out picture by the copy that does not learn from it.
+    """Outline every held-out image by the copy that does not learn from it.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def outline_held_out(
 def _summarise(outlined: Sequence[Outlined]) -> ValidationScores | None:
     if not outlined:
         return None
-    scores = [picture.scores for picture in outlined]
+    scores = [image.scores for image in outlined]
     return ValidationScores(
         fmean(s.dice for s in scores), fmean(s.jaccard for s in scores), fmean(s.failed for s in scores)
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.finetuning.dataset import LeftOut
+from napari_lesionseg.finetuning.dataset import SkippedPair
 
 MOST_REFIT_STEPS = 400
-STEPS_FOR_ONE, STEPS_A_PICTURE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
-MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out pictures
+STEPS_FOR_ONE, STEPS_A_IMAGE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
+MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out images
 FEWEST_STEPS, SMALLEST_BATCH = 15, 2
-HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many pictures
+HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many images
 SPARE = 1.05  # steps take a little longer than when they were timed alone
 
 
@@ -21,10 +21,10 @@ class Plan:
 
     Parameters
     ----------
-    pictures : int
-        Pictures it learns from.
+    images : int
+        Images it learns from.
     held_out : tuple of str
-        Names of the pictures that are measured, each by a copy of the model that does not learn from it.
+        Names of the images that are measured, each by a copy of the model that does not learn from it.
     folds : int
         Copies of the model that learn side by side.
     steps : int
@@ -36,19 +36,19 @@ class Plan:
     step_seconds : float
         Working time of one step.
     batch_size : int
-        Pictures a step.
+        Images a step.
     size : int
-        Side of the training pictures in pixels.
+        Side of the training images in pixels.
     device : str
         Such as "CPU, 2 threads".
     left_out : tuple of LeftOut
-        Pictures that cannot be used, and why.
+        Images that cannot be used, and why.
     own_kind : int, optional
-        The pictures are of a kind of their own, and get weights of their own: how many of those held out were
-        told from the pictures that the model was trained on. None: the model itself learns.
+        The images are of a kind of their own, and get weights of their own: how many of those held out were
+        told from the images that the model was trained on. None: the model itself learns.
     """
 
-    pictures: int
+    images: int
     held_out: tuple[str, ...]
     folds: int
     steps: int
@@ -58,7 +58,7 @@ class Plan:
     batch_size: int
     size: int
     device: str
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedPair, ...] = ()
     own_kind: int | None = None
 
 
@@ -67,8 +67,8 @@ def describe_kind(plan: Plan) -> str:
     if plan.own_kind is None:
         return ""
     return (
-        f"{plan.own_kind} of {len(plan.held_out)} pictures are unlike those that the model was trained on: "
-        "what it learns is for pictures of this kind, all others will be outlined as before."
+        f"{plan.own_kind} of {len(plan.held_out)} images are unlike those that the model was trained on: "
+        "what it learns is for images of this kind, all others will be outlined as before."
     )
 
 
@@ -83,7 +83,7 @@ class Costs:
     step : float
         One step of one copy.
     measuring : float
-        All held-out pictures once.
+        All held-out images once.
     """
 
     spent: float
@@ -93,9 +93,9 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps of each copy, and after how many of them the held-out pictures are measured.
+    """Steps of each copy, and after how many of them the held-out images are measured.
 
-    ``refit`` counts the steps that follow: of one copy, with all pictures.
+    ``refit`` counts the steps that follow: of one copy, with all images.
     """
 
     steps: int
@@ -109,7 +109,7 @@ class Schedule:
 
 
 def make_schedule(
-    config: FineTuneConfig, pictures: int, copies: int, costs: Costs, refit: float = 0.0
+    config: FineTuneConfig, images: int, copies: int, costs: Costs, refit: float = 0.0
 ) -> Schedule:
     """Fit steps and rounds into the settings' limits.
 
@@ -117,21 +117,21 @@ def make_schedule(
     ----------
     config : FineTuneConfig
         Limits in passes and in seconds.
-    pictures : int
-        Pictures that each copy learns from.
+    images : int
+        Images that each copy learns from.
     copies : int
         Copies that learn side by side.
     costs : Costs
         What things take.
     refit : float
-        Steps that follow with all pictures, for each step of a copy.
+        Steps that follow with all images, for each step of a copy.
 
     Returns
     -------
     Schedule
         At least one step, even if the budget is too small for it.
     """
-    wanted = wanted_steps(config, pictures)
+    wanted = wanted_steps(config, images)
     if config.max_seconds is None:
         return _schedule(wanted, config.rounds, refit)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs)
@@ -153,7 +153,7 @@ def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, C
     Returns
     -------
     batch_size : int
-        Pictures a step.
+        Images a step.
     costs : Costs
         With smaller steps.
     """
@@ -170,15 +170,15 @@ def _schedule(steps: int, rounds: int, refit: float) -> Schedule:
     return Schedule(steps, -(-steps // rounds), int(refit * steps))
 
 
-def wanted_steps(config: FineTuneConfig, pictures: int) -> int:
+def wanted_steps(config: FineTuneConfig, images: int) -> int:
     """Count the steps of each copy without a limit in seconds."""
     if config.epochs is not None:
-        return max(1, -(-config.epochs * pictures // config.batch_size))
-    return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_A_PICTURE * pictures)
+        return max(1, -(-config.epochs * images // config.batch_size))
+    return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_A_IMAGE * images)
 
 
 def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int:
-    """Count the steps with all pictures that are taken: as planned, or what there is time for by now.
+    """Count the steps with all images that are taken: as planned, or what there is time for by now.
 
     Parameters
     ----------
@@ -196,8 +196,8 @@ def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int
 
 
 def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
-    """Estimate the time of the choice at the end: all held-out pictures for every share not measured yet."""
-    return (len(config.shares) - 1) * costs.measuring
+    """Estimate the time of the choice at the end: all held-out images for every share not measured yet."""
+    return (len(config.interpolations) - 1) * costs.measuring
 
 
 def planned_seconds(

@@ -1,7 +1,7 @@
-"""Fine-tuning: a model learns from a reader's corrected pictures, and is offered only if it became better.
+"""Fine-tuning: a model learns from an annotator's corrected images, and is offered only if it became better.
 
 All is a plain iterator of frozen events. Whoever drives it pauses by not asking for the next event, and stops
-by not asking any more; between two events there is never more work than a step of training or a picture.
+by not asking any more; between two events there is never more work than a step of training or an image.
 """
 
 from __future__ import annotations
@@ -20,26 +20,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, LearningConfig
-from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.datasets.splits import SplitItem
-from napari_lesionseg.finetuning.candidate import Candidate, choose_share, describe_training, judge
-from napari_lesionseg.finetuning.clock import WorkClock
+from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.finetuning.build_runs import TrainingRunBuilder
+from napari_lesionseg.finetuning.candidate import Candidate, choose_interpolation, describe_training, judge
+from napari_lesionseg.finetuning.checkpoint import (
+    REFIT,
+    FineTuneCheckpoint,
+    read_finetune_checkpoint,
+    write_finetune_checkpoint,
+)
 from napari_lesionseg.finetuning.comparison import Outlined, compare, outline_pair
-from napari_lesionseg.finetuning.dataset import Correction, LeftOut, read_corrections
-from napari_lesionseg.finetuning.run import Course, Progress, outline_held_out
-from napari_lesionseg.finetuning.build_runs import CourseMaker
-from napari_lesionseg.inference.device import describe_device, is_out_of_memory
-from napari_lesionseg.finetuning.cross_validation import NEVER, Fold, deal_out, make_folds
-from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, Fold, assign_folds, make_folds
+from napari_lesionseg.finetuning.dataset import MaskDocument, SkippedPair, read_training_pairs
+from napari_lesionseg.finetuning.domain_shift import ExpertAssignment, assign_expert
+from napari_lesionseg.finetuning.run import Progress, TrainingRun, outline_held_out
 from napari_lesionseg.finetuning.schedule import (
     Plan,
     planned_seconds,
 )
-from napari_lesionseg.finetuning.checkpoint import REFIT, Unfinished, read_unfinished, write_unfinished
-from napari_lesionseg.finetuning.domain_shift import Speciality, find_speciality
-from napari_lesionseg.finetuning.resources import limited_threads
+from napari_lesionseg.inference.device import describe_device, is_out_of_memory
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.training.clock import WorkClock
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.resources import limited_threads
 from napari_lesionseg.training.trainer import EpochResult, StepResult
-from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.types import Pair
 
 logger = logging.getLogger(__name__)
@@ -49,7 +54,7 @@ Event: TypeAlias = Plan | Progress | StepResult | EpochResult
 
 
 class FineTuning:
-    """A model learning from corrected pictures: an iterator of `EpochResult`.
+    """A model learning from corrected images: an iterator of `EpochResult`.
 
     The model itself stays as it is and can go on working in other threads. At the end, or after `stop`,
     `candidate` gives the new one.
@@ -63,13 +68,13 @@ class FineTuning:
     config : FineTuneConfig or TrainConfig, optional
         Of a `TrainConfig` only what was set on purpose counts.
     items : iterable of SplitItem
-        What is known of the pictures' patients and lesions, which must not be torn apart.
+        What is known of the images' patients and lesions, which must not be torn apart.
     held_out : sequence of Pair or CachedPair
-        Pictures to measure on and never to learn from; if there are none, folds of ``pairs`` take turns.
+        Images to measure on and never to learn from; if there are none, folds of ``pairs`` take turns.
     state_path : Path, optional
         Where the state is kept, after every round; `forget` removes it.
     resume : bool
-        Continue from the state at ``state_path``; pictures that came later are not learned from.
+        Continue from the state at ``state_path``; images that came later are not learned from.
 
     Raises
     ------
@@ -78,7 +83,7 @@ class FineTuning:
 
     Notes
     -----
-    `steps` yields after every step of training and every picture read or measured, so that whoever drives it
+    `steps` yields after every step of training and every image read or measured, so that whoever drives it
     can pause, by not asking for more, and stop, by leaving it. Pauses do not count towards a budget. An error
     that ends it is a `LesionSegError` and leaves everything as it was. All but `stop` is for one thread.
     """
@@ -97,9 +102,9 @@ class FineTuning:
         _check_inputs(model, pairs, held_out)
         self.config = FineTuneConfig.from_train_config(config or FineTuneConfig())
         self.plan: Plan | None = None
-        """What is going to be done; None before the pictures have been read and a step was timed."""
-        self.left_out: tuple[LeftOut, ...] = ()
-        """Pictures that cannot be learned from, and why."""
+        """What is going to be done; None before the images have been read and a step was timed."""
+        self.left_out: tuple[SkippedPair, ...] = ()
+        """Images that cannot be learned from, and why."""
         self.problems: tuple[str, ...] = ()
         """What went wrong without ending it, such as a full disk, one sentence each."""
         self._model, self._pairs, self._held_out = model, tuple(pairs), tuple(held_out)
@@ -107,14 +112,14 @@ class FineTuning:
         self._saved = _read_state(model, self.config, state_path) if resume else None
         self._clock = WorkClock(self._saved[0].seconds if self._saved else 0.0)
         self._stopping = threading.Event()
-        self._corrections: list[Correction] = []
+        self._training_pairs: list[MaskDocument] = []
         self._fold_of: list[int] = []
         self._descriptions: dict[str, NDArray[np.float32]] = {}
-        self._speciality = Speciality()
-        self._maker = CourseMaker(model, self.config, self._speciality, self._clock)
+        self._expert_assignment = ExpertAssignment()
+        self._maker = TrainingRunBuilder(model, self.config, self._expert_assignment, self._clock)
         self._before: tuple[Outlined, ...] = ()
-        self._course: Course | None = None
-        self._refit: Course | None = None
+        self._training_run: TrainingRun | None = None
+        self._refit: TrainingRun | None = None
         self._candidate: Candidate | None = None
         self._events = self._timed()
 
@@ -131,7 +136,7 @@ class FineTuning:
         return self._events
 
     def prepare(self) -> Plan:
-        """Read the pictures, time a step, and say what will be done; the training starts after that."""
+        """Read the images, time a step, and say what will be done; the training starts after that."""
         while self.plan is None:
             next(self._events)
         return self.plan
@@ -159,7 +164,7 @@ class FineTuning:
         TrainingError
             If no round was finished.
         """
-        if self._candidate is None and self._course is not None:
+        if self._candidate is None and self._training_run is not None:
             self.stop()
             for _ in self._events:
                 pass
@@ -185,25 +190,25 @@ class FineTuning:
 
     def _work(self) -> Generator[Event]:
         yield from self._read()
-        folds = make_folds(self._pictures, self._fold_of)
+        folds = make_folds(self._images, self._fold_of)
         started = self._clock.seconds
         yield from self._measure_parent([pair for fold in folds for pair in fold.held_out])
         measuring = self._clock.seconds - started
-        self._specialise(folds)
-        self._course = course = yield from self._begin(folds, measuring)
-        self.plan = self._make_plan(course, folds)
+        self._assign_expert(folds)
+        self._training_run = training_run = yield from self._begin(folds, measuring)
+        self.plan = self._make_plan(training_run, folds)
         yield self.plan
         if self._refit is None:
-            yield from course.learn(self._stopping.is_set, self._save)
-        yield from self._conclude(course)
+            yield from training_run.learn(self._stopping.is_set, self._save)
+        yield from self._conclude(training_run)
 
     def _read(self) -> Generator[Progress]:
-        given, left_out = (*self._pairs, *self._held_out), list[LeftOut]()
-        for number, found in enumerate(read_corrections(given, self._model.card, self._size), 1):
-            if isinstance(found, LeftOut):
+        given, left_out = (*self._pairs, *self._held_out), list[SkippedPair]()
+        for number, found in enumerate(read_training_pairs(given, self._model.card, self._size), 1):
+            if isinstance(found, SkippedPair):
                 left_out.append(found)
             else:
-                self._corrections.append(found)
+                self._training_pairs.append(found)
                 self._describe(found.pair)
             yield Progress("reading", number, len(given))
         self.left_out = tuple(left_out)
@@ -215,77 +220,79 @@ class FineTuning:
             self._descriptions[pair.stem] = description
 
     def _deal(self) -> None:
-        """Say which pictures are held out when: as they were, as asked for, or in folds."""
+        """Say which images are held out when: as they were, as asked for, or in folds."""
         if self._saved:
             state = self._saved[0]
-            self._corrections, self._fold_of = _find_again(self._corrections, state), list(state.folds)
+            self._training_pairs, self._fold_of = _find_again(self._training_pairs, state), list(state.folds)
             return
-        stems = [correction.pair.stem for correction in self._corrections]
+        stems = [correction.pair.stem for correction in self._training_pairs]
         apart = {pair.stem for pair in self._held_out}
         if set(stems) <= apart:
             reason = self.left_out[0].reason if self.left_out else "none was given"
-            raise TrainingError(f"There are no pictures to learn from: {reason}")
+            raise TrainingError(f"There are no images to learn from: {reason}")
         if apart:
-            self._fold_of = [0 if stem in apart else NEVER for stem in stems]
+            self._fold_of = [0 if stem in apart else NOT_HELD_OUT for stem in stems]
         else:
-            self._fold_of = deal_out(stems, self._items, self.config.folds, self.config.seed)
+            self._fold_of = assign_folds(stems, self._items, self.config.folds, self.config.seed)
 
     def _measure_parent(self, pairs: Sequence[CachedPair]) -> Generator[Progress]:
         for pair in pairs:
             self._before += (outline_pair(self._model, pair, upright=True),)
             yield Progress("measuring", len(self._before), len(pairs))
 
-    def _specialise(self, folds: Sequence[Fold]) -> None:
+    def _assign_expert(self, folds: Sequence[Fold]) -> None:
         """Say which weights are to learn, and how."""
         names = [([p.stem for p in fold.learn], [p.stem for p in fold.held_out]) for fold in folds]
-        self._speciality = find_speciality(self._model, names, self._descriptions, self.config)
-        self._maker = CourseMaker(self._model, self.config, self._speciality, self._clock)
+        self._expert_assignment = assign_expert(self._model, names, self._descriptions, self.config)
+        self._maker = TrainingRunBuilder(self._model, self.config, self._expert_assignment, self._clock)
 
-    def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, Course]:
+    def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, TrainingRun]:
         if not self._saved:
             return (yield from self._maker.begin(folds, measuring))
-        course, self._refit = self._maker.begin_again(folds, self._pictures, *self._saved)
+        training_run, self._refit = self._maker.begin_again(folds, self._images, *self._saved)
         self._saved = None
-        return course
+        return training_run
 
     @property
-    def _pictures(self) -> list[CachedPair]:
-        return [correction.pair for correction in self._corrections]
+    def _images(self) -> list[CachedPair]:
+        return [correction.pair for correction in self._training_pairs]
 
-    def _make_plan(self, course: Course, folds: Sequence[Fold]) -> Plan:
+    def _make_plan(self, training_run: TrainingRun, folds: Sequence[Fold]) -> Plan:
         copies = len(folds)
         return Plan(
-            pictures=len({pair.stem for fold in folds for pair in fold.learn}),
+            images=len({pair.stem for fold in folds for pair in fold.learn}),
             held_out=tuple(pair.stem for fold in folds for pair in fold.held_out),
             folds=copies,
-            steps=course.schedule.steps * copies + course.schedule.refit,
-            rounds=course.schedule.rounds,
-            seconds=planned_seconds(self._maker.config, copies, course.schedule, course.step, course.costs),
-            step_seconds=course.costs.step,
-            batch_size=course.ensemble.batch_size,
+            steps=training_run.schedule.steps * copies + training_run.schedule.refit,
+            rounds=training_run.schedule.rounds,
+            seconds=planned_seconds(
+                self._maker.config, copies, training_run.schedule, training_run.step, training_run.costs
+            ),
+            step_seconds=training_run.costs.step,
+            batch_size=training_run.ensemble.batch_size,
             size=self._maker.size,
-            own_kind=self._speciality.recognised if self._speciality.of_its_own else None,
+            own_kind=self._expert_assignment.recognized if self._expert_assignment.of_its_own else None,
             device=describe_device(self._model.device),
             left_out=self.left_out,
         )
 
-    def _conclude(self, course: Course) -> Generator[Event]:
-        """Choose how far to go, compare old with new, learn from all pictures, and make the candidate."""
-        if course.best is None:
+    def _conclude(self, training_run: TrainingRun) -> Generator[Event]:
+        """Choose how far to go, compare old with new, learn from all images, and make the candidate."""
+        if training_run.best is None:
             return
         after = {}
-        for share in self._maker.config.shares if self._before else ():
-            known = course.best_outlined if share == course.measured_share else ()
-            after[share] = known or (yield from self._outline(course, share))
-        share = choose_share(self._before, after) if after else self.config.unmeasured_share
+        for share in self._maker.config.interpolations if self._before else ():
+            known = training_run.best_outlined if share == training_run.measured_share else ()
+            after[share] = known or (yield from self._outline(training_run, share))
+        share = choose_interpolation(self._before, after) if after else self.config.unmeasured_interpolation
         comparison = compare(self._before, after[share]) if after else None
         offered, reason = judge(comparison)
-        if self._speciality.of_its_own:
-            reason += " It is for pictures of this kind: all others are outlined as before."
-        last = (yield from self._learn_from_all(course)) if offered else course
-        rounds = course.rounds
-        if last is not course and self.config.expert is not None:
-            rounds, share = [*rounds, *last.rounds], self.config.expert.refit_share
+        if self._expert_assignment.of_its_own:
+            reason += " It is for images of this kind: all others are outlined as before."
+        last = (yield from self._learn_from_all(training_run)) if offered else training_run
+        rounds = training_run.rounds
+        if last is not training_run and self.config.expert is not None:
+            rounds, share = [*rounds, *last.rounds], self.config.expert.refit_interpolation
         card = self._model.card.model_copy(
             update={
                 "parent": self._model.sha256,
@@ -296,31 +303,35 @@ class FineTuning:
         model = last.ensemble.mean(last.best_weights, share, card)
         self._candidate = Candidate(model, comparison, offered, reason, share, tuple(rounds))
 
-    def _outline(self, course: Course, share: float) -> Generator[Progress, None, tuple[Outlined, ...]]:
-        return outline_held_out(course.ensemble, course.best_weights, share, "comparing")
+    def _outline(
+        self, training_run: TrainingRun, share: float
+    ) -> Generator[Progress, None, tuple[Outlined, ...]]:
+        return outline_held_out(training_run.ensemble, training_run.best_weights, share, "comparing")
 
-    def _learn_from_all(self, course: Course) -> Generator[Event, None, Course]:
-        """Let one copy go on with all pictures, those held out included; return its course, or the one given.
+    def _learn_from_all(self, training_run: TrainingRun) -> Generator[Event, None, TrainingRun]:
+        """Let one copy go on with all images, those held out included; return its course, or the one given.
 
         That is what one does after a cross-validation: the copies said whether this way of learning does good
-        with these pictures, and what learns from all of them does not do worse.
+        with these images, and what learns from all of them does not do worse.
         """
         if self._refit is None and not self._stopping.is_set():
-            self._refit = self._maker.refit(course, self._pictures)
+            self._refit = self._maker.refit(training_run, self._images)
         if (refit := self._refit) is None:
-            return course
+            return training_run
         yield from refit.learn(self._stopping.is_set, self._save)
-        return refit if refit.best is not None else course
+        return refit if refit.best is not None else training_run
 
-    def _record(self, course: Course, rounds: Sequence[EpochResult], share: float) -> dict[str, object]:
+    def _record(
+        self, training_run: TrainingRun, rounds: Sequence[EpochResult], share: float
+    ) -> dict[str, object]:
         facts = {
-            "expert": self._speciality.place,
+            "expert": self._expert_assignment.place,
             "share": share,
-            "steps": course.steps_done,
+            "steps": training_run.steps_done,
             "seconds": round(self._clock.seconds, 1),
             "curve": [_as_record(result) for result in rounds],
         }
-        hashes = [correction.sha256 for correction in self._corrections]
+        hashes = [correction.sha256 for correction in self._training_pairs]
         return describe_training(self._model, self.config, hashes, facts)
 
     @property
@@ -331,16 +342,16 @@ class FineTuning:
 
     def _save(self) -> None:
         """Save the state; a full disk costs the way back, not the training."""
-        if self._state_path is None or self._course is None:
+        if self._state_path is None or self._training_run is None:
             return
-        hashes = [correction.sha256 for correction in self._corrections]
+        hashes = [correction.sha256 for correction in self._training_pairs]
         about = self.config, _identify(self._model), self._model.card.name, hashes, self._fold_of
-        state, tensors = self._course.state(*about), self._course.state_tensors()
+        state, tensors = self._training_run.state(*about), self._training_run.state_tensors()
         if self._refit is not None:
             state = state.model_copy(update={"refit": self._refit.state(*about)})
             tensors |= {f"{REFIT}{name}": tensor for name, tensor in self._refit.state_tensors().items()}
         try:
-            write_unfinished(self._state_path, state, tensors)
+            write_finetune_checkpoint(self._state_path, state, tensors)
         except OSError as error:
             problem = (
                 f"The state of the training cannot be saved to {self._state_path}: {error.strerror}. "
@@ -352,7 +363,7 @@ class FineTuning:
 
     def _release(self) -> None:
         """Give the memory of the copies back."""
-        self._course, self._refit, self._saved = None, None, None
+        self._training_run, self._refit, self._saved = None, None, None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if torch.backends.mps.is_available():
@@ -369,7 +380,7 @@ def fine_tune(
     state_path: str | Path | None = None,
     resume: bool = False,
 ) -> FineTuning:
-    """Let a copy of a model learn from corrected pictures.
+    """Let a copy of a model learn from corrected images.
 
     Parameters
     ----------
@@ -406,11 +417,11 @@ def _check_inputs(
     model: Model, pairs: Sequence[Pair | CachedPair], held_out: Sequence[Pair | CachedPair]
 ) -> None:
     if not pairs:
-        raise TrainingError("There are no pictures with masks to learn from.")
+        raise TrainingError("There are no images with masks to learn from.")
     stems = [pair.stem for pair in (*pairs, *held_out)]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise TrainingError(f"Two pictures have the name {twice}; rename one of them.")
+        raise TrainingError(f"Two images have the name {twice}; rename one of them.")
     if not any(True for _ in model.network.parameters()):
         raise TrainingError(
             f"The model '{model.card.name}' cannot learn in this form; take its .safetensors file."
@@ -428,10 +439,10 @@ def _identify(model: Model) -> str:
 
 def _read_state(
     model: Model, config: FineTuneConfig, path: Path | None
-) -> tuple[Unfinished, dict[str, Tensor]]:
+) -> tuple[FineTuneCheckpoint, dict[str, Tensor]]:
     if path is None:
         raise TrainingError("To continue a training, say where its state is.")
-    state, tensors = read_unfinished(path)
+    state, tensors = read_finetune_checkpoint(path)
     if state.parent != _identify(model):
         which = f"from “{state.model}”" if state.model != model.card.name else "from another model"
         raise TrainingError(f"The unfinished training started {which}: choose that one, or start anew.")
@@ -440,16 +451,16 @@ def _read_state(
     return state, tensors
 
 
-def _find_again(corrections: Sequence[Correction], state: Unfinished) -> list[Correction]:
-    """Return the pictures of an unfinished training in its order."""
-    known = {correction.sha256: correction for correction in corrections}
-    missing = sum(digest not in known for digest in state.pictures)
+def _find_again(training_pairs: Sequence[MaskDocument], state: FineTuneCheckpoint) -> list[MaskDocument]:
+    """Return the images of an unfinished training in its order."""
+    known = {correction.sha256: correction for correction in training_pairs}
+    missing = sum(digest not in known for digest in state.images)
     if missing:
         raise TrainingError(
-            f"{missing} of the {len(state.pictures)} pictures of the unfinished training are gone or were "
+            f"{missing} of the {len(state.images)} images of the unfinished training are gone or were "
             "corrected again since; start anew."
         )
-    return [known[digest] for digest in state.pictures]
+    return [known[digest] for digest in state.images]
 
 
 def _as_record(result: EpochResult) -> dict[str, object]:

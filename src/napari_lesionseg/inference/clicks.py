@@ -1,4 +1,4 @@
-"""Clicks: the planes a network sees them as, the promise to honour them, and a simulated reader."""
+"""Clicks: the planes a network sees them as, the promise to honor them, and a simulated annotator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISC_RADIUS = 8.0  # pixels at working size: 5 are felt less, 12 hide where they
 
 
 def clicks_inside(clicks: Sequence[Click], shape: tuple[int, ...]) -> list[Click]:
-    """Leave out the clicks that lie outside a picture of ``shape`` (H, W), in pixels."""
+    """Leave out the clicks that lie outside an image of ``shape`` (H, W), in pixels."""
     return [c for c in clicks if 0 <= c.pixel[0] < shape[0] and 0 <= c.pixel[1] < shape[1]]
 
 
@@ -38,11 +38,11 @@ def guidance_planes(
     Parameters
     ----------
     clicks : sequence of Click
-        In pixels of the picture; those outside are ignored.
+        In pixels of the image; those outside are ignored.
     previous : Probability, optional
         Shape ``planes_shape``; None: no previous outline.
     shape : (int, int)
-        Height and width of the picture.
+        Height and width of the image.
     planes_shape : (int, int)
         Height and width of the planes.
 
@@ -61,7 +61,7 @@ def guidance_planes(
     return planes
 
 
-def honour_clicks(probability: Probability, clicks: Sequence[Click]) -> Probability:
+def honor_clicks(probability: Probability, clicks: Sequence[Click]) -> Probability:
     """Make a probability agree with every click.
 
     Parameters
@@ -69,7 +69,7 @@ def honour_clicks(probability: Probability, clicks: Sequence[Click]) -> Probabil
     probability : Probability
         Shape (H, W), or (C, H, W) with the background first.
     clicks : sequence of Click
-        In pixels of the picture; those outside are ignored, and of several on one pixel the last counts.
+        In pixels of the image; those outside are ignored, and of several on one pixel the last counts.
 
     Returns
     -------
@@ -80,46 +80,46 @@ def honour_clicks(probability: Probability, clicks: Sequence[Click]) -> Probabil
     """
     shape = probability.shape[-2:]
     inside = clicks_inside(clicks, shape)
-    return honour_part(probability, inside, click_radius(shape)) if inside else probability
+    return honor_part(probability, inside, click_radius(shape)) if inside else probability
 
 
-def honour_part(
+def honor_part(
     part: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int] = (0, 0)
 ) -> Probability:
-    """Do to a part of a probability what `honour_clicks` does to the whole.
+    """Do to a part of a probability what `honor_clicks` does to the whole.
 
     Parameters
     ----------
     part : Probability
         Shape (h, w), or (C, h, w) with the background first.
     clicks : sequence of Click
-        All clicks inside the picture, in its pixels.
+        All clicks inside the image, in its pixels.
     radius : int
-        `click_radius` of the picture.
+        `click_radius` of the image.
     corner : (int, int)
-        Row and column of the picture at which the part begins.
+        Row and column of the image at which the part begins.
     """
     if part.ndim == 2:
-        return _honour(part, clicks, radius, corner)
-    return _share_out(part, _honour(1 - part[0], clicks, radius, corner))
+        return _honor(part, clicks, radius, corner)
+    return _share_out(part, _honor(1 - part[0], clicks, radius, corner))
 
 
-def _honour(
+def _honor(
     probability: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int]
 ) -> Probability:
-    honoured = probability.copy()
-    height, width = honoured.shape
+    honored = probability.copy()
+    height, width = honored.shape
     places = [(click.pixel[0] - corner[0], click.pixel[1] - corner[1], click.positive) for click in clicks]
     for row, col, positive in places:
         top, left = max(0, row - radius), max(0, col - radius)
-        part = honoured[top : max(row + radius + 1, 0), left : max(col + radius + 1, 0)]
+        part = honored[top : max(row + radius + 1, 0), left : max(col + radius + 1, 0)]
         rows, cols = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
         weight = np.clip(1 - np.hypot(rows - row, cols - col) / radius, 0, 1).astype(np.float32)
         part += (np.float32(positive) - part) * weight
     for row, col, positive in places:  # the disc of a later click may have run over an earlier one
         if 0 <= row < height and 0 <= col < width:
-            honoured[row, col] = positive
-    return honoured
+            honored[row, col] = positive
+    return honored
 
 
 def _share_out(probability: Probability, lesion: Probability) -> Probability:
@@ -136,7 +136,7 @@ def next_click(
     rng: np.random.Generator | None = None,
     jitter: float = 0.0,
 ) -> Click | None:
-    """Say where a reader would click next: at the centre of the largest wrong region.
+    """Say where an annotator would click next: at the center of the largest wrong region.
 
     The field's protocol (Xu et al. 2016, "Deep interactive object selection"; RITM): of the false-negative
     and the false-positive pixels, the one deepest inside its region.
@@ -148,7 +148,7 @@ def next_click(
     rng : numpy.random.Generator, optional
         Needed for a jittered click.
     jitter : float
-        Share of the depth of the region by which a human-like click may be off its centre, 0 to 1.
+        Share of the depth of the region by which a human-like click may be off its center, 0 to 1.
 
     Returns
     -------
@@ -181,7 +181,7 @@ class _Region(NamedTuple):
 
 
 def _measure(region: NDArray[np.bool_]) -> _Region:
-    """Measure how far each pixel of ``region`` is from the outside; the picture ends there as well."""
+    """Measure how far each pixel of ``region`` is from the outside; the image ends there as well."""
     rows, cols = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     if not rows.size:
         return _Region(np.zeros((0, 0), np.float32), 0, 0)

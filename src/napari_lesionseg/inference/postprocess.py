@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from skimage import measure
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.inference.run_length import Runs
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.inference.run_length import Runs
 from napari_lesionseg.types import Click, LabelImage, Probability
 
 _Pixel = tuple[int, int]
@@ -56,7 +56,7 @@ def postprocess(
     clicks : iterable of Click
         Every positive click ends up inside and every negative click outside. Where the probabilities
         disagree, a disc of `click_radius` pixels around the click is set or cleared. Of several clicks on one
-        pixel the last counts; clicks outside the picture are ignored.
+        pixel the last counts; clicks outside the image are ignored.
 
     Returns
     -------
@@ -72,8 +72,8 @@ def postprocess(
     -----
     Parts smaller than ``config.min_area`` pixels, and with ``config.largest_only`` all but the largest part,
     are dropped, but never a part with a positive click in it. Then holes are filled, except those with a
-    negative click in them. Parts go first, so that a thin ring around the picture cannot swallow the lesion
-    inside it. What touches the border of the picture is not a hole.
+    negative click in them. Parts go first, so that a thin ring around the image cannot swallow the lesion
+    inside it. What touches the border of the image is not a hole.
 
     With C classes the background must be beaten by odds of ``threshold``, so 0.5 gives the most probable
     class and two classes give the same mask as a map of one. Every class is cleaned by itself, and holes are
@@ -143,7 +143,7 @@ def clean_labels(
     config : PostprocessConfig
         What is cleaned.
     targets : mapping of (row, col) to int
-        Clicked pixels, inside the picture, with the class they must have; 0 for the background.
+        Clicked pixels, inside the image, with the class they must have; 0 for the background.
     region : (slice, slice), optional
         Rows and columns outside of which there is no label above 0, if that is known.
 
@@ -152,7 +152,7 @@ def clean_labels(
     ndarray, shape (H, W), uint8
         The very same array.
     """
-    _honour(labels, targets)
+    _honor(labels, targets)
     if region is None:
         region = bounding_box(labels) or (slice(0, 0), slice(0, 0))
     else:
@@ -193,18 +193,18 @@ def split_instances(mask: NDArray[np.generic]) -> NDArray[np.int32]:
 def click_radius(shape: tuple[int, ...]) -> int:
     """Tell the radius in pixels of the disc a click stands for.
 
-    It grows with the picture: a hand aims no better when the picture is larger, as it fills the same screen.
+    It grows with the image: a hand aims no better when the image is larger, as it fills the same screen.
 
     Parameters
     ----------
     shape : tuple of int
-        Height and width of the picture in pixels; a 768x560 picture gives 3.
+        Height and width of the image in pixels; a 768x560 image gives 3.
     """
     return max(2, round(math.hypot(*shape) / 300))
 
 
 def clicked_pixels(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
-    """Map each clicked pixel inside the picture to whether its last click was positive."""
+    """Map each clicked pixel inside the image to whether its last click was positive."""
     pixels: dict[_Pixel, bool] = {}
     for click in clicks:
         row, col = click.pixel
@@ -226,7 +226,7 @@ def bounding_box(mask: NDArray[np.generic]) -> tuple[slice, slice] | None:
 def with_discs(
     region: tuple[slice, slice], pixels: Iterable[_Pixel], shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
-    """Enlarge a region by the discs that clicks on pixels stand for, as far as a picture of a shape goes."""
+    """Enlarge a region by the discs that clicks on pixels stand for, as far as an image of a shape goes."""
     radius = click_radius(shape)
     top, bottom, left, right = region[0].start, region[0].stop, region[1].start, region[1].stop
     for row, col in pixels:
@@ -235,20 +235,20 @@ def with_discs(
     return slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
 
 
-def _honour(labels: LabelImage, targets: Mapping[_Pixel, int]) -> None:
+def _honor(labels: LabelImage, targets: Mapping[_Pixel, int]) -> None:
     """Set or clear a disc, in place, where the labels disagree with a click."""
     radius = click_radius(labels.shape)
     for pixel, target in targets.items():
         if (labels[pixel] > 0) != (target > 0):
             _paint_disc(labels, pixel, radius, target)
-    for pixel, target in targets.items():  # a disc may have run over a neighbouring click
+    for pixel, target in targets.items():  # a disc may have run over a neighboring click
         if (labels[pixel] > 0) != (target > 0):
             labels[pixel] = target
 
 
-def _paint_disc(labels: LabelImage, centre: _Pixel, radius: int, target: int) -> None:
+def _paint_disc(labels: LabelImage, center: _Pixel, radius: int, target: int) -> None:
     """Write ``target`` into a disc, in place; a class never paints over another one."""
-    (row, col), (height, width) = centre, labels.shape
+    (row, col), (height, width) = center, labels.shape
     top, left = max(row - radius, 0), max(col - radius, 0)
     rows, cols = np.ogrid[top : min(row + radius + 1, height), left : min(col + radius + 1, width)]
     window = labels[top : top + rows.size, left : left + cols.size]

@@ -1,8 +1,8 @@
-"""What a network said of a picture, at the size it worked at, and outlines of the picture told from it.
+"""What a network said of an image, at the size it worked at, and outlines of the image told from it.
 
-A network looks at a picture of any size at some 300 x 200 pixels. Between its pixels its answer runs straight
-(bilinearly), so where four neighbours agree, everything between them agrees with them, and of the millions of
-pixels of a large picture only those have to be looked at between which the outline runs.
+A network looks at an image of any size at some 300 x 200 pixels. Between its pixels its answer runs straight
+(bilinearly), so where four neighbors agree, everything between them agrees with them, and of the millions of
+pixels of a large image only those have to be looked at between which the outline runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.inference.clicks import clicks_inside, honour_clicks, honour_part
+from napari_lesionseg.inference.clicks import clicks_inside, honor_clicks, honor_part
 from napari_lesionseg.inference.postprocess import (
     clean_labels,
     click_radius,
@@ -36,16 +36,16 @@ _AT_ONCE = 1 << 22
 
 
 class _Axis(NamedTuple):
-    """Where the pixels of a picture lie between those of the network, along one axis.
+    """Where the pixels of an image lie between those of the network, along one axis.
 
     Parameters
     ----------
     low : ndarray, shape (N,), intp
-        The network's pixel before each of the picture's.
+        The network's pixel before each of the image's.
     weight : ndarray, shape (N,), float32
         How far it is on the way to the next, 0 to 1.
     starts : ndarray, shape (n + 1,), intp
-        First of the picture's pixels behind each of the network's.
+        First of the image's pixels behind each of the network's.
     """
 
     low: NDArray[np.intp]
@@ -62,17 +62,17 @@ class _Axis(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WorkingAnswer:
-    """What a network said of a picture; never changed, so that threads can share it.
+class Prediction:
+    """What a network said of an image; never changed, so that threads can share it.
 
     Parameters
     ----------
     logits : ndarray
         (C, h, w) float32: one channel for one class, else the background first.
     size : (int, int)
-        Height and width of the picture.
+        Height and width of the image.
     clicks : tuple of Click
-        What the probability agrees with, in pixels of the picture.
+        What the probability agrees with, in pixels of the image.
     """
 
     logits: NDArray[np.float32]
@@ -81,7 +81,7 @@ class WorkingAnswer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the probability at the picture's size, (H, W) or (C, H, W)."""
+        """Shape of the probability at the image's size, (H, W) or (C, H, W)."""
         return self.size if len(self.logits) == 1 else (len(self.logits), *self.size)
 
     @property
@@ -96,7 +96,7 @@ class WorkingAnswer:
         Parameters
         ----------
         size : (int, int), optional
-            Height and width to say it at; None: the picture's own.
+            Height and width to say it at; None: the image's own.
 
         Returns
         -------
@@ -114,7 +114,7 @@ class WorkingAnswer:
             else click
             for click in self.clicks
         ]
-        return honour_clicks(probability[0] if len(probability) == 1 else probability, clicks)
+        return honor_clicks(probability[0] if len(probability) == 1 else probability, clicks)
 
     def small(self) -> Probability:
         """Give the probability at the size the network worked at, whatever the clicks say."""
@@ -156,7 +156,7 @@ class WorkingAnswer:
         return clean_labels(labels, config, targets, region)
 
     def contains(self, row: int, col: int, threshold: float) -> bool:
-        """Tell whether a pixel of the picture reaches a threshold, whatever the clicks say."""
+        """Tell whether a pixel of the image reaches a threshold, whatever the clicks say."""
         values = _Drawing(self, threshold).margins_at([(row, col)])
         return bool(values.max() >= _cut(threshold))
 
@@ -168,7 +168,7 @@ class _Drawing:
     those of several are above that of the background.
     """
 
-    def __init__(self, answer: WorkingAnswer, threshold: float) -> None:
+    def __init__(self, answer: Prediction, threshold: float) -> None:
         logits = answer.logits
         self._answer, self._threshold = answer, threshold
         self._margins = logits if len(logits) == 1 else logits[1:] - logits[0]
@@ -204,16 +204,16 @@ class _Drawing:
         values: Probability = logits_to_probability(logits)[0].numpy()
         part = values[0] if len(values) == 1 else values
         corner = (int(rows[0]), int(cols[0]))
-        agreed = honour_part(part, clicks_inside(self._answer.clicks, size), radius, corner)
+        agreed = honor_part(part, clicks_inside(self._answer.clicks, size), radius, corner)
         labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = threshold_labels(agreed, self._threshold)
 
     def margins_at(self, pixels: list[tuple[int, int]]) -> NDArray[np.float32]:
-        """Give the margins (K, N) at N pixels of the picture."""
+        """Give the margins (K, N) at N pixels of the image."""
         found = [self._between(self._margins, np.array([row]), np.array([col])) for row, col in pixels]
         return np.concatenate(found, axis=-1)[:, 0] if found else self._margins[:, :0, 0]
 
     def best_at(self, pixels: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
-        """Give the class, other than the background, that is the most probable at pixels of the picture."""
+        """Give the class, other than the background, that is the most probable at pixels of the image."""
         return dict(zip(pixels, (int(at) + 1 for at in self.margins_at(pixels).argmax(axis=0)), strict=True))
 
     def _classes(self, margins: NDArray[np.float32]) -> LabelImage:
@@ -227,7 +227,7 @@ class _Drawing:
     def _between(
         self, values: NDArray[np.float32], rows: NDArray[np.intp], cols: NDArray[np.intp]
     ) -> NDArray[np.float32]:
-        """Interpolate values (K, h, w) at rows and columns of the picture, (K, rows, cols)."""
+        """Interpolate values (K, h, w) at rows and columns of the image, (K, rows, cols)."""
         down, right = self._rows.weight[rows, None], self._cols.weight[cols]
         low, left = self._rows.low[rows, None], self._cols.low[cols]
         return _blend([corner[:, low, left] for corner in _corners(values)], down, right)
@@ -242,7 +242,7 @@ class _Drawing:
             top, left = tops[first : first + step], lefts[first : first + step]
             rows, known_rows = _pixels_behind(self._rows, top, high)  # (N, high)
             cols, known_cols = _pixels_behind(self._cols, left, wide)
-            there = known_rows & known_cols  # pictures smaller than what the network saw leave some out
+            there = known_rows & known_cols  # images smaller than what the network saw leave some out
             rows, cols, top, left = rows[there], cols[there], top[there], left[there]
             around = [corner[:, top, left][:, :, None, None] for corner in corners]
             values = _blend(around, self._rows.weight[rows][:, :, None], self._cols.weight[cols][:, None])
@@ -277,7 +277,7 @@ def _blend(
 def _pixels_behind(
     axis: _Axis, cells: NDArray[np.intp], most: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Give the picture's pixels behind each of the network's (N, most), the last repeated; and if any are."""
+    """Give the image's pixels behind each of the network's (N, most), the last repeated; and if any are."""
     starts, stops = axis.starts[cells], axis.starts[cells + 1]
     pixels = np.minimum(starts[:, None] + np.arange(most), stops[:, None] - 1)
     return pixels, stops > starts

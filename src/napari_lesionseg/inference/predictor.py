@@ -1,4 +1,4 @@
-"""Models at work: from a picture, and clicks, to a probability and an outline."""
+"""Models at work: from an image, and clicks, to a probability and an outline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.io.resize import normalise, resize_picture, working_shape
+from napari_lesionseg.errors import DeviceError, ImageError
 from napari_lesionseg.inference.clicks import clicks_inside, guidance_planes
 from napari_lesionseg.inference.device import autocast, choose_device, describe_device, is_out_of_memory
 from napari_lesionseg.inference.postprocess import postprocess as clean_up
 from napari_lesionseg.inference.postprocess import resolve_threshold
-from napari_lesionseg.inference.prediction import WorkingAnswer
-from napari_lesionseg.errors import DeviceError, PictureError
+from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.resize import normalize, resize_image, working_shape
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint
@@ -42,12 +42,12 @@ class Runner(NamedTuple):
     device: torch.device
     precision: str
 
-    def for_picture(self, view: Tensor) -> Runner:
-        """Return what is to outline a picture (1, 3, h, w), where several networks share the work."""
+    def for_image(self, view: Tensor) -> Runner:
+        """Return what is to outline an image (1, 3, h, w), where several networks share the work."""
         return self._replace(network=self.network.network_for(self._place(view)))
 
     def encode(self, view: Tensor) -> tuple[Tensor, ...]:
-        """Encode a picture (1, 3, h, w), in float32: what is lost to rounding here grows on its way.
+        """Encode an image (1, 3, h, w), in float32: what is lost to rounding here grows on its way.
 
         With the decoder alone in bfloat16 the answers differ four times less from those in float32 than with
         both, and take hardly longer: the encoder's filters are thin, and wait for memory rather than reckon.
@@ -65,7 +65,7 @@ class Runner(NamedTuple):
 
 
 class Model:
-    """A network with its card, ready to outline pictures.
+    """A network with its card, ready to outline images.
 
     Several threads may use one model at the same time.
 
@@ -98,49 +98,49 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where pictures are outlined."""
+        """Where images are outlined."""
         return self.runner.device
 
-    def encode(self, image: ByteImage, whole: EncodedPicture | None = None) -> EncodedPicture:
+    def encode(self, image: ByteImage, whole: EncodedImage | None = None) -> EncodedImage:
         """Run the part of the network that clicks do not change.
 
         Parameters
         ----------
         image : ByteImage
             Shape (H, W, 3), RGB, 0 to 255.
-        whole : EncodedPicture, optional
-            The picture that ``image`` is a part of: which of several experts looks at it is decided by that.
+        whole : EncodedImage, optional
+            The image that ``image`` is a part of: which of several experts looks at it is decided by that.
 
         Raises
         ------
-        PictureError
+        ImageError
             If ``image`` is of another shape or type.
         DeviceError
             If the memory of the computer is not enough.
         """
         view = self.view(image)
         height, width = image.shape[:2]
-        return EncodedPicture(self, (height, width), view, view if whole is None else whole.view)
+        return EncodedImage(self, (height, width), view, view if whole is None else whole.view)
 
     def view(self, image: ByteImage) -> Tensor:
-        """Bring a picture (H, W, 3) to what the network sees of it, shape (1, 3, h, w), on the processor.
+        """Bring an image (H, W, 3) to what the network sees of it, shape (1, 3, h, w), on the processor.
 
         Raises
         ------
-        PictureError
+        ImageError
             If ``image`` is of another shape or type.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise PictureError(
-                "A picture must be bytes of shape (height, width, 3), "
+            raise ImageError(
+                "An image must be bytes of shape (height, width, 3), "
                 f"not {image.dtype} of shape {image.shape}."
             )
-        small = resize_picture(image, working_shape((image.shape[0], image.shape[1]), self.card.working_size))
-        return torch.from_numpy(normalise(small, self.card.mean, self.card.std))[None]
+        small = resize_image(image, working_shape((image.shape[0], image.shape[1]), self.card.working_size))
+        return torch.from_numpy(normalize(small, self.card.mean, self.card.std))[None]
 
     @torch.inference_mode()
     def describe(self, image: ByteImage) -> NDArray[np.float32] | None:
-        """Say what kind of picture (H, W, 3) it is; None if the network has no words for that.
+        """Say what kind of image (H, W, 3) it is; None if the network has no words for that.
 
         See `SegmentationNetwork.describe`.
         """
@@ -162,7 +162,7 @@ class Model:
         image : ByteImage
             Shape (H, W, 3), RGB, 0 to 255.
         clicks : sequence of Click
-            Points that the answer must contain, or must leave out; those outside the picture are ignored.
+            Points that the answer must contain, or must leave out; those outside the image are ignored.
         previous : Probability, optional
             The answer before the last click, shape (H, W) or (C, H, W).
         upright : bool
@@ -175,7 +175,7 @@ class Model:
 
         Raises
         ------
-        PictureError
+        ImageError
             If ``image`` is of another shape or type, or ``previous`` is of another size.
         DeviceError
             If the memory of the computer is not enough.
@@ -193,17 +193,17 @@ class Model:
         return Runner(network, device, self.precision)
 
 
-class EncodedPicture:
-    """A picture that a model has looked at: each further click costs the decoder alone.
+class EncodedImage:
+    """An image that a model has looked at: each further click costs the decoder alone.
 
     Made by `Model.encode`. Where the model's card says so, the outline before the first click is the mean
-    over the picture's four quarter turns, which go through the network one after the other: that takes the
-    least memory. Clicks are answered from the picture as it stands, for they cannot wait four times as long.
+    over the image's four quarter turns, which go through the network one after the other: that takes the
+    least memory. Clicks are answered from the image as it stands, for they cannot wait four times as long.
     """
 
     def __init__(self, model: Model, shape: tuple[int, int], view: Tensor, whole: Tensor) -> None:
         self.shape = shape
-        """Height and width of the picture."""
+        """Height and width of the image."""
         self.view = view
         """What the network sees of it, shape (1, 3, h, w)."""
         self._model, self._whole, self._runner = model, whole, model.runner
@@ -216,21 +216,21 @@ class EncodedPicture:
     ) -> Probability:
         """Answer as `Model.predict` does."""
         if previous is not None and previous.shape[-2:] != self.shape:
-            raise PictureError(
-                f"The previous answer is of shape {previous.shape}, its picture of shape {self.shape}."
+            raise ImageError(
+                f"The previous answer is of shape {previous.shape}, its image of shape {self.shape}."
             )
         return self._with_enough_memory(self.answer(clicks, previous, upright=upright).probability)
 
     @torch.inference_mode()
     def answer(
         self, clicks: Sequence[Click] = (), previous: Probability | None = None, *, upright: bool = False
-    ) -> WorkingAnswer:
+    ) -> Prediction:
         """Answer as `predict` does, at the size the network works at, from which outlines are drawn quicker.
 
         Parameters
         ----------
         clicks : sequence of Click
-            In pixels of the picture.
+            In pixels of the image.
         previous : Probability, optional
             The answer before the last click, at any size.
         upright : bool
@@ -238,13 +238,13 @@ class EncodedPicture:
         """
         guidance = self._guidance(clicks_inside(clicks, self.shape), previous)
         logits = self._with_enough_memory(functools.partial(self._decode, guidance, upright))
-        return WorkingAnswer(logits, self.shape, tuple(clicks))
+        return Prediction(logits, self.shape, tuple(clicks))
 
     @torch.inference_mode()
     def _encode(self) -> tuple[Tensor, ...]:
-        """Return the features of the picture, by the runner that is in use now."""
+        """Return the features of the image, by the runner that is in use now."""
         if self._encoded_by is not self._runner:
-            self._expert = self._runner.for_picture(self._whole)
+            self._expert = self._runner.for_image(self._whole)
             self._features = self._expert.encode(self.view)
             self._encoded_by = self._runner
         return self._features
@@ -253,12 +253,12 @@ class EncodedPicture:
         """Return the logits (C, h, w)."""
         features = self._encode()
         logits = self._expert.decode(features, guidance) / self._model.card.temperature
-        if guidance is None and self._model.card.test_time_turns and not upright:
-            logits = self._average_turns(logits)
+        if guidance is None and self._model.card.test_time_augmentation and not upright:
+            logits = self._predict_augmented(logits)
         answer: NDArray[np.float32] = logits[0].cpu().contiguous().numpy()
         return answer
 
-    def _average_turns(self, upright: Tensor) -> Tensor:
+    def _predict_augmented(self, upright: Tensor) -> Tensor:
         """Return logits (1, C, h, w) whose probability is the mean over the quarter turns."""
         mean = logits_to_probability(upright)
         for turns in (1, 2, 3):
@@ -295,7 +295,7 @@ class EncodedPicture:
 
 
 _TOO_LITTLE_MEMORY = (
-    "This computer has too little free memory for the picture; close other programs or make it smaller."
+    "This computer has too little free memory for the image; close other programs or make it smaller."
 )
 
 
@@ -342,7 +342,7 @@ def segment(
     clicks: Sequence[Click] = (),
     postprocess: PostprocessConfig | None = None,
 ) -> LabelImage:
-    """Outline the lesions of a picture.
+    """Outline the lesions of an image.
 
     Parameters
     ----------

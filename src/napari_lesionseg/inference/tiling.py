@@ -1,13 +1,13 @@
-"""Very large pictures, part by part, in memory that does not grow with them.
+"""Very large images, part by part, in memory that does not grow with them.
 
-Two ways, for two kinds of picture. `predict_tiles` looks at every part of the picture closely: for many small
-lesions, as in photographs of the whole body. `predict_whole` looks at the whole picture from afar: for one
+Two ways, for two kinds of image. `predict_tiles` looks at every part of the image closely: for many small
+lesions, as in photographs of the whole body. `predict_whole` looks at the whole image from afar: for one
 large lesion, which no tile would hold.
 
-The network looks through windows of one size that overlap. Where they stand depends on the picture alone; how
+The network looks through windows of one size that overlap. Where they stand depends on the image alone; how
 many of them are read at once, as a tile, depends on the memory there is. So tiles of any size give the same
 answer, whatever the network: within 1e-5 in float32, which is what rounding in batches of different sizes may
-do. Windows fade into each other with weights that add up to one, so that no seam is seen. Beyond the picture
+do. Windows fade into each other with weights that add up to one, so that no seam is seen. Beyond the image
 they see it mirrored.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_lesionseg.config import Settings
-from napari_lesionseg.io.resize import STRIDE, normalise, resize_picture
+from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.inference.tiling_io import (
     NpyFile,
@@ -35,23 +35,23 @@ from napari_lesionseg.inference.tiling_io import (
     Stored,
     Writable,
     as_bytes,
+    check_image,
     check_output,
-    check_picture,
     new_output,
     put_part,
     strips_of,
 )
-from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.io.resize import STRIDE, normalize, resize_image
 from napari_lesionseg.models.base import logits_to_probability
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
 
-_FACES = 4  # the whole picture is averaged down to this many times the model's working size
+_FACES = 4  # the whole image is averaged down to this many times the model's working size
 
 
 class TileConfig(Settings):
-    """How a picture is looked at part by part."""
+    """How an image is looked at part by part."""
 
     window: int = Field(
         768,
@@ -70,12 +70,12 @@ class TileConfig(Settings):
         1.0,
         ge=1 / 64,
         le=8,
-        description="The network's pixels for one of the picture; below 1 it looks from farther off.",
+        description="The network's pixels for one of the image; below 1 it looks from farther off.",
     )
     tile: int = Field(
         1536,
         ge=64,
-        description="Side of what is read at once, in pixels of the picture, at least a window; "
+        description="Side of what is read at once, in pixels of the image, at least a window; "
         "the answer does not depend on it.",
     )
     batch: int | None = Field(
@@ -100,24 +100,24 @@ class TileProgress:
     total: int
     """Tiles there are."""
     box: Box
-    """The part of the picture that was done last."""
+    """The part of the image that was done last."""
     rows: int
-    """Rows of the picture, from the top, whose probabilities are final."""
+    """Rows of the image, from the top, whose probabilities are final."""
 
 
 # ------------------------------------------------------------------------------------------- the two ways
 
 
 def predict_tiles(
-    model: Model, picture: Readable, out: Writable, config: TileConfig | None = None
+    model: Model, image: Readable, out: Writable, config: TileConfig | None = None
 ) -> Iterator[TileProgress]:
-    """Say how likely each pixel belongs to a lesion, looking at the picture tile by tile.
+    """Say how likely each pixel belongs to a lesion, looking at the image tile by tile.
 
     Parameters
     ----------
     model : Model
         Any; clicks are not used.
-    picture : Readable
+    image : Readable
         Read a tile at a time.
     out : Writable
         Takes the probabilities, tile by tile; see `new_output`.
@@ -132,32 +132,32 @@ def predict_tiles(
 
     Raises
     ------
-    PictureError
-        If the picture is none that can be read.
+    ImageError
+        If the image is none that can be read.
     MaskError
-        If ``out`` does not fit the picture and the model.
+        If ``out`` does not fit the image and the model.
     """
-    shape = check_picture(picture)
+    shape = check_image(image)
     check_output(out, shape, model.card.out_channels)
-    return _predict_tiles(model, picture, out, config or TileConfig())
+    return _predict_tiles(model, image, out, config or TileConfig())
 
 
 def predict_whole(
-    model: Model, picture: Readable, out: Writable, clicks: Sequence[Click] = ()
+    model: Model, image: Readable, out: Writable, clicks: Sequence[Click] = ()
 ) -> Iterator[TileProgress]:
-    """Say how likely each pixel belongs to a lesion, looking at the whole picture from afar.
+    """Say how likely each pixel belongs to a lesion, looking at the whole image from afar.
 
-    The picture is averaged down strip by strip until it is a few times as large as what the network sees;
+    The image is averaged down strip by strip until it is a few times as large as what the network sees;
     then `Model.predict` does as ever, and its answer is enlarged strip by strip.
 
     Parameters
     ----------
     model : Model
         Any.
-    picture : Readable
-        Read a strip at a time. Of a multiscale picture, any level large enough; see `choose_level`.
+    image : Readable
+        Read a strip at a time. Of a multiscale image, any level large enough; see `choose_level`.
     out : Writable
-        Takes the probabilities; of the height and width of the picture, or of another level of it.
+        Takes the probabilities; of the height and width of the image, or of another level of it.
     clicks : sequence of Click
         In pixels of ``out``.
 
@@ -168,20 +168,20 @@ def predict_whole(
 
     Raises
     ------
-    PictureError
-        If the picture is none that can be read.
+    ImageError
+        If the image is none that can be read.
     MaskError
         If ``out`` does not fit the model.
     """
-    check_picture(picture)
+    check_image(image)
     height, width = (0, 0, *out.shape)[-2:]
     check_output(out, (int(height), int(width)), model.card.out_channels)
-    return _predict_whole(model, picture, out, tuple(clicks))
+    return _predict_whole(model, image, out, tuple(clicks))
 
 
 def predict_large(
     model: Model,
-    picture: Readable,
+    image: Readable,
     *,
     config: TileConfig | None = None,
     store: Stored = "uint8",
@@ -192,7 +192,7 @@ def predict_large(
 
     Parameters
     ----------
-    model, picture, config
+    model, image, config
         See `predict_tiles`.
     store, path
         See `new_output`.
@@ -208,13 +208,13 @@ def predict_large(
     ------
     CancelledError
         If ``should_stop`` said so.
-    PictureError, MaskError
+    ImageError, MaskError
         See `predict_tiles`.
     """
-    out = new_output(check_picture(picture), model.card.out_channels, store=store, path=path)
-    for _ in predict_tiles(model, picture, out, config):
+    out = new_output(check_image(image), model.card.out_channels, store=store, path=path)
+    for _ in predict_tiles(model, image, out, config):
         if should_stop and should_stop():
-            raise CancelledError("Stopped before the whole picture was looked at.")
+            raise CancelledError("Stopped before the whole image was looked at.")
     return out.mapped() if isinstance(out, NpyFile) else out
 
 
@@ -223,7 +223,7 @@ def predict_large(
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Where windows stand along one side of the picture; all in pixels of the picture."""
+    """Where windows stand along one side of the image; all in pixels of the image."""
 
     length: int
     window: int
@@ -242,22 +242,22 @@ class _Axis:
 
     @property
     def count(self) -> int:
-        """Number of windows: both ends of the picture are seen with as much around them as an overlap."""
+        """Number of windows: both ends of the image are seen with as much around them as an overlap."""
         return -(-(self.length + self.overlap) // self.step)
 
     def start(self, index: int) -> int:
-        """Tell where a window begins; the first one begins before the picture."""
+        """Tell where a window begins; the first one begins before the image."""
         return index * self.step - self.overlap
 
     def read(self, first: int, last: int) -> NDArray[np.intp]:
-        """Tell where the pixels of some windows come from, mirrored at the ends of the picture."""
+        """Tell where the pixels of some windows come from, mirrored at the ends of the image."""
         places = np.arange(self.start(first), self.start(last) + self.window)
         period = max(1, 2 * self.length - 2)
         folded = places % period
         return np.where(folded < self.length, folded, period - folded)
 
     def seen(self, index: int) -> slice:
-        """Tell which part of the picture a window has a say in."""
+        """Tell which part of the image a window has a say in."""
         start = self.start(index)
         return slice(min(max(0, start), self.length), min(self.length, start + self.window))
 
@@ -288,11 +288,11 @@ _Window = tuple[int, int]
 
 
 def _predict_tiles(
-    model: Model, picture: Readable, out: Writable, config: TileConfig
+    model: Model, image: Readable, out: Writable, config: TileConfig
 ) -> Iterator[TileProgress]:
-    rows, cols = (_Axis.along(length, config) for length in picture.shape[:2])
-    # Which of several experts looks is decided by the whole picture, or neighbours would be outlined by two.
-    whole = model.view(_overview(picture, model.card)) if model.card.arch == EXPERTS else None
+    rows, cols = (_Axis.along(length, config) for length in image.shape[:2])
+    # Which of several experts looks is decided by the whole image, or neighbors would be outlined by two.
+    whole = model.view(_overview(image, model.card)) if model.card.arch == EXPERTS else None
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     channels, carried = model.card.out_channels, 0
     # What the tiles above have said of those below them, and the tile to the left of the next one.
@@ -305,7 +305,7 @@ def _predict_tiles(
             block = np.zeros((channels, bottom - top, right - left), np.float32)
             block[:, :carried] = below[:, :carried, left:right]
             block[:, :, : beside.shape[2]] = beside
-            for window, answer in _look(model, picture, (rows, cols), (tall, wide), config, whole):
+            for window, answer in _look(model, image, (rows, cols), (tall, wide), config, whole):
                 _blend(block, (top, left), answer, (rows, cols), window)
             put_part(out, (slice(top, low), slice(left, far)), block[:, : low - top, : far - left])
             below[:, : bottom - low, left:far] = block[:, low - top :, : far - left]
@@ -321,15 +321,15 @@ def _predict_tiles(
 
 def _look(
     model: Model,
-    picture: Readable,
+    image: Readable,
     axes: tuple[_Axis, _Axis],
     tile: tuple[range, range],
     config: TileConfig,
     whole: Tensor | None,
 ) -> Iterator[tuple[_Window, Probability]]:
-    """Read a tile, and predict its windows; (C, h, w) each, in pixels of the picture."""
+    """Read a tile, and predict its windows; (C, h, w) each, in pixels of the image."""
     rows, cols = axes
-    pixels = _read(picture, rows.read(tile[0][0], tile[0][-1]), cols.read(tile[1][0], tile[1][-1]))
+    pixels = _read(image, rows.read(tile[0][0], tile[0][-1]), cols.read(tile[1][0], tile[1][-1]))
     windows = [(row, col) for row in tile[0] for col in tile[1]]
     batch = config.batch or (1 if model.device.type == "cpu" else 4)
     for first in range(0, len(windows), batch):
@@ -338,15 +338,15 @@ def _look(
         for row, col in chosen:
             top, left = (row - tile[0][0]) * rows.step, (col - tile[1][0]) * cols.step
             view = pixels[top : top + rows.window, left : left + cols.window]
-            small = resize_picture(view, (config.window, config.window))
-            views.append(normalise(small, model.card.mean, model.card.std))
+            small = resize_image(view, (config.window, config.window))
+            views.append(normalize(small, model.card.mean, model.card.std))
         yield from zip(chosen, _predict(model, np.stack(views), rows.window, whole), strict=True)
 
 
-def _read(picture: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> ByteImage:
+def _read(image: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> ByteImage:
     """Read rows and columns, some of them more than once, of what lies between the outermost of them."""
     top, left = int(rows.min()), int(cols.min())
-    block = as_bytes(picture[top : int(rows.max()) + 1, left : int(cols.max()) + 1])
+    block = as_bytes(image[top : int(rows.max()) + 1, left : int(cols.max()) + 1])
     return block[np.ix_(rows - top, cols - left)]
 
 
@@ -372,7 +372,7 @@ def _blend(
 
 @torch.inference_mode()
 def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor | None) -> Probability:
-    """Predict windows (B, 3, h, w) of a picture of which the network may need a view; (B, C, side, side)."""
+    """Predict windows (B, 3, h, w) of an image of which the network may need a view; (B, C, side, side)."""
     images = torch.from_numpy(views)
     try:
         return _run(model, images, (side, side), whole)
@@ -383,27 +383,27 @@ def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor 
 
 
 def _run(model: Model, images: Tensor, shape: tuple[int, int], whole: Tensor | None) -> Probability:
-    runner = model.runner if whole is None else model.runner.for_picture(whole)
+    runner = model.runner if whole is None else model.runner.for_image(whole)
     logits = runner.decode(runner.encode(images), None)
     full = functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
     found: Probability = logits_to_probability(full, model.card.temperature).cpu().numpy()
     return found
 
 
-# ------------------------------------------------------------------------------------ the whole picture
+# ------------------------------------------------------------------------------------ the whole image
 
 
 def _predict_whole(
-    model: Model, picture: Readable, out: Writable, clicks: tuple[Click, ...]
+    model: Model, image: Readable, out: Writable, clicks: tuple[Click, ...]
 ) -> Iterator[TileProgress]:
-    (height, width), (tall, wide) = picture.shape[:2], out.shape[-2:]
-    factor = _reduction(picture, model.card)
+    (height, width), (tall, wide) = image.shape[:2], out.shape[-2:]
+    factor = _reduction(image, model.card)
     reading, writing = strips_of(height, width, factor), strips_of(tall, wide)
     total, small = len(reading) + len(writing), []
     for done, strip in enumerate(reading, 1):
-        small.append(_reduce(as_bytes(picture[strip, 0:width]), factor))
+        small.append(_reduce(as_bytes(image[strip, 0:width]), factor))
         yield TileProgress(done, total, Box(strip.start, 0, strip.stop, width), 0)
-    zoom = (factor * tall / height, factor * wide / width)  # pixels of ``out`` for one of the small picture
+    zoom = (factor * tall / height, factor * wide / width)  # pixels of ``out`` for one of the small image
     moved = [Click((c.row + 0.5) / zoom[0] - 0.5, (c.col + 0.5) / zoom[1] - 0.5, c.positive) for c in clicks]
     probability = model.predict(np.concatenate(small), moved)
     planes = probability[None] if probability.ndim == 2 else probability
@@ -412,16 +412,16 @@ def _predict_whole(
         yield TileProgress(done, total, Box(strip.start, 0, strip.stop, wide), strip.stop)
 
 
-def _reduction(picture: Readable, card: ModelCard) -> int:
+def _reduction(image: Readable, card: ModelCard) -> int:
     """Count the pixels a side that become one, so that a few times as many are left as the network sees."""
-    return int(max(1, max(picture.shape[:2]) // (_FACES * card.working_size)))
+    return int(max(1, max(image.shape[:2]) // (_FACES * card.working_size)))
 
 
-def _overview(picture: Readable, card: ModelCard) -> ByteImage:
-    """Read a picture strip by strip, averaged down."""
-    (height, width), factor = picture.shape[:2], _reduction(picture, card)
+def _overview(image: Readable, card: ModelCard) -> ByteImage:
+    """Read an image strip by strip, averaged down."""
+    (height, width), factor = image.shape[:2], _reduction(image, card)
     strips = strips_of(height, width, factor)
-    return np.concatenate([_reduce(as_bytes(picture[strip, 0:width]), factor) for strip in strips])
+    return np.concatenate([_reduce(as_bytes(image[strip, 0:width]), factor) for strip in strips])
 
 
 def _reduce(strip: ByteImage, factor: int) -> ByteImage:

@@ -1,4 +1,4 @@
-"""Pictures and answers too large for the memory: read in parts, written in parts."""
+"""Images and answers too large for the memory: read in parts, written in parts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.inference.postprocess import postprocess
-from napari_lesionseg.errors import MaskError, PictureError
 from napari_lesionseg.types import ByteImage, Probability
 
 Stored: TypeAlias = Literal["uint8", "float16", "float32"]
 """How probabilities are kept; in uint8, 255 stands for 1."""
 
-_STRIP_PIXELS = 4_000_000  # at once where a picture is gone through in strips
+_STRIP_PIXELS = 4_000_000  # at once where an image is gone through in strips
 _CHUNK = 2**24  # bytes
 _BYTE = np.float32(255)
 
 
 class Readable(Protocol):
-    """A picture of which parts can be read: a numpy, dask or zarr array, an HDF5 data set and their like.
+    """An image of which parts can be read: a numpy, dask or zarr array, an HDF5 data set and their like.
 
     Its shape is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), its type uint8; a fourth channel is left out.
     """
@@ -117,7 +117,7 @@ def new_output(
     Parameters
     ----------
     shape : (int, int)
-        Height and width of the picture.
+        Height and width of the image.
     out_channels : int
         Of the model, see `ModelCard.out_channels`.
     store : {"uint8", "float16", "float32"}
@@ -186,7 +186,7 @@ def put_part(out: Writable, part: tuple[slice, slice], probability: Probability)
 
 
 def choose_level(levels: Sequence[Readable], longest: int) -> int:
-    """Pick the smallest level of a multiscale picture whose longer side has at least so many pixels.
+    """Pick the smallest level of a multiscale image whose longer side has at least so many pixels.
 
     Parameters
     ----------
@@ -210,25 +210,25 @@ def strips_of(height: int, width: int, step: int = 1) -> list[slice]:
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def check_picture(picture: Readable) -> tuple[int, int]:
-    """Return height and width of a picture.
+def check_image(image: Readable) -> tuple[int, int]:
+    """Return height and width of an image.
 
     Raises
     ------
-    PictureError
+    ImageError
         If it is none that can be read.
     """
-    shape = tuple(int(side) for side in picture.shape)
+    shape = tuple(int(side) for side in image.shape)
     channels = shape[2] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or min(shape) == 0 or picture.dtype != np.uint8:
-        raise PictureError(
-            f"A picture must be bytes of shape (height, width, 3), not {picture.dtype} of shape {shape}."
+    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or min(shape) == 0 or image.dtype != np.uint8:
+        raise ImageError(
+            f"An image must be bytes of shape (height, width, 3), not {image.dtype} of shape {shape}."
         )
     return shape[0], shape[1]
 
 
 def check_output(out: Writable, shape: tuple[int, int], out_channels: int) -> None:
-    """Refuse an array that cannot take the probabilities of a picture.
+    """Refuse an array that cannot take the probabilities of an image.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def check_output(out: Writable, shape: tuple[int, int], out_channels: int) -> No
 
 
 def as_bytes(part: Any) -> ByteImage:
-    """Bring a part of a picture into memory as (h, w, 3)."""
+    """Bring a part of an image into memory as (h, w, 3)."""
     pixels = np.asarray(part)
     if pixels.ndim == 2:
         pixels = pixels[..., None]

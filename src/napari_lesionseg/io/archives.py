@@ -33,7 +33,7 @@ MAX_ENTRIES = 500_000
 """Most files in one folder tree or archive."""
 
 MAX_RATIO = 200
-"""Most an archive may grow by; pictures grow little, and 1000 is a bomb."""
+"""Most an archive may grow by; images grow little, and 1000 is a bomb."""
 
 MAX_ARCHIVE_BYTES = 512 * 1024**3
 MAX_JSON_BYTES = 2 * 1024**3

@@ -20,8 +20,8 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
     """Write a whole file, or leave what was there untouched.
 
     The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step
-    (`os.replace`). A reader sees the old file or the new one, never a part. A kill or a power cut leaves at
-    worst a temporary file, which `sweep_temporaries` removes.
+    (`os.replace`). Whoever reads sees the old file or the new one, never a part. A kill or a power cut
+    leaves at worst a temporary file, which `sweep_temporaries` removes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Bytes of a picture file into an array as stored, with everything that can go wrong named in one error.
+"""Bytes of an image file into an array as stored, with everything that can go wrong named in one error.
 
 Formats are told by their content, never by their name, and only those listed here are tried.
 """
@@ -29,10 +29,10 @@ from PIL import (
 )
 
 MAX_PIXELS = 200_000_000
-"""Largest picture that is read: total-body cameras write 100 megapixels, decompression bombs far more."""
+"""Largest image that is read: total-body cameras write 100 megapixels, decompression bombs far more."""
 
 MAX_STACK_PIXELS = 1_000_000_000
-"""Largest stack that is read, over all frames: 3 GB as colour bytes."""
+"""Largest stack that is read, over all frames: 3 GB as color bytes."""
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -50,7 +50,7 @@ _ALPHA_MODES = {"LA": "L", "PA": "P", "RGBA": "RGB"}
 _CONVERTED_MODES = {"CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La"}
 # What tifffile decodes without further packages; Pillow's libtiff knows the others (LZW, JPEG, fax).
 _TIFFFILE_COMPRESSIONS = {1, 8, 32946, 32773, 34925}
-_MAX_CHANNELS = 8  # four colours and some alphas; damaged files may claim thousands
+_MAX_CHANNELS = 8  # four colors and some alphas; damaged files may claim thousands
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
 # All that Pillow and tifffile were seen to raise on damaged files; warnings, where a caller made them errors.
@@ -75,17 +75,17 @@ _DECODING_ERRORS = (
 
 
 class DecodingError(Exception):
-    """A file is not a picture that can be read; the message is the reason alone, without the path."""
+    """A file is not an image that can be read; the message is the reason alone, without the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture as stored, turned upright.
+    """An image as stored, turned upright.
 
     Parameters
     ----------
     array : ndarray
-        Shape (H, W), or (H, W, 3) for colours; any dtype; alpha is dropped.
+        Shape (H, W), or (H, W, 3) for colors; any dtype; alpha is dropped.
     palette : ndarray or None
         (256, 3) uint8 when `array` holds indices into it.
     lossy : bool
@@ -98,7 +98,7 @@ class Decoded:
 
 
 def decode(path: Path) -> Decoded:
-    """Read the first picture of a file, turned as its EXIF orientation says.
+    """Read the first image of a file, turned as its EXIF orientation says.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def decode(path: Path) -> Decoded:
         for start, reader in _READERS:
             if signature.startswith(start):
                 return _decode_pillow(reader(stream))
-        raise DecodingError("is not a picture (PNG, JPEG, BMP, TIFF and WebP are read)")
+        raise DecodingError("is not an image (PNG, JPEG, BMP, TIFF and WebP are read)")
 
 
 def decode_shape(path: Path) -> tuple[int, int]:
@@ -147,15 +147,15 @@ def decode_shape(path: Path) -> tuple[int, int]:
         if not _signature(stream).startswith(_JPEG_SIGNATURE):
             height, width = decode(path).array.shape[:2]
             return height, width
-        picture = JpegImagePlugin.JpegImageFile(stream)
-        _check_size(*picture.size)
-        width, height = picture.size
-        turned = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        image = JpegImagePlugin.JpegImageFile(stream)
+        _check_size(*image.size)
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
         return (width, height) if turned else (height, width)
 
 
 def decode_stack(path: Path) -> list[Decoded]:
-    """Read every frame of a multi-page TIFF; any other picture is a stack of one.
+    """Read every frame of a multi-page TIFF; any other image is a stack of one.
 
     Pages of another size than the first (thumbnails, pyramid levels) are left out.
 
@@ -193,7 +193,7 @@ def _open(path: Path) -> BinaryIO:
     """Open a file; refuse folders, and pipes and devices, which may never end."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise DecodingError("is a folder, not a picture")
+        raise DecodingError("is a folder, not an image")
     if not stat.S_ISREG(mode):
         raise DecodingError("is not a regular file")
     return path.open("rb")
@@ -235,45 +235,45 @@ def _check_size(width: int, height: int, frames: int = 1) -> None:
         )
 
 
-def _decode_pillow(picture: ImageFile.ImageFile) -> Decoded:
+def _decode_pillow(image: ImageFile.ImageFile) -> Decoded:
     """Decode through Pillow."""
-    _check_size(*picture.size)
-    picture.load()
-    array, palette = _stored_values(picture)
-    return Decoded(upright(array, _orientation(picture)), palette, lossy=picture.format in {"JPEG", "WEBP"})
+    _check_size(*image.size)
+    image.load()
+    array, palette = _stored_values(image)
+    return Decoded(upright(array, _orientation(image)), palette, lossy=image.format in {"JPEG", "WEBP"})
 
 
-def _orientation(picture: Image.Image) -> object:
-    """Return the EXIF orientation of a loaded picture; damaged EXIF is no reason to refuse whole pixels.
+def _orientation(image: Image.Image) -> object:
+    """Return the EXIF orientation of a loaded image; damaged EXIF is no reason to refuse whole pixels.
 
     Asked for after loading, since a PNG may hold its EXIF behind the pixels, and Pillow turns a TIFF by
     itself while it loads and then forgets the tag.
     """
     try:
-        return picture.getexif().get(_ORIENTATION, 1)
+        return image.getexif().get(_ORIENTATION, 1)
     except _DECODING_ERRORS:
         return 1
 
 
-def _stored_values(picture: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """Take the values and the palette out of a Pillow picture of any mode, without alpha."""
-    if picture.mode in _ALPHA_MODES:
-        colours = np.asarray(picture)[..., :-1]
-        array = colours[..., 0] if colours.shape[-1] == 1 else colours
-        return array, _palette(picture) if picture.mode == "PA" else None
-    if picture.mode == "P":
-        return np.asarray(picture), _palette(picture)
-    if picture.mode in _STRAIGHT_MODES:
-        return np.asarray(picture), None
-    if picture.mode in _CONVERTED_MODES:
-        return np.asarray(picture.convert("RGB")), None
-    raise DecodingError(f"has colours of a kind that is not read ({picture.mode}); save it as RGB")
+def _stored_values(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Take the values and the palette out of a Pillow image of any mode, without alpha."""
+    if image.mode in _ALPHA_MODES:
+        colors = np.asarray(image)[..., :-1]
+        array = colors[..., 0] if colors.shape[-1] == 1 else colors
+        return array, _palette(image) if image.mode == "PA" else None
+    if image.mode == "P":
+        return np.asarray(image), _palette(image)
+    if image.mode in _STRAIGHT_MODES:
+        return np.asarray(image), None
+    if image.mode in _CONVERTED_MODES:
+        return np.asarray(image.convert("RGB")), None
+    raise DecodingError(f"has colors of a kind that is not read ({image.mode}); save it as RGB")
 
 
-def _palette(picture: Image.Image) -> NDArray[np.uint8]:
-    """Return a picture's palette, filled up with black."""
+def _palette(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image's palette, filled up with black."""
     table = np.zeros((256, 3), np.uint8)
-    stored = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
+    stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
     table[: len(stored)] = stored
     return table
 
@@ -342,12 +342,12 @@ def _imagej_planes(tiff: tifffile.TiffFile, first: Any) -> list[Decoded] | None:
     return [Decoded(plane) for plane in tiff.series[0].asarray().reshape(-1, *first.shape)]
 
 
-def _decode_pillow_frames(picture: ImageFile.ImageFile, indices: list[int]) -> list[Decoded]:
+def _decode_pillow_frames(image: ImageFile.ImageFile, indices: list[int]) -> list[Decoded]:
     """Decode some frames of a TIFF through Pillow."""
     frames = []
     for index in indices:
-        picture.seek(index)
-        frames.append(_decode_pillow(picture))
+        image.seek(index)
+        frames.append(_decode_pillow(image))
     return frames
 
 
@@ -359,12 +359,12 @@ def _page(tiff: tifffile.TiffFile, index: int) -> Any:
     page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     _check_size(page.imagewidth, page.imagelength)
     if page.samplesperpixel > _MAX_CHANNELS:
-        raise DecodingError(f"has {page.samplesperpixel} channels; pictures have 1 to {_MAX_CHANNELS}")
+        raise DecodingError(f"has {page.samplesperpixel} channels; images have 1 to {_MAX_CHANNELS}")
     return page
 
 
 def _needs_pillow(page: Any) -> bool:
-    """Tell whether a page is of a kind that tifffile alone does not decode into colours."""
+    """Tell whether a page is of a kind that tifffile alone does not decode into colors."""
     return (
         page.compression not in _TIFFFILE_COMPRESSIONS
         or page.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
@@ -378,7 +378,7 @@ def _decode_page(page: Any) -> Decoded:
     if page.axes == "SYX":
         array = np.moveaxis(array, 0, -1)
     elif page.axes not in ("YX", "YXS"):
-        raise DecodingError(f"is not a flat picture (its axes are {page.axes})")
+        raise DecodingError(f"is not a flat image (its axes are {page.axes})")
     if array.ndim == 3:
         array = array[..., :3] if page.photometric == _RGB else array[..., 0]
     # tifffile marks the booleans it writes as white-is-zero, but means True by 1.
@@ -400,7 +400,7 @@ def _check_complete(page: Any) -> None:
 
 
 def _tiff_palette(page: Any) -> NDArray[np.uint8]:
-    """Return a TIFF's colour table, which is stored with 16 bits, as bytes."""
+    """Return a TIFF's color table, which is stored with 16 bits, as bytes."""
     table = np.zeros((256, 3), np.uint8)
     stored = (np.asarray(page.colormap).T >> 8).astype(np.uint8)[:256]
     table[: len(stored)] = stored

@@ -1,7 +1,7 @@
-"""Reading and writing pictures and masks.
+"""Reading and writing images and masks.
 
-Pictures become colour bytes and masks class indices; every file that cannot be read or written is named in a
-`PictureError` or `MaskError`. Pictures and masks are turned by the same EXIF rule, once, at reading.
+Images become color bytes and masks class indices; every file that cannot be read or written is named in a
+`ImageError` or `MaskError`. Images and masks are turned by the same EXIF rule, once, at reading.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
-from napari_lesionseg.errors import LesionSegError, MaskError, PictureError
+from napari_lesionseg.errors import ImageError, LesionSegError, MaskError
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
 from napari_lesionseg.types import ByteImage, LabelImage
 
-picture_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+image_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """File name endings of the formats that are read, in lower case."""
 
 MAX_CLASS_INDEX = 127
 """Largest class index of an index mask: values above it mean black and white."""
 
 _MASK_FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
-_PICTURE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
+_IMAGE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
 _JPEG_QUALITY = 95
-_PNG_LEVEL = 3  # files of dermoscopy pictures are 4 % larger than at zlib's 6, and written 2.6 times as fast
+_PNG_LEVEL = 3  # files of dermoscopy images are 4 % larger than at zlib's 6, and written 2.6 times as fast
 _NEARLY = 32  # so near to black or white a soft or lossy mask's pixels lie
 _OVERSHOOT = 0.1  # resampling filters leave floats a little outside [0, 1]
 
 
-def read_picture(path: str | Path) -> ByteImage:
-    """Read a picture as colour bytes.
+def read_image(path: str | Path) -> ByteImage:
+    """Read an image as color bytes.
 
     PNG, JPEG, BMP, TIFF (first page) and WebP files are read, told by their content. The EXIF orientation is
-    applied, alpha is dropped, grey is repeated; other depths are scaled as `to_byte_image` says. Colour
+    applied, alpha is dropped, gray is repeated; other depths are scaled as `to_byte_image` says. Color
     profiles are not applied.
 
     Parameters
@@ -52,17 +52,17 @@ def read_picture(path: str | Path) -> ByteImage:
 
     Raises
     ------
-    PictureError
-        If there is no such file, or it is not a whole picture of these formats, or too large.
+    ImageError
+        If there is no such file, or it is not a whole image of these formats, or too large.
     """
     try:
-        return _as_picture(decode(Path(path)))
-    except (DecodingError, PictureError, MemoryError) as error:
-        raise PictureError(f"{path}: {error}") from error
+        return _as_image(decode(Path(path)))
+    except (DecodingError, ImageError, MemoryError) as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
-def picture_shape(path: str | Path) -> tuple[int, int]:
-    """Tell a picture's size as `read_picture` would return it, from a JPEG's header alone.
+def image_shape(path: str | Path) -> tuple[int, int]:
+    """Tell an image's size as `read_image` would return it, from a JPEG's header alone.
 
     Other formats are decoded, which is quick for them.
 
@@ -78,18 +78,18 @@ def picture_shape(path: str | Path) -> tuple[int, int]:
 
     Raises
     ------
-    PictureError
-        As `read_picture`; pixels missing at the end of a JPEG go unnoticed.
+    ImageError
+        As `read_image`; pixels missing at the end of a JPEG go unnoticed.
     """
     try:
         height, width = decode_shape(Path(path))
     except DecodingError as error:
-        raise PictureError(f"{path}: {error}") from error
+        raise ImageError(f"{path}: {error}") from error
     return height, width
 
 
 def read_stack(path: str | Path) -> ByteImage:
-    """Read all frames of a multi-page TIFF; a picture of another format is a stack of one.
+    """Read all frames of a multi-page TIFF; an image of another format is a stack of one.
 
     Pages of another size than the first (thumbnails) are left out.
 
@@ -105,20 +105,20 @@ def read_stack(path: str | Path) -> ByteImage:
 
     Raises
     ------
-    PictureError
-        As `read_picture`, and for stacks of more than 1000 megapixels.
+    ImageError
+        As `read_image`, and for stacks of more than 1000 megapixels.
     """
     try:
-        frames = [_as_picture(frame) for frame in decode_stack(Path(path))]
+        frames = [_as_image(frame) for frame in decode_stack(Path(path))]
         if len({frame.shape for frame in frames}) > 1:
-            raise PictureError("its pages are turned in different ways; save them upright")
+            raise ImageError("its pages are turned in different ways; save them upright")
         return np.stack(frames)
-    except (DecodingError, PictureError, MemoryError) as error:
-        raise PictureError(f"{path}: {error}") from error
+    except (DecodingError, ImageError, MemoryError) as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def to_byte_image(array: ArrayLike) -> ByteImage:
-    """Turn an array of any usual kind into colour bytes.
+    """Turn an array of any usual kind into color bytes.
 
     Booleans become 0 and 255. Bytes stay. Other integers are taken as bytes when all are at most 255 (except
     uint16, which always spans 0 to 65535) and as 16-bit otherwise. Floats are taken as 0 to 1, or as 0 to 255
@@ -136,20 +136,20 @@ def to_byte_image(array: ArrayLike) -> ByteImage:
 
     Raises
     ------
-    PictureError
+    ImageError
         For other shapes and for values out of these ranges.
     """
     values = np.asarray(array)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
-        raise PictureError(
-            f"an array of shape {values.shape} is not one picture; give (H, W), (H, W, 3) or (H, W, 4), "
+        raise ImageError(
+            f"an array of shape {values.shape} is not one image; give (H, W), (H, W, 3) or (H, W, 4), "
             "channels last"
         )
     if not values.size:
-        raise PictureError(f"an array of shape {values.shape} has no pixels")
-    grey = values.ndim == 2 or values.shape[2] == 1
-    colours = _to_bytes(values.reshape(*values.shape[:2], 1) if grey else values[..., :3])
-    return np.repeat(colours, 3, axis=2) if grey else np.array(colours, order="C")
+        raise ImageError(f"an array of shape {values.shape} has no pixels")
+    gray = values.ndim == 2 or values.shape[2] == 1
+    colors = _to_bytes(values.reshape(*values.shape[:2], 1) if gray else values[..., :3])
+    return np.repeat(colors, 3, axis=2) if gray else np.array(colors, order="C")
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelImage:
@@ -157,8 +157,8 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
 
     The rule, in this order:
 
-    1. Colours are reduced to their strongest channel, so any bright colour on black is a lesion. A palette of
-       greys stands for its greys; the indices of a colourful palette are class indices and are kept.
+    1. Colors are reduced to their strongest channel, so any bright color on black is a lesion. A palette of
+       grays stands for its grays; the indices of a colorful palette are class indices and are kept.
     2. 1-bit files: white is lesion, 1.
     3. JPEG and WebP, whose values are approximate: above 127 is lesion.
     4. No value above 127: class indices (0 and 1, for one class), as they are.
@@ -166,15 +166,15 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
     6. More values, up to 255 (soft borders): above 127 is lesion.
     7. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
 
-    Refused are pictures in colours or under 3 and 6 of which more than a quarter lies between black and white
+    Refused are images in colors or under 3 and 6 of which more than a quarter lies between black and white
     (a photograph), indices mixed with 255, larger and negative values, and fractions above 1.
 
     Parameters
     ----------
     path : str or Path
-        The file, turned by the same EXIF rule as pictures; the first page of a TIFF.
+        The file, turned by the same EXIF rule as images; the first page of a TIFF.
     shape : (int, int), optional
-        Height and width that the mask must have, those of its picture.
+        Height and width that the mask must have, those of its image.
 
     Returns
     -------
@@ -193,7 +193,7 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
     if shape is not None and labels.shape != tuple(shape):
         raise MaskError(
             f"{path}: the mask is {labels.shape[1]} x {labels.shape[0]} pixels, "
-            f"its picture {shape[1]} x {shape[0]}"
+            f"its image {shape[1]} x {shape[0]}"
         )
     return labels
 
@@ -210,13 +210,13 @@ def write_mask(
     Parameters
     ----------
     path : str or Path
-        Ends in .png, .tif or .bmp (8-bit grey, lossless); the folder must exist.
+        Ends in .png, .tif or .bmp (8-bit gray, lossless); the folder must exist.
     labels : array_like
         (H, W) booleans or integers, 0 = background.
     style : {"binary", "index"}
         "binary" writes 0 and 255, every class being lesion; "index" writes the class indices, at most 127.
     durable : bool
-        As for `write_picture`.
+        As for `write_image`.
 
     Raises
     ------
@@ -234,8 +234,8 @@ def write_mask(
     _write(path, values, kind, MaskError, durable=durable)
 
 
-def write_picture(path: str | Path, image: ByteImage, *, durable: bool = True) -> None:
-    """Write a picture in one step, without EXIF or any other metadata.
+def write_image(path: str | Path, image: ByteImage, *, durable: bool = True) -> None:
+    """Write an image in one step, without EXIF or any other metadata.
 
     Parameters
     ----------
@@ -249,18 +249,18 @@ def write_picture(path: str | Path, image: ByteImage, *, durable: bool = True) -
 
     Raises
     ------
-    PictureError
-        If the array is no picture, or the file cannot be written.
+    ImageError
+        If the array is no image, or the file cannot be written.
     """
     path = Path(path)
-    kind = _PICTURE_FORMATS.get(path.suffix.lower())
+    kind = _IMAGE_FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise PictureError(f"{path}: pictures are saved as .png, .jpg, .tif or .bmp")
+        raise ImageError(f"{path}: images are saved as .png, .jpg, .tif or .bmp")
     try:
         values = to_byte_image(image)
-    except PictureError as error:
-        raise PictureError(f"{path}: {error}") from error
-    _write(path, values, kind, PictureError, durable=durable)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    _write(path, values, kind, ImageError, durable=durable)
 
 
 def _write(
@@ -284,11 +284,11 @@ def _write(
         raise failure(f"{path}: cannot be written: {reason}") from error
 
 
-def _as_picture(decoded: Decoded) -> ByteImage:
-    """Colour bytes of a decoded file."""
+def _as_image(decoded: Decoded) -> ByteImage:
+    """Color bytes of a decoded file."""
     if decoded.palette is not None:
-        colours: ByteImage = decoded.palette[decoded.array]
-        return colours
+        colors: ByteImage = decoded.palette[decoded.array]
+        return colors
     return to_byte_image(decoded.array)
 
 
@@ -302,16 +302,14 @@ def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
         return _integers_to_bytes(values)
     if values.dtype.kind == "f":
         return _floats_to_bytes(values)
-    raise PictureError(f"values of type {values.dtype} are no picture; give 8-bit, 16-bit or float values")
+    raise ImageError(f"values of type {values.dtype} are no image; give 8-bit, 16-bit or float values")
 
 
 def _integers_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale integers by their value range: 8-bit or 16-bit."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise PictureError(
-            f"values from {low} to {high} are no picture; scale them to 0 to 255 or 0 to 65535"
-        )
+        raise ImageError(f"values from {low} to {high} are no image; scale them to 0 to 255 or 0 to 65535")
     if high <= 255 and values.dtype.newbyteorder("=") != np.uint16:
         return values.astype(np.uint8)
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -322,7 +320,7 @@ def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     if low < -_OVERSHOOT or high > 255 + _OVERSHOOT:
-        raise PictureError(f"values from {low:.4g} to {high:.4g} are no picture; scale them to 0 to 1")
+        raise ImageError(f"values from {low:.4g} to {high:.4g} are no image; scale them to 0 to 1")
     scale = 255.0 if high <= 1 + _OVERSHOOT else 1.0
     scaled: NDArray[np.float32] = np.rint(finite * np.float32(scale))
     return scaled.clip(0, 255).astype(np.uint8)
@@ -332,8 +330,8 @@ def _as_labels(decoded: Decoded) -> LabelImage:
     """Class indices of a decoded file, by the rule of `read_mask`."""
     array = decoded.array
     if decoded.palette is not None:
-        colours = decoded.palette[np.unique(array)]
-        if (colours != colours[:, :1]).any():
+        colors = decoded.palette[np.unique(array)]
+        if (colors != colors[:, :1]).any():
             return array.astype(np.uint8)
         array = decoded.palette[array]
     if array.ndim == 3:
@@ -344,11 +342,11 @@ def _as_labels(decoded: Decoded) -> LabelImage:
         return array.astype(np.uint8)
     if decoded.lossy:
         return _black_and_white(array)
-    return _grey_labels(array)
+    return _gray_labels(array)
 
 
-def _grey_labels(array: NDArray[Any]) -> LabelImage:
-    """Class indices of lossless grey values."""
+def _gray_labels(array: NDArray[Any]) -> LabelImage:
+    """Class indices of lossless gray values."""
     if array.dtype.kind not in "uif":
         raise MaskError(f"values of type {array.dtype} stand for no class")
     low, high = array.min(), array.max()
@@ -377,7 +375,7 @@ def _black_and_white(array: NDArray[Any]) -> LabelImage:
 
 
 def _check_black_and_white(array: NDArray[Any]) -> None:
-    """Refuse grey values of which too many lie between black and the brightest."""
+    """Refuse gray values of which too many lie between black and the brightest."""
     between = np.count_nonzero((array >= _NEARLY) & (array <= int(array.max()) - _NEARLY))
     if between * 4 > array.size:
         raise MaskError("more than a quarter of it is neither black nor white; it may be a photograph")

@@ -1,8 +1,8 @@
-"""Finding pictures, and the masks that belong to them.
+"""Finding images, and the masks that belong to them.
 
-A mask belongs to a picture when its stem is the picture's stem, alone or followed by ``_segmentation``,
+A mask belongs to an image when its stem is the image's stem, alone or followed by ``_segmentation``,
 ``_mask`` or ``_lesion``, in any case. PH2's folders (``IMDnnn/IMDnnn_Dermoscopic_Image`` and
-``IMDnnn_lesion``) and ISIC's (superpixel pictures beside the photographs) are understood.
+``IMDnnn_lesion``) and ISIC's (superpixel images beside the photographs) are understood.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from napari_lesionseg.io.images import picture_suffixes
 from napari_lesionseg.errors import PairingError
+from napari_lesionseg.io.images import image_suffixes
 from napari_lesionseg.types import Pair
 
 Inputs: TypeAlias = str | Path | Iterable[str | Path]
 """One file, folder or glob pattern, or several of them."""
 
 mask_endings = ("_segmentation", "_mask", "_lesion")
-"""What a mask's stem may have after its picture's stem, in lower case."""
+"""What a mask's stem may have after its image's stem, in lower case."""
 
 _Chunks: TypeAlias = tuple[tuple[int, int, str], ...]
 
@@ -35,28 +35,28 @@ _PH2_ROOTS = ("", "PH2 Dataset images", "PH2Dataset/PH2 Dataset images", "PH2 Da
 
 @dataclass(frozen=True, slots=True)
 class PairSearch:
-    """Pictures with masks, and pictures without.
+    """Images with masks, and images without.
 
     Parameters
     ----------
     pairs : tuple of Pair
-        In natural order of the pictures; no stem occurs twice.
+        In natural order of the images; no stem occurs twice.
     without_mask : tuple of Path
-        Pictures for which no mask was found.
+        Images for which no mask was found.
     """
 
     pairs: tuple[Pair, ...]
     without_mask: tuple[Path, ...]
 
 
-def find_pictures(inputs: Inputs) -> list[Path]:
-    """Find the pictures among files, folders and glob patterns.
+def find_images(inputs: Inputs) -> list[Path]:
+    """Find the images among files, folders and glob patterns.
 
-    A folder gives its own pictures, not those of its subfolders, but for two layouts: PH2 (the folder of the
-    cases, one case, or the unpacked archive) and a folder without pictures of its own that has one named
+    A folder gives its own images, not those of its subfolders, but for two layouts: PH2 (the folder of the
+    cases, one case, or the unpacked archive) and a folder without images of its own that has one named
     ``images``. Left out are hidden files, ISIC's ``*_superpixels``, and masks: stems that end in
-    ``_segmentation`` or ``_mask``, and in ``_lesion`` where the picture with the bare stem is found as well
-    (``arm_lesion.jpg`` alone may be the picture). A file that is named explicitly is kept whatever its
+    ``_segmentation`` or ``_mask``, and in ``_lesion`` where the image with the bare stem is found as well
+    (``arm_lesion.jpg`` alone may be the image). A file that is named explicitly is kept whatever its
     ending, so that reading it can say what is wrong.
 
     Parameters
@@ -72,31 +72,31 @@ def find_pictures(inputs: Inputs) -> list[Path]:
     Raises
     ------
     PairingError
-        If an input does not exist or matches nothing, or no picture is found.
+        If an input does not exist or matches nothing, or no image is found.
     """
     given = _as_list(inputs)
-    found = _unique(path for item in given for path in _expand(item, _pictures_in))
-    pictures = _without_masks(found)
-    if not pictures:
+    found = _unique(path for item in given for path in _expand(item, _images_in))
+    images = _without_masks(found)
+    if not images:
         names = ", ".join(str(item) for item in given) or "nothing"
         reason = " (only masks)" if found else ""
-        raise PairingError(f"no pictures found in {names}{reason}; give picture files or their folder")
-    return pictures
+        raise PairingError(f"no images found in {names}{reason}; give image files or their folder")
+    return images
 
 
 def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
-    """Find pictures and the masks that belong to them.
+    """Find images and the masks that belong to them.
 
     Without `masks`, they are looked for in the folder ``masks`` beside ``images`` when `images` is a folder
-    that holds both; otherwise beside each picture, and in PH2's lesion folders. Colour ROIs are no masks.
+    that holds both; otherwise beside each image, and in PH2's lesion folders. Color ROIs are no masks.
 
-    Two pictures of the same stem are refused, even in different folders: the stem is what a pair, and every
+    Two images of the same stem are refused, even in different folders: the stem is what a pair, and every
     file made from it, is known by.
 
     Parameters
     ----------
     images : str, Path or iterable of them
-        As for `find_pictures`.
+        As for `find_images`.
     masks : str, Path or iterable of them, optional
         Files, folders, glob patterns.
 
@@ -108,18 +108,18 @@ def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
     Raises
     ------
     PairingError
-        If something does not exist, no picture has a mask, a picture has several masks, or two pictures share
+        If something does not exist, no image has a mask, an image has several masks, or two images share
         a stem.
     """
     if masks is None or _same(images, masks):
         images, masks = _image_and_mask_folders(images) or (images, masks)
-    found = find_pictures(images)
+    found = find_images(images)
     _check_stems(found)
     candidates = _masks_beside(found) if masks is None else _masks_given(masks)
     search = _match(found, candidates)
     if not search.pairs:
         raise PairingError(
-            f"none of {len(found)} pictures has a mask (such as {found[0].stem}_segmentation.png "
+            f"none of {len(found)} images has a mask (such as {found[0].stem}_segmentation.png "
             f"for {found[0].name})"
         )
     return search
@@ -187,13 +187,13 @@ def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list
     found = [Path(name) for name in glob.glob(str(Path(parent) / path.name), recursive=True)]  # noqa: PTH207
     if not found:
         raise PairingError(f"no file matches {item}")
-    return [file for file in found if _is_picture_file(file)]
+    return [file for file in found if _is_image_file(file)]
 
 
-def _is_picture_file(path: Path) -> bool:
-    """Tell pictures by their name; hidden files and ISIC's superpixels are none."""
+def _is_image_file(path: Path) -> bool:
+    """Tell images by their name; hidden files and ISIC's superpixels are none."""
     return (
-        path.suffix.lower() in picture_suffixes
+        path.suffix.lower() in image_suffixes
         and not path.name.startswith(".")
         and not path.stem.lower().endswith("_superpixels")
         and path.is_file()
@@ -201,15 +201,15 @@ def _is_picture_file(path: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the picture files of one folder."""
+    """Return the image files of one folder."""
     try:
-        return [entry for entry in folder.iterdir() if _is_picture_file(entry)]
+        return [entry for entry in folder.iterdir() if _is_image_file(entry)]
     except OSError as error:
         raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """Return a folder's pictures, and its masks that lie among them."""
+def _images_in(folder: Path) -> list[Path]:
+    """Return a folder's images, and its masks that lie among them."""
     cases = _ph2_cases(folder)
     if cases:
         return [file for case in cases for file in _files(case / f"{case.name}{_PH2_IMAGE_FOLDER}")]
@@ -258,27 +258,27 @@ def _key(path: Path) -> str:
 
 
 def _without_masks(paths: list[Path]) -> list[Path]:
-    """Leave out masks; `_lesion` is one only where its picture is there as well."""
+    """Leave out masks; `_lesion` is one only where its image is there as well."""
     keys = {_key(path) for path in paths}
-    pictures = []
+    images = []
     for path in paths:
         base, ending = _split_stem(path.stem)
         if not ending or (ending == "_lesion" and base not in keys):
-            pictures.append(path)
-    return pictures
+            images.append(path)
+    return images
 
 
-def _check_stems(pictures: list[Path]) -> None:
-    """Refuse two pictures of one stem."""
+def _check_stems(images: list[Path]) -> None:
+    """Refuse two images of one stem."""
     seen: dict[str, Path] = {}
-    for path in pictures:
+    for path in images:
         other = seen.setdefault(_key(path), path)
         if other is not path:
             raise PairingError(f"{other} and {path} have the same name; rename one of them")
 
 
 def _masks_given(masks: Inputs) -> dict[str, list[Path]]:
-    """Group mask files by the stems of the pictures they may belong to."""
+    """Group mask files by the stems of the images they may belong to."""
     given = _as_list(masks)
     found = _unique(path for item in given for path in _expand(item, _masks_in))
     if not found:
@@ -286,10 +286,10 @@ def _masks_given(masks: Inputs) -> dict[str, list[Path]]:
     return _by_stem(found)
 
 
-def _masks_beside(pictures: list[Path]) -> dict[str, list[Path]]:
-    """Group the files beside the pictures, and PH2's masks, by the stems they may belong to."""
+def _masks_beside(images: list[Path]) -> dict[str, list[Path]]:
+    """Group the files beside the images, and PH2's masks, by the stems they may belong to."""
     found: list[Path] = []
-    for folder in dict.fromkeys(picture.parent for picture in pictures):
+    for folder in dict.fromkeys(image.parent for image in images):
         whole = folder.absolute()
         found += _ph2_masks(whole.parent) if whole.name.endswith(_PH2_IMAGE_FOLDER) else _files(folder)
     return _by_stem(_unique(found))
@@ -303,17 +303,17 @@ def _by_stem(masks: list[Path]) -> dict[str, list[Path]]:
     return grouped
 
 
-def _match(pictures: list[Path], candidates: dict[str, list[Path]]) -> PairSearch:
-    """Give each picture its mask."""
-    taken = {os.path.abspath(picture) for picture in pictures}  # noqa: PTH100
+def _match(images: list[Path], candidates: dict[str, list[Path]]) -> PairSearch:
+    """Give each image its mask."""
+    taken = {os.path.abspath(image) for image in images}  # noqa: PTH100
     pairs, without = [], []
-    for picture in pictures:
-        masks = [mask for mask in candidates.get(_key(picture), []) if os.path.abspath(mask) not in taken]  # noqa: PTH100
+    for image in images:
+        masks = [mask for mask in candidates.get(_key(image), []) if os.path.abspath(mask) not in taken]  # noqa: PTH100
         if len(masks) > 1:
             names = ", ".join(str(mask) for mask in masks)
-            raise PairingError(f"{picture} has several masks: {names}; keep one of them")
+            raise PairingError(f"{image} has several masks: {names}; keep one of them")
         if masks:
-            pairs.append(Pair(picture.stem, picture, masks[0]))
+            pairs.append(Pair(image.stem, image, masks[0]))
         else:
-            without.append(picture)
+            without.append(image)
     return PairSearch(tuple(pairs), tuple(without))

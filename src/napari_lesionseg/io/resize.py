@@ -1,4 +1,4 @@
-"""From a picture to what a network sees, and the geometry back."""
+"""From an image to what a network sees, and the geometry back."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MAX_ASPECT = 4.0
 
 
 def working_shape(shape: tuple[int, int], working_size: int) -> tuple[int, int]:
-    """Size at which a network sees a picture: about ``working_size`` squared pixels, aspect kept.
+    """Size at which a network sees an image: about ``working_size`` squared pixels, aspect kept.
 
     Parameters
     ----------
     shape : (int, int)
-        Height and width of the picture in pixels.
+        Height and width of the image in pixels.
     working_size : int
         Root of the number of pixels the network was trained on.
 
     Returns
     -------
     (int, int)
-        Height and width, multiples of 32. Pictures longer than 4 to 1 are squeezed to that.
+        Height and width, multiples of 32. Images longer than 4 to 1 are squeezed to that.
     """
     height, width = shape
     aspect = float(np.clip(width / height, 1 / MAX_ASPECT, MAX_ASPECT))
@@ -34,8 +34,8 @@ def working_shape(shape: tuple[int, int], working_size: int) -> tuple[int, int]:
     return rounded[0], rounded[1]
 
 
-def resize_picture(image: ByteImage, shape: tuple[int, int]) -> ByteImage:
-    """Resize a picture with anti-aliasing.
+def resize_image(image: ByteImage, shape: tuple[int, int]) -> ByteImage:
+    """Resize an image with anti-aliasing.
 
     Parameters
     ----------
@@ -58,10 +58,10 @@ def resize_labels(labels: LabelImage, shape: tuple[int, int]) -> LabelImage:
     return np.array(Image.fromarray(labels).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
 
 
-def normalise(
+def normalize(
     image: ByteImage, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """Turn a picture (H, W, 3) in 0 to 255 into the (3, H, W) float32 that a network was trained on."""
-    centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    scaled: NDArray[np.float32] = (image.astype(np.float32) / np.float32(255) - centre) / spread
+    """Turn an image (H, W, 3) in 0 to 255 into the (3, H, W) float32 that a network was trained on."""
+    center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    scaled: NDArray[np.float32] = (image.astype(np.float32) / np.float32(255) - center) / spread
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))

@@ -42,7 +42,7 @@ def label_as(mask: _Mask, name: str | None, classes: Sequence[str]) -> LabelImag
 
 
 def label_parts(mask: _Mask, regions: Mapping[str, _Mask], classes: Sequence[str]) -> LabelImage:
-    """Give parts of a lesion classes of their own, such as the colours outlined in it.
+    """Give parts of a lesion classes of their own, such as the colors outlined in it.
 
     Parameters
     ----------

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import draw
 
+from napari_lesionseg.errors import MaskError
+from napari_lesionseg.inference.postprocess import split_instances
 from napari_lesionseg.masks.instances import (
-    WAIST,
+    NARROW_POINT,
     InstanceMap,
     depth_inside,
     each_instance,
@@ -20,8 +22,6 @@ from napari_lesionseg.masks.instances import (
     highest,
     split_touching,
 )
-from napari_lesionseg.inference.postprocess import split_instances
-from napari_lesionseg.errors import MaskError
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 _CROSS = ndimage.generate_binary_structure(2, 1)
@@ -113,21 +113,21 @@ def split_by_seeds(
     return _number_pieces(ids, region, own, pieces, [target, *_fresh(ids, count - 1, unused)])
 
 
-def split_at_waist(
-    ids: InstanceMap, target: int, waist: float = WAIST, unused: int | None = None
+def split_at_narrow_point(
+    ids: InstanceMap, target: int, narrow_point: float = NARROW_POINT, unused: int | None = None
 ) -> InstanceMap:
     """Cut a lesion where it is narrow, as `split_touching` does; the largest piece keeps the number.
 
     Raises
     ------
     MaskError
-        If the lesion is not there, or has no waist.
+        If the lesion is not there, or has no narrow point.
     """
     region, own = _instance(ids, target)
     parts = split_instances(own)
-    pieces = split_touching(parts, waist)
+    pieces = split_touching(parts, narrow_point)
     if pieces.max() < 2:
-        raise MaskError(f"Lesion {target} has no waist; cut it by a line.")
+        raise MaskError(f"Lesion {target} has no narrow point; cut it by a line.")
     return _write_pieces(ids, region, pieces, np.ones_like(parts), target, unused)
 
 
@@ -291,7 +291,7 @@ def _instance(ids: InstanceMap, target: int) -> tuple[_Region, NDArray[np.bool_]
 def _check_present(ids: InstanceMap, chosen: Collection[int]) -> None:
     for target in chosen:
         if target <= 0 or not (ids == target).any():
-            raise MaskError(f"There is no lesion {target} in this picture.")
+            raise MaskError(f"There is no lesion {target} in this image.")
 
 
 def _check_number(ids: InstanceMap, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Several lesions in a picture, each with a number of its own that stays while outlines are corrected.
+"""Several lesions in an image, each with a number of its own that stays while outlines are corrected.
 
 An instance map is an array of integers, shape (H, W): 0 is background, every other value one lesion. Classes
 are kept beside it, in a mask of class indices. Every function here gives a new array and leaves its arguments
@@ -17,24 +17,24 @@ from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import relabel_sequential, watershed
 
-from napari_lesionseg.inference.postprocess import split_instances
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.inference.postprocess import split_instances
 from napari_lesionseg.types import IGNORED, Probability
 
 InstanceMap: TypeAlias = NDArray[np.integer[Any]]
 """Shape (H, W), 0 = background, every other value one lesion."""
 
-WAIST = 0.7
-"""Two lesions are told apart where the waist between them is narrower than this share of the thinner one."""
+NARROW_POINT = 0.7
+"""Lesions are told apart where the narrow point is narrower than this fraction of the thinner one."""
 
 SMALLEST_RADIUS = 3.0
-"""Pixels; what is thinner than this has no centre of its own, so that a ragged border makes no lesions."""
+"""Pixels; what is thinner than this has no center of its own, so that a ragged border makes no lesions."""
 
 SMALLEST_SHARE = 0.3
 """A lesion thinner than this share of the one it touches is taken for a bump of it."""
 
 _EIGHT = np.ones((3, 3), dtype=bool)
-_FINE = 512  # pixels a side: the centres of larger parts are looked for in every second pixel, or third ...
+_FINE = 512  # pixels a side: the centers of larger parts are looked for in every second pixel, or third ...
 _MANY = 100_000  # numbers above this are made dense before parts are listed one by one
 _Region: TypeAlias = tuple[slice, slice]
 
@@ -45,7 +45,7 @@ _Region: TypeAlias = tuple[slice, slice]
 def find_instances(
     labels: NDArray[np.generic],
     *,
-    waist: float | None = None,
+    narrow_point: float | None = None,
     previous: InstanceMap | None = None,
     unused: int | None = None,
 ) -> NDArray[np.int32]:
@@ -55,9 +55,10 @@ def find_instances(
     ----------
     labels : ndarray, shape (H, W)
         Class indices, 0 = background; 255 is background, too. Different classes are different lesions.
-    waist : float, optional
-        Cut parts narrower than this, see `split_touching`; `WAIST` is a good value. None: parts are taken as
-        they are, which is right where lesions seldom touch: a network's ragged answer has waists, too.
+    narrow_point : float, optional
+        Cut parts narrower than this, see `split_touching`; `NARROW_POINT` is a good value. None: parts are
+        taken as they are, which is right where lesions seldom touch: a network's ragged prediction has narrow
+        points, too.
     previous : InstanceMap, optional
         The numbers before a correction; lesions keep theirs, see `keep_numbers`.
     unused : int, optional
@@ -69,21 +70,21 @@ def find_instances(
         Numbered from 1 in the order of their first pixel, unless ``previous`` says otherwise.
     """
     parts = split_instances(np.where(labels == IGNORED, 0, labels))
-    if waist is not None:
-        parts = split_touching(parts, waist)
+    if narrow_point is not None:
+        parts = split_touching(parts, narrow_point)
     return parts if previous is None else keep_numbers(previous, parts, unused)
 
 
-def split_touching(parts: InstanceMap, waist: float = WAIST) -> NDArray[np.int32]:
-    """Cut parts at their waists, by the watershed of the distance to their border.
+def split_touching(parts: InstanceMap, narrow_point: float = NARROW_POINT) -> NDArray[np.int32]:
+    """Cut parts at their narrow points, by the watershed of the distance to their border.
 
     Parameters
     ----------
     parts : InstanceMap
         Parts to look at, each by itself.
-    waist : float
-        In (0, 1): cut where the waist is narrower than this share of the thinner side's width, whatever the
-        size of the lesions.
+    narrow_point : float
+        In (0, 1): cut where the narrow point is below this fraction of the thinner side's width, whatever
+        the size of the lesions.
 
     Returns
     -------
@@ -92,15 +93,15 @@ def split_touching(parts: InstanceMap, waist: float = WAIST) -> NDArray[np.int32
 
     Notes
     -----
-    The seeds are the regional maxima of the distance d after it was rebuilt by dilation from ``waist`` * d
-    below it (Vincent 1993, "Morphological grayscale reconstruction in image analysis"): extended maxima whose
-    height grows with the depth.
+    The seeds are the regional maxima of the distance d after it was rebuilt by dilation from
+    ``narrow_point`` * d below it (Vincent 1993, "Morphological grayscale reconstruction in image
+    analysis"): extended maxima whose height grows with the depth.
     """
     pieces = np.zeros(parts.shape, np.int32)
     count = 0
     for _, region, own in each_instance(parts):
         depth = depth_inside(own)
-        seeds, found = _seeds(depth, waist)
+        seeds, found = _seeds(depth, narrow_point)
         cut = flood(depth, seeds, own) if found > 1 else own.astype(np.int32)
         pieces[region][own] = cut[own] + count
         count += max(found, 1)
@@ -160,7 +161,7 @@ def _matches(previous: InstanceMap, parts: InstanceMap) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One lesion of a picture; all lengths in pixels.
+    """One lesion of an image; all lengths in pixels.
 
     Parameters
     ----------
@@ -169,7 +170,7 @@ class Instance:
     area : int
         Number of pixels.
     row, col : float
-        Its centre, the mean of its pixels.
+        Its center, the mean of its pixels.
     top, left, bottom, right : int
         Its bounding box; ``bottom`` and ``right`` are exclusive.
     class_index : int
@@ -199,7 +200,7 @@ def list_instances(
     probability: Probability | None = None,
     classes: Sequence[str] = ("background", "lesion"),
 ) -> tuple[Instance, ...]:
-    """Describe every lesion of a picture.
+    """Describe every lesion of an image.
 
     Parameters
     ----------
@@ -317,16 +318,16 @@ def depth_inside(own: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(padded[1:-1, 1:-1], dtype=np.float64)
 
 
-def _seeds(depth: NDArray[np.float64], waist: float) -> tuple[NDArray[np.int32], int]:
-    """Mark the centres of a part with numbers from 1, and count them."""
+def _seeds(depth: NDArray[np.float64], narrow_point: float) -> tuple[NDArray[np.int32], int]:
+    """Mark the centers of a part with numbers from 1, and count them."""
     step = max(1, round(depth.size**0.5 / _FINE))
     coarse = depth[::step, ::step]
     floor = max(SMALLEST_RADIUS, SMALLEST_SHARE * float(depth.max()))
     filled = np.maximum(coarse, floor) * (coarse > 0)
-    rebuilt = reconstruction(filled * waist, filled)  # type: ignore[no-untyped-call]
-    centres, found = ndimage.label(local_maxima(rebuilt, connectivity=2), structure=_EIGHT)  # type: ignore[no-untyped-call]
+    rebuilt = reconstruction(filled * narrow_point, filled)  # type: ignore[no-untyped-call]
+    centers, found = ndimage.label(local_maxima(rebuilt, connectivity=2), structure=_EIGHT)  # type: ignore[no-untyped-call]
     seeds = np.zeros(depth.shape, np.int32)
-    seeds[::step, ::step] = centres
+    seeds[::step, ::step] = centers
     return seeds, found
 
 

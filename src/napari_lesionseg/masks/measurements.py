@@ -1,7 +1,7 @@
-"""Measurements of outlined lesions: sizes, shape and colours, in pixels until a scale was set.
+"""Measurements of outlined lesions: sizes, shape and colors, in pixels until a scale was set.
 
 They describe an outline; they are no diagnosis and no risk. An outline is taken as it is drawn, every pixel a
-square, and a lesion that the picture cuts off is measured as far as it is seen.
+square, and a lesion that the image cuts off is measured as far as it is seen.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from scipy.spatial import ConvexHull
 from skimage.color import rgb2lab
 from skimage.measure import perimeter_crofton
 
-from napari_lesionseg.masks.instances import InstanceMap, as_columns, each_instance
-from napari_lesionseg.errors import MaskError, PictureError
+from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.masks.instances import InstanceMap, as_columns, each_instance
 from napari_lesionseg.types import ByteImage
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "white": (240, 230, 225),
     "red": (200, 90, 90),
     "light brown": (180, 125, 90),
     "dark brown": (100, 60, 45),
-    "blue-grey": (100, 110, 125),
+    "blue-gray": (100, 110, 125),
     "black": (30, 20, 20),
 }
-"""The six colours of the ABCD rule of dermatoscopy (Nachbar et al. 1994); their RGB values are our choice."""
+"""The six colors of the ABCD rule of dermatoscopy (Nachbar et al. 1994); their RGB values are our choice."""
 
-COLOUR_SHARE = 0.05
-"""A colour counts if at least this share of the lesion is nearer to it than to the others."""
+COLOR_SHARE = 0.05
+"""A color counts if at least this share of the lesion is nearer to it than to the others."""
 
 _ANGLES = np.deg2rad(np.arange(0, 90, 5))
 _SIDE = 128  # root of the number of pixels at which symmetry is judged
-_DRAWN = 20_000  # pixels of a lesion whose colours are looked at
+_DRAWN = 20_000  # pixels of a lesion whose colors are looked at
 _SQUARE = 0.01  # pixels count as square if their sides differ by no more than this share
 
 
@@ -51,54 +51,54 @@ class Scale:
 
     Parameters
     ----------
-    millimetres : float
+    millimeters : float
         Side of a pixel; above 0.
 
     Raises
     ------
-    PictureError
+    ImageError
         If it is not above 0.
     """
 
-    millimetres: float
+    millimeters: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.millimetres) and self.millimetres > 0):
-            raise PictureError("The scale must be a length above 0 millimetres a pixel.")
+        if not (math.isfinite(self.millimeters) and self.millimeters > 0):
+            raise ImageError("The scale must be a length above 0 millimeters a pixel.")
 
     @classmethod
-    def from_line(cls, start: tuple[float, float], end: tuple[float, float], millimetres: float) -> Scale:
+    def from_line(cls, start: tuple[float, float], end: tuple[float, float], millimeters: float) -> Scale:
         """Take the scale from a line drawn along a ruler.
 
         Parameters
         ----------
         start, end : (row, col)
             Its ends, in pixels.
-        millimetres : float
+        millimeters : float
             What the ruler says between them.
 
         Raises
         ------
-        PictureError
+        ImageError
             If the line or the length is nothing.
         """
         length = math.dist(start, end)
         if length == 0:
-            raise PictureError("The line on the ruler has no length; draw it from one mark to another.")
-        return cls(millimetres / length)
+            raise ImageError("The line on the ruler has no length; draw it from one mark to another.")
+        return cls(millimeters / length)
 
     @classmethod
     def from_spacing(cls, rows: float, cols: float) -> Scale:
-        """Take the scale from the spacing of rows and columns in millimetres, as DICOM gives it.
+        """Take the scale from the spacing of rows and columns in millimeters, as DICOM gives it.
 
         Raises
         ------
-        PictureError
+        ImageError
             If pixels are not square.
         """
         if abs(rows - cols) > _SQUARE * max(abs(rows), abs(cols)):
-            raise PictureError(
-                f"Pixels of {rows} x {cols} mm are not square; bring the picture to square ones first."
+            raise ImageError(
+                f"Pixels of {rows} x {cols} mm are not square; bring the image to square ones first."
             )
         return cls((rows + cols) / 2)
 
@@ -124,10 +124,10 @@ class Measurement:
     border_irregularity : float
         See `border_irregularity`; 1 for a disc.
     cut_off : bool
-        Whether the lesion touches the border of the picture, so that it may go on outside.
-    colours : int or None
-        How many of `COLOURS` there are; None without a picture.
-    colour_names : str
+        Whether the lesion touches the border of the image, so that it may go on outside.
+    colors : int or None
+        How many of `COLORS` there are; None without an image.
+    color_names : str
         Which, the commonest first, with commas.
     """
 
@@ -140,8 +140,8 @@ class Measurement:
     asymmetry: float
     border_irregularity: float
     cut_off: bool
-    colours: int | None
-    colour_names: str
+    colors: int | None
+    color_names: str
 
 
 _LENGTHS = ("longest_diameter", "shortest_diameter", "perimeter")
@@ -150,24 +150,24 @@ _LENGTHS = ("longest_diameter", "shortest_diameter", "perimeter")
 def measure_instances(
     ids: InstanceMap, image: ByteImage | None = None, scale: Scale | None = None
 ) -> tuple[Measurement, ...]:
-    """Measure every lesion of a picture.
+    """Measure every lesion of an image.
 
     Parameters
     ----------
     ids : InstanceMap
         The lesions, shape (H, W).
     image : ByteImage, optional
-        The picture, shape (H, W, 3), for the colours.
+        The image, shape (H, W, 3), for the colors.
     scale : Scale, optional
         None: lengths are in pixels.
 
     Raises
     ------
     MaskError
-        If the picture is not as large as the map.
+        If the image is not as large as the map.
     """
     if image is not None and image.shape[:2] != ids.shape:
-        raise MaskError(f"The lesions are of shape {ids.shape}, but the picture of {image.shape[:2]}.")
+        raise MaskError(f"The lesions are of shape {ids.shape}, but the image of {image.shape[:2]}.")
     return tuple(_measure(ids, place, image, scale) for place in each_instance(ids))
 
 
@@ -178,11 +178,11 @@ def _measure(
     scale: Scale | None,
 ) -> Measurement:
     index, region, own = place
-    shares = {} if image is None else colour_shares(image[region], own)
-    names = [name for name, share in shares.items() if share >= COLOUR_SHARE]
+    shares = {} if image is None else color_shares(image[region], own)
+    names = [name for name, share in shares.items() if share >= COLOR_SHARE]
     longest, shortest = diameters(own)
     area, around = int(np.count_nonzero(own)), perimeter(own)
-    side = scale.millimetres if scale else 1.0
+    side = scale.millimeters if scale else 1.0
     ends = zip(region, ids.shape, strict=True)
     return Measurement(
         index=index,
@@ -194,8 +194,8 @@ def _measure(
         asymmetry=asymmetry(own),
         border_irregularity=border_irregularity(around, area),
         cut_off=any(part.start == 0 or part.stop == end for part, end in ends),
-        colours=None if image is None else len(names),
-        colour_names=", ".join(names),
+        colors=None if image is None else len(names),
+        color_names=", ".join(names),
     )
 
 
@@ -263,7 +263,7 @@ def asymmetry(own: NDArray[np.bool_]) -> float:
     Parameters
     ----------
     own : ndarray of bool, shape (H, W)
-        At least one pixel; only the shape counts, not the colours.
+        At least one pixel; only the shape counts, not the colors.
 
     Returns
     -------
@@ -272,7 +272,7 @@ def asymmetry(own: NDArray[np.bool_]) -> float:
 
     Notes
     -----
-    The axes go through the centre of the area, at right angles to each other, and are turned so that the
+    The axes go through the center of the area, at right angles to each other, and are turned so that the
     result is lowest, as in the ABCD rule of dermatoscopy (Nachbar et al. 1994); the share that does not
     overlap is that of Stoecker, Li and Moss (1992), "Automatic detection of asymmetry in skin tumors".
     """
@@ -281,14 +281,14 @@ def asymmetry(own: NDArray[np.bool_]) -> float:
     if not small.any():
         return 0.0
     places = np.argwhere(small).astype(np.float64)
-    centred = places - places.mean(axis=0)
-    unlike = functools.partial(_unmirrored, small, places, centred)
+    centerd = places - places.mean(axis=0)
+    unlike = functools.partial(_unmirrored, small, places, centerd)
     shares = [(unlike(angle) + unlike(angle + math.pi / 2)) / 2 for angle in _ANGLES]
     return float(min(shares))
 
 
-def colour_shares(image: ByteImage, own: NDArray[np.bool_]) -> dict[str, float]:
-    """Tell which share of a lesion is nearest to each of `COLOURS`.
+def color_shares(image: ByteImage, own: NDArray[np.bool_]) -> dict[str, float]:
+    """Tell which share of a lesion is nearest to each of `COLORS`.
 
     Parameters
     ----------
@@ -300,13 +300,13 @@ def colour_shares(image: ByteImage, own: NDArray[np.bool_]) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        Shares that add up to 1, the largest first. Nearest means by the distance in CIELAB, for the picture's
-        colours as they are: a colour cast of the camera shifts them.
+        Shares that add up to 1, the largest first. Nearest means by the distance in CIELAB, for the image's
+        colors as they are: a color cast of the camera shifts them.
     """
     pixels = image[own]
     pixels = pixels[:: max(1, len(pixels) // _DRAWN)]
-    names = list(COLOURS)
-    references = rgb2lab(np.array([list(COLOURS.values())], np.uint8))[0]
+    names = list(COLORS)
+    references = rgb2lab(np.array([list(COLORS.values())], np.uint8))[0]
     distances = np.linalg.norm(rgb2lab(pixels[None])[0][:, None] - references[None], axis=2)
     shares = np.bincount(distances.argmin(axis=1), minlength=len(names)) / len(pixels)
     return {names[place]: float(shares[place]) for place in np.argsort(-shares, kind="stable")}
@@ -332,7 +332,7 @@ def measurement_columns(rows: Sequence[Measurement]) -> dict[str, NDArray[Any]]:
     """
     units = {row.unit for row in rows}
     if len(units) > 1:
-        raise MaskError("Measurements in pixels and in millimetres do not belong in one table.")
+        raise MaskError("Measurements in pixels and in millimeters do not belong in one table.")
     columns = as_columns(rows)
     columns.pop("unit", None)
     unit = "".join(units)
@@ -340,15 +340,15 @@ def measurement_columns(rows: Sequence[Measurement]) -> dict[str, NDArray[Any]]:
     return {name + endings.get(name, ""): column for name, column in columns.items()}
 
 
-def write_measurements(path: Path, pictures: Sequence[tuple[str, Sequence[Measurement]]]) -> None:
-    """Write the measurements of some pictures as CSV, one lesion a line.
+def write_measurements(path: Path, images: Sequence[tuple[str, Sequence[Measurement]]]) -> None:
+    """Write the measurements of some images as CSV, one lesion a line.
 
     Parameters
     ----------
     path : Path
         The file.
-    pictures : sequence of (str, sequence of Measurement)
-        Names of pictures and what was measured on them. The unit is a column of its own, as pictures may
+    images : sequence of (str, sequence of Measurement)
+        Names of images and what was measured on them. The unit is a column of its own, as images may
         differ in it.
 
     Raises
@@ -359,10 +359,10 @@ def write_measurements(path: Path, pictures: Sequence[tuple[str, Sequence[Measur
     names = list(Measurement.__dataclass_fields__)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", *names])
-    for picture, rows in pictures:
+    writer.writerow(["image", *names])
+    for image, rows in images:
         for row in rows:
-            writer.writerow([_harmless(picture), *(_written(getattr(row, name)) for name in names)])
+            writer.writerow([_harmless(image), *(_written(getattr(row, name)) for name in names)])
     try:
         write_atomically(path, text.getvalue().encode("utf-8"))
     except OSError as error:
@@ -375,12 +375,12 @@ def _ends(rows: NDArray[np.intp], left: NDArray[np.intp], right: NDArray[np.intp
 
 
 def _unmirrored(
-    own: NDArray[np.bool_], places: NDArray[np.float64], centred: NDArray[np.float64], angle: float
+    own: NDArray[np.bool_], places: NDArray[np.float64], centerd: NDArray[np.float64], angle: float
 ) -> float:
-    """Compute the share of a shape whose mirror image across an axis through its centre lies outside."""
+    """Compute the share of a shape whose mirror image across an axis through its center lies outside."""
     axis = np.array([math.cos(angle), math.sin(angle)])
-    mirrored = 2 * (centred @ axis)[:, None] * axis - centred
-    rows, cols = np.rint(mirrored + (places - centred)).astype(np.intp).T
+    mirrored = 2 * (centerd @ axis)[:, None] * axis - centerd
+    rows, cols = np.rint(mirrored + (places - centerd)).astype(np.intp).T
     inside = (rows >= 0) & (rows < own.shape[0]) & (cols >= 0) & (cols < own.shape[1])
     return 1 - float(own[rows[inside], cols[inside]].sum()) / len(places)
 
@@ -392,5 +392,5 @@ def _written(value: object) -> object:
 
 
 def _harmless(text: str) -> str:
-    """Keep a spreadsheet from taking the name of a picture for a formula."""
+    """Keep a spreadsheet from taking the name of an image for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

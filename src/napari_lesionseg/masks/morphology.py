@@ -1,4 +1,4 @@
-"""What a reader asks of an outline with one press: smoother, without holes, along the picture's edges.
+"""What an annotator asks of an outline with one press: smoother, without holes, along the image's edges.
 
 Every function returns a new mask and leaves its arguments alone. Parts are 8-connected and holes 4-connected,
 as in `napari_lesionseg.inference.postprocess`. All of them work inside the bounding box of the outline only.
@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
-from napari_lesionseg.io.resize import resize_picture
+from napari_lesionseg.io.resize import resize_image
 from napari_lesionseg.types import ByteImage, LabelImage
 
 Region = NDArray[np.bool_]
@@ -27,11 +27,11 @@ SMOOTHING = 0.03
 SNAP_REACH = 0.08
 """How far an outline may move to an edge, as a share of its diameter."""
 
-WAIST = 0.8
-"""Two lesions are cut apart where the waist between them is below this share of the thinner one's depth."""
+NARROW_POINT = 0.8
+"""Two lesions are cut apart where the narrow point is below this fraction of the thinner one's depth."""
 
 SNAP_PIXELS = 120_000
-"""Pixels at which edges are looked for; larger parts of a picture are shrunk."""
+"""Pixels at which edges are looked for; larger parts of an image are shrunk."""
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 
@@ -101,7 +101,7 @@ def part_at(region: Region, pixel: tuple[int, int]) -> Region:
     region : ndarray
         (H, W) bool.
     pixel : (int, int)
-        Inside the picture.
+        Inside the image.
 
     Returns
     -------
@@ -118,10 +118,10 @@ def part_at(region: Region, pixel: tuple[int, int]) -> Region:
 
 
 def split(mask: LabelImage, label: int = 1) -> LabelImage:
-    """Cut parts at their waist, where two lesions were taken for one.
+    """Cut parts at their narrow point, where two lesions were taken for one.
 
-    The watershed of the distance to the border; two centres count as two only when the waist between them is
-    clearly narrower than both.
+    The watershed of the distance to the border; two centers count as two only when the narrow point between
+    them is clearly narrower than both.
 
     Parameters
     ----------
@@ -135,11 +135,11 @@ def split(mask: LabelImage, label: int = 1) -> LabelImage:
         return mask.copy()
     own = np.pad(mask[box] == label, 1)
     depth = ndimage.distance_transform_edt(own)
-    centres, count = ndimage.label(_centres(depth), structure=_EIGHT)
+    centers, count = ndimage.label(_centers(depth), structure=_EIGHT)
     if count < 2:
         return mask.copy()
     pieces = watershed(  # type: ignore[no-untyped-call]
-        -depth, centres, mask=own, connectivity=2, watershed_line=True
+        -depth, centers, mask=own, connectivity=2, watershed_line=True
     )
     lines = own & (pieces == 0) & (ndimage.grey_dilation(pieces, size=3) > 0)
     return _replaced(mask, box, (own & ~lines)[1:-1, 1:-1], label)
@@ -173,11 +173,11 @@ def merge(mask: LabelImage, label: int = 1) -> LabelImage:
 
 
 def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
-    """Move the outline to the picture's edges nearby.
+    """Move the outline to the image's edges nearby.
 
-    Within a band around the outline the border is put where the picture changes most: the watershed of the
+    Within a band around the outline the border is put where the image changes most: the watershed of the
     gradient, flooded from what is surely inside and what is surely outside (Beucher and Meyer 1993, "The
-    morphological approach to segmentation"). The gradient is that of the one mixture of colours which tells
+    morphological approach to segmentation"). The gradient is that of the one mixture of colors which tells
     the inside from the outside best, so that hairs and gloss weigh little.
 
     Parameters
@@ -196,7 +196,7 @@ def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
         return mask.copy()
     shrink = min(1.0, math.sqrt(SNAP_PIXELS / own[box].size))
     shape = tuple(max(8, round(side * shrink)) for side in own[box].shape)
-    small = resize_picture(np.ascontiguousarray(image[box]), (shape[0], shape[1]))
+    small = resize_image(np.ascontiguousarray(image[box]), (shape[0], shape[1]))
     inside = _resize(own[box].astype(np.float32), (shape[0], shape[1])) > 0.5
     moved = _snapped(small, inside, max(2.0, reach * shrink))
     full = _resize(moved, own[box].shape) > 0.5
@@ -213,7 +213,7 @@ def thin_path(
     points : sequence of (float, float)
         Rows and columns along the path.
     spacing : float
-        Least distance between neighbours, in pixels.
+        Least distance between neighbors, in pixels.
     most : int
         Most points that are given; longer paths get a wider spacing.
     """
@@ -237,7 +237,7 @@ def diameter(region: Region) -> float:
 
 
 def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float32]:
-    """Do the work of `snap` on a small picture; gives a soft mask."""
+    """Do the work of `snap` on a small image; gives a soft mask."""
     signed = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
     reach = min(reach, float(signed.max()) * 0.6)
     markers = np.zeros(inside.shape, dtype=np.int32)
@@ -245,8 +245,8 @@ def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float
     markers[signed <= -reach] = 2
     if not ((markers == 1).any() and (markers == 2).any()):
         return inside.astype(np.float32)
-    grey = _telling_mixture(image, signed, reach)
-    edges = ndimage.gaussian_gradient_magnitude(grey, sigma=max(1.0, reach / 5))
+    gray = _telling_mixture(image, signed, reach)
+    edges = ndimage.gaussian_gradient_magnitude(gray, sigma=max(1.0, reach / 5))
     # A little is added away from the outline, so that where there is no edge it stays where it is.
     pull = edges.max() * 0.15 * (1 - np.clip(np.abs(signed) / reach, 0, 1))
     pieces = watershed(edges + pull, markers)  # type: ignore[no-untyped-call]
@@ -254,20 +254,20 @@ def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float
 
 
 def _telling_mixture(image: ByteImage, signed: NDArray[np.floating], reach: float) -> NDArray[np.float32]:
-    """Mix the colours along the line from the inside's mean to the outside's, scaled by their spread."""
-    colours = image.astype(np.float32)
-    inner = colours[(signed > 0) & (signed < 2 * reach)]
-    outer = colours[(signed < 0) & (signed > -2 * reach)]
+    """Mix the colors along the line from the inside's mean to the outside's, scaled by their spread."""
+    colors = image.astype(np.float32)
+    inner = colors[(signed > 0) & (signed < 2 * reach)]
+    outer = colors[(signed < 0) & (signed > -2 * reach)]
     spread = (inner.var(axis=0) + outer.var(axis=0)) / 2 + 1
     weights = (outer.mean(axis=0) - inner.mean(axis=0)) / spread
     weights /= max(float(np.abs(weights).sum()), 1e-6)
-    mixed: NDArray[np.float32] = colours @ weights.astype(np.float32)
+    mixed: NDArray[np.float32] = colors @ weights.astype(np.float32)
     return mixed
 
 
-def _centres(depth: NDArray[np.floating]) -> Region:
-    """Deep places, parted from each other by waists narrower than `WAIST` of their depth."""
-    raised = reconstruction(depth * WAIST, depth)  # type: ignore[no-untyped-call]
+def _centers(depth: NDArray[np.floating]) -> Region:
+    """Deep places, parted from each other by narrow points narrower than `NARROW_POINT` of their depth."""
+    raised = reconstruction(depth * NARROW_POINT, depth)  # type: ignore[no-untyped-call]
     return np.asarray(depth > raised)
 
 
@@ -309,7 +309,7 @@ def _lerp(values: NDArray[np.float32], at: NDArray[np.float32], axis: int) -> ND
 
 
 def _box(region: Region, margin: int = 0) -> tuple[slice, slice] | None:
-    """Bounding box of a region, with a margin as far as the picture goes; None for an empty region."""
+    """Bounding box of a region, with a margin as far as the image goes; None for an empty region."""
     rows = np.flatnonzero(region.any(axis=1))
     if not rows.size:
         return None

@@ -27,7 +27,7 @@ class SegmentationNetwork(nn.Module, ABC):
     """The last layer, which gives the logits: all that depends on the number of classes."""
 
     def forward(self, image: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """Segment a normalised image (B, 3, H, W) into logits (B, C, H, W)."""
+        """Segment a normalized image (B, 3, H, W) into logits (B, C, H, W)."""
         return self.decode(self.encode(image), guidance)
 
     @abstractmethod
@@ -41,7 +41,7 @@ class SegmentationNetwork(nn.Module, ABC):
     def for_inference(self) -> SegmentationNetwork:
         """Return a copy in evaluation mode that answers the same, only faster, and cannot learn.
 
-        In evaluation a batch normalisation multiplies and shifts each channel by fixed numbers, which the
+        In evaluation a batch normalization multiplies and shifts each channel by fixed numbers, which the
         filter before it can do as well.
         """
         folded = copy.deepcopy(self).eval().requires_grad_(False)
@@ -51,12 +51,12 @@ class SegmentationNetwork(nn.Module, ABC):
         return folded
 
     def network_for(self, view: Tensor) -> SegmentationNetwork:
-        """Return the network that is to outline a picture (1, 3, H, W): itself, if it has no experts."""
+        """Return the network that is to outline an image (1, 3, H, W): itself, if it has no experts."""
         del view
         return self
 
     def describe(self, image: Tensor) -> Tensor | None:
-        """Describe what kind of pictures (B, 3, H, W) are, shape (B, numbers); None unless overridden."""
+        """Describe what kind of images (B, 3, H, W) are, shape (B, numbers); None unless overridden."""
         del image
         return None
 
@@ -77,7 +77,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
 
 def _fold_norms(layers: nn.Sequential) -> None:
-    """Fold each batch normalisation into the convolution before it."""
+    """Fold each batch normalization into the convolution before it."""
     for index, (conv, norm) in enumerate(pairwise(list(layers))):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             layers[index], layers[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
@@ -114,7 +114,7 @@ def widths(width: int, levels: int, widest: int) -> tuple[int, ...]:
 
 
 def check_size(width: int, depth: int, widest: int) -> None:
-    """Refuse networks that no machine could hold, or that halve a picture more often than five times.
+    """Refuse networks that no machine could hold, or that halve an image more often than five times.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def check_size(width: int, depth: int, widest: int) -> None:
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1) -> nn.Sequential:
-    """Make a convolution, batch normalisation and ReLU that keep the size at stride 1."""
+    """Make a convolution, batch normalization and ReLU that keep the size at stride 1."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),

@@ -53,18 +53,18 @@ class ModelCard(Settings):
     temperature: float = Field(
         1.0, gt=0, description="Divisor of the logits that makes probabilities calibrated."
     )
-    test_time_turns: bool = Field(
-        False, description="Average the outline before the first click over the picture's quarter turns."
+    test_time_augmentation: bool = Field(
+        False, description="Average the outline before the first click over the image's quarter turns."
     )
     domain: DomainStatistics | None = Field(
-        None, description="What the training pictures look like, so that pictures of another kind are told."
+        None, description="What the training images look like, so that images of another kind are told."
     )
     parent: Line | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
     training: dict[str, Any] = Field(
         default_factory=dict, description="Command, settings, hashes and counts of the data."
     )
     scores: dict[str, Any] = Field(default_factory=dict, description="Scores by data set.")
-    licence: Line = Field("unknown", description="Licence of the weights.")
+    license: Line = Field("unknown", description="License of the weights.")
     notes: str = Field("", max_length=10_000)
 
     @field_validator("std")

@@ -41,7 +41,7 @@ def checkpoint_bytes(network: SegmentationNetwork, card: ModelCard, *, half: boo
         Its card.
     half : bool
         Store filters as float16, in half the space; what was stored loads bit-exactly as float32. All else,
-        a hundredth of the numbers, stays float32: the range of biases and of the statistics of normalisation
+        a hundredth of the numbers, stays float32: the range of biases and of the statistics of normalization
         is wider, and what the gate between experts weighs must not change from saving.
 
     Raises

@@ -70,7 +70,9 @@ LAYOUTS = (
 )
 
 
-def import_weights(path: Path, *, name: str, working_size: int = 256, licence: str = "unknown") -> Checkpoint:
+def import_weights(
+    path: Path, *, name: str, working_size: int = 256, license_id: str = "unknown"
+) -> Checkpoint:
     """Take over weights from a ``.pt`` or ``.pth`` file.
 
     Parameters
@@ -81,8 +83,8 @@ def import_weights(path: Path, *, name: str, working_size: int = 256, licence: s
         What to call the model.
     working_size : int
         Root of the number of pixels the network was trained on; the file does not tell.
-    licence : str
-        Licence of the weights; the file does not tell.
+    license_id : str
+        License of the weights; the file does not tell.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def import_weights(path: Path, *, name: str, working_size: int = 256, licence: s
     for layout in LAYOUTS:
         renamed = {layout.rename(key): tensor for key, tensor in state.items()}
         try:
-            card = _guess_card(layout, renamed, name, working_size, licence)
+            card = _guess_card(layout, renamed, name, working_size, license_id)
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             raise CheckpointError(
@@ -140,7 +142,9 @@ def _strip(state: State) -> State:
     return state
 
 
-def _guess_card(layout: Layout, state: State, name: str, working_size: int, licence: str) -> ModelCard | None:
+def _guess_card(
+    layout: Layout, state: State, name: str, working_size: int, license_id: str
+) -> ModelCard | None:
     head = state.get("head.weight")
     if head is None or head.ndim != 4:
         return None
@@ -154,8 +158,8 @@ def _guess_card(layout: Layout, state: State, name: str, working_size: int, lice
         mean=layout.mean,
         std=layout.std,
         classes=("background", *others),
-        licence=licence,
-        notes=f"Weights of {layout.title}; size, normalisation, classes and threshold are assumed.",
+        license=license_id,
+        notes=f"Weights of {layout.title}; size, normalization, classes and threshold are assumed.",
     )
 
 

@@ -1,7 +1,7 @@
-"""What a model's training pictures look like, and how pictures of another kind are told from them.
+"""What a model's training images look like, and how images of another kind are told from them.
 
-A picture is described by a few numbers (`SegmentationNetwork.describe`): how strongly the network's finest
-filters answer, and how much that varies over the picture. Cameras, lighting and distance change them; what is
+An image is described by a few numbers (`SegmentationNetwork.describe`): how strongly the network's finest
+filters answer, and how much that varies over the image. Cameras, lighting and distance change them; what is
 outlined hardly does.
 """
 
@@ -16,19 +16,19 @@ from pydantic import ConfigDict, Field, model_validator
 from napari_lesionseg.config import Settings
 
 SHRINKAGE = 0.1
-"""Share of the unit matrix in the correlation, which is estimated from finitely many pictures: regularised
+"""Share of the unit matrix in the correlation, which is estimated from finitely many images: regularized
 discriminant analysis (Friedman 1989, doi:10.1080/01621459.1989.10478752)."""
 DIGITS = 6
 RESOLUTION = 1e-4
-"""Variances below this share of a number's own are lost to `DIGITS`, or come of too few pictures."""
+"""Variances below this share of a number's own are lost to `DIGITS`, or come of too few images."""
 
 
 class DomainStatistics(Settings):
-    """Mean and covariance of the descriptions of a model's training pictures."""
+    """Mean and covariance of the descriptions of a model's training images."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    pictures: int = Field(ge=2, description="Pictures that were described.")
+    images: int = Field(ge=2, description="Images that were described.")
     mean: tuple[float, ...] = Field(min_length=1, max_length=1000)
     covariance: tuple[float, ...] = Field(description="The lower triangle, row by row, diagonal included.")
 
@@ -40,48 +40,48 @@ class DomainStatistics(Settings):
         if min(self._matrix().diagonal()) <= 0:
             raise ValueError("variances must be positive")
         if np.linalg.eigvalsh(self._correlation()[0])[0] < -RESOLUTION * size:
-            raise ValueError("no pictures can have this covariance")
+            raise ValueError("no images can have this covariance")
         return self
 
     @classmethod
     def of(cls, descriptions: NDArray[np.float32]) -> DomainStatistics | None:
-        """Sum up descriptions of shape (pictures, numbers).
+        """Sum up descriptions of shape (images, numbers).
 
         Returns
         -------
         DomainStatistics or None
-            None if there are fewer than two pictures, or a number is the same for all of them.
+            None if there are fewer than two images, or a number is the same for all of them.
         """
         exact = descriptions.astype(np.float64)
         if len(exact) < 2 or not exact.std(axis=0).all():
             return None
         lower = np.tril_indices(exact.shape[1])
         covariance = np.atleast_2d(np.cov(exact.T))[lower]
-        return cls(pictures=len(exact), mean=_rounded(exact.mean(axis=0)), covariance=_rounded(covariance))
+        return cls(images=len(exact), mean=_rounded(exact.mean(axis=0)), covariance=_rounded(covariance))
 
     def direction_to(self, descriptions: NDArray[np.float32]) -> Direction:
-        """Find the direction in which pictures differ most clearly from those that were trained on.
+        """Find the direction in which images differ most clearly from those that were trained on.
 
         Parameters
         ----------
-        descriptions : ndarray, shape (pictures, numbers)
-            Of pictures of another kind, one or more.
+        descriptions : ndarray, shape (images, numbers)
+            Of images of another kind, one or more.
 
         Notes
         -----
-        Fisher's linear discriminant with the covariance of the training pictures, which are many, for both
-        kinds: five pictures are enough for a mean, not for a covariance.
+        Fisher's linear discriminant with the covariance of the training images, which are many, for both
+        kinds: five images are enough for a mean, not for a covariance.
         """
-        (correlation, spread), centre = self._correlation(), descriptions.mean(axis=0, dtype=np.float64)
-        regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(centre))
-        discriminant = np.linalg.solve(regular, (centre - self.mean) / spread)
+        (correlation, spread), center = self._correlation(), descriptions.mean(axis=0, dtype=np.float64)
+        regular = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(center))
+        discriminant = np.linalg.solve(regular, (center - self.mean) / spread)
         variance = discriminant @ correlation @ discriminant
         deviation = np.sqrt(np.maximum(variance, RESOLUTION * discriminant @ discriminant))
         weight = discriminant / np.maximum(deviation, np.finfo(np.float64).tiny) / spread
         whitening = np.linalg.inv(np.linalg.cholesky(regular)).T / spread[:, None]
         single = np.float32
         return Direction(
-            weight.astype(single), float(-weight @ self.mean), centre.astype(single), whitening.astype(single)
+            weight.astype(single), float(-weight @ self.mean), center.astype(single), whitening.astype(single)
         )
 
     def _correlation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -98,20 +98,20 @@ class DomainStatistics(Settings):
 
 
 class Direction(NamedTuple):
-    """Where the pictures of another kind lie, seen from those of training.
+    """Where the images of another kind lie, seen from those of training.
 
-    ``weight @ description + bias`` is how far a picture is from those, in standard deviations.
+    ``weight @ description + bias`` is how far an image is from those, in standard deviations.
     """
 
     weight: NDArray[np.float32]
     bias: float
-    centre: NDArray[np.float32]
+    center: NDArray[np.float32]
     """Mean description of the other kind."""
     whitening: NDArray[np.float32]
-    """``(description - centre) @ whitening`` has about the unit matrix as its covariance."""
+    """``(description - center) @ whitening`` has about the unit matrix as its covariance."""
 
     def distances(self, descriptions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the distance of each picture, shape (pictures,)."""
+        """Return the distance of each image, shape (images,)."""
         return np.asarray(descriptions @ self.weight + self.bias, np.float32)
 
 

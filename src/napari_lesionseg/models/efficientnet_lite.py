@@ -110,7 +110,7 @@ class EfficientNetLite0(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take features from a normalised image.
+        """Take features from a normalized image.
 
         Parameters
         ----------

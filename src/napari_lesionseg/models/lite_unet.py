@@ -30,7 +30,7 @@ class GuidancePyramid(nn.Module):
     """Feature maps of the guidance planes at every stride of the encoder, added to its features.
 
     The last convolution of each level starts at zero: an untrained pyramid leaves the automatic outline as it
-    is. Clicks enter the decoder only, so that a picture is encoded once and each further click costs the
+    is. Clicks enter the decoder only, so that an image is encoded once and each further click costs the
     decoder alone.
     """
 
@@ -120,7 +120,7 @@ class LiteUNet(SegmentationNetwork):
         self.head = nn.Conv2d(DECODER_CHANNELS[-1], out_channels, 1)
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take features from a normalised image (B, 3, H, W); the image is passed along for its size."""
+        """Take features from a normalized image (B, 3, H, W); the image is passed along for its size."""
         return (image, *self.encoder(image))
 
     def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
@@ -144,13 +144,13 @@ class LiteUNet(SegmentationNetwork):
         return resize_like(self.head(coarse), guidance)
 
     def describe(self, image: Tensor) -> Tensor:
-        """Describe pictures by how strongly the filters of the early stages answer, and how much that varies.
+        """Describe images by how strongly the filters of the early stages answer, and how much that varies.
 
         Parameters
         ----------
         image : Tensor
-            Normalised, shape (B, 3, H, W). It is halved first: what JPEG and the camera's number of pixels do
-            to the finest detail says nothing of the kind of picture.
+            Normalized, shape (B, 3, H, W). It is halved first: what JPEG and the camera's number of pixels do
+            to the finest detail says nothing of the kind of image.
 
         Returns
         -------

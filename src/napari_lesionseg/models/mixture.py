@@ -1,8 +1,8 @@
-"""Networks of one shape that share the work: each picture is outlined by the one that learned its kind.
+"""Networks of one shape that share the work: each image is outlined by the one that learned its kind.
 
-A model that learned a reader's smartphone photos forgets part of what it knew of dermoscopy. So what is
-learned from pictures of a kind of their own is kept beside the old weights, not in place of them, and a gate
-gives each picture to one of them: a mixture of experts (Jacobs et al. 1991, doi:10.1162/neco.1991.3.1.79),
+A model that learned an annotator's smartphone photos forgets part of what it knew of dermoscopy. So what is
+learned from images of a kind of their own is kept beside the old weights, not in place of them, and a gate
+gives each image to one of them: a mixture of experts (Jacobs et al. 1991, doi:10.1162/neco.1991.3.1.79),
 of which one works at a time.
 """
 
@@ -24,71 +24,71 @@ from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH, LiteUNet
 ARCHITECTURE = "lite-unet-experts"
 MOST_EXPERTS = 4
 FAR = 2.0
-"""Standard deviations from the training pictures at which a picture is of another kind; what that costs and
+"""Standard deviations from the training images at which an image is of another kind; what that costs and
 gains is in docs/explanation/fine-tuning.md."""
 
 
 class DomainGate(nn.Module):
-    """Choose an expert for each picture.
+    """Choose an expert for each image.
 
-    A picture that is not far from those of the first expert in the direction of any other kind is the first
-    expert's. Of the kinds in whose direction it is far, it is of the one whose centre is nearest.
+    An image that is not far from those of the first expert in the direction of any other kind is the first
+    expert's. Of the kinds in whose direction it is far, it is of the one whose center is nearest.
 
     Parameters
     ----------
     kinds : int
-        Kinds of pictures that have an expert of their own.
+        Kinds of images that have an expert of their own.
     """
 
     weight: Tensor
     bias: Tensor
-    centres: Tensor
+    centers: Tensor
     whitening: Tensor
 
     def __init__(self, kinds: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(kinds, DESCRIPTION_LENGTH))
         self.register_buffer("bias", torch.zeros(kinds))
-        self.register_buffer("centres", torch.zeros(kinds, DESCRIPTION_LENGTH))
+        self.register_buffer("centers", torch.zeros(kinds, DESCRIPTION_LENGTH))
         self.register_buffer("whitening", torch.eye(DESCRIPTION_LENGTH))
 
     def forward(self, description: Tensor) -> Tensor:
         """Map descriptions (B, `DESCRIPTION_LENGTH`) to experts' places (B,), 0 for the first."""
         far = description @ self.weight.T + self.bias > FAR
-        apart = ((description[:, None] - self.centres) @ self.whitening).square().sum(dim=2)
+        apart = ((description[:, None] - self.centers) @ self.whitening).square().sum(dim=2)
         apart = torch.where(far, apart, torch.inf)
         # The first expert's turn comes if all others are infinitely far.
         return functional.pad(apart, (1, 0), value=torch.finfo(apart.dtype).max).argmin(dim=1)
 
     def with_kind(self, place: int, direction: Direction) -> DomainGate:
-        """Return a copy that knows what the pictures of an expert look like.
+        """Return a copy that knows what the images of an expert look like.
 
         Parameters
         ----------
         place : int
             Of the expert: 1 or higher, at most one more than there are kinds.
         direction : Direction
-            Where its pictures lie.
+            Where its images lie.
         """
         known = len(self.bias)
         made = DomainGate(max(known, place))
         for name, tensor in self.named_buffers():
             made.get_buffer(name)[: len(tensor)] = tensor
         made.weight[place - 1], made.bias[place - 1] = torch.from_numpy(direction.weight), direction.bias
-        made.centres[place - 1] = torch.from_numpy(direction.centre)
+        made.centers[place - 1] = torch.from_numpy(direction.center)
         made.whitening[:] = torch.from_numpy(direction.whitening)
         return made.to(self.bias.device)
 
 
 class ExpertNetwork(SegmentationNetwork):
-    """Several networks, and the gate that gives each picture to one of them.
+    """Several networks, and the gate that gives each image to one of them.
 
     Parameters
     ----------
     out_channels : int
         1 for one class against the background, otherwise the number of classes, background included.
     experts : int
-        Networks; the first is the one for all pictures that are of no other's kind.
+        Networks; the first is the one for all images that are of no other's kind.
 
     Notes
     -----
@@ -110,16 +110,16 @@ class ExpertNetwork(SegmentationNetwork):
         return cast("SegmentationNetwork", self.experts[place])
 
     def choose(self, image: Tensor) -> Tensor:
-        """Choose an expert for each picture (B, 3, H, W): their places (B,)."""
+        """Choose an expert for each image (B, 3, H, W): their places (B,)."""
         chosen: Tensor = self.gate(self.describe(image))
         return chosen
 
     def describe(self, image: Tensor) -> Tensor | None:
-        """Describe pictures as the first expert does."""
+        """Describe images as the first expert does."""
         return self.expert(0).describe(image)
 
     def network_for(self, view: Tensor) -> SegmentationNetwork:
-        """Return the expert for a picture (1, 3, H, W)."""
+        """Return the expert for an image (1, 3, H, W)."""
         return self.expert(int(self.choose(view)[0]))
 
     def heads(self) -> dict[str, nn.Conv2d]:
@@ -131,7 +131,7 @@ class ExpertNetwork(SegmentationNetwork):
         }
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take every expert's features from a normalised image (B, 3, H, W), and choose one of them."""
+        """Take every expert's features from a normalized image (B, 3, H, W), and choose one of them."""
         places = range(len(self.experts))
         maps = [feature for place in places for feature in self.expert(place).encode(image)[1:]]
         return (image, *maps, self.choose(image).to(image.dtype))
@@ -184,9 +184,9 @@ def with_expert(
     place : int
         0 to `count_experts`, at which it comes as a new one.
     expert : SegmentationNetwork
-        What outlines pictures of that kind.
+        What outlines images of that kind.
     direction : Direction, optional
-        Tells pictures of that kind from others; None: as before.
+        Tells images of that kind from others; None: as before.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def with_expert(
         If there is no direction for a new expert.
     """
     if direction is None and place >= max(1, count_experts(network)):
-        raise ValueError("a new expert needs pictures of a kind of their own")
+        raise ValueError("a new expert needs images of a kind of their own")
     device = next(network.parameters()).device
     if place == 0 and not isinstance(network, ExpertNetwork):
         return copy.deepcopy(expert).to(device).train(network.training)

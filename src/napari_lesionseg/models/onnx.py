@@ -1,8 +1,8 @@
 """Networks in ONNX form, run by ONNX Runtime instead of torch.
 
-The file is one graph from a picture and guidance to logits, which any ONNX program can run, with the model
+The file is one graph from an image and guidance to logits, which any ONNX program can run, with the model
 card among its metadata. Its further outputs are the features that clicks do not change; at these the graph is
-cut in two here, so that a picture is encoded once.
+cut in two here, so that an image is encoded once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from napari_lesionseg.models.checkpoint import Checkpoint, check_size, parse_car
 
 IMAGE, GUIDANCE, LOGITS, FEATURES = "image", "guidance", "logits", "features_"
 CHOSEN = f"{FEATURES}expert"
-"""The feature that says which of several experts each picture (B,) is given to."""
+"""The feature that says which of several experts each image (B,) is given to."""
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -74,7 +74,7 @@ class OnnxNetwork(SegmentationNetwork):
         self._expert: NDArray[np.float32] | None = None
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take features from a normalised image of shape (B, 3, H, W), H and W multiples of 32."""
+        """Take features from a normalized image of shape (B, 3, H, W), H and W multiples of 32."""
         found = self._encoder.run(self._features, {IMAGE: _to_array(image)})
         features = dict(zip(self._features, found, strict=True))
         if self._expert is not None:
@@ -92,7 +92,7 @@ class OnnxNetwork(SegmentationNetwork):
         return torch.from_numpy(self._decoder.run([LOGITS], feed)[0])
 
     def network_for(self, view: Tensor) -> SegmentationNetwork:
-        """Return a network that gives all pictures to the expert for a picture (1, 3, h, w)."""
+        """Return a network that gives all images to the expert for an image (1, 3, h, w)."""
         if self._gate is None:
             return self
         chosen = copy.copy(self)

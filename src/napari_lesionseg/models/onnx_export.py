@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_lesionseg.io.resize import STRIDE
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.resize import STRIDE
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import CARD_KEY
@@ -32,13 +32,13 @@ from napari_lesionseg.models.onnx import (
 TOLERANCE = 1e-4
 MAX_SIDE = 4096
 CHECKED_SHAPES = ((1, 256, 256), (1, 192, 352), (2, 96, 64))
-"""Batch, height and width of the random pictures on which both forms have to agree."""
+"""Batch, height and width of the random images on which both forms have to agree."""
 
 
 def export_onnx(network: SegmentationNetwork, card: ModelCard, path: Path) -> float:
     """Write a model as an ONNX file that `napari_lesionseg.load_model` and other programs can run.
 
-    Its inputs are ``image``, a normalised picture (B, 3, H, W), and for networks that take clicks
+    Its inputs are ``image``, a normalized image (B, 3, H, W), and for networks that take clicks
     ``guidance`` of the same shape; its output is ``logits`` (B, C, H, W). B is free, H and W are any
     multiples of 32. The features that clicks do not change are further outputs; see `OnnxNetwork`.
 
@@ -54,7 +54,7 @@ def export_onnx(network: SegmentationNetwork, card: ModelCard, path: Path) -> fl
     Returns
     -------
     float
-        Largest difference to torch's logits on random pictures.
+        Largest difference to torch's logits on random images.
 
     Raises
     ------

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.models.base import SegmentationNetwork
-from napari_lesionseg.models.mixture import ARCHITECTURE, ExpertNetwork
 from napari_lesionseg.models.lite_unet import LiteUNet
+from napari_lesionseg.models.mixture import ARCHITECTURE, ExpertNetwork
 from napari_lesionseg.models.segnet import SegNet
 from napari_lesionseg.models.unet import UNet
 

@@ -15,7 +15,7 @@ class SegNet(SegmentationNetwork):
     """SegNet: the decoder puts every value back to where the encoder's max-pooling found it.
 
     Only the pooling indices pass from the encoder to the decoder, no features: this is what sets it apart
-    from U-Net. Pictures of any size will do; what is pooled from an odd side is rounded up.
+    from U-Net. Images of any size will do; what is pooled from an odd side is rounded up.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class SegNet(SegmentationNetwork):
     width : int
         Channels of the finest stage, 1 to 128; every coarser stage has twice as many. Published: 64.
     depth : int
-        Number of stages, each of which halves the picture, 1 to 5. Published: 5.
+        Number of stages, each of which halves the image, 1 to 5. Published: 5.
     widest : int
         No stage has more channels than this, at most 1024. Published: 512.
 
@@ -40,20 +40,20 @@ class SegNet(SegmentationNetwork):
         channels = widths(width, depth, widest)
         inputs = (3, *channels)
         self.encoder = nn.ModuleList(
-            _stage(before, [after] * count)
+            _viewer_layers(before, [after] * count)
             for before, after, count in zip(inputs, channels, CONVOLUTIONS, strict=False)
         )
         # Mirror images of the encoder's stages; the head is the last convolution of the finest one.
         finer = (channels[0], *channels[:-1])
         counts = (CONVOLUTIONS[0] - 1, *CONVOLUTIONS[1:depth])
         self.decoder = nn.ModuleList(
-            _stage(own, [own] * (count - 1) + [fine])
+            _viewer_layers(own, [own] * (count - 1) + [fine])
             for own, fine, count in reversed(list(zip(channels, finer, counts, strict=True)))
         )
         self.head = nn.Conv2d(channels[0], out_channels, 3, padding=1)
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take features from a normalised image of shape (B, 3, H, W).
+        """Take features from a normalized image of shape (B, 3, H, W).
 
         Returns
         -------
@@ -76,7 +76,7 @@ class SegNet(SegmentationNetwork):
         return logits
 
 
-def _stage(in_channels: int, out_channels: list[int]) -> nn.Sequential:
+def _viewer_layers(in_channels: int, out_channels: list[int]) -> nn.Sequential:
     inputs = (in_channels, *out_channels)
     return nn.Sequential(
         *(conv_norm_act(before, after) for before, after in zip(inputs, out_channels, strict=False))

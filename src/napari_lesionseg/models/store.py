@@ -171,7 +171,7 @@ class ModelRegistry:
         return tuple(line)
 
     def export(self, name: str, folder: Path) -> tuple[Path, ...]:
-        """Write a model for others: the file, and its card and licence as texts; nothing is overwritten.
+        """Write a model for others: the file, and its card and license as texts; nothing is overwritten.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class ModelRegistry:
         Returns
         -------
         tuple of Path
-            Model, card and licence.
+            Model, card and license.
 
         Raises
         ------
@@ -195,7 +195,7 @@ class ModelRegistry:
         files = {
             folder / source.name: source.read_bytes(),
             folder / f"{source.stem}.card.json": card.model_dump_json(indent=1).encode(),
-            folder / f"{source.stem}.licence.txt": _licence_text(source, card).encode(),
+            folder / f"{source.stem}.license.txt": _license_text(source, card).encode(),
         }
         taken = next((path for path in files if path.exists()), None)
         if taken is not None:
@@ -276,12 +276,12 @@ def _describe(path: Path, *, shipped: bool) -> ModelEntry:
         return ModelEntry(path.stem, path, shipped, None, str(error))
 
 
-def _licence_text(path: Path, card: ModelCard) -> str:
+def _license_text(path: Path, card: ModelCard) -> str:
     lines = [
         f"Model: {card.name}, version {card.version}",
         f"File: {path.name}, SHA-256 {sha256_file(path)}",
-        f"Licence of the weights: {card.licence}",
+        f"License of the weights: {card.license}",
     ]
     if card.parent:
-        lines.append(f"Fine-tuned from the model with SHA-256 {card.parent}; its licence holds as well.")
+        lines.append(f"Fine-tuned from the model with SHA-256 {card.parent}; its license holds as well.")
     return "\n".join(lines) + "\n"

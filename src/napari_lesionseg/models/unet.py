@@ -13,7 +13,7 @@ class UNet(SegmentationNetwork):
     """U-Net with configurable width and depth.
 
     It differs from the published one in three points: convolutions are padded, so that the answer has the
-    size of the picture; they are followed by batch normalisation; and pictures of any size will do, because
+    size of the image; they are followed by batch normalization; and images of any size will do, because
     what is pooled from an odd side is rounded up and cut off again on the way back.
 
     Parameters
@@ -23,7 +23,7 @@ class UNet(SegmentationNetwork):
     width : int
         Channels of the finest level, 1 to 128; every coarser level has twice as many. Published: 64.
     depth : int
-        How often the picture is halved, 1 to 5. Published: 4.
+        How often the image is halved, 1 to 5. Published: 4.
     widest : int
         No level has more channels than this, at most 1024. Published: 1024.
 
@@ -47,7 +47,7 @@ class UNet(SegmentationNetwork):
         self.head = nn.Conv2d(channels[0], out_channels, 1)
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Take features of every level, finest first, from a normalised image of shape (B, 3, H, W)."""
+        """Take features of every level, finest first, from a normalized image of shape (B, 3, H, W)."""
         features = [self.down[0](image)]
         for block in list(self.down)[1:]:
             features.append(block(functional.max_pool2d(features[-1], 2, ceil_mode=True)))

@@ -1,1 +1,1 @@
-"""The only importers of napari and Qt: layers, session, workers, panels, readers and writers."""
+"""The only importers of napari and Qt: layers, session, workers, panels, annotators and writers."""

@@ -1,4 +1,4 @@
-"""Opening pictures, masks, folders and data sets of them in napari."""
+"""Opening images, masks, folders and data sets of them in napari."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ import numpy as np
 from napari.utils.notifications import show_info, show_warning
 from numpy.typing import NDArray
 
-from napari_lesionseg.io.decoding import Decoded, DecodingError, decode_stack
-from napari_lesionseg.datasets.formats import coco
-from napari_lesionseg.datasets.formats import dicom
+from napari_lesionseg.datasets.formats import coco, dicom
 from napari_lesionseg.datasets.formats.dicom_files import read_photograph
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.io.images import picture_suffixes, read_mask, to_byte_image
-from napari_lesionseg.io.pairing import find_pictures
 from napari_lesionseg.datasets.records import Dataset, Problem, Record
-from napari_lesionseg.errors import DatasetError, PictureError
-from napari_lesionseg.plugin.napari_layers.layers import FILLED_OPACITY, outline_colours
+from napari_lesionseg.errors import DatasetError, ImageError
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode_stack
+from napari_lesionseg.io.images import image_suffixes, read_mask, to_byte_image
+from napari_lesionseg.io.pairing import find_images
+from napari_lesionseg.plugin.napari_layers.layers import FILLED_OPACITY, outline_colors
 
 LayerTuple: TypeAlias = tuple[NDArray[Any], dict[str, Any], str]
 Paths: TypeAlias = str | Sequence[str]
 
-MAX_PICTURES = 100
-"""Pictures of a folder that are opened at once, each as a layer of its own."""
+MAX_IMAGES = 100
+"""Images of a folder that are opened at once, each as a layer of its own."""
 
 MAX_PIXELS = 400_000_000
-"""Pixels of a folder's pictures that are opened at once: with their outlines, 1.6 GB."""
+"""Pixels of a folder's images that are opened at once: with their outlines, 1.6 GB."""
 
 _MASK = re.compile(r".+_(?:segmentation|mask|attribute_\w+)", re.IGNORECASE)
 
@@ -50,16 +49,16 @@ def _is_ours(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return coco.lists_objects(path)
-    return path.is_dir() or suffix in picture_suffixes or suffix in dicom.SUFFIXES
+    return path.is_dir() or suffix in image_suffixes or suffix in dicom.SUFFIXES
 
 
 def read_layers(path: Paths) -> list[LayerTuple]:
-    """Open pictures, masks, folders and data sets as layers.
+    """Open images, masks, folders and data sets as layers.
 
     Files whose name ends in ``_segmentation``, ``_mask`` or ``_attribute_<name>`` become Labels, all others
-    Images. Pages of a TIFF become a stack. Grey values of more than 8 bits are kept as they are; everything
-    else becomes colour bytes, upright. Of a folder that is a data set (PH2, ISIC, COCO, DICOM, pictures with
-    masks), and of a COCO file, each picture comes with its outline.
+    Images. Pages of a TIFF become a stack. Gray values of more than 8 bits are kept as they are; everything
+    else becomes color bytes, upright. Of a folder that is a data set (PH2, ISIC, COCO, DICOM, images with
+    masks), and of a COCO file, each image comes with its outline.
 
     Parameters
     ----------
@@ -69,13 +68,13 @@ def read_layers(path: Paths) -> list[LayerTuple]:
     Returns
     -------
     list of (data, options, type)
-        Layers; of a folder's pictures only the first one is visible, as they lie on top of each other. What
+        Layers; of a folder's images only the first one is visible, as they lie on top of each other. What
         is left out, because it is broken or too much at once, is said in a notification.
 
     Raises
     ------
-    PictureError, MaskError, PairingError, DatasetError
-        If a file cannot be read, or a folder holds no pictures that can.
+    ImageError, MaskError, PairingError, DatasetError
+        If a file cannot be read, or a folder holds no images that can.
     """
     return [layer for item in _as_list(path) for layer in _read_path(Path(item))]
 
@@ -89,41 +88,41 @@ def _read_path(path: Path) -> list[LayerTuple]:
 
 
 def _read_folder(path: Path) -> list[LayerTuple]:
-    """Open a folder as a data set, or as the pictures in it where it is none."""
+    """Open a folder as a data set, or as the images in it where it is none."""
     try:
         dataset = read_dataset(path)
     except DatasetError:
-        dataset = Dataset("pictures", [Record(file.stem, file) for file in find_pictures(path)])
+        dataset = Dataset("images", [Record(file.stem, file) for file in find_images(path)])
     return _read_dataset(path, dataset)
 
 
 def _read_dataset(path: Path, dataset: Dataset) -> list[LayerTuple]:
-    """Open a data set's pictures with their outlines, as many as there is room for."""
+    """Open a data set's images with their outlines, as many as there is room for."""
     layers: list[LayerTuple] = []
     problems = list(dataset.problems)
     opened = pixels = 0
     for record in dataset.records:
-        if opened == MAX_PICTURES or pixels > MAX_PIXELS:
+        if opened == MAX_IMAGES or pixels > MAX_PIXELS:
             break
         opened += 1
         try:
             found = _read_record(record, visible=not layers)
-        except (DatasetError, PictureError) as error:
+        except (DatasetError, ImageError) as error:
             problems.append(Problem(record.name, str(error)))
             continue
         pixels += math.prod(found[0][0].shape[:2])
         layers += found
     if not layers:
         reasons = (f" {problem.name}: {problem.reason}" for problem in problems)
-        raise DatasetError(f"{path}: no picture of it can be read.{next(reasons, '')}")
+        raise DatasetError(f"{path}: no image of it can be read.{next(reasons, '')}")
     _tell(path, problems, opened, len(dataset.records))
     return layers
 
 
 def _read_record(record: Record, *, visible: bool) -> list[LayerTuple]:
-    """Open one picture, and the outline that belongs to it."""
-    if record.mask is None and isinstance(record.picture, Path):
-        data, options, kind = _read_file(record.picture)
+    """Open one image, and the outline that belongs to it."""
+    if record.mask is None and isinstance(record.image, Path):
+        data, options, kind = _read_file(record.image)
         return [(data, options | {"visible": visible}, kind)]
     pixels = record.load(bare=True)
     image: LayerTuple = (pixels.image, {"name": record.name, "rgb": True, "visible": visible}, "image")
@@ -131,7 +130,7 @@ def _read_record(record: Record, *, visible: bool) -> list[LayerTuple]:
         return [image]
     options = {
         "name": f"{record.name} outline",
-        "colormap": outline_colours(),
+        "colormap": outline_colors(),
         "opacity": FILLED_OPACITY,
         "visible": visible,
     }
@@ -142,8 +141,8 @@ def _tell(path: Path, problems: Sequence[Problem], opened: int, total: int) -> N
     """Say what was left out."""
     if opened < total:
         show_info(
-            f"The first {opened} of {total} pictures in {path.name} are open. "
-            "The workbench opens the folder as a whole, one picture after the other."
+            f"The first {opened} of {total} images in {path.name} are open. "
+            "The workbench opens the folder as a whole, one image after the other."
         )
     if problems:
         more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
@@ -154,24 +153,24 @@ def _read_file(path: Path) -> LayerTuple:
     if path.suffix.lower() in dicom.SUFFIXES:
         return read_photograph(path), {"name": path.stem, "rgb": True}, "image"
     if _MASK.fullmatch(path.stem):
-        return read_mask(path), {"name": path.stem, "colormap": outline_colours()}, "labels"
+        return read_mask(path), {"name": path.stem, "colormap": outline_colors()}, "labels"
     data = _read_values(path)
     return data, {"name": path.stem, "rgb": data.shape[-1] == 3 and data.dtype == np.uint8}, "image"
 
 
 def _read_values(path: Path) -> NDArray[Any]:
-    """Values of a picture or a stack: (..., H, W, 3) bytes, or (..., H, W) deep grey values."""
+    """Values of an image or a stack: (..., H, W, 3) bytes, or (..., H, W) deep gray values."""
     try:
         frames = [_values(frame) for frame in decode_stack(path)]
-    except (DecodingError, PictureError) as error:
-        raise PictureError(f"{path}: {error}") from error
+    except (DecodingError, ImageError) as error:
+        raise ImageError(f"{path}: {error}") from error
     return frames[0] if len(frames) == 1 else np.stack(frames)
 
 
 def _values(frame: Decoded) -> NDArray[Any]:
     if frame.palette is not None:
-        colours: NDArray[Any] = frame.palette[frame.array]
-        return colours
+        colors: NDArray[Any] = frame.palette[frame.array]
+        return colors
     if frame.array.ndim == 2 and frame.array.dtype.itemsize > 1:
         return frame.array
     return to_byte_image(frame.array)

@@ -1,19 +1,19 @@
-"""Pictures drawn by code, with exact masks, for File > Open Sample."""
+"""Images drawn by code, with exact masks, for File > Open Sample."""
 
 from __future__ import annotations
 
 from napari_lesionseg.datasets.synthetic import Sample, sample_set
-from napari_lesionseg.plugin.napari_layers.layers import outline_colours
+from napari_lesionseg.plugin.napari_layers.layers import outline_colors
 from napari_lesionseg.plugin.readers import LayerTuple
 
 
-def one_picture() -> list[LayerTuple]:
-    """Give one drawn picture and its exact mask, which is hidden at first."""
+def one_image() -> list[LayerTuple]:
+    """Give one drawn image and its exact mask, which is hidden at first."""
     return _layers(sample_set(1)[0], visible=True)
 
 
-def six_pictures() -> list[LayerTuple]:
-    """Give six drawn pictures of different skins and lesions, each with its exact mask.
+def six_images() -> list[LayerTuple]:
+    """Give six drawn images of different skins and lesions, each with its exact mask.
 
     They lie on top of each other, so only the first one is visible.
     """
@@ -23,7 +23,7 @@ def six_pictures() -> list[LayerTuple]:
 
 
 def _layers(sample: Sample, *, visible: bool) -> list[LayerTuple]:
-    mask = {"name": f"{sample.name} exact mask", "visible": False, "colormap": outline_colours()}
+    mask = {"name": f"{sample.name} exact mask", "visible": False, "colormap": outline_colors()}
     return [
         (sample.image, {"name": sample.name, "rgb": True, "visible": visible}, "image"),
         (sample.mask, mask, "labels"),

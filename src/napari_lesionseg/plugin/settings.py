@@ -20,7 +20,7 @@ class Preferences:
     device : str
         "auto", "cpu", "cuda" or "mps".
     working_size : int
-        Side in pixels at which the network looks at pictures; 0 for the model's own.
+        Side in pixels at which the network looks at images; 0 for the model's own.
     """
 
     model: str = ""

@@ -19,7 +19,7 @@ from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
 KEYS = {
-    "picture": "Alt+B",
+    "image": "Alt+B",
     "model": "Alt+M",
     "device": "Alt+D",
     "threshold": "Alt+R",
@@ -55,7 +55,7 @@ OUTLINE_KEYS = {
     "next class": ".",
     "hide while held": "H",
     "show filled while held": "A",
-    "move the picture while held": "Space",
+    "move the image while held": "Space",
     "undo": "Ctrl+Z",
     "redo": "Ctrl+Shift+Z",
 }
@@ -68,7 +68,7 @@ VERDICT_KEYS = {
     "flag": "F4",
     "reopen": "F2",
 }
-"""What a reader says of a picture of a study, and the keys; the preferences can give them others."""
+"""What an annotator says of an image of a study, and the keys; the preferences can give them others."""
 
 KEYS.update(OUTLINE_KEYS)
 KEYS.update(VERDICT_KEYS)

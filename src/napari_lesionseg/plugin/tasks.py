@@ -133,5 +133,5 @@ def explain_device_failure(error: BaseException) -> str:
     """
     first_line = next(iter(str(error).splitlines()), "").strip()
     if isinstance(error, MemoryError) or "out of memory" in first_line.lower():
-        return "There is not enough memory for this picture; choose the CPU, or open a smaller picture."
+        return "There is not enough memory for this image; choose the CPU, or open a smaller image."
     return f"The network stopped ({first_line or type(error).__name__}); choose the CPU and try again."

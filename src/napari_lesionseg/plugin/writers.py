@@ -10,9 +10,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_mask
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_mask
 
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 

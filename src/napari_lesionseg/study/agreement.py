@@ -1,4 +1,4 @@
-"""How far readers agree, and what they would have drawn together."""
+"""How far annotators agree, and what they would have drawn together."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _ITERATIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Mean Dice of every pair of readers.
+    """Mean Dice of every pair of annotators.
 
     Parameters
     ----------
-    readers : tuple of str
+    annotators : tuple of str
         In the order of rows and columns.
     dice : ndarray
-        (N, N) float64, symmetric; NaN where two readers share no picture.
-    pictures : ndarray
-        (N, N) int64, number of pictures that two readers share.
+        (N, N) float64, symmetric; NaN where two annotators share no image.
+    images : ndarray
+        (N, N) int64, number of images that two annotators share.
     """
 
-    readers: tuple[str, ...]
+    annotators: tuple[str, ...]
     dice: NDArray[np.float64]
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
 
     @property
     def mean(self) -> float | None:
-        """Mean over the pairs of different readers that share pictures; None when there are none."""
-        upper = self.dice[np.triu_indices(len(self.readers), 1)]
+        """Mean over the pairs of different annotators that share images; None when there are none."""
+        upper = self.dice[np.triu_indices(len(self.annotators), 1)]
         upper = upper[~np.isnan(upper)]
         return float(upper.mean()) if len(upper) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """What several readers would have drawn together.
+    """What several annotators would have drawn together.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Consensus:
     probability : ndarray
         (H, W) float32.
     sensitivity, specificity : mapping of str to float
-        How each reader compares with the consensus.
+        How each annotator compares with the consensus.
     """
 
     labels: LabelImage
@@ -90,12 +90,12 @@ def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> flo
 
 
 def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | None = None) -> Agreement:
-    """Compare every pair of readers over all pictures they share.
+    """Compare every pair of annotators over all images they share.
 
     Parameters
     ----------
     masks : iterable of mappings
-        For each picture, the readers' outlines, as `Study.verdict_masks` gives them; read one by one.
+        For each image, the annotators' outlines, as `Study.verdict_masks` gives them; read one by one.
     label : int, optional
         The class that is compared; None: anything but background.
 
@@ -106,36 +106,36 @@ def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | No
     Raises
     ------
     StudyError
-        When outlines of one picture differ in shape.
+        When outlines of one image differ in shape.
     """
     found: dict[tuple[str, str], list[float]] = {}
-    for by_reader in masks:
-        names = sorted(by_reader)
+    for by_annotator in masks:
+        names = sorted(by_annotator)
         for place, first in enumerate(names):
             for second in names[place:]:
-                value = dice(by_reader[first], by_reader[second], label)
+                value = dice(by_annotator[first], by_annotator[second], label)
                 found.setdefault((first, second), []).append(value)
-    readers = tuple(sorted({reader for pair in found for reader in pair}))
-    means = np.full((len(readers),) * 2, np.nan)
-    counts = np.zeros((len(readers),) * 2, np.int64)
+    annotators = tuple(sorted({annotator for pair in found for annotator in pair}))
+    means = np.full((len(annotators),) * 2, np.nan)
+    counts = np.zeros((len(annotators),) * 2, np.int64)
     for (first, second), values in found.items():
-        i, j = readers.index(first), readers.index(second)
+        i, j = annotators.index(first), annotators.index(second)
         means[i, j] = means[j, i] = np.mean(values)
         counts[i, j] = counts[j, i] = len(values)
-    return Agreement(readers, means, counts)
+    return Agreement(annotators, means, counts)
 
 
 def find_consensus(masks: Mapping[str, LabelImage], label: int = 1) -> Consensus:
-    """Estimate the outline behind several readers' outlines with STAPLE.
+    """Estimate the outline behind several annotators' outlines with STAPLE.
 
-    Readers are weighed by how well they agree with the estimate: Warfield, Zou and Wells, "Simultaneous truth
-    and performance level estimation (STAPLE)", IEEE Transactions on Medical Imaging 23 (2004), as SimpleITK
-    has it.
+    Annotators are weighed by how well they agree with the estimate: Warfield, Zou and Wells, "Simultaneous
+    truth and performance level estimation (STAPLE)", IEEE Transactions on Medical Imaging 23 (2004), as
+    SimpleITK has it.
 
     Parameters
     ----------
     masks : mapping of str to ndarray
-        (H, W) uint8 by reader, at least two, of one shape.
+        (H, W) uint8 by annotator, at least two, of one shape.
     label : int
         The class.
 
@@ -146,13 +146,13 @@ def find_consensus(masks: Mapping[str, LabelImage], label: int = 1) -> Consensus
     Raises
     ------
     StudyError
-        When there are fewer than two readers, shapes differ, or SimpleITK is not installed.
+        When there are fewer than two annotators, shapes differ, or SimpleITK is not installed.
     """
     if len(masks) < 2:
-        raise StudyError("A consensus needs the outlines of at least two readers.")
+        raise StudyError("A consensus needs the outlines of at least two annotators.")
     if len({labels.shape for labels in masks.values()}) > 1:
-        raise StudyError("The readers' outlines differ in shape; they belong to different pictures.")
-    planes = {reader: _is(labels, label) for reader, labels in masks.items()}
+        raise StudyError("The annotators' outlines differ in shape; they belong to different images.")
+    planes = {annotator: _is(labels, label) for annotator, labels in masks.items()}
     first = next(iter(planes.values()))
     if all(np.array_equal(plane, first) for plane in planes.values()):
         # STAPLE divides by zero when nobody, or everybody, marks anything.

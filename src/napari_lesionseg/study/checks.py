@@ -7,15 +7,15 @@ from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.state import PictureState
-from napari_lesionseg.study.events import ReaderName
+from napari_lesionseg.study.events import AnnotatorName
+from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.types import LabelImage
 
-_READER: TypeAdapter[str] = TypeAdapter(ReaderName)
+_ANNOTATOR: TypeAdapter[str] = TypeAdapter(AnnotatorName)
 
 
-def check_reader(reader: str) -> str:
-    """Return a reader's name as it is.
+def check_annotator(annotator: str) -> str:
+    """Return an annotator's name as it is.
 
     Raises
     ------
@@ -23,35 +23,35 @@ def check_reader(reader: str) -> str:
         When it is not made of 1 to 40 letters, digits, ``-`` and ``_``.
     """
     try:
-        return _READER.validate_python(reader)
+        return _ANNOTATOR.validate_python(annotator)
     except ValidationError as error:
         raise StudyError(
-            f"{reader!r} cannot be a reader's name; use 1 to 40 letters, digits, - or _, such as initials."
+            f"{annotator!r} cannot be an annotator's name; use 1 to 40 letters, digits, - or _."
         ) from error
 
 
-def check_labels(labels: ArrayLike, state: PictureState, classes: int) -> LabelImage:
+def check_labels(labels: ArrayLike, state: ImageState, classes: int) -> LabelImage:
     """Return the labels of an outline as bytes.
 
     Parameters
     ----------
     labels : array_like
         (H, W) class indices.
-    state : PictureState
-        The picture that they belong to.
+    state : ImageState
+        The image that they belong to.
     classes : int
         How many classes the study has.
 
     Raises
     ------
     StudyError
-        When they have another size than the picture, or other values than the classes.
+        When they have another size than the image, or other values than the classes.
     """
     values = np.asarray(labels)
     if values.shape != state.shape:
         raise StudyError(
-            f"The outline has the shape {values.shape}, the picture {state.name} {state.shape}; it "
-            "belongs to another picture."
+            f"The outline has the shape {values.shape}, the image {state.name} {state.shape}; it "
+            "belongs to another image."
         )
     if values.dtype.kind not in "biu" or values.min() < 0 or values.max() > classes:
         raise StudyError(f"An outline of this study holds labels from 0 to {classes}.")

@@ -1,4 +1,4 @@
-"""A data set as a study: its outlines come along, for a reader to correct and to sign."""
+"""A data set as a study: its outlines come along, for an annotator to correct and to sign."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from napari_lesionseg.datasets.records import Dataset, Record
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.importing import Progress
 from napari_lesionseg.study.events import LESION, StudyClass
+from napari_lesionseg.study.importing import Progress
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
-_COLOURS = (
+_COLORS = (
     "#56b4e9",
     "#f0e442",
     "#009e73",
@@ -26,21 +26,21 @@ _COLOURS = (
 
 
 IMPORTED = "imported"
-"""The reader in whose name outlines are saved that came with the pictures; it signs nothing."""
+"""The annotator in whose name outlines are saved that came with the images; it signs nothing."""
 
 
 def take_outlines(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
-    """Save the outlines of a data set in a study that has its pictures.
+    """Save the outlines of a data set in a study that has its images.
 
-    They count as corrected by the reader `IMPORTED`: they are shown as they are, no network takes their
-    place, and nobody has signed them in this study. A picture that has any outline or verdict already is left
+    They count as corrected by the annotator `IMPORTED`: they are shown as they are, no network takes their
+    place, and nobody has signed them in this study. An image that has any outline or verdict already is left
     alone, and so is one whose outline is empty, cannot be read or has a class that the study lacks. A blinded
-    study, in which readers see their own work alone, takes none.
+    study, in which annotators see their own work alone, takes none.
 
     Parameters
     ----------
     study : Study
-        With the pictures of the records, found by their SHA-256, or by names that come once.
+        With the images of the records, found by their SHA-256, or by names that come once.
     records : sequence of Record
         The data set.
     progress : callable, optional
@@ -59,10 +59,8 @@ def take_outlines(study: Study, records: Sequence[Record], progress: Progress | 
     if study.info.blinded:
         return 0
     known = ("background", *(entry.name for entry in study.info.classes))
-    names = Counter(state.name for state in study.state.pictures.values())
-    by_name = {
-        state.name: picture for picture, state in study.state.pictures.items() if names[state.name] == 1
-    }
+    names = Counter(state.name for state in study.state.images.values())
+    by_name = {state.name: image for image, state in study.state.images.items() if names[state.name] == 1}
     taken = 0
     with Study.open(study.folder, IMPORTED) as importer:
         for done, record in enumerate(records, start=1):
@@ -75,11 +73,11 @@ def take_outlines(study: Study, records: Sequence[Record], progress: Progress | 
 
 
 def _take(study: Study, by_name: Mapping[str, str], record: Record) -> int:
-    """Save the outline of one record, if nobody has looked at its picture; tell how many that are."""
+    """Save the outline of one record, if nobody has looked at its image; tell how many that are."""
     try:
-        sha256 = sha256_file(record.picture) if isinstance(record.picture, Path) else ""
-        picture = sha256 if sha256 in study.state.pictures else by_name.get(record.name, "")
-        state = study.state.pictures.get(picture)
+        sha256 = sha256_file(record.image) if isinstance(record.image, Path) else ""
+        image = sha256 if sha256 in study.state.images else by_name.get(record.name, "")
+        state = study.state.images.get(image)
         if state is None or state.status is not Status.NOT_LOOKED_AT:
             return 0
         labels = record.load().labels
@@ -87,25 +85,25 @@ def _take(study: Study, by_name: Mapping[str, str], record: Record) -> int:
         return 0
     if labels.shape != state.shape or not labels.any():
         return 0
-    study.save_correction(picture, labels)
+    study.save_correction(image, labels)
     return 1
 
 
 def study_of_dataset(
-    folder: str | Path, reader: str, dataset: Dataset, progress: Progress | None = None
+    folder: str | Path, annotator: str, dataset: Dataset, progress: Progress | None = None
 ) -> int:
-    """Make a study of a data set: its pictures where they are, its classes, patients and outlines.
+    """Make a study of a data set: its images where they are, its classes, patients and outlines.
 
     Parameters
     ----------
     folder : str or Path
         A new or empty folder.
-    reader : str
+    annotator : str
         Who works in it.
     dataset : Dataset
-        Pictures that are files are taken in.
+        Images that are files are taken in.
     progress : callable, optional
-        Told about each picture, twice: as it is taken in, and as its outline is.
+        Told about each image, twice: as it is taken in, and as its outline is.
 
     Returns
     -------
@@ -117,10 +115,10 @@ def study_of_dataset(
     StudyError, PairingError
         As `Study.create` and `take_outlines`.
     """
-    files = [record.picture for record in dataset.records if isinstance(record.picture, Path)]
+    files = [record.image for record in dataset.records if isinstance(record.image, Path)]
     study = Study.create(
         folder,
-        reader,
+        annotator,
         paths=files,
         classes=_study_classes(dataset.records[0].classes),
         groups=[record.split_item() for record in dataset.records],
@@ -131,8 +129,8 @@ def study_of_dataset(
 
 
 def _study_classes(names: Sequence[str]) -> list[StudyClass]:
-    """Give a data set's classes colours; a lesion keeps its own."""
-    others = cycle(_COLOURS)
+    """Give a data set's classes colors; a lesion keeps its own."""
+    others = cycle(_COLORS)
     return [
-        LESION if name == LESION.name else StudyClass(name=name, colour=next(others)) for name in names[1:]
+        LESION if name == LESION.name else StudyClass(name=name, color=next(others)) for name in names[1:]
     ]

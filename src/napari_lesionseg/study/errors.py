@@ -1,4 +1,4 @@
-"""What the system refuses, said so that a reader knows what to do."""
+"""What the system refuses, said so that an annotator knows what to do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def _advice(error: OSError) -> str:
-    """Say what happened and what the reader can do."""
+    """Say what happened and what the annotator can do."""
     if error.errno in _FULL:
         return "the disk is full. Free some space and try again; nothing saved before is lost."
     if error.errno in _FORBIDDEN:

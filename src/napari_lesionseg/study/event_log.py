@@ -25,7 +25,7 @@ from napari_lesionseg.study.events import ENTRY, SCHEMA_VERSION, AnyEntry, Entry
 MAX_LINE = 1 << 20
 """Bytes of the longest line that is written or read."""
 
-_NAME = re.compile(r"(?P<reader>[A-Za-z0-9][A-Za-z0-9_-]{0,39})-(?P<writer>[0-9a-f]{32})\.jsonl")
+_NAME = re.compile(r"(?P<annotator>[A-Za-z0-9][A-Za-z0-9_-]{0,39})-(?P<writer>[0-9a-f]{32})\.jsonl")
 _MAX_REASON = 200
 
 E = TypeVar("E", bound=Entry)
@@ -54,7 +54,7 @@ class Problem:
 
 
 class JournalWriter:
-    """Appends the entries of one reader in one run.
+    """Appends the entries of one annotator in one run.
 
     The file is made with the first entry. When anything goes wrong in writing, the file is left as it is, and
     the next entry starts a new one: what was written before stays valid, and a torn line stays the last.
@@ -63,12 +63,12 @@ class JournalWriter:
     ----------
     folder : Path
         The study's folder of journals.
-    reader : str
+    annotator : str
         Who writes.
     """
 
-    def __init__(self, folder: Path, reader: str) -> None:
-        self.reader = reader
+    def __init__(self, folder: Path, annotator: str) -> None:
+        self.annotator = annotator
         self.own_files: set[str] = set()
         self._folder = folder
         self._start_file()
@@ -83,7 +83,7 @@ class JournalWriter:
         time : datetime
             When, UTC.
         **fields
-            What the class asks for beyond writer, number and reader.
+            What the class asks for beyond writer, number and annotator.
 
         Returns
         -------
@@ -99,7 +99,9 @@ class JournalWriter:
         """
         if self._length != _size(self._path):
             self._start_file()
-        entry = _build(kind, writer=self._writer, seq=self._seq, reader=self.reader, time=time, **fields)
+        entry = _build(
+            kind, writer=self._writer, seq=self._seq, annotator=self.annotator, time=time, **fields
+        )
         line = _encode(entry)
         try:
             self._write(line)
@@ -135,17 +137,17 @@ class JournalWriter:
             As `append`.
         """
         writer = uuid.uuid4().hex
-        common = {"writer": writer, "reader": self.reader, "time": time}
+        common = {"writer": writer, "annotator": self.annotator, "time": time}
         entries = [_build(kind, seq=seq, **common, **record) for seq, record in enumerate(records)]
         if entries:
-            name = f"{self.reader}-{writer}.jsonl"
+            name = f"{self.annotator}-{writer}.jsonl"
             write_atomically(self._folder / name, b"".join(map(_encode, entries)))
             self.own_files.add(name)
         return entries
 
     def _start_file(self) -> None:
         self._writer = uuid.uuid4().hex
-        self._path = self._folder / f"{self.reader}-{self._writer}.jsonl"
+        self._path = self._folder / f"{self.annotator}-{self._writer}.jsonl"
         self._seq = 0
         self._length = 0
         self.own_files.add(self._path.name)
@@ -234,12 +236,12 @@ class JournalReader:
                 tail = self._tails[file.name] = _Tail()
             if size > tail.offset:
                 with Path(file.path).open("rb") as stream:
-                    yield from self._read_lines(stream, file.name, tail, name["reader"], name["writer"])
+                    yield from self._read_lines(stream, file.name, tail, name["annotator"], name["writer"])
         except OSError as error:
             self._report(file.name, 0, f"it cannot be read ({error.strerror})")
 
     def _read_lines(
-        self, stream: BinaryIO, file: str, tail: _Tail, reader: str, writer: str
+        self, stream: BinaryIO, file: str, tail: _Tail, annotator: str, writer: str
     ) -> Iterator[AnyEntry]:
         for line in _complete_lines(stream, tail):
             entry = None
@@ -248,7 +250,7 @@ class JournalReader:
             else:
                 entry, reason = _parse(line)
             if entry is not None:
-                reason = _foreign(entry, reader, writer, tail.seen) or self._judge(entry)
+                reason = _foreign(entry, annotator, writer, tail.seen) or self._judge(entry)
             if reason is not None:
                 self._report(file, tail.line, reason)
             elif entry is not None:
@@ -320,9 +322,9 @@ def _newer(line: bytes) -> str | None:
     return f"it was written by a newer version of the program (schema {version})"
 
 
-def _foreign(entry: Entry, reader: str, writer: str, seen: Collection[int]) -> str | None:
+def _foreign(entry: Entry, annotator: str, writer: str, seen: Collection[int]) -> str | None:
     """Tell why an entry does not belong into the journal it stands in."""
-    if (entry.reader, entry.writer) != (reader, writer):
+    if (entry.annotator, entry.writer) != (annotator, writer):
         return "the line belongs into another journal"
     if entry.seq in seen:
         return "the line's number comes again"

@@ -62,7 +62,7 @@ def _check_view(view: dict[str, JsonValue]) -> dict[str, JsonValue]:
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Uuid: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Revision: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-ReaderName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+AnnotatorName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
 Time: TypeAlias = Annotated[AwareDatetime, AfterValidator(_check_time)]
 Label: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 RelativePath: TypeAlias = Annotated[
@@ -86,15 +86,15 @@ class StudyClass(Record):
     ----------
     name : str
         What a doctor calls it.
-    colour : str
-        Colour of its outline, as ``#rrggbb``.
+    color : str
+        Color of its outline, as ``#rrggbb``.
     """
 
     name: Label
-    colour: Annotated[str, StringConstraints(pattern=r"^#[0-9a-f]{6}$")]
+    color: Annotated[str, StringConstraints(pattern=r"^#[0-9a-f]{6}$")]
 
 
-LESION = StudyClass(name="lesion", colour="#e69f00")
+LESION = StudyClass(name="lesion", color="#e69f00")
 """The class of a study that does not say otherwise; orange of the Okabe-Ito palette."""
 
 
@@ -112,12 +112,12 @@ class StudyInfo(Record):
     classes : tuple of StudyClass
         Foreground classes; the background is label 0.
     images_folder : str, optional
-        Folder of the pictures that were not copied, relative to the study (here ``..`` is allowed: a picture
-        counts only when its SHA-256 is the one in the journal). None: all are in ``pictures/``.
+        Folder of the images that were not copied, relative to the study (here ``..`` is allowed: an image
+        counts only when its SHA-256 is the one in the journal). None: all are in ``images/``.
     blinded : bool
-        Whether readers must not see each other's work.
-    pseudonymised : bool
-        Whether new pictures get pseudonyms instead of their names.
+        Whether annotators must not see each other's work.
+    pseudonymized : bool
+        Whether new images get pseudonyms instead of their names.
     """
 
     format: Literal["napari-lesionseg study"] = STUDY_FORMAT
@@ -127,7 +127,7 @@ class StudyInfo(Record):
     classes: Annotated[tuple[StudyClass, ...], Field(min_length=1, max_length=MAX_CLASS_INDEX)] = (LESION,)
     images_folder: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     blinded: bool = False
-    pseudonymised: bool = False
+    pseudonymized: bool = False
 
 
 class Entry(Record):
@@ -141,7 +141,7 @@ class Entry(Record):
         One run of the program, 32 hexadecimal digits, the same as in the name of the journal.
     seq : int
         Number of the entry in its journal; none comes twice.
-    reader : str
+    annotator : str
         Who did it.
     time : datetime
         When, UTC.
@@ -150,7 +150,7 @@ class Entry(Record):
     v: Literal[1] = SCHEMA_VERSION
     writer: Uuid
     seq: Annotated[int, Field(ge=0, lt=2**53)]
-    reader: ReaderName
+    annotator: AnnotatorName
     time: Time
 
     @property
@@ -159,33 +159,33 @@ class Entry(Record):
         return self.time, self.writer, self.seq
 
 
-class PictureEntry(Entry):
-    """An entry about one picture.
+class ImageEntry(Entry):
+    """An entry about one image.
 
     Parameters
     ----------
     image_id : str
-        SHA-256 of the picture's file, which is what a picture goes by in a study.
+        SHA-256 of the image's file, which is what an image goes by in a study.
     """
 
     image_id: Sha256
 
 
-class Added(PictureEntry):
-    """A picture came into the study.
+class Added(ImageEntry):
+    """An image came into the study.
 
     Parameters
     ----------
     name : str
-        What the picture is called.
+        What the image is called.
     path : str
-        Where it was, relative to the folder of the pictures, with forward slashes.
+        Where it was, relative to the folder of the images, with forward slashes.
     own : bool
-        True: `path` is inside the study's own ``pictures`` folder.
+        True: `path` is inside the study's own ``images`` folder.
     size : int
         Bytes of the file.
     shape : tuple of int
-        Rows and columns of the picture, upright.
+        Rows and columns of the image, upright.
     patient, lesion, stratum : str, optional
         What belongs together and what is spread evenly when the study is split.
     """
@@ -198,16 +198,16 @@ class Added(PictureEntry):
     shape: tuple[Side, Side]
     patient: Label | None = None
     lesion: Label | None = None
-    stratum: Label | None = None
+    stratify_by: Label | None = None
 
 
-class OutlineEntry(PictureEntry):
-    """A revision of a picture's mask, and what it came from.
+class OutlineEntry(ImageEntry):
+    """A revision of an image's mask, and what it came from.
 
     Parameters
     ----------
     revision : str
-        Name of the file, ``masks/<picture>/<revision>.png``; the same pixels have the same name.
+        Name of the file, ``masks/<image>/<revision>.png``; the same pixels have the same name.
     sha256 : str
         Of the mask's file.
     model : str, optional
@@ -215,7 +215,7 @@ class OutlineEntry(PictureEntry):
     threshold : float, optional
         Probability above which a pixel was taken as lesion.
     clicks : tuple of (row, col, positive)
-        Clicks that took part, in pixels of the picture.
+        Clicks that took part, in pixels of the image.
     quality : float, optional
         Estimate of how good the outline is, 0 to 1.
     label : int
@@ -236,31 +236,31 @@ class OutlineEntry(PictureEntry):
 
 
 class Predicted(OutlineEntry):
-    """The model outlined the picture on its own."""
+    """The model outlined the image on its own."""
 
     event: Literal["predicted"] = "predicted"
 
 
 class Corrected(OutlineEntry):
-    """The reader changed the outline: by hand, by clicks, by the threshold."""
+    """The annotator changed the outline: by hand, by clicks, by the threshold."""
 
     event: Literal["corrected"] = "corrected"
 
 
 class Approved(OutlineEntry):
-    """The reader signs the outline."""
+    """The annotator signs the outline."""
 
     event: Literal["approved"] = "approved"
 
 
-class NoLesion(PictureEntry):
-    """The reader signs that there is no lesion."""
+class NoLesion(ImageEntry):
+    """The annotator signs that there is no lesion."""
 
     event: Literal["no lesion"] = "no lesion"
 
 
-class Flagged(PictureEntry):
-    """The reader sets the picture aside.
+class Flagged(ImageEntry):
+    """The annotator sets the image aside.
 
     Parameters
     ----------
@@ -272,19 +272,19 @@ class Flagged(PictureEntry):
     note: Annotated[str, StringConstraints(max_length=MAX_NOTE)] = ""
 
 
-class Reopened(PictureEntry):
-    """The reader takes the last verdict back."""
+class Reopened(ImageEntry):
+    """The annotator takes the last verdict back."""
 
     event: Literal["reopened"] = "reopened"
 
 
 class Session(Entry):
-    """Where the reader is, to come back there.
+    """Where the annotator is, to come back there.
 
     Parameters
     ----------
     image_id : str, optional
-        The picture on the screen.
+        The image on the screen.
     view : dict
         Whatever the viewer needs to look the same again: names, numbers, texts, lists; 16 000 characters.
     """

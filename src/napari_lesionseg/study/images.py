@@ -1,6 +1,6 @@
-"""Where the pictures of a study are: found by their SHA-256, wherever they were moved to.
+"""Where the images of a study are: found by their SHA-256, wherever they were moved to.
 
-A picture's file is hashed when it is first needed, and again when its size or time has changed. Opening a
+An image's file is hashed when it is first needed, and again when its size or time has changed. Opening a
 study hashes nothing.
 """
 
@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from napari_lesionseg.io.images import picture_suffixes
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
+from napari_lesionseg.io.images import image_suffixes
 from napari_lesionseg.study.events import Added, RelativePath, Sha256
 
 _Moved: TypeAlias = dict[Sha256, RelativePath]
@@ -24,17 +24,17 @@ _MOVED = TypeAdapter(_Moved)
 _Stamp: TypeAlias = tuple[int, int]
 
 
-class PictureFiles:
-    """Finds the files of pictures.
+class ImageFiles:
+    """Finds the files of images.
 
     Parameters
     ----------
     own : Path
-        The study's own folder of pictures, resolved.
+        The study's own folder of images, resolved.
     outside : Path, optional
-        The folder of the pictures that were not copied, resolved.
+        The folder of the images that were not copied, resolved.
     cache : Path
-        File that remembers where moved pictures were found. What it says is checked; it may be deleted.
+        File that remembers where moved images were found. What it says is checked; it may be deleted.
     """
 
     def __init__(self, own: Path, outside: Path | None, cache: Path) -> None:
@@ -48,12 +48,12 @@ class PictureFiles:
         self._moved_before = dict(self._moved)
 
     def place(self, added: Added) -> Path | None:
-        """Return where a picture was when it was added; None when the study has no such folder.
+        """Return where an image was when it was added; None when the study has no such folder.
 
         Parameters
         ----------
         added : Added
-            The picture.
+            The image.
 
         Returns
         -------
@@ -63,12 +63,12 @@ class PictureFiles:
         return None if folder is None else folder / added.path
 
     def leads_out(self, added: Added) -> bool:
-        """Tell whether links on its path lead a picture out of its folder.
+        """Tell whether links on its path lead an image out of its folder.
 
         Parameters
         ----------
         added : Added
-            The picture.
+            The image.
 
         Returns
         -------
@@ -78,12 +78,12 @@ class PictureFiles:
         return path is not None and not self._stays_inside(path, self.own if added.own else self.outside)
 
     def find(self, added: Added) -> Path:
-        """Find a picture's file and make sure that it is this picture.
+        """Find an image's file and make sure that it is this image.
 
         Parameters
         ----------
         added : Added
-            The picture.
+            The image.
 
         Returns
         -------
@@ -92,30 +92,30 @@ class PictureFiles:
         Raises
         ------
         StudyError
-            When the picture is nowhere to be found.
+            When the image is nowhere to be found.
         OSError
             When a file cannot be read.
         """
         for path in self._places(added):
-            if self._is_picture(path, added):
+            if self._is_image(path, added):
                 self._remember(path, added)
                 return path
         if not added.own and (self.outside is None or not self.outside.is_dir()):
             raise StudyError(
-                f"The folder of the pictures{_named(self.outside)} cannot be reached; connect its disk, or "
-                "say where the pictures are now."
+                f"The folder of the images{_named(self.outside)} cannot be reached; connect its disk, or "
+                "say where the images are now."
             )
         raise StudyError(
-            f"The picture {added.name} was moved away or changed; put it back, or say where the pictures are."
+            f"The image {added.name} was moved away or changed; put it back, or say where the images are."
         )
 
     def present(self, added: Added) -> bool:
-        """Tell whether a file of the right size is where the picture was; quick, and not proof.
+        """Tell whether a file of the right size is where the image was; quick, and not proof.
 
         Parameters
         ----------
         added : Added
-            The picture.
+            The image.
 
         Returns
         -------
@@ -125,11 +125,11 @@ class PictureFiles:
         return path is not None and _size(path) == added.size
 
     def forget_listing(self) -> None:
-        """Look through the folders anew when the next picture is missing."""
+        """Look through the folders anew when the next image is missing."""
         self._listing = None
 
     def save(self) -> None:
-        """Remember where moved pictures were found.
+        """Remember where moved images were found.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class PictureFiles:
             self._moved_before = dict(self._moved)
 
     def _places(self, added: Added) -> Iterator[Path]:
-        """Yield where a picture may be, the likely places first; folders are listed only for the rest."""
+        """Yield where an image may be, the likely places first; folders are listed only for the rest."""
         place = self.place(added)
         if place is not None:
             yield place
@@ -153,7 +153,7 @@ class PictureFiles:
             self._listing = _list_by_size(self.own, self.outside)
         yield from self._listing.get(added.size, [])
 
-    def _is_picture(self, path: Path, added: Added) -> bool:
+    def _is_image(self, path: Path, added: Added) -> bool:
         """Compare size, then hash."""
         folder = self.own if path.is_relative_to(self.own) else self.outside
         if _size(path) != added.size or not self._stays_inside(path, folder):
@@ -169,7 +169,7 @@ class PictureFiles:
         return known[1]
 
     def _remember(self, path: Path, added: Added) -> None:
-        """Note the place of a picture that was moved."""
+        """Note the place of an image that was moved."""
         if path == self.place(added):
             self._moved.pop(added.image_id, None)
         elif self.outside is not None and path.is_relative_to(self.outside):
@@ -188,7 +188,7 @@ class PictureFiles:
 
 
 def _read_moved(cache: Path) -> _Moved:
-    """Read where moved pictures were found; a cache that is missing or damaged is an empty one."""
+    """Read where moved images were found; a cache that is missing or damaged is an empty one."""
     try:
         return _MOVED.validate_json(cache.read_bytes())
     except (OSError, ValidationError):
@@ -196,14 +196,14 @@ def _read_moved(cache: Path) -> _Moved:
 
 
 def _list_by_size(own: Path, outside: Path | None) -> dict[int, list[Path]]:
-    """List the picture files of both folders by their size, without the study's masks."""
+    """List the image files of both folders by their size, without the study's masks."""
     listing: dict[int, list[Path]] = defaultdict(list)
     study = own.parent
     for folder in (own, outside):
         for parent, children, names in os.walk(folder) if folder is not None else ():
             children[:] = [name for name in children if Path(parent, name) != study]
             for path in (Path(parent, name) for name in sorted(names)):
-                if path.suffix.lower() in picture_suffixes:
+                if path.suffix.lower() in image_suffixes:
                     listing[_size(path)].append(path)
     return listing
 

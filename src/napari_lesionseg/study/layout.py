@@ -1,4 +1,4 @@
-"""The parts of a study's folder: ``study.json``, and the folders for journals, masks and pictures."""
+"""The parts of a study's folder: ``study.json``, and the folders for journals, masks and images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from napari_lesionseg.study.event_log import explain
 from napari_lesionseg.study.events import StudyInfo
 
 STUDY_FOLDER = "lesionseg-study"
-"""What the study inside a folder of pictures is called."""
+"""What the study inside a folder of images is called."""
 
 INFO_FILE = "study.json"
-JOURNALS, MASKS, PICTURES, CACHE = "journal", "masks", "pictures", "cache"
+JOURNALS, MASKS, IMAGES, CACHE = "journal", "masks", "images", "cache"
 
 _HARMLESS = {"thumbs.db", "desktop.ini"}
 _MAX_INFO = 1 << 20
@@ -145,7 +145,7 @@ def make_folders(folder: Path) -> None:
     OSError
         When one cannot be made.
     """
-    paths = [folder / name for name in (JOURNALS, MASKS, PICTURES)]
+    paths = [folder / name for name in (JOURNALS, MASKS, IMAGES)]
     for path in paths:
         if path.is_symlink():
             raise StudyError(f"{path} is a link, which is not followed; put the folder itself there.")
@@ -169,7 +169,7 @@ def sweep(folder: Path) -> None:
     OSError
         When the folder cannot be listed.
     """
-    for path in (folder, folder / JOURNALS, folder / PICTURES, folder / CACHE):
+    for path in (folder, folder / JOURNALS, folder / IMAGES, folder / CACHE):
         sweep_temporaries(path)
     with os.scandir(folder / MASKS) as entries:
         for entry in entries:

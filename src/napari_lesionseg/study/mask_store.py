@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from napari_lesionseg.io.images import read_mask, write_mask
 from napari_lesionseg.errors import MaskError, StudyError
 from napari_lesionseg.io.atomic import sha256_file, sync_folder
+from napari_lesionseg.io.images import read_mask, write_mask
 from napari_lesionseg.study.events import OutlineEntry
 from napari_lesionseg.types import LabelImage
 
@@ -61,7 +61,7 @@ class Revisions:
 
         Parameters
         ----------
-        picture, revision : str
+        image, revision : str
             As in the journal.
 
         Returns
@@ -71,7 +71,7 @@ class Revisions:
         Raises
         ------
         StudyError
-            When the picture's folder is a link that leads elsewhere.
+            When the image's folder is a link that leads elsewhere.
         """
         folder = self._folder / image_id
         if folder.is_symlink():
@@ -84,7 +84,7 @@ class Revisions:
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
         labels : ndarray
             (H, W) uint8.
         known : mapping of str to str
@@ -116,7 +116,7 @@ class Revisions:
         entry : OutlineEntry
             What the journal says.
         shape : (int, int)
-            Rows and columns of the picture.
+            Rows and columns of the image.
 
         Returns
         -------
@@ -126,7 +126,7 @@ class Revisions:
         Raises
         ------
         StudyError
-            When the file is missing, is not the one that was saved, or does not fit the picture.
+            When the file is missing, is not the one that was saved, or does not fit the image.
         """
         path = self.path(entry.image_id, entry.revision)
         if not path.is_file():
@@ -145,7 +145,7 @@ class Revisions:
         return labels
 
     def _make_folder(self, image_id: str) -> None:
-        """Make a picture's folder, and the name of it durable."""
+        """Make an image's folder, and the name of it durable."""
         folder = self._folder / image_id
         if image_id not in self._durable or not folder.is_dir():
             folder.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from napari_lesionseg.types import Click
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Provenance:
     """What an outline came from.
 
     Parameters
@@ -52,4 +52,4 @@ class Origin:
         }
 
 
-NO_ORIGIN = Origin()
+NO_PROVENANCE = Provenance()

@@ -1,4 +1,4 @@
-"""Pseudonyms for pictures, patients and lesions; the key that undoes them stays outside the study."""
+"""Pseudonyms for images, patients and lesions; the key that undoes them stays outside the study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.atomic import write_atomically
 
 _COLUMNS = ("kind", "pseudonym", "original", "sha256")
-_PREFIX = {"picture": "P", "patient": "patient-", "lesion": "lesion-"}
+_PREFIX = {"image": "P", "patient": "patient-", "lesion": "lesion-"}
 _DIGITS = 4
 
 
@@ -50,12 +50,12 @@ class KeyFile:
 
         Parameters
         ----------
-        kind : {"picture", "patient", "lesion"}
+        kind : {"image", "patient", "lesion"}
             What it is.
         original : str
             Path or name.
         sha256 : str
-            Of a picture's content, which is what it is known by.
+            Of an image's content, which is what it is known by.
 
         Returns
         -------
@@ -94,7 +94,7 @@ class KeyFile:
 
 
 def _key(kind: str, original: str, sha256: str) -> tuple[str, str]:
-    """Tell by what something is known: a picture by its content, all else by its name."""
+    """Tell by what something is known: an image by its content, all else by its name."""
     return kind, sha256 or original
 
 

@@ -1,4 +1,4 @@
-"""Which picture comes next: searching, filtering, sorting and counting, all without side effects."""
+"""Which image comes next: searching, filtering, sorting and counting, all without side effects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_lesionseg.study.state import PictureState, Status
+from napari_lesionseg.study.state import ImageState, Status
 
 
 class Order(StrEnum):
@@ -26,7 +26,7 @@ class Order(StrEnum):
 
 
 _STATUS_ORDER = {status: place for place, status in enumerate(Status)}
-_KEYS: Mapping[Order, Callable[[PictureState], Any]] = {
+_KEYS: Mapping[Order, Callable[[ImageState], Any]] = {
     Order.NAME: lambda state: 0,
     Order.STATUS: lambda state: _STATUS_ORDER[state.status],
     Order.QUALITY: lambda state: (state.quality is None, state.quality or 0.0),
@@ -44,9 +44,9 @@ class Counts:
     Parameters
     ----------
     total : int
-        Pictures.
+        Images.
     by_status : mapping of Status to int
-        Pictures of each status; all are there.
+        Images of each status; all are there.
     """
 
     total: int
@@ -54,7 +54,7 @@ class Counts:
 
     @property
     def done(self) -> int:
-        """Pictures with a verdict: approved, or without a lesion."""
+        """Images with a verdict: approved, or without a lesion."""
         return sum(count for status, count in self.by_status.items() if status.done)
 
     def __str__(self) -> str:
@@ -67,12 +67,12 @@ class Counts:
         return ", ".join([text, *extra])
 
 
-def count_pictures(pictures: Iterable[PictureState]) -> Counts:
-    """Count the pictures of each status.
+def count_images(images: Iterable[ImageState]) -> Counts:
+    """Count the images of each status.
 
     Parameters
     ----------
-    pictures : iterable of PictureState
+    images : iterable of ImageState
         All that count.
 
     Returns
@@ -80,41 +80,41 @@ def count_pictures(pictures: Iterable[PictureState]) -> Counts:
     Counts
         Its text is such as "37 of 200 approved, 3 flagged".
     """
-    counts = Counter(state.status for state in pictures)
+    counts = Counter(state.status for state in images)
     return Counts(counts.total(), {status: counts[status] for status in Status})
 
 
 def arrange(
-    pictures: Iterable[PictureState],
+    images: Iterable[ImageState],
     order: Order = Order.NAME,
     *,
     search: str = "",
     statuses: Collection[Status] | None = None,
     features: Mapping[str, ArrayLike] | None = None,
-) -> list[PictureState]:
-    """Choose pictures and put them in order.
+) -> list[ImageState]:
+    """Choose images and put them in order.
 
     Parameters
     ----------
-    pictures : iterable of PictureState
+    images : iterable of ImageState
         In the order that settles ties, which is that of the names for a study's own state.
     order : Order
         How to sort.
     search : str
-        Words that must all occur in name, note, reader or status; case and accents do not matter.
+        Words that must all occur in name, note, annotator or status; case and accents do not matter.
     statuses : collection of Status, optional
         Only these; None: all.
     features : mapping of str to array, optional
-        For "teaches most": a vector for each picture; see `rank_by_teaching`.
+        For "teaches most": a vector for each image; see `rank_by_teaching`.
 
     Returns
     -------
-    list of PictureState
+    list of ImageState
     """
     words = _plain(search).split()
     chosen = [
         state
-        for state in pictures
+        for state in images
         if (statuses is None or state.status in statuses) and _has_words(state, words)
     ]
     if order is Order.TEACHES_MOST:
@@ -122,73 +122,73 @@ def arrange(
     return sorted(chosen, key=_KEYS[order])
 
 
-def next_picture(
-    pictures: Sequence[PictureState], current: str | None, statuses: Collection[Status] | None = None
-) -> PictureState | None:
-    """Return the next picture without a verdict, from the current one on and round to the start.
+def next_image(
+    images: Sequence[ImageState], current: str | None, statuses: Collection[Status] | None = None
+) -> ImageState | None:
+    """Return the next image without a verdict, from the current one on and round to the start.
 
     Parameters
     ----------
-    pictures : sequence of PictureState
+    images : sequence of ImageState
         The queue as arranged.
     current : str, optional
-        SHA-256 of the picture on the screen.
+        SHA-256 of the image on the screen.
     statuses : collection of Status, optional
         Which count as next; None: those without a verdict that are not flagged.
 
     Returns
     -------
-    PictureState or None
+    ImageState or None
         None when there is none but the current one.
     """
     wanted = statuses or {Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}
-    places = [place for place, state in enumerate(pictures) if state.image_id == current]
+    places = [place for place, state in enumerate(images) if state.image_id == current]
     start = places[0] + 1 if places else 0
-    for state in (*pictures[start:], *pictures[:start]):
+    for state in (*images[start:], *images[:start]):
         if state.status in wanted and state.image_id != current:
             return state
     return None
 
 
 def rank_by_teaching(
-    pictures: Iterable[PictureState], features: Mapping[str, ArrayLike] | None = None
-) -> list[PictureState]:
-    """Sort pictures by how much a model would learn from them; those with a verdict come last.
+    images: Iterable[ImageState], features: Mapping[str, ArrayLike] | None = None
+) -> list[ImageState]:
+    """Sort images by how much a model would learn from them; those with a verdict come last.
 
     The first 64 are chosen one by one, by the product of how unsure the model is (1 - quality) and how far
-    the picture is from the nearest one that has a verdict or was chosen before it. This is the greedy
-    k-centre rule of Sener and Savarese, "Active learning for convolutional neural networks: a core-set
+    the image is from the nearest one that has a verdict or was chosen before it. This is the greedy
+    k-center rule of Sener and Savarese, "Active learning for convolutional neural networks: a core-set
     approach" (2018), weighted by uncertainty. The rest follows by the same product.
 
     Parameters
     ----------
-    pictures : iterable of PictureState
+    images : iterable of ImageState
         In the order that settles ties.
     features : mapping of str to array, optional
-        A vector for each picture, such as the encoder's mean output. None, or a picture without one: only the
+        A vector for each image, such as the encoder's mean output. None, or an image without one: only the
         uncertainty counts.
 
     Returns
     -------
-    list of PictureState
+    list of ImageState
     """
-    pictures = list(pictures)
-    waiting = [state for state in pictures if not state.status.done]
-    settled = [state for state in pictures if state.status.done]
+    images = list(images)
+    waiting = [state for state in images if not state.status.done]
+    settled = [state for state in images if state.status.done]
     order = _greedy_order(_doubts(waiting), *_feature_tables(waiting, settled, features or {}))
     return [waiting[place] for place in order] + settled
 
 
-def _doubts(pictures: Sequence[PictureState]) -> NDArray[np.float64]:
-    """How unsure the model is of each picture, above 0 so that distance still counts."""
-    qualities = [_UNKNOWN_QUALITY if state.quality is None else state.quality for state in pictures]
+def _doubts(images: Sequence[ImageState]) -> NDArray[np.float64]:
+    """How unsure the model is of each image, above 0 so that distance still counts."""
+    qualities = [_UNKNOWN_QUALITY if state.quality is None else state.quality for state in images]
     return 1.0 - np.array(qualities, np.float64) + 1e-3
 
 
 def _feature_tables(
-    waiting: Sequence[PictureState], settled: Sequence[PictureState], features: Mapping[str, ArrayLike]
+    waiting: Sequence[ImageState], settled: Sequence[ImageState], features: Mapping[str, ArrayLike]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Vectors of the waiting pictures, (N, D), NaN where there are none, and of the settled ones, (M, D)."""
+    """Vectors of the waiting images, (N, D), NaN where there are none, and of the settled ones, (M, D)."""
     vectors = {image_id: np.ravel(np.asarray(vector, np.float64)) for image_id, vector in features.items()}
     length = max((len(vector) for vector in vectors.values()), default=0)
     nothing = np.full(length, np.nan)
@@ -215,7 +215,7 @@ def _greedy_order(
 
 
 def _distance_to_nearest(table: NDArray[np.float64], settled: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of each picture to the nearest settled one, infinite where there is none."""
+    """Distance of each image to the nearest settled one, infinite where there is none."""
     squares = np.full(len(table), np.inf)
     lengths = np.sum(table**2, axis=1)
     for start in range(0, len(settled), _CHUNK):
@@ -229,7 +229,7 @@ def _distance_to_nearest(table: NDArray[np.float64], settled: NDArray[np.float64
 def _nearer(
     distance: NDArray[np.float64], table: NDArray[np.float64], vector: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Distances once `vector` is settled too; pictures without features keep theirs."""
+    """Distances once `vector` is settled too; images without features keep theirs."""
     if not table.shape[1]:
         return distance
     nearer: NDArray[np.float64] = np.fmin(distance, np.linalg.norm(table - vector, axis=1))
@@ -237,16 +237,16 @@ def _nearer(
 
 
 def _scores(doubts: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Doubt times distance; a picture without any distance counts as far as the farthest."""
+    """Doubt times distance; an image without any distance counts as far as the farthest."""
     finite = distance[np.isfinite(distance)]
     return doubts * np.where(np.isfinite(distance), distance, finite.max() if len(finite) else 1.0)
 
 
-def _has_words(state: PictureState, words: Sequence[str]) -> bool:
-    """Tell whether all words occur in what is shown of a picture."""
+def _has_words(state: ImageState, words: Sequence[str]) -> bool:
+    """Tell whether all words occur in what is shown of an image."""
     if not words:
         return True
-    text = _plain(f"{state.name} {state.note} {state.reader or ''} {state.status.words}")
+    text = _plain(f"{state.name} {state.note} {state.annotator or ''} {state.status.words}")
     return all(word in text for word in words)
 
 

@@ -7,13 +7,13 @@ import functools
 import numpy as np
 
 from napari_lesionseg.datasets.records import Provenance, Record
-from napari_lesionseg.study.state import PictureState, Status
+from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import LabelImage
 
 
 def study_records(study: Study) -> list[Record]:
-    """List all pictures of a study with what was signed, or at least drawn, of each.
+    """List all images of a study with what was signed, or at least drawn, of each.
 
     Parameters
     ----------
@@ -23,40 +23,40 @@ def study_records(study: Study) -> list[Record]:
     Returns
     -------
     list of Record
-        In the natural order of the names; no pixel is read yet. Pictures that nobody outlined have no mask.
+        In the natural order of the names; no pixel is read yet. Images that nobody outlined have no mask.
     """
-    return [_record(study, state) for state in study.state.pictures.values()]
+    return [_record(study, state) for state in study.state.images.values()]
 
 
-def _record(study: Study, state: PictureState) -> Record:
+def _record(study: Study, state: ImageState) -> Record:
     added = state.added
     return Record(
         name=state.name,
-        picture=functools.partial(study.read_picture, state.image_id),
+        image=functools.partial(study.read_image, state.image_id),
         mask=_mask_source(study, state),
         classes=("background", *(entry.name for entry in study.info.classes)),
         patient=added.patient,
         lesion=added.lesion,
-        diagnosis=added.stratum,
+        diagnosis=added.stratify_by,
         provenance=_provenance(study, state),
     )
 
 
-def _mask_source(study: Study, state: PictureState) -> functools.partial[LabelImage] | None:
+def _mask_source(study: Study, state: ImageState) -> functools.partial[LabelImage] | None:
     if state.outline is None and state.status is not Status.NO_LESION:
         return None
     return functools.partial(signed_outline, study, state)
 
 
-def signed_outline(study: Study, state: PictureState) -> LabelImage:
+def signed_outline(study: Study, state: ImageState) -> LabelImage:
     """Read what counts: the signed outline as it was signed, else the latest one.
 
     Parameters
     ----------
     study : Study
         The study.
-    state : PictureState
-        The picture's state.
+    state : ImageState
+        The image's state.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def signed_outline(study: Study, state: PictureState) -> LabelImage:
     Raises
     ------
     StudyError
-        When the file is missing, damaged, or does not fit the picture.
+        When the file is missing, damaged, or does not fit the image.
     """
     if state.status is Status.NO_LESION or state.outline is None:
         return np.zeros(state.shape, np.uint8)
@@ -74,10 +74,10 @@ def signed_outline(study: Study, state: PictureState) -> LabelImage:
     return study.read_revision(signed or state.outline)
 
 
-def _provenance(study: Study, state: PictureState) -> Provenance:
+def _provenance(study: Study, state: ImageState) -> Provenance:
     """Say who drew the outline, with which model, and how much of it by hand."""
     return Provenance(
-        reader=state.reader or "",
+        annotator=state.annotator or "",
         model="" if state.predicted is None else state.predicted.model or "",
         corrected=_corrected_share(study, state),
         status=state.status.value,
@@ -85,7 +85,7 @@ def _provenance(study: Study, state: PictureState) -> Provenance:
     )
 
 
-def _corrected_share(study: Study, state: PictureState) -> float | None:
+def _corrected_share(study: Study, state: ImageState) -> float | None:
     """Share of the pixels that differ from the model's own outline; None without one."""
     if state.predicted is None or not state.status.done:
         return None

@@ -1,25 +1,25 @@
-"""Splitting a study's pictures, with the dealing itself left to `napari_lesionseg.datasets.splits`."""
+"""Splitting a study's images, with the dealing itself left to `napari_lesionseg.datasets.splits`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from napari_lesionseg.datasets.splits import SplitItem
-from napari_lesionseg.study.state import PictureState
+from napari_lesionseg.study.state import ImageState
 
 
-def split_items(pictures: Iterable[PictureState]) -> list[SplitItem]:
-    """Say what `assign_parts` and `assign_folds` must know of a study's pictures.
+def split_items(images: Iterable[ImageState]) -> list[SplitItem]:
+    """Say what `assign_parts` and `assign_folds` must know of a study's images.
 
     Parameters
     ----------
-    pictures : iterable of PictureState
+    images : iterable of ImageState
         Such as the approved ones.
 
     Returns
     -------
     list of SplitItem
-        The stem is the picture's SHA-256, since two pictures of a study may have one name. A picture without
+        The stem is the image's SHA-256, since two images of a study may have one name. An image without
         a stratum is spread by whether it shows a lesion.
     """
     return [
@@ -27,7 +27,7 @@ def split_items(pictures: Iterable[PictureState]) -> list[SplitItem]:
             stem=state.image_id,
             patient=state.added.patient,
             lesion=state.added.lesion,
-            stratum=state.added.stratum or state.status.value,
+            stratify_by=state.added.stratify_by or state.status.value,
         )
-        for state in pictures
+        for state in images
     ]

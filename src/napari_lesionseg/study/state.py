@@ -2,14 +2,14 @@
 
 The fold is a pure function and does not depend on the order in which journals are read: entries are put in
 the order of their time, ties in the order of writer and number. A writer never stamps an entry earlier than
-what it has seen of the same picture, so that an answer always comes after what it answers, whatever the
+what it has seen of the same image, so that an answer always comes after what it answers, whatever the
 clocks say.
 
-What an entry does to a picture's status:
+What an entry does to an image's status:
 
 ============  =======================================================================================
 predicted     "not looked at" becomes "predicted"; any other status stays
-corrected     "corrected", unless the picture is flagged, which it stays until there is a verdict
+corrected     "corrected", unless the image is flagged, which it stays until there is a verdict
 approved      "approved"; the note goes
 no lesion     "no lesion"; the note goes
 flagged       "flagged", with the note
@@ -37,20 +37,20 @@ from napari_lesionseg.study.events import (
     Corrected,
     Entry,
     Flagged,
+    ImageEntry,
     NoLesion,
     OutlineEntry,
-    PictureEntry,
     Predicted,
     Reopened,
     Session,
 )
 
 Verdict: TypeAlias = Approved | NoLesion
-"""What a reader signs: an outline, or that there is no lesion."""
+"""What an annotator signs: an outline, or that there is no lesion."""
 
 
 class Status(StrEnum):
-    """How far a picture is."""
+    """How far an image is."""
 
     NOT_LOOKED_AT = "not looked at"
     PREDICTED = "predicted"
@@ -61,18 +61,18 @@ class Status(StrEnum):
 
     @property
     def done(self) -> bool:
-        """Whether a reader has signed."""
+        """Whether an annotator has signed."""
         return self in (Status.APPROVED, Status.NO_LESION)
 
     @property
     def words(self) -> str:
-        """What a reader is told."""
+        """What an annotator is told."""
         return "outlined" if self is Status.PREDICTED else self.value
 
 
 @dataclass(frozen=True, slots=True)
-class PictureState:
-    """Where one picture stands.
+class ImageState:
+    """Where one image stands.
 
     Parameters
     ----------
@@ -81,17 +81,17 @@ class PictureState:
     status : Status
         How far it is.
     predicted, corrected, approved : entry, optional
-        The latest of each; `approved` stays after the picture was reopened.
+        The latest of each; `approved` stays after the image was reopened.
     outline : entry, optional
-        What is to be shown: the latest outline a reader made or signed, else the latest prediction.
+        What is to be shown: the latest outline an annotator made or signed, else the latest prediction.
     note : str
         Why it is flagged.
-    reader : str, optional
+    annotator : str, optional
         Who did the last thing that shows.
     when : datetime
         When that was.
     verdicts : mapping of str to entry
-        What each reader signed, as long as that reader did not go on to change, flag or reopen the picture.
+        What each annotator signed, as long as that annotator did not go on to change, flag or reopen it.
     """
 
     added: Added
@@ -102,17 +102,17 @@ class PictureState:
     approved: Approved | None = None
     outline: OutlineEntry | None = None
     note: str = ""
-    reader: str | None = None
+    annotator: str | None = None
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
     @property
     def image_id(self) -> str:
-        """SHA-256 of the picture's file."""
+        """SHA-256 of the image's file."""
         return self.added.image_id
 
     @property
     def name(self) -> str:
-        """What the picture is called."""
+        """What the image is called."""
         return self.added.name
 
     @property
@@ -132,15 +132,15 @@ class StudyState:
 
     Parameters
     ----------
-    pictures : mapping of str to PictureState
+    images : mapping of str to ImageState
         By SHA-256, in the natural order of the names (``IMD2`` before ``IMD10``).
     sessions : mapping of str to Session
-        Where each reader was.
+        Where each annotator was.
     unknown : frozenset of str
-        Pictures that journals speak of though nobody added them.
+        Images that journals speak of though nobody added them.
     """
 
-    pictures: Mapping[str, PictureState] = field(default_factory=dict)
+    images: Mapping[str, ImageState] = field(default_factory=dict)
     sessions: Mapping[str, Session] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
 
@@ -158,30 +158,30 @@ def fold(entries: Iterable[Entry]) -> StudyState:
     StudyState
         The same for every order of `entries`.
     """
-    by_picture: dict[str, list[PictureEntry]] = defaultdict(list)
+    by_image: dict[str, list[ImageEntry]] = defaultdict(list)
     sessions: dict[str, Session] = {}
     for entry in sorted(entries, key=lambda entry: entry.order):
-        if isinstance(entry, PictureEntry):
-            by_picture[entry.image_id].append(entry)
+        if isinstance(entry, ImageEntry):
+            by_image[entry.image_id].append(entry)
         elif isinstance(entry, Session):
-            sessions[entry.reader] = entry
-    folded = {image_id: fold_picture(found) for image_id, found in by_picture.items()}
+            sessions[entry.annotator] = entry
+    folded = {image_id: fold_image(found) for image_id, found in by_image.items()}
     return update(StudyState(), folded, sessions)
 
 
 def update(
-    state: StudyState, folded: Mapping[str, PictureState | None], sessions: Mapping[str, Session]
+    state: StudyState, folded: Mapping[str, ImageState | None], sessions: Mapping[str, Session]
 ) -> StudyState:
-    """Put freshly folded pictures into a state; cheap when no picture is new or has another name.
+    """Put freshly folded images into a state; cheap when no image is new or has another name.
 
     Parameters
     ----------
     state : StudyState
         The state before.
-    folded : mapping of str to PictureState or None
-        Answers of `fold_picture`.
+    folded : mapping of str to ImageState or None
+        Answers of `fold_image`.
     sessions : mapping of str to Session
-        Latest session of readers.
+        Latest session of annotators.
 
     Returns
     -------
@@ -189,45 +189,45 @@ def update(
         The state after.
     """
     known = {image_id: new for image_id, new in folded.items() if new is not None}
-    pictures = {**state.pictures, **known}
-    before = state.pictures
+    images = {**state.images, **known}
+    before = state.images
     if any(image_id not in before or before[image_id].name != new.name for image_id, new in known.items()):
-        pictures = dict(sorted(pictures.items(), key=lambda item: (natural_key(Path(item[1].name)), item[0])))
+        images = dict(sorted(images.items(), key=lambda item: (natural_key(Path(item[1].name)), item[0])))
     return StudyState(
-        pictures=MappingProxyType(pictures),
+        images=MappingProxyType(images),
         sessions=MappingProxyType({**state.sessions, **sessions}),
         unknown=(state.unknown | folded.keys()) - known.keys(),
     )
 
 
-def fold_picture(entries: Iterable[PictureEntry]) -> PictureState | None:
-    """Fold the entries about one picture.
+def fold_image(entries: Iterable[ImageEntry]) -> ImageState | None:
+    """Fold the entries about one image.
 
     Parameters
     ----------
-    entries : iterable of PictureEntry
+    entries : iterable of ImageEntry
         In any order.
 
     Returns
     -------
-    PictureState or None
-        None when the picture was never added.
+    ImageState or None
+        None when the image was never added.
     """
     ordered = sorted({entry.order: entry for entry in entries}.values(), key=lambda entry: entry.order)
     added = [entry for entry in ordered if isinstance(entry, Added)]
     if not added:
         return None
-    state = PictureState(added=added[-1], when=added[0].time)
+    state = ImageState(added=added[-1], when=added[0].time)
     for entry in ordered:
         changed = _apply(state, entry)
         hidden = isinstance(entry, Predicted) and changed.outline is not entry
         if not isinstance(entry, Added) and not hidden:
-            changed = replace(changed, when=entry.time, reader=entry.reader)
+            changed = replace(changed, when=entry.time, annotator=entry.annotator)
         state = changed
     return state
 
 
-def _apply(state: PictureState, entry: PictureEntry) -> PictureState:
+def _apply(state: ImageState, entry: ImageEntry) -> ImageState:
     """Return the state after one entry."""
     match entry:
         case Predicted():
@@ -246,27 +246,29 @@ def _apply(state: PictureState, entry: PictureEntry) -> PictureState:
     return state
 
 
-def _predicted(state: PictureState, entry: Predicted) -> PictureState:
-    """Take a prediction in; it is shown only where no reader has drawn anything."""
+def _predicted(state: ImageState, entry: Predicted) -> ImageState:
+    """Take a prediction in; it is shown only where no annotator has drawn anything."""
     shown = entry if state.outline is None or isinstance(state.outline, Predicted) else state.outline
     status = Status.PREDICTED if state.status is Status.NOT_LOOKED_AT else state.status
     return replace(state, predicted=entry, outline=shown, status=status)
 
 
-def _signed(state: PictureState, entry: Verdict, status: Status) -> PictureState:
+def _signed(state: ImageState, entry: Verdict, status: Status) -> ImageState:
     """Take a verdict in."""
-    verdicts = MappingProxyType({**state.verdicts, entry.reader: entry})
+    verdicts = MappingProxyType({**state.verdicts, entry.annotator: entry})
     return replace(state, status=status, note="", verdicts=verdicts)
 
 
-def _withdrawn(state: PictureState, entry: PictureEntry) -> PictureState:
-    """Take the reader's verdict away: it no longer stands once she went on."""
-    others = {reader: verdict for reader, verdict in state.verdicts.items() if reader != entry.reader}
+def _withdrawn(state: ImageState, entry: ImageEntry) -> ImageState:
+    """Take the annotator's verdict away: it no longer stands once she went on."""
+    others = {
+        annotator: verdict for annotator, verdict in state.verdicts.items() if annotator != entry.annotator
+    }
     return replace(state, verdicts=MappingProxyType(others))
 
 
-def _status_of_outline(state: PictureState) -> Status:
-    """Return the status of a picture without verdict and flag."""
+def _status_of_outline(state: ImageState) -> Status:
+    """Return the status of an image without verdict and flag."""
     if state.outline is None:
         return Status.NOT_LOOKED_AT
     untouched = state.predicted is not None and state.outline.revision == state.predicted.revision

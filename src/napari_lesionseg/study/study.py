@@ -16,9 +16,32 @@ from pydantic import ValidationError
 
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.checks import check_labels, check_reader
+from napari_lesionseg.study.checks import check_annotator, check_labels
 from napari_lesionseg.study.errors import explained
-from napari_lesionseg.study.state import PictureState
+from napari_lesionseg.study.event_log import JournalWriter, Problem, explain
+from napari_lesionseg.study.events import (
+    LESION,
+    Added,
+    Approved,
+    Corrected,
+    Flagged,
+    ImageEntry,
+    NoLesion,
+    OutlineEntry,
+    Predicted,
+    Reopened,
+    Session,
+    StudyClass,
+    StudyInfo,
+)
+from napari_lesionseg.study.importing import (
+    Progress,
+    common_folder,
+    describe,
+    find_files,
+    list_sources,
+    pseudonymize_all,
+)
 from napari_lesionseg.study.layout import (
     JOURNALS,
     is_free,
@@ -29,38 +52,15 @@ from napari_lesionseg.study.layout import (
     sweep,
     write_info,
 )
-from napari_lesionseg.study.importing import (
-    Progress,
-    common_folder,
-    describe,
-    find_files,
-    list_sources,
-    pseudonymise_all,
-)
-from napari_lesionseg.study.event_log import JournalWriter, Problem, explain
-from napari_lesionseg.study.origin import NO_ORIGIN, Origin
+from napari_lesionseg.study.origin import NO_PROVENANCE, Provenance
 from napari_lesionseg.study.reading import StudyReader
-from napari_lesionseg.study.events import (
-    LESION,
-    Added,
-    Approved,
-    Corrected,
-    Flagged,
-    NoLesion,
-    OutlineEntry,
-    PictureEntry,
-    Predicted,
-    Reopened,
-    Session,
-    StudyClass,
-    StudyInfo,
-)
+from napari_lesionseg.study.state import ImageState
 
-__all__ = ["NO_ORIGIN", "Origin", "Study"]
+__all__ = ["NO_PROVENANCE", "Provenance", "Study"]
 
 
 class Study(StudyReader):
-    """A study that is open, as one reader sees it.
+    """A study that is open, as one annotator sees it.
 
     Make one with `Study.create` or `Study.open`. Whatever saves returns only when the disk has it, raises
     `StudyError` when that did not work, and can then simply be called again. `state` is a frozen value that
@@ -73,16 +73,16 @@ class Study(StudyReader):
         The study's folder, resolved.
     info : StudyInfo
         Content of its ``study.json``.
-    reader : str
+    annotator : str
         Who works in it.
     unblind : bool
-        Show every reader's work though the study is blinded.
+        Show every annotator's work though the study is blinded.
     """
 
-    def __init__(self, folder: Path, info: StudyInfo, reader: str, *, unblind: bool = False) -> None:
-        super().__init__(folder, info, reader, unblind=unblind)
+    def __init__(self, folder: Path, info: StudyInfo, annotator: str, *, unblind: bool = False) -> None:
+        super().__init__(folder, info, annotator, unblind=unblind)
         self._closed = False
-        self._writer = JournalWriter(folder / JOURNALS, reader)
+        self._writer = JournalWriter(folder / JOURNALS, annotator)
 
     # ---------------------------------------------------------------- making, opening and closing
 
@@ -90,7 +90,7 @@ class Study(StudyReader):
     def create(
         cls,
         folder: str | Path,
-        reader: str,
+        annotator: str,
         *,
         paths: str | Path | Iterable[str | Path] = (),
         images: Mapping[str, ArrayLike] | None = None,
@@ -106,55 +106,53 @@ class Study(StudyReader):
         Parameters
         ----------
         folder : str or Path
-            A new or empty folder. A study without pictures, left by an attempt that failed, is made anew.
-        reader : str
+            A new or empty folder. A study without images, left by an attempt that failed, is made anew.
+        annotator : str
             Who works in it: letters, digits, ``-`` and ``_``, such as initials.
         paths, images, copy, groups, progress
-            As for `add_pictures`.
+            As for `add_images`.
         classes : sequence of StudyClass
             What is outlined; the first has label 1.
         blinded : bool
-            Whether readers must not see each other's work.
+            Whether annotators must not see each other's work.
         key_file : str or Path, optional
-            Give pictures, patients and lesions pseudonyms, and keep the key in this file outside the study.
+            Give images, patients and lesions pseudonyms, and keep the key in this file outside the study.
 
         Returns
         -------
         Study
-            Pictures that could not be taken in are among its `problems`.
+            Images that could not be taken in are among its `problems`.
 
         Raises
         ------
         StudyError
             When the folder is in use, or cannot be written.
         PairingError
-            When no pictures are found.
+            When no images are found.
         """
         folder = Path(folder)
         with explained("Making the study"):
             files = find_files(paths, folder)
             folder.mkdir(parents=True, exist_ok=True)
-            _check_free(folder, check_reader(reader))
-            info = new_info(classes=tuple(classes), blinded=blinded, pseudonymised=key_file is not None)
+            _check_free(folder, check_annotator(annotator))
+            info = new_info(classes=tuple(classes), blinded=blinded, pseudonymized=key_file is not None)
             write_info(folder, info)
-        study = cls.open(folder, reader)
-        study.add_pictures(
-            files, images=images, copy=copy, key_file=key_file, groups=groups, progress=progress
-        )
+        study = cls.open(folder, annotator)
+        study.add_images(files, images=images, copy=copy, key_file=key_file, groups=groups, progress=progress)
         return study
 
     @classmethod
-    def open(cls, folder: str | Path, reader: str, *, unblind: bool = False) -> Self:
+    def open(cls, folder: str | Path, annotator: str, *, unblind: bool = False) -> Self:
         """Open a study.
 
         Parameters
         ----------
         folder : str or Path
             The study's folder.
-        reader : str
+        annotator : str
             Who works in it: letters, digits, ``-`` and ``_``, such as initials.
         unblind : bool
-            Show every reader's work though the study is blinded: for whoever compares the readers.
+            Show every annotator's work though the study is blinded: for whoever compares the annotators.
 
         Returns
         -------
@@ -166,17 +164,17 @@ class Study(StudyReader):
         StudyError
             When there is no study, or it is of a newer version, or cannot be read.
         """
-        reader = check_reader(reader)
+        annotator = check_annotator(annotator)
         with explained("Opening the study"):
             folder = Path(folder).resolve()
-            study = cls(folder, read_info(folder), reader, unblind=unblind)
+            study = cls(folder, read_info(folder), annotator, unblind=unblind)
             make_folders(folder)
             sweep(folder)
             study.refresh()
         return study
 
     def close(self) -> None:
-        """Leave the study. Everything is saved already; only where moved pictures were found is noted."""
+        """Leave the study. Everything is saved already; only where moved images were found is noted."""
         with self._lock:
             self._closed = True
             with contextlib.suppress(OSError):
@@ -192,7 +190,7 @@ class Study(StudyReader):
 
     # ------------------------------------------------------------------------------------- saving
 
-    def add_pictures(
+    def add_images(
         self,
         paths: str | Path | Iterable[str | Path] = (),
         *,
@@ -202,81 +200,85 @@ class Study(StudyReader):
         groups: Iterable[SplitItem] = (),
         progress: Progress | None = None,
     ) -> tuple[str, ...]:
-        """Take pictures in; those that are in already are left alone.
+        """Take images in; those that are in already are left alone.
 
         Parameters
         ----------
         paths : path or iterable of paths
-            Files, folders, patterns, PH2's and ISIC's layouts, as `find_pictures` understands them.
+            Files, folders, patterns, PH2's and ISIC's layouts, as `find_images` understands them.
         images : mapping of str to array, optional
-            Pictures that are no files, by name; they are saved in the study.
+            Images that are no files, by name; they are saved in the study.
         copy : bool
             Copy the files into the study as PNG without EXIF, instead of leaving them where they are.
         key_file : str or Path, optional
-            Key of the pseudonyms, which a pseudonymised study needs; its pictures are always copied.
+            Key of the pseudonyms, which a pseudonymized study needs; its images are always copied.
         groups : iterable of SplitItem
-            Patients, lesions and strata by the name of the picture (the stem of its file).
+            Patients, lesions and strata by the name of the image (the stem of its file).
         progress : callable, optional
-            Told about each picture; may raise `CancelledError`, and nothing is taken in.
+            Told about each image; may raise `CancelledError`, and nothing is taken in.
 
         Returns
         -------
         tuple of str
-            SHA-256 of the pictures that are new. What could not be taken in is among the `problems`.
+            SHA-256 of the images that are new. What could not be taken in is among the `problems`.
 
         Raises
         ------
         StudyError
             When it cannot be saved. Nothing is taken in then.
         PairingError
-            When no pictures are found.
+            When no images are found.
         """
-        with self._lock, explained("Taking pictures in"):
+        with self._lock, explained("Taking images in"):
             files = find_files(paths, self.folder)
             sources = list_sources(files, images or {}, groups)
-            if self.info.pseudonymised:
-                sources = pseudonymise_all(sources, key_file, self.folder)
-            outside = None if copy or self.info.pseudonymised or not files else self._outside_for(files)
-            described = list(describe(sources, self._files.own, outside, self.state.pictures, progress))
+            if self.info.pseudonymized:
+                sources = pseudonymize_all(sources, key_file, self.folder)
+            outside = None if copy or self.info.pseudonymized or not files else self._outside_for(files)
+            described = list(describe(sources, self._files.own, outside, self.state.images, progress))
             self._refused.extend(item for item in described if isinstance(item, Problem))
             return self._record_added([item for item in described if not isinstance(item, Problem)])
 
-    def record_prediction(self, image_id: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
-        """Save what the model outlined on its own; it never takes the place of a reader's outline.
+    def record_prediction(
+        self, image_id: str, labels: ArrayLike, origin: Provenance = NO_PROVENANCE
+    ) -> ImageState:
+        """Save what the model outlined on its own; it never takes the place of an annotator's outline.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
         labels : array_like
-            (H, W) class indices of the picture's size.
+            (H, W) class indices of the image's size.
         origin : Origin
             What it came from.
 
         Returns
         -------
-        PictureState
-            The picture's new state.
+        ImageState
+            The image's new state.
 
         Raises
         ------
         StudyError
-            When it does not fit the picture, or cannot be saved; then it can be tried again.
+            When it does not fit the image, or cannot be saved; then it can be tried again.
         """
         return self._save_outline(Predicted, image_id, labels, origin)
 
-    def save_correction(self, image_id: str, labels: ArrayLike, origin: Origin = NO_ORIGIN) -> PictureState:
-        """Save an outline that the reader changed, by hand, by clicks or by the threshold.
+    def save_correction(
+        self, image_id: str, labels: ArrayLike, origin: Provenance = NO_PROVENANCE
+    ) -> ImageState:
+        """Save an outline that the annotator changed, by hand, by clicks or by the threshold.
 
         Parameters
         ----------
-        picture, labels, origin
+        image, labels, origin
             As for `record_prediction`.
 
         Returns
         -------
-        PictureState
-            The picture's new state.
+        ImageState
+            The image's new state.
 
         Raises
         ------
@@ -286,14 +288,14 @@ class Study(StudyReader):
         return self._save_outline(Corrected, image_id, labels, origin)
 
     def approve(
-        self, image_id: str, labels: ArrayLike | None = None, origin: Origin | None = None
-    ) -> PictureState:
+        self, image_id: str, labels: ArrayLike | None = None, origin: Provenance | None = None
+    ) -> ImageState:
         """Sign an outline.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
         labels : array_like, optional
             (H, W) class indices. None: the current outline.
         origin : Origin, optional
@@ -301,8 +303,8 @@ class Study(StudyReader):
 
         Returns
         -------
-        PictureState
-            The picture's new state.
+        ImageState
+            The image's new state.
 
         Raises
         ------
@@ -316,20 +318,20 @@ class Study(StudyReader):
             labels = self.read_revision(current)
         if not np.any(labels):
             raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        return self._save_outline(Approved, image_id, labels, origin or Origin.of(current))
+        return self._save_outline(Approved, image_id, labels, origin or Provenance.of(current))
 
-    def no_lesion(self, image_id: str) -> PictureState:
-        """Sign that the picture shows no lesion.
+    def no_lesion(self, image_id: str) -> ImageState:
+        """Sign that the image shows no lesion.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
 
         Returns
         -------
-        PictureState
-            The picture's new state.
+        ImageState
+            The image's new state.
 
         Raises
         ------
@@ -338,20 +340,20 @@ class Study(StudyReader):
         """
         return self._save_entry(NoLesion, image_id)
 
-    def flag(self, image_id: str, note: str = "") -> PictureState:
-        """Set a picture aside.
+    def flag(self, image_id: str, note: str = "") -> ImageState:
+        """Set an image aside.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
         note : str
             Why, in at most 4000 characters.
 
         Returns
         -------
-        PictureState
-            The picture's new state.
+        ImageState
+            The image's new state.
 
         Raises
         ------
@@ -360,18 +362,18 @@ class Study(StudyReader):
         """
         return self._save_entry(Flagged, image_id, note=note)
 
-    def reopen(self, image_id: str) -> PictureState:
+    def reopen(self, image_id: str) -> ImageState:
         """Take back a verdict or a flag; the outlines stay.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
 
         Returns
         -------
-        PictureState
-            The picture's new state.
+        ImageState
+            The image's new state.
 
         Raises
         ------
@@ -381,12 +383,12 @@ class Study(StudyReader):
         return self._save_entry(Reopened, image_id)
 
     def save_session(self, image_id: str | None, view: Mapping[str, Any]) -> None:
-        """Save where the reader is, to come back there.
+        """Save where the annotator is, to come back there.
 
         Parameters
         ----------
         image_id : str, optional
-            SHA-256 of the picture on the screen.
+            SHA-256 of the image on the screen.
         view : mapping
             What the viewer needs to look the same again: names, finite numbers, texts, lists.
 
@@ -397,11 +399,11 @@ class Study(StudyReader):
         """
         with self._lock, explained("Saving where you are"):
             self._check_open()
-            time = self._ledger.next_session_time()
-            self._ledger.take_in([self._writer.append(Session, time=time, image_id=image_id, view=dict(view))])
+            time = self._store.next_session_time()
+            self._store.apply([self._writer.append(Session, time=time, image_id=image_id, view=dict(view))])
 
-    def set_pictures_folder(self, folder: str | Path) -> None:
-        """Say where the pictures are now that were not copied.
+    def set_images_folder(self, folder: str | Path) -> None:
+        """Say where the images are now that were not copied.
 
         Parameters
         ----------
@@ -413,14 +415,14 @@ class Study(StudyReader):
         StudyError
             When there is no such folder, or it cannot be saved.
         """
-        with self._lock, explained("Saving where the pictures are"):
+        with self._lock, explained("Saving where the images are"):
             self._check_open()
             if not Path(folder).is_dir():
-                raise StudyError(f"{folder} is not a folder; choose the one that holds the pictures.")
+                raise StudyError(f"{folder} is not a folder; choose the one that holds the images.")
             self._set_outside(Path(folder).resolve())
 
     def set_classes(self, classes: Sequence[StudyClass]) -> None:
-        """Rename or recolour classes, add some at the end, or take the last ones away.
+        """Rename or recolor classes, add some at the end, or take the last ones away.
 
         Parameters
         ----------
@@ -431,7 +433,7 @@ class Study(StudyReader):
         ------
         StudyError
             When a name comes twice, an outline that was ever saved uses a class that would go, or it cannot
-            be saved. Readers who have the study open see new classes when they open it the next time.
+            be saved. Annotators who have the study open see new classes when they open it the next time.
         """
         with self._lock, explained("Saving the classes"):
             self._check_open()
@@ -453,7 +455,7 @@ class Study(StudyReader):
 
     def _highest_class(self) -> int:
         """Find the highest class in any outline that was ever saved."""
-        entries = (entry for image_id in self.state.pictures for entry in self.history(image_id))
+        entries = (entry for image_id in self.state.images for entry in self.history(image_id))
         outlines = (entry for entry in entries if isinstance(entry, OutlineEntry))
         return max((int(self.read_revision(entry).max(initial=0)) for entry in outlines), default=0)
 
@@ -465,28 +467,28 @@ class Study(StudyReader):
         if self._closed:
             raise StudyError("The study was closed; open it again to go on.")
 
-    def _save_entry(self, kind: type[PictureEntry], image_id: str, **fields: Any) -> PictureState:
-        """Append an entry about a picture, later than all that is known of it."""
+    def _save_entry(self, kind: type[ImageEntry], image_id: str, **fields: Any) -> ImageState:
+        """Append an entry about an image, later than all that is known of it."""
         with self._lock, explained("Saving"):
             self._check_open()
             self._state_of(image_id)
-            time = self._ledger.next_time(image_id)
+            time = self._store.next_time(image_id)
             entry: Any = self._writer.append(kind, time=time, image_id=image_id, **fields)
-            self._ledger.take_in([entry])
-            return self.state.pictures[image_id]
+            self._store.apply([entry])
+            return self.state.images[image_id]
 
     def _save_outline(
-        self, kind: type[OutlineEntry], image_id: str, labels: ArrayLike, origin: Origin
-    ) -> PictureState:
+        self, kind: type[OutlineEntry], image_id: str, labels: ArrayLike, origin: Provenance
+    ) -> ImageState:
         """Put a mask on the disk, then the entry that speaks of it."""
         with self._lock, explained("Saving the outline"):
             self._check_open()
             checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
-            revision, sha256 = self._revisions.write(image_id, checked, self._ledger.hashes(image_id))
+            revision, sha256 = self._revisions.write(image_id, checked, self._store.hashes(image_id))
             return self._save_entry(kind, image_id, revision=revision, sha256=sha256, **origin.fields())
 
     def _outside_for(self, files: Sequence[Path]) -> Path:
-        """Return the folder in which files stay; the first pictures decide on it."""
+        """Return the folder in which files stay; the first images decide on it."""
         outside = self._files.outside
         if outside is None:
             outside = common_folder(files)
@@ -494,35 +496,35 @@ class Study(StudyReader):
         return outside
 
     def _set_outside(self, outside: Path) -> None:
-        """Write down the folder of the pictures."""
+        """Write down the folder of the images."""
         try:
             relative = Path(os.path.relpath(outside, self.folder)).as_posix()
         except ValueError as error:
-            raise StudyError(f"{outside} is on another drive; have the pictures copied.") from error
+            raise StudyError(f"{outside} is on another drive; have the images copied.") from error
         info = self.info.model_copy(update={"images_folder": relative})
         write_info(self.folder, info)
         self.info = info
         self._files = self._make_files()
 
     def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
-        """Write the entries of new pictures in one step."""
+        """Write the entries of new images in one step."""
         self._check_open()
-        new = {record["picture"]: record for record in reversed(records)}
+        new = {record["image_id"]: record for record in reversed(records)}
         fresh = [
             new[image_id]
-            for image_id in dict.fromkeys(record["picture"] for record in records)
-            if image_id not in self.state.pictures
+            for image_id in dict.fromkeys(record["image_id"] for record in records)
+            if image_id not in self.state.images
         ]
         entries = self._writer.append_together(Added, fresh, time=datetime.now(UTC))
-        self._ledger.take_in(entries)
+        self._store.apply(entries)
         return tuple(entry.image_id for entry in entries)
 
 
-def _check_free(folder: Path, reader: str) -> None:
-    """Refuse a folder in which there is something already; a study without pictures is nothing."""
+def _check_free(folder: Path, annotator: str) -> None:
+    """Refuse a folder in which there is something already; a study without images is nothing."""
     if is_study(folder):
-        with Study.open(folder, reader) as study:
-            if study.state.pictures or study.state.unknown:
+        with Study.open(folder, annotator) as study:
+            if study.state.images or study.state.unknown:
                 raise StudyError(f"{folder} holds a study already; open it instead.")
     elif not is_free(folder):
         raise StudyError(f"{folder} is not empty; choose a new or an empty folder for the study.")

@@ -1,6 +1,6 @@
-"""Random changes that turn one training picture into many: geometry, light, colour, artefacts.
+"""Random changes that turn one training image into many: geometry, light, color, artifacts.
 
-Every sample has a random generator of its own, so that a run gives the same pictures whatever thread makes
+Every sample has a random generator of its own, so that a run gives the same images whatever thread makes
 them.
 """
 
@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_lesionseg.config import AugmentConfig
-from napari_lesionseg.datasets.synthetic.artifacts import random_artefacts
+from napari_lesionseg.datasets.synthetic.artifacts import random_artifacts
 from napari_lesionseg.types import ByteImage, LabelImage
 
-BLACK_SURROUNDINGS = 0.3  # share of pictures framed in black instead of mirrored at the border
+BLACK_SURROUNDINGS = 0.3  # share of images framed in black instead of mirrored at the border
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class TrainingSample(NamedTuple):
-    """A picture and its labels as they enter a batch."""
+    """An image and its labels as they enter a batch."""
 
     image: Tensor
     """uint8, shape (3, S, S)."""
@@ -35,7 +35,7 @@ class TrainingSample(NamedTuple):
 def augment(
     image: ByteImage, labels: LabelImage, config: AugmentConfig, size: int, rng: np.random.Generator
 ) -> TrainingSample:
-    """Change a picture and its labels at random.
+    """Change an image and its labels at random.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def augment(
     rng : numpy.random.Generator
         Source of chance.
     """
-    image = random_artefacts(image, rng, config.artefacts, hiding=not _touches_rim(labels))
+    image = random_artifacts(image, rng, config.artifacts, hiding=not _touches_rim(labels))
     theta = _random_affine(config, rng)
     mode = "zeros" if rng.random() < BLACK_SURROUNDINGS else "reflection"
     grid = functional.affine_grid(theta[None], [1, 3, size, size], align_corners=False)
@@ -58,13 +58,13 @@ def augment(
     marks = torch.from_numpy(np.ascontiguousarray(labels))[None, None].float()
     warped = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode=mode, align_corners=False)[0]
     moved = functional.grid_sample(marks, grid, mode="nearest", padding_mode=mode, align_corners=False)[0, 0]
-    coloured = _change_colour(warped / 255.0, config.colour, rng)
-    degraded = _degrade((coloured * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
+    colored = _change_color(warped / 255.0, config.color, rng)
+    degraded = _degrade((colored * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
     return TrainingSample(degraded, moved.round().to(torch.uint8))
 
 
 def plain_sample(image: ByteImage, labels: LabelImage, size: int) -> TrainingSample:
-    """Bring a picture and its labels to ``size`` without any change by chance."""
+    """Bring an image and its labels to ``size`` without any change by chance."""
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
     marks = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
     return TrainingSample(
@@ -77,7 +77,7 @@ def _touches_rim(labels: LabelImage) -> bool:
 
 
 def _random_affine(config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Draw the map from the sample's coordinates to the picture's, both in [-1, 1]; shape (2, 3)."""
+    """Draw the map from the sample's coordinates to the image's, both in [-1, 1]; shape (2, 3)."""
     low, high = config.scale
     zoom = np.exp(rng.uniform(np.log(low), np.log(high)))
     stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
@@ -89,8 +89,8 @@ def _random_affine(config: AugmentConfig, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.hstack([matrix, shift])).float()
 
 
-def _change_colour(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Change light and colour of an image (3, H, W) in [0, 1]."""
+def _change_color(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Change light and color of an image (3, H, W) in [0, 1]."""
     if strength == 0:
         return image
     gains = torch.from_numpy(np.exp(rng.normal(0, 0.08 * strength, size=(3, 1, 1)))).float()
@@ -99,10 +99,10 @@ def _change_colour(image: Tensor, strength: float, rng: np.random.Generator) -> 
     saturation = float(np.exp(rng.normal(0, 0.25 * strength)))
     contrast = float(np.exp(rng.normal(0, 0.12 * strength)))
     lit = (image * gains * exposure).clamp_(1e-4, 1).pow_(gamma)
-    grey = (lit * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
-    coloured = grey + (lit - grey) * saturation
-    mean = coloured.mean()
-    return ((coloured - mean) * contrast + mean).clamp_(0, 1)
+    gray = (lit * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
+    colored = gray + (lit - gray) * saturation
+    mean = colored.mean()
+    return ((colored - mean) * contrast + mean).clamp_(0, 1)
 
 
 def _degrade(image: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training batches: pictures kept small in memory, drawn in a reproducible order, made ahead by a thread."""
+"""Training batches: images kept small in memory, drawn in a reproducible order, made ahead by a thread."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from napari_lesionseg.config import AugmentConfig
+from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.training.augmentation import TrainingSample, augment
-from napari_lesionseg.io.images import read_mask, read_picture
-from napari_lesionseg.io.resize import resize_labels, resize_picture
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
 
 PREFETCHED = 3
@@ -21,7 +21,7 @@ Made = TypeVar("Made")
 
 
 class CachedPair(NamedTuple):
-    """A picture and its labels, shrunk to what training needs."""
+    """An image and its labels, shrunk to what training needs."""
 
     stem: str
     image: ByteImage
@@ -29,7 +29,7 @@ class CachedPair(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures and labels of one step."""
+    """Images and labels of one step."""
 
     images: Tensor
     """uint8, shape (B, 3, S, S)."""
@@ -38,22 +38,22 @@ class Batch(NamedTuple):
 
 
 def shrink_pair(stem: str, image: ByteImage, labels: LabelImage, side: int) -> CachedPair:
-    """Shrink a picture and its labels so that the longer side is at most ``side`` pixels; never enlarge."""
+    """Shrink an image and its labels so that the longer side is at most ``side`` pixels; never enlarge."""
     height, width = image.shape[:2]
     factor = min(1.0, side / max(height, width))
     shape = (max(1, round(height * factor)), max(1, round(width * factor)))
-    return CachedPair(stem, resize_picture(image, shape), resize_labels(labels, shape))
+    return CachedPair(stem, resize_image(image, shape), resize_labels(labels, shape))
 
 
 def read_pair(pair: Pair, side: int) -> CachedPair:
-    """Read a picture and its mask from disk, shrunk to at most ``side`` pixels.
+    """Read an image and its mask from disk, shrunk to at most ``side`` pixels.
 
     Raises
     ------
-    PictureError, MaskError
+    ImageError, MaskError
         If either cannot be read or they differ in size.
     """
-    image = read_picture(pair.image)
+    image = read_image(pair.image)
     height, width = image.shape[:2]
     return shrink_pair(pair.stem, image, read_mask(pair.mask, (height, width)), side)
 
@@ -64,11 +64,11 @@ class BatchSource:
     Parameters
     ----------
     pairs : sequence of CachedPair
-        The pictures; every one is drawn once in each pass.
+        The images; every one is drawn once in each pass.
     config : AugmentConfig
         Random changes.
     batch_size : int
-        Pictures a batch; with fewer pictures they repeat within a batch.
+        Images a batch; with fewer images they repeat within a batch.
     seed : int
         Seed of the order and of the changes.
     """
@@ -80,7 +80,7 @@ class BatchSource:
 
     @property
     def steps_per_pass(self) -> int:
-        """Steps until every picture was drawn once."""
+        """Steps until every image was drawn once."""
         return max(1, -(-len(self._pairs) // self._batch_size))
 
     def batch(self, step: int, size: int) -> Batch:

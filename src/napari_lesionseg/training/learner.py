@@ -1,4 +1,4 @@
-"""A network that learns: one step at a time, with its optimiser and the average of its weights."""
+"""A network that learns: one step at a time, with its optimizer and the average of its weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_lesionseg.config import LearningConfig
-from napari_lesionseg.training.dataset import Batch
-from napari_lesionseg.inference.device import autocast
-from napari_lesionseg.training.losses import segmentation_loss
-from napari_lesionseg.training.simulated_clicks import simulate_guidance
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.inference.device import autocast
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.training.dataset import Batch
+from napari_lesionseg.training.losses import segmentation_loss
+from napari_lesionseg.training.simulated_clicks import simulate_guidance
 
 MAX_GRADIENT_NORM = 5.0
 
@@ -41,8 +41,9 @@ def rate_at(progress: float, warmup: float) -> float:
 def boundary_of(card: ModelCard) -> float:
     """Return the logit, after the temperature, from which on a pixel is lesion; 0 for several classes.
 
-    What is learned is the outline that a reader sees, at the model's own threshold. Training pulls outlines
-    to a probability of a half: the threshold that was chosen for a model would be wrong for what it becomes.
+    What is learned is the outline that an annotator sees, at the model's own threshold. Training pulls
+    outlines to a probability of a half: the threshold that was chosen for a model would be wrong for what it
+    becomes.
     """
     return math.log(card.threshold / (1 - card.threshold)) if card.out_channels == 1 else 0.0
 
@@ -55,7 +56,7 @@ class Learner:
     network : SegmentationNetwork
         Trained in place; moved to ``device``.
     card : ModelCard
-        Normalisation of the pictures, and the threshold at which the outline is taught.
+        Normalization of the images, and the threshold at which the outline is taught.
     config : LearningConfig
         How it learns.
     device : torch.device
@@ -82,7 +83,7 @@ class Learner:
         if config.encoder_lr == 0:
             for parameter in network.encoder_parameters():
                 parameter.requires_grad_(False)
-        self._optimiser = torch.optim.AdamW(
+        self._optimizer = torch.optim.AdamW(
             self._parameter_groups(), weight_decay=config.weight_decay, foreach=True
         )
         self._average = (
@@ -107,7 +108,7 @@ class Learner:
         Parameters
         ----------
         batch : Batch
-            Pictures and labels.
+            Images and labels.
         number : int
             Which step this is; with the seed it decides the simulated clicks.
         rate : float
@@ -128,7 +129,7 @@ class Learner:
         images = ((images.float() / 255 - self._mean) / self._std).contiguous(
             memory_format=torch.channels_last
         )
-        for group in self._optimiser.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         rng = np.random.default_rng((self._config.seed, 2, number))
         with autocast(self._device, self._config.precision):
@@ -141,10 +142,10 @@ class Learner:
             raise TrainingError(
                 f"Training failed at step {number}: the loss is not finite; try a lower learning rate."
             )
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
-        self._optimiser.step()
+        self._optimizer.step()
         if self._average:
             self._average.update_parameters(self.network)
         return float(loss.detach())
@@ -152,12 +153,12 @@ class Learner:
     def _add_guided(
         self, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-        """Decode a share of the pictures a second time, with clicks simulated on the network as it is.
+        """Decode a share of the images a second time, with clicks simulated on the network as it is.
 
-        Every picture teaches the automatic outline: a picture that has clicks costs the decoder again, which
+        Every image teaches the automatic outline: an image that has clicks costs the decoder again, which
         is a small part of the network, instead of an automatic outline.
         """
-        guided = round(self._config.guidance_share * len(labels))
+        guided = round(self._config.click_fraction * len(labels))
         if not self.network.guided or not guided:
             return features, labels, None
         again, truth = tuple(f[:guided] for f in features), labels[:guided]
@@ -206,13 +207,13 @@ class Learner:
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copy weights, average and optimiser to the processor's memory, by name."""
+        """Copy weights, average and optimizer to the processor's memory, by name."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         if self._average:
             tensors |= {f"average.{name}": t for name, t in self._average.state_dict().items()}
         for name, parameter in self._trained().items():
-            slots = self._optimiser.state.get(parameter, {})
-            tensors |= {f"optimiser.{name}.{slot}": value for slot, value in slots.items()}
+            slots = self._optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer.{name}.{slot}": value for slot, value in slots.items()}
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -234,9 +235,9 @@ class Learner:
         except RuntimeError as error:
             raise TrainingError("The saved training belongs to another network.") from error
         for name, parameter in self._trained().items():
-            slots = part(f"optimiser.{name}.")
+            slots = part(f"optimizer.{name}.")
             if slots:  # AdamW counts its steps on the processor
-                self._optimiser.state[parameter] = {
+                self._optimizer.state[parameter] = {
                     slot: value.cpu() if slot == "step" else value.to(parameter.device)
                     for slot, value in slots.items()
                 }

@@ -81,9 +81,9 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the soft Dice of each picture and class (Milletari et al. 2016), averaged.
+    """One minus the soft Dice of each image and class (Milletari et al. 2016), averaged.
 
-    A picture without the class costs nothing when nothing is predicted: the smoothing term of one pixel's
+    An image without the class costs nothing when nothing is predicted: the smoothing term of one pixel's
     worth makes the fraction 1 for an empty mask met by an empty prediction.
     """
     counted = (labels != IGNORED)[:, None]

@@ -1,4 +1,4 @@
-"""A simulated reader who clicks while the network learns."""
+"""A simulated annotator who clicks while the network learns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_lesionseg.types import IGNORED
 
 COARSE = 4  # errors are looked for at a quarter of the resolution, which is quick and precise enough
 JITTER = 0.7
-FORGET_PREVIOUS = 0.1  # share of the pictures whose previous outline is withheld
+FORGET_PREVIOUS = 0.1  # share of the images whose previous outline is withheld
 
 
 @torch.no_grad()
@@ -37,11 +37,11 @@ def simulate_guidance(
     labels : Tensor
         The truth, shape (B, H, W); nobody clicks where it is 255.
     max_rounds : int
-        Most clicks a picture.
+        Most clicks an image.
     rng : numpy.random.Generator
         Source of chance.
     threshold, temperature : float
-        Of the model's card: the reader clicks on errors of the outline that she sees.
+        Of the model's card: the annotator clicks on errors of the outline that she sees.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """The training loop, for training from scratch or from pretrained weights.
 
 A run is reproducible and can be interrupted anywhere: batches and simulated clicks depend on the seed and the
-step alone, and the state on disk holds weights, average, optimiser and position.
+step alone, and the state on disk holds weights, average, optimizer and position.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from napari_lesionseg.config import LearningConfig, TrainConfig
-from napari_lesionseg.training.dataset import BatchSource, CachedPair
-from napari_lesionseg.finetuning.clock import WorkClock
-from napari_lesionseg.inference.device import choose_device
-from napari_lesionseg.training.learner import Learner, rate_at
-from napari_lesionseg.finetuning.resources import limited_threads
-from napari_lesionseg.evaluation.validation import ValidationScores, validate
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.inference.device import choose_device
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.training.clock import WorkClock
+from napari_lesionseg.training.dataset import BatchSource, CachedPair
+from napari_lesionseg.training.learner import Learner, rate_at
+from napari_lesionseg.training.resources import limited_threads
+from napari_lesionseg.training.validation import ValidationScores, validate
 from napari_lesionseg.types import IGNORED
 
 SAVE_EVERY_SECONDS = 120.0
@@ -52,7 +52,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one pass over the pictures gave."""
+    """What one pass over the images gave."""
 
     epoch: int
     """Passes done, from 1."""
@@ -67,9 +67,9 @@ class EpochResult:
     loss: float
     """Mean training loss of the pass."""
     size: int
-    """Side of the training pictures in pixels."""
+    """Side of the training images in pixels."""
     validation: ValidationScores | None
-    """Scores on the held-out pictures, by the averaged weights; None without held-out pictures."""
+    """Scores on the held-out images, by the averaged weights; None without held-out images."""
 
 
 class Trainer:
@@ -80,11 +80,11 @@ class Trainer:
     network : SegmentationNetwork
         Trained in place.
     card : ModelCard
-        Working size and normalisation.
+        Working size and normalization.
     pairs : sequence of CachedPair
-        Pictures to learn from.
+        Images to learn from.
     held_out : sequence of CachedPair
-        Pictures to measure on after each pass; may be empty.
+        Images to measure on after each pass; may be empty.
     config : TrainConfig
         Everything else.
     device : str
@@ -110,7 +110,7 @@ class Trainer:
         state_path: Path | None = None,
     ) -> None:
         if not pairs:
-            raise TrainingError("There are no pictures with masks to learn from.")
+            raise TrainingError("There are no images with masks to learn from.")
         check_classes(card, pairs, config)
         self._device = choose_device(device)
         self._card, self._held_out, self._config = card, held_out, config

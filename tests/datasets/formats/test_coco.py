@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.datasets.export import export_dataset
-from napari_lesionseg.datasets.formats import ExportConfig
-from napari_lesionseg.datasets.formats import coco
-from napari_lesionseg.datasets.formats.coco import recognises
+from napari_lesionseg.datasets.formats import ExportConfig, coco
+from napari_lesionseg.datasets.formats.coco import recognizes
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.errors import DatasetError
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.fixture
 def several(kit):
-    """Three classes, two lesions told apart, one picture without a lesion."""
+    """Three classes, two lesions told apart, one image without a lesion."""
     records = []
     for seed in range(6):
         labels = kit.labels(seed, classes=3)
@@ -39,7 +38,7 @@ def several(kit):
 
 @pytest.mark.parametrize("polygons", [True, False])
 def test_pycocotools_sees_the_same_masks_and_objects(kit, several, tmp_path: Path, polygons: bool) -> None:
-    config = ExportConfig(pseudonymise="nothing", polygons=polygons)
+    config = ExportConfig(pseudonymize="nothing", polygons=polygons)
     kit.last(export_dataset(several, tmp_path / "out", "coco", config=config))
     by_name = {record.name: record for record in several}
     for path in (tmp_path / "out/annotations").glob("*.json"):
@@ -72,7 +71,7 @@ def test_pycocotools_scores_the_export_against_itself(kit, several, tmp_path: Pa
 
 @pytest.mark.parametrize("polygons", [True, False])
 def test_masks_and_objects_survive_the_round_trip(kit, several, tmp_path: Path, polygons: bool) -> None:
-    config = ExportConfig(pseudonymise="nothing", polygons=polygons)
+    config = ExportConfig(pseudonymize="nothing", polygons=polygons)
     kit.last(export_dataset(several, tmp_path / "out", "coco", config=config))
     dataset = read_dataset(tmp_path / "out")
     assert dataset.problems == ()
@@ -133,7 +132,7 @@ def small(kit, tmp_path: Path) -> Callable[..., Path]:
             lambda c: c["annotations"].append(
                 {"image_id": 99, "category_id": 1, "segmentation": [[0, 0, 1, 0, 1, 1]]}
             ),
-            "no picture 99",
+            "no image 99",
         ),
         (lambda c: c["annotations"][0].update(segmentation=[]), "a box alone"),
         (lambda c: c["annotations"].append(3), "broken"),
@@ -146,7 +145,7 @@ def test_broken_entries_are_listed_and_skipped(small, edit, words: str) -> None:
     assert any(words in problem.reason for problem in dataset.problems)
 
 
-def test_more_work_than_a_picture_is_worth_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_work_than_a_image_is_worth_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coco, "_MOST_WORK", 10 * coco._LEAST_WORK)
     dataset = read_dataset(small(lambda c: c["annotations"].extend([c["annotations"][0]] * 10)))
     assert [record.name for record in dataset.records] == ["case_01"]
@@ -189,8 +188,8 @@ def test_categories_with_gaps_and_windows_paths_are_read(small) -> None:
         content["categories"] = [{"id": 90, "name": "hair"}, {"id": 18, "name": "nevus"}]
         for annotation in content["annotations"]:
             annotation["category_id"] = 18
-        for picture in content["images"]:
-            picture["file_name"] = f"train\\{picture['file_name']}"
+        for image in content["images"]:
+            image["file_name"] = f"train\\{image['file_name']}"
 
     record = read_dataset(small(edit)).records[0]
     assert record.classes == ("background", "nevus", "hair")
@@ -208,6 +207,6 @@ def test_files_with_different_categories_are_refused(small, tmp_path: Path) -> N
 
 def test_other_json_files_are_not_taken_for_coco(tmp_path: Path) -> None:
     (tmp_path / "captions_train.json").write_text("{}")
-    assert not recognises(tmp_path)
+    assert not recognizes(tmp_path)
     with pytest.raises(DatasetError, match="no COCO file"):
         read_dataset(tmp_path, "coco")

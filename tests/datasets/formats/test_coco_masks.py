@@ -79,7 +79,7 @@ def test_polygons_that_are_none_are_refused(polygon: list[float]) -> None:
 
 
 @pytest.mark.parametrize("runs", [[], [5], [9, -9, 9], [4, 6], [1.5, 7.5], ["9"], [10**30]])
-def test_runs_that_do_not_fill_the_picture_are_refused(runs: list[int]) -> None:
+def test_runs_that_do_not_fill_the_image_are_refused(runs: list[int]) -> None:
     with pytest.raises(DatasetError):
         decode_runs(runs, 3, 3)
 
@@ -98,7 +98,7 @@ def test_any_text_is_runs_or_refused(text: str) -> None:
     st.integers(1, 9),
     st.integers(1, 9),
 )
-def test_any_packed_text_stays_inside_the_picture(text: str, height: int, width: int) -> None:
+def test_any_packed_text_stays_inside_the_image(text: str, height: int, width: int) -> None:
     try:
         mask = decode_runs(unpack_runs(text, height * width), height, width)
     except DatasetError:

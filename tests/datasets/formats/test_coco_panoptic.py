@@ -25,8 +25,8 @@ def test_every_pixel_belongs_to_its_segment(kit, tmp_path: Path) -> None:
         files = {image["id"]: image["file_name"] for image in content["images"]}
         for annotation in content["annotations"]:
             with Image.open(path.with_suffix("") / annotation["file_name"]) as opened:
-                colours = np.asarray(opened).astype(int)
-            numbers = colours @ [1, 256, 65536]
+                colors = np.asarray(opened).astype(int)
+            numbers = colors @ [1, 256, 65536]
             labels = np.zeros(numbers.shape, np.uint8)
             for segment in annotation["segments_info"]:
                 labels[numbers == segment["id"]] = segment["category_id"]
@@ -70,7 +70,7 @@ def without_void(labels: LabelImage) -> PanopticMap:
 
 
 def read_segments(folder: Path) -> dict[str, tuple[np.ndarray, dict[int, int]]]:
-    """The numbers of every pixel, and the class of every number, by the picture's name."""
+    """The numbers of every pixel, and the class of every number, by the image's name."""
     found = {}
     for path in (folder / "annotations").glob("panoptic_*.json"):
         for annotation in json.loads(path.read_text())["annotations"]:

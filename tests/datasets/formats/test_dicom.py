@@ -15,7 +15,7 @@ from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.datasets.formats.dicom_files import read_photograph, read_spacing
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.manifest import verify
-from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.errors import DatasetError, ImageError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
 highdicom = pytest.importorskip("highdicom", reason="needs the extra dicom")
@@ -67,7 +67,7 @@ def outlined(kit, photographs: Path):
                 instances=halves if seed == 1 else None,
                 origin=path,
                 patient=f"SECRET{seed // 2}",
-                picture=functools.partial(read_photograph, path),
+                image=functools.partial(read_photograph, path),
             )
         )
     empty = np.zeros((40, 56), np.uint8)
@@ -132,7 +132,7 @@ def test_no_name_is_left_in_the_header(kit, outlined, tmp_path: Path) -> None:
     assert sorted(map(len, studies.values())) == [1, 1]
 
 
-def test_other_pictures_cannot_become_dicom(kit, records, tmp_path: Path) -> None:
+def test_other_images_cannot_become_dicom(kit, records, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="did not come as DICOM"):
         kit.last(export_dataset(records, tmp_path / "out", "dicom"))
     assert list(tmp_path.iterdir()) == []
@@ -149,21 +149,21 @@ def test_photographs_come_in_without_outlines_and_go_out_with_them(
     found = with_originals(outlined, photographs)
     assert [record.origin is not None for record in found] == [True] * 4 + [False]
     assert found[0].patient == "SECRET0"
-    config = ExportConfig(pseudonymise="all")
+    config = ExportConfig(pseudonymize="all")
     assert kit.last(export_dataset(found[:4], tmp_path / "out", "dicom", config=config)).written == 4
 
 
 def test_files_without_an_ending_are_known_by_their_beginning(photographs: Path) -> None:
     for number, path in enumerate(sorted(photographs.glob("*.dcm"))):
         path.rename(photographs / f"1.2.840.{number}" if number else photographs / "IM0001")
-    (photographs / "README").write_text("no picture")
+    (photographs / "README").write_text("no image")
     dataset = read_dataset(photographs)
     assert [record.name for record in dataset.records] == ["1.2.840.1", "1.2.840.2", "1.2.840.3", "IM0001"]
     assert dataset.problems == ()
 
 
 def test_what_is_no_photograph_is_listed(photographs: Path) -> None:
-    (photographs / "text.dcm").write_text("no picture")
+    (photographs / "text.dcm").write_text("no image")
     header = pydicom.dcmread(photographs / "photo0.dcm")
     header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
     header.save_as(photographs / "ct.dcm")
@@ -185,12 +185,12 @@ def test_deflated_and_huge_files_are_refused(photographs: Path) -> None:
     header = pydicom.dcmread(path)
     header.Rows = header.Columns = 60_000
     header.save_as(path)
-    with pytest.raises(PictureError, match="60000"):
+    with pytest.raises(ImageError, match="60000"):
         read_photograph(path)
     header = pydicom.dcmread(photographs / "photo1.dcm")
     header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     header.save_as(path)
-    with pytest.raises(PictureError, match="deflated"):
+    with pytest.raises(ImageError, match="deflated"):
         read_photograph(path)
 
 
@@ -210,7 +210,7 @@ def test_damaged_files_give_one_kind_of_error(
     path.write_bytes(payload[: len(payload) - cut % len(payload)])
     try:
         image = read_photograph(path)
-    except PictureError:
+    except ImageError:
         return
     assert image.dtype == np.uint8
     assert image.ndim == 3
@@ -225,5 +225,5 @@ def test_spacing_is_read_where_it_is_told(kit, tmp_path: Path) -> None:
     dataset.save_as(path)
     assert read_spacing(path) == (0.05, 0.06)
     path.write_bytes(b"no DICOM")
-    with pytest.raises(PictureError, match="damaged"):
+    with pytest.raises(ImageError, match="damaged"):
         read_spacing(path)

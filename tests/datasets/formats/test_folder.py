@@ -10,20 +10,20 @@ from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.formats.folder import CLASSES_NAME, read_legend
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.io.images import write_mask, write_picture
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.images import write_image, write_mask
 
-COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 200, 30]], np.uint8)
+COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 200, 30]], np.uint8)
 
 
 def lay_out(kit, folder: Path, masks: dict[str, np.ndarray], beside: bool = False) -> Path:
-    """Write pictures and masks, in two folders or side by side."""
+    """Write images and masks, in two folders or side by side."""
     images = folder if beside else folder / "images"
     places = folder if beside else folder / "masks"
     for place in (images, places):
         place.mkdir(parents=True, exist_ok=True)
     for seed, (name, mask) in enumerate(masks.items()):
-        write_picture(images / f"{name}.png", kit.image(seed))
+        write_image(images / f"{name}.png", kit.image(seed))
         Image.fromarray(mask).save(places / f"{name}{'_mask' if beside else ''}.png")
     return folder
 
@@ -46,8 +46,8 @@ def test_class_indices_get_names_from_the_legend(kit, tmp_path: Path) -> None:
     assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
 
 
-def test_colours_are_numbered_in_their_order(kit, tmp_path: Path) -> None:
-    lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)], "b": COLOURS[kit.labels(1)]})
+def test_colors_are_numbered_in_their_order(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": COLORS[kit.labels(0, classes=3)], "b": COLORS[kit.labels(1)]})
     first, second = read_dataset(tmp_path).records
     assert first.classes == second.classes == ("background", "#00c81e", "#ff0000")
     swapped = np.array([0, 2, 1], np.uint8)
@@ -58,22 +58,22 @@ def test_colours_are_numbered_in_their_order(kit, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (CLASSES_NAME, "index,name,colour\n0,background,#000000\n1,lesion,#FF0000\n2,hair,#00c81e\n"),
+        (CLASSES_NAME, "index,name,color\n0,background,#000000\n1,lesion,#FF0000\n2,hair,#00c81e\n"),
         (
             "labelmap.txt",
             "# label:color_rgb:parts:actions\nlesion:255,0,0::\nhair:0,200,30::\nbackground:0,0,0::\n",
         ),
     ],
 )
-def test_a_legend_names_the_colours(kit, tmp_path: Path, name: str, text: str) -> None:
-    lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)]})
+def test_a_legend_names_the_colors(kit, tmp_path: Path, name: str, text: str) -> None:
+    lay_out(kit, tmp_path, {"a": COLORS[kit.labels(0, classes=3)]})
     (tmp_path / name).write_text(text)
     record = read_dataset(tmp_path).records[0]
     assert record.classes == kit.classes
     assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
 
 
-def test_one_colour_is_the_lesion_however_dark(kit, tmp_path: Path) -> None:
+def test_one_color_is_the_lesion_however_dark(kit, tmp_path: Path) -> None:
     dark = np.array([[0, 0, 0], [0, 9, 7]], np.uint8)
     lay_out(kit, tmp_path, {"a": dark[kit.labels(0)], "b": dark[kit.labels(1) * 0]})
     first, second = read_dataset(tmp_path).records
@@ -82,16 +82,16 @@ def test_one_colour_is_the_lesion_however_dark(kit, tmp_path: Path) -> None:
     assert not second.load().labels.any()
 
 
-def test_grey_colours_are_indices(kit, tmp_path: Path) -> None:
+def test_gray_colors_are_indices(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": np.repeat(kit.labels(0, classes=3)[..., None], 3, axis=2)})
     record = read_dataset(tmp_path).records[0]
     assert len(record.classes) == 3
     assert np.array_equal(record.load().labels, kit.labels(0, classes=3))
 
 
-def test_a_colour_outside_the_legend_is_named(kit, tmp_path: Path) -> None:
-    lay_out(kit, tmp_path, {"a": COLOURS[kit.labels(0, classes=3)]})
-    (tmp_path / CLASSES_NAME).write_text("index,name,colour\n0,b,#000000\n1,lesion,#ff0000\n")
+def test_a_color_outside_the_legend_is_named(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": COLORS[kit.labels(0, classes=3)]})
+    (tmp_path / CLASSES_NAME).write_text("index,name,color\n0,b,#000000\n1,lesion,#ff0000\n")
     with pytest.raises(DatasetError, match="#00c81e"):
         read_dataset(tmp_path).records[0].load()
 
@@ -109,14 +109,14 @@ def test_a_colour_outside_the_legend_is_named(kit, tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_legend_is_refused(tmp_path: Path, rows: str) -> None:
-    (tmp_path / CLASSES_NAME).write_text(f"index,name,colour\n{rows}")
+    (tmp_path / CLASSES_NAME).write_text(f"index,name,color\n{rows}")
     with pytest.raises(DatasetError, match="legend"):
         read_legend(tmp_path)
 
 
 def test_photographs_as_masks_are_refused(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": kit.image(3)})
-    with pytest.raises(DatasetError, match="colours"):
+    with pytest.raises(DatasetError, match="colors"):
         read_dataset(tmp_path)
 
 
@@ -142,11 +142,11 @@ def test_everything_comes_back(kit, tmp_path: Path) -> None:
                    lesion="L", metadata={"sex": "male"})
         for seed in range(4)
     ]  # fmt: skip
-    config = ExportConfig(pseudonymise="nothing")
+    config = ExportConfig(pseudonymize="nothing")
     kit.last(export_dataset(records, tmp_path / "out", "folder", config=config))
     for before, after in zip(records, read_dataset(tmp_path / "out").records, strict=True):
         pixels = after.load()
-        assert np.array_equal(pixels.image, before.picture)
+        assert np.array_equal(pixels.image, before.image)
         assert np.array_equal(pixels.labels, before.mask)
         assert np.array_equal(pixels.instances, before.instances)
         assert np.array_equal(pixels.regions["blue-gray"], before.regions["blue-gray"])
@@ -155,9 +155,9 @@ def test_everything_comes_back(kit, tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_pictures_without_masks_come_along(kit, tmp_path: Path) -> None:
+def test_images_without_masks_come_along(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": kit.labels(0) * np.uint8(255)})
-    write_picture(tmp_path / "images/b.png", kit.image(1))
+    write_image(tmp_path / "images/b.png", kit.image(1))
     write_mask(tmp_path / "masks/c.png", kit.labels(1))
     dataset = read_dataset(tmp_path)
     assert dataset.problems == ()

@@ -7,15 +7,15 @@ import numpy as np
 
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import DatasetInfo
-from napari_lesionseg.io.images import read_mask, read_picture
+from napari_lesionseg.io.images import read_image, read_mask
 
 
-def test_every_row_names_a_picture_and_its_mask(kit, tmp_path: Path) -> None:
+def test_every_row_names_a_image_and_its_mask(kit, tmp_path: Path) -> None:
     records = {
         f"case_{seed:02}": kit.record(seed, metadata={"sex": "male"} if seed % 2 else {})
         for seed in range(10)
     }
-    info = DatasetInfo(title='Nævi: a "set"', licence="CC BY 4.0")
+    info = DatasetInfo(title='Nævi: a "set"', license="CC BY 4.0")
     kit.last(export_dataset(list(records.values()), tmp_path / "out", "imagefolder", info=info))
     columns, seen = set(), 0
     for part in ("train", "validation", "test"):
@@ -23,7 +23,7 @@ def test_every_row_names_a_picture_and_its_mask(kit, tmp_path: Path) -> None:
         for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             record = records[row["name"]]
-            assert np.array_equal(read_picture(folder / row["file_name"]), record.picture)
+            assert np.array_equal(read_image(folder / row["file_name"]), record.image)
             assert np.array_equal(read_mask(folder / row["mask_file_name"]), record.mask)
             assert all(isinstance(value, str) for value in row.values())
             columns.add(tuple(row))

@@ -9,15 +9,15 @@ from PIL import Image
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.images import write_mask
 
-KEEP = ExportConfig(pseudonymise="nothing")
+KEEP = ExportConfig(pseudonymize="nothing")
 
 
 @pytest.fixture
 def isic(kit, tmp_path: Path) -> Path:
-    """The challenge's folders, endings in any case, a superpixel picture and a table."""
+    """The challenge's folders, endings in any case, a superpixel image and a table."""
     for part in ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth", "ISIC-2017_Test_v2_Data"):
         (tmp_path / part).mkdir()
     for seed, part in enumerate(("ISIC-2017_Training_Data", "ISIC-2017_Test_v2_Data")):
@@ -70,7 +70,7 @@ def test_what_is_incomplete_is_listed(kit, isic: Path) -> None:
     write_mask(isic / "ISIC_0000009_segmentation.png", kit.labels(1))
     dataset = read_dataset(isic)
     reasons = {problem.name: problem.reason for problem in dataset.problems}
-    assert reasons["ISIC_0000009_segmentation.png"] == "The mask has no picture."
+    assert reasons["ISIC_0000009_segmentation.png"] == "The mask has no image."
     assert len(reasons) == 2
     assert [record.name for record in dataset.records if record.mask is None] == ["ISIC_0000007"]
 
@@ -106,7 +106,7 @@ def test_further_classes_are_written_as_attributes(kit, tmp_path: Path) -> None:
 def test_one_region_on_request(kit, records, tmp_path: Path) -> None:
     from scipy import ndimage
 
-    config = ExportConfig(pseudonymise="nothing", single_region=True)
+    config = ExportConfig(pseudonymize="nothing", single_region=True)
     kit.last(export_dataset(records, tmp_path / "out", "isic", config=config))
     for record in read_dataset(tmp_path / "out").records:
         labels = record.load().labels
@@ -115,11 +115,11 @@ def test_one_region_on_request(kit, records, tmp_path: Path) -> None:
 
 
 def test_new_names_look_like_isics(kit, records, tmp_path: Path) -> None:
-    kit.last(export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(pseudonymise="all")))
+    kit.last(export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(pseudonymize="all")))
     names = sorted(record.name for record in read_dataset(tmp_path / "out").records)
     assert names == [f"ISIC_{number:07d}" for number in range(1, 11)]
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no pictures"):
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no images"):
         read_dataset(tmp_path, "isic")

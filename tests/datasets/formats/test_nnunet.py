@@ -12,7 +12,7 @@ from napari_lesionseg.datasets.splits import leaks
 
 
 def export(kit, records, folder: Path, **settings: object) -> Path:
-    config = ExportConfig(pseudonymise="nothing", dataset_id=7, **settings)
+    config = ExportConfig(pseudonymize="nothing", dataset_id=7, **settings)
     info = DatasetInfo(title="Skin: lesions!")
     kit.last(export_dataset(records, folder, "nnunet", config=config, info=info))
     return folder / "Dataset007_SkinLesions"
@@ -32,7 +32,7 @@ def test_cases_labels_and_description_agree(kit, tmp_path: Path) -> None:
         with Image.open(path) as mask, Image.open(images / f"{path.stem}_0000.png") as image:
             assert (mask.mode, image.mode) == ("L", "RGB")
             assert np.array_equal(np.asarray(mask), records[path.stem].mask)
-            assert np.array_equal(np.asarray(image), records[path.stem].picture)
+            assert np.array_equal(np.asarray(image), records[path.stem].image)
 
 
 def test_the_given_split_is_the_first_fold(kit, records, tmp_path: Path) -> None:

@@ -23,17 +23,17 @@ Legends: Clinical Diagnosis: 0 - Common Nevus; 1 - Atypical Nevus; 2 - Melanoma.
 
 @pytest.fixture
 def ph2(kit, tmp_path: Path) -> Path:
-    """Two cases in the original layout, one with a 1-bit mask and colours, one with an RGB mask."""
+    """Two cases in the original layout, one with a 1-bit mask and colors, one with an RGB mask."""
     root = tmp_path / "PH2Dataset"
     for seed, name in enumerate(("IMD003", "IMD409")):
         case = root / "PH2 Dataset images" / name
         mask = Image.fromarray(kit.labels(seed) * np.uint8(255))
-        for folder, file, picture in (
+        for folder, file, image in (
             (f"{name}_Dermoscopic_Image", f"{name}.bmp", Image.fromarray(kit.image(seed))),
             (f"{name}_lesion", f"{name}_lesion.bmp", mask.convert("RGB" if seed else "1")),
         ):
             (case / folder).mkdir(parents=True)
-            picture.save(case / folder / file)
+            image.save(case / folder / file)
     roi = root / "PH2 Dataset images/IMD409/IMD409_roi"
     roi.mkdir()
     for number, label, rows in ((1, 6, slice(0, 3)), (2, 6, slice(5, 8)), (3, 1, slice(0, 1))):
@@ -44,19 +44,19 @@ def ph2(kit, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_cases_come_with_masks_colours_and_facts(kit, ph2: Path) -> None:
+def test_cases_come_with_masks_colors_and_facts(kit, ph2: Path) -> None:
     dataset = read_dataset(ph2)
     assert dataset.format == "ph2"
     assert dataset.problems == ()
     common, melanoma = dataset.records
-    assert (common.name, common.diagnosis, common.metadata["colours"]) == (
+    assert (common.name, common.diagnosis, common.metadata["colors"]) == (
         "IMD003",
         "common nevus",
         "dark-brown",
     )
     assert melanoma.diagnosis == "melanoma"
     assert melanoma.metadata["histological_diagnosis"] == "Melanoma"
-    assert melanoma.metadata["colours"] == "white;light-brown;dark-brown;blue-gray;black"
+    assert melanoma.metadata["colors"] == "white;light-brown;dark-brown;blue-gray;black"
     assert [melanoma.metadata[key] for key in ("asymmetry", "pigment_network", "blue_whitish_veil")] == [
         "2",
         "AT",
@@ -99,7 +99,7 @@ def test_another_folder_is_not_ph2(tmp_path: Path) -> None:
 def test_any_rows_of_cells_are_borne(rows: list[list[str]]) -> None:
     for name, facts in facts_of_sheet(rows):
         assert name == "IMD001"
-        assert set(facts) >= {"diagnosis", "colours"}
+        assert set(facts) >= {"diagnosis", "colors"}
 
 
 @given(st.text(alphabet="|| IMD0123\n ATPX", max_size=300))

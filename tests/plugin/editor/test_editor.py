@@ -21,12 +21,12 @@ from scipy import ndimage
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, LesionSegError, MaskError, ModelNotFoundError
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin.editor.editor import request_queue
-from napari_lesionseg.plugin.editor.editor import editor as editor_module
+from napari_lesionseg.plugin.editor import editor as editor_module
+from napari_lesionseg.plugin.editor import request_queue
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.prediction_cache import Answer
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
-from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.plugin.editor.tools import TOOLS
+from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.types import Box, Click
 
 PLAIN = PostprocessConfig(threshold=0.5, fill_holes=False, largest_only=False, min_area=0)
@@ -72,7 +72,7 @@ class Encoded:
 
 
 class EncodedPart:
-    """A part of the picture, all of which is lesion but a rim."""
+    """A part of the image, all of which is lesion but a rim."""
 
     def __init__(self, image: np.ndarray) -> None:
         self.shape = image.shape[:2]
@@ -143,7 +143,7 @@ def make(config=PLAIN, model="new", shape=SHAPE):
     sample = viewer.add_image(image, rgb=True, name="IMD003")
     labels = new_outline(sample)
     viewer.add_layer(labels)
-    return OutlineEditor(viewer, sample, labels, config=config, model=Network() if model == "new" else model)
+    return MaskEditor(viewer, sample, labels, config=config, model=Network() if model == "new" else model)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_prefetched_answer_needs_no_run(editor, jobs):
     assert editor.model.encoded == 1
 
 
-def test_an_answer_for_another_picture_is_refused(editor):
+def test_an_answer_for_another_image_is_refused(editor):
     editor.set_prediction(base_probability((41, 60)))
     assert isinstance(editor.errors[0], MaskError)
     assert not editor.mask.any()
@@ -272,7 +272,7 @@ def test_clicks_are_shown_at_once_before_they_are_answered(predicted, jobs):
     assert predicted.clicks == (Click(3, 3),)
 
 
-def test_clicks_outside_the_picture_are_ignored(predicted, jobs):
+def test_clicks_outside_the_image_are_ignored(predicted, jobs):
     for row, col in [(-1, 5), (5, -0.6), (SHAPE[0], 5), (5, 1e9)]:
         predicted.add_click(row, col)
     assert not jobs.waiting
@@ -509,7 +509,7 @@ def test_a_box_adds_what_is_found_in_it(predicted, jobs):
     assert np.all(predicted.mask >= before)
     assert predicted.mask[30:36, 4:10].all()
     (height, width, _), whole = predicted.model.parts[0]
-    assert isinstance(whole, Encoded)  # who looks at the part is decided by the whole picture
+    assert isinstance(whole, Encoded)  # who looks at the part is decided by the whole image
     assert 10 < height < 40
     assert 10 < width < 60
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.75}))
@@ -628,7 +628,7 @@ def test_without_a_model_the_brush_works_and_clicks_say_why_not(jobs):
     np.testing.assert_array_equal(editor.mask, base_mask())
 
 
-def test_another_model_looks_at_the_picture_anew(predicted, jobs):
+def test_another_model_looks_at_the_image_anew(predicted, jobs):
     other = Network()
     predicted.set_model(other)
     predicted.add_click(3, 3)
@@ -636,8 +636,8 @@ def test_another_model_looks_at_the_picture_anew(predicted, jobs):
     assert other.encoded == 1
 
 
-def test_a_changed_picture_is_looked_at_anew(predicted, jobs):
-    predicted.picture.data = np.zeros((*SHAPE, 3), dtype=np.uint8)
+def test_a_changed_image_is_looked_at_anew(predicted, jobs):
+    predicted.image.data = np.zeros((*SHAPE, 3), dtype=np.uint8)
     predicted.add_click(3, 3)
     jobs.finish()
     assert predicted.model.encoded == 2
@@ -658,7 +658,7 @@ def test_when_the_network_fails_the_click_goes_and_the_rest_stays(predicted, job
     assert predicted.clicks == (Click(3, 3),)
 
 
-@pytest.mark.parametrize("gone", ["labels", "picture", "all"])
+@pytest.mark.parametrize("gone", ["labels", "image", "all"])
 def test_answers_for_what_was_closed_are_dropped(predicted, jobs, gone):
     predicted.add_click(3, 3)
     viewer = predicted.viewer
@@ -731,11 +731,11 @@ def test_renaming_and_duplicating_change_nothing(predicted, jobs):
 
 def test_a_stack_is_refused():
     viewer = ViewerModel()
-    picture = viewer.add_image(np.zeros((3, 40, 60, 3), dtype=np.uint8), rgb=True)
-    labels = new_outline(picture)
+    image = viewer.add_image(np.zeros((3, 40, 60, 3), dtype=np.uint8), rgb=True)
+    labels = new_outline(image)
     viewer.add_layer(labels)
     with pytest.raises(MaskError, match="not stacks"):
-        OutlineEditor(viewer, picture, labels, config=PLAIN, model=None)
+        MaskEditor(viewer, image, labels, config=PLAIN, model=None)
 
 
 def test_the_active_class_is_painted(predicted, jobs):
@@ -820,7 +820,7 @@ class Correcting(RuleBasedStateMachine):
             if self.waiting[0][0] == "prediction":
                 self.flying, self.waiting = [(*self.waiting[0], self.now)], self.waiting[1:]
             else:
-                clicks = [wish for wish in self.waiting if wish[0] == "click"]
+                clicks = [request for request in self.waiting if request[0] == "click"]
                 self.flying, self.waiting = clicks, []
 
     @rule()
@@ -833,7 +833,7 @@ class Correcting(RuleBasedStateMachine):
     def click(self, spot, positive) -> None:
         if self.now.source == "none" and self.now.mask.any() and not self.flying:
             return  # asks for the answer behind the strokes first: tested apart
-        if any(wish[0] == "prediction" for wish in self.flying):
+        if any(request[0] == "prediction" for request in self.flying):
             return
         self.editor.add_click(*spot, positive)
         self.waiting.append(("click", Click(*map(float, spot), positive), len(self.past)))

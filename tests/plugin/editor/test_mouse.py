@@ -8,8 +8,8 @@ from napari.components import ViewerModel
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import ClickTool
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.types import Box
 
@@ -17,7 +17,7 @@ SCALE = 2.0
 
 
 class Event(SimpleNamespace):
-    """A mouse event as napari's canvas sends it, over a picture scaled by two."""
+    """A mouse event as napari's canvas sends it, over an image scaled by two."""
 
     def __init__(self, kind, place, button=1, modifiers=()):
         row, col = place
@@ -43,10 +43,10 @@ class Event(SimpleNamespace):
 @pytest.fixture
 def editor(monkeypatch):
     viewer = ViewerModel()
-    picture = viewer.add_image(np.zeros((40, 60, 3), dtype=np.uint8), rgb=True, scale=(SCALE, SCALE))
-    labels = new_outline(picture)
+    image = viewer.add_image(np.zeros((40, 60, 3), dtype=np.uint8), rgb=True, scale=(SCALE, SCALE))
+    labels = new_outline(image)
     viewer.add_layer(labels)
-    made = OutlineEditor(viewer, picture, labels, config=PostprocessConfig(), model=None)
+    made = MaskEditor(viewer, image, labels, config=PostprocessConfig(), model=None)
     made.calls = []
     for name in ("add_click", "add_scribble", "box", "preview", "apply_tool"):
         monkeypatch.setattr(made, name, lambda *arguments, name=name: made.calls.append((name, *arguments)))
@@ -101,7 +101,7 @@ def test_a_drag_is_a_scribble_and_is_shown_while_drawn(editor, tool):
     assert editor.calls[-1][1] == [(12, 30), (12, 35), (12, 40)]
 
 
-def test_the_picture_does_not_move_while_clicking(editor, tool):
+def test_the_image_does_not_move_while_clicking(editor, tool):
     tool.start("click")
     event = Event("press", (12, 30))
     mouse_press_callbacks(editor.labels, event)

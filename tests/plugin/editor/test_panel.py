@@ -7,10 +7,10 @@ from napari.utils.key_bindings import coerce_keybinding
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.panel import CorrectPanel
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
-from napari_lesionseg.plugin.shortcuts import key_of
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
+from napari_lesionseg.plugin.shortcuts import key_of
 
 MODES = {"brush": "paint", "eraser": "erase", "fill": "fill", "polygon": "polygon"}
 
@@ -18,11 +18,11 @@ MODES = {"brush": "paint", "eraser": "erase", "fill": "fill", "polygon": "polygo
 @pytest.fixture
 def editor(network):
     viewer = ViewerModel()
-    picture = viewer.add_image(np.zeros((40, 60, 3), dtype=np.uint8), rgb=True)
-    labels = new_outline(picture)
+    image = viewer.add_image(np.zeros((40, 60, 3), dtype=np.uint8), rgb=True)
+    labels = new_outline(image)
     show_as(labels, filled=False)
     viewer.add_layer(labels)
-    made = OutlineEditor(viewer, picture, labels, config=PostprocessConfig(min_area=0), model=network)
+    made = MaskEditor(viewer, image, labels, config=PostprocessConfig(min_area=0), model=network)
     yield made
     made.close()
 
@@ -52,7 +52,7 @@ def test_alone_everything_is_off_and_says_why(qtbot):
     qtbot.addWidget(panel)
     for button in panel.buttons.values():
         assert not button.isEnabled()
-        assert button.toolTip().startswith("Open a picture first")
+        assert button.toolTip().startswith("Open an image first")
 
 
 def test_every_button_tells_its_key(panel):
@@ -110,7 +110,7 @@ def test_brushes_are_taken_and_left(panel, outlined, action, mode):
     ],
 )
 def test_the_mouse_is_taken_and_given_back(panel, outlined, action, mode, positive):
-    outlined.viewer.layers.selection.active = outlined.picture
+    outlined.viewer.layers.selection.active = outlined.image
     button = panel.buttons[action]
     button.click()
     assert (panel.tool.mode, panel.tool.positive) == (mode, positive)
@@ -153,7 +153,7 @@ def test_holding_keys_hides_and_fills(panel, outlined):
         assert (labels.contour, labels.opacity) == before
 
 
-def test_the_picture_moves_while_a_key_is_held(panel, outlined):
+def test_the_image_moves_while_a_key_is_held(panel, outlined):
     outlined.labels.mode = "paint"
     held = press(outlined, "Space")
     next(held)
@@ -189,7 +189,7 @@ def test_errors_are_shown_until_something_is_done(panel, outlined):
     assert not panel.status.text()
 
 
-def test_another_picture_takes_the_place_of_the_first(panel, outlined):
+def test_another_image_takes_the_place_of_the_first(panel, outlined):
     panel.buttons["click: belongs"].click()
     panel.set_editor(None)
     assert not outlined.labels.keymap
@@ -198,7 +198,7 @@ def test_another_picture_takes_the_place_of_the_first(panel, outlined):
     assert not panel.buttons["redo"].isEnabled()
 
 
-def test_the_next_picture_is_clicked_at_without_taking_the_tool_again(panel, outlined):
+def test_the_next_image_is_clicked_at_without_taking_the_tool_again(panel, outlined):
     panel.buttons["click: does not belong"].click()
     panel.set_editor(None)
     panel.set_editor(outlined)

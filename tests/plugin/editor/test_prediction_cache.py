@@ -46,7 +46,7 @@ def test_an_answer_without_lesion_is_all_background():
     assert not answer.probability().any()
 
 
-def test_the_pictures_used_last_stay():
+def test_the_images_used_last_stay():
     one = {(): Answer.of(bump())}
     store = AnswerStore(budget=2 * one[()].nbytes)
     for name in ("a", "b"):
@@ -59,7 +59,7 @@ def test_the_pictures_used_last_stay():
     assert store.nbytes <= store.budget
 
 
-def test_a_dropped_picture_takes_no_memory():
+def test_a_dropped_image_takes_no_memory():
     store = AnswerStore()
     store.put("a", {(): Answer.of(bump())})
     store.drop("a")

@@ -8,11 +8,10 @@ from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
-from napari_lesionseg.errors import PictureError
-from napari_lesionseg.plugin.instances import measurements_panel
-from napari_lesionseg.plugin.instances import pixel_size
-from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.errors import ImageError
+from napari_lesionseg.plugin.instances import measurements_panel, pixel_size
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
+from napari_lesionseg.plugin.instances.panel import LesionsPanel
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +74,7 @@ def test_in_pixels_until_a_scale_is_set(qtbot, panel, viewer):
     assert row["Longest (px)"] == "45"
     assert row["Shortest (px)"] == "20"
     assert row["Asymmetry"] == "0.00"
-    assert row["Colours"] == "1"
+    assert row["Colors"] == "1"
     assert row["Which"] == "dark brown"
     assert row["Cut off"] == "no"
     assert shown(panel, 5)["Cut off"] == "yes"
@@ -85,7 +84,7 @@ def test_in_pixels_until_a_scale_is_set(qtbot, panel, viewer):
     assert "area_mm2" not in features
 
 
-def test_millimetres_by_a_line_along_a_ruler(qtbot, panel, viewer):
+def test_millimeters_by_a_line_along_a_ruler(qtbot, panel, viewer):
     measure(qtbot, panel)
     draw_ruler(viewer, panel, (5, 10), (5, 60))
     assert viewer.layers.selection.active.name == "ruler"
@@ -99,21 +98,21 @@ def test_millimetres_by_a_line_along_a_ruler(qtbot, panel, viewer):
     features = viewer.layers["arm lesions"].features.set_index("index")
     assert features.loc[2, "area_mm2"] == pytest.approx(8)
     assert "area_px2" not in features
-    assert "in millimetres" in panel.status.text()
+    assert "in millimeters" in panel.status.text()
     panel.clear.click()
     finish(qtbot, panel)
     assert shown(panel, 2)["Area (px²)"] == "800"
 
 
-def test_the_line_is_measured_in_pixels_of_the_picture_wherever_it_lies(qtbot):
+def test_the_line_is_measured_in_pixels_of_the_image_wherever_it_lies(qtbot):
     viewer = ViewerModel()
-    picture = viewer.add_image(
+    image = viewer.add_image(
         np.zeros((60, 80, 3), np.uint8), rgb=True, scale=(2, 2), translate=(7, 9), rotate=30
     )
     ruler = viewer.add_shapes(ndim=2)
-    ends = [picture.data_to_world(point) for point in ((5, 10), (5, 50))]
+    ends = [image.data_to_world(point) for point in ((5, 10), (5, 50))]
     ruler.add_lines([np.array(ends)])
-    assert pixel_size.scale_of_ruler(ruler, picture, 10).millimetres == pytest.approx(0.25)
+    assert pixel_size.scale_of_ruler(ruler, image, 10).millimeters == pytest.approx(0.25)
 
 
 def test_without_a_line_it_says_so(panel, viewer):
@@ -125,18 +124,18 @@ def test_without_a_line_it_says_so(panel, viewer):
     assert panel.scale.text() == "none: pixels"
     ruler = pixel_size.find_ruler(viewer)
     ruler.add_rectangles([np.array([[0, 0], [9, 9]])])
-    with pytest.raises(PictureError, match="Draw a line"):
+    with pytest.raises(ImageError, match="Draw a line"):
         pixel_size.scale_of_ruler(ruler, viewer.layers["arm"], 10)
 
 
-def test_a_layer_in_millimetres_brings_its_scale(qtbot):
+def test_a_layer_in_millimeters_brings_its_scale(qtbot):
     viewer = ViewerModel()
     options = {"scale": (50, 50), "units": ("um", "um")}
     viewer.add_image(np.zeros((60, 80, 3), np.uint8), rgb=True, name="slide", **options)
     viewer.add_labels(np.pad(np.ones((20, 20), np.uint8), ((10, 30), (10, 50))), **options)
     panel = MeasurementsPanel(viewer)
     qtbot.addWidget(panel)
-    assert panel.scale.text() == "0.05 mm a pixel (picture)"
+    assert panel.scale.text() == "0.05 mm a pixel (image)"
     assert not panel.clear.isEnabled()
     measure(qtbot, panel)
     assert shown(panel, 1)["Area (mm²)"] == "1.00"
@@ -164,7 +163,7 @@ def test_the_scale_of_a_dicom_file(qtbot, panel, monkeypatch):
     assert "does not say how large" in panel.status.text()
 
 
-def test_another_picture_in_the_layer_has_no_scale(panel, viewer):
+def test_another_image_in_the_layer_has_no_scale(panel, viewer):
     draw_ruler(viewer, panel, (5, 10), (5, 60))
     panel.set.click()
     assert pixel_size.scale_of(viewer.layers["arm"]) is not None
@@ -212,7 +211,7 @@ def test_csv(qtbot, panel, viewer, tmp_path, monkeypatch):
     panel.save.click()
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert [(row["picture"], row["index"], row["area"], row["unit"]) for row in rows] == [
+    assert [(row["image"], row["index"], row["area"], row["unit"]) for row in rows] == [
         ("arm", "2", "800", "px"),
         ("arm", "5", "200", "px"),
     ]

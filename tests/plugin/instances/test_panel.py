@@ -6,15 +6,15 @@ import pytest
 from napari.components import ViewerModel
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 from qtpy.QtCore import Qt
-from tests.plugin.test_click_tool import Event
+from tests.plugin.editor.test_mouse import Event
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.instances import model as model_module
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.prediction_cache import Answer
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
-from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.plugin.napari_layers.links import outline_of, picture_of
+from napari_lesionseg.plugin.instances import model as model_module
 from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.plugin.napari_layers.layers import new_outline
+from napari_lesionseg.plugin.napari_layers.links import image_of, outline_of
 from napari_lesionseg.plugin.segment.outlines import Result, session_of
 
 SCALE = 2.0
@@ -104,7 +104,7 @@ def test_without_a_layer_it_says_what_to_do(qtbot, viewer):
 def test_every_number_is_a_row_and_its_features(panel, labels):
     assert listed(panel) == [2, 5]
     assert cell(panel, 2, "Area") == "800"
-    assert cell(panel, 2, "Centre") == "20, 30"
+    assert cell(panel, 2, "Center") == "20, 30"
     assert cell(panel, 2, "Rows") == "10\N{EN DASH}29"
     assert cell(panel, 5, "Columns") == "60\N{EN DASH}69"
     assert cell(panel, 5, "Sure") == "\N{EN DASH}"
@@ -257,8 +257,8 @@ def test_measurements_of_changed_lesions_are_forgotten(qtbot, panel, labels):
 
 
 def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
-    picture = viewer.layers[0]
-    outline = new_outline(picture)
+    image = viewer.layers[0]
+    outline = new_outline(image)
     outline.data = (numbers() > 0).astype(np.uint8)
     outline.metadata["classes"] = ("background", "nevus", "melanoma")
     viewer.add_layer(outline)
@@ -272,7 +272,7 @@ def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
     assert layer.name == "arm lesions"
     assert tuple(layer.scale) == (SCALE, SCALE)
     assert outline_of(layer, viewer) is outline
-    assert picture_of(layer, viewer) is picture
+    assert image_of(layer, viewer) is image
     assert listed(panel) == [1, 2]
     assert cell(panel, 1, "Class") == "nevus"
 
@@ -343,7 +343,7 @@ def test_the_network_s_confidence_is_shown(qtbot, viewer):
 def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, network):
     outline = new_outline(viewer.layers[0])
     viewer.add_layer(outline)
-    editor = OutlineEditor(
+    editor = MaskEditor(
         viewer, viewer.layers[0], outline, config=PostprocessConfig(min_area=0), model=network
     )
     editor.set_prediction(np.where(numbers() > 0, 0.9, 0).astype(np.float32))

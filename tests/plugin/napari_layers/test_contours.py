@@ -35,7 +35,7 @@ def test_nothing_has_no_contour():
     assert not contour_of(np.zeros((5, 7), np.uint8), 3).any()
 
 
-def test_the_border_of_the_picture_is_no_contour():
+def test_the_border_of_the_image_is_no_contour():
     assert not contour_of(np.ones((9, 9), np.uint8), 2).any()
 
 

@@ -92,7 +92,7 @@ def test_frames_of_a_stack_are_one_step():
 
 @pytest.mark.parametrize(("frame", "shape"), [((), (50, 71)), ((0,), (50, 70))])
 def test_a_mask_that_does_not_fit_is_refused(labels, frame, shape):
-    with pytest.raises(MaskError, match="size of its picture"):
+    with pytest.raises(MaskError, match="size of its image"):
         write_masks(labels, {frame: np.ones(shape, dtype=np.uint8)})
     assert not labels.data.any()
 

@@ -6,14 +6,14 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
 
-from napari_lesionseg.errors import PictureError
+from napari_lesionseg.errors import ImageError
 from napari_lesionseg.plugin.napari_layers import layers
 from napari_lesionseg.plugin.napari_layers.layers import (
     contour_width,
     fits,
     frames_of,
+    image_shape,
     new_outline,
-    picture_shape,
     place_like,
     read_frame,
     show_as,
@@ -21,17 +21,17 @@ from napari_lesionseg.plugin.napari_layers.layers import (
 )
 
 
-def test_colours_are_read_as_they_are(spot):
-    picture = Image(spot, rgb=True)
-    assert picture_shape(picture) == (40, 60)
-    assert frames_of(picture) == [()]
-    np.testing.assert_array_equal(read_frame(picture, ()), spot)
+def test_colors_are_read_as_they_are(spot):
+    image = Image(spot, rgb=True)
+    assert image_shape(image) == (40, 60)
+    assert frames_of(image) == [()]
+    np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
 def test_a_frame_is_a_copy(spot):
-    picture = Image(spot, rgb=True)
-    frame = read_frame(picture, ())
-    assert not np.shares_memory(frame, picture.data)
+    image = Image(spot, rgb=True)
+    frame = read_frame(image, ())
+    assert not np.shares_memory(frame, image.data)
     assert frame.flags.writeable
 
 
@@ -40,19 +40,19 @@ def test_alpha_is_dropped(spot):
     np.testing.assert_array_equal(read_frame(Image(with_alpha, rgb=True), ()), spot)
 
 
-def test_grey_is_repeated(spot):
-    picture = Image(spot[..., 0])
-    assert picture_shape(picture) == (40, 60)
-    np.testing.assert_array_equal(read_frame(picture, ()), spot)
+def test_gray_is_repeated(spot):
+    image = Image(spot[..., 0])
+    assert image_shape(image) == (40, 60)
+    np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
-def test_grey_bytes_keep_their_values_whatever_the_contrast(spot):
-    picture = Image(spot[..., 0], contrast_limits=(100, 120))
-    np.testing.assert_array_equal(read_frame(picture, ()), spot)
+def test_gray_bytes_keep_their_values_whatever_the_contrast(spot):
+    image = Image(spot[..., 0], contrast_limits=(100, 120))
+    np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32, np.float64])
-def test_deeper_grey_is_scaled_by_the_contrast_limits(kind):
+def test_deeper_gray_is_scaled_by_the_contrast_limits(kind):
     values = np.array([[0, 1000, 2000], [3000, 4000, 9000]], dtype=kind)
     frame = read_frame(Image(values, contrast_limits=(1000, 4000)), ())
     np.testing.assert_array_equal(frame[..., 0], [[0, 0, 85], [170, 255, 255]])
@@ -64,28 +64,28 @@ def test_undefined_values_are_black():
     np.testing.assert_array_equal(frame[..., 1], [[0, 128], [0, 255]])
 
 
-def test_flat_float_pictures_are_black():
+def test_flat_float_images_are_black():
     assert not read_frame(Image(np.zeros((5, 6))), ()).any()
 
 
 @pytest.mark.parametrize(("kind", "scale"), [(np.uint16, 257), (np.float32, 1 / 255)])
-def test_deeper_colours_are_scaled(spot, kind, scale):
-    picture = Image((spot * np.float64(scale)).astype(kind), rgb=True)
-    np.testing.assert_allclose(read_frame(picture, ()).astype(int), spot, atol=1)
+def test_deeper_colors_are_scaled(spot, kind, scale):
+    image = Image((spot * np.float64(scale)).astype(kind), rgb=True)
+    np.testing.assert_allclose(read_frame(image, ()).astype(int), spot, atol=1)
 
 
 def test_stacks_are_read_frame_by_frame(spot):
     stack = np.stack([spot, 255 - spot, spot // 2])
-    picture = Image(stack, rgb=True)
-    assert picture_shape(picture) == (3, 40, 60)
-    assert frames_of(picture) == [(0,), (1,), (2,)]
-    for frame in frames_of(picture):
-        np.testing.assert_array_equal(read_frame(picture, frame), stack[frame])
+    image = Image(stack, rgb=True)
+    assert image_shape(image) == (3, 40, 60)
+    assert frames_of(image) == [(0,), (1,), (2,)]
+    for frame in frames_of(image):
+        np.testing.assert_array_equal(read_frame(image, frame), stack[frame])
 
 
 def test_stacks_of_stacks_have_pairs_as_frames(spot):
-    picture = Image(np.zeros((2, 3, 40, 60), dtype=np.uint8))
-    assert frames_of(picture) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    image = Image(np.zeros((2, 3, 40, 60), dtype=np.uint8))
+    assert frames_of(image) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
 def test_only_the_wanted_frame_of_lazy_data_is_computed(spot):
@@ -98,9 +98,9 @@ def test_only_the_wanted_frame_of_lazy_data_is_computed(spot):
     stack = da.map_blocks(
         load, chunks=((1,) * 5, 40, 60, 3), dtype=np.uint8, meta=np.empty((0,) * 4, np.uint8)
     )
-    picture = Image(stack, rgb=True)
+    image = Image(stack, rgb=True)
     computed.clear()
-    np.testing.assert_array_equal(read_frame(picture, (3,)), spot)
+    np.testing.assert_array_equal(read_frame(image, (3,)), spot)
     assert set(computed) == {3}
 
 
@@ -113,34 +113,34 @@ def test_lazy_data_that_cannot_be_read_are_named(spot):
         return spot
 
     lazy = da.map_blocks(load, chunks=(40, 60, 3), dtype=np.uint8, meta=np.empty((0,) * 3, np.uint8))
-    picture = Image(lazy, rgb=True, name="remote", cache=False)
+    image = Image(lazy, rgb=True, name="remote", cache=False)
     broken.append(True)
-    with pytest.raises(PictureError, match="“remote” cannot be read: share went away"):
-        read_frame(picture, ())
+    with pytest.raises(ImageError, match="“remote” cannot be read: share went away"):
+        read_frame(image, ())
 
 
 def test_the_largest_level_of_a_pyramid_is_read(spot):
-    picture = Image([spot, spot[::2, ::2]], rgb=True, multiscale=True)
-    assert picture_shape(picture) == (40, 60)
-    np.testing.assert_array_equal(read_frame(picture, ()), spot)
+    image = Image([spot, spot[::2, ::2]], rgb=True, multiscale=True)
+    assert image_shape(image) == (40, 60)
+    np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
-def test_huge_pictures_are_refused_before_they_are_read():
+def test_huge_images_are_refused_before_they_are_read():
     huge = da.zeros((60_000, 50_000, 3), dtype=np.uint8, chunks=(4096, 4096, 3))
     small = da.zeros((600, 500, 3), dtype=np.uint8)
-    picture = Image([huge, small], rgb=True, multiscale=True, name="slide")
-    with pytest.raises(PictureError, match="“slide” has 3000 megapixels, more than 200; open a crop"):
-        read_frame(picture, ())
+    image = Image([huge, small], rgb=True, multiscale=True, name="slide")
+    with pytest.raises(ImageError, match="“slide” has 3000 megapixels, more than 200; open a crop"):
+        read_frame(image, ())
 
 
-def test_negative_colours_are_refused_by_name():
-    picture = Image(np.full((5, 5, 3), -7, dtype=np.int16), rgb=True, name="odd")
-    with pytest.raises(PictureError, match="“odd”"):
-        read_frame(picture, ())
+def test_negative_colors_are_refused_by_name():
+    image = Image(np.full((5, 5, 3), -7, dtype=np.int16), rgb=True, name="odd")
+    with pytest.raises(ImageError, match="“odd”"):
+        read_frame(image, ())
 
 
-def test_an_outline_lies_where_its_picture_lies(spot):
-    picture = Image(
+def test_an_outline_lies_where_its_image_lies(spot):
+    image = Image(
         np.stack([spot, spot]),
         rgb=True,
         name="IMD002",
@@ -152,35 +152,35 @@ def test_an_outline_lies_where_its_picture_lies(spot):
         units=("s", "mm", "mm"),
         axis_labels=("time", "y", "x"),
     )
-    labels = new_outline(picture)
+    labels = new_outline(image)
     assert labels.name == "IMD002 outline"
     assert labels.data.shape == (2, 40, 60)
     assert labels.data.dtype == np.uint8
     for name in ("scale", "translate", "rotate", "shear"):
-        np.testing.assert_array_equal(getattr(labels, name), getattr(picture, name))
-    np.testing.assert_array_equal(labels.affine.affine_matrix, picture.affine.affine_matrix)
-    assert labels.units == picture.units
-    assert labels.axis_labels == picture.axis_labels
+        np.testing.assert_array_equal(getattr(labels, name), getattr(image, name))
+    np.testing.assert_array_equal(labels.affine.affine_matrix, image.affine.affine_matrix)
+    assert labels.units == image.units
+    assert labels.axis_labels == image.axis_labels
     corner = (1, 39, 59)
-    np.testing.assert_allclose(labels.data_to_world(corner), picture.data_to_world(corner))
+    np.testing.assert_allclose(labels.data_to_world(corner), image.data_to_world(corner))
 
 
-def test_an_outline_follows_its_picture(spot):
-    picture = Image(spot, rgb=True)
-    labels = new_outline(picture)
-    picture.scale, picture.translate, picture.affine = (3, 3), (5, 6), np.diag([2, 2, 1])
-    place_like(labels, picture)
-    np.testing.assert_allclose(labels.data_to_world((7, 9)), picture.data_to_world((7, 9)))
+def test_an_outline_follows_its_image(spot):
+    image = Image(spot, rgb=True)
+    labels = new_outline(image)
+    image.scale, image.translate, image.affine = (3, 3), (5, 6), np.diag([2, 2, 1])
+    place_like(labels, image)
+    np.testing.assert_allclose(labels.data_to_world((7, 9)), image.data_to_world((7, 9)))
 
 
 def test_only_an_outline_of_the_same_size_fits(spot):
-    picture = Image(spot, rgb=True)
-    labels = new_outline(picture)
-    assert fits(labels, picture)
+    image = Image(spot, rgb=True)
+    labels = new_outline(image)
+    assert fits(labels, image)
     labels.data = np.zeros((41, 60), dtype=np.uint8)
-    assert not fits(labels, picture)
+    assert not fits(labels, image)
     labels.data = da.zeros((40, 60), dtype=np.uint8)
-    assert not fits(labels, picture)
+    assert not fits(labels, image)
 
 
 def test_contours_are_wide_enough_to_be_seen_and_narrow_enough_to_be_quick():
@@ -195,24 +195,24 @@ def test_an_outline_is_shown_as_a_contour_or_filled(spot):
     assert (labels.contour, labels.opacity) == (0, layers.FILLED_OPACITY)
 
 
-def test_every_class_has_a_colour_of_its_own():
-    colours = layers.outline_colours()
-    drawn = {tuple(colours.map(index).round(3)) for index in range(1, len(layers.CLASS_COLOURS) + 1)}
-    assert len(drawn) == len(layers.CLASS_COLOURS)
-    assert colours.map(0)[3] == 0
-    np.testing.assert_array_equal(colours.map(99), [1, 1, 1, 1])
+def test_every_class_has_a_color_of_its_own():
+    colors = layers.outline_colors()
+    drawn = {tuple(colors.map(index).round(3)) for index in range(1, len(layers.CLASS_COLORS) + 1)}
+    assert len(drawn) == len(layers.CLASS_COLORS)
+    assert colors.map(0)[3] == 0
+    np.testing.assert_array_equal(colors.map(99), [1, 1, 1, 1])
 
 
 @pytest.mark.parametrize(("step", "frame"), [(0, 0), (2, 2)])
 def test_the_shown_frame_follows_the_slider(spot, step, frame):
     viewer = ViewerModel()
-    picture = viewer.add_image(np.stack([spot] * 3), rgb=True, scale=(5, 1, 1), translate=(10, 0, 0))
+    image = viewer.add_image(np.stack([spot] * 3), rgb=True, scale=(5, 1, 1), translate=(10, 0, 0))
     viewer.dims.set_current_step(0, step)
-    assert shown_frame(picture, viewer) == (frame,)
+    assert shown_frame(image, viewer) == (frame,)
 
 
-def test_a_single_picture_shows_its_only_frame(spot):
+def test_a_single_image_shows_its_only_frame(spot):
     viewer = ViewerModel()
-    picture = viewer.add_image(spot, rgb=True)
+    image = viewer.add_image(spot, rgb=True)
     viewer.add_image(np.stack([spot] * 3), rgb=True)
-    assert shown_frame(picture, viewer) == ()
+    assert shown_frame(image, viewer) == ()

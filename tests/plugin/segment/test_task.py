@@ -8,8 +8,8 @@ from napari.components import ViewerModel
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ModelNotFoundError
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.segment.task import ModelChoice, SegmentRun
 from napari_lesionseg.plugin.segment.outlines import session_of
+from napari_lesionseg.plugin.segment.task import ModelChoice, SegmentRun
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def viewer() -> ViewerModel:
 
 @pytest.fixture
 def begin(viewer, network):
-    """Begin a run over pictures; give the run and the list that holds it once it has finished."""
+    """Begin a run over images; give the run and the list that holds it once it has finished."""
 
-    def begin_run(*pictures, model=None, config=None):
-        run = SegmentRun(session_of(viewer), pictures, config or PostprocessConfig())
+    def begin_run(*images, model=None, config=None):
+        run = SegmentRun(session_of(viewer), images, config or PostprocessConfig())
         over = []
         run.finished.connect(over.append)
         run.start(ModelChoice(), model)
@@ -33,18 +33,18 @@ def begin(viewer, network):
 
 @pytest.fixture
 def complete(begin, qtbot):
-    """Run over pictures to the end."""
+    """Run over images to the end."""
 
-    def complete_run(*pictures, **options):
-        run, over = begin(*pictures, **options)
+    def complete_run(*images, **options):
+        run, over = begin(*images, **options)
         qtbot.waitUntil(lambda: bool(over), timeout=20_000)
         return run
 
     return complete_run
 
 
-def outline(viewer, picture) -> np.ndarray:
-    return session_of(viewer).outline_of(picture).labels.data
+def outline(viewer, image) -> np.ndarray:
+    return session_of(viewer).outline_of(image).labels.data
 
 
 def is_spot(mask: np.ndarray) -> bool:
@@ -53,20 +53,20 @@ def is_spot(mask: np.ndarray) -> bool:
     return np.array_equal(mask, expected)
 
 
-def test_a_picture_is_outlined(viewer, complete, network, spot):
-    picture = viewer.add_image(spot, rgb=True)
-    run = complete(picture)
-    assert run.done == [picture]
+def test_a_image_is_outlined(viewer, complete, network, spot):
+    image = viewer.add_image(spot, rgb=True)
+    run = complete(image)
+    assert run.done == [image]
     assert run.model is network
     assert not run.errors
-    assert is_spot(outline(viewer, picture))
-    assert session_of(viewer).outline_of(picture).threshold == 0.6
+    assert is_spot(outline(viewer, image))
+    assert session_of(viewer).outline_of(image).threshold == 0.6
 
 
-def test_several_pictures_are_outlined_in_their_order(viewer, complete, spot):
-    pictures = [viewer.add_image(spot, rgb=True) for _ in range(3)]
-    assert complete(*pictures[::-1]).done == pictures[::-1]
-    assert all(is_spot(outline(viewer, picture)) for picture in pictures)
+def test_several_images_are_outlined_in_their_order(viewer, complete, spot):
+    images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
+    assert complete(*images[::-1]).done == images[::-1]
+    assert all(is_spot(outline(viewer, image)) for image in images)
 
 
 def test_progress_counts_frames(viewer, qtbot, network, spot):
@@ -82,9 +82,9 @@ def test_progress_counts_frames(viewer, qtbot, network, spot):
 
 
 def test_every_frame_of_a_stack_is_one_outline(viewer, complete, network, spot):
-    picture = viewer.add_image(np.stack([spot, np.roll(spot, 5, axis=1), spot]), rgb=True)
-    complete(picture)
-    labels = session_of(viewer).outline_of(picture).labels
+    image = viewer.add_image(np.stack([spot, np.roll(spot, 5, axis=1), spot]), rgb=True)
+    complete(image)
+    labels = session_of(viewer).outline_of(image).labels
     assert len(network.seen) == 3
     assert [frame[:, 20].any() for frame in labels.data] == [True, False, True]
     labels.undo()
@@ -96,36 +96,36 @@ def test_every_frame_of_a_stack_is_one_outline(viewer, complete, network, spot):
     [
         pytest.param(lambda spot: (spot, {"rgb": True}), id="RGB"),
         pytest.param(lambda spot: (np.dstack([spot, spot[..., 0]]), {"rgb": True}), id="RGBA"),
-        pytest.param(lambda spot: (spot[..., 0], {}), id="grey"),
+        pytest.param(lambda spot: (spot[..., 0], {}), id="gray"),
         pytest.param(lambda spot: (spot[..., 0].astype(np.uint16) * 16, {}), id="12-bit"),
         pytest.param(lambda spot: (spot / np.float32(255), {"rgb": True}), id="float RGB"),
-        pytest.param(lambda spot: (spot[..., 1] / 255, {}), id="float grey"),
+        pytest.param(lambda spot: (spot[..., 1] / 255, {}), id="float gray"),
         pytest.param(lambda spot: (da.from_array(spot, chunks=(16, 16, 3)), {"rgb": True}), id="dask"),
         pytest.param(
             lambda spot: ([spot, spot[::2, ::2]], {"rgb": True, "multiscale": True}), id="multiscale"
         ),
     ],
 )
-def test_every_kind_of_picture_is_outlined(viewer, complete, network, spot, make):
+def test_every_kind_of_image_is_outlined(viewer, complete, network, spot, make):
     data, options = make(spot)
-    picture = viewer.add_image(data, **options)
-    run = complete(picture)
+    image = viewer.add_image(data, **options)
+    run = complete(image)
     assert not run.errors
-    assert is_spot(outline(viewer, picture))
+    assert is_spot(outline(viewer, image))
     assert network.seen[0].dtype == np.uint8
     assert network.seen[0].shape == (40, 60, 3)
 
 
 def test_the_network_works_elsewhere_on_a_copy(viewer, begin, qtbot, network, spot):
-    picture = viewer.add_image(spot.copy(), rgb=True)
+    image = viewer.add_image(spot.copy(), rgb=True)
     network.gate.clear()
-    _, over = begin(picture)
+    _, over = begin(image)
     qtbot.waitUntil(network.started.is_set, timeout=20_000)
-    picture.data[:] = 0
+    image.data[:] = 0
     network.gate.set()
     qtbot.waitUntil(lambda: bool(over), timeout=20_000)
     np.testing.assert_array_equal(network.seen[0], spot)
-    assert is_spot(outline(viewer, picture))
+    assert is_spot(outline(viewer, image))
 
 
 def test_a_loaded_model_is_not_loaded_again(viewer, complete, network, spot, monkeypatch):
@@ -133,8 +133,8 @@ def test_a_loaded_model_is_not_loaded_again(viewer, complete, network, spot, mon
         raise ModelNotFoundError("must not be asked for")
 
     monkeypatch.setattr(task, "load", refuse)
-    picture = viewer.add_image(spot, rgb=True)
-    assert complete(picture, model=network).done == [picture]
+    image = viewer.add_image(spot, rgb=True)
+    assert complete(image, model=network).done == [image]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run(viewer, complete, network, spot, monkeypatch):
@@ -149,7 +149,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run(viewer, complete, network, s
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: launch failure"), DeviceError("no memory")])
-def test_a_picture_that_fails_is_named_and_the_others_are_done(viewer, complete, network, spot, error):
+def test_a_image_that_fails_is_named_and_the_others_are_done(viewer, complete, network, spot, error):
     bad, good = viewer.add_image(spot, rgb=True), viewer.add_image(spot, rgb=True)
     predict, calls = network.predict, []
 
@@ -167,7 +167,7 @@ def test_a_picture_that_fails_is_named_and_the_others_are_done(viewer, complete,
     assert session_of(viewer).outline_of(bad) is None
 
 
-def test_a_picture_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
+def test_a_image_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
     huge = viewer.add_image(
         [da.zeros((60_000, 50_000, 3), dtype=np.uint8), da.zeros((60, 50, 3), dtype=np.uint8)],
         rgb=True,
@@ -179,13 +179,13 @@ def test_a_picture_that_cannot_be_outlined_is_named_and_the_others_are_done(view
     assert "megapixels" in str(run.errors[0])
 
 
-def test_no_pictures_are_done_at_once(complete):
+def test_no_images_are_done_at_once(complete):
     assert complete().done == []
 
 
 def test_cancelling_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot, network, spot):
-    pictures = [viewer.add_image(spot, rgb=True) for _ in range(3)]
-    run, over = begin(*pictures)
+    images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
+    run, over = begin(*images)
     qtbot.waitUntil(lambda: len(run.done) == 1, timeout=20_000)
     network.gate.clear()
     network.started.clear()
@@ -196,13 +196,13 @@ def test_cancelling_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qt
     qtbot.waitUntil(lambda: bool(over), timeout=20_000)
     assert run.done == done
     assert run.cancelled
-    assert session_of(viewer).outline_of(pictures[-1]) is None
+    assert session_of(viewer).outline_of(images[-1]) is None
 
 
 def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
-    picture = viewer.add_image(np.stack([spot] * 4), rgb=True)
+    image = viewer.add_image(np.stack([spot] * 4), rgb=True)
     network.gate.clear()
-    run, over = begin(picture)
+    run, over = begin(image)
     qtbot.waitUntil(network.started.is_set, timeout=20_000)
     run.cancel()
     network.gate.set()
@@ -213,51 +213,51 @@ def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
 
 @pytest.fixture
 def midway(viewer, begin, qtbot, network, spot):
-    """Outline a picture anew; act while the network is at work; give the run when it is over."""
+    """Outline an image anew; act while the network is at work; give the run when it is over."""
 
     def act_midway(act, data=spot):
-        picture = viewer.add_image(data, rgb=True, name="IMD002")
+        image = viewer.add_image(data, rgb=True, name="IMD002")
         network.gate.clear()
-        run, over = begin(picture)
+        run, over = begin(image)
         qtbot.waitUntil(network.started.is_set, timeout=20_000)
-        act(picture)
+        act(image)
         network.gate.set()
         qtbot.waitUntil(lambda: bool(over), timeout=20_000)
-        return run, picture
+        return run, image
 
     return act_midway
 
 
-def test_a_picture_renamed_meanwhile_is_outlined(viewer, midway):
-    run, picture = midway(lambda picture: setattr(picture, "name", "other"))
-    assert run.done == [picture]
-    assert session_of(viewer).outline_of(picture).labels.name == "other outline"
+def test_a_image_renamed_meanwhile_is_outlined(viewer, midway):
+    run, image = midway(lambda image: setattr(image, "name", "other"))
+    assert run.done == [image]
+    assert session_of(viewer).outline_of(image).labels.name == "other outline"
 
 
-def test_a_picture_closed_meanwhile_is_no_error(viewer, midway):
-    run, _ = midway(lambda picture: viewer.layers.remove(picture))
+def test_a_image_closed_meanwhile_is_no_error(viewer, midway):
+    run, _ = midway(lambda image: viewer.layers.remove(image))
     assert not run.done
     assert not run.errors
     assert not viewer.layers
 
 
-def test_a_picture_changed_meanwhile_is_not_written(viewer, midway, spot):
-    run, _ = midway(lambda picture: setattr(picture, "data", spot[:20]))
+def test_a_image_changed_meanwhile_is_not_written(viewer, midway, spot):
+    run, _ = midway(lambda image: setattr(image, "data", spot[:20]))
     assert "segment it again" in str(run.errors[0])
     assert len(viewer.layers) == 1
 
 
 def test_a_stack_shortened_meanwhile_is_not_written(viewer, midway, spot):
     stack = np.stack([spot] * 3)
-    run, _ = midway(lambda picture: setattr(picture, "data", stack[:1]), data=stack)
+    run, _ = midway(lambda image: setattr(image, "data", stack[:1]), data=stack)
     assert "segment it again" in str(run.errors[0])
     assert len(viewer.layers) == 1
 
 
 def test_an_abandoned_run_ends_without_a_word(viewer, begin, qtbot, network, spot):
-    picture = viewer.add_image(spot, rgb=True)
+    image = viewer.add_image(spot, rgb=True)
     network.gate.clear()
-    run, over = begin(picture)
+    run, over = begin(image)
     qtbot.waitUntil(network.started.is_set, timeout=20_000)
     run.abandon()
     network.gate.set()
@@ -265,15 +265,15 @@ def test_an_abandoned_run_ends_without_a_word(viewer, begin, qtbot, network, spo
     qtbot.waitUntil(lambda: bool(other_over), timeout=20_000)
     assert not over
     assert other.done
-    assert session_of(viewer).outline_of(picture) is None
+    assert session_of(viewer).outline_of(image) is None
 
 
 def test_settings_are_used(viewer, complete, spot):
     spot[0:3, 0:3] = 40
-    picture = viewer.add_image(spot, rgb=True)
-    complete(picture, config=PostprocessConfig(largest_only=False, min_area=0))
-    assert outline(viewer, picture)[0, 0] == 1
-    complete(picture, config=PostprocessConfig(largest_only=False, min_area=20))
-    assert is_spot(outline(viewer, picture))
-    complete(picture, config=PostprocessConfig(threshold=0.97))
-    assert not outline(viewer, picture).any()
+    image = viewer.add_image(spot, rgb=True)
+    complete(image, config=PostprocessConfig(largest_only=False, min_area=0))
+    assert outline(viewer, image)[0, 0] == 1
+    complete(image, config=PostprocessConfig(largest_only=False, min_area=20))
+    assert is_spot(outline(viewer, image))
+    complete(image, config=PostprocessConfig(threshold=0.97))
+    assert not outline(viewer, image).any()

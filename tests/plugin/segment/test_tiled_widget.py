@@ -10,9 +10,9 @@ import torch
 from napari.components import ViewerModel
 
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
-from napari_lesionseg.plugin.napari_layers.links import CLASSES
 from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
 
 HEIGHT, WIDTH = 8192, 12288
 """A hundred megapixels."""
@@ -50,7 +50,7 @@ def model(monkeypatch) -> Darkness:
     made = Darkness()
     monkeypatch.setattr("napari_lesionseg.plugin.segment.task.load", lambda choice: made)
     found = SimpleNamespace(models=(), devices={})
-    monkeypatch.setattr("napari_lesionseg.plugin.widgets.model_picker.survey", lambda: found)
+    monkeypatch.setattr("napari_lesionseg.plugin.widgets.model_picker.available_models", lambda: found)
     return made
 
 
@@ -73,7 +73,7 @@ class Body:
         return pixels
 
 
-def small_picture(shape=(600, 900)) -> np.ndarray:
+def small_image(shape=(600, 900)) -> np.ndarray:
     image = np.full((*shape, 3), 200, np.uint8)
     image[90:210, 290:430] = 120  # hardly dark
     image[100:200, 300:420] = 50
@@ -96,11 +96,11 @@ def wait_for(qtbot, widget):
     qtbot.waitUntil(lambda: not widget._at_work(), timeout=240_000)
 
 
-def test_without_a_picture_it_says_what_to_do(qtbot, viewer, model):
+def test_without_a_image_it_says_what_to_do(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     assert not widget.segment.isEnabled()
-    assert "Open a picture first" in widget.status.text()
-    assert "Open a picture first" in widget.segment.toolTip()
+    assert "Open an image first" in widget.status.text()
+    assert "Open an image first" in widget.segment.toolTip()
 
 
 def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
@@ -146,7 +146,7 @@ def test_cancelled_it_changes_nothing(qtbot, viewer, model):
 
 
 def test_another_threshold_redraws_without_the_network(qtbot, viewer, model):
-    viewer.add_image(small_picture(), rgb=True, name="arm")
+    viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     widget.segment.click()
     wait_for(qtbot, widget)
@@ -161,8 +161,8 @@ def test_another_threshold_redraws_without_the_network(qtbot, viewer, model):
     assert np.array_equal(outline.data, before)
 
 
-def test_a_multiscale_picture_is_looked_at_from_afar(qtbot, viewer, model):
-    full = small_picture()
+def test_a_multiscale_image_is_looked_at_from_afar(qtbot, viewer, model):
+    full = small_image()
     viewer.add_image([full, full[::2, ::2]], rgb=True, name="arm", multiscale=True)
     widget = make(qtbot, viewer)
     widget.whole.setChecked(True)
@@ -179,14 +179,14 @@ def test_what_cannot_be_read_says_so(qtbot, viewer, model):
     widget.segment.click()
     wait_for(qtbot, widget)
     assert "is a stack" in widget.status.text()
-    viewer.add_image(np.zeros((64, 64), np.float32), name="grey")
+    viewer.add_image(np.zeros((64, 64), np.float32), name="gray")
     widget.segment.click()
     wait_for(qtbot, widget)
     assert "must be bytes" in widget.status.text()
 
 
-def test_a_picture_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
-    viewer.add_image(small_picture(), rgb=True, name="arm")
+def test_a_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
+    viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     model.gate.clear()
     widget.segment.click()
@@ -199,7 +199,7 @@ def test_a_picture_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
 
 
 def test_the_lesions_of_a_large_outline_can_be_numbered(qtbot, viewer, model):
-    viewer.add_image(small_picture(), rgb=True, name="arm")
+    viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     widget.segment.click()
     wait_for(qtbot, widget)

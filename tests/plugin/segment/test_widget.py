@@ -11,10 +11,10 @@ from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QSlider, QSpinBox
 
 from napari_lesionseg.errors import CheckpointError
-from napari_lesionseg.plugin.widgets import postprocess_form
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.shortcuts import KEYS, key_of
 from napari_lesionseg.plugin.segment.widget import SegmentWidget
+from napari_lesionseg.plugin.shortcuts import KEYS, key_of
+from napari_lesionseg.plugin.widgets import postprocess_form
 
 
 @pytest.fixture
@@ -46,23 +46,23 @@ def shown_errors() -> list[str]:
     return [record.message for record in notification_manager.records if str(record.severity) == "error"]
 
 
-def test_without_a_picture_the_button_says_why(widget):
+def test_without_a_image_the_button_says_why(widget):
     assert not widget.segment.isEnabled()
-    assert "Open a picture first" in widget.segment.toolTip()
-    assert "Open a picture first" in widget.status.text()
+    assert "Open an image first" in widget.segment.toolTip()
+    assert "Open an image first" in widget.status.text()
     assert not widget.cancel.isEnabled()
     assert "Nothing is being outlined" in widget.cancel.toolTip()
 
 
-def test_a_picture_is_outlined(viewer, widget, outline, spot):
-    picture = viewer.add_image(spot, rgb=True, name="IMD002")
+def test_a_image_is_outlined(viewer, widget, outline, spot):
+    image = viewer.add_image(spot, rgb=True, name="IMD002")
     outline()
     assert [layer.name for layer in viewer.layers] == ["IMD002", "IMD002 outline"]
     labels = viewer.layers[1]
     assert labels.data.sum() == 20 * 25
     assert labels.contour > 0
     assert viewer.layers.selection.active is labels
-    assert widget.pictures.pictures() == [picture]
+    assert widget.images.images() == [image]
     assert widget.status.text() == "Outlined IMD002."
     assert not shown_errors()
 
@@ -104,7 +104,7 @@ def test_an_outline_keeps_its_own_settings(viewer, widget, outline, spot, qtbot)
     with qtbot.waitSignal(widget.controls.settled):
         widget.controls.threshold.slider.setValue(30)
     second = viewer.add_image(spot, rgb=True, name="second")
-    assert widget.pictures.pictures() == [second]
+    assert widget.images.images() == [second]
     assert widget.controls.config.threshold is None
     viewer.layers.selection.active = first
     assert widget.controls.config.threshold == pytest.approx(0.7)
@@ -129,39 +129,39 @@ def test_the_models_own_threshold_is_known_after_a_run(viewer, widget, outline, 
     assert widget.controls.threshold.caption == "0.60 (the model's own)"
 
 
-def test_all_selected_pictures_are_outlined(viewer, widget, outline, spot):
-    pictures = [viewer.add_image(spot, rgb=True, name=name) for name in "abc"]
-    widget.pictures.setCurrentIndex(widget.pictures.count() - 1)
-    viewer.layers.selection = {pictures[0], pictures[2]}
-    assert widget.pictures.currentText() == "All selected pictures (2)"
-    assert widget.segment.text() == "Segment 2 pictures"
+def test_all_selected_images_are_outlined(viewer, widget, outline, spot):
+    images = [viewer.add_image(spot, rgb=True, name=name) for name in "abc"]
+    widget.images.setCurrentIndex(widget.images.count() - 1)
+    viewer.layers.selection = {images[0], images[2]}
+    assert widget.images.currentText() == "All selected images (2)"
+    assert widget.segment.text() == "Segment 2 images"
     outline()
     assert [layer.name for layer in viewer.layers] == ["a", "a outline", "b", "c", "c outline"]
-    assert widget.status.text() == "Outlined 2 pictures."
-    assert widget.segment.text() == "Segment 2 pictures"
+    assert widget.status.text() == "Outlined 2 images."
+    assert widget.segment.text() == "Segment 2 images"
 
 
 def test_with_nothing_selected_the_button_says_why(viewer, widget, spot):
     viewer.add_image(spot, rgb=True)
-    widget.pictures.setCurrentIndex(widget.pictures.count() - 1)
+    widget.images.setCurrentIndex(widget.images.count() - 1)
     viewer.layers.selection.clear()
     assert not widget.segment.isEnabled()
-    assert "Select pictures" in widget.segment.toolTip()
+    assert "Select images" in widget.segment.toolTip()
 
 
-def test_the_list_of_pictures_follows_the_viewer(viewer, widget, spot):
+def test_the_list_of_images_follows_the_viewer(viewer, widget, spot):
     first, second = (viewer.add_image(spot, rgb=True, name=name) for name in "ab")
     viewer.add_labels(np.zeros((4, 4), dtype=int))
-    assert [widget.pictures.itemText(i) for i in range(widget.pictures.count())][:2] == ["a", "b"]
+    assert [widget.images.itemText(i) for i in range(widget.images.count())][:2] == ["a", "b"]
     first.name = "renamed"
-    assert widget.pictures.itemText(0) == "renamed"
-    assert widget.pictures.pictures() == [second]
+    assert widget.images.itemText(0) == "renamed"
+    assert widget.images.images() == [second]
     viewer.layers.move(0, 2)
-    assert widget.pictures.pictures() == [second]
+    assert widget.images.images() == [second]
     viewer.layers.remove(second)
-    assert widget.pictures.pictures() == [first]
+    assert widget.images.images() == [first]
     viewer.layers.clear()
-    assert widget.pictures.pictures() == []
+    assert widget.images.images() == []
     assert not widget.segment.isEnabled()
 
 
@@ -204,7 +204,7 @@ def test_many_errors_are_one_notification(viewer, widget, outline, network, spot
     for _ in range(3):
         viewer.add_image(spot, rgb=True)
     viewer.layers.select_all()
-    widget.pictures.setCurrentIndex(widget.pictures.count() - 1)
+    widget.images.setCurrentIndex(widget.images.count() - 1)
     outline()
     (message,) = shown_errors()
     assert message.endswith("(2 more did not work.)")
@@ -246,7 +246,7 @@ def test_deleting_the_outline_lets_one_begin_anew(viewer, widget, outline, spot)
 
 
 def test_closing_the_viewer_during_a_run_writes_nothing(viewer, widget, network, spot, qtbot):
-    picture = viewer.add_image(spot, rgb=True)
+    image = viewer.add_image(spot, rgb=True)
     network.gate.clear()
     widget.segment.click()
     qtbot.waitUntil(network.started.is_set, timeout=20_000)
@@ -257,7 +257,7 @@ def test_closing_the_viewer_during_a_run_writes_nothing(viewer, widget, network,
     qtbot.wait(20)
     assert not run.done
     assert not run.errors
-    assert picture not in viewer.layers
+    assert image not in viewer.layers
     assert not shown_errors()
 
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_lesionseg.plugin.widgets import model_picker
-from napari_lesionseg.plugin.widgets.model_picker import SHIPPED, ModelPicker
-from napari_lesionseg.plugin.settings import Preferences
 from napari_lesionseg.plugin.segment.task import ModelChoice
-from napari_lesionseg.plugin.widgets.available_models import DEVICES, Survey
+from napari_lesionseg.plugin.settings import Preferences
+from napari_lesionseg.plugin.widgets import model_picker
+from napari_lesionseg.plugin.widgets.available_models import DEVICES, AvailableModels
+from napari_lesionseg.plugin.widgets.model_picker import SHIPPED, ModelPicker
 
 DEFAULTS = Preferences()
 
@@ -20,12 +20,12 @@ def entry(name: str, *, shipped: bool = False, problem: str = "") -> SimpleNames
 
 @pytest.fixture
 def pick(qtbot, monkeypatch):
-    """Make a picker with preferences, once the survey has found what it was given."""
+    """Make a picker with preferences, once the search has found what it was given."""
 
     def make(preferences=DEFAULTS, models=(), devices=("auto", "cpu")):
-        found = Survey(tuple(models), dict.fromkeys(devices, "CPU, 2 threads"))
+        found = AvailableModels(tuple(models), dict.fromkeys(devices, "CPU, 2 threads"))
         monkeypatch.setattr(model_picker, "read_preferences", lambda: preferences)
-        monkeypatch.setattr(model_picker, "survey", lambda: found)
+        monkeypatch.setattr(model_picker, "available_models", lambda: found)
         picker = ModelPicker()
         qtbot.waitUntil(lambda: "threads" in picker.device.itemText(0), timeout=20_000)
         return picker

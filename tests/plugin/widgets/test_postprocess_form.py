@@ -5,9 +5,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QGridLayout, QWidget
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.plugin.shortcuts import KEYS, key_of
 from napari_lesionseg.plugin.widgets import postprocess_form
 from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls, ThresholdSlider
-from napari_lesionseg.plugin.shortcuts import KEYS, key_of
 
 
 @pytest.fixture

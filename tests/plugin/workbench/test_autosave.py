@@ -5,14 +5,14 @@ import threading
 import pytest
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.plugin.workbench.widget import autosave
-from napari_lesionseg.plugin.workbench.autosave import Saver
+from napari_lesionseg.plugin.workbench import autosave
+from napari_lesionseg.plugin.workbench.autosave import Autosaver
 
 
 @pytest.fixture
-def saver(qtbot, monkeypatch):
+def autosaver(qtbot, monkeypatch):
     monkeypatch.setattr(autosave, "RETRY_MS", 10)
-    made = Saver()
+    made = Autosaver()
     yield made
     made.close()
 
@@ -39,21 +39,21 @@ def disk() -> Disk:
     return Disk()
 
 
-def done(saver) -> bool:
-    return saver.pending == 0
+def done(autosaver) -> bool:
+    return autosaver.pending == 0
 
 
-def test_all_is_saved_in_order_and_in_another_thread(qtbot, saver, disk):
+def test_all_is_saved_in_order_and_in_another_thread(qtbot, autosaver, disk):
     threads = []
-    saver.put(lambda: threads.append(threading.get_ident()))
+    autosaver.put(lambda: threads.append(threading.get_ident()))
     for number in range(5):
-        saver.put(disk.of(str(number)))
-    qtbot.waitUntil(lambda: done(saver))
+        autosaver.put(disk.of(str(number)))
+    qtbot.waitUntil(lambda: done(autosaver))
     assert disk.saved == list("01234")
     assert threads != [threading.get_ident()]
 
 
-def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_saved(qtbot, saver, disk):
+def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_saved(qtbot, autosaver, disk):
     gate, begun = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -61,31 +61,31 @@ def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_sa
         gate.wait(10)
         disk.save("first")
 
-    saver.put(first, kind="outline")
+    autosaver.put(first, kind="outline")
     assert begun.wait(10)
-    saver.put(disk.of("second"), kind="outline")
-    saver.put(disk.of("other"), kind="other")
-    saver.put(disk.of("third"), kind="outline")
-    assert saver.pending == 3
+    autosaver.put(disk.of("second"), kind="outline")
+    autosaver.put(disk.of("other"), kind="other")
+    autosaver.put(disk.of("third"), kind="outline")
+    assert autosaver.pending == 3
     gate.set()
-    qtbot.waitUntil(lambda: done(saver))
+    qtbot.waitUntil(lambda: done(autosaver))
     assert disk.saved == ["first", "other", "third"]
 
 
-def test_what_fails_is_told_and_tried_again_until_it_works(qtbot, saver, disk):
+def test_what_fails_is_told_and_tried_again_until_it_works(qtbot, autosaver, disk):
     disk.full = True
     told = []
-    saver.failed.connect(told.append)
-    saver.put(disk.of("a"))
+    autosaver.failed.connect(told.append)
+    autosaver.put(disk.of("a"))
     qtbot.waitUntil(lambda: len(told) >= 2)
     assert set(told) == {"no room for a"}
-    assert saver.pending == 1
+    assert autosaver.pending == 1
     disk.full = False
-    qtbot.waitUntil(lambda: done(saver))
+    qtbot.waitUntil(lambda: done(autosaver))
     assert disk.saved == ["a"]
 
 
-def test_nobody_foresaw_this_and_it_is_still_told_and_tried_again(qtbot, saver):
+def test_nobody_foresaw_this_and_it_is_still_told_and_tried_again(qtbot, autosaver):
     calls, told = [], []
 
     def save() -> None:
@@ -93,51 +93,51 @@ def test_nobody_foresaw_this_and_it_is_still_told_and_tried_again(qtbot, saver):
         if len(calls) == 1:
             raise ZeroDivisionError("what")
 
-    saver.failed.connect(told.append)
-    saver.put(save)
-    qtbot.waitUntil(lambda: done(saver))
+    autosaver.failed.connect(told.append)
+    autosaver.put(save)
+    qtbot.waitUntil(lambda: done(autosaver))
     assert told == ["ZeroDivisionError: what"]
 
 
-def test_one_that_never_works_holds_up_its_own_group_alone(qtbot, saver, disk):
+def test_one_that_never_works_holds_up_its_own_group_alone(qtbot, autosaver, disk):
     disk.refused = {"a1"}
     for what in ("a1", "b1", "a2", "b2"):
-        saver.put(disk.of(what), group=what[0])
+        autosaver.put(disk.of(what), group=what[0])
     qtbot.waitUntil(lambda: disk.saved == ["b1", "b2"])
     disk.refused = set()
-    qtbot.waitUntil(lambda: done(saver))
+    qtbot.waitUntil(lambda: done(autosaver))
     assert disk.saved == ["b1", "b2", "a1", "a2"]
 
 
-def test_flush_saves_here_and_now(qtbot, saver, disk):
+def test_flush_saves_here_and_now(qtbot, autosaver, disk):
     gate = threading.Event()
-    saver.put(lambda: gate.wait(10))
-    saver.put(disk.of("a"))
-    saver.put(disk.of("b"))
+    autosaver.put(lambda: gate.wait(10))
+    autosaver.put(disk.of("a"))
+    autosaver.put(disk.of("b"))
     gate.set()
-    assert saver.flush() == ""
+    assert autosaver.flush() == ""
     assert disk.saved == ["a", "b"]
-    assert done(saver)
+    assert done(autosaver)
 
 
-def test_flush_says_what_failed_saves_the_rest_and_goes_on_trying(qtbot, saver, disk):
+def test_flush_says_what_failed_saves_the_rest_and_goes_on_trying(qtbot, autosaver, disk):
     disk.refused = {"a1"}
     for what in ("a1", "a2", "b1"):
-        saver.put(disk.of(what), group=what[0])
-    assert saver.flush() == "no room for a1"
+        autosaver.put(disk.of(what), group=what[0])
+    assert autosaver.flush() == "no room for a1"
     assert disk.saved == ["b1"]
-    assert saver.pending == 2
+    assert autosaver.pending == 2
     disk.refused = set()
-    qtbot.waitUntil(lambda: done(saver))
+    qtbot.waitUntil(lambda: done(autosaver))
     assert disk.saved == ["b1", "a1", "a2"]
 
 
 def test_closing_leaves_what_waits(qtbot, disk):
-    saver = Saver()
+    autosaver = Autosaver()
     disk.full = True
-    saver.put(disk.of("a"))
-    with qtbot.waitSignal(saver.failed):
+    autosaver.put(disk.of("a"))
+    with qtbot.waitSignal(autosaver.failed):
         pass
-    saver.close()
-    assert done(saver)
+    autosaver.close()
+    assert done(autosaver)
     assert disk.saved == []

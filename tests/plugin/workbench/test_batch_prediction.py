@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench.widget import autosave
-from napari_lesionseg.plugin.workbench.save_queue import Outbox
+from napari_lesionseg.plugin.workbench import autosave
 from napari_lesionseg.plugin.workbench.batch_prediction import StudyRun
+from napari_lesionseg.plugin.workbench.save_queue import SaveQueue
 from napari_lesionseg.study.state import Status
 
 CONFIG = PostprocessConfig(min_area=0)
@@ -15,16 +15,16 @@ CONFIG = PostprocessConfig(min_area=0)
 class Bench:
     def __init__(self, study) -> None:
         self.study = study
-        self.ids = list(study.state.pictures)
-        self.outbox = Outbox(study)
+        self.ids = list(study.state.images)
+        self.save_queue = SaveQueue(study)
         self.on_screen = None
-        self.run = StudyRun(study, self.outbox, lambda: self.on_screen)
+        self.run = StudyRun(study, self.save_queue, lambda: self.on_screen)
         self.steps, self.ends = [], []
         self.run.progressed.connect(lambda done, total: self.steps.append((done, total)))
         self.run.finished.connect(self.ends.append)
 
     def statuses(self) -> list[Status]:
-        return [state.status for state in self.study.state.pictures.values()]
+        return [state.status for state in self.study.state.images.values()]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def bench(qtbot, make_study, monkeypatch):
     made = Bench(make_study(5))
     yield made
     made.run.cancel()
-    made.outbox.close()
+    made.save_queue.close()
 
 
 def test_all_that_nobody_looked_at_is_outlined_as_predicted(qtbot, bench, network):
@@ -45,7 +45,7 @@ def test_all_that_nobody_looked_at_is_outlined_as_predicted(qtbot, bench, networ
     predicted, untouched = Status.PREDICTED, Status.NOT_LOOKED_AT
     assert bench.statuses() == [predicted, Status.FLAGGED, predicted, untouched, predicted]
     assert bench.steps[-1] == (3, 3)
-    outline = bench.study.state.pictures[bench.ids[0]].outline
+    outline = bench.study.state.images[bench.ids[0]].outline
     assert (outline.model, outline.threshold) == (network.sha256, pytest.approx(0.6))
     assert outline.quality is not None
     assert not bench.run.is_active
@@ -56,7 +56,7 @@ def test_cancelled_it_leaves_what_is_done_and_nothing_comes_after(qtbot, bench, 
     qtbot.waitUntil(lambda: Status.PREDICTED in bench.statuses())
     bench.run.cancel()
     assert len(bench.ends) == 1
-    qtbot.waitUntil(lambda: bench.outbox.pending == 0)
+    qtbot.waitUntil(lambda: bench.save_queue.pending == 0)
     assert Status.NOT_LOOKED_AT in bench.statuses()
     bench.run.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: len(bench.ends) == 2)
@@ -71,13 +71,13 @@ def test_what_the_reader_looked_at_in_the_meantime_is_hers(qtbot, bench, network
     bench.study.save_correction(bench.ids[0], mine)
     network.gate.set()
     qtbot.waitUntil(lambda: bool(bench.ends))
-    state = bench.study.state.pictures[bench.ids[0]]
+    state = bench.study.state.images[bench.ids[0]]
     assert state.status is Status.CORRECTED
     assert state.predicted is None
 
 
-def test_a_picture_that_cannot_be_read_is_told_at_the_end(qtbot, bench, network):
-    bench.study.picture_path(bench.ids[2]).unlink()
+def test_a_image_that_cannot_be_read_is_told_at_the_end(qtbot, bench, network):
+    bench.study.image_path(bench.ids[2]).unlink()
     bench.run.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: bool(bench.ends))
     assert len(bench.ends[0]) == 1
@@ -88,7 +88,7 @@ def test_a_picture_that_cannot_be_read_is_told_at_the_end(qtbot, bench, network)
 def test_a_full_disk_halts_it_and_it_goes_on(qtbot, bench, network, trouble):
     trouble.on = True
     bench.run.start(bench.ids, network, CONFIG)
-    qtbot.waitUntil(lambda: bool(bench.outbox.problem))
+    qtbot.waitUntil(lambda: bool(bench.save_queue.problem))
     assert len(network.seen) == 1
     trouble.on = False
     qtbot.waitUntil(lambda: bench.ends == [()])

@@ -14,8 +14,8 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
-from napari_lesionseg.plugin.workbench.widget import classes as classes_module
-from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench import classes as classes_module
+from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.classes_dialog import ClassesDialog
 from napari_lesionseg.plugin.workbench.finetune_task import LearnRun
 from napari_lesionseg.plugin.workbench.widget import Workbench
@@ -23,16 +23,16 @@ from napari_lesionseg.study.events import StudyClass
 from napari_lesionseg.study.study import Study
 
 TINY = {"width": 16, "depth": 2}
-NEVUS = StudyClass(name="nevus", colour="#56b4e9")
-MELANOMA = StudyClass(name="melanoma", colour="#d55e00")
-HAIR = StudyClass(name="hair", colour="#f0e442")
+NEVUS = StudyClass(name="nevus", color="#56b4e9")
+MELANOMA = StudyClass(name="melanoma", color="#d55e00")
+HAIR = StudyClass(name="hair", color="#f0e442")
 WAIT = 250_000
 
 
 @pytest.fixture(autouse=True)
 def calm(monkeypatch, tmp_path):
     monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr("napari_lesionseg.finetuning.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr(session_module, "PAUSE_MS", 5)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
 
@@ -68,7 +68,7 @@ def bench(qtbot, make_napari_viewer, tmp_path, name) -> Workbench:
     viewer = make_napari_viewer()
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
-    made.reader.setText("am")
+    made.annotator.setText("am")
     made.models.choose(name)
     qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=WAIT)
     made.open_folder(folder)
@@ -109,7 +109,7 @@ def test_three_classes_are_named_painted_learned_and_predicted(qtbot, bench, tmp
     assert session.model is grown
     for _ in range(3):
         correct(qtbot, bench)
-    qtbot.waitUntil(lambda: all(s.status.done for s in session.study.state.pictures.values()), timeout=WAIT)
+    qtbot.waitUntil(lambda: all(s.status.done for s in session.study.state.images.values()), timeout=WAIT)
     learned = learn(qtbot, session, grown, tmp_path)
     predicted = learned.predict(random_image(9))
     assert predicted.shape == (4, 64, 96)
@@ -120,15 +120,15 @@ def test_three_classes_are_named_painted_learned_and_predicted(qtbot, bench, tmp
 
 
 def correct(qtbot, bench):
-    """Paint the picture on the screen, and approve it."""
+    """Paint the image on the screen, and approve it."""
     session = bench.session
     qtbot.waitUntil(lambda: session.editor is not None and not session.editor.is_busy, timeout=WAIT)
     shown, editor = session.image_id, session.editor
-    assert np.allclose(editor.labels.colormap.color_dict[2], QColor(MELANOMA.colour).getRgbF(), atol=0.01)
+    assert np.allclose(editor.labels.colormap.color_dict[2], QColor(MELANOMA.color).getRgbF(), atol=0.01)
     paint(editor)
     qtbot.waitUntil(lambda: np.array_equal(editor.mask, TRUTH))
     bench.verdict.approve.click()
-    qtbot.waitUntil(lambda: session.study.state.pictures[shown].status.done, timeout=WAIT)
+    qtbot.waitUntil(lambda: session.study.state.images[shown].status.done, timeout=WAIT)
 
 
 def learn(qtbot, session, model, tmp_path) -> Model:
@@ -137,10 +137,10 @@ def learn(qtbot, session, model, tmp_path) -> Model:
         encoder_lr=0.005,
         decoder_lr=0.01,
         freeze_norm=False,
-        shares=(1.0,),
+        interpolations=(1.0,),
         rounds=4,
         average=0.9,
-        augment=AugmentConfig(scale=(0.9, 1.1), aspect=0, shift=0.05, colour=0, artefacts=0, blur=0),
+        augment=AugmentConfig(scale=(0.9, 1.1), aspect=0, shift=0.05, color=0, artifacts=0, blur=0),
     )
     run = LearnRun(session.study, model, config, tmp_path / "state.safetensors")
     with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
@@ -160,7 +160,7 @@ def test_a_class_that_is_used_cannot_be_removed(qtbot, bench, monkeypatch):
     monkeypatch.setattr(classes_module, "show_error", said.append)
     change(qtbot, bench, NEVUS, MELANOMA, teach=False)
     mask = np.where(TRUTH == 2, 2, 0).astype(np.uint8)
-    bench.session.study.save_correction(next(iter(bench.session.study.state.pictures)), mask)
+    bench.session.study.save_correction(next(iter(bench.session.study.state.images)), mask)
     change(qtbot, bench, NEVUS, teach=False)
     assert "“melanoma” cannot be removed" in said[0]
     assert [entry.name for entry in bench.session.study.info.classes] == ["nevus", "melanoma"]
@@ -193,14 +193,14 @@ def test_the_dialog(qtbot):
     dialog.names[1].setText("background")
     assert "of its own" in dialog.problem.text()
     dialog.names[1].setText("hair")
-    dialog.set_colour(1, QColor("#112233"))
+    dialog.set_color(1, QColor("#112233"))
     assert ok.isEnabled()
-    assert dialog.classes == (NEVUS, StudyClass(name="hair", colour="#112233"))
+    assert dialog.classes == (NEVUS, StudyClass(name="hair", color="#112233"))
     dialog.names[0].setText("common nevus")
     dialog.remove.click()
     assert [entry.name for entry in dialog.classes] == ["common nevus"]
     dialog.add.click()
-    assert dialog.colours[1].property("colour") != dialog.colours[0].property("colour")
+    assert dialog.colors[1].property("color") != dialog.colors[0].property("color")
 
 
 def test_what_the_dialog_says_is_done(qtbot, bench, monkeypatch):

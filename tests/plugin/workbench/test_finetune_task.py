@@ -6,16 +6,16 @@ import pytest
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.finetuning.schedule import Plan
-from napari_lesionseg.training.trainer import EpochResult, StepResult
 from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.finetuning.schedule import Plan
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
 from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel
-from napari_lesionseg.plugin.workbench.finetune_task import LearnRun, lessons_of, read_lesson
+from napari_lesionseg.plugin.workbench.finetune_task import LearnRun, read_training_image, training_images_of
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 TINY = {"width": 4, "depth": 2}
 WAIT = 60_000
@@ -24,7 +24,7 @@ WAIT = 60_000
 @pytest.fixture(autouse=True)
 def usual_priority(monkeypatch):
     """On a busy machine a thread of low priority would hardly get a turn."""
-    monkeypatch.setattr("napari_lesionseg.finetuning.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
@@ -32,11 +32,11 @@ def usual_priority(monkeypatch):
 def study(tmp_path):
     samples = {f"case{seed}": synthetic_sample(seed, (48, 64)) for seed in range(4)}
     with Study.create(tmp_path / "study", "am", images={n: s.image for n, s in samples.items()}) as study:
-        for picture, state in study.state.pictures.items():
+        for image, state in study.state.images.items():
             if state.name == "case2":
-                study.no_lesion(picture)
+                study.no_lesion(image)
             elif state.name != "case3":
-                study.approve(picture, samples[state.name].mask)
+                study.approve(image, samples[state.name].mask)
         yield study
 
 
@@ -62,11 +62,11 @@ def make_run(qtbot, study, model, tmp_path):
         run.abandon()
 
 
-def test_only_signed_pictures_are_learned_from_and_no_lesion_counts(study):
-    states = {state.name: state for state in lessons_of(study)}
+def test_only_signed_images_are_learned_from_and_no_lesion_counts(study):
+    states = {state.name: state for state in training_images_of(study)}
     assert set(states) == {"case0", "case1", "case2"}
-    assert not read_lesson(study, states["case2"]).labels.any()
-    assert read_lesson(study, states["case0"]).labels.any()
+    assert not read_training_image(study, states["case2"]).labels.any()
+    assert read_training_image(study, states["case0"]).labels.any()
 
 
 def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate(qtbot, make_run, model):
@@ -126,7 +126,7 @@ def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
 
 
 def test_the_panel_learns_and_keeps_the_model_under_a_name_of_its_own(qtbot, panel):
-    assert panel.count.text() == "3 pictures to learn from: 3 by am"
+    assert panel.count.text() == "3 images to learn from: 3 by am"
     panel.start.click()
     assert not panel.start.isEnabled()
     assert panel.pause.isEnabled()

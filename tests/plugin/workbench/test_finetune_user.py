@@ -1,4 +1,4 @@
-"""A reader who corrects, lets the model learn, goes on painting, and decides: all in the workbench."""
+"""An annotator who corrects, lets the model learn, goes on painting, and decides: all in the workbench."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QMessageBox
 
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig
+from napari_lesionseg.finetuning.checkpoint import find_checkpoint
 from napari_lesionseg.inference.predictor import load_model
-from napari_lesionseg.finetuning.checkpoint import find_unfinished
-from napari_lesionseg.training.trainer import EpochResult, StepResult
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
-from napari_lesionseg.plugin.workbench.widget import finetune_panel
-from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench import finetune_panel
+from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.finetune_task import state_path_of
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
+from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 TINY = {"width": 4, "depth": 2}
 QUICK = FineTuneConfig(
@@ -32,16 +32,16 @@ QUICK = FineTuneConfig(
     freeze_norm=False,
     precision="float32",
     num_threads=1,
-    augment=AugmentConfig(artefacts=0, blur=0),
+    augment=AugmentConfig(artifacts=0, blur=0),
 )
 SLOW = QUICK.model_copy(update={"epochs": 4000, "rounds": 2000})
-PICTURES, CORRECTED = 11, 8
+IMAGES, CORRECTED = 11, 8
 WAIT = 60_000
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("napari_lesionseg.finetuning.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(session_module, "PAUSE_MS", 5)
     monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: QUICK)
@@ -64,14 +64,14 @@ def start(tmp_path, monkeypatch):
 def bench(qtbot, make_napari_viewer, start, tmp_path):
     folder = tmp_path / "nevi"
     folder.mkdir()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         image = np.full((48, 64, 3), 230, np.uint8)
         image[10:30, 12 + number : 37 + number] = 40
         Image.fromarray(image).save(folder / f"P{number + 1}.png")
     viewer = make_napari_viewer()
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
-    made.reader.setText("am")
+    made.annotator.setText("am")
     made.controls.min_area.setValue(0)
     qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=WAIT)
     made.open_folder(folder)
@@ -80,22 +80,22 @@ def bench(qtbot, make_napari_viewer, start, tmp_path):
 
 
 def dark(editor):
-    return np.nonzero(editor.picture.data[..., 0] < 100)
+    return np.nonzero(editor.image.data[..., 0] < 100)
 
 
 def correct_and_approve(qtbot, bench):
-    """Draw what is dark on the picture that is shown, and sign it."""
+    """Draw what is dark on the image that is shown, and sign it."""
     session = bench.session
-    editor, picture = session.editor, session.image_id
+    editor, image = session.editor, session.image_id
     editor.labels.data_setitem(np.nonzero(editor.labels.data), 0)
     editor.labels.data_setitem(dark(editor), 1)
     bench.verdict.approve.click()
-    qtbot.waitUntil(lambda: session.editor is not None and session.image_id != picture, timeout=WAIT)
+    qtbot.waitUntil(lambda: session.editor is not None and session.image_id != image, timeout=WAIT)
 
 
 def masks_of(bench, status):
     study = bench.session.study
-    states = [state for state in study.state.pictures.values() if state.status is status]
+    states = [state for state in study.state.images.values() if state.status is status]
     return {state.name: (state.outline.revision, study.outline(state.image_id)) for state in states}
 
 
@@ -128,9 +128,9 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)
     bench.queue.outline_all.click()
-    qtbot.waitUntil(lambda: len(masks_of(bench, Status.PREDICTED)) == PICTURES - CORRECTED, timeout=WAIT)
+    qtbot.waitUntil(lambda: len(masks_of(bench, Status.PREDICTED)) == IMAGES - CORRECTED, timeout=WAIT)
     approved = masks_of(bench, Status.APPROVED)
-    assert panel.count.text() == "8 pictures to learn from: 8 by am"
+    assert panel.count.text() == "8 images to learn from: 8 by am"
     assert panel.split.text() == "Held out in turn: 3 + 3 + 2"
 
     panel.start.click()
@@ -138,7 +138,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     qtbot.waitUntil(lambda: told.count(StepResult) > 2, timeout=WAIT)
     labels = session.editor.labels
     other = 1 - int(labels.data[40, 60])
-    labels.paint((40, 60), other)  # the reader goes on
+    labels.paint((40, 60), other)  # the annotator goes on
     panel.pause.click()
     assert panel.pause.text() == "Go on"
     qtbot.wait(300)  # the step in hand ends
@@ -155,7 +155,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
 
     comparison = panel.candidate.comparison
     assert panel.candidate.offered
-    assert panel.card.pictures() == [change.stem for change in comparison.most_changed(3)]
+    assert panel.card.images() == [change.stem for change in comparison.most_changed(3)]
     assert "interval" in panel.card.figures.text()
     panel.use.click()
     qtbot.waitUntil(lambda: session.model is not None and session.model.sha256 != start.sha256, timeout=WAIT)
@@ -175,7 +175,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
 
 
 def by_model(bench, status):
-    states = bench.session.study.state.pictures.values()
+    states = bench.session.study.state.images.values()
     return {state.outline.model for state in states if state.status is status}
 
 
@@ -188,7 +188,7 @@ def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monk
     bench.learn.start.click()
     run = bench.learn.run
     state_path = state_path_of(bench.session.study)
-    qtbot.waitUntil(lambda: find_unfinished(state_path) is not None, timeout=WAIT)
+    qtbot.waitUntil(lambda: find_checkpoint(state_path) is not None, timeout=WAIT)
 
     asked = []
     answers = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
@@ -200,7 +200,7 @@ def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monk
     assert bench.close_study()
     assert len(asked) == 2
     assert run.wait()
-    left = find_unfinished(state_path)
+    left = find_checkpoint(state_path)
 
     bench.open_folder(folder)
     qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=WAIT)
@@ -216,7 +216,7 @@ def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monk
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
     assert panel.candidate.rounds[: len(left.rounds)] == tuple(saved.result() for saved in left.rounds)
     panel.discard.click()
-    assert find_unfinished(state_path) is None
+    assert find_checkpoint(state_path) is None
 
 
 def test_giving_up_and_forgetting_leave_nothing(qtbot, bench, monkeypatch):
@@ -226,10 +226,10 @@ def test_giving_up_and_forgetting_leave_nothing(qtbot, bench, monkeypatch):
     monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: SLOW)
     panel, state_path = bench.learn, state_path_of(bench.session.study)
     panel.start.click()
-    qtbot.waitUntil(lambda: find_unfinished(state_path) is not None, timeout=WAIT)
+    qtbot.waitUntil(lambda: find_checkpoint(state_path) is not None, timeout=WAIT)
     panel.give_up.click()
     qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
     assert "given up" in panel.verdict.text()
     assert panel.candidate is None
-    assert find_unfinished(state_path) is None
+    assert find_checkpoint(state_path) is None
     assert panel.start.isEnabled()

@@ -27,26 +27,26 @@ def dialog(qtbot):
 
 def test_with_nothing_given_it_says_what_is_missing(dialog):
     assert not dialog.make.isEnabled()
-    assert "folder that holds the pictures" in dialog.problem.text()
+    assert "folder that holds the images" in dialog.problem.text()
     assert not dialog.from_viewer.isEnabled()
 
 
-def test_the_folder_of_the_pictures_is_enough(dialog, photos):
-    dialog.pictures.set_path(photos)
+def test_the_folder_of_the_images_is_enough(dialog, photos):
+    dialog.images.set_path(photos)
     plan = dialog.plan
     assert dialog.make.isEnabled()
-    assert (plan.pictures, plan.folder, plan.reader) == (photos, photos / STUDY_FOLDER, "am")
+    assert (plan.images_folder, plan.folder, plan.annotator) == (photos, photos / STUDY_FOLDER, "am")
     assert (plan.copy, plan.key_file, plan.blinded, plan.classes) == (False, None, False, ("lesion",))
 
 
 def test_a_folder_of_ones_own_is_not_replaced(dialog, photos, tmp_path):
     dialog.folder.set_path(tmp_path / "mine")
-    dialog.pictures.set_path(photos)
+    dialog.images.set_path(photos)
     assert dialog.plan.folder == tmp_path / "mine"
 
 
 def test_pseudonyms_need_a_key_outside_and_copies(dialog, photos):
-    dialog.pictures.set_path(photos)
+    dialog.images.set_path(photos)
     dialog.pseudonyms.setChecked(True)
     assert dialog.copy.isChecked()
     assert not dialog.copy.isEnabled()
@@ -60,12 +60,12 @@ def test_pseudonyms_need_a_key_outside_and_copies(dialog, photos):
     assert not dialog.plan.copy
 
 
-def test_pictures_of_the_viewer_are_offered_first(qtbot, spot, tmp_path):
+def test_images_of_the_viewer_are_offered_first(qtbot, spot, tmp_path):
     dialog = NewStudyDialog("am", {"mole": spot})
     qtbot.addWidget(dialog)
     dialog.folder.set_path(tmp_path / "new")
     assert list(dialog.plan.images) == ["mole"]
-    assert dialog.plan.pictures is None
+    assert dialog.plan.images_folder is None
     assert dialog.plan.copy
     assert dialog.make.isEnabled()
     dialog.from_folder.setChecked(True)
@@ -75,17 +75,17 @@ def test_pictures_of_the_viewer_are_offered_first(qtbot, spot, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "text", "word"),
-    [("reader", "a b", "name"), ("classes", " , ", "lesion"), ("classes", "nevus, nevus", "same name")],
+    [("annotator", "a b", "name"), ("classes", " , ", "lesion"), ("classes", "nevus, nevus", "same name")],
 )
 def test_what_will_not_do_is_told(dialog, photos, field, text, word):
-    dialog.pictures.set_path(photos)
+    dialog.images.set_path(photos)
     getattr(dialog, field).setText(text)
     assert not dialog.make.isEnabled()
     assert word in dialog.problem.text()
 
 
 def test_classes_and_blinding_are_taken_over(dialog, photos):
-    dialog.pictures.set_path(photos)
+    dialog.images.set_path(photos)
     dialog.classes.setText("lesion, ulcer")
     dialog.blinded.setChecked(True)
     assert dialog.plan.classes == ("lesion", "ulcer")
@@ -94,8 +94,8 @@ def test_classes_and_blinding_are_taken_over(dialog, photos):
 
 def test_browsing_fills_a_path_in(dialog, photos, monkeypatch):
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *arguments: str(photos))
-    dialog.pictures.button.click()
-    assert dialog.plan.pictures == photos
+    dialog.images.button.click()
+    assert dialog.plan.images_folder == photos
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *arguments: "")
-    dialog.pictures.button.click()
-    assert dialog.plan.pictures == photos
+    dialog.images.button.click()
+    assert dialog.plan.images_folder == photos

@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.errors import CancelledError, LesionSegError, StudyError
-from napari_lesionseg.plugin.workbench.widget import open_study
+from napari_lesionseg.plugin.workbench import open_study
 from napari_lesionseg.plugin.workbench.open_study import (
     NewStudy,
-    default_reader,
+    default_annotator,
     make_study,
     open_folder,
     open_samples,
 )
 from napari_lesionseg.study.datasets import IMPORTED
-from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.state import Status
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def photos(tmp_path):
 
 def test_the_readers_name_is_one_that_a_study_takes(monkeypatch):
     monkeypatch.setattr(open_study.getpass, "getuser", lambda: "anna.møller@hospital")
-    assert default_reader() == "annamllerhospital"
+    assert default_annotator() == "annamllerhospital"
     monkeypatch.setattr(open_study.getpass, "getuser", lambda: "x" * 99)
-    assert re.fullmatch("x{1,40}", default_reader())
+    assert re.fullmatch("x{1,40}", default_annotator())
 
 
 def test_there_is_a_readers_name_even_without_an_account(monkeypatch):
@@ -44,45 +44,45 @@ def test_there_is_a_readers_name_even_without_an_account(monkeypatch):
         raise OSError("no account")
 
     monkeypatch.setattr(open_study.getpass, "getuser", nobody)
-    assert default_reader() == "reader"
+    assert default_annotator() == "annotator"
 
 
-def test_a_folder_of_pictures_becomes_a_study_and_stays_one(photos):
+def test_a_folder_of_images_becomes_a_study_and_stays_one(photos):
     with open_folder(photos, "am") as study:
         assert study.folder == photos / STUDY_FOLDER
-        pictures = list(study.state.pictures)
-        assert len(pictures) == 3
-        study.approve(pictures[0], np.ones((20, 30), np.uint8))
+        images = list(study.state.images)
+        assert len(images) == 3
+        study.approve(images[0], np.ones((20, 30), np.uint8))
     with open_folder(photos, "am") as study:
-        assert list(study.state.pictures) == pictures
-        assert study.state.pictures[pictures[0]].approved is not None
+        assert list(study.state.images) == images
+        assert study.state.images[images[0]].approved is not None
 
 
-def test_pictures_that_were_added_since_are_taken_in(photos):
+def test_images_that_were_added_since_are_taken_in(photos):
     open_folder(photos, "am").close()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(photos / "IMD9.png")
     with open_folder(photos, "am") as study:
-        assert len(study.state.pictures) == 4
+        assert len(study.state.images) == 4
 
 
 def test_a_study_is_opened_as_it_is(make_study):
     folder = make_study(2).folder
     with open_folder(folder, "bo") as study:
-        assert len(study.state.pictures) == 2
+        assert len(study.state.images) == 2
 
 
-def test_a_study_is_opened_though_its_pictures_are_gone(photos, tmp_path):
+def test_a_study_is_opened_though_its_images_are_gone(photos, tmp_path):
     open_folder(photos, "am").close()
-    for picture in photos.glob("*.png"):
-        picture.rename(tmp_path / picture.name)
+    for image in photos.glob("*.png"):
+        image.rename(tmp_path / image.name)
     with open_folder(photos, "am") as study:
-        assert len(study.state.pictures) == 3
+        assert len(study.state.images) == 3
 
 
-@pytest.mark.parametrize("reader", ["", "a b", "../x"])
-def test_a_readers_name_that_does_not_do_is_told(photos, reader):
+@pytest.mark.parametrize("annotator", ["", "a b", "../x"])
+def test_a_readers_name_that_does_not_do_is_told(photos, annotator):
     with pytest.raises(StudyError, match="name"):
-        open_folder(photos, reader)
+        open_folder(photos, annotator)
 
 
 def test_an_empty_folder_is_told(tmp_path):
@@ -91,12 +91,12 @@ def test_an_empty_folder_is_told(tmp_path):
     assert not (tmp_path / STUDY_FOLDER).exists()
 
 
-def test_samples_and_pictures_of_the_viewer(tmp_path):
+def test_samples_and_images_of_the_viewer(tmp_path):
     with open_samples("am") as study:
-        assert len(study.state.pictures) == 6
+        assert len(study.state.images) == 6
     images = {"a": np.zeros((9, 9, 3), np.uint8), "b": np.ones((9, 9, 3), np.uint8)}
     with make_study(NewStudy(tmp_path / "new", "am", images=images)) as study:
-        assert [state.name for state in study.state.pictures.values()] == ["a", "b"]
+        assert [state.name for state in study.state.images.values()] == ["a", "b"]
 
 
 def test_what_a_new_study_is_to_be(photos, tmp_path):
@@ -110,37 +110,37 @@ def test_what_a_new_study_is_to_be(photos, tmp_path):
     )
     with make_study(plan) as study:
         assert [entry.name for entry in study.info.classes] == ["lesion", "ulcer"]
-        assert len({entry.colour for entry in study.info.classes}) == 2
+        assert len({entry.color for entry in study.info.classes}) == 2
         assert study.info.blinded
-        assert study.info.pseudonymised
-        assert all(state.name.startswith("P") for state in study.state.pictures.values())
-        assert all(state.added.own for state in study.state.pictures.values())
+        assert study.info.pseudonymized
+        assert all(state.name.startswith("P") for state in study.state.images.values())
+        assert all(state.added.own for state in study.state.images.values())
     assert "IMD2" in (tmp_path / "key.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("more", [{"copy": True}, {"key_file": Path("key.csv")}])
-def test_a_study_of_copies_inside_its_pictures_is_opened_as_it_is(photos, tmp_path, monkeypatch, more):
-    """Its pictures are not taken in once more from the files that were copied."""
+def test_a_study_of_copies_inside_its_images_is_opened_as_it_is(photos, tmp_path, monkeypatch, more):
+    """Its images are not taken in once more from the files that were copied."""
     monkeypatch.chdir(tmp_path)
     make_study(NewStudy(photos / STUDY_FOLDER, "am", images_folder=photos, **more)).close()
     with open_folder(photos, "bo") as study:
-        assert len(study.state.pictures) == 3
+        assert len(study.state.images) == 3
 
 
 def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path):
     plan = NewStudy(tmp_path / "new", "am", images_folder=real_data / "ph2-sample")
     with make_study(plan) as study:
-        diagnoses = {state.added.stratum for state in study.state.pictures.values()}
+        diagnoses = {state.added.stratify_by for state in study.state.images.values()}
     assert len(diagnoses) > 1
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"pictures": None}, "holds the pictures"),
-        ({"pictures": Path("nowhere")}, "no folder"),
+        ({"images_folder": None}, "holds the images"),
+        ({"images_folder": Path("nowhere")}, "no folder"),
         ({"folder": Path()}, "new or an empty folder"),
-        ({"reader": "a b"}, "reader's name"),
+        ({"annotator": "a b"}, "annotator's name"),
         ({"classes": ()}, "at least one"),
     ],
 )
@@ -167,23 +167,23 @@ def put_mask(folder, number):
 def test_masks_in_the_folder_are_there_to_be_corrected(photos):
     mask = put_mask(photos, 0)
     with open_folder(photos, "am") as study:
-        first, second, _ = study.state.pictures
+        first, second, _ = study.state.images
         np.testing.assert_array_equal(study.outline(first), mask)
-        assert study.state.pictures[first].status is Status.CORRECTED
-        assert study.state.pictures[first].reader == IMPORTED
+        assert study.state.images[first].status is Status.CORRECTED
+        assert study.state.images[first].annotator == IMPORTED
         assert study.outline(second) is None
 
 
-def test_masks_that_come_with_new_pictures_are_taken_over_and_no_others(photos):
+def test_masks_that_come_with_new_images_are_taken_over_and_no_others(photos):
     put_mask(photos, 0)
     with open_folder(photos, "am") as study:
-        first = next(iter(study.state.pictures))
+        first = next(iter(study.state.images))
         study.approve(first, np.ones((20, 30), np.uint8))
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(photos / "IMD3.png")
     mask = put_mask(photos, 3)
     with open_folder(photos, "am") as study:
         assert study.outline(first).all()
-        np.testing.assert_array_equal(study.outline(list(study.state.pictures)[3]), mask)
+        np.testing.assert_array_equal(study.outline(list(study.state.images)[3]), mask)
 
 
 def test_a_study_is_left_when_its_masks_are_cancelled(photos, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ def study(make_study):
 
 @pytest.fixture
 def ids(study) -> list[str]:
-    return list(study.state.pictures)
+    return list(study.state.images)
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def prefetcher(qtbot, study):
 
 
 def state(study, image_id):
-    return study.state.pictures[image_id]
+    return study.state.images[image_id]
 
 
-def test_a_picture_is_prepared_with_its_outline_and_the_networks_answer(study, ids, network):
+def test_a_image_is_prepared_with_its_outline_and_the_networks_answer(study, ids, network):
     made = prepare(study, ids[0], network)
     assert made.image.shape == (40, 60, 3)
     assert made.mask is None
@@ -36,14 +36,14 @@ def test_a_picture_is_prepared_with_its_outline_and_the_networks_answer(study, i
     assert made.encoded is not None
 
 
-def test_without_a_model_there_is_the_picture_alone(study, ids):
+def test_without_a_model_there_is_the_image_alone(study, ids):
     study.save_correction(ids[0], np.ones((40, 60), np.uint8))
     made = prepare(study, ids[0], None)
     assert made.answer is None
     assert made.mask.all()
 
 
-def test_pictures_come_in_the_order_they_are_wanted(qtbot, prefetcher, ids):
+def test_images_come_in_the_order_they_are_wanted(qtbot, prefetcher, ids):
     ready = []
     prefetcher.ready.connect(lambda made: ready.append(made.image_id))
     prefetcher.want(ids[2:0:-1])
@@ -51,7 +51,7 @@ def test_pictures_come_in_the_order_they_are_wanted(qtbot, prefetcher, ids):
     assert ready == ids[2:0:-1]
 
 
-def test_a_picture_is_taken_once_and_not_made_again(qtbot, prefetcher, study, ids, network):
+def test_a_image_is_taken_once_and_not_made_again(qtbot, prefetcher, study, ids, network):
     prefetcher.set_model(network)
     ready = []
     prefetcher.ready.connect(lambda made: ready.append(prefetcher.take(state(study, made.image_id))))
@@ -113,7 +113,7 @@ def test_what_is_being_made_goes_on_when_it_is_still_the_next(qtbot, prefetcher,
 
 
 def test_what_cannot_be_read_is_told_and_left_out(qtbot, prefetcher, study, ids):
-    study.picture_path(ids[0]).unlink()
+    study.image_path(ids[0]).unlink()
     failed, ready = [], []
     prefetcher.failed.connect(lambda image_id, error: failed.append((image_id, error)))
     prefetcher.ready.connect(lambda made: ready.append(made.image_id))

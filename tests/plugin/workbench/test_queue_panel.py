@@ -6,14 +6,14 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QItemSelectionModel, Qt
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench.widget import thumbnails
-from napari_lesionseg.plugin.workbench.queue_model import AGREE, PICTURE, READER, STATUS, STATUS_COLOURS, SURE
+from napari_lesionseg.plugin.workbench import thumbnails
+from napari_lesionseg.plugin.workbench.queue_model import AGREE, ANNOTATOR, IMAGE, STATUS, STATUS_COLORS, SURE
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.thumbnails import SIDE, Thumbnails, make_thumbnail
-from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.queue import Order
-from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.study import Provenance, Study
 
 OUTLINE = np.ones((40, 60), np.uint8)
 
@@ -22,10 +22,10 @@ OUTLINE = np.ones((40, 60), np.uint8)
 def study(make_study, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
     made = make_study(12)
-    ids = list(made.state.pictures)
-    made.approve(ids[0], OUTLINE, Origin(quality=0.94))
+    ids = list(made.state.images)
+    made.approve(ids[0], OUTLINE, Provenance(quality=0.94))
     made.flag(ids[1], "hair?")
-    made.record_prediction(ids[2], OUTLINE, Origin(quality=0.4))
+    made.record_prediction(ids[2], OUTLINE, Provenance(quality=0.4))
     return made
 
 
@@ -48,7 +48,7 @@ def panel(qtbot, session):
 
 def names(panel) -> list[str]:
     model = panel.model
-    return [model.data(model.index(row, PICTURE)) for row in range(model.rowCount())]
+    return [model.data(model.index(row, IMAGE)) for row in range(model.rowCount())]
 
 
 def cell(panel, row, column, role=Qt.ItemDataRole.DisplayRole):
@@ -57,17 +57,17 @@ def cell(panel, row, column, role=Qt.ItemDataRole.DisplayRole):
 
 def test_rows_say_name_status_how_sure_and_who(panel):
     assert names(panel) == [f"P{number}" for number in range(1, 13)]
-    assert [cell(panel, 0, column) for column in (STATUS, SURE, READER)] == ["approved", "0.94", "am"]
+    assert [cell(panel, 0, column) for column in (STATUS, SURE, ANNOTATOR)] == ["approved", "0.94", "am"]
     assert cell(panel, 1, STATUS) == "flagged “hair?”"
     assert "hair?" in cell(panel, 1, STATUS, Qt.ItemDataRole.ToolTipRole)
     assert cell(panel, 5, SURE) == ""
-    colour = cell(panel, 0, STATUS, Qt.ItemDataRole.ForegroundRole)
-    assert colour == STATUS_COLOURS[Status.APPROVED]
+    color = cell(panel, 0, STATUS, Qt.ItemDataRole.ForegroundRole)
+    assert color == STATUS_COLORS[Status.APPROVED]
 
 
 def test_progress_says_how_far_the_study_is(panel, study):
     assert panel.progress.text() == "1 of 12 approved, 1 flagged"
-    study.approve(list(study.state.pictures)[5], OUTLINE)
+    study.approve(list(study.state.images)[5], OUTLINE)
     panel._session.changed.emit()
     assert panel.progress.value() == 2
 
@@ -83,7 +83,7 @@ def test_search_filter_and_sort(panel, session):
     panel.filter.setCurrentText("all")
     panel.sort.setCurrentText(Order.QUALITY.value)
     assert names(panel)[:2] == ["P3", "P1"]
-    assert session.route.order is Order.QUALITY
+    assert session.navigation.order is Order.QUALITY
 
 
 def test_every_status_can_be_filtered(panel):
@@ -91,7 +91,7 @@ def test_every_status_can_be_filtered(panel):
     assert {status.words for status in Status} < shown
 
 
-def test_the_picture_on_the_screen_is_the_selected_row(qtbot, panel, session):
+def test_the_image_on_the_screen_is_the_selected_row(qtbot, panel, session):
     session.begin()
     qtbot.waitUntil(lambda: session.editor is not None)
     row = panel.model.row_of(session.image_id)
@@ -100,7 +100,7 @@ def test_the_picture_on_the_screen_is_the_selected_row(qtbot, panel, session):
     assert panel.table.selectionModel().selectedRows() == []
 
 
-def test_enter_opens_a_picture(qtbot, panel, session):
+def test_enter_opens_a_image(qtbot, panel, session):
     panel.table.activated.emit(panel.model.index(3, 0))
     qtbot.waitUntil(lambda: session.editor is not None)
     assert session.state.name == "P4"
@@ -112,19 +112,19 @@ def test_a_change_of_a_row_keeps_the_selection(panel, study, session):
     resets, changed = [], []
     panel.model.modelReset.connect(lambda: resets.append(1))
     panel.model.dataChanged.connect(lambda first, last: changed.append((first.row(), last.row())))
-    study.approve(panel.model.picture_at(7), OUTLINE)
+    study.approve(panel.model.image_at(7), OUTLINE)
     panel.model.refresh()
     assert not resets
     assert changed == [(7, 7)]
 
 
 def test_thumbnails_come_and_bear_the_outline(qtbot, panel, study):
-    assert cell(panel, 0, PICTURE, Qt.ItemDataRole.DecorationRole) is None
-    qtbot.waitUntil(lambda: cell(panel, 0, PICTURE, Qt.ItemDataRole.DecorationRole) is not None)
-    shown = cell(panel, 0, PICTURE, Qt.ItemDataRole.DecorationRole)
+    assert cell(panel, 0, IMAGE, Qt.ItemDataRole.DecorationRole) is None
+    qtbot.waitUntil(lambda: cell(panel, 0, IMAGE, Qt.ItemDataRole.DecorationRole) is not None)
+    shown = cell(panel, 0, IMAGE, Qt.ItemDataRole.DecorationRole)
     (size,) = shown.availableSizes()
     assert max(size.width(), size.height()) == SIDE
-    ids = list(study.state.pictures)
+    ids = list(study.state.images)
     assert not np.array_equal(make_thumbnail(study, ids[0]), make_thumbnail(study, ids[6]))
 
 
@@ -134,18 +134,18 @@ def test_thumbnails_are_bounded(qtbot, study, monkeypatch):
     made = Thumbnails(study)
     ready = []
     made.ready.connect(ready.append)
-    for state in study.state.pictures.values():
+    for state in study.state.images.values():
         made.of(state)
     qtbot.waitUntil(lambda: len(ready) == 6)  # the one that was begun, and five that waited
     assert len(made._kept) == 3
     made.close()
 
 
-def test_a_picture_that_cannot_be_read_has_no_small_picture(qtbot, panel, study):
-    study.picture_path(panel.model.picture_at(8)).unlink()
-    cell(panel, 8, PICTURE, Qt.ItemDataRole.DecorationRole)
-    qtbot.waitUntil(lambda: cell(panel, 8, PICTURE, Qt.ItemDataRole.DecorationRole) is not None)
-    assert cell(panel, 8, PICTURE, Qt.ItemDataRole.DecorationRole).isNull()
+def test_a_image_that_cannot_be_read_has_no_small_image(qtbot, panel, study):
+    study.image_path(panel.model.image_at(8)).unlink()
+    cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole)
+    qtbot.waitUntil(lambda: cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole) is not None)
+    assert cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole).isNull()
 
 
 def test_what_the_model_drew_is_called_outlined(panel):
@@ -156,16 +156,16 @@ def test_what_the_model_drew_is_called_outlined(panel):
 
 def test_a_click_on_a_column_sorts_by_it(panel):
     header = panel.table.horizontalHeader()
-    for column, order in ((SURE, Order.QUALITY), (STATUS, Order.STATUS), (PICTURE, Order.NAME)):
+    for column, order in ((SURE, Order.QUALITY), (STATUS, Order.STATUS), (IMAGE, Order.NAME)):
         header.sectionClicked.emit(column)
         assert panel.sort.currentText() == order.value
-    header.sectionClicked.emit(READER)
+    header.sectionClicked.emit(ANNOTATOR)
     assert panel.sort.currentText() == Order.NAME.value
 
 
-def sign_as(study, reader, place, outline):
-    with Study.open(study.folder, reader) as other:
-        other.approve(list(other.state.pictures)[place], outline)
+def sign_as(study, annotator, place, outline):
+    with Study.open(study.folder, annotator) as other:
+        other.approve(list(other.state.images)[place], outline)
 
 
 def test_how_well_readers_agree_is_a_column_once_there_are_two(qtbot, panel, study, session):
@@ -179,7 +179,7 @@ def test_how_well_readers_agree_is_a_column_once_there_are_two(qtbot, panel, stu
     assert cell(panel, 0, AGREE) == ""
     qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "0.67")
     assert cell(panel, 1, AGREE) == ""
-    study.approve(panel.model.picture_at(0), half)
+    study.approve(panel.model.image_at(0), half)
     session.changed.emit()
     qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "1.00")
 
@@ -187,7 +187,7 @@ def test_how_well_readers_agree_is_a_column_once_there_are_two(qtbot, panel, stu
 def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
     study = make_study(2, blinded=True)
-    study.approve(next(iter(study.state.pictures)), OUTLINE)
+    study.approve(next(iter(study.state.images)), OUTLINE)
     sign_as(study, "bo", 0, OUTLINE)
     study.refresh()
     viewer = ViewerModel()
@@ -197,7 +197,7 @@ def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monke
     assert not panel.table.isColumnHidden(AGREE)
     assert cell(panel, 0, AGREE) == "-"
     assert "each other" in cell(panel, 0, AGREE, Qt.ItemDataRole.ToolTipRole)
-    assert cell(panel, 0, READER) == "am"
+    assert cell(panel, 0, ANNOTATOR) == "am"
     panel.close_session()
     session.abandon()
 

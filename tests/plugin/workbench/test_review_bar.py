@@ -7,8 +7,8 @@ from qtpy.QtWidgets import QInputDialog
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.shortcuts import VERDICT_KEYS
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.review_bar import VerdictPanel
 from napari_lesionseg.study.state import Status
 
 
@@ -25,7 +25,7 @@ def session(qtbot, make_study, network, monkeypatch):
 
 @pytest.fixture
 def panel(qtbot, session):
-    made = VerdictPanel(session)
+    made = ReviewBar(session)
     qtbot.addWidget(made)
     return made
 
@@ -35,10 +35,10 @@ def begin(qtbot, session):
     qtbot.waitUntil(lambda: session.editor is not None)
 
 
-def test_without_a_picture_every_button_is_off_and_says_why(panel):
+def test_without_a_image_every_button_is_off_and_says_why(panel):
     for button in (panel.no_lesion, panel.flag, panel.approve):
         assert not button.isEnabled()
-        assert button.toolTip().startswith("Open a picture")
+        assert button.toolTip().startswith("Open an image")
     assert not panel.back.isEnabled()
 
 
@@ -49,7 +49,7 @@ def test_a_button_signs_and_goes_on_and_back_comes_back(qtbot, session, panel, n
     getattr(panel, name).click()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id != first)
     qtbot.waitUntil(lambda: session.unsaved == 0)
-    assert session.study.state.pictures[first].status is status
+    assert session.study.state.images[first].status is status
     panel.back.click()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id == first)
     assert not panel.back.isEnabled()
@@ -62,7 +62,7 @@ def test_flagging_asks_for_a_note(qtbot, session, panel, monkeypatch, given):
     monkeypatch.setattr(QInputDialog, "getText", lambda *arguments: (" hair? ", given))
     panel.flag.click()
     qtbot.waitUntil(lambda: session.unsaved == 0)
-    state = session.study.state.pictures[first]
+    state = session.study.state.images[first]
     assert (state.status is Status.FLAGGED) == given
     assert state.note == ("hair?" if given else "")
 

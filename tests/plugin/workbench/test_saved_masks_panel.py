@@ -6,7 +6,7 @@ from napari.components import ViewerModel
 from napari.settings import get_plugin_settings
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench.saved_masks_panel import StandingPanel
+from napari_lesionseg.plugin.workbench.saved_masks_panel import SavedMasksPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import Status
 
@@ -16,7 +16,7 @@ def session(qtbot, make_study, network, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
     viewer = ViewerModel()  # a session does not keep its viewer alive
     study = make_study(3)
-    first, second, _ = study.state.pictures
+    first, second, _ = study.state.images
     study.approve(first, np.ones((40, 60), np.uint8))
     study.flag(second, "hair over the border")
     made = StudySession(viewer, study, PostprocessConfig(min_area=0))
@@ -28,24 +28,24 @@ def session(qtbot, make_study, network, monkeypatch):
 
 @pytest.fixture
 def panel(qtbot, session):
-    made = StandingPanel(session)
+    made = SavedMasksPanel(session)
     qtbot.addWidget(made)
     yield made
     made.close_session()
 
 
 def go_to(qtbot, session, place):
-    session.open_picture(list(session.study.state.pictures)[place])
+    session.open_image(list(session.study.state.images)[place])
     qtbot.waitUntil(lambda: session.editor is not None)
 
 
-def test_a_picture_without_a_verdict_has_nothing_to_reopen(qtbot, panel, session):
+def test_a_image_without_a_verdict_has_nothing_to_reopen(qtbot, panel, session):
     assert panel.isHidden()
     go_to(qtbot, session, 2)
     assert panel.isHidden()
 
 
-def test_a_signed_picture_is_reopened_with_its_outline(qtbot, panel, session):
+def test_a_signed_image_is_reopened_with_its_outline(qtbot, panel, session):
     go_to(qtbot, session, 0)
     assert not panel.isHidden()
     assert panel.text.text().startswith("approved by am, ")

@@ -12,13 +12,13 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench.widget import autosave
-from napari_lesionseg.plugin.workbench.widget import session as session_module
-from napari_lesionseg.plugin.workbench.viewer_layers import apply_view, describe_view
+from napari_lesionseg.plugin.workbench import autosave
+from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.queue import Order
+from napari_lesionseg.plugin.workbench.viewer_layers import apply_view, describe_view
 from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
+from napari_lesionseg.study.queue import Order
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
 CONFIG = PostprocessConfig(min_area=0)
@@ -65,14 +65,14 @@ class Desk:
         return self
 
     def open(self, name: str) -> Desk:
-        self.session.open_picture(self.id(name))
+        self.session.open_image(self.id(name))
         return self.shown(name)
 
     def id(self, name: str) -> str:
-        return next(key for key, state in self.study.state.pictures.items() if state.name == name)
+        return next(key for key, state in self.study.state.images.items() if state.name == name)
 
     def state(self, name: str):
-        return self.study.state.pictures[self.id(name)]
+        return self.study.state.images[self.id(name)]
 
     def paint(self, row: int = 2, col: int = 2) -> None:
         self.editor.labels.brush_size = 3
@@ -112,8 +112,8 @@ def desk(open_desk) -> Desk:
 
 def facts(study: Study):
     return {
-        state.name: (state.status, state.note, state.reader, state.outline and state.outline.revision)
-        for state in study.state.pictures.values()
+        state.name: (state.status, state.note, state.annotator, state.outline and state.outline.revision)
+        for state in study.state.images.values()
     }
 
 
@@ -208,7 +208,7 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
     }
 
 
-def test_a_picture_without_lesion_comes_back_empty(desk):
+def test_a_image_without_lesion_comes_back_empty(desk):
     desk.session.no_lesion()
     desk.shown("P2").saved().open("P1")
     assert not desk.mask.any()
@@ -222,7 +222,7 @@ def test_nothing_is_approved_that_is_empty(open_desk):
     assert desk.name == "P1"
 
 
-def test_an_approved_picture_that_is_changed_is_corrected_and_can_be_approved_again(desk):
+def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_again(desk):
     desk.session.approve()
     desk.shown("P2").saved().open("P1")
     desk.paint()
@@ -234,7 +234,7 @@ def test_an_approved_picture_that_is_changed_is_corrected_and_can_be_approved_ag
     assert desk.study.outline(desk.id("P1"), "approved").sum() > SPOT
 
 
-def test_the_last_picture_stays_and_can_be_changed_after_its_verdict(open_desk):
+def test_the_last_image_stays_and_can_be_changed_after_its_verdict(open_desk):
     desk = open_desk(1).begin()
     desk.session.approve()
     desk.saved()
@@ -279,7 +279,7 @@ def test_the_queue_is_filtered_and_sorted(desk):
     desk.shown("P3")
 
 
-def test_the_threshold_is_moved_for_this_and_later_pictures(desk):
+def test_the_threshold_is_moved_for_this_and_later_images(desk):
     desk.session.set_config(CONFIG.model_copy(update={"threshold": 0.05}))
     assert desk.mask.all()
     desk.session.approve()
@@ -288,8 +288,8 @@ def test_the_threshold_is_moved_for_this_and_later_pictures(desk):
     assert desk.saved().state("P2").status is Status.PREDICTED
 
 
-def test_the_class_painted_last_is_not_that_of_the_next_picture(qtbot, make_study, network):
-    classes = [StudyClass(name=name, colour="#000000") for name in ("lesion", "ulcer")]
+def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study, network):
+    classes = [StudyClass(name=name, color="#000000") for name in ("lesion", "ulcer")]
     viewer = ViewerModel()
     session = StudySession(viewer, make_study(2, classes=classes), PostprocessConfig(min_area=0))
     session.set_model(network)
@@ -321,11 +321,11 @@ def test_what_cannot_be_saved_is_told_and_saved_later(qtbot, trouble, desk):
     qtbot.waitUntil(lambda: bool(desk.loud))
     assert desk.loud[0] == "the disk is full"
     assert desk.signs[-1] is False
-    assert desk.session.outbox.problem
+    assert desk.session.save_queue.problem
     trouble.on = False
     desk.saved()
     assert desk.signs[-1] is True
-    assert not desk.session.outbox.problem
+    assert not desk.session.save_queue.problem
     assert desk.state("P1").status is Status.CORRECTED
 
 
@@ -382,10 +382,10 @@ def test_a_folder_that_disappears_and_comes_back(qtbot, desk):
     desk.study.folder.rename(away)
     desk.paint()
     qtbot.waitUntil(lambda: bool(desk.loud))
-    desk.session.news.look()
+    desk.session.study_poller.look()
     qtbot.waitUntil(lambda: bool(desk.told))
-    desk.session.news.look()
-    qtbot.waitUntil(lambda: not desk.session.news.is_looking)
+    desk.session.study_poller.look()
+    qtbot.waitUntil(lambda: not desk.session.study_poller.is_looking)
     assert len(desk.told) == 1
     if desk.study.folder.exists():
         shutil.rmtree(desk.study.folder)
@@ -444,11 +444,11 @@ def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
 
 
 def layers_of(desk):
-    return desk.editor.picture, desk.editor.labels
+    return desk.editor.image, desk.editor.labels
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_deleted_layer_closes_the_picture_with_its_work_saved(qtbot, desk, which):
+def test_a_deleted_layer_closes_the_image_with_its_work_saved(qtbot, desk, which):
     desk.paint()
     mask = desk.mask
     desk.viewer.layers.remove(layers_of(desk)[which])
@@ -473,7 +473,7 @@ def test_all_layers_are_deleted_at_once(qtbot, desk, how):
     assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
 
 
-def test_the_next_picture_comes_though_a_layer_was_deleted_just_now(qtbot, desk):
+def test_the_next_image_comes_though_a_layer_was_deleted_just_now(qtbot, desk):
     desk.viewer.layers.remove(desk.editor.labels)
     desk.open("P2")
     qtbot.waitUntil(lambda: len(desk.viewer.layers) == 2)
@@ -488,7 +488,7 @@ def test_renamed_and_duplicated_layers_change_nothing(desk):
     desk.session.approve()
     desk.shown("P2").saved()
     assert desk.study.outline(desk.id("P1")).sum() == SPOT
-    assert (desk.editor.picture, desk.editor.labels) == (image_id, labels)
+    assert (desk.editor.image, desk.editor.labels) == (image_id, labels)
     assert len(desk.viewer.layers) == 4
 
 
@@ -502,12 +502,12 @@ def test_a_reshaped_layer_is_never_written(desk):
     assert desk.mask.sum() == SPOT
 
 
-def test_fifty_pictures_take_two_layers_and_are_forgotten(open_desk, network):
+def test_fifty_images_take_two_layers_and_are_forgotten(open_desk, network):
     desk = open_desk(50).begin()
     seen = []
     for _ in range(49):
         name = desk.name
-        seen.append((weakref.ref(desk.editor), weakref.ref(desk.editor.picture.data)))
+        seen.append((weakref.ref(desk.editor), weakref.ref(desk.editor.image.data)))
         desk.session.approve()
         desk.qtbot.waitUntil(lambda name=name: desk.editor is not None and desk.name != name, timeout=10000)
         assert len(desk.viewer.layers) == 2
@@ -516,7 +516,7 @@ def test_fifty_pictures_take_two_layers_and_are_forgotten(open_desk, network):
     gc.collect()
     alive = [(editor, image) for editor, image in seen if editor() is not None or image() is not None]
     assert len(alive) <= session_module.AHEAD
-    assert all(state.status is Status.APPROVED for state in list(desk.study.state.pictures.values())[:49])
+    assert all(state.status is Status.APPROVED for state in list(desk.study.state.images.values())[:49])
 
 
 def test_a_session_that_was_closed_leaves_nothing(qtbot, open_desk):
@@ -528,7 +528,7 @@ def test_a_session_that_was_closed_leaves_nothing(qtbot, open_desk):
     qtbot.waitUntil(lambda: gc.collect() >= 0 and kept() is None)
 
 
-# ----------------------------------------------------------------------------- models, other readers
+# ----------------------------------------------------------------------------- models, other annotators
 
 
 def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
@@ -561,7 +561,7 @@ def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, n
     assert len(again.study.history(again.id("P1"))) == before
 
 
-def test_a_model_that_fails_is_told_and_the_picture_waits_for_another(qtbot, open_desk, network):
+def test_a_model_that_fails_is_told_and_the_image_waits_for_another(qtbot, open_desk, network):
     network.error = RuntimeError("broken")
     desk = open_desk()
     desk.session.begin()
@@ -576,24 +576,24 @@ def test_a_model_that_fails_is_told_and_the_picture_waits_for_another(qtbot, ope
 def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make_study, blinded):
     desk = open_desk(blinded=blinded).begin()
     desk.saved()
-    with make_study(reader="bo") as other:
+    with make_study(annotator="bo") as other:
         other.save_correction(desk.id("P3"), np.ones((40, 60), np.uint8))
         other.approve(desk.id("P3"))
     changes = []
     desk.session.changed.connect(lambda: changes.append(1))
-    desk.session.news.look()
-    qtbot.waitUntil(lambda: not desk.session.news.is_looking)
+    desk.session.study_poller.look()
+    qtbot.waitUntil(lambda: not desk.session.study_poller.is_looking)
     assert (desk.state("P3").status is Status.APPROVED) != blinded
-    assert desk.state("P3").reader == (None if blinded else "bo")
+    assert desk.state("P3").annotator == (None if blinded else "bo")
     desk.open("P3")
     assert desk.mask.sum() == (SPOT if blinded else 40 * 60)
 
 
-def test_a_picture_that_cannot_be_read_is_told(qtbot, desk):
+def test_a_image_that_cannot_be_read_is_told(qtbot, desk):
     desk.saved()
-    path = desk.study.picture_path(desk.id("P4"))
+    path = desk.study.image_path(desk.id("P4"))
     path.unlink()
-    desk.session.open_picture(desk.id("P4"))
+    desk.session.open_image(desk.id("P4"))
     qtbot.waitUntil(lambda: bool(desk.told))
     assert "P4" in desk.told[0]
     desk.open("P2")
@@ -632,7 +632,7 @@ def test_no_lesion_taken_back_shows_the_outline_again(desk, open_desk):
     desk.session.reopen()
     desk.saved()
     assert np.array_equal(desk.mask, drawn)
-    assert desk.study.state.pictures[first].status is Status.CORRECTED
+    assert desk.study.state.images[first].status is Status.CORRECTED
     desk.session.no_lesion()
     desk.saved()
     desk.open("P1")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from PIL import Image as Picture
+from PIL import Image as PILImage
 from qtpy.QtWidgets import QDialog
 
 from napari_lesionseg.errors import CancelledError
-from napari_lesionseg.plugin.workbench.widget import start_panel
+from napari_lesionseg.plugin.workbench import start_panel
 from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
-from napari_lesionseg.plugin.workbench.start_panel import StartPanel
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
+from napari_lesionseg.plugin.workbench.start_panel import StartPanel
 from napari_lesionseg.study.layout import is_study
 
 
@@ -50,7 +50,7 @@ def panel(qtbot, viewer, opened):
         study.close()
 
 
-def test_pictures_of_the_viewer_become_a_study_and_their_layers_go(
+def test_images_of_the_viewer_become_a_study_and_their_layers_go(
     qtbot, panel, viewer, opened, tmp_path, monkeypatch, spot
 ):
     mole, other = Image(spot, rgb=True, name="mole"), Labels(np.zeros((40, 60), np.uint8))
@@ -65,7 +65,7 @@ def test_pictures_of_the_viewer_become_a_study_and_their_layers_go(
     monkeypatch.setattr(NewStudyDialog, "exec", accept)
     panel.new_button.click()
     qtbot.waitUntil(lambda: bool(opened))
-    assert [state.name for state in opened[0].state.pictures.values()] == ["mole"]
+    assert [state.name for state in opened[0].state.images.values()] == ["mole"]
     assert list(viewer.layers) == [other, ours]
 
 
@@ -76,7 +76,7 @@ def test_a_dialog_that_is_left_makes_nothing(panel, opened, monkeypatch):
     assert not opened
 
 
-def test_pictures_stay_when_no_study_can_be_made(qtbot, panel, viewer, told, tmp_path, spot):
+def test_images_stay_when_no_study_can_be_made(qtbot, panel, viewer, told, tmp_path, spot):
     mole = Image(spot, rgb=True)
     viewer.layers.append(mole)
     (tmp_path / "file.txt").write_text("taken")
@@ -97,23 +97,23 @@ def test_reading_is_told_of_and_can_be_stopped(qtbot, panel, told, opened, tmp_p
     for number in range(3):
         image = spot.copy()
         image[0, number] = 9
-        Picture.fromarray(image).save(tmp_path / f"P{number}.png")
+        PILImage.fromarray(image).save(tmp_path / f"P{number}.png")
     at_work, go_on = threading.Event(), threading.Event()
     real = start_panel.open_folder
 
-    def slowly(folder, reader, progress):
+    def slowly(folder, annotator, progress):
         def waiting(done, total):
             progress(done, total)
             at_work.set()
             go_on.wait(20)
 
-        return real(folder, reader, waiting)
+        return real(folder, annotator, waiting)
 
     monkeypatch.setattr(start_panel, "open_folder", slowly)
     panel.open_folder(tmp_path)
     assert not panel.new_button.isEnabled()
     qtbot.waitUntil(at_work.is_set)
-    qtbot.waitUntil(lambda: panel.progress.text() == "Reading the pictures: 1 of 3")
+    qtbot.waitUntil(lambda: panel.progress.text() == "Reading the images: 1 of 3")
     panel.stop_button.click()
     go_on.set()
     qtbot.waitUntil(panel.new_button.isEnabled)
@@ -122,7 +122,7 @@ def test_reading_is_told_of_and_can_be_stopped(qtbot, panel, told, opened, tmp_p
     monkeypatch.setattr(start_panel, "open_folder", real)
     panel.open_folder(tmp_path)
     qtbot.waitUntil(lambda: bool(opened))
-    assert len(opened[0].state.pictures) == 3
+    assert len(opened[0].state.images) == 3
     assert is_study(opened[0].folder)
 
 
@@ -132,4 +132,4 @@ def test_what_was_stopped_says_so():
     watched.stop()
     with pytest.raises(CancelledError):
         watched(2, 9)
-    assert str(watched) == "Reading the pictures: 2 of 9"
+    assert str(watched) == "Reading the images: 2 of 9"

@@ -1,6 +1,6 @@
-"""Ten real pictures in the window that `lesionseg STUDY` opens, with the network that comes along.
+"""Ten real images in the window that `lesionseg STUDY` opens, with the network that comes along.
 
-Everything is done by mouse and keys, as a reader does it: worked on, closed, reopened.
+Everything is done by mouse and keys, as an annotator does it: worked on, closed, reopened.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from qtpy.QtWidgets import QApplication, QInputDialog
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.models.store import ModelRegistry
 from napari_lesionseg.plugin import app
-from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.widget import Workbench
-from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.state import Status
 
 LONG = 60_000
 LEFT, RIGHT = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton
@@ -27,7 +27,7 @@ PLAIN, CTRL = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ControlModifie
 
 
 class Hand:
-    """A reader's hand on the mouse and the keys of one window."""
+    """An annotator's hand on the mouse and the keys of one window."""
 
     def __init__(self, qtbot, viewer):
         self.qtbot, self.viewer = qtbot, viewer
@@ -44,7 +44,7 @@ class Hand:
         return self.bench.session.editor
 
     def wait(self, name=None):
-        """Wait until a picture is shown with its outline, saved, and the network has nothing to do."""
+        """Wait until an image is shown with its outline, saved, and the network has nothing to do."""
 
         def there() -> bool:
             session = self.session
@@ -60,13 +60,13 @@ class Hand:
         self.qtbot.waitUntil(lambda: self.session.unsaved == 0, timeout=LONG)
 
     def at(self, row, col) -> QPoint:
-        """Find the place on the canvas of a pixel of the picture."""
+        """Find the place on the canvas of a pixel of the image."""
         camera = self.viewer.scene.camera
         height, width = self.canvas.height(), self.canvas.width()
-        centre_row, centre_col = camera.center[-2:]
+        center_row, center_col = camera.center[-2:]
         return QPoint(
-            round(width / 2 + (col - centre_col) * camera.zoom),
-            round(height / 2 + (row - centre_row) * camera.zoom),
+            round(width / 2 + (col - center_col) * camera.zoom),
+            round(height / 2 + (row - center_row) * camera.zoom),
         )
 
     def click(self, row, col, button=LEFT):
@@ -103,16 +103,16 @@ class Hand:
             self.qtbot.waitUntil(lambda: self.editor is None or not self.editor.is_busy, timeout=LONG)
 
     def take(self, action, key):
-        """Take a tool by its key, unless it is still taken from the picture before."""
+        """Take a tool by its key, unless it is still taken from the image before."""
         if not self.bench.correct.buttons[action].isChecked():
             self.press(key)
         assert self.bench.correct.buttons[action].isChecked()
 
     def facts(self):
-        """Say what the study knows of every picture."""
+        """Say what the study knows of every image."""
         return [
             (state.name, state.status, state.note, None if state.outline is None else state.outline.revision)
-            for state in self.session.study.state.pictures.values()
+            for state in self.session.study.state.images.values()
         ]
 
 
@@ -120,7 +120,7 @@ class Hand:
 def nevi(real_data, tmp_path):
     found = sorted((real_data / "ph2-sample").rglob("*_Dermoscopic_Image/*.bmp"))[:10]
     if len(found) < 10:
-        pytest.skip(f"fewer than ten pictures of PH2 under {real_data}")
+        pytest.skip(f"fewer than ten images of PH2 under {real_data}")
     folder = tmp_path / "nevi"
     folder.mkdir()
     for path in found:
@@ -154,7 +154,7 @@ def lesionseg(qtbot, make_napari_viewer, monkeypatch):
     return run
 
 
-def test_ten_pictures_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, nevi):
+def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, nevi):
     hand = lesionseg(nevi)
     names = [state.name for state in hand.session.queue]
     assert len(names) == 10

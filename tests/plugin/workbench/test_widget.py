@@ -9,13 +9,10 @@ from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
 
 from napari_lesionseg.errors import ModelNotFoundError
-from napari_lesionseg.plugin.workbench.widget import autosave
-from napari_lesionseg.plugin.workbench.widget import start_panel
-from napari_lesionseg.plugin.workbench.widget import session
-from napari_lesionseg.plugin.workbench.widget import widget
+from napari_lesionseg.plugin.workbench import autosave, session, start_panel, widget
 from napari_lesionseg.plugin.workbench.widget import Workbench
-from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
 
@@ -42,7 +39,7 @@ def bench(qtbot, make_napari_viewer, network) -> Workbench:
     viewer = make_napari_viewer()
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
-    made.reader.setText("am")
+    made.annotator.setText("am")
     made.controls.min_area.setValue(0)
     qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=15000)
     return made
@@ -58,7 +55,7 @@ def open_bench(qtbot, bench, folder) -> Workbench:
 
 @pytest.fixture
 def answer(monkeypatch):
-    """What the reader says when asked whether to leave unsaved work, and what she was told."""
+    """What the annotator says when asked whether to leave unsaved work, and what she was told."""
     said = {"answer": QMessageBox.StandardButton.No, "asked": []}
 
     def warning(parent, title, text, *buttons):
@@ -95,7 +92,7 @@ def test_without_a_study_it_offers_ways_to_begin(bench):
     assert bench.close_study()
 
 
-def test_a_folder_is_opened_and_its_first_picture_outlined(qtbot, open_bench):
+def test_a_folder_is_opened_and_its_first_image_outlined(qtbot, open_bench):
     assert open_bench.title.text() == "nevi"
     assert open_bench.queue.model.rowCount() == 4
     saved(qtbot, open_bench)
@@ -105,17 +102,17 @@ def test_a_folder_is_opened_and_its_first_picture_outlined(qtbot, open_bench):
     assert not open_bench.start.open_button.isVisibleTo(open_bench)
 
 
-def test_approve_by_button_goes_to_the_next_picture(qtbot, open_bench):
+def test_approve_by_button_goes_to_the_next_image(qtbot, open_bench):
     first = open_bench.session.image_id
     open_bench.verdict.approve.click()
     shown(qtbot, open_bench, "P2")
     saved(qtbot, open_bench)
-    assert open_bench.session.study.state.pictures[first].status is Status.APPROVED
+    assert open_bench.session.study.state.images[first].status is Status.APPROVED
     open_bench.verdict.back.click()
     shown(qtbot, open_bench, "P1")
 
 
-def test_a_click_in_the_table_opens_a_picture(qtbot, open_bench):
+def test_a_click_in_the_table_opens_a_image(qtbot, open_bench):
     table = open_bench.queue.table
     place = table.visualRect(open_bench.queue.model.index(2, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(place.x(), place.y()))
@@ -147,12 +144,12 @@ def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
     def load(choice):
         raise ModelNotFoundError("there is none")
 
-    monkeypatch.setattr(widget.segmentation, "load", load)
+    monkeypatch.setattr(widget.task, "load", load)
     bench._load_model()
     qtbot.waitUntil(lambda: told == ["there is none"])
 
 
-def test_the_sample_pictures_open(qtbot, bench):
+def test_the_sample_images_open(qtbot, bench):
     bench.start.samples_button.click()
     shown(qtbot, bench)
     assert bench.queue.model.rowCount() == 6

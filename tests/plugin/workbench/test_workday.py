@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from napari.components import ViewerModel
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench.widget import session as session_module
+from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import Approved
 from napari_lesionseg.study.study import Study
@@ -36,7 +36,7 @@ NUMBERS = st.integers(0, 2)
 
 
 def random_image(number: int) -> np.ndarray:
-    """Draw a bright picture with a dark spot, of which the fake network is sure."""
+    """Draw a bright image with a dark spot, of which the fake network is sure."""
     image = np.full((*SHAPE, 3), 230, np.uint8)
     image[SPOT > 0] = 40
     image[0, number] = 200
@@ -44,9 +44,9 @@ def random_image(number: int) -> np.ndarray:
 
 
 class Workday(RuleBasedStateMachine):
-    """A reader at work; what she saw last of each picture is what she finds again.
+    """An annotator at work; what she saw last of each image is what she finds again.
 
-    Nothing is saved by itself here but what a picture that is left had, so it is known what a kill leaves.
+    Nothing is saved by itself here but what an image that is left had, so it is known what a kill leaves.
     """
 
     qtbot = network = None
@@ -60,7 +60,7 @@ class Workday(RuleBasedStateMachine):
     def begin(self) -> None:
         images = {f"P{number}": random_image(number) for number in range(3)}
         study = Study.create(self.folder / "study", "am", images=images)
-        self.ids = list(study.state.pictures)
+        self.ids = list(study.state.images)
         self.by_hand: dict[str, np.ndarray] = {}
         self.saved: dict[str, np.ndarray] = {}
         self.hidden: dict[str, np.ndarray | None] = {}
@@ -88,7 +88,9 @@ class Workday(RuleBasedStateMachine):
         """Let everything finish that was begun."""
         session = self.session
         self.qtbot.waitUntil(
-            lambda: session.editor is not None and not session.editor.is_busy and not session.outbox.pending,
+            lambda: (
+                session.editor is not None and not session.editor.is_busy and not session.save_queue.pending
+            ),
             timeout=20_000,
         )
 
@@ -98,7 +100,7 @@ class Workday(RuleBasedStateMachine):
         self.future, self.moved = [], False
 
     def expected(self, name: str) -> np.ndarray:
-        """Say what is to be seen of a picture: the reader's outline, else what the network says."""
+        """Say what is to be seen of an image: the annotator's outline, else what the network says."""
         drawn = SPOT if self.threshold < 0.8 else NOTHING
         return self.by_hand.get(name, drawn)
 
@@ -110,7 +112,7 @@ class Workday(RuleBasedStateMachine):
         self.changed(self.editor.mask)
 
     def changed(self, mask: np.ndarray) -> None:
-        """Note what is to be seen of the picture on the screen from now on."""
+        """Note what is to be seen of the image on the screen from now on."""
         self.by_hand[self.here] = mask
         self.hidden.pop(self.here, None)
 
@@ -178,7 +180,7 @@ class Workday(RuleBasedStateMachine):
     def go_to(self, number) -> None:
         if self.ids[number] != self.here:
             self.leave()
-            self.session.open_picture(self.ids[number])
+            self.session.open_image(self.ids[number])
             self.qtbot.waitUntil(lambda: self.here == self.ids[number], timeout=20_000)
             self.arrive()
 
@@ -221,7 +223,7 @@ class Workday(RuleBasedStateMachine):
         return True
 
     def on(self, verdict) -> None:
-        """Say something of the picture, which leads to the next one if there is one."""
+        """Say something of the image, which leads to the next one if there is one."""
         self.leave()
         name = self.here
         verdict()
@@ -251,7 +253,7 @@ class Workday(RuleBasedStateMachine):
     @precondition(lambda self: self.session is not None)
     @rule()
     def kill(self) -> None:
-        """What was saved is there; what was in hand, of this picture alone, may be lost."""
+        """What was saved is there; what was in hand, of this image alone, may be lost."""
         self.session.abandon()
         self.by_hand = dict(self.saved)
         self.open(Study.open(self.folder / "study", "am"))

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from napari_lesionseg.datasets.formats import coco
-from napari_lesionseg.datasets.formats import coco_panoptic
-from napari_lesionseg.datasets.formats import dicom
-from napari_lesionseg.datasets.formats import folder
-from napari_lesionseg.datasets.formats import imagefolder
-from napari_lesionseg.datasets.formats import isic
-from napari_lesionseg.datasets.formats import nnunet
-from napari_lesionseg.datasets.formats import ph2
+from napari_lesionseg.datasets.formats import (
+    coco,
+    coco_panoptic,
+    dicom,
+    folder,
+    imagefolder,
+    isic,
+    nnunet,
+    ph2,
+)
 from napari_lesionseg.datasets.formats.base import DatasetInfo, ExportConfig, Format
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME, read_manifest
 from napari_lesionseg.errors import DatasetError
 
-__all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognise"]
+__all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognize"]
 
 FORMATS: Mapping[str, Format] = {
     module.FORMAT.name: module.FORMAT
@@ -50,7 +52,7 @@ def get_format(name: str) -> Format:
         raise DatasetError(f"There is no format {name!r}; choose one of {', '.join(FORMATS)}.") from None
 
 
-def recognise(folder: Path) -> Format | None:
+def recognize(folder: Path) -> Format | None:
     """Find out which convention a folder follows.
 
     Parameters
@@ -61,11 +63,11 @@ def recognise(folder: Path) -> Format | None:
     Returns
     -------
     Format or None
-        What its manifest says, else the first convention that can be read and recognises it.
+        What its manifest says, else the first convention that can be read and recognizes it.
     """
     if (folder / MANIFEST_NAME).is_file():
         try:
             return FORMATS.get(read_manifest(folder).format)
         except DatasetError:
-            pass  # a damaged list does not make the pictures unreadable
-    return next((found for found in FORMATS.values() if found.recognises and found.recognises(folder)), None)
+            pass  # a damaged list does not make the images unreadable
+    return next((found for found in FORMATS.values() if found.recognizes and found.recognizes(folder)), None)

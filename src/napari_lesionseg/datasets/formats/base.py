@@ -1,4 +1,4 @@
-"""What every data set convention shares: its small interface, and how pictures and facts are written."""
+"""What every data set convention shares: its small interface, and how images and facts are written."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pydantic import Field
 
 from napari_lesionseg.config import Settings
 from napari_lesionseg.datasets.cleaning import clean_jpeg
-from napari_lesionseg.io.archives import write_table
-from napari_lesionseg.io.images import read_picture, write_mask, write_picture
 from napari_lesionseg.datasets.records import Dataset, InstanceImage, Pixels, Record
 from napari_lesionseg.datasets.splits import DEFAULT_SHARES, Part
-from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.errors import DatasetError, ImageError
+from napari_lesionseg.io.archives import write_table
+from napari_lesionseg.io.images import read_image, write_image, write_mask
 from napari_lesionseg.types import ByteImage, LabelImage
 
 SHARED_FACTS = (
@@ -49,7 +49,7 @@ SHARED_FACTS = (
     "streaks",
     "regression_areas",
     "blue_whitish_veil",
-    "colours",
+    "colors",
 )
 """Columns that may leave the house; all others (names, dates, free text) stay behind."""
 
@@ -58,29 +58,31 @@ class ExportConfig(Settings):
     """How a data set is written."""
 
     unapproved: Literal["skip", "refuse", "include"] = Field(
-        "skip", title="Unapproved pictures", description="What to do with outlines that no reader has signed."
+        "skip",
+        title="Unapproved images",
+        description="What to do with outlines that no annotator has signed.",
     )
     duplicates: Literal["together", "skip", "refuse"] = Field(
         "together",
-        title="Copies of a picture",
+        title="Copies of an image",
         description="Keep them in the same part, keep the first only, or stop.",
     )
     shares: dict[Part, float] = Field(
         dict(DEFAULT_SHARES), title="Parts", description="Shares of train, val and test."
     )
     seed: int = Field(0, title="Seed", description="Another seed deals the patients out differently.")
-    pseudonymise: Literal["patients", "all", "nothing"] = Field(
+    pseudonymize: Literal["patients", "all", "nothing"] = Field(
         "patients",
         title="New names",
-        description="Who gets running numbers in random order: patients, lesions and pictures whose names "
-        "hold the patient's or do not fit the format; all pictures and readers as well; or nobody.",
+        description="Who gets running numbers in random order: patients, lesions and images whose names "
+        "hold the patient's or do not fit the format; all images and annotators as well; or nobody.",
     )
     keep_parts: bool = Field(
-        True, title="Keep parts", description="Leave pictures in the parts they already have."
+        True, title="Keep parts", description="Leave images in the parts they already have."
     )
-    pictures: Literal["lossless", "jpg"] = Field(
+    images: Literal["lossless", "jpg"] = Field(
         "lossless",
-        title="Pictures",
+        title="Images",
         description="Keep every pixel (JPEG stays JPEG), or write JPEG throughout.",
     )
     single_region: bool = Field(
@@ -106,12 +108,12 @@ class DatasetInfo(Settings):
     """What the datasheet says of a data set that no program can find out."""
 
     title: str = Field("Skin lesion outlines", title="Title")
-    description: str = Field("Pictures of skin lesions with outlines.", title="Description")
-    licence: str = Field("", title="Licence", description="Name or address, such as CC-BY-4.0.")
+    description: str = Field("Images of skin lesions with outlines.", title="Description")
+    license: str = Field("", title="License", description="Name or address, such as CC-BY-4.0.")
     creators: tuple[str, ...] = Field((), title="Creators", description="People or institutions.")
     cameras: str = Field("", title="Cameras", description="Which cameras and dermatoscopes.")
-    collected: str = Field("", title="Collected", description="When and where the pictures were taken.")
-    readers: str = Field("", title="Readers", description="Who outlined, and how experienced they are.")
+    collected: str = Field("", title="Collected", description="When and where the images were taken.")
+    annotators: str = Field("", title="Annotators", description="Who outlined, and how experienced they are.")
     known_gaps: str = Field("", title="Known gaps", description="What is missing, such as skin tones.")
     citation: str = Field("", title="Citation")
     contact: str = Field("", title="Contact")
@@ -122,7 +124,7 @@ class Placed:
     """Where a record went; paths are relative to the data set, with ``/``; "" where there is no such file."""
 
     name: str
-    picture: str
+    image: str
     mask: str
 
 
@@ -179,7 +181,7 @@ class Format:
         What the command line calls it.
     title : str
         What the window calls it.
-    recognises : callable, optional
+    recognizes : callable, optional
         Tells whether a folder looks like it.
     read : callable, optional
         Lists a folder's entries; raises DatasetError when there are none.
@@ -190,23 +192,23 @@ class Format:
     names : str, optional
         Regular expression of the names that the convention's tools ask for; others are replaced.
     origin : str
-        What pictures must have come as (`Record.origin`), "" for anything.
+        What images must have come as (`Record.origin`), "" for anything.
     """
 
     name: str
     title: str
-    recognises: Callable[[Path], bool] | None = None
+    recognizes: Callable[[Path], bool] | None = None
     read: Callable[[Path], Dataset] | None = None
     write: Callable[[Plan], Iterator[Placed]] | None = None
-    pseudonym: str = "picture_{:05d}"
+    pseudonym: str = "image_{:05d}"
     names: str | None = None
     origin: str = ""
 
 
-def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:
-    """Write a picture without metadata.
+def put_image(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:
+    """Write an image without metadata.
 
-    A JPEG stays a JPEG, freed of everything but its pixels and read back to make sure; all other pictures are
+    A JPEG stays a JPEG, freed of everything but its pixels and read back to make sure; all other images are
     encoded anew, as PNG.
 
     Parameters
@@ -214,7 +216,7 @@ def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png
     plan : Plan
         Decides whether everything becomes a JPEG.
     record : Record
-        Whose picture it is.
+        Whose image it is.
     image : ndarray
         (H, W, 3) uint8.
     path : Path
@@ -229,30 +231,30 @@ def put_picture(plan: Plan, record: Record, image: ByteImage, path: Path, *, png
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     jpeg = path.with_name(f"{path.name}.jpg")
-    if not png and (_put_clean_jpeg(record, image, jpeg) or plan.config.pictures == "jpg"):
+    if not png and (_put_clean_jpeg(record, image, jpeg) or plan.config.images == "jpg"):
         if not jpeg.exists():
-            write_picture(jpeg, image, durable=False)
+            write_image(jpeg, image, durable=False)
         return jpeg.relative_to(plan.folder).as_posix()
     target = path.with_name(f"{path.name}.png")
-    write_picture(target, image, durable=False)
+    write_image(target, image, durable=False)
     return target.relative_to(plan.folder).as_posix()
 
 
 def _put_clean_jpeg(record: Record, image: ByteImage, path: Path) -> bool:
     """Write the record's own JPEG without its metadata; tell whether that gave the same pixels."""
-    if not isinstance(record.picture, Path):
+    if not isinstance(record.image, Path):
         return False
     try:
-        cleaned = clean_jpeg(record.picture.read_bytes())
+        cleaned = clean_jpeg(record.image.read_bytes())
     except OSError as error:
-        raise DatasetError(f"{record.picture} cannot be read: {error.strerror}.") from error
+        raise DatasetError(f"{record.image} cannot be read: {error.strerror}.") from error
     if cleaned is None:
         return False
     path.write_bytes(cleaned)
     try:
-        if np.array_equal(read_picture(path), image):
+        if np.array_equal(read_image(path), image):
             return True
-    except PictureError:
+    except ImageError:
         pass
     path.unlink()
     return False

@@ -1,4 +1,4 @@
-"""COCO: one JSON file a part with pictures, categories and objects; masks as run lengths or polygons.
+"""COCO: one JSON file a part with images, categories and objects; masks as run lengths or polygons.
 
 T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https://cocodataset.org/#format-data.
 """
@@ -18,8 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import ndimage
 
-from napari_lesionseg.io.archives import contained, read_json, walk
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_picture
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_image
 from napari_lesionseg.datasets.formats.coco_masks import (
     decode_runs,
     draw_polygons,
@@ -29,16 +28,17 @@ from napari_lesionseg.datasets.formats.coco_masks import (
     unpack_runs,
 )
 from napari_lesionseg.datasets.formats.listing import (
-    GLANCE,
+    MAX_FILES_SCANNED,
     name_key,
     natural_order,
     part_of,
     read_provenance,
     with_facts,
 )
-from napari_lesionseg.io.images import MAX_CLASS_INDEX
 from napari_lesionseg.datasets.records import Dataset, InstanceImage, Pixels, Problem, Provenance, Record
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import contained, read_json, walk
+from napari_lesionseg.io.images import MAX_CLASS_INDEX
 from napari_lesionseg.types import LabelImage
 
 MAX_SIDE = 100_000
@@ -66,7 +66,7 @@ class Runs(_Lenient):
     counts: str | list[int]
 
 
-class Picture(_Lenient):
+class Image(_Lenient):
     """An entry of ``images``; `facts` is our own, for what COCO has no place for."""
 
     id: int
@@ -92,9 +92,9 @@ class Annotation(_Lenient):
     segmentation: Runs | Annotated[list[list[float]], Field(min_length=1)]
 
 
-def recognises(folder: Path) -> bool:
+def recognizes(folder: Path) -> bool:
     """Tell whether a folder holds a COCO file that lists objects."""
-    return any(lists_objects(path) for path in islice(walk(folder), GLANCE))
+    return any(lists_objects(path) for path in islice(walk(folder), MAX_FILES_SCANNED))
 
 
 def lists_objects(path: Path) -> bool:
@@ -112,12 +112,12 @@ def lists_objects(path: Path) -> bool:
 
 
 def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
-    """List the pictures of all COCO files below a folder.
+    """List the images of all COCO files below a folder.
 
     Parameters
     ----------
     folder : Path
-        Holds ``annotations/instances_*.json``, ``_annotations.coco.json`` or the like, and the pictures.
+        Holds ``annotations/instances_*.json``, ``_annotations.coco.json`` or the like, and the images.
     files : sequence of Path
         Read these alone.
 
@@ -125,7 +125,7 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     -------
     Dataset
         Categories are numbered from 1 in the order of their ids. Objects are numbered from 1 in the order
-        of their ids; where two overlap, the later one is on top. A picture without objects has no lesion.
+        of their ids; where two overlap, the later one is on top. An image without objects has no lesion.
 
     Raises
     ------
@@ -192,28 +192,28 @@ def _records(
     categories: Mapping[int, str],
     problems: list[Problem],
 ) -> Iterator[Record]:
-    """Yield the sound pictures of one file."""
+    """Yield the sound images of one file."""
     objects: dict[int, list[Annotation]] = {}
     for annotation in _parse(Annotation, content["annotations"], problems, source.path):
         objects.setdefault(annotation.image_id, []).append(annotation)
     broken = _numbers_of_broken(content["annotations"], objects)
     seen = set[int]()
-    for picture in _parse(Picture, content["images"], problems, source.path):
+    for image in _parse(Image, content["images"], problems, source.path):
         try:
-            if picture.id in seen:
-                raise DatasetError(f"Two pictures have the number {picture.id}.")
-            seen.add(picture.id)
-            if picture.id in broken:
+            if image.id in seen:
+                raise DatasetError(f"Two images have the number {image.id}.")
+            seen.add(image.id)
+            if image.id in broken:
                 raise DatasetError("One of its objects is broken or a box alone.")
-            yield _record(picture, objects.get(picture.id, []), source, categories)
+            yield _record(image, objects.get(image.id, []), source, categories)
         except DatasetError as error:
-            problems.append(Problem(picture.file_name, str(error)))
+            problems.append(Problem(image.file_name, str(error)))
     lost = sorted(objects.keys() - seen)
-    problems += [Problem(source.path.name, f"There is no picture {key} for some objects.") for key in lost]
+    problems += [Problem(source.path.name, f"There is no image {key} for some objects.") for key in lost]
 
 
 def _numbers_of_broken(entries: Sequence[Any], objects: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Return the pictures of which more objects are listed than could be read."""
+    """Return the images of which more objects are listed than could be read."""
     listed = Counter(
         entry["image_id"]
         for entry in entries
@@ -223,22 +223,22 @@ def _numbers_of_broken(entries: Sequence[Any], objects: Mapping[int, Sequence[An
 
 
 def _record(
-    picture: Picture, objects: Sequence[Annotation], source: _File, categories: Mapping[int, str]
+    image: Image, objects: Sequence[Annotation], source: _File, categories: Mapping[int, str]
 ) -> Record:
     numbers = {category: index for index, category in enumerate(categories, 1)}
-    _check(picture, objects, numbers)
-    mask = _Mask(picture, tuple(sorted(objects, key=lambda annotation: annotation.id)), numbers)
-    name = name_key(picture.file_name.replace("\\", "/"))
+    _check(image, objects, numbers)
+    mask = _Mask(image, tuple(sorted(objects, key=lambda annotation: annotation.id)), numbers)
+    name = name_key(image.file_name.replace("\\", "/"))
     record = Record(
-        Path(picture.file_name.replace("\\", "/")).stem,
-        source.picture(picture.file_name),
+        Path(image.file_name.replace("\\", "/")).stem,
+        source.image(image.file_name),
         mask.labels,
         instances=mask.instances,
         classes=("background", *categories.values()),
         provenance=source.provenance.get(name, Provenance(status="approved" if objects else "no lesion")),
         part=part_of(source.path.with_suffix("") / "x", source.root),
     )
-    return with_facts(record, picture.facts, ())
+    return with_facts(record, image.facts, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +249,8 @@ class _File:
     root: Path
     provenance: Mapping[str, Provenance]
 
-    def picture(self, name: str) -> Path:
-        """Find a picture beside the file, in the root, in ``images``, or in the part's folder below them."""
+    def image(self, name: str) -> Path:
+        """Find an image beside the file, in the root, in ``images``, or in the part's folder below them."""
         part = self.path.stem.removeprefix("instances_").removeprefix("instances")
         for place in ("", "images", part, f"images/{part}"):
             file = contained(self.root / place, name)
@@ -259,28 +259,28 @@ class _File:
         file = contained(self.path.parent, name)
         if file.is_file():
             return file
-        raise DatasetError(f"The picture {name[:200]!r} is not there.")
+        raise DatasetError(f"The image {name[:200]!r} is not there.")
 
 
-def _check(picture: Picture, objects: Sequence[Annotation], numbers: Mapping[int, int]) -> None:
+def _check(image: Image, objects: Sequence[Annotation], numbers: Mapping[int, int]) -> None:
     """Refuse what cannot be drawn, before any memory is taken."""
-    if picture.width * picture.height > _PIXELS:
-        raise DatasetError(f"{picture.width} x {picture.height} pixels are more than any camera's.")
-    if len(objects) * max(picture.width * picture.height, _LEAST_WORK) > _MOST_WORK:
-        raise DatasetError(f"{len(objects)} objects in a picture of this size are too many.")
+    if image.width * image.height > _PIXELS:
+        raise DatasetError(f"{image.width} x {image.height} pixels are more than any camera's.")
+    if len(objects) * max(image.width * image.height, _LEAST_WORK) > _MOST_WORK:
+        raise DatasetError(f"{len(objects)} objects in an image of this size are too many.")
     for annotation in objects:
         mask = annotation.segmentation
         if annotation.category_id not in numbers:
             raise DatasetError(f"An object has the unknown category {annotation.category_id}.")
-        if isinstance(mask, Runs) and mask.size != (picture.height, picture.width):
-            raise DatasetError("A mask has another size than its picture.")
+        if isinstance(mask, Runs) and mask.size != (image.height, image.width):
+            raise DatasetError("A mask has another size than its image.")
 
 
 class _Mask:
-    """The objects of one picture, drawn when they are asked for."""
+    """The objects of one image, drawn when they are asked for."""
 
-    def __init__(self, picture: Picture, objects: tuple[Annotation, ...], numbers: Mapping[int, int]) -> None:
-        self._size = (picture.height, picture.width)
+    def __init__(self, image: Image, objects: tuple[Annotation, ...], numbers: Mapping[int, int]) -> None:
+        self._size = (image.height, image.width)
         self._objects = objects
         self._numbers = numbers
 
@@ -323,31 +323,31 @@ def write(plan: Plan) -> Iterator[Placed]:
     """
     number = 0
     for part, records in plan.parts().items():
-        pictures: list[dict[str, Any]] = []
+        images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         file = f"annotations/instances_{part}.json"
         for record in records:
             pixels = plan.load(record)
-            placed = put_picture(plan, record, pixels.image, plan.folder / "images" / part / record.name)
+            placed = put_image(plan, record, pixels.image, plan.folder / "images" / part / record.name)
             number += 1
-            pictures.append(picture_entry(number, placed, record, pixels.labels.shape))
+            images.append(image_entry(number, placed, record, pixels.labels.shape))
             for mask, category in objects_of(pixels, split=plan.config.split_parts):
                 annotations.append(_annotation(mask, category, number, polygons=plan.config.polygons))
             yield Placed(record.name, placed, file)
         for index, annotation in enumerate(annotations, 1):
             annotation["id"] = index
-        put_json(plan.folder / file, file_head(plan) | {"images": pictures, "annotations": annotations})
+        put_json(plan.folder / file, file_head(plan) | {"images": images, "annotations": annotations})
 
 
 def file_head(plan: Plan) -> dict[str, Any]:
-    """Return the entries of a COCO file that do not depend on the pictures."""
+    """Return the entries of a COCO file that do not depend on the images."""
     return {
         "info": {
             "description": plan.info.title,
             "version": "1.0",
             "contributor": ", ".join(plan.info.creators),
         },
-        "licenses": [{"id": 1, "name": plan.info.licence or "not stated", "url": ""}],
+        "licenses": [{"id": 1, "name": plan.info.license or "not stated", "url": ""}],
         "categories": [
             {"id": index, "name": name, "supercategory": "skin"}
             for index, name in enumerate(plan.classes)
@@ -356,7 +356,7 @@ def file_head(plan: Plan) -> dict[str, Any]:
     }
 
 
-def picture_entry(number: int, placed: str, record: Record, shape: tuple[int, ...]) -> dict[str, Any]:
+def image_entry(number: int, placed: str, record: Record, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return an entry of ``images``; `placed` is its path, of which COCO wants the name alone."""
     facts = {key: value for key, value in facts_of(record).items() if value and key != "name"}
     return {
@@ -396,11 +396,11 @@ def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int
             yield loose.astype(np.uint8), category
 
 
-def _annotation(mask: LabelImage, category: int, picture: int, *, polygons: bool) -> dict[str, Any]:
+def _annotation(mask: LabelImage, category: int, image: int, *, polygons: bool) -> dict[str, Any]:
     """Return an entry of ``annotations`` but for its id."""
     runs = {"size": list(mask.shape), "counts": pack_runs(encode_runs(mask))}
     shape = {"segmentation": trace_polygons(mask) if polygons else runs}
-    return {"image_id": picture} | segment_entry(0, mask, category) | shape
+    return {"image_id": image} | segment_entry(0, mask, category) | shape
 
 
 def segment_entry(number: int, mask: LabelImage, category: int) -> dict[str, Any]:
@@ -437,4 +437,4 @@ def put_json(path: Path, content: Any) -> None:
     path.write_bytes((json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
-FORMAT = Format("coco", "COCO", recognises, read, write)
+FORMAT = Format("coco", "COCO", recognizes, read, write)

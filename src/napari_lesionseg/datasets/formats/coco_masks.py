@@ -3,8 +3,8 @@
 Runs go down the columns, background first. The polygon that is written runs along the edges of the pixels,
 so that pycocotools, and `draw_polygons`, which draws as it does, give back exactly the mask it came from.
 
-The rules are those of ``maskApi.c`` in https://github.com/cocodataset/cocoapi; this reader checks what it
-is given, since files come from anywhere, and never writes beyond the picture.
+The rules are those of ``maskApi.c`` in https://github.com/cocodataset/cocoapi; this annotator checks what it
+is given, since files come from anywhere, and never writes beyond the image.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def decode_runs(runs: Sequence[int], height: int, width: int) -> LabelImage:
     runs : sequence of int
         As `encode_runs` gives them.
     height, width : int
-        Of the picture.
+        Of the image.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def decode_runs(runs: Sequence[int], height: int, width: int) -> LabelImage:
     Raises
     ------
     DatasetError
-        When the lengths are negative or do not fill the picture.
+        When the lengths are negative or do not fill the image.
     """
     if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != height * width:
         raise DatasetError(f"The run lengths of a mask do not fill its {width} x {height} pixels.")
@@ -133,9 +133,9 @@ def draw_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
     Parameters
     ----------
     polygons : sequence of sequences of float
-        Each ``x0, y0, x1, y1, ...`` with at least three points; (0, 0) is the picture's corner.
+        Each ``x0, y0, x1, y1, ...`` with at least three points; (0, 0) is the image's corner.
     height, width : int
-        Of the picture.
+        Of the image.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def _points(polygon: Sequence[float]) -> NDArray[np.int64]:
         raise DatasetError("A polygon needs at least three points of two numbers.")
     corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     if not (np.abs(corners) < _FAR).all():  # false for NaN as well
-        raise DatasetError("A polygon lies far outside its picture.")
+        raise DatasetError("A polygon lies far outside its image.")
     fine = np.trunc(_SCALE * corners + 0.5).astype(np.int64)
     return np.concatenate([fine, fine[:1]])
 

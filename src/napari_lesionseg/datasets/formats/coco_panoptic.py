@@ -1,4 +1,4 @@
-"""COCO panoptic: every pixel belongs to one numbered segment, written as the colours of a PNG.
+"""COCO panoptic: every pixel belongs to one numbered segment, written as the colors of a PNG.
 
 A segment's number is R + 256 G + 65536 B, 0 is what nobody outlined; https://cocodataset.org/#format-data.
 """
@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_picture
-from napari_lesionseg.datasets.formats.coco import file_head, objects_of, picture_entry, put_json, segment_entry
-from napari_lesionseg.io.images import write_picture
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_image
+from napari_lesionseg.datasets.formats.coco import (
+    file_head,
+    image_entry,
+    objects_of,
+    put_json,
+    segment_entry,
+)
 from napari_lesionseg.datasets.records import Pixels
+from napari_lesionseg.io.images import write_image
 from napari_lesionseg.types import ByteImage
 
 
@@ -36,22 +42,22 @@ def write(plan: Plan) -> Iterator[Placed]:
     for part, records in plan.parts().items():
         folder = plan.folder / "annotations" / f"panoptic_{part}"
         folder.mkdir(parents=True)
-        pictures, annotations = [], []
+        images, annotations = [], []
         for record in records:
             pixels = plan.load(record)
-            placed = put_picture(plan, record, pixels.image, plan.folder / "images" / part / record.name)
+            placed = put_image(plan, record, pixels.image, plan.folder / "images" / part / record.name)
             number += 1
-            pictures.append(picture_entry(number, placed, record, pixels.labels.shape))
-            colours, segments = segments_of(pixels, split=plan.config.split_parts)
+            images.append(image_entry(number, placed, record, pixels.labels.shape))
+            colors, segments = segments_of(pixels, split=plan.config.split_parts)
             mask = folder / f"{record.name}.png"
-            write_picture(mask, colours, durable=False)
+            write_image(mask, colors, durable=False)
             annotations.append({"image_id": number, "file_name": mask.name, "segments_info": segments})
             yield Placed(record.name, placed, mask.relative_to(plan.folder).as_posix())
-        put_json(folder.with_suffix(".json"), head | {"images": pictures, "annotations": annotations})
+        put_json(folder.with_suffix(".json"), head | {"images": images, "annotations": annotations})
 
 
 def segments_of(pixels: Pixels, *, split: bool) -> tuple[ByteImage, list[dict[str, Any]]]:
-    """Give the objects of one picture their numbers.
+    """Give the objects of one image their numbers.
 
     Parameters
     ----------
@@ -62,8 +68,8 @@ def segments_of(pixels: Pixels, *, split: bool) -> tuple[ByteImage, list[dict[st
 
     Returns
     -------
-    colours : ndarray
-        (H, W, 3) uint8, the numbers as colours.
+    colors : ndarray
+        (H, W, 3) uint8, the numbers as colors.
     segments : list of dict
         COCO's ``segments_info``.
     """

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from napari_lesionseg.io.archives import walk
 from napari_lesionseg.datasets.formats.base import Format, Placed, Plan
 from napari_lesionseg.datasets.formats.dicom_files import (
     Header,
@@ -27,7 +26,7 @@ from napari_lesionseg.datasets.formats.dicom_files import (
     read_segments,
     segmentation,
 )
-from napari_lesionseg.datasets.formats.listing import glance, natural_order, read_provenance
+from napari_lesionseg.datasets.formats.listing import any_file_matches, natural_order, read_provenance
 from napari_lesionseg.datasets.records import (
     LESION_CLASSES,
     NOT_OUTLINED,
@@ -37,16 +36,17 @@ from napari_lesionseg.datasets.records import (
     Provenance,
     Record,
 )
-from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.errors import DatasetError, ImageError
+from napari_lesionseg.io.archives import walk
 from napari_lesionseg.types import LabelImage
 
 SUFFIXES = (".dcm", ".dicom")
 """Endings of DICOM files; those without any, or with a number, are known by their first bytes."""
 
 
-def recognises(folder: Path) -> bool:
+def recognizes(folder: Path) -> bool:
     """Tell whether a folder holds DICOM files."""
-    return glance(folder, _is_dicom)
+    return any_file_matches(folder, _is_dicom)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -96,7 +96,7 @@ def read(folder: Path) -> Dataset:
             continue
         try:
             header = read_header(path)
-        except PictureError as error:
+        except ImageError as error:
             problems.append(Problem(path.name, str(error)))
             continue
         if header.photograph:
@@ -158,12 +158,12 @@ def _instances(path: Path, classes: tuple[str, ...]) -> InstanceImage:
 
 
 def with_originals(records: Iterable[Record], folder: Path) -> list[Record]:
-    """Tell records which DICOM files their pictures came from, by their names.
+    """Tell records which DICOM files their images came from, by their names.
 
     Parameters
     ----------
     records : iterable of Record
-        Such as those of a study whose pictures were imported from DICOM.
+        Such as those of a study whose images were imported from DICOM.
     folder : Path
         The DICOM files.
 
@@ -222,4 +222,4 @@ def write(plan: Plan) -> Iterator[Placed]:
         yield Placed(record.name, target.relative_to(plan.folder).as_posix(), mask)
 
 
-FORMAT = Format("dicom", "DICOM SEG", recognises, read, write, origin="DICOM")
+FORMAT = Format("dicom", "DICOM SEG", recognizes, read, write, origin="DICOM")

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.datasets.formats.coco import objects_of
-from napari_lesionseg.io.images import to_byte_image
 from napari_lesionseg.datasets.records import InstanceImage, Pixels, Provenance, Record
-from napari_lesionseg.errors import DatasetError, PictureError
+from napari_lesionseg.errors import DatasetError, ImageError
+from napari_lesionseg.io.decoding import MAX_PIXELS
+from napari_lesionseg.io.images import to_byte_image
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def read_header(path: Path) -> Header:
 
     Raises
     ------
-    PictureError
+    ImageError
         When it is damaged, or neither photograph nor segmentation.
     DatasetError
         When the package pydicom is missing.
@@ -149,7 +149,7 @@ def read_spacing(path: Path) -> tuple[float, float] | None:
 
     Raises
     ------
-    PictureError
+    ImageError
         When the file is damaged, or no photograph.
     DatasetError
         When the package pydicom is missing.
@@ -176,7 +176,7 @@ def read_photograph(path: Path) -> ByteImage:
 
     Raises
     ------
-    PictureError
+    ImageError
         When it is damaged, too large, or something else.
     DatasetError
         When the package pydicom is missing.
@@ -209,7 +209,7 @@ def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, Ins
 
     Raises
     ------
-    PictureError
+    ImageError
         When it is damaged.
     DatasetError
         When the package pydicom is missing.
@@ -238,9 +238,9 @@ def _segment_number(groups: pydicom.Dataset, dataset: pydicom.Dataset) -> int:
 def _check_photograph(dataset: pydicom.Dataset) -> None:
     """Refuse what is not a photograph of one frame."""
     if dataset.SOPClassUID not in PHOTOGRAPHS:
-        raise PictureError("is not a photograph")
+        raise ImageError("is not a photograph")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise PictureError("holds several frames, and photographs of one frame are read")
+        raise ImageError("holds several frames, and photographs of one frame are read")
     _check_size(dataset)
 
 
@@ -248,24 +248,24 @@ def _check_size(dataset: pydicom.Dataset) -> None:
     """Refuse what does not fit into memory, before any is taken."""
     frames = int(dataset.get("NumberOfFrames") or 1)
     if not 0 < int(dataset.Rows) * int(dataset.Columns) * frames <= MAX_PIXELS:
-        raise PictureError(f"has {dataset.Columns} x {dataset.Rows} pixels, more than are read")
+        raise ImageError(f"has {dataset.Columns} x {dataset.Rows} pixels, more than are read")
 
 
 def _read(path: Path, **options: Any) -> pydicom.Dataset:
     """Read a file that may be a bomb; inside `_guarded` only."""
     dicom = _pydicom()
     if path.stat().st_size > MAX_BYTES:
-        raise PictureError(f"is larger than {MAX_BYTES // 1024**2} MB")
+        raise ImageError(f"is larger than {MAX_BYTES // 1024**2} MB")
     meta = dicom.filereader.read_file_meta_info(path)
     if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
-        raise PictureError("is deflated as a whole, which is not read")
+        raise ImageError("is deflated as a whole, which is not read")
     dataset: pydicom.Dataset = dicom.dcmread(path, **options)
     return dataset
 
 
 @contextlib.contextmanager
 def _guarded(path: Path) -> Iterator[None]:
-    """Turn whatever pydicom raises into a PictureError; elements are decoded only when they are asked for.
+    """Turn whatever pydicom raises into a ImageError; elements are decoded only when they are asked for.
 
     What pydicom itself says is dropped, its warnings and log included: it quotes names of patients.
     """
@@ -273,10 +273,10 @@ def _guarded(path: Path) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except PictureError as error:
-        raise PictureError(f"{path}: {error}") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     except (own.InvalidDicomError, own.BytesLengthException, *_DAMAGED) as error:
-        raise PictureError(f"{path}: is damaged, or of a kind that is not read") from error
+        raise ImageError(f"{path}: is damaged, or of a kind that is not read") from error
 
 
 @contextlib.contextmanager
@@ -318,7 +318,7 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
     image : ndarray
         (H, W, 3) uint8, its pixels.
     salt : str
-        Secret of one export: pictures of one study stay together, and nobody can work out the old
+        Secret of one export: images of one study stay together, and nobody can work out the old
         identifiers.
 
     Returns
@@ -330,7 +330,7 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
     ------
     DatasetError
         When the record did not come as DICOM.
-    PictureError
+    ImageError
         When its file cannot be read any more.
     """
     if record.origin is None:
@@ -400,7 +400,7 @@ def segmentation(photograph: pydicom.Dataset, pixels: Pixels, record: Record) ->
         manufacturer_model_name="napari-lesionseg",
         software_versions="1",
         device_serial_number="0",
-        content_creator_name=f"{record.provenance.reader}^" if record.provenance.reader else None,
+        content_creator_name=f"{record.provenance.annotator}^" if record.provenance.annotator else None,
         content_label="LESIONS",
     )
     return made

@@ -1,8 +1,8 @@
-"""Plain folders: ``images/`` and ``masks/``, or pictures and masks side by side.
+"""Plain folders: ``images/`` and ``masks/``, or images and masks side by side.
 
-Masks hold 0 and 255, class indices, or colours. ``classes.csv`` (index, name, colour) or ``labelmap.txt``,
-as CVAT writes it, says what indices and colours mean; without either, the masks are looked through once and
-the colours numbered in their order, black first.
+Masks hold 0 and 255, class indices, or colors. ``classes.csv`` (index, name, color) or ``labelmap.txt``,
+as CVAT writes it, says what indices and colors mean; without either, the masks are looked through once and
+the colors numbered in their order, black first.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.datasets.cleaning import safe_name
-from napari_lesionseg.io.archives import contained, read_table, write_table
-from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
 from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
     put_facts,
+    put_image,
     put_instances,
     put_mask,
-    put_picture,
 )
 from napari_lesionseg.datasets.formats.listing import (
     PROVENANCE_NAME,
@@ -36,8 +34,6 @@ from napari_lesionseg.datasets.formats.listing import (
     read_tables,
     with_facts,
 )
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
-from napari_lesionseg.io.pairing import PairSearch, find_pairs, find_pictures
 from napari_lesionseg.datasets.records import (
     LESION_CLASSES,
     NOT_OUTLINED,
@@ -48,6 +44,10 @@ from napari_lesionseg.datasets.records import (
     Source,
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
+from napari_lesionseg.io.archives import contained, read_table, write_table
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
+from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
+from napari_lesionseg.io.pairing import PairSearch, find_images, find_pairs
 from napari_lesionseg.types import LabelImage
 
 CLASSES_NAME = "classes.csv"
@@ -59,22 +59,22 @@ _RGB = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """What indices and colours mean.
+    """What indices and colors mean.
 
     Parameters
     ----------
     classes : tuple of str
         Names of the class indices, background first.
-    colours : mapping
-        Class index of each colour, as 0xRRGGBB; empty when masks hold no colours.
+    colors : mapping
+        Class index of each color, as 0xRRGGBB; empty when masks hold no colors.
     """
 
     classes: tuple[str, ...]
-    colours: Mapping[int, int]
+    colors: Mapping[int, int]
 
 
-def recognises(folder: Path) -> bool:
-    """Tell whether pictures with masks lie in a folder."""
+def recognizes(folder: Path) -> bool:
+    """Tell whether images with masks lie in a folder."""
     try:
         _search(folder)
     except PairingError:
@@ -83,17 +83,17 @@ def recognises(folder: Path) -> bool:
 
 
 def _search(folder: Path) -> PairSearch:
-    """Find pictures and masks; an import of pictures that nobody has outlined yet has none of these."""
+    """Find images and masks; an import of images that nobody has outlined yet has none of these."""
     try:
         return find_pairs(folder)
     except PairingError:
         if not (folder / PROVENANCE_NAME).is_file():
             raise
-        return PairSearch((), tuple(find_pictures(folder)))
+        return PairSearch((), tuple(find_images(folder)))
 
 
 def read(folder: Path) -> Dataset:
-    """List the pictures of a folder and the masks that belong to them.
+    """List the images of a folder and the masks that belong to them.
 
     ``metadata.csv`` gives patients, lesions, diagnoses and parts; names such as ``PAT_355_732_102``
     (PAD-UFES-20) give patient and lesion by themselves.
@@ -101,41 +101,40 @@ def read(folder: Path) -> Dataset:
     Parameters
     ----------
     folder : Path
-        Holds ``images/`` and ``masks/``, or pictures and masks.
+        Holds ``images/`` and ``masks/``, or images and masks.
 
     Returns
     -------
     Dataset
         With the objects in ``instances/`` and the regions in ``regions/<name>/`` of an earlier export.
-        Pictures without a mask are records without one.
+        Images without a mask are records without one.
 
     Raises
     ------
     DatasetError
-        When no picture has a mask, a picture has several, or a legend is damaged.
+        When no image has a mask, an image has several, or a legend is damaged.
     """
     try:
         found = _search(folder)
     except PairingError as error:
         raise DatasetError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
     problems: list[Problem] = []
-    pictures: list[tuple[Path, Path | None]] = []
+    images: list[tuple[Path, Path | None]] = []
     everything = [(pair.image, pair.mask) for pair in found.pairs] + [
         (path, None) for path in found.without_mask
     ]
-    for picture, mask in everything:
-        if _inside(folder, picture, mask):
-            pictures.append((picture, mask))
+    for image, mask in everything:
+        if _inside(folder, image, mask):
+            images.append((image, mask))
         else:
-            problems.append(Problem(picture.stem, "A link leads out of the folder and is not followed."))
-    legend = read_legend(folder) or _look_through([mask for _, mask in pictures if mask])
+            problems.append(Problem(image.stem, "A link leads out of the folder and is not followed."))
+    legend = read_legend(folder) or _look_through([mask for _, mask in images if mask])
     facts = read_tables([folder / "metadata.csv"], _KEYS)
     build = functools.partial(
         _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
     )
     records = [
-        with_facts(build(picture, mask), facts.get(name_key(picture.stem), {}), _KEYS)
-        for picture, mask in pictures
+        with_facts(build(image, mask), facts.get(name_key(image.stem), {}), _KEYS) for image, mask in images
     ]
     return Dataset("folder", natural_order(records), tuple(problems))
 
@@ -147,22 +146,20 @@ def _inside(folder: Path, *files: Path | None) -> bool:
 
 def _record(
     folder: Path,
-    picture: Path,
+    image: Path,
     mask: Path | None,
     legend: Legend,
     regions: Mapping[str, Path],
     provenance: Mapping[str, Provenance],
 ) -> Record:
-    name = picture.stem
-    source: Source | None = (
-        functools.partial(_read_colours, mask, legend) if mask and legend.colours else mask
-    )
+    name = image.stem
+    source: Source | None = functools.partial(_read_colors, mask, legend) if mask and legend.colors else mask
     instances = folder / "instances" / f"{name}.png"
     masks = {title: path / f"{name}.png" for title, path in regions.items()}
     pad = _PAD.fullmatch(name)
     return Record(
         name,
-        picture,
+        image,
         source,
         instances=instances if instances.is_file() else None,
         regions={title: path for title, path in masks.items() if path.is_file()},
@@ -194,12 +191,12 @@ def read_legend(folder: Path) -> Legend | None:
     Raises
     ------
     DatasetError
-        When indices or colours are none, or come twice.
+        When indices or colors are none, or come twice.
     """
     table, labelmap = folder / CLASSES_NAME, folder / "labelmap.txt"
     if table.is_file():
         rows = read_table(contained(folder, CLASSES_NAME))
-        return _legend((row.get("index", ""), row.get("name", ""), row.get("colour", "")) for row in rows)
+        return _legend((row.get("index", ""), row.get("name", ""), row.get("color", "")) for row in rows)
     if labelmap.is_file():
         lines = read_table(contained(folder, labelmap.name), delimiter=":")
         cells = sorted(([*line.values(), "", ""] for line in lines), key=lambda row: row[1] != "0,0,0")
@@ -208,23 +205,23 @@ def read_legend(folder: Path) -> Legend | None:
 
 
 def _legend(rows: Iterable[tuple[str, str, str]]) -> Legend:
-    """Build a legend from (index, name, colour)."""
+    """Build a legend from (index, name, color)."""
     names: dict[int, str] = {}
-    colours: dict[int, int] = {}
-    for index, name, colour in rows:
+    colors: dict[int, int] = {}
+    for index, name, color in rows:
         if not index.isdecimal() or int(index) > MAX_CLASS_INDEX or int(index) in names:
             raise DatasetError(
                 f"The legend of the classes has no index from 0 to {MAX_CLASS_INDEX}: {index!r}."
             )
         names[int(index)] = name or f"class {index}"
-        if colour and colours.setdefault(_colour(colour), int(index)) != int(index):
-            raise DatasetError(f"The legend of the classes gives {colour} to two classes.")
+        if color and colors.setdefault(_color(color), int(index)) != int(index):
+            raise DatasetError(f"The legend of the classes gives {color} to two classes.")
     if sorted(names) != list(range(len(names))) or len(names) < 2:
         raise DatasetError("The legend of the classes must number them 0, 1, 2 and so on, background first.")
-    return Legend(tuple(names[index] for index in sorted(names)), colours)
+    return Legend(tuple(names[index] for index in sorted(names)), colors)
 
 
-def _colour(text: str) -> int:
+def _color(text: str) -> int:
     """Read ``#rrggbb`` or ``r,g,b``."""
     match = _HEX.fullmatch(text)
     if match:
@@ -233,59 +230,59 @@ def _colour(text: str) -> int:
     if match and all(int(value) < 256 for value in match.groups()):
         red, green, blue = (int(value) for value in match.groups())
         return red << 16 | green << 8 | blue
-    raise DatasetError(f"The legend of the classes has a colour that is none: {text[:40]!r}.")
+    raise DatasetError(f"The legend of the classes has a color that is none: {text[:40]!r}.")
 
 
 def _look_through(masks: Iterable[Path]) -> Legend:
-    """Find out from the masks themselves how many classes or which colours there are."""
-    highest, colours = 1, set[int]()
+    """Find out from the masks themselves how many classes or which colors there are."""
+    highest, colors = 1, set[int]()
     for path in masks:
         try:
             decoded = decode(path)
-            found = set(np.unique(_packed(decoded.array)).tolist()) if _is_coloured(decoded) else set()
-            colours |= found
-            if not any(map(_is_colour, found)):
+            found = set(np.unique(_packed(decoded.array)).tolist()) if _is_colored(decoded) else set()
+            colors |= found
+            if not any(map(_is_color, found)):
                 highest = max(highest, int(read_mask(path).max()))
         except (DecodingError, MaskError):
             continue  # named when the record is loaded
-        if len(colours) > MAX_CLASS_INDEX:
-            raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colours (seen in {path.name}).")
-    if any(map(_is_colour, colours)):
-        ordered = [0, *sorted(colours - {0})]
+        if len(colors) > MAX_CLASS_INDEX:
+            raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colors (seen in {path.name}).")
+    if any(map(_is_color, colors)):
+        ordered = [0, *sorted(colors - {0})]
         names = ("background", *(f"#{value:06x}" for value in ordered[1:]))
         index_of = {value: index for index, value in enumerate(ordered)}
         return Legend(LESION_CLASSES if len(ordered) == 2 else names, index_of)
     return Legend((*LESION_CLASSES, *(f"class {index}" for index in range(2, highest + 1))), {})
 
 
-def _is_coloured(decoded: Decoded) -> bool:
+def _is_colored(decoded: Decoded) -> bool:
     return decoded.array.ndim == 3 and decoded.array.dtype == np.uint8 and not decoded.lossy
 
 
-def _is_colour(value: int) -> bool:
+def _is_color(value: int) -> bool:
     return not (value >> 16 == (value >> 8) & 255 == value & 255)
 
 
-def _packed(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+def _packed(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Turn (H, W, 3) bytes into (H, W) numbers 0xRRGGBB."""
-    wide = colours.astype(np.uint32)
+    wide = colors.astype(np.uint32)
     return (wide @ np.array([65536, 256, 1], np.uint32)).astype(np.uint32)
 
 
-def _read_colours(path: Path, legend: Legend) -> LabelImage:
-    """Read a mask of colours; a mask without colours is read as any other."""
+def _read_colors(path: Path, legend: Legend) -> LabelImage:
+    """Read a mask of colors; a mask without colors is read as any other."""
     try:
         decoded = decode(path)
     except DecodingError as error:
         raise MaskError(f"{path}: {error}") from error
-    if not _is_coloured(decoded):
+    if not _is_colored(decoded):
         return read_mask(path)
     packed = _packed(decoded.array)
     values, inverse = np.unique(packed, return_inverse=True)
-    unknown = [value for value in values.tolist() if value not in legend.colours]
+    unknown = [value for value in values.tolist() if value not in legend.colors]
     if unknown:
-        raise MaskError(f"{path}: the colour #{unknown[0]:06x} stands for no class")
-    table = np.array([legend.colours[value] for value in values.tolist()], np.uint8)
+        raise MaskError(f"{path}: the color #{unknown[0]:06x} stands for no class")
+    table = np.array([legend.colors[value] for value in values.tolist()], np.uint8)
     labels: LabelImage = table[inverse.reshape(packed.shape)]
     return labels
 
@@ -309,7 +306,7 @@ def write(plan: Plan) -> Iterator[Placed]:
     index = len(plan.classes) > 2
     for record in plan.records:
         pixels = plan.load(record)
-        picture = put_picture(plan, record, pixels.image, plan.folder / "images" / record.name)
+        image = put_image(plan, record, pixels.image, plan.folder / "images" / record.name)
         target = plan.folder / "masks" / f"{record.name}.png"
         mask = "" if record.mask is None else put_mask(plan, pixels.labels, target, index=index)
         for name, region in pixels.regions.items():
@@ -318,7 +315,7 @@ def write(plan: Plan) -> Iterator[Placed]:
             )
         if pixels.instances is not None:
             put_instances(plan.folder / "instances" / f"{record.name}.png", pixels.instances)
-        yield Placed(record.name, picture, mask)
+        yield Placed(record.name, image, mask)
 
 
-FORMAT = Format("folder", "Plain folder", recognises, read, write)
+FORMAT = Format("folder", "Plain folder", recognizes, read, write)

@@ -1,6 +1,6 @@
 """Hugging Face imagefolder: a folder a part with ``metadata.jsonl``, and a data set card.
 
-``load_dataset("imagefolder", data_dir=...)`` gives the columns ``image`` and ``mask``, both pictures. Every
+``load_dataset("imagefolder", data_dir=...)`` gives the columns ``image`` and ``mask``, both images. Every
 cell is text and every row has every column, since the loader takes the types from the first rows of each
 part.
 
@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_mask, put_picture
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_image, put_mask
 from napari_lesionseg.datasets.splits import Part
 
 _FOLDERS: Mapping[Part, str] = {"train": "train", "val": "validation", "test": "test"}
@@ -40,14 +40,14 @@ def write(plan: Plan) -> Iterator[Placed]:
         lines = []
         for record in records:
             pixels = plan.load(record)
-            picture = put_picture(plan, record, pixels.image, folder / "images" / record.name)
+            image = put_image(plan, record, pixels.image, folder / "images" / record.name)
             mask = put_mask(plan, pixels.labels, folder / "masks" / f"{record.name}.png", index=index)
-            files = {"file_name": _below(picture), "mask_file_name": _below(mask)}
+            files = {"file_name": _below(image), "mask_file_name": _below(mask)}
             facts = facts_of(record)
             lines.append(
                 json.dumps(files | {name: facts.get(name, "") for name in columns}, ensure_ascii=False)
             )
-            yield Placed(record.name, picture, mask)
+            yield Placed(record.name, image, mask)
         (folder / "metadata.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
     (plan.folder / "README.md").write_bytes(card(plan).encode())
 
@@ -71,10 +71,10 @@ def card(plan: Plan) -> str:
         Markdown.
     """
     size = next(name for limit, name in _SIZES if len(plan.records) < limit)
-    licence = re.sub(r"[^a-z0-9.]+", "-", plan.info.licence.lower()).strip("-") or "unknown"
+    license_id = re.sub(r"[^a-z0-9.]+", "-", plan.info.license.lower()).strip("-") or "unknown"
     head = {
         "pretty_name": plan.info.title,
-        "license": licence,
+        "license": license_id,
         "task_categories": ["image-segmentation"],
         "size_categories": [size],
         "tags": ["dermatology", "dermoscopy", "medical"],
@@ -85,7 +85,7 @@ def card(plan: Plan) -> str:
     words = [
         f"# {plan.info.title}",
         plan.info.description,
-        f"{len(plan.records)} pictures with masks. Values of the masks: {values}.",
+        f"{len(plan.records)} images with masks. Values of the masks: {values}.",
         "Patients, and lesions of unknown patients, are in one part only. See `DATASHEET.md` for how the set "
         "came about and `provenance.csv` for who drew each mask.",
     ]

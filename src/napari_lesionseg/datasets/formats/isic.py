@@ -1,7 +1,7 @@
 """ISIC, the challenges and the archive: ``ISIC_nnnnnnn.jpg`` and ``ISIC_nnnnnnn_segmentation.png``.
 
-Written as the challenge of 2018 handed it out: a folder of pictures and one of masks for each part, masks
-as 8-bit PNG with 0 and 255 of the picture's size. Further classes are attribute masks (task 2), which may
+Written as the challenge of 2018 handed it out: a folder of images and one of masks for each part, masks
+as 8-bit PNG with 0 and 255 of the image's size. Further classes are attribute masks (task 2), which may
 overlap.
 
 N. Codella et al., "Skin lesion analysis toward melanoma detection 2018", arXiv:1902.03368.
@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.io.archives import walk
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_mask, put_picture
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_image, put_mask
 from napari_lesionseg.datasets.formats.listing import (
     PROVENANCE_NAME,
-    glance,
-    is_picture,
+    any_file_matches,
+    is_image,
     name_key,
     natural_order,
     part_of,
@@ -30,7 +29,6 @@ from napari_lesionseg.datasets.formats.listing import (
     read_tables,
     with_facts,
 )
-from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.datasets.records import (
     LESION_CLASSES,
     NOT_OUTLINED,
@@ -44,6 +42,8 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import walk
+from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.types import LabelImage
 
 ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst", "globules")
@@ -55,13 +55,13 @@ _KEYS = ("isic_id", "image_id", "image", "image_name")
 _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
-def recognises(folder: Path) -> bool:
+def recognizes(folder: Path) -> bool:
     """Tell whether a folder holds masks with ISIC's endings."""
-    return glance(folder, lambda path: is_picture(path) and _MASK.fullmatch(path.stem) is not None)
+    return any_file_matches(folder, lambda path: is_image(path) and _MASK.fullmatch(path.stem) is not None)
 
 
 def read(folder: Path) -> Dataset:
-    """List ISIC's pictures and the masks that belong to them, wherever they lie below the folder.
+    """List ISIC's images and the masks that belong to them, wherever they lie below the folder.
 
     Parameters
     ----------
@@ -73,36 +73,34 @@ def read(folder: Path) -> Dataset:
     Dataset
         Where there are attribute masks, class 1 is the lesion and the attributes follow; where masks
         overlap, the later attribute is painted over. The masks themselves are kept whole as regions.
-        Pictures without a mask are records without one.
+        Images without a mask are records without one.
 
     Raises
     ------
     DatasetError
-        When there is no picture in it.
+        When there is no image in it.
     """
     found = _sort_out(folder)
-    if not found.pictures:
-        raise DatasetError(f"{folder} holds no pictures.")
+    if not found.images:
+        raise DatasetError(f"{folder} holds no images.")
     classes = _classes(found.masks)
     facts = read_tables((table for table in found.tables if table.name != PROVENANCE_NAME), _KEYS)
     provenance = read_provenance(folder)
     records = []
-    for key, picture in found.pictures.items():
+    for key, image in found.images.items():
         source = provenance.get(key, Provenance()) if key in found.masks else NOT_OUTLINED
-        record = _record(picture, found.masks.get(key, {}), classes, folder, source)
+        record = _record(image, found.masks.get(key, {}), classes, folder, source)
         records.append(with_facts(record, facts.get(key, {}), _KEYS))
-    lost = [
-        path for key, files in found.masks.items() if key not in found.pictures for path in files.values()
-    ]
-    problems = [*found.problems, *(Problem(path.name, "The mask has no picture.") for path in lost)]
+    lost = [path for key, files in found.masks.items() if key not in found.images for path in files.values()]
+    problems = [*found.problems, *(Problem(path.name, "The mask has no image.") for path in lost)]
     return Dataset("isic", natural_order(records), tuple(problems))
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The files of a folder: pictures by name, masks by name and attribute ("" for the lesion), tables."""
+    """The files of a folder: images by name, masks by name and attribute ("" for the lesion), tables."""
 
-    pictures: dict[str, Path] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, dict[str, Path]] = field(default_factory=dict)
     tables: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -115,13 +113,13 @@ def _sort_out(folder: Path) -> _Found:
         match = _MASK.fullmatch(path.stem)
         if path.suffix.lower() == ".csv":
             found.tables.append(path)
-        elif not is_picture(path) or _SUPERPIXELS.fullmatch(path.stem):
+        elif not is_image(path) or _SUPERPIXELS.fullmatch(path.stem):
             continue
         elif match:
             attributes = found.masks.setdefault(name_key(match["name"]), {})
             attributes[(match["attribute"] or "").lower()] = path
-        elif found.pictures.setdefault(name_key(path.stem), path) is not path:
-            reason = "A picture of this name was found before; this one is left out."
+        elif found.images.setdefault(name_key(path.stem), path) is not path:
+            reason = "An image of this name was found before; this one is left out."
             found.problems.append(Problem(path.name, reason))
     return found
 
@@ -134,20 +132,20 @@ def _classes(masks: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
 
 
 def _record(
-    picture: Path, files: Mapping[str, Path], classes: tuple[str, ...], root: Path, provenance: Provenance
+    image: Path, files: Mapping[str, Path], classes: tuple[str, ...], root: Path, provenance: Provenance
 ) -> Record:
     attributes = {name: files[name] for name in classes[2:] if name in files}
     mask: Source | None = files.get("")
     if attributes:
         mask = functools.partial(_paint, dict(files), classes)
     return Record(
-        picture.stem,
-        picture,
+        image.stem,
+        image,
         mask,
         regions=dict(attributes),
         classes=classes,
         provenance=provenance,
-        part=part_of(picture, root),
+        part=part_of(image, root),
     )
 
 
@@ -162,7 +160,7 @@ def _paint(files: Mapping[str, Path], classes: tuple[str, ...]) -> LabelImage:
 
 
 def write(plan: Plan) -> Iterator[Placed]:
-    """Write the folders of pictures and masks for each part, and ``metadata.csv``.
+    """Write the folders of images and masks for each part, and ``metadata.csv``.
 
     Parameters
     ----------
@@ -179,7 +177,7 @@ def write(plan: Plan) -> Iterator[Placed]:
         title = _FOLDERS[part]
         for record in records:
             pixels = plan.load(record)
-            picture = put_picture(
+            image = put_image(
                 plan, record, pixels.image, plan.folder / f"Task1-2_{title}_Input" / record.name
             )
             mask = plan.folder / f"Task1_{title}_GroundTruth" / f"{record.name}_segmentation.png"
@@ -187,7 +185,7 @@ def write(plan: Plan) -> Iterator[Placed]:
             folder = plan.folder / f"Task2_{title}_GroundTruth"
             for name, region in _attributes(pixels, record).items():
                 put_mask(plan, region, folder / f"{record.name}_attribute_{name}.png", index=False)
-            yield Placed(record.name, picture, placed)
+            yield Placed(record.name, image, placed)
 
 
 def _lesion(labels: LabelImage, classes: tuple[str, ...]) -> LabelImage:
@@ -200,7 +198,7 @@ def _lesion(labels: LabelImage, classes: tuple[str, ...]) -> LabelImage:
 def _attributes(pixels: Pixels, record: Record) -> dict[str, LabelImage]:
     """Return the attribute masks: whole where the record has them, else the further classes.
 
-    Regions of other kinds (PH2's colours) have no place in this convention.
+    Regions of other kinds (PH2's colors) have no place in this convention.
     """
     masks = {name: region_of(pixels.labels, index) for index, name in enumerate(record.classes) if index > 1}
     masks |= {name: mask for name, mask in pixels.regions.items() if name in masks or name in ATTRIBUTES}
@@ -211,4 +209,4 @@ def _attribute_name(name: str) -> str:
     return re.sub(r"\W+", "_", name.lower())
 
 
-FORMAT = Format("isic", "ISIC", recognises, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}")
+FORMAT = Format("isic", "ISIC", recognizes, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}")

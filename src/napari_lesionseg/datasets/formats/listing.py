@@ -1,4 +1,4 @@
-"""Listing a folder's entries: pictures, masks and tables by their names, broken ones set aside."""
+"""Listing a folder's entries: images, masks and tables by their names, broken ones set aside."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from napari_lesionseg.io.archives import read_table, walk
-from napari_lesionseg.io.images import picture_suffixes
-from napari_lesionseg.io.pairing import natural_key
 from napari_lesionseg.datasets.records import STATUSES, Provenance, Record
 from napari_lesionseg.datasets.splits import PARTS, Part
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import read_table, walk
+from napari_lesionseg.io.images import image_suffixes
+from napari_lesionseg.io.pairing import natural_key
 
 PROVENANCE_NAME = "provenance.csv"
 PROVENANCE_COLUMNS = (
-    "name", "part", "picture", "mask", "status", "reader", "model", "corrected_share", "time", "empty",
+    "name", "part", "image", "mask", "status", "annotator", "model", "corrected_share", "time", "empty",
 )  # fmt: skip
-GLANCE = 5000
+MAX_FILES_SCANNED = 5000
 """How many files of a folder are looked at to find out what it is."""
 
 _PART_WORDS: tuple[tuple[re.Pattern[str], Part], ...] = (
@@ -34,7 +34,7 @@ _DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosi
 _ONE_HOT = ("melanoma", "seborrheic_keratosis")
 
 
-def glance(folder: Path, found: Callable[[Path], bool]) -> bool:
+def any_file_matches(folder: Path, found: Callable[[Path], bool]) -> bool:
     """Tell whether one of a folder's first files is as asked; cheap even for huge folders.
 
     Parameters
@@ -47,14 +47,14 @@ def glance(folder: Path, found: Callable[[Path], bool]) -> bool:
     Returns
     -------
     bool
-        Whether there is such a file among the first `GLANCE`.
+        Whether there is such a file among the first `MAX_FILES_SCANNED`.
     """
-    return any(found(path) for path in islice(walk(folder), GLANCE))
+    return any(found(path) for path in islice(walk(folder), MAX_FILES_SCANNED))
 
 
-def is_picture(path: Path) -> bool:
-    """Tell by its ending whether a file is a picture."""
-    return path.suffix.lower() in picture_suffixes
+def is_image(path: Path) -> bool:
+    """Tell by its ending whether a file is an image."""
+    return path.suffix.lower() in image_suffixes
 
 
 def part_of(path: Path, root: Path) -> Part | None:
@@ -100,9 +100,9 @@ def read_tables(paths: Iterable[Path], keys: tuple[str, ...]) -> dict[str, dict[
 
 
 def name_key(name: str) -> str:
-    """Return what the names of one picture in several places have in common."""
+    """Return what the names of one image in several places have in common."""
     path = Path(name)
-    return (path.stem if is_picture(path) else path.name).casefold()
+    return (path.stem if is_image(path) else path.name).casefold()
 
 
 def with_facts(record: Record, row: Mapping[str, str], keys: tuple[str, ...]) -> Record:
@@ -166,7 +166,7 @@ def read_provenance(folder: Path) -> dict[str, Provenance]:
 def _provenance(row: Mapping[str, str]) -> Provenance:
     status = row.get("status", "")
     return Provenance(
-        reader=row.get("reader", ""),
+        annotator=row.get("annotator", ""),
         model=row.get("model", ""),
         corrected=_share(row.get("corrected_share", "")),
         status=status if status in STATUSES else "not looked at",

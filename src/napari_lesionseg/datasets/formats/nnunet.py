@@ -1,9 +1,9 @@
 """nnU-Net v2: ``imagesTr``, ``labelsTr``, ``dataset.json`` and the split.
 
-Pictures and labels are PNG, labels are class indices without a gap. Training and validation go to
-``imagesTr``, the test pictures to ``imagesTs`` with their labels in ``labelsTs``. ``splits_final.json``
+Images and labels are PNG, labels are class indices without a gap. Training and validation go to
+``imagesTr``, the test images to ``imagesTs`` with their labels in ``labelsTs``. ``splits_final.json``
 belongs into ``nnUNet_preprocessed/<data set>/`` before the training starts: without it nnU-Net splits by
-picture and patients leak.
+image and patients leak.
 
 F. Isensee et al., "nnU-Net", Nature Methods 18, 2021; documentation/dataset_format.md of nnU-Net 2.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_mask, put_picture
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_image, put_mask
 from napari_lesionseg.datasets.formats.coco import put_json
-from napari_lesionseg.datasets.splits import assign_folds, group_items
+from napari_lesionseg.datasets.splits import group_items, split_folds
 
 FOLDS = 5
 
@@ -40,13 +40,13 @@ def write(plan: Plan) -> Iterator[Placed]:
         ending = "Ts" if part == "test" else "Tr"
         for record in records:
             pixels = plan.load(record)
-            picture = put_picture(
+            image = put_image(
                 plan, record, pixels.image, folder / f"images{ending}" / f"{record.name}_0000", png=True
             )
             mask = put_mask(
                 plan, pixels.labels, folder / f"labels{ending}" / f"{record.name}.png", index=True
             )
-            yield Placed(record.name, picture, mask)
+            yield Placed(record.name, image, mask)
     put_json(folder / "dataset.json", _description(plan))
     put_json(folder / "splits_final.json", _splits(plan))
 
@@ -60,7 +60,7 @@ def _description(plan: Plan) -> dict[str, object]:
         "file_ending": ".png",
         "name": plan.info.title,
         "description": plan.info.description,
-        "licence": plan.info.licence,
+        "license": plan.info.license,
         "citation": plan.info.citation,
     }
 
@@ -74,7 +74,7 @@ def _splits(plan: Plan) -> list[dict[str, list[str]]]:
     items = [record.split_item() for record in parts.get("train", [])]
     if len(group_items(items)[0]) < FOLDS:
         return [{"train": names.get("train", []), "val": []}]
-    folds = assign_folds(items, FOLDS, seed=plan.config.seed)
+    folds = split_folds(items, FOLDS, seed=plan.config.seed)
     return [
         {
             "train": [name for name, fold in folds.items() if fold != number],

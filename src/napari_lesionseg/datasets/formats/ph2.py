@@ -1,7 +1,7 @@
 """PH2, the dermoscopy data set of Hospital Pedro Hispano, as it is handed out.
 
 ``PH2 Dataset images/IMDnnn/`` holds ``IMDnnn_Dermoscopic_Image/IMDnnn.bmp``,
-``IMDnnn_lesion/IMDnnn_lesion.bmp`` and, where colours were outlined, ``IMDnnn_roi/IMDnnn_R1_Label4.bmp``;
+``IMDnnn_lesion/IMDnnn_lesion.bmp`` and, where colors were outlined, ``IMDnnn_roi/IMDnnn_R1_Label4.bmp``;
 beside it lie ``PH2_dataset.xlsx`` and ``PH2_dataset.txt`` with the diagnoses and dermoscopic criteria.
 Either table will do.
 
@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.io.archives import walk
 from napari_lesionseg.datasets.formats.base import Format
-from napari_lesionseg.datasets.formats.listing import glance, is_picture, natural_order
-from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.datasets.formats.listing import any_file_matches, is_image, natural_order
 from napari_lesionseg.datasets.records import Dataset, Problem, Record, Source
-from napari_lesionseg.io.spreadsheet import read_sheet
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import walk
+from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.io.spreadsheet import read_sheet
 from napari_lesionseg.types import LabelImage
 
-COLOURS = ("white", "red", "light-brown", "dark-brown", "blue-gray", "black")
-"""Colours by their number, from 1."""
+COLORS = ("white", "red", "light-brown", "dark-brown", "blue-gray", "black")
+"""Colors by their number, from 1."""
 
 DIAGNOSES = ("common nevus", "atypical nevus", "melanoma")
 """Clinical diagnoses by their number, from 0."""
@@ -45,9 +45,9 @@ _ROI = re.compile(r"IMD\d+_R\d+_Label([1-6])", re.IGNORECASE)
 _MAX_TEXT = 16 * 1024**2
 
 
-def recognises(folder: Path) -> bool:
+def recognizes(folder: Path) -> bool:
     """Tell whether a folder is PH2, its unpacked archive, or the folder of its cases."""
-    return glance(folder, lambda path: path.parent.name.endswith("_Dermoscopic_Image"))
+    return any_file_matches(folder, lambda path: path.parent.name.endswith("_Dermoscopic_Image"))
 
 
 def read(folder: Path) -> Dataset:
@@ -61,7 +61,7 @@ def read(folder: Path) -> Dataset:
     Returns
     -------
     Dataset
-        Records with the colour ROIs as regions, and the facts of the table where there is one.
+        Records with the color ROIs as regions, and the facts of the table where there is one.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def read(folder: Path) -> Dataset:
     for path in walk(folder):
         if path.stem.lower() == "ph2_dataset":
             tables.append(path)
-        elif is_picture(path) and _CASE.match(path.name):
+        elif is_image(path) and _CASE.match(path.name):
             cases.setdefault(path.name.split("_")[0].split(".")[0], []).append(path)
     if not cases:
         raise DatasetError(f"{folder} holds no PH2 cases (folders IMDnnn_Dermoscopic_Image).")
@@ -88,19 +88,19 @@ def read(folder: Path) -> Dataset:
 
 
 def _record(name: str, files: list[Path], facts: dict[str, str]) -> Record:
-    picture = _only(files, f"{name}_Dermoscopic_Image", f"{name} has no dermoscopic picture.")
+    image = _only(files, f"{name}_Dermoscopic_Image", f"{name} has no dermoscopic image.")
     mask = _only(files, f"{name}_lesion", f"{name} has no lesion mask.")
     regions: dict[str, list[Path]] = {}
     for path in files:
         match = _ROI.fullmatch(path.stem)
         if match:
-            regions.setdefault(COLOURS[int(match.group(1)) - 1], []).append(path)
+            regions.setdefault(COLORS[int(match.group(1)) - 1], []).append(path)
     sources: dict[str, Source] = {
-        colour: functools.partial(_union, tuple(paths)) for colour, paths in sorted(regions.items())
+        color: functools.partial(_union, tuple(paths)) for color, paths in sorted(regions.items())
     }
     return Record(
         name,
-        picture,
+        image,
         mask,
         regions=sources,
         diagnosis=facts.get("diagnosis"),
@@ -112,7 +112,7 @@ def _only(files: list[Path], folder: str, complaint: str) -> Path:
     """Return the one file that lies in a folder of that name."""
     found = [path for path in files if path.parent.name.lower() == folder.lower()]
     if len(found) != 1:
-        raise DatasetError(complaint if not found else f"{folder} holds several pictures.")
+        raise DatasetError(complaint if not found else f"{folder} holds several images.")
     return found[0]
 
 
@@ -120,7 +120,7 @@ def _union(paths: tuple[Path, ...]) -> LabelImage:
     """Return the pixels that are in any of some masks."""
     masks = [read_mask(path) > 0 for path in paths]
     if len({mask.shape for mask in masks}) > 1:
-        raise DatasetError(f"The colour masks beside {paths[0]} differ in size.")
+        raise DatasetError(f"The color masks beside {paths[0]} differ in size.")
     union: LabelImage = np.logical_or.reduce(masks).astype(np.uint8)
     return union
 
@@ -153,7 +153,7 @@ def facts_of_sheet(rows: Iterable[list[str]]) -> Iterator[tuple[str, dict[str, s
     Parameters
     ----------
     rows : iterable of list of str
-        Name, histological diagnosis, three columns of which one holds an X, six criteria, six colours.
+        Name, histological diagnosis, three columns of which one holds an X, six criteria, six colors.
 
     Yields
     ------
@@ -164,8 +164,8 @@ def facts_of_sheet(rows: Iterable[list[str]]) -> Iterator[tuple[str, dict[str, s
         cells = [*(cell.strip() for cell in row), *[""] * 17][:17]
         if _CASE.fullmatch(cells[0]):
             marked = [DIAGNOSES[index] for index in range(3) if cells[2 + index].upper() == "X"]
-            colours = [COLOURS[index] for index in range(6) if cells[11 + index].upper() == "X"]
-            yield cells[0], _facts(cells[1], marked[0] if marked else "", cells[5:11], colours)
+            colors = [COLORS[index] for index in range(6) if cells[11 + index].upper() == "X"]
+            yield cells[0], _facts(cells[1], marked[0] if marked else "", cells[5:11], colors)
 
 
 def facts_of_text(text: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -175,7 +175,7 @@ def facts_of_text(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     ----------
     text : str
         Lines such as ``|| IMD003 ||  ||  0 ||  0 | T | A | A | A | A ||  4 ||``: name, histological
-        diagnosis, clinical diagnosis (0 to 2), six criteria, colours (1 to 6).
+        diagnosis, clinical diagnosis (0 to 2), six criteria, colors (1 to 6).
 
     Yields
     ------
@@ -188,13 +188,13 @@ def facts_of_text(text: str) -> Iterator[tuple[str, dict[str, str]]]:
             continue
         criteria = [cell.strip() for cell in "|".join(cells[4:-2]).split("|") if cell.strip()]
         clinical = DIAGNOSES[int(cells[3])] if cells[3] in ("0", "1", "2") else ""
-        colours = [COLOURS[int(number) - 1] for number in re.findall(r"[1-6]", cells[-2])]
-        yield cells[1], _facts(cells[2], clinical, criteria, colours)
+        colors = [COLORS[int(number) - 1] for number in re.findall(r"[1-6]", cells[-2])]
+        yield cells[1], _facts(cells[2], clinical, criteria, colors)
 
 
-def _facts(histology: str, diagnosis: str, criteria: list[str], colours: list[str]) -> dict[str, str]:
-    facts = {"diagnosis": diagnosis, "histological_diagnosis": histology, "colours": ";".join(colours)}
+def _facts(histology: str, diagnosis: str, criteria: list[str], colors: list[str]) -> dict[str, str]:
+    facts = {"diagnosis": diagnosis, "histological_diagnosis": histology, "colors": ";".join(colors)}
     return facts | dict(zip(_CRITERIA, criteria, strict=False))
 
 
-FORMAT = Format("ph2", "PH2", recognises, read)
+FORMAT = Format("ph2", "PH2", recognizes, read)

@@ -1,6 +1,6 @@
-"""Pictures drawn by code, each with its exact mask: skin lesions, and people as another subject.
+"""Images drawn by code, each with its exact mask: skin lesions, and people as another subject.
 
-They need no download and no licence, so the demonstration, the tests and a first look at a training run all
+They need no download and no license, so the demonstration, the tests and a first look at a training run all
 work with them. They look like dermoscopy; they are no substitute for it, and no accuracy is measured on them.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_lesionseg.datasets.synthetic.artifacts import random_artefacts
+from napari_lesionseg.datasets.synthetic.artifacts import random_artifacts
 from napari_lesionseg.datasets.synthetic.figures import draw_figures
 from napari_lesionseg.datasets.synthetic.lesions import KINDS, Place, draw_outline, paint_lesion
 from napari_lesionseg.datasets.synthetic.skin import Skin, draw_skin
-from napari_lesionseg.errors import PictureError
+from napari_lesionseg.errors import ImageError
 from napari_lesionseg.types import ByteImage, LabelImage
 
 SMALLEST_SIDE = 32
@@ -29,14 +29,14 @@ _ROOM_PER_LESION = 512  # pixels, below which lesions could not be kept apart
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A drawn picture and what is in it.
+    """A drawn image and what is in it.
 
     Attributes
     ----------
     name : str
         A file stem that says what is shown.
     image : array of uint8, shape (H, W, 3)
-        The picture, RGB.
+        The image, RGB.
     mask : array of uint8, shape (H, W)
         1 where the subject is, 0 elsewhere.
     instances : array of uint8, shape (H, W)
@@ -56,17 +56,17 @@ def synthetic_sample(
     skin_type: int | None = None,
     kind: str | None = None,
     n_lesions: int = 1,
-    artefacts: bool = True,
+    artifacts: bool = True,
 ) -> Sample:
-    """Draw a dermoscopy picture with an exact mask.
+    """Draw a dermoscopy image with an exact mask.
 
-    The same arguments give the same bytes. Skin type, kind and artefacts can be changed on their own: the
-    rest of the picture stays as it was.
+    The same arguments give the same bytes. Skin type, kind and artifacts can be changed on their own: the
+    rest of the image stays as it was.
 
     Parameters
     ----------
     seed : int
-        Which picture, 0 or more.
+        Which image, 0 or more.
     size : tuple of int
         Height and width, 32 or more each. What is drawn scales with the shorter side.
     skin_type : int, optional
@@ -75,17 +75,17 @@ def synthetic_sample(
         One of `LESION_KINDS`. Drawn at random, for every lesion anew, when left out.
     n_lesions : int
         Number of lesions; they do not touch.
-    artefacts : bool
-        Whether hairs, bubbles, ruler, ink, dark corners and colour casts may lie over the picture.
+    artifacts : bool
+        Whether hairs, bubbles, ruler, ink, dark corners and color casts may lie over the image.
 
     Returns
     -------
     Sample
-        The outline in the mask runs where the lesion's colour is at half strength.
+        The outline in the mask runs where the lesion's color is at half strength.
 
     Raises
     ------
-    PictureError
+    ImageError
         If the size is too small, for the number of lesions too, or skin type or kind are unknown.
     """
     _check(size, skin_type, kind, n_lesions)
@@ -98,30 +98,30 @@ def synthetic_sample(
     kinds = [kind or str(drawn) for drawn in drawn_kinds]
     skin = draw_skin(surface, size, skin_type or drawn_type)
     instances = np.zeros(size, dtype=np.uint8)
-    colour = skin.colour.copy()
+    color = skin.color.copy()
     for index, place in enumerate(_place_lesions(choice, size, n_lesions)):
         region = draw_outline(outline, size, place, KINDS[kinds[index]])
-        paint_lesion(pigment, colour, region, KINDS[kinds[index]], unit=min(size) / 100)
+        paint_lesion(pigment, color, region, KINDS[kinds[index]], unit=min(size) / 100)
         instances[region] = index + 1
-    image = _expose(cover, colour, skin)
-    if artefacts:
-        image = random_artefacts(image, cover, 0.85, hiding=_keeps_off_rim(instances))
+    image = _expose(cover, color, skin)
+    if artifacts:
+        image = random_artifacts(image, cover, 0.85, hiding=_keeps_off_rim(instances))
     mask = (instances > 0).astype(np.uint8)
     return Sample(f"{kinds[0]}-{seed}", image, mask, instances)
 
 
 def _check(size: tuple[int, int], skin_type: int | None, kind: str | None, n_lesions: int) -> None:
     if min(size) < SMALLEST_SIDE:
-        raise PictureError(
-            f"A picture of {size[0]} x {size[1]} is too small: take {SMALLEST_SIDE} pixels or more."
+        raise ImageError(
+            f"An image of {size[0]} x {size[1]} is too small: take {SMALLEST_SIDE} pixels or more."
         )
     most = min(255, size[0] * size[1] // _ROOM_PER_LESION)
     if not 1 <= n_lesions <= most:
-        raise PictureError(f"{n_lesions} lesions do not fit into this picture: ask for 1 to {most}.")
+        raise ImageError(f"{n_lesions} lesions do not fit into this image: ask for 1 to {most}.")
     if skin_type not in (None, 1, 2, 3, 4, 5, 6):
-        raise PictureError(f"Skin type {skin_type} does not exist: take 1 to 6.")
+        raise ImageError(f"Skin type {skin_type} does not exist: take 1 to 6.")
     if kind is not None and kind not in KINDS:
-        raise PictureError(f"Lesion kind {kind!r} is unknown: take one of {', '.join(KINDS)}.")
+        raise ImageError(f"Lesion kind {kind!r} is unknown: take one of {', '.join(KINDS)}.")
 
 
 def _place_lesions(rng: np.random.Generator, size: tuple[int, int], count: int) -> list[Place]:
@@ -133,13 +133,13 @@ def _place_lesions(rng: np.random.Generator, size: tuple[int, int], count: int) 
         at = _on_rim(rng, extent) if cut else extent * (0.5 + np.clip(rng.normal(0, 0.06, 2), -0.2, 0.2))
         radius = side * np.clip(rng.lognormal(np.log(0.24), 0.33), 0.10, 0.38)
         return [Place(at[0], at[1], radius, np.inf)]
-    centres = _spread(rng, extent, count)
-    apart = np.hypot(*(centres[:, None] - centres[None, :]).transpose(2, 0, 1))
+    centers = _spread(rng, extent, count)
+    apart = np.hypot(*(centers[:, None] - centers[None, :]).transpose(2, 0, 1))
     np.fill_diagonal(apart, np.inf)
     places = []
-    for centre, room in zip(centres, apart.min(axis=1) / 2 - 1.5, strict=True):
+    for center, room in zip(centers, apart.min(axis=1) / 2 - 1.5, strict=True):
         radius = min(room * rng.uniform(0.45, 0.75), side * rng.uniform(0.10, 0.24))
-        places.append(Place(centre[0], centre[1], radius, room))
+        places.append(Place(center[0], center[1], radius, room))
     return places
 
 
@@ -160,10 +160,10 @@ def _spread(rng: np.random.Generator, extent: NDArray[np.float64], count: int) -
     return np.array(points)
 
 
-def _expose(rng: np.random.Generator, colour: NDArray[np.float32], skin: Skin) -> ByteImage:
+def _expose(rng: np.random.Generator, color: NDArray[np.float32], skin: Skin) -> ByteImage:
     """Photograph it: relief and shine of the surface, a lens slightly out of focus, a sensor's noise."""
-    side = min(colour.shape[:2])
-    seen = colour * skin.relief[..., None]
+    side = min(color.shape[:2])
+    seen = color * skin.relief[..., None]
     haze = np.clip(skin.shine + np.float32(rng.uniform(0.0, 0.05)), 0, 1)[..., None]
     seen += haze * (np.float32(0.97) - seen)
     blur = side * rng.uniform(0.0004, 0.0016)
@@ -196,7 +196,7 @@ _SET: tuple[tuple[str, int, int, int], ...] = (
 
 
 def sample_set(n: int = 6) -> list[Sample]:
-    """Draw a varied set of pictures: kinds, skin types, artefacts, one with two lesions.
+    """Draw a varied set of images: kinds, skin types, artifacts, one with two lesions.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def synthetic_figure(seed: int, size: tuple[int, int] = (256, 256)) -> Sample:
     Parameters
     ----------
     seed : int
-        Which picture, 0 or more.
+        Which image, 0 or more.
     size : tuple of int
         Height and width, 32 or more each.
 
@@ -236,7 +236,7 @@ def synthetic_figure(seed: int, size: tuple[int, int] = (256, 256)) -> Sample:
 
     Raises
     ------
-    PictureError
+    ImageError
         If the size is too small.
     """
     _check(size, None, None, 1)

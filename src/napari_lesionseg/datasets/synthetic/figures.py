@@ -15,20 +15,20 @@ from napari_lesionseg.types import ByteImage, LabelImage
 
 _SUPERSAMPLING = 4
 _REACH = 0.49  # of an arm stretched out sideways, as a share of the height
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Colours of one person."""
+    """Colors of one person."""
 
-    skin: Colour
-    hair: Colour
-    top: Colour
-    trim: Colour
-    bottom: Colour
-    shoes: Colour
+    skin: Color
+    hair: Color
+    top: Color
+    trim: Color
+    bottom: Color
+    shoes: Color
 
 
 class _Sketch:
@@ -38,37 +38,37 @@ class _Sketch:
         height, width = size
         k = _SUPERSAMPLING
         self._feet, self._tall = (feet[0] * k, feet[1] * k), tall * k
-        self._colour = Image.new("RGB", (width * k, height * k))
+        self._color = Image.new("RGB", (width * k, height * k))
         self._cover = Image.new("L", (width * k, height * k))
-        self._pens = (ImageDraw.Draw(self._colour), ImageDraw.Draw(self._cover))
+        self._pens = (ImageDraw.Draw(self._color), ImageDraw.Draw(self._cover))
 
     def _at(self, points: list[Point]) -> list[Point]:
         return [(self._feet[0] + x * self._tall, self._feet[1] - y * self._tall) for x, y in points]
 
-    def polygon(self, points: list[Point], colour: Colour) -> None:
-        self._pens[0].polygon(self._at(points), fill=colour)
+    def polygon(self, points: list[Point], color: Color) -> None:
+        self._pens[0].polygon(self._at(points), fill=color)
         self._pens[1].polygon(self._at(points), fill=255)
 
-    def ellipse(self, centre: Point, radii: Point, colour: Colour) -> None:
-        (x, y), (rx, ry) = self._at([centre])[0], (radii[0] * self._tall, radii[1] * self._tall)
+    def ellipse(self, center: Point, radii: Point, color: Color) -> None:
+        (x, y), (rx, ry) = self._at([center])[0], (radii[0] * self._tall, radii[1] * self._tall)
         box = (x - rx, y - ry, x + rx, y + ry)
-        self._pens[0].ellipse(box, fill=colour)
+        self._pens[0].ellipse(box, fill=color)
         self._pens[1].ellipse(box, fill=255)
 
-    def limb(self, points: list[Point], thickness: float, colour: Colour) -> None:
+    def limb(self, points: list[Point], thickness: float, color: Color) -> None:
         """Draw a thick line with round joints and ends."""
         path, width = self._at(points), max(1, round(thickness * self._tall))
-        self._pens[0].line(path, fill=colour, width=width)
+        self._pens[0].line(path, fill=color, width=width)
         self._pens[1].line(path, fill=255, width=width)
         for point in points:
-            self.ellipse(point, (thickness / 2, thickness / 2), colour)
+            self.ellipse(point, (thickness / 2, thickness / 2), color)
 
     def finish(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Shrink: colours times coverage, shape (H, W, 3), and coverage, shape (H, W), both 0 to 1."""
+        """Shrink: colors times coverage, shape (H, W, 3), and coverage, shape (H, W), both 0 to 1."""
         white = np.float32(255)
-        colour = np.asarray(self._colour.reduce(_SUPERSAMPLING), dtype=np.float32) / white
+        color = np.asarray(self._color.reduce(_SUPERSAMPLING), dtype=np.float32) / white
         cover = np.asarray(self._cover.reduce(_SUPERSAMPLING), dtype=np.float32) / white
-        return colour, cover
+        return color, cover
 
 
 def draw_figures(rng: np.random.Generator, size: tuple[int, int]) -> tuple[ByteImage, LabelImage]:
@@ -84,12 +84,12 @@ def draw_figures(rng: np.random.Generator, size: tuple[int, int]) -> tuple[ByteI
     Returns
     -------
     image : array of uint8, shape (H, W, 3)
-        The picture.
+        The image.
     instances : array of uint8, shape (H, W)
         0 background, 1 the first person, 2 the second. People do not touch.
     """
     height, width = size
-    picture = _draw_room(rng, size)
+    image = _draw_room(rng, size)
     instances = np.zeros(size, dtype=np.uint8)
     count = 2 if width >= 0.9 * height and rng.random() < 0.35 else 1
     lane = width / count
@@ -97,36 +97,36 @@ def draw_figures(rng: np.random.Generator, size: tuple[int, int]) -> tuple[ByteI
         tall = min(height * rng.uniform(0.62, 0.88), lane / (2 * _REACH))
         room = max(0.0, lane / 2 - _REACH * tall)
         feet = (lane * (index + 0.5) + rng.uniform(-room, room), height * rng.uniform(0.91, 0.97))
-        colour, cover = _draw_person(rng, size, feet, tall)
+        color, cover = _draw_person(rng, size, feet, tall)
         light = 1 + 0.07 * noise(rng, size, tall / 6, 3)
         shadow = np.roll(cover, (max(1, int(tall / 60)), max(1, int(tall / 40))), axis=(0, 1))
-        picture *= 1 - 0.22 * shadow[..., None]
-        picture += colour * light[..., None] - picture * cover[..., None]
+        image *= 1 - 0.22 * shadow[..., None]
+        image += color * light[..., None] - image * cover[..., None]
         instances[cover >= 0.5] = index + 1
-    picture += 0.012 * rng.standard_normal(picture.shape, dtype=np.float32)
-    return (255 * np.clip(picture, 0, 1)).round().astype(np.uint8), instances
+    image += 0.012 * rng.standard_normal(image.shape, dtype=np.float32)
+    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8), instances
 
 
 def _draw_room(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
     """Draw a wall and a floor, plain but textured, with a few things hung on the wall."""
     height, width = size
     wall, floor = _muted(rng, 0.3, 0.95), _muted(rng, 0.2, 0.7)
-    picture = np.empty((height, width, 3), dtype=np.float32)
-    picture[...] = wall
+    image = np.empty((height, width, 3), dtype=np.float32)
+    image[...] = wall
     for _ in range(int(rng.integers(0, 5))):
         top, left = int(rng.uniform(0, 0.6) * height), int(rng.uniform(-0.1, 0.9) * width)
         down, across = int(rng.uniform(0.1, 0.35) * height), int(rng.uniform(0.08, 0.3) * width)
-        picture[top : top + down, max(0, left) : max(0, left) + across] = _muted(rng, 0.15, 0.95)
-    picture[int(height * rng.uniform(0.72, 0.86)) :] = floor
+        image[top : top + down, max(0, left) : max(0, left) + across] = _muted(rng, 0.15, 0.95)
+    image[int(height * rng.uniform(0.72, 0.86)) :] = floor
     grain = 0.045 * noise(rng, size, height / 2, 6) + 0.02 * noise(rng, size, 3, 1)
-    picture *= 1 + grain[..., None]
-    return picture
+    image *= 1 + grain[..., None]
+    return image
 
 
 def _muted(rng: np.random.Generator, darkest: float, brightest: float) -> NDArray[np.float32]:
-    """Choose a colour as walls and cloth have it, RGB 0 to 1: seldom a glaring one."""
-    grey, chroma = rng.uniform(darkest, brightest), rng.uniform(0.02, 0.13)
-    return np.clip(grey + chroma * rng.normal(0, 1, 3), 0.03, 0.98).astype(np.float32)
+    """Choose a color as walls and cloth have it, RGB 0 to 1: seldom a glaring one."""
+    gray, chroma = rng.uniform(darkest, brightest), rng.uniform(0.02, 0.13)
+    return np.clip(gray + chroma * rng.normal(0, 1, 3), 0.03, 0.98).astype(np.float32)
 
 
 def _draw_person(
@@ -153,8 +153,8 @@ def _choose_look(rng: np.random.Generator) -> _Look:
     return _Look(_as_bytes(skin), hair, *cloth)
 
 
-def _as_bytes(colour: NDArray[np.float32]) -> Colour:
-    red, green, blue = (int(v) for v in colour)
+def _as_bytes(color: NDArray[np.float32]) -> Color:
+    red, green, blue = (int(v) for v in color)
     return red, green, blue
 
 

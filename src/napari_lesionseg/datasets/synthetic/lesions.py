@@ -1,6 +1,6 @@
 """Lesions: an outline, and inside it the dyes that give each kind its look.
 
-Pigments darken the skin below as dyes do (Beer and Lambert's law on the channels of the picture), so that a
+Pigments darken the skin below as dyes do (Beer and Lambert's law on the channels of the image), so that a
 nevus on brown skin is a darker brown, not a pasted patch. The structures are those of dermoscopy's vocabulary
 (Kittler et al., J. Am. Acad. Dermatol. 74, 2016, 1093-1106): network, globules, dots, streaks, blue-white
 veil, regression, milia-like cysts, comedo-like openings, vessels.
@@ -35,7 +35,7 @@ class Dyes:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a lesion lies: centre, mean radius and farthest reach in pixels of the picture."""
+    """Where a lesion lies: center, mean radius and farthest reach in pixels of the image."""
 
     row: float
     col: float
@@ -52,7 +52,7 @@ class Area:
     size : tuple of int
         Height and width.
     unit : float
-        Pixels in a hundredth of the picture's shorter side: structures keep their size when a lesion grows.
+        Pixels in a hundredth of the image's shorter side: structures keep their size when a lesion grows.
     radius : float
         Mean radius of the lesion in pixels.
     depth : array of float32, shape (H, W)
@@ -130,7 +130,7 @@ def _without_spikes(region: BoolArray, radius: float) -> BoolArray:
 
 
 def _in_one_piece(region: BoolArray, place: Place) -> BoolArray:
-    """Keep the largest part, filled; a lesion too small to hit any pixel becomes the pixel at its centre."""
+    """Keep the largest part, filled; a lesion too small to hit any pixel becomes the pixel at its center."""
     parts, count = ndimage.label(region)
     if count > 1:
         region = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
@@ -194,7 +194,7 @@ def _lopsided(rng: np.random.Generator, area: Area) -> Field:
     return np.asarray(slope + 0.55 * noise(rng, area.size, area.radius / 1.3), dtype=np.float32)
 
 
-def _towards_centre(area: Area) -> Field:
+def _towards_center(area: Area) -> Field:
     """Grow from 0 at the outline to 1 well inside."""
     return smoothstep(area.depth, 0.0, 0.75)
 
@@ -205,9 +205,9 @@ def _towards_centre(area: Area) -> Field:
 def _paint_common_nevus(rng: np.random.Generator, area: Area) -> Dyes:
     """One or two browns, even, mostly darker towards the middle."""
     dyes = _empty(area)
-    centre = rng.uniform(0.0, 0.7) * _towards_centre(area)
-    dyes.brown = rng.uniform(0.7, 1.15) * _mottled(rng, area, 0.22) * (0.85 + centre)
-    dyes.black = rng.uniform(0, 0.35) * centre * _mottled(rng, area, 0.3)
+    center = rng.uniform(0.0, 0.7) * _towards_center(area)
+    dyes.brown = rng.uniform(0.7, 1.15) * _mottled(rng, area, 0.22) * (0.85 + center)
+    dyes.black = rng.uniform(0, 0.35) * center * _mottled(rng, area, 0.3)
     if rng.random() < 0.6:
         dyes.brown *= 0.8 + 0.4 * _network(rng, area, rng.uniform(1.4, 2.0))
     dyes.blood += np.float32(rng.uniform(0.0, 0.2))
@@ -218,9 +218,9 @@ def _paint_reticular_nevus(rng: np.random.Generator, area: Area) -> Dyes:
     """Plain pigment network, often with a darker middle."""
     dyes = _empty(area)
     net = _network(rng, area, rng.uniform(1.4, 2.0))
-    centre = rng.uniform(0.0, 0.8) * _towards_centre(area)
-    dyes.brown = rng.uniform(0.75, 1.1) * _mottled(rng, area, 0.22) * (0.7 + 0.5 * net + centre)
-    dyes.black = rng.uniform(0.1, 0.4) * centre * net
+    center = rng.uniform(0.0, 0.8) * _towards_center(area)
+    dyes.brown = rng.uniform(0.75, 1.1) * _mottled(rng, area, 0.22) * (0.7 + 0.5 * net + center)
+    dyes.black = rng.uniform(0.1, 0.4) * center * net
     dyes.blood += np.float32(rng.uniform(0.0, 0.15))
     return dyes
 
@@ -229,9 +229,9 @@ def _paint_globular_nevus(rng: np.random.Generator, area: Area) -> Dyes:
     """Brown clods like cobblestones on a paler ground."""
     dyes = _empty(area)
     clods = _globules(rng, area, rng.uniform(1.7, 2.5), 0.9, 0.46)
-    centre = rng.uniform(0.0, 0.6) * _towards_centre(area)
+    center = rng.uniform(0.0, 0.6) * _towards_center(area)
     ground = rng.uniform(0.7, 0.9)
-    dyes.brown = _mottled(rng, area, 0.28) * (ground + rng.uniform(0.3, 0.5) * clods + centre)
+    dyes.brown = _mottled(rng, area, 0.28) * (ground + rng.uniform(0.3, 0.5) * clods + center)
     dyes.black = 0.2 * rng.random() * clods * _mottled(rng, area, 0.4)
     dyes.blood += np.float32(rng.uniform(0.05, 0.25))
     return dyes
@@ -250,7 +250,7 @@ def _paint_atypical_nevus(rng: np.random.Generator, area: Area) -> Dyes:
 
 
 def _paint_melanoma(rng: np.random.Generator, area: Area) -> Dyes:
-    """Many colours without order: browns, black blots, red, blue-white veil, scars, clods at the rim."""
+    """Many colors without order: browns, black blots, red, blue-white veil, scars, clods at the rim."""
     dyes = _empty(area)
     slope = _lopsided(rng, area)
     dark = smoothstep(slope, -1.2, 0.9)
@@ -317,35 +317,35 @@ _SCAR = np.array((0.90, 0.84, 0.80), dtype=np.float32)
 
 
 def paint_lesion(
-    rng: np.random.Generator, colour: NDArray[np.float32], region: BoolArray, kind: Kind, unit: float
+    rng: np.random.Generator, color: NDArray[np.float32], region: BoolArray, kind: Kind, unit: float
 ) -> None:
-    """Paint a lesion into `colour`, in place.
+    """Paint a lesion into `color`, in place.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Source of all choices.
-    colour : array of float32, shape (H, W, 3)
+    color : array of float32, shape (H, W, 3)
         The skin, RGB, 0 to 1.
     region : array of bool, shape (H, W)
         The lesion. The border is soft on both sides of its outline, and at half strength on it.
     kind : Kind
         How it looks.
     unit : float
-        Pixels in a hundredth of the picture's shorter side.
+        Pixels in a hundredth of the image's shorter side.
     """
     radius = max(2.0, float(np.sqrt(region.sum() / np.pi)))
     window = _window(region, margin=int(1.2 * kind.soft[1] * radius) + 3)
-    inside, skin = region[window], colour[window]
+    inside, skin = region[window], color[window]
     distance = signed_distance(inside)
     area = Area((inside.shape[0], inside.shape[1]), unit, radius, distance / np.float32(radius))
-    colour[window] = _stain(skin, kind.paint(rng, area), _strength(rng, area, distance, kind.soft))
+    color[window] = _stain(skin, kind.paint(rng, area), _strength(rng, area, distance, kind.soft))
 
 
 def _strength(rng: np.random.Generator, area: Area, distance: Field, soft: tuple[float, float]) -> Field:
     """Fade from 1 inside to 0 outside, 0.5 on the outline: here abrupt, there gradual, frayed all along.
 
-    Outside it fades faster: a reader's outline takes in nearly all of the pigment that can be seen.
+    Outside it fades faster: an annotator's outline takes in nearly all of the pigment that can be seen.
     """
     evenness = smoothstep(noise(rng, area.size, area.radius), -1.2, 1.2)
     width = np.maximum(1.2, area.radius * (soft[0] + (soft[1] - soft[0]) * evenness))
@@ -354,7 +354,7 @@ def _strength(rng: np.random.Generator, area: Area, distance: Field, soft: tuple
 
 
 def _window(region: BoolArray, margin: int) -> tuple[slice, slice]:
-    """Find the rectangle around a region, widened by `margin` pixels within the picture."""
+    """Find the rectangle around a region, widened by `margin` pixels within the image."""
     rows, cols = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     return (
         slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),

@@ -1,6 +1,6 @@
 """Bare skin as a dermatoscope shows it.
 
-The colours are CIELAB values (D65) whose individual typology angle, ITA = atan((L* - 50) / b*) 180 / pi,
+The colors are CIELAB values (D65) whose individual typology angle, ITA = atan((L* - 50) / b*) 180 / pi,
 lies in the six groups of Chardon et al. (Int. J. Cosmet. Sci. 13, 1991, 191-208): very light above 55
 degrees, light above 41, intermediate above 28, tan above 10, brown above -30, dark below. The six groups
 stand for the Fitzpatrick types I to VI, although the two scales agree only roughly (Ly et al., J. Invest.
@@ -8,8 +8,8 @@ Dermatol. 140, 2020, 3-12, doi:10.1016/j.jid.2019.11.003). Within a group, a* an
 skin (Xiao et al., Skin Res. Technol. 23, 2017, 21-29, doi:10.1111/srt.12295): chroma is highest in the middle
 of the range and falls towards dark skin.
 
-How much light and colour vary across a picture was set by eye, and checked against the spread of L*, a* and
-b* in the public ISIC 2017 training pictures.
+How much light and color vary across an image was set by eye, and checked against the spread of L*, a* and
+b* in the public ISIC 2017 training images.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Skin:
 
     Attributes
     ----------
-    colour : array of float32, shape (H, W, 3)
+    color : array of float32, shape (H, W, 3)
         RGB, 0 to 1, without the relief.
     relief : array of float32, shape (H, W)
         Light and shade of lines and pores, about 1; it lies over lesions too.
@@ -53,7 +53,7 @@ class Skin:
         Share of light thrown back by the surface itself, 0 to 1.
     """
 
-    colour: NDArray[np.float32]
+    color: NDArray[np.float32]
     relief: Field
     shine: Field
 
@@ -72,7 +72,7 @@ def draw_skin(rng: np.random.Generator, size: tuple[int, int], skin_type: int) -
     density = melanin[..., None] * BROWN + blood[..., None] * BLOOD
     pattern = _furrows(rng, size)
     return Skin(
-        colour=np.asarray(base * np.exp(-density), dtype=np.float32),
+        color=np.asarray(base * np.exp(-density), dtype=np.float32),
         relief=_relief(rng, size, pattern),
         shine=_shine(rng, size, pattern),
     )
@@ -97,7 +97,7 @@ def _relief(rng: np.random.Generator, size: tuple[int, int], furrows: Field) -> 
 
 
 def _shine(rng: np.random.Generator, size: tuple[int, int], furrows: Field) -> Field:
-    """Draw the white glints of a dry or badly wetted surface; most pictures have next to none."""
+    """Draw the white glints of a dry or badly wetted surface; most images have next to none."""
     if rng.random() < 0.6:
         return np.zeros(size, dtype=np.float32)
     side = min(size)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_lesionseg.masks.morphology import part_at
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.inference.run_length import Runs
+from napari_lesionseg.masks.morphology import part_at
 from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnyAnswer, sampled
 from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
 from napari_lesionseg.types import Box, Click, LabelImage, Probability
@@ -139,12 +139,12 @@ def within_budget(answers: tuple[AnyAnswer | None, ...], budget: int) -> tuple[A
 
 
 def nothing(shape: tuple[int, int]) -> Answer:
-    """Make the answer that there is no lesion in a picture, (H, W)."""
+    """Make the answer that there is no lesion in an image, (H, W)."""
     return Answer(np.zeros((0, 0), dtype=np.float32), 0, 0, shape)
 
 
 def with_margin(box: Box, shape: tuple[int, int], share: float = 0.5) -> Box:
-    """Enlarge a box by a share of its longer side on every side, as far as the picture goes."""
+    """Enlarge a box by a share of its longer side on every side, as far as the image goes."""
     margin = round(share * max(box.bottom - box.top, box.right - box.left))
     return Box(
         max(box.top - margin, 0),
@@ -174,7 +174,7 @@ def within(probability: Probability, box: Box, level: float) -> Probability:
 
 
 def inside(click: Click, shape: tuple[int, ...]) -> bool:
-    """Tell whether a click lies in the picture."""
+    """Tell whether a click lies in the image."""
     row, col = click.pixel
     return 0 <= row < shape[0] and 0 <= col < shape[1]
 
@@ -234,7 +234,7 @@ def _inside(box: Box, window: Box) -> Box:
 
 
 def _scaled(box: Box, shape: tuple[int, ...], size: tuple[int, ...]) -> Box:
-    """Give a box of a picture in the pixels of the same picture of another size."""
+    """Give a box of an image in the pixels of the same image of another size."""
     down, right = size[0] / shape[0], size[1] / shape[1]
     return Box(
         round(box.top * down), round(box.left * right), round(box.bottom * down), round(box.right * right)

@@ -1,4 +1,4 @@
-"""What is seen of a picture while it is corrected, and the one history behind it. No network in here."""
+"""What is seen of an image while it is corrected, and the one history behind it. No network in here."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.editor.editor import compose
+from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.editor.undo_history import History, Snapshot
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
-from napari_lesionseg.plugin.napari_layers.overlays import Marks
-from napari_lesionseg.plugin.napari_layers.managed_labels import OutlineLayer
+from napari_lesionseg.plugin.napari_layers.managed_labels import ManagedLabels
+from napari_lesionseg.plugin.napari_layers.overlays import Overlays
 from napari_lesionseg.types import ByteImage, Click, LabelImage
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ CLICKS_BUDGET = 128 << 20
 """Bytes of answers kept so that clicks can be taken back without asking the network."""
 
 
-class Correction:
-    """The outline of one picture: a layer, the marks over it, and the snapshot that both are drawn from.
+class MaskDocument:
+    """The outline of one image: a layer, the marks over it, and the snapshot that both are drawn from.
 
     Parameters
     ----------
     viewer : napari.components.ViewerModel
-        The viewer that shows the picture.
-    picture : napari.layers.Image
-        The picture, a single one.
+        The viewer that shows the image.
+    image : napari.layers.Image
+        The image, a single one.
     labels : napari.layers.Labels
         Its outline, of the same size. What it holds is where the history begins.
     config : PostprocessConfig
@@ -52,20 +52,20 @@ class Correction:
     Raises
     ------
     MaskError
-        If the outline does not fit the picture, or the picture is a stack.
+        If the outline does not fit the image, or the image is a stack.
     """
 
     changed = Signal(str)
 
     def __init__(
-        self, viewer: ViewerModel, picture: Image, labels: Labels, config: PostprocessConfig, level: float
+        self, viewer: ViewerModel, image: Image, labels: Labels, config: PostprocessConfig, level: float
     ) -> None:
-        self.layer = OutlineLayer(viewer, picture, labels)
-        self.marks = Marks(labels)
+        self.layer = ManagedLabels(viewer, image, labels)
+        self.marks = Overlays(labels)
         self.unanswered: Callable[[], Iterable[Click]] = tuple
         self.no_hand = np.zeros(labels.data.shape, dtype=bool)
         self.history = History(Snapshot(self.layer.mask, self.no_hand, config, level=level))
-        self._picture, self._labels = picture, labels
+        self._image, self._labels = image, labels
         self._looked_at: Snapshot | None = None
         self._any = False
 
@@ -162,9 +162,9 @@ class Correction:
         self.history.reset(base)
         self.show(base, "restored")
 
-    def read_picture(self) -> ByteImage:
-        """Copy the picture, (H, W, 3) uint8."""
-        return read_frame(self._picture, ())
+    def read_image(self) -> ByteImage:
+        """Copy the image, (H, W, 3) uint8."""
+        return read_frame(self._image, ())
 
     def close(self) -> None:
         """Let go of the layer."""

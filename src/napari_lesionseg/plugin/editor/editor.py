@@ -1,4 +1,4 @@
-"""One picture being corrected: strokes, clicks, settings, tools and the network's answers, with one history.
+"""One image being corrected: strokes, clicks, settings, tools and the network's answers, with one history.
 
 What is seen is drawn from a `Snapshot`: the network's answer in force, thresholded and cleaned as the
 settings say, with what it found in boxes, and then the pixels set by hand, which stay as the hand left them.
@@ -25,42 +25,42 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.masks import morphology
-from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.errors import LesionSegError, MaskError
-from napari_lesionseg.plugin.editor.editor import compose
+from napari_lesionseg.inference.postprocess import resolve_threshold
+from napari_lesionseg.masks import morphology
+from napari_lesionseg.plugin.editor import compose
+from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnyAnswer
 from napari_lesionseg.plugin.editor.requests import Conversation
-from napari_lesionseg.plugin.editor.document import Correction
-from napari_lesionseg.plugin.editor.undo_history import Snapshot
 from napari_lesionseg.plugin.editor.tools import RESHAPING, TOOLS, apply_to_mask
+from napari_lesionseg.plugin.editor.undo_history import Snapshot
 from napari_lesionseg.types import Box, Click, LabelImage, Probability
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_lesionseg.inference.predictor import EncodedPicture, Model
+    from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 SPACING = 1 / 50
-"""Distance between the clicks of a drawn row, as a share of the picture's diagonal."""
+"""Distance between the clicks of a drawn row, as a share of the image's diagonal."""
 
 SMALLEST_BOX = 8
 """Pixels; a smaller rectangle was a slip of the hand."""
 
 AT_ONCE_PIXELS = 1 << 21
-"""Pictures up to this size are smoothed and snapped at once, larger ones in another thread."""
+"""Images up to this size are smoothed and snapped at once, larger ones in another thread."""
 
 
-_editors: weakref.WeakKeyDictionary[Labels, weakref.ref[OutlineEditor]] = weakref.WeakKeyDictionary()
+_editors: weakref.WeakKeyDictionary[Labels, weakref.ref[MaskEditor]] = weakref.WeakKeyDictionary()
 
 
-def editor_of(labels: Labels) -> OutlineEditor | None:
+def editor_of(labels: Labels) -> MaskEditor | None:
     """Give the editor that a layer is the outline of, if it is being corrected."""
     return _editors[labels]() if labels in _editors else None
 
 
-class OutlineEditor:
-    """One picture being corrected: its outline, clicks, settings and one history over all of them.
+class MaskEditor:
+    """One image being corrected: its outline, clicks, settings and one history over all of them.
 
     While it is open, Ctrl+Z and Ctrl+Shift+Z on the outline's layer, and ``layer.undo()`` and
     ``layer.redo()`` however they are called, go to this history; napari's own one stays empty.
@@ -68,9 +68,9 @@ class OutlineEditor:
     Parameters
     ----------
     viewer : napari.components.ViewerModel
-        The viewer that shows the picture.
-    picture : napari.layers.Image
-        The picture, a single one.
+        The viewer that shows the image.
+    image : napari.layers.Image
+        The image, a single one.
     labels : napari.layers.Labels
         Its outline, of the same size. What it holds is where the history begins.
     config : PostprocessConfig
@@ -91,7 +91,7 @@ class OutlineEditor:
     Raises
     ------
     MaskError
-        If the outline does not fit the picture, or the picture is a stack.
+        If the outline does not fit the image, or the image is a stack.
     """
 
     changed = Signal(str)
@@ -101,22 +101,22 @@ class OutlineEditor:
     def __init__(
         self,
         viewer: ViewerModel,
-        picture: Image,
+        image: Image,
         labels: Labels,
         *,
         config: PostprocessConfig,
         model: Model | None,
     ) -> None:
         level = 0.5 if model is None else model.card.threshold
-        self._seen = Correction(viewer, picture, labels, config, level)
-        self._talk = Conversation(self._seen, lambda: picture.name, model)
-        self.viewer, self.picture, self.labels = viewer, picture, labels
+        self._seen = MaskDocument(viewer, image, labels, config, level)
+        self._talk = Conversation(self._seen, lambda: image.name, model)
+        self.viewer, self.image, self.labels = viewer, image, labels
         self._closed = False
         self.marks = self._seen.marks
         self._seen.changed.connect(self.changed.emit)
         self._talk.failed.connect(self.failed.emit)
-        self._talk.errands.busy.connect(self.busy.emit)
-        self._seen.layer.take_over(self.undo, self.redo, self._seen.take_notice, self._on_picture_changed)
+        self._talk.requests.busy.connect(self.busy.emit)
+        self._seen.layer.take_over(self.undo, self.redo, self._seen.take_notice, self._on_image_changed)
         _editors[labels] = weakref.ref(self)
 
     @property
@@ -137,7 +137,7 @@ class OutlineEditor:
     @property
     def config(self) -> PostprocessConfig:
         """The settings in force, or about to be."""
-        return self._talk.errands.config or self._now.config
+        return self._talk.requests.config or self._now.config
 
     @property
     def probability(self) -> Probability | None:
@@ -172,12 +172,12 @@ class OutlineEditor:
     @property
     def is_busy(self) -> bool:
         """Whether the network is at work."""
-        return self._talk.errands.is_busy
+        return self._talk.requests.is_busy
 
     @property
     def can_undo(self) -> bool:
         """Whether there is something to take back."""
-        return bool(self._talk.errands) or self._seen.history.can_undo or self._seen.is_painted
+        return bool(self._talk.requests) or self._seen.history.can_undo or self._seen.is_painted
 
     @property
     def can_redo(self) -> bool:
@@ -199,12 +199,12 @@ class OutlineEditor:
             self._talk.model = model
 
     def predict(self) -> None:
-        """Outline the picture anew; clicks and the hand's work go, until undo brings them back."""
-        self._talk.errands.drop()
+        """Outline the image anew; clicks and the hand's work go, until undo brings them back."""
+        self._talk.requests.drop()
         self._talk.want("prediction")
 
     def set_prediction(
-        self, given: Probability | AnyAnswer, encoded: EncodedPicture | None = None, *, draw: bool = True
+        self, given: Probability | AnyAnswer, encoded: EncodedImage | None = None, *, draw: bool = True
     ) -> None:
         """Take an answer that the network gave before.
 
@@ -212,17 +212,17 @@ class OutlineEditor:
         ----------
         given : ndarray or Answer
             (H, W) or (C, H, W) float32, without clicks.
-        encoded : EncodedPicture, optional
-            The picture as the network keeps it for clicks.
+        encoded : EncodedImage, optional
+            The image as the network keeps it for clicks.
         draw : bool
             True: draw the outline anew. False: it stays, and what differs from the answer counts as done by
             hand.
         """
-        self._talk.errands.drop()
+        self._talk.requests.drop()
         if not self._ready():
             return
         if given.shape[-2:] != self._now.mask.shape:
-            self.failed.emit(MaskError("The prepared outline is of another picture; outline this one again."))
+            self.failed.emit(MaskError("The prepared outline is of another image; outline this one again."))
             return
         self._talk.encoded = encoded if encoded is not None else self._talk.encoded
         answer = Answer.of(given) if isinstance(given, np.ndarray) else given
@@ -255,7 +255,7 @@ class OutlineEditor:
         Parameters
         ----------
         row, col : float
-            In pixels of the picture; points outside it are ignored.
+            In pixels of the image; points outside it are ignored.
         positive : bool
             Whether the point belongs to it.
         """
@@ -288,12 +288,12 @@ class OutlineEditor:
             self._talk.want("retract")
 
     def box(self, box: Box) -> None:
-        """Let the network look at a part of the picture at its full working size; what it finds is added.
+        """Let the network look at a part of the image at its full working size; what it finds is added.
 
         Parameters
         ----------
         box : Box
-            In pixels of the picture; it is cut at the picture's border.
+            In pixels of the image; it is cut at the image's border.
         """
         height, width = self._now.mask.shape
         cut = Box(max(box.top, 0), max(box.left, 0), min(box.bottom, height), min(box.right, width))
@@ -309,7 +309,7 @@ class OutlineEditor:
             "smooth", "fill_holes", "largest_part", "remove_part" (under ``row``, ``col``), "snap", "split",
             "merge", "back_to_prediction" or "clear" (there is no lesion).
         row, col : float, optional
-            A point in pixels of the picture.
+            A point in pixels of the image.
 
         Raises
         ------
@@ -323,7 +323,7 @@ class OutlineEditor:
         if name == "back_to_prediction":
             self._back_to_prediction()
         elif name == "clear":
-            self._talk.errands.drop()
+            self._talk.requests.drop()
             self._seen.clear()
         elif name in RESHAPING and self._now.mask.size > AT_ONCE_PIXELS:
             self._talk.want("tool", tool=name)
@@ -342,7 +342,7 @@ class OutlineEditor:
     def redo(self) -> None:
         """Bring the step back that was taken back last."""
         if self._ready() and self._seen.history.can_redo:
-            self._talk.errands.drop()
+            self._talk.requests.drop()
             self._seen.show(self._seen.history.redo(), "redo")
 
     def restore(
@@ -359,11 +359,11 @@ class OutlineEditor:
         config : PostprocessConfig, optional
             The settings it was made with; None: those in force.
         """
-        self._talk.errands.drop()
+        self._talk.requests.drop()
         if not self._seen.layer.usable:
             return
         if mask.shape != self._now.mask.shape:
-            self.failed.emit(MaskError("The saved outline is of another size; outline the picture again."))
+            self.failed.emit(MaskError("The saved outline is of another size; outline the image again."))
             return
         count = len(clicks)
         self._seen.restore(
@@ -382,7 +382,7 @@ class OutlineEditor:
         """Let go of the layer and the viewer; what the network still answers is dropped."""
         if self._closed:
             return
-        self._talk.errands.drop()
+        self._talk.requests.drop()
         self._closed = True
         self._talk.encoded = None
         _editors.pop(self.labels, None)
@@ -397,12 +397,12 @@ class OutlineEditor:
         if self._seen.layer.usable:
             self._seen.take_notice()
             return True
-        self._talk.errands.drop()
+        self._talk.requests.drop()
         if not self._closed:
-            self.failed.emit(MaskError("The outline or its picture was closed or changed; open it again."))
+            self.failed.emit(MaskError("The outline or its image was closed or changed; open it again."))
         return False
 
-    def _on_picture_changed(self) -> None:
+    def _on_image_changed(self) -> None:
         self._talk.encoded = None
 
     def _answered(self) -> bool:
@@ -413,7 +413,7 @@ class OutlineEditor:
         """Apply a tool that makes a mask of a mask."""
         now, seen = self._now, self._seen
         try:
-            mask = apply_to_mask(name, now.mask, seen.active_class, seen.read_picture, point)
+            mask = apply_to_mask(name, now.mask, seen.active_class, seen.read_image, point)
         except LesionSegError as error:
             self.failed.emit(error)
             return
@@ -424,7 +424,7 @@ class OutlineEditor:
         if prediction is None:
             self.predict()
             return
-        self._talk.errands.drop()
+        self._talk.requests.drop()
         self._seen.draw_prediction(prediction, self._now, "tool")
 
     def _row(self, points: Sequence[tuple[float, float]], positive: bool) -> list[Click]:

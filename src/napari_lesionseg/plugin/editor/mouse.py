@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from psygnal import Signal
 
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.types import Box
 
 Mode = Literal["off", "click", "box", "remove"]
@@ -38,12 +38,12 @@ class ClickTool:
     changed : psygnal.Signal
         Emitted when the mode or the sign was changed.
     panning : bool
-        While True, the mouse moves the picture in any mode.
+        While True, the mouse moves the image in any mode.
     """
 
     changed = Signal()
 
-    def __init__(self, editor: OutlineEditor) -> None:
+    def __init__(self, editor: MaskEditor) -> None:
         self._editor, self._labels = editor, editor.labels
         self._mode: Mode = "off"
         self._positive = True
@@ -146,7 +146,7 @@ class ClickTool:
         return float(row), float(col)
 
     def _box_between(self, first: tuple[float, float], last: tuple[float, float]) -> Box:
-        """Give the pixels between two corners, as far as the picture goes."""
+        """Give the pixels between two corners, as far as the image goes."""
         height, width = self._labels.data.shape[-2:]
         corners = np.clip(np.round([first, last]), 0, (height - 1, width - 1)).astype(int)
         (top, left), (bottom, right) = corners.min(axis=0), corners.max(axis=0)

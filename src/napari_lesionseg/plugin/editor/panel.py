@@ -18,16 +18,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import ClickTool, Mode
-from napari_lesionseg.plugin.widgets.postprocess_form import small
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
-from napari_lesionseg.plugin.shortcuts import OUTLINE_KEYS, LayerKeys, key_of, set_tip
 from napari_lesionseg.plugin.napari_layers.layers import show_as
+from napari_lesionseg.plugin.shortcuts import OUTLINE_KEYS, LayerKeys, key_of, set_tip
+from napari_lesionseg.plugin.widgets.postprocess_form import small
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-_NO_PICTURE = "Open a picture first"
+_NO_IMAGE = "Open an image first"
 _NO_MODEL = "Choose a model first"
 _NO_OUTLINE = "Nothing is outlined yet"
 
@@ -56,12 +56,12 @@ _ROWS: tuple[tuple[tuple[str, str, str], ...], ...] = (
     ),
     (
         ("smooth", "Smooth", "Round off the outline"),
-        ("snap to edges", "Snap", "Move the outline to the edges of the picture nearby"),
+        ("snap to edges", "Snap", "Move the outline to the edges of the image nearby"),
         ("fill holes of the outline", "Fill holes", "Close the holes inside the outline"),
         ("largest part alone", "Largest", "Keep the largest part alone"),
     ),
     (
-        ("split", "Split", "Cut apart, at the waist, what are two lesions"),
+        ("split", "Split", "Cut apart, at the narrow point, what are two lesions"),
         ("merge", "Merge", "Join to the largest part the one that lies nearest to it"),
         ("remove part under the mouse", "Remove", "Take a part away: click on it, or point at it and press"),
         ("no outline", "Clear", "Take the whole outline away"),
@@ -105,11 +105,11 @@ class CorrectPanel(QWidget):
     """
 
     def __init__(
-        self, viewer: ViewerModel, editor: OutlineEditor | None = None, parent: QWidget | None = None
+        self, viewer: ViewerModel, editor: MaskEditor | None = None, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
         self._viewer = viewer
-        self._editor: OutlineEditor | None = None
+        self._editor: MaskEditor | None = None
         self.tool: ClickTool | None = None
         self._taken: tuple[Mode, bool] = "off", True
         self._keys: LayerKeys | None = None
@@ -127,12 +127,12 @@ class CorrectPanel(QWidget):
         self.set_editor(editor)
 
     @property
-    def editor(self) -> OutlineEditor | None:
+    def editor(self) -> MaskEditor | None:
         """What is corrected."""
         return self._editor
 
-    def set_editor(self, editor: OutlineEditor | None) -> None:
-        """Correct another picture, or none."""
+    def set_editor(self, editor: MaskEditor | None) -> None:
+        """Correct another image, or none."""
         self._let_go()
         self._editor = editor
         if editor is not None:
@@ -145,7 +145,7 @@ class CorrectPanel(QWidget):
             editor.labels.events.mode.connect(self._update)
             editor.labels.events.selected_label.connect(self._update)
             if self._taken[0] != "off" and not self._why_not_mode(self._taken[0]):
-                self.tool.start(*self._taken)  # as in the picture before
+                self.tool.start(*self._taken)  # as in the image before
         self.status.clear()
         self._update()
 
@@ -173,7 +173,7 @@ class CorrectPanel(QWidget):
             "next class": self._next_class,
             "hide while held": self._hide,
             "show filled while held": self._fill,
-            "move the picture while held": self._move_picture,
+            "move the image while held": self._move_image,
             "undo": self._undo,
             "redo": self._redo,
         }
@@ -196,7 +196,7 @@ class CorrectPanel(QWidget):
         classes.addWidget(self._class_caption)
         classes.addWidget(self.classes, 1)
         self.edit_classes.setText("Classes\N{HORIZONTAL ELLIPSIS}")
-        self.edit_classes.setToolTip("Name the classes of the outlines, choose their colours, add some")
+        self.edit_classes.setToolTip("Name the classes of the outlines, choose their colors, add some")
         self.edit_classes.setVisible(False)  # they are those of a study
         classes.addWidget(self.edit_classes)
         self.show_keys.setText("Keys")
@@ -284,7 +284,7 @@ class CorrectPanel(QWidget):
             yield
             labels.contour, labels.opacity = contour, opacity
 
-    def _move_picture(self) -> Iterator[None]:
+    def _move_image(self) -> Iterator[None]:
         if self._editor is None or self.tool is None:
             return
         tool, labels = self.tool, self._editor.labels
@@ -330,7 +330,7 @@ class CorrectPanel(QWidget):
         """Say why something cannot be done now; empty when it can."""
         editor = self._editor
         if editor is None:
-            return _NO_PICTURE
+            return _NO_IMAGE
         if action in _NEEDS_MODEL and editor.model is None:
             return _NO_MODEL
         if action in _NEEDS_OUTLINE and not editor.has_outline:
@@ -354,7 +354,7 @@ class CorrectPanel(QWidget):
                 if action in _TAKEN:
                     button.setChecked(self._is_taken(action))
         self.classes.setEnabled(self._editor is not None)
-        set_tip(self.classes, "The class that is painted next" if self._editor else _NO_PICTURE, "next class")
+        set_tip(self.classes, "The class that is painted next" if self._editor else _NO_IMAGE, "next class")
         if self._editor is not None:
             with QSignalBlocker(self.classes):
                 self.classes.setCurrentIndex(min(self._editor.active_class, len(self._names)) - 1)

@@ -16,7 +16,7 @@ from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.types import Click, LabelImage, Probability
 
 if TYPE_CHECKING:
-    from napari_lesionseg.inference.prediction import WorkingAnswer
+    from napari_lesionseg.inference.prediction import Prediction
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -24,7 +24,7 @@ LOWEST_THRESHOLD = 0.02
 """Lowest threshold an outline can be drawn at; probabilities below it need not be kept."""
 
 MEMORY_BUDGET = 1 << 30
-"""Bytes of probabilities that are kept over all pictures."""
+"""Bytes of probabilities that are kept over all images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ class Answer:
         return int(self.part.nbytes)
 
 
-AnyAnswer: TypeAlias = "Answer | WorkingAnswer"
-"""What a network said of a picture: a map of every pixel, or as large as the network worked at."""
+AnyAnswer: TypeAlias = "Answer | Prediction"
+"""What a network said of an image: a map of every pixel, or as large as the network worked at."""
 
 
 def sampled(values: NDArray[_Value], size: tuple[int, int]) -> NDArray[_Value]:
@@ -139,34 +139,34 @@ def sampled(values: NDArray[_Value], size: tuple[int, int]) -> NDArray[_Value]:
 
 
 class AnswerStore:
-    """Answers of the pictures used last, within a budget of memory.
+    """Answers of the images used last, within a budget of memory.
 
     Parameters
     ----------
     budget : int
-        Bytes; the pictures not used for longest go first.
+        Bytes; the images not used for longest go first.
     """
 
     def __init__(self, budget: int = MEMORY_BUDGET) -> None:
         self.budget = budget
         self._answers: OrderedDict[Hashable, Mapping[Frame, Answer]] = OrderedDict()
 
-    def put(self, picture: Hashable, answers: Mapping[Frame, Answer]) -> None:
-        """Keep the answers for all frames of a picture in place of its former ones."""
-        self._answers[picture] = dict(answers)
-        self._answers.move_to_end(picture)
+    def put(self, image: Hashable, answers: Mapping[Frame, Answer]) -> None:
+        """Keep the answers for all frames of an image in place of its former ones."""
+        self._answers[image] = dict(answers)
+        self._answers.move_to_end(image)
         while self._answers and self.nbytes > self.budget:
             self._answers.popitem(last=False)
 
-    def get(self, picture: Hashable) -> Mapping[Frame, Answer]:
-        """Give a picture's answers by frame; empty when there are none any more."""
-        if picture in self._answers:
-            self._answers.move_to_end(picture)
-        return self._answers.get(picture, {})
+    def get(self, image: Hashable) -> Mapping[Frame, Answer]:
+        """Give an image's answers by frame; empty when there are none any more."""
+        if image in self._answers:
+            self._answers.move_to_end(image)
+        return self._answers.get(image, {})
 
-    def drop(self, picture: Hashable) -> None:
-        """Forget a picture."""
-        self._answers.pop(picture, None)
+    def drop(self, image: Hashable) -> None:
+        """Forget an image."""
+        self._answers.pop(image, None)
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What the network is asked about one picture: in order, one question at a time, in another thread."""
+"""What the network is asked about one image: in order, one question at a time, in another thread."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import PictureError
-from napari_lesionseg.plugin.editor.editor import compose
+from napari_lesionseg.errors import ImageError
+from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
 from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.types import Box, ByteImage, Click
 
 if TYPE_CHECKING:
-    from napari_lesionseg.inference.predictor import EncodedPicture, Model
+    from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Request:
     """Something that takes its time.
 
     Parameters
@@ -52,14 +52,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the network is asked about the whole picture, as plain values for another thread.
+    """What the network is asked about the whole image, as plain values for another thread.
 
     Parameters
     ----------
     model : Model or None
         The network.
-    encoded : EncodedPicture or None
-        The picture as the network keeps it; None: it has not seen it.
+    encoded : EncodedImage or None
+        The image as the network keeps it; None: it has not seen it.
     image : ndarray or None
         (H, W, 3) uint8, where it has not.
     clicks : tuple of Click
@@ -69,7 +69,7 @@ class Question:
     """
 
     model: Model | None
-    encoded: EncodedPicture | None
+    encoded: EncodedImage | None
     image: ByteImage | None
     clicks: tuple[Click, ...] = ()
     before: Snapshot | None = None
@@ -77,29 +77,29 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the network said, and the picture as it keeps it for the next question."""
+    """What the network said, and the image as it keeps it for the next question."""
 
     answer: AnyAnswer
-    encoded: EncodedPicture
+    encoded: EncodedImage
 
 
 def ask(question: Question) -> Reply:
-    """Ask the network about the whole picture; runs in another thread."""
+    """Ask the network about the whole image; runs in another thread."""
     encoded = question.encoded
     if encoded is None:
         if question.model is None or question.image is None:
-            raise PictureError("The picture or the model is gone; open it again.")
+            raise ImageError("The image or the model is gone; open it again.")
         encoded = question.model.encode(question.image)
     previous = compose.previous_probability(question.before) if question.before is not None else None
     return Reply(encoded.answer(question.clicks, previous), encoded)
 
 
-def look(model: Model, part: ByteImage, whole: EncodedPicture | None, box: Box, window: Box) -> Find:
-    """Ask the network about a part of a picture; runs in another thread."""
+def look(model: Model, part: ByteImage, whole: EncodedImage | None, box: Box, window: Box) -> Find:
+    """Ask the network about a part of an image; runs in another thread."""
     return Find(box, window, model.encode(part, whole).answer())
 
 
-class Errands:
+class RequestQueue:
     """The wishes that wait, and those that the network is at work on.
 
     Attributes
@@ -113,8 +113,8 @@ class Errands:
     busy = Signal(bool)
 
     def __init__(self) -> None:
-        self.waiting: deque[Wish] = deque()
-        self._under_way: tuple[Wish, ...] = ()
+        self.waiting: deque[Request] = deque()
+        self._under_way: tuple[Request, ...] = ()
         self._job: Job[Any] | None = None
         self._was_busy = False
 
@@ -126,27 +126,27 @@ class Errands:
     @property
     def clicks(self) -> list[Click]:
         """The clicks that have no answer yet."""
-        return [click for wish in (*self._under_way, *self.waiting) for click in wish.clicks]
+        return [click for request in (*self._under_way, *self.waiting) for click in request.clicks]
 
     @property
     def config(self) -> PostprocessConfig | None:
         """The settings that were wished for last, if any wait."""
-        wanted = [wish.config for wish in self.waiting if wish.config is not None]
+        wanted = [request.config for request in self.waiting if request.config is not None]
         return wanted[-1] if wanted else None
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self._under_way)
 
-    def take_clicks(self, first: Wish) -> tuple[Wish, ...]:
+    def take_clicks(self, first: Request) -> tuple[Request, ...]:
         """Take the clicks that follow one directly, to be asked together with it."""
-        wishes = [first]
+        pending_requests = [first]
         while self.waiting and self.waiting[0].kind == "click":
-            wishes.append(self.waiting.popleft())
-        return tuple(wishes)
+            pending_requests.append(self.waiting.popleft())
+        return tuple(pending_requests)
 
     def send(
         self,
-        wishes: tuple[Wish, ...],
+        pending_requests: tuple[Request, ...],
         title: str,
         function: Callable[..., Any],
         *arguments: Any,
@@ -154,7 +154,7 @@ class Errands:
         failed: Callable[[Exception], None],
     ) -> None:
         """Let another thread work for wishes; `done` or `failed` is called when it has finished."""
-        self._under_way = wishes
+        self._under_way = pending_requests
         self._job = Job(title, function, *arguments, done=partial(self._on_done, done), failed=failed)
 
     def forget_last(self, depth: int) -> bool:

@@ -1,4 +1,4 @@
-"""The conversation with the network about the picture being corrected: what is asked, what comes of it."""
+"""The conversation with the network about the image being corrected: what is asked, what comes of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from psygnal import Signal
 
 from napari_lesionseg.errors import LesionSegError, ModelNotFoundError
-from napari_lesionseg.plugin.editor.editor import compose
-from napari_lesionseg.plugin.editor.request_queue import Errands, Question, Reply, Wish, ask, look
-from napari_lesionseg.plugin.editor.document import Correction
-from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
+from napari_lesionseg.plugin.editor import compose
+from napari_lesionseg.plugin.editor.document import MaskDocument
+from napari_lesionseg.plugin.editor.request_queue import Question, Reply, Request, RequestQueue, ask, look
 from napari_lesionseg.plugin.editor.tools import RESHAPING, apply_to_mask
+from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
 from napari_lesionseg.types import Click, LabelImage
 
 if TYPE_CHECKING:
-    from napari_lesionseg.inference.predictor import EncodedPicture, Model
+    from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 NO_MODEL = "Choose a model first; without one the brushes and tools work, clicks and boxes do not."
 
@@ -33,14 +33,14 @@ class Conversation:
     correction : Correction
         What the answers are drawn into.
     title : callable
-        Names the picture.
+        Names the image.
     model : Model or None
         The network.
 
     Attributes
     ----------
-    encoded : EncodedPicture or None
-        The picture as the network keeps it; None: it has not seen it.
+    encoded : EncodedImage or None
+        The image as the network keeps it; None: it has not seen it.
     errands : Errands
         What waits, and what is under way.
     failed : psygnal.Signal
@@ -49,11 +49,11 @@ class Conversation:
 
     failed = Signal(Exception)
 
-    def __init__(self, correction: Correction, title: Callable[[], str], model: Model | None) -> None:
+    def __init__(self, correction: MaskDocument, title: Callable[[], str], model: Model | None) -> None:
         self._correction, self._title, self._model = correction, title, model
-        self.encoded: EncodedPicture | None = None
-        self.errands = Errands()
-        correction.unanswered = lambda: self.errands.clicks
+        self.encoded: EncodedImage | None = None
+        self.requests = RequestQueue()
+        correction.unanswered = lambda: self.requests.clicks
 
     @property
     def model(self) -> Model | None:
@@ -62,7 +62,7 @@ class Conversation:
 
     @model.setter
     def model(self, model: Model | None) -> None:
-        self.errands.drop()
+        self.requests.drop()
         self._model, self.encoded = model, None
 
     @property
@@ -71,24 +71,24 @@ class Conversation:
         return self._model.card.threshold if self._model is not None else 0.5
 
     def want(self, kind: Any, clicks: tuple[Click, ...] = (), **more: Any) -> None:
-        """Wish for something; see `Wish`."""
+        """Wish for something; see `Request`."""
         if self._model is None and kind != "tool":
             self.failed.emit(ModelNotFoundError(NO_MODEL))
             return
-        self.errands.waiting.append(Wish(kind, self._correction.history.depth, clicks, **more))
+        self.requests.waiting.append(Request(kind, self._correction.history.depth, clicks, **more))
         self._go_on()
         self._correction.show_clicks()
 
     def forget_last(self) -> bool:
         """Take back what was asked last, if nothing else was done since; tell whether there was anything."""
-        forgotten = self.errands.forget_last(self._correction.history.depth)
+        forgotten = self.requests.forget_last(self._correction.history.depth)
         if forgotten:
             self._correction.show_clicks()
         return forgotten
 
     def forget_click(self) -> bool:
         """Take back the last click if it has no answer yet; tell whether there was one."""
-        forgotten = self.errands.forget_click()
+        forgotten = self.requests.forget_click()
         if forgotten:
             self._correction.show_clicks()
         return forgotten
@@ -99,71 +99,75 @@ class Conversation:
 
     def _go_on(self) -> None:
         """Ask the next question, if the network is free and there is one."""
-        while not self.errands.is_busy and self.errands.waiting and self._correction.layer.usable:
+        while not self.requests.is_busy and self.requests.waiting and self._correction.layer.usable:
             try:
                 self._start()
             except LesionSegError as error:
                 self._on_failed(error)
-        self.errands.tell()
+        self.requests.tell()
 
     def _start(self) -> None:
-        waiting = self.errands.waiting
+        waiting = self.requests.waiting
         whole = waiting[0].kind in {"prediction", "tool"}
         if not whole and self._now.answer is None and self._now.mask.any():
             # A restored outline: what of it is the network's is learnt first.
             self._send((), ask, self._question(self._now.clicks), done=self._on_learnt)
             return
-        wish = waiting.popleft()
-        if wish.kind == "prediction":
-            self._send((wish,), ask, self._question(()), done=partial(self._on_predicted, self._now))
-        elif wish.kind == "click":
-            self._start_clicks(wish)
-        elif wish.kind == "box":
-            self._start_box(wish)
-        elif wish.kind == "retract":
-            self._start_retract(wish)
-        elif wish.kind == "tool":
-            self._start_tool(wish)
-        elif wish.config is not None:
-            self._correction.redraw(replace(self._now, config=wish.config), "threshold", merge=True)
+        request = waiting.popleft()
+        if request.kind == "prediction":
+            self._send((request,), ask, self._question(()), done=partial(self._on_predicted, self._now))
+        elif request.kind == "click":
+            self._start_clicks(request)
+        elif request.kind == "box":
+            self._start_box(request)
+        elif request.kind == "retract":
+            self._start_retract(request)
+        elif request.kind == "tool":
+            self._start_tool(request)
+        elif request.config is not None:
+            self._correction.redraw(replace(self._now, config=request.config), "threshold", merge=True)
 
-    def _start_clicks(self, first: Wish) -> None:
+    def _start_clicks(self, first: Request) -> None:
         """Ask about a click, together with those that follow it directly."""
-        wishes = self.errands.take_clicks(first)
-        groups = [wish.clicks for wish in wishes]
+        pending_requests = self.requests.take_clicks(first)
+        groups = [request.clicks for request in pending_requests]
         clicks = (*self._now.clicks, *(click for group in groups for click in group))
         question = self._question(clicks, self._now)
-        self._send(wishes, ask, question, done=partial(self._on_clicked, groups))
+        self._send(pending_requests, ask, question, done=partial(self._on_clicked, groups))
 
-    def _start_box(self, wish: Wish) -> None:
-        box = wish.box
+    def _start_box(self, request: Request) -> None:
+        box = request.box
         if box is None:
             return
         window = compose.with_margin(box, (self._now.mask.shape[0], self._now.mask.shape[1]))
-        part = self._correction.read_picture()[window.top : window.bottom, window.left : window.right].copy()
-        self._send((wish,), look, self._model, part, self.encoded, box, window, done=self._on_found)
+        part = self._correction.read_image()[window.top : window.bottom, window.left : window.right].copy()
+        self._send((request,), look, self._model, part, self.encoded, box, window, done=self._on_found)
 
-    def _start_retract(self, wish: Wish) -> None:
+    def _start_retract(self, request: Request) -> None:
         if not self._now.groups:
             return
         remaining = compose.without_last_click(self._now).clicks
-        self._send((wish,), ask, self._question(remaining), done=self._on_retracted)
+        self._send((request,), ask, self._question(remaining), done=self._on_retracted)
 
-    def _start_tool(self, wish: Wish) -> None:
+    def _start_tool(self, request: Request) -> None:
         now, correction = self._now, self._correction
-        picture = correction.read_picture() if wish.tool == "snap" else None
-        arguments = (wish.tool, now.mask, correction.active_class, lambda: picture)
-        self._send((wish,), apply_to_mask, *arguments, done=partial(self._on_tool, wish.tool, now))
+        image = correction.read_image() if request.tool == "snap" else None
+        arguments = (request.tool, now.mask, correction.active_class, lambda: image)
+        self._send((request,), apply_to_mask, *arguments, done=partial(self._on_tool, request.tool, now))
 
     def _question(self, clicks: tuple[Click, ...], before: Snapshot | None = None) -> Question:
-        image = self._correction.read_picture() if self.encoded is None else None
+        image = self._correction.read_image() if self.encoded is None else None
         return Question(self._model, self.encoded, image, clicks, before)
 
     def _send(
-        self, wishes: tuple[Wish, ...], function: Any, *arguments: Any, done: Callable[[Any], None]
+        self,
+        pending_requests: tuple[Request, ...],
+        function: Any,
+        *arguments: Any,
+        done: Callable[[Any], None],
     ) -> None:
-        self.errands.send(
-            wishes,
+        self.requests.send(
+            pending_requests,
             f"outlining {self._title()}",
             function,
             *arguments,
@@ -173,7 +177,7 @@ class Conversation:
 
     def _on_reply(self, done: Callable[[Any], None], reply: Any) -> None:
         if not self._correction.layer.usable:
-            self.errands.drop()
+            self.requests.drop()
             return
         self._correction.take_notice()
         if isinstance(reply, Reply):
@@ -182,7 +186,7 @@ class Conversation:
         self._go_on()
 
     def _on_failed(self, error: Exception) -> None:
-        self.errands.drop()
+        self.requests.drop()
         if self._correction.layer.usable:
             self._correction.show_clicks()
         self.failed.emit(error)

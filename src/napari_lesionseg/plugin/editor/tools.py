@@ -31,7 +31,7 @@ def apply_to_mask(
     name: str,
     mask: LabelImage,
     active: int,
-    picture: Callable[[], ByteImage],
+    image: Callable[[], ByteImage],
     point: tuple[float, float] | None = None,
 ) -> LabelImage:
     """Use a tool.
@@ -44,8 +44,8 @@ def apply_to_mask(
         (H, W) uint8, class indices.
     active : int
         The class that is meant if it is there; else all classes are.
-    picture : callable
-        Gives the picture, (H, W, 3) uint8, for tools that look at it.
+    image : callable
+        Gives the image, (H, W, 3) uint8, for tools that look at it.
     point : (float, float), optional
         Row and column, for "remove_part".
 
@@ -63,7 +63,7 @@ def apply_to_mask(
         return mask if point is None else morphology.remove_part(mask, *point)
     tool: Callable[..., LabelImage] = getattr(morphology, name)
     if name == "snap":
-        tool = partial(tool, picture())
+        tool = partial(tool, image())
     present = [int(label) for label in np.flatnonzero(np.bincount(mask.ravel(), minlength=2)[1:]) + 1]
     for label in [active] if active in present else present:
         mask = tool(mask, label)

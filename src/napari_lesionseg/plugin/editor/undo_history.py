@@ -1,8 +1,8 @@
-"""One history over everything that can be done to a picture. It knows neither napari nor Qt.
+"""One history over everything that can be done to an image. It knows neither napari nor Qt.
 
 A step is a whole `Snapshot`: the mask, what of it was done by hand, the clicks, the settings and the
 network's answers. The snapshot in force is held as it is; those to go back or forward to are held packed,
-which takes some ten kilobytes for a lesion in a picture of 24 megapixels. Answers are shared between them.
+which takes some ten kilobytes for a lesion in an image of 24 megapixels. Answers are shared between them.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.types import Box, Click, LabelImage
 
 HISTORY_BUDGET = 512 << 20
-"""Bytes that the history of one picture may take."""
+"""Bytes that the history of one image may take."""
 
 _QUICKEST = 1  # zlib's level: what the better ones win on masks is not worth the wait
 
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """What the network found when it looked at a part of the picture.
+    """What the network found when it looked at a part of the image.
 
     Parameters
     ----------
     box : Box
-        Where the reader wanted it to look.
+        Where the annotator wanted it to look.
     window : Box
         The part that it looked at, which is larger.
     answer : Answer

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.masks.instances import InstanceMap
 from napari_lesionseg.masks.measurements import (
     Measurement,
@@ -29,22 +30,21 @@ from napari_lesionseg.masks.measurements import (
     measurement_columns,
     write_measurements,
 )
-from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.instances import pixel_size
-from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
-from napari_lesionseg.plugin.widgets.forms import captioned, status_line, when_gone
-from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.napari_layers.links import (
+    image_of,
     is_measured,
-    picture_of,
     put_features,
     read_numbers,
     shown_frame_of,
 )
-from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
 from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.widgets.forms import captioned, status_line, when_gone
+from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
+from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
+from napari_lesionseg.plugin.widgets.postprocess_form import small
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -108,9 +108,9 @@ class MeasurementsPanel(QWidget):
         self.length.setValue(RULER_LENGTH)
         self.length.setSuffix(" mm")
         self.length.setToolTip("What the ruler says between both ends of the line")
-        self.draw.setToolTip("Draw a line in the picture from one mark of a ruler to another")
+        self.draw.setToolTip("Draw a line in the image from one mark of a ruler to another")
         self.set.setToolTip("Take the scale from the line that was drawn last")
-        self.dicom.setToolTip("Take the scale from the DICOM file that the picture came from")
+        self.dicom.setToolTip("Take the scale from the DICOM file that the image came from")
         self.clear.setToolTip("Forget the scale: lengths are in pixels again")
         self.measure.setToolTip("Measure every lesion of the layer; the window stays usable meanwhile")
         self.save.setToolTip("Save the table for a spreadsheet")
@@ -154,9 +154,9 @@ class MeasurementsPanel(QWidget):
     # ------------------------------------------------------------------------------------ the layer
 
     @property
-    def picture(self) -> Image | None:
-        """The picture under the lesions."""
-        return None if self.layers.layer is None else picture_of(self.layers.layer, self._viewer)
+    def image(self) -> Image | None:
+        """The image under the lesions."""
+        return None if self.layers.layer is None else image_of(self.layers.layer, self._viewer)
 
     def _on_layer(self) -> None:
         self._let_go()
@@ -206,43 +206,43 @@ class MeasurementsPanel(QWidget):
     # ------------------------------------------------------------------------------------ the scale
 
     def _on_draw(self) -> None:
-        if self.picture is not None:
-            pixel_size.add_ruler(self._viewer, self.picture)
+        if self.image is not None:
+            pixel_size.add_ruler(self._viewer, self.image)
             self._say(
                 "Draw the line from one mark of the ruler to another, say how long it is, and press Set."
             )
 
     def _on_set(self) -> None:
-        picture, ruler = self.picture, pixel_size.find_ruler(self._viewer)
-        if picture is None:
+        image, ruler = self.image, pixel_size.find_ruler(self._viewer)
+        if image is None:
             return
         if ruler is None:
             self._say("Draw a line along the ruler first.")
             return
-        self._take(partial(pixel_size.scale_of_ruler, ruler, picture, self.length.value()), "ruler")
+        self._take(partial(pixel_size.scale_of_ruler, ruler, image, self.length.value()), "ruler")
 
     def _on_dicom(self) -> None:
         path, _ = QFileDialog.getOpenFileName(
-            self, "DICOM file of the picture", "", "DICOM (*.dcm);;All files (*)"
+            self, "DICOM file of the image", "", "DICOM (*.dcm);;All files (*)"
         )
-        if path and self.picture is not None:
-            self._take(partial(pixel_size.scale_of_file, Path(path), self.picture), "DICOM file")
+        if path and self.image is not None:
+            self._take(partial(pixel_size.scale_of_file, Path(path), self.image), "DICOM file")
 
     def _take(self, find: Callable[[], Scale], source: str) -> None:
         """Set a scale, and measure anew in it what was measured before."""
-        picture = self.picture
-        if picture is None:
+        image = self.image
+        if image is None:
             return
         try:
-            pixel_size.set_scale(picture, find(), source)
+            pixel_size.set_scale(image, find(), source)
         except LesionSegError as error:
             self._say(str(error))
             return
         self._measure_again()
 
     def _on_clear(self) -> None:
-        if self.picture is not None:
-            pixel_size.set_scale(self.picture, None)
+        if self.image is not None:
+            pixel_size.set_scale(self.image, None)
             self._measure_again()
 
     def _measure_again(self) -> None:
@@ -256,7 +256,7 @@ class MeasurementsPanel(QWidget):
     def _known_scale(self) -> pixel_size.KnownScale | None:
         try:
             self._problem = ""
-            return pixel_size.scale_of(self.picture)
+            return pixel_size.scale_of(self.image)
         except LesionSegError as error:
             self._problem = str(error)
             return None
@@ -265,13 +265,13 @@ class MeasurementsPanel(QWidget):
 
     def start(self) -> None:
         """Measure the lesions, in another thread."""
-        layer, picture, known = self.layers.layer, self.picture, self._known_scale()
+        layer, image, known = self.layers.layer, self.image, self._known_scale()
         if layer is None or self._job is not None:
             return
         frame = shown_frame_of(layer, self._viewer)
         try:
             ids = read_numbers(layer, frame)
-            pixels = None if picture is None else read_frame(picture, _frame_in(picture, frame))
+            pixels = None if image is None else read_frame(image, _frame_in(image, frame))
         except LesionSegError as error:
             self._say(str(error))
             return
@@ -319,8 +319,8 @@ class MeasurementsPanel(QWidget):
             self._say(f"Saved as {path.name}.")
 
     def _name(self) -> str:
-        picture, layer = self.picture, self.layers.layer
-        return str(picture.name if picture is not None else layer.name if layer is not None else "lesions")
+        image, layer = self.image, self.layers.layer
+        return str(image.name if image is not None else layer.name if layer is not None else "lesions")
 
     # -------------------------------------------------------------------------------- what is shown
 
@@ -339,11 +339,11 @@ class MeasurementsPanel(QWidget):
 
     def _update(self) -> None:
         known = self._known_scale()
-        layer, picture = self.layers.layer, self.picture
+        layer, image = self.layers.layer, self.image
         self.scale.setText("none: pixels" if known is None else _describe_scale(known))
         for button in (self.draw, self.set, self.dicom):
-            button.setEnabled(picture is not None)
-        self.clear.setEnabled(known is not None and known.source != "picture")
+            button.setEnabled(image is not None)
+        self.clear.setEnabled(known is not None and known.source != "image")
         self.measure.setEnabled(layer is not None and self._job is None)
         self.save.setEnabled(bool(self.rows))
         self._say(self._summary(known))
@@ -358,9 +358,9 @@ class MeasurementsPanel(QWidget):
         if self._stale:
             return _CHANGED
         if known is None:
-            return "No scale is set, so lengths are in pixels. Draw a line along a ruler to get millimetres."
+            return "No scale is set, so lengths are in pixels. Draw a line along a ruler to get millimeters."
         return (
-            f"{len(self.rows)} measured, in millimetres." if self.rows else "Lengths will be in millimetres."
+            f"{len(self.rows)} measured, in millimeters." if self.rows else "Lengths will be in millimeters."
         )
 
 
@@ -374,23 +374,23 @@ def _columns(unit: str) -> Sequence[Column]:
         figure(f"Perimeter ({unit})", "Length of the outline (Crofton)", "perimeter", digits),
         figure("Asymmetry", "Share that differs when it is folded: 0 is symmetric", "asymmetry", 2),
         figure("Border", "Irregularity of the outline: 1 is a disc", "border_irregularity", 2),
-        figure("Colours", "How many of the six colours of the ABCD rule", "colours"),
-        Column("Which", "The colours, the commonest first", lambda row: row.colour_names),
+        figure("Colors", "How many of the six colors of the ABCD rule", "colors"),
+        Column("Which", "The colors, the commonest first", lambda row: row.color_names),
         Column(
             "Cut off",
-            "Whether it touches the border of the picture, so that it may go on outside",
+            "Whether it touches the border of the image, so that it may go on outside",
             lambda row: "yes" if row.cut_off else "no",
         ),
     )
 
 
 def _describe_scale(known: pixel_size.KnownScale) -> str:
-    return f"{known.scale.millimetres:.4g} mm a pixel ({known.source})"
+    return f"{known.scale.millimeters:.4g} mm a pixel ({known.source})"
 
 
-def _frame_in(picture: Image, frame: Frame) -> Frame:
-    """Give the frame of a picture under a frame of lesions; a single picture lies under all of them."""
-    lead = picture.ndim - 2
+def _frame_in(image: Image, frame: Frame) -> Frame:
+    """Give the frame of an image under a frame of lesions; a single image lies under all of them."""
+    lead = image.ndim - 2
     return frame[len(frame) - lead :] if lead else ()
 
 

@@ -20,18 +20,18 @@ from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks import instance_edits
 from napari_lesionseg.masks.instances import (
-    WAIST,
+    NARROW_POINT,
     Instance,
     InstanceMap,
     as_columns,
     find_instances,
     list_instances,
 )
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, write_masks
-from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLOURS, place_like, show_as
+from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, place_like, show_as
 from napari_lesionseg.plugin.napari_layers.links import (
     class_names,
     full_size,
@@ -155,7 +155,7 @@ class Lesions:
 
     @property
     def frame(self) -> Frame:
-        """The frame of a stack that is meant; () for a single picture."""
+        """The frame of a stack that is meant; () for a single image."""
         return self._frame
 
     @property
@@ -225,9 +225,9 @@ class Lesions:
         cut = partial(instance_edits.split_by_seeds, target=target, seeds=seeds)
         self._edit(cut, fresh=True, keep=[target])
 
-    def cut_at_waist(self, target: int) -> None:
+    def cut_at_narrow_point(self, target: int) -> None:
         """Cut a lesion where it is narrow."""
-        self._edit(partial(instance_edits.split_at_waist, target=target), fresh=True, keep=[target])
+        self._edit(partial(instance_edits.split_at_narrow_point, target=target), fresh=True, keep=[target])
 
     def follow(self) -> None:
         """Take over the corrections of the outline that the lesions were numbered from."""
@@ -367,8 +367,8 @@ class Numbering:
         The viewer.
     outline : napari.layers.Labels
         Class indices.
-    waist : bool
-        Cut parts at their waists, so that lesions that touch are told apart.
+    narrow point : bool
+        Cut parts at their narrow points, so that lesions that touch are told apart.
     done : callable
         Called with the new layer.
     failed : callable
@@ -379,14 +379,14 @@ class Numbering:
         self,
         viewer: ViewerModel,
         outline: Labels,
-        waist: bool,
+        narrow_point: bool,
         *,
         done: Callable[[Labels], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._viewer, self._outline, self._done = viewer, outline, done
         self._frame = shown_frame_of(outline, viewer)
-        find = partial(find_instances, waist=WAIST if waist else None)
+        find = partial(find_instances, narrow_point=NARROW_POINT if narrow_point else None)
         mask = read_numbers(outline, self._frame)
         self._job: Job[Any] = Job(
             f"numbering the lesions of {outline.name}", find, mask, done=self._on_found, failed=failed
@@ -403,7 +403,7 @@ class Numbering:
         shape = full_size(outline).shape
         numbers = np.zeros(shape, np.int32)
         numbers[self._frame] = ids
-        labels = Labels(numbers, name=_name_of(outline), colormap=lesion_colours())
+        labels = Labels(numbers, name=_name_of(outline), colormap=lesion_colors())
         place_like(labels, cast("Image", outline))
         link(labels, outline)
         self._viewer.layers.insert(self._viewer.layers.index(outline) + 1, labels)
@@ -411,11 +411,11 @@ class Numbering:
         self._done(labels)
 
 
-def lesion_colours() -> CyclicLabelColormap:
-    """Colours of single lesions: those of the classes, over and over again."""
-    return CyclicLabelColormap(colors=transform_color(["transparent", *CLASS_COLOURS]))
+def lesion_colors() -> CyclicLabelColormap:
+    """Colors of single lesions: those of the classes, over and over again."""
+    return CyclicLabelColormap(colors=transform_color(["transparent", *CLASS_COLORS]))
 
 
 def _name_of(outline: Labels) -> str:
-    """Name lesions after the picture whose outline they are of."""
+    """Name lesions after the image whose outline they are of."""
     return f"{outline.name.removesuffix(' outline')} lesions"

@@ -18,7 +18,7 @@ Place = tuple[float, float]
 class CutTool:
     """The mouse on the lesions of a layer: a click picks one; while cutting, clicks and lines cut it.
 
-    Only while the layer's own mode is to move the picture; brush and eraser keep the mouse.
+    Only while the layer's own mode is to move the image; brush and eraser keep the mouse.
 
     Parameters
     ----------

@@ -22,14 +22,14 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
-from napari_lesionseg.plugin.instances.mouse import CutTool, longest_inside
-from napari_lesionseg.plugin.widgets.forms import status_line, when_gone
-from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
-from napari_lesionseg.plugin.napari_layers.links import class_names, is_outline, outline_of
-from napari_lesionseg.plugin.napari_layers.instance_overlays import LesionMarks
-from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
 from napari_lesionseg.plugin.instances.model import Lesions, Numbering
+from napari_lesionseg.plugin.instances.mouse import CutTool, longest_inside
+from napari_lesionseg.plugin.napari_layers.instance_overlays import LesionMarks
+from napari_lesionseg.plugin.napari_layers.links import class_names, is_outline, outline_of
+from napari_lesionseg.plugin.widgets.forms import status_line, when_gone
+from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
+from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
+from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 from napari_lesionseg.types import Box
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ COLUMNS = (
     Column("Class", "Class of most of its pixels", lambda row: row.class_name),
     figure("Area", "Pixels", "area"),
     figure("Sure", "Mean probability that the network gave its pixels", "confidence", 2),
-    Column("Centre", "Row and column", lambda row: row.row, lambda row: f"{row.row:.0f}, {row.col:.0f}"),
+    Column("Center", "Row and column", lambda row: row.row, lambda row: f"{row.row:.0f}, {row.col:.0f}"),
     Column("Rows", "Where it begins and ends", lambda row: row.top, lambda row: _span(row.top, row.bottom)),
     Column(
         "Columns", "Where it begins and ends", lambda row: row.left, lambda row: _span(row.left, row.right)
     ),
 )
 
-LESION_KEYS = {"cut": "K", "cut at the waist": "Shift+K", "join": "U", "delete": "D"}
+LESION_KEYS = {"cut": "K", "cut at the narrow point": "Shift+K", "join": "U", "delete": "D"}
 """Keys on the layer of the lesions while it is the active one."""
 
 _NO_LAYER = "Open or draw an outline first."
@@ -84,13 +84,13 @@ class LesionsPanel(QWidget):
         self._numbering: Numbering | None = None
         self.layers = LabelsChoice(napari_viewer)
         self.number = QPushButton("Number the lesions")
-        self.waist = QCheckBox("cut at waists")
+        self.narrow_point = QCheckBox("cut at narrow points")
         self.follow = QPushButton("Take over the outline's corrections")
         self.table = LesionTable(COLUMNS)
         self.kind = QComboBox()
         self.buttons = {
             "cut": QPushButton("Cut"),
-            "cut at the waist": QPushButton("At the waist"),
+            "cut at the narrow point": QPushButton("At the narrow point"),
             "join": QPushButton("Join"),
             "delete": QPushButton("Delete"),
             "undo": QPushButton("Undo"),
@@ -106,7 +106,7 @@ class LesionsPanel(QWidget):
 
     def _describe(self) -> None:
         self.number.setToolTip("Give every connected part a number, in a new layer above the outline")
-        self.waist.setToolTip("Also tell lesions apart that touch each other, where they are narrow")
+        self.narrow_point.setToolTip("Also tell lesions apart that touch each other, where they are narrow")
         self.follow.setToolTip("Bring the lesions up to date with their outline; numbers and cuts stay")
         self.table.setToolTip(
             "Select a row to see its lesion, or click on a lesion. A double click goes there; "
@@ -122,7 +122,7 @@ class LesionsPanel(QWidget):
         top.addWidget(self.layers, 1)
         start = QHBoxLayout()
         start.addWidget(self.number, 1)
-        start.addWidget(self.waist)
+        start.addWidget(self.narrow_point)
         kinds = QHBoxLayout()
         self._kind_caption = QLabel("Class")
         kinds.addWidget(self._kind_caption)
@@ -165,7 +165,7 @@ class LesionsPanel(QWidget):
     def _handlers(self) -> dict[str, Callable[[], None]]:
         return {
             "cut": self._on_cut,
-            "cut at the waist": self._on_waist,
+            "cut at the narrow point": self._on_narrow_point,
             "join": self._on_join,
             "delete": self._on_delete,
             "undo": self._on_undo,
@@ -211,7 +211,7 @@ class LesionsPanel(QWidget):
             self._numbering = Numbering(
                 self._viewer,
                 layer,
-                self.waist.isChecked(),
+                self.narrow_point.isChecked(),
                 done=self._on_numbered,
                 failed=self._on_not_numbered,
             )
@@ -287,9 +287,9 @@ class LesionsPanel(QWidget):
         else:
             self._say("Set both clicks inside one lesion, one in each part.")
 
-    def _on_waist(self) -> None:
+    def _on_narrow_point(self) -> None:
         if self.lesions is not None and len(self.table.selected) == 1:
-            self.lesions.cut_at_waist(self.table.selected[0])
+            self.lesions.cut_at_narrow_point(self.table.selected[0])
 
     def _on_join(self) -> None:
         if self.lesions is not None and len(self.table.selected) > 1:
@@ -346,7 +346,7 @@ class LesionsPanel(QWidget):
             show_error(str(error))
 
     def _on_chosen(self) -> None:
-        """Show in the picture what was selected in the table."""
+        """Show in the image what was selected in the table."""
         selected = self.table.selected
         if self.lesions is not None and selected:
             self._telling = True
@@ -356,7 +356,7 @@ class LesionsPanel(QWidget):
         self._update()
 
     def _on_picked(self, row: float, col: float, more: bool) -> None:
-        """Select in the table what was clicked on in the picture."""
+        """Select in the table what was clicked on in the image."""
         found = self.lesions.number_at(row, col) if self.lesions is not None else 0
         if found:
             kept = set(self.table.selected) if more else set()
@@ -384,7 +384,7 @@ class LesionsPanel(QWidget):
         layer, lesions = self.layers.layer, self.lesions
         self.number.setEnabled(layer is not None and self._numbering is None)
         self.number.setVisible(lesions is None or outline_of(lesions.labels, self._viewer) is None)
-        self.waist.setVisible(self.number.isVisibleTo(self))
+        self.narrow_point.setVisible(self.number.isVisibleTo(self))
         self.follow.setVisible(lesions is not None and not lesions.follows)
         self.table.lesions.editable = lesions is not None and not lesions.why_not_edit
         self.buttons["cut"].setChecked(self.tool is not None and self.tool.cutting)
@@ -434,14 +434,14 @@ class LesionsPanel(QWidget):
         chosen = len(self.table.selected)
         if action == "join" and chosen < 2:
             return "Select two lesions or more, with Ctrl or Shift held"
-        if action == "cut at the waist" and chosen != 1:
+        if action == "cut at the narrow point" and chosen != 1:
             return "Select one lesion first"
         return "Select a lesion first" if action == "delete" and not chosen else ""
 
 
 _TIPS = {
     "cut": "Cut a lesion in two: click once in each part, or draw a line across",
-    "cut at the waist": "Cut the selected lesion where it is narrow",
+    "cut at the narrow point": "Cut the selected lesion where it is narrow",
     "join": "Make the selected lesions one, under the lowest number",
     "delete": "Take the selected lesions away",
     "undo": "Take back the last step on this layer",

@@ -1,7 +1,7 @@
 """Contours of outlines, drawn some thirty times quicker than napari's own, which look the same.
 
 napari filters the labels with a footprint of the contour's shape, which takes a fifth of a second for four
-megapixels. Here the same erosion is done by comparing each pixel with its neighbours, step by step, in tiles
+megapixels. Here the same erosion is done by comparing each pixel with its neighbors, step by step, in tiles
 that fit into the processor's cache; tiles of one class alone, most of them, have no border.
 """
 
@@ -27,7 +27,7 @@ def contour_of(labels: LabelImage, thickness: int) -> LabelImage:
     labels : ndarray
         (H, W) uint8, 0 = background.
     thickness : int
-        How far from the border pixels are kept, in steps from pixel to neighbour.
+        How far from the border pixels are kept, in steps from pixel to neighbor.
 
     Returns
     -------

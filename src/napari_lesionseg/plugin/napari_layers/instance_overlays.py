@@ -19,7 +19,7 @@ from vispy.scene.visuals import Compound, Line, Markers
 
 from napari_lesionseg.types import Box
 
-COLOUR = "white"
+COLOR = "white"
 _NAME = "lesionseg_lesions"
 _MARGIN = 3.0
 _SIZE = 10.0
@@ -67,7 +67,7 @@ class VispyLesions(LayerOverlayMixin, VispySceneOverlay):
         self._boxes.visible = bool(self.overlay.boxes)
         if self.overlay.boxes:
             ends = [end for box in self.overlay.boxes for end in _sides(box)]
-            self._boxes.set_data(self._on_canvas(ends), color=COLOUR, width=1.5, connect="segments")
+            self._boxes.set_data(self._on_canvas(ends), color=COLOR, width=1.5, connect="segments")
         self.node.update()
 
     def _on_path_change(self) -> None:
@@ -75,14 +75,14 @@ class VispyLesions(LayerOverlayMixin, VispySceneOverlay):
         self._cut.visible, self._seeds.visible = len(path) > 1, bool(path)
         if path:
             places = self._on_canvas(path)
-            self._seeds.set_data(places[[0, -1]], face_color=COLOUR, edge_color="black", size=_SIZE)
+            self._seeds.set_data(places[[0, -1]], face_color=COLOR, edge_color="black", size=_SIZE)
         if len(path) > 1:
-            self._cut.set_data(places, color=COLOUR, width=2)
+            self._cut.set_data(places, color=COLOR, width=2)
         self.node.update()
 
     def _on_canvas(self, places: Sequence[tuple[float, float]]) -> NDArray[np.floating]:
-        """Rows and columns of the picture as x and y of what the graphics card holds of it."""
-        shrunk = self.layer._transforms["tile2data"]  # pictures too large for a texture are held smaller
+        """Rows and columns of the image as x and y of what the graphics card holds of it."""
+        shrunk = self.layer._transforms["tile2data"]  # images too large for a texture are held smaller
         return np.asarray(shrunk.inverse(np.asarray(places, dtype=float)))[:, ::-1]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
 Frame: TypeAlias = tuple[int, ...]
-"""Leading indices of one frame of a stack; () for a single picture."""
+"""Leading indices of one frame of a stack; () for a single image."""
 
 _Indices: TypeAlias = tuple[NDArray[np.unsignedinteger[Any]], ...]
 _Step: TypeAlias = list[tuple[_Indices, NDArray[Any], Any]]
@@ -67,7 +67,7 @@ def write_masks(layer: Labels, masks: Mapping[Frame, LabelImage]) -> bool:
 
 
 def show_mask(layer: Labels, mask: LabelImage) -> bool:
-    """Make a layer of one picture equal to a mask, leaving nothing in napari's history.
+    """Make a layer of one image equal to a mask, leaving nothing in napari's history.
 
     Many times quicker than `write_masks` where millions of pixels differ.
 
@@ -174,7 +174,7 @@ def _frame_of(layer: Labels, frame: Frame, shape: tuple[int, ...]) -> NDArray[An
     data = layer.data
     if not isinstance(data, np.ndarray) or data.ndim != len(frame) + 2 or data.shape[-2:] != shape:
         raise MaskError(
-            f"The layer “{layer.name}” no longer has the size of its picture; delete it and segment again."
+            f"The layer “{layer.name}” no longer has the size of its image; delete it and segment again."
         )
     view: NDArray[Any] = data[frame]
     return view

@@ -1,4 +1,4 @@
-"""Between napari's layers and plain arrays: pictures out, outlines in.
+"""Between napari's layers and plain arrays: images out, outlines in.
 
 Arrays that leave this module are copies, so that worker threads never see a layer's memory.
 """
@@ -13,9 +13,9 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
+from napari_lesionseg.errors import ImageError
 from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.io.images import to_byte_image
-from napari_lesionseg.errors import PictureError
 from napari_lesionseg.plugin.napari_layers.contours import draw_quickly
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.types import ByteImage
@@ -26,59 +26,59 @@ if TYPE_CHECKING:
 OUTLINE_OPACITY = 1.0
 FILLED_OPACITY = 0.4
 
-# Okabe and Ito's palette, "Color universal design" (2008): told apart with every kind of colour vision. Sky
+# Okabe and Ito's palette, "Color universal design" (2008): told apart with every kind of color vision. Sky
 # blue comes first because skin and lesions hold no blue.
-CLASS_COLOURS = ("#56b4e9", "#f0e442", "#009e73", "#e69f00", "#cc79a7", "#0072b2", "#d55e00")
+CLASS_COLORS = ("#56b4e9", "#f0e442", "#009e73", "#e69f00", "#cc79a7", "#0072b2", "#d55e00")
 
 
-def picture_shape(picture: Image) -> tuple[int, ...]:
-    """Tell the shape (..., H, W) of a picture at full size, without its colour channels."""
-    shape: tuple[int, ...] = tuple(_full_size(picture).shape)
-    return shape[:-1] if picture.rgb else shape
+def image_shape(image: Image) -> tuple[int, ...]:
+    """Tell the shape (..., H, W) of an image at full size, without its color channels."""
+    shape: tuple[int, ...] = tuple(_full_size(image).shape)
+    return shape[:-1] if image.rgb else shape
 
 
-def frames_of(picture: Image) -> list[Frame]:
-    """List the frames of a picture: one per leading index; a single picture has the frame ()."""
-    return list(np.ndindex(*picture_shape(picture)[:-2]))
+def frames_of(image: Image) -> list[Frame]:
+    """List the frames of an image: one per leading index; a single image has the frame ()."""
+    return list(np.ndindex(*image_shape(image)[:-2]))
 
 
-def shown_frame(picture: Image, viewer: ViewerModel) -> Frame:
-    """Tell which frame of a picture the viewer shows; the nearest one when it shows none."""
-    lead = picture_shape(picture)[:-2]
-    position = picture.world_to_data(viewer.dims.point)[: len(lead)]
+def shown_frame(image: Image, viewer: ViewerModel) -> Frame:
+    """Tell which frame of an image the viewer shows; the nearest one when it shows none."""
+    lead = image_shape(image)[:-2]
+    position = image.world_to_data(viewer.dims.point)[: len(lead)]
     return tuple(int(np.clip(round(at), 0, size - 1)) for at, size in zip(position, lead, strict=True))
 
 
-def check_picture(picture: Image) -> None:
+def check_image(image: Image) -> None:
     """Refuse what cannot be outlined, with a sentence that says what to do.
 
     Raises
     ------
-    PictureError
-        For empty pictures, and frames of more than 200 megapixels.
+    ImageError
+        For empty images, and frames of more than 200 megapixels.
     """
-    shape = picture_shape(picture)
+    shape = image_shape(image)
     height, width = shape[-2:]
     if not all(shape):
-        raise PictureError(f"“{picture.name}” has no pixels; open another picture.")
+        raise ImageError(f"“{image.name}” has no pixels; open another image.")
     if height * width > MAX_PIXELS:
-        raise PictureError(
-            f"“{picture.name}” has {height * width / 1e6:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}; "
+        raise ImageError(
+            f"“{image.name}” has {height * width / 1e6:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}; "
             "open a crop or a smaller version of it."
         )
 
 
-def read_frame(picture: Image, frame: Frame) -> ByteImage:
-    """Copy one frame of a picture as colour bytes; to be called on the main thread.
+def read_frame(image: Image, frame: Frame) -> ByteImage:
+    """Copy one frame of an image as color bytes; to be called on the main thread.
 
-    Of a multiscale picture the largest level is taken, alpha is dropped, grey is repeated. Grey values other
-    than bytes are scaled by the layer's contrast limits, so that the network sees what the reader sees; lazy
-    (dask) data are read for this frame alone.
+    Of a multiscale image the largest level is taken, alpha is dropped, gray is repeated. Gray values other
+    than bytes are scaled by the layer's contrast limits, so that the network sees what the annotator sees;
+    lazy (dask) data are read for this frame alone.
 
     Parameters
     ----------
-    picture : napari.layers.Image
-        The picture.
+    image : napari.layers.Image
+        The image.
     frame : Frame
         One of `frames_of`.
 
@@ -89,45 +89,45 @@ def read_frame(picture: Image, frame: Frame) -> ByteImage:
 
     Raises
     ------
-    PictureError
-        If `check_picture` refuses the picture, or its data cannot be read.
+    ImageError
+        If `check_image` refuses the image, or its data cannot be read.
     """
-    check_picture(picture)
+    check_image(image)
     try:
-        values = np.asarray(_full_size(picture)[frame])
+        values = np.asarray(_full_size(image)[frame])
     except (OSError, ValueError, IndexError) as error:
-        raise PictureError(f"“{picture.name}” cannot be read: {error}") from error
-    if not picture.rgb and values.dtype.kind != "b" and values.dtype != np.uint8:
-        low, high = picture.contrast_limits
+        raise ImageError(f"“{image.name}” cannot be read: {error}") from error
+    if not image.rgb and values.dtype.kind != "b" and values.dtype != np.uint8:
+        low, high = image.contrast_limits
         values = _stretch(values, float(low), float(high))
     try:
         return to_byte_image(values)
-    except PictureError as error:
-        raise PictureError(f"“{picture.name}”: {error}.") from error
+    except ImageError as error:
+        raise ImageError(f"“{image.name}”: {error}.") from error
 
 
-def new_outline(picture: Image) -> Labels:
-    """Make an empty outline for a picture, at the same place in the world."""
+def new_outline(image: Image) -> Labels:
+    """Make an empty outline for an image, at the same place in the world."""
     labels = Labels(
-        np.zeros(picture_shape(picture), dtype=np.uint8),
-        name=f"{picture.name} outline",
-        colormap=outline_colours(),
-        **_placement(picture),
+        np.zeros(image_shape(image), dtype=np.uint8),
+        name=f"{image.name} outline",
+        colormap=outline_colors(),
+        **_placement(image),
     )
     draw_quickly(labels)
     return labels
 
 
-def place_like(labels: Labels, picture: Image) -> None:
-    """Move an outline to where its picture now is."""
-    for name, value in _placement(picture).items():
+def place_like(labels: Labels, image: Image) -> None:
+    """Move an outline to where its image now is."""
+    for name, value in _placement(image).items():
         if not _equal(getattr(labels, name), value):
             setattr(labels, name, value)
 
 
-def fits(labels: Labels, picture: Image) -> bool:
-    """Tell whether a layer can take the outline of a picture: same shape, and held in memory."""
-    return isinstance(labels.data, np.ndarray) and labels.data.shape == picture_shape(picture)
+def fits(labels: Labels, image: Image) -> bool:
+    """Tell whether a layer can take the outline of an image: same shape, and held in memory."""
+    return isinstance(labels.data, np.ndarray) and labels.data.shape == image_shape(image)
 
 
 def show_as(labels: Labels, *, filled: bool) -> None:
@@ -139,24 +139,24 @@ def show_as(labels: Labels, *, filled: bool) -> None:
 
 
 def contour_width(shape: Sequence[int]) -> int:
-    """Tell how many pixels wide a contour has to be to be seen when the whole picture is in view."""
+    """Tell how many pixels wide a contour has to be to be seen when the whole image is in view."""
     return int(np.clip(round(max(shape[-2:]) / 1000) + 1, 2, 8))
 
 
-def outline_colours() -> DirectLabelColormap:
-    """Colours of the classes; what lies beyond the palette is white."""
-    colours: dict[int | None, str] = dict(enumerate(CLASS_COLOURS, start=1))
-    return DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colours)
+def outline_colors() -> DirectLabelColormap:
+    """Colors of the classes; what lies beyond the palette is white."""
+    colors: dict[int | None, str] = dict(enumerate(CLASS_COLORS, start=1))
+    return DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colors)
 
 
-def _full_size(picture: Image) -> Any:
-    """Level 0 of a multiscale picture, the data of any other."""
-    return picture.data[0] if picture.multiscale else picture.data
+def _full_size(image: Image) -> Any:
+    """Level 0 of a multiscale image, the data of any other."""
+    return image.data[0] if image.multiscale else image.data
 
 
-def _placement(picture: Image) -> dict[str, Any]:
+def _placement(image: Image) -> dict[str, Any]:
     return {
-        name: getattr(picture, name)
+        name: getattr(image, name)
         for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     }
 

@@ -1,4 +1,4 @@
-"""What belongs to a Labels layer: its picture, its outline, the network's answer, and its features.
+"""What belongs to a Labels layer: its image, its outline, the network's answer, and its features.
 
 Layers are held weakly and as objects, never by name.
 """
@@ -13,12 +13,12 @@ import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
+from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks.instances import InstanceMap
 from napari_lesionseg.masks.measurements import Measurement
-from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.editor.editor import editor_of
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
-from napari_lesionseg.plugin.napari_layers.layers import picture_shape
+from napari_lesionseg.plugin.napari_layers.layers import image_shape
 from napari_lesionseg.plugin.segment.outlines import session_of
 from napari_lesionseg.types import Probability
 
@@ -47,13 +47,13 @@ def outline_of(lesions: Labels, viewer: ViewerModel) -> Labels | None:
     return found if usable else None
 
 
-def picture_of(labels: Labels, viewer: ViewerModel) -> Image | None:
-    """Give the picture that a layer lies on: that of its outline, or the next one below of its size."""
+def image_of(labels: Labels, viewer: ViewerModel) -> Image | None:
+    """Give the image that a layer lies on: that of its outline, or the next one below of its size."""
     base = outline_of(labels, viewer) or labels
-    editor, known = editor_of(base), session_of(viewer).picture_of(base)
-    picture = editor.picture if editor is not None else known
-    if picture is not None and picture in viewer.layers:
-        return picture
+    editor, known = editor_of(base), session_of(viewer).image_of(base)
+    image = editor.image if editor is not None else known
+    if image is not None and image in viewer.layers:
+        return image
     layers = list(viewer.layers)
     order = [*reversed(layers[: layers.index(labels)]), *layers] if labels in layers else layers
     fitting = (layer for layer in order if isinstance(layer, Image) and _covers(layer, labels))
@@ -61,14 +61,14 @@ def picture_of(labels: Labels, viewer: ViewerModel) -> Image | None:
 
 
 def probability_of(labels: Labels, viewer: ViewerModel, frame: Frame) -> Probability | None:
-    """Give what the network said about a layer's picture, if that is known: (H, W) or (C, H, W)."""
+    """Give what the network said about a layer's image, if that is known: (H, W) or (C, H, W)."""
     base = outline_of(labels, viewer) or labels
     editor = editor_of(base)
     if editor is not None:
         return editor.probability
     session = session_of(viewer)
-    picture = session.picture_of(base)
-    answer = session.answer_of(picture, frame) if picture is not None else None
+    image = session.image_of(base)
+    answer = session.answer_of(image, frame) if image is not None else None
     return None if answer is None else answer.probability()
 
 
@@ -76,7 +76,7 @@ def is_outline(labels: Labels, viewer: ViewerModel) -> bool:
     """Tell whether a layer holds classes, as all outlines drawn here do, rather than single lesions."""
     return (
         editor_of(labels) is not None
-        or session_of(viewer).picture_of(labels) is not None
+        or session_of(viewer).image_of(labels) is not None
         or CLASSES in labels.metadata
     )
 
@@ -89,7 +89,7 @@ def class_names(labels: Labels, viewer: ViewerModel) -> tuple[str, ...]:
 
 
 def shown_frame_of(labels: Labels, viewer: ViewerModel) -> Frame:
-    """Tell which frame of a stack the viewer shows; () for a single picture."""
+    """Tell which frame of a stack the viewer shows; () for a single image."""
     lead = full_size(labels).shape[:-2]
     position = labels.world_to_data(viewer.dims.point)[: len(lead)]
     return tuple(int(np.clip(round(at), 0, size - 1)) for at, size in zip(position, lead, strict=True))
@@ -149,5 +149,5 @@ def full_size(labels: Labels) -> Any:
     return labels.data[0] if labels.multiscale else labels.data
 
 
-def _covers(picture: Image, labels: Labels) -> bool:
-    return picture_shape(picture)[-2:] == tuple(full_size(labels).shape)[-2:]
+def _covers(image: Image, labels: Labels) -> bool:
+    return image_shape(image)[-2:] == tuple(full_size(labels).shape)[-2:]

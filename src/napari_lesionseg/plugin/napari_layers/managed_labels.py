@@ -18,40 +18,40 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class OutlineLayer:
+class ManagedLabels:
     """A Labels layer whose undo leads elsewhere, and that tells when it was painted.
 
     Parameters
     ----------
     viewer : napari.components.ViewerModel
         The viewer that shows it.
-    picture : napari.layers.Image
-        The picture, a single one.
+    image : napari.layers.Image
+        The image, a single one.
     labels : napari.layers.Labels
         Its outline, of the same size.
 
     Raises
     ------
     MaskError
-        If the outline does not fit the picture, or the picture is a stack.
+        If the outline does not fit the image, or the image is a stack.
     """
 
-    def __init__(self, viewer: ViewerModel, picture: Image, labels: Labels) -> None:
-        if labels.ndim != 2 or not fits(labels, picture):
+    def __init__(self, viewer: ViewerModel, image: Image, labels: Labels) -> None:
+        if labels.ndim != 2 or not fits(labels, image):
             raise MaskError(
-                f"“{labels.name}” does not fit “{picture.name}”; single pictures are corrected, not stacks."
+                f"“{labels.name}” does not fit “{image.name}”; single images are corrected, not stacks."
             )
-        self._viewer, self._picture, self._labels = viewer, picture, labels
+        self._viewer, self._image, self._labels = viewer, image, labels
         self._writing = self._announced = self._closed = False
         self._notice: Callable[[], bool] = _nothing_new
-        self._on_picture: Callable[[], None] = _do_nothing
+        self._on_image: Callable[[], None] = _do_nothing
 
     def take_over(
         self,
         undo: Callable[[], None],
         redo: Callable[[], None],
         notice: Callable[[], bool],
-        on_picture: Callable[[], None],
+        on_image: Callable[[], None],
     ) -> None:
         """Let undo and redo of the layer lead elsewhere, and keep nothing in napari's own history.
 
@@ -61,16 +61,16 @@ class OutlineLayer:
             Called by the keys and by ``layer.undo()`` and ``layer.redo()``.
         notice : callable
             Called when the layer may have been painted; tells whether it was.
-        on_picture : callable
-            Called when the picture has other pixels.
+        on_image : callable
+            Called when the image has other pixels.
         """
-        self._notice, self._on_picture = notice, on_picture
+        self._notice, self._on_image = notice, on_image
         vars(self._labels).update(undo=undo, redo=redo, _history_limit=0)
         self._labels._reset_history()
         self._labels.events.paint.connect(self._on_painted)
         self._labels.events.labels_update.connect(self._on_refreshed)
         self._labels.events.data.connect(self._on_painted)
-        self._picture.events.data.connect(self._on_picture_changed)
+        self._image.events.data.connect(self._on_image_changed)
 
     def close(self) -> None:
         """Give the layer back as it was."""
@@ -81,15 +81,15 @@ class OutlineLayer:
         self._labels.events.paint.disconnect(self._on_painted)
         self._labels.events.labels_update.disconnect(self._on_refreshed)
         self._labels.events.data.disconnect(self._on_painted)
-        self._picture.events.data.disconnect(self._on_picture_changed)
-        self._notice, self._on_picture = _nothing_new, _do_nothing
+        self._image.events.data.disconnect(self._on_image_changed)
+        self._notice, self._on_image = _nothing_new, _do_nothing
 
     @property
     def usable(self) -> bool:
-        """Whether picture and outline are still in the viewer and fit each other."""
+        """Whether image and outline are still in the viewer and fit each other."""
         layers: Any = self._viewer.layers
-        present = not self._closed and self._labels in layers and self._picture in layers
-        return present and self._labels.ndim == 2 and fits(self._labels, self._picture)
+        present = not self._closed and self._labels in layers and self._image in layers
+        return present and self._labels.ndim == 2 and fits(self._labels, self._image)
 
     @property
     def mask(self) -> LabelImage:
@@ -121,8 +121,8 @@ class OutlineLayer:
             self._announced = False
             self._notice()
 
-    def _on_picture_changed(self) -> None:
-        self._on_picture()
+    def _on_image_changed(self) -> None:
+        self._on_image()
 
 
 def _nothing_new() -> bool:

@@ -21,7 +21,7 @@ from vispy.scene.visuals import Compound, Line, Markers
 from napari_lesionseg.types import Box, Click
 
 BELONGS, DOES_NOT = "#00b386", "#ff6a00"
-"""After Okabe and Ito's bluish green and vermilion: told apart by every colour vision, and by shape."""
+"""After Okabe and Ito's bluish green and vermilion: told apart by every color vision, and by shape."""
 
 _NAME = "lesionseg_marks"
 _SIZE = 11.0
@@ -66,7 +66,7 @@ class VispyMarks(LayerOverlayMixin, VispySceneOverlay):
         super().close()
 
     def _on_clicks_change(self) -> None:
-        for markers, positive, colour, symbol in (
+        for markers, positive, color, symbol in (
             (self._belonging, True, BELONGS, "disc"),
             (self._not, False, DOES_NOT, "x"),
         ):
@@ -75,8 +75,8 @@ class VispyMarks(LayerOverlayMixin, VispySceneOverlay):
             if places:
                 markers.set_data(
                     self._on_canvas(places),
-                    face_color=colour,
-                    edge_color="white" if positive else colour,
+                    face_color=color,
+                    edge_color="white" if positive else color,
                     edge_width=1.5,
                     size=_SIZE,
                     symbol=symbol,
@@ -91,9 +91,9 @@ class VispyMarks(LayerOverlayMixin, VispySceneOverlay):
             self._line.set_data(self._on_canvas(corners) - 0.5, color="white", width=2)
 
     def _on_canvas(self, places: Sequence[tuple[float, float]]) -> NDArray[np.floating]:
-        """Rows and columns of the picture as x and y of what the graphics card holds of it."""
+        """Rows and columns of the image as x and y of what the graphics card holds of it."""
         points = np.asarray(places, dtype=float)
-        # Pictures too large for a texture are held smaller.
+        # Images too large for a texture are held smaller.
         shrunk = self.layer._transforms["tile2data"]
         return np.asarray(shrunk.inverse(points))[:, ::-1]
 
@@ -101,8 +101,8 @@ class VispyMarks(LayerOverlayMixin, VispySceneOverlay):
 overlay_to_visual[MarksOverlay] = VispyMarks
 
 
-class Marks:
-    """The clicks of one picture, and the box being drawn in it.
+class Overlays:
+    """The clicks of one image, and the box being drawn in it.
 
     Parameters
     ----------

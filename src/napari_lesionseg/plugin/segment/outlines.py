@@ -1,4 +1,4 @@
-"""Which outline belongs to which picture, and how it was made. No Qt in here.
+"""Which outline belongs to which image, and how it was made. No Qt in here.
 
 Layers are held as objects, never by name: they can be renamed, duplicated and deleted at any time.
 """
@@ -14,11 +14,11 @@ from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import ImageError
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
-from napari_lesionseg.errors import PictureError
 from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnswerStore
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, Gesture, write_masks
-from napari_lesionseg.plugin.napari_layers.layers import fits, new_outline, picture_shape, place_like, show_as
+from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, place_like, show_as
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outline:
-    """The outline of one picture.
+    """The outline of one image.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came out of a picture: the network's answers and the masks made of them, frame by frame."""
+    """What came out of an image: the network's answers and the masks made of them, frame by frame."""
 
     answers: Mapping[Frame, Answer]
     masks: Mapping[Frame, LabelImage]
@@ -68,7 +68,7 @@ class Result:
 
 
 class Session:
-    """The outlines of a viewer's pictures.
+    """The outlines of a viewer's images.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ class Session:
     Attributes
     ----------
     outlined : psygnal.Signal
-        Emitted with the picture when its outline was written by the network or redrawn.
+        Emitted with the image when its outline was written by the network or redrawn.
     forgotten : psygnal.Signal
-        Emitted with the picture when it or its outline was removed from the viewer.
+        Emitted with the image when it or its outline was removed from the viewer.
     """
 
     outlined = Signal(object)
@@ -93,30 +93,30 @@ class Session:
         self._filled = False
         viewer.layers.events.removed.connect(self._on_removed)
 
-    def pictures(self) -> list[Image]:
-        """List the pictures in the viewer, in its order."""
+    def images(self) -> list[Image]:
+        """List the images in the viewer, in its order."""
         return [layer for layer in self._layers() if isinstance(layer, Image)]
 
-    def outline_of(self, picture: Image) -> Outline | None:
-        """Give a picture's outline, if it has one."""
-        return self._outlines.get(picture)
+    def outline_of(self, image: Image) -> Outline | None:
+        """Give an image's outline, if it has one."""
+        return self._outlines.get(image)
 
-    def answer_of(self, picture: Image, frame: Frame = ()) -> Answer | None:
-        """Give what the network said about a frame of a picture, as long as it is kept."""
-        return self._store.get(picture).get(frame)
+    def answer_of(self, image: Image, frame: Frame = ()) -> Answer | None:
+        """Give what the network said about a frame of an image, as long as it is kept."""
+        return self._store.get(image).get(frame)
 
-    def picture_of(self, layer: Layer | None) -> Image | None:
-        """Give the picture that a layer is, or is the outline of."""
+    def image_of(self, layer: Layer | None) -> Image | None:
+        """Give the image that a layer is, or is the outline of."""
         if isinstance(layer, Image):
             return layer
-        owners = (picture for picture, outline in self._outlines.items() if outline.labels is layer)
+        owners = (image for image, outline in self._outlines.items() if outline.labels is layer)
         return next(owners, None)
 
-    def selected_pictures(self) -> list[Image]:
-        """List the pictures that are selected, themselves or by their outlines, in the viewer's order."""
+    def selected_images(self) -> list[Image]:
+        """List the images that are selected, themselves or by their outlines, in the viewer's order."""
         viewer = self._viewer()
-        chosen = {self.picture_of(layer) for layer in viewer.layers.selection} if viewer else set()
-        return [picture for picture in self.pictures() if picture in chosen]
+        chosen = {self.image_of(layer) for layer in viewer.layers.selection} if viewer else set()
+        return [image for image in self.images() if image in chosen]
 
     @property
     def filled(self) -> bool:
@@ -129,26 +129,24 @@ class Session:
         for outline in self._outlines.values():
             show_as(outline.labels, filled=filled)
 
-    def has(self, picture: Image) -> bool:
-        """Tell whether a picture is in the viewer."""
-        return picture in self._layers()
+    def has(self, image: Image) -> bool:
+        """Tell whether an image is in the viewer."""
+        return image in self._layers()
 
-    def check(self, picture: Image, shape: tuple[int, ...]) -> None:
-        """Raise a PictureError if a picture was closed or changed since it had a shape."""
-        if not self.has(picture):
-            raise PictureError(f"“{picture.name}” was closed before its outline was ready.")
-        if picture_shape(picture) != shape:
-            raise PictureError(
-                f"“{picture.name}” was changed before its outline was ready; segment it again."
-            )
+    def check(self, image: Image, shape: tuple[int, ...]) -> None:
+        """Raise a ImageError if an image was closed or changed since it had a shape."""
+        if not self.has(image):
+            raise ImageError(f"“{image.name}” was closed before its outline was ready.")
+        if image_shape(image) != shape:
+            raise ImageError(f"“{image.name}” was changed before its outline was ready; segment it again.")
 
-    def accept(self, picture: Image, shape: tuple[int, ...], result: Result) -> Outline:
-        """Draw a result into the picture's outline as one undoable edit; a new outline is made at need.
+    def accept(self, image: Image, shape: tuple[int, ...], result: Result) -> Outline:
+        """Draw a result into the image's outline as one undoable edit; a new outline is made at need.
 
         Parameters
         ----------
-        picture : napari.layers.Image
-            The picture.
+        image : napari.layers.Image
+            The image.
         shape : tuple of int
             Its shape when the network was asked.
         result : Result
@@ -156,38 +154,36 @@ class Session:
 
         Raises
         ------
-        PictureError
-            If the picture was closed or changed in the meantime; nothing is written then.
+        ImageError
+            If the image was closed or changed in the meantime; nothing is written then.
         """
-        self.check(picture, shape)
-        labels = self._usable_labels(picture)
+        self.check(image, shape)
+        labels = self._usable_labels(image)
         new = labels is None
         if labels is None:
-            labels = self._add_labels(picture)
+            labels = self._add_labels(image)
         write_masks(labels, result.masks)
         if new:
-            self._show_new(picture, labels)
+            self._show_new(image, labels)
         drawn = dict.fromkeys(result.masks, result.config)
         outline = Outline(labels, result.model, result.model_threshold, result.config, drawn)
-        self._outlines[picture] = outline
-        self._store.put(picture, result.answers)
-        self.outlined.emit(picture)
+        self._outlines[image] = outline
+        self._store.put(image, result.answers)
+        self.outlined.emit(image)
         return outline
 
-    def can_redraw(self, picture: Image) -> bool:
-        """Tell whether a picture's outline can be drawn anew without the network."""
-        outline = self._outlines.get(picture)
-        return outline is not None and fits(outline.labels, picture) and bool(self._store.get(picture))
+    def can_redraw(self, image: Image) -> bool:
+        """Tell whether an image's outline can be drawn anew without the network."""
+        outline = self._outlines.get(image)
+        return outline is not None and fits(outline.labels, image) and bool(self._store.get(image))
 
-    def redraw(
-        self, picture: Image, config: PostprocessConfig, frames: Iterable[Frame] | None = None
-    ) -> bool:
+    def redraw(self, image: Image, config: PostprocessConfig, frames: Iterable[Frame] | None = None) -> bool:
         """Draw an outline anew from the kept answers; until `settle`, all redraws are one step of undo.
 
         Parameters
         ----------
-        picture : napari.layers.Image
-            A picture that `can_redraw`.
+        image : napari.layers.Image
+            An image that `can_redraw`.
         config : PostprocessConfig
             The new settings.
         frames : iterable of Frame, optional
@@ -198,9 +194,9 @@ class Session:
         bool
             True when the outline changed.
         """
-        outline = self._outlines.get(picture)
-        answers = self._store.get(picture)
-        if outline is None or not self.can_redraw(picture):
+        outline = self._outlines.get(image)
+        answers = self._store.get(image)
+        if outline is None or not self.can_redraw(image):
             return False
         outline.config = config
         chosen = answers.keys() if frames is None else answers.keys() & set(frames)
@@ -213,12 +209,12 @@ class Session:
         outline.gesture = outline.gesture or Gesture(outline.labels)
         changed = outline.gesture.write(masks)
         if changed:
-            self.outlined.emit(picture)
+            self.outlined.emit(image)
         return changed
 
-    def settle(self, picture: Image) -> None:
+    def settle(self, image: Image) -> None:
         """End a row of redraws: the next one is a step of undo of its own."""
-        outline = self._outlines.get(picture)
+        outline = self._outlines.get(image)
         if outline is not None and outline.gesture is not None:
             outline.gesture.finish()
             outline.gesture = None
@@ -228,49 +224,49 @@ class Session:
         viewer = self._viewer()
         if viewer is not None:
             viewer.layers.events.removed.disconnect(self._on_removed)
-        for picture in list(self._outlines):
-            self._forget(picture)
+        for image in list(self._outlines):
+            self._forget(image)
 
     def _layers(self) -> list[Layer]:
         viewer = self._viewer()
         return list(viewer.layers) if viewer is not None else []
 
-    def _usable_labels(self, picture: Image) -> Labels | None:
-        """Give the picture's outline layer, brought to where the picture is, if it is still usable."""
-        known = self._outlines.get(picture)
-        if known is None or known.labels not in self._layers() or not fits(known.labels, picture):
+    def _usable_labels(self, image: Image) -> Labels | None:
+        """Give the image's outline layer, brought to where the image is, if it is still usable."""
+        known = self._outlines.get(image)
+        if known is None or known.labels not in self._layers() or not fits(known.labels, image):
             return None
-        place_like(known.labels, picture)
+        place_like(known.labels, image)
         return known.labels
 
-    def _add_labels(self, picture: Image) -> Labels:
-        """Put a new outline right above the picture."""
-        labels = new_outline(picture)
+    def _add_labels(self, image: Image) -> Labels:
+        """Put a new outline right above the image."""
+        labels = new_outline(image)
         layers = self._layers()
         viewer: Any = self._viewer()
         selected = set(viewer.layers.selection)
-        viewer.layers.insert(layers.index(picture) + 1, labels)
+        viewer.layers.insert(layers.index(image) + 1, labels)
         viewer.layers.selection = selected  # napari had selected the new layer instead
         return labels
 
-    def _show_new(self, picture: Image, labels: Labels) -> None:
-        """Show a new outline as the others are, and hide it if its picture is hidden.
+    def _show_new(self, image: Image, labels: Labels) -> None:
+        """Show a new outline as the others are, and hide it if its image is hidden.
 
         This comes after the writing, as napari takes a second for the contour of 24 megapixels.
         """
-        labels.visible = picture.visible
+        labels.visible = image.visible
         show_as(labels, filled=self._filled)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
-        for picture, outline in list(self._outlines.items()):
-            if layer is picture or layer is outline.labels:
-                self._forget(picture)
+        for image, outline in list(self._outlines.items()):
+            if layer is image or layer is outline.labels:
+                self._forget(image)
 
-    def _forget(self, picture: Image) -> None:
-        self._outlines.pop(picture, None)
-        self._store.drop(picture)
-        self.forgotten.emit(picture)
+    def _forget(self, image: Image) -> None:
+        self._outlines.pop(image, None)
+        self._store.drop(image)
+        self.forgotten.emit(image)
 
 
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""One press of the Segment button: pictures read one by one, outlined in a thread, drawn as they arrive."""
+"""One press of the Segment button: images read one by one, outlined in a thread, drawn as they arrive."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from napari.layers import Image
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.plugin.editor.prediction_cache import Answer
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
-from napari_lesionseg.plugin.napari_layers.layers import check_picture, frames_of, picture_shape, read_frame
+from napari_lesionseg.plugin.napari_layers.layers import check_image, frames_of, image_shape, read_frame
 from napari_lesionseg.plugin.segment.outlines import Result, Session
 from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.types import ByteImage, LabelImage
@@ -38,7 +38,7 @@ class ModelChoice:
     device : str
         "auto", "cpu", "cuda" or "mps".
     working_size : int
-        Side in pixels at which the network looks at pictures; 0 for the model's own.
+        Side in pixels at which the network looks at images; 0 for the model's own.
     """
 
     name: str | None = None
@@ -69,7 +69,7 @@ class Drawn:
 
 
 def outline_frame(model: Model, image: ByteImage, config: PostprocessConfig) -> Drawn:
-    """Outline one picture; to be called in a worker.
+    """Outline one image; to be called in a worker.
 
     Parameters
     ----------
@@ -93,9 +93,9 @@ def outline_frame(model: Model, image: ByteImage, config: PostprocessConfig) -> 
 
 @dataclass
 class _Work:
-    """A picture in the making."""
+    """An image in the making."""
 
-    picture: Image
+    image: Image
     shape: tuple[int, ...]
     waiting: deque[Frame]
     drawn: dict[Frame, Drawn] = field(default_factory=dict)
@@ -113,16 +113,16 @@ class _Work:
 
 
 class SegmentRun:
-    """Outline pictures one after the other without holding up the viewer.
+    """Outline images one after the other without holding up the viewer.
 
     Frames are copied one at a time on the main thread, so a long stack takes the memory of one frame. What is
-    done when the user cancels stays; the picture at work stays as it was.
+    done when the user cancels stays; the image at work stays as it was.
 
     Parameters
     ----------
     session : Session
         Where the outlines go.
-    pictures : sequence of napari.layers.Image
+    images : sequence of napari.layers.Image
         What to outline.
     config : PostprocessConfig
         How the masks are made.
@@ -130,15 +130,15 @@ class SegmentRun:
     Attributes
     ----------
     progressed : psygnal.Signal
-        Emitted with (frames done, frames in all, name of the picture at work).
+        Emitted with (frames done, frames in all, name of the image at work).
     finished : psygnal.Signal
-        Emitted once with the run, whether all went well, some pictures failed, or it was cancelled.
+        Emitted once with the run, whether all went well, some images failed, or it was cancelled.
     """
 
     progressed = Signal(int, int, str)
     finished = Signal(object)
 
-    def __init__(self, session: Session, pictures: Sequence[Image], config: PostprocessConfig) -> None:
+    def __init__(self, session: Session, images: Sequence[Image], config: PostprocessConfig) -> None:
         self.done: list[Image] = []
         self.errors: list[LesionSegError] = []
         self.cancelled = False
@@ -148,7 +148,7 @@ class SegmentRun:
         self._session = session
         self._frames_done = 0
         self._job: Job[Model] | Job[Drawn] | None = None
-        self._queue = deque(work for picture in pictures if (work := self._prepare(picture)) is not None)
+        self._queue = deque(work for image in images if (work := self._prepare(image)) is not None)
         self.frames = sum(len(work.waiting) for work in self._queue)
 
     def start(self, choice: ModelChoice, model: Model | None = None) -> None:
@@ -171,13 +171,13 @@ class SegmentRun:
         if self._job is not None:
             self._job.drop()
 
-    def _prepare(self, picture: Image) -> _Work | None:
+    def _prepare(self, image: Image) -> _Work | None:
         try:
-            check_picture(picture)
+            check_image(image)
         except LesionSegError as error:
             self.errors.append(error)
             return None
-        return _Work(picture, picture_shape(picture), deque(frames_of(picture)))
+        return _Work(image, image_shape(image), deque(frames_of(image)))
 
     def _on_loaded(self, model: Model | None) -> None:
         self.model = model
@@ -192,18 +192,18 @@ class SegmentRun:
         """Start on the next frame, or end."""
         while self._queue and not self.cancelled:
             work = self._queue[0]
-            if not self._session.has(work.picture):
+            if not self._session.has(work.image):
                 self._leave()
                 continue
-            self.progressed.emit(self._frames_done, self.frames, work.picture.name)
+            self.progressed.emit(self._frames_done, self.frames, work.image.name)
             try:
-                self._session.check(work.picture, work.shape)
-                image = read_frame(work.picture, work.waiting[0])
+                self._session.check(work.image, work.shape)
+                image = read_frame(work.image, work.waiting[0])
             except LesionSegError as error:
                 self._give_up(error)
                 continue
             self._job = Job(
-                f"outlining {work.picture.name}",
+                f"outlining {work.image.name}",
                 outline_frame,
                 self.model,
                 image,
@@ -233,18 +233,18 @@ class SegmentRun:
         self._note(error)
 
     def _leave(self) -> None:
-        """Leave the picture at work and count its frames as dealt with."""
+        """Leave the image at work and count its frames as dealt with."""
         self._frames_done += len(self._queue.popleft().waiting)
 
     def _complete(self, work: _Work) -> None:
-        if not self._session.has(work.picture):
+        if not self._session.has(work.image):
             return  # closed by the user, who needs no telling
         try:
-            self._session.accept(work.picture, work.shape, work.result(self.config))
+            self._session.accept(work.image, work.shape, work.result(self.config))
         except LesionSegError as error:
             self.errors.append(error)
         else:
-            self.done.append(work.picture)
+            self.done.append(work.image)
 
     def _note(self, error: Exception) -> None:
         """Keep errors with a sentence for the user; of any other napari has shown the traceback."""

@@ -1,4 +1,4 @@
-"""A very large picture outlined part by part in another thread; it can be cancelled. No widgets in here."""
+"""A very large image outlined part by part in another thread; it can be cancelled. No widgets in here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from napari.layers import Image
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
+from napari_lesionseg.errors import CancelledError, ImageError
+from napari_lesionseg.inference.tiling import TileConfig, predict_tiles, predict_whole
 from napari_lesionseg.inference.tiling_io import (
     Readable,
     choose_level,
@@ -19,9 +21,7 @@ from napari_lesionseg.inference.tiling_io import (
     new_output,
     threshold_strips,
 )
-from napari_lesionseg.inference.tiling import TileConfig, predict_tiles, predict_whole
-from napari_lesionseg.errors import CancelledError, PictureError
-from napari_lesionseg.plugin.napari_layers.layers import picture_shape
+from napari_lesionseg.plugin.napari_layers.layers import image_shape
 from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.types import LabelImage
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
 
 ENOUGH = 4
-"""Of a multiscale picture, the level looked at from afar has this many times the network's working size."""
+"""Of a multiscale image, the level looked at from afar has this many times the network's working size."""
 
 
 @dataclass(frozen=True, slots=True)
 class LargeOutline:
-    """What came out of a very large picture.
+    """What came out of a very large image.
 
     Parameters
     ----------
@@ -48,17 +48,17 @@ class LargeOutline:
     mask: LabelImage
 
 
-def levels_of(picture: Image) -> Sequence[Readable]:
-    """Give a picture's arrays from large to small, without reading them; one where it is not multiscale.
+def levels_of(image: Image) -> Sequence[Readable]:
+    """Give an image's arrays from large to small, without reading them; one where it is not multiscale.
 
     Raises
     ------
-    PictureError
+    ImageError
         If it is a stack.
     """
-    if len(picture_shape(picture)) != 2:
-        raise PictureError(f"“{picture.name}” is a stack; open one picture of it.")
-    return list(picture.data) if picture.multiscale else [picture.data]
+    if len(image_shape(image)) != 2:
+        raise ImageError(f"“{image.name}” is a stack; open one image of it.")
+    return list(image.data) if image.multiscale else [image.data]
 
 
 def draw(stored: NDArray[np.uint8], threshold: float, smallest: int) -> LabelImage:
@@ -70,14 +70,14 @@ def draw(stored: NDArray[np.uint8], threshold: float, smallest: int) -> LabelIma
 
 
 class TileRun(QObject):
-    """One very large picture at work.
+    """One very large image at work.
 
     Parameters
     ----------
     model : Model
         The network.
-    picture : napari.layers.Image
-        A single picture, in memory or not, multiscale or not.
+    image : napari.layers.Image
+        A single image, in memory or not, multiscale or not.
     config : TileConfig or None
         Look closely, tile by tile; None: look at the whole from afar, for one large lesion.
     threshold : float
@@ -96,8 +96,8 @@ class TileRun(QObject):
 
     Raises
     ------
-    PictureError
-        If the picture is a stack.
+    ImageError
+        If the image is a stack.
     """
 
     progressed = Signal(int, int)
@@ -107,7 +107,7 @@ class TileRun(QObject):
     def __init__(
         self,
         model: Model,
-        picture: Image,
+        image: Image,
         config: TileConfig | None,
         threshold: float,
         smallest: int,
@@ -116,10 +116,10 @@ class TileRun(QObject):
         super().__init__(parent)
         self._cancelled = threading.Event()
         self._job: Job[Any] = Job(
-            f"outlining {picture.name}",
+            f"outlining {image.name}",
             self._work,
             model,
-            levels_of(picture),
+            levels_of(image),
             config,
             threshold,
             smallest,

@@ -1,4 +1,4 @@
-"""The dock widget for very large pictures, which are outlined part by part. It only wires."""
+"""The dock widget for very large images, which are outlined part by part. It only wires."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.inference.tiling import TileConfig
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.widgets.postprocess_form import ThresholdSlider
+from napari_lesionseg.inference.tiling import TileConfig
 from napari_lesionseg.plugin.napari_layers.labels_writing import write_masks
-from napari_lesionseg.plugin.widgets.forms import RunBar, picture_and_model, when_gone
-from napari_lesionseg.plugin.widgets.layer_combo import ImageChoice
-from napari_lesionseg.plugin.napari_layers.layers import fits, new_outline, picture_shape, show_as
+from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, show_as
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
-from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.tiled_task import LargeOutline, TileRun, draw
 from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.widgets.forms import RunBar, image_and_model, when_gone
+from napari_lesionseg.plugin.widgets.layer_combo import ImageChoice
+from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.widgets.postprocess_form import ThresholdSlider
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
     from napari_lesionseg.plugin.segment.task import ModelChoice
 
-FAVOURITE = 100
+FAVORITE = 100
 """Pixels; lesions of this width are seen as they are, others enlarged or made smaller for the network."""
 
 CONTOUR_PIXELS = 30_000_000
-"""Outlines of larger pictures are shown filled, as napari takes seconds to draw their contours."""
+"""Outlines of larger images are shown filled, as napari takes seconds to draw their contours."""
 
 _SMALLEST_SCALE, _LARGEST_SCALE = 1 / 64, 8.0
-_NO_PICTURE = "Open a picture first: File > Open File(s)."
+_NO_IMAGE = "Open an image first: File > Open File(s)."
 _AT_WORK = "Wait until the outline in the making is done, or cancel it"
 
 
 class LargeWidget(QWidget):
-    """Outline a picture of many megapixels, tile by tile, in bounded memory.
+    """Outline an image of many megapixels, tile by tile, in bounded memory.
 
-    The picture may be in memory, on the disk (dask, zarr), or multiscale.
+    The image may be in memory, on the disk (dask, zarr), or multiscale.
 
     Parameters
     ----------
@@ -70,10 +70,10 @@ class LargeWidget(QWidget):
         self._loading: Job[Model] | None = None
         self._drawing: Job[LabelImage] | None = None
         self._made: LargeOutline | None = None
-        self._picture: Image | None = None
+        self._image: Image | None = None
         self._bar: progress | None = None
         self.outline: Labels | None = None
-        self.pictures = ImageChoice(napari_viewer)
+        self.images = ImageChoice(napari_viewer)
         self.models = ModelPicker(self)
         self.closely = QRadioButton("many small lesions, part by part")
         self.whole = QRadioButton("one large lesion, as a whole")
@@ -96,23 +96,23 @@ class LargeWidget(QWidget):
         self.closely.setToolTip("For photographs of the whole body: every part is looked at closely")
         self.whole.setToolTip("For dermoscopy: a lesion that no tile would hold is looked at from afar")
         self.width_of_lesions.setRange(10, 3000)
-        self.width_of_lesions.setValue(FAVOURITE)
+        self.width_of_lesions.setValue(FAVORITE)
         self.width_of_lesions.setSuffix(" px")
         self.width_of_lesions.setToolTip(
             "How wide the lesions are, roughly: the network sees them best at 50 to 200 pixels, "
-            "so the picture is looked at larger or smaller"
+            "so the image is looked at larger or smaller"
         )
         self.smallest.setRange(0, 1000)
         self.smallest.setValue(64)
         self.smallest.setSuffix(" px")
         self.smallest.setToolTip("Parts with fewer pixels are dropped")
-        self.segment.setToolTip("Outline the picture in the background; the window stays usable")
+        self.segment.setToolTip("Outline the image in the background; the window stays usable")
         self.cancel.setToolTip("Stop after the part in hand; nothing is changed")
         self._redraw_soon.setSingleShot(True)
         self._redraw_soon.setInterval(300)
 
     def _lay_out(self) -> None:
-        grid, row = picture_and_model(self.pictures, self.models)
+        grid, row = image_and_model(self.images, self.models)
         for caption, part in (
             ("Look for", self.closely),
             ("", self.whole),
@@ -126,7 +126,7 @@ class LargeWidget(QWidget):
         self._bottom.lay_out(self, grid)
 
     def _connect(self) -> None:
-        self.pictures.changed.connect(self._update)
+        self.images.changed.connect(self._update)
         self.closely.toggled.connect(self._update)
         self.width_of_lesions.valueChanged.connect(self._update)
         self.segment.clicked.connect(self.start)
@@ -138,7 +138,7 @@ class LargeWidget(QWidget):
 
     def _tear_down(self) -> None:
         """Stop listening and working; Qt's side of the widget is gone."""
-        self.pictures.disconnect_viewer()
+        self.images.disconnect_viewer()
         self.models.drop()
         for job in (self._loading, self._drawing):
             if job is not None:
@@ -151,15 +151,15 @@ class LargeWidget(QWidget):
 
     @property
     def config(self) -> TileConfig | None:
-        """How the picture is looked at; None: as a whole."""
+        """How the image is looked at; None: as a whole."""
         if self.whole.isChecked():
             return None
-        scale = float(np.clip(FAVOURITE / self.width_of_lesions.value(), _SMALLEST_SCALE, _LARGEST_SCALE))
+        scale = float(np.clip(FAVORITE / self.width_of_lesions.value(), _SMALLEST_SCALE, _LARGEST_SCALE))
         return TileConfig(scale=scale)
 
     def start(self) -> None:
-        """Outline the picture."""
-        if self.pictures.layer is None or self._at_work():
+        """Outline the image."""
+        if self.images.layer is None or self._at_work():
             return
         if self.models.loaded is not None:
             self._go(self.models.loaded)
@@ -180,24 +180,24 @@ class LargeWidget(QWidget):
         self._go(model)
 
     def _go(self, model: Model) -> None:
-        picture = self.pictures.layer
-        if picture is None:
+        image = self.images.layer
+        if image is None:
             self._update()
             return
         level = self.threshold.threshold
         self.threshold.set_threshold(level, model.card.threshold)
         try:
             self._run = TileRun(
-                model, picture, self.config, self._level(model), self.smallest.value(), parent=self
+                model, image, self.config, self._level(model), self.smallest.value(), parent=self
             )
         except LesionSegError as error:
             self._on_failed(error)
             return
-        self._picture = picture
+        self._image = image
         self._run.progressed.connect(self._on_progress)
         self._run.finished.connect(partial(self._on_finished, model))
         self._run.failed.connect(self._on_failed)
-        self._bar = progress(total=0, desc=f"Outlining {picture.name}")
+        self._bar = progress(total=0, desc=f"Outlining {image.name}")
         self._update()
 
     def _on_cancel(self) -> None:
@@ -219,16 +219,16 @@ class LargeWidget(QWidget):
             self._bar.update(done - self._bar.n)
 
     def _on_finished(self, model: Model, made: LargeOutline) -> None:
-        picture = self._picture
+        image = self._image
         self._end()
-        if picture is None or picture not in self._viewer.layers:
-            self._bottom.say("The picture was closed before its outline was ready.")
+        if image is None or image not in self._viewer.layers:
+            self._bottom.say("The image was closed before its outline was ready.")
             return
-        if picture_shape(picture) != made.mask.shape:
-            self._bottom.say("The picture was changed before its outline was ready; segment it again.")
+        if image_shape(image) != made.mask.shape:
+            self._bottom.say("The image was changed before its outline was ready; segment it again.")
             return
         self._made = made
-        self._write(picture, made.mask, model.card.classes)
+        self._write(image, made.mask, model.card.classes)
         self._bottom.say(self._result(made.mask))
 
     def _on_failed(self, error: Exception) -> None:
@@ -246,14 +246,14 @@ class LargeWidget(QWidget):
             self._bar.close()
             self._bar = None
 
-    def _write(self, picture: Image, mask: LabelImage, classes: tuple[str, ...]) -> None:
+    def _write(self, image: Image, mask: LabelImage, classes: tuple[str, ...]) -> None:
         """Draw a mask into the outline, as an undoable step; the first time, into a new layer."""
-        if self.outline is None or self.outline not in self._viewer.layers or not fits(self.outline, picture):
-            self.outline = new_outline(picture)
+        if self.outline is None or self.outline not in self._viewer.layers or not fits(self.outline, image):
+            self.outline = new_outline(image)
             self.outline.metadata[CLASSES] = classes
             self.outline.data[...] = mask  # nobody has seen it yet: there is nothing to undo
             show_as(self.outline, filled=mask.size > CONTOUR_PIXELS)
-            self._viewer.layers.insert(self._viewer.layers.index(picture) + 1, self.outline)
+            self._viewer.layers.insert(self._viewer.layers.index(image) + 1, self.outline)
         else:
             write_masks(self.outline, {(): mask})
 
@@ -262,7 +262,7 @@ class LargeWidget(QWidget):
     def _redraw(self) -> None:
         """Draw the outline anew from what the network said, in another thread."""
         made, model = self._made, self.models.loaded
-        if made is None or model is None or self._at_work() or self._picture is not self.pictures.layer:
+        if made is None or model is None or self._at_work() or self._image is not self.images.layer:
             return
         self._drawing = Job(
             "drawing the outline",
@@ -277,8 +277,8 @@ class LargeWidget(QWidget):
     def _on_drawn(self, mask: LabelImage) -> None:
         self._drawing = None
         model = self.models.loaded
-        if self._picture is not None and self._picture in self._viewer.layers and model is not None:
-            self._write(self._picture, mask, model.card.classes)
+        if self._image is not None and self._image in self._viewer.layers and model is not None:
+            self._write(self._image, mask, model.card.classes)
             self._bottom.say(self._result(mask))
 
     def _level(self, model: Model) -> float:
@@ -291,14 +291,14 @@ class LargeWidget(QWidget):
         return self._run is not None or self._loading is not None or self._drawing is not None
 
     def _update(self) -> None:
-        picture, running = self.pictures.layer, self._run is not None or self._loading is not None
-        self.segment.setEnabled(picture is not None and not running)
+        image, running = self.images.layer, self._run is not None or self._loading is not None
+        self.segment.setEnabled(image is not None and not running)
         self.segment.setToolTip(
             _AT_WORK
             if running
-            else _NO_PICTURE
-            if picture is None
-            else "Outline the picture in the background; the window stays usable"
+            else _NO_IMAGE
+            if image is None
+            else "Outline the image in the background; the window stays usable"
         )
         self.cancel.setEnabled(self._run is not None)
         self.width_of_lesions.setEnabled(self.closely.isChecked())
@@ -307,17 +307,17 @@ class LargeWidget(QWidget):
         if running:
             self._bottom.say("Loading the model" if self._run is None else "Looking at the first part")
         else:
-            self._bottom.say(_NO_PICTURE if picture is None else _size_of(picture))
+            self._bottom.say(_NO_IMAGE if image is None else _size_of(image))
 
     @staticmethod
     def _result(mask: LabelImage) -> str:
         share = np.count_nonzero(mask) / mask.size
         if not share:
             return "Nothing was found; try a looser threshold, or another width of the lesions."
-        return f"Outlined {share:.2%} of the picture. Plugins > LesionSeg > Single lesions lists the lesions."
+        return f"Outlined {share:.2%} of the image. Plugins > LesionSeg > Single lesions lists the lesions."
 
 
-def _size_of(picture: Image) -> str:
-    """Say how large a picture is."""
-    height, width = picture_shape(picture)[-2:]
+def _size_of(image: Image) -> str:
+    """Say how large an image is."""
+    height, width = image_shape(image)[-2:]
     return f"{width} x {height} pixels, {height * width / 1e6:.1f} megapixels."

@@ -1,4 +1,4 @@
-"""The dock widget that outlines pictures. It only wires: the work is done in the modules it imports."""
+"""The dock widget that outlines images. It only wires: the work is done in the modules it imports."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls
-from napari_lesionseg.plugin.widgets.forms import RunBar, picture_and_model, when_gone
-from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
-from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
-from napari_lesionseg.plugin.widgets.image_choice import PictureChoice
-from napari_lesionseg.plugin.segment.task import SegmentRun
 from napari_lesionseg.plugin.segment.outlines import session_of
+from napari_lesionseg.plugin.segment.task import SegmentRun
+from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
+from napari_lesionseg.plugin.widgets.forms import RunBar, image_and_model, when_gone
+from napari_lesionseg.plugin.widgets.image_choice import ImageChoice
+from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls
 
 if TYPE_CHECKING:
     import napari
 
-_NO_PICTURE = "Open a picture first: File > Open File(s), or File > Open Sample > LesionSeg."
-_NONE_SELECTED = "Select pictures in the layer list first."
+_NO_IMAGE = "Open an image first: File > Open File(s), or File > Open Sample > LesionSeg."
+_NONE_SELECTED = "Select images in the layer list first."
 _AT_WORK = "Wait until the outlines in the making are done, or cancel them."
 
 
 class SegmentWidget(QWidget):
-    """Choose pictures and a model, outline, and make the outlines tighter or looser.
+    """Choose images and a model, outline, and make the outlines tighter or looser.
 
     Parameters
     ----------
     napari_viewer : napari.viewer.Viewer
-        The viewer whose pictures are outlined.
+        The viewer whose images are outlined.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -48,7 +48,7 @@ class SegmentWidget(QWidget):
         self._session = session_of(napari_viewer)
         self._run: SegmentRun | None = None
         self._bar: progress | None = None
-        self.pictures = PictureChoice(napari_viewer, self._session)
+        self.images = ImageChoice(napari_viewer, self._session)
         self.models = ModelPicker(self)
         self.controls = OutlineControls(self)
         self.as_contour = QRadioButton("Outline")
@@ -60,15 +60,13 @@ class SegmentWidget(QWidget):
         self._describe()
         self._lay_out()
         self._connect()
-        self._on_pictures_changed()
+        self._on_images_changed()
 
     def _describe(self) -> None:
-        set_tip(
-            self.pictures, "The picture to outline, or all that are selected in the layer list", "picture"
-        )
+        set_tip(self.images, "The image to outline, or all that are selected in the layer list", "image")
         set_tip(self.as_contour, "Show the border alone, so that what lies under it is seen", "show outline")
-        set_tip(self.as_filled, "Show the whole area in colour", "show filled")
-        bind_key(self.pictures, "picture")
+        set_tip(self.as_filled, "Show the whole area in color", "show filled")
+        bind_key(self.images, "image")
         bind_key(self.as_contour, "show outline")
         bind_key(self.as_filled, "show filled")
         bind_key(self.segment, "segment")
@@ -79,7 +77,7 @@ class SegmentWidget(QWidget):
         (self.as_filled if self._session.filled else self.as_contour).setChecked(True)
 
     def _lay_out(self) -> None:
-        grid, row = picture_and_model(self.pictures, self.models)
+        grid, row = image_and_model(self.images, self.models)
         row = self.controls.add_to(grid, row)
         shown_as = QHBoxLayout()
         shown_as.addWidget(self.as_contour)
@@ -92,7 +90,7 @@ class SegmentWidget(QWidget):
     def _connect(self) -> None:
         self._redraw_soon.setSingleShot(True)
         self._redraw_soon.timeout.connect(self._redraw_shown)
-        self.pictures.changed.connect(self._on_pictures_changed)
+        self.images.changed.connect(self._on_images_changed)
         self.controls.changed.connect(self._redraw_soon.start)
         self.controls.settled.connect(self._redraw_all)
         self.as_filled.toggled.connect(self._on_shown_as)
@@ -103,7 +101,7 @@ class SegmentWidget(QWidget):
 
     def _tear_down(self) -> None:
         """Stop listening and working; Qt's side of the widget is gone."""
-        self.pictures.disconnect_viewer()
+        self.images.disconnect_viewer()
         self.models.drop()
         self._session.forgotten.disconnect(self._on_forgotten)
         if self._run is not None:
@@ -112,18 +110,18 @@ class SegmentWidget(QWidget):
             self._bar.close()
 
     def _on_segment(self) -> None:
-        run = SegmentRun(self._session, self.pictures.pictures(), self.controls.config)
+        run = SegmentRun(self._session, self.images.images(), self.controls.config)
         run.progressed.connect(self._on_progress)
         run.finished.connect(self._on_finished)
         self._run = run
-        self._bar = progress(total=run.frames, desc="Outlining pictures")
+        self._bar = progress(total=run.frames, desc="Outlining images")
         self._update()
         run.start(self.models.choice, self.models.loaded)
 
     def _on_cancel(self) -> None:
         if self._run is not None:
             self._run.cancel()
-            self._bottom.say("Stopping after the picture at work.")
+            self._bottom.say("Stopping after the image at work.")
             self.cancel.setEnabled(False)
 
     def _on_progress(self, done: int, total: int, name: str) -> None:
@@ -158,44 +156,44 @@ class SegmentWidget(QWidget):
         if outline is not None:
             self._viewer.layers.selection.active = outline.labels
 
-    def _on_pictures_changed(self) -> None:
+    def _on_images_changed(self) -> None:
         self._show_settings()
         self._update()
 
-    def _on_forgotten(self, picture: Image) -> None:
+    def _on_forgotten(self, image: Image) -> None:
         self._update()
 
     def _on_shown_as(self, filled: bool) -> None:
         self._session.filled = filled
 
     def _show_settings(self) -> None:
-        """Show the settings an outline was drawn with; a new picture starts at the model's threshold."""
-        pictures = self.pictures.pictures()
-        outline = self._session.outline_of(pictures[0]) if len(pictures) == 1 else None
+        """Show the settings an outline was drawn with; a new image starts at the model's threshold."""
+        images = self.images.images()
+        outline = self._session.outline_of(images[0]) if len(images) == 1 else None
         if outline is not None:
             self.controls.set_config(outline.config, outline.model_threshold)
         else:
-            kept = {"threshold": None} if len(pictures) == 1 else {}
+            kept = {"threshold": None} if len(images) == 1 else {}
             self.controls.set_config(self.controls.config.model_copy(update=kept), self.models.threshold)
 
     def _redraw_shown(self) -> None:
         """Redraw at once what is seen; the other frames of a stack follow in `_redraw_all`."""
-        for picture in self.pictures.pictures():
-            self._session.redraw(picture, self.controls.config, [shown_frame(picture, self._viewer)])
+        for image in self.images.images():
+            self._session.redraw(image, self.controls.config, [shown_frame(image, self._viewer)])
 
     def _redraw_all(self) -> None:
         self._redraw_soon.stop()
-        for picture in self.pictures.pictures():
-            self._session.redraw(picture, self.controls.config)
-            self._session.settle(picture)
+        for image in self.images.images():
+            self._session.redraw(image, self.controls.config)
+            self._session.settle(image)
 
     def _update(self) -> None:
         """Bring buttons, tooltips and the status line up to date."""
-        pictures = self.pictures.pictures()
+        images = self.images.images()
         running = self._run is not None
-        reason = _why_not(running, bool(self._session.pictures()), bool(pictures))
+        reason = _why_not(running, bool(self._session.images()), bool(images))
         self.segment.setEnabled(not reason)
-        self.segment.setText(f"Segment {len(pictures)} pictures" if len(pictures) > 1 else "Segment")
+        self.segment.setText(f"Segment {len(images)} images" if len(images) > 1 else "Segment")
         set_tip(self.segment, reason or "Outline, in one step that Ctrl+Z takes back", "segment")
         self.cancel.setEnabled(running)
         set_tip(
@@ -207,12 +205,12 @@ class SegmentWidget(QWidget):
         self._bottom.say(reason if not running else self.status.text())
 
 
-def _why_not(running: bool, any_picture: bool, any_meant: bool) -> str:
+def _why_not(running: bool, any_image: bool, any_meant: bool) -> str:
     """Say why nothing can be outlined now; empty when it can."""
     if running:
         return _AT_WORK
-    if not any_picture:
-        return _NO_PICTURE
+    if not any_image:
+        return _NO_IMAGE
     return "" if any_meant else _NONE_SELECTED
 
 
@@ -224,5 +222,5 @@ def _summary(run: SegmentRun) -> str:
         )
     if not run.done:
         return "Nothing was outlined."
-    what = run.done[0].name if len(run.done) == 1 else f"{len(run.done)} pictures"
+    what = run.done[0].name if len(run.done) == 1 else f"{len(run.done)} images"
     return f"Outlined {what}."

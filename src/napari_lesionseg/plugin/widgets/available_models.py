@@ -13,7 +13,7 @@ DEVICES = {"auto": "Automatic", "cpu": "Processor", "cuda": "NVIDIA GPU", "mps":
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class AvailableModels:
     """Models and devices that can be used here.
 
     Parameters
@@ -28,10 +28,10 @@ class Survey:
     devices: dict[str, str]
 
 
-def survey() -> Survey:
+def available_models() -> AvailableModels:
     """Look for models and devices; to be called in a worker, as PyTorch takes a second or more to start."""
     from napari_lesionseg.inference.device import available_devices, choose_device, describe_device
     from napari_lesionseg.models.store import ModelRegistry
 
     devices = {name: describe_device(choose_device(name)) for name in available_devices()}
-    return Survey(ModelRegistry().list(), devices)
+    return AvailableModels(ModelRegistry().list(), devices)

@@ -8,8 +8,8 @@ from typing import Any
 
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.widgets.postprocess_form import small
 
 
 def status_line() -> QLabel:
@@ -61,9 +61,9 @@ class RunBar:
         column.addStretch()
 
 
-def picture_and_model(pictures: QWidget, models: ModelPicker) -> tuple[QGridLayout, int]:
-    """Begin a form with the picture and the model; also give its first free row."""
-    grid = captioned(("Picture", pictures))
+def image_and_model(images: QWidget, models: ModelPicker) -> tuple[QGridLayout, int]:
+    """Begin a form with the image and the model; also give its first free row."""
+    grid = captioned(("Image", images))
     return grid, models.add_to(grid, 1)
 
 

@@ -1,4 +1,4 @@
-"""The list of pictures to choose from, which follows the viewer's layers."""
+"""The list of images to choose from, which follows the viewer's layers."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from napari.layers import Image
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 from napari_lesionseg.plugin.segment.outlines import Session
+from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class PictureChoice(QComboBox):
-    """One picture, or all that are selected in the layer list.
+class ImageChoice(QComboBox):
+    """One image, or all that are selected in the layer list.
 
-    A picture becomes the current one when it, or its outline, is made active in the viewer.
+    An image becomes the current one when it, or its outline, is made active in the viewer.
 
     Attributes
     ----------
     changed : Signal
-        Other pictures are meant now.
+        Other images are meant now.
     """
 
     changed = Signal()
@@ -34,7 +34,7 @@ class PictureChoice(QComboBox):
         self._layers = viewer.layers
         self._listed: list[Image] = []
         keep_narrow(self)
-        self.setPlaceholderText("no picture is open")
+        self.setPlaceholderText("no image is open")
         self._sources = [
             (events, callback)
             for events, callback in (
@@ -54,13 +54,13 @@ class PictureChoice(QComboBox):
 
     @property
     def selected_meant(self) -> bool:
-        """Whether all selected pictures are meant, rather than one."""
+        """Whether all selected images are meant, rather than one."""
         return bool(self._listed) and self.currentIndex() == len(self._listed)
 
-    def pictures(self) -> list[Image]:
-        """List the pictures that are meant."""
+    def images(self) -> list[Image]:
+        """List the images that are meant."""
         if self.selected_meant:
-            return self._session.selected_pictures()
+            return self._session.selected_images()
         return self._listed[self.currentIndex() : self.currentIndex() + 1] if self._listed else []
 
     def disconnect_viewer(self) -> None:
@@ -69,12 +69,12 @@ class PictureChoice(QComboBox):
             events.disconnect(callback)
 
     def _refresh(self, event: Any = None) -> None:
-        """Fill the list anew, and stay on the same picture if it is still there."""
-        meant, selected = self.pictures(), self.selected_meant
-        self._listed = self._session.pictures()
+        """Fill the list anew, and stay on the same image if it is still there."""
+        meant, selected = self.images(), self.selected_meant
+        self._listed = self._session.images()
         with QSignalBlocker(self):
             self.clear()
-            self.addItems([picture.name for picture in self._listed])
+            self.addItems([image.name for image in self._listed])
             if self._listed:
                 self.addItem("")
             self._name_selection()
@@ -84,13 +84,13 @@ class PictureChoice(QComboBox):
                 self.setCurrentIndex(
                     self._listed.index(meant[0]) if meant and meant[0] in self._listed else 0
                 )
-        if self.pictures() != meant or selected:
+        if self.images() != meant or selected:
             self.changed.emit()
 
     def _follow(self, event: Any = None) -> None:
-        picture = self._session.picture_of(self._layers.selection.active)
-        if picture in self._listed and not self.selected_meant:
-            self.setCurrentIndex(self._listed.index(picture))
+        image = self._session.image_of(self._layers.selection.active)
+        if image in self._listed and not self.selected_meant:
+            self.setCurrentIndex(self._listed.index(image))
 
     def _on_selection(self, event: Any = None) -> None:
         self._name_selection()
@@ -99,5 +99,5 @@ class PictureChoice(QComboBox):
 
     def _name_selection(self) -> None:
         if self._listed:
-            count = len(self._session.selected_pictures())
-            self.setItemText(len(self._listed), f"All selected pictures ({count})")
+            count = len(self._session.selected_images())
+            self.setItemText(len(self._listed), f"All selected images ({count})")

@@ -89,7 +89,7 @@ class LesionModel(QAbstractTableModel):
         return [row.index for row in self._rows]
 
     def show(self, rows: Sequence[Any], labels: Labels | None, columns: Sequence[Column] = ()) -> None:
-        """Show other rows, in the colours of a layer; and other columns, where some are given."""
+        """Show other rows, in the colors of a layer; and other columns, where some are given."""
         self.beginResetModel()
         self._rows, self._labels = rows, labels
         if columns:
@@ -142,13 +142,13 @@ class LesionModel(QAbstractTableModel):
         return False
 
     def _swatch(self, number: int) -> QPixmap | None:
-        """Paint a square in the colour that the lesion has in the layer."""
+        """Paint a square in the color that the lesion has in the layer."""
         if self._labels is None:
             return None
-        colour = self._labels.get_color(number)
+        color = self._labels.get_color(number)
         swatch = QPixmap(_SWATCH, _SWATCH)
         swatch.fill(
-            QColor.fromRgbF(*(float(part) for part in colour)) if colour is not None else QColor(0, 0, 0, 0)
+            QColor.fromRgbF(*(float(part) for part in color)) if color is not None else QColor(0, 0, 0, 0)
         )
         return swatch
 

@@ -107,13 +107,13 @@ class LabelsChoice(LayerChoice):
 
 
 class ImageChoice(LayerChoice):
-    """One picture."""
+    """One image."""
 
     def __init__(self, viewer: ViewerModel, parent: QWidget | None = None) -> None:
-        super().__init__(viewer, Image, "no picture is open", parent)
-        self.setToolTip("The picture that is meant: the one that is active in the layer list")
+        super().__init__(viewer, Image, "no image is open", parent)
+        self.setToolTip("The image that is meant: the one that is active in the layer list")
 
     @property
     def layer(self) -> Image | None:
-        """The picture that is meant."""
+        """The image that is meant."""
         return self.meant if isinstance(self.meant, Image) else None

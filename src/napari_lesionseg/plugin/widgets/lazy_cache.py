@@ -1,4 +1,4 @@
-"""What the queue shows of a picture beyond its state: made in the background, when it is first looked at."""
+"""What the queue shows of an image beyond its state: made in the background, when it is first looked at."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from napari_lesionseg.plugin.tasks import Job
 T = TypeVar("T")
 
 
-class Lookups(ABC, Generic[T]):
-    """Makes something for each picture as it is asked for, the last asked first, and keeps the latest.
+class LazyCache(ABC, Generic[T]):
+    """Makes something for each image as it is asked for, the last asked first, and keeps the latest.
 
     Subclasses say how: `_make` runs in a worker, `_finish` and `_instead` on the main thread.
 
@@ -31,7 +31,7 @@ class Lookups(ABC, Generic[T]):
     Attributes
     ----------
     ready : psygnal.Signal
-        Emitted with the SHA-256 of a picture whose value is there now.
+        Emitted with the SHA-256 of an image whose value is there now.
     """
 
     ready = Signal(str)
@@ -42,13 +42,13 @@ class Lookups(ABC, Generic[T]):
         self._waiting: OrderedDict[str, Hashable] = OrderedDict()
         self._job: Job[Any] | None = None
 
-    def get(self, picture: str, version: Hashable) -> T | None:
-        """Give what was made for a picture.
+    def get(self, image: str, version: Hashable) -> T | None:
+        """Give what was made for an image.
 
         Parameters
         ----------
-        picture : str
-            SHA-256 of the picture.
+        image : str
+            SHA-256 of the image.
         version : hashable
             What the value depends on; it is made anew when this has changed.
 
@@ -57,10 +57,10 @@ class Lookups(ABC, Generic[T]):
         T or None
             None, or the former one, while it is made.
         """
-        kept = self._kept.get(picture)
+        kept = self._kept.get(image)
         if kept is None or kept[0] != version:
-            self._waiting[picture] = version
-            self._waiting.move_to_end(picture)
+            self._waiting[image] = version
+            self._waiting.move_to_end(image)
             while len(self._waiting) > self._most_waiting:
                 self._waiting.popitem(last=False)
             self._begin()
@@ -74,7 +74,7 @@ class Lookups(ABC, Generic[T]):
         self._waiting.clear()
 
     @abstractmethod
-    def _make(self, picture: str) -> Any:
+    def _make(self, image: str) -> Any:
         """Make plain values; called in a worker."""
 
     @abstractmethod
@@ -88,20 +88,20 @@ class Lookups(ABC, Generic[T]):
     def _begin(self) -> None:
         if self._job is not None or not self._waiting:
             return
-        picture, version = self._waiting.popitem()
+        image, version = self._waiting.popitem()
         self._job = Job(
             self._title,
             self._make,
-            picture,
-            done=lambda made: self._on_done(picture, version, self._finish(made)),
-            failed=lambda error: self._on_done(picture, version, self._instead()),
+            image,
+            done=lambda made: self._on_done(image, version, self._finish(made)),
+            failed=lambda error: self._on_done(image, version, self._instead()),
         )
 
-    def _on_done(self, picture: str, version: Hashable, value: T) -> None:
+    def _on_done(self, image: str, version: Hashable, value: T) -> None:
         self._job = None
-        self._kept[picture] = (version, value)
-        self._kept.move_to_end(picture)
+        self._kept[image] = (version, value)
+        self._kept.move_to_end(image)
         while len(self._kept) > self._most_kept:
             self._kept.popitem(last=False)
-        self.ready.emit(picture)
+        self.ready.emit(image)
         self._begin()

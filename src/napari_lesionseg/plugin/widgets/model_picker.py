@@ -10,12 +10,12 @@ from qtpy.QtCore import QObject, QSignalBlocker, Qt
 from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel
 
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
-from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
-from napari_lesionseg.plugin.settings import read_preferences
 from napari_lesionseg.plugin.segment.task import ModelChoice
-from napari_lesionseg.plugin.widgets.available_models import DEVICES, Survey, survey
+from napari_lesionseg.plugin.settings import read_preferences
+from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.widgets.available_models import DEVICES, AvailableModels, available_models
+from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
@@ -37,12 +37,12 @@ class ModelPicker(QObject):
         self.device = QComboBox()
         keep_narrow(self.model)
         keep_narrow(self.device)
-        self._fill(Survey((), {}))
+        self._fill(AvailableModels((), {}))
         set_tip(self.model, "The model that draws the outlines", "model")
         set_tip(self.device, "Where the model runs; a GPU is quicker, a processor will do", "device")
         bind_key(self.model, "model")
         bind_key(self.device, "device")
-        self._job = Job("looking for models and devices", survey, done=self._fill, failed=_ignore)
+        self._job = Job("looking for models and devices", available_models, done=self._fill, failed=_ignore)
 
     @property
     def choice(self) -> ModelChoice:
@@ -99,7 +99,7 @@ class ModelPicker(QObject):
         """Call off what is being looked up."""
         self._job.drop()
 
-    def _fill(self, found: Survey) -> None:
+    def _fill(self, found: AvailableModels) -> None:
         """List what was found, and stay on what was chosen."""
         wanted = self.model.currentData() if self.model.count() else self._preferences.model or None
         _list_choices(self.model, _model_entries(found, self._preferences.model), wanted)
@@ -116,7 +116,7 @@ class _Entry:
     problem: str = ""
 
 
-def _model_entries(found: Survey, preferred: str) -> list[_Entry]:
+def _model_entries(found: AvailableModels, preferred: str) -> list[_Entry]:
     """List the shipped model, whose value is None, the user's own ones, and the one of the preferences."""
     entries = [_Entry(model.name, model.name, model.problem) for model in found.models]
     if found.models and found.models[0].shipped:
@@ -128,7 +128,7 @@ def _model_entries(found: Survey, preferred: str) -> list[_Entry]:
     return entries
 
 
-def _device_entries(found: Survey) -> list[_Entry]:
+def _device_entries(found: AvailableModels) -> list[_Entry]:
     """List all devices; before the search is done, none is known to be missing."""
     if not found.devices:
         return [_Entry(name, text) for name, text in DEVICES.items()]

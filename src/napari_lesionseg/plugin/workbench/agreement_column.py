@@ -1,35 +1,35 @@
-"""How well readers agree on each picture, worked out in the background for the queue."""
+"""How well annotators agree on each image, worked out in the background for the queue."""
 
 from __future__ import annotations
 
-from napari_lesionseg.plugin.widgets.lazy_cache import Lookups
+from napari_lesionseg.plugin.widgets.lazy_cache import LazyCache
 from napari_lesionseg.study.agreement import measure_agreement
-from napari_lesionseg.study.state import PictureState
 from napari_lesionseg.study.events import Approved
+from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 
 KEPT = 20_000
 """Figures kept in memory."""
 
 WAITING = 60
-"""Pictures that may wait to be compared; more were scrolled past."""
+"""Images that may wait to be compared; more were scrolled past."""
 
 
-class Agreements(Lookups[float | None]):
-    """Compares the outlines that readers signed, picture by picture.
+class AgreementColumn(LazyCache[float | None]):
+    """Compares the outlines that annotators signed, image by image.
 
     Parameters
     ----------
     study : Study
-        The study, as one reader sees it.
+        The study, as one annotator sees it.
     """
 
     def __init__(self, study: Study) -> None:
-        super().__init__("comparing the readers", KEPT, WAITING)
+        super().__init__("comparing the annotators", KEPT, WAITING)
         self._study = study
 
-    def of(self, state: PictureState) -> float | None:
-        """Give the mean Dice of all pairs of readers.
+    def of(self, state: ImageState) -> float | None:
+        """Give the mean Dice of all pairs of annotators.
 
         Returns
         -------
@@ -39,8 +39,8 @@ class Agreements(Lookups[float | None]):
         if len(state.verdicts) < 2:
             return None
         signed = (
-            (reader, verdict.revision if isinstance(verdict, Approved) else "")
-            for reader, verdict in sorted(state.verdicts.items())
+            (annotator, verdict.revision if isinstance(verdict, Approved) else "")
+            for annotator, verdict in sorted(state.verdicts.items())
         )
         return self.get(state.image_id, tuple(signed))
 
@@ -51,4 +51,4 @@ class Agreements(Lookups[float | None]):
         return made
 
     def _instead(self) -> None:
-        """Give nothing where an outline cannot be read; opening the picture says what is wrong with it."""
+        """Give nothing where an outline cannot be read; opening the image says what is wrong with it."""

@@ -27,7 +27,7 @@ class _Task:
     group: Hashable
 
 
-class Saver(QObject):
+class Autosaver(QObject):
     """Saves one thing after the other, away from the interface's thread.
 
     Attributes

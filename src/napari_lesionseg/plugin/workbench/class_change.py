@@ -1,4 +1,4 @@
-"""Classes of a study changed from the window: the study's file, the outline's colours, and the model."""
+"""Classes of a study changed from the window: the study's file, the outline's colors, and the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QObject, Signal
 
-from napari_lesionseg.plugin.napari_layers.layers import outline_colours
+from napari_lesionseg.plugin.napari_layers.layers import outline_colors
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
 from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.study.events import StudyClass
@@ -22,13 +22,13 @@ BACKGROUND = "background"
 
 
 def show_classes(labels: Labels, classes: Sequence[StudyClass]) -> None:
-    """Show an outline in the colours of its classes, and note their names in its metadata."""
+    """Show an outline in the colors of its classes, and note their names in its metadata."""
     labels.metadata[CLASSES] = (BACKGROUND, *(entry.name for entry in classes))
     if len(classes) == 1:
-        labels.colormap = outline_colours()  # the blue that is seen best on skin
+        labels.colormap = outline_colors()  # the blue that is seen best on skin
     else:
-        colours: dict[int | None, Any] = {place: entry.colour for place, entry in enumerate(classes, start=1)}
-        labels.colormap = DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colours)
+        colors: dict[int | None, Any] = {place: entry.color for place, entry in enumerate(classes, start=1)}
+        labels.colormap = DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colors)
 
 
 def fits_classes(model: Model, classes: Sequence[StudyClass]) -> bool:

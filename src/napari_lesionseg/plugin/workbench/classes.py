@@ -14,8 +14,8 @@ from napari_lesionseg.plugin.workbench.classes_dialog import ClassesDialog
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from napari_lesionseg.plugin.editor.editor import MaskEditor
     from napari_lesionseg.plugin.editor.panel import CorrectPanel
-    from napari_lesionseg.plugin.editor.editor import OutlineEditor
     from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
     from napari_lesionseg.plugin.workbench.session import StudySession
     from napari_lesionseg.study.events import StudyClass
@@ -76,7 +76,7 @@ class ClassEditing(QObject):
         self.change.failed.connect(self._on_failed)
         self.change.ended.connect(partial(self._panel.edit_classes.setEnabled, True))
 
-    def _on_opened(self, editor: OutlineEditor | None) -> None:
+    def _on_opened(self, editor: MaskEditor | None) -> None:
         if editor is not None and self._session is not None:
             show_classes(editor.labels, self._session.study.info.classes)
 

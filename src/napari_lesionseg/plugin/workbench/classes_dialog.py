@@ -1,4 +1,4 @@
-"""The dialog that edits the classes of a study: their names and colours. It knows no study."""
+"""The dialog that edits the classes of a study: their names and colors. It knows no study."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.widgets.postprocess_form import small
-from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLOURS
 from napari_lesionseg.study.events import StudyClass
 
 MOST = 50
@@ -34,7 +34,7 @@ _HELP = (
 
 
 class ClassesDialog(QDialog):
-    """Name classes, choose their colours, add some, remove the last one.
+    """Name classes, choose their colors, add some, remove the last one.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class ClassesDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Classes of the outlines")
         self.names: list[QLineEdit] = []
-        self.colours: list[QPushButton] = []
+        self.colors: list[QPushButton] = []
         self.add = QPushButton("Add a class")
         self.remove = QPushButton("Remove the last one")
         self.teach = QCheckBox("Let the model tell these classes apart")
@@ -60,17 +60,15 @@ class ClassesDialog(QDialog):
         self.answers = QDialogButtonBox(standard.Ok | standard.Cancel)
         self._lay_out()
         for entry in classes:
-            self._append(entry.name, entry.colour)
+            self._append(entry.name, entry.color)
         self._connect()
         self._update()
 
     @property
     def classes(self) -> tuple[StudyClass, ...]:
         """The classes as they are typed; only to be asked when `why_not` is empty."""
-        pairs = zip(self.names, self.colours, strict=True)
-        return tuple(
-            StudyClass(name=name.text().strip(), colour=_colour_of(button)) for name, button in pairs
-        )
+        pairs = zip(self.names, self.colors, strict=True)
+        return tuple(StudyClass(name=name.text().strip(), color=_color_of(button)) for name, button in pairs)
 
     @property
     def why_not(self) -> str:
@@ -82,10 +80,10 @@ class ClassesDialog(QDialog):
             return "The background is a class of its own; choose another name."
         return "Two classes have the same name." if len(set(names)) < len(names) else ""
 
-    def set_colour(self, place: int, colour: QColor) -> None:
-        """Give a class a colour."""
-        self.colours[place].setProperty("colour", colour.name())
-        self.colours[place].setStyleSheet(f"background: {colour.name()}; border: 1px solid grey;")
+    def set_color(self, place: int, color: QColor) -> None:
+        """Give a class a color."""
+        self.colors[place].setProperty("color", color.name())
+        self.colors[place].setStyleSheet(f"background: {color.name()}; border: 1px solid gray;")
 
     def _lay_out(self) -> None:
         self.add.setToolTip("A further class, which gets the next number")
@@ -117,25 +115,25 @@ class ClassesDialog(QDialog):
         self.answers.accepted.connect(self.accept)
         self.answers.rejected.connect(self.reject)
 
-    def _append(self, name: str, colour: str) -> None:
+    def _append(self, name: str, color: str) -> None:
         place = len(self.names)
         field, button = QLineEdit(name), QPushButton()
         field.setMaxLength(255)
         field.setPlaceholderText("name of the class")
         field.textChanged.connect(self._update)
         button.setFixedSize(26, 22)
-        button.setToolTip("Choose the colour of the outline")
-        button.clicked.connect(partial(self._on_colour, place))
+        button.setToolTip("Choose the color of the outline")
+        button.clicked.connect(partial(self._on_color, place))
         self.names.append(field)
-        self.colours.append(button)
-        self.set_colour(place, QColor(colour))
+        self.colors.append(button)
+        self.set_color(place, QColor(color))
         for column, widget in enumerate((QLabel(str(place + 1)), button, field)):
             self._grid.addWidget(widget, place, column)
 
     def _on_add(self) -> None:
-        used = {_colour_of(button) for button in self.colours}
-        free = [colour for colour in CLASS_COLOURS if colour not in used]
-        self._append("", free[0] if free else CLASS_COLOURS[len(self.names) % len(CLASS_COLOURS)])
+        used = {_color_of(button) for button in self.colors}
+        free = [color for color in CLASS_COLORS if color not in used]
+        self._append("", free[0] if free else CLASS_COLORS[len(self.names) % len(CLASS_COLORS)])
         self.names[-1].setFocus()
         self._update()
 
@@ -147,13 +145,13 @@ class ClassesDialog(QDialog):
             if widget is not None:
                 self._grid.removeWidget(widget)
                 widget.deleteLater()
-        del self.names[place], self.colours[place]
+        del self.names[place], self.colors[place]
         self._update()
 
-    def _on_colour(self, place: int) -> None:
-        chosen = QColorDialog.getColor(QColor(_colour_of(self.colours[place])), self)
+    def _on_color(self, place: int) -> None:
+        chosen = QColorDialog.getColor(QColor(_color_of(self.colors[place])), self)
         if chosen.isValid():
-            self.set_colour(place, chosen)
+            self.set_color(place, chosen)
 
     def _update(self) -> None:
         self.add.setEnabled(len(self.names) < MOST)
@@ -164,5 +162,5 @@ class ClassesDialog(QDialog):
             ok.setEnabled(not self.why_not)
 
 
-def _colour_of(button: QPushButton) -> str:
-    return str(button.property("colour"))
+def _color_of(button: QPushButton) -> str:
+    return str(button.property("color"))

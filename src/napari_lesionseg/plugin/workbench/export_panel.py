@@ -20,14 +20,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.export import ExportReport, export_dataset
+from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow, small
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study
 
@@ -36,7 +36,7 @@ NAMES = {
     "all": "rename everything",
     "nothing": "keep names",
 }
-"""What `ExportConfig.pseudonymise` takes, in words."""
+"""What `ExportConfig.pseudonymize` takes, in words."""
 
 
 class ExportRun(QObject):
@@ -157,10 +157,10 @@ class ExportPanel(QWidget):
         out : Path
             A folder that does not exist or is empty.
         originals : Path, optional
-            For DICOM, the photographs that the pictures came from.
+            For DICOM, the photographs that the images came from.
         """
         config = ExportConfig(
-            pseudonymise=self.names.currentData(), single_region=self.single_region.isChecked()
+            pseudonymize=self.names.currentData(), single_region=self.single_region.isChecked()
         )
         self.report.setText("")
         convention = self.format.currentData()
@@ -203,7 +203,7 @@ class ExportPanel(QWidget):
         originals = None
         needed = FORMATS[self.format.currentData()].origin
         if needed:
-            asked = f"Folder of the {needed} photographs that the pictures came from"
+            asked = f"Folder of the {needed} photographs that the images came from"
             originals = QFileDialog.getExistingDirectory(self, asked)
             if not originals:
                 return
@@ -225,7 +225,7 @@ class ExportPanel(QWidget):
         parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
         left_out = f"; {report.left_out} left out (point here)" if report.left_out else ""
         self.bar.reset()
-        self.report.setText(f"{report.written} pictures written to {report.folder} ({parts}){left_out}")
+        self.report.setText(f"{report.written} images written to {report.folder} ({parts}){left_out}")
         self.report.setToolTip(
             "\n".join(f"{problem.name}: {problem.reason}" for problem in report.problems[:40])
         )
@@ -240,9 +240,9 @@ class ExportPanel(QWidget):
         self._update()
 
     def _update(self) -> None:
-        signed = sum(state.status.done for state in self._session.study.state.pictures.values())
+        signed = sum(state.status.done for state in self._session.study.state.images.values())
         why = "The data set is being written" if self.run is not None else ""
-        why = why or ("" if signed else "Approve some pictures first")
+        why = why or ("" if signed else "Approve some images first")
         self.export.setEnabled(not why)
-        self.export.setToolTip(why or f"Write the {signed} signed pictures as a data set")
+        self.export.setToolTip(why or f"Write the {signed} signed images as a data set")
         self.cancel.setEnabled(self.run is not None)

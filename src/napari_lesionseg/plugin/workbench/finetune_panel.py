@@ -1,4 +1,4 @@
-"""Learn: let the model learn from the approved pictures, look at the curve, take the new model or not."""
+"""Learn: let the model learn from the approved images, look at the curve, take the new model or not."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.errors import CancelledError, LesionSegError
+from napari_lesionseg.finetuning.checkpoint import FineTuneCheckpoint, find_checkpoint
 from napari_lesionseg.finetuning.run import Progress
 from napari_lesionseg.finetuning.schedule import Plan, describe_kind
-from napari_lesionseg.finetuning.checkpoint import Unfinished, find_unfinished
-from napari_lesionseg.finetuning.resources import background_threads
-from napari_lesionseg.training.trainer import EpochResult, StepResult
-from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelRegistry
+from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.finetune_task import (
     LearnRun,
-    describe_lessons,
     describe_split,
-    lessons_of,
+    describe_training_images,
     parent_of,
     state_path_of,
+    training_images_of,
 )
-from napari_lesionseg.plugin.workbench.finetune_report import OutcomeCard
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.training.resources import background_threads
+from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 if TYPE_CHECKING:
     from napari_lesionseg.finetuning.candidate import Candidate
     from napari_lesionseg.finetuning.session import Event
-    from napari_lesionseg.study.state import PictureState
+    from napari_lesionseg.study.state import ImageState
 
 DEFAULT_SECONDS = 60
 PLOT_HEIGHT = 110
 # Okabe and Ito (2008): blue for the loss, orange for the figure that counts.
-LOSS_COLOUR, DICE_COLOUR = "#56b4e9", "#e69f00"
-LOSS_PEN, DICE_PEN = pg.mkPen(LOSS_COLOUR, width=1), pg.mkPen(DICE_COLOUR, width=2)
+LOSS_COLOR, DICE_COLOR = "#56b4e9", "#e69f00"
+LOSS_PEN, DICE_PEN = pg.mkPen(LOSS_COLOR, width=1), pg.mkPen(DICE_COLOR, width=2)
 DOING = {
-    "reading": "reading the pictures",
+    "reading": "reading the images",
     "measuring": "outlining what is held out",
     "timing": "looking how long it takes",
     "comparing": "comparing old and new",
@@ -85,7 +85,7 @@ class LearnPanel(QWidget):
         self.run: LearnRun | None = None
         self.candidate: Candidate | None = None
         self._plan: Plan | None = None
-        self._lessons: tuple[PictureState, ...] | None = None
+        self._training_images: tuple[ImageState, ...] | None = None
         self._going_back: Job[ModelEntry | None] | None = None
         self.count, self.split, self.plan = small(QLabel()), small(QLabel()), small(QLabel())
         self.seconds = QSpinBox()
@@ -102,12 +102,12 @@ class LearnPanel(QWidget):
         self.use = QPushButton("Use")
         self.keep = QPushButton("Keep both")
         self.discard = QPushButton("Discard")
-        self.card = OutcomeCard(_row(self.use, self.keep, self.discard))
+        self.card = FineTuneReport(_row(self.use, self.keep, self.discard))
         self.go_back = QPushButton("Back to the old model")
         self._describe()
         self._lay_out()
         self._connect()
-        self._offer_unfinished()
+        self._offer_checkpoint()
         self._update()
 
     # ------------------------------------------------------------------------------------- building
@@ -133,7 +133,7 @@ class LearnPanel(QWidget):
         self.plot.addLegend(offset=(-5, 5), labelTextSize="7pt")
         self._losses = self.plot.plot(pen=LOSS_PEN, name="error")
         self._dices = self.plot.plot(
-            pen=DICE_PEN, symbol="o", symbolSize=5, symbolBrush=DICE_COLOUR, name="held-out Dice"
+            pen=DICE_PEN, symbol="o", symbolSize=5, symbolBrush=DICE_COLOR, name="held-out Dice"
         )
 
     def _lay_out(self) -> None:
@@ -299,15 +299,15 @@ class LearnPanel(QWidget):
         """Whether a learning was interrupted that could be continued."""
         return not self._offer_row.isHidden()
 
-    def _offer_unfinished(self) -> None:
+    def _offer_checkpoint(self) -> None:
         """Offer to continue a learning that a crash or a closed window interrupted."""
-        state = find_unfinished(self._state_path)
+        state = find_checkpoint(self._state_path)
         self._offer_row.setVisible(state is not None)
         if state is not None:
-            self.offer.setText(describe_unfinished(state))
+            self.offer.setText(describe_checkpoint(state))
 
     def _on_resume(self) -> None:
-        state = find_unfinished(self._state_path)
+        state = find_checkpoint(self._state_path)
         if state is not None:
             self._begin(state.config, resume=True)
 
@@ -383,11 +383,11 @@ class LearnPanel(QWidget):
     # --------------------------------------------------------------------------------------- showing
 
     def _update(self) -> None:
-        self._update_lessons()
+        self._update_training_images()
         running, model = self.run is not None, self._session.model
-        why = _why_not(len(self._lessons or ()), model is not None, running)
+        why = _why_not(len(self._training_images or ()), model is not None, running)
         self.start.setEnabled(not why)
-        self.start.setToolTip(why or "Let the model learn from the approved pictures, and go on correcting")
+        self.start.setToolTip(why or "Let the model learn from the approved images, and go on correcting")
         self.resume.setEnabled(model is not None and not running)
         for widget in (self.seconds, self.start):
             widget.setVisible(not running)
@@ -400,7 +400,7 @@ class LearnPanel(QWidget):
         self.use.setToolTip(
             "Outline with the new model from now on; the old one stays in the list"
             if offered
-            else "It is no better on the held-out pictures; keep both to try it all the same"
+            else "It is no better on the held-out images; keep both to try it all the same"
         )
         fine_tuned = model is not None and model.card.parent is not None
         self.go_back.setVisible(fine_tuned and self.candidate is None and not running)
@@ -408,14 +408,16 @@ class LearnPanel(QWidget):
         self.go_back.setText(f"Back to {parent}")
         self.go_back.setToolTip("Outline with the model that this one was fine-tuned from; both stay")
 
-    def _update_lessons(self) -> None:
-        """Count the approved pictures anew, if anything happened to them."""
-        lessons = tuple(lessons_of(self._session.study))
-        if self._lessons is not None and [id(s) for s in lessons] == [id(s) for s in self._lessons]:
+    def _update_training_images(self) -> None:
+        """Count the approved images anew, if anything happened to them."""
+        training_images = tuple(training_images_of(self._session.study))
+        if self._training_images is not None and [id(s) for s in training_images] == [
+            id(s) for s in self._training_images
+        ]:
             return
-        self._lessons = lessons
-        self.count.setText(describe_lessons(lessons))
-        words = describe_split(lessons, FineTuneConfig())
+        self._training_images = training_images
+        self.count.setText(describe_training_images(training_images))
+        words = describe_split(training_images, FineTuneConfig())
         self.split.setText(words)
         self.split.setVisible(bool(words))
 
@@ -423,7 +425,7 @@ class LearnPanel(QWidget):
 def describe_plan(plan: Plan) -> str:
     """Say what is going to be done, in one line."""
     text = f"About {plan.seconds:.0f} s on {plan.device}"
-    parts = [f"{len(plan.left_out)} pictures cannot be used"] if plan.left_out else []
+    parts = [f"{len(plan.left_out)} images cannot be used"] if plan.left_out else []
     return ". ".join(part for part in ("; ".join([text, *parts]), describe_kind(plan)) if part)
 
 
@@ -435,13 +437,13 @@ def describe_time_left(step: StepResult, plan: Plan | None) -> str:
     return f"{left:.0f} s left"
 
 
-def describe_unfinished(state: Unfinished) -> str:
+def describe_checkpoint(state: FineTuneCheckpoint) -> str:
     """Say what could be continued, in two lines."""
     when = state.saved.astimezone().strftime("%d %B, %H:%M")
     model = f" of “{state.model}”" if state.model else ""
     return (
         f"A learning{model} was interrupted on {when}, {state.progress:.0%} done, "
-        f"{len(state.pictures)} pictures. Continue?"
+        f"{len(state.images)} images. Continue?"
     )
 
 
@@ -455,10 +457,10 @@ def _row(*widgets: QWidget) -> QWidget:
     return row
 
 
-def _why_not(lessons: int, has_model: bool, running: bool) -> str:
+def _why_not(training_images: int, has_model: bool, running: bool) -> str:
     """Say why a fine-tuning cannot be started; empty when it can."""
     if running:
         return "The model is learning already"
     if not has_model:
         return "Choose a model first"
-    return "" if lessons else "Approve some pictures first"
+    return "" if training_images else "Approve some images first"

@@ -1,4 +1,4 @@
-"""Old against new: what a learning came to, in figures and in the pictures that changed most."""
+"""Old against new: what a learning came to, in figures and in the images that changed most."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_lesionseg.io.overlay import OUTLINE_COLOURS, draw_outline
-from napari_lesionseg.io.resize import resize_labels, resize_picture
+from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
+from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 
 if TYPE_CHECKING:
     from napari_lesionseg.finetuning.candidate import Candidate
-    from napari_lesionseg.finetuning.comparison import Change, Outlined, PictureChange
+    from napari_lesionseg.finetuning.comparison import Change, ImageChange, Outlined
     from napari_lesionseg.types import ByteImage, LabelImage
 
 SHOWN = 3
-"""Pictures that are shown at first."""
+"""Images that are shown at first."""
 
 SIDE = 150
-"""Pixels of the longer side of a picture."""
+"""Pixels of the longer side of an image."""
 
 MARGIN = 0.15
 """Of the size of what is outlined, shown around it."""
 
-SIGNED, MODELS = OUTLINE_COLOURS[0], OUTLINE_COLOURS[1]
+SIGNED, MODELS = OUTLINE_COLORS[0], OUTLINE_COLORS[1]
 
 
-class OutcomeCard(QWidget):
-    """Figures of both models on the held-out pictures, and outlines side by side.
+class FineTuneReport(QWidget):
+    """Figures of both models on the held-out images, and outlines side by side.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class OutcomeCard(QWidget):
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         self._grid = QGridLayout()
         self._grid.setSpacing(3)
-        self._grid.setColumnStretch(2, 1)  # both pictures of a row stand side by side
+        self._grid.setColumnStretch(2, 1)  # both images of a row stand side by side
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.figures)
@@ -78,12 +78,12 @@ class OutcomeCard(QWidget):
                 widget.deleteLater()
         self.hide()
 
-    def pictures(self) -> list[str]:
-        """Name the pictures that are shown, from top to bottom."""
+    def images(self) -> list[str]:
+        """Name the images that are shown, from top to bottom."""
         captions = (self._grid.itemAtPosition(2 * row, 0) for row in range(SHOWN))
         return [item.widget().text().split(":")[0] for item in captions if item is not None]
 
-    def _add_row(self, row: int, change: PictureChange) -> None:
+    def _add_row(self, row: int, change: ImageChange) -> None:
         before, after = change.before, change.after
         caption = small(
             QLabel(f"{change.stem}: {before.scores.dice:.2f} \N{RIGHTWARDS ARROW} {after.scores.dice:.2f}")
@@ -103,12 +103,12 @@ def describe_change(change: Change) -> str:
     difference = change.difference
     text = f"Dice {difference.mean:+z.3f}"
     if difference.low is None or difference.high is None:
-        return f"{text}; one picture alone tells little"
+        return f"{text}; one image alone tells little"
     return f"{text}, 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f}"
 
 
 def window_around(before: Outlined, after: Outlined) -> tuple[slice, slice]:
-    """Choose the part of a picture in which the signed outline and both models' are, with a margin."""
+    """Choose the part of an image in which the signed outline and both models' are, with a margin."""
     inside = (before.pair.labels == 1) | (before.labels > 0) | (after.labels > 0)
     if not inside.any():
         return slice(None), slice(None)
@@ -123,7 +123,7 @@ def _around(places: np.ndarray[tuple[int], np.dtype[np.intp]], length: int) -> s
 
 
 def draw_both(outlined: Outlined, window: tuple[slice, slice]) -> ByteImage:
-    """Draw the signed outline and a model's into a small copy of a picture.
+    """Draw the signed outline and a model's into a small copy of an image.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def draw_both(outlined: Outlined, window: tuple[slice, slice]) -> ByteImage:
     image = outlined.pair.image[window]
     factor = SIDE / max(image.shape[:2])
     shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
-    drawn = draw_outline(resize_picture(image, shape), _resized(outlined.pair.labels == 1, window, shape))
+    drawn = draw_outline(resize_image(image, shape), _resized(outlined.pair.labels == 1, window, shape))
     return draw_outline(drawn, 2 * _resized(outlined.labels > 0, window, shape))
 
 
@@ -146,14 +146,14 @@ def _resized(
 
 
 def as_pixmap(image: ByteImage) -> QPixmap:
-    """Make a picture of Qt's from (h, w, 3) uint8."""
+    """Make an image of Qt's from (h, w, 3) uint8."""
     height, width = image.shape[:2]
     pixels = np.ascontiguousarray(image).tobytes()
     return QPixmap.fromImage(QImage(pixels, width, height, 3 * width, QImage.Format.Format_RGB888).copy())
 
 
 def _legend() -> str:
-    signed, models = (f"rgb{colour}" for colour in (SIGNED, MODELS))
+    signed, models = (f"rgb{color}" for color in (SIGNED, MODELS))
     return (
         f'<span style="color: {signed}">\N{BLACK SQUARE}</span> signed &nbsp; '
         f'<span style="color: {models}">\N{BLACK SQUARE}</span> left: old model, right: new model'

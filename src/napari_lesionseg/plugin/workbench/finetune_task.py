@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, Signal
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.training.dataset import CachedPair, shrink_pair
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.store import ModelEntry, ModelRegistry
 from napari_lesionseg.plugin.tasks import Job
-from napari_lesionseg.study.state import PictureState
 from napari_lesionseg.study.records import signed_outline
+from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.training.dataset import CachedPair, shrink_pair
 
 if TYPE_CHECKING:
     from napari_lesionseg.finetuning.candidate import Candidate
@@ -28,56 +28,58 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
 
 SIDE = 512
-"""Longer side in pixels of the pictures kept in memory while a model learns."""
+"""Longer side in pixels of the images kept in memory while a model learns."""
 
 CANCEL_MS = 2000
 """Time in which a learning that is given up ends."""
 
 
-def lessons_of(study: Study) -> list[PictureState]:
-    """List the pictures that a model can learn from: those with a verdict."""
-    return [state for state in study.state.pictures.values() if state.status.done]
+def training_images_of(study: Study) -> list[ImageState]:
+    """List the images that a model can learn from: those with a verdict."""
+    return [state for state in study.state.images.values() if state.status.done]
 
 
-def split_items(lessons: Sequence[PictureState]) -> list[SplitItem]:
-    """Say of which patient and lesion pictures are, so that none is torn apart."""
-    return [SplitItem(s.name, patient=s.added.patient, lesion=s.added.lesion) for s in lessons]
+def split_items(training_images: Sequence[ImageState]) -> list[SplitItem]:
+    """Say of which patient and lesion images are, so that none is torn apart."""
+    return [SplitItem(s.name, patient=s.added.patient, lesion=s.added.lesion) for s in training_images]
 
 
-def read_lesson(study: Study, state: PictureState) -> CachedPair:
-    """Read a signed picture and its outline, shrunk; to be called in a worker."""
-    return shrink_pair(state.name, study.read_picture(state.image_id), signed_outline(study, state), SIDE)
+def read_training_image(study: Study, state: ImageState) -> CachedPair:
+    """Read a signed image and its outline, shrunk; to be called in a worker."""
+    return shrink_pair(state.name, study.read_image(state.image_id), signed_outline(study, state), SIDE)
 
 
 def state_path_of(study: Study) -> Path:
-    """Say where the state of this reader's unfinished learning is kept; nothing else is to be found there."""
-    return study.folder / "cache" / f"learning-{study.reader}.state.safetensors"
+    """Return the path of this annotator's fine-tuning checkpoint."""
+    return study.folder / "cache" / f"learning-{study.annotator}.state.safetensors"
 
 
-def describe_lessons(lessons: Sequence[PictureState]) -> str:
-    """Count the pictures to learn from, and who signed them, in one line."""
-    counts = Counter(state.reader for state in lessons if state.reader)
-    pictures = "1 picture" if len(lessons) == 1 else f"{len(lessons)} pictures"
+def describe_training_images(training_images: Sequence[ImageState]) -> str:
+    """Count the images to learn from, and who signed them, in one line."""
+    counts = Counter(state.annotator for state in training_images if state.annotator)
+    images = "1 image" if len(training_images) == 1 else f"{len(training_images)} images"
     if not counts:
-        return f"{pictures} to learn from"
-    signed = ", ".join(f"{count} by {reader}" for reader, count in sorted(counts.items()))
-    return f"{pictures} to learn from: {signed}"
+        return f"{images} to learn from"
+    signed = ", ".join(f"{count} by {annotator}" for annotator, count in sorted(counts.items()))
+    return f"{images} to learn from: {signed}"
 
 
-def describe_split(lessons: Sequence[PictureState], config: FineTuneConfig) -> str:
+def describe_split(training_images: Sequence[ImageState], config: FineTuneConfig) -> str:
     """Say which of them are held out to measure on, in one line; empty where there are none."""
-    from napari_lesionseg.finetuning.cross_validation import NEVER, deal_out
+    from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, assign_folds
 
-    if not lessons:
+    if not training_images:
         return ""
-    dealt = deal_out([state.name for state in lessons], split_items(lessons), config.folds, config.seed)
-    sizes = Counter(fold for fold in dealt if fold != NEVER)
+    dealt = assign_folds(
+        [state.name for state in training_images], split_items(training_images), config.folds, config.seed
+    )
+    sizes = Counter(fold for fold in dealt if fold != NOT_HELD_OUT)
     if not sizes:
         return "None can be held out: whether the new model is better will not be known"
-    patients = {state.added.patient for state in lessons}
+    patients = {state.added.patient for state in training_images}
     kept = "" if None in patients else f"; {len(patients)} patients, none on both sides"
     if len(sizes) == 1:
-        return f"{len(lessons) - sizes[0]} to learn, {sizes[0]} held out{kept}"
+        return f"{len(training_images) - sizes[0]} to learn, {sizes[0]} held out{kept}"
     parts = " + ".join(str(sizes[fold]) for fold in sorted(sizes))
     return f"Held out in turn: {parts}{kept}"
 
@@ -140,10 +142,10 @@ class LearnRun(QObject):
         self.problems: tuple[str, ...] = ()
         """What went wrong without ending it, one sentence each; known at the end."""
         self._job: Job[Any] = Job(
-            "learning from the approved pictures",
+            "learning from the approved images",
             self._work,
             study,
-            lessons_of(study),
+            training_images_of(study),
             model,
             config,
             state_path,
@@ -187,7 +189,7 @@ class LearnRun(QObject):
 
     def _work(self, *arguments: Any) -> Candidate:
         """Learn in a thread of its own: priority is for good, and Qt's threads are used for other work."""
-        from napari_lesionseg.finetuning.resources import lower_priority, short_holds
+        from napari_lesionseg.training.resources import lower_priority, short_holds
 
         try:
             with short_holds(), ThreadPoolExecutor(1, "learning", initializer=lower_priority) as pool:
@@ -198,7 +200,7 @@ class LearnRun(QObject):
     def _learn(
         self,
         study: Study,
-        lessons: list[PictureState],
+        training_images: list[ImageState],
         model: Model,
         config: FineTuneConfig,
         state_path: Path,
@@ -206,9 +208,11 @@ class LearnRun(QObject):
     ) -> Candidate:
         from napari_lesionseg.finetuning.session import FineTuning
 
-        pairs = [read_lesson(study, state) for state in lessons if not self._given_up.is_set()]
+        pairs = [
+            read_training_image(study, state) for state in training_images if not self._given_up.is_set()
+        ]
         self._check_given_up()
-        items = split_items(lessons)
+        items = split_items(training_images)
         self._tuning = tuning = FineTuning(
             model, pairs, config, items=items, state_path=state_path, resume=resume
         )

@@ -1,4 +1,4 @@
-"""Asks what a new study is to be: its pictures, its place, who reads, and who may see what."""
+"""Asks what a new study is to be: its images, its place, who reads, and who may see what."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
-from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.events import LESION
+from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.types import ByteImage
 
 _WIDTH = 560
 _COPY_TIP = "Off: the files stay where they are, and the study refers to them. On: copies without EXIF"
-_COPY_FIXED = "These pictures are always saved in the study"
+_COPY_FIXED = "These images are always saved in the study"
 
 
 class PathRow(QWidget):
@@ -84,27 +84,29 @@ class NewStudyDialog(QDialog):
 
     Parameters
     ----------
-    reader : str
+    annotator : str
         Who works in it, as a suggestion.
     images : mapping of str to ndarray
-        Pictures that are open in the viewer, (H, W, 3) uint8.
+        Images that are open in the viewer, (H, W, 3) uint8.
     """
 
-    def __init__(self, reader: str, images: Mapping[str, ByteImage], parent: QWidget | None = None) -> None:
+    def __init__(
+        self, annotator: str, images: Mapping[str, ByteImage], parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self._images = images
         self.setWindowTitle("New study")
         self.setMinimumWidth(_WIDTH)
         self.from_folder = QRadioButton("in a folder: plain, PH2 or ISIC")
         self.from_viewer = QRadioButton(f"open in the viewer ({len(images)})")
-        self.pictures = PathRow(lambda at: _ask_folder(self, "The folder of the pictures", at))
+        self.images = PathRow(lambda at: _ask_folder(self, "The folder of the images", at))
         self.folder = PathRow(lambda at: _ask_folder(self, "A new or empty folder for the study", at))
         self.key_file = PathRow(lambda at: _ask_file(self, "Where the key of the pseudonyms is kept", at))
-        self.reader = QLineEdit(reader)
+        self.annotator = QLineEdit(annotator)
         self.classes = QLineEdit(LESION.name)
-        self.copy = QCheckBox("Copy the pictures into the study")
-        self.pseudonyms = QCheckBox("Give pictures, patients and lesions pseudonyms")
-        self.blinded = QCheckBox("Readers do not see each other's outlines")
+        self.copy = QCheckBox("Copy the images into the study")
+        self.pseudonyms = QCheckBox("Give images, patients and lesions pseudonyms")
+        self.blinded = QCheckBox("Annotators do not see each other's outlines")
         self.problem = small(QLabel())
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
         self.make = QPushButton("Make the study")
@@ -120,8 +122,8 @@ class NewStudyDialog(QDialog):
         in_folder = self.from_folder.isChecked()
         return NewStudy(
             folder=self.folder.path,
-            reader=self.reader.text().strip(),
-            images_folder=self.pictures.path if in_folder and self.pictures.path != Path() else None,
+            annotator=self.annotator.text().strip(),
+            images_folder=self.images.path if in_folder and self.images.path != Path() else None,
             images={} if in_folder else self._images,
             classes=tuple(name.strip() for name in self.classes.text().split(",") if name.strip()),
             copy=self.copy.isChecked(),
@@ -132,12 +134,12 @@ class NewStudyDialog(QDialog):
     def _describe(self) -> None:
         self.from_viewer.setEnabled(bool(self._images))
         self.from_viewer.setToolTip(
-            "They are saved in the study" if self._images else "No picture is open in the viewer"
+            "They are saved in the study" if self._images else "No image is open in the viewer"
         )
-        self.reader.setToolTip("Your name or initials: every outline is signed with it")
+        self.annotator.setToolTip("Your name or initials: every outline is signed with it")
         self.classes.setToolTip("What is outlined; several names with commas between them")
         self.pseudonyms.setToolTip("Names are replaced by random numbers; only the key file tells them")
-        self.blinded.setToolTip("Each sees only the own work, until somebody compares the readers")
+        self.blinded.setToolTip("Each sees only the own work, until somebody compares the annotators")
         self.problem.setWordWrap(True)
         self.make.setDefault(True)
         self.buttons.addButton(self.make, QDialogButtonBox.ButtonRole.AcceptRole)
@@ -145,11 +147,11 @@ class NewStudyDialog(QDialog):
     def _lay_out(self) -> None:
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        form.addRow("Pictures", self.from_folder)
-        form.addRow("", self.pictures)
+        form.addRow("Images", self.from_folder)
+        form.addRow("", self.images)
         form.addRow("", self.from_viewer)
         form.addRow("Study in", self.folder)
-        form.addRow("Reader", self.reader)
+        form.addRow("SimulatedAnnotator", self.annotator)
         form.addRow("To outline", self.classes)
         form.addRow("", self.copy)
         form.addRow("", self.pseudonyms)
@@ -161,9 +163,9 @@ class NewStudyDialog(QDialog):
         column.addWidget(self.buttons)
 
     def _connect(self) -> None:
-        for row in (self.pictures, self.folder, self.key_file):
+        for row in (self.images, self.folder, self.key_file):
             row.edit.textChanged.connect(self._update)
-        for edit in (self.reader, self.classes):
+        for edit in (self.annotator, self.classes):
             edit.textChanged.connect(self._update)
         for box in (self.from_folder, self.copy, self.pseudonyms):
             box.toggled.connect(self._update)
@@ -173,7 +175,7 @@ class NewStudyDialog(QDialog):
     def _update(self) -> None:
         """Suggest what is not given, switch off what does not matter, and say what is missing."""
         in_folder = self.from_folder.isChecked()
-        self.pictures.setEnabled(in_folder)
+        self.images.setEnabled(in_folder)
         self._suggest(in_folder)
         fixed = self.pseudonyms.isChecked() or not in_folder
         with QSignalBlocker(self.copy):
@@ -186,12 +188,12 @@ class NewStudyDialog(QDialog):
         self.make.setEnabled(not problem)
 
     def _suggest(self, in_folder: bool) -> None:
-        if in_folder and self.pictures.path != Path():
-            self.folder.suggest(self.pictures.path / STUDY_FOLDER)
+        if in_folder and self.images.path != Path():
+            self.folder.suggest(self.images.path / STUDY_FOLDER)
         elif not in_folder:
             self.folder.suggest(Path.home() / STUDY_FOLDER)
         if self.folder.path != Path():
-            beside = self.pictures.path if in_folder and self.pictures.path != Path() else self.folder.path
+            beside = self.images.path if in_folder and self.images.path != Path() else self.folder.path
             self.key_file.suggest(beside.parent / f"{beside.name}-key.csv")
 
 

@@ -1,4 +1,4 @@
-"""Where studies come from: a folder, sample pictures, or the pictures open in the viewer. No Qt in here."""
+"""Where studies come from: a folder, sample images, or the images open in the viewer. No Qt in here."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import CancelledError, DatasetError, PairingError, StudyError
-from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLOURS
-from napari_lesionseg.study.checks import check_reader
+from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
+from napari_lesionseg.study.checks import check_annotator
 from napari_lesionseg.study.datasets import take_outlines
-from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
-from napari_lesionseg.study.importing import Progress
 from napari_lesionseg.study.events import LESION, StudyClass
+from napari_lesionseg.study.importing import Progress
+from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
-MAX_READER = 32
+MAX_ANNOTATOR = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,24 @@ class NewStudy:
     ----------
     folder : Path
         Where it is made.
-    reader : str
+    annotator : str
         Who works in it.
     images_folder : Path, optional
-        The folder of its pictures: plain, PH2's or ISIC's.
+        The folder of its images: plain, PH2's or ISIC's.
     images : mapping of str to ndarray
-        Instead of a folder: pictures by name, (H, W, 3) uint8; they are saved in the study.
+        Instead of a folder: images by name, (H, W, 3) uint8; they are saved in the study.
     classes : tuple of str
         What is outlined.
     copy : bool
         Copy the files into the study, as PNG without EXIF.
     key_file : Path, optional
-        Give pictures, patients and lesions pseudonyms, and keep the key here.
+        Give images, patients and lesions pseudonyms, and keep the key here.
     blinded : bool
-        Readers do not see each other's outlines.
+        Annotators do not see each other's outlines.
     """
 
     folder: Path
-    reader: str
+    annotator: str
     images_folder: Path | None = None
     images: Mapping[str, ByteImage] = field(default_factory=dict)
     classes: tuple[str, ...] = (LESION.name,)
@@ -61,16 +61,16 @@ class NewStudy:
 
     @property
     def problem(self) -> str:
-        """Why it cannot be made, as far as can be seen without reading pictures; empty when it can."""
+        """Why it cannot be made, as far as can be seen without reading images; empty when it can."""
         try:
-            check_reader(self.reader)
+            check_annotator(self.annotator)
         except StudyError as error:
             return str(error)
-        return self._problem_of_pictures() or self._problem_of_folder() or self._problem_of_classes()
+        return self._problem_of_images() or self._problem_of_folder() or self._problem_of_classes()
 
-    def _problem_of_pictures(self) -> str:
+    def _problem_of_images(self) -> str:
         if self.images_folder is None and not self.images:
-            return "Choose the folder that holds the pictures."
+            return "Choose the folder that holds the images."
         if self.images_folder is not None and not self.images_folder.is_dir():
             return f"There is no folder {self.images_folder}."
         return ""
@@ -104,7 +104,7 @@ class Watched:
     Attributes
     ----------
     done, total : int
-        Pictures read, and pictures in all; 0 as long as they are being looked for.
+        Images read, and images in all; 0 as long as they are being looked for.
     """
 
     def __init__(self) -> None:
@@ -124,26 +124,26 @@ class Watched:
             raise CancelledError("Opening was cancelled; what was taken in until then is kept.")
 
     def stop(self) -> None:
-        """Let it end at the next picture: without a study while pictures are read, else without the rest."""
+        """Let it end at the next image: without a study while images are read, else without the rest."""
         self._stopped = True
 
     def __str__(self) -> str:
         if not self.total:
             return "Opening\N{HORIZONTAL ELLIPSIS}"
-        return f"Reading the pictures: {self.done} of {self.total}"
+        return f"Reading the images: {self.done} of {self.total}"
 
 
-def default_reader() -> str:
-    """Suggest the reader's name: that of the user's account, as far as a study takes its letters."""
+def default_annotator() -> str:
+    """Suggest the annotator's name: that of the user's account, as far as a study takes its letters."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):
         name = ""
-    return re.sub(r"[^A-Za-z0-9_-]", "", name)[:MAX_READER] or "reader"
+    return re.sub(r"[^A-Za-z0-9_-]", "", name)[:MAX_ANNOTATOR] or "annotator"
 
 
 def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
-    """Make a study; to be called in a worker, since every picture is read once.
+    """Make a study; to be called in a worker, since every image is read once.
 
     Patients, lesions, diagnoses and outlines are taken over where the folder is a data set that has them.
 
@@ -152,11 +152,11 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     plan : NewStudy
         What it is to be.
     progress : callable, optional
-        Told about each picture; may raise `CancelledError`.
+        Told about each image; may raise `CancelledError`.
 
     Raises
     ------
-    StudyError, PairingError, PictureError, CancelledError
+    StudyError, PairingError, ImageError, CancelledError
         With a sentence that says why it cannot be made.
     """
     if plan.problem:
@@ -164,7 +164,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     records = () if plan.images_folder is None else _records_in(plan.images_folder)
     study = Study.create(
         plan.folder,
-        plan.reader,
+        plan.annotator,
         paths=() if plan.images_folder is None else plan.images_folder,
         images=plan.images,
         classes=_study_classes(plan.classes),
@@ -179,19 +179,19 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     return study
 
 
-def open_folder(folder: Path, reader: str, progress: Progress | None = None) -> Study:
-    """Open a study, or the study of a folder of pictures, which is made the first time.
+def open_folder(folder: Path, annotator: str, progress: Progress | None = None) -> Study:
+    """Open a study, or the study of a folder of images, which is made the first time.
 
-    To be called in a worker, since every picture is read once when a study is made.
+    To be called in a worker, since every image is read once when a study is made.
 
     Parameters
     ----------
     folder : Path
-        A study, or a folder of pictures as `find_pictures` understands them.
-    reader : str
+        A study, or a folder of images as `find_images` understands them.
+    annotator : str
         Who works in it.
     progress : callable, optional
-        Told about each picture; may raise `CancelledError`.
+        Told about each image; may raise `CancelledError`.
 
     Raises
     ------
@@ -199,15 +199,15 @@ def open_folder(folder: Path, reader: str, progress: Progress | None = None) -> 
         With a sentence that says why it cannot be opened.
     """
     if is_study(folder):
-        return Study.open(folder, reader)
+        return Study.open(folder, annotator)
     inside = folder / STUDY_FOLDER
     if not is_study(inside):
-        return make_study(NewStudy(inside, reader, images_folder=folder), progress)
-    study = Study.open(inside, reader)
+        return make_study(NewStudy(inside, annotator, images_folder=folder), progress)
+    study = Study.open(inside, annotator)
     if study.info.images_folder is not None:  # else it holds copies, and takes more only when it is told to
-        # Its pictures may have been moved; the study knows them.
+        # Its images may have been moved; the study knows them.
         with _closed_on_error(study), contextlib.suppress(PairingError):
-            if study.add_pictures(folder, progress=progress):
+            if study.add_images(folder, progress=progress):
                 take_outlines(study, _records_in(folder), progress)
     return study
 
@@ -221,23 +221,23 @@ def _closed_on_error(study: Study) -> Iterator[None]:
         leaving.pop_all()
 
 
-def open_samples(reader: str, progress: Progress | None = None) -> Study:
-    """Make a study of synthetic pictures in a temporary folder, to try things out."""
+def open_samples(annotator: str, progress: Progress | None = None) -> Study:
+    """Make a study of synthetic images in a temporary folder, to try things out."""
     folder = Path(tempfile.mkdtemp(prefix="lesionseg-samples-")) / "study"
     images = {sample.name: sample.image for sample in sample_set()}
-    return make_study(NewStudy(folder, reader, images=images), progress)
+    return make_study(NewStudy(folder, annotator, images=images), progress)
 
 
 def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
-    """Give classes their colours; the one of a study of lesions keeps its own."""
+    """Give classes their colors; the one of a study of lesions keeps its own."""
     if names == (LESION.name,):
         return (LESION,)
-    colours = (CLASS_COLOURS[place % len(CLASS_COLOURS)] for place in range(len(names)))
-    return tuple(StudyClass(name=name, colour=colour) for name, colour in zip(names, colours, strict=True))
+    colors = (CLASS_COLORS[place % len(CLASS_COLORS)] for place in range(len(names)))
+    return tuple(StudyClass(name=name, color=color) for name, color in zip(names, colors, strict=True))
 
 
 def _records_in(folder: Path) -> Sequence[Record]:
-    """List what is known of the pictures of a folder, as far as it is a data set."""
+    """List what is known of the images of a folder, as far as it is a data set."""
     try:
         return read_dataset(folder).records
     except DatasetError:

@@ -1,4 +1,4 @@
-"""The next pictures, read and outlined before they are asked for."""
+"""The next images, read and outlined before they are asked for."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from psygnal import Signal
 
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.tasks import Job
-from napari_lesionseg.study.state import PictureState
+from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
-    from napari_lesionseg.inference.predictor import EncodedPicture, Model
+    from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 AHEAD = 2
-"""Pictures that are got ready ahead of the one on the screen."""
+"""Images that are got ready ahead of the one on the screen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A picture that is ready to be shown.
+    """An image that is ready to be shown.
 
     Parameters
     ----------
     image_id : str
-        SHA-256 of the picture.
+        SHA-256 of the image.
     image : ndarray
         (H, W, 3) uint8.
     when : datetime
-        When the picture's state was last changed, as far as was known.
+        When the image's state was last changed, as far as was known.
     mask : ndarray or None
         The outline on the disk, (H, W) uint8.
     answer : Answer or None
         The network's answer; None without a model.
-    encoded : EncodedPicture or None
-        The picture as the network keeps it for clicks.
+    encoded : EncodedImage or None
+        The image as the network keeps it for clicks.
     """
 
     image_id: str
@@ -47,19 +47,19 @@ class Prepared:
     when: datetime
     mask: LabelImage | None
     answer: AnyAnswer | None
-    encoded: EncodedPicture | None
+    encoded: EncodedImage | None
 
 
 def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
-    """Read a picture and its outline, and let the network outline it; to be called in a worker.
+    """Read an image and its outline, and let the network outline it; to be called in a worker.
 
     Raises
     ------
-    StudyError, PictureError, DeviceError
+    StudyError, ImageError, DeviceError
         With a sentence that says why it cannot be shown.
     """
-    when = study.state.pictures[image_id].when
-    image = study.read_picture(image_id)
+    when = study.state.images[image_id].when
+    image = study.read_image(image_id)
     mask = study.outline(image_id)
     if model is None:
         return Prepared(image_id, image, when, mask, None, None)
@@ -68,14 +68,14 @@ def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
 
 
 class Prefetcher:
-    """Gets pictures ready, the most urgent first, one at a time.
+    """Gets images ready, the most urgent first, one at a time.
 
     Attributes
     ----------
     ready : psygnal.Signal
         Emitted on the main thread with a `Prepared`.
     failed : psygnal.Signal
-        Emitted with the SHA-256 of a picture that cannot be shown, and the exception.
+        Emitted with the SHA-256 of an image that cannot be shown, and the exception.
     """
 
     ready = Signal(object)
@@ -91,7 +91,7 @@ class Prefetcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a picture is being got ready."""
+        """Whether an image is being got ready."""
         return self._job is not None
 
     def set_model(self, model: Model | None) -> None:
@@ -101,16 +101,16 @@ class Prefetcher:
         self._drop_job()
         self._begin()
 
-    def want(self, pictures: Sequence[str]) -> None:
-        """Get these pictures ready, the first one first, and forget all others."""
-        self._wanted = list(pictures)
+    def want(self, images: Sequence[str]) -> None:
+        """Get these images ready, the first one first, and forget all others."""
+        self._wanted = list(images)
         self._kept = {image_id: made for image_id, made in self._kept.items() if image_id in self._wanted}
         if self._working_on is not None and self._missing()[:1] != [self._working_on]:
             self._drop_job()
         self._begin()
 
-    def take(self, state: PictureState) -> Prepared | None:
-        """Give a picture that is ready, unless something happened to it since it was read."""
+    def take(self, state: ImageState) -> Prepared | None:
+        """Give an image that is ready, unless something happened to it since it was read."""
         made = self._kept.pop(state.image_id, None)
         if made is None or made.when != state.when:
             return None
@@ -137,7 +137,7 @@ class Prefetcher:
             return
         self._working_on = missing[0]
         self._job = Job(
-            "getting the next picture ready",
+            "getting the next image ready",
             prepare,
             self._study,
             self._working_on,

@@ -1,4 +1,4 @@
-"""The list of a study's pictures: search, filter, sort, progress."""
+"""The list of a study's images: search, filter, sort, progress."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
-from napari_lesionseg.plugin.workbench.queue_model import AGREE, PICTURE, READER, STATUS, SURE, QueueModel
+from napari_lesionseg.plugin.workbench.queue_model import AGREE, ANNOTATOR, IMAGE, STATUS, SURE, QueueModel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.thumbnails import SIDE
+from napari_lesionseg.study.queue import Order, count_images
 from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.queue import Order, count_pictures
 
 ROWS = 3
 """Rows that can be seen in a low window; a taller one shows more."""
@@ -30,12 +30,12 @@ _FILTERS: dict[str, frozenset[Status] | None] = {
     "to do": frozenset({Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}),
     **{status.words: frozenset({status}) for status in Status},
 }
-_ORDERS = {PICTURE: Order.NAME, STATUS: Order.STATUS, SURE: Order.QUALITY}
-_WIDTHS = {STATUS: 90, SURE: 40, AGREE: 46, READER: 48}
+_ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, SURE: Order.QUALITY}
+_WIDTHS = {STATUS: 90, SURE: 40, AGREE: 46, ANNOTATOR: 48}
 
 
 class QueuePanel(QWidget):
-    """The pictures of a study; a click on one opens it.
+    """The images of a study; a click on one opens it.
 
     Parameters
     ----------
@@ -75,17 +75,17 @@ class QueuePanel(QWidget):
         self.model.close()
 
     def _describe(self) -> None:
-        self.search.setPlaceholderText("Search name, note, reader")
+        self.search.setPlaceholderText("Search name, note, annotator")
         self.search.setClearButtonEnabled(True)
         self.filter.addItems(list(_FILTERS))
         for order in Order:
             self.sort.addItem(order.value, order)
         keep_narrow(self.filter)
         keep_narrow(self.sort)
-        self.search.setToolTip("Show only pictures in whose name, note, reader or status these words occur")
-        self.filter.setToolTip("Show only pictures that are this far")
-        self.sort.setToolTip("Which picture comes next")
-        self.progress.setToolTip("Pictures with a verdict: approved, or without a lesion")
+        self.search.setToolTip("Show only images in whose name, note, annotator or status these words occur")
+        self.filter.setToolTip("Show only images that are this far")
+        self.sort.setToolTip("Which image comes next")
+        self.progress.setToolTip("Images with a verdict: approved, or without a lesion")
 
     def _lay_out(self) -> None:
         table = self.table
@@ -99,7 +99,7 @@ class QueuePanel(QWidget):
         table.verticalHeader().hide()
         table.verticalHeader().setDefaultSectionSize(SIDE + 4)
         header = table.horizontalHeader()
-        header.setSectionResizeMode(PICTURE, QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(IMAGE, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(min(_WIDTHS.values()))
         for column, width in _WIDTHS.items():
             table.setColumnWidth(column, width)
@@ -121,7 +121,7 @@ class QueuePanel(QWidget):
         self._session.sort(Order(order), self.search.text(), _FILTERS[self.filter.currentText()])
 
     def _on_clicked(self, index: QModelIndex) -> None:
-        self._session.open_picture(self.model.picture_at(index.row()))
+        self._session.open_image(self.model.image_at(index.row()))
 
     def _on_header(self, column: int) -> None:
         """Sort by a column that can be sorted by."""
@@ -136,12 +136,12 @@ class QueuePanel(QWidget):
 
     def _on_progress(self, done: int, total: int) -> None:
         self.outline_all.setText(f"Stop outlining ({done} of {total})")
-        self.outline_all.setToolTip("Stop after the picture at work; what is outlined stays")
+        self.outline_all.setToolTip("Stop after the image at work; what is outlined stays")
 
     def _on_finished(self, problems: tuple[str, ...]) -> None:
         self._update()
         if problems:
-            self._session.failed.emit(f"{len(problems)} pictures were not outlined. The first: {problems[0]}")
+            self._session.failed.emit(f"{len(problems)} images were not outlined. The first: {problems[0]}")
 
     def _update_run(self, waiting: int) -> None:
         """Say what the button would do, unless it is doing it."""
@@ -150,13 +150,13 @@ class QueuePanel(QWidget):
         self.outline_all.setText("Segment all not looked at")
         self.outline_all.setEnabled(waiting > 0)
         self.outline_all.setToolTip(
-            f"Let the model outline the {waiting} pictures that nobody has looked at, in the background"
+            f"Let the model outline the {waiting} images that nobody has looked at, in the background"
             if waiting
-            else "Every picture was looked at or outlined"
+            else "Every image was looked at or outlined"
         )
 
     def _update(self) -> None:
-        counts = count_pictures(self._session.study.state.pictures.values())
+        counts = count_images(self._session.study.state.images.values())
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))

@@ -1,4 +1,4 @@
-"""The four ways on from a picture: back, no lesion, flag, approve."""
+"""The four ways on from an image: back, no lesion, flag, approve."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QPushButton, QWidget
 from napari_lesionseg.plugin.shortcuts import chosen_key, set_tip, settings_events
 from napari_lesionseg.plugin.workbench.session import StudySession
 
-_NO_PICTURE = "Open a picture of the study first"
+_NO_IMAGE = "Open an image of the study first"
 
 
-class VerdictPanel(QWidget):
-    """Buttons for what a reader says of the picture on the screen.
+class ReviewBar(QWidget):
+    """Buttons for what an annotator says of the image on the screen.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class VerdictPanel(QWidget):
             button.setShortcut(QKeySequence(chosen_key(action)))
 
     def _on_flag(self) -> None:
-        note, given = QInputDialog.getText(self, "Flag this picture", "What is the matter with it?")
+        note, given = QInputDialog.getText(self, "Flag this image", "What is the matter with it?")
         if given:
             self._session.flag(note.strip())
 
@@ -73,14 +73,14 @@ class VerdictPanel(QWidget):
         shown = self._session.editor is not None
         for button, action, words in (
             (self.no_lesion, "no lesion", "Sign that there is no lesion, and go on"),
-            (self.flag, "flag", "Set the picture aside with a note, and go on"),
-            (self.approve, "approve", "Sign the outline, and go on to the next picture"),
+            (self.flag, "flag", "Set the image aside with a note, and go on"),
+            (self.approve, "approve", "Sign the outline, and go on to the next image"),
         ):
             button.setEnabled(shown)
-            set_tip(button, words if shown else _NO_PICTURE, action)
+            set_tip(button, words if shown else _NO_IMAGE, action)
         self.back.setEnabled(self._session.can_go_back)
         set_tip(
             self.back,
-            "Go back to the picture before" if self._session.can_go_back else "This is the first picture",
+            "Go back to the image before" if self._session.can_go_back else "This is the first image",
             "back",
         )

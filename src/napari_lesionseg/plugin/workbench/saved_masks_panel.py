@@ -1,4 +1,4 @@
-"""What was said of the picture on the screen, and the way to take it back."""
+"""What was said of the image on the screen, and the way to take it back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
-from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.shortcuts import chosen_key, set_tip, settings_events
+from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.study.state import PictureState, Status
+from napari_lesionseg.study.state import ImageState, Status
 
 
-class StandingPanel(QWidget):
-    """Says that a picture is signed or flagged, by whom and why; hidden for all others.
+class SavedMasksPanel(QWidget):
+    """Says that an image is signed or flagged, by whom and why; hidden for all others.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class StandingPanel(QWidget):
             self.text.setText(_standing(state))
 
 
-def _standing(state: PictureState) -> str:
-    """Say what was said of a picture: "approved by am, 2026-11-23 07:05"."""
+def _standing(state: ImageState) -> str:
+    """Say what was said of an image: "approved by am, 2026-11-23 07:05"."""
     when = state.when.astimezone().strftime("%Y-%m-%d %H:%M")
-    text = f"{state.status.words} by {state.reader}, {when}"
+    text = f"{state.status.words} by {state.annotator}, {when}"
     return f"{text}: {state.note}" if state.note else text

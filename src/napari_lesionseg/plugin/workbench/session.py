@@ -1,7 +1,7 @@
-"""A study at work in a viewer: which picture is open, what is saved, what comes next. No widgets in here.
+"""A study at work in a viewer: which image is open, what is saved, what comes next. No widgets in here.
 
-There is one picture in the viewer at a time, with its outline. Whatever happens to the outline is saved a
-moment later, in another thread; a verdict is saved at once, while the next picture is already shown.
+There is one image in the viewer at a time, with its outline. Whatever happens to the outline is saved a
+moment later, in another thread; a verdict is saved at once, while the next image is already shown.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.errors import LesionSegError, StudyError
+from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
-from napari_lesionseg.plugin.editor.editor import OutlineEditor
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
-from napari_lesionseg.plugin.workbench.study_poller import News
-from napari_lesionseg.plugin.workbench.save_queue import Draft, Outbox, Quality
-from napari_lesionseg.plugin.workbench.prefetch import AHEAD, Prefetcher, Prepared
-from napari_lesionseg.plugin.workbench.navigation import Route
-from napari_lesionseg.plugin.workbench.viewer_layers import Stage
 from napari_lesionseg.plugin.workbench.batch_prediction import StudyRun
-from napari_lesionseg.study.state import PictureState, Status
-from napari_lesionseg.study.queue import Order
+from napari_lesionseg.plugin.workbench.navigation import Navigation
+from napari_lesionseg.plugin.workbench.prefetch import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.plugin.workbench.save_queue import Quality, SaveQueue, UnsavedMask
+from napari_lesionseg.plugin.workbench.study_poller import StudyPoller
+from napari_lesionseg.plugin.workbench.viewer_layers import ViewerLayers
 from napari_lesionseg.study.events import Predicted
-from napari_lesionseg.study.study import Origin, Study
+from napari_lesionseg.study.queue import Order
+from napari_lesionseg.study.state import ImageState, Status
+from napari_lesionseg.study.study import Provenance, Study
 from napari_lesionseg.types import Click, LabelImage
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ PAUSE_MS = 400
 
 
 class StudySession:
-    """One reader at work on a study.
+    """One annotator at work on a study.
 
     Parameters
     ----------
     viewer : napari.components.ViewerModel
-        Where pictures are shown.
+        Where images are shown.
     study : Study
         The study; it is closed with the session.
     config : PostprocessConfig
@@ -56,7 +56,7 @@ class StudySession:
     Attributes
     ----------
     opened : psygnal.Signal
-        Emitted with the `OutlineEditor` of a picture that is shown now, or None.
+        Emitted with the `MaskEditor` of an image that is shown now, or None.
     changed : psygnal.Signal
         Emitted when the study's state or the order of the queue changed.
     saved : psygnal.Signal
@@ -78,27 +78,27 @@ class StudySession:
 
     def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
         self.study = study
-        self.editor: OutlineEditor | None = None
+        self.editor: MaskEditor | None = None
         self._config = config
         self._model: Model | None = None
         self._image_id: str | None = None
         self._awaited: str | None = None
-        self._dirty = self._by_reader = self._is_no_lesion = False
-        self._hidden: Draft | None = None
-        self.outbox = Outbox(study)
-        self.outbox.saved.connect(self._on_saved)
-        self.outbox.failed.connect(self._on_not_saved)
+        self._dirty = self._by_annotator = self._is_no_lesion = False
+        self._hidden: UnsavedMask | None = None
+        self.save_queue = SaveQueue(study)
+        self.save_queue.saved.connect(self._on_saved)
+        self.save_queue.failed.connect(self._on_not_saved)
         self._pause = QTimer()
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
         self._pause.timeout.connect(self._save_outline)
-        self.route = Route(study, lambda: self.outbox.signed)
-        self.news = News(study)
-        self.news.came.connect(self.changed.emit)
-        self.news.failed.connect(self.failed.emit)
-        self._stage = Stage(viewer)
-        self._stage.losing.connect(self._on_losing)
-        self.run = StudyRun(study, self.outbox, lambda: self._image_id or self._awaited)
+        self.navigation = Navigation(study, lambda: self.save_queue.signed)
+        self.study_poller = StudyPoller(study)
+        self.study_poller.came.connect(self.changed.emit)
+        self.study_poller.failed.connect(self.failed.emit)
+        self._viewer_layers = ViewerLayers(viewer)
+        self._viewer_layers.losing.connect(self._on_losing)
+        self.run = StudyRun(study, self.save_queue, lambda: self._image_id or self._awaited)
         self._prefetcher = Prefetcher(study)
         self._prefetcher.ready.connect(self._on_ready)
         self._prefetcher.failed.connect(self._on_unreadable)
@@ -106,83 +106,83 @@ class StudySession:
     # ------------------------------------------------------------------------------------ the queue
 
     @property
-    def queue(self) -> list[PictureState]:
-        """The pictures as they are filtered and sorted."""
-        return self.route.queue
+    def queue(self) -> list[ImageState]:
+        """The images as they are filtered and sorted."""
+        return self.navigation.queue
 
     def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
-        """Choose which pictures the queue shows, and in which order."""
-        self.route.sort(order, search, statuses)
+        """Choose which images the queue shows, and in which order."""
+        self.navigation.sort(order, search, statuses)
         if self._image_id is not None:
-            self._prefetcher.want(self.route.ahead_of(self._image_id, AHEAD))
+            self._prefetcher.want(self.navigation.ahead_of(self._image_id, AHEAD))
         self.changed.emit()
 
     @property
     def image_id(self) -> str | None:
-        """SHA-256 of the picture on the screen."""
+        """SHA-256 of the image on the screen."""
         return self._image_id
 
     @property
-    def state(self) -> PictureState | None:
-        """How far the picture on the screen is, as far as it is saved."""
-        return self.study.state.pictures.get(self._image_id or "")
+    def state(self) -> ImageState | None:
+        """How far the image on the screen is, as far as it is saved."""
+        return self.study.state.images.get(self._image_id or "")
 
     # --------------------------------------------------------------------------------------- moving
 
     def begin(self) -> None:
-        """Go to where the reader was the last time, or else to the first picture without a verdict."""
+        """Go to where the annotator was the last time, or else to the first image without a verdict."""
         session = self.study.session
-        known = self.study.state.pictures
+        known = self.study.state.images
         if session is not None and session.image_id is not None and session.image_id in known:
-            self.open_picture(session.image_id)
+            self.open_image(session.image_id)
         elif not self.next() and known:
-            self.open_picture(next(iter(known)))
+            self.open_image(next(iter(known)))
 
-    def open_picture(self, image_id: str) -> None:
-        """Show a picture of the study, and its outline, as soon as it can be read."""
-        if image_id == self._image_id or image_id not in self.study.state.pictures:
+    def open_image(self, image_id: str) -> None:
+        """Show an image of the study, and its outline, as soon as it can be read."""
+        if image_id == self._image_id or image_id not in self.study.state.images:
             return
-        made = self._prefetcher.take(self.study.state.pictures[image_id])
+        made = self._prefetcher.take(self.study.state.images[image_id])
         self._leave()
         self._awaited = image_id
-        ahead = self.route.ahead_of(image_id, AHEAD)
+        ahead = self.navigation.ahead_of(image_id, AHEAD)
         if made is not None:
             self._show(made)
             self._prefetcher.want(ahead)
         else:
-            self._stage.hide()
+            self._viewer_layers.hide()
             self._prefetcher.want([image_id, *ahead])
 
     def next(self) -> bool:
-        """Go to the next picture without a verdict; False when there is none."""
-        image_id = self.route.next_of(self._image_id)
+        """Go to the next image without a verdict; False when there is none."""
+        image_id = self.navigation.next_of(self._image_id)
         if image_id is not None:
-            self.open_picture(image_id)
+            self.open_image(image_id)
         return image_id is not None
 
     def back(self) -> bool:
-        """Go to the picture that was shown before; False when there was none."""
-        image_id, left = self.route.before(self._image_id), self._image_id
+        """Go to the image that was shown before; False when there was none."""
+        image_id, left = self.navigation.before(self._image_id), self._image_id
         if image_id is None:
             return False
-        self.open_picture(image_id)
-        self.route.go_back_from(left)
+        self.open_image(image_id)
+        self.navigation.go_back_from(left)
         return True
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the pictures that come next are ready, or there are none."""
+        """Whether the images that come next are ready, or there are none."""
         return not self._prefetcher.is_busy
 
     @property
     def can_go_back(self) -> bool:
-        """Whether another picture was shown before."""
-        return self.route.before(self._image_id) is not None
+        """Whether another image was shown before."""
+        return self.navigation.before(self._image_id) is not None
 
     # ------------------------------------------------------------------------------------- verdicts
 
     def approve(self) -> None:
-        """Sign the outline on the screen, and go to the next picture."""
+        """Sign the outline on the screen, and go to the next image."""
         editor, image_id = self.editor, self._image_id
         if editor is None or image_id is None:
             return
@@ -191,36 +191,38 @@ class StudySession:
             self.failed.emit("The outline is empty; draw one, or choose No lesion.")
             return
         self._save_outline()
-        self._by_reader = True
-        self.outbox.approve(image_id, mask, self._origin(editor), _quality_of(editor))
+        self._by_annotator = True
+        self.save_queue.approve(image_id, mask, self._provenance(editor), _quality_of(editor))
         self._go_on()
 
     def no_lesion(self) -> None:
-        """Sign that the picture on the screen shows no lesion, and go to the next one."""
+        """Sign that the image on the screen shows no lesion, and go to the next one."""
         state = self.state
         if state is not None and self.editor is not None:
             self._save_outline()
-            hidden = self._hidden or Draft(self._mask_of(self.editor), self.editor.clicks, self._by_reader)
-            self.outbox.no_lesion(state.image_id, state.shape)
+            hidden = self._hidden or UnsavedMask(
+                self._mask_of(self.editor), self.editor.clicks, self._by_annotator
+            )
+            self.save_queue.no_lesion(state.image_id, state.shape)
             self.editor.restore(np.zeros(state.shape, np.uint8))
             self._note_saved()
             self._hidden, self._is_no_lesion = hidden, True
             self._go_on()
 
     def flag(self, note: str) -> None:
-        """Set the picture on the screen aside with a note, and go to the next one."""
+        """Set the image on the screen aside with a note, and go to the next one."""
         if self._image_id is not None:
             self._save_outline()
             self._bring_back()
-            self.outbox.flag(self._image_id, note)
+            self.save_queue.flag(self._image_id, note)
             self._go_on()
 
     def reopen(self) -> None:
-        """Take the verdict about the picture on the screen back; its outline stays."""
+        """Take the verdict about the image on the screen back; its outline stays."""
         if self._image_id is not None:
             self._save_outline()
             self._bring_back()
-            self.outbox.reopen(self._image_id)
+            self.save_queue.reopen(self._image_id)
             self.saved.emit(False)
 
     def _bring_back(self) -> None:
@@ -233,22 +235,22 @@ class StudySession:
             self.failed.emit(str(error))
             return
         self.editor.restore(hidden.mask, hidden.clicks)
-        self._by_reader = hidden.by_reader
+        self._by_annotator = hidden.by_annotator
         self._note_saved()
 
-    def _hidden_on_disk(self) -> Draft:
+    def _hidden_on_disk(self) -> UnsavedMask:
         """Give the outline that a saved "no lesion" hides."""
         state = self.state
         if state is None or state.outline is None:
             shape = (0, 0) if state is None else state.shape
-            return Draft(np.zeros(shape, np.uint8), (), by_reader=False)
+            return UnsavedMask(np.zeros(shape, np.uint8), (), by_annotator=False)
         clicks = tuple(state.outline.as_clicks())
-        return Draft(
+        return UnsavedMask(
             self.study.read_revision(state.outline), clicks, not isinstance(state.outline, Predicted)
         )
 
     def _go_on(self) -> None:
-        """Show the next picture while the verdict is being saved."""
+        """Show the next image while the verdict is being saved."""
         self.saved.emit(False)
         if not self.next():
             self.changed.emit()
@@ -261,7 +263,7 @@ class StudySession:
         return self._model
 
     def set_model(self, model: Model | None) -> None:
-        """Take another network; outlines that a reader changed or signed stay as they are.
+        """Take another network; outlines that an annotator changed or signed stay as they are.
 
         What the network before it predicted and nobody touched is predicted anew, in the background.
         """
@@ -270,14 +272,14 @@ class StudySession:
         self._prefetcher.set_model(model)
         if self.editor is not None:
             self.editor.set_model(model)
-            if model is not None and not self._by_reader and not self._is_drawn_by(model):
+            if model is not None and not self._by_annotator and not self._is_drawn_by(model):
                 self.editor.predict()
         if before is not None and model is not None and before.sha256 != model.sha256:
             self.run.start([state.image_id for state in self.queue], model, self._config, refresh=True)
         self.model_changed.emit()
 
     def outline_all(self) -> None:
-        """Let the network outline every picture that nobody has looked at, in the background."""
+        """Let the network outline every image that nobody has looked at, in the background."""
         if self._model is None:
             self.failed.emit("Choose a model first; it is still being loaded, or could not be.")
         elif not self.run.is_active:
@@ -294,7 +296,7 @@ class StudySession:
     @property
     def unsaved(self) -> int:
         """How many changes are not on the disk yet."""
-        return self.outbox.pending + int(self._dirty)
+        return self.save_queue.pending + int(self._dirty)
 
     def save_now(self) -> str:
         """Save all that waits.
@@ -305,10 +307,10 @@ class StudySession:
             Why something could not be saved; empty when all is on the disk.
         """
         self._save_outline()
-        return self.outbox.flush()
+        return self.save_queue.flush()
 
     def close(self) -> str:
-        """Save everything and leave the study, taking its picture out of the viewer.
+        """Save everything and leave the study, taking its image out of the viewer.
 
         Returns
         -------
@@ -325,12 +327,12 @@ class StudySession:
         """Leave the study without saving what waits."""
         self._pause.stop()
         self._prefetcher.close()
-        self.news.close()
+        self.study_poller.close()
         self.run.cancel()
-        self.outbox.close()
+        self.save_queue.close()
         self._dirty = False
         self._close_editor()
-        self._stage.close()
+        self._viewer_layers.close()
         self.study.close()
 
     def _save_outline(self) -> None:
@@ -338,17 +340,22 @@ class StudySession:
         if not self._dirty or self.editor is None or self._image_id is None:
             return
         self._note_saved()
-        save = self.outbox.correction if self._by_reader else self.outbox.prediction
-        save(self._image_id, self._mask_of(self.editor), self._origin(self.editor), _quality_of(self.editor))
+        save = self.save_queue.correction if self._by_annotator else self.save_queue.prediction
+        save(
+            self._image_id,
+            self._mask_of(self.editor),
+            self._provenance(self.editor),
+            _quality_of(self.editor),
+        )
         self.saved.emit(False)
 
-    def _mask_of(self, editor: OutlineEditor) -> LabelImage:
+    def _mask_of(self, editor: MaskEditor) -> LabelImage:
         """Give the outline in the classes of the study; labels beyond count as the last one."""
         mask, highest = editor.kept_mask, len(self.study.info.classes)
         return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
 
-    def _origin(self, editor: OutlineEditor) -> Origin:
-        return Origin(
+    def _provenance(self, editor: MaskEditor) -> Provenance:
+        return Provenance(
             model=None if editor.model is None else editor.model.sha256,
             threshold=editor.threshold,
             clicks=editor.clicks,
@@ -356,12 +363,12 @@ class StudySession:
         )
 
     def _remember_place(self) -> None:
-        view = self._stage.view
+        view = self._viewer_layers.view
         if view is not None and self._image_id is not None:
-            self.outbox.place(self._image_id, view)
+            self.save_queue.place(self._image_id, view)
 
     def _on_saved(self) -> None:
-        if not self.outbox.pending:
+        if not self.save_queue.pending:
             self.saved.emit(not self._dirty)
         self.changed.emit()
 
@@ -375,48 +382,48 @@ class StudySession:
         """Save what is on the screen and take it away."""
         self._save_outline()
         if self._image_id is not None:
-            self.route.note_left(self._image_id)
+            self.navigation.note_left(self._image_id)
         self._close_editor()
         self._image_id = self._awaited = None
 
     def _show(self, made: Prepared) -> None:
-        viewer = self._stage.viewer
+        viewer = self._viewer_layers.viewer
         if viewer is None:
             return
-        state = self.study.state.pictures[made.image_id]
+        state = self.study.state.images[made.image_id]
         self._awaited, self._image_id = None, made.image_id
-        image_id, labels = self._stage.show(viewer, made.image, state.name)
-        self.editor = OutlineEditor(viewer, image_id, labels, config=self._config, model=self._model)
+        image_id, labels = self._viewer_layers.show(viewer, made.image, state.name)
+        self.editor = MaskEditor(viewer, image_id, labels, config=self._config, model=self._model)
         self._fill(self.editor, made, state)
         self._hidden, self._is_no_lesion = None, state.status is Status.NO_LESION
         self.editor.changed.connect(self._on_edited)
         self.editor.failed.connect(self._on_editor_failed)
-        self._stage.look(self._view_left_at(made.image_id))
+        self._viewer_layers.look(self._view_left_at(made.image_id))
         self._remember_place()
         self.opened.emit(self.editor)
         self.changed.emit()
 
-    def _fill(self, editor: OutlineEditor, made: Prepared, state: PictureState) -> None:
+    def _fill(self, editor: MaskEditor, made: Prepared, state: ImageState) -> None:
         """Draw what was saved, or is about to be, or else what the network says."""
-        draft = self.outbox.draft(made.image_id)
+        draft = self.save_queue.draft(made.image_id)
         mask = made.mask if draft is None else draft.mask
-        self._by_reader = _is_readers(state) if draft is None else draft.by_reader
-        if mask is not None and (self._by_reader or made.answer is None):
+        self._by_annotator = _is_annotators(state) if draft is None else draft.by_annotator
+        if mask is not None and (self._by_annotator or made.answer is None):
             editor.restore(mask, _clicks_of(state) if draft is None else draft.clicks)
         if made.answer is not None:
-            editor.set_prediction(made.answer, made.encoded, draw=not self._by_reader)
-            if not self._by_reader and (mask is None or not same_pixels(mask, editor.kept_mask)):
+            editor.set_prediction(made.answer, made.encoded, draw=not self._by_annotator)
+            if not self._by_annotator and (mask is None or not same_pixels(mask, editor.kept_mask)):
                 self._touch()
                 self._save_outline()
 
     def _on_edited(self, what: str) -> None:
         self._hidden, self._is_no_lesion = None, False
         if what != "prediction":
-            self._by_reader = True
+            self._by_annotator = True
         if what in {"undo", "redo"} and self.editor is not None:
             self._config = self.editor.config
         self._touch()
-        if not self._by_reader:
+        if not self._by_annotator:
             self._save_outline()  # at once, so that the prediction is kept whatever the hand does next
 
     def _touch(self) -> None:
@@ -434,7 +441,7 @@ class StudySession:
 
     def _on_ready(self, made: Prepared) -> None:
         if made.image_id == self._awaited:
-            taken = self._prefetcher.take(self.study.state.pictures[made.image_id])
+            taken = self._prefetcher.take(self.study.state.images[made.image_id])
             if taken is not None:
                 self._show(taken)
 
@@ -445,9 +452,9 @@ class StudySession:
             self.changed.emit()
 
     def _view_left_at(self, image_id: str) -> Mapping[str, Any] | None:
-        """Give where the viewer looked when the study was left at this picture the last time."""
+        """Give where the viewer looked when the study was left at this image the last time."""
         session = self.study.session
-        here = session is not None and session.image_id == image_id and not self.route.has_begun
+        here = session is not None and session.image_id == image_id and not self.navigation.has_begun
         return session.view if here and session is not None else None
 
     def _close_editor(self) -> None:
@@ -457,7 +464,7 @@ class StudySession:
             self.opened.emit(None)
 
     def _on_losing(self) -> None:
-        """Save and close the picture when the user deletes one of its layers."""
+        """Save and close the image when the user deletes one of its layers."""
         self._save_outline()
         self._remember_place()
         self._close_editor()
@@ -470,13 +477,13 @@ class StudySession:
         return state is not None and state.outline is not None and state.outline.model == model.sha256
 
 
-def _is_readers(state: PictureState) -> bool:
-    """Whether a reader changed or signed what is to be shown."""
+def _is_annotators(state: ImageState) -> bool:
+    """Whether an annotator changed or signed what is to be shown."""
     drawn = state.outline is not None and not isinstance(state.outline, Predicted)
     return drawn or state.status is Status.NO_LESION
 
 
-def _quality_of(editor: OutlineEditor) -> Quality | None:
+def _quality_of(editor: MaskEditor) -> Quality | None:
     """Give what estimates the quality of the outline; what lies beyond the answer's part hardly counts."""
     answer = editor.answer
     return None if answer is None else partial(_estimate, answer, editor.threshold)
@@ -486,7 +493,7 @@ def _estimate(answer: AnyAnswer, threshold: float) -> float:
     return quality_estimate(answer.small(), threshold)
 
 
-def _clicks_of(state: PictureState) -> tuple[Click, ...]:
+def _clicks_of(state: ImageState) -> tuple[Click, ...]:
     """Give the clicks that belong to what is to be shown."""
     if state.outline is None or state.status is Status.NO_LESION:
         return ()

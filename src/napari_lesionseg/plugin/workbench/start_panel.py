@@ -1,4 +1,4 @@
-"""The ways to a study: a new one, a folder, sample pictures. Reads in the background, and can be stopped."""
+"""The ways to a study: a new one, a folder, sample images. Reads in the background, and can be stopped."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
-from napari_lesionseg.plugin.widgets.postprocess_form import small
-from napari_lesionseg.plugin.napari_layers.layers import picture_shape, read_frame
-from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
-from napari_lesionseg.plugin.workbench.open_study import NewStudy, Watched, make_study, open_folder, open_samples
+from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
 from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
+from napari_lesionseg.plugin.workbench.open_study import (
+    NewStudy,
+    Watched,
+    make_study,
+    open_folder,
+    open_samples,
+)
 from napari_lesionseg.study.study import Study
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 TELL_MS = 150
-"""How often it is said how far the reading of pictures is."""
+"""How often it is said how far the reading of images is."""
 
 
 class StartPanel(QWidget):
@@ -33,18 +39,18 @@ class StartPanel(QWidget):
     Parameters
     ----------
     viewer : napari.components.ViewerModel
-        Where pictures may be open.
-    reader : callable
-        Gives the reader's name.
+        Where images may be open.
+    annotator : callable
+        Gives the annotator's name.
     may_leave : callable
-        Closes the study that is open; False when the reader chose to stay.
+        Closes the study that is open; False when the annotator chose to stay.
 
     Attributes
     ----------
     opened : Signal
         Emitted with a `Study` that is open now.
     in_use : collection of napari.layers.Layer
-        Layers that are no pictures to be taken, since a study shows its own in them.
+        Layers that are no images to be taken, since a study shows its own in them.
     """
 
     opened = Signal(object)
@@ -52,19 +58,19 @@ class StartPanel(QWidget):
     def __init__(
         self,
         viewer: ViewerModel,
-        reader: Callable[[], str],
+        annotator: Callable[[], str],
         may_leave: Callable[[], bool],
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        self._viewer, self._reader, self._may_leave = viewer, reader, may_leave
+        self._viewer, self._annotator, self._may_leave = viewer, annotator, may_leave
         self.in_use: Collection[Layer] = ()
         self._job: Job[Study] | None = None
         self._watched = Watched()
         self._taken: list[Image] = []
         self.new_button = QPushButton("New study\N{HORIZONTAL ELLIPSIS}")
         self.open_button = QPushButton("Open a folder\N{HORIZONTAL ELLIPSIS}")
-        self.samples_button = QPushButton("Try sample pictures")
+        self.samples_button = QPushButton("Try sample images")
         self.stop_button = QPushButton("Stop")
         self.progress = QProgressBar()
         self._tell = QTimer(self)
@@ -80,17 +86,17 @@ class StartPanel(QWidget):
         """Ask what a new study is to be, and make it."""
         layers = [layer for layer in self._viewer.layers if self._can_be_taken(layer)]
         try:
-            images = {picture.name: read_frame(picture, ()) for picture in layers}
+            images = {image.name: read_frame(image, ()) for image in layers}
         except LesionSegError as error:
             show_error(str(error))
             return
-        dialog = NewStudyDialog(self._reader(), images, self)
+        dialog = NewStudyDialog(self._annotator(), images, self)
         if dialog.exec():
             self.make(dialog.plan, layers if dialog.from_viewer.isChecked() else ())
 
     def ask_for_folder(self) -> None:
-        """Ask for a study, or a folder of pictures, and open it."""
-        folder = QFileDialog.getExistingDirectory(self, "Open a study or a folder of pictures")
+        """Ask for a study, or a folder of images, and open it."""
+        folder = QFileDialog.getExistingDirectory(self, "Open a study or a folder of images")
         if folder:
             self.open_folder(Path(folder))
 
@@ -102,17 +108,17 @@ class StartPanel(QWidget):
         plan : NewStudy
             What it is to be.
         taken : sequence of napari.layers.Image
-            Layers that go once they are pictures of the study.
+            Layers that go once they are images of the study.
         """
         self._begin(partial(make_study, plan), taken)
 
     def open_folder(self, folder: Path) -> None:
-        """Open a study, or a folder of pictures."""
-        self._begin(partial(open_folder, folder, self._reader()))
+        """Open a study, or a folder of images."""
+        self._begin(partial(open_folder, folder, self._annotator()))
 
     def open_samples(self) -> None:
-        """Open a study of synthetic pictures."""
-        self._begin(partial(open_samples, self._reader()))
+        """Open a study of synthetic images."""
+        self._begin(partial(open_samples, self._annotator()))
 
     def drop(self) -> None:
         """Let nothing come of what is being opened."""
@@ -122,10 +128,10 @@ class StartPanel(QWidget):
         self._job = None
 
     def _lay_out(self) -> None:
-        self.new_button.setToolTip("Choose pictures, where the study is kept, and who may see what")
-        self.open_button.setToolTip("Open a study, or a folder of pictures, which becomes one")
-        self.samples_button.setToolTip("Try everything on synthetic pictures")
-        self.stop_button.setToolTip("Stop reading the pictures; nothing is opened then")
+        self.new_button.setToolTip("Choose images, where the study is kept, and who may see what")
+        self.open_button.setToolTip("Open a study, or a folder of images, which becomes one")
+        self.samples_button.setToolTip("Try everything on synthetic images")
+        self.stop_button.setToolTip("Stop reading the images; nothing is opened then")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(small(QLabel("No study is open.")))
@@ -136,7 +142,7 @@ class StartPanel(QWidget):
         self._show_at_work(False)
 
     def _can_be_taken(self, layer: Layer) -> bool:
-        return isinstance(layer, Image) and layer not in self.in_use and len(picture_shape(layer)) == 2
+        return isinstance(layer, Image) and layer not in self.in_use and len(image_shape(layer)) == 2
 
     def _begin(self, opening: Callable[[Watched], Study], taken: Sequence[Image] = ()) -> None:
         if not self._may_leave():

@@ -1,4 +1,4 @@
-"""What other readers saved in the meantime, looked for in another thread."""
+"""What other annotators saved in the meantime, looked for in another thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.study.study import Study
 
 
-class News:
+class StudyPoller:
     """Takes in what is new in a study.
 
     Parameters
@@ -41,7 +41,7 @@ class News:
         """Look for news, unless that is being done."""
         if self._job is None:
             self._job = Job(
-                "looking for other readers' work",
+                "looking for other annotators' work",
                 self._study.refresh,
                 done=self._on_done,
                 failed=self._on_failed,
@@ -52,9 +52,9 @@ class News:
         if self._job is not None:
             self._job.drop()
 
-    def _on_done(self, pictures: frozenset[str]) -> None:
+    def _on_done(self, images: frozenset[str]) -> None:
         self._job, self._told = None, ""
-        if pictures:
+        if images:
             self.came.emit()
 
     def _on_failed(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Small pictures with their outlines drawn in, made in the background, for the queue."""
+"""Small images with their outlines drawn in, made in the background, for the queue."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 from qtpy.QtGui import QIcon, QImage, QPixmap
 
 from napari_lesionseg.io.overlay import draw_outline
-from napari_lesionseg.io.resize import resize_labels, resize_picture
-from napari_lesionseg.plugin.widgets.lazy_cache import Lookups
-from napari_lesionseg.study.state import PictureState
+from napari_lesionseg.io.resize import resize_image, resize_labels
+from napari_lesionseg.plugin.widgets.lazy_cache import LazyCache
+from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
@@ -23,35 +23,35 @@ WAITING = 60
 
 
 def make_thumbnail(study: Study, image_id: str) -> ByteImage:
-    """Read a picture and its outline and make them small; to be called in a worker.
+    """Read an image and its outline and make them small; to be called in a worker.
 
     Returns
     -------
     ndarray
         (h, w, 3) uint8, at most `SIDE` pixels either way.
     """
-    image, mask = study.read_picture(image_id), study.outline(image_id)
+    image, mask = study.read_image(image_id), study.outline(image_id)
     factor = SIDE / max(image.shape[:2])
     shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
-    small = resize_picture(image, shape)
+    small = resize_image(image, shape)
     return small if mask is None else draw_outline(small, resize_labels(mask, shape))
 
 
-class Thumbnails(Lookups[QIcon]):
+class Thumbnails(LazyCache[QIcon]):
     """Makes thumbnails as they are asked for.
 
     Parameters
     ----------
     study : Study
-        The study whose pictures they are of.
+        The study whose images they are of.
     """
 
     def __init__(self, study: Study) -> None:
-        super().__init__("drawing a small picture", KEPT, WAITING)
+        super().__init__("drawing a small image", KEPT, WAITING)
         self._study = study
 
-    def of(self, state: PictureState) -> QIcon | None:
-        """Give a picture's thumbnail; None, or the former one, while it is made."""
+    def of(self, state: ImageState) -> QIcon | None:
+        """Give an image's thumbnail; None, or the former one, while it is made."""
         return self.get(state.image_id, None if state.outline is None else state.outline.revision)
 
     def _make(self, image_id: str) -> ByteImage:
@@ -61,12 +61,12 @@ class Thumbnails(Lookups[QIcon]):
         return _as_icon(made)
 
     def _instead(self) -> QIcon:
-        """Give nothing: opening the picture says what is wrong with it."""
+        """Give nothing: opening the image says what is wrong with it."""
         return QIcon()
 
 
 def _as_icon(small: ByteImage) -> QIcon:
-    """Make an icon that keeps its colours in the selected row, where Qt would tint it."""
+    """Make an icon that keeps its colors in the selected row, where Qt would tint it."""
     pixels = np.ascontiguousarray(small)
     height, width = pixels.shape[:2]
     image = QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)

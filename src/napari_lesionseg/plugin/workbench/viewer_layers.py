@@ -1,4 +1,4 @@
-"""The layers in which a study's pictures are shown, one picture at a time, and where the viewer looks."""
+"""The layers in which a study's images are shown, one image at a time, and where the viewer looks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class Stage:
-    """A picture and its outline in a viewer; the same two layers serve all pictures.
+class ViewerLayers:
+    """An image and its outline in a viewer; the same two layers serve all images.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Stage:
         return None if viewer is None else describe_view(viewer)
 
     def show(self, viewer: ViewerModel, image: ByteImage, name: str) -> tuple[Image, Labels]:
-        """Show a picture with an empty outline, which becomes the active layer.
+        """Show an image with an empty outline, which becomes the active layer.
 
         The layers are kept, since napari takes about half a second to remove two and add two.
         """
@@ -73,7 +73,7 @@ class Stage:
         return self._layers
 
     def look(self, view: Mapping[str, Any] | None) -> None:
-        """Let the viewer look at the whole picture, or at what a `view` says."""
+        """Let the viewer look at the whole image, or at what a `view` says."""
         viewer = self._viewer()
         if viewer is not None:
             viewer.reset_view()
@@ -81,7 +81,7 @@ class Stage:
                 apply_view(viewer, view)
 
     def hide(self) -> None:
-        """Show nothing until the next picture is there."""
+        """Show nothing until the next image is there."""
         _set_visible(self._layers or (), visible=False)
 
     def close(self) -> None:

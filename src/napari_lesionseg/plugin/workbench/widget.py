@@ -1,4 +1,4 @@
-"""The workbench: a study's pictures, the outline of one of them, and the way on. Wiring only."""
+"""The workbench: a study's images, the outline of one of them, and the way on. Wiring only."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.workbench.classes import ClassEditing
-from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls, small
 from napari_lesionseg.plugin.editor.panel import CorrectPanel
+from napari_lesionseg.plugin.segment import task
+from napari_lesionseg.plugin.segment.task import ModelChoice
+from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls, small
+from napari_lesionseg.plugin.workbench.classes import ClassEditing
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel
-from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
+from napari_lesionseg.plugin.workbench.open_study import default_annotator
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
-from napari_lesionseg.plugin.segment.task import ModelChoice
-from napari_lesionseg.plugin.workbench.saved_masks_panel import StandingPanel
-from napari_lesionseg.plugin.workbench.start_panel import StartPanel
-from napari_lesionseg.plugin.workbench.open_study import default_reader
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.saved_masks_panel import SavedMasksPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.review_bar import VerdictPanel
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.workbench.start_panel import StartPanel
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     import napari.viewer
 
     from napari_lesionseg.inference.predictor import Model
-    from napari_lesionseg.plugin.editor.editor import OutlineEditor
+    from napari_lesionseg.plugin.editor.editor import MaskEditor
 
 _UNLIMITED = 16_777_215  # Qt's own QWIDGETSIZE_MAX
 
 _NO_ARROW = "QToolButton { min-width: 20px; } QToolButton::menu-indicator { image: none; }"
 
 POLL_MS = 5000
-"""How often other readers' work is looked for."""
+"""How often other annotators' work is looked for."""
 
 
 class Workbench(QWidget):
@@ -63,7 +63,7 @@ class Workbench(QWidget):
     Parameters
     ----------
     napari_viewer : napari.viewer.Viewer
-        The viewer that shows the pictures.
+        The viewer that shows the images.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -71,20 +71,20 @@ class Workbench(QWidget):
         self._viewer = napari_viewer
         self.session: StudySession | None = None
         self.queue: QueuePanel | None = None
-        self.verdict: VerdictPanel | None = None
-        self.standing: StandingPanel | None = None
+        self.verdict: ReviewBar | None = None
+        self.standing: SavedMasksPanel | None = None
         self.learn: LearnPanel | None = None
         self.export: ExportPanel | None = None
         self.models = ModelPicker(self)
         self.controls = OutlineControls(self)
         self.correct = CorrectPanel(napari_viewer)
         self.class_editing = ClassEditing(self.correct, self.models)
-        self.reader = QLineEdit(default_reader())
+        self.annotator = QLineEdit(default_annotator())
         self.title = QLabel()
         self.sign = small(QLabel())
         self.sign.setWordWrap(True)
         self.menu = QToolButton()
-        self.start = StartPanel(napari_viewer, self.reader.text, self.close_study)
+        self.start = StartPanel(napari_viewer, self.annotator.text, self.close_study)
         self._model_job: Job[Any] | None = None
         self._poll = QTimer(self)
         self._poll.setInterval(POLL_MS)
@@ -100,8 +100,8 @@ class Workbench(QWidget):
 
     def _describe(self) -> None:
         self.title.setStyleSheet("font-weight: bold;")
-        self.reader.setMaximumWidth(90)
-        self.reader.setToolTip("Your name or initials: every outline is signed with it")
+        self.annotator.setMaximumWidth(90)
+        self.annotator.setToolTip("Your name or initials: every outline is signed with it")
         self.menu.setText("\N{MIDLINE HORIZONTAL ELLIPSIS}")
         self.menu.setToolTip("Make, open or close a study")
         self.menu.setStyleSheet(
@@ -117,10 +117,10 @@ class Workbench(QWidget):
     def _lay_out(self) -> None:
         header = QHBoxLayout()
         header.addWidget(self.title, 1)
-        header.addWidget(small(QLabel("Reader")))
-        header.addWidget(self.reader)
+        header.addWidget(small(QLabel("SimulatedAnnotator")))
+        header.addWidget(self.annotator)
         header.addWidget(self.menu)
-        self._queue_section = _section("Pictures")
+        self._queue_section = _section("Images")
         self._outline_section = _section("Outline", _form(self.controls))
         self._correct_section = _section("Correct", self.correct)
         self._learn_section = _section("Learn", folded=True)
@@ -171,7 +171,7 @@ class Workbench(QWidget):
     # -------------------------------------------------------------------------------------- studies
 
     def open_folder(self, folder: Path) -> None:
-        """Open a study, or a folder of pictures."""
+        """Open a study, or a folder of images."""
         self.start.open_folder(folder)
 
     def close_study(self, *, ask: bool = True) -> bool:
@@ -185,7 +185,7 @@ class Workbench(QWidget):
         Returns
         -------
         bool
-            False when the reader chose to stay.
+            False when the annotator chose to stay.
         """
         if self.session is None:
             return True
@@ -201,14 +201,14 @@ class Workbench(QWidget):
 
     def _on_study(self, study: Study) -> None:
         self._watch_window()
-        self.reader.setText(study.reader)
+        self.annotator.setText(study.annotator)
         self.session = session = StudySession(self._viewer, study, self.controls.config)
         session.opened.connect(self._on_opened)
         session.saved.connect(self._on_saved)
         session.not_saved.connect(self._on_not_saved)
         session.failed.connect(show_error)
-        self.queue, self.verdict = QueuePanel(session), VerdictPanel(session)
-        self.standing = StandingPanel(session)
+        self.queue, self.verdict = QueuePanel(session), ReviewBar(session)
+        self.standing = SavedMasksPanel(session)
         _fill(self._queue_section, self.queue)
         self._verdict_place.addWidget(self.standing)
         self._verdict_place.addWidget(self.verdict)
@@ -250,7 +250,7 @@ class Workbench(QWidget):
         self.title.setText(
             _study_name(self.session.study.folder) if self.session is not None else "LesionSeg"
         )
-        self.reader.setReadOnly(open_)
+        self.annotator.setReadOnly(open_)
         self.start.setVisible(not open_)
         self.menu.setVisible(open_)
         for section in (
@@ -271,9 +271,9 @@ class Workbench(QWidget):
 
     # ---------------------------------------------------------------------------------------- slots
 
-    def _on_opened(self, editor: OutlineEditor | None) -> None:
+    def _on_opened(self, editor: MaskEditor | None) -> None:
         self.correct.set_editor(editor)
-        self.start.in_use = () if editor is None else (editor.picture,)
+        self.start.in_use = () if editor is None else (editor.image,)
         if editor is not None:
             self.controls.set_config(editor.config, self.models.threshold)
             editor.changed.connect(self._on_edited)
@@ -297,7 +297,7 @@ class Workbench(QWidget):
             self.session.set_config(self.controls.config)
 
     def _on_saved(self, all_saved: bool) -> None:
-        if self.session is not None and self.session.outbox.problem and not all_saved:
+        if self.session is not None and self.session.save_queue.problem and not all_saved:
             return  # the loud sign stays until everything is on the disk
         self.sign.setStyleSheet("font-size: 9pt;")
         self.sign.setText("saved" if all_saved else "\N{HORIZONTAL ELLIPSIS}")
@@ -308,7 +308,7 @@ class Workbench(QWidget):
 
     def _on_poll(self) -> None:
         if self.session is not None:
-            self.session.news.look()
+            self.session.study_poller.look()
 
     def _load_model(self) -> None:
         if self._model_job is not None:
@@ -350,7 +350,7 @@ class Workbench(QWidget):
             window.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
-        """Let the window close only when everything is saved, or the reader says so."""
+        """Let the window close only when everything is saved, or the annotator says so."""
         closing = watched is self._window() and event is not None and event.type() == QEvent.Type.Close
         if closing and event is not None and not self.close_study(ask=event.spontaneous()):
             event.ignore()
@@ -406,7 +406,7 @@ def _form(part: OutlineControls | ModelPicker) -> QWidget:
 
 
 def _study_name(folder: Path) -> str:
-    """Name a study by its folder, or by the folder of pictures that it lies in."""
+    """Name a study by its folder, or by the folder of images that it lies in."""
     return folder.parent.name if folder.name in {STUDY_FOLDER, "study"} else folder.name
 
 

@@ -1,4 +1,4 @@
-"""What the artefacts are drawn with: anti-aliased layers over a picture, smooth planes, points on the rim."""
+"""What the artifacts are drawn with: anti-aliased layers over an image, smooth planes, points on the rim."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image, ImageChops, ImageDraw
 from napari_lesionseg.types import ByteImage
 
 FloatArray: TypeAlias = NDArray[np.float32]
-Colour: TypeAlias = tuple[int, int, int]
+Color: TypeAlias = tuple[int, int, int]
 
 _SUPERSAMPLING = 2
-_LARGE = 1600  # longer pictures are drawn without supersampling: a pixel is thin enough there
+_LARGE = 1600  # longer images are drawn without supersampling: a pixel is thin enough there
 
 
 class Layer:
-    """An anti-aliased coverage layer over a picture: draw in pixels of the picture, then take the mask."""
+    """An anti-aliased coverage layer over an image: draw in pixels of the image, then take the mask."""
 
     def __init__(self, width: int, height: int) -> None:
         self.scale = _SUPERSAMPLING if max(width, height) <= _LARGE else 1
@@ -35,16 +35,16 @@ class Layer:
         self._draw.line((points * self.scale).ravel().tolist(), fill=fill, width=pixels, joint="curve")
 
     def mask(self) -> Image.Image:
-        """Coverage, 0 to 255, of the picture's size."""
+        """Coverage, 0 to 255, of the image's size."""
         return self._image.reduce(self.scale) if self.scale > 1 else self._image
 
 
 def to_canvas(image: ByteImage) -> Image.Image:
-    """Copy a picture, (H, W, 3) uint8, to draw on."""
+    """Copy an image, (H, W, 3) uint8, to draw on."""
     return Image.fromarray(np.ascontiguousarray(image)).copy()
 
 
-def to_picture(canvas: Image.Image) -> ByteImage:
+def to_image(canvas: Image.Image) -> ByteImage:
     """Return what was drawn on as (H, W, 3) uint8."""
     return np.array(canvas, dtype=np.uint8)
 
@@ -56,23 +56,23 @@ def enlarge(grid: FloatArray, width: int, height: int) -> FloatArray:
 
 
 def dimmed(canvas: Image.Image, gain: FloatArray) -> Image.Image:
-    """Multiply by a smooth `gain`, 0 to 1, given on a small grid over the picture."""
+    """Multiply by a smooth `gain`, 0 to 1, given on a small grid over the image."""
     grid = Image.fromarray((255 * np.clip(gain, 0, 1)).round().astype(np.uint8))
     plane = grid.resize(canvas.size, Image.Resampling.BICUBIC)
     return ImageChops.multiply(canvas, Image.merge("RGB", (plane, plane, plane)))
 
 
 def radius_grid(
-    width: int, height: int, centre: tuple[float, float], stretch: float, n: int = 48
+    width: int, height: int, center: tuple[float, float], stretch: float, n: int = 48
 ) -> FloatArray:
-    """Distance from `centre` in units of half the longer side, on an n x n grid over the picture.
+    """Distance from `center` in units of half the longer side, on an n x n grid over the image.
 
-    `centre` is (x, y) in fractions of width and height; `stretch` widens the circle along x.
+    `center` is (x, y) in fractions of width and height; `stretch` widens the circle along x.
     """
     longer = max(width, height)
     at = (np.arange(n, dtype=np.float32) + 0.5) / n
-    x = (at - centre[0]) * (2 * width / longer) / stretch
-    y = (at - centre[1]) * (2 * height / longer)
+    x = (at - center[0]) * (2 * width / longer) / stretch
+    y = (at - center[1]) * (2 * height / longer)
     return np.asarray(np.hypot(x[None, :], y[:, None]), dtype=np.float32)
 
 

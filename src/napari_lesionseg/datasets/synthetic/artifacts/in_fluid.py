@@ -9,19 +9,19 @@ from napari_lesionseg.types import ByteImage
 
 
 def bubbles(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Put air bubbles of the immersion fluid over a picture: bright rims, a dark side, a glint.
+    """Put air bubbles of the immersion fluid over an image: bright rims, a dark side, a glint.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture with one to nine bubbles, often in a cluster.
+        A new image with one to nine bubbles, often in a cluster.
     """
     height, width = image.shape[:2]
     side = min(width, height)
@@ -38,14 +38,14 @@ def bubbles(image: ByteImage, rng: np.random.Generator) -> ByteImage:
 
 
 def _draw_bubble(
-    image: ByteImage, centre: NDArray[np.float64], radius: float, light: float, rng: np.random.Generator
+    image: ByteImage, center: NDArray[np.float64], radius: float, light: float, rng: np.random.Generator
 ) -> None:
     """Draw one bubble into `image`, in place, touching only the square around it."""
     reach = int(np.ceil(radius * 1.5)) + 1
-    left, top = max(0, int(centre[0]) - reach), max(0, int(centre[1]) - reach)
+    left, top = max(0, int(center[0]) - reach), max(0, int(center[1]) - reach)
     patch = image[top : top + 2 * reach, left : left + 2 * reach]
-    y = np.arange(top, top + patch.shape[0], dtype=np.float32)[:, None] - np.float32(centre[1])
-    x = np.arange(left, left + patch.shape[1], dtype=np.float32)[None, :] - np.float32(centre[0])
+    y = np.arange(top, top + patch.shape[0], dtype=np.float32)[:, None] - np.float32(center[1])
+    x = np.arange(left, left + patch.shape[1], dtype=np.float32)[None, :] - np.float32(center[0])
     angle = np.arctan2(y, x)
     turns = rng.uniform(0, 2 * np.pi, 2)
     wobble = 1 + 0.12 * np.cos(2 * angle + turns[0]) + 0.05 * np.cos(3 * angle + turns[1])

@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from napari_lesionseg.datasets.synthetic.artifacts.drawing import Layer, along_rim, enlarge, to_canvas, to_picture
+from napari_lesionseg.datasets.synthetic.artifacts.drawing import (
+    Layer,
+    along_rim,
+    enlarge,
+    to_canvas,
+    to_image,
+)
 from napari_lesionseg.types import ByteImage
 
 
@@ -16,14 +22,14 @@ def ink(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture; the marks lie mostly towards the rim.
+        A new image; the marks lie mostly towards the rim.
     """
     height, width = image.shape[:2]
     side = min(width, height)
@@ -48,7 +54,7 @@ def _draw_ring(layer: Layer, width: int, height: int, rng: np.random.Generator) 
 
 def _draw_scribble(
     layer: Layer,
-    centre: NDArray[np.float64],
+    center: NDArray[np.float64],
     length: float,
     pen: float,
     *,
@@ -61,7 +67,7 @@ def _draw_scribble(
     across = np.array((-along[1], along[0]))
     t = np.linspace(-0.5, 0.5, 7 if zigzag else 14)
     sway = rng.uniform(0.15, 0.4) * (-1.0) ** np.arange(7) if zigzag else rng.normal(0, 0.5) * t**2
-    points = centre + length * (t[:, None] * along + sway[:, None] * across)
+    points = center + length * (t[:, None] * along + sway[:, None] * across)
     layer.line(
         points + rng.normal(0, (0.06 if zigzag else 0.01) * length, points.shape),
         pen * (0.25 if zigzag else 1),
@@ -76,28 +82,28 @@ def _soak(image: ByteImage, mask: Image.Image, rng: np.random.Generator) -> Byte
     strength = np.clip(fine + coarse - rng.uniform(0.1, 0.5), 0.1, 1) * rng.uniform(0.6, 1.0)
     coverage = (np.asarray(mask, dtype=np.float32) * strength).astype(np.uint8)
     palette = ((84, 66, 168), (112, 70, 170), (60, 84, 176), (132, 84, 160))
-    colour = tuple(int(v) for v in np.clip(np.array(palette[rng.integers(4)]) + rng.normal(0, 12, 3), 0, 255))
+    color = tuple(int(v) for v in np.clip(np.array(palette[rng.integers(4)]) + rng.normal(0, 12, 3), 0, 255))
     canvas = to_canvas(image)
-    inked = ImageChops.multiply(canvas, Image.new("RGB", canvas.size, colour))
-    return to_picture(Image.composite(inked, canvas, Image.fromarray(coverage)))
+    inked = ImageChops.multiply(canvas, Image.new("RGB", canvas.size, color))
+    return to_image(Image.composite(inked, canvas, Image.fromarray(coverage)))
 
 
 def sticker(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Stick a coloured calibration patch onto the rim of a picture.
+    """Stick a colored calibration patch onto the rim of an image.
 
-    Such discs, with a disc of another colour in them, lie beside many lesions of the ISIC archive.
+    Such discs, with a disc of another color in them, lie beside many lesions of the ISIC archive.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture; the disc's centre lies at the edge or outside.
+        A new image; the disc's center lies at the edge or outside.
     """
     height, width = image.shape[:2]
     side = min(width, height)
@@ -106,14 +112,14 @@ def sticker(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     radius = side * rng.uniform(0.17, 0.25)
     rim = along_rim(width, height, rng, depth=0.0)
     outwards = rim - np.array((width / 2, height / 2))
-    centre = rim + outwards / np.hypot(*outwards) * radius * rng.uniform(0, 0.6)
+    center = rim + outwards / np.hypot(*outwards) * radius * rng.uniform(0, 0.6)
     canvas = to_canvas(image)
     shade = rng.uniform(0.7, 1.05)
-    for colour, share in ((palette[first], 1.0), (palette[second], rng.choice((0.0, 0.55)))):
+    for color, share in ((palette[first], 1.0), (palette[second], rng.choice((0.0, 0.55)))):
         layer = Layer(width, height)
         angle = np.linspace(0, 2 * np.pi, 72)
         points = np.stack((np.cos(angle), np.sin(angle)), axis=1) * (radius * share)
-        layer.polygon(centre + points * (rng.uniform(0.9, 1.1), 1), 250 if share else 0)
-        red, green, blue = (min(255, int(v * shade)) for v in colour)
+        layer.polygon(center + points * (rng.uniform(0.9, 1.1), 1), 250 if share else 0)
+        red, green, blue = (min(255, int(v * shade)) for v in color)
         canvas.paste((red, green, blue), (0, 0), layer.mask())
-    return to_picture(canvas)
+    return to_image(canvas)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_lesionseg.datasets.synthetic.artifacts.drawing import Layer, along_rim, to_canvas, to_picture
+from napari_lesionseg.datasets.synthetic.artifacts.drawing import Layer, along_rim, to_canvas, to_image
 from napari_lesionseg.types import ByteImage
 
 # Strokes of the ruler's glyphs on a grid two wide and four high, y downwards.
@@ -21,19 +21,19 @@ _GLYPHS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
 
 
 def ruler(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Draw a millimetre scale: tick marks at any angle, along a line or bare, some with labels.
+    """Draw a millimeter scale: tick marks at any angle, along a line or bare, some with labels.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture with the scale along its rim.
+        A new image with the scale along its rim.
     """
     height, width = image.shape[:2]
     side = min(width, height)
@@ -60,7 +60,7 @@ def ruler(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     shade = int(rng.integers(8, 70))
     strength = rng.uniform(0.65, 1.0)
     canvas.paste((shade, shade, shade), (0, 0), layer.mask().point([int(v * strength) for v in range(256)]))
-    return to_picture(canvas)
+    return to_image(canvas)
 
 
 def _label_ruler(

@@ -6,24 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_lesionseg.datasets.synthetic.artifacts.drawing import Colour, Layer, to_canvas, to_picture
+from napari_lesionseg.datasets.synthetic.artifacts.drawing import Color, Layer, to_canvas, to_image
 from napari_lesionseg.types import ByteImage
 
 
 def hairs(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Lay hairs over a picture: a few thick ones, many fine ones, or the stubble of a shaved site.
+    """Lay hairs over an image: a few thick ones, many fine ones, or the stubble of a shaved site.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture with curved, tapered, anti-aliased strands and their slight shadow.
+        A new image with curved, tapered, anti-aliased strands and their slight shadow.
     """
     height, width = image.shape[:2]
     layer = Layer(width, height)
@@ -44,15 +44,15 @@ def hairs(image: ByteImage, rng: np.random.Generator) -> ByteImage:
             bend=rng.normal(0, 0.9) if style < 2 else rng.normal(0, 0.15),
             fill=int(rng.uniform(150, 250)),
         )
-    if style < 2:  # one strand through the middle half, so that a picture is never left without
+    if style < 2:  # one strand through the middle half, so that an image is never left without
         start = rng.uniform(0.3, 0.7, 2) * (width, height)
         _draw_hair(layer, start, comb, side * length[0], max(1.0, side * thickness[0]), 0.4, 220)
-    colour = _hair_colour(rng, dark=style == 2)
-    return _blend_hairs(image, layer.mask(), colour, shadow=max(1, round(side * 0.006)))
+    color = _hair_color(rng, dark=style == 2)
+    return _blend_hairs(image, layer.mask(), color, shadow=max(1, round(side * 0.006)))
 
 
-def _hair_colour(rng: np.random.Generator, *, dark: bool) -> Colour:
-    """Mostly dark brown to black; now and then, unless `dark`, grey, white or blond."""
+def _hair_color(rng: np.random.Generator, *, dark: bool) -> Color:
+    """Mostly dark brown to black; now and then, unless `dark`, gray, white or blond."""
     palette = ((28, 20, 18), (52, 34, 26), (86, 58, 40), (138, 128, 120), (222, 216, 206), (176, 140, 92))
     frequencies = (0.6, 0.4, 0, 0, 0, 0) if dark else (0.34, 0.28, 0.16, 0.08, 0.07, 0.07)
     base = np.array(palette[rng.choice(6, p=frequencies)])
@@ -79,9 +79,9 @@ def _draw_hair(
     layer.polygon(np.concatenate((path + normal, (path - normal)[::-1])), fill)
 
 
-def _blend_hairs(image: ByteImage, mask: Image.Image, colour: Colour, shadow: int) -> ByteImage:
+def _blend_hairs(image: ByteImage, mask: Image.Image, color: Color, shadow: int) -> ByteImage:
     canvas = to_canvas(image)
     soft = mask.reduce(2).resize(mask.size, Image.Resampling.BILINEAR).point([v // 5 for v in range(256)])
     canvas.paste((40, 26, 24), (shadow, shadow), soft)
-    canvas.paste(colour, (0, 0), mask)
-    return to_picture(canvas)
+    canvas.paste(color, (0, 0), mask)
+    return to_image(canvas)

@@ -1,57 +1,63 @@
-"""What light and lens do: dark rims, a round aperture, wrong colours."""
+"""What light and lens do: dark rims, a round aperture, wrong colors."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from napari_lesionseg.datasets.synthetic.artifacts.drawing import dimmed, enlarge, radius_grid, to_canvas, to_picture
+from napari_lesionseg.datasets.synthetic.artifacts.drawing import (
+    dimmed,
+    enlarge,
+    radius_grid,
+    to_canvas,
+    to_image,
+)
 from napari_lesionseg.types import ByteImage
 
 
 def vignette(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Darken a picture smoothly towards its rim, as an uneven light or a narrow lens does.
+    """Darken an image smoothly towards its rim, as an uneven light or a narrow lens does.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture, darker by 15 to 60 % in its corners.
+        A new image, darker by 15 to 60 % in its corners.
     """
     height, width = image.shape[:2]
-    centre = (0.5 + rng.normal(0, 0.06), 0.5 + rng.normal(0, 0.06))
-    distance = radius_grid(width, height, centre, stretch=1.0)
+    center = (0.5 + rng.normal(0, 0.06), 0.5 + rng.normal(0, 0.06))
+    distance = radius_grid(width, height, center, stretch=1.0)
     relative = np.clip(distance / distance.max(), 0, 1)
     gain = 1 - rng.uniform(0.15, 0.6) * relative ** rng.uniform(2.0, 4.5)
-    return to_picture(dimmed(to_canvas(image), gain))
+    return to_image(dimmed(to_canvas(image), gain))
 
 
 def black_corners(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Show a picture through the round aperture of a dermatoscope, dark outside, its edge soft.
+    """Show an image through the round aperture of a dermatoscope, dark outside, its edge soft.
 
-    The circle is off the centre, may reach beyond the picture, and is wide enough to leave the middle alone.
+    The circle is off the center, may reach beyond the image, and is wide enough to leave the middle alone.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture with at least one dark corner.
+        A new image with at least one dark corner.
     """
     height, width = image.shape[:2]
-    centre = (0.5 + rng.normal(0, 0.025), 0.5 + rng.normal(0, 0.025))
-    distance = radius_grid(width, height, centre, stretch=rng.uniform(0.95, 1.1))
+    center = (0.5 + rng.normal(0, 0.025), 0.5 + rng.normal(0, 0.025))
+    distance = radius_grid(width, height, center, stretch=rng.uniform(0.95, 1.1))
     corner = float(distance.max())
     radius = min(rng.uniform(0.94, 1.3), 0.95 * corner)
     softness = rng.choice((0.02, 0.06, 0.14)) * rng.uniform(0.7, 1.3)
@@ -60,23 +66,23 @@ def black_corners(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     mask = Image.fromarray((255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8))
     shade = rng.uniform(0, 34)
     outside = Image.new("RGB", mask.size, (int(1.05 * shade), int(shade), int(0.95 * shade)))
-    return to_picture(Image.composite(to_canvas(image), outside, mask))
+    return to_image(Image.composite(to_canvas(image), outside, mask))
 
 
-def colour_cast(image: ByteImage, rng: np.random.Generator) -> ByteImage:
+def color_cast(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     """Change white balance, exposure and contrast, and let the light fall from one side.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
-        The picture, 32 x 32 or larger.
+        The image, 32 x 32 or larger.
     rng : numpy.random.Generator
         Source of all choices.
 
     Returns
     -------
     array of uint8, shape (H, W, 3)
-        A new picture.
+        A new image.
     """
     warmth = rng.normal(0, 0.07)
     balance = rng.uniform(0.92, 1.22) * np.array((1 + warmth, 1 + rng.normal(0, 0.03), 1 - 1.3 * warmth))
@@ -86,4 +92,4 @@ def colour_cast(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     table = np.clip(levels, 0, 255).round().astype(np.uint8)
     at = np.linspace(-1, 1, 16, dtype=np.float32)
     tilt = 1 - slope * (1 + np.cos(heading) * at[None, :] + np.sin(heading) * at[:, None])
-    return to_picture(dimmed(to_canvas(image).point(table.ravel().tolist()), tilt))
+    return to_image(dimmed(to_canvas(image).point(table.ravel().tolist()), tilt))

@@ -1,4 +1,4 @@
-"""Quick scores on held-out pictures while a network learns."""
+"""Quick scores on held-out images while a network learns."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.evaluation.metrics import FAILURE_LIMIT
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import IGNORED, LabelImage
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationScores:
-    """Means over the held-out pictures, each in [0, 1], of everything that is not background."""
+    """Means over the held-out images, each in [0, 1], of everything that is not background."""
 
     dice: float
     jaccard: float
     failures: float
-    """Share of the pictures with a Jaccard below `FAILURE_LIMIT`."""
+    """Share of the images with a Jaccard below `FAILURE_LIMIT`."""
 
 
 def validate(
@@ -37,9 +37,9 @@ def validate(
     network : SegmentationNetwork
         In evaluation mode; left as it is.
     card : ModelCard
-        Working size and normalisation.
+        Working size and normalization.
     pairs : sequence of CachedPair
-        Held-out pictures; at least one.
+        Held-out images; at least one.
     device : torch.device
         Where the work is done.
     """

@@ -1,4 +1,4 @@
-"""The pictures that benchmarks measure on, and how alike two outlines are."""
+"""The images that benchmarks measure on, and how alike two outlines are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
-    """Let the reader say where the data sets are."""
+    """Let the annotator say where the data sets are."""
     default = Path(os.environ.get("LESIONSEG_DATA", DATA))
     parser.add_argument("--data", type=Path, default=default, help="folder of the data sets")
 

@@ -1,32 +1,32 @@
-"""All entries of a study in memory, and the state they fold to for one reader."""
+"""All entries of a study in memory, and the state they fold to for one annotator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from napari_lesionseg.study.state import StudyState, fold_picture, update
-from napari_lesionseg.study.events import Added, AnyEntry, OutlineEntry, PictureEntry
+from napari_lesionseg.study.events import Added, AnyEntry, ImageEntry, OutlineEntry
+from napari_lesionseg.study.state import StudyState, fold_image, update
 
 
-class Ledger:
-    """Takes entries in, and keeps the state up to date; only pictures with news are folded again.
+class StateStore:
+    """Takes entries in, and keeps the state up to date; only images with news are folded again.
 
     Parameters
     ----------
-    reader : str
+    annotator : str
         For whom the state is.
     blinded : bool
-        Whether other readers' entries stay out of sight, but for the pictures they added.
+        Whether other annotators' entries stay out of sight, but for the images they added.
     """
 
-    def __init__(self, reader: str, *, blinded: bool) -> None:
+    def __init__(self, annotator: str, *, blinded: bool) -> None:
         self.state = StudyState()
-        self._reader = reader
+        self._annotator = annotator
         self.blinded = blinded
-        self._entries: dict[str, dict[tuple[str, int], PictureEntry]] = {}
+        self._entries: dict[str, dict[tuple[str, int], ImageEntry]] = {}
 
-    def take_in(self, entries: Iterable[AnyEntry]) -> frozenset[str]:
+    def apply(self, entries: Iterable[AnyEntry]) -> frozenset[str]:
         """Fold new entries into the state.
 
         Parameters
@@ -37,42 +37,42 @@ class Ledger:
         Returns
         -------
         frozenset of str
-            Pictures that the entries are about.
+            Images that the entries are about.
         """
         changed: set[str] = set()
         sessions = dict(self.state.sessions)
         for entry in entries:
-            if isinstance(entry, PictureEntry):
+            if isinstance(entry, ImageEntry):
                 self._entries.setdefault(entry.image_id, {})[entry.writer, entry.seq] = entry
                 changed.add(entry.image_id)
-            elif entry.reader not in sessions or sessions[entry.reader].order <= entry.order:
-                sessions[entry.reader] = entry
-        folded = {image_id: fold_picture(self._visible(image_id)) for image_id in changed}
+            elif entry.annotator not in sessions or sessions[entry.annotator].order <= entry.order:
+                sessions[entry.annotator] = entry
+        folded = {image_id: fold_image(self._visible(image_id)) for image_id in changed}
         self.state = update(self.state, folded, sessions)
         return frozenset(changed)
 
-    def history(self, image_id: str) -> tuple[PictureEntry, ...]:
-        """List what the reader may see of what happened to a picture.
+    def history(self, image_id: str) -> tuple[ImageEntry, ...]:
+        """List what the annotator may see of what happened to an image.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
 
         Returns
         -------
-        tuple of PictureEntry
+        tuple of ImageEntry
             The oldest first.
         """
         return tuple(sorted(self._visible(image_id), key=lambda entry: entry.order))
 
     def hashes(self, image_id: str) -> dict[str, str]:
-        """Return the latest SHA-256 of each mask revision of a picture, whoever saved it.
+        """Return the latest SHA-256 of each mask revision of an image, whoever saved it.
 
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
 
         Returns
         -------
@@ -88,7 +88,7 @@ class Ledger:
         Parameters
         ----------
         image_id : str
-            SHA-256 of the picture.
+            SHA-256 of the image.
 
         Returns
         -------
@@ -98,22 +98,22 @@ class Ledger:
         return _now_after(entry.time for entry in self._entries.get(image_id, {}).values())
 
     def next_session_time(self) -> datetime:
-        """Return the time for a new session entry of the reader.
+        """Return the time for a new session entry of the annotator.
 
         Returns
         -------
         datetime
             UTC.
         """
-        last = self.state.sessions.get(self._reader)
+        last = self.state.sessions.get(self._annotator)
         return _now_after([] if last is None else [last.time])
 
-    def _visible(self, image_id: str) -> list[PictureEntry]:
+    def _visible(self, image_id: str) -> list[ImageEntry]:
         entries = self._entries.get(image_id, {}).values()
         return [entry for entry in entries if self._may_see(entry)]
 
-    def _may_see(self, entry: PictureEntry) -> bool:
-        return not self.blinded or isinstance(entry, Added) or entry.reader == self._reader
+    def _may_see(self, entry: ImageEntry) -> bool:
+        return not self.blinded or isinstance(entry, Added) or entry.annotator == self._annotator
 
 
 def _now_after(times: Iterable[datetime]) -> datetime:

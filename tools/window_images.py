@@ -1,6 +1,6 @@
-"""Take pictures of the window for the documentation; every one shows synthetic pictures alone.
+"""Take images of the window for the documentation; every one shows synthetic images alone.
 
-    xvfb-run -a -s "-screen 0 1366x768x24" python tools/window_pictures.py [learn] [large-picture]
+    xvfb-run -a -s "-screen 0 1366x768x24" python tools/window_images.py [learn] [large-image]
 
 They are written to ``docs/images``. Look at them before they are committed.
 """
@@ -56,7 +56,7 @@ def open_window() -> napari.Viewer:
 
 
 def take(viewer: napari.Viewer, name: str) -> None:
-    """Take the picture, once everything is drawn."""
+    """Take the image, once everything is drawn."""
     spin(2)
     viewer.screenshot(str(IMAGES / f"{name}.png"), canvas_only=False, flash=False)
     viewer.close()
@@ -69,12 +69,12 @@ def show_only(bench: Workbench, title: str) -> None:
 
 
 def make_study(folder: Path) -> None:
-    """Make a study of a reader who draws her outlines wider than the model does."""
+    """Make a study of an annotator who draws her outlines wider than the model does."""
     samples = {f"nevus-{seed:02d}": synthetic_sample(seed) for seed in range(1, APPROVED + 3)}
     with Study.create(folder, "am", images={name: s.image for name, s in samples.items()}) as study:
-        for picture, state in list(study.state.pictures.items())[:APPROVED]:
+        for image, state in list(study.state.images.items())[:APPROVED]:
             wide = ndimage.binary_dilation(samples[state.name].mask, iterations=WIDER)
-            study.approve(picture, wide.astype(np.uint8))
+            study.approve(image, wide.astype(np.uint8))
 
 
 def learn(folder: Path) -> None:
@@ -84,7 +84,7 @@ def learn(folder: Path) -> None:
     bench = Workbench(viewer)
     viewer.window.add_dock_widget(bench, name="LesionSeg workbench", area="right")
     wait_for(lambda: bench.models.loaded is not None)
-    bench.reader.setText("am")
+    bench.annotator.setText("am")
     bench.open_folder(folder / "nevi-2026")
     wait_for(lambda: bench.session is not None and bench.session.editor is not None)
     panel = bench.learn
@@ -99,31 +99,31 @@ def learn(folder: Path) -> None:
     take(viewer, "learn")
 
 
-def large_picture(folder: Path) -> None:
-    """Show a picture of twelve megapixels, outlined part by part."""
+def large_image(folder: Path) -> None:
+    """Show an image of twelve megapixels, outlined part by part."""
     drawn = Image.fromarray(synthetic_sample(6, (750, 1000), n_lesions=7).image)
     viewer = open_window()
     viewer.add_image(np.array(drawn.resize((4000, 3000), Image.Resampling.BICUBIC)), name="back", rgb=True)
     widget = LargeWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Segment a very large picture", area="right")
+    viewer.window.add_dock_widget(widget, name="Segment a very large image", area="right")
     wait_for(lambda: widget.models.choice is not None and widget.models.model.count() > 0)
     widget.width_of_lesions.setValue(600)
     widget.segment.click()
     wait_for(lambda: widget.outline is not None)
-    take(viewer, "large-picture")
+    take(viewer, "large-image")
 
 
 def main(names: list[str]) -> int:
-    """Take the pictures that are named, or all."""
-    pictures = {"learn": learn, "large-picture": large_picture}
-    unknown = set(names) - pictures.keys()
+    """Take the images that are named, or all."""
+    images = {"learn": learn, "large-image": large_image}
+    unknown = set(names) - images.keys()
     if unknown:
         sys.stderr.write(f"{__doc__}\n")
         return 2
-    for name in names or pictures:
+    for name in names or images:
         with tempfile.TemporaryDirectory() as folder:
             os.environ[FOLDER_VARIABLE] = str(Path(folder) / "models")
-            pictures[name](Path(folder))
+            images[name](Path(folder))
     return 0
 
 

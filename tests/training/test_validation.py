@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.evaluation.validation import validate
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.validation import validate
 from napari_lesionseg.types import IGNORED
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ class Dark(SegmentationNetwork):
 
 
 def pair(drawn: tuple[int, int], true: tuple[int, int], value: int = 1) -> CachedPair:
-    """A 64x64 picture with a dark square from row and column a to b, and the mask of another square."""
+    """A 64x64 image with a dark square from row and column a to b, and the mask of another square."""
     image, labels = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64), np.uint8)
     image[slice(*drawn), slice(*drawn)] = 0
     labels[slice(*true), slice(*true)] = value

@@ -20,7 +20,7 @@ CONTENDED = 3.0  # two OpenMP threads on two busy cores fall to a tenth of their
 WINDOW = 5
 BACKGROUND_NICENESS = 10
 SHORT_SECONDS = 0.0005
-NEVER = 2**30
+NOT_HELD_OUT = 2**30
 
 _before: list[tuple[tuple[int, int, int], float]] = []
 _changing = threading.Lock()
@@ -50,13 +50,13 @@ def short_holds() -> Iterator[None]:
 
     Python looks through all objects there are for garbage now and then, and keeps the lock meanwhile: 0.2 s
     with PyTorch loaded. Until the end only young objects are looked through. And a thread that computes in
-    Python gives the lock away after 0.5 ms rather than 5: to draw a picture takes a hundred calls that ask
+    Python gives the lock away after 0.5 ms rather than 5: to draw an image takes a hundred calls that ask
     for the lock again. Both hold for the whole process; several may ask for it at once.
     """
     with _changing:
         young, middle, _ = threshold = gc.get_threshold()
         _before.append((threshold, sys.getswitchinterval()))
-        gc.set_threshold(young, middle, NEVER)
+        gc.set_threshold(young, middle, NOT_HELD_OUT)
         sys.setswitchinterval(min(SHORT_SECONDS, sys.getswitchinterval()))
     try:
         yield
