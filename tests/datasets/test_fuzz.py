@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "fuzz.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
 assert spec is not None
 assert spec.loader is not None

@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(kit, change: dict[str, obj
         replace(kit.record(0), **change).load()
 
 
-def test_a_image_without_an_outline_can_be_asked_for(kit) -> None:
+def test_an_image_without_an_outline_can_be_asked_for(kit) -> None:
     assert not kit.record(0, mask=None).load(bare=True).labels.any()
 
 

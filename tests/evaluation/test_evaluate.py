@@ -110,7 +110,7 @@ def test_bad_images_are_listed_and_the_others_measured(pairs: list[Pair], tmp_pa
     assert evaluation.summary.images == 2
 
 
-def test_a_image_too_large_for_the_device_is_listed(pairs: list[Pair]) -> None:
+def test_an_image_too_large_for_the_device_is_listed(pairs: list[Pair]) -> None:
     class OutOfMemory(DarkIsLesion):
         def predict(self, image: np.ndarray) -> np.ndarray:
             raise DeviceError("The image does not fit into the memory.")

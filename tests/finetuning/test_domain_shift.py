@@ -169,7 +169,7 @@ class TestLearning:
         tuning.stop()
         list(tuning)
         assert all(result.validation for result in tuning.candidate().rounds)
-        assert tuning.candidate().share in OWN.shares
+        assert tuning.candidate().share in OWN.interpolations
 
     def test_it_can_be_saved_and_goes_on_learning_in_its_place(
         self, tuned: FineTuning, tmp_path: Path

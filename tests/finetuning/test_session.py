@@ -150,7 +150,7 @@ class TestLearning:
         """Half the way gives the middle between old and new."""
         made = {}
         for share in (0.5, 1.0):
-            config = QUICK.model_copy(update={"shares": (share,), "patience": 9})
+            config = QUICK.model_copy(update={"interpolations": (share,), "patience": 9})
             tuning = fine_tune(tiny_model, discs, config)
             list(tuning)
             made[share] = weights(tuning.candidate().model)

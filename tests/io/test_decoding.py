@@ -171,12 +171,12 @@ def test_formats_are_told_by_content_and_names_may_be_any(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
-def test_one_pixel_is_a_image(tmp_path: Path, kind: str) -> None:
+def test_one_pixel_is_an_image(tmp_path: Path, kind: str) -> None:
     path = save(tmp_path, "x", encoded(np.full((1, 1, 3), 80, np.uint8), kind))
     np.testing.assert_allclose(read_image(path), np.full((1, 1, 3), 80), atol=2)
 
 
-def test_a_stack_gives_all_frames_and_a_image_the_first(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_stack_gives_all_frames_and_an_image_the_first(tmp_path: Path, rng: np.random.Generator) -> None:
     frames = rng.integers(0, 256, (4, 20, 30, 3)).astype(np.uint8)
     gray = frames[..., 0]
     lzw = io.BytesIO()

@@ -54,7 +54,7 @@ class TestFindImages:
         (tmp_path / "folder.jpg").mkdir()
         assert names(find_images([tmp_path])) == ["a.jpg"]
 
-    def test_lesion_may_be_the_name_of_a_image(self, touch: Touch, tmp_path: Path) -> None:
+    def test_lesion_may_be_the_name_of_an_image(self, touch: Touch, tmp_path: Path) -> None:
         touch("overview.jpg", "arm_lesion.jpg")
         assert names(find_images([tmp_path])) == ["arm_lesion.jpg", "overview.jpg"]
 
@@ -182,7 +182,7 @@ class TestFindPairs:
         (pair,) = find_pairs(f"{tmp_path}/*.jpg", f"{tmp_path}/*.png").pairs
         assert (pair.image.name, pair.mask.name) == ("a.jpg", "a.png")
 
-    def test_a_image_is_never_its_own_mask(self, touch: Touch, tmp_path: Path) -> None:
+    def test_an_image_is_never_its_own_mask(self, touch: Touch, tmp_path: Path) -> None:
         touch("a.jpg")
         with pytest.raises(PairingError, match=r"none of 1 images has a mask \(such as a_segmentation"):
             find_pairs(tmp_path, tmp_path)
@@ -198,7 +198,7 @@ class TestFindPairs:
         )
         assert len(find_pairs(tmp_path).pairs) == 1
 
-    def test_several_masks_for_a_image_are_named(self, touch: Touch, tmp_path: Path) -> None:
+    def test_several_masks_for_an_image_are_named(self, touch: Touch, tmp_path: Path) -> None:
         touch("images/a.jpg", "masks/a.png", "masks/a_mask.png", "masks/b.png")
         with pytest.raises(PairingError, match=r"a\.jpg has several masks: .*a\.png, .*a_mask\.png; keep"):
             find_pairs(tmp_path)
@@ -211,7 +211,7 @@ class TestFindPairs:
         assert str(tmp_path / "one" / "a.jpg") in str(raised.value)
         assert str(tmp_path / other) in str(raised.value)
 
-    def test_a_image_whose_name_ends_like_a_mask_gets_its_own(self, touch: Touch, tmp_path: Path) -> None:
+    def test_an_image_whose_name_ends_like_a_mask_gets_its_own(self, touch: Touch, tmp_path: Path) -> None:
         touch("images/arm_lesion.jpg", "images/leg.jpg", "masks/arm_lesion_mask.png", "masks/leg.png")
         assert [pair.mask.name for pair in find_pairs(tmp_path).pairs] == ["arm_lesion_mask.png", "leg.png"]
 

@@ -220,6 +220,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_measurements(tmp_path / "no" / "such" / "folder.csv", [])
 
 
-def test_a_image_of_another_size_is_refused() -> None:
+def test_an_image_of_another_size_is_refused() -> None:
     with pytest.raises(MaskError, match="shape"):
         measure_instances(np.ones((5, 5), np.int32), np.zeros((6, 5, 3), np.uint8))

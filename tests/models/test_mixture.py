@@ -138,12 +138,12 @@ def described(*numbers: float) -> Tensor:
     return descriptions
 
 
-def test_a_image_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
+def test_an_image_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
     gate = make_gate(4.0, 10.0, -5.0)
     assert gate(described(3, 6.9, 7.1, 50, -2.1, -50)).tolist() == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_image_that_is_far_in_no_direction_goes_to_the_first() -> None:
+def test_an_image_that_is_far_in_no_direction_goes_to_the_first() -> None:
     gate = make_gate(1.0, -1.0)
     assert gate(described(FAR, -FAR, 1, -1)).tolist() == [0, 0, 0, 0]
     assert gate(described(FAR + 0.01, -FAR - 0.01)).tolist() == [1, 2]
@@ -173,7 +173,7 @@ def test_a_new_gate_gives_everything_to_the_first() -> None:
     st.lists(st.floats(3, 50, width=32), min_size=3, max_size=3, unique=True),
     st.permutations(range(3)),
 )
-def test_a_image_is_judged_alone_and_the_order_of_kinds_does_not_matter(
+def test_an_image_is_judged_alone_and_the_order_of_kinds_does_not_matter(
     numbers: list[float], centers: list[float], order: list[int]
 ) -> None:
     # at the same distance of two kinds, the order decides

@@ -63,7 +63,7 @@ def test_small_images_are_colors_too(open_file, tmp_path):
     assert layer.data.shape == (1, 1, 3)
 
 
-def test_exif_turns_a_image_once(open_file, tmp_path, spot):
+def test_exif_turns_an_image_once(open_file, tmp_path, spot):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(spot).save(tmp_path / "turned.png", exif=exif)
@@ -110,7 +110,7 @@ def test_masks_become_labels(open_file, tmp_path, spot, ending):
     np.testing.assert_array_equal(layer.data, mask)
 
 
-def test_a_folder_becomes_one_layer_a_image_in_natural_order(open_file, tmp_path, spot):
+def test_a_folder_becomes_one_layer_an_image_in_natural_order(open_file, tmp_path, spot):
     for name in ("IMD10", "IMD2", "IMD1"):
         write_image(tmp_path / f"{name}.png", spot)
     write_mask(tmp_path / "IMD2_segmentation.png", spot[..., 0] < 100)

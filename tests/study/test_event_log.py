@@ -67,7 +67,7 @@ def test_two_runs_never_share_a_file(folder: Path) -> None:
 
 
 def test_many_entries_are_written_in_one_step(folder: Path) -> None:
-    records = [{"image": f"{n:064x}", "note": str(n)} for n in range(50)]
+    records = [{"image_id": f"{n:064x}", "note": str(n)} for n in range(50)]
     entries = JournalWriter(folder, "am").append_together(Flagged, records, time=NOW)
     assert JournalReader(folder).read_new() == entries
     assert len(list(folder.iterdir())) == 1

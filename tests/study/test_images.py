@@ -111,7 +111,7 @@ def test_a_change_of_the_same_size_is_noticed(study: Study, images: list[str], p
         study.read_image(images[1])
 
 
-def test_a_image_that_comes_back_is_found_after_a_refresh(
+def test_an_image_that_comes_back_is_found_after_a_refresh(
     study: Study, images: list[str], photos: Path, tmp_path: Path
 ) -> None:
     (photos / "IMD2.png").rename(tmp_path / "IMD2.png")

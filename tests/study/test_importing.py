@@ -146,7 +146,7 @@ def test_copies_are_not_made_again_by_another_encoder(
     assert study.check() == ()
 
 
-def test_a_image_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_images: MakeImages) -> None:
+def test_an_image_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_images: MakeImages) -> None:
     study = Study.create(tmp_path / "study", "am", paths=make_images(2))
     assert study.add_images(make_images(2), copy=True) == ()
     assert list((study.folder / "images").iterdir()) == []

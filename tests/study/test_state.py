@@ -32,7 +32,7 @@ def entry(
 ) -> Any:
     """Make an entry; by default its time goes with its number."""
     if kind is not Session:
-        fields.setdefault("image", IMAGES[0])
+        fields.setdefault("image_id", IMAGES[0])
     if kind is Added:
         fields = {"name": "IMD1", "path": "IMD1.png", "own": True, "size": 9, "shape": (3, 4), **fields}
     if kind in (Predicted, Corrected, Approved):
@@ -134,7 +134,7 @@ def test_images_come_in_the_order_people_count() -> None:
     assert [state.name for state in fold(entries).images.values()] == ["imd1", "IMD9", "IMD10"]
 
 
-def test_entries_about_a_image_nobody_added_wait() -> None:
+def test_entries_about_an_image_nobody_added_wait() -> None:
     waiting = entry(Approved, 1)
     assert fold([waiting]).unknown == {IMAGES[0]}
     known = fold([waiting, entry(Added, 0)])

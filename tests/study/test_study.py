@@ -20,7 +20,7 @@ from napari_lesionseg.types import Click
 MODEL = "c" * 64
 
 
-def test_a_image_from_first_look_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
+def test_an_image_from_first_look_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
     image_id = images[0]
     origin = Provenance(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
     assert study.state.images[image_id].status is Status.NOT_LOOKED_AT
@@ -210,7 +210,7 @@ def test_an_empty_outline_is_not_approved(study: Study, images: list[str]) -> No
         study.approve(images[0], np.zeros(SHAPE, np.uint8))
 
 
-def test_a_image_that_is_not_there(study: Study, outline: np.ndarray) -> None:
+def test_an_image_that_is_not_there(study: Study, outline: np.ndarray) -> None:
     with pytest.raises(StudyError, match="no image"):
         study.approve("f" * 64, outline)
 

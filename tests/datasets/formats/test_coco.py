@@ -145,7 +145,7 @@ def test_broken_entries_are_listed_and_skipped(small, edit, words: str) -> None:
     assert any(words in problem.reason for problem in dataset.problems)
 
 
-def test_more_work_than_a_image_is_worth_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_work_than_an_image_is_worth_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coco, "_MOST_WORK", 10 * coco._LEAST_WORK)
     dataset = read_dataset(small(lambda c: c["annotations"].extend([c["annotations"][0]] * 10)))
     assert [record.name for record in dataset.records] == ["case_01"]

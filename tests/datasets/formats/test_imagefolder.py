@@ -10,7 +10,7 @@ from napari_lesionseg.datasets.formats import DatasetInfo
 from napari_lesionseg.io.images import read_image, read_mask
 
 
-def test_every_row_names_a_image_and_its_mask(kit, tmp_path: Path) -> None:
+def test_every_row_names_an_image_and_its_mask(kit, tmp_path: Path) -> None:
     records = {
         f"case_{seed:02}": kit.record(seed, metadata={"sex": "male"} if seed % 2 else {})
         for seed in range(10)

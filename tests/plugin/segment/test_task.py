@@ -53,7 +53,7 @@ def is_spot(mask: np.ndarray) -> bool:
     return np.array_equal(mask, expected)
 
 
-def test_a_image_is_outlined(viewer, complete, network, spot):
+def test_an_image_is_outlined(viewer, complete, network, spot):
     image = viewer.add_image(spot, rgb=True)
     run = complete(image)
     assert run.done == [image]
@@ -149,7 +149,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run(viewer, complete, network, s
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: launch failure"), DeviceError("no memory")])
-def test_a_image_that_fails_is_named_and_the_others_are_done(viewer, complete, network, spot, error):
+def test_an_image_that_fails_is_named_and_the_others_are_done(viewer, complete, network, spot, error):
     bad, good = viewer.add_image(spot, rgb=True), viewer.add_image(spot, rgb=True)
     predict, calls = network.predict, []
 
@@ -167,7 +167,7 @@ def test_a_image_that_fails_is_named_and_the_others_are_done(viewer, complete, n
     assert session_of(viewer).outline_of(bad) is None
 
 
-def test_a_image_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
+def test_an_image_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
     huge = viewer.add_image(
         [da.zeros((60_000, 50_000, 3), dtype=np.uint8), da.zeros((60, 50, 3), dtype=np.uint8)],
         rgb=True,
@@ -228,20 +228,20 @@ def midway(viewer, begin, qtbot, network, spot):
     return act_midway
 
 
-def test_a_image_renamed_meanwhile_is_outlined(viewer, midway):
+def test_an_image_renamed_meanwhile_is_outlined(viewer, midway):
     run, image = midway(lambda image: setattr(image, "name", "other"))
     assert run.done == [image]
     assert session_of(viewer).outline_of(image).labels.name == "other outline"
 
 
-def test_a_image_closed_meanwhile_is_no_error(viewer, midway):
+def test_an_image_closed_meanwhile_is_no_error(viewer, midway):
     run, _ = midway(lambda image: viewer.layers.remove(image))
     assert not run.done
     assert not run.errors
     assert not viewer.layers
 
 
-def test_a_image_changed_meanwhile_is_not_written(viewer, midway, spot):
+def test_an_image_changed_meanwhile_is_not_written(viewer, midway, spot):
     run, _ = midway(lambda image: setattr(image, "data", spot[:20]))
     assert "segment it again" in str(run.errors[0])
     assert len(viewer.layers) == 1

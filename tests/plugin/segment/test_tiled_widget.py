@@ -96,7 +96,7 @@ def wait_for(qtbot, widget):
     qtbot.waitUntil(lambda: not widget._at_work(), timeout=240_000)
 
 
-def test_without_a_image_it_says_what_to_do(qtbot, viewer, model):
+def test_without_an_image_it_says_what_to_do(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     assert not widget.segment.isEnabled()
     assert "Open an image first" in widget.status.text()
@@ -185,7 +185,7 @@ def test_what_cannot_be_read_says_so(qtbot, viewer, model):
     assert "must be bytes" in widget.status.text()
 
 
-def test_a_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
+def test_an_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
     viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     model.gate.clear()

@@ -46,7 +46,7 @@ def shown_errors() -> list[str]:
     return [record.message for record in notification_manager.records if str(record.severity) == "error"]
 
 
-def test_without_a_image_the_button_says_why(widget):
+def test_without_an_image_the_button_says_why(widget):
     assert not widget.segment.isEnabled()
     assert "Open an image first" in widget.segment.toolTip()
     assert "Open an image first" in widget.status.text()
@@ -54,7 +54,7 @@ def test_without_a_image_the_button_says_why(widget):
     assert "Nothing is being outlined" in widget.cancel.toolTip()
 
 
-def test_a_image_is_outlined(viewer, widget, outline, spot):
+def test_an_image_is_outlined(viewer, widget, outline, spot):
     image = viewer.add_image(spot, rgb=True, name="IMD002")
     outline()
     assert [layer.name for layer in viewer.layers] == ["IMD002", "IMD002 outline"]

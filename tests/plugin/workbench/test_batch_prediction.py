@@ -76,7 +76,7 @@ def test_what_the_reader_looked_at_in_the_meantime_is_hers(qtbot, bench, network
     assert state.predicted is None
 
 
-def test_a_image_that_cannot_be_read_is_told_at_the_end(qtbot, bench, network):
+def test_an_image_that_cannot_be_read_is_told_at_the_end(qtbot, bench, network):
     bench.study.image_path(bench.ids[2]).unlink()
     bench.run.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: bool(bench.ends))

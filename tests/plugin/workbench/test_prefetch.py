@@ -28,7 +28,7 @@ def state(study, image_id):
     return study.state.images[image_id]
 
 
-def test_a_image_is_prepared_with_its_outline_and_the_networks_answer(study, ids, network):
+def test_an_image_is_prepared_with_its_outline_and_the_networks_answer(study, ids, network):
     made = prepare(study, ids[0], network)
     assert made.image.shape == (40, 60, 3)
     assert made.mask is None
@@ -51,7 +51,7 @@ def test_images_come_in_the_order_they_are_wanted(qtbot, prefetcher, ids):
     assert ready == ids[2:0:-1]
 
 
-def test_a_image_is_taken_once_and_not_made_again(qtbot, prefetcher, study, ids, network):
+def test_an_image_is_taken_once_and_not_made_again(qtbot, prefetcher, study, ids, network):
     prefetcher.set_model(network)
     ready = []
     prefetcher.ready.connect(lambda made: ready.append(prefetcher.take(state(study, made.image_id))))

@@ -100,7 +100,7 @@ def test_the_image_on_the_screen_is_the_selected_row(qtbot, panel, session):
     assert panel.table.selectionModel().selectedRows() == []
 
 
-def test_enter_opens_a_image(qtbot, panel, session):
+def test_enter_opens_an_image(qtbot, panel, session):
     panel.table.activated.emit(panel.model.index(3, 0))
     qtbot.waitUntil(lambda: session.editor is not None)
     assert session.state.name == "P4"
@@ -141,7 +141,7 @@ def test_thumbnails_are_bounded(qtbot, study, monkeypatch):
     made.close()
 
 
-def test_a_image_that_cannot_be_read_has_no_small_image(qtbot, panel, study):
+def test_an_image_that_cannot_be_read_has_no_small_image(qtbot, panel, study):
     study.image_path(panel.model.image_at(8)).unlink()
     cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole)
     qtbot.waitUntil(lambda: cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole) is not None)

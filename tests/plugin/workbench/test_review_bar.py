@@ -35,7 +35,7 @@ def begin(qtbot, session):
     qtbot.waitUntil(lambda: session.editor is not None)
 
 
-def test_without_a_image_every_button_is_off_and_says_why(panel):
+def test_without_an_image_every_button_is_off_and_says_why(panel):
     for button in (panel.no_lesion, panel.flag, panel.approve):
         assert not button.isEnabled()
         assert button.toolTip().startswith("Open an image")

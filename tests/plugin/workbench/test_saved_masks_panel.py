@@ -39,7 +39,7 @@ def go_to(qtbot, session, place):
     qtbot.waitUntil(lambda: session.editor is not None)
 
 
-def test_a_image_without_a_verdict_has_nothing_to_reopen(qtbot, panel, session):
+def test_an_image_without_a_verdict_has_nothing_to_reopen(qtbot, panel, session):
     assert panel.isHidden()
     go_to(qtbot, session, 2)
     assert panel.isHidden()

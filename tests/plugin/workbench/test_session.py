@@ -208,7 +208,7 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
     }
 
 
-def test_a_image_without_lesion_comes_back_empty(desk):
+def test_an_image_without_lesion_comes_back_empty(desk):
     desk.session.no_lesion()
     desk.shown("P2").saved().open("P1")
     assert not desk.mask.any()
@@ -589,7 +589,7 @@ def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make
     assert desk.mask.sum() == (SPOT if blinded else 40 * 60)
 
 
-def test_a_image_that_cannot_be_read_is_told(qtbot, desk):
+def test_an_image_that_cannot_be_read_is_told(qtbot, desk):
     desk.saved()
     path = desk.study.image_path(desk.id("P4"))
     path.unlink()

@@ -112,7 +112,7 @@ def test_approve_by_button_goes_to_the_next_image(qtbot, open_bench):
     shown(qtbot, open_bench, "P1")
 
 
-def test_a_click_in_the_table_opens_a_image(qtbot, open_bench):
+def test_a_click_in_the_table_opens_an_image(qtbot, open_bench):
     table = open_bench.queue.table
     place = table.visualRect(open_bench.queue.model.index(2, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(place.x(), place.y()))
