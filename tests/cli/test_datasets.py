@@ -103,7 +103,7 @@ def test_what_is_imported_for_a_reader_is_corrected_and_exported(study_folder, t
     out, back = tmp_path / "isic", tmp_path / "back"
     main(["export", str(study_folder), "--out", str(out)])
     assert main(["import", str(out), "--out", str(back), "--annotator", "cy"]) == 0
-    assert "a study with 2 outlines to look at" in capsys.readouterr().out
+    assert "a study with 2 outlines to review" in capsys.readouterr().out
     with Study.open(back / STUDY_FOLDER, "cy") as study:
         images = list(study.state.images)
         corrected = study.outline(images[0])

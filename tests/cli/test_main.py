@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cli import app, console, main, viewer
+from napari_lesionseg.cli import app, console, main
 from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.errors import LesionSegError
 
@@ -103,34 +103,34 @@ def test_a_folder_in_place_of_a_command_opens_the_viewer(
 def test_why_the_viewer_cannot_be_opened(
     run: Callable, monkeypatch: pytest.MonkeyPatch, napari: bool, display: bool, reason: str
 ) -> None:
-    monkeypatch.setattr(viewer, "find_spec", lambda name: SimpleNamespace() if napari else None)
-    monkeypatch.setattr(viewer, "has_display", lambda: display)
-    monkeypatch.setattr(viewer, "entry_points", lambda group: ())
+    monkeypatch.setattr(app, "find_spec", lambda name: SimpleNamespace() if napari else None)
+    monkeypatch.setattr(app, "has_display", lambda: display)
+    monkeypatch.setattr(app, "entry_points", lambda group: ())
     result = run("app")
     assert result.code == 2
     assert reason in result.err
 
 
 def test_displays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer.sys, "platform", "linux")
+    monkeypatch.setattr(app.sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv("DISPLAY", raising=False)
         monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-        assert not viewer.has_display()
+        assert not app.has_display()
         monkeypatch.setenv(name, ":0")
-        assert viewer.has_display()
+        assert app.has_display()
     monkeypatch.delenv("WAYLAND_DISPLAY")
     for platform in ("win32", "darwin"):
-        monkeypatch.setattr(viewer.sys, "platform", platform)
-        assert viewer.has_display()
+        monkeypatch.setattr(app.sys, "platform", platform)
+        assert app.has_display()
 
 
 def test_the_viewer_gets_what_it_is_to_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shown = []
-    monkeypatch.setattr(viewer, "why_no_viewer", lambda: "")
+    monkeypatch.setattr(app, "why_no_viewer", lambda: "")
     entry = SimpleNamespace(load=lambda: lambda *what: shown.append(what))
-    monkeypatch.setattr(viewer, "entry_points", lambda group: (entry,))
-    viewer.open_viewer(tmp_path, [tmp_path / "a.png"], [])
+    monkeypatch.setattr(app, "entry_points", lambda group: (entry,))
+    app.open_viewer(tmp_path, [tmp_path / "a.png"], [])
     assert shown == [(tmp_path, [tmp_path / "a.png"], [])]
 
 

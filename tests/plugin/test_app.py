@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lesionseg.cli import viewer as cli_viewer
+from napari_lesionseg.cli import app as cli_app
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.plugin import app
 from napari_lesionseg.plugin.workbench.widget import Workbench
@@ -45,7 +45,7 @@ def test_alone_it_opens_the_workbench_without_a_study(started):
 
 @pytest.mark.parametrize("command", [[], ["app"]])
 def test_the_command_opens_a_folder(qtbot, started, folder, monkeypatch, command):
-    monkeypatch.setattr(cli_viewer, "why_no_viewer", lambda: "")
+    monkeypatch.setattr(cli_app, "why_no_viewer", lambda: "")
     assert main([*command, str(folder)]) == 0
     bench = bench_of(started[0])
     qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=15000)

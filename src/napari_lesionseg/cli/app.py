@@ -1,24 +1,33 @@
-"""``lesionseg [app] [FOLDER]``: open the viewer with the workbench."""
+"""``lesionseg [app] [FOLDER]``: open the viewer with the workbench.
+
+The command line does not import napari: the plugin registers its function under an entry point, which is
+called where napari is installed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
-from napari_lesionseg.cli.viewer import open_viewer
 from napari_lesionseg.errors import LesionSegError
 
 EXAMPLE = """example:
   lesionseg app images/"""
+ENTRY_POINTS = "napari_lesionseg.viewer"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_app(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("folder", nargs="?", type=Path, help="a folder of images or a study")
 
 
-def run(options: argparse.Namespace) -> int:
+def run_app(options: argparse.Namespace) -> int:
     """Open the viewer."""
     if options.folder is not None and not options.folder.is_dir():
         raise LesionSegError(
@@ -26,3 +35,28 @@ def run(options: argparse.Namespace) -> int:
         )
     open_viewer(options.folder)
     return 0
+
+
+def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
+    """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
+    reason = why_no_viewer()
+    if reason:
+        raise LesionSegError(f"The viewer cannot be opened, {reason}.")
+    entry = next(iter(entry_points(group=ENTRY_POINTS)), None)
+    if entry is None:
+        raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
+    entry.load()(folder, images, masks)
+
+
+def why_no_viewer() -> str:
+    """Return why the viewer cannot be opened, or an empty string when it can."""
+    if find_spec("napari") is None:
+        return 'napari is not installed: pip install "napari-lesionseg[all]"'
+    return "" if has_display() else "there is no display"
+
+
+def has_display() -> bool:
+    """Whether a window can be shown here."""
+    if sys.platform in {"win32", "darwin"}:
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

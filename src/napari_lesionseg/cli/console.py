@@ -1,9 +1,10 @@
-"""What the commands say: results on standard output, progress and errors on standard error."""
+"""Output of the commands: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from rich.console import Console
@@ -16,18 +17,18 @@ results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def say(message: str) -> None:
+def print_result(message: str) -> None:
     """Print one line of a result."""
     results.print(one_line(message))
 
 
-def say_error(message: str) -> None:
-    """Print one line about what went wrong."""
+def print_error(message: str) -> None:
+    """Print one line about a problem."""
     messages.print(f"lesionseg: {one_line(message)}")
 
 
 def one_line(text: str) -> str:
-    """Escape line breaks, control characters and broken letters, all of which may be in a file's name."""
+    """Escape what does not print: a file name may hold line breaks and broken letters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -40,8 +41,13 @@ def progress_bar(description: str, total: int) -> Iterator[tuple[Progress, TaskI
         yield progress, progress.add_task(description, total=total)
 
 
+def name_image(image: Path | str, reason: str) -> str:
+    """Put the image's name before what is wrong with it, unless the reason names it."""
+    return reason if str(image) in reason else f"{image}: {reason}"
+
+
 class _Counted(Protocol):
-    """Progress: how much of how much is done."""
+    """A step of work that knows how much is done."""
 
     @property
     def done(self) -> int: ...
@@ -49,19 +55,8 @@ class _Counted(Protocol):
     def total(self) -> int: ...
 
 
-def follow(work: Iterable[_Counted | Result]) -> Result:
-    """Show the progress of work that yields steps and, last, its result.
-
-    Parameters
-    ----------
-    work : iterable
-        Yields values with ``done`` and ``total``, and at the end the result.
-
-    Returns
-    -------
-    object
-        The result.
-    """
+def run_with_progress(work: Iterable[_Counted | Result]) -> Result:
+    """Show the progress of work that yields steps, then its result; return the result."""
     last: _Counted | Result | None = None
     with progress_bar("Working", 0) as (progress, task):
         for last in work:

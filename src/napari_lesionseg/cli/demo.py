@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from napari_lesionseg.cli.console import say
-from napari_lesionseg.cli.segment import make_folder, segment_files
-from napari_lesionseg.cli.viewer import open_viewer, why_no_viewer
+from napari_lesionseg.cli.app import open_viewer, why_no_viewer
+from napari_lesionseg.cli.console import print_result
+from napari_lesionseg.cli.options import add_device, make_folder
+from napari_lesionseg.cli.segment import segment_files
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.inference.device import describe_device
@@ -19,17 +20,17 @@ EXAMPLE = """example:
   lesionseg demo --no-viewer --out demo/"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_demo(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument(
         "--out", type=Path, default=Path("lesionseg-demo"), help="folder for images, masks and overlays"
     )
     parser.add_argument("--no-viewer", action="store_true", help="write the files only")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run_demo(options: argparse.Namespace) -> int:
     """Write images, masks and overlays, then open the viewer on them if one can be opened."""
     model = load_model(device=options.device)
     make_folder(options.out / IMAGES)
@@ -41,10 +42,10 @@ def run(options: argparse.Namespace) -> int:
     failures = segment_files(images, options.out, model, config, overlay=True)
     masks = [options.out / f"{image.stem}_segmentation.png" for image in images]
     device = describe_device(model.device)
-    say(f"{len(images)} sample images outlined ({device}); masks and overlays are in {options.out}")
+    print_result(f"{len(images)} sample images outlined ({device}); masks and overlays are in {options.out}")
     reason = why_no_viewer()
     if reason and not options.no_viewer:
-        say(f"The viewer stays closed, {reason}.")
+        print_result(f"The viewer stays closed, {reason}.")
     elif not options.no_viewer:
         open_viewer(None, images, masks)
     return 1 if failures else 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from napari_lesionseg.cli.console import progress_bar, results, say_error
-from napari_lesionseg.cli.segment import name_image, probability
+from napari_lesionseg.cli.console import name_image, print_error, progress_bar, results
+from napari_lesionseg.cli.options import add_model, probability
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, iter_evaluate
@@ -31,15 +31,12 @@ ROWS = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_evaluate(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("images", help="folder of images, or a PH2 folder")
     parser.add_argument("--masks", help="folder of masks (default: the same folder)")
-    parser.add_argument(
-        "--model", help="a registered model or a .safetensors file (default: the shipped one)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_model(parser)
     parser.add_argument("--threshold", type=probability, help="between 0 and 1 (default: the model's own)")
     parser.add_argument(
         "--all-parts", action="store_true", help="keep all parts of an outline, not the largest only"
@@ -47,11 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every image here")
 
 
-def run(options: argparse.Namespace) -> int:
+def run_evaluate(options: argparse.Namespace) -> int:
     """Print the table; 1 if some images could not be measured."""
     found = find_pairs([options.images], [options.masks] if options.masks else None)
     for image in found.without_mask:
-        say_error(f"{image}: has no mask")
+        print_error(f"{image}: has no mask")
     model = load_model(options.model, options.device)
     config = PostprocessConfig(threshold=options.threshold, largest_only=not options.all_parts)
     outcomes = []
@@ -59,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         for outcome in iter_evaluate(model, found.pairs, postprocess=config):
             outcomes.append(outcome)
             if isinstance(outcome, FailedImage):
-                say_error(name_image(outcome.stem, outcome.reason))
+                print_error(name_image(outcome.stem, outcome.reason))
             progress.advance(task)
     evaluation = collect(model, outcomes, postprocess=config)
     print_table(evaluation)
@@ -71,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 def print_table(evaluation: Evaluation) -> None:
     """Print means with their 95 % intervals."""
     if evaluation.summary is None:
-        say_error("No image could be measured.")
+        print_error("No image could be measured.")
         return
     images = evaluation.summary.images
     table = Table(

@@ -9,9 +9,8 @@ from pathlib import Path
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
-from napari_lesionseg.cli.console import progress_bar, say, say_error
-from napari_lesionseg.cli.options import check_out, make_settings, parse_changes
-from napari_lesionseg.cli.pairs import find_all_pairs
+from napari_lesionseg.cli.console import print_error, print_result, progress_bar
+from napari_lesionseg.cli.options import add_model, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
@@ -30,7 +29,7 @@ EXAMPLE = """examples:
 DOING = {"reading": "Reading", "measuring": "Measuring", "timing": "Timing", "comparing": "Comparing"}
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_finetune(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("images", nargs="+", help="folders of images; those without a mask are left out")
@@ -38,9 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
-    parser.add_argument(
-        "--model", help="a registered model or a .safetensors file (default: the shipped one)"
-    )
+    add_model(parser)
     parser.add_argument("--seconds", type=float, help="budget in seconds")
     parser.add_argument("--epochs", type=int, help="times every image is seen (default: as does good)")
     _add_rarer_arguments(parser)
@@ -59,14 +56,13 @@ def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the training"
     )
     parser.add_argument("--name", help="name of the model (default: the file's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
     parser.add_argument(
         "--insist", action="store_true", help="write what was learned even if it is no better than before"
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run_finetune(options: argparse.Namespace) -> int:
     """Fine-tune and write the model; 1 if some images could not be used."""
     check_out(options.out)
     named = {"epochs": options.epochs, "max_seconds": options.seconds}
@@ -124,9 +120,9 @@ def _show(tuning: FineTuning) -> None:
             elif isinstance(event, StepResult):
                 _advance(progress, task, event, tuning.plan)
             else:
-                say(describe_round(event))
+                print_result(describe_round(event))
     for problem in tuning.problems:
-        say_error(problem)
+        print_error(problem)
 
 
 def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan | None) -> None:
@@ -136,14 +132,14 @@ def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan 
 
 def _tell_plan(plan: Plan) -> None:
     for image in plan.left_out:
-        say_error(image.reason)
+        print_error(image.reason)
     held_out = f"{len(plan.held_out)} held out" + (" in turn" if plan.folds > 1 else "")
-    say(
+    print_result(
         f"{plan.images} images to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
         f"about {plan.seconds:.0f} s on {plan.device}"
     )
     if plan.own_kind is not None:
-        say(describe_kind(plan))
+        print_result(describe_kind(plan))
 
 
 def describe_round(result: EpochResult) -> str:
@@ -157,14 +153,14 @@ def describe_round(result: EpochResult) -> str:
 
 def _write(options: argparse.Namespace, model: Model, candidate: Candidate) -> None:
     """Write the new model, or the old one where the held-out images say that the new one is worse."""
-    say(candidate.reason)
+    print_result(candidate.reason)
     worse = candidate.comparison is not None and not candidate.offered
     if worse and not options.insist:
         save_checkpoint(options.out, model.network, _named(model.card, options))
-        say(f"{options.out} written: it is the model as it was (--insist writes the new one)")
+        print_result(f"{options.out} written: it is the model as it was (--insist writes the new one)")
         return
     save_checkpoint(options.out, candidate.model.network, _named(candidate.model.card, options))
-    say(f"{options.out} written")
+    print_result(f"{options.out} written")
 
 
 def _named(card: ModelCard, options: argparse.Namespace) -> ModelCard:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from napari_lesionseg.cli.console import one_line, progress_bar, results, say, say_error
+from napari_lesionseg.cli.console import one_line, print_error, print_result, progress_bar, results
+from napari_lesionseg.cli.options import add_device
 from napari_lesionseg.errors import CheckpointError, LesionSegError
 from napari_lesionseg.finetuning.comparison import Comparison, ImageChange, collect_changes, iter_compare
 from napari_lesionseg.inference.predictor import load_model
@@ -30,7 +31,7 @@ EXAMPLE = """examples:
   lesionseg models export-onnx our-clinic --out our-clinic.onnx"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_models(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("new", help="the one to compare it with")
     compare.add_argument("images", help="folder of images")
     compare.add_argument("--masks", help="folder of masks (default: the same folder)")
-    compare.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(compare)
     export = actions.add_parser("export", help="write a model with its card and license into a folder")
     export.add_argument("name")
     export.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -63,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
 
 
-def run(options: argparse.Namespace) -> int:
+def run_models(options: argparse.Namespace) -> int:
     """Do what was asked; 1 if a listed model is damaged or an image could not be read."""
     return _ACTIONS.get(options.action, _list)(ModelRegistry(), options)
 
@@ -76,19 +77,19 @@ def _show(registry: ModelRegistry, options: argparse.Namespace) -> int:
 
 
 def _rename(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    say(f"renamed to {registry.rename(options.name, options.new_name).stem}")
+    print_result(f"renamed to {registry.rename(options.name, options.new_name).stem}")
     return 0
 
 
 def _remove(registry: ModelRegistry, options: argparse.Namespace) -> int:
     registry.remove(options.name)
-    say(f"{options.name} removed")
+    print_result(f"{options.name} removed")
     return 0
 
 
 def _export(registry: ModelRegistry, options: argparse.Namespace) -> int:
     for path in registry.export(options.name, options.out):
-        say(f"{path} written")
+        print_result(f"{path} written")
     return 0
 
 
@@ -99,9 +100,9 @@ def _add(registry: ModelRegistry, options: argparse.Namespace) -> int:
     if options.file.suffix in SUFFIXES:
         settings = {"working_size": options.working_size, "license_id": options.license}
         imported = import_weights(options.file, name=name, **settings)
-        say(imported.card.notes)
+        print_result(imported.card.notes)
         source = checkpoint_bytes(*imported)
-    say(f"added as {registry.add(source, name).stem}")
+    print_result(f"added as {registry.add(source, name).stem}")
     return 0
 
 
@@ -129,7 +130,7 @@ def _compare(_: ModelRegistry, options: argparse.Namespace) -> int:
                 changes += iter_compare(old, new, [cached])
             except LesionSegError as error:
                 failed += 1
-                say_error(str(error))
+                print_error(str(error))
             progress.advance(task)
     _tell_comparison(collect_changes(changes))
     return 1 if failed else 0
@@ -145,7 +146,7 @@ def _tell_comparison(comparison: Comparison) -> None:
     results.print(table)
     for image in comparison.most_changed():
         before, after = image.before.scores.jaccard, image.after.scores.jaccard
-        say(f"{image.stem}: {image.changed:.0%} changed, Jaccard {before:.3f} to {after:.3f}")
+        print_result(f"{image.stem}: {image.changed:.0%} changed, Jaccard {before:.3f} to {after:.3f}")
 
 
 def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
@@ -153,7 +154,7 @@ def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
     if out.suffix != ONNX_SUFFIX:
         raise CheckpointError(f"The name of an ONNX file ends in {ONNX_SUFFIX}, which '{out}' does not.")
     difference = export_onnx(*load_checkpoint(model), out)
-    say(f"{out} written; its answers are within {difference:.1g} of the original's")
+    print_result(f"{out} written; its answers are within {difference:.1g} of the original's")
     return 0
 
 
@@ -164,7 +165,7 @@ def _list(registry: ModelRegistry, _: argparse.Namespace) -> int:
         if entry.card is None:
             damaged += 1
             table.add_row(one_line(entry.name), "", "", "", "", "damaged")
-            say_error(entry.problem)
+            print_error(entry.problem)
             continue
         card = entry.card
         table.add_row(

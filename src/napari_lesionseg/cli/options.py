@@ -1,22 +1,85 @@
-"""Settings given on the command line: ``--set NAME=VALUE``, checked, with errors that name the setting."""
+"""Arguments that several commands share: models, images with masks, and settings as ``--set NAME=VALUE``."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from napari_lesionseg.cli.console import print_error
 from napari_lesionseg.config import Settings
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.types import Pair
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` and ``--device``."""
+    parser.add_argument(
+        "--model", help="a registered model or a .safetensors file (default: the shipped model)"
+    )
+    add_device(parser)
+
+
+def probability(text: str) -> float:
+    """Convert text to a number between 0 and 1, both excluded, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for results, if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LesionSegError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+
+
+def check_out(path: Path) -> None:
+    """Raise `TrainingError` if a model cannot be written to this file, before hours of training go by."""
+    if path.suffix != ".safetensors":
+        raise TrainingError(f"The name of a model must end in .safetensors; {path.name} does not.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
+    if path.is_dir():
+        raise TrainingError(f"{path} is a folder; give the name of a file.")
+
+
+def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> list[Pair]:
+    """Find the pairs of several folders, each with its own folder of masks, or with none.
+
+    Images without a mask are left out, and their number is printed.
+    """
+    if masks and len(masks) != len(images):
+        raise PairingError("Give one folder of masks for each folder of images, in the same order.")
+    pairs: list[Pair] = []
+    without = 0
+    for index, folder in enumerate(images):
+        found = find_pairs([folder], [masks[index]] if masks else None)
+        without += len(found.without_mask)
+        pairs += found.pairs
+    if without:
+        print_error(f"{without} images have no mask and are left out")
+    return pairs
+
+
 def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
-    """Turn ``NAME=VALUE`` into settings; a value that is no JSON is a text."""
+    """Convert ``NAME=VALUE`` to settings; a value that is not JSON is a string."""
     return {name: _value(text) for name, _, text in (change.partition("=") for change in changes)}
 
 
@@ -30,21 +93,9 @@ def _value(text: str) -> Any:
 def make_settings(
     kind: type[SettingsType], *layers: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> SettingsType:
-    """Join settings, the later ones over the earlier.
+    """Join settings, the later ones over the earlier, and those that have an option of their own over all.
 
-    Parameters
-    ----------
-    kind : type
-        What they are.
-    *layers : mapping
-        Settings by name; None is a value like any other.
-    options : mapping, optional
-        Settings that have an option of their own, over all others; those that are None were not given.
-
-    Raises
-    ------
-    TrainingError
-        If a setting is unknown or wrong.
+    None is a value like any other in a layer; among the options it means that the option was not given.
     """
     joined = {name: value for layer in layers for name, value in layer.items()}
     joined |= {name: value for name, value in (options or {}).items() if value is not None}
@@ -54,21 +105,3 @@ def make_settings(
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise TrainingError(f"The setting '{name}' is wrong: {first['msg']}.") from error
-
-
-def check_out(path: Path) -> None:
-    """Refuse a place for a model before hours of training go by.
-
-    Raises
-    ------
-    TrainingError
-        If the file's name does not end in ``.safetensors`` or its folder cannot be made.
-    """
-    if path.suffix != ".safetensors":
-        raise TrainingError(f"The name of a model must end in .safetensors; {path.name} does not.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    if path.is_dir():
-        raise TrainingError(f"{path} is a folder; give the name of a file.")

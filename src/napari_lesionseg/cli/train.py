@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from napari_lesionseg.cli.console import progress_bar, say, say_error
-from napari_lesionseg.cli.options import check_out, make_settings, parse_changes
-from napari_lesionseg.cli.pairs import find_all_pairs
+from napari_lesionseg.cli.console import print_error, print_result, progress_bar
+from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, TrainingError
@@ -39,7 +38,7 @@ EXAMPLE = """example:
 HELD_OUT_SHARE = 0.1
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_train(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("images", nargs="+", help="folders of images")
@@ -75,13 +74,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--license", default="unknown", help="license of the weights")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(parser)
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted training of the same --out"
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run_train(options: argparse.Namespace) -> int:
     """Train and write the model."""
     check_out(options.out)
     config = read_recipe(options)
@@ -98,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     history = []
     for epoch in trainer.run():
         history.append(_as_record(epoch))
-        say(describe_epoch(epoch))
+        print_result(describe_epoch(epoch))
     training = {
         "command": _command(),
         "settings": config.model_dump(mode="json"),
@@ -110,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     about = {"training": training, "domain": domain}
     save_checkpoint(options.out, learned, card.model_copy(update=about))
     state.unlink(missing_ok=True)
-    say(f"{options.out} written")
+    print_result(f"{options.out} written")
     return 1 if failed + failed_too else 0
 
 
@@ -161,7 +160,7 @@ def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[
             try:
                 cached.append(read_pair(pair, side))
             except LesionSegError as error:
-                say_error(str(error))
+                print_error(str(error))
             progress.advance(task)
     return cached, len(pairs) - len(cached)
 

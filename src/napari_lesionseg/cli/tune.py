@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_lesionseg.cli.console import say
-from napari_lesionseg.cli.options import check_out
-from napari_lesionseg.cli.pairs import find_all_pairs
+from napari_lesionseg.cli.console import print_result
+from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs
 from napari_lesionseg.evaluation.evaluate import evaluate
 from napari_lesionseg.evaluation.tuning import tune
 from napari_lesionseg.inference.predictor import Model, load_model
@@ -22,7 +21,7 @@ EXAMPLE = """example:
   lesionseg tune my-model.safetensors held-out/images --masks held-out/masks --out tuned.safetensors"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_tune(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", help="a registered model or a .safetensors file")
@@ -36,10 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--turns", action="store_true", help="average outlines over the quarter turns of the image"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run_tune(options: argparse.Namespace) -> int:
     """Choose, measure, and write the model with its new card."""
     check_out(options.out)
     model = load_model(options.model, options.device)
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     }
     found = tune(model, [pair for pairs in folders.values() for pair in pairs])
     for name, value in asdict(found).items():
-        say(f"{name.replace('_', ' ')}: {value:.4f}")
+        print_result(f"{name.replace('_', ' ')}: {value:.4f}")
     card = model.card.model_copy(
         update={
             "temperature": found.temperature,
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     )
     card = card.model_copy(update={"scores": _scores(model, card, folders)})
     save_checkpoint(options.out, model.network, card)
-    say(f"{options.out} written")
+    print_result(f"{options.out} written")
     return 0
 
 
@@ -79,7 +78,7 @@ def _scores(model: Model, card: ModelCard, folders: Mapping[str, Sequence[Pair]]
             wanted = ("dice", "jaccard", "thresholded_jaccard", "failure_rate")
             values = {key: round(getattr(summary, key).mean, 4) for key in wanted}
             scores[name] = {"images": summary.images, **values}
-            say(
+            print_result(
                 f"{name}: "
                 + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in values.items())
             )

@@ -1,0 +1,280 @@
+"""``lesionseg export``, ``import``, ``verify`` and ``agreement``: studies and data sets."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from napari_lesionseg.cli.console import (
+    print_error,
+    print_result,
+    progress_bar,
+    results,
+    run_with_progress,
+)
+from napari_lesionseg.cli.options import make_settings, parse_changes
+from napari_lesionseg.datasets.export import ExportReport, check_key_place, export_dataset, write_key
+from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
+from napari_lesionseg.datasets.formats.dicom import with_originals
+from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
+from napari_lesionseg.datasets.manifest import verify
+from napari_lesionseg.datasets.records import Problem, Record
+from napari_lesionseg.datasets.splits import PARTS
+from napari_lesionseg.errors import DatasetError, StudyError
+from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.study.agreement import find_consensus, measure_agreement
+from napari_lesionseg.study.datasets import study_of_dataset
+from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
+from napari_lesionseg.study.records import study_records
+from napari_lesionseg.study.study import Study
+
+EXPORT_EXAMPLE = """examples:
+  lesionseg export images/ --out nevi-isic --info about.json
+  lesionseg export images/ --format coco --polygons --shares 0.8 0.1 0.1 --out nevi-coco
+  lesionseg export images/ --names all --key ../key.csv --single-region --out nevi-shared"""
+IMPORT_EXAMPLE = """examples:
+  lesionseg import PH2Dataset.zip --out ph2/
+  lesionseg import ISIC2018/ --out isic/ --annotator am"""
+VERIFY_EXAMPLE = """example:
+  lesionseg verify my-dataset/"""
+AGREEMENT_EXAMPLE = """example:
+  lesionseg agreement my-study/ --consensus consensus/"""
+MOST_NAMES = 8  # that are listed where many entries have the same problem
+READ_ONLY = "lesionseg"  # the annotator who opens a study to read it; nothing is saved under this name
+
+
+def configure_export(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    writable = sorted(name for name, found in FORMATS.items() if found.write)
+    parser.epilog = EXPORT_EXAMPLE
+    parser.add_argument(
+        "source",
+        type=Path,
+        help=f"a study, a folder of images with a study in it ({STUDY_FOLDER}), or a data set",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; must not exist, or be empty"
+    )
+    parser.add_argument("--format", choices=writable, default="isic", help="default: isic")
+    _add_settings(parser)
+    parser.add_argument(
+        "--info", type=Path, help="JSON file with what the datasheet says: title, license, cameras ..."
+    )
+    parser.add_argument("--key", type=Path, help="where to keep the old names, outside of the data set")
+    parser.add_argument(
+        "--originals", type=Path, metavar="DIR", help="for DICOM: the photographs that the images came from"
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what is changed most often, and ``--set`` for the rest; what is not given stays None."""
+    parser.add_argument(
+        "--names",
+        dest="pseudonymize",
+        choices=("patients", "all", "nothing"),
+        metavar="WHO",
+        help="who gets a new name: patients (default), all (images and annotators too), or nothing",
+    )
+    parser.add_argument(
+        "--shares",
+        nargs=len(PARTS),
+        type=float,
+        metavar="SHARE",
+        help="shares of train, val and test (default: 0.7 0.1 0.2)",
+    )
+    parser.add_argument(
+        "--seed", type=int, help="another seed deals the patients out differently (default: 0)"
+    )
+    parser.add_argument(
+        "--single-region",
+        action="store_true",
+        default=None,
+        help="keep the largest part of each outline and close its holes",
+    )
+    parser.add_argument(
+        "--polygons", action="store_true", default=None, help="write COCO masks as polygons, not run lengths"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"one of {', '.join(ExportConfig.model_fields)}",
+    )
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Check and write; 1 if something was left out."""
+    config = make_settings(ExportConfig, parse_changes(options.set), options=_given(options))
+    info = read_info(options.info)
+    if options.key is not None:
+        check_key_place(options.key, options.out)
+    with open_records(options.source) as (records, problems):
+        if options.originals is not None:
+            records = with_originals(records, options.originals)
+        report = run_with_progress(
+            export_dataset(records, options.out, options.format, config=config, info=info)
+        )
+    if options.key is not None:
+        write_key(report, options.key)
+    print_problems(problems)
+    return max(print_report(report), int(any(problem.left_out for problem in problems)))
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that have an option of their own."""
+    shares = None if options.shares is None else dict(zip(PARTS, options.shares, strict=True))
+    names = ("pseudonymize", "seed", "single_region", "polygons")
+    return {"shares": shares} | {name: getattr(options, name) for name in names}
+
+
+@contextmanager
+def open_records(source: Path) -> Iterator[tuple[Sequence[Record], Sequence[Problem]]]:
+    """Open a study or a data set while its records are read; yield them with what was left out."""
+    inside = source / STUDY_FOLDER
+    if is_study(source) or is_study(inside):
+        with Study.open(source if is_study(source) else inside, READ_ONLY, unblind=True) as study:
+            yield study_records(study), ()
+    else:
+        with open_dataset(source) as dataset:
+            yield dataset.records, dataset.problems
+
+
+def read_info(path: Path | None) -> DatasetInfo:
+    """Read the JSON file that the datasheet is made from."""
+    if path is None:
+        return DatasetInfo()
+    try:
+        return DatasetInfo.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        said = f"{where}: {first['msg']}" if where else first["msg"]
+        known = ", ".join(DatasetInfo.model_fields)
+        raise DatasetError(f"{path} is wrong ({said}); it may hold {known}.") from error
+
+
+def configure_import(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    readable = sorted(name for name, found in FORMATS.items() if found.read)
+    parser.epilog = IMPORT_EXAMPLE
+    parser.add_argument("source", type=Path, help="a folder, a COCO file, or a ZIP or TAR archive")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; must not exist, or be empty"
+    )
+    parser.add_argument(
+        "--format", choices=readable, help="set this if the format is not detected (default: detected)"
+    )
+    parser.add_argument(
+        "--annotator",
+        help=f"also make a study, in {STUDY_FOLDER}, with the masks as this annotator's corrected outlines",
+    )
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Read and write; 1 if entries were left out."""
+    report = run_with_progress(import_dataset(options.source, options.out, options.format))
+    result = print_report(report)
+    if options.annotator is not None:
+        make_study(options.out, options.annotator)
+    return result
+
+
+def make_study(folder: Path, annotator: str) -> None:
+    """Make a study of what was imported."""
+    dataset = read_dataset(folder)
+    with progress_bar("Making the study", len(dataset.records)) as (progress, task):
+        taken = study_of_dataset(
+            folder / STUDY_FOLDER,
+            annotator,
+            dataset,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print_result(f"{folder / STUDY_FOLDER} is a study with {taken} outlines to review: lesionseg {folder}")
+
+
+def print_report(report: ExportReport) -> int:
+    """Print what was written and what was left out; 1 if something was."""
+    print_problems(report.problems)
+    parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
+    left_out = f"; {report.left_out} left out" if report.left_out else ""
+    title = FORMATS[report.format].title
+    print_result(f"{report.written} images written to {report.folder} ({title}; {parts}){left_out}")
+    return 1 if report.left_out else 0
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print one line for each reason, so that thousands of one kind do not hide the others."""
+    names: dict[str, list[str]] = {}
+    for problem in problems:
+        names.setdefault(problem.reason, []).append(problem.name)
+    for reason, found in names.items():
+        more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
+        print_error(f"{', '.join(found[:MOST_NAMES])}{more}: {reason}")
+
+
+def configure_verify(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = VERIFY_EXAMPLE
+    parser.add_argument("folder", type=Path, help="a data set written by lesionseg")
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Hash every file; 1 if one is missing or was changed."""
+    found = run_with_progress(verify(options.folder))
+    reasons = (("missing", found.missing), ("changed", found.changed), ("added since", found.added))
+    print_problems(Problem(name, reason) for reason, names in reasons for name in names)
+    state = "intact" if found.intact else "NOT as they were written"
+    print_result(f"{found.checked} files checked: {state}")
+    return 0 if found.intact else 1
+
+
+def configure_agreement(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = AGREEMENT_EXAMPLE
+    parser.add_argument("study", type=Path, help="a study with several annotators")
+    parser.add_argument(
+        "--consensus", type=Path, metavar="DIR", help="write the annotators' STAPLE consensus masks here"
+    )
+
+
+def run_agreement(options: argparse.Namespace) -> int:
+    """Print the mean Dice of every pair of annotators."""
+    with Study.open(options.study, READ_ONLY, unblind=True) as study:
+        print_agreement(study)
+        if options.consensus is not None:
+            written = write_consensus(study, options.consensus)
+            print_result(f"{written} consensus masks written to {options.consensus}")
+    return 0
+
+
+def print_agreement(study: Study) -> None:
+    """Print how well each pair of annotators agrees."""
+    found = measure_agreement(study.verdict_masks(image) for image in study.state.images)
+    if found.mean is None:
+        raise StudyError("No image has a verdict of two annotators yet.")
+    table = Table("annotators", "images", "mean Dice", title="Agreement", title_justify="left")
+    for (i, first), (j, second) in itertools.combinations(enumerate(found.annotators), 2):
+        if found.images[i, j]:
+            table.add_row(f"{first} and {second}", str(found.images[i, j]), f"{found.dice[i, j]:.3f}")
+    results.print(table)
+
+
+def write_consensus(study: Study, folder: Path) -> int:
+    """Write the consensus of every image with two verdicts; return how many."""
+    written = 0
+    for image, state in study.state.images.items():
+        masks = study.verdict_masks(image)
+        if len(masks) > 1:
+            write_mask(folder / f"{state.name}_segmentation.png", find_consensus(masks).labels)
+            written += 1
+    return written
