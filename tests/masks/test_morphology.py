@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import os
+import time
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
+from napari_lesionseg.inference.postprocess import split_instances as connected_components
 from napari_lesionseg.masks import morphology
+from napari_lesionseg.masks.instances import split_touching
 
 EIGHT = np.ones((3, 3))
 
@@ -135,6 +143,61 @@ def test_one_lesion_is_not_cut(axes):
     rows, cols = np.ogrid[:120, :160]
     one = (((rows - 60) / axes[0]) ** 2 + ((cols - 80) / axes[1]) ** 2 <= 1).astype(np.uint8)
     np.testing.assert_array_equal(morphology.split(one), one)
+
+
+def ragged(seed: int, shape=(575, 765), roughness=10.0) -> np.ndarray:
+    """Draw an outline like a network's: smooth noise on a slope, enlarged bilinearly, so full of plateaus."""
+    rng = np.random.default_rng(seed)
+    small = (shape[0] // 4, shape[1] // 4)
+    rows, cols = np.ogrid[-1 : 1 : small[0] * 1j, -1 : 1 : small[1] * 1j]
+    noise = ndimage.gaussian_filter(rng.normal(size=small), roughness)
+    logits = 0.5 - np.hypot(rows, cols) + 0.4 * noise / noise.std()
+    zoom = (shape[0] / small[0], shape[1] / small[1])
+    return (ndimage.zoom(logits, zoom, order=1)[: shape[0], : shape[1]] > 0).astype(np.uint8)
+
+
+def assert_is_split(mask, cut) -> None:
+    """Only pixels beside a cut are gone, and what is left are the pieces of `split_touching`."""
+    pieces = split_touching(connected_components(mask))
+    assert parts(cut) >= pieces.max() >= parts(mask)
+    assert np.all(cut <= mask)
+    beside = ndimage.maximum_filter(pieces, 3) != ndimage.minimum_filter(np.where(mask, pieces, 10**6), 3)
+    assert np.all(beside[mask != cut])
+
+
+@given(st.integers(0, 10**6), st.floats(1.5, 20))
+@settings(max_examples=15, deadline=None)
+def test_ragged_outlines_are_split_in_less_than_a_second(seed, roughness):
+    mask = ragged(seed, roughness=roughness)
+    start = time.process_time()
+    cut = morphology.split(mask)
+    assert time.process_time() - start < 1
+    assert_is_split(mask, cut)
+    mirrored = morphology.split(np.ascontiguousarray(mask[:, ::-1]))[:, ::-1]
+    assert np.mean(mirrored != cut) < 0.002
+
+
+@pytest.mark.parametrize("name", ["split_hangs_imd004.png", "split_hangs_pat.png"])
+def test_real_outlines_are_split_in_less_than_a_second(name):
+    path = Path(os.environ.get("LESIONSEG_CASES", Path(__file__).parents[3] / "shared" / "cases")) / name
+    if not path.is_file():
+        pytest.skip(f"needs {path}: set LESIONSEG_CASES to the folder of cases")
+    mask = (np.array(Image.open(path)) > 0).astype(np.uint8)
+    start = time.process_time()
+    cut = morphology.split(mask)
+    assert time.process_time() - start < 1
+    assert_is_split(mask, cut)
+
+
+def test_splitting_a_huge_outline_takes_little_time_and_memory():
+    mask = np.kron(ragged(0), np.ones((8, 8), np.uint8))  # 28 megapixels
+    tracemalloc.start()
+    start = time.process_time()
+    cut = morphology.split(mask)
+    assert time.process_time() - start < 10
+    assert tracemalloc.get_traced_memory()[1] < 30 * mask.nbytes
+    tracemalloc.stop()
+    assert np.all(cut <= mask)
 
 
 def test_neighbors_are_joined_and_a_third_stays_apart():

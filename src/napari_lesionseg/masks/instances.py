@@ -7,6 +7,7 @@ alone, so that a viewer can undo it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -34,7 +35,7 @@ SMALLEST_SHARE = 0.3
 """A lesion thinner than this share of the one it touches is taken for a bump of it."""
 
 _EIGHT = np.ones((3, 3), dtype=bool)
-_FINE = 512  # pixels a side: the centers of larger parts are looked for in every second pixel, or third ...
+_MOST_PIXELS = 1_000_000  # of more, every second one a side is looked at, or third ...: half a second at most
 _MANY = 100_000  # numbers above this are made dense before parts are listed one by one
 _Region: TypeAlias = tuple[slice, slice]
 
@@ -98,13 +99,13 @@ def split_touching(parts: InstanceMap, narrow_point: float = NARROW_POINT) -> ND
     analysis"): extended maxima whose height grows with the depth.
     """
     pieces = np.zeros(parts.shape, np.int32)
+    regions = list(each_instance(parts))
+    step = max(1, math.ceil(math.sqrt(sum(own.size for _, _, own in regions) / _MOST_PIXELS)))
     count = 0
-    for _, region, own in each_instance(parts):
-        depth = depth_inside(own)
-        seeds, found = _seeds(depth, narrow_point)
-        cut = flood(depth, seeds, own) if found > 1 else own.astype(np.int32)
+    for _, region, own in regions:
+        cut, found = _cut(own, narrow_point, step)
         pieces[region][own] = cut[own] + count
-        count += max(found, 1)
+        count += found
     return pieces
 
 
@@ -318,16 +319,26 @@ def depth_inside(own: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(padded[1:-1, 1:-1], dtype=np.float64)
 
 
+def _cut(own: NDArray[np.bool_], narrow_point: float, step: int) -> tuple[NDArray[np.int32], int]:
+    """Return the pieces of one part, numbered from 1, and their count, from every ``step``-th pixel."""
+    coarse = own[::step, ::step]
+    depth = step * depth_inside(coarse)
+    seeds, found = _seeds(depth, narrow_point)
+    if found < 2:
+        return own.astype(np.int32), 1
+    pieces = flood(depth, seeds, coarse)
+    if step > 1:
+        pieces = _nearest_piece(pieces).repeat(step, 0).repeat(step, 1)[: own.shape[0], : own.shape[1]]
+    return pieces, found
+
+
 def _seeds(depth: NDArray[np.float64], narrow_point: float) -> tuple[NDArray[np.int32], int]:
     """Mark the centers of a part with numbers from 1, and count them."""
-    step = max(1, round(depth.size**0.5 / _FINE))
-    coarse = depth[::step, ::step]
-    floor = max(SMALLEST_RADIUS, SMALLEST_SHARE * float(depth.max()))
-    filled = np.maximum(coarse, floor) * (coarse > 0)
+    floor = max(SMALLEST_RADIUS, SMALLEST_SHARE * float(depth.max(initial=0)))
+    filled = np.maximum(depth, floor) * (depth > 0)
     rebuilt = reconstruction(filled * narrow_point, filled)  # type: ignore[no-untyped-call]
-    centers, found = ndimage.label(local_maxima(rebuilt, connectivity=2), structure=_EIGHT)  # type: ignore[no-untyped-call]
-    seeds = np.zeros(depth.shape, np.int32)
-    seeds[::step, ::step] = centers
+    centers = local_maxima(rebuilt, connectivity=2)  # type: ignore[no-untyped-call]
+    seeds, found = ndimage.label(centers, structure=_EIGHT)
     return seeds, found
 
 
@@ -335,11 +346,16 @@ def flood(
     depth: NDArray[np.float64], seeds: NDArray[np.integer[Any]], own: NDArray[np.bool_]
 ) -> NDArray[np.int32]:
     """Divide a region among seeds; what no seed reaches goes to the nearest piece."""
+    # Never with watershed_line: on plateaus, which distances are full of, it takes forever and all memory.
     pieces = watershed(-depth, seeds, mask=own, connectivity=_EIGHT)  # type: ignore[no-untyped-call]
     if (pieces[own] == 0).any():
-        nearest = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
-        pieces = np.where(own, pieces[tuple(nearest)], 0)
+        pieces = np.where(own, _nearest_piece(pieces), 0)
     return np.asarray(pieces, dtype=np.int32)
+
+
+def _nearest_piece(pieces: NDArray[np.int32]) -> NDArray[np.int32]:
+    nearest = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
+    return np.asarray(pieces[tuple(nearest)])
 
 
 def _check_shape(array: NDArray[Any], shape: tuple[int, ...]) -> None:

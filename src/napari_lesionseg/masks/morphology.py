@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
+from napari_lesionseg.inference.postprocess import split_instances
 from napari_lesionseg.io.resize import resize_image
+from napari_lesionseg.masks.instances import split_touching
 from napari_lesionseg.types import ByteImage, LabelImage
 
 Region = NDArray[np.bool_]
@@ -26,9 +27,6 @@ SMOOTHING = 0.03
 
 SNAP_REACH = 0.08
 """How far an outline may move to an edge, as a share of its diameter."""
-
-NARROW_POINT = 0.8
-"""Two lesions are cut apart where the narrow point is below this fraction of the thinner one's depth."""
 
 SNAP_PIXELS = 120_000
 """Pixels at which edges are looked for; larger parts of an image are shrunk."""
@@ -118,31 +116,16 @@ def part_at(region: Region, pixel: tuple[int, int]) -> Region:
 
 
 def split(mask: LabelImage, label: int = 1) -> LabelImage:
-    """Cut parts at their narrow point, where two lesions were taken for one.
-
-    The watershed of the distance to the border; two centers count as two only when the narrow point between
-    them is clearly narrower than both.
-
-    Parameters
-    ----------
-    mask : ndarray
-        (H, W) uint8.
-    label : int
-        The class that is split; others stay.
-    """
-    box = _box(mask == label, margin=1)
+    """Cut the parts of one class at their narrow points, as `split_touching` does, by a gap of two pixels."""
+    box = _box(mask == label)
     if box is None:
         return mask.copy()
-    own = np.pad(mask[box] == label, 1)
-    depth = ndimage.distance_transform_edt(own)
-    centers, count = ndimage.label(_centers(depth), structure=_EIGHT)
-    if count < 2:
-        return mask.copy()
-    pieces = watershed(  # type: ignore[no-untyped-call]
-        -depth, centers, mask=own, connectivity=2, watershed_line=True
-    )
-    lines = own & (pieces == 0) & (ndimage.grey_dilation(pieces, size=3) > 0)
-    return _replaced(mask, box, (own & ~lines)[1:-1, 1:-1], label)
+    own = mask[box] == label
+    pieces = split_touching(split_instances(own))
+    # Parts never touch, so a pixel beside one of another number lies where a part was cut.
+    most = ndimage.maximum_filter(pieces, size=3, mode="nearest")
+    least = ndimage.minimum_filter(np.where(own, pieces, most), size=3, mode="nearest")
+    return _replaced(mask, box, own & (most == least), label)
 
 
 def merge(mask: LabelImage, label: int = 1) -> LabelImage:
@@ -263,12 +246,6 @@ def _telling_mixture(image: ByteImage, signed: NDArray[np.floating], reach: floa
     weights /= max(float(np.abs(weights).sum()), 1e-6)
     mixed: NDArray[np.float32] = colors @ weights.astype(np.float32)
     return mixed
-
-
-def _centers(depth: NDArray[np.floating]) -> Region:
-    """Deep places, parted from each other by narrow points narrower than `NARROW_POINT` of their depth."""
-    raised = reconstruction(depth * NARROW_POINT, depth)  # type: ignore[no-untyped-call]
-    return np.asarray(depth > raised)
 
 
 def _bridge(shape: tuple[int, ...], start: Sequence[Any], end: Sequence[Any], reach: float) -> Region:
