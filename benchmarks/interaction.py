@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name in the registry or path of a model file")
+    parser.add_argument("--model", help="name in the model store or path of a model file")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--size", choices=("small", "large", "both"), default="both")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")

@@ -15,13 +15,13 @@ from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
     monkeypatch.setenv("LESIONSEG_MODELS", str(tmp_path / "models"))
-    return ModelRegistry()
+    return ModelStore()
 
 
 def make(path: Path, parent: str | None = None, *, bias: float = 0.0) -> Path:
@@ -74,9 +74,9 @@ def test_compare_names_what_cannot_be_read(
     assert "+0.000" in captured.out
 
 
-def test_history(registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = registry.add(make(tmp_path / "a.safetensors"), "first")
-    registry.add(make(tmp_path / "b.safetensors", parent=sha256_file(first)), "second")
+def test_history(store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = store.add(make(tmp_path / "a.safetensors"), "first")
+    store.add(make(tmp_path / "b.safetensors", parent=sha256_file(first)), "second")
     assert main(["models", "history", "second"]) == 0
     told = capsys.readouterr().out
     assert told.index("second") < told.index("first")
@@ -84,8 +84,8 @@ def test_history(registry: ModelRegistry, tmp_path: Path, capsys: pytest.Capture
     assert "2026-11-23" in told
 
 
-def test_export(registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    registry.add(make(tmp_path / "a.safetensors"), "ours")
+def test_export(store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store.add(make(tmp_path / "a.safetensors"), "ours")
     assert main(["models", "export", "ours", "--out", str(tmp_path / "out")]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["ours.card.json", "ours.license.txt", "ours.safetensors"]
@@ -94,18 +94,18 @@ def test_export(registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_add_weights_of_another_program(
-    registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(build_network("unet", width=2, depth=1).state_dict(), tmp_path / "net.pt")
     words = ["models", "add", str(tmp_path / "net.pt"), "--working-size", "64", "--license", "MIT"]
     assert main(words) == 0
     assert "assumed" in capsys.readouterr().out
-    (entry,) = [entry for entry in registry.list() if not entry.shipped]
+    (entry,) = [entry for entry in store.list() if not entry.shipped]
     assert entry.card is not None
     assert (entry.name, entry.card.working_size, entry.card.license) == ("net", 64, "MIT")
 
 
-def test_program_in_disguise_is_refused(registry: ModelRegistry, tmp_path: Path) -> None:
+def test_program_in_disguise_is_refused(store: ModelStore, tmp_path: Path) -> None:
     torch.save(torch.nn.Conv2d(1, 1, 1), tmp_path / "net.pt")
     assert main(["models", "add", str(tmp_path / "net.pt")]) == 2
-    assert all(entry.shipped for entry in registry.list())
+    assert all(entry.shipped for entry in store.list())

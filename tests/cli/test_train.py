@@ -16,7 +16,7 @@ from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import card_with
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 
 SETTINGS = {
     "arch": "unet",
@@ -155,7 +155,7 @@ def test_recipes_of_the_package_go_on_from_the_shipped_model(
     name: str, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "net.safetensors"
-    (shipped,) = (entry.name for entry in ModelRegistry(tmp_path / "none").list() if entry.shipped)
+    (shipped,) = (entry.name for entry in ModelStore(tmp_path / "none").list() if entry.shipped)
     quick = ("--epochs", "1", "--set", "sizes=[[0,64]]", "--set", "batch_size=2")
     assert train(folders, name, out, "--start", shipped, *quick) == 0
     settings = read_card(out).training["settings"]

@@ -13,7 +13,7 @@ from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 
 
 def make(seed: int, parent: str | None = None, license_id: str = "CC0-1.0") -> bytes:
@@ -29,44 +29,44 @@ def make(seed: int, parent: str | None = None, license_id: str = "CC0-1.0") -> b
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> ModelRegistry:
-    return ModelRegistry(tmp_path / "models")
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
 
 
-def test_history_goes_back_to_the_first(registry: ModelRegistry) -> None:
-    first = registry.add(make(0), "first")
-    second = registry.add(make(1, parent=sha256_file(first)), "second")
-    registry.add(make(2, parent=sha256_file(second)), "third")
-    registry.add(make(3), "other")
-    assert [entry.name for entry in registry.history("third")] == ["third", "second", "first"]
-    assert [entry.name for entry in registry.history("other")] == ["other"]
+def test_history_goes_back_to_the_first(store: ModelStore) -> None:
+    first = store.add(make(0), "first")
+    second = store.add(make(1, parent=sha256_file(first)), "second")
+    store.add(make(2, parent=sha256_file(second)), "third")
+    store.add(make(3), "other")
+    assert [entry.name for entry in store.history("third")] == ["third", "second", "first"]
+    assert [entry.name for entry in store.history("other")] == ["other"]
 
 
-def test_history_survives_renaming_and_losses(registry: ModelRegistry) -> None:
-    first = registry.add(make(0), "first")
-    registry.add(make(1, parent=sha256_file(first)), "second")
-    registry.rename("first", "the old one")
-    assert [entry.name for entry in registry.history("second")] == ["second", "the old one"]
-    registry.remove("the old one")
-    assert [entry.name for entry in registry.history("second")] == ["second"]
+def test_history_survives_renaming_and_losses(store: ModelStore) -> None:
+    first = store.add(make(0), "first")
+    store.add(make(1, parent=sha256_file(first)), "second")
+    store.rename("first", "the old one")
+    assert [entry.name for entry in store.history("second")] == ["second", "the old one"]
+    store.remove("the old one")
+    assert [entry.name for entry in store.history("second")] == ["second"]
 
 
-def test_damaged_models_do_no_harm_to_a_history(registry: ModelRegistry) -> None:
-    registry.add(make(0), "whole")
-    (registry.folder / "broken.safetensors").write_bytes(b"broken")
-    assert [entry.name for entry in registry.history("whole")] == ["whole"]
-    (entry,) = registry.history("broken")
+def test_damaged_models_do_no_harm_to_a_history(store: ModelStore) -> None:
+    store.add(make(0), "whole")
+    (store.folder / "broken.safetensors").write_bytes(b"broken")
+    assert [entry.name for entry in store.history("whole")] == ["whole"]
+    (entry,) = store.history("broken")
     assert entry.card is None
 
 
-def test_history_of_nothing(registry: ModelRegistry) -> None:
+def test_history_of_nothing(store: ModelStore) -> None:
     with pytest.raises(ModelNotFoundError):
-        registry.history("none")
+        store.history("none")
 
 
-def test_export_comes_with_card_and_license(registry: ModelRegistry, tmp_path: Path) -> None:
-    path = registry.add(make(0, parent="ab" * 32), "ours")
-    model, card, license_file = registry.export("ours", tmp_path / "for others")
+def test_export_comes_with_card_and_license(store: ModelStore, tmp_path: Path) -> None:
+    path = store.add(make(0, parent="ab" * 32), "ours")
+    model, card, license_file = store.export("ours", tmp_path / "for others")
     assert model.read_bytes() == path.read_bytes()
     assert load_checkpoint(model).card.name == "model 0"
     assert json.loads(card.read_text())["license"] == "CC0-1.0"
@@ -76,25 +76,25 @@ def test_export_comes_with_card_and_license(registry: ModelRegistry, tmp_path: P
     assert "ab" * 32 in text
 
 
-def test_export_overwrites_nothing(registry: ModelRegistry, tmp_path: Path) -> None:
-    registry.add(make(0), "ours")
+def test_export_overwrites_nothing(store: ModelStore, tmp_path: Path) -> None:
+    store.add(make(0), "ours")
     (tmp_path / "ours.card.json").write_text("mine")
     with pytest.raises(CheckpointError, match="choose another folder"):
-        registry.export("ours", tmp_path)
+        store.export("ours", tmp_path)
     assert (tmp_path / "ours.card.json").read_text() == "mine"
     assert not (tmp_path / "ours.safetensors").exists()
 
 
-def test_damaged_models_are_not_handed_on(registry: ModelRegistry, tmp_path: Path) -> None:
-    registry.folder.mkdir()
-    (registry.folder / "broken.safetensors").write_bytes(b"broken")
+def test_damaged_models_are_not_handed_on(store: ModelStore, tmp_path: Path) -> None:
+    store.folder.mkdir()
+    (store.folder / "broken.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError):
-        registry.export("broken", tmp_path / "out")
+        store.export("broken", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_place_that_cannot_be_written(registry: ModelRegistry, tmp_path: Path) -> None:
-    registry.add(make(0), "ours")
+def test_place_that_cannot_be_written(store: ModelStore, tmp_path: Path) -> None:
+    store.add(make(0), "ours")
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be written"):
-        registry.export("ours", tmp_path / "file" / "folder")
+        store.export("ours", tmp_path / "file" / "folder")

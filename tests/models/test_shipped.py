@@ -14,7 +14,7 @@ from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.inference.clicks import next_click
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import load_checkpoint, save_checkpoint
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.types import LabelImage
 
 WEIGHTS = Path(str(resources.files("napari_lesionseg"))) / "weights"
@@ -32,13 +32,13 @@ def jaccard(predicted: LabelImage, truth: LabelImage) -> float:
 def test_it_is_one_small_file() -> None:
     (path,) = WEIGHTS.glob("*.safetensors")
     assert path.stat().st_size <= 8_000_000
-    assert ModelRegistry().resolve() == path
-    assert ModelRegistry().resolve(path.stem) == path
+    assert ModelStore().resolve() == path
+    assert ModelStore().resolve(path.stem) == path
 
 
 def test_its_card_says_what_it_is(model: Model) -> None:
     card = model.card
-    assert ModelRegistry().resolve().stem == card.name
+    assert ModelStore().resolve().stem == card.name
     assert card.classes == ("background", "lesion")
     assert card.license == "CC0-1.0"
     assert card.training["command"].startswith("lesionseg train")
@@ -46,7 +46,7 @@ def test_its_card_says_what_it_is(model: Model) -> None:
 
 
 def test_stored_again_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    network, card = load_checkpoint(ModelRegistry().resolve())
+    network, card = load_checkpoint(ModelStore().resolve())
     save_checkpoint(tmp_path / "again.safetensors", network, card)
     again = load_checkpoint(tmp_path / "again.safetensors")
     assert again.card == card

@@ -8,7 +8,7 @@ import pytest
 from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models import store as module
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 
 
 @pytest.fixture
@@ -22,90 +22,90 @@ def shipped(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def registry(tmp_path: Path, shipped: Path) -> ModelRegistry:
-    return ModelRegistry(tmp_path / "models æø")
+def store(tmp_path: Path, shipped: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models æø")
 
 
-def names(registry: ModelRegistry) -> list[str]:
-    return [entry.name for entry in registry.list()]
+def names(store: ModelStore) -> list[str]:
+    return [entry.name for entry in store.list()]
 
 
-def test_the_shipped_model_comes_first(registry: ModelRegistry, shipped: Path, model_file: Path) -> None:
-    registry.add(model_file, "aaa")
-    first, second = registry.list()
+def test_the_shipped_model_comes_first(store: ModelStore, shipped: Path, model_file: Path) -> None:
+    store.add(model_file, "aaa")
+    first, second = store.list()
     assert (first.name, first.shipped, first.path) == ("shipped-1.0", True, shipped)
     assert (second.name, second.shipped) == ("aaa", False)
     assert second.card is not None
     assert second.card.name == "a model"
-    assert registry.resolve() == shipped
-    assert registry.resolve("shipped-1.0") == shipped
+    assert store.resolve() == shipped
+    assert store.resolve("shipped-1.0") == shipped
 
 
 def test_an_installation_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.resources, "files", lambda package: tmp_path / "nothing")
-    registry = ModelRegistry(tmp_path / "none")
-    assert registry.list() == ()
+    store = ModelStore(tmp_path / "none")
+    assert store.list() == ()
     with pytest.raises(ModelNotFoundError, match="install"):
-        registry.resolve()
+        store.resolve()
 
 
 def test_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LESIONSEG_MODELS", str(tmp_path / "here"))
-    assert ModelRegistry().folder == tmp_path / "here"
+    assert ModelStore().folder == tmp_path / "here"
     monkeypatch.setenv("LESIONSEG_MODELS", "")
-    assert ModelRegistry().folder.name == "models"
+    assert ModelStore().folder.name == "models"
 
 
-def test_nothing_is_ever_overwritten(registry: ModelRegistry, model_file: Path) -> None:
-    added = [registry.add(model_file, "clinic") for _ in range(3)]
+def test_nothing_is_ever_overwritten(store: ModelStore, model_file: Path) -> None:
+    added = [store.add(model_file, "clinic") for _ in range(3)]
     assert [path.stem for path in added] == ["clinic", "clinic-2", "clinic-3"]
-    assert registry.add(model_file.read_bytes(), "shipped-1.0").stem == "shipped-1.0-2"
+    assert store.add(model_file.read_bytes(), "shipped-1.0").stem == "shipped-1.0-2"
 
 
-def test_two_programs_at_once(registry: ModelRegistry, model_file: Path) -> None:
-    others = [ModelRegistry(registry.folder) for _ in range(8)]
+def test_two_programs_at_once(store: ModelStore, model_file: Path) -> None:
+    others = [ModelStore(store.folder) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda other: other.add(model_file, "same"), others * 3))
     assert len(set(added)) == 24
     assert {sha256_file(path) for path in added} == {sha256_file(model_file)}
-    assert not [entry for entry in registry.list() if entry.problem]
-    assert {path.suffix for path in registry.folder.iterdir()} == {".safetensors"}
+    assert not [entry for entry in store.list() if entry.problem]
+    assert {path.suffix for path in store.folder.iterdir()} == {".safetensors"}
 
 
 def test_a_name_taken_by_another_program_in_the_meantime(
-    registry: ModelRegistry, model_file: Path, monkeypatch: pytest.MonkeyPatch
+    store: ModelStore, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.add(model_file, "first")
-    (registry.folder / "theirs.safetensors").write_bytes(b"theirs")
+    store.add(model_file, "first")
+    (store.folder / "theirs.safetensors").write_bytes(b"theirs")
     monkeypatch.setattr(Path, "exists", lambda path, **options: False)  # what was looked up is out of date
     with pytest.raises(CheckpointError, match="already"):
-        registry.rename("first", "theirs")
-    assert registry.add(model_file, "theirs").stem == "theirs-2"
-    assert (registry.folder / "theirs.safetensors").read_bytes() == b"theirs"
+        store.rename("first", "theirs")
+    assert store.add(model_file, "theirs").stem == "theirs-2"
+    assert (store.folder / "theirs.safetensors").read_bytes() == b"theirs"
 
 
-def test_a_damaged_model_is_shown_and_does_no_harm(registry: ModelRegistry, model_file: Path) -> None:
-    registry.add(model_file, "good")
-    (registry.folder / "bad.safetensors").write_bytes(model_file.read_bytes()[:200])
-    (registry.folder / "empty.safetensors").touch()
-    (registry.folder / "folder.safetensors").mkdir()
-    (registry.folder / "notes.txt").write_text("not a model")
-    entries = {entry.name: entry for entry in registry.list()}
+def test_a_damaged_model_is_shown_and_does_no_harm(store: ModelStore, model_file: Path) -> None:
+    store.add(model_file, "good")
+    (store.folder / "bad.safetensors").write_bytes(model_file.read_bytes()[:200])
+    (store.folder / "empty.safetensors").touch()
+    (store.folder / "folder.safetensors").mkdir()
+    (store.folder / "notes.txt").write_text("not a model")
+    entries = {entry.name: entry for entry in store.list()}
     assert set(entries) == {"shipped-1.0", "good", "bad", "empty", "folder"}
     assert [name for name, entry in entries.items() if not entry.problem] == ["shipped-1.0", "good"]
     assert entries["bad"].card is None
-    registry.remove("bad")
-    assert "bad" not in names(registry)
+    store.remove("bad")
+    assert "bad" not in names(store)
 
 
-def test_a_training_at_work_is_no_model(registry: ModelRegistry, model_file: Path) -> None:
-    registry.add(model_file, "good")
-    (registry.folder / "next.state.safetensors").write_bytes(b"state")
-    assert "next.state" not in names(registry)
+def test_a_training_at_work_is_no_model(store: ModelStore, model_file: Path) -> None:
+    store.add(model_file, "good")
+    (store.folder / "next.state.safetensors").write_bytes(b"state")
+    assert "next.state" not in names(store)
     with pytest.raises(ModelNotFoundError):
-        registry.resolve("next.state")
+        store.resolve("next.state")
     with pytest.raises(CheckpointError, match="name"):
-        registry.add(model_file, "next.state")
+        store.add(model_file, "next.state")
 
 
 @pytest.mark.parametrize(
@@ -133,54 +133,54 @@ def test_a_training_at_work_is_no_model(registry: ModelRegistry, model_file: Pat
         "皮" * 100,
     ],
 )
-def test_names_that_are_refused(registry: ModelRegistry, model_file: Path, name: str) -> None:
-    registry.add(model_file, "mine")
+def test_names_that_are_refused(store: ModelStore, model_file: Path, name: str) -> None:
+    store.add(model_file, "mine")
     for refuse in (
-        lambda: registry.add(model_file, name),
-        lambda: registry.rename("mine", name),
-        lambda: registry.rename(name, "other"),
-        lambda: registry.remove(name),
+        lambda: store.add(model_file, name),
+        lambda: store.rename("mine", name),
+        lambda: store.rename(name, "other"),
+        lambda: store.remove(name),
     ):
         with pytest.raises(CheckpointError, match="name of a model"):
             refuse()
-    assert names(registry) == ["shipped-1.0", "mine"]
+    assert names(store) == ["shipped-1.0", "mine"]
 
 
 @pytest.mark.parametrize("name", ["æøå", "皮膚", "v1.2", "a-b_c+d.e", "x" * 100])
-def test_names_that_are_taken(registry: ModelRegistry, model_file: Path, name: str) -> None:
-    registry.add(model_file, name)
-    assert registry.resolve(name).stem == name
-    assert registry.add(model_file, name).stem != name
+def test_names_that_are_taken(store: ModelStore, model_file: Path, name: str) -> None:
+    store.add(model_file, name)
+    assert store.resolve(name).stem == name
+    assert store.add(model_file, name).stem != name
 
 
-def test_rename(registry: ModelRegistry, model_file: Path) -> None:
-    registry.add(model_file, "old")
-    registry.add(model_file, "other")
-    assert registry.rename("old", "new").stem == "new"
-    assert names(registry) == ["shipped-1.0", "new", "other"]
+def test_rename(store: ModelStore, model_file: Path) -> None:
+    store.add(model_file, "old")
+    store.add(model_file, "other")
+    assert store.rename("old", "new").stem == "new"
+    assert names(store) == ["shipped-1.0", "new", "other"]
     for taken in ("other", "new", "shipped-1.0"):
         with pytest.raises(CheckpointError, match="already"):
-            registry.rename("new", taken)
-    assert names(registry) == ["shipped-1.0", "new", "other"]
+            store.rename("new", taken)
+    assert names(store) == ["shipped-1.0", "new", "other"]
 
 
-def test_shipped_models_stay(registry: ModelRegistry, shipped: Path) -> None:
+def test_shipped_models_stay(store: ModelStore, shipped: Path) -> None:
     with pytest.raises(CheckpointError, match="stays"):
-        registry.remove("shipped-1.0")
+        store.remove("shipped-1.0")
     with pytest.raises(CheckpointError, match="stays"):
-        registry.rename("shipped-1.0", "mine")
+        store.rename("shipped-1.0", "mine")
     assert shipped.is_file()
 
 
 def test_a_copy_with_the_shipped_name_does_not_stand_in_for_it(
-    registry: ModelRegistry, shipped: Path, model_file: Path
+    store: ModelStore, shipped: Path, model_file: Path
 ) -> None:
-    registry.add(model_file, "other")
-    (registry.folder / "shipped-1.0.safetensors").write_bytes(model_file.read_bytes())
-    assert registry.resolve("shipped-1.0") == shipped
+    store.add(model_file, "other")
+    (store.folder / "shipped-1.0.safetensors").write_bytes(model_file.read_bytes())
+    assert store.resolve("shipped-1.0") == shipped
 
 
-def test_what_is_not_there(registry: ModelRegistry, tmp_path: Path) -> None:
+def test_what_is_not_there(store: ModelStore, tmp_path: Path) -> None:
     for name in (
         "none",
         str(tmp_path / "none.safetensors"),
@@ -188,43 +188,43 @@ def test_what_is_not_there(registry: ModelRegistry, tmp_path: Path) -> None:
         "a\x00.safetensors",
     ):
         with pytest.raises(ModelNotFoundError, match="lesionseg models"):
-            registry.resolve(name)
+            store.resolve(name)
     with pytest.raises(ModelNotFoundError):
-        registry.remove("none")
+        store.remove("none")
     with pytest.raises(ModelNotFoundError):
-        registry.rename("none", "some")
+        store.rename("none", "some")
 
 
-def test_a_path_is_a_model_too(registry: ModelRegistry, model_file: Path) -> None:
-    assert registry.resolve(model_file) == model_file
-    assert registry.resolve(str(model_file)) == model_file
+def test_a_path_is_a_model_too(store: ModelStore, model_file: Path) -> None:
+    assert store.resolve(model_file) == model_file
+    assert store.resolve(str(model_file)) == model_file
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_only_usable_models_are_added(registry: ModelRegistry, model_file: Path, share: float) -> None:
+def test_only_usable_models_are_added(store: ModelStore, model_file: Path, share: float) -> None:
     payload = model_file.read_bytes()
     damaged = payload[: int(len(payload) * share)]
     model_file.write_bytes(damaged)
     for source in (model_file, damaged):
         with pytest.raises(CheckpointError):
-            registry.add(source, "damaged")
-    assert names(registry) == ["shipped-1.0"]
+            store.add(source, "damaged")
+    assert names(store) == ["shipped-1.0"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, shipped: Path, model_file: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be written"):
-        ModelRegistry(tmp_path / "file").add(model_file, "mine")
-    assert names(ModelRegistry(tmp_path / "file")) == ["shipped-1.0"]
+        ModelStore(tmp_path / "file").add(model_file, "mine")
+    assert names(ModelStore(tmp_path / "file")) == ["shipped-1.0"]
 
 
 def test_a_full_disk_leaves_no_trace(
-    registry: ModelRegistry, model_file: Path, monkeypatch: pytest.MonkeyPatch
+    store: ModelStore, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, payload: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write_atomically", full)
     with pytest.raises(CheckpointError, match="No space left"):
-        registry.add(model_file, "mine")
-    assert names(registry) == ["shipped-1.0"]
+        store.add(model_file, "mine")
+    assert names(store) == ["shipped-1.0"]

@@ -19,7 +19,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint, read_card
 from napari_lesionseg.models.convert import SUFFIXES, import_weights
 from napari_lesionseg.models.onnx_export import export_onnx
-from napari_lesionseg.models.store import ONNX_SUFFIX, ModelRegistry
+from napari_lesionseg.models.store import ONNX_SUFFIX, ModelStore
 from napari_lesionseg.training.dataset import CachedPair
 
 EXAMPLE = """examples:
@@ -46,7 +46,7 @@ def configure_models(parser: argparse.ArgumentParser) -> None:
     history = actions.add_parser("history", help="list what a model was fine-tuned from")
     history.add_argument("name")
     compare = actions.add_parser("compare", help="measure two models on the same images")
-    compare.add_argument("old", help="a registered model or a .safetensors file")
+    compare.add_argument("old", help="name of a model, or a .safetensors file")
     compare.add_argument("new", help="the one to compare it with")
     compare.add_argument("images", help="folder of images")
     compare.add_argument("--masks", help="folder of masks (default: the same folder)")
@@ -66,34 +66,34 @@ def configure_models(parser: argparse.ArgumentParser) -> None:
 
 def run_models(options: argparse.Namespace) -> int:
     """Do what was asked; 1 if a listed model is damaged or an image could not be read."""
-    return _ACTIONS.get(options.action, _list)(ModelRegistry(), options)
+    return _ACTIONS.get(options.action, _list)(ModelStore(), options)
 
 
-def _show(registry: ModelRegistry, options: argparse.Namespace) -> int:
+def _show(store: ModelStore, options: argparse.Namespace) -> int:
     """Print a card; of what the training images look like, a thousand numbers, only how many they were."""
     lists = {"domain": {"mean", "covariance"}}
-    results.print_json(read_card(registry.resolve(options.name)).model_dump_json(exclude=lists))
+    results.print_json(read_card(store.resolve(options.name)).model_dump_json(exclude=lists))
     return 0
 
 
-def _rename(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    print_result(f"renamed to {registry.rename(options.name, options.new_name).stem}")
+def _rename(store: ModelStore, options: argparse.Namespace) -> int:
+    print_result(f"renamed to {store.rename(options.name, options.new_name).stem}")
     return 0
 
 
-def _remove(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    registry.remove(options.name)
+def _remove(store: ModelStore, options: argparse.Namespace) -> int:
+    store.remove(options.name)
     print_result(f"{options.name} removed")
     return 0
 
 
-def _export(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    for path in registry.export(options.name, options.out):
+def _export(store: ModelStore, options: argparse.Namespace) -> int:
+    for path in store.export(options.name, options.out):
         print_result(f"{path} written")
     return 0
 
 
-def _add(registry: ModelRegistry, options: argparse.Namespace) -> int:
+def _add(store: ModelStore, options: argparse.Namespace) -> int:
     if not options.file.is_file():
         raise CheckpointError(f"There is no file {options.file}.")
     source, name = options.file, options.name or options.file.stem
@@ -102,13 +102,13 @@ def _add(registry: ModelRegistry, options: argparse.Namespace) -> int:
         imported = import_weights(options.file, name=name, **settings)
         print_result(imported.card.notes)
         source = checkpoint_bytes(*imported)
-    print_result(f"added as {registry.add(source, name).stem}")
+    print_result(f"added as {store.add(source, name).stem}")
     return 0
 
 
-def _history(registry: ModelRegistry, options: argparse.Namespace) -> int:
+def _history(store: ModelStore, options: argparse.Namespace) -> int:
     table = Table("name", "date", "learned from", "held-out Jaccard")
-    for entry in registry.history(options.name):
+    for entry in store.history(options.name):
         card = entry.card or ModelCard()
         pairs = card.training.get("data", {}).get("pairs", "")
         date = str(card.training.get("date", ""))[:10]
@@ -117,7 +117,7 @@ def _history(registry: ModelRegistry, options: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(_: ModelRegistry, options: argparse.Namespace) -> int:
+def _compare(_: ModelStore, options: argparse.Namespace) -> int:
     """Print both models' scores and what changed; 1 if an image could not be read."""
     found = find_pairs([options.images], [options.masks] if options.masks else None)
     old, new = (load_model(name, options.device) for name in (options.old, options.new))
@@ -149,8 +149,8 @@ def _tell_comparison(comparison: Comparison) -> None:
         print_result(f"{image.stem}: {image.changed:.0%} changed, Jaccard {before:.3f} to {after:.3f}")
 
 
-def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
-    model, out = registry.resolve(options.name), options.out
+def _export_onnx(store: ModelStore, options: argparse.Namespace) -> int:
+    model, out = store.resolve(options.name), options.out
     if out.suffix != ONNX_SUFFIX:
         raise CheckpointError(f"The name of an ONNX file ends in {ONNX_SUFFIX}, which '{out}' does not.")
     difference = export_onnx(*load_checkpoint(model), out)
@@ -158,10 +158,10 @@ def _export_onnx(registry: ModelRegistry, options: argparse.Namespace) -> int:
     return 0
 
 
-def _list(registry: ModelRegistry, _: argparse.Namespace) -> int:
+def _list(store: ModelStore, _: argparse.Namespace) -> int:
     table = Table("name", "network", "size", "held-out Jaccard", "license", "")
     damaged = 0
-    for entry in registry.list():
+    for entry in store.list():
         if entry.card is None:
             damaged += 1
             table.add_row(one_line(entry.name), "", "", "", "", "damaged")
@@ -189,7 +189,7 @@ def _jaccard(scores: dict[str, object]) -> str:
     return ", ".join(found)
 
 
-_ACTIONS: dict[str | None, Callable[[ModelRegistry, argparse.Namespace], int]] = {
+_ACTIONS: dict[str | None, Callable[[ModelStore, argparse.Namespace], int]] = {
     "show": _show,
     "add": _add,
     "rename": _rename,

@@ -27,7 +27,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and ``--device``."""
     parser.add_argument(
-        "--model", help="a registered model or a .safetensors file (default: the shipped model)"
+        "--model", help="name of a model, or a .safetensors file (default: the shipped model)"
     )
     add_device(parser)
 

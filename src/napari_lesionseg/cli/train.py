@@ -28,7 +28,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair, read_pair
 from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.types import Pair
@@ -174,7 +174,7 @@ def _start(options: argparse.Namespace, config: TrainConfig, side: int) -> Check
         "license": options.license,
     }
     if options.start:
-        path = ModelRegistry().resolve(options.start)
+        path = ModelStore().resolve(options.start)
         network, old = load_checkpoint(path)
         _check_start(options, old)
         return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))

@@ -24,7 +24,7 @@ EXAMPLE = """example:
 def configure_tune(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("model", help="a registered model or a .safetensors file")
+    parser.add_argument("model", help="name of a model, or a .safetensors file")
     parser.add_argument("images", nargs="+", help="folders of images the model did not learn from")
     parser.add_argument(
         "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"

@@ -27,7 +27,7 @@ from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probabil
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint
 from napari_lesionseg.models.onnx import load_onnx
-from napari_lesionseg.models.store import ONNX_SUFFIX, ModelRegistry
+from napari_lesionseg.models.store import ONNX_SUFFIX, ModelStore
 from napari_lesionseg.types import ByteImage, Click, LabelImage, Probability
 
 logger = logging.getLogger(__name__)
@@ -316,8 +316,7 @@ def load_model(name: str | Path | None = None, device: str | torch.device = "aut
     Parameters
     ----------
     name : str or Path, optional
-        A registered name, a ``.safetensors`` file, or an ``.onnx`` file that was exported from one; None: the
-        model that is shipped.
+        The name of a model, or a ``.safetensors`` or ``.onnx`` file; None: the shipped model.
     device : str
         "auto", "cpu", "cuda" or "mps"; ONNX models run on the processor.
 
@@ -326,7 +325,7 @@ def load_model(name: str | Path | None = None, device: str | torch.device = "aut
     ModelNotFoundError, CheckpointError, DeviceError
         With a sentence that says what to do.
     """
-    path = ModelRegistry().resolve(name)
+    path = ModelStore().resolve(name)
     target = choose_device(device)
     if path.suffix == ONNX_SUFFIX:
         if device != "auto" and target.type != "cpu":

@@ -1,1 +1,1 @@
-"""Networks, their checkpoints and the registry of models."""
+"""Networks, their checkpoints and the store of models."""

@@ -1,6 +1,6 @@
 """The models a user has: the one that is shipped, and those in the user's own folder.
 
-A model is one file; the folder is the registry. Nothing else is stored, so that two programs may use it at
+A model is one file; the folder is the store. Nothing else is kept, so that two programs may use it at
 once, and a damaged file is shown as damaged and does no harm.
 """
 
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[\w][\w .+-]{0,99}", re.UNICODE)
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model as the registry shows it."""
+    """A model as the store shows it."""
 
     name: str
     path: Path
@@ -41,7 +41,7 @@ class ModelEntry:
     """Why it cannot be used; empty when it can."""
 
 
-class ModelRegistry:
+class ModelStore:
     """Finds, adds, renames and removes models.
 
     Parameters
@@ -69,7 +69,7 @@ class ModelRegistry:
         Parameters
         ----------
         name : str or Path, optional
-            A registered name or a path; None: the shipped default.
+            The name of a model or a path; None: the shipped default.
 
         Raises
         ------
@@ -176,7 +176,7 @@ class ModelRegistry:
         Parameters
         ----------
         name : str
-            A registered name or a path.
+            The name of a model or a path.
         folder : Path
             Where to; made if it is not there.
 

@@ -13,7 +13,7 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench import classes as classes_module
 from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.classes_dialog import ClassesDialog
@@ -43,7 +43,7 @@ def name() -> str:
     torch.manual_seed(0)
     network = build_network("unet", 1, **TINY)
     card = ModelCard(name="tiny", arch="unet", arch_settings=TINY, working_size=64)
-    return ModelRegistry().add(checkpoint_bytes(network, card), "tiny").stem
+    return ModelStore().add(checkpoint_bytes(network, card), "tiny").stem
 
 
 def random_image(seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from napari_lesionseg.finetuning.schedule import Plan
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel
 from napari_lesionseg.plugin.workbench.finetune_task import LearnRun, read_training_image, training_images_of
 from napari_lesionseg.study.study import Study
@@ -137,7 +137,7 @@ def test_the_panel_learns_and_keeps_the_model_under_a_name_of_its_own(qtbot, pan
     panel.start.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
     panel.keep.click()
-    names = {entry.name for entry in ModelRegistry().list() if not entry.shipped}
+    names = {entry.name for entry in ModelStore().list() if not entry.shipped}
     assert len(names) == 2
 
 
@@ -146,7 +146,7 @@ def test_a_discarded_model_is_nowhere(qtbot, panel):
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
     panel.discard.click()
     assert panel.candidate is None
-    assert all(entry.shipped for entry in ModelRegistry().list())
+    assert all(entry.shipped for entry in ModelStore().list())
 
 
 def test_closing_while_it_learns_tells_nobody(qtbot, panel):

@@ -14,7 +14,7 @@ from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelRegistry
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench import finetune_panel
 from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.finetune_task import state_path_of
@@ -53,7 +53,7 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
     network = build_network("unet", 1, **TINY)
     card = ModelCard(name="start", arch="unet", arch_settings=TINY, working_size=64)
-    path = ModelRegistry().add(checkpoint_bytes(network, card), "start")
+    path = ModelStore().add(checkpoint_bytes(network, card), "start")
     monkeypatch.setattr(
         "napari_lesionseg.plugin.segment.task.load", lambda choice: load_model(choice.name or "start", "cpu")
     )
@@ -171,7 +171,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     qtbot.waitUntil(lambda: session.model.sha256 == start.sha256, timeout=WAIT)
     qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {start.sha256}, timeout=WAIT)
     assert same_masks(masks_of(bench, Status.APPROVED), approved)
-    assert {entry.name for entry in ModelRegistry().list() if not entry.shipped} == {"start", "start-2"}
+    assert {entry.name for entry in ModelStore().list() if not entry.shipped} == {"start", "start-2"}
 
 
 def by_model(bench, status):

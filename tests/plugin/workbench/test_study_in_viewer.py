@@ -14,7 +14,7 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QInputDialog
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.models.store import ModelRegistry
+from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.plugin import app
 from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.widget import Workbench
@@ -131,7 +131,7 @@ def nevi(real_data, tmp_path):
 @pytest.fixture
 def lesionseg(qtbot, make_napari_viewer, monkeypatch):
     """Run the command, without waiting for anybody to close its window."""
-    if not any(entry.shipped and not entry.problem for entry in ModelRegistry().list()):
+    if not any(entry.shipped and not entry.problem for entry in ModelStore().list()):
         pytest.skip("the model that comes with the program is not in this checkout")
     opened = []
 

@@ -34,7 +34,7 @@ class ModelChoice:
     Parameters
     ----------
     name : str or None
-        Name in the registry, or path of a model file; None for the default.
+        Name in the model store, or path of a model file; None for the default.
     device : str
         "auto", "cpu", "cuda" or "mps".
     working_size : int

@@ -19,7 +19,7 @@ class AvailableModels:
     Parameters
     ----------
     models : tuple of ModelEntry
-        All in the registry, the default first; damaged ones say what is wrong with them.
+        All in the model store, the default first; damaged ones say what is wrong with them.
     devices : dict of str to str
         What each device that works is, in words: ``{"auto": "CPU, 2 threads", ...}``.
     """
@@ -31,7 +31,7 @@ class AvailableModels:
 def available_models() -> AvailableModels:
     """Look for models and devices; to be called in a worker, as PyTorch takes a second or more to start."""
     from napari_lesionseg.inference.device import available_devices, choose_device, describe_device
-    from napari_lesionseg.models.store import ModelRegistry
+    from napari_lesionseg.models.store import ModelStore
 
     devices = {name: describe_device(choose_device(name)) for name in available_devices()}
-    return AvailableModels(ModelRegistry().list(), devices)
+    return AvailableModels(ModelStore().list(), devices)

@@ -66,13 +66,13 @@ class ModelPicker(QObject):
         self._loaded = (choice, model)
 
     def offer(self, name: str) -> None:
-        """Put a model that is new in the registry into the list."""
+        """Put a model that is new in the model store into the list."""
         if self._place_of(name) < 0:
             self.model.addItem(name, name)
             self.model.setItemData(self.model.count() - 1, name, Qt.ItemDataRole.ToolTipRole)
 
     def choose(self, name: str) -> None:
-        """Choose a model of the registry, as if the user had."""
+        """Choose a model of the store, as if the user had."""
         self.offer(name)
         self.model.setCurrentIndex(self._place_of(name))
 

@@ -49,7 +49,7 @@ def keep_fitted(model: Model, classes: Sequence[StudyClass]) -> str:
     Returns
     -------
     str
-        The copy's name in the registry.
+        The copy's name in the model store.
 
     Raises
     ------
@@ -58,14 +58,14 @@ def keep_fitted(model: Model, classes: Sequence[StudyClass]) -> str:
     """
     from napari_lesionseg.models.checkpoint import checkpoint_bytes
     from napari_lesionseg.models.class_head import fit_classes
-    from napari_lesionseg.models.store import ModelRegistry
+    from napari_lesionseg.models.store import ModelStore
 
     names = (model.card.classes[0], *(entry.name for entry in classes))
     network, card = fit_classes(model.network, model.card, names)
     count = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
     name = f"{model.card.name.split(' for ')[0]} for {count}"
     card = card.model_copy(update={"name": name, "parent": model.sha256})
-    return ModelRegistry().add(checkpoint_bytes(network, card), name).stem
+    return ModelStore().add(checkpoint_bytes(network, card), name).stem
 
 
 class ClassChange(QObject):
@@ -85,7 +85,7 @@ class ClassChange(QObject):
     changed : Signal
         Emitted when the study has the classes.
     fitted : Signal
-        Emitted with the name of a new model in the registry.
+        Emitted with the name of a new model in the model store.
     failed : Signal
         Emitted with the exception; the study is as it was, unless `changed` was emitted.
     ended : Signal

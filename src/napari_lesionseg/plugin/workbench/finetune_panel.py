@@ -26,7 +26,7 @@ from napari_lesionseg.finetuning.checkpoint import FineTuneCheckpoint, find_chec
 from napari_lesionseg.finetuning.run import Progress
 from napari_lesionseg.finetuning.schedule import Plan, describe_kind
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
-from napari_lesionseg.models.store import ModelEntry, ModelRegistry
+from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
@@ -71,7 +71,7 @@ class LearnPanel(QWidget):
     Attributes
     ----------
     added : Signal
-        Emitted with the name of a new model in the registry.
+        Emitted with the name of a new model in the model store.
     chosen : Signal
         Emitted with the name of the model that is to outline from now on, a new one or one to go back to.
     """
@@ -346,7 +346,7 @@ class LearnPanel(QWidget):
             return ""
         model = self.candidate.model
         try:
-            path = ModelRegistry().add(checkpoint_bytes(model.network, model.card), model.card.name)
+            path = ModelStore().add(checkpoint_bytes(model.network, model.card), model.card.name)
         except LesionSegError as error:
             show_error(str(error))
             return ""

@@ -15,7 +15,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.models.store import ModelEntry, ModelRegistry
+from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Job
 from napari_lesionseg.study.records import signed_outline
 from napari_lesionseg.study.state import ImageState
@@ -88,7 +88,7 @@ def parent_of(model: Model) -> ModelEntry | None:
     """Find the model that a model was fine-tuned from; to be called in a worker, as it reads all models."""
     if model.card.parent is None:
         return None
-    usable = (entry for entry in ModelRegistry().list() if entry.card is not None)
+    usable = (entry for entry in ModelStore().list() if entry.card is not None)
     return next((entry for entry in usable if sha256_file(entry.path) == model.card.parent), None)
 
 
