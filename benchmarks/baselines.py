@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from skimage.filters import gaussian, threshold_otsu
 
-from napari_lesionseg.inference.postprocess import split_instances
+from napari_lesionseg.masks.components import connected_components
 from napari_lesionseg.types import ByteImage, Probability
 
 
@@ -86,7 +86,7 @@ def central_part(mask: np.ndarray, spread: float = 0.25) -> np.ndarray:
     height, width = mask.shape
     rows, cols = np.ogrid[:height, :width]
     distance = ((rows + 0.5) / height - 0.5) ** 2 + ((cols + 0.5) / width - 0.5) ** 2
-    parts = split_instances(mask)
+    parts = connected_components(mask)
     weights = np.bincount(parts[mask], np.exp(-distance / (2 * spread**2))[mask], minlength=2)
     return parts == weights.argmax()
 

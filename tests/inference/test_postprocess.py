@@ -13,7 +13,6 @@ from napari_lesionseg.inference.postprocess import (
     click_radius,
     postprocess,
     resolve_threshold,
-    split_instances,
 )
 from napari_lesionseg.types import Click
 
@@ -243,23 +242,6 @@ def test_a_dropped_speck_of_another_class_is_filled_in() -> None:
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(MaskError, match="shape"):
         postprocess(np.zeros(shape, np.float32), RAW, 0.5)
-
-
-def test_instances_are_numbered_parts() -> None:
-    mask = np.zeros((6, 8), np.uint8)
-    mask[0:2, 0:2] = 1
-    mask[2, 2] = 1  # touches at the corner
-    mask[4:, 5:] = 1
-    parts = split_instances(mask)
-    assert parts.dtype == np.int32
-    assert parts.max() == 2
-    assert parts[2, 2] == parts[0, 0] == 1
-
-
-def test_instances_of_different_classes_are_different_parts() -> None:
-    parts = split_instances(np.array([[1, 1, 2, 2]], np.uint8))
-    np.testing.assert_array_equal(parts, [[1, 1, 2, 2]])
-    assert split_instances(np.array([[True, False, True]])).max() == 2
 
 
 def test_the_threshold_asked_for_wins() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from napari_lesionseg.inference.postprocess import split_instances as connected_components
 from napari_lesionseg.masks import morphology
+from napari_lesionseg.masks.components import connected_components
 from napari_lesionseg.masks.instances import split_touching
 
 EIGHT = np.ones((3, 3))

@@ -14,6 +14,7 @@ from napari_lesionseg.datasets.duplicates import find_duplicates, image_hash
 from napari_lesionseg.datasets.formats.base import ExportConfig
 from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.masks.components import largest_component
 from napari_lesionseg.types import LabelImage
 
 
@@ -191,8 +192,7 @@ def prepare(record: Record, config: ExportConfig) -> Pixels:
 
 def _one_region(pixels: Pixels) -> Pixels:
     """Keep the largest part (8-connected) and close its holes with the lesion's class."""
-    parts, _ = ndimage.label(pixels.labels > 0, np.ones((3, 3)))
-    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    largest = largest_component(pixels.labels > 0)
     region = ndimage.binary_fill_holes(largest)
     labels: LabelImage = np.where(largest, pixels.labels, region.astype(np.uint8))
     instances = pixels.instances

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage import measure
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import MaskError
-from napari_lesionseg.inference.run_length import Runs
+from napari_lesionseg.masks.components import Runs, bounding_box
 from napari_lesionseg.types import Click, LabelImage, Probability
 
 _Pixel = tuple[int, int]
@@ -172,24 +171,6 @@ def clean_labels(
     return labels
 
 
-def split_instances(mask: NDArray[np.generic]) -> NDArray[np.int32]:
-    """Give every connected part of a mask.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (H, W)
-        0 = background. Touching pixels of different classes belong to different parts.
-
-    Returns
-    -------
-    ndarray, shape (H, W), int32
-        0 = background, parts numbered from 1 in the order of their first pixel.
-    """
-    values = mask.view(np.uint8) if mask.dtype == bool else mask
-    parts = measure.label(values, background=0, connectivity=2)  # type: ignore[no-untyped-call]
-    return np.asarray(parts, dtype=np.int32)
-
-
 def click_radius(shape: tuple[int, ...]) -> int:
     """Tell the radius in pixels of the disc a click stands for.
 
@@ -211,16 +192,6 @@ def clicked_pixels(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pix
         if 0 <= row < shape[0] and 0 <= col < shape[1]:
             pixels[row, col] = click.positive
     return pixels
-
-
-def bounding_box(mask: NDArray[np.generic]) -> tuple[slice, slice] | None:
-    """Give the rows and columns that hold all of a mask, (H, W); None where it is empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if rows.size == 0:
-        return None
-    band = slice(int(rows[0]), int(rows[-1]) + 1)
-    cols = np.flatnonzero(mask[band].any(axis=0))
-    return band, slice(int(cols[0]), int(cols[-1]) + 1)
 
 
 def with_discs(

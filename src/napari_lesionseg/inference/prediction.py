@@ -26,6 +26,7 @@ from napari_lesionseg.inference.postprocess import (
     threshold_labels,
     with_discs,
 )
+from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.models.base import logits_to_probability
 from napari_lesionseg.types import Click, LabelImage, Probability
 
@@ -182,15 +183,17 @@ class _Drawing:
         nodes = self._classes(self._margins)
         corners = np.stack(_corners(nodes))
         most, least = corners.max(axis=0), corners.min(axis=0)
-        rows, cols = (np.flatnonzero(most.any(axis=axis)) for axis in (1, 0))
-        if not rows.size:
+        cells = bounding_box(most)
+        if cells is None:
             return labels, (slice(0, 0), slice(0, 0))
-        across = slice(int(self._cols.starts[cols[0]]), int(self._cols.starts[cols[-1] + 1]))
+        down, across = (
+            slice(int(axis.starts[box.start]), int(axis.starts[box.stop]))
+            for axis, box in zip((self._rows, self._cols), cells, strict=True)
+        )
         columns = self._cols.low[across]
-        for row in range(int(rows[0]), int(rows[-1]) + 1):
+        for row in range(cells[0].start, cells[0].stop):
             labels[self._rows.starts[row] : self._rows.starts[row + 1], across] = nodes[row, columns]
         self._draw_border(labels, *np.nonzero(most != least))
-        down = slice(int(self._rows.starts[rows[0]]), int(self._rows.starts[rows[-1] + 1]))
         return labels, (down, across)
 
     def press(self, labels: LabelImage, click: Click) -> None:

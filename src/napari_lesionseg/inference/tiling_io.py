@@ -10,11 +10,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.masks.components import connected_components
 from napari_lesionseg.types import ByteImage, Probability
 
 Stored: TypeAlias = Literal["uint8", "float16", "float32"]
@@ -166,8 +166,8 @@ def drop_specks(mask: NDArray[np.uint8], smallest: int) -> None:
     for strip in strips_of(*mask.shape):
         top = max(0, strip.start - smallest)
         window = mask[top : strip.stop + smallest]
-        parts, count = ndimage.label(window, structure=np.ones((3, 3), dtype=bool))
-        sizes = np.bincount(parts.ravel(), minlength=count + 1)
+        parts = connected_components(window > 0)
+        sizes = np.bincount(parts.ravel())
         small = sizes < smallest
         small[0] = False
         small[np.unique(parts[0])] &= top == 0

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage import draw
 
 from napari_lesionseg.errors import MaskError
-from napari_lesionseg.inference.postprocess import split_instances
+from napari_lesionseg.masks.components import bounding_box, connected_components
 from napari_lesionseg.masks.instances import (
     NARROW_POINT,
     InstanceMap,
@@ -23,7 +23,6 @@ from napari_lesionseg.masks.instances import (
     split_touching,
 )
 
-_EIGHT = np.ones((3, 3), dtype=bool)
 _CROSS = ndimage.generate_binary_structure(2, 1)
 _Point: TypeAlias = tuple[float, float]
 _Region: TypeAlias = tuple[slice, slice]
@@ -73,9 +72,8 @@ def split_by_line(
     """
     region, own = _instance(ids, target)
     cut = _draw(line, region) & own
-    before, _ = ndimage.label(own, structure=_EIGHT)
-    pieces, count = ndimage.label(own & ~cut, structure=_EIGHT)
-    if count <= before.max():
+    before, pieces = connected_components(own), connected_components(own & ~cut)
+    if highest(pieces) <= highest(before):
         raise MaskError(f"The line does not cut lesion {target} in two; draw it from border to border.")
     nearest = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
     return _write_pieces(ids, region, np.where(own, pieces[tuple(nearest)], 0), before, target, unused)
@@ -124,7 +122,7 @@ def split_at_narrow_point(
         If the lesion is not there, or has no narrow point.
     """
     region, own = _instance(ids, target)
-    parts = split_instances(own)
+    parts = connected_components(own)
     pieces = split_touching(parts, narrow_point)
     if pieces.max() < 2:
         raise MaskError(f"Lesion {target} has no narrow point; cut it by a line.")
@@ -193,7 +191,8 @@ def follow_outline(
     wanted = outline > 0
     kept = _without_crumbs(ids, np.where(wanted, ids, np.zeros((), ids.dtype)), unused)
     unused = max(highest(kept) + 1, unused or 0)
-    parts, count = ndimage.label(wanted, structure=_EIGHT)
+    parts = connected_components(wanted)
+    count = highest(parts)
     known = np.zeros(count + 1, dtype=bool)
     known[parts[kept > 0]] = True
     new = [part for part in range(1, count + 1) if not known[part]]
@@ -211,10 +210,9 @@ def _without_crumbs(ids: InstanceMap, kept: InstanceMap, unused: int | None) -> 
     """Give numbers of their own to what fell off lesions; pieces that were apart before stay together."""
     changed = kept.copy()
     for value, region, own in each_instance(ids):
-        before, _ = ndimage.label(own, structure=_EIGHT)
-        after, count = ndimage.label(own & (kept[region] == value), structure=_EIGHT)
+        before, after = connected_components(own), connected_components(own & (kept[region] == value))
         pieces: dict[int, list[NDArray[np.bool_]]] = {}
-        for piece in range(1, count + 1):
+        for piece in range(1, highest(after) + 1):
             place = after == piece
             pieces.setdefault(int(before[place][0]), []).append(place)
         for group in pieces.values():
@@ -282,9 +280,10 @@ def _fresh(ids: InstanceMap, count: int, unused: int | None) -> range:
 
 def _instance(ids: InstanceMap, target: int) -> tuple[_Region, NDArray[np.bool_]]:
     """Bounding box of one lesion, and its pixels in there."""
-    _check_present(ids, [target])
-    own = ids == target
-    region = ndimage.find_objects(own.astype(np.uint8))[0]
+    own = (ids == target) & (ids > 0)
+    region = bounding_box(own)
+    if region is None:
+        raise MaskError(f"There is no lesion {target} in this image.")
     return region, own[region]
 
 

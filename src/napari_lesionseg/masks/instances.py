@@ -19,7 +19,7 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import relabel_sequential, watershed
 
 from napari_lesionseg.errors import MaskError
-from napari_lesionseg.inference.postprocess import split_instances
+from napari_lesionseg.masks.components import connected_components
 from napari_lesionseg.types import IGNORED, Probability
 
 InstanceMap: TypeAlias = NDArray[np.integer[Any]]
@@ -70,7 +70,7 @@ def find_instances(
     ndarray, shape (H, W), int32
         Numbered from 1 in the order of their first pixel, unless ``previous`` says otherwise.
     """
-    parts = split_instances(np.where(labels == IGNORED, 0, labels))
+    parts = connected_components(np.where(labels == IGNORED, 0, labels))
     if narrow_point is not None:
         parts = split_touching(parts, narrow_point)
     return parts if previous is None else keep_numbers(previous, parts, unused)
@@ -338,8 +338,8 @@ def _seeds(depth: NDArray[np.float64], narrow_point: float) -> tuple[NDArray[np.
     filled = np.maximum(depth, floor) * (depth > 0)
     rebuilt = reconstruction(filled * narrow_point, filled)  # type: ignore[no-untyped-call]
     centers = local_maxima(rebuilt, connectivity=2)  # type: ignore[no-untyped-call]
-    seeds, found = ndimage.label(centers, structure=_EIGHT)
-    return seeds, found
+    seeds = connected_components(centers > 0)
+    return seeds, highest(seeds)
 
 
 def flood(

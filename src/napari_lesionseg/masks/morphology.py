@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from napari_lesionseg.inference.postprocess import split_instances
 from napari_lesionseg.io.resize import resize_image
+from napari_lesionseg.masks.components import (
+    Region,
+    bounding_box,
+    component_at,
+    connected_components,
+    largest_component,
+)
 from napari_lesionseg.masks.instances import split_touching
 from napari_lesionseg.types import ByteImage, LabelImage
-
-Region = NDArray[np.bool_]
 
 SMOOTHING = 0.03
 """Width of the smoothing, as a share of the outline's diameter."""
@@ -30,8 +34,6 @@ SNAP_REACH = 0.08
 
 SNAP_PIXELS = 120_000
 """Pixels at which edges are looked for; larger parts of an image are shrunk."""
-
-_EIGHT = np.ones((3, 3), dtype=bool)
 
 
 def smooth(mask: LabelImage, label: int = 1) -> LabelImage:
@@ -46,7 +48,7 @@ def smooth(mask: LabelImage, label: int = 1) -> LabelImage:
     """
     own = mask == label
     sigma = max(1.0, SMOOTHING * diameter(own))
-    box = _box(own, margin=math.ceil(3 * sigma))
+    box = bounding_box(own, margin=math.ceil(3 * sigma))
     if box is None:
         return mask.copy()
     blurred = _blur(own[box].astype(np.float32), sigma)
@@ -55,7 +57,7 @@ def smooth(mask: LabelImage, label: int = 1) -> LabelImage:
 
 def fill_holes(mask: LabelImage, label: int = 1) -> LabelImage:
     """Close the holes of one class; pixels of other classes in them stay."""
-    box = _box(mask == label)
+    box = bounding_box(mask == label)
     if box is None:
         return mask.copy()
     return _replaced(mask, box, ndimage.binary_fill_holes(mask[box] == label), label)
@@ -63,14 +65,10 @@ def fill_holes(mask: LabelImage, label: int = 1) -> LabelImage:
 
 def largest_part(mask: LabelImage, label: int = 1) -> LabelImage:
     """Keep the largest connected part of one class; others stay."""
-    box = _box(mask == label)
+    box = bounding_box(mask == label)
     if box is None:
         return mask.copy()
-    parts, count = ndimage.label(mask[box] == label, structure=_EIGHT)
-    if count == 1:
-        return mask.copy()
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    return _replaced(mask, box, parts == largest, label)
+    return _replaced(mask, box, largest_component(mask[box] == label), label)
 
 
 def remove_part(mask: LabelImage, row: float, col: float) -> LabelImage:
@@ -87,41 +85,17 @@ def remove_part(mask: LabelImage, row: float, col: float) -> LabelImage:
     if not (0 <= pixel[0] < mask.shape[0] and 0 <= pixel[1] < mask.shape[1]) or mask[pixel] == 0:
         return mask.copy()
     changed = mask.copy()
-    changed[part_at(mask == mask[pixel], pixel)] = 0
+    changed[component_at(mask == mask[pixel], pixel)] = 0
     return changed
-
-
-def part_at(region: Region, pixel: tuple[int, int]) -> Region:
-    """Give the connected part of a region that a pixel lies on; an empty one when it lies on none.
-
-    Parameters
-    ----------
-    region : ndarray
-        (H, W) bool.
-    pixel : (int, int)
-        Inside the image.
-
-    Returns
-    -------
-    ndarray
-        (H, W) bool.
-    """
-    part = np.zeros_like(region)
-    box = _box(region)
-    if box is None or not region[pixel]:
-        return part
-    parts, _ = ndimage.label(region[box], structure=_EIGHT)
-    part[box] = parts == parts[pixel[0] - box[0].start, pixel[1] - box[1].start]
-    return part
 
 
 def split(mask: LabelImage, label: int = 1) -> LabelImage:
     """Cut the parts of one class at their narrow points, as `split_touching` does, by a gap of two pixels."""
-    box = _box(mask == label)
+    box = bounding_box(mask == label)
     if box is None:
         return mask.copy()
     own = mask[box] == label
-    pieces = split_touching(split_instances(own))
+    pieces = split_touching(connected_components(own))
     # Parts never touch, so a pixel beside one of another number lies where a part was cut.
     most = ndimage.maximum_filter(pieces, size=3, mode="nearest")
     least = ndimage.minimum_filter(np.where(own, pieces, most), size=3, mode="nearest")
@@ -138,14 +112,14 @@ def merge(mask: LabelImage, label: int = 1) -> LabelImage:
     label : int
         The class whose parts are joined; others stay. With fewer than two parts nothing changes.
     """
-    box = _box(mask == label, margin=1)
+    box = bounding_box(mask == label, margin=1)
     if box is None:
         return mask.copy()
     own = mask[box] == label
-    parts, count = ndimage.label(own, structure=_EIGHT)
-    if count < 2:
-        return mask.copy()
+    parts = connected_components(own)
     sizes = np.bincount(parts.ravel())
+    if len(sizes) < 3:
+        return mask.copy()
     largest = int(sizes[1:].argmax()) + 1
     distance, nearest = ndimage.distance_transform_edt(parts != largest, return_indices=True)
     distance[(parts == 0) | (parts == largest)] = np.inf
@@ -174,7 +148,7 @@ def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
     """
     own = mask == label
     reach = max(3.0, SNAP_REACH * diameter(own))
-    box = _box(own, margin=math.ceil(2 * reach))
+    box = bounding_box(own, margin=math.ceil(2 * reach))
     if box is None:
         return mask.copy()
     shrink = min(1.0, math.sqrt(SNAP_PIXELS / own[box].size))
@@ -212,11 +186,10 @@ def thin_path(
 
 def diameter(region: Region) -> float:
     """Tell the diameter, in pixels, of a disc as large as the largest part of a region."""
-    box = _box(region)
+    box = bounding_box(region)
     if box is None:
         return 0.0
-    parts, _ = ndimage.label(region[box], structure=_EIGHT)
-    return 2 * math.sqrt(np.bincount(parts.ravel())[1:].max() / math.pi)
+    return 2 * math.sqrt(np.count_nonzero(largest_component(region[box])) / math.pi)
 
 
 def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float32]:
@@ -283,19 +256,6 @@ def _lerp(values: NDArray[np.float32], at: NDArray[np.float32], axis: int) -> ND
     weight = (at - low).astype(np.float32)
     weight = weight[:, None] if axis == 0 else weight[None]
     return np.asarray(np.take(values, low, axis) * (1 - weight) + np.take(values, high, axis) * weight)
-
-
-def _box(region: Region, margin: int = 0) -> tuple[slice, slice] | None:
-    """Bounding box of a region, with a margin as far as the image goes; None for an empty region."""
-    rows = np.flatnonzero(region.any(axis=1))
-    if not rows.size:
-        return None
-    cols = np.flatnonzero(region[rows[0] : rows[-1] + 1].any(axis=0))
-    ends = zip((rows, cols), region.shape, strict=True)
-    top_bottom, left_right = (
-        slice(max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, side)) for at, side in ends
-    )
-    return top_bottom, left_right
 
 
 def _replaced(mask: LabelImage, box: tuple[slice, slice], own: Region, label: int) -> LabelImage:

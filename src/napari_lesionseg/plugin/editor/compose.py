@@ -11,11 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_lesionseg.inference.postprocess import resolve_threshold
-from napari_lesionseg.inference.run_length import Runs
-from napari_lesionseg.masks.morphology import part_at
+from napari_lesionseg.masks.components import Runs, component_at, connected_components
 from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnyAnswer, sampled
 from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
 from napari_lesionseg.types import Box, Click, LabelImage, Probability
@@ -168,7 +166,7 @@ def within(probability: Probability, box: Box, level: float) -> Probability:
     """
     inner = np.zeros(probability.shape, dtype=bool)
     inner[_slices(box)] = True
-    parts, _ = ndimage.label(probability >= level, structure=np.ones((3, 3), dtype=bool))
+    parts = connected_components(probability >= level)
     reaching = np.unique(parts[inner])
     return np.where(inner | np.isin(parts, reaching[reaching > 0]), probability, np.float32(0))
 
@@ -207,7 +205,7 @@ def _released(snapshot: Snapshot, clicks: Sequence[Click]) -> NDArray[np.bool_]:
         pixel = click.pixel
         if inside(click, hand.shape) and hand[pixel] and (snapshot.mask[pixel] > 0) != click.positive:
             lesion = snapshot.mask > 0 if lesion is None else lesion
-            hand = hand & ~part_at(hand & (lesion == lesion[pixel]), pixel)
+            hand = hand & ~component_at(hand & (lesion == lesion[pixel]), pixel)
     return hand
 
 

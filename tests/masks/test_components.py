@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from napari_lesionseg.inference.run_length import Runs
+from napari_lesionseg.masks.components import (
+    Runs,
+    bounding_box,
+    component_at,
+    connected_components,
+    largest_component,
+)
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 FOUR, EIGHT = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), bool)
@@ -68,3 +74,48 @@ def test_nothing_has_no_runs(shape: tuple[int, int]) -> None:
     runs = Runs.of(np.zeros(shape, bool))
     assert len(runs.starts) == 0
     assert len(runs.parts(diagonal=True)) == 0
+
+
+def test_parts_are_numbered() -> None:
+    mask = np.zeros((6, 8), np.uint8)
+    mask[0:2, 0:2] = 1
+    mask[2, 2] = 1  # touches at the corner
+    mask[4:, 5:] = 1
+    parts = connected_components(mask)
+    assert parts.dtype == np.int32
+    assert parts.max() == 2
+    assert parts[2, 2] == parts[0, 0] == 1
+
+
+def test_pixels_of_different_classes_are_different_parts() -> None:
+    parts = connected_components(np.array([[1, 1, 2, 2]], np.uint8))
+    np.testing.assert_array_equal(parts, [[1, 1, 2, 2]])
+    assert connected_components(np.array([[True, False, True]])).max() == 2
+
+
+@given(masks, st.booleans())
+def test_parts_agree_with_scipy(mask: np.ndarray, diagonal: bool) -> None:
+    expected, _ = ndimage.label(mask, EIGHT if diagonal else FOUR)
+    np.testing.assert_array_equal(connected_components(mask, diagonal=diagonal), expected)
+
+
+@given(masks, st.integers(0, 3))
+def test_the_bounding_box_holds_everything_and_no_more(mask: np.ndarray, margin: int) -> None:
+    box = bounding_box(mask, margin)
+    if box is None:
+        assert not mask.any()
+        return
+    assert mask[box].sum() == mask.sum()
+    for axis, side in enumerate(mask.shape):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        assert box[axis] == slice(max(places[0] - margin, 0), min(places[-1] + 1 + margin, side))
+
+
+def test_the_largest_part_and_the_part_at_a_pixel() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[0, 0] = True
+    mask[2:4, 3:6] = True
+    assert np.array_equal(np.argwhere(component_at(mask, (0, 0))), [[0, 0]])
+    assert not component_at(mask, (5, 5)).any()
+    assert largest_component(mask).sum() == component_at(mask, (3, 4)).sum() == 6
+    assert not largest_component(np.zeros((3, 3), bool)).any()
