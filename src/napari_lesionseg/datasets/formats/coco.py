@@ -16,7 +16,6 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import ndimage
 
 from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_image
 from napari_lesionseg.datasets.formats.coco_masks import (
@@ -39,6 +38,7 @@ from napari_lesionseg.datasets.records import Dataset, InstanceImage, Pixels, Pr
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.archives import contained, read_json, walk
 from napari_lesionseg.io.images import MAX_CLASS_INDEX
+from napari_lesionseg.masks.components import bounding_box, connected_components
 from napari_lesionseg.types import LabelImage
 
 MAX_SIDE = 100_000
@@ -388,7 +388,7 @@ def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int
         region = pixels.labels == category
         numbers = np.where(region, 1 if pixels.instances is None else pixels.instances, 0)
         if pixels.instances is None and split:
-            numbers = ndimage.label(region, np.ones((3, 3)))[0]
+            numbers = connected_components(region)
         loose = region & (numbers == 0)
         for number in np.unique(numbers[numbers > 0]).tolist():
             yield (numbers == number).astype(np.uint8), category
@@ -420,13 +420,12 @@ def segment_entry(number: int, mask: LabelImage, category: int) -> dict[str, Any
     dict
         Area in pixels; box as left, top, width and height.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
+    rows, columns = bounding_box(mask) or (slice(0, 0), slice(0, 0))
     return {
         "id": number,
         "category_id": category,
         "area": int(mask.sum()),
-        "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+        "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
         "iscrowd": 0,
     }
 

@@ -17,6 +17,7 @@ from scipy import ndimage, special
 
 from napari_lesionseg.datasets.synthetic.skin import AMBER, BLACK, BLOOD, BROWN
 from napari_lesionseg.datasets.synthetic.textures import Field, cells, noise, ridges, smoothstep
+from napari_lesionseg.masks.components import bounding_box, largest_component
 
 BoolArray = NDArray[np.bool_]
 
@@ -131,10 +132,8 @@ def _without_spikes(region: BoolArray, radius: float) -> BoolArray:
 
 def _in_one_piece(region: BoolArray, place: Place) -> BoolArray:
     """Keep the largest part, filled; a lesion too small to hit any pixel becomes the pixel at its center."""
-    parts, count = ndimage.label(region)
-    if count > 1:
-        region = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-    if not count:
+    region = largest_component(region, diagonal=False)
+    if not region.any():
         row = int(np.clip(round(place.row), 0, region.shape[0] - 1))
         col = int(np.clip(round(place.col), 0, region.shape[1] - 1))
         region = region.copy()
@@ -335,7 +334,7 @@ def paint_lesion(
         Pixels in a hundredth of the image's shorter side.
     """
     radius = max(2.0, float(np.sqrt(region.sum() / np.pi)))
-    window = _window(region, margin=int(1.2 * kind.soft[1] * radius) + 3)
+    window = bounding_box(region, margin=int(1.2 * kind.soft[1] * radius) + 3)
     inside, skin = region[window], color[window]
     distance = signed_distance(inside)
     area = Area((inside.shape[0], inside.shape[1]), unit, radius, distance / np.float32(radius))
@@ -351,15 +350,6 @@ def _strength(rng: np.random.Generator, area: Area, distance: Field, soft: tuple
     width = np.maximum(1.2, area.radius * (soft[0] + (soft[1] - soft[0]) * evenness))
     fray = np.exp(0.25 * noise(rng, area.size, max(2.0, 2.5 * area.unit), 3))
     return np.asarray(special.expit(np.where(distance > 0, 4, 7) * distance * fray / width), dtype=np.float32)
-
-
-def _window(region: BoolArray, margin: int) -> tuple[slice, slice]:
-    """Find the rectangle around a region, widened by `margin` pixels within the image."""
-    rows, cols = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(cols[0]) - margin), int(cols[-1]) + 1 + margin),
-    )
 
 
 def _stain(skin: NDArray[np.float32], dyes: Dyes, strength: Field) -> NDArray[np.float32]:

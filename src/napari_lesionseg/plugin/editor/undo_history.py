@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.types import Box, Click, LabelImage
 
@@ -121,15 +122,13 @@ class PackedMask:
     @classmethod
     def of(cls, mask: NDArray[Any]) -> PackedMask:
         """Compress a mask, (H, W), of bytes or bools."""
-        rows = np.flatnonzero(mask.any(axis=1))
-        cols = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0)) if rows.size else rows
-        top, left = (int(rows[0]), int(cols[0])) if rows.size else (0, 0)
-        part = mask[top : int(rows[-1]) + 1, left : int(cols[-1]) + 1] if rows.size else mask[:0, :0]
+        rows, cols = bounding_box(mask) or (slice(0, 0), slice(0, 0))
+        part = mask[rows, cols]
         bits = mask.dtype == bool or part.max(initial=0) <= 1
         packed = np.packbits(part.astype(bool, copy=False)) if bits else np.ascontiguousarray(part)
         shape = (mask.shape[0], mask.shape[1])
         payload = zlib.compress(packed.tobytes(), _QUICKEST)
-        return cls(payload, top, left, part.shape[0], part.shape[1], shape, bits, mask.dtype)
+        return cls(payload, rows.start, cols.start, part.shape[0], part.shape[1], shape, bits, mask.dtype)
 
     def unpack(self) -> NDArray[Any]:
         """Give the whole mask back, as a new array."""

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
+from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 
 if TYPE_CHECKING:
@@ -110,16 +111,16 @@ def describe_change(change: Change) -> str:
 def window_around(before: Outlined, after: Outlined) -> tuple[slice, slice]:
     """Choose the part of an image in which the signed outline and both models' are, with a margin."""
     inside = (before.pair.labels == 1) | (before.labels > 0) | (after.labels > 0)
-    if not inside.any():
+    box = bounding_box(inside)
+    if box is None:
         return slice(None), slice(None)
-    return _around(np.flatnonzero(inside.any(axis=1)), inside.shape[0]), _around(
-        np.flatnonzero(inside.any(axis=0)), inside.shape[1]
-    )
+    rows, cols = (_with_margin(part, side) for part, side in zip(box, inside.shape, strict=True))
+    return rows, cols
 
 
-def _around(places: np.ndarray[tuple[int], np.dtype[np.intp]], length: int) -> slice:
-    margin = 2 + round(MARGIN * (places[-1] - places[0]))
-    return slice(max(0, int(places[0]) - margin), min(length, int(places[-1]) + margin + 1))
+def _with_margin(part: slice, side: int) -> slice:
+    margin = 2 + round(MARGIN * (part.stop - 1 - part.start))
+    return slice(max(0, part.start - margin), min(side, part.stop + margin))
 
 
 def draw_both(outlined: Outlined, window: tuple[slice, slice]) -> ByteImage:
