@@ -1,66 +1,136 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
 
-from napari_lesionseg.errors import CheckpointError, DeviceError
-from napari_lesionseg.plugin.tasks import Job, explain_device_failure
+from napari_lesionseg.errors import CancelledError, CheckpointError, DeviceError
+from napari_lesionseg.plugin.tasks import Delay, Task, explain_device_failure, run_task
+
+Run = Callable[..., tuple[list[Any], list[Exception]]]
 
 
 @pytest.fixture
-def run(qtbot):
-    """Run a function in a job; give what came of it."""
+def run(qtbot: QtBot) -> Run:
+    """Run a function in a task; return its results and errors."""
 
-    def run_job(function, *arguments):
-        answers, errors = [], []
-        job = Job("testing", function, *arguments, done=answers.append, failed=errors.append)
-        qtbot.waitUntil(lambda: bool(answers or errors), timeout=10_000)
-        assert job is not None
-        return answers, errors
+    def run_and_wait(function: Callable[..., Any], *arguments: Any) -> tuple[list[Any], list[Exception]]:
+        results: list[Any] = []
+        errors: list[Exception] = []
+        task = run_task("testing", function, *arguments, done=results.append, failed=errors.append)
+        qtbot.waitUntil(lambda: bool(results or errors), timeout=10_000)
+        assert not task.is_cancelled
+        return results, errors
 
-    return run_job
+    return run_and_wait
 
 
-def test_work_is_done_elsewhere_and_answers_arrive_here(qtbot, run):
-    here = []
-    answers, errors = [], []
+class CountTask(Task[int]):
+    """Counts up to a number, and waits at each step until it may go on."""
 
-    def done(answer):
+    def __init__(self, number: int) -> None:
+        super().__init__("counting", self._count, number)
+        self.may_go_on = threading.Semaphore(0)
+        self.reported: list[Any] = []
+        self.results: list[int] = []
+        self.errors: list[Exception] = []
+        self.threads: set[int] = set()
+        self.ended = threading.Event()
+        self.progressed.connect(self._on_progress)
+        self.finished.connect(self.results.append)
+        self.failed.connect(self.errors.append)
+
+    def _on_progress(self, step: object) -> None:
+        self.reported.append(step)
+        self.threads.add(threading.get_ident())
+
+    def _count(self, number: int) -> int:
+        try:
+            for step in range(number):
+                self.report(step)
+                self.may_go_on.acquire(timeout=10)
+            return number
+        finally:
+            self.ended.set()
+
+
+def test_work_is_done_in_another_thread_and_results_arrive_in_this_one(qtbot: QtBot) -> None:
+    here: list[int] = []
+    results: list[tuple[int, int]] = []
+
+    def done(result: tuple[int, int]) -> None:
         here.append(threading.get_ident())
-        answers.append(answer)
+        results.append(result)
 
-    job = Job("testing", lambda a, b: (a + b, threading.get_ident()), 2, 3, done=done, failed=errors.append)
-    qtbot.waitUntil(lambda: bool(answers), timeout=10_000)
-    assert job is not None
-    assert answers[0][0] == 5
-    assert answers[0][1] != threading.get_ident()
+    task = run_task("testing", lambda a, b: (a + b, threading.get_ident()), 2, 3, done=done, failed=print)
+    qtbot.waitUntil(lambda: bool(results), timeout=10_000)
+    assert not task.is_cancelled
+    assert results[0][0] == 5
+    assert results[0][1] != threading.get_ident()
     assert here == [threading.get_ident()]
-    assert not errors
 
 
-def test_named_errors_arrive_as_they_are(run):
-    def work():
+def test_progress_is_reported_in_the_main_thread(qtbot: QtBot) -> None:
+    task = CountTask(3)
+    task.start()
+    task.may_go_on.release(3)
+    qtbot.waitUntil(lambda: bool(task.results), timeout=10_000)
+    assert task.results == [3]
+    assert task.reported == [0, 1, 2]
+    assert task.threads == {threading.get_ident()}
+    assert not task.errors
+
+
+def test_a_canceled_task_fails_with_its_own_error(qtbot: QtBot) -> None:
+    task = CountTask(3)
+    task.start()
+    qtbot.waitUntil(lambda: task.reported == [0], timeout=10_000)
+    task.cancel()
+    task.may_go_on.release(3)
+    qtbot.waitUntil(lambda: bool(task.errors), timeout=10_000)
+    assert isinstance(task.errors[0], CancelledError)
+    assert task.reported == [0]
+    assert not task.results
+
+
+def test_a_closed_task_stops_and_emits_nothing(qtbot: QtBot, run: Run) -> None:
+    task = CountTask(3)
+    task.start()
+    qtbot.waitUntil(lambda: task.reported == [0], timeout=10_000)
+    task.close()
+    task.may_go_on.release(3)
+    qtbot.waitUntil(task.ended.is_set, timeout=10_000)
+    run(lambda: None)  # what the closed task might have emitted would have arrived before this
+    assert task.reported == [0]
+    assert not task.results
+    assert not task.errors
+
+
+def test_named_errors_arrive_as_they_are(run: Run) -> None:
+    def work() -> None:
         raise CheckpointError("The model file is damaged; choose another one.")
 
-    answers, errors = run(work)
-    assert not answers
+    results, errors = run(work)
+    assert not results
     assert [str(error) for error in errors] == ["The model file is damaged; choose another one."]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: unspecified launch failure"), MemoryError()])
-def test_failures_of_the_device_become_a_sentence(run, error):
-    def work():
+def test_failures_of_the_device_become_a_sentence(run: Run, error: Exception) -> None:
+    def work() -> None:
         raise error
 
     _, errors = run(work)
     assert isinstance(errors[0], DeviceError)
-    assert "choose the CPU" in str(errors[0])
+    assert "Choose the CPU" in str(errors[0])
 
 
-def test_errors_nobody_foresaw_are_shown_by_napari_and_passed_on(run):
+def test_unexpected_errors_are_shown_by_napari_and_passed_on(run: Run) -> None:
     shown = len(notification_manager.records)
     _, errors = run(lambda: np.zeros(3)[7])
     assert isinstance(errors[0], IndexError)
@@ -68,22 +138,31 @@ def test_errors_nobody_foresaw_are_shown_by_napari_and_passed_on(run):
     notification_manager.records.clear()
 
 
-def test_nothing_comes_of_dropped_work(qtbot):
-    gate, over = threading.Event(), threading.Event()
-    arrived = []
+def test_an_owner_that_is_gone_is_not_called(qtbot: QtBot, run: Run) -> None:
+    gate, calls = threading.Event(), []
 
-    def work():
-        gate.wait(10)
-        over.set()
+    class Owner:
+        def done(self, result: object) -> None:
+            calls.append(result)
 
-    job = Job("testing", work, done=arrived.append, failed=arrived.append)
-    job.drop()
+    owner = Owner()
+    task = run_task("testing", gate.wait, 10, done=owner.done, failed=owner.done)
+    del owner
     gate.set()
-    qtbot.waitUntil(over.is_set, timeout=10_000)
-    after = []
-    Job("testing", lambda: None, done=after.append, failed=after.append)
-    qtbot.waitUntil(lambda: bool(after), timeout=10_000)
-    assert not arrived
+    run(lambda: None)
+    assert not task.is_cancelled
+    assert not calls
+
+
+def test_a_delay_calls_once_after_the_last_start_unless_canceled(qtbot: QtBot) -> None:
+    calls: list[str] = []
+    delay, canceled = Delay(20, lambda: calls.append("called")), Delay(1, lambda: calls.append("canceled"))
+    canceled.start()
+    canceled.cancel()
+    for _ in range(3):
+        delay.start()
+    qtbot.waitUntil(lambda: bool(calls))
+    assert calls == ["called"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +174,7 @@ def test_nothing_comes_of_dropped_work(qtbot):
         (RuntimeError(), "(RuntimeError)"),
     ],
 )
-def test_the_reason_is_one_sentence(error, part):
+def test_the_reason_is_one_line(error: Exception, part: str) -> None:
     sentence = explain_device_failure(error)
     assert part in sentence
     assert "\n" not in sentence

@@ -1,35 +1,167 @@
-"""Work in other threads whose answers come back to the main thread, or are dropped.
-
-The function that works gets plain arrays and gives back plain values: no layer, viewer or Qt object.
-"""
+"""Work in other threads; its results arrive on the main thread."""
 
 from __future__ import annotations
 
 import atexit
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QThreadPool
+from psygnal import Signal
+from qtpy.QtCore import QObject, Qt, QThreadPool, QTimer
+from qtpy.QtCore import Signal as QtSignal
 
-from napari_lesionseg.errors import DeviceError, LesionSegError
+from napari_lesionseg.errors import CancelledError, DeviceError, LesionSegError
 
 T = TypeVar("T")
 
 
+class Task(Generic[T]):
+    """A function that runs once in another thread.
+
+    It takes and returns plain values and arrays: no layer, viewer or Qt object. All signals are emitted on
+    the main thread. Bound methods are connected weakly, so an owner that is gone is not called.
+
+    For a plain function, call `run_task`. For work that reports its progress or can be canceled, make a
+    subclass that passes a method of its own, and call `report` in it::
+
+        class ExportTask(Task[ExportReport]):
+            def __init__(self, study: Study, folder: Path) -> None:
+                super().__init__("exporting the data set", self._export, study, folder)
+
+            def _export(self, study: Study, folder: Path) -> ExportReport:
+                for step in ...:
+                    self.report(step)  # emits `progressed`; raises CancelledError after `cancel`
+
+        self._task = ExportTask(study, folder)
+        self._task.progressed.connect(self._on_step)
+        self._task.finished.connect(self._on_finished)
+        self._task.failed.connect(self._on_failed)
+        self._task.start()
+
+    Attributes
+    ----------
+    progressed : psygnal.Signal
+        Emitted with what `report` was given.
+    finished : psygnal.Signal
+        Emitted with the function's result.
+    failed : psygnal.Signal
+        Emitted with a `LesionSegError` to be shown to the user (a `CancelledError` after `cancel`), or with
+        an unexpected exception, whose traceback napari has shown already.
+    """
+
+    progressed = Signal(object)
+    finished = Signal(object)
+    failed = Signal(object)
+
+    def __init__(self, title: str, function: Callable[..., T], *arguments: Any) -> None:
+        self._cancelled = threading.Event()
+        self._relay = _Relay()
+        # Queued, since `report` is called in the other thread.
+        queued = Qt.ConnectionType.QueuedConnection
+        self._relay.sent.connect(lambda value: self._on_progress(value), queued)  # type: ignore[call-arg]
+        # Without `_ignore_errors`, superqt raises errors once more within Qt's event loop.
+        self._worker = create_worker(
+            _Call(title, function, arguments), _start_thread=False, _ignore_errors=True
+        )
+        # Qt holds methods weakly: functions keep the task alive until its result is there.
+        self._worker.returned.connect(lambda outcome: self._on_returned(outcome))
+        self._worker.errored.connect(lambda error: self._on_errored(error))
+
+    def start(self) -> None:
+        """Begin; to be called once, after the signals were connected."""
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Stop at the next `report`; `failed` is emitted then."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """Cancel, and emit nothing more."""
+        self.cancel()
+        for signal in (self.progressed, self.finished, self.failed):
+            signal.disconnect()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+    def report(self, progress: object) -> None:
+        """Emit `progressed`; to be called by the function that runs, which stops here after `cancel`."""
+        if self.is_cancelled:
+            raise CancelledError("Canceled.")
+        self._relay.sent.emit(progress)
+
+    def _on_progress(self, progress: object) -> None:
+        if not self.is_cancelled:
+            self.progressed.emit(progress)
+
+    def _on_returned(self, outcome: _Outcome) -> None:
+        if outcome.error is None:
+            self.finished.emit(outcome.value)
+        else:
+            self.failed.emit(outcome.error)
+
+    def _on_errored(self, error: Exception) -> None:
+        if len(self.failed):  # else it was closed
+            _show_once(error)
+            self.failed.emit(error)
+
+
+def run_task(
+    title: str,
+    function: Callable[..., T],
+    *arguments: Any,
+    done: Callable[[T], object],
+    failed: Callable[[Exception], object],
+) -> Task[T]:
+    """Start a function in another thread; `done` or `failed` is called on the main thread."""
+    task = Task(title, function, *arguments)
+    task.finished.connect(done)
+    task.failed.connect(failed)
+    task.start()
+    return task
+
+
+class Delay:
+    """Calls a function once nothing has restarted the delay for some time; the last call counts."""
+
+    def __init__(self, milliseconds: int, function: Callable[[], object]) -> None:
+        self._timer = QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(milliseconds)
+        self._timer.timeout.connect(function)
+
+    def start(self) -> None:
+        """Begin, or begin anew."""
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Do not call the function."""
+        self._timer.stop()
+
+
+class _Relay(QObject):
+    """Carries progress from the working thread to the main thread, which psygnal alone does not."""
+
+    sent = QtSignal(object)
+
+
 @dataclass(frozen=True)
 class _Outcome:
-    """What a task came to: a value, or an error that the user can act on."""
+    """A value, or an error that the user can act on."""
 
     value: Any = None
     error: LesionSegError | None = None
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A function with its arguments, named as napari names it when the window is closed too early."""
+class _Call:
+    """A function with its arguments; napari shows the title when the window is closed too early."""
 
     title: str
     function: Callable[..., Any]
@@ -48,64 +180,6 @@ class _Task:
         return self.title
 
 
-class Job(Generic[T]):
-    """A function at work in another thread.
-
-    Parameters
-    ----------
-    title : str
-        What is done, in the user's words: "outlining IMD002".
-    function : callable
-        Runs in the other thread.
-    *arguments
-        Its arguments.
-    done : callable
-        Called on the main thread with the function's answer.
-    failed : callable
-        Called on the main thread with a `LesionSegError`, which is to be shown, or with an exception that
-        nobody foresaw, which was shown with its traceback already.
-    """
-
-    def __init__(
-        self,
-        title: str,
-        function: Callable[..., T],
-        *arguments: Any,
-        done: Callable[[T], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self._done = done
-        self._failed = failed
-        self._wanted = True
-        # Without `_ignore_errors`, superqt raises errors once more within Qt's event loop.
-        worker = create_worker(
-            _Task(title, function, arguments),
-            _start_thread=False,
-            _ignore_errors=True,
-        )
-        # Qt holds methods weakly: functions keep the job alive until its answer is there.
-        worker.returned.connect(lambda outcome: self._on_returned(outcome))
-        worker.errored.connect(lambda error: self._on_errored(error))
-        worker.start()
-
-    def drop(self) -> None:
-        """Let nothing come of the work: neither `done` nor `failed` is called any more."""
-        self._wanted = False
-
-    def _on_returned(self, outcome: _Outcome) -> None:
-        if not self._wanted:
-            return
-        if outcome.error is None:
-            self._done(outcome.value)
-        else:
-            self._failed(outcome.error)
-
-    def _on_errored(self, error: Exception) -> None:
-        if self._wanted:
-            _show_once(error)
-            self._failed(error)
-
-
 def _show_once(error: Exception) -> None:
     """Show an error with its traceback, which napari itself does with some Qt bindings but not with PyQt6."""
     if all(getattr(record, "exception", None) is not error for record in notification_manager.records):
@@ -114,24 +188,16 @@ def _show_once(error: Exception) -> None:
 
 @atexit.register
 def _wait_for_workers() -> None:
-    """Let threads end before Python does; Qt aborts the process if one of them reports to what has gone.
-
-    napari waits by itself, but only where its event loop ran.
-    """
+    """Wait for running threads; Qt aborts the process if one reports to an object that is gone."""
+    # napari waits by itself, but only where its event loop ran.
     pool = QThreadPool.globalInstance()
     if pool is not None:
         pool.waitForDone()
 
 
 def explain_device_failure(error: BaseException) -> str:
-    """Say in one sentence why the network stopped.
-
-    Parameters
-    ----------
-    error : RuntimeError or MemoryError
-        As PyTorch or Python raised it.
-    """
+    """Explain in one sentence why the network stopped."""
     first_line = next(iter(str(error).splitlines()), "").strip()
     if isinstance(error, MemoryError) or "out of memory" in first_line.lower():
-        return "There is not enough memory for this image; choose the CPU, or open a smaller image."
-    return f"The network stopped ({first_line or type(error).__name__}); choose the CPU and try again."
+        return "There is not enough memory for this image. Choose the CPU, or open a smaller image."
+    return f"The network stopped ({first_line or type(error).__name__}). Choose the CPU and try again."

@@ -133,7 +133,7 @@ class SlowJob:
     def __init__(self, work, done, failed) -> None:
         self.work, self.done, self.failed, self.wanted = work, done, failed, True
 
-    def drop(self) -> None:
+    def close(self) -> None:
         self.wanted = False
 
 
@@ -149,7 +149,7 @@ def make(config=PLAIN, model="new", shape=SHAPE):
 @pytest.fixture
 def jobs(monkeypatch) -> SlowJobs:
     slow = SlowJobs()
-    monkeypatch.setattr(request_queue, "Job", slow)
+    monkeypatch.setattr(request_queue, "run_task", slow)
     return slow
 
 

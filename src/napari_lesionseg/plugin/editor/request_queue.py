@@ -15,7 +15,7 @@ from napari_lesionseg.errors import ImageError
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import Box, ByteImage, Click
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class RequestQueue:
     def __init__(self) -> None:
         self.waiting: deque[Request] = deque()
         self._under_way: tuple[Request, ...] = ()
-        self._job: Job[Any] | None = None
+        self._job: Task[Any] | None = None
         self._was_busy = False
 
     @property
@@ -155,7 +155,7 @@ class RequestQueue:
     ) -> None:
         """Let another thread work for wishes; `done` or `failed` is called when it has finished."""
         self._under_way = pending_requests
-        self._job = Job(title, function, *arguments, done=partial(self._on_done, done), failed=failed)
+        self._job = run_task(title, function, *arguments, done=partial(self._on_done, done), failed=failed)
 
     def forget_last(self, depth: int) -> bool:
         """Take back what was wished for last, if no step was made since; tell whether there was anything."""
@@ -180,7 +180,7 @@ class RequestQueue:
     def drop(self) -> None:
         """Let nothing come of any wish."""
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
         self._job, self._under_way = None, ()
         self.waiting.clear()
         self.tell()

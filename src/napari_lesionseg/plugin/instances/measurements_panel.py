@@ -40,7 +40,7 @@ from napari_lesionseg.plugin.napari_layers.links import (
     read_numbers,
     shown_frame_of,
 )
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import captioned, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
 from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
@@ -78,7 +78,7 @@ class MeasurementsPanel(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self.rows: tuple[Measurement, ...] = ()
-        self._job: Job[tuple[Measurement, ...]] | None = None
+        self._job: Task[tuple[Measurement, ...]] | None = None
         self._listened: Labels | None = None
         self._measured: InstanceMap | None = None
         self._problem = ""
@@ -177,7 +177,7 @@ class MeasurementsPanel(QWidget):
 
     def _stop(self) -> None:
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
             self._job = None
 
     def _on_changed(self) -> None:
@@ -276,7 +276,7 @@ class MeasurementsPanel(QWidget):
             self._say(str(error))
             return
         self._stale, self._measured = False, ids
-        self._job = Job(
+        self._job = run_task(
             f"measuring the lesions of {layer.name}",
             measure_instances,
             ids,

@@ -44,7 +44,7 @@ from napari_lesionseg.plugin.napari_layers.links import (
     read_numbers,
     shown_frame_of,
 )
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import IGNORED, LabelImage, Probability
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ class Lesions:
         self.follows = True
         """Whether the lesions cover what their outline does; True where there is none."""
         self._frame: Frame = shown_frame_of(labels, viewer)
-        self._listing: Job[_Listing] | None = None
-        self._editing: Job[_Edit] | None = None
+        self._listing: Task[_Listing] | None = None
+        self._editing: Task[_Edit] | None = None
         self._again = self._closed = False
         self._pause = QTimer()
         self._pause.setSingleShot(True)
@@ -199,7 +199,7 @@ class Lesions:
             self.failed.emit(error)
             return
         title = f"listing the lesions of {self.labels.name}"
-        self._listing = Job(title, _list, view, done=self._on_listed, failed=self._on_not_listed)
+        self._listing = run_task(title, _list, view, done=self._on_listed, failed=self._on_not_listed)
         self.busy.emit(True)
 
     # ---------------------------------------------------------------------------------------- editing
@@ -258,7 +258,7 @@ class Lesions:
             event.disconnect(self._on_changed)
         for job in (self._listing, self._editing):
             if job is not None:
-                job.drop()
+                job.close()
 
     def _edit(
         self, change: Callable[..., InstanceMap], *, fresh: bool = False, keep: Sequence[int] = ()
@@ -271,7 +271,7 @@ class Lesions:
         unused = next_number(self.labels, before)
         if fresh:
             change = partial(change, unused=unused)
-        self._editing = Job(
+        self._editing = run_task(
             f"editing the lesions of {self.labels.name}",
             _apply,
             change,
@@ -388,13 +388,13 @@ class Numbering:
         self._frame = shown_frame_of(outline, viewer)
         find = partial(find_instances, narrow_point=NARROW_POINT if narrow_point else None)
         mask = read_numbers(outline, self._frame)
-        self._job: Job[Any] = Job(
+        self._job: Task[Any] = run_task(
             f"numbering the lesions of {outline.name}", find, mask, done=self._on_found, failed=failed
         )
 
     def drop(self) -> None:
         """Let nothing come of it."""
-        self._job.drop()
+        self._job.close()
 
     def _on_found(self, ids: InstanceMap) -> None:
         outline = self._outline

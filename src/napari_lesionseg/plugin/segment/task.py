@@ -17,7 +17,7 @@ from napari_lesionseg.plugin.editor.prediction_cache import Answer
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.plugin.napari_layers.layers import check_image, frames_of, image_shape, read_frame
 from napari_lesionseg.plugin.segment.outlines import Result, Session
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class SegmentRun:
         self.config = config
         self._session = session
         self._frames_done = 0
-        self._job: Job[Model] | Job[Drawn] | None = None
+        self._job: Task[Model] | Task[Drawn] | None = None
         self._queue = deque(work for image in images if (work := self._prepare(image)) is not None)
         self.frames = sum(len(work.waiting) for work in self._queue)
 
@@ -158,7 +158,9 @@ class SegmentRun:
             self._on_loaded(model)
             return
         self.progressed.emit(0, self.frames, "")
-        self._job = Job("loading the model", load, choice, done=self._on_loaded, failed=self._on_load_failed)
+        self._job = run_task(
+            "loading the model", load, choice, done=self._on_loaded, failed=self._on_load_failed
+        )
 
     def cancel(self) -> None:
         """Stop after the frame at work, which cannot be interrupted."""
@@ -169,7 +171,7 @@ class SegmentRun:
         self.cancelled = True
         self._queue.clear()
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
 
     def _prepare(self, image: Image) -> _Work | None:
         try:
@@ -202,7 +204,7 @@ class SegmentRun:
             except LesionSegError as error:
                 self._give_up(error)
                 continue
-            self._job = Job(
+            self._job = run_task(
                 f"outlining {work.image.name}",
                 outline_frame,
                 self.model,

@@ -22,7 +22,7 @@ from napari_lesionseg.inference.tiling_io import (
     threshold_strips,
 )
 from napari_lesionseg.plugin.napari_layers.layers import image_shape
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class TileRun(QObject):
     ) -> None:
         super().__init__(parent)
         self._cancelled = threading.Event()
-        self._job: Job[Any] = Job(
+        self._job: Task[Any] = run_task(
             f"outlining {image.name}",
             self._work,
             model,
@@ -133,7 +133,7 @@ class TileRun(QObject):
 
     def abandon(self) -> None:
         """Cancel, and let nobody hear of it: the window is closing."""
-        self._job.drop()
+        self._job.close()
         self.cancel()
 
     def _work(

@@ -23,7 +23,7 @@ from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.tiled_task import LargeOutline, TileRun, draw
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import RunBar, image_and_model, when_gone
 from napari_lesionseg.plugin.widgets.layer_combo import ImageChoice
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
@@ -67,8 +67,8 @@ class LargeWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._run: TileRun | None = None
-        self._loading: Job[Model] | None = None
-        self._drawing: Job[LabelImage] | None = None
+        self._loading: Task[Model] | None = None
+        self._drawing: Task[LabelImage] | None = None
         self._made: LargeOutline | None = None
         self._image: Image | None = None
         self._bar: progress | None = None
@@ -142,7 +142,7 @@ class LargeWidget(QWidget):
         self.models.drop()
         for job in (self._loading, self._drawing):
             if job is not None:
-                job.drop()
+                job.close()
         if self._run is not None:
             self._run.abandon()
         self._close_bar()
@@ -165,7 +165,7 @@ class LargeWidget(QWidget):
             self._go(self.models.loaded)
             return
         choice = self.models.choice
-        self._loading = Job(
+        self._loading = run_task(
             "loading the model",
             task.load,
             choice,
@@ -264,7 +264,7 @@ class LargeWidget(QWidget):
         made, model = self._made, self.models.loaded
         if made is None or model is None or self._at_work() or self._image is not self.images.layer:
             return
-        self._drawing = Job(
+        self._drawing = run_task(
             "drawing the outline",
             draw,
             made.stored,

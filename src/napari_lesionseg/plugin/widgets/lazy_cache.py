@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from psygnal import Signal
 
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class LazyCache(ABC, Generic[T]):
         self._title, self._most_kept, self._most_waiting = title, kept, waiting
         self._kept: OrderedDict[str, tuple[Hashable, T]] = OrderedDict()
         self._waiting: OrderedDict[str, Hashable] = OrderedDict()
-        self._job: Job[Any] | None = None
+        self._job: Task[Any] | None = None
 
     def get(self, image: str, version: Hashable) -> T | None:
         """Give what was made for an image.
@@ -69,7 +69,7 @@ class LazyCache(ABC, Generic[T]):
     def close(self) -> None:
         """Let nothing come of what is being made."""
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
         self._job = None
         self._waiting.clear()
 
@@ -89,7 +89,7 @@ class LazyCache(ABC, Generic[T]):
         if self._job is not None or not self._waiting:
             return
         image, version = self._waiting.popitem()
-        self._job = Job(
+        self._job = run_task(
             self._title,
             self._make,
             image,

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel
 from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.settings import read_preferences
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import run_task
 from napari_lesionseg.plugin.widgets.available_models import DEVICES, AvailableModels, available_models
 from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 
@@ -42,7 +42,9 @@ class ModelPicker(QObject):
         set_tip(self.device, "Where the model runs; a GPU is quicker, a processor will do", "device")
         bind_key(self.model, "model")
         bind_key(self.device, "device")
-        self._job = Job("looking for models and devices", available_models, done=self._fill, failed=_ignore)
+        self._job = run_task(
+            "looking for models and devices", available_models, done=self._fill, failed=_ignore
+        )
 
     @property
     def choice(self) -> ModelChoice:
@@ -97,7 +99,7 @@ class ModelPicker(QObject):
 
     def drop(self) -> None:
         """Call off what is being looked up."""
-        self._job.drop()
+        self._job.close()
 
     def _fill(self, found: AvailableModels) -> None:
         """List what was found, and stay on what was chosen."""

@@ -11,7 +11,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.save_queue import SaveQueue
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Provenance, Study
@@ -69,7 +69,7 @@ class StudyRun:
     def __init__(self, study: Study, save_queue: SaveQueue, on_screen: Callable[[], str | None]) -> None:
         self._study, self._save_queue, self._on_screen = study, save_queue, on_screen
         self._waiting: deque[str] = deque()
-        self._job: Job[tuple[LabelImage, Provenance]] | None = None
+        self._job: Task[tuple[LabelImage, Provenance]] | None = None
         self._problems: list[str] = []
         self._total = 0
         self._active = self._refreshing = False
@@ -107,7 +107,7 @@ class StudyRun:
             self._active = False
             self._waiting.clear()
             if self._job is not None:
-                self._job.drop()
+                self._job.close()
             self._job = None
             self._save_queue.saved.disconnect(self._next)
             self.finished.emit(tuple(self._problems))
@@ -134,7 +134,7 @@ class StudyRun:
             self.cancel()
             return
         image_id = self._waiting.popleft()
-        self._job = Job(
+        self._job = run_task(
             f"outlining {self._study.state.images[image_id].name}",
             outline_image,
             self._study,

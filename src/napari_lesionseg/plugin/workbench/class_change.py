@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_lesionseg.plugin.napari_layers.layers import outline_colors
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.study.events import StudyClass
 from napari_lesionseg.study.study import Study
 
@@ -106,7 +106,7 @@ class ClassChange(QObject):
     ) -> None:
         super().__init__(parent)
         self._classes, self._model = tuple(classes), model
-        self._job: Job[Any] = Job(
+        self._job: Task[Any] = run_task(
             "changing the classes",
             study.set_classes,
             self._classes,
@@ -116,12 +116,12 @@ class ClassChange(QObject):
 
     def abandon(self) -> None:
         """Let nobody hear of it: the study is being closed."""
-        self._job.drop()
+        self._job.close()
 
     def _on_changed(self, _: None) -> None:
         self.changed.emit()
         if self._model is not None and not fits_classes(self._model, self._classes):
-            self._job = Job(
+            self._job = run_task(
                 "adding classes to the model",
                 keep_fitted,
                 self._model,

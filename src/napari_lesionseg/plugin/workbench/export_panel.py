@@ -25,7 +25,7 @@ from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.errors import CancelledError
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import run_task
 from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow, small
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.records import study_records
@@ -67,7 +67,7 @@ class ExportRun(QObject):
     ) -> None:
         super().__init__(parent)
         self._given_up = threading.Event()
-        self._job = Job(
+        self._job = run_task(
             "writing the data set",
             _export,
             study,
@@ -87,7 +87,7 @@ class ExportRun(QObject):
 
     def abandon(self) -> None:
         """Give up, and let nobody hear of it: the window is closing."""
-        self._job.drop()
+        self._job.close()
         self.give_up()
 
 

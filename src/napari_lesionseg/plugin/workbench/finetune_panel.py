@@ -27,7 +27,7 @@ from napari_lesionseg.finetuning.run import Progress
 from napari_lesionseg.finetuning.schedule import Plan, describe_kind
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.finetune_task import (
@@ -86,7 +86,7 @@ class LearnPanel(QWidget):
         self.candidate: Candidate | None = None
         self._plan: Plan | None = None
         self._training_images: tuple[ImageState, ...] | None = None
-        self._going_back: Job[ModelEntry | None] | None = None
+        self._going_back: Task[ModelEntry | None] | None = None
         self.count, self.split, self.plan = small(QLabel()), small(QLabel()), small(QLabel())
         self.seconds = QSpinBox()
         self.start = QPushButton("Fine-tune")
@@ -200,7 +200,7 @@ class LearnPanel(QWidget):
     def abandon(self) -> None:
         """Let nothing come of what is being done; Qt's side of the panel may be gone."""
         if self._going_back is not None:
-            self._going_back.drop()
+            self._going_back.close()
         if self.run is not None:
             self.run.abandon()
         self.run = None
@@ -364,7 +364,7 @@ class LearnPanel(QWidget):
         model = self._session.model
         if model is None or self._going_back is not None:
             return
-        self._going_back = Job(
+        self._going_back = run_task(
             "looking for the old model",
             parent_of,
             model,

@@ -16,7 +16,7 @@ from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.store import ModelEntry, ModelStore
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.study.records import signed_outline
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
@@ -141,7 +141,7 @@ class LearnRun(QObject):
         self._tuning: FineTuning | None = None
         self.problems: tuple[str, ...] = ()
         """What went wrong without ending it, one sentence each; known at the end."""
-        self._job: Job[Any] = Job(
+        self._job: Task[Any] = run_task(
             "learning from the approved images",
             self._work,
             study,
@@ -180,7 +180,7 @@ class LearnRun(QObject):
 
     def abandon(self) -> None:
         """Give up, and let nobody hear of it: the window is closing. It can be continued the next time."""
-        self._job.drop()
+        self._job.close()
         self.give_up()
 
     def wait(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
@@ -86,7 +86,7 @@ class Prefetcher:
         self._model: Model | None = None
         self._wanted: list[str] = []
         self._kept: dict[str, Prepared] = {}
-        self._job: Job[Prepared] | None = None
+        self._job: Task[Prepared] | None = None
         self._working_on: str | None = None
 
     @property
@@ -125,7 +125,7 @@ class Prefetcher:
 
     def _drop_job(self) -> None:
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
         self._job, self._working_on = None, None
 
     def _missing(self) -> list[str]:
@@ -136,7 +136,7 @@ class Prefetcher:
         if self._job is not None or not missing:
             return
         self._working_on = missing[0]
-        self._job = Job(
+        self._job = run_task(
             "getting the next image ready",
             prepare,
             self._study,

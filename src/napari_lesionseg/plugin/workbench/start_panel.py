@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QPushButton, QVBox
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
 from napari_lesionseg.plugin.workbench.open_study import (
@@ -65,7 +65,7 @@ class StartPanel(QWidget):
         super().__init__(parent)
         self._viewer, self._annotator, self._may_leave = viewer, annotator, may_leave
         self.in_use: Collection[Layer] = ()
-        self._job: Job[Study] | None = None
+        self._job: Task[Study] | None = None
         self._watched = Watched()
         self._taken: list[Image] = []
         self.new_button = QPushButton("New study\N{HORIZONTAL ELLIPSIS}")
@@ -124,7 +124,7 @@ class StartPanel(QWidget):
         """Let nothing come of what is being opened."""
         self._watched.stop()
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
         self._job = None
 
     def _lay_out(self) -> None:
@@ -149,7 +149,7 @@ class StartPanel(QWidget):
             return
         self.drop()
         self._watched, self._taken = Watched(), list(taken)
-        self._job = Job(
+        self._job = run_task(
             "opening the study", opening, self._watched, done=self._on_opened, failed=self._on_failed
         )
         self._show_at_work(True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psygnal import Signal
 
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.study.study import Study
 
 
@@ -29,7 +29,7 @@ class StudyPoller:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._job: Job[frozenset[str]] | None = None
+        self._job: Task[frozenset[str]] | None = None
         self._told = ""
 
     @property
@@ -40,7 +40,7 @@ class StudyPoller:
     def look(self) -> None:
         """Look for news, unless that is being done."""
         if self._job is None:
-            self._job = Job(
+            self._job = run_task(
                 "looking for other annotators' work",
                 self._study.refresh,
                 done=self._on_done,
@@ -50,7 +50,7 @@ class StudyPoller:
     def close(self) -> None:
         """Let nothing come of what is being read."""
         if self._job is not None:
-            self._job.drop()
+            self._job.close()
 
     def _on_done(self, images: frozenset[str]) -> None:
         self._job, self._told = None, ""

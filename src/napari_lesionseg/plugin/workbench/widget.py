@@ -28,7 +28,7 @@ from superqt import QCollapsible
 from napari_lesionseg.plugin.editor.panel import CorrectPanel
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.task import ModelChoice
-from napari_lesionseg.plugin.tasks import Job
+from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
 from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls, small
 from napari_lesionseg.plugin.workbench.classes import ClassEditing
@@ -85,7 +85,7 @@ class Workbench(QWidget):
         self.sign.setWordWrap(True)
         self.menu = QToolButton()
         self.start = StartPanel(napari_viewer, self.annotator.text, self.close_study)
-        self._model_job: Job[Any] | None = None
+        self._model_job: Task[Any] | None = None
         self._poll = QTimer(self)
         self._poll.setInterval(POLL_MS)
         self._window: Callable[[], QWidget | None] = _nothing
@@ -312,9 +312,9 @@ class Workbench(QWidget):
 
     def _load_model(self) -> None:
         if self._model_job is not None:
-            self._model_job.drop()
+            self._model_job.close()
         choice = self.models.choice
-        self._model_job = Job(
+        self._model_job = run_task(
             "loading the model",
             task.load,
             choice,
@@ -413,9 +413,9 @@ def _study_name(folder: Path) -> str:
 def _tear_down(parts: dict[str, Any]) -> None:
     """Save and stop; Qt's side of the widget is gone."""
     parts["models"].drop()
-    for working in (parts["start"], parts["_model_job"]):
-        if working is not None:
-            working.drop()
+    parts["start"].drop()
+    if parts["_model_job"] is not None:
+        parts["_model_job"].close()
     session: StudySession | None = parts["session"]
     if session is None:
         return
