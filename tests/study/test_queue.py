@@ -109,7 +109,7 @@ def test_least_sure_teaches_most_and_verdicts_come_last() -> None:
 
 
 def test_images_that_look_alike_do_not_follow_each_other() -> None:
-    """Two clusters, equally unsure: the choice goes to and fro until both are covered."""
+    """Two clusters, equally unsure: the choice alternates until both are covered."""
     queue = [state(number) for number in range(8)]
     features = {one.image_id: [100.0 * (number % 2), number] for number, one in enumerate(queue)}
     order = numbers(rank_by_teaching(queue, features))

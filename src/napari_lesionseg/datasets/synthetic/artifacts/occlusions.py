@@ -61,7 +61,7 @@ def _draw_scribble(
     zigzag: bool,
     rng: np.random.Generator,
 ) -> None:
-    """One slightly curved stroke, or several short ones to and fro."""
+    """One slightly curved stroke, or several short ones back and forth."""
     heading = rng.uniform(0, np.pi)
     along = np.array((np.cos(heading), np.sin(heading)))
     across = np.array((-along[1], along[0]))
