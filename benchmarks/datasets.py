@@ -32,8 +32,7 @@ from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Record
-from napari_lesionseg.study.datasets import study_of_dataset
-from napari_lesionseg.study.records import study_records
+from napari_lesionseg.study.datasets import study_from_dataset, study_records
 from napari_lesionseg.study.study import Study
 
 WIDTH, HEIGHT = 600, 450
@@ -139,7 +138,7 @@ def print_round_trips(data: Path) -> None:
 def round_trip(source: Path, convention: str, folder: Path) -> tuple[int, int, bool]:
     """Return how many images there were, how many came back identical, and whether all hashes held."""
     last(import_dataset(source, folder / "in"))
-    study_of_dataset(folder / "study", "am", read_dataset(folder / "in"))
+    study_from_dataset(folder / "study", "am", read_dataset(folder / "in"))
     settings = KEEP.model_copy(update={"polygons": convention.endswith("polygons")})
     with Study.open(folder / "study", "am") as study:
         correct(study)
@@ -156,7 +155,7 @@ def round_trip(source: Path, convention: str, folder: Path) -> tuple[int, int, b
 def correct(study: Study) -> None:
     """Paint a little into every outline and sign it, as an annotator would."""
     for image in study.state.images:
-        labels = study.outline(image).copy()
+        labels = study.read_mask(image).copy()
         labels[5:15, 5:25] = 1
         study.approve(image, labels)
 

@@ -13,9 +13,8 @@ Prints the tables of ``docs/explanation/fine-tuning.md``::
   the set was outlined worse than at the start, "promised" is the gain on the held-out images. The row of 0
   corrected images is the model as it is, on the whole set.
 - After 1 click: a simulated annotator clicks once into the largest error.
-- ``--order active`` takes the images in the order in which the queue shows them when it is sorted by
-  "teaches most", one after the other, the first of each draw at random from a half of the set: what that
-  order gains over chance is the difference between the two tables.
+- ``--order active`` takes the images as the queue sorts them by "least certain first", the first of each draw
+  at random from a half of the set: what that order gains over chance is the difference between the tables.
 - ``--json FILE`` keeps every draw as soon as it is done; the same command goes on where it was interrupted.
 """
 
@@ -46,7 +45,7 @@ from napari_lesionseg.inference.clicks import next_click
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.study.events import Added, Predicted
-from napari_lesionseg.study.queue import rank_by_teaching
+from napari_lesionseg.study.queue import Order, arrange
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import Pair
@@ -126,16 +125,16 @@ def rank(pairs: Sequence[Pair], model: ls.Model) -> list[str]:
         image = read_image(pair.image)
         quality = quality_estimate(model.predict(image), model.card.threshold)
         states.append(_state(pair.stem, number, image.shape[:2], quality))
-    return [state.name for state in rank_by_teaching(states)]
+    return [state.name for state in arrange(states, Order.QUALITY)]
 
 
 def _state(stem: str, number: int, shape: tuple[int, int], quality: float) -> ImageState:
-    """Make what a study knows of an image that was outlined and not looked at."""
+    """Make what a study knows of an image that was predicted and not reviewed."""
     now = datetime.now(UTC)
-    common = {"image": f"{number:064x}", "time": now, "writer": "am-0", "number": number + 1}
+    common = {"image_id": f"{number:064x}", "time": now, "writer": "am-0", "number": number + 1}
     added = Added.model_construct(**common, name=stem, path=stem, own=False, size=1, shape=shape)
     outline = Predicted.model_construct(**common, quality=quality)
-    return ImageState(added, now, predicted=outline, outline=outline)
+    return ImageState(added, now, predicted=outline, current=outline)
 
 
 def read(pairs: Sequence[Pair]) -> list[CachedPair]:

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from napari_lesionseg.study.events import Provenance
 from napari_lesionseg.study.queue import Order, arrange, count_images
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.study import Study
 
 MODEL = "a" * 64
 EVERY = 5
@@ -106,13 +107,10 @@ def measure(base: Path, count: int, size: tuple[int, int]) -> Table:
     other = Study.open(folder, "bo")
     row("look for news, none", [timed(other.refresh) for _ in range(20)])
     row("read an image", [timed(lambda p=p: other.read_image(p)) for p in list(other.state.images)[:50]])
-    row("read an outline", [timed(lambda p=p: other.outline(p)) for p in list(other.state.images)[:50]])
+    row("read an outline", [timed(lambda p=p: other.read_mask(p)) for p in list(other.state.images)[:50]])
     images = other.state.images.values()
-    features = dict(zip(other.state.images, np.random.default_rng(2).normal(size=(count, 64)), strict=True))
     row("sort by quality", [timed(lambda: arrange(images, Order.QUALITY)) for _ in range(5)])
     row("search a name", [timed(lambda: arrange(images, search="0042")) for _ in range(5)])
-    teach = [timed(lambda: arrange(images, Order.TEACHES_MOST, features=features)) for _ in range(5)]
-    row("sort by what teaches most", teach)
     table.caption = str(count_images(images))
     return table
 

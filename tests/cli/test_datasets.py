@@ -106,7 +106,7 @@ def test_what_is_imported_for_a_reader_is_corrected_and_exported(study_folder, t
     assert "a study with 2 outlines to review" in capsys.readouterr().out
     with Study.open(back / STUDY_FOLDER, "cy") as study:
         images = list(study.state.images)
-        corrected = study.outline(images[0])
+        corrected = study.read_mask(images[0])
         corrected[:5, :5] = 1
         study.approve(images[0], corrected)
         study.approve(images[1])

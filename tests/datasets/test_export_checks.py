@@ -27,7 +27,7 @@ def test_sound_records_pass(kit, records) -> None:
     assert checked.problems == checked.duplicates == ()
 
 
-@pytest.mark.parametrize("status", ["predicted", "corrected", "flagged", "not looked at"])
+@pytest.mark.parametrize("status", ["predicted", "corrected", "flagged", "unreviewed"])
 def test_unsigned_outlines_stay_out_unless_asked_for(kit, records, status) -> None:
     records[2] = replace(records[2], provenance=Provenance(status=status))
     checked = check(kit, records)

@@ -28,8 +28,8 @@ from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.io import atomic
 from napari_lesionseg.io import images as images_module
 from napari_lesionseg.study import event_log, mask_store
-from napari_lesionseg.study.event_log import JournalWriter
-from napari_lesionseg.study.mask_store import Revisions, name_revision
+from napari_lesionseg.study.event_log import EventWriter
+from napari_lesionseg.study.mask_store import MaskStore, name_revision
 from napari_lesionseg.study.study import Study
 
 
@@ -39,34 +39,34 @@ def careful() -> None:
 
 def line_first() -> None:
     """Save the line before the mask that it speaks of."""
-    write, append, waiting = Revisions.write, JournalWriter.append, []
+    write, append, waiting = MaskStore.write, EventWriter.append, []
 
-    def late(self: Revisions, image_id: str, labels: Any, known: Any) -> tuple[str, str]:
+    def late(self: MaskStore, image_id: str, labels: Any, known: Any) -> tuple[str, str]:
         waiting.append(lambda: write(self, image_id, labels, known))
         with tempfile.TemporaryDirectory(dir=self.path("x", "x").parents[3]) as probe:
             images_module.write_mask(Path(probe, "mask.png"), labels)
             return name_revision(labels), atomic.sha256_file(Path(probe, "mask.png"))
 
-    def append_then_write(self: JournalWriter, *args: Any, **named: Any) -> Any:
+    def append_then_write(self: EventWriter, *args: Any, **named: Any) -> Any:
         entry = append(self, *args, **named)
         while waiting:
             waiting.pop()()
         return entry
 
-    Revisions.write, JournalWriter.append = late, append_then_write
+    MaskStore.write, EventWriter.append = late, append_then_write
 
 
 def journal_in_place() -> None:
     """Write the whole journal anew for each entry, over the old one."""
 
-    def rewrite(self: JournalWriter, line: bytes) -> None:
+    def rewrite(self: EventWriter, line: bytes) -> None:
         before = self._path.read_bytes() if self._path.exists() else b""
         with self._path.open("wb") as stream:
             stream.write(before + line)
             os.fsync(stream.fileno())
         atomic.sync_folder(self._path.parent)
 
-    JournalWriter._write = rewrite
+    EventWriter._write = rewrite
 
 
 def mask_in_place() -> None:

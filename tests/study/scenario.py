@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.study.events import Approved, OutlineEntry
+from napari_lesionseg.study.events import Approved, MaskEvent, Provenance
 from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
 
 SHAPE = (12, 17)
@@ -20,7 +20,7 @@ SHAPE = (12, 17)
 class Seen:
     """What an annotator expects to see of one image."""
 
-    status: str = "not looked at"
+    status: str = "unreviewed"
     outline: bytes | None = None
     note: str = ""
     approved: tuple[bytes, ...] = ()
@@ -60,19 +60,19 @@ def plan(images: list[str], rounds: int, seed: int = 0, before: World | None = N
 
 def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
     guess, first, second, third = draw(rng), draw(rng), draw(rng), draw(rng)
-    origin = Provenance(
+    provenance = Provenance(
         model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False))
     )
     yield (
         lambda study: study.record_prediction(image_id, guess, Provenance(model="a" * 64, quality=0.6)),
         lambda seen: (
             replace(seen, status="predicted", outline=guess.tobytes())
-            if seen.status == "not looked at"
+            if seen.status == "unreviewed"
             else seen
         ),
     )
     yield (
-        lambda study: study.save_correction(image_id, first, origin),
+        lambda study: study.save_correction(image_id, first, provenance),
         lambda seen: replace(
             seen, status="flagged" if seen.status == "flagged" else "corrected", outline=first.tobytes()
         ),
@@ -100,7 +100,7 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
         lambda seen: replace(seen, status="corrected", note=""),
     )
     yield (
-        lambda study: study.save_correction(image_id, third, origin),
+        lambda study: study.save_correction(image_id, third, provenance),
         lambda seen: replace(seen, status="corrected", outline=third.tobytes()),
     )
     yield (
@@ -118,14 +118,14 @@ def look(study: Study) -> World:
 
 def _see(study: Study, image_id: str) -> Seen:
     state = study.state.images[image_id]
-    outline = None if state.outline is None else study.read_revision(state.outline).tobytes()
+    outline = None if state.current is None else study.read_revision(state.current).tobytes()
     if state.status is Status.NO_LESION:
-        shown = study.outline(image_id)
+        shown = study.read_mask(image_id)
         assert shown is not None
         assert not shown.any()
     entries = study.history(image_id)
     for entry in entries:
-        if isinstance(entry, OutlineEntry):
+        if isinstance(entry, MaskEvent):
             study.read_revision(entry)
     approved = tuple(study.read_revision(entry).tobytes() for entry in entries if isinstance(entry, Approved))
     return Seen(state.status.value, outline, state.note, approved)

@@ -9,7 +9,7 @@ import pytest
 
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.io.images import write_image, write_mask
-from napari_lesionseg.study.datasets import IMPORTED, study_of_dataset, take_outlines
+from napari_lesionseg.study.datasets import IMPORTED, import_masks, study_from_dataset
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
@@ -35,18 +35,18 @@ def folder(tmp_path):
 
 def test_outlines_patients_and_classes_come_along(folder):
     dataset = read_dataset(folder)
-    assert study_of_dataset(folder / "study", "am", dataset) == 2
+    assert study_from_dataset(folder / "study", "am", dataset) == 2
     with Study.open(folder / "study", "am") as study:
         states = {state.name: state for state in study.state.images.values()}
         assert [entry.name for entry in study.info.classes] == ["lesion", "hair"]
         assert len({entry.color for entry in study.info.classes}) == 2
         assert states["p0"].added.patient == states["p1"].added.patient == "A"
         assert [states[f"p{number}"].status for number in range(4)] == [
-            Status.CORRECTED, Status.CORRECTED, Status.NOT_LOOKED_AT, Status.NOT_LOOKED_AT,
+            Status.CORRECTED, Status.CORRECTED, Status.UNREVIEWED, Status.UNREVIEWED,
         ]  # fmt: skip
         image = next(image for image, state in study.state.images.items() if state.name == "p0")
         labels = dataset.records[0].load().labels
-        np.testing.assert_array_equal(study.outline(image), labels)
+        np.testing.assert_array_equal(study.read_mask(image), labels)
 
 
 def test_what_a_reader_did_is_left_alone(folder):
@@ -54,13 +54,13 @@ def test_what_a_reader_did_is_left_alone(folder):
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         first = next(iter(study.state.images))
         study.no_lesion(first)
-        assert take_outlines(study, records) == 0  # hairs are no class of this study
+        assert import_masks(study, records) == 0  # hairs are no class of this study
         assert study.state.images[first].status is Status.NO_LESION
 
 
 def test_the_study_inside_is_no_part_of_the_data_set(folder):
     before = [record.name for record in read_dataset(folder).records]
-    study_of_dataset(folder / "lesionseg-study", "am", read_dataset(folder))
+    study_from_dataset(folder / "lesionseg-study", "am", read_dataset(folder))
     assert [record.name for record in read_dataset(folder).records] == before
 
 
@@ -77,15 +77,15 @@ def lesion_masks(folder):
 def test_outlines_that_came_along_are_nobodys_verdict_and_yield_to_no_network(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
-        assert take_outlines(study, records) == 3
+        assert import_masks(study, records) == 3
         image, state = next(iter(study.state.images.items()))
         assert state.annotator == IMPORTED
         assert not state.verdicts
         assert state.corrected is not None
         assert state.corrected.model is None
         study.record_prediction(image, np.ones((20, 30), np.uint8))
-        np.testing.assert_array_equal(study.outline(image), records[0].load().labels)
-        assert list(study.state.images.values())[3].status is Status.NOT_LOOKED_AT
+        np.testing.assert_array_equal(study.read_mask(image), records[0].load().labels)
+        assert list(study.state.images.values())[3].status is Status.UNREVIEWED
 
 
 def test_what_was_drawn_is_never_overwritten(folder):
@@ -96,10 +96,10 @@ def test_what_was_drawn_is_never_overwritten(folder):
         drawn[0, 0] = 1
         study.save_correction(first, drawn)
         study.record_prediction(second, drawn)
-        assert take_outlines(study, records) == 1
-        assert take_outlines(study, records) == 0
-        np.testing.assert_array_equal(study.outline(first), drawn)
-        np.testing.assert_array_equal(study.outline(second), drawn)
+        assert import_masks(study, records) == 1
+        assert import_masks(study, records) == 0
+        np.testing.assert_array_equal(study.read_mask(first), drawn)
+        np.testing.assert_array_equal(study.read_mask(second), drawn)
         assert study.state.images[third].annotator == IMPORTED
 
 
@@ -107,7 +107,7 @@ def test_images_are_known_by_their_content(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         swapped = [dataclasses.replace(record, name="other") for record in records]
-        assert take_outlines(study, swapped) == 3
+        assert import_masks(study, swapped) == 3
 
 
 def test_copies_are_known_by_their_names(folder):
@@ -117,11 +117,11 @@ def test_copies_are_known_by_their_names(folder):
         image = np.full((20, 30, 3), 40 * number, np.uint8)
         write_image(folder / f"jpg/p{number}.jpg", image)
     with Study.create(folder / "study", "am", paths=folder / "jpg", copy=True) as study:
-        assert take_outlines(study, records) == 3
+        assert import_masks(study, records) == 3
 
 
 def test_a_blinded_study_takes_none(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images", blinded=True) as study:
-        assert take_outlines(study, records) == 0
-        assert {state.status for state in study.state.images.values()} == {Status.NOT_LOOKED_AT}
+        assert import_masks(study, records) == 0
+        assert {state.status for state in study.state.images.values()} == {Status.UNREVIEWED}

@@ -158,7 +158,7 @@ def test_a_journal_that_cannot_be_read_is_reported_and_the_others_are_read(
 ) -> None:
     folder = tmp_path / "study"
     shutil.copytree(template, folder)
-    broken = next(path for path in (folder / "journal").iterdir() if b"approved" in path.read_bytes())
+    broken = next(path for path in (folder / "events").iterdir() if b"approved" in path.read_bytes())
     real = Path.open
 
     def opening(path: Path, *args: object, **named: object) -> object:
@@ -186,7 +186,7 @@ def test_a_folder_that_disappears_and_comes_back(template: Path, tmp_path: Path)
             with pytest.raises(StudyError, match="cannot be reached"):
                 act(study)
         with pytest.raises(StudyError, match="missing"):
-            study.outline(next(iter(study.state.images)))
+            study.read_mask(next(iter(study.state.images)))
         assert study.state is before
         assert not folder.exists()
         away.rename(folder)
@@ -285,7 +285,7 @@ sys.stdout.write(str(len(approved)))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
-@pytest.mark.parametrize(("limit", "fits"), [(40, False), (2000, True)], ids=["mask", "journal"])
+@pytest.mark.parametrize(("limit", "fits"), [(40, False), (2000, True)], ids=["mask", "events"])
 def test_a_real_limit_on_what_can_be_written(template: Path, tmp_path: Path, limit: int, fits: bool) -> None:
     """The system itself cuts a write short: of the mask, or in the middle of a journal's line."""
     folder = tmp_path / "study"

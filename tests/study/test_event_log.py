@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.event_log import MAX_LINE, JournalReader, JournalWriter, Problem
+from napari_lesionseg.study.event_log import MAX_LINE, EventReader, EventWriter, StudyProblem
 from napari_lesionseg.study.events import Added, Flagged, Session
 
 IMAGE = "5" * 64
@@ -22,7 +22,7 @@ FILE = f"am-{WRITER}.jsonl"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "journal"
+    path = tmp_path / "events"
     path.mkdir()
     return path
 
@@ -42,46 +42,46 @@ def notes(entries: list[object]) -> list[str]:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    writer = JournalWriter(folder, "am")
+    writer = EventWriter(folder, "am")
     first = writer.append(Flagged, time=NOW, image_id=IMAGE, note="hår?")
     second = writer.append(Session, time=NOW, image_id=IMAGE, view={"zoom": 2.5, "center": [0, 1]})
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert annotator.read_new() == [first, second]
     assert annotator.read_new() == []
     assert not annotator.problems
 
 
 def test_only_new_lines_are_read_again(folder: Path) -> None:
-    writer, annotator = JournalWriter(folder, "am"), JournalReader(folder)
+    writer, annotator = EventWriter(folder, "am"), EventReader(folder)
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="one")
     assert notes(annotator.read_new()) == ["one"]
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="two")
-    JournalWriter(folder, "bo").append(Flagged, time=NOW, image_id=IMAGE, note="three")
+    EventWriter(folder, "bo").append(Flagged, time=NOW, image_id=IMAGE, note="three")
     assert notes(annotator.read_new()) == ["two", "three"]
 
 
 def test_two_runs_never_share_a_file(folder: Path) -> None:
     for _ in range(2):
-        JournalWriter(folder, "am").append(Flagged, time=NOW, image_id=IMAGE)
+        EventWriter(folder, "am").append(Flagged, time=NOW, image_id=IMAGE)
     assert len(list(folder.iterdir())) == 2
 
 
 def test_many_entries_are_written_in_one_step(folder: Path) -> None:
     records = [{"image_id": f"{n:064x}", "note": str(n)} for n in range(50)]
-    entries = JournalWriter(folder, "am").append_together(Flagged, records, time=NOW)
-    assert JournalReader(folder).read_new() == entries
+    entries = EventWriter(folder, "am").append_together(Flagged, records, time=NOW)
+    assert EventReader(folder).read_new() == entries
     assert len(list(folder.iterdir())) == 1
 
 
 def test_nothing_to_write_makes_no_file(folder: Path) -> None:
-    assert JournalWriter(folder, "am").append_together(Flagged, [], time=NOW) == []
+    assert EventWriter(folder, "am").append_together(Flagged, [], time=NOW) == []
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_torn_last_line_is_left_until_it_is_whole(folder: Path, cut: int) -> None:
     (folder / FILE).write_bytes(line(0) + line(1)[:-cut])
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert notes(annotator.read_new()) == ["note 0"]
     assert not annotator.problems
     (folder / FILE).write_bytes(line(0) + line(1))
@@ -90,11 +90,11 @@ def test_a_torn_last_line_is_left_until_it_is_whole(folder: Path, cut: int) -> N
 
 def test_a_line_torn_in_the_middle_costs_only_itself(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1)[:40] + b"\n" + line(2))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert notes(annotator.read_new()) == ["note 0", "note 2"]
     (problem,) = annotator.problems
-    assert (problem.file, problem.line) == (f"journal/{FILE}", 2)
-    assert str(problem).startswith(f"journal/{FILE}:2: Invalid JSON")
+    assert (problem.file, problem.line) == (f"events/{FILE}", 2)
+    assert str(problem).startswith(f"events/{FILE}:2: Invalid JSON")
 
 
 HOSTILE = {
@@ -128,7 +128,7 @@ HOSTILE = {
 @pytest.mark.parametrize(("bad", "reason"), HOSTILE.values(), ids=HOSTILE)
 def test_bad_lines_are_refused_one_by_one_and_named(folder: Path, bad: bytes, reason: str) -> None:
     (folder / FILE).write_bytes(line(0) + bad + line(2))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert notes(annotator.read_new()) == ["note 0", "note 2"]
     (problem,) = annotator.problems
     assert problem.line == 2
@@ -152,7 +152,7 @@ def added(**other: object) -> bytes:
 )  # fmt: skip
 def test_paths_that_lead_out_are_refused(folder: Path, path: str) -> None:
     (folder / FILE).write_bytes(line(0) + added(path=path))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert notes(annotator.read_new()) == ["note 0"]
     (problem,) = annotator.problems
     assert "path" in problem.reason
@@ -160,11 +160,11 @@ def test_paths_that_lead_out_are_refused(folder: Path, path: str) -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(folder: Path, number: str) -> None:
-    writer = JournalWriter(folder, "am")
+    writer = EventWriter(folder, "am")
     writer.append(Session, time=NOW, image_id=IMAGE, view={"zoom": 1.25})
     (path,) = folder.iterdir()
     path.write_text(path.read_text().replace("1.25", number))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert annotator.read_new() == []
     assert len(annotator.problems) == 1
 
@@ -175,14 +175,14 @@ def test_numbers_that_are_none_are_refused(folder: Path, number: str) -> None:
 )
 def test_impossible_images_are_refused(folder: Path, change: dict[str, object]) -> None:
     (folder / FILE).write_bytes(added(**change))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert annotator.read_new() == []
     assert len(annotator.problems) == 1
 
 
 def test_a_line_without_end_is_not_kept_in_memory(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + b"x" * (3 * MAX_LINE))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert notes(annotator.read_new()) == ["note 0"]
     assert [problem.reason for problem in annotator.problems] == ["the line is too long"]
     with (folder / FILE).open("ab") as stream:
@@ -196,10 +196,12 @@ def test_a_line_without_end_is_not_kept_in_memory(folder: Path) -> None:
 )
 def test_foreign_files_are_left_out_and_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(line(0))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert annotator.read_new() == []
     (problem,) = annotator.problems
-    assert problem == Problem(f"journal/{name}", 0, "it is not a journal of this program, and was left out")
+    assert problem == StudyProblem(
+        f"events/{name}", 0, "it is not a journal of this program, and was left out"
+    )
     annotator.read_new()
     assert len(annotator.problems) == 1
 
@@ -207,21 +209,21 @@ def test_foreign_files_are_left_out_and_named(folder: Path, name: str) -> None:
 def test_a_journal_that_is_a_link_is_left_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(line(0))
     (folder / FILE).symlink_to(tmp_path / "elsewhere")
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert annotator.read_new() == []
     assert len(annotator.problems) == 1
 
 
 def test_hidden_files_are_nobodys_business(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     assert annotator.read_new() == []
     assert not annotator.problems
 
 
 def test_a_journal_that_became_shorter_is_read_anew(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
-    annotator = JournalReader(folder)
+    annotator = EventReader(folder)
     annotator.read_new()
     (folder / FILE).write_bytes(line(0))
     assert notes(annotator.read_new()) == ["note 0"]
@@ -230,13 +232,13 @@ def test_a_journal_that_became_shorter_is_read_anew(folder: Path) -> None:
 
 def test_entries_can_be_refused_for_other_reasons(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
-    annotator = JournalReader(folder, lambda entry: "not today" if entry.seq == 1 else None)
+    annotator = EventReader(folder, lambda entry: "not today" if entry.seq == 1 else None)
     assert notes(annotator.read_new()) == ["note 0"]
     assert [problem.reason for problem in annotator.problems] == ["not today"]
 
 
 def test_what_could_not_be_read_back_is_not_written(folder: Path) -> None:
-    writer = JournalWriter(folder, "am")
+    writer = EventWriter(folder, "am")
     with pytest.raises(StudyError, match="note: String should have at most 4000"):
         writer.append(Flagged, time=NOW, image_id=IMAGE, note="x" * 5000)
     with pytest.raises(StudyError, match="far in the past"):
@@ -249,12 +251,12 @@ def test_what_could_not_be_read_back_is_not_written(folder: Path) -> None:
 
 
 def test_a_changed_journal_is_not_written_on(folder: Path) -> None:
-    writer = JournalWriter(folder, "am")
+    writer = EventWriter(folder, "am")
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="one")
     (path,) = folder.iterdir()
     os.truncate(path, path.stat().st_size - 5)
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="two")
-    assert notes(JournalReader(folder).read_new()) == ["two"]
+    assert notes(EventReader(folder).read_new()) == ["two"]
     assert len(list(folder.iterdir())) == 2
 
 
@@ -272,6 +274,6 @@ def test_whatever_happens_to_a_line_the_others_are_read(
     del bad[start : start + length]
     with tempfile.TemporaryDirectory() as name:
         Path(name, FILE).write_bytes(line(0) + bytes(bad) + b"\n" + line(2))
-        found = notes(JournalReader(Path(name)).read_new())
+        found = notes(EventReader(Path(name)).read_new())
     assert found[0] == "note 0"
     assert found[-1] == "note 2" or b'"seq": 2,' in bytes(bad)

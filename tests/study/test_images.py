@@ -1,19 +1,25 @@
-"""Images that were moved, renamed, changed or taken away."""
+"""Adding images, and finding those that were moved, renamed, changed or removed."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import noise
-from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study import images as locating
+from conftest import SHAPE, noise
+from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.errors import CancelledError, ImageError, PairingError, StudyError
+from napari_lesionseg.study import images as images_module
 from napari_lesionseg.study.study import Study
+
+MakeImages = Callable[..., Path]
 
 
 @pytest.fixture
@@ -25,13 +31,13 @@ def photos(study: Study) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are hashed."""
     seen: list[str] = []
-    real = locating.sha256_file
+    real = images_module.sha256_file
 
     def counting(path: Path) -> str:
         seen.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(locating, "sha256_file", counting)
+    monkeypatch.setattr(images_module, "sha256_file", counting)
     return seen
 
 
@@ -78,7 +84,7 @@ def test_where_a_moved_image_was_found_is_remembered(
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"x":"../../etc/passwd"}', b"\xff"])
 def test_a_damaged_memory_does_no_harm(study: Study, images: list[str], photos: Path, content: bytes) -> None:
     (study.folder / "cache").mkdir()
-    (study.folder / "cache" / "moved.json").write_bytes(content)
+    (study.folder / "cache" / "files.json").write_bytes(content)
     (photos / "IMD2.png").rename(photos / "renamed.png")
     with Study.open(study.folder, "am") as again:
         assert again.image_path(images[1]) == photos / "renamed.png"
@@ -86,7 +92,7 @@ def test_a_damaged_memory_does_no_harm(study: Study, images: list[str], photos: 
 
 def test_a_memory_that_lies_is_not_believed(study: Study, images: list[str], photos: Path) -> None:
     (study.folder / "cache").mkdir()
-    (study.folder / "cache" / "moved.json").write_text(json.dumps({images[1]: "IMD1.png"}))
+    (study.folder / "cache" / "files.json").write_text(json.dumps({images[1]: "IMD1.png"}))
     (photos / "IMD2.png").rename(photos / "renamed.png")
     with Study.open(study.folder, "am") as again:
         assert again.image_path(images[1]) == photos / "renamed.png"
@@ -125,7 +131,7 @@ def test_an_image_that_comes_back_is_found_after_a_refresh(
 
 def test_a_folder_of_images_that_moved(study: Study, images: list[str], photos: Path, tmp_path: Path) -> None:
     photos.rename(tmp_path / "moved")
-    with pytest.raises(StudyError, match="connect its disk"):
+    with pytest.raises(StudyError, match="Connect its disk"):
         study.read_image(images[0])
     with pytest.raises(StudyError, match="not a folder"):
         study.set_images_folder(tmp_path / "nowhere")
@@ -145,7 +151,7 @@ def test_study_and_images_can_move_together(study: Study, images: list[str], tmp
 
 def replace_path(study: Study, path: str) -> None:
     """Let the journal say that IMD2 is elsewhere."""
-    for journal in (study.folder / "journal").iterdir():
+    for journal in (study.folder / "events").iterdir():
         journal.write_text(journal.read_text().replace('"path":"IMD2.png"', f'"path":"{path}"'))
 
 
@@ -187,3 +193,305 @@ def test_a_link_inside_the_folder_is_fine(study: Study, images: list[str], photo
     with Study.open(study.folder, "am") as again:
         assert again.problems == ()
         assert np.array_equal(again.read_image(images[1]), noise(2))
+
+
+# ---- adding
+
+
+def names(study: Study) -> list[str]:
+    return [state.name for state in study.state.images.values()]
+
+
+def test_from_a_folder_the_images_stay_where_they_are(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(12)
+    study = Study.create(tmp_path / "study", "am", paths=folder)
+    assert names(study) == [f"IMD{n}" for n in range(1, 13)]
+    assert study.info.images_folder == "../photos"
+    assert list((study.folder / "images").iterdir()) == []
+    for number, image in enumerate(study.state.images, start=1):
+        assert study.image_path(image) == folder / f"IMD{number}.png"
+        assert np.array_equal(study.read_image(image), noise(number))
+
+
+def test_from_files_and_patterns(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(3)
+    study = Study.create(tmp_path / "study", "am", paths=[folder / "IMD1.png", str(folder / "*3.png")])
+    assert names(study) == ["IMD1", "IMD3"]
+
+
+def test_from_a_ph2_folder(tmp_path: Path) -> None:
+    for number in (9, 10):
+        case = tmp_path / "PH2 Dataset images" / f"IMD{number}"
+        for part in (f"IMD{number}_Dermoscopic_Image/IMD{number}", f"IMD{number}_lesion/IMD{number}_lesion"):
+            path = case / f"{part}.bmp"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(noise(number)).save(path)
+    study = Study.create(tmp_path / "study", "am", paths=tmp_path / "PH2 Dataset images")
+    assert names(study) == ["IMD9", "IMD10"]
+    assert study.check() == ()
+
+
+def test_from_the_real_ph2(tmp_path: Path, real_data: Path) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=real_data / "ph2-sample")
+    assert len(study.state.images) == 20
+    assert study.problems == ()
+    assert study.check() == ()
+    image = next(iter(study.state.images))
+    assert study.read_image(image).shape[:2] == study.state.images[image].shape
+
+
+def test_from_an_isic_folder_masks_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "ISIC"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(noise(number)).save(folder / f"ISIC_000000{number}.jpg")
+        Image.fromarray(noise(number)).save(folder / f"ISIC_000000{number}_superpixels.png")
+        mask = Image.fromarray(noise(number)[..., 0] // 128 * 255)
+        mask.save(folder / f"ISIC_000000{number}_segmentation.png")
+    study = Study.create(tmp_path / "study", "am", paths=folder)
+    assert names(study) == [f"ISIC_000000{number}" for number in range(3)]
+
+
+def test_from_images_that_are_open_in_the_viewer(tmp_path: Path) -> None:
+    images = {"arm/left": noise(1), "arm left": noise(2), "gray": noise(3)[..., 0], "../../x": noise(4)}
+    study = Study.create(tmp_path / "study", "am", images=images)
+    assert sorted(names(study)) == sorted(images)
+    assert study.info.images_folder is None
+    by_name = {state.name: image for image, state in study.state.images.items()}
+    assert np.array_equal(study.read_image(by_name["arm/left"]), images["arm/left"])
+    assert study.read_image(by_name["gray"]).shape == (*SHAPE, 3)
+    assert len(list((study.folder / "images").iterdir())) == 4
+    assert all(study.image_path(image).parent == study.folder / "images" for image in by_name.values())
+
+
+def test_an_array_that_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="not one image"):
+        Study.create(tmp_path / "study", "am", images={"stack": np.zeros((3, 4, 5, 6))})
+
+
+def test_upright_shapes_come_from_the_camera_turned_on_its_side(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(1)).save(tmp_path / "turned.jpg", exif=exif)
+    study = Study.create(tmp_path / "study", "am", paths=tmp_path / "turned.jpg")
+    (state,) = study.state.images.values()
+    assert state.shape == (17, 12)
+    assert study.read_image(state.image_id).shape == (17, 12, 3)
+
+
+def test_copies_carry_no_exif(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 3, "Kari Nordmann"
+    Image.fromarray(noise(1)).save(tmp_path / "a.jpg", exif=exif)
+    study = Study.create(tmp_path / "study", "am", paths=tmp_path / "a.jpg", copy=True)
+    (image,) = study.state.images
+    path = study.image_path(image)
+    assert path.parent == study.folder / "images"
+    assert b"Kari" not in path.read_bytes()
+    assert not Image.open(path).getexif()
+    (tmp_path / "a.jpg").unlink()
+    assert study.check() == ()
+
+
+def test_what_is_in_already_is_left_alone(tmp_path: Path, make_images: MakeImages) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(2))
+    new = study.add_images(make_images(4))
+    assert [study.state.images[image].name for image in new] == ["IMD3", "IMD4"]
+    assert study.add_images(make_images(4)) == ()
+    assert Study.open(study.folder, "am").state.images.keys() == study.state.images.keys()
+
+
+def test_two_files_of_one_image_are_one_image(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(1)
+    (folder / "IMD9.png").write_bytes((folder / "IMD1.png").read_bytes())
+    study = Study.create(tmp_path / "study", "am", paths=folder)
+    assert names(study) == ["IMD1"]
+
+
+@pytest.mark.parametrize("content", ["files", "arrays"])
+def test_copies_are_not_made_again_by_another_encoder(
+    tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    def fill(study: Study) -> tuple[str, ...]:
+        if content == "files":
+            return study.add_images(make_images(2), copy=True)
+        return study.add_images(images={"a": noise(1), "b": noise(2)})
+
+    study = Study.create(tmp_path / "study", "am")
+    assert len(fill(study)) == 2
+    monkeypatch.setattr(
+        images_module, "write_image", lambda path, image: Image.fromarray(image).save(path, compress_level=0)
+    )
+    assert fill(study) == ()
+    assert study.check() == ()
+
+
+def test_an_image_that_stays_in_its_place_is_not_copied(tmp_path: Path, make_images: MakeImages) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(2))
+    assert study.add_images(make_images(2), copy=True) == ()
+    assert list((study.folder / "images").iterdir()) == []
+
+
+def test_images_of_one_name(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(1, "left")
+    other = make_images(0, "right")
+    Image.fromarray(noise(7)).save(other / "IMD1.png")
+    study = Study.create(tmp_path / "study", "am", paths=[tmp_path / "left", tmp_path / "right"], copy=True)
+    assert names(study) == ["IMD1", "IMD1"]
+    assert study.check() == ()
+
+
+def test_files_that_cannot_be_read_are_named_and_the_others_taken(
+    tmp_path: Path, make_images: MakeImages
+) -> None:
+    folder = make_images(2)
+    (folder / "broken.png").write_bytes((folder / "IMD1.png").read_bytes()[:60])
+    (folder / "notes.jpg").write_text("not an image")
+    for copy in (False, True):
+        study = Study.create(tmp_path / f"study {copy}", "am", paths=folder, copy=copy)
+        assert names(study) == ["IMD1", "IMD2"]
+        assert sorted(Path(problem.file).name for problem in study.problems) == ["broken.png", "notes.jpg"]
+
+
+def test_images_outside_the_folder_want_to_be_copied(tmp_path: Path, make_images: MakeImages) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(1))
+    Image.fromarray(noise(8)).save(tmp_path / "elsewhere.png")
+    assert study.add_images(tmp_path / "elsewhere.png") == ()
+    assert "have it copied" in study.problems[0].reason
+    assert len(study.add_images(tmp_path / "elsewhere.png", copy=True)) == 1
+
+
+def test_links_out_of_the_folder_want_to_be_copied(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(1)
+    Image.fromarray(noise(8)).save(tmp_path / "elsewhere.png")
+    (folder / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    study = Study.create(tmp_path / "study", "am", paths=folder)
+    assert names(study) == ["IMD1"]
+    assert "have it copied" in study.problems[0].reason
+    study.add_images(folder, copy=True)
+    assert names(study) == ["IMD1", "link"]
+
+
+def test_a_study_inside_its_images_folder(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(2)
+    study = Study.create(folder / "study", "am", paths=folder)
+    assert names(study) == ["IMD1", "IMD2"]
+    assert study.info.images_folder == ".."
+
+
+def test_the_studys_own_masks_are_no_images(
+    tmp_path: Path, make_images: MakeImages, outline: np.ndarray
+) -> None:
+    study = Study.create(tmp_path / "study", "am", paths=make_images(1))
+    entry = study.approve(next(iter(study.state.images)), outline).approved
+    assert entry is not None
+    assert study.add_images(study.revision_path(entry).parent) == ()
+    assert study.problems == ()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
+    folder = make_images(1)
+    with pytest.raises(StudyError, match="not empty"):
+        Study.create(folder, "am", paths=folder)
+    Study.create(tmp_path / "study", "am", paths=folder)
+    with pytest.raises(StudyError, match="holds a study already"):
+        Study.create(tmp_path / "study", "am", paths=folder)
+
+
+def test_nothing_is_made_when_there_are_no_images(tmp_path: Path) -> None:
+    with pytest.raises(PairingError):
+        Study.create(tmp_path / "study", "am", paths=tmp_path / "nowhere")
+    assert not (tmp_path / "study").exists()
+
+
+def test_importing_can_be_stopped_and_begun_again(tmp_path: Path, make_images: MakeImages) -> None:
+    folder, seen = make_images(4), []
+
+    def stop(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 2:
+            raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        Study.create(tmp_path / "study", "am", paths=folder, progress=stop)
+    assert seen == [(1, 4), (2, 4)]
+    assert not Study.open(tmp_path / "study", "am").state.images
+    assert len(Study.create(tmp_path / "study", "am", paths=folder).state.images) == 4
+
+
+def test_groups_are_kept(tmp_path: Path, make_images: MakeImages) -> None:
+    groups = [SplitItem("IMD1", patient="p", lesion="l", stratify_by="melanoma")]
+    study = Study.create(tmp_path / "study", "am", paths=make_images(2), groups=groups)
+    first, second = (state.added for state in study.state.images.values())
+    assert (first.patient, first.lesion, first.stratify_by) == ("p", "l", "melanoma")
+    assert (second.patient, second.lesion, second.stratify_by) == (None, None, None)
+
+
+# -------------------------------------------------------------------------------- pseudonyms
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    folder = tmp_path / "Kari Nordmann"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(noise(number)).save(folder / f"Nordmann {number}.jpg", comment=b"Nordmann")
+    return folder
+
+
+def pseudonymized(tmp_path: Path, patients: Path) -> Study:
+    groups = [SplitItem(f"Nordmann {n}", patient="Kari Nordmann", lesion=f"arm {n}") for n in range(5)]
+    return Study.create(
+        tmp_path / "study", "am", paths=patients, key_file=tmp_path / "key.csv", groups=groups
+    )
+
+
+def test_pseudonyms_leave_no_name_in_the_study(tmp_path: Path, patients: Path) -> None:
+    study = pseudonymized(tmp_path, patients)
+    assert len(study.state.images) == 5
+    for path in study.folder.rglob("*"):
+        assert "Nordmann" not in path.name
+        assert path.is_dir() or b"Nordmann" not in path.read_bytes()
+    patient = {state.added.patient for state in study.state.images.values()}
+    lesions = {state.added.lesion for state in study.state.images.values()}
+    assert len(patient) == 1
+    assert len(lesions) == 5
+
+
+def test_the_key_undoes_the_pseudonyms(tmp_path: Path, patients: Path) -> None:
+    study = pseudonymized(tmp_path, patients)
+    with (tmp_path / "key.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["kind"] == "image"]
+    originals = {row["pseudonym"]: Path(row["original"]) for row in rows}
+    for state in study.state.images.values():
+        image = np.asarray(Image.open(originals[state.name]))
+        assert np.array_equal(study.read_image(state.image_id), image)
+    assert stat.S_IMODE((tmp_path / "key.csv").stat().st_mode) == 0o600
+
+
+def test_the_key_goes_on(tmp_path: Path, patients: Path) -> None:
+    study = pseudonymized(tmp_path, patients)
+    before = names(study)
+    assert study.add_images(patients, key_file=tmp_path / "key.csv") == ()
+    Image.fromarray(noise(9)).save(patients / "new.jpg")
+    with pytest.raises(StudyError, match="choose a file for their key"):
+        study.add_images(patients)
+    (new,) = study.add_images(patients, images={}, key_file=tmp_path / "key.csv")
+    assert study.state.images[new].name not in before
+    images = {"Nordmann": noise(10), "Nordmann 2": noise(11)}
+    study.add_images(images=images, key_file=tmp_path / "key.csv")
+    assert len(set(names(study))) == 8
+    assert not any("Nordmann" in name for name in names(study))
+
+
+def test_the_key_stays_outside(tmp_path: Path, patients: Path) -> None:
+    with pytest.raises(StudyError, match="inside the study"):
+        Study.create(tmp_path / "study", "am", paths=patients, key_file=tmp_path / "study" / "key.csv")
+
+
+@pytest.mark.parametrize("content", [b"name,age\nKari,40\n", b"\xff\xfe\x00", b"", b'kind,"'])
+def test_a_file_that_is_no_key_is_not_overwritten(tmp_path: Path, patients: Path, content: bytes) -> None:
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(StudyError, match="not a key"):
+        Study.create(tmp_path / "study", "am", paths=patients, key_file=tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_bytes() == content

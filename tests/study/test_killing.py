@@ -32,14 +32,14 @@ SAVE_PATH = {
     "after fsync of mask",
     "before replacing of mask",
     "after replacing of mask",
-    "before opening of journal",
-    "before writing of journal",
-    "middle of writing of journal",
-    "after writing of journal",
-    "before fsync of journal",
-    "after fsync of journal",
-    "before fsync of folder journal",
-    "after fsync of folder journal",
+    "before opening of events",
+    "before writing of events",
+    "middle of writing of events",
+    "after writing of events",
+    "before fsync of events",
+    "after fsync of events",
+    "before fsync of folder events",
+    "after fsync of folder events",
 }
 
 

@@ -80,7 +80,7 @@ class Workday(RuleBasedStateMachine):
         self.act("record_prediction", image_id, labels_of(seed))
         if image_id not in self.drawn:
             self.see(image_id, outline=labels_of(seed).tobytes())
-        if self.world[image_id].status == "not looked at":
+        if self.world[image_id].status == "unreviewed":
             self.see(image_id, status="predicted")
 
     @rule(number=numbers, seed=seeds)
@@ -125,7 +125,7 @@ class Workday(RuleBasedStateMachine):
         image_id = self.image_id(number)
         self.act("reopen", image_id)
         state = self.study.state.images[image_id]
-        expected = "not looked at" if self.world[image_id].outline is None else "corrected"
+        expected = "unreviewed" if self.world[image_id].outline is None else "corrected"
         guess = state.predicted and self.study.read_revision(state.predicted).tobytes()
         if expected == "corrected" and guess == self.world[image_id].outline:
             expected = "predicted"
@@ -139,7 +139,7 @@ class Workday(RuleBasedStateMachine):
     @rule(torn=st.binary(max_size=30), number=numbers)
     def kill(self, torn: bytes, number: int) -> None:
         """Leave what a killed writer leaves: half a line, half a mask, and no farewell."""
-        for journal in (self.study.folder / "journal").iterdir():
+        for journal in (self.study.folder / "events").iterdir():
             with journal.open("ab") as stream:
                 stream.write(torn.replace(b"\n", b""))
         masks = self.study.folder / "masks" / self.image_id(number)

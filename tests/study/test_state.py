@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,17 +12,18 @@ from hypothesis import strategies as st
 
 from napari_lesionseg.study.events import (
     Added,
-    AnyEntry,
+    AnyEvent,
     Approved,
     Corrected,
+    Event,
     Flagged,
+    ImageEvent,
     NoLesion,
     Predicted,
     Reopened,
     Session,
 )
-from napari_lesionseg.study.state import Status, fold, fold_image
-from napari_lesionseg.study.state_store import StateStore
+from napari_lesionseg.study.state import StateStore, Status, StudyState, replay_image, update
 
 IMAGES = ("1" * 64, "2" * 64, "3" * 64)
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -42,15 +45,28 @@ def entry(
     return kind(writer=WRITERS[annotator], seq=seq, annotator=annotator, time=time, **fields)
 
 
+def replay(events: Iterable[Event]) -> StudyState:
+    """Return the state after all events at once, without a store."""
+    by_image: dict[str, list[ImageEvent]] = defaultdict(list)
+    sessions: dict[str, Session] = {}
+    for event in sorted(events, key=lambda event: event.order):
+        if isinstance(event, ImageEvent):
+            by_image[event.image_id].append(event)
+        elif isinstance(event, Session):
+            sessions[event.annotator] = event
+    replayed = {image_id: replay_image(found) for image_id, found in by_image.items()}
+    return update(StudyState(), replayed, sessions)
+
+
 def status_after(*kinds: type[Any]) -> Status:
     entries = [entry(kind, number) for number, kind in enumerate((Added, *kinds))]
-    return fold(entries).images[IMAGES[0]].status
+    return replay(entries).images[IMAGES[0]].status
 
 
 @pytest.mark.parametrize(
     ("kinds", "status"),
     [
-        ((), Status.NOT_LOOKED_AT),
+        ((), Status.UNREVIEWED),
         ((Predicted,), Status.PREDICTED),
         ((Predicted, Corrected), Status.CORRECTED),
         ((Predicted, Approved), Status.APPROVED),
@@ -62,9 +78,9 @@ def status_after(*kinds: type[Any]) -> Status:
         ((Flagged,), Status.FLAGGED),
         ((Flagged, Corrected), Status.FLAGGED),
         ((Flagged, Approved), Status.APPROVED),
-        ((Flagged, Reopened), Status.NOT_LOOKED_AT),
+        ((Flagged, Reopened), Status.UNREVIEWED),
         ((Predicted, Flagged, Reopened), Status.PREDICTED),
-        ((NoLesion, Reopened), Status.NOT_LOOKED_AT),
+        ((NoLesion, Reopened), Status.UNREVIEWED),
         ((Predicted, NoLesion, Reopened), Status.PREDICTED),
         ((Predicted, Corrected, Approved, Reopened), Status.CORRECTED),
     ],
@@ -76,12 +92,12 @@ def test_status(kinds: tuple[type[Any], ...], status: Status) -> None:
 def test_no_lesion_is_not_the_same_as_not_looked_at() -> None:
     assert status_after(NoLesion) is not status_after()
     assert Status.NO_LESION.done
-    assert not Status.NOT_LOOKED_AT.done
+    assert not Status.UNREVIEWED.done
 
 
 def test_a_prediction_that_was_approved_and_reopened_is_a_prediction_again() -> None:
     entries = [entry(Added, 0), entry(Predicted, 1, mask=7), entry(Approved, 2, mask=7), entry(Reopened, 3)]
-    assert fold(entries).images[IMAGES[0]].status is Status.PREDICTED
+    assert replay(entries).images[IMAGES[0]].status is Status.PREDICTED
 
 
 def test_prediction_correction_and_approved_are_kept_apart() -> None:
@@ -93,9 +109,9 @@ def test_prediction_correction_and_approved_are_kept_apart() -> None:
         entry(Predicted, 4, quality=0.3),
         entry(Corrected, 5, quality=0.9),
     ]
-    state = fold(entries).images[IMAGES[0]]
+    state = replay(entries).images[IMAGES[0]]
     assert (state.predicted, state.corrected, state.approved) == (entries[4], entries[5], entries[3])
-    assert state.outline == entries[5]
+    assert state.current == entries[5]
     assert state.quality == 0.9
 
 
@@ -105,16 +121,16 @@ def test_a_prediction_behind_the_scenes_takes_nothing_over() -> None:
         entry(Approved, 1, quality=0.9),
         entry(Predicted, 2, annotator="bo", quality=0.1),
     ]
-    state = fold(entries).images[IMAGES[0]]
-    assert (state.outline, state.annotator, state.quality) == (entries[1], "am", 0.9)
+    state = replay(entries).images[IMAGES[0]]
+    assert (state.current, state.annotator, state.quality) == (entries[1], "am", 0.9)
     assert state.when == entries[1].time
 
 
 def test_the_note_goes_with_the_flag() -> None:
     flagged = [entry(Added, 0), entry(Flagged, 1, note="hair?")]
-    assert fold(flagged).images[IMAGES[0]].note == "hair?"
+    assert replay(flagged).images[IMAGES[0]].note == "hair?"
     for kind in (Approved, NoLesion, Reopened):
-        assert fold([*flagged, entry(kind, 2)]).images[IMAGES[0]].note == ""
+        assert replay([*flagged, entry(kind, 2)]).images[IMAGES[0]].note == ""
 
 
 def test_a_verdict_stands_until_its_reader_goes_on() -> None:
@@ -124,20 +140,20 @@ def test_a_verdict_stands_until_its_reader_goes_on() -> None:
         entry(NoLesion, 2, annotator="bo"),
         entry(Corrected, 3, annotator="bo"),
     ]
-    assert set(fold(entries[:3]).images[IMAGES[0]].verdicts) == {"am", "bo"}
-    assert set(fold(entries).images[IMAGES[0]].verdicts) == {"am"}
+    assert set(replay(entries[:3]).images[IMAGES[0]].verdicts) == {"am", "bo"}
+    assert set(replay(entries).images[IMAGES[0]].verdicts) == {"am"}
 
 
 def test_images_come_in_the_order_people_count() -> None:
     names = ("IMD10", "IMD9", "imd1")
     entries = [entry(Added, n, image_id=IMAGES[n], name=name) for n, name in enumerate(names)]
-    assert [state.name for state in fold(entries).images.values()] == ["imd1", "IMD9", "IMD10"]
+    assert [state.name for state in replay(entries).images.values()] == ["imd1", "IMD9", "IMD10"]
 
 
 def test_entries_about_an_image_nobody_added_wait() -> None:
     waiting = entry(Approved, 1)
-    assert fold([waiting]).unknown == {IMAGES[0]}
-    known = fold([waiting, entry(Added, 0)])
+    assert replay([waiting]).unknown == {IMAGES[0]}
+    known = replay([waiting, entry(Added, 0)])
     assert not known.unknown
     assert known.images[IMAGES[0]].status is Status.APPROVED
 
@@ -148,7 +164,7 @@ def test_the_latest_session_of_each_reader_counts() -> None:
         entry(Session, 1, image_id=IMAGES[0]),
         entry(Session, 1, annotator="bo", image_id=IMAGES[2]),
     ]
-    sessions = fold(entries).sessions
+    sessions = replay(entries).sessions
     assert {annotator: session.image_id for annotator, session in sessions.items()} == {
         "am": IMAGES[1],
         "bo": IMAGES[2],
@@ -159,7 +175,7 @@ KINDS = (Added, Predicted, Corrected, Approved, NoLesion, Flagged, Reopened, Ses
 
 
 @st.composite
-def journals(draw: st.DrawFn) -> list[AnyEntry]:
+def event_logs(draw: st.DrawFn) -> list[AnyEvent]:
     """Draw entries of two annotators, with clocks that often show the same second."""
     return [
         entry(
@@ -174,12 +190,12 @@ def journals(draw: st.DrawFn) -> list[AnyEntry]:
     ]
 
 
-@given(journals(), st.randoms(use_true_random=False))
-def test_the_order_of_reading_does_not_matter(entries: list[AnyEntry], chance: random.Random) -> None:
-    expected = fold(entries)
+@given(event_logs(), st.randoms(use_true_random=False))
+def test_the_order_of_reading_does_not_matter(entries: list[AnyEvent], chance: random.Random) -> None:
+    expected = replay(entries)
     shuffled = [*entries, *entries[:3]]  # some are read twice
     chance.shuffle(shuffled)
-    assert fold(shuffled) == expected
+    assert replay(shuffled) == expected
     state_store = StateStore("am", blinded=False)
     while shuffled:
         count = chance.randint(1, 4)
@@ -189,8 +205,8 @@ def test_the_order_of_reading_does_not_matter(entries: list[AnyEntry], chance: r
     assert list(state_store.state.images) == list(expected.images)
 
 
-@given(journals())
-def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEntry]) -> None:
+@given(event_logs())
+def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEvent]) -> None:
     state_store = StateStore("am", blinded=False)
     state_store.apply(entries)
     for image_id in IMAGES:
@@ -198,12 +214,12 @@ def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEntry]) -
         assert approved <= {e.order for e in state_store.history(image_id)}
 
 
-@given(journals())
-def test_a_blinded_reader_sees_own_work_alone(entries: list[AnyEntry]) -> None:
+@given(event_logs())
+def test_a_blinded_annotator_sees_only_their_own_work(entries: list[AnyEvent]) -> None:
     state_store = StateStore("am", blinded=True)
     state_store.apply(entries)
     own = [e for e in entries if e.annotator == "am" or isinstance(e, (Added, Session))]
-    assert dict(state_store.state.images) == dict(fold(own).images)
+    assert dict(state_store.state.images) == dict(replay(own).images)
     assert all(
         e.annotator == "am" or isinstance(e, Added)
         for image_id in IMAGES
@@ -219,6 +235,6 @@ def test_a_new_entry_comes_after_all_that_was_seen_whatever_the_clock_says() -> 
     assert state_store.next_time(IMAGES[1]) < ahead.time
 
 
-def test_folding_nothing() -> None:
-    assert fold_image([]) is None
-    assert not fold([]).images
+def test_no_events_give_no_state() -> None:
+    assert replay_image([]) is None
+    assert not replay([]).images

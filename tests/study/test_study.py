@@ -12,9 +12,9 @@ from PIL import Image
 
 from conftest import SHAPE
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.events import Approved, OutlineEntry, StudyClass
+from napari_lesionseg.study.events import Approved, MaskEvent, Provenance, StudyClass
 from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
 
 MODEL = "c" * 64
@@ -22,31 +22,31 @@ MODEL = "c" * 64
 
 def test_an_image_from_first_look_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
     image_id = images[0]
-    origin = Provenance(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
-    assert study.state.images[image_id].status is Status.NOT_LOOKED_AT
-    assert study.outline(image_id) is None
-    state = study.record_prediction(image_id, outline, origin)
+    provenance = Provenance(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
+    assert study.state.images[image_id].status is Status.UNREVIEWED
+    assert study.read_mask(image_id) is None
+    state = study.record_prediction(image_id, outline, provenance)
     assert (state.status, state.quality) == (Status.PREDICTED, 0.7)
     corrected = np.roll(outline, 1)
     assert study.save_correction(image_id, corrected).status is Status.CORRECTED
     state = study.approve(image_id)
     assert state.status is Status.APPROVED
-    assert study.outline(image_id, "predicted").tolist() == outline.tolist()
-    assert study.outline(image_id, "approved").tolist() == corrected.tolist()
+    assert study.read_mask(image_id, "predicted").tolist() == outline.tolist()
+    assert study.read_mask(image_id, "approved").tolist() == corrected.tolist()
     predicted = state.predicted
     assert predicted is not None
     assert (predicted.model, predicted.threshold, predicted.annotator) == (MODEL, 0.46, "am")
-    assert predicted.as_clicks() == origin.clicks
+    assert predicted.as_clicks() == provenance.clicks
 
 
 def test_approving_keeps_where_the_outline_came_from(
     study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    origin = Provenance(MODEL, 0.3, (Click(1, 1),), 0.5)
-    study.save_correction(images[0], outline, origin)
+    provenance = Provenance(MODEL, 0.3, (Click(1, 1),), 0.5)
+    study.save_correction(images[0], outline, provenance)
     approved = study.approve(images[0], np.roll(outline, 1)).approved
     assert approved is not None
-    assert (approved.model, approved.threshold, approved.as_clicks()) == (MODEL, 0.3, origin.clicks)
+    assert (approved.model, approved.threshold, approved.as_clicks()) == (MODEL, 0.3, provenance.clicks)
 
 
 def test_all_is_there_after_reopening(study: Study, images: list[str], outline: np.ndarray) -> None:
@@ -75,9 +75,9 @@ def test_no_lesion_shows_nothing_and_reopening_brings_the_outline_back(
 ) -> None:
     study.save_correction(images[0], outline)
     study.no_lesion(images[0])
-    assert not study.outline(images[0]).any()
+    assert not study.read_mask(images[0]).any()
     study.reopen(images[0])
-    assert study.outline(images[0]).tolist() == outline.tolist()
+    assert study.read_mask(images[0]).tolist() == outline.tolist()
 
 
 def test_everything_ever_approved_can_be_had_back(
@@ -108,7 +108,7 @@ def test_other_programs_can_read_the_folder(study: Study, images: list[str], out
     path = study.folder / "masks" / images[0] / f"{entry.revision}.png"
     assert path == study.revision_path(entry)
     assert np.array_equal(np.asarray(Image.open(path)), outline * 255)
-    journals = [file.read_text() for file in (study.folder / "journal").iterdir()]
+    journals = [file.read_text() for file in (study.folder / "events").iterdir()]
     lines = [json.loads(line) for text in journals for line in text.splitlines()]
     assert {line["event"] for line in lines} == {"added", "approved"}
     assert json.loads((study.folder / "study.json").read_text())["classes"][0]["name"] == "lesion"
@@ -121,7 +121,7 @@ def test_several_classes(tmp_path: Path, outline: np.ndarray) -> None:
     (image_id,) = study.state.images
     outline[4, 5] = 2
     study.approve(image_id, outline, Provenance(label=2))
-    assert Study.open(study.folder, "am").outline(image_id).tolist() == outline.tolist()
+    assert Study.open(study.folder, "am").read_mask(image_id).tolist() == outline.tolist()
 
 
 def test_classes_are_renamed_and_added(study: Study, images: list[str], outline: np.ndarray) -> None:
@@ -133,8 +133,8 @@ def test_classes_are_renamed_and_added(study: Study, images: list[str], outline:
     study.close()
     with Study.open(folder, "bm") as again:
         assert again.info.classes == (nevus, hair)
-        assert np.array_equal(again.outline(images[0]), outline)  # saved while there was one class
-        assert np.array_equal(again.outline(images[1]), outline * 2)
+        assert np.array_equal(again.read_mask(images[0]), outline)  # saved while there was one class
+        assert np.array_equal(again.read_mask(images[1]), outline * 2)
         assert again.check() == ()
 
 
@@ -153,9 +153,9 @@ def test_a_class_nobody_used_can_be_removed(study: Study, images: list[str], out
     study.set_classes([nevus, hair])
     study.save_correction(images[0], outline)
     study.set_classes([nevus])
-    assert np.array_equal(study.outline(images[0]), outline)
+    assert np.array_equal(study.read_mask(images[0]), outline)
     for wrong in ([], [nevus, nevus]):
-        with pytest.raises(StudyError, match="name of its own"):
+        with pytest.raises(StudyError, match="different name"):
             study.set_classes(wrong)
 
 
@@ -180,11 +180,11 @@ def test_outlines_that_do_not_fit_are_refused(
 
 def test_booleans_are_outlines(study: Study, images: list[str], outline: np.ndarray) -> None:
     study.approve(images[0], outline.astype(bool))
-    assert study.outline(images[0]).tolist() == outline.tolist()
+    assert study.read_mask(images[0]).tolist() == outline.tolist()
 
 
 @pytest.mark.parametrize(
-    "origin",
+    "provenance",
     [
         Provenance(model="short"),
         Provenance(threshold=1.5),
@@ -195,11 +195,11 @@ def test_booleans_are_outlines(study: Study, images: list[str], outline: np.ndar
         Provenance(label=0),
     ],
 )
-def test_impossible_origins_are_refused(
-    study: Study, images: list[str], outline: np.ndarray, origin: Provenance
+def test_impossible_provenance_are_refused(
+    study: Study, images: list[str], outline: np.ndarray, provenance: Provenance
 ) -> None:
     with pytest.raises(StudyError, match="cannot be saved"):
-        study.save_correction(images[0], outline, origin)
+        study.save_correction(images[0], outline, provenance)
     assert Study.open(study.folder, "am").problems == ()
 
 
@@ -238,8 +238,8 @@ def test_a_mask_never_lands_on_another_image(study: Study, images: list[str], ou
     assert second is not None
     shutil.copy(study.revision_path(second), study.revision_path(first))
     with pytest.raises(StudyError, match="not the one that was saved"):
-        study.outline(images[0])
-    assert study.outline(images[1]) is not None
+        study.read_mask(images[0])
+    assert study.read_mask(images[1]) is not None
     assert [problem.file for problem in study.check()] == [f"masks/{images[0]}/{first.revision}.png"]
 
 
@@ -251,12 +251,12 @@ def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_signed(
     path = study.revision_path(entry)
     Image.fromarray(np.asarray(Image.open(path))).save(path, compress_level=0)
     with pytest.raises(StudyError, match="not the one that was saved"):
-        study.outline(images[0])
+        study.read_mask(images[0])
 
 
 def forge(study: Study, **change: object) -> Study:
     """Change the last line of the journal with outlines, and open the study anew."""
-    for path in (study.folder / "journal").iterdir():
+    for path in (study.folder / "events").iterdir():
         lines = path.read_text().splitlines()
         last = json.loads(lines[-1])
         if last["event"] != "added":
@@ -270,7 +270,7 @@ def test_a_line_cannot_bring_in_another_images_mask(
     study.approve(images[0], outline)
     forged = forge(study, image_id=images[1])
     with pytest.raises(StudyError, match="missing"):
-        forged.outline(images[1])
+        forged.read_mask(images[1])
 
 
 def test_a_mask_under_another_revisions_name_is_not_handed_out(
@@ -282,18 +282,18 @@ def test_a_mask_under_another_revisions_name_is_not_handed_out(
     path.rename(path.with_name("0123456789abcdef.png"))
     forged = forge(study, revision="0123456789abcdef")
     with pytest.raises(StudyError, match="not the one that was saved"):
-        forged.outline(images[0])
+        forged.read_mask(images[0])
 
 
 def test_a_mask_of_another_shape_is_not_handed_out(
     study: Study, images: list[str], outline: np.ndarray
 ) -> None:
     study.approve(images[0], outline)
-    for path in (study.folder / "journal").iterdir():
+    for path in (study.folder / "events").iterdir():
         path.write_text(path.read_text().replace('"shape":[12,17]', '"shape":[17,12]'))
     again = Study.open(study.folder, "am")
     with pytest.raises(StudyError, match="not the one that was saved"):
-        again.outline(images[0])
+        again.read_mask(images[0])
     with pytest.raises(StudyError, match="not of the size"):
         again.read_image(images[0])
 
@@ -315,9 +315,9 @@ def test_a_lost_folder_of_masks_is_made_again(study: Study, images: list[str], o
     study.approve(images[0], outline)
     shutil.rmtree(study.folder / "masks" / images[0])
     with pytest.raises(StudyError, match="missing"):
-        study.outline(images[0])
+        study.read_mask(images[0])
     study.approve(images[0], np.roll(outline, 1))
-    assert study.outline(images[0]) is not None
+    assert study.read_mask(images[0]) is not None
 
 
 def test_links_in_the_place_of_masks_are_not_followed(
@@ -329,13 +329,13 @@ def test_links_in_the_place_of_masks_are_not_followed(
     (study.folder / "masks" / images[0]).rename(elsewhere)
     (study.folder / "masks" / images[0]).symlink_to(elsewhere)
     with pytest.raises(StudyError, match="is a link"):
-        study.outline(images[0])
+        study.read_mask(images[0])
     with pytest.raises(StudyError, match="is a link"):
         study.approve(images[0], np.roll(outline, 1))
     assert len(list(elsewhere.iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["journal", "masks", "images"])
+@pytest.mark.parametrize("name", ["events", "masks", "images"])
 def test_links_in_the_place_of_folders_are_not_followed(study: Study, tmp_path: Path, name: str) -> None:
     (study.folder / name).rename(tmp_path / name)
     (study.folder / name).symlink_to(tmp_path / name)
@@ -349,11 +349,11 @@ def test_links_in_the_place_of_folders_are_not_followed(study: Study, tmp_path: 
 def test_readers_see_each_others_work(study: Study, images: list[str], outline: np.ndarray) -> None:
     with Study.open(study.folder, "bo") as other:
         study.approve(images[0], outline)
-        assert other.state.images[images[0]].status is Status.NOT_LOOKED_AT
+        assert other.state.images[images[0]].status is Status.UNREVIEWED
         assert other.refresh() == {images[0]}
         assert other.refresh() == frozenset()
         assert other.state.images[images[0]].annotator == "am"
-        assert other.outline(images[0]).tolist() == outline.tolist()
+        assert other.read_mask(images[0]).tolist() == outline.tolist()
         other.approve(images[0], np.roll(outline, 1))
         study.refresh()
     assert set(study.verdict_masks(images[0])) == {"am", "bo"}
@@ -381,10 +381,10 @@ def test_blinded_readers_do_not(blinded: Study, outline: np.ndarray) -> None:
     blinded.flag(images[1], "look!")
     with Study.open(blinded.folder, "bo") as other:
         assert list(other.state.images) == images
-        assert {state.status for state in other.state.images.values()} == {Status.NOT_LOOKED_AT}
-        assert other.outline(images[0]) is None
+        assert {state.status for state in other.state.images.values()} == {Status.UNREVIEWED}
+        assert other.read_mask(images[0]) is None
         assert other.verdict_masks(images[0]) == {}
-        assert not any(isinstance(entry, OutlineEntry) for entry in other.history(images[0]))
+        assert not any(isinstance(entry, MaskEvent) for entry in other.history(images[0]))
         other.approve(images[0], outline)
         assert set(other.verdict_masks(images[0])) == {"bo"}
     with Study.open(blinded.folder, "lead", unblind=True) as lead:
@@ -438,7 +438,7 @@ def test_names_that_are_no_file_names_are_refused(study: Study, annotator: str) 
 def test_stale_temporaries_are_swept(study: Study, images: list[str], outline: np.ndarray) -> None:
     study.approve(images[0], outline)
     name = ".0123456789abcdef.png.12345-0123456789ab.tmp"
-    folders = [study.folder / part for part in ("", "journal", "images", "masks/" + images[0])]
+    folders = [study.folder / part for part in ("", "events", "images", "masks/" + images[0])]
     for folder in folders:
         (folder / name).write_bytes(b"half")
     with Study.open(study.folder, "am") as again:
@@ -452,7 +452,7 @@ def test_a_class_the_study_does_not_have_is_refused(
     study.approve(images[0], outline)
     forged = forge(study, label=2)
     assert [problem.reason for problem in forged.problems] == ["the study has no class 2"]
-    assert forged.state.images[images[0]].status is Status.NOT_LOOKED_AT
+    assert forged.state.images[images[0]].status is Status.UNREVIEWED
 
 
 def test_entries_about_unknown_images_are_reported(

@@ -30,9 +30,8 @@ from napari_lesionseg.datasets.splits import PARTS
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.study.agreement import find_consensus, measure_agreement
-from napari_lesionseg.study.datasets import study_of_dataset
+from napari_lesionseg.study.datasets import study_from_dataset, study_records
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
-from napari_lesionseg.study.records import study_records
 from napari_lesionseg.study.study import Study
 
 EXPORT_EXAMPLE = """examples:
@@ -193,7 +192,7 @@ def make_study(folder: Path, annotator: str) -> None:
     """Make a study of what was imported."""
     dataset = read_dataset(folder)
     with progress_bar("Making the study", len(dataset.records)) as (progress, task):
-        taken = study_of_dataset(
+        taken = study_from_dataset(
             folder / STUDY_FOLDER,
             annotator,
             dataset,

@@ -20,13 +20,13 @@ from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_image, read_mask
 from napari_lesionseg.types import ByteImage, LabelImage
 
-Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "not looked at"]
+Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "unreviewed"]
 """How far an annotator got with an image."""
 
 SIGNED: frozenset[Status] = frozenset({"approved", "no lesion"})
 """The states in which an annotator has signed the outline."""
 
-STATUSES: tuple[Status, ...] = ("approved", "no lesion", "corrected", "predicted", "flagged", "not looked at")
+STATUSES: tuple[Status, ...] = ("approved", "no lesion", "corrected", "predicted", "flagged", "unreviewed")
 
 Source: TypeAlias = Path | NDArray[Any] | Callable[[], NDArray[Any]]
 """A file, an array, or a function that makes the array when it is called."""
@@ -62,7 +62,7 @@ class Provenance:
     time: str = ""
 
 
-NOT_OUTLINED = Provenance(status="not looked at")
+NOT_OUTLINED = Provenance(status="unreviewed")
 """Of images that have no outline yet."""
 
 

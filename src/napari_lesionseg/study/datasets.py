@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
-from napari_lesionseg.datasets.records import Dataset, Record
+import numpy as np
+
+from napari_lesionseg.datasets.records import Dataset, Provenance, Record
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.study.events import LESION, StudyClass
-from napari_lesionseg.study.importing import Progress
-from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.images import Progress
+from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import LabelImage
 
 _COLORS = (
     "#56b4e9",
@@ -29,7 +33,7 @@ IMPORTED = "imported"
 """The annotator in whose name outlines are saved that came with the images; it signs nothing."""
 
 
-def take_outlines(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
+def import_masks(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
     """Save the outlines of a data set in a study that has its images.
 
     They count as corrected by the annotator `IMPORTED`: they are shown as they are, no network takes their
@@ -78,7 +82,7 @@ def _take(study: Study, by_name: Mapping[str, str], record: Record) -> int:
         sha256 = sha256_file(record.image) if isinstance(record.image, Path) else ""
         image = sha256 if sha256 in study.state.images else by_name.get(record.name, "")
         state = study.state.images.get(image)
-        if state is None or state.status is not Status.NOT_LOOKED_AT:
+        if state is None or state.status is not Status.UNREVIEWED:
             return 0
         labels = record.load().labels
     except (DatasetError, OSError):
@@ -89,7 +93,7 @@ def _take(study: Study, by_name: Mapping[str, str], record: Record) -> int:
     return 1
 
 
-def study_of_dataset(
+def study_from_dataset(
     folder: str | Path, annotator: str, dataset: Dataset, progress: Progress | None = None
 ) -> int:
     """Make a study of a data set: its images where they are, its classes, patients and outlines.
@@ -113,7 +117,7 @@ def study_of_dataset(
     Raises
     ------
     StudyError, PairingError
-        As `Study.create` and `take_outlines`.
+        As `Study.create` and `import_masks`.
     """
     files = [record.image for record in dataset.records if isinstance(record.image, Path)]
     study = Study.create(
@@ -125,7 +129,7 @@ def study_of_dataset(
         progress=progress,
     )
     with study:
-        return take_outlines(study, dataset.records, progress)
+        return import_masks(study, dataset.records, progress)
 
 
 def _study_classes(names: Sequence[str]) -> list[StudyClass]:
@@ -134,3 +138,84 @@ def _study_classes(names: Sequence[str]) -> list[StudyClass]:
     return [
         LESION if name == LESION.name else StudyClass(name=name, color=next(others)) for name in names[1:]
     ]
+
+
+def study_records(study: Study) -> list[Record]:
+    """List all images of a study with what was signed, or at least drawn, of each.
+
+    Parameters
+    ----------
+    study : Study
+        The study, which must stay open while the records are loaded.
+
+    Returns
+    -------
+    list of Record
+        In the natural order of the names; no pixel is read yet. Images that nobody outlined have no mask.
+    """
+    return [_record(study, state) for state in study.state.images.values()]
+
+
+def _record(study: Study, state: ImageState) -> Record:
+    added = state.added
+    return Record(
+        name=state.name,
+        image=functools.partial(study.read_image, state.image_id),
+        mask=_mask_source(study, state),
+        classes=("background", *(entry.name for entry in study.info.classes)),
+        patient=added.patient,
+        lesion=added.lesion,
+        diagnosis=added.stratify_by,
+        provenance=_provenance(study, state),
+    )
+
+
+def _mask_source(study: Study, state: ImageState) -> functools.partial[LabelImage] | None:
+    if state.current is None and state.status is not Status.NO_LESION:
+        return None
+    return functools.partial(final_mask, study, state)
+
+
+def final_mask(study: Study, state: ImageState) -> LabelImage:
+    """Read what counts: the signed outline as it was signed, else the latest one.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    state : ImageState
+        The image's state.
+
+    Returns
+    -------
+    ndarray
+        (H, W) uint8; nothing but background where there is no lesion.
+
+    Raises
+    ------
+    StudyError
+        When the file is missing, damaged, or does not fit the image.
+    """
+    if state.status is Status.NO_LESION or state.current is None:
+        return np.zeros(state.shape, np.uint8)
+    signed = state.approved if state.status is Status.APPROVED else None
+    return study.read_revision(signed or state.current)
+
+
+def _provenance(study: Study, state: ImageState) -> Provenance:
+    """Say who drew the outline, with which model, and how much of it by hand."""
+    return Provenance(
+        annotator=state.annotator or "",
+        model="" if state.predicted is None else state.predicted.model or "",
+        corrected=_corrected_share(study, state),
+        status=state.status.value,
+        time=state.when.isoformat(),
+    )
+
+
+def _corrected_share(study: Study, state: ImageState) -> float | None:
+    """Share of the pixels that differ from the model's own outline; None without one."""
+    if state.predicted is None or not state.status.done:
+        return None
+    before, after = study.read_revision(state.predicted), final_mask(study, state)
+    return float(np.mean(before != after))

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.atomic import sync_folder, write_atomically
-from napari_lesionseg.study.events import ENTRY, SCHEMA_VERSION, AnyEntry, Entry
+from napari_lesionseg.study.events import EVENT, SCHEMA_VERSION, AnyEvent, Event
 
 MAX_LINE = 1 << 20
 """Bytes of the longest line that is written or read."""
@@ -28,11 +28,11 @@ MAX_LINE = 1 << 20
 _NAME = re.compile(r"(?P<annotator>[A-Za-z0-9][A-Za-z0-9_-]{0,39})-(?P<writer>[0-9a-f]{32})\.jsonl")
 _MAX_REASON = 200
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class StudyProblem:
     """Something in a study folder that was left out.
 
     Parameters
@@ -53,7 +53,7 @@ class Problem:
         return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
 
 
-class JournalWriter:
+class EventWriter:
     """Appends the entries of one annotator in one run.
 
     The file is made with the first entry. When anything goes wrong in writing, the file is left as it is, and
@@ -87,7 +87,7 @@ class JournalWriter:
 
         Returns
         -------
-        Entry
+        Event
             The entry as written.
 
         Raises
@@ -128,7 +128,7 @@ class JournalWriter:
 
         Returns
         -------
-        list of Entry
+        list of Event
             The entries as written.
 
         Raises
@@ -179,7 +179,7 @@ class _Tail:
     discarding: bool = False
 
 
-class JournalReader:
+class EventReader:
     """Reads what is new in all journals of a study.
 
     Parameters
@@ -190,13 +190,13 @@ class JournalReader:
         Gets each entry; answers why it is refused, or None.
     """
 
-    def __init__(self, folder: Path, refuse: Callable[[AnyEntry], str | None] | None = None) -> None:
-        self.problems: dict[Problem, None] = {}
+    def __init__(self, folder: Path, refuse: Callable[[AnyEvent], str | None] | None = None) -> None:
+        self.problems: dict[StudyProblem, None] = {}
         self._folder = folder
         self._refuse = refuse
         self._tails: dict[str, _Tail] = {}
 
-    def read_new(self, skip: Collection[str] = ()) -> list[AnyEntry]:
+    def read_new(self, skip: Collection[str] = ()) -> list[AnyEvent]:
         """Read the lines that were completed since the last call.
 
         Parameters
@@ -206,7 +206,7 @@ class JournalReader:
 
         Returns
         -------
-        list of Entry
+        list of Event
             In no particular order. Refused lines are in `problems`; a last line without its end is left for
             the next call.
 
@@ -215,7 +215,7 @@ class JournalReader:
         OSError
             When the folder cannot be listed. A single journal that cannot be read is a problem.
         """
-        entries: list[AnyEntry] = []
+        entries: list[AnyEvent] = []
         with os.scandir(self._folder) as found:
             files = sorted(found, key=lambda file: file.name)
         for file in files:
@@ -223,7 +223,7 @@ class JournalReader:
                 entries.extend(self._read_file(file))
         return entries
 
-    def _read_file(self, file: os.DirEntry[str]) -> Iterator[AnyEntry]:
+    def _read_file(self, file: os.DirEntry[str]) -> Iterator[AnyEvent]:
         """Read one journal on from where it was left."""
         name = _NAME.fullmatch(file.name)
         if name is None or not file.is_file(follow_symlinks=False):
@@ -242,7 +242,7 @@ class JournalReader:
 
     def _read_lines(
         self, stream: BinaryIO, file: str, tail: _Tail, annotator: str, writer: str
-    ) -> Iterator[AnyEntry]:
+    ) -> Iterator[AnyEvent]:
         for line in _complete_lines(stream, tail):
             entry = None
             if line is None:
@@ -257,11 +257,11 @@ class JournalReader:
                 tail.seen.add(entry.seq)
                 yield entry
 
-    def _judge(self, entry: AnyEntry) -> str | None:
+    def _judge(self, entry: AnyEvent) -> str | None:
         return None if self._refuse is None else self._refuse(entry)
 
     def _report(self, file: str, line: int, reason: str) -> None:
-        self.problems[Problem(f"{self._folder.name}/{file}", line, reason)] = None
+        self.problems[StudyProblem(f"{self._folder.name}/{file}", line, reason)] = None
 
 
 def explain(error: ValidationError) -> str:
@@ -299,10 +299,10 @@ def _complete_lines(stream: BinaryIO, tail: _Tail) -> Iterator[bytes | None]:
         tail.discarding = not ended
 
 
-def _parse(line: bytes) -> tuple[AnyEntry | None, str | None]:
+def _parse(line: bytes) -> tuple[AnyEvent | None, str | None]:
     """Return the entry of a line, or why there is none."""
     try:
-        return ENTRY.validate_json(line), None
+        return EVENT.validate_json(line), None
     except ValidationError as error:
         return None, _newer(line) or explain(error)
 
@@ -322,7 +322,7 @@ def _newer(line: bytes) -> str | None:
     return f"it was written by a newer version of the program (schema {version})"
 
 
-def _foreign(entry: Entry, annotator: str, writer: str, seen: Collection[int]) -> str | None:
+def _foreign(entry: Event, annotator: str, writer: str, seen: Collection[int]) -> str | None:
     """Tell why an entry does not belong into the journal it stands in."""
     if (entry.annotator, entry.writer) != (annotator, writer):
         return "the line belongs into another journal"
@@ -338,7 +338,7 @@ def _build(kind: type[E], **fields: Any) -> E:
         raise StudyError(f"This cannot be saved: {explain(error)}.") from error
 
 
-def _encode(entry: Entry) -> bytes:
+def _encode(entry: Event) -> bytes:
     line = entry.model_dump_json(exclude_none=True).encode() + b"\n"
     if len(line) > MAX_LINE:
         raise StudyError("This cannot be saved: it is too long for one entry.")

@@ -7,9 +7,11 @@ past them: unknown names, NaN, paths that lead out of the study and numbers out 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -130,7 +132,7 @@ class StudyInfo(Record):
     pseudonymized: bool = False
 
 
-class Entry(Record):
+class Event(Record):
     """What every journal entry says.
 
     Parameters
@@ -159,7 +161,7 @@ class Entry(Record):
         return self.time, self.writer, self.seq
 
 
-class ImageEntry(Entry):
+class ImageEvent(Event):
     """An entry about one image.
 
     Parameters
@@ -171,7 +173,7 @@ class ImageEntry(Entry):
     image_id: Sha256
 
 
-class Added(ImageEntry):
+class Added(ImageEvent):
     """An image came into the study.
 
     Parameters
@@ -201,7 +203,7 @@ class Added(ImageEntry):
     stratify_by: Label | None = None
 
 
-class OutlineEntry(ImageEntry):
+class MaskEvent(ImageEvent):
     """A revision of an image's mask, and what it came from.
 
     Parameters
@@ -235,31 +237,31 @@ class OutlineEntry(ImageEntry):
         return tuple(Click(*click) for click in self.clicks)
 
 
-class Predicted(OutlineEntry):
+class Predicted(MaskEvent):
     """The model outlined the image on its own."""
 
     event: Literal["predicted"] = "predicted"
 
 
-class Corrected(OutlineEntry):
+class Corrected(MaskEvent):
     """The annotator changed the outline: by hand, by clicks, by the threshold."""
 
     event: Literal["corrected"] = "corrected"
 
 
-class Approved(OutlineEntry):
+class Approved(MaskEvent):
     """The annotator signs the outline."""
 
     event: Literal["approved"] = "approved"
 
 
-class NoLesion(ImageEntry):
+class NoLesion(ImageEvent):
     """The annotator signs that there is no lesion."""
 
     event: Literal["no lesion"] = "no lesion"
 
 
-class Flagged(ImageEntry):
+class Flagged(ImageEvent):
     """The annotator sets the image aside.
 
     Parameters
@@ -272,13 +274,13 @@ class Flagged(ImageEntry):
     note: Annotated[str, StringConstraints(max_length=MAX_NOTE)] = ""
 
 
-class Reopened(ImageEntry):
+class Reopened(ImageEvent):
     """The annotator takes the last verdict back."""
 
     event: Literal["reopened"] = "reopened"
 
 
-class Session(Entry):
+class Session(Event):
     """Where the annotator is, to come back there.
 
     Parameters
@@ -294,6 +296,51 @@ class Session(Entry):
     view: Annotated[dict[str, JsonValue], AfterValidator(_check_view)] = Field(default_factory=dict)
 
 
-AnyEntry: TypeAlias = Added | Predicted | Corrected | Approved | NoLesion | Flagged | Reopened | Session
-ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="event")])
+AnyEvent: TypeAlias = Added | Predicted | Corrected | Approved | NoLesion | Flagged | Reopened | Session
+EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 """Reads one line of a journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What an outline came from.
+
+    Parameters
+    ----------
+    model : str, optional
+        SHA-256 of the model's file.
+    threshold : float, optional
+        Probability above which a pixel was taken as lesion.
+    clicks : sequence of Click
+        Clicks that took part.
+    quality : float, optional
+        Estimate of how good the outline is, 0 to 1.
+    label : int
+        Class that was being drawn.
+    """
+
+    model: str | None = None
+    threshold: float | None = None
+    clicks: Sequence[Click] = ()
+    quality: float | None = None
+    label: int = 1
+
+    @classmethod
+    def of(cls, entry: MaskEvent | None) -> Self:
+        """Give what the outline of an entry came from."""
+        if entry is None:
+            return cls()
+        return cls(entry.model, entry.threshold, entry.as_clicks(), entry.quality, entry.label)
+
+    def fields(self) -> dict[str, Any]:
+        """Give what an entry says of it."""
+        return {
+            "model": self.model,
+            "threshold": self.threshold,
+            "clicks": tuple((click.row, click.col, click.positive) for click in self.clicks),
+            "quality": self.quality,
+            "label": self.label,
+        }
+
+
+NO_PROVENANCE = Provenance()

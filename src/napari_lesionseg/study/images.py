@@ -1,160 +1,152 @@
-"""Where the images of a study are: found by their SHA-256, wherever they were moved to.
+"""The image files of a study: finding them by their SHA-256 wherever they were moved, and adding new ones.
 
-An image's file is hashed when it is first needed, and again when its size or time has changed. Opening a
-study hashes nothing.
+An image's file is hashed when it is first read, and again when its size or time has changed. Opening a study
+hashes nothing; adding the images of a folder hashes only the files that the cache does not know.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
-from napari_lesionseg.errors import StudyError
+from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.errors import ImageError, StudyError
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
-from napari_lesionseg.io.images import image_suffixes
+from napari_lesionseg.io.images import image_shape, image_suffixes, read_image, to_byte_image, write_image
+from napari_lesionseg.io.pairing import find_images
+from napari_lesionseg.study.event_log import StudyProblem
 from napari_lesionseg.study.events import Added, RelativePath, Sha256
+from napari_lesionseg.study.layout import MASKS
+from napari_lesionseg.study.pseudonyms import KeyFile
+from napari_lesionseg.types import ByteImage
 
-_Moved: TypeAlias = dict[Sha256, RelativePath]
-_MOVED = TypeAdapter(_Moved)
-_Stamp: TypeAlias = tuple[int, int]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of images done and the total; may raise `CancelledError`."""
+
+_Stamp: TypeAlias = tuple[int, int, Sha256]  # bytes, time of modification in ns, hash
+_CACHE = TypeAdapter(dict[RelativePath, _Stamp])
+_UNSAFE = re.compile(r"[^\w-]+")
+_NAME_LENGTH = 100
 
 
 class ImageFiles:
-    """Finds the files of images.
+    """Finds the files of images: in the study's folder `own`, and in `outside` those that were not copied.
 
-    Parameters
-    ----------
-    own : Path
-        The study's own folder of images, resolved.
-    outside : Path, optional
-        The folder of the images that were not copied, resolved.
-    cache : Path
-        File that remembers where moved images were found. What it says is checked; it may be deleted.
+    The cache is a file that remembers the hashes of the files in `outside`. It may be deleted. What is shown
+    is never taken from it: a file is hashed before it is first read, whatever the cache says.
     """
 
     def __init__(self, own: Path, outside: Path | None, cache: Path) -> None:
         self.own = own
         self.outside = outside
-        self._cache = cache
-        self._hashes: dict[Path, tuple[_Stamp, str]] = {}
+        self._cache_file = cache
+        self._hashes: dict[Path, _Stamp] = {}  # made by this object
         self._listing: dict[int, list[Path]] | None = None
         self._inside: dict[Path, bool] = {}
-        self._moved = _read_moved(cache)
-        self._moved_before = dict(self._moved)
-
-    def place(self, added: Added) -> Path | None:
-        """Return where an image was when it was added; None when the study has no such folder.
-
-        Parameters
-        ----------
-        added : Added
-            The image.
-
-        Returns
-        -------
-        Path or None
-        """
-        folder = self.own if added.own else self.outside
-        return None if folder is None else folder / added.path
 
     def leads_out(self, added: Added) -> bool:
-        """Tell whether links on its path lead an image out of its folder.
-
-        Parameters
-        ----------
-        added : Added
-            The image.
-
-        Returns
-        -------
-        bool
-        """
-        path = self.place(added)
+        """Whether links on its path lead an image out of its folder."""
+        path = self._place(added)
         return path is not None and not self._stays_inside(path, self.own if added.own else self.outside)
 
     def find(self, added: Added) -> Path:
-        """Find an image's file and make sure that it is this image.
-
-        Parameters
-        ----------
-        added : Added
-            The image.
-
-        Returns
-        -------
-        Path
-
-        Raises
-        ------
-        StudyError
-            When the image is nowhere to be found.
-        OSError
-            When a file cannot be read.
-        """
+        """Return an image's file, after making sure that it is this image."""
         for path in self._places(added):
             if self._is_image(path, added):
-                self._remember(path, added)
                 return path
         if not added.own and (self.outside is None or not self.outside.is_dir()):
+            folder = "" if self.outside is None else f" ({self.outside})"
             raise StudyError(
-                f"The folder of the images{_named(self.outside)} cannot be reached; connect its disk, or "
-                "say where the images are now."
+                f"The folder of the images{folder} cannot be reached. Connect its disk, or set the folder "
+                "with Locate images… or `lesionseg app STUDY --images FOLDER`."
             )
         raise StudyError(
-            f"The image {added.name} was moved away or changed; put it back, or say where the images are."
+            f"The image {added.name} was moved away or changed. Put it back, or set the folder of the images "
+            "with Locate images… or `lesionseg app STUDY --images FOLDER`."
         )
 
-    def present(self, added: Added) -> bool:
-        """Tell whether a file of the right size is where the image was; quick, and not proof.
+    def is_present(self, added: Added) -> bool:
+        """Whether a file of the right size is where the image was; quick, and not proof."""
+        return any(_size(path) == added.size for path in self._likely_places(added))
 
-        Parameters
-        ----------
-        added : Added
-            The image.
+    def holds_any(self, images: Iterable[Added]) -> bool:
+        """Whether any file in the folders has the size of one of these images."""
+        sizes = {added.size for added in images}
+        return any(files for size, files in _list_by_size(self.own, self.outside).items() if size in sizes)
 
-        Returns
-        -------
-        bool
-        """
-        path = self.place(added)
-        return path is not None and _size(path) == added.size
-
-    def forget_listing(self) -> None:
-        """Look through the folders anew when the next image is missing."""
+    def clear_listing(self) -> None:
+        """List the folders anew when the next image is missing."""
         self._listing = None
 
+    def hash_file(self, path: Path) -> str:
+        """Return the SHA-256 of a file, from the cache if its size and time are the same."""
+        status = path.stat()
+        cached = self._cache.get(self._key(path))
+        if cached is not None and cached[:2] == (status.st_size, status.st_mtime_ns):
+            return cached[2]
+        return self._hash(path)
+
     def save(self) -> None:
-        """Remember where moved images were found.
+        """Write the cache, if there is anything new."""
+        new = {self._key(path): stamp for path, stamp in self._hashes.items()}
+        cache = {**self._cache, **new}
+        cache.pop("", None)
+        if cache != self._cache:
+            self._cache_file.parent.mkdir(exist_ok=True)
+            write_atomically(self._cache_file, _CACHE.dump_json(cache))
+            self._cache = cache
 
-        Raises
-        ------
-        OSError
-            When it cannot be written.
-        """
-        if self._moved != self._moved_before:
-            self._cache.parent.mkdir(exist_ok=True)
-            write_atomically(self._cache, _MOVED.dump_json(self._moved))
-            self._moved_before = dict(self._moved)
+    @cached_property
+    def _cache(self) -> dict[RelativePath, _Stamp]:
+        """Hashes by path relative to `outside`; a cache that is missing or damaged is empty."""
+        try:
+            return _CACHE.validate_json(self._cache_file.read_bytes())
+        except (OSError, ValidationError):
+            return {}
 
-    def _places(self, added: Added) -> Iterator[Path]:
-        """Yield where an image may be, the likely places first; folders are listed only for the rest."""
-        place = self.place(added)
+    @cached_property
+    def _cached_paths(self) -> dict[str, Path]:
+        if self.outside is None:
+            return {}
+        return {sha256: self.outside / name for name, (_, _, sha256) in self._cache.items()}
+
+    def _key(self, path: Path) -> str:
+        """Return a file's name in the cache; empty for files that are not in `outside`."""
+        inside = self.outside is not None and path.is_relative_to(self.outside)
+        return path.relative_to(self.outside).as_posix() if self.outside is not None and inside else ""
+
+    def _place(self, added: Added) -> Path | None:
+        """Return where an image was when it was added; None when the study has no such folder."""
+        folder = self.own if added.own else self.outside
+        return None if folder is None else folder / added.path
+
+    def _likely_places(self, added: Added) -> Iterator[Path]:
+        place = self._place(added)
         if place is not None:
             yield place
-        moved = self._moved.get(added.image_id)
-        if moved is not None and self.outside is not None:
-            yield self.outside / moved
+        moved = self._cached_paths.get(added.image_id)
+        if moved is not None:
+            yield moved
+
+    def _places(self, added: Added) -> Iterator[Path]:
+        """Yield where an image may be; folders are listed only if it is in none of the likely places."""
+        yield from self._likely_places(added)
         if self._listing is None:
             self._listing = _list_by_size(self.own, self.outside)
         yield from self._listing.get(added.size, [])
 
     def _is_image(self, path: Path, added: Added) -> bool:
-        """Compare size, then hash."""
         folder = self.own if path.is_relative_to(self.own) else self.outside
         if _size(path) != added.size or not self._stays_inside(path, folder):
             return False
@@ -162,21 +154,13 @@ class ImageFiles:
 
     def _hash(self, path: Path) -> str:
         status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
         known = self._hashes.get(path)
-        if known is None or known[0] != stamp:
-            known = self._hashes[path] = (stamp, sha256_file(path))
-        return known[1]
-
-    def _remember(self, path: Path, added: Added) -> None:
-        """Note the place of an image that was moved."""
-        if path == self.place(added):
-            self._moved.pop(added.image_id, None)
-        elif self.outside is not None and path.is_relative_to(self.outside):
-            self._moved[added.image_id] = path.relative_to(self.outside).as_posix()
+        if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
+            known = self._hashes[path] = (status.st_size, status.st_mtime_ns, sha256_file(path))
+        return known[2]
 
     def _stays_inside(self, path: Path, folder: Path | None) -> bool:
-        """Tell whether a path is still in its folder once links are followed; folders are asked once."""
+        """Whether a path is still in its folder once links are followed; each parent is resolved once."""
         if folder is None:
             return False
         if path.is_symlink():
@@ -185,14 +169,6 @@ class ImageFiles:
         if parent not in self._inside:
             self._inside[parent] = parent.resolve().is_relative_to(folder)
         return self._inside[parent]
-
-
-def _read_moved(cache: Path) -> _Moved:
-    """Read where moved images were found; a cache that is missing or damaged is an empty one."""
-    try:
-        return _MOVED.validate_json(cache.read_bytes())
-    except (OSError, ValidationError):
-        return {}
 
 
 def _list_by_size(own: Path, outside: Path | None) -> dict[int, list[Path]]:
@@ -208,13 +184,168 @@ def _list_by_size(own: Path, outside: Path | None) -> dict[int, list[Path]]:
     return listing
 
 
-def _named(folder: Path | None) -> str:
-    return "" if folder is None else f" ({folder})"
-
-
 def _size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none."""
+    """Return the bytes of a file; -1 where there is none."""
     try:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image to be added: its name, its file or pixels, and what it belongs together with."""
+
+    name: str
+    content: Path | ByteImage
+    group: SplitItem
+
+
+def find_files(images: str | Path | Iterable[str | Path], study: Path) -> list[Path]:
+    """Find image files as `find_images` does, except the masks of the study."""
+    given = [images] if isinstance(images, str | Path) else list(images)
+    masks = study.resolve() / MASKS
+    found = find_images(given) if given else []
+    parents = {parent: parent.resolve() for parent in {path.parent for path in found}}
+    return [path for path in found if not parents[path.parent].is_relative_to(masks)]
+
+
+def list_sources(
+    files: Iterable[Path], images: Mapping[str, ArrayLike], groups: Iterable[SplitItem]
+) -> list[Source]:
+    """List the images to be added: files, whose stem is the name, and arrays by name."""
+    known = {group.stem: group for group in groups}
+    contents: list[tuple[str, Path | ByteImage]] = [(path.stem, path) for path in files]
+    contents += [(name, to_byte_image(image)) for name, image in images.items()]
+    return [Source(name, content, known.get(name, SplitItem(name))) for name, content in contents]
+
+
+def pseudonymize_all(sources: Sequence[Source], key_file: str | Path | None, study: Path) -> list[Source]:
+    """Replace every name, and save the key before anything else is written."""
+    if key_file is None:
+        if not sources:
+            return []
+        raise StudyError("The images of this study get pseudonyms; choose a file for their key.")
+    key = KeyFile(Path(key_file), study)
+    renamed = [pseudonymize(source, key) for source in sources]
+    key.save()
+    return renamed
+
+
+def pseudonymize(source: Source, key: KeyFile) -> Source:
+    """Replace every name of an image by a pseudonym; the key is not saved here."""
+    if isinstance(source.content, Path):
+        name = key.pseudonym("image", str(source.content), sha256_file(source.content))
+    else:
+        name = key.pseudonym("image", source.name, _hash_pixels(source.content))
+    group = source.group
+    patient = key.pseudonym("patient", group.patient) if group.patient else None
+    # Lesions are often numbered within a patient: the patient is part of what the key knows them by.
+    lesion = key.pseudonym("lesion", f"{group.patient or ''}/{group.lesion}") if group.lesion else None
+    return replace(source, name=name, group=replace(group, stem=name, patient=patient, lesion=lesion))
+
+
+def common_folder(files: Iterable[Path]) -> Path:
+    """Return the folder that holds all files, links to folders followed."""
+    parents = {path.parent for path in files}
+    try:
+        return Path(os.path.commonpath([parent.resolve() for parent in parents]))
+    except ValueError as error:
+        raise StudyError("The images are on several drives; have them copied into the study.") from error
+
+
+def describe(
+    sources: Iterable[Source],
+    files: ImageFiles,
+    outside: Path | None,
+    known: Container[str] = (),
+    progress: Progress | None = None,
+) -> Iterator[dict[str, Any] | StudyProblem]:
+    """Yield the fields of an `Added` event for each new image, or why it was left out.
+
+    Image files stay in `outside`; if that is None, they are copied into the study as PNG, upright and without
+    EXIF. Arrays are always copied. Images whose SHA-256 is `known` to the study are passed over.
+    """
+    sources = list(sources)
+    for done, source in enumerate(sources, start=1):
+        content = source.content
+        if not isinstance(content, Path):
+            yield _describe_copy(source, content, files.own)
+        elif outside is not None:
+            yield from _describe_in_place(source, content, files, outside, known)
+        else:
+            yield from _describe_file_copy(source, content, files.own, known)
+        if progress is not None:
+            progress(done, len(sources))
+
+
+def _describe_in_place(
+    source: Source, path: Path, files: ImageFiles, outside: Path, known: Container[str]
+) -> Iterator[dict[str, Any] | StudyProblem]:
+    try:
+        place = path.parent.resolve() / path.name
+        folder = files.own if place.is_relative_to(files.own) else outside
+        if not place.is_relative_to(folder) or not place.resolve().is_relative_to(folder):
+            yield StudyProblem(str(path), 0, f"it is not inside {folder}; have it copied into the study")
+        elif files.hash_file(place) not in known:
+            sha256 = files.hash_file(place)
+            yield _fields(source, place, folder, image_shape(place), sha256, own=folder == files.own)
+    except ImageError as error:
+        yield StudyProblem(str(path), 0, str(error))
+    except OSError as error:
+        yield StudyProblem(str(path), 0, f"it cannot be read ({error.strerror})")
+
+
+def _describe_file_copy(
+    source: Source, path: Path, own: Path, known: Container[str]
+) -> Iterator[dict[str, Any] | StudyProblem]:
+    try:
+        if sha256_file(path) in known:
+            return
+        image = read_image(path)
+    except ImageError as error:
+        yield StudyProblem(str(path), 0, str(error))
+    except OSError as error:
+        yield StudyProblem(str(path), 0, f"it cannot be read ({error.strerror})")
+    else:
+        yield _describe_copy(source, image, own)
+
+
+def _describe_copy(source: Source, image: ByteImage, own: Path) -> dict[str, Any]:
+    base = _UNSAFE.sub("_", source.name).strip("_")[:_NAME_LENGTH] or "image"
+    # The hash keeps apart images of one name, also those that another annotator adds at the same time.
+    path = own / f"{base}-{_hash_pixels(image)[:8]}.png"
+    if not _shows(path, image):
+        write_image(path, image)
+    return _fields(source, path, own, (image.shape[0], image.shape[1]), sha256_file(path), own=True)
+
+
+def _shows(path: Path, image: ByteImage) -> bool:
+    """Whether a file holds these pixels; it then stays, since another encoder would change its hash."""
+    try:
+        return path.is_file() and np.array_equal(read_image(path), image)
+    except ImageError:
+        return False
+
+
+def _fields(
+    source: Source, path: Path, folder: Path, shape: tuple[int, int], sha256: str, *, own: bool
+) -> dict[str, Any]:
+    """Return the fields of an `Added` event."""
+    return {
+        "image_id": sha256,
+        "name": source.name,
+        "path": path.relative_to(folder).as_posix(),
+        "own": own,
+        "size": path.stat().st_size,
+        "shape": shape,
+        "patient": source.group.patient,
+        "lesion": source.group.lesion,
+        "stratify_by": source.group.stratify_by,
+    }
+
+
+def _hash_pixels(image: ByteImage) -> str:
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -19,7 +19,7 @@ STUDY_FOLDER = "lesionseg-study"
 """What the study inside a folder of images is called."""
 
 INFO_FILE = "study.json"
-JOURNALS, MASKS, IMAGES, CACHE = "journal", "masks", "images", "cache"
+EVENTS, MASKS, IMAGES, CACHE = "events", "masks", "images", "cache"
 
 _HARMLESS = {"thumbs.db", "desktop.ini"}
 _MAX_INFO = 1 << 20
@@ -145,7 +145,7 @@ def make_folders(folder: Path) -> None:
     OSError
         When one cannot be made.
     """
-    paths = [folder / name for name in (JOURNALS, MASKS, IMAGES)]
+    paths = [folder / name for name in (EVENTS, MASKS, IMAGES)]
     for path in paths:
         if path.is_symlink():
             raise StudyError(f"{path} is a link, which is not followed; put the folder itself there.")
@@ -169,7 +169,7 @@ def sweep(folder: Path) -> None:
     OSError
         When the folder cannot be listed.
     """
-    for path in (folder, folder / JOURNALS, folder / IMAGES, folder / CACHE):
+    for path in (folder, folder / EVENTS, folder / IMAGES, folder / CACHE):
         sweep_temporaries(path)
     with os.scandir(folder / MASKS) as entries:
         for entry in entries:

@@ -16,7 +16,7 @@ import numpy as np
 from napari_lesionseg.errors import MaskError, StudyError
 from napari_lesionseg.io.atomic import sha256_file, sync_folder
 from napari_lesionseg.io.images import read_mask, write_mask
-from napari_lesionseg.study.events import OutlineEntry
+from napari_lesionseg.study.events import MaskEvent
 from napari_lesionseg.types import LabelImage
 
 _REVISION_DIGITS = 16
@@ -40,7 +40,7 @@ def name_revision(labels: LabelImage) -> str:
     return digest.hexdigest()[:_REVISION_DIGITS]
 
 
-class Revisions:
+class MaskStore:
     """The folder ``masks`` of a study.
 
     Parameters
@@ -108,12 +108,12 @@ class Revisions:
         write_mask(path, labels, style=self._style)
         return revision, sha256_file(path)
 
-    def read(self, entry: OutlineEntry, shape: tuple[int, int]) -> LabelImage:
+    def read(self, entry: MaskEvent, shape: tuple[int, int]) -> LabelImage:
         """Read a mask, and make sure that it is the one the journal means.
 
         Parameters
         ----------
-        entry : OutlineEntry
+        entry : MaskEvent
             What the journal says.
         shape : (int, int)
             Rows and columns of the image.

@@ -1,30 +1,28 @@
-"""What a study looks like, folded out of the entries of its journals.
+"""The state of a study, computed by applying the events of its log.
 
-The fold is a pure function and does not depend on the order in which journals are read: entries are put in
-the order of their time, ties in the order of writer and number. A writer never stamps an entry earlier than
-what it has seen of the same image, so that an answer always comes after what it answers, whatever the
-clocks say.
+The result does not depend on the order in which the files of the log are read: events are put in the order of
+their time, ties in the order of writer and number. A writer never stamps an event earlier than what it has
+seen of the same image, so that an event always comes after those it reacts to, whatever the clocks say.
 
-What an entry does to an image's status:
+What an event does to an image's status:
 
 ============  =======================================================================================
-predicted     "not looked at" becomes "predicted"; any other status stays
+predicted     "unreviewed" becomes "predicted"; any other status stays
 corrected     "corrected", unless the image is flagged, which it stays until there is a verdict
 approved      "approved"; the note goes
 no lesion     "no lesion"; the note goes
 flagged       "flagged", with the note
-reopened      back to "corrected", "predicted" or "not looked at", whichever outline there is; the note goes
+reopened      back to "corrected", "predicted" or "unreviewed", whichever mask there is; the note goes
 ============  =======================================================================================
 
-Prediction, correction and approved outline are kept apart, and none takes another's place.
+Prediction, correction and approved mask are kept apart, and none takes another's place.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -33,26 +31,26 @@ from typing import TypeAlias
 from napari_lesionseg.io.pairing import natural_key
 from napari_lesionseg.study.events import (
     Added,
+    AnyEvent,
     Approved,
     Corrected,
-    Entry,
     Flagged,
-    ImageEntry,
+    ImageEvent,
+    MaskEvent,
     NoLesion,
-    OutlineEntry,
     Predicted,
     Reopened,
     Session,
 )
 
 Verdict: TypeAlias = Approved | NoLesion
-"""What an annotator signs: an outline, or that there is no lesion."""
+"""What an annotator decides: a mask is approved, or there is no lesion."""
 
 
 class Status(StrEnum):
     """How far an image is."""
 
-    NOT_LOOKED_AT = "not looked at"
+    UNREVIEWED = "unreviewed"
     PREDICTED = "predicted"
     CORRECTED = "corrected"
     APPROVED = "approved"
@@ -61,49 +59,30 @@ class Status(StrEnum):
 
     @property
     def done(self) -> bool:
-        """Whether an annotator has signed."""
+        """Whether there is a verdict."""
         return self in (Status.APPROVED, Status.NO_LESION)
 
     @property
     def words(self) -> str:
-        """What an annotator is told."""
+        """The status as the annotator reads it."""
         return "outlined" if self is Status.PREDICTED else self.value
 
 
 @dataclass(frozen=True, slots=True)
 class ImageState:
-    """Where one image stands.
-
-    Parameters
-    ----------
-    added : Added
-        Its identity, name, place and shape.
-    status : Status
-        How far it is.
-    predicted, corrected, approved : entry, optional
-        The latest of each; `approved` stays after the image was reopened.
-    outline : entry, optional
-        What is to be shown: the latest outline an annotator made or signed, else the latest prediction.
-    note : str
-        Why it is flagged.
-    annotator : str, optional
-        Who did the last thing that shows.
-    when : datetime
-        When that was.
-    verdicts : mapping of str to entry
-        What each annotator signed, as long as that annotator did not go on to change, flag or reopen it.
-    """
+    """The state of one image."""
 
     added: Added
-    when: datetime
-    status: Status = Status.NOT_LOOKED_AT
+    when: datetime  # of the latest event that shows
+    status: Status = Status.UNREVIEWED
     predicted: Predicted | None = None
     corrected: Corrected | None = None
-    approved: Approved | None = None
-    outline: OutlineEntry | None = None
-    note: str = ""
-    annotator: str | None = None
+    approved: Approved | None = None  # stays when the image is reopened
+    current: MaskEvent | None = None  # to be shown: the annotators' latest mask, else the latest prediction
+    note: str = ""  # why the image is flagged
+    annotator: str | None = None  # whose event is the latest that shows
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """By annotator; a verdict is withdrawn when the same annotator changes, flags or reopens the image."""
 
     @property
     def image_id(self) -> str:
@@ -112,7 +91,7 @@ class ImageState:
 
     @property
     def name(self) -> str:
-        """What the image is called."""
+        """Name of the image."""
         return self.added.name
 
     @property
@@ -122,154 +101,153 @@ class ImageState:
 
     @property
     def quality(self) -> float | None:
-        """Estimate of how good the shown outline is, 0 to 1; None when nobody estimated it."""
-        return None if self.outline is None else self.outline.quality
+        """Estimated quality of the current mask, 0 to 1; None when there is no estimate."""
+        return None if self.current is None else self.current.quality
 
 
 @dataclass(frozen=True, slots=True)
 class StudyState:
-    """Where a study stands.
-
-    Parameters
-    ----------
-    images : mapping of str to ImageState
-        By SHA-256, in the natural order of the names (``IMD2`` before ``IMD10``).
-    sessions : mapping of str to Session
-        Where each annotator was.
-    unknown : frozenset of str
-        Images that journals speak of though nobody added them.
-    """
+    """The state of a study."""
 
     images: Mapping[str, ImageState] = field(default_factory=dict)
-    sessions: Mapping[str, Session] = field(default_factory=dict)
-    unknown: frozenset[str] = frozenset()
+    """By SHA-256, in the natural order of the names (``IMD2`` before ``IMD10``)."""
+    sessions: Mapping[str, Session] = field(default_factory=dict)  # the latest of each annotator
+    unknown: frozenset[str] = frozenset()  # images with events though nobody added them
 
 
-def fold(entries: Iterable[Entry]) -> StudyState:
-    """Fold the entries of all journals, in any order, into the state of the study.
+class StateStore:
+    """All events of a study, and the state that one annotator sees.
 
-    Parameters
-    ----------
-    entries : iterable of Entry
-        An entry that comes several times (same writer, same number) counts once.
-
-    Returns
-    -------
-    StudyState
-        The same for every order of `entries`.
+    Only images with new events are replayed, so that saving costs the same in a study of any size. To a
+    blinded annotator, other annotators' events are invisible, except that they added an image.
     """
-    by_image: dict[str, list[ImageEntry]] = defaultdict(list)
-    sessions: dict[str, Session] = {}
-    for entry in sorted(entries, key=lambda entry: entry.order):
-        if isinstance(entry, ImageEntry):
-            by_image[entry.image_id].append(entry)
-        elif isinstance(entry, Session):
-            sessions[entry.annotator] = entry
-    folded = {image_id: fold_image(found) for image_id, found in by_image.items()}
-    return update(StudyState(), folded, sessions)
+
+    def __init__(self, annotator: str, *, blinded: bool) -> None:
+        self.state = StudyState()
+        self._annotator = annotator
+        self.blinded = blinded
+        self._events: dict[str, dict[tuple[str, int], ImageEvent]] = {}
+
+    def apply(self, events: Iterable[AnyEvent]) -> frozenset[str]:
+        """Apply events in any order, and return the images they are about; a known event does no harm."""
+        changed: set[str] = set()
+        sessions = dict(self.state.sessions)
+        for event in events:
+            if isinstance(event, ImageEvent):
+                self._events.setdefault(event.image_id, {})[event.writer, event.seq] = event
+                changed.add(event.image_id)
+            elif event.annotator not in sessions or sessions[event.annotator].order <= event.order:
+                sessions[event.annotator] = event
+        replayed = {image_id: replay_image(self._visible(image_id)) for image_id in changed}
+        self.state = update(self.state, replayed, sessions)
+        return frozenset(changed)
+
+    def history(self, image_id: str) -> tuple[ImageEvent, ...]:
+        """Return the events of an image that the annotator may see, the oldest first."""
+        return tuple(sorted(self._visible(image_id), key=lambda event: event.order))
+
+    def hashes(self, image_id: str) -> dict[str, str]:
+        """Return the latest SHA-256 of each mask revision of an image, whoever saved it."""
+        events = sorted(self._events.get(image_id, {}).values(), key=lambda event: event.order)
+        return {event.revision: event.sha256 for event in events if isinstance(event, MaskEvent)}
+
+    def next_time(self, image_id: str) -> datetime:
+        """Return the time for a new event: now, but after all of the image, even if clocks disagree."""
+        return _now_after(event.time for event in self._events.get(image_id, {}).values())
+
+    def next_session_time(self) -> datetime:
+        """Return the time for a new session event of the annotator."""
+        last = self.state.sessions.get(self._annotator)
+        return _now_after([] if last is None else [last.time])
+
+    def _visible(self, image_id: str) -> list[ImageEvent]:
+        events = self._events.get(image_id, {}).values()
+        return [event for event in events if self._is_visible(event)]
+
+    def _is_visible(self, event: ImageEvent) -> bool:
+        return not self.blinded or isinstance(event, Added) or event.annotator == self._annotator
 
 
 def update(
-    state: StudyState, folded: Mapping[str, ImageState | None], sessions: Mapping[str, Session]
+    state: StudyState, replayed: Mapping[str, ImageState | None], sessions: Mapping[str, Session]
 ) -> StudyState:
-    """Put freshly folded images into a state; cheap when no image is new or has another name.
-
-    Parameters
-    ----------
-    state : StudyState
-        The state before.
-    folded : mapping of str to ImageState or None
-        Answers of `fold_image`.
-    sessions : mapping of str to Session
-        Latest session of annotators.
-
-    Returns
-    -------
-    StudyState
-        The state after.
-    """
-    known = {image_id: new for image_id, new in folded.items() if new is not None}
+    """Put replayed images (None: never added) and latest sessions into a state."""
+    known = {image_id: new for image_id, new in replayed.items() if new is not None}
     images = {**state.images, **known}
     before = state.images
+    # Sorting thousands of names takes longer than all the rest, and hardly ever changes anything.
     if any(image_id not in before or before[image_id].name != new.name for image_id, new in known.items()):
         images = dict(sorted(images.items(), key=lambda item: (natural_key(Path(item[1].name)), item[0])))
     return StudyState(
         images=MappingProxyType(images),
         sessions=MappingProxyType({**state.sessions, **sessions}),
-        unknown=(state.unknown | folded.keys()) - known.keys(),
+        unknown=(state.unknown | replayed.keys()) - known.keys(),
     )
 
 
-def fold_image(entries: Iterable[ImageEntry]) -> ImageState | None:
-    """Fold the entries about one image.
-
-    Parameters
-    ----------
-    entries : iterable of ImageEntry
-        In any order.
-
-    Returns
-    -------
-    ImageState or None
-        None when the image was never added.
-    """
-    ordered = sorted({entry.order: entry for entry in entries}.values(), key=lambda entry: entry.order)
-    added = [entry for entry in ordered if isinstance(entry, Added)]
+def replay_image(events: Iterable[ImageEvent]) -> ImageState | None:
+    """Return the state of one image after its events, given in any order; None if it was never added."""
+    ordered = sorted({event.order: event for event in events}.values(), key=lambda event: event.order)
+    added = [event for event in ordered if isinstance(event, Added)]
     if not added:
         return None
     state = ImageState(added=added[-1], when=added[0].time)
-    for entry in ordered:
-        changed = _apply(state, entry)
-        hidden = isinstance(entry, Predicted) and changed.outline is not entry
-        if not isinstance(entry, Added) and not hidden:
-            changed = replace(changed, when=entry.time, annotator=entry.annotator)
+    for event in ordered:
+        changed = _apply(state, event)
+        hidden = isinstance(event, Predicted) and changed.current is not event
+        if not isinstance(event, Added) and not hidden:
+            changed = replace(changed, when=event.time, annotator=event.annotator)
         state = changed
     return state
 
 
-def _apply(state: ImageState, entry: ImageEntry) -> ImageState:
-    """Return the state after one entry."""
-    match entry:
+def _apply(state: ImageState, event: ImageEvent) -> ImageState:
+    """Return the state after one event."""
+    match event:
         case Predicted():
-            return _predicted(state, entry)
+            return _with_prediction(state, event)
         case Corrected():
             status = Status.FLAGGED if state.status is Status.FLAGGED else Status.CORRECTED
-            return replace(_withdrawn(state, entry), corrected=entry, outline=entry, status=status)
+            return replace(_without_verdict(state, event), corrected=event, current=event, status=status)
         case Approved():
-            return replace(_signed(state, entry, Status.APPROVED), approved=entry, outline=entry)
+            return replace(_with_verdict(state, event, Status.APPROVED), approved=event, current=event)
         case NoLesion():
-            return _signed(state, entry, Status.NO_LESION)
+            return _with_verdict(state, event, Status.NO_LESION)
         case Flagged():
-            return replace(_withdrawn(state, entry), status=Status.FLAGGED, note=entry.note)
+            return replace(_without_verdict(state, event), status=Status.FLAGGED, note=event.note)
         case Reopened():
-            return replace(_withdrawn(state, entry), status=_status_of_outline(state), note="")
+            return replace(_without_verdict(state, event), status=_status_of_mask(state), note="")
     return state
 
 
-def _predicted(state: ImageState, entry: Predicted) -> ImageState:
-    """Take a prediction in; it is shown only where no annotator has drawn anything."""
-    shown = entry if state.outline is None or isinstance(state.outline, Predicted) else state.outline
-    status = Status.PREDICTED if state.status is Status.NOT_LOOKED_AT else state.status
-    return replace(state, predicted=entry, outline=shown, status=status)
+def _with_prediction(state: ImageState, event: Predicted) -> ImageState:
+    """Add a prediction, which is shown only where no annotator has drawn anything."""
+    shown = event if state.current is None or isinstance(state.current, Predicted) else state.current
+    status = Status.PREDICTED if state.status is Status.UNREVIEWED else state.status
+    return replace(state, predicted=event, current=shown, status=status)
 
 
-def _signed(state: ImageState, entry: Verdict, status: Status) -> ImageState:
-    """Take a verdict in."""
-    verdicts = MappingProxyType({**state.verdicts, entry.annotator: entry})
+def _with_verdict(state: ImageState, event: Verdict, status: Status) -> ImageState:
+    verdicts = MappingProxyType({**state.verdicts, event.annotator: event})
     return replace(state, status=status, note="", verdicts=verdicts)
 
 
-def _withdrawn(state: ImageState, entry: ImageEntry) -> ImageState:
-    """Take the annotator's verdict away: it no longer stands once she went on."""
+def _without_verdict(state: ImageState, event: ImageEvent) -> ImageState:
+    """Withdraw the annotator's verdict: it no longer stands once the same annotator goes on."""
     others = {
-        annotator: verdict for annotator, verdict in state.verdicts.items() if annotator != entry.annotator
+        annotator: verdict for annotator, verdict in state.verdicts.items() if annotator != event.annotator
     }
     return replace(state, verdicts=MappingProxyType(others))
 
 
-def _status_of_outline(state: ImageState) -> Status:
+def _status_of_mask(state: ImageState) -> Status:
     """Return the status of an image without verdict and flag."""
-    if state.outline is None:
-        return Status.NOT_LOOKED_AT
-    untouched = state.predicted is not None and state.outline.revision == state.predicted.revision
+    if state.current is None:
+        return Status.UNREVIEWED
+    untouched = state.predicted is not None and state.current.revision == state.predicted.revision
     return Status.PREDICTED if untouched else Status.CORRECTED
+
+
+def _now_after(times: Iterable[datetime]) -> datetime:
+    earliest = (time + timedelta(microseconds=1) for time in times)
+    return max([datetime.now(UTC), *earliest])

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.checks import check_annotator, check_labels
+from napari_lesionseg.io.images import read_image
 from napari_lesionseg.study.errors import explained
-from napari_lesionseg.study.event_log import JournalWriter, Problem, explain
+from napari_lesionseg.study.event_log import EventReader, EventWriter, StudyProblem, explain
 from napari_lesionseg.study.events import (
     LESION,
+    NO_PROVENANCE,
     Added,
+    AnnotatorName,
+    AnyEvent,
     Approved,
     Corrected,
     Flagged,
-    ImageEntry,
+    ImageEvent,
+    MaskEvent,
     NoLesion,
-    OutlineEntry,
     Predicted,
+    Provenance,
     Reopened,
     Session,
     StudyClass,
     StudyInfo,
 )
-from napari_lesionseg.study.importing import (
+from napari_lesionseg.study.images import (
+    ImageFiles,
     Progress,
     common_folder,
     describe,
@@ -43,7 +49,10 @@ from napari_lesionseg.study.importing import (
     pseudonymize_all,
 )
 from napari_lesionseg.study.layout import (
-    JOURNALS,
+    CACHE,
+    EVENTS,
+    IMAGES,
+    MASKS,
     is_free,
     is_study,
     make_folders,
@@ -52,20 +61,23 @@ from napari_lesionseg.study.layout import (
     sweep,
     write_info,
 )
-from napari_lesionseg.study.origin import NO_PROVENANCE, Provenance
-from napari_lesionseg.study.reading import StudyReader
-from napari_lesionseg.study.state import ImageState
+from napari_lesionseg.study.mask_store import MaskStore
+from napari_lesionseg.study.state import ImageState, StateStore, Status, StudyState
+from napari_lesionseg.types import ByteImage, LabelImage
 
-__all__ = ["NO_PROVENANCE", "Provenance", "Study"]
+_ANNOTATOR: TypeAdapter[str] = TypeAdapter(AnnotatorName)
+
+Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
+"""Which of an image's masks is meant."""
 
 
-class Study(StudyReader):
-    """A study that is open, as one annotator sees it.
+class Study:
+    """An open study, as one annotator sees it.
 
-    Make one with `Study.create` or `Study.open`. Whatever saves returns only when the disk has it, raises
-    `StudyError` when that did not work, and can then simply be called again. `state` is a frozen value that
-    is replaced, so other threads may read it at any time. Calls that save are done one after the other; save
-    from one thread, so that they come in the order they are meant.
+    Open one with `Study.create` or `Study.open`. Methods that save return only when the data is on the disk;
+    they raise `StudyError` when that failed, and can then simply be called again. `state` is a frozen value
+    that is replaced, so other threads may read it at any time. Save from one thread, so that events come in
+    the order they are meant.
 
     Parameters
     ----------
@@ -80,11 +92,19 @@ class Study(StudyReader):
     """
 
     def __init__(self, folder: Path, info: StudyInfo, annotator: str, *, unblind: bool = False) -> None:
-        super().__init__(folder, info, annotator, unblind=unblind)
+        self.folder = folder
+        self.info = info
+        self.annotator = annotator
+        self._lock = threading.RLock()
         self._closed = False
-        self._writer = JournalWriter(folder / JOURNALS, annotator)
+        self._left_out: list[StudyProblem] = []
+        self._store = StateStore(annotator, blinded=info.blinded and not unblind)
+        self._files = self._make_files()
+        self._masks = self._make_mask_store()
+        self._reader = EventReader(folder / EVENTS, self._refuse)
+        self._writer = EventWriter(folder / EVENTS, annotator)
 
-    # ---------------------------------------------------------------- making, opening and closing
+    # ---- opening and closing
 
     @classmethod
     def create(
@@ -112,16 +132,17 @@ class Study(StudyReader):
         paths, images, copy, groups, progress
             As for `add_images`.
         classes : sequence of StudyClass
-            What is outlined; the first has label 1.
+            Classes to outline; the first has label 1.
         blinded : bool
             Whether annotators must not see each other's work.
         key_file : str or Path, optional
-            Give images, patients and lesions pseudonyms, and keep the key in this file outside the study.
+            Replace the names of images, patients and lesions by pseudonyms, with the key in this file, which
+            must be outside the study.
 
         Returns
         -------
         Study
-            Images that could not be taken in are among its `problems`.
+            Images that could not be added are among its `problems`.
 
         Raises
         ------
@@ -152,12 +173,12 @@ class Study(StudyReader):
         annotator : str
             Who works in it: letters, digits, ``-`` and ``_``, such as initials.
         unblind : bool
-            Show every annotator's work though the study is blinded: for whoever compares the annotators.
+            Show every annotator's work though the study is blinded, to compare the annotators.
 
         Returns
         -------
         Study
-            What was left out of its journals is in `problems`.
+            Parts of its event log that were left out are among its `problems`.
 
         Raises
         ------
@@ -174,7 +195,7 @@ class Study(StudyReader):
         return study
 
     def close(self) -> None:
-        """Leave the study. Everything is saved already; only where moved images were found is noted."""
+        """Close the study. Everything is saved already, except the cache of where images were found."""
         with self._lock:
             self._closed = True
             with contextlib.suppress(OSError):
@@ -188,7 +209,232 @@ class Study(StudyReader):
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------------------------- saving
+    # ---- reading
+
+    @property
+    def state(self) -> StudyState:
+        """The state of the study, as far as this annotator may see it."""
+        return self._store.state
+
+    @property
+    def blinded(self) -> bool:
+        """Whether this annotator sees only their own work."""
+        return self._store.blinded
+
+    @property
+    def problems(self) -> tuple[StudyProblem, ...]:
+        """What was left out: bad lines of the event log, and images that could not be added."""
+        unknown = [
+            StudyProblem(EVENTS, 0, f"events of the image {image_id}, which nobody added")
+            for image_id in sorted(self.state.unknown)
+        ]
+        return (*self._reader.problems, *self._left_out, *unknown)
+
+    @property
+    def session(self) -> Session | None:
+        """Where the annotator was; None the first time."""
+        return self.state.sessions.get(self.annotator)
+
+    def refresh(self) -> frozenset[str]:
+        """Read what other annotators have saved since the last call.
+
+        Returns
+        -------
+        frozenset of str
+            SHA-256 of the images with new events.
+
+        Raises
+        ------
+        StudyError
+            When the study's folder cannot be reached; the state stays as it was.
+        """
+        with self._lock, explained("Reading the study"):
+            self._files.clear_listing()
+            return self._store.apply(self._reader.read_new(skip=self._writer.own_files))
+
+    def image_path(self, image_id: str) -> Path:
+        """Find an image's file, also when it was moved or renamed.
+
+        Parameters
+        ----------
+        image_id : str
+            SHA-256 of the image.
+
+        Returns
+        -------
+        Path
+            A file that has this SHA-256.
+
+        Raises
+        ------
+        StudyError
+            When it is not found.
+        """
+        with explained("Reading the image"):
+            return self._files.find(self._state_of(image_id).added)
+
+    def read_image(self, image_id: str) -> ByteImage:
+        """Read an image, and make sure that it is the one that was added.
+
+        Parameters
+        ----------
+        image_id : str
+            SHA-256 of the image.
+
+        Returns
+        -------
+        ndarray
+            (H, W, 3) uint8.
+
+        Raises
+        ------
+        StudyError
+            When it is not found, or its size is not that in the event log.
+        ImageError
+            When it cannot be read.
+        """
+        state = self._state_of(image_id)
+        image = read_image(self.image_path(image_id))
+        if image.shape[:2] != state.shape:
+            raise StudyError(f"The image {state.name} is not of the size it was added with; add it anew.")
+        return image
+
+    def missing_images(self) -> tuple[str, ...]:
+        """List images whose files are not where they were, without opening any file.
+
+        Returns
+        -------
+        tuple of str
+            SHA-256 of the images, in the order of their names. `image_path` may still find them elsewhere.
+        """
+        states = self.state.images.items()
+        return tuple(image_id for image_id, state in states if not self._files.is_present(state.added))
+
+    def read_mask(self, image_id: str, which: Which = "current") -> LabelImage | None:
+        """Read one of an image's masks.
+
+        Parameters
+        ----------
+        image_id : str
+            SHA-256 of the image.
+        which : {"current", "predicted", "corrected", "approved"}
+            "current" is the mask to show: all background where there is no lesion, else the latest mask that
+            an annotator drew or approved, else the latest prediction.
+
+        Returns
+        -------
+        ndarray or None
+            (H, W) uint8, a new array; None when there is none.
+
+        Raises
+        ------
+        StudyError
+            When the file is missing, damaged, or does not fit the image.
+        """
+        state = self._state_of(image_id)
+        if which == "current" and state.status is Status.NO_LESION:
+            return np.zeros(state.shape, np.uint8)
+        event: MaskEvent | None = getattr(state, which)
+        return None if event is None else self.read_revision(event)
+
+    def read_revision(self, event: MaskEvent) -> LabelImage:
+        """Read the mask of any event.
+
+        Parameters
+        ----------
+        event : MaskEvent
+            From `history` or from an image's state.
+
+        Returns
+        -------
+        ndarray
+            (H, W) uint8, a new array.
+
+        Raises
+        ------
+        StudyError
+            When the file is missing, damaged, or does not fit the image.
+        """
+        with explained("Reading the outline"):
+            return self._masks.read(event, self._state_of(event.image_id).shape)
+
+    def revision_path(self, event: MaskEvent) -> Path:
+        """Return the path of the mask of an event.
+
+        Parameters
+        ----------
+        event : MaskEvent
+            From `history` or from an image's state.
+
+        Returns
+        -------
+        Path
+        """
+        return self._masks.path(event.image_id, event.revision)
+
+    def verdict_masks(self, image_id: str) -> dict[str, LabelImage]:
+        """Read the mask of each annotator's verdict, as far as this annotator may see it.
+
+        Parameters
+        ----------
+        image_id : str
+            SHA-256 of the image.
+
+        Returns
+        -------
+        dict of str to ndarray
+            (H, W) uint8 by annotator, in the order of the names; "no lesion" is all background.
+
+        Raises
+        ------
+        StudyError
+            When a file is missing, damaged, or does not fit the image.
+        """
+        state = self._state_of(image_id)
+        return {
+            annotator: self.read_revision(verdict)
+            if isinstance(verdict, Approved)
+            else np.zeros(state.shape, np.uint8)
+            for annotator, verdict in sorted(state.verdicts.items())
+        }
+
+    def history(self, image_id: str) -> tuple[ImageEvent, ...]:
+        """List the events of an image, as far as this annotator may see them.
+
+        Parameters
+        ----------
+        image_id : str
+            SHA-256 of the image.
+
+        Returns
+        -------
+        tuple of ImageEvent
+            The oldest first. Every mask that was ever saved can be read with `read_revision`.
+        """
+        return self._store.history(image_id)
+
+    def check(self, progress: Progress | None = None) -> tuple[StudyProblem, ...]:
+        """Read every image and every mask, and report what is missing or damaged.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called after each image with the number done and the total.
+
+        Returns
+        -------
+        tuple of StudyProblem
+            Empty when everything is there.
+        """
+        found: list[StudyProblem] = []
+        states = list(self.state.images.values())
+        for done, state in enumerate(states, start=1):
+            found.extend(self._check_image(state))
+            if progress is not None:
+                progress(done, len(states))
+        return tuple(found)
+
+    # ---- saving
 
     def add_images(
         self,
@@ -200,49 +446,50 @@ class Study(StudyReader):
         groups: Iterable[SplitItem] = (),
         progress: Progress | None = None,
     ) -> tuple[str, ...]:
-        """Take images in; those that are in already are left alone.
+        """Add images; those that the study has are left alone.
 
         Parameters
         ----------
         paths : path or iterable of paths
             Files, folders, patterns, PH2's and ISIC's layouts, as `find_images` understands them.
         images : mapping of str to array, optional
-            Images that are no files, by name; they are saved in the study.
+            Images that are not files, by name; they are saved in the study.
         copy : bool
             Copy the files into the study as PNG without EXIF, instead of leaving them where they are.
         key_file : str or Path, optional
             Key of the pseudonyms, which a pseudonymized study needs; its images are always copied.
         groups : iterable of SplitItem
-            Patients, lesions and strata by the name of the image (the stem of its file).
+            Patients, lesions and diagnoses by the name of the image (the stem of its file).
         progress : callable, optional
-            Told about each image; may raise `CancelledError`, and nothing is taken in.
+            Called after each image with the number done and the total; may raise `CancelledError`, and no
+            image is added.
 
         Returns
         -------
         tuple of str
-            SHA-256 of the images that are new. What could not be taken in is among the `problems`.
+            SHA-256 of the images that are new. Images that could not be added are among the `problems`.
 
         Raises
         ------
         StudyError
-            When it cannot be saved. Nothing is taken in then.
+            When they cannot be saved. No image is added then.
         PairingError
             When no images are found.
         """
-        with self._lock, explained("Taking images in"):
+        with self._lock, explained("Adding images"):
             files = find_files(paths, self.folder)
             sources = list_sources(files, images or {}, groups)
             if self.info.pseudonymized:
                 sources = pseudonymize_all(sources, key_file, self.folder)
             outside = None if copy or self.info.pseudonymized or not files else self._outside_for(files)
-            described = list(describe(sources, self._files.own, outside, self.state.images, progress))
-            self._refused.extend(item for item in described if isinstance(item, Problem))
-            return self._record_added([item for item in described if not isinstance(item, Problem)])
+            described = list(describe(sources, self._files, outside, self.state.images, progress))
+            self._left_out.extend(item for item in described if isinstance(item, StudyProblem))
+            return self._record_added([item for item in described if not isinstance(item, StudyProblem)])
 
     def record_prediction(
-        self, image_id: str, labels: ArrayLike, origin: Provenance = NO_PROVENANCE
+        self, image_id: str, labels: ArrayLike, provenance: Provenance = NO_PROVENANCE
     ) -> ImageState:
-        """Save what the model outlined on its own; it never takes the place of an annotator's outline.
+        """Save a mask that the model predicted; it never replaces an annotator's mask.
 
         Parameters
         ----------
@@ -250,8 +497,8 @@ class Study(StudyReader):
             SHA-256 of the image.
         labels : array_like
             (H, W) class indices of the image's size.
-        origin : Origin
-            What it came from.
+        provenance : Provenance
+            Model, threshold and clicks it came from.
 
         Returns
         -------
@@ -263,16 +510,16 @@ class Study(StudyReader):
         StudyError
             When it does not fit the image, or cannot be saved; then it can be tried again.
         """
-        return self._save_outline(Predicted, image_id, labels, origin)
+        return self._save_mask(Predicted, image_id, labels, provenance)
 
     def save_correction(
-        self, image_id: str, labels: ArrayLike, origin: Provenance = NO_PROVENANCE
+        self, image_id: str, labels: ArrayLike, provenance: Provenance = NO_PROVENANCE
     ) -> ImageState:
-        """Save an outline that the annotator changed, by hand, by clicks or by the threshold.
+        """Save a mask that the annotator changed, by hand, by clicks or by the threshold.
 
         Parameters
         ----------
-        image, labels, origin
+        image_id, labels, provenance
             As for `record_prediction`.
 
         Returns
@@ -285,21 +532,21 @@ class Study(StudyReader):
         StudyError
             As `record_prediction`.
         """
-        return self._save_outline(Corrected, image_id, labels, origin)
+        return self._save_mask(Corrected, image_id, labels, provenance)
 
     def approve(
-        self, image_id: str, labels: ArrayLike | None = None, origin: Provenance | None = None
+        self, image_id: str, labels: ArrayLike | None = None, provenance: Provenance | None = None
     ) -> ImageState:
-        """Sign an outline.
+        """Approve a mask.
 
         Parameters
         ----------
         image_id : str
             SHA-256 of the image.
         labels : array_like, optional
-            (H, W) class indices. None: the current outline.
-        origin : Origin, optional
-            What it came from. None: what the current outline came from.
+            (H, W) class indices. None: the current mask.
+        provenance : Provenance, optional
+            Model, threshold and clicks it came from. None: those of the current mask.
 
         Returns
         -------
@@ -309,19 +556,19 @@ class Study(StudyReader):
         Raises
         ------
         StudyError
-            As `record_prediction`, and when there is no outline to approve.
+            As `record_prediction`, and when there is no mask or it is empty.
         """
-        current = self._state_of(image_id).outline
+        current = self._state_of(image_id).current
         if labels is None:
             if current is None:
                 raise StudyError("There is no outline to approve; draw one, or choose No lesion.")
             labels = self.read_revision(current)
         if not np.any(labels):
             raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        return self._save_outline(Approved, image_id, labels, origin or Provenance.of(current))
+        return self._save_mask(Approved, image_id, labels, provenance or Provenance.of(current))
 
     def no_lesion(self, image_id: str) -> ImageState:
-        """Sign that the image shows no lesion.
+        """Record the verdict that the image shows no lesion.
 
         Parameters
         ----------
@@ -338,7 +585,7 @@ class Study(StudyReader):
         StudyError
             When it cannot be saved; then it can be tried again.
         """
-        return self._save_entry(NoLesion, image_id)
+        return self._save_event(NoLesion, image_id)
 
     def flag(self, image_id: str, note: str = "") -> ImageState:
         """Set an image aside.
@@ -360,10 +607,10 @@ class Study(StudyReader):
         StudyError
             When it cannot be saved; then it can be tried again.
         """
-        return self._save_entry(Flagged, image_id, note=note)
+        return self._save_event(Flagged, image_id, note=note)
 
     def reopen(self, image_id: str) -> ImageState:
-        """Take back a verdict or a flag; the outlines stay.
+        """Withdraw a verdict or a flag; the masks stay.
 
         Parameters
         ----------
@@ -380,10 +627,10 @@ class Study(StudyReader):
         StudyError
             When it cannot be saved; then it can be tried again.
         """
-        return self._save_entry(Reopened, image_id)
+        return self._save_event(Reopened, image_id)
 
     def save_session(self, image_id: str | None, view: Mapping[str, Any]) -> None:
-        """Save where the annotator is, to come back there.
+        """Save where the annotator is, to return there.
 
         Parameters
         ----------
@@ -403,7 +650,7 @@ class Study(StudyReader):
             self._store.apply([self._writer.append(Session, time=time, image_id=image_id, view=dict(view))])
 
     def set_images_folder(self, folder: str | Path) -> None:
-        """Say where the images are now that were not copied.
+        """Set the folder of the images that were not copied, after they were moved.
 
         Parameters
         ----------
@@ -422,73 +669,107 @@ class Study(StudyReader):
             self._set_outside(Path(folder).resolve())
 
     def set_classes(self, classes: Sequence[StudyClass]) -> None:
-        """Rename or recolor classes, add some at the end, or take the last ones away.
+        """Rename or recolor classes, add some at the end, or remove the last ones.
 
         Parameters
         ----------
         classes : sequence of StudyClass
-            All classes from now on. Outlines keep theirs by number, so that the order cannot change.
+            All classes. Masks refer to them by number, so their order cannot change.
 
         Raises
         ------
         StudyError
-            When a name comes twice, an outline that was ever saved uses a class that would go, or it cannot
-            be saved. Annotators who have the study open see new classes when they open it the next time.
+            When a name comes twice, a mask that was ever saved uses a class that would go, or they cannot be
+            saved. Annotators who have the study open see new classes when they open it the next time.
         """
         with self._lock, explained("Saving the classes"):
             self._check_open()
             names = [entry.name for entry in classes]
             if not names or len(set(names)) != len(names):
-                raise StudyError("Give every class a name of its own; a study needs one class at least.")
-            if len(names) < len(self.info.classes) and self._highest_class() > len(names):
+                raise StudyError("Every class needs a different name, and a study needs at least one class.")
+            if len(names) < len(self.info.classes) and self._highest_label() > len(names):
                 last = self.info.classes[-1].name
                 raise StudyError(f"“{last}” cannot be removed: a saved outline uses a class that would go.")
             try:
                 info = StudyInfo.model_validate(self.info.model_dump() | {"classes": tuple(classes)})
             except ValidationError as error:
-                raise StudyError(f"The classes cannot be like this: {explain(error)}.") from error
+                raise StudyError(f"These classes cannot be used: {explain(error)}.") from error
             write_info(self.folder, info)
             self.info = info
-            self._revisions = self._make_revisions()
+            self._masks = self._make_mask_store()
 
-    # ---------------------------------------------------------------------------------- inside
+    # ---- internal
 
-    def _highest_class(self) -> int:
-        """Find the highest class in any outline that was ever saved."""
-        entries = (entry for image_id in self.state.images for entry in self.history(image_id))
-        outlines = (entry for entry in entries if isinstance(entry, OutlineEntry))
-        return max((int(self.read_revision(entry).max(initial=0)) for entry in outlines), default=0)
+    def _save_event(self, kind: type[ImageEvent], image_id: str, **fields: Any) -> ImageState:
+        with self._lock, explained("Saving"):
+            self._check_open()
+            self._state_of(image_id)
+            time = self._store.next_time(image_id)
+            event: Any = self._writer.append(kind, time=time, image_id=image_id, **fields)
+            self._store.apply([event])
+            return self.state.images[image_id]
 
-    @property
-    def _own_files(self) -> Collection[str]:
-        return self._writer.own_files
+    def _save_mask(
+        self, kind: type[MaskEvent], image_id: str, labels: ArrayLike, provenance: Provenance
+    ) -> ImageState:
+        with self._lock, explained("Saving the outline"):
+            self._check_open()
+            checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
+            # The mask must be on the disk before the event that refers to it.
+            revision, sha256 = self._masks.write(image_id, checked, self._store.hashes(image_id))
+            return self._save_event(kind, image_id, revision=revision, sha256=sha256, **provenance.fields())
+
+    def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
+        """Write the events of new images in one step; of two images with one hash, the first counts."""
+        self._check_open()
+        new: dict[str, dict[str, Any]] = {}
+        for record in records:
+            if record["image_id"] not in self.state.images:
+                new.setdefault(record["image_id"], record)
+        events = self._writer.append_together(Added, new.values(), time=datetime.now(UTC))
+        self._store.apply(events)
+        return tuple(event.image_id for event in events)
 
     def _check_open(self) -> None:
         if self._closed:
             raise StudyError("The study was closed; open it again to go on.")
 
-    def _save_entry(self, kind: type[ImageEntry], image_id: str, **fields: Any) -> ImageState:
-        """Append an entry about an image, later than all that is known of it."""
-        with self._lock, explained("Saving"):
-            self._check_open()
-            self._state_of(image_id)
-            time = self._store.next_time(image_id)
-            entry: Any = self._writer.append(kind, time=time, image_id=image_id, **fields)
-            self._store.apply([entry])
+    def _state_of(self, image_id: str) -> ImageState:
+        try:
             return self.state.images[image_id]
+        except KeyError:
+            raise StudyError(f"The study has no image {image_id}; add it first.") from None
 
-    def _save_outline(
-        self, kind: type[OutlineEntry], image_id: str, labels: ArrayLike, origin: Provenance
-    ) -> ImageState:
-        """Put a mask on the disk, then the entry that speaks of it."""
-        with self._lock, explained("Saving the outline"):
-            self._check_open()
-            checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
-            revision, sha256 = self._revisions.write(image_id, checked, self._store.hashes(image_id))
-            return self._save_entry(kind, image_id, revision=revision, sha256=sha256, **origin.fields())
+    def _highest_label(self) -> int:
+        """Return the highest label in any mask that was ever saved."""
+        events = (event for image_id in self.state.images for event in self.history(image_id))
+        masks = (event for event in events if isinstance(event, MaskEvent))
+        return max((int(self.read_revision(event).max(initial=0)) for event in masks), default=0)
+
+    def _check_image(self, state: ImageState) -> list[StudyProblem]:
+        found: list[StudyProblem] = []
+        try:
+            self.image_path(state.image_id)
+        except StudyError as error:
+            found.append(StudyProblem(state.added.path, 0, str(error)))
+        masks = {e.revision: e for e in self.history(state.image_id) if isinstance(e, MaskEvent)}
+        for event in masks.values():
+            try:
+                self.read_revision(event)
+            except StudyError as error:
+                found.append(StudyProblem(f"{MASKS}/{event.image_id}/{event.revision}.png", 0, str(error)))
+        return found
+
+    def _refuse(self, event: AnyEvent) -> str | None:
+        """Return why a well-formed event is still left out, or None."""
+        if isinstance(event, Added) and self._files.leads_out(event):
+            return "a link leads the path out of the folder of the images"
+        if isinstance(event, MaskEvent) and event.label > len(self.info.classes):
+            return f"the study has no class {event.label}"
+        return None
 
     def _outside_for(self, files: Sequence[Path]) -> Path:
-        """Return the folder in which files stay; the first images decide on it."""
+        """Return the folder of the images that are not copied; the first images decide on it."""
         outside = self._files.outside
         if outside is None:
             outside = common_folder(files)
@@ -496,7 +777,6 @@ class Study(StudyReader):
         return outside
 
     def _set_outside(self, outside: Path) -> None:
-        """Write down the folder of the images."""
         try:
             relative = Path(os.path.relpath(outside, self.folder)).as_posix()
         except ValueError as error:
@@ -506,22 +786,41 @@ class Study(StudyReader):
         self.info = info
         self._files = self._make_files()
 
-    def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
-        """Write the entries of new images in one step."""
-        self._check_open()
-        new = {record["image_id"]: record for record in reversed(records)}
-        fresh = [
-            new[image_id]
-            for image_id in dict.fromkeys(record["image_id"] for record in records)
-            if image_id not in self.state.images
-        ]
-        entries = self._writer.append_together(Added, fresh, time=datetime.now(UTC))
-        self._store.apply(entries)
-        return tuple(entry.image_id for entry in entries)
+    def _make_files(self) -> ImageFiles:
+        outside = (
+            None if self.info.images_folder is None else (self.folder / self.info.images_folder).resolve()
+        )
+        return ImageFiles(self.folder / IMAGES, outside, self.folder / CACHE / "files.json")
+
+    def _make_mask_store(self) -> MaskStore:
+        return MaskStore(self.folder / MASKS, "binary" if len(self.info.classes) == 1 else "index")
+
+
+def check_annotator(annotator: str) -> str:
+    """Return an annotator's name as it is, or raise `StudyError`."""
+    try:
+        return _ANNOTATOR.validate_python(annotator)
+    except ValidationError as error:
+        raise StudyError(
+            f"{annotator!r} cannot be an annotator's name; use 1 to 40 letters, digits, - or _."
+        ) from error
+
+
+def check_labels(labels: ArrayLike, state: ImageState, classes: int) -> LabelImage:
+    """Return the labels of a mask (H, W) as uint8, or raise `StudyError` if it does not fit the image."""
+    values = np.asarray(labels)
+    if values.shape != state.shape:
+        raise StudyError(
+            f"The outline has the shape {values.shape}, the image {state.name} {state.shape}; it "
+            "belongs to another image."
+        )
+    if values.dtype.kind not in "biu" or values.min() < 0 or values.max() > classes:
+        raise StudyError(f"An outline of this study holds labels from 0 to {classes}.")
+    return np.ascontiguousarray(values, np.uint8)
 
 
 def _check_free(folder: Path, annotator: str) -> None:
-    """Refuse a folder in which there is something already; a study without images is nothing."""
+    """Raise `StudyError` if a folder is in use; a study without images may be made anew."""
     if is_study(folder):
         with Study.open(folder, annotator) as study:
             if study.state.images or study.state.unknown:

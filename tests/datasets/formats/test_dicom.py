@@ -83,7 +83,7 @@ def test_photographs_are_read(kit, photographs: Path) -> None:
     assert [record.patient for record in dataset.records] == ["SECRET0", "SECRET0", "SECRET1", "SECRET1"]
     pixels = dataset.records[2].load(bare=True)
     assert np.array_equal(pixels.image, kit.image(2))
-    assert dataset.records[2].provenance.status == "not looked at"
+    assert dataset.records[2].provenance.status == "unreviewed"
 
 
 def test_segmentations_are_read_back(kit, outlined, tmp_path: Path) -> None:

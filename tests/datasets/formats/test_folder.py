@@ -162,4 +162,4 @@ def test_images_without_masks_come_along(kit, tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path)
     assert dataset.problems == ()
     assert [record.mask is None for record in dataset.records] == [False, True]
-    assert dataset.records[1].provenance.status == "not looked at"
+    assert dataset.records[1].provenance.status == "unreviewed"

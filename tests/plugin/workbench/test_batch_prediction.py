@@ -42,10 +42,10 @@ def test_all_that_nobody_looked_at_is_outlined_as_predicted(qtbot, bench, networ
     bench.on_screen = bench.ids[3]
     bench.run.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: bench.ends == [()])
-    predicted, untouched = Status.PREDICTED, Status.NOT_LOOKED_AT
+    predicted, untouched = Status.PREDICTED, Status.UNREVIEWED
     assert bench.statuses() == [predicted, Status.FLAGGED, predicted, untouched, predicted]
     assert bench.steps[-1] == (3, 3)
-    outline = bench.study.state.images[bench.ids[0]].outline
+    outline = bench.study.state.images[bench.ids[0]].current
     assert (outline.model, outline.threshold) == (network.sha256, pytest.approx(0.6))
     assert outline.quality is not None
     assert not bench.run.is_active
@@ -57,7 +57,7 @@ def test_cancelled_it_leaves_what_is_done_and_nothing_comes_after(qtbot, bench, 
     bench.run.cancel()
     assert len(bench.ends) == 1
     qtbot.waitUntil(lambda: bench.save_queue.pending == 0)
-    assert Status.NOT_LOOKED_AT in bench.statuses()
+    assert Status.UNREVIEWED in bench.statuses()
     bench.run.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: len(bench.ends) == 2)
     assert set(bench.statuses()) == {Status.PREDICTED}

@@ -96,7 +96,7 @@ def correct_and_approve(qtbot, bench):
 def masks_of(bench, status):
     study = bench.session.study
     states = [state for state in study.state.images.values() if state.status is status]
-    return {state.name: (state.outline.revision, study.outline(state.image_id)) for state in states}
+    return {state.name: (state.current.revision, study.read_mask(state.image_id)) for state in states}
 
 
 def same_masks(one, other):
@@ -147,7 +147,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     assert len(told.events) == before
     all_saved(qtbot, bench)
     assert session.state.status is Status.CORRECTED
-    painted = session.study.outline(session.image_id)
+    painted = session.study.read_mask(session.image_id)
     assert painted[40, 60] == other
     panel.pause.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
@@ -165,7 +165,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {new.sha256}, timeout=WAIT)
     all_saved(qtbot, bench)
     assert same_masks(masks_of(bench, Status.APPROVED), approved)
-    assert np.array_equal(session.study.outline(session.image_id), painted)
+    assert np.array_equal(session.study.read_mask(session.image_id), painted)
 
     panel.go_back.click()
     qtbot.waitUntil(lambda: session.model.sha256 == start.sha256, timeout=WAIT)
@@ -176,7 +176,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
 
 def by_model(bench, status):
     states = bench.session.study.state.images.values()
-    return {state.outline.model for state in states if state.status is status}
+    return {state.current.model for state in states if state.status is status}
 
 
 def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monkeypatch):

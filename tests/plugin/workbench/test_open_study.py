@@ -168,10 +168,10 @@ def test_masks_in_the_folder_are_there_to_be_corrected(photos):
     mask = put_mask(photos, 0)
     with open_folder(photos, "am") as study:
         first, second, _ = study.state.images
-        np.testing.assert_array_equal(study.outline(first), mask)
+        np.testing.assert_array_equal(study.read_mask(first), mask)
         assert study.state.images[first].status is Status.CORRECTED
         assert study.state.images[first].annotator == IMPORTED
-        assert study.outline(second) is None
+        assert study.read_mask(second) is None
 
 
 def test_masks_that_come_with_new_images_are_taken_over_and_no_others(photos):
@@ -182,8 +182,8 @@ def test_masks_that_come_with_new_images_are_taken_over_and_no_others(photos):
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(photos / "IMD3.png")
     mask = put_mask(photos, 3)
     with open_folder(photos, "am") as study:
-        assert study.outline(first).all()
-        np.testing.assert_array_equal(study.outline(list(study.state.images)[3]), mask)
+        assert study.read_mask(first).all()
+        np.testing.assert_array_equal(study.read_mask(list(study.state.images)[3]), mask)
 
 
 def test_a_study_is_left_when_its_masks_are_cancelled(photos, tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_study_is_left_when_its_masks_are_cancelled(photos, tmp_path, monkeypa
     def cancel(*_):
         raise CancelledError("Cancelled.")
 
-    monkeypatch.setattr(open_study, "take_outlines", cancel)
+    monkeypatch.setattr(open_study, "import_masks", cancel)
     with pytest.raises(CancelledError):
         make_study(NewStudy(tmp_path / "study", "am", photos))
     assert left[-1] == tmp_path / "study"

@@ -11,9 +11,10 @@ from napari_lesionseg.plugin.workbench.queue_model import AGREE, ANNOTATOR, IMAG
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.thumbnails import SIDE, Thumbnails, make_thumbnail
+from napari_lesionseg.study.events import Provenance
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.study import Study
 
 OUTLINE = np.ones((40, 60), np.uint8)
 

@@ -112,7 +112,7 @@ def desk(open_desk) -> Desk:
 
 def facts(study: Study):
     return {
-        state.name: (state.status, state.note, state.annotator, state.outline and state.outline.revision)
+        state.name: (state.status, state.note, state.annotator, state.current and state.current.revision)
         for state in study.state.images.values()
     }
 
@@ -124,10 +124,10 @@ def test_a_prediction_is_saved_as_predicted(desk):
     desk.saved()
     state = desk.state("P1")
     assert state.status is Status.PREDICTED
-    assert state.outline.model == "fa" * 32
-    assert state.outline.threshold == pytest.approx(0.6)
+    assert state.current.model == "fa" * 32
+    assert state.current.threshold == pytest.approx(0.6)
     assert state.quality is not None
-    assert desk.study.outline(state.image_id).sum() == SPOT
+    assert desk.study.read_mask(state.image_id).sum() == SPOT
     assert desk.signs[-1] is True
 
 
@@ -136,9 +136,9 @@ def test_the_prediction_is_kept_though_the_hand_was_quick(desk):
     desk.session.approve()
     desk.saved()
     state = desk.state("P1")
-    assert desk.study.outline(state.image_id, "predicted").sum() == SPOT
-    assert desk.study.outline(state.image_id, "corrected").sum() > SPOT
-    assert desk.study.outline(state.image_id, "approved").sum() > SPOT
+    assert desk.study.read_mask(state.image_id, "predicted").sum() == SPOT
+    assert desk.study.read_mask(state.image_id, "corrected").sum() > SPOT
+    assert desk.study.read_mask(state.image_id, "approved").sum() > SPOT
 
 
 def test_what_the_hand_changes_is_saved_as_corrected(desk):
@@ -147,16 +147,16 @@ def test_what_the_hand_changes_is_saved_as_corrected(desk):
     desk.saved()
     state = desk.state("P1")
     assert state.status is Status.CORRECTED
-    assert np.array_equal(desk.study.outline(state.image_id), desk.mask)
+    assert np.array_equal(desk.study.read_mask(state.image_id), desk.mask)
     assert desk.mask.sum() > SPOT
-    assert desk.study.outline(state.image_id, "predicted").sum() == SPOT
+    assert desk.study.read_mask(state.image_id, "predicted").sum() == SPOT
 
 
 def test_a_click_is_saved_with_the_outline(qtbot, desk):
     desk.editor.add_click(2, 2)
     qtbot.waitUntil(lambda: not desk.editor.is_busy)
     desk.saved()
-    outline = desk.state("P1").outline
+    outline = desk.state("P1").current
     assert isinstance(outline, Corrected)
     assert outline.clicks == ((2.0, 2.0, True),)
 
@@ -169,7 +169,7 @@ def test_a_prediction_after_the_hand_is_the_readers_choice(qtbot, open_desk, net
     desk.editor.predict()
     qtbot.waitUntil(lambda: desk.mask.sum() == SPOT)
     desk.saved()
-    assert desk.study.outline(desk.id("P1")).sum() == SPOT
+    assert desk.study.read_mask(desk.id("P1")).sum() == SPOT
 
 
 def test_everything_comes_back_as_it_was(qtbot, open_desk):
@@ -231,7 +231,7 @@ def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_agai
     desk.session.approve()
     desk.saved()
     assert desk.state("P1").status is Status.APPROVED
-    assert desk.study.outline(desk.id("P1"), "approved").sum() > SPOT
+    assert desk.study.read_mask(desk.id("P1"), "approved").sum() > SPOT
 
 
 def test_the_last_image_stays_and_can_be_changed_after_its_verdict(open_desk):
@@ -307,7 +307,7 @@ def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study,
 def test_labels_that_the_study_does_not_have_count_as_lesion(desk):
     desk.editor.labels.paint((2, 2), 7)
     desk.saved()
-    assert desk.study.outline(desk.id("P1")).max() == 1
+    assert desk.study.read_mask(desk.id("P1")).max() == 1
     assert not desk.loud
 
 
@@ -350,7 +350,7 @@ def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(qtbot, trouble,
     desk.saved()
     assert desk.state("P1").status is Status.APPROVED
     assert desk.state("P2").status is Status.FLAGGED
-    assert np.array_equal(desk.study.outline(desk.id("P1")), first)
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), first)
 
 
 def test_a_prediction_that_is_not_saved_yet_stays_a_prediction(qtbot, trouble, desk):
@@ -411,7 +411,7 @@ def test_a_full_disk(qtbot, monkeypatch, desk):
         assert "full" in desk.loud[0]
     desk.saved()
     assert desk.state("P1").status is Status.APPROVED
-    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
 
 
 def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
@@ -435,7 +435,7 @@ def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
     gate.set()
     desk.saved()
     assert desk.state("P1").status is Status.CORRECTED
-    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
     desk.open("P2").open("P1")
     assert np.array_equal(desk.mask, mask)
 
@@ -456,7 +456,7 @@ def test_a_deleted_layer_closes_the_image_with_its_work_saved(qtbot, desk, which
     assert desk.editor is None
     assert desk.session.image_id is None
     desk.saved()
-    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
     desk.open("P1")
     assert np.array_equal(desk.mask, mask)
     assert len(desk.viewer.layers) == 2
@@ -470,7 +470,7 @@ def test_all_layers_are_deleted_at_once(qtbot, desk, how):
     getattr(desk.viewer.layers, how)()
     qtbot.waitUntil(lambda: not desk.viewer.layers)
     desk.saved()
-    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
 
 
 def test_the_next_image_comes_though_a_layer_was_deleted_just_now(qtbot, desk):
@@ -487,7 +487,7 @@ def test_renamed_and_duplicated_layers_change_nothing(desk):
     desk.viewer.layers.append(Image(np.zeros((9, 9, 3), np.uint8), rgb=True, name="P1"))
     desk.session.approve()
     desk.shown("P2").saved()
-    assert desk.study.outline(desk.id("P1")).sum() == SPOT
+    assert desk.study.read_mask(desk.id("P1")).sum() == SPOT
     assert (desk.editor.image, desk.editor.labels) == (image_id, labels)
     assert len(desk.viewer.layers) == 4
 
@@ -498,7 +498,7 @@ def test_a_reshaped_layer_is_never_written(desk):
     desk.editor.labels.data = np.ones((7, 8), np.uint8)
     desk.session.approve()
     desk.shown("P2").saved()
-    assert np.array_equal(desk.study.outline(desk.id("P1")), mask)
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
     assert desk.mask.sum() == SPOT
 
 
@@ -538,7 +538,7 @@ def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
     desk.session.set_model(other)
     qtbot.waitUntil(lambda: len(other.seen) > 0 and not desk.editor.is_busy)
     desk.saved()
-    assert desk.state("P1").outline.model == other.sha256
+    assert desk.state("P1").current.model == other.sha256
     desk.paint()
     mask = desk.mask
     desk.session.set_model(network)
@@ -546,7 +546,7 @@ def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
     assert np.array_equal(desk.mask, mask)
     desk.session.approve()
     desk.shown("P2").saved()
-    assert desk.state("P2").outline.model == network.sha256
+    assert desk.state("P2").current.model == network.sha256
 
 
 def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, network, open_desk):
@@ -617,7 +617,7 @@ def test_the_first_answer_of_a_model_that_came_late_is_a_prediction(qtbot, open_
     desk.session.set_model(network)
     qtbot.waitUntil(lambda: desk.mask.any())
     desk.saved()
-    assert isinstance(desk.state("P1").outline, Predicted)
+    assert isinstance(desk.state("P1").current, Predicted)
 
 
 def test_no_lesion_taken_back_shows_the_outline_again(desk, open_desk):

@@ -111,7 +111,7 @@ class Hand:
     def facts(self):
         """Say what the study knows of every image."""
         return [
-            (state.name, state.status, state.note, None if state.outline is None else state.outline.revision)
+            (state.name, state.status, state.note, None if state.current is None else state.current.revision)
             for state in self.session.study.state.images.values()
         ]
 

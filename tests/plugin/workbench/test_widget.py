@@ -165,7 +165,7 @@ def test_the_menu_leads_from_one_study_to_the_next(qtbot, open_bench, make_study
     shown(qtbot, open_bench)
     qtbot.waitUntil(lambda: open_bench.session.study.folder == other.folder)
     with Study.open(study.folder, "am") as left:
-        assert left.outline(image_id)[2, 2] == 1
+        assert left.read_mask(image_id)[2, 2] == 1
     close = open_bench.menu.menu().actions()[-1]
     close.trigger()
     assert open_bench.session is None
@@ -222,7 +222,7 @@ def test_closing_the_window_saves_everything(qtbot, open_bench, folder, answer):
     assert not answer["asked"]
     assert open_bench.session is None
     with Study.open(folder / STUDY_FOLDER, "am") as study:
-        assert np.array_equal(study.outline(image_id), mask)
+        assert np.array_equal(study.read_mask(image_id), mask)
         assert study.session.image_id == image_id
 
 
@@ -237,7 +237,7 @@ def test_closing_the_viewer_while_the_network_works(qtbot, open_bench, folder, n
     network.gate.set()
     assert not answer["asked"]
     with Study.open(folder / STUDY_FOLDER, "am") as study:
-        assert study.outline(image_id)[2, 2] == 1
+        assert study.read_mask(image_id)[2, 2] == 1
 
 
 def test_closing_while_the_study_is_being_opened(qtbot, bench, folder):
@@ -255,7 +255,7 @@ def test_a_dock_that_is_taken_away_saves_and_nothing_is_left(qtbot, open_bench, 
     gc.collect()
     assert not viewer.layers
     with Study.open(folder / STUDY_FOLDER, "am") as study:
-        assert study.outline(image_id)[2, 2] == 1
+        assert study.read_mask(image_id)[2, 2] == 1
 
 
 def test_a_dock_that_is_taken_away_goes_on_saving(qtbot, open_bench, folder, monkeypatch, trouble):
@@ -273,7 +273,7 @@ def test_a_dock_that_is_taken_away_goes_on_saving(qtbot, open_bench, folder, mon
     trouble.on = False
     qtbot.waitUntil(lambda: not widget._left_behind)
     with Study.open(folder / STUDY_FOLDER, "am") as study:
-        assert study.outline(image_id)[2, 2] == 1
+        assert study.read_mask(image_id)[2, 2] == 1
 
 
 def test_a_floating_dock_does_not_hide_the_window_that_closes(qtbot, open_bench, folder):
@@ -286,4 +286,4 @@ def test_a_floating_dock_does_not_hide_the_window_that_closes(qtbot, open_bench,
     open_bench._viewer.close()
     assert open_bench.session is None
     with Study.open(folder / STUDY_FOLDER, "am") as study:
-        assert study.outline(image_id)[2, 2] == 1
+        assert study.read_mask(image_id)[2, 2] == 1

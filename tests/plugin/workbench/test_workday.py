@@ -263,7 +263,7 @@ class Workday(RuleBasedStateMachine):
         if self.session is not None:
             np.testing.assert_array_equal(self.editor.mask, self.expected(self.here))
             for name, mask in self.saved.items():
-                np.testing.assert_array_equal(self.session.study.outline(name), mask)
+                np.testing.assert_array_equal(self.session.study.read_mask(name), mask)
             for name, mask in self.signed:
                 kept = [entry for entry in self.session.study.history(name) if isinstance(entry, Approved)]
                 assert any(np.array_equal(self.session.study.read_revision(entry), mask) for entry in kept)

@@ -169,7 +169,7 @@ def _provenance(row: Mapping[str, str]) -> Provenance:
         annotator=row.get("annotator", ""),
         model=row.get("model", ""),
         corrected=_share(row.get("corrected_share", "")),
-        status=status if status in STATUSES else "not looked at",
+        status=status if status in STATUSES else "unreviewed",
         time=row.get("time", ""),
     )
 

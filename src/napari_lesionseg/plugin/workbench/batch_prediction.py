@@ -13,8 +13,9 @@ from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.save_queue import SaveQueue
+from napari_lesionseg.study.events import Provenance
 from napari_lesionseg.study.state import ImageState, Status
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
@@ -119,10 +120,10 @@ class StudyRun:
             return False
         if self._refreshing:
             return state.status is Status.PREDICTED and not self._is_by_model(state)
-        return state.status is Status.NOT_LOOKED_AT
+        return state.status is Status.UNREVIEWED
 
     def _is_by_model(self, state: ImageState) -> bool:
-        return state.outline is not None and state.outline.model == self._model.sha256
+        return state.current is not None and state.current.model == self._model.sha256
 
     def _next(self) -> None:
         if self._job is not None or self._save_queue.pending or not self._active:

@@ -17,7 +17,7 @@ from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.study.records import signed_outline
+from napari_lesionseg.study.datasets import final_mask
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.dataset import CachedPair, shrink_pair
@@ -46,7 +46,7 @@ def split_items(training_images: Sequence[ImageState]) -> list[SplitItem]:
 
 def read_training_image(study: Study, state: ImageState) -> CachedPair:
     """Read a signed image and its outline, shrunk; to be called in a worker."""
-    return shrink_pair(state.name, study.read_image(state.image_id), signed_outline(study, state), SIDE)
+    return shrink_pair(state.name, study.read_image(state.image_id), final_mask(study, state), SIDE)
 
 
 def state_path_of(study: Study) -> Path:

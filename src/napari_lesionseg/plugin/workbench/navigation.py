@@ -21,7 +21,7 @@ class Navigation:
     """
 
     def __init__(self, study: Study, signed: Callable[[], frozenset[str]]) -> None:
-        self._study, self._signed = study, signed
+        self._study, self._with_verdict = study, signed
         self._visited: list[str] = []
         self.order, self.search = Order.NAME, ""
         self.statuses: frozenset[Status] | None = None
@@ -44,7 +44,7 @@ class Navigation:
 
     def next_of(self, image_id: str | None, skip: Collection[str] = ()) -> str | None:
         """Name the next image without a verdict, from one on; None when there is none."""
-        away = self._signed() | set(skip)
+        away = self._with_verdict() | set(skip)
         waiting = [state for state in self.queue if state.image_id == image_id or state.image_id not in away]
         state = next_image(waiting, image_id)
         return None if state is None else state.image_id

@@ -15,12 +15,11 @@ from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import CancelledError, DatasetError, PairingError, StudyError
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
-from napari_lesionseg.study.checks import check_annotator
-from napari_lesionseg.study.datasets import take_outlines
+from napari_lesionseg.study.datasets import import_masks
 from napari_lesionseg.study.events import LESION, StudyClass
-from napari_lesionseg.study.importing import Progress
+from napari_lesionseg.study.images import Progress
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
-from napari_lesionseg.study.study import Study
+from napari_lesionseg.study.study import Study, check_annotator
 from napari_lesionseg.types import ByteImage
 
 MAX_ANNOTATOR = 32
@@ -175,7 +174,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
         progress=progress,
     )
     with _closed_on_error(study):
-        take_outlines(study, records, progress)
+        import_masks(study, records, progress)
     return study
 
 
@@ -208,7 +207,7 @@ def open_folder(folder: Path, annotator: str, progress: Progress | None = None) 
         # Its images may have been moved; the study knows them.
         with _closed_on_error(study), contextlib.suppress(PairingError):
             if study.add_images(folder, progress=progress):
-                take_outlines(study, _records_in(folder), progress)
+                import_masks(study, _records_in(folder), progress)
     return study
 
 

@@ -60,7 +60,7 @@ def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
     """
     when = study.state.images[image_id].when
     image = study.read_image(image_id)
-    mask = study.outline(image_id)
+    mask = study.read_mask(image_id)
     if model is None:
         return Prepared(image_id, image, when, mask, None, None)
     encoded = model.encode(image)

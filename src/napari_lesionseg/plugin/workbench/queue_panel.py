@@ -27,7 +27,7 @@ ROWS = 3
 
 _FILTERS: dict[str, frozenset[Status] | None] = {
     "all": None,
-    "to do": frozenset({Status.NOT_LOOKED_AT, Status.PREDICTED, Status.CORRECTED}),
+    "to do": frozenset({Status.UNREVIEWED, Status.PREDICTED, Status.CORRECTED}),
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, SURE: Order.QUALITY}
@@ -147,7 +147,7 @@ class QueuePanel(QWidget):
         """Say what the button would do, unless it is doing it."""
         if self._session.run.is_active:
             return
-        self.outline_all.setText("Segment all not looked at")
+        self.outline_all.setText("Segment all unreviewed images")
         self.outline_all.setEnabled(waiting > 0)
         self.outline_all.setToolTip(
             f"Let the model outline the {waiting} images that nobody has looked at, in the background"
@@ -161,7 +161,7 @@ class QueuePanel(QWidget):
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
         self.table.setColumnHidden(AGREE, not self.model.can_agree)
-        self._update_run(counts.by_status[Status.NOT_LOOKED_AT])
+        self._update_run(counts.by_status[Status.UNREVIEWED])
         row = self.model.row_of(self._session.image_id)
         selection = self.table.selectionModel()
         if row < 0:

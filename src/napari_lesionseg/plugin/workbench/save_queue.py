@@ -11,7 +11,8 @@ import numpy as np
 from psygnal import Signal
 
 from napari_lesionseg.plugin.workbench.autosave import Autosaver
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.events import Provenance
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click, LabelImage
 
 Quality: TypeAlias = Callable[[], float]
@@ -59,7 +60,7 @@ class SaveQueue:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._drafts: dict[str, UnsavedMask] = {}
-        self._signed: set[str] = set()
+        self._with_verdict: set[str] = set()
         self.problem = ""
         self._autosaver = Autosaver()
         self._autosaver.saved.connect(self._on_saved)
@@ -73,7 +74,7 @@ class SaveQueue:
     @property
     def signed(self) -> frozenset[str]:
         """Images whose verdict is on its way."""
-        return frozenset(self._signed)
+        return frozenset(self._with_verdict)
 
     def draft(self, image_id: str) -> UnsavedMask | None:
         """Give the outline of an image as long as the disk may have an older one."""
@@ -92,7 +93,7 @@ class SaveQueue:
     ) -> None:
         """Save what the annotator drew."""
         self._keep(image_id, mask, origin, by_annotator=True)
-        self._signed.discard(image_id)
+        self._with_verdict.discard(image_id)
         save = partial(_save, self._study.save_correction, image_id, mask, origin, quality)
         self._autosaver.put(save, ("correction", image_id), image_id)
 
@@ -114,7 +115,7 @@ class SaveQueue:
 
     def reopen(self, image_id: str) -> None:
         """Save that the annotator takes a verdict back."""
-        self._signed.discard(image_id)
+        self._with_verdict.discard(image_id)
         self._autosaver.put(partial(self._study.reopen, image_id), group=image_id)
 
     def place(self, image_id: str, view: Mapping[str, Any]) -> None:
@@ -143,13 +144,13 @@ class SaveQueue:
         self._drafts[image_id] = UnsavedMask(mask, tuple(origin.clicks), by_annotator)
 
     def _sign(self, image_id: str, save: Callable[[], object]) -> None:
-        self._signed.add(image_id)
+        self._with_verdict.add(image_id)
         self._autosaver.put(save, group=image_id)
 
     def _on_saved(self) -> None:
         if not self._autosaver.pending:
             self._drafts.clear()
-            self._signed.clear()
+            self._with_verdict.clear()
             self.problem = ""
         self.saved.emit()
 

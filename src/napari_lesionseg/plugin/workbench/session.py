@@ -26,10 +26,10 @@ from napari_lesionseg.plugin.workbench.prefetch import AHEAD, Prefetcher, Prepar
 from napari_lesionseg.plugin.workbench.save_queue import Quality, SaveQueue, UnsavedMask
 from napari_lesionseg.plugin.workbench.study_poller import StudyPoller
 from napari_lesionseg.plugin.workbench.viewer_layers import ViewerLayers
-from napari_lesionseg.study.events import Predicted
+from napari_lesionseg.study.events import Predicted, Provenance
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import ImageState, Status
-from napari_lesionseg.study.study import Provenance, Study
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click, LabelImage
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class StudySession:
         self._pause = QTimer()
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
-        self._pause.timeout.connect(self._save_outline)
+        self._pause.timeout.connect(self._save_mask)
         self.navigation = Navigation(study, lambda: self.save_queue.signed)
         self.study_poller = StudyPoller(study)
         self.study_poller.came.connect(self.changed.emit)
@@ -190,7 +190,7 @@ class StudySession:
         if not mask.any():
             self.failed.emit("The outline is empty; draw one, or choose No lesion.")
             return
-        self._save_outline()
+        self._save_mask()
         self._by_annotator = True
         self.save_queue.approve(image_id, mask, self._provenance(editor), _quality_of(editor))
         self._go_on()
@@ -199,7 +199,7 @@ class StudySession:
         """Sign that the image on the screen shows no lesion, and go to the next one."""
         state = self.state
         if state is not None and self.editor is not None:
-            self._save_outline()
+            self._save_mask()
             hidden = self._hidden or UnsavedMask(
                 self._mask_of(self.editor), self.editor.clicks, self._by_annotator
             )
@@ -212,7 +212,7 @@ class StudySession:
     def flag(self, note: str) -> None:
         """Set the image on the screen aside with a note, and go to the next one."""
         if self._image_id is not None:
-            self._save_outline()
+            self._save_mask()
             self._bring_back()
             self.save_queue.flag(self._image_id, note)
             self._go_on()
@@ -220,7 +220,7 @@ class StudySession:
     def reopen(self) -> None:
         """Take the verdict about the image on the screen back; its outline stays."""
         if self._image_id is not None:
-            self._save_outline()
+            self._save_mask()
             self._bring_back()
             self.save_queue.reopen(self._image_id)
             self.saved.emit(False)
@@ -241,12 +241,12 @@ class StudySession:
     def _hidden_on_disk(self) -> UnsavedMask:
         """Give the outline that a saved "no lesion" hides."""
         state = self.state
-        if state is None or state.outline is None:
+        if state is None or state.current is None:
             shape = (0, 0) if state is None else state.shape
             return UnsavedMask(np.zeros(shape, np.uint8), (), by_annotator=False)
-        clicks = tuple(state.outline.as_clicks())
+        clicks = tuple(state.current.as_clicks())
         return UnsavedMask(
-            self.study.read_revision(state.outline), clicks, not isinstance(state.outline, Predicted)
+            self.study.read_revision(state.current), clicks, not isinstance(state.current, Predicted)
         )
 
     def _go_on(self) -> None:
@@ -306,7 +306,7 @@ class StudySession:
         str
             Why something could not be saved; empty when all is on the disk.
         """
-        self._save_outline()
+        self._save_mask()
         return self.save_queue.flush()
 
     def close(self) -> str:
@@ -335,7 +335,7 @@ class StudySession:
         self._viewer_layers.close()
         self.study.close()
 
-    def _save_outline(self) -> None:
+    def _save_mask(self) -> None:
         """Let the outline on the screen be saved, if it changed."""
         if not self._dirty or self.editor is None or self._image_id is None:
             return
@@ -380,7 +380,7 @@ class StudySession:
 
     def _leave(self) -> None:
         """Save what is on the screen and take it away."""
-        self._save_outline()
+        self._save_mask()
         if self._image_id is not None:
             self.navigation.note_left(self._image_id)
         self._close_editor()
@@ -414,7 +414,7 @@ class StudySession:
             editor.set_prediction(made.answer, made.encoded, draw=not self._by_annotator)
             if not self._by_annotator and (mask is None or not same_pixels(mask, editor.kept_mask)):
                 self._touch()
-                self._save_outline()
+                self._save_mask()
 
     def _on_edited(self, what: str) -> None:
         self._hidden, self._is_no_lesion = None, False
@@ -424,7 +424,7 @@ class StudySession:
             self._config = self.editor.config
         self._touch()
         if not self._by_annotator:
-            self._save_outline()  # at once, so that the prediction is kept whatever the hand does next
+            self._save_mask()  # at once, so that the prediction is kept whatever the hand does next
 
     def _touch(self) -> None:
         """Note that the outline differs from what is saved; it is saved when nothing happens for a moment."""
@@ -465,7 +465,7 @@ class StudySession:
 
     def _on_losing(self) -> None:
         """Save and close the image when the user deletes one of its layers."""
-        self._save_outline()
+        self._save_mask()
         self._remember_place()
         self._close_editor()
         self._image_id = None
@@ -474,12 +474,12 @@ class StudySession:
     def _is_drawn_by(self, model: Model) -> bool:
         """Whether the outline on the screen is this network's already."""
         state = self.state
-        return state is not None and state.outline is not None and state.outline.model == model.sha256
+        return state is not None and state.current is not None and state.current.model == model.sha256
 
 
 def _is_annotators(state: ImageState) -> bool:
     """Whether an annotator changed or signed what is to be shown."""
-    drawn = state.outline is not None and not isinstance(state.outline, Predicted)
+    drawn = state.current is not None and not isinstance(state.current, Predicted)
     return drawn or state.status is Status.NO_LESION
 
 
@@ -495,6 +495,6 @@ def _estimate(answer: AnyAnswer, threshold: float) -> float:
 
 def _clicks_of(state: ImageState) -> tuple[Click, ...]:
     """Give the clicks that belong to what is to be shown."""
-    if state.outline is None or state.status is Status.NO_LESION:
+    if state.current is None or state.status is Status.NO_LESION:
         return ()
-    return tuple(state.outline.as_clicks())
+    return tuple(state.current.as_clicks())

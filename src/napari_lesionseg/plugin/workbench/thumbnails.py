@@ -30,7 +30,7 @@ def make_thumbnail(study: Study, image_id: str) -> ByteImage:
     ndarray
         (h, w, 3) uint8, at most `SIDE` pixels either way.
     """
-    image, mask = study.read_image(image_id), study.outline(image_id)
+    image, mask = study.read_image(image_id), study.read_mask(image_id)
     factor = SIDE / max(image.shape[:2])
     shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
     small = resize_image(image, shape)
@@ -52,7 +52,7 @@ class Thumbnails(LazyCache[QIcon]):
 
     def of(self, state: ImageState) -> QIcon | None:
         """Give an image's thumbnail; None, or the former one, while it is made."""
-        return self.get(state.image_id, None if state.outline is None else state.outline.revision)
+        return self.get(state.image_id, None if state.current is None else state.current.revision)
 
     def _make(self, image_id: str) -> ByteImage:
         return make_thumbnail(self._study, image_id)
