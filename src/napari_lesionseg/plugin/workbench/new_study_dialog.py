@@ -151,7 +151,7 @@ class NewStudyDialog(QDialog):
         form.addRow("", self.images)
         form.addRow("", self.from_viewer)
         form.addRow("Study in", self.folder)
-        form.addRow("SimulatedAnnotator", self.annotator)
+        form.addRow("Annotator", self.annotator)
         form.addRow("To outline", self.classes)
         form.addRow("", self.copy)
         form.addRow("", self.pseudonyms)

@@ -12,7 +12,7 @@ from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.thumbnails import Thumbnails
 from napari_lesionseg.study.state import ImageState, Status
 
-COLUMNS = ("Image", "Status", "Sure", "Agree", "SimulatedAnnotator")
+COLUMNS = ("Image", "Status", "Sure", "Agree", "Annotator")
 IMAGE, STATUS, SURE, AGREE, ANNOTATOR = range(len(COLUMNS))
 
 TIPS = {

@@ -117,7 +117,7 @@ class Workbench(QWidget):
     def _lay_out(self) -> None:
         header = QHBoxLayout()
         header.addWidget(self.title, 1)
-        header.addWidget(small(QLabel("SimulatedAnnotator")))
+        header.addWidget(small(QLabel("Annotator")))
         header.addWidget(self.annotator)
         header.addWidget(self.menu)
         self._queue_section = _section("Images")
