@@ -16,7 +16,7 @@ from npe2 import PluginManager
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.editor.prediction_cache import Answer
-from napari_lesionseg.plugin.widgets.available_models import AvailableModels
+from napari_lesionseg.plugin.widgets.model_picker import AvailableModels
 from napari_lesionseg.study.layout import is_study
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, Click, Probability

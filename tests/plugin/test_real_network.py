@@ -13,7 +13,7 @@ from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.task import SMALLEST_WORKING_SIZE, ModelChoice
-from napari_lesionseg.plugin.widgets.available_models import available_models
+from napari_lesionseg.plugin.widgets.model_picker import available_models
 
 
 @pytest.fixture(autouse=True)

@@ -255,7 +255,7 @@ def test_after_undo_the_click_is_gone_and_the_next_builds_on_what_was(predicted,
     jobs.finish()
     predicted.undo()
     assert predicted.clicks == ()
-    assert predicted.marks.overlay.clicks == ()
+    assert predicted.overlay.clicks == ()
     np.testing.assert_array_equal(predicted.mask, base_mask())
     predicted.add_click(35, 50)
     jobs.finish()
@@ -266,7 +266,7 @@ def test_after_undo_the_click_is_gone_and_the_next_builds_on_what_was(predicted,
 
 def test_clicks_are_shown_at_once_before_they_are_answered(predicted, jobs):
     predicted.add_click(3, 3)
-    assert predicted.marks.overlay.clicks == ((3, 3, True),)
+    assert predicted.overlay.clicks == ((3, 3, True),)
     assert predicted.clicks == ()
     jobs.finish()
     assert predicted.clicks == (Click(3, 3),)
@@ -562,7 +562,7 @@ def test_a_restored_outline_is_the_base_of_the_history(predicted, jobs):
     assert predicted.config.threshold == 0.7
     assert not predicted.can_undo
     assert predicted.kinds == ["restored"]
-    assert predicted.marks.overlay.clicks == ((25, 10, True),)
+    assert predicted.overlay.clicks == ((25, 10, True),)
 
 
 def test_corrections_of_a_restored_outline_survive_clicks(editor, jobs):
@@ -649,7 +649,7 @@ def test_when_the_network_fails_the_click_goes_and_the_rest_stays(predicted, job
     predicted.add_click(3, 50)
     jobs.finish()
     assert [str(error) for error in predicted.errors] == ["There is not enough memory."]
-    assert predicted.marks.overlay.clicks == ()
+    assert predicted.overlay.clicks == ()
     assert not predicted.is_busy
     np.testing.assert_array_equal(predicted.mask, base_mask())
     predicted.model.error = None

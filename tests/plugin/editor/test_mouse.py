@@ -113,10 +113,10 @@ def test_a_box_is_drawn_from_any_corner_and_cut_at_the_border(editor, tool):
     press = Event("press", (30, 50))
     mouse_press_callbacks(editor.labels, press)
     mouse_move_callbacks(editor.labels, Event("move", (-7, 20)))
-    assert editor.marks.overlay.box == (0, 20, 31, 51)
+    assert editor.overlay.box == (0, 20, 31, 51)
     mouse_release_callbacks(editor.labels, Event("release", (-7, 20)))
     assert editor.calls == [("box", Box(0, 20, 31, 51))]
-    assert editor.marks.overlay.box is None
+    assert editor.overlay.box is None
 
 
 def test_parts_are_removed_by_a_click(editor, tool):

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.plugin.instances import measurements_panel, pixel_size
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
-from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.plugin.instances.panel import InstancesPanel
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +189,7 @@ def test_changed_lesions_have_to_be_measured_again(qtbot, panel, viewer):
 
 
 def test_both_tables_share_the_features(qtbot, panel, viewer):
-    lesions = LesionsPanel(viewer)
+    lesions = InstancesPanel(viewer)
     qtbot.addWidget(lesions)
     qtbot.waitUntil(lambda: bool(lesions.lesions.rows))
     measure(qtbot, panel)

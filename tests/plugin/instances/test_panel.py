@@ -12,7 +12,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.prediction_cache import Answer
 from napari_lesionseg.plugin.instances import model as model_module
-from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.plugin.napari_layers.links import image_of, outline_of
 from napari_lesionseg.plugin.segment.outlines import Result, session_of
@@ -46,8 +46,8 @@ def labels(viewer):
 
 
 @pytest.fixture
-def panel(qtbot, viewer, labels) -> LesionsPanel:
-    made = LesionsPanel(viewer)
+def panel(qtbot, viewer, labels) -> InstancesPanel:
+    made = InstancesPanel(viewer)
     qtbot.addWidget(made)
     made.show()
     settle(qtbot, made)
@@ -93,7 +93,7 @@ def drag(layer, *places, **options):
 
 
 def test_without_a_layer_it_says_what_to_do(qtbot, viewer):
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.status.text() == "Open or draw an outline first."
     for button in panel.buttons.values():
@@ -118,7 +118,7 @@ def test_every_number_is_a_row_and_its_features(panel, labels):
 def test_features_of_others_stay_with_their_lesions(qtbot, viewer):
     own = {"index": [5, 2], "note": ["old", "new"]}
     layer = viewer.add_labels(numbers(), features=own)
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     settle(qtbot, panel)
     features = layer.features.set_index("index")
@@ -129,7 +129,7 @@ def test_features_of_others_stay_with_their_lesions(qtbot, viewer):
 def test_a_row_selects_its_lesion(panel, labels):
     select(panel, 5)
     assert labels.selected_label == 5
-    assert labels._overlays["lesionseg_lesions"].boxes == ((40, 60, 50, 70),)
+    assert labels._overlays["lesionseg_InstanceOverlay"].boxes == ((40, 60, 50, 70),)
     panel.go_to(5)
     assert panel._viewer.scene.camera.center[-2:] == pytest.approx((44.5 * SCALE, 64.5 * SCALE))
 
@@ -166,12 +166,12 @@ def test_cut_by_a_line_and_undo(qtbot, panel, labels):
 def test_cut_between_two_clicks(qtbot, panel, labels):
     press(qtbot, panel, "cut")
     drag(labels, (20, 14))
-    assert labels._overlays["lesionseg_lesions"].path == ((20.0, 14.0),)
+    assert labels._overlays["lesionseg_InstanceOverlay"].path == ((20.0, 14.0),)
     drag(labels, (20, 45))
     wait_idle(qtbot, panel)
     assert labels.data[20, 14] == 2
     assert labels.data[20, 45] == 6
-    assert labels._overlays["lesionseg_lesions"].path == ()
+    assert labels._overlays["lesionseg_InstanceOverlay"].path == ()
     panel.buttons["cut"].click()
     assert not panel.tool.cutting
 
@@ -262,7 +262,7 @@ def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
     outline.data = (numbers() > 0).astype(np.uint8)
     outline.metadata["classes"] = ("background", "nevus", "melanoma")
     viewer.add_layer(outline)
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.lesions is None
     assert "number them" in panel.status.text()
@@ -284,7 +284,7 @@ def linked(qtbot, viewer):
     outline.data = (numbers() > 0).astype(np.uint8)
     outline.metadata["classes"] = ("background", "nevus", "melanoma")
     viewer.add_layer(outline)
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     panel.show()
     panel.number.click()
@@ -332,7 +332,7 @@ def test_the_network_s_confidence_is_shown(qtbot, viewer):
         {(): Answer.of(probability)}, {(): (numbers() > 0).astype(np.uint8)}, "m", 0.5, PostprocessConfig()
     )
     session_of(viewer).accept(viewer.layers[0], (60, 80), result)
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     panel.number.click()
     settle(qtbot, panel)
@@ -347,7 +347,7 @@ def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, networ
         viewer, viewer.layers[0], outline, config=PostprocessConfig(min_area=0), model=network
     )
     editor.set_prediction(np.where(numbers() > 0, 0.9, 0).astype(np.float32))
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.lesions is None
     panel.number.click()
@@ -363,7 +363,7 @@ def test_of_a_stack_the_frame_that_is_shown_is_listed(qtbot):
     stack[1, :5, :5] = 3
     layer = viewer.add_labels(stack)
     viewer.dims.set_point(0, 1)
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     settle(qtbot, panel)
     assert listed(panel) == [3]
@@ -378,7 +378,7 @@ def test_of_a_stack_the_frame_that_is_shown_is_listed(qtbot):
 
 def test_what_is_on_the_disk_is_listed_but_not_edited(qtbot, viewer):
     viewer.add_labels(da.from_array(numbers(), chunks=(30, 30)))
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     settle(qtbot, panel)
     assert listed(panel) == [2, 5]
@@ -404,5 +404,5 @@ def test_closing_the_layer_or_the_panel_leaves_nothing_behind(qtbot, panel, view
     again = viewer.add_labels(numbers())
     settle(qtbot, panel)
     panel._let_go()
-    assert "lesionseg_lesions" not in again._overlays
+    assert "lesionseg_InstanceOverlay" not in again._overlays
     assert not again.mouse_drag_callbacks

@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.layers.labels._labels_utils import get_contours
 
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.napari_layers import labels_writing
-from napari_lesionseg.plugin.napari_layers.labels_writing import Gesture, same_pixels, show_mask, write_masks
+from napari_lesionseg.plugin.napari_layers.labels_writing import (
+    MergedEdit,
+    fast_contour,
+    same_pixels,
+    show_mask,
+    use_fast_contours,
+    write_masks,
+)
 
 
 def square(size: int, shape: tuple[int, int] = (50, 70), value: int = 1) -> np.ndarray:
@@ -104,12 +115,12 @@ def test_the_history_takes_six_bytes_a_pixel(labels):
     assert record <= 6 * 30 * 30
 
 
-def test_a_gesture_is_one_step(labels):
+def test_a_merged_edit_is_one_step(labels):
     write_masks(labels, {(): square(10)})
-    gesture = Gesture(labels)
+    edit = MergedEdit(labels)
     for size in (12, 20, 15, 25):
-        gesture.write({(): square(size)})
-    gesture.finish()
+        edit.write({(): square(size)})
+    edit.commit()
     np.testing.assert_array_equal(labels.data, square(25))
     labels.undo()
     np.testing.assert_array_equal(labels.data, square(10))
@@ -117,15 +128,15 @@ def test_a_gesture_is_one_step(labels):
     np.testing.assert_array_equal(labels.data, square(25))
 
 
-def test_a_gesture_can_be_undone_before_it_is_finished(labels):
+def test_a_merged_edit_can_be_undone_before_it_is_committed(labels):
     write_masks(labels, {(): square(10)})
-    gesture = Gesture(labels)
-    gesture.write({(): square(20)})
-    gesture.write({(): square(15)})
+    edit = MergedEdit(labels)
+    edit.write({(): square(20)})
+    edit.write({(): square(15)})
     labels.undo()
     np.testing.assert_array_equal(labels.data, square(10))
-    gesture.write({(): square(30)})
-    gesture.finish()
+    edit.write({(): square(30)})
+    edit.commit()
     labels.undo()
     np.testing.assert_array_equal(labels.data, square(10))
     labels.undo()
@@ -133,43 +144,43 @@ def test_a_gesture_can_be_undone_before_it_is_finished(labels):
 
 
 def test_a_stroke_in_between_begins_a_new_step(labels):
-    gesture = Gesture(labels)
-    gesture.write({(): square(10)})
+    edit = MergedEdit(labels)
+    edit.write({(): square(10)})
     labels.paint((40, 60), 2)
     stroke = labels.data.copy()
-    gesture.write({(): square(20)})
-    gesture.finish()
+    edit.write({(): square(20)})
+    edit.commit()
     labels.undo()
     np.testing.assert_array_equal(labels.data, stroke)
     labels.undo()
     np.testing.assert_array_equal(labels.data, square(10))
 
 
-def test_two_gestures_are_two_steps(labels):
+def test_two_merged_edits_are_two_steps(labels):
     for size in (10, 20):
-        gesture = Gesture(labels)
-        gesture.write({(): square(size - 1)})
-        gesture.write({(): square(size)})
-        gesture.finish()
+        edit = MergedEdit(labels)
+        edit.write({(): square(size - 1)})
+        edit.write({(): square(size)})
+        edit.commit()
     labels.undo()
     np.testing.assert_array_equal(labels.data, square(10))
 
 
-def test_a_gesture_back_to_where_it_began_is_no_step(labels):
+def test_a_merged_edit_without_net_change_is_no_step(labels):
     write_masks(labels, {(): square(10)})
-    gesture = Gesture(labels)
-    gesture.write({(): square(20)})
-    gesture.write({(): square(10)})
-    gesture.finish()
+    edit = MergedEdit(labels)
+    edit.write({(): square(20)})
+    edit.write({(): square(10)})
+    edit.commit()
     labels.undo()
     assert not labels.data.any()
 
 
-def test_a_long_gesture_keeps_only_its_net_change(labels, monkeypatch):
+def test_a_long_merged_edit_keeps_only_its_net_change(labels, monkeypatch):
     monkeypatch.setattr(labels_writing, "MAX_STAGED", 1000)
-    gesture = Gesture(labels)
+    edit = MergedEdit(labels)
     for size in (10, 30) * 20:
-        gesture.write({(): square(size)})
+        edit.write({(): square(size)})
     records = sum(indices[0].size for indices, _, _ in labels._undo_history[-1])
     assert records <= 1000
     assert len(labels._undo_history) == 1
@@ -179,19 +190,19 @@ def test_a_long_gesture_keeps_only_its_net_change(labels, monkeypatch):
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["write", "undo", "redo", "paint", "finish"]), st.integers(0, 5)),
+        st.tuples(st.sampled_from(["write", "undo", "redo", "paint", "commit"]), st.integers(0, 5)),
         max_size=25,
     )
 )
 def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):
-    """The model: a list of masks and a position in it; a gesture replaces the mask it wrote last."""
+    """The model: a list of masks and a position in it; a merged edit replaces the mask it wrote last."""
     labels = Labels(np.zeros((2, 9, 8), dtype=np.uint8))
-    past, position, gesture, own = [labels.data.copy()], 0, Gesture(labels), None
+    past, position, edit, own = [labels.data.copy()], 0, MergedEdit(labels), None
     for action, number in steps:
         if action == "write":
             mask = np.random.default_rng(number).integers(0, 3, (9, 8), dtype=np.uint8)
             before = labels.data.copy()
-            gesture.write({(number % 2,): mask})
+            edit.write({(number % 2,): mask})
             if not np.array_equal(before, labels.data):
                 joined = own is not None and own == position
                 past = [*past[: position if joined else position + 1], labels.data.copy()]
@@ -209,8 +220,8 @@ def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):
         elif action == "redo" and position < len(past) - 1:
             labels.redo()
             position += 1
-        elif action == "finish":
-            gesture.finish()
+        elif action == "commit":
+            edit.commit()
             if own == position and np.array_equal(past[own], past[own - 1]):
                 del past[own]
                 position -= 1
@@ -251,3 +262,70 @@ def test_a_single_pixel_makes_the_difference(dtype, place):
     one[place] = 1
     assert not same_pixels(one, other)
     assert not same_pixels(one, other[:, 1:])
+
+
+@pytest.fixture
+def lesion() -> np.ndarray:
+    rows, cols = np.mgrid[:90, :70]
+    wavy = 25 + 6 * np.sin(np.arctan2(rows - 44, cols - 30) * 5)
+    mask = (np.hypot(rows - 44, cols - 30) < wavy).astype(np.uint8)
+    mask[40:44, 20:24] = 0
+    mask[2, 60] = 1
+    return mask
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 4])
+@pytest.mark.parametrize("tile", [1, 16, 256])
+def test_it_looks_as_napari_draws_it(lesion, thickness, tile, monkeypatch):
+    monkeypatch.setattr(labels_writing, "_TILE", tile)
+    expected = get_contours(lesion, thickness, 0)
+    assert np.array_equal(fast_contour(lesion, thickness), expected)
+    assert expected.any()
+
+
+def test_nothing_has_no_contour():
+    assert not fast_contour(np.zeros((5, 7), np.uint8), 3).any()
+
+
+def test_the_border_of_the_image_is_no_contour():
+    assert not fast_contour(np.ones((9, 9), np.uint8), 2).any()
+
+
+def test_touching_classes_are_told_apart():
+    labels = np.ones((6, 8), np.uint8)
+    labels[:, 4:] = 2
+    assert np.array_equal(np.unique(fast_contour(labels, 1)[:, 4]), [2])
+
+
+def displayed(layer: Labels) -> np.ndarray:
+    return layer._slice.image.view
+
+
+@pytest.mark.parametrize("contour", [0, 1, 3])
+def test_a_layer_shows_the_same_after_any_edit(lesion, contour):
+    ours, naparis = Labels(lesion.copy()), Labels(lesion.copy())
+    use_fast_contours(ours)
+    for layer in (ours, naparis):
+        layer.contour = contour
+        layer.paint((60, 30), 1)
+        layer.fill((0, 0), 1)
+        layer.undo()
+        layer.data_setitem((np.array([44, 45]), np.array([30, 30])), 0)
+    assert np.array_equal(displayed(ours), displayed(naparis))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16])
+def test_other_types_are_drawn_by_napari(lesion, dtype):
+    ours, naparis = Labels(lesion.astype(dtype)), Labels(lesion.astype(dtype))
+    use_fast_contours(ours)
+    ours.contour = naparis.contour = 2
+    assert np.array_equal(displayed(ours), displayed(naparis))
+
+
+def test_a_layer_is_not_kept_alive(lesion):
+    layer = Labels(lesion)
+    use_fast_contours(layer)
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None

@@ -10,7 +10,7 @@ import torch
 from napari.components import ViewerModel
 
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin.instances.panel import LesionsPanel
+from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
 from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
 
@@ -203,7 +203,7 @@ def test_the_lesions_of_a_large_outline_can_be_numbered(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     widget.segment.click()
     wait_for(qtbot, widget)
-    panel = LesionsPanel(viewer)
+    panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.lesions is None
     panel.number.click()

@@ -8,8 +8,7 @@ from qtpy.QtCore import Qt
 from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.settings import Preferences
 from napari_lesionseg.plugin.widgets import model_picker
-from napari_lesionseg.plugin.widgets.available_models import DEVICES, AvailableModels
-from napari_lesionseg.plugin.widgets.model_picker import SHIPPED, ModelPicker
+from napari_lesionseg.plugin.widgets.model_picker import DEVICES, SHIPPED, AvailableModels, ModelPicker
 
 DEFAULTS = Preferences()
 

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QGridLayout, QWidget
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.shortcuts import KEYS, key_of
 from napari_lesionseg.plugin.widgets import postprocess_form
-from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls, ThresholdSlider
+from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm, ThresholdSlider
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def form(qtbot, monkeypatch):
     monkeypatch.setattr(postprocess_form, "SETTLE_MS", 1)
     window = QWidget()
     qtbot.addWidget(window)
-    bundle = OutlineControls(window)
+    bundle = PostprocessForm(window)
     bundle.add_to(QGridLayout(window), 0)
     window.show()
     window.activateWindow()

@@ -16,7 +16,7 @@ from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.editor.undo_history import History, Snapshot
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.napari_layers.managed_labels import ManagedLabels
-from napari_lesionseg.plugin.napari_layers.overlays import Overlays
+from napari_lesionseg.plugin.napari_layers.overlays import ClickOverlay, add_overlay
 from napari_lesionseg.types import ByteImage, Click, LabelImage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ CLICKS_BUDGET = 128 << 20
 
 
 class MaskDocument:
-    """The outline of one image: a layer, the marks over it, and the snapshot that both are drawn from.
+    """The outline of one image: a layer, the clicks over it, and the snapshot that both are drawn from.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class MaskDocument:
         self, viewer: ViewerModel, image: Image, labels: Labels, config: PostprocessConfig, level: float
     ) -> None:
         self.layer = ManagedLabels(viewer, image, labels)
-        self.marks = Overlays(labels)
+        self.overlay = add_overlay(labels, ClickOverlay)
         self.unanswered: Callable[[], Iterable[Click]] = tuple
         self.no_hand = np.zeros(labels.data.shape, dtype=bool)
         self.history = History(Snapshot(self.layer.mask, self.no_hand, config, level=level))
@@ -131,7 +131,7 @@ class MaskDocument:
 
     def show_clicks(self, more: Sequence[Click] = ()) -> None:
         """Show the clicks in force, those without an answer, and some more."""
-        self.marks.show([*self.now.clicks, *self.unanswered(), *more])
+        self.overlay.show([*self.now.clicks, *self.unanswered(), *more])
 
     def draw_prediction(
         self, answer: AnyAnswer, asked_at: Snapshot, kind: str = "prediction", level: float | None = None
@@ -168,7 +168,7 @@ class MaskDocument:
 
     def close(self) -> None:
         """Let go of the layer."""
-        self.marks.close()
+        self.overlay.clear()
         self.layer.close()
 
     def _bare(self, hand: np.typing.NDArray[np.bool_], answer: AnyAnswer) -> Snapshot:

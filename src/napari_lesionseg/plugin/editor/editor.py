@@ -112,7 +112,7 @@ class MaskEditor:
         self._talk = Conversation(self._seen, lambda: image.name, model)
         self.viewer, self.image, self.labels = viewer, image, labels
         self._closed = False
-        self.marks = self._seen.marks
+        self.overlay = self._seen.overlay
         self._seen.changed.connect(self.changed.emit)
         self._talk.failed.connect(self.failed.emit)
         self._talk.requests.busy.connect(self.busy.emit)

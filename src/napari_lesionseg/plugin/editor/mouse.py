@@ -134,10 +134,10 @@ class ClickTool:
         while event.type == "mouse_move":
             event.handled = True
             last = self._place(event)
-            self._editor.marks.show_box(self._box_between(first, last))
+            self._editor.overlay.show_box(self._box_between(first, last))
             yield
         event.handled = True
-        self._editor.marks.show_box(None)
+        self._editor.overlay.show_box(None)
         self._editor.box(self._box_between(first, last))
 
     def _place(self, event: Any) -> tuple[float, float]:

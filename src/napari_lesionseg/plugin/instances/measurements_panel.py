@@ -42,7 +42,7 @@ from napari_lesionseg.plugin.napari_layers.links import (
 )
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import captioned, status_line, when_gone
-from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
+from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, figure
 from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 
@@ -92,7 +92,7 @@ class MeasurementsPanel(QWidget):
         self.clear = QPushButton("Back to pixels")
         self.measure = QPushButton("Measure")
         self.save = QPushButton("Save as CSV\N{HORIZONTAL ELLIPSIS}")
-        self.table = LesionTable(_columns("px"))
+        self.table = InstanceTable(_columns("px"))
         self.status = status_line()
         self._look_soon = QTimer(self)
         self._describe()

@@ -98,7 +98,7 @@ def _apply(change: Callable[..., InstanceMap], before: InstanceMap) -> _Edit:
     return _Edit(after, tuple(int(number) for number in numbers if number))
 
 
-class Lesions:
+class InstanceModel:
     """The lesions of one layer, listed anew after every change, and edited.
 
     Parameters
@@ -403,7 +403,7 @@ class Numbering:
         shape = full_size(outline).shape
         numbers = np.zeros(shape, np.int32)
         numbers[self._frame] = ids
-        labels = Labels(numbers, name=_name_of(outline), colormap=lesion_colors())
+        labels = Labels(numbers, name=_name_of(outline), colormap=instance_colors())
         place_like(labels, cast("Image", outline))
         link(labels, outline)
         self._viewer.layers.insert(self._viewer.layers.index(outline) + 1, labels)
@@ -411,7 +411,7 @@ class Numbering:
         self._done(labels)
 
 
-def lesion_colors() -> CyclicLabelColormap:
+def instance_colors() -> CyclicLabelColormap:
     """Colors of single lesions: those of the classes, over and over again."""
     return CyclicLabelColormap(colors=transform_color(["transparent", *CLASS_COLORS]))
 

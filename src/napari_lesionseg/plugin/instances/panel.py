@@ -22,12 +22,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.instances.model import Lesions, Numbering
+from napari_lesionseg.plugin.instances.model import InstanceModel, Numbering
 from napari_lesionseg.plugin.instances.mouse import CutTool, longest_inside
-from napari_lesionseg.plugin.napari_layers.instance_overlays import LesionMarks
 from napari_lesionseg.plugin.napari_layers.links import class_names, is_outline, outline_of
+from napari_lesionseg.plugin.napari_layers.overlays import InstanceOverlay, add_overlay, remove_overlay
 from napari_lesionseg.plugin.widgets.forms import status_line, when_gone
-from napari_lesionseg.plugin.widgets.instance_table import Column, LesionTable, figure
+from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, figure
 from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
 from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 from napari_lesionseg.types import Box
@@ -48,7 +48,7 @@ COLUMNS = (
     ),
 )
 
-LESION_KEYS = {"cut": "K", "cut at the narrow point": "Shift+K", "join": "U", "delete": "D"}
+INSTANCE_KEYS = {"cut": "K", "cut at the narrow point": "Shift+K", "join": "U", "delete": "D"}
 """Keys on the layer of the lesions while it is the active one."""
 
 _NO_LAYER = "Open or draw an outline first."
@@ -56,7 +56,7 @@ _IS_OUTLINE = "This outline does not tell lesions apart yet: number them."
 _CUT_HELP = "Click once in each part, or draw a line across. Esc ends."
 
 
-class LesionsPanel(QWidget):
+class InstancesPanel(QWidget):
     """See the lesions of a Labels layer one by one; cut, join, renumber and delete them.
 
     Works on any Labels layer in which every lesion has a number of its own. The parts of an outline, which
@@ -69,16 +69,16 @@ class LesionsPanel(QWidget):
 
     Attributes
     ----------
-    lesions : Lesions or None
+    lesions : InstanceModel or None
         What is listed.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self.lesions: Lesions | None = None
+        self.lesions: InstanceModel | None = None
         self.tool: CutTool | None = None
-        self._marks: LesionMarks | None = None
+        self._overlay: InstanceOverlay | None = None
         self._awaited: tuple[int, ...] = ()
         self._telling = False
         self._numbering: Numbering | None = None
@@ -86,7 +86,7 @@ class LesionsPanel(QWidget):
         self.number = QPushButton("Number the lesions")
         self.narrow_point = QCheckBox("cut at narrow points")
         self.follow = QPushButton("Take over the outline's corrections")
-        self.table = LesionTable(COLUMNS)
+        self.table = InstanceTable(COLUMNS)
         self.kind = QComboBox()
         self.buttons = {
             "cut": QPushButton("Cut"),
@@ -184,20 +184,20 @@ class LesionsPanel(QWidget):
         self._update()
 
     def _take(self, layer: Labels) -> None:
-        self.lesions = Lesions(self._viewer, layer)
+        self.lesions = InstanceModel(self._viewer, layer)
         self.lesions.changed.connect(self._on_rows)
         self.lesions.edited.connect(self._on_edited)
         self.lesions.busy.connect(self._on_busy)
         self.lesions.failed.connect(self._on_failed)
         layer.events.selected_label.connect(self._on_selected_label)
-        self._marks = LesionMarks(layer)
+        self._overlay = add_overlay(layer, InstanceOverlay)
         self.tool = CutTool(layer)
         self.tool.picked.connect(self._on_picked)
         self.tool.lined.connect(self._on_lined)
         self.tool.seeded.connect(self._on_seeded)
-        self.tool.drawn.connect(self._marks.show_path)
+        self.tool.drawn.connect(self._overlay.show_path)
         self.tool.changed.connect(self._update)
-        for action, key in LESION_KEYS.items():
+        for action, key in INSTANCE_KEYS.items():
             layer.bind_key(key, partial(_plainly, self._handlers()[action]), overwrite=True)
         layer.bind_key("Escape", partial(_plainly, self._stop_cutting), overwrite=True)
 
@@ -237,9 +237,9 @@ class LesionsPanel(QWidget):
         """Stop listening to a layer; touches no widget, as Qt's side may be gone."""
         if self._numbering is not None:
             self._numbering.drop()
-        lesions, tool, marks = self.lesions, self.tool, self._marks
-        self.lesions = self.tool = self._marks = self._numbering = None
-        if lesions is None or tool is None or marks is None:
+        lesions, tool, overlay = self.lesions, self.tool, self._overlay
+        self.lesions = self.tool = self._overlay = self._numbering = None
+        if lesions is None or tool is None or overlay is None:
             return
         lesions.labels.events.selected_label.disconnect(self._on_selected_label)
         for signal in (lesions.changed, lesions.edited, lesions.busy, lesions.failed):
@@ -248,8 +248,8 @@ class LesionsPanel(QWidget):
             signal.disconnect()
         lesions.close()
         tool.close()
-        marks.close()
-        for key in (*LESION_KEYS.values(), "Escape"):
+        remove_overlay(lesions.labels, overlay)
+        for key in (*INSTANCE_KEYS.values(), "Escape"):
             lesions.labels.bind_key(key, None, overwrite=True)
 
     # -------------------------------------------------------------------------------- what is done
@@ -275,8 +275,8 @@ class LesionsPanel(QWidget):
             self.lesions.cut_by_line(target, path)
         else:
             self._say("The line crosses no lesion; draw it from border to border of one.")
-        if self._marks is not None:
-            self._marks.show_path(())
+        if self._overlay is not None:
+            self._overlay.show_path(())
 
     def _on_seeded(self, seeds: list[tuple[float, float]]) -> None:
         if self.lesions is None:
@@ -371,10 +371,10 @@ class LesionsPanel(QWidget):
         self._on_chosen()
 
     def _show_boxes(self) -> None:
-        if self._marks is None or self.lesions is None:
+        if self._overlay is None or self.lesions is None:
             return
         rows = [row for index in self.table.selected if (row := self.lesions.row_of(index)) is not None]
-        self._marks.show_boxes(Box(row.top, row.left, row.bottom, row.right) for row in rows)
+        self._overlay.show_boxes(Box(row.top, row.left, row.bottom, row.right) for row in rows)
 
     def _say(self, text: str) -> None:
         self.status.setText(text)
@@ -391,7 +391,7 @@ class LesionsPanel(QWidget):
         for action, button in self.buttons.items():
             reason = self._why_not(action)
             button.setEnabled(not reason)
-            key = LESION_KEYS.get(action) or {"undo": "Ctrl+Z", "redo": "Ctrl+Shift+Z"}[action]
+            key = INSTANCE_KEYS.get(action) or {"undo": "Ctrl+Z", "redo": "Ctrl+Shift+Z"}[action]
             button.setToolTip(f"{reason or _TIPS[action]} ({key})")
         self._update_kinds()
         self._say(self._summary())

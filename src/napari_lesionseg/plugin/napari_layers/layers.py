@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.io.images import to_byte_image
-from napari_lesionseg.plugin.napari_layers.contours import draw_quickly
-from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
+from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, use_fast_contours
 from napari_lesionseg.types import ByteImage
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def new_outline(image: Image) -> Labels:
         colormap=outline_colors(),
         **_placement(image),
     )
-    draw_quickly(labels)
+    use_fast_contours(labels)
     return labels
 
 

@@ -1,14 +1,14 @@
-"""Clicks and the box being drawn, shown over the outline.
+"""Clicks, boxes and cuts drawn over a Labels layer, as overlays of napari.
 
-They are an overlay of the outline's layer: neither a layer of their own, which would stand in the list and be
-saved with the others, nor pixels. napari has no public way to add a kind of overlay, so its table of visuals
-is extended here, in this one place.
+An overlay is neither a layer, which would stand in the layer list and be saved with the others, nor pixels.
+napari has no public way to add a kind of overlay, so its table of visuals is extended here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from napari._vispy.overlays.base import LayerOverlayMixin, VispySceneOverlay
@@ -20,111 +20,177 @@ from vispy.scene.visuals import Compound, Line, Markers
 
 from napari_lesionseg.types import Box, Click
 
-BELONGS, DOES_NOT = "#00b386", "#ff6a00"
-"""After Okabe and Ito's bluish green and vermilion: told apart by every color vision, and by shape."""
+# Okabe and Ito's bluish green and vermilion: told apart with every kind of color vision, and by shape.
+POSITIVE_COLOR, NEGATIVE_COLOR = "#00b386", "#ff6a00"
 
-_NAME = "lesionseg_marks"
-_SIZE = 11.0
-_NOWHERE = np.zeros((1, 2))
+_CLICK_SIZE = 11.0
+_SEED_SIZE = 10.0
+_BOX_MARGIN = 3.0
+_HIDDEN = np.zeros((2, 2))
+"""Positions for visuals that show nothing yet; vispy does not take empty ones."""
 
-
-class MarksOverlay(SceneOverlay):
-    """What is shown: clicks, oldest first, and a box.
-
-    Attributes
-    ----------
-    clicks : tuple of (float, float, bool)
-        Row, column, and whether it belongs.
-    box : tuple of int, optional
-        Top, left, bottom, right.
-    """
-
-    clicks: tuple[tuple[float, float, bool], ...] = ()
-    box: tuple[int, int, int, int] | None = None
+_Corners = tuple[int, int, int, int]
+Overlay = TypeVar("Overlay", bound=SceneOverlay)
 
 
-class VispyMarks(LayerOverlayMixin, VispySceneOverlay):
-    """The marks as they are drawn: a disc belongs, a cross does not."""
+class ClickOverlay(SceneOverlay):
+    """The clicks of one image, oldest first, and the box being drawn in it."""
 
-    def __init__(self, **options: Any) -> None:
-        self._belonging, self._not, self._line = Markers(pos=_NOWHERE), Markers(pos=_NOWHERE), Line()
-        super().__init__(node=Compound([self._line, self._belonging, self._not]), **options)
-        self.overlay.events.clicks.connect(self._on_clicks_change)
-        self.overlay.events.box.connect(self._on_box_change)
+    clicks: tuple[tuple[float, float, bool], ...] = ()  # row, column, positive
+    box: _Corners | None = None
+
+    def show(self, clicks: Sequence[Click]) -> None:
+        """Show these clicks and no others."""
+        self.clicks = tuple((click.row, click.col, click.positive) for click in clicks)
+
+    def show_box(self, box: Box | None) -> None:
+        """Show a box, or none."""
+        self.box = None if box is None else (box.top, box.left, box.bottom, box.right)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.show([])
+        self.show_box(None)
+
+
+class InstanceOverlay(SceneOverlay):
+    """Boxes around the selected lesions, and the cut being drawn."""
+
+    boxes: tuple[_Corners, ...] = ()
+    path: tuple[tuple[float, float], ...] = ()  # rows and columns
+
+    def show_boxes(self, boxes: Iterable[Box]) -> None:
+        """Show these boxes and no others."""
+        self.boxes = tuple((box.top, box.left, box.bottom, box.right) for box in boxes)
+
+    def show_path(self, path: Sequence[tuple[float, float]]) -> None:
+        """Show the cut being drawn; a single point is the first of two clicks."""
+        self.path = tuple(path)
+
+
+def add_overlay(labels: Labels, kind: type[Overlay]) -> Overlay:
+    """Add an overlay to a layer, or return the one of its kind that is there already."""
+    overlay: Overlay = labels._overlays.setdefault(_key(kind), kind(visible=True))
+    return overlay
+
+
+def remove_overlay(labels: Labels, overlay: SceneOverlay) -> None:
+    """Remove an overlay from its layer."""
+    key = _key(type(overlay))
+    if labels._overlays.get(key) is overlay:
+        del labels._overlays[key]
+
+
+def _key(kind: type[SceneOverlay]) -> str:
+    return f"lesionseg_{kind.__name__}"
+
+
+class _VispyOverlay(LayerOverlayMixin, VispySceneOverlay):
+    """Base of both visuals: redraws when a field of its overlay changes."""
+
+    def __init__(self, *visuals: Any, **options: Any) -> None:
+        super().__init__(node=Compound(list(visuals)), **options)
+        for name, draw in self._drawn_by().items():
+            getattr(self.overlay.events, name).connect(draw)
         self.reset()
 
     def reset(self) -> None:
         """Draw everything."""
         super().reset()
-        self._on_clicks_change()
-        self._on_box_change()
+        for draw in self._drawn_by().values():
+            draw()
 
     def close(self) -> None:
-        """Let go of the overlay."""
-        self.overlay.events.clicks.disconnect(self._on_clicks_change)
-        self.overlay.events.box.disconnect(self._on_box_change)
+        """Disconnect from the overlay."""
+        for name, draw in self._drawn_by().items():
+            getattr(self.overlay.events, name).disconnect(draw)
         super().close()
 
-    def _on_clicks_change(self) -> None:
+    def _drawn_by(self) -> dict[str, Any]:
+        """Return the method that draws each field of the overlay."""
+        raise NotImplementedError
+
+    def _on_canvas(self, points: Sequence[tuple[float, float]]) -> NDArray[np.floating]:
+        """Convert rows and columns of the image to x and y of its texture."""
+        # napari downsamples images that are too large for a texture.
+        to_data = self.layer._transforms["tile2data"]
+        return np.asarray(to_data.inverse(np.asarray(points, dtype=float)))[:, ::-1]
+
+
+class VispyClickOverlay(_VispyOverlay):
+    """Draws discs for positive clicks, crosses for negative ones, and the box."""
+
+    def __init__(self, **options: Any) -> None:
+        self._positive, self._negative = Markers(pos=_HIDDEN), Markers(pos=_HIDDEN)
+        self._line = Line()
+        super().__init__(self._line, self._positive, self._negative, **options)
+
+    def _drawn_by(self) -> dict[str, Any]:
+        return {"clicks": self._draw_clicks, "box": self._draw_box}
+
+    def _draw_clicks(self) -> None:
         for markers, positive, color, symbol in (
-            (self._belonging, True, BELONGS, "disc"),
-            (self._not, False, DOES_NOT, "x"),
+            (self._positive, True, POSITIVE_COLOR, "disc"),
+            (self._negative, False, NEGATIVE_COLOR, "x"),
         ):
-            places = [(row, col) for row, col, belongs in self.overlay.clicks if belongs == positive]
-            markers.visible = bool(places)
-            if places:
+            points = [(row, col) for row, col, sign in self.overlay.clicks if sign == positive]
+            markers.visible = bool(points)
+            if points:
                 markers.set_data(
-                    self._on_canvas(places),
+                    self._on_canvas(points),
                     face_color=color,
                     edge_color="white" if positive else color,
                     edge_width=1.5,
-                    size=_SIZE,
+                    size=_CLICK_SIZE,
                     symbol=symbol,
                 )
         self.node.update()
 
-    def _on_box_change(self) -> None:
+    def _draw_box(self) -> None:
         self._line.visible = self.overlay.box is not None
         if self.overlay.box is not None:
             top, left, bottom, right = self.overlay.box
             corners = [(top, left), (top, right), (bottom, right), (bottom, left), (top, left)]
             self._line.set_data(self._on_canvas(corners) - 0.5, color="white", width=2)
 
-    def _on_canvas(self, places: Sequence[tuple[float, float]]) -> NDArray[np.floating]:
-        """Rows and columns of the image as x and y of what the graphics card holds of it."""
-        points = np.asarray(places, dtype=float)
-        # Images too large for a texture are held smaller.
-        shrunk = self.layer._transforms["tile2data"]
-        return np.asarray(shrunk.inverse(points))[:, ::-1]
+
+class VispyInstanceOverlay(_VispyOverlay):
+    """Draws the boxes and the cut."""
+
+    def __init__(self, **options: Any) -> None:
+        self._boxes, self._cut, self._seeds = Line(pos=_HIDDEN), Line(pos=_HIDDEN), Markers(pos=_HIDDEN)
+        super().__init__(self._boxes, self._cut, self._seeds, **options)
+
+    def _drawn_by(self) -> dict[str, Any]:
+        return {"boxes": self._draw_boxes, "path": self._draw_path}
+
+    def _draw_boxes(self) -> None:
+        self._boxes.visible = bool(self.overlay.boxes)
+        if self.overlay.boxes:
+            ends = [end for box in self.overlay.boxes for end in _sides(box)]
+            self._boxes.set_data(self._on_canvas(ends), color="white", width=1.5, connect="segments")
+        self.node.update()
+
+    def _draw_path(self) -> None:
+        path = self.overlay.path
+        self._cut.visible, self._seeds.visible = len(path) > 1, bool(path)
+        if path:
+            points = self._on_canvas(path)
+            self._seeds.set_data(points[[0, -1]], face_color="white", edge_color="black", size=_SEED_SIZE)
+        if len(path) > 1:
+            self._cut.set_data(points, color="white", width=2)
+        self.node.update()
 
 
-overlay_to_visual[MarksOverlay] = VispyMarks
+def _sides(box: _Corners) -> list[tuple[float, float]]:
+    """Return both ends of every side of a box, a little outside."""
+    top, left, bottom, right = (
+        side + shift
+        for side, shift in zip(box, (-_BOX_MARGIN, -_BOX_MARGIN, _BOX_MARGIN, _BOX_MARGIN), strict=True)
+    )
+    corners = [(top, left), (top, right), (bottom, right), (bottom, left), (top, left)]
+    return [end for pair in itertools.pairwise(corners) for end in pair]
 
 
-class Overlays:
-    """The clicks of one image, and the box being drawn in it.
-
-    Parameters
-    ----------
-    labels : napari.layers.Labels
-        The outline they belong to.
-    """
-
-    def __init__(self, labels: Labels) -> None:
-        known = labels._overlays.get(_NAME)
-        self.overlay = known if isinstance(known, MarksOverlay) else MarksOverlay(visible=True)
-        if known is not self.overlay:
-            labels._overlays[_NAME] = self.overlay
-
-    def show(self, clicks: Sequence[Click]) -> None:
-        """Show these clicks and no others."""
-        self.overlay.clicks = tuple((click.row, click.col, click.positive) for click in clicks)
-
-    def show_box(self, box: Box | None) -> None:
-        """Show a box, or none."""
-        self.overlay.box = None if box is None else (box.top, box.left, box.bottom, box.right)
-
-    def close(self) -> None:
-        """Show nothing any more; the layer keeps the empty overlay, which takes long to be made."""
-        self.show([])
-        self.show_box(None)
+overlay_to_visual[ClickOverlay] = VispyClickOverlay
+overlay_to_visual[InstanceOverlay] = VispyInstanceOverlay

@@ -17,7 +17,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnswerStore
-from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, Gesture, write_masks
+from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, MergedEdit, write_masks
 from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, place_like, show_as
 from napari_lesionseg.types import LabelImage
 
@@ -48,7 +48,7 @@ class Outline:
     model_threshold: float
     config: PostprocessConfig
     drawn: dict[Frame, PostprocessConfig]
-    gesture: Gesture | None = None
+    merged_edit: MergedEdit | None = None
 
     @property
     def threshold(self) -> float:
@@ -206,8 +206,8 @@ class Session:
             if outline.drawn.get(frame) != config
         }
         outline.drawn |= dict.fromkeys(masks, config)
-        outline.gesture = outline.gesture or Gesture(outline.labels)
-        changed = outline.gesture.write(masks)
+        outline.merged_edit = outline.merged_edit or MergedEdit(outline.labels)
+        changed = outline.merged_edit.write(masks)
         if changed:
             self.outlined.emit(image)
         return changed
@@ -215,9 +215,9 @@ class Session:
     def settle(self, image: Image) -> None:
         """End a row of redraws: the next one is a step of undo of its own."""
         outline = self._outlines.get(image)
-        if outline is not None and outline.gesture is not None:
-            outline.gesture.finish()
-            outline.gesture = None
+        if outline is not None and outline.merged_edit is not None:
+            outline.merged_edit.commit()
+            outline.merged_edit = None
 
     def close(self) -> None:
         """Forget everything and stop listening to the viewer."""

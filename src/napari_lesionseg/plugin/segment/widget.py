@@ -23,7 +23,7 @@ from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.widgets.forms import RunBar, image_and_model, when_gone
 from napari_lesionseg.plugin.widgets.image_choice import ImageChoice
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
-from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls
+from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm
 
 if TYPE_CHECKING:
     import napari
@@ -50,7 +50,7 @@ class SegmentWidget(QWidget):
         self._bar: progress | None = None
         self.images = ImageChoice(napari_viewer, self._session)
         self.models = ModelPicker(self)
-        self.controls = OutlineControls(self)
+        self.controls = PostprocessForm(self)
         self.as_contour = QRadioButton("Outline")
         self.as_filled = QRadioButton("Filled")
         self._bottom = RunBar()

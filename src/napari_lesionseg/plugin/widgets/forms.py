@@ -33,7 +33,7 @@ def captioned(*rows: tuple[str, QWidget]) -> QGridLayout:
 class RunBar:
     """What a widget that outlines in the background ends with: Segment, Cancel, how far it is, what goes on.
 
-    A bundle of widgets rather than a widget, as `OutlineControls`.
+    A bundle of widgets rather than a widget, as `PostprocessForm`.
     """
 
     def __init__(self) -> None:

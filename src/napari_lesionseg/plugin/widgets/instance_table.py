@@ -60,7 +60,7 @@ def figure(title: str, tip: str, name: str, digits: int = 0) -> Column:
     return Column(title, tip, lambda row: getattr(row, name), write)
 
 
-class LesionModel(QAbstractTableModel):
+class InstanceTableModel(QAbstractTableModel):
     """Rows are records with an ``index``, the lesion's number, which stands in the first column.
 
     Parameters
@@ -153,7 +153,7 @@ class LesionModel(QAbstractTableModel):
         return swatch
 
 
-class LesionTable(QTableView):
+class InstanceTable(QTableView):
     """A table of lesions that can be sorted, and selected row by row.
 
     Attributes
@@ -169,7 +169,7 @@ class LesionTable(QTableView):
 
     def __init__(self, columns: Sequence[Column], parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.lesions = LesionModel(columns, self)
+        self.lesions = InstanceTableModel(columns, self)
         self._sorted = QSortFilterProxyModel(self)
         self._sorted.setSourceModel(self.lesions)
         self._sorted.setSortRole(Qt.ItemDataRole.EditRole)

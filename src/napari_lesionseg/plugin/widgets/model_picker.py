@@ -14,13 +14,33 @@ from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.settings import read_preferences
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.tasks import run_task
-from napari_lesionseg.plugin.widgets.available_models import DEVICES, AvailableModels, available_models
 from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
+    from napari_lesionseg.models.store import ModelEntry
 
 SHIPPED = "LesionSeg"
+
+DEVICES = {"auto": "Automatic", "cpu": "Processor", "cuda": "NVIDIA GPU", "mps": "Apple GPU"}
+"""Names of the devices, as settings know them and as users read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AvailableModels:
+    """Models, the default first, and a description of each device that works, by its name."""
+
+    models: tuple[ModelEntry, ...]
+    devices: dict[str, str]
+
+
+def available_models() -> AvailableModels:
+    """Look for models and devices; call it in a worker, as PyTorch takes a second or more to start."""
+    from napari_lesionseg.inference.device import available_devices, choose_device, describe_device
+    from napari_lesionseg.models.store import ModelStore
+
+    devices = {name: describe_device(choose_device(name)) for name in available_devices()}
+    return AvailableModels(ModelStore().list(), devices)
 
 
 class ModelPicker(QObject):

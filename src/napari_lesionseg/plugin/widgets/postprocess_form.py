@@ -139,7 +139,7 @@ class ThresholdSlider(QWidget):
             set_tip(self.reset, "Go back to the model's own threshold", "own threshold")
 
 
-class OutlineControls(QObject):
+class PostprocessForm(QObject):
     """Threshold, holes, largest part, smallest part: a form for `PostprocessConfig`.
 
     A bundle of widgets rather than a widget, so that they line up with the rest of the form they are put in.

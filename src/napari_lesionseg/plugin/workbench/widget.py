@@ -30,7 +30,7 @@ from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
-from napari_lesionseg.plugin.widgets.postprocess_form import OutlineControls, small
+from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm, small
 from napari_lesionseg.plugin.workbench.classes import ClassEditing
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel
@@ -76,7 +76,7 @@ class Workbench(QWidget):
         self.learn: LearnPanel | None = None
         self.export: ExportPanel | None = None
         self.models = ModelPicker(self)
-        self.controls = OutlineControls(self)
+        self.controls = PostprocessForm(self)
         self.correct = CorrectPanel(napari_viewer)
         self.class_editing = ClassEditing(self.correct, self.models)
         self.annotator = QLineEdit(default_annotator())
@@ -395,7 +395,7 @@ def _let_grow(section: QCollapsible, unfolded: bool) -> None:
         section.content().setMaximumHeight(_UNLIMITED)
 
 
-def _form(part: OutlineControls | ModelPicker) -> QWidget:
+def _form(part: PostprocessForm | ModelPicker) -> QWidget:
     """Lay the rows of a part out as a form."""
     form = QWidget()
     grid = QGridLayout(form)
