@@ -96,9 +96,9 @@ def count(model: Model, shape: tuple[int, int]) -> Arithmetic:
     """Count the multiply-adds for one image."""
     planes = torch.zeros(1, 3, *working_shape(shape, model.card.working_size))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        features = model.runner.network.encode(planes)
+        features = model.device_model.network.encode(planes)
         encoder = counter.get_total_flops()
-        model.runner.network.decode(features, planes)
+        model.device_model.network.decode(features, planes)
     return Arithmetic(encoder / 2, (counter.get_total_flops() - encoder) / 2)
 
 
@@ -123,11 +123,11 @@ def measure(model: Model, image: ByteImage, repeats: int) -> tuple[Times, Times,
     """Time a whole image, its encoding, a click, and the network alone."""
     encoded = model.encode(image)
     previous, clicks = encoded.predict(), [ls.Click(image.shape[0] / 2, image.shape[1] / 2)]
-    view = torch.rand(1, 3, *working_shape((image.shape[0], image.shape[1]), model.card.working_size))
+    planes = torch.rand(1, 3, *working_shape((image.shape[0], image.shape[1]), model.card.working_size))
 
     @torch.inference_mode()
     def network_alone() -> None:
-        model.runner.decode(model.runner.encode(view), view)
+        model.device_model.decode(model.device_model.encode(planes), planes)
 
     return (
         Times.of(lambda: model.predict(image), repeats),

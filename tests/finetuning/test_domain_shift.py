@@ -191,7 +191,7 @@ class TestLearning:
         third = finished(fine_tune(tuned.candidate().model, noisy, QUICK)).candidate().model
         kinds = [draw(60).image, others[0].image, noisy[0].image]
         assert isinstance(third.network, ExpertNetwork)
-        assert [int(third.network.choose(third.view(image))) for image in kinds] == [0, 1, 2]
+        assert [int(third.network.choose(third.network_input(image))) for image in kinds] == [0, 1, 2]
 
     def test_going_on_after_a_crash_while_it_learns_from_all(
         self, model: Model, others: list[CachedPair], tmp_path: Path

@@ -242,7 +242,7 @@ def test_a_full_graphics_card_is_left_for_the_processor(
     assert np.array_equal(probability, Model(Greedy("", error), CARD, "cpu").predict(image))
     assert model.device.type == "cpu"
     (record,) = caplog.records
-    assert "ran out of memory; going on with CPU" in record.getMessage()
+    assert "ran out of memory; falling back to CPU" in record.getMessage()
 
 
 def test_images_encoded_before_the_move_still_answer(image: ByteImage) -> None:
@@ -278,7 +278,7 @@ def test_other_errors_are_not_hidden(image: ByteImage) -> None:
 
 
 def test_moving_to_the_processor_twice_is_moving_once(model: Model) -> None:
-    assert model.move_to_cpu() is model.runner
+    assert model.move_to_cpu() is model.device_model
 
 
 # ------------------------------------------------------------------------------------- several experts
@@ -306,7 +306,10 @@ def test_a_part_is_looked_at_by_the_expert_of_its_whole(experts: Model, brightes
     part = whole[24:56, 34:66].copy()
     several = experts.network
     assert isinstance(several, ExpertNetwork)
-    assert [int(several.choose(experts.view(image))) for image in (whole, part)] == [place, 1 - place]
+    assert [int(several.choose(experts.network_input(image))) for image in (whole, part)] == [
+        place,
+        1 - place,
+    ]
     answers = [Model(several.expert(index), CARD, "cpu", precision="float32") for index in (0, 1)]
     clicks = [Click(10, 10)]
     for asked in ([], clicks):
@@ -329,8 +332,8 @@ def test_turned_images_stay_with_their_expert(experts: Model) -> None:
     fickle.gate.bias[0] = -float(fickle.gate.weight[0] @ torch.from_numpy(upright))
     card = experts.card.model_copy(update={"test_time_augmentation": True})
     model = Model(fickle, card, "cpu", precision="float32")
-    assert int(fickle.choose(model.view(image))) == 0
-    assert int(fickle.choose(model.view(np.rot90(image).copy()))) == 1
+    assert int(fickle.choose(model.network_input(image))) == 0
+    assert int(fickle.choose(model.network_input(np.rot90(image).copy()))) == 1
     alone = CARD.model_copy(update={"test_time_augmentation": True})
     first = Model(several.expert(0), alone, "cpu", precision="float32")
     assert np.array_equal(model.predict(image), first.predict(image))
@@ -341,7 +344,7 @@ def test_descriptions_are_those_of_the_network(experts: Model, image: ByteImage)
     assert described.shape == (DESCRIPTION_LENGTH,)
     assert described.dtype == np.float32
     with torch.inference_mode():
-        expected = experts.network.describe(experts.view(image))[0].numpy()
+        expected = experts.network.describe(experts.network_input(image))[0].numpy()
     assert np.array_equal(described, expected)
     speechless = build_network("unet", width=2, depth=1)
     assert Model(speechless, CARD, "cpu").describe(image) is None

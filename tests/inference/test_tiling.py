@@ -200,9 +200,11 @@ def half_bright(share: float) -> np.ndarray:
 def test_all_windows_go_to_the_expert_of_the_whole_image(experts: Model, share: float, place: int) -> None:
     network, image = experts.network, half_bright(share)
     assert isinstance(network, ExpertNetwork)
-    sides = [int(network.choose(experts.view(image[:, part]))[0]) for part in (slice(60), slice(240, 300))]
+    sides = [
+        int(network.choose(experts.network_input(image[:, part]))[0]) for part in (slice(60), slice(240, 300))
+    ]
     assert sides == [1, 0]  # each for itself, they would go to different ones
-    assert int(network.choose(experts.view(image))[0]) == place
+    assert int(network.choose(experts.network_input(image))[0]) == place
     alone = Model(network.expert(place), ModelCard(working_size=64), "cpu")
     for config in ({"tile": 96}, {"tile": 200, "batch": 3}):
         np.testing.assert_array_equal(tiled(experts, image, **config), tiled(alone, image, **config))

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from napari_lesionseg.io.resize import (
     MAX_ASPECT,
@@ -11,6 +13,7 @@ from napari_lesionseg.io.resize import (
     normalize,
     resize_image,
     resize_labels,
+    resize_plane,
     working_shape,
 )
 
@@ -98,3 +101,18 @@ def test_normalize() -> None:
     assert planes.dtype == np.float32
     assert planes.flags.c_contiguous
     np.testing.assert_allclose(planes.ravel(), [-2, (128 / 255 - 0.5) * 2, 0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (40, 33), (70, 10)])
+def test_planes_are_resized_as_by_torch(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    plane = rng.random((9, 14), np.float32)
+    expected = functional.interpolate(
+        torch.from_numpy(plane)[None, None], shape, mode="bilinear", align_corners=False, antialias=True
+    )
+    np.testing.assert_allclose(resize_plane(plane, shape), expected[0, 0].numpy(), atol=1e-5)
+
+
+def test_a_part_of_a_plane_is_resized_as_in_the_whole(rng: np.random.Generator) -> None:
+    plane = rng.random((9, 14), np.float32)
+    part = resize_plane(plane, (10, 42), (9 * 7 / 31, 0, 9 * 17 / 31, 14))
+    np.testing.assert_allclose(part, resize_plane(plane, (31, 42))[7:17], atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_lesionseg.models.base import SegmentationNetwork, blend, logits_to_probability, resize_like
+from napari_lesionseg.models.base import SegmentationNetwork, blend, logits_to_probability, resize_bilinear
 from napari_lesionseg.models.registry import build_network
 
 NETWORKS = [
@@ -82,5 +82,5 @@ def test_temperature_moves_towards_doubt() -> None:
     assert logits_to_probability(logits.bfloat16()).dtype == torch.float32
 
 
-def test_resize_like_takes_the_reference_size() -> None:
-    assert resize_like(torch.rand(1, 5, 3, 4), torch.rand(2, 1, 7, 9)).shape == (1, 5, 7, 9)
+def test_features_are_resized_to_a_height_and_width() -> None:
+    assert resize_bilinear(torch.rand(1, 5, 3, 4), (7, 9)).shape == (1, 5, 7, 9)

@@ -57,7 +57,7 @@ def kinds(each: int = 2) -> list[ByteImage]:
 
 def views(images: list[ByteImage], network: SegmentationNetwork) -> Tensor:
     """Bring images of one size to what the network sees of them; (B, 3, h, w)."""
-    return torch.cat([Model(network, CARD, "cpu").view(image) for image in images])
+    return torch.cat([Model(network, CARD, "cpu").network_input(image) for image in images])
 
 
 @pytest.fixture(scope="module")

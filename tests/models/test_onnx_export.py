@@ -167,7 +167,9 @@ def exported_experts(experts: Model, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_several_experts(experts: Model, exported_experts: Model) -> None:
     dark, bright = (np.full((60, 90, 3), value, np.uint8) for value in (20, 230))
-    views = torch.cat([experts.view(dark), experts.view(bright), experts.view(dark)])
+    views = torch.cat(
+        [experts.network_input(dark), experts.network_input(bright), experts.network_input(dark)]
+    )
     guidance = torch.rand(views.shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert experts.network.choose(views).tolist() == [0, 1, 0]

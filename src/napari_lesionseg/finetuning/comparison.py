@@ -129,7 +129,11 @@ class Comparison:
 
 
 def outline_pair(
-    model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None, *, upright: bool = False
+    model: Model,
+    pair: CachedPair,
+    postprocess: PostprocessConfig | None = None,
+    *,
+    augment: bool = True,
 ) -> Outlined:
     """Outline an image as a user would get it, and score the outline.
 
@@ -140,12 +144,12 @@ def outline_pair(
         Pixels labeled 255 count for nothing.
     postprocess : PostprocessConfig, optional
         How outlines are cleaned; the default settings if left out.
-    upright : bool
+    augment : bool
         See `Model.predict`.
     """
     config = postprocess or PostprocessConfig()
     level = resolve_threshold(None, config, model.card.threshold)
-    labels = clean_up(model.predict(pair.image, upright=upright), config, level)
+    labels = clean_up(model.predict(pair.image, augment=augment), config, level)
     counted = pair.labels != IGNORED
     return Outlined(pair, labels, score_masks(labels * counted, pair.labels * counted))
 

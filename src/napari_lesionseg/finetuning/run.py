@@ -279,7 +279,7 @@ def outline_held_out(
             continue
         model = ensemble.member(index, weights, share)
         for pair in fold.held_out:
-            outlined.append(outline_pair(model, pair, upright=True))
+            outlined.append(outline_pair(model, pair, augment=False))
             yield Progress(stage, len(outlined), total)
     return tuple(outlined)
 

@@ -237,7 +237,7 @@ class FineTuning:
 
     def _measure_parent(self, pairs: Sequence[CachedPair]) -> Generator[Progress]:
         for pair in pairs:
-            self._before += (outline_pair(self._model, pair, upright=True),)
+            self._before += (outline_pair(self._model, pair, augment=False),)
             yield Progress("measuring", len(self._before), len(pairs))
 
     def _assign_expert(self, folds: Sequence[Fold]) -> None:

@@ -1,4 +1,4 @@
-"""Models at work: from an image, and clicks, to a probability and an outline."""
+"""Run models: from an image and clicks to a probability and a mask."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ImageError
 from napari_lesionseg.inference.clicks import clicks_inside, guidance_planes
 from napari_lesionseg.inference.device import autocast, choose_device, describe_device, is_out_of_memory
-from napari_lesionseg.inference.postprocess import postprocess as clean_up
+from napari_lesionseg.inference.postprocess import postprocess as run_postprocess
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.resize import normalize, resize_image, working_shape
+from napari_lesionseg.io.resize import normalize, resize_image, resize_plane, working_shape
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint
@@ -35,27 +34,26 @@ Result = TypeVar("Result")
 SMALLEST = 1e-6  # keeps logits of probabilities finite
 
 
-class Runner(NamedTuple):
-    """A network made ready to answer on a device; never changed, so that threads can share it."""
+class DeviceModel(NamedTuple):
+    """A network prepared for inference on a device; never changed, so that threads can share it."""
 
     network: SegmentationNetwork
     device: torch.device
     precision: str
 
-    def for_image(self, view: Tensor) -> Runner:
-        """Return what is to outline an image (1, 3, h, w), where several networks share the work."""
-        return self._replace(network=self.network.network_for(self._place(view)))
+    def for_image(self, planes: Tensor) -> DeviceModel:
+        """Return the model for an image (1, 3, h, w): one of its experts, if the network has several."""
+        return self._replace(network=self.network.network_for(self._place(planes)))
 
-    def encode(self, view: Tensor) -> tuple[Tensor, ...]:
-        """Encode an image (1, 3, h, w), in float32: what is lost to rounding here grows on its way.
-
-        With the decoder alone in bfloat16 the answers differ four times less from those in float32 than with
-        both, and take hardly longer: the encoder's filters are thin, and wait for memory rather than reckon.
-        """
-        return self.network.encode(self._place(view))
+    def encode(self, planes: Tensor) -> tuple[Tensor, ...]:
+        """Encode images (B, 3, h, w) in float32."""
+        # Rounding errors of the encoder grow on their way through the decoder: with the decoder alone in
+        # bfloat16 logits differ four times less from float32 than with both. It costs little time, for the
+        # encoder's thin filters wait for memory, not for arithmetic.
+        return self.network.encode(self._place(planes))
 
     def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None) -> Tensor:
-        """Decode features, with guidance (1, 3, h, w), into logits (1, C, h, w) in float32."""
+        """Decode features, with guidance (B, 3, h, w), into logits (B, C, h, w) in float32."""
         placed = None if guidance is None else self._place(guidance)
         with autocast(self.device, self.precision):
             return self.network.decode(features, placed).float()
@@ -65,15 +63,15 @@ class Runner(NamedTuple):
 
 
 class Model:
-    """A network with its card, ready to outline images.
+    """A network with its card, ready to segment images.
 
     Several threads may use one model at the same time.
 
     Parameters
     ----------
     network : SegmentationNetwork
-        The network; it is set to evaluation. What answers is a copy made for speed: when the network has
-        learned more, make a new model of it.
+        The network; it is set to evaluation mode. Predictions come from a copy made for speed: after further
+        training, make a new model of it.
     card : ModelCard
         Its card.
     device : str or torch.device
@@ -94,12 +92,12 @@ class Model:
         precision: str = "auto",
     ) -> None:
         self.network, self.card, self.sha256, self.precision = network.eval(), card, sha256, precision
-        self.runner = self._make_runner(choose_device(device))
+        self.device_model = self._prepare(choose_device(device))
 
     @property
     def device(self) -> torch.device:
-        """Where images are outlined."""
-        return self.runner.device
+        """Device that computes predictions."""
+        return self.device_model.device
 
     def encode(self, image: ByteImage, whole: EncodedImage | None = None) -> EncodedImage:
         """Run the part of the network that clicks do not change.
@@ -109,21 +107,21 @@ class Model:
         image : ByteImage
             Shape (H, W, 3), RGB, 0 to 255.
         whole : EncodedImage, optional
-            The image that ``image`` is a part of: which of several experts looks at it is decided by that.
+            The image that ``image`` is a part of; it decides which of several experts is used.
 
         Raises
         ------
         ImageError
             If ``image`` is of another shape or type.
         DeviceError
-            If the memory of the computer is not enough.
+            If the computer has too little memory.
         """
-        view = self.view(image)
+        planes = self.network_input(image)
         height, width = image.shape[:2]
-        return EncodedImage(self, (height, width), view, view if whole is None else whole.view)
+        return EncodedImage(self, (height, width), planes, planes if whole is None else whole.network_input)
 
-    def view(self, image: ByteImage) -> Tensor:
-        """Bring an image (H, W, 3) to what the network sees of it, shape (1, 3, h, w), on the processor.
+    def network_input(self, image: ByteImage) -> Tensor:
+        """Resize and normalize an image (H, W, 3) for the network, to (1, 3, h, w) on the CPU.
 
         Raises
         ------
@@ -140,11 +138,10 @@ class Model:
 
     @torch.inference_mode()
     def describe(self, image: ByteImage) -> NDArray[np.float32] | None:
-        """Say what kind of image (H, W, 3) it is; None if the network has no words for that.
-
-        See `SegmentationNetwork.describe`.
-        """
-        description = self.network.describe(self.view(image).to(next(self.network.parameters()).device))
+        """Return features of the kind of image (H, W, 3) it is, see `SegmentationNetwork.describe`."""
+        description = self.network.describe(
+            self.network_input(image).to(next(self.network.parameters()).device)
+        )
         return None if description is None else description[0].cpu().numpy()
 
     def predict(
@@ -153,20 +150,21 @@ class Model:
         clicks: Sequence[Click] = (),
         previous: Probability | None = None,
         *,
-        upright: bool = False,
+        augment: bool = True,
     ) -> Probability:
-        """Say how likely each pixel belongs to the lesion.
+        """Return the probability that each pixel belongs to the lesion.
 
         Parameters
         ----------
         image : ByteImage
             Shape (H, W, 3), RGB, 0 to 255.
         clicks : sequence of Click
-            Points that the answer must contain, or must leave out; those outside the image are ignored.
+            Points that belong to the lesion, or do not; those outside the image are ignored.
         previous : Probability, optional
-            The answer before the last click, shape (H, W) or (C, H, W).
-        upright : bool
-            Leave out the quarter turns, where the card asks for them: four times as quick, a bit worse.
+            The prediction before the last click, shape (H, W) or (C, H, W).
+        augment : bool
+            Average over the quarter turns of the image if the card asks for it. False: four times as fast,
+            slightly worse.
 
         Returns
         -------
@@ -178,52 +176,55 @@ class Model:
         ImageError
             If ``image`` is of another shape or type, or ``previous`` is of another size.
         DeviceError
-            If the memory of the computer is not enough.
+            If the computer has too little memory.
         """
-        return self.encode(image).predict(clicks, previous, upright=upright)
+        return self.encode(image).predict(clicks, previous, augment=augment)
 
-    def move_to_cpu(self) -> Runner:
-        """Move to the processor, as happens by itself when a graphics card runs out of memory."""
-        if self.runner.device.type != "cpu":
-            self.runner = self._make_runner(torch.device("cpu"))
-        return self.runner
+    def move_to_cpu(self) -> DeviceModel:
+        """Move to the CPU, as happens automatically when a GPU runs out of memory."""
+        if self.device_model.device.type != "cpu":
+            self.device_model = self._prepare(torch.device("cpu"))
+        return self.device_model
 
-    def _make_runner(self, device: torch.device) -> Runner:
+    def _prepare(self, device: torch.device) -> DeviceModel:
         network = self.network.for_inference().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Runner(network, device, self.precision)
+        return DeviceModel(network, device, self.precision)
 
 
 class EncodedImage:
-    """An image that a model has looked at: each further click costs the decoder alone.
+    """An image encoded by a model, see `Model.encode`: each further click runs the decoder alone."""
 
-    Made by `Model.encode`. Where the model's card says so, the outline before the first click is the mean
-    over the image's four quarter turns, which go through the network one after the other: that takes the
-    least memory. Clicks are answered from the image as it stands, for they cannot wait four times as long.
-    """
-
-    def __init__(self, model: Model, shape: tuple[int, int], view: Tensor, whole: Tensor) -> None:
+    def __init__(self, model: Model, shape: tuple[int, int], network_input: Tensor, whole: Tensor) -> None:
         self.shape = shape
         """Height and width of the image."""
-        self.view = view
-        """What the network sees of it, shape (1, 3, h, w)."""
-        self._model, self._whole, self._runner = model, whole, model.runner
-        self._encoded_by: Runner | None = None
+        self.network_input = network_input
+        """Shape (1, 3, h, w)."""
+        self._model, self._whole, self._device_model = model, whole, model.device_model
+        self._encoded_by: DeviceModel | None = None
         self._with_enough_memory(self._encode)
 
     @torch.inference_mode()
     def predict(
-        self, clicks: Sequence[Click] = (), previous: Probability | None = None, *, upright: bool = False
+        self,
+        clicks: Sequence[Click] = (),
+        previous: Probability | None = None,
+        *,
+        augment: bool = True,
     ) -> Probability:
-        """Answer as `Model.predict` does."""
+        """Predict as `Model.predict` does."""
         if previous is not None and previous.shape[-2:] != self.shape:
             raise ImageError(
-                f"The previous answer is of shape {previous.shape}, its image of shape {self.shape}."
+                f"The previous prediction has shape {previous.shape}, but the image has shape {self.shape}."
             )
-        return self._with_enough_memory(self.answer(clicks, previous, upright=upright).probability)
+        return self._with_enough_memory(self.answer(clicks, previous, augment=augment).probability)
 
     @torch.inference_mode()
     def answer(
-        self, clicks: Sequence[Click] = (), previous: Probability | None = None, *, upright: bool = False
+        self,
+        clicks: Sequence[Click] = (),
+        previous: Probability | None = None,
+        *,
+        augment: bool = True,
     ) -> Prediction:
         """Answer as `predict` does, at the size the network works at, from which outlines are drawn quicker.
 
@@ -233,36 +234,36 @@ class EncodedImage:
             In pixels of the image.
         previous : Probability, optional
             The answer before the last click, at any size.
-        upright : bool
+        augment : bool
             See `Model.predict`.
         """
         guidance = self._guidance(clicks_inside(clicks, self.shape), previous)
-        logits = self._with_enough_memory(functools.partial(self._decode, guidance, upright))
+        logits = self._with_enough_memory(functools.partial(self._decode, guidance, augment))
         return Prediction(logits, self.shape, tuple(clicks))
 
     @torch.inference_mode()
     def _encode(self) -> tuple[Tensor, ...]:
-        """Return the features of the image, by the runner that is in use now."""
-        if self._encoded_by is not self._runner:
-            self._expert = self._runner.for_image(self._whole)
-            self._features = self._expert.encode(self.view)
-            self._encoded_by = self._runner
+        """Return the features of the image, computed by the device model now in use."""
+        if self._encoded_by is not self._device_model:
+            self._expert = self._device_model.for_image(self._whole)
+            self._features = self._expert.encode(self.network_input)
+            self._encoded_by = self._device_model
         return self._features
 
-    def _decode(self, guidance: Tensor | None, upright: bool) -> NDArray[np.float32]:
+    def _decode(self, guidance: Tensor | None, augment: bool) -> NDArray[np.float32]:
         """Return the logits (C, h, w)."""
         features = self._encode()
         logits = self._expert.decode(features, guidance) / self._model.card.temperature
-        if guidance is None and self._model.card.test_time_augmentation and not upright:
-            logits = self._predict_augmented(logits)
-        answer: NDArray[np.float32] = logits[0].cpu().contiguous().numpy()
-        return answer
+        # Not after a click: the user cannot wait four times as long.
+        if guidance is None and self._model.card.test_time_augmentation and augment:
+            logits = self._average_quarter_turns(logits)
+        return np.asarray(logits[0].cpu().contiguous().numpy())
 
-    def _predict_augmented(self, upright: Tensor) -> Tensor:
+    def _average_quarter_turns(self, logits: Tensor) -> Tensor:
         """Return logits (1, C, h, w) whose probability is the mean over the quarter turns."""
-        mean = logits_to_probability(upright)
-        for turns in (1, 2, 3):
-            features = self._expert.encode(self.view.rot90(turns, (-2, -1)))
+        mean = logits_to_probability(logits)
+        for turns in (1, 2, 3):  # one after the other takes less memory than a batch
+            features = self._expert.encode(self.network_input.rot90(turns, (-2, -1)))
             logits = self._expert.decode(features, None) / self._model.card.temperature
             mean += logits_to_probability(logits).rot90(-turns, (-2, -1))
         mean /= 4
@@ -271,11 +272,13 @@ class EncodedImage:
     def _guidance(self, clicks: Sequence[Click], previous: Probability | None) -> Tensor | None:
         if not self._model.network.guided or (not clicks and previous is None):
             return None
-        shape = (self.view.shape[-2], self.view.shape[-1])
-        return torch.from_numpy(guidance_planes(clicks, _shrink(previous, shape), self.shape, shape))[None]
+        shape = (self.network_input.shape[-2], self.network_input.shape[-1])
+        if previous is not None:
+            previous = resize_plane(previous if previous.ndim == 2 else 1 - previous[0], shape)
+        return torch.from_numpy(guidance_planes(clicks, previous, self.shape, shape))[None]
 
     def _with_enough_memory(self, work: Callable[[], Result]) -> Result:
-        """Do ``work``; when a graphics card's memory is not enough, go on with the processor, and say so."""
+        """Do ``work``; if the GPU runs out of memory, fall back to the CPU with a warning."""
         try:
             return work()
         except MemoryError as error:
@@ -283,31 +286,20 @@ class EncodedImage:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if self._runner.device.type == "cpu":
+            if self._device_model.device.type == "cpu":
                 raise DeviceError(_TOO_LITTLE_MEMORY) from error
-        crowded, self._runner = self._runner.device, self._model.move_to_cpu()
+        crowded, self._device_model = self._device_model.device, self._model.move_to_cpu()
         logger.warning(
-            "%s ran out of memory; going on with %s.",
+            "%s ran out of memory; falling back to %s.",
             describe_device(crowded),
-            describe_device(self._runner.device),
+            describe_device(self._device_model.device),
         )
         return self._with_enough_memory(work)
 
 
 _TOO_LITTLE_MEMORY = (
-    "This computer has too little free memory for the image; close other programs or make it smaller."
+    "There is too little free memory for this image; close other programs or make the image smaller."
 )
-
-
-def _shrink(previous: Probability | None, shape: tuple[int, int]) -> Probability | None:
-    """Bring a probability (H, W) or (C, H, W) to the foreground's at ``shape``."""
-    if previous is None:
-        return None
-    foreground = previous if previous.ndim == 2 else 1 - previous[0]
-    tensor = torch.from_numpy(np.ascontiguousarray(foreground, np.float32))[None, None]
-    shrunk = functional.interpolate(tensor, shape, mode="bilinear", align_corners=False, antialias=True)
-    answer: Probability = shrunk[0, 0].numpy()
-    return answer
 
 
 def load_model(name: str | Path | None = None, device: str | torch.device = "auto") -> Model:
@@ -318,18 +310,18 @@ def load_model(name: str | Path | None = None, device: str | torch.device = "aut
     name : str or Path, optional
         The name of a model, or a ``.safetensors`` or ``.onnx`` file; None: the shipped model.
     device : str
-        "auto", "cpu", "cuda" or "mps"; ONNX models run on the processor.
+        "auto", "cpu", "cuda" or "mps"; ONNX models run on the CPU.
 
     Raises
     ------
     ModelNotFoundError, CheckpointError, DeviceError
-        With a sentence that says what to do.
+        If there is no such model, its file is damaged, or the device is not available.
     """
     path = ModelStore().resolve(name)
     target = choose_device(device)
     if path.suffix == ONNX_SUFFIX:
         if device != "auto" and target.type != "cpu":
-            raise DeviceError(f"Models in ONNX form run on the processor only, not on {target}.")
+            raise DeviceError(f"ONNX models run on the CPU only, not on {target}.")
         return Model(*load_onnx(path), "cpu", sha256=sha256_file(path))
     return Model(*load_checkpoint(path), target, sha256=sha256_file(path))
 
@@ -341,18 +333,18 @@ def segment(
     clicks: Sequence[Click] = (),
     postprocess: PostprocessConfig | None = None,
 ) -> LabelImage:
-    """Outline the lesions of an image.
+    """Segment the lesions of an image.
 
     Parameters
     ----------
     image : ByteImage
         Shape (H, W, 3), RGB, 0 to 255.
     model : Model, optional
-        None: the model that is shipped, loaded once and kept.
+        None: the shipped model, loaded once and kept.
     threshold : float, optional
         Probability above which a pixel belongs to the lesion; None: the settings', then the model's own.
     clicks : sequence of Click
-        Points that the outline must contain, or must leave out.
+        Points that belong to the lesion, or do not.
     postprocess : PostprocessConfig, optional
         How the probability becomes a mask.
 
@@ -364,7 +356,7 @@ def segment(
     model = model or _shipped_model()
     settings = postprocess or PostprocessConfig()
     level = resolve_threshold(threshold, settings, model.card.threshold)
-    return clean_up(model.predict(image, clicks), settings, level, clicks)
+    return run_postprocess(model.predict(image, clicks), settings, level, clicks)
 
 
 @functools.cache

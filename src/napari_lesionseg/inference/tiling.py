@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from napari_lesionseg.config import Settings
 from napari_lesionseg.errors import CancelledError
@@ -41,8 +40,8 @@ from napari_lesionseg.inference.tiling_io import (
     put_part,
     strips_of,
 )
-from napari_lesionseg.io.resize import STRIDE, normalize, resize_image
-from napari_lesionseg.models.base import logits_to_probability
+from napari_lesionseg.io.resize import STRIDE, normalize, resize_image, resize_plane
+from napari_lesionseg.models.base import logits_to_probability, resize_bilinear
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
@@ -292,7 +291,7 @@ def _predict_tiles(
 ) -> Iterator[TileProgress]:
     rows, cols = (_Axis.along(length, config) for length in image.shape[:2])
     # Which of several experts looks is decided by the whole image, or neighbors would be outlined by two.
-    whole = model.view(_overview(image, model.card)) if model.card.arch == EXPERTS else None
+    whole = model.network_input(_overview(image, model.card)) if model.card.arch == EXPERTS else None
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     channels, carried = model.card.out_channels, 0
     # What the tiles above have said of those below them, and the tile to the left of the next one.
@@ -383,11 +382,10 @@ def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor 
 
 
 def _run(model: Model, images: Tensor, shape: tuple[int, int], whole: Tensor | None) -> Probability:
-    runner = model.runner if whole is None else model.runner.for_image(whole)
-    logits = runner.decode(runner.encode(images), None)
-    full = functional.interpolate(logits, shape, mode="bilinear", align_corners=False)
-    found: Probability = logits_to_probability(full, model.card.temperature).cpu().numpy()
-    return found
+    device_model = model.device_model if whole is None else model.device_model.for_image(whole)
+    logits = device_model.decode(device_model.encode(images), None)
+    probability = logits_to_probability(resize_bilinear(logits, shape), model.card.temperature)
+    return np.asarray(probability.cpu().numpy())
 
 
 # ------------------------------------------------------------------------------------ the whole image
@@ -430,17 +428,6 @@ def _reduce(strip: ByteImage, factor: int) -> ByteImage:
 
 
 def _enlarge(planes: Probability, rows: slice, width: int, zoom: tuple[float, float]) -> Probability:
-    """Enlarge planes (C, h, w) bilinearly by ``zoom``, and give some rows of them, shape (C, rows, width)."""
-    above, below, down = _between(np.arange(rows.start, rows.stop), planes.shape[1], zoom[0])
-    left, right, across = _between(np.arange(width), planes.shape[2], zoom[1])
-    tall = planes[:, above] * (1 - down[:, None]) + planes[:, below] * down[:, None]
-    return np.asarray(tall[:, :, left] * (1 - across) + tall[:, :, right] * across)
-
-
-def _between(
-    places: NDArray[np.intp], length: int, zoom: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Find the two small pixels around each large one, and how far it is from the first to the second."""
-    exact = np.clip((places + 0.5) / zoom - 0.5, 0, length - 1)
-    before = np.floor(exact).astype(np.intp)
-    return before, np.minimum(before + 1, length - 1), (exact - before).astype(np.float32)
+    """Enlarge planes (C, h, w) by ``zoom``, and return some rows of them, (C, rows, width)."""
+    box = (rows.start / zoom[0], 0, rows.stop / zoom[0], width / zoom[1])
+    return np.stack([resize_plane(plane, (rows.stop - rows.start, width), box) for plane in planes])

@@ -51,6 +51,21 @@ def resize_image(image: ByteImage, shape: tuple[int, int]) -> ByteImage:
     return np.array(resized)
 
 
+def resize_plane(
+    plane: NDArray[np.floating], shape: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> NDArray[np.float32]:
+    """Resize values (H, W) bilinearly, with anti-aliasing where they shrink, or a part of them alone.
+
+    ``box`` holds top, left, bottom and right of the part, which need not be whole pixels.
+    """
+    top, left, bottom, right = box or (0, 0, *plane.shape)
+    if box is None and plane.shape == shape:
+        return plane.astype(np.float32)
+    as_pillow = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    part = (left, top, right, bottom)
+    return np.array(as_pillow.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=part))
+
+
 def resize_labels(labels: LabelImage, shape: tuple[int, int]) -> LabelImage:
     """Resize class indices (H, W) without mixing them: each new pixel takes the nearest old one."""
     if labels.shape == shape:

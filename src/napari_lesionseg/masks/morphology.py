@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from napari_lesionseg.io.resize import resize_image
+from napari_lesionseg.io.resize import resize_image, resize_plane
 from napari_lesionseg.masks.components import (
     Region,
     bounding_box,
@@ -154,9 +154,9 @@ def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
     shrink = min(1.0, math.sqrt(SNAP_PIXELS / own[box].size))
     shape = tuple(max(8, round(side * shrink)) for side in own[box].shape)
     small = resize_image(np.ascontiguousarray(image[box]), (shape[0], shape[1]))
-    inside = _resize(own[box].astype(np.float32), (shape[0], shape[1])) > 0.5
+    inside = resize_plane(own[box].astype(np.float32), (shape[0], shape[1])) > 0.5
     moved = _snapped(small, inside, max(2.0, reach * shrink))
-    full = _resize(moved, own[box].shape) > 0.5
+    full = resize_plane(moved, own[box].shape) > 0.5
     return _replaced(mask, box, full, label)
 
 
@@ -238,24 +238,6 @@ def _blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     for _ in range(3):
         values = ndimage.uniform_filter(values, size, mode="nearest")
     return values
-
-
-def _resize(values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Sample values at another size, bilinearly."""
-    axes = [
-        (np.arange(new, dtype=np.float32) + 0.5) * old / new - 0.5
-        for new, old in zip(shape, values.shape, strict=True)
-    ]
-    return _lerp(_lerp(values.astype(np.float32), axes[0], 0), axes[1], 1)
-
-
-def _lerp(values: NDArray[np.float32], at: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    at = np.clip(at, 0, values.shape[axis] - 1)
-    low = np.minimum(at.astype(np.intp), max(values.shape[axis] - 2, 0))
-    high = np.minimum(low + 1, values.shape[axis] - 1)
-    weight = (at - low).astype(np.float32)
-    weight = weight[:, None] if axis == 0 else weight[None]
-    return np.asarray(np.take(values, low, axis) * (1 - weight) + np.take(values, high, axis) * weight)
 
 
 def _replaced(mask: LabelImage, box: tuple[slice, slice], own: Region, label: int) -> LabelImage:

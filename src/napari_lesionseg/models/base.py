@@ -134,9 +134,9 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, *, strid
     )
 
 
-def resize_like(features: Tensor, reference: Tensor) -> Tensor:
-    """Enlarge ``features`` (B, C, h, w) bilinearly to the height and width of ``reference``."""
-    return functional.interpolate(features, size=reference.shape[-2:], mode="bilinear", align_corners=False)
+def resize_bilinear(features: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Resize ``features`` (B, C, h, w) bilinearly to a height and width."""
+    return functional.interpolate(features, size=shape, mode="bilinear", align_corners=False)
 
 
 def logits_to_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_lesionseg.models.base import SegmentationNetwork, conv_norm_act, resize_like
+from napari_lesionseg.models.base import SegmentationNetwork, conv_norm_act, resize_bilinear
 from napari_lesionseg.models.efficientnet_lite import (
     FEATURE_CHANNELS,
     STAGES,
@@ -87,7 +87,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Map coarse (B, C_in, h, w) and skip (B, C_skip, H, W) to (B, C_out, H, W)."""
-        out: Tensor = self.mix(torch.cat([resize_like(coarse, skip), skip], dim=1))
+        out: Tensor = self.mix(torch.cat([resize_bilinear(coarse, skip.shape[-2:]), skip], dim=1))
         return out
 
 
@@ -141,7 +141,7 @@ class LiteUNet(SegmentationNetwork):
         coarse = self.context(deepest)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             coarse = block(coarse, skip)
-        return resize_like(self.head(coarse), guidance)
+        return resize_bilinear(self.head(coarse), guidance.shape[-2:])
 
     def describe(self, image: Tensor) -> Tensor:
         """Describe images by how strongly the filters of the early stages answer, and how much that varies.

@@ -51,7 +51,7 @@ def validate(
 
 
 def _outline(model: Model, pair: CachedPair) -> NDArray[np.bool_]:
-    probability = model.predict(pair.image, upright=True)
+    probability = model.predict(pair.image, augment=False)
     foreground = probability if probability.ndim == 2 else 1 - probability[0]
     return foreground >= 0.5
 

@@ -30,7 +30,7 @@ class Darkness:
         self.windows = 0
 
     @property
-    def runner(self) -> Darkness:
+    def device_model(self) -> Darkness:
         return self
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
