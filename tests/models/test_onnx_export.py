@@ -59,11 +59,11 @@ def test_the_file_tells_nothing_of_where_it_was_made(exported: Path) -> None:
     assert b"stack_trace" not in payload
 
 
-def test_it_runs_on_the_processor_only(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_on_the_cpu_only(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load_model(exported, "auto").device.type == "cpu"
     assert load_model(exported, "cpu").device.type == "cpu"
-    with pytest.raises(DeviceError, match="processor"):
+    with pytest.raises(DeviceError, match="CPU only"):
         load_model(exported, "cuda")
 
 
