@@ -45,19 +45,19 @@ def test_what_is_written_is_read(folder: Path) -> None:
     writer = EventWriter(folder, "am")
     first = writer.append(Flagged, time=NOW, image_id=IMAGE, note="hår?")
     second = writer.append(Session, time=NOW, image_id=IMAGE, view={"zoom": 2.5, "center": [0, 1]})
-    annotator = EventReader(folder)
-    assert annotator.read_new() == [first, second]
-    assert annotator.read_new() == []
-    assert not annotator.problems
+    reader = EventReader(folder)
+    assert reader.read_new() == [first, second]
+    assert reader.read_new() == []
+    assert not reader.problems
 
 
 def test_only_new_lines_are_read_again(folder: Path) -> None:
-    writer, annotator = EventWriter(folder, "am"), EventReader(folder)
+    writer, reader = EventWriter(folder, "am"), EventReader(folder)
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="one")
-    assert notes(annotator.read_new()) == ["one"]
+    assert notes(reader.read_new()) == ["one"]
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="two")
     EventWriter(folder, "bo").append(Flagged, time=NOW, image_id=IMAGE, note="three")
-    assert notes(annotator.read_new()) == ["two", "three"]
+    assert notes(reader.read_new()) == ["two", "three"]
 
 
 def test_two_runs_never_share_a_file(folder: Path) -> None:
@@ -81,18 +81,18 @@ def test_nothing_to_write_makes_no_file(folder: Path) -> None:
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_torn_last_line_is_left_until_it_is_whole(folder: Path, cut: int) -> None:
     (folder / FILE).write_bytes(line(0) + line(1)[:-cut])
-    annotator = EventReader(folder)
-    assert notes(annotator.read_new()) == ["note 0"]
-    assert not annotator.problems
+    reader = EventReader(folder)
+    assert notes(reader.read_new()) == ["note 0"]
+    assert not reader.problems
     (folder / FILE).write_bytes(line(0) + line(1))
-    assert notes(annotator.read_new()) == ["note 1"]
+    assert notes(reader.read_new()) == ["note 1"]
 
 
 def test_a_line_torn_in_the_middle_costs_only_itself(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1)[:40] + b"\n" + line(2))
-    annotator = EventReader(folder)
-    assert notes(annotator.read_new()) == ["note 0", "note 2"]
-    (problem,) = annotator.problems
+    reader = EventReader(folder)
+    assert notes(reader.read_new()) == ["note 0", "note 2"]
+    (problem,) = reader.problems
     assert (problem.file, problem.line) == (f"events/{FILE}", 2)
     assert str(problem).startswith(f"events/{FILE}:2: Invalid JSON")
 
@@ -109,9 +109,9 @@ HOSTILE = {
     "negative number": (line(1, seq=-1), "seq"),
     "time without zone": (line(1, time="2026-03-01T12:00:00"), "timezone"),
     "time far ahead": (line(1, time="9999-12-31T23:59:59Z"), "far in the past or in the future"),
-    "another's name": (line(1, annotator="bo"), "belongs into another journal"),
-    "another's writer": (line(1, writer="b" * 32), "belongs into another journal"),
-    "a number again": (line(0), "comes again"),
+    "another's name": (line(1, annotator="bo"), "belongs in another file"),
+    "another's writer": (line(1, writer="b" * 32), "belongs in another file"),
+    "a number again": (line(0), "is used twice"),
     "not JSON": (b"hello\n", "Invalid JSON"),
     "empty": (b"\n", "Invalid JSON"),
     "not an object": (b"[1]\n", "object"),
@@ -128,9 +128,9 @@ HOSTILE = {
 @pytest.mark.parametrize(("bad", "reason"), HOSTILE.values(), ids=HOSTILE)
 def test_bad_lines_are_refused_one_by_one_and_named(folder: Path, bad: bytes, reason: str) -> None:
     (folder / FILE).write_bytes(line(0) + bad + line(2))
-    annotator = EventReader(folder)
-    assert notes(annotator.read_new()) == ["note 0", "note 2"]
-    (problem,) = annotator.problems
+    reader = EventReader(folder)
+    assert notes(reader.read_new()) == ["note 0", "note 2"]
+    (problem,) = reader.problems
     assert problem.line == 2
     assert reason in problem.reason
     assert problem.reason.isprintable()
@@ -152,9 +152,9 @@ def added(**other: object) -> bytes:
 )  # fmt: skip
 def test_paths_that_lead_out_are_refused(folder: Path, path: str) -> None:
     (folder / FILE).write_bytes(line(0) + added(path=path))
-    annotator = EventReader(folder)
-    assert notes(annotator.read_new()) == ["note 0"]
-    (problem,) = annotator.problems
+    reader = EventReader(folder)
+    assert notes(reader.read_new()) == ["note 0"]
+    (problem,) = reader.problems
     assert "path" in problem.reason
 
 
@@ -164,9 +164,9 @@ def test_numbers_that_are_none_are_refused(folder: Path, number: str) -> None:
     writer.append(Session, time=NOW, image_id=IMAGE, view={"zoom": 1.25})
     (path,) = folder.iterdir()
     path.write_text(path.read_text().replace("1.25", number))
-    annotator = EventReader(folder)
-    assert annotator.read_new() == []
-    assert len(annotator.problems) == 1
+    reader = EventReader(folder)
+    assert reader.read_new() == []
+    assert len(reader.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -175,20 +175,20 @@ def test_numbers_that_are_none_are_refused(folder: Path, number: str) -> None:
 )
 def test_impossible_images_are_refused(folder: Path, change: dict[str, object]) -> None:
     (folder / FILE).write_bytes(added(**change))
-    annotator = EventReader(folder)
-    assert annotator.read_new() == []
-    assert len(annotator.problems) == 1
+    reader = EventReader(folder)
+    assert reader.read_new() == []
+    assert len(reader.problems) == 1
 
 
 def test_a_line_without_end_is_not_kept_in_memory(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + b"x" * (3 * MAX_LINE))
-    annotator = EventReader(folder)
-    assert notes(annotator.read_new()) == ["note 0"]
-    assert [problem.reason for problem in annotator.problems] == ["the line is too long"]
+    reader = EventReader(folder)
+    assert notes(reader.read_new()) == ["note 0"]
+    assert [problem.reason for problem in reader.problems] == ["the line is too long"]
     with (folder / FILE).open("ab") as stream:
         stream.write(b"yyy\n" + line(1))
-    assert notes(annotator.read_new()) == ["note 1"]
-    assert len(annotator.problems) == 1
+    assert notes(reader.read_new()) == ["note 1"]
+    assert len(reader.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,45 +196,45 @@ def test_a_line_without_end_is_not_kept_in_memory(folder: Path) -> None:
 )
 def test_foreign_files_are_left_out_and_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(line(0))
-    annotator = EventReader(folder)
-    assert annotator.read_new() == []
-    (problem,) = annotator.problems
+    reader = EventReader(folder)
+    assert reader.read_new() == []
+    (problem,) = reader.problems
     assert problem == StudyProblem(
-        f"events/{name}", 0, "it is not a journal of this program, and was left out"
+        f"events/{name}", 0, "it is not an event file of this program, and was left out"
     )
-    annotator.read_new()
-    assert len(annotator.problems) == 1
+    reader.read_new()
+    assert len(reader.problems) == 1
 
 
-def test_a_journal_that_is_a_link_is_left_out(folder: Path, tmp_path: Path) -> None:
+def test_an_event_file_that_is_a_link_is_left_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(line(0))
     (folder / FILE).symlink_to(tmp_path / "elsewhere")
-    annotator = EventReader(folder)
-    assert annotator.read_new() == []
-    assert len(annotator.problems) == 1
+    reader = EventReader(folder)
+    assert reader.read_new() == []
+    assert len(reader.problems) == 1
 
 
 def test_hidden_files_are_nobodys_business(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
-    annotator = EventReader(folder)
-    assert annotator.read_new() == []
-    assert not annotator.problems
+    reader = EventReader(folder)
+    assert reader.read_new() == []
+    assert not reader.problems
 
 
-def test_a_journal_that_became_shorter_is_read_anew(folder: Path) -> None:
+def test_an_event_file_that_became_shorter_is_read_anew(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
-    annotator = EventReader(folder)
-    annotator.read_new()
+    reader = EventReader(folder)
+    reader.read_new()
     (folder / FILE).write_bytes(line(0))
-    assert notes(annotator.read_new()) == ["note 0"]
-    assert not annotator.problems
+    assert notes(reader.read_new()) == ["note 0"]
+    assert not reader.problems
 
 
 def test_entries_can_be_refused_for_other_reasons(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
-    annotator = EventReader(folder, lambda entry: "not today" if entry.seq == 1 else None)
-    assert notes(annotator.read_new()) == ["note 0"]
-    assert [problem.reason for problem in annotator.problems] == ["not today"]
+    reader = EventReader(folder, lambda entry: "not today" if entry.seq == 1 else None)
+    assert notes(reader.read_new()) == ["note 0"]
+    assert [problem.reason for problem in reader.problems] == ["not today"]
 
 
 def test_what_could_not_be_read_back_is_not_written(folder: Path) -> None:
@@ -250,7 +250,7 @@ def test_what_could_not_be_read_back_is_not_written(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_changed_journal_is_not_written_on(folder: Path) -> None:
+def test_a_changed_event_file_is_not_written_on(folder: Path) -> None:
     writer = EventWriter(folder, "am")
     writer.append(Flagged, time=NOW, image_id=IMAGE, note="one")
     (path,) = folder.iterdir()

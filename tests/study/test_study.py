@@ -304,7 +304,7 @@ def test_a_damaged_mask_is_healed_by_saving_it_again(
     entry = study.approve(images[0], outline).approved
     assert entry is not None
     study.revision_path(entry).write_bytes(b"torn")
-    with pytest.raises(StudyError, match="take it from a backup"):
+    with pytest.raises(StudyError, match="restore it from a backup"):
         study.approve(images[0])
     study.approve(images[0], outline)
     assert study.check() == ()

@@ -1,4 +1,4 @@
-"""How far annotators agree, and what they would have drawn together."""
+"""Agreement between annotators, and their consensus."""
 
 from __future__ import annotations
 
@@ -18,21 +18,11 @@ _ITERATIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Mean Dice of every pair of annotators.
-
-    Parameters
-    ----------
-    annotators : tuple of str
-        In the order of rows and columns.
-    dice : ndarray
-        (N, N) float64, symmetric; NaN where two annotators share no image.
-    images : ndarray
-        (N, N) int64, number of images that two annotators share.
-    """
+    """Mean Dice of every pair of annotators, who are in the order of rows and columns."""
 
     annotators: tuple[str, ...]
-    dice: NDArray[np.float64]
-    images: NDArray[np.int64]
+    dice: NDArray[np.float64]  # (N, N), symmetric; NaN where two annotators share no image
+    images: NDArray[np.int64]  # (N, N), number of images that two annotators share
 
     @property
     def mean(self) -> float | None:
@@ -44,44 +34,16 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """What several annotators would have drawn together.
+    """The consensus of several annotators, and how each of them compares with it."""
 
-    Parameters
-    ----------
-    labels : ndarray
-        (H, W) uint8, 1 where the class is more likely than not.
-    probability : ndarray
-        (H, W) float32.
-    sensitivity, specificity : mapping of str to float
-        How each annotator compares with the consensus.
-    """
-
-    labels: LabelImage
-    probability: NDArray[np.float32]
+    labels: LabelImage  # (H, W), 1 where the class is more likely than not
+    probability: NDArray[np.float32]  # (H, W)
     sensitivity: Mapping[str, float]
     specificity: Mapping[str, float]
 
 
 def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> float:
-    """Dice coefficient, 2 |A and B| / (|A| + |B|), of two outlines.
-
-    Parameters
-    ----------
-    first, second : ndarray
-        (H, W) uint8, of one shape.
-    label : int, optional
-        The class that is compared; None: anything but background.
-
-    Returns
-    -------
-    float
-        1 when both are empty.
-
-    Raises
-    ------
-    StudyError
-        When the shapes differ.
-    """
+    """Return the Dice coefficient, 2 |A and B| / (|A| + |B|), of a class (None: all); 1 if both are empty."""
     if first.shape != second.shape:
         raise StudyError(f"Outlines of shapes {first.shape} and {second.shape} cannot be compared.")
     a, b = _is(first, label), _is(second, label)
@@ -90,24 +52,7 @@ def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> flo
 
 
 def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | None = None) -> Agreement:
-    """Compare every pair of annotators over all images they share.
-
-    Parameters
-    ----------
-    masks : iterable of mappings
-        For each image, the annotators' outlines, as `Study.verdict_masks` gives them; read one by one.
-    label : int, optional
-        The class that is compared; None: anything but background.
-
-    Returns
-    -------
-    Agreement
-
-    Raises
-    ------
-    StudyError
-        When outlines of one image differ in shape.
-    """
+    """Compare every pair of annotators over all images they share, given as `Study.verdict_masks`."""
     found: dict[tuple[str, str], list[float]] = {}
     for by_annotator in masks:
         names = sorted(by_annotator)
@@ -126,27 +71,11 @@ def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | No
 
 
 def find_consensus(masks: Mapping[str, LabelImage], label: int = 1) -> Consensus:
-    """Estimate the outline behind several annotators' outlines with STAPLE.
+    """Estimate the consensus of at least two annotators' masks (H, W) with STAPLE.
 
     Annotators are weighed by how well they agree with the estimate: Warfield, Zou and Wells, "Simultaneous
     truth and performance level estimation (STAPLE)", IEEE Transactions on Medical Imaging 23 (2004), as
     SimpleITK has it.
-
-    Parameters
-    ----------
-    masks : mapping of str to ndarray
-        (H, W) uint8 by annotator, at least two, of one shape.
-    label : int
-        The class.
-
-    Returns
-    -------
-    Consensus
-
-    Raises
-    ------
-    StudyError
-        When there are fewer than two annotators, shapes differ, or SimpleITK is not installed.
     """
     if len(masks) < 2:
         raise StudyError("A consensus needs the outlines of at least two annotators.")

@@ -1,7 +1,7 @@
-"""The journals of a study: append-only files of JSON lines, one per writer and run.
+"""The event log of a study: append-only files of JSON lines, one for each run of an annotator.
 
 No two writers share a file, a line is on the disk before anyone is told that it was saved, and nothing that
-was written is ever changed. What comes back is read line by line: a bad line is refused alone, and reported.
+was written is ever changed. The log is read line by line: only a bad line is left out, and it is reported.
 """
 
 from __future__ import annotations
@@ -33,20 +33,10 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class StudyProblem:
-    """Something in a study folder that was left out.
+    """Something in a study folder that was left out."""
 
-    Parameters
-    ----------
-    file : str
-        Which file, relative to the study where it is in it.
-    line : int
-        Which line, from 1; 0 stands for the whole file.
-    reason : str
-        Why.
-    """
-
-    file: str
-    line: int
+    file: str  # relative to the study, if it is inside
+    line: int  # from 1; 0 stands for the whole file
     reason: str
 
     def __str__(self) -> str:
@@ -54,17 +44,10 @@ class StudyProblem:
 
 
 class EventWriter:
-    """Appends the entries of one annotator in one run.
+    """Appends the events of one annotator in one run.
 
-    The file is made with the first entry. When anything goes wrong in writing, the file is left as it is, and
-    the next entry starts a new one: what was written before stays valid, and a torn line stays the last.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder of journals.
-    annotator : str
-        Who writes.
+    The file is made with the first event. When writing fails, the file is left as it is, and the next event
+    starts a new one: what was written before stays valid, and a torn line stays the last.
     """
 
     def __init__(self, folder: Path, annotator: str) -> None:
@@ -74,76 +57,37 @@ class EventWriter:
         self._start_file()
 
     def append(self, kind: type[E], *, time: datetime, **fields: Any) -> E:
-        """Write one entry and force it to disk.
+        """Write one event and force it to disk.
 
-        Parameters
-        ----------
-        kind : type
-            Class of the entry.
-        time : datetime
-            When, UTC.
-        **fields
-            What the class asks for beyond writer, number and annotator.
-
-        Returns
-        -------
-        Event
-            The entry as written.
-
-        Raises
-        ------
-        StudyError
-            When a value is out of range.
-        OSError
-            As the system raised it. The entry may be there or not; writing it again does no harm.
+        After an `OSError` the event may be there or not; writing it again does no harm.
         """
-        if self._length != _size(self._path):
+        if self._length != _size(self._path):  # someone else has changed or removed the file
             self._start_file()
-        entry = _build(
+        event = _build(
             kind, writer=self._writer, seq=self._seq, annotator=self.annotator, time=time, **fields
         )
-        line = _encode(entry)
+        line = _encode(event)
         try:
             self._write(line)
         except OSError:
-            self._abandon_file()
+            self._close_file()
             raise
         self._length += len(line)
         self._seq += 1
-        return entry
+        return event
 
     def append_together(
         self, kind: type[E], records: Iterable[Mapping[str, Any]], *, time: datetime
     ) -> list[E]:
-        """Write many entries in one step, all or none, as a journal of their own.
-
-        Parameters
-        ----------
-        kind : type
-            Class of the entries.
-        records : iterable of mappings
-            What the class asks for, for each entry.
-        time : datetime
-            When, UTC.
-
-        Returns
-        -------
-        list of Event
-            The entries as written.
-
-        Raises
-        ------
-        StudyError, OSError
-            As `append`.
-        """
+        """Write many events in one step, all or none, as a file of their own."""
         writer = uuid.uuid4().hex
         common = {"writer": writer, "annotator": self.annotator, "time": time}
-        entries = [_build(kind, seq=seq, **common, **record) for seq, record in enumerate(records)]
-        if entries:
+        events = [_build(kind, seq=seq, **common, **record) for seq, record in enumerate(records)]
+        if events:
             name = f"{self.annotator}-{writer}.jsonl"
-            write_atomically(self._folder / name, b"".join(map(_encode, entries)))
+            write_atomically(self._folder / name, b"".join(map(_encode, events)))
             self.own_files.add(name)
-        return entries
+        return events
 
     def _start_file(self) -> None:
         self._writer = uuid.uuid4().hex
@@ -152,8 +96,8 @@ class EventWriter:
         self._length = 0
         self.own_files.add(self._path.name)
 
-    def _abandon_file(self) -> None:
-        """Go on in a new file; one without any good line is taken away."""
+    def _close_file(self) -> None:
+        """Continue in a new file, and remove one without any good line."""
         if not self._length:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
@@ -162,33 +106,25 @@ class EventWriter:
     def _write(self, line: bytes) -> None:
         with self._path.open("ab", buffering=0) as stream:
             left = memoryview(line)
-            while left:
+            while left:  # an unbuffered write may be cut short
                 left = left[stream.write(left) :]
             os.fsync(stream.fileno())
-        if not self._length:
+        if not self._length:  # the file is new: its name must reach the disk too
             sync_folder(self._folder)
 
 
 @dataclass(slots=True)
 class _Tail:
-    """How far one journal was read."""
+    """How far one file was read."""
 
     offset: int = 0
     line: int = 0
-    seen: set[int] = field(default_factory=set)
-    discarding: bool = False
+    seen: set[int] = field(default_factory=set)  # numbers of the events
+    discarding: bool = False  # inside a line that is too long
 
 
 class EventReader:
-    """Reads what is new in all journals of a study.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder of journals.
-    refuse : callable, optional
-        Gets each entry; answers why it is refused, or None.
-    """
+    """Reads new events of all writers; `refuse` returns why an event is left out, or None."""
 
     def __init__(self, folder: Path, refuse: Callable[[AnyEvent], str | None] | None = None) -> None:
         self.problems: dict[StudyProblem, None] = {}
@@ -197,42 +133,28 @@ class EventReader:
         self._tails: dict[str, _Tail] = {}
 
     def read_new(self, skip: Collection[str] = ()) -> list[AnyEvent]:
-        """Read the lines that were completed since the last call.
+        """Read the lines that were completed since the last call, in no particular order.
 
-        Parameters
-        ----------
-        skip : collection of str
-            Names of files that are not read.
-
-        Returns
-        -------
-        list of Event
-            In no particular order. Refused lines are in `problems`; a last line without its end is left for
-            the next call.
-
-        Raises
-        ------
-        OSError
-            When the folder cannot be listed. A single journal that cannot be read is a problem.
+        A last line without its end is left for the next call. Bad lines and files are among the `problems`.
         """
-        entries: list[AnyEvent] = []
+        events: list[AnyEvent] = []
         with os.scandir(self._folder) as found:
             files = sorted(found, key=lambda file: file.name)
         for file in files:
             if file.name not in skip and not file.name.startswith("."):
-                entries.extend(self._read_file(file))
-        return entries
+                events.extend(self._read_file(file))
+        return events
 
     def _read_file(self, file: os.DirEntry[str]) -> Iterator[AnyEvent]:
-        """Read one journal on from where it was left."""
+        """Read one file on from where the last call stopped."""
         name = _NAME.fullmatch(file.name)
         if name is None or not file.is_file(follow_symlinks=False):
-            self._report(file.name, 0, "it is not a journal of this program, and was left out")
+            self._report(file.name, 0, "it is not an event file of this program, and was left out")
             return
         tail = self._tails.setdefault(file.name, _Tail())
         try:
             size = file.stat(follow_symlinks=False).st_size
-            if size < tail.offset:
+            if size < tail.offset:  # replaced by a shorter file, such as an older copy
                 tail = self._tails[file.name] = _Tail()
             if size > tail.offset:
                 with Path(file.path).open("rb") as stream:
@@ -244,39 +166,28 @@ class EventReader:
         self, stream: BinaryIO, file: str, tail: _Tail, annotator: str, writer: str
     ) -> Iterator[AnyEvent]:
         for line in _complete_lines(stream, tail):
-            entry = None
+            event = None
             if line is None:
                 reason: str | None = "the line is too long"
             else:
-                entry, reason = _parse(line)
-            if entry is not None:
-                reason = _foreign(entry, annotator, writer, tail.seen) or self._judge(entry)
+                event, reason = _parse(line)
+            if event is not None:
+                reason = _foreign(event, annotator, writer, tail.seen) or self._judge(event)
             if reason is not None:
                 self._report(file, tail.line, reason)
-            elif entry is not None:
-                tail.seen.add(entry.seq)
-                yield entry
+            elif event is not None:
+                tail.seen.add(event.seq)
+                yield event
 
-    def _judge(self, entry: AnyEvent) -> str | None:
-        return None if self._refuse is None else self._refuse(entry)
+    def _judge(self, event: AnyEvent) -> str | None:
+        return None if self._refuse is None else self._refuse(event)
 
     def _report(self, file: str, line: int, reason: str) -> None:
         self.problems[StudyProblem(f"{self._folder.name}/{file}", line, reason)] = None
 
 
 def explain(error: ValidationError) -> str:
-    """Say in a few words what is wrong with a record.
-
-    Parameters
-    ----------
-    error : ValidationError
-        What pydantic found.
-
-    Returns
-    -------
-    str
-        At most 200 printable characters.
-    """
+    """Return in at most 200 printable characters what is wrong with a record."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     text = f"{where}: {first['msg']}" if where else first["msg"]
@@ -285,7 +196,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _complete_lines(stream: BinaryIO, tail: _Tail) -> Iterator[bytes | None]:
-    """Yield whole lines, None for one that is too long, and keep count."""
+    """Yield whole lines, or None for one that is too long, and move the tail on."""
     stream.seek(tail.offset)
     while piece := stream.readline(MAX_LINE + 1):
         ended = piece.endswith(b"\n")
@@ -300,7 +211,7 @@ def _complete_lines(stream: BinaryIO, tail: _Tail) -> Iterator[bytes | None]:
 
 
 def _parse(line: bytes) -> tuple[AnyEvent | None, str | None]:
-    """Return the entry of a line, or why there is none."""
+    """Return the event of a line, or why there is none."""
     try:
         return EVENT.validate_json(line), None
     except ValidationError as error:
@@ -312,7 +223,7 @@ class _Versioned(BaseModel):
 
 
 def _newer(line: bytes) -> str | None:
-    """Tell whether a line is refused because of its version."""
+    """Return the reason if a line is of a newer version, or None."""
     try:
         version = _Versioned.model_validate_json(line).v
     except ValidationError:
@@ -322,12 +233,12 @@ def _newer(line: bytes) -> str | None:
     return f"it was written by a newer version of the program (schema {version})"
 
 
-def _foreign(entry: Event, annotator: str, writer: str, seen: Collection[int]) -> str | None:
-    """Tell why an entry does not belong into the journal it stands in."""
-    if (entry.annotator, entry.writer) != (annotator, writer):
-        return "the line belongs into another journal"
-    if entry.seq in seen:
-        return "the line's number comes again"
+def _foreign(event: Event, annotator: str, writer: str, seen: Collection[int]) -> str | None:
+    """Return why an event does not belong in the file that it is in, or None."""
+    if (event.annotator, event.writer) != (annotator, writer):
+        return "the line belongs in another file"
+    if event.seq in seen:
+        return "the line's number is used twice"
     return None
 
 
@@ -338,15 +249,15 @@ def _build(kind: type[E], **fields: Any) -> E:
         raise StudyError(f"This cannot be saved: {explain(error)}.") from error
 
 
-def _encode(entry: Event) -> bytes:
-    line = entry.model_dump_json(exclude_none=True).encode() + b"\n"
+def _encode(event: Event) -> bytes:
+    line = event.model_dump_json(exclude_none=True).encode() + b"\n"
     if len(line) > MAX_LINE:
-        raise StudyError("This cannot be saved: it is too long for one entry.")
+        raise StudyError("This cannot be saved: it is too long.")
     return line
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Return the bytes of a file; 0 where there is none."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,7 +1,8 @@
-"""The records of a study: ``study.json``, and the entries of its journals.
+"""The file formats of a study: ``study.json``, and the events of its log.
 
 Everything read from disk passes through these models, so nothing hostile, foreign or of a newer version gets
 past them: unknown names, NaN, paths that lead out of the study and numbers out of range are refused.
+Documented in ``docs/reference/study.md``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from napari_lesionseg.io.images import MAX_CLASS_INDEX
 from napari_lesionseg.types import Click
 
 SCHEMA_VERSION: Literal[1] = 1
-"""Version of ``study.json`` and of the journal's entries that this package writes and reads."""
+"""Version of ``study.json`` and of the events that this package writes and reads."""
 
 STUDY_FORMAT: Literal["napari-lesionseg study"] = "napari-lesionseg study"
 MAX_CLICKS = 10_000
@@ -37,7 +38,7 @@ MAX_VIEW = 16_000
 
 
 def _check_relative(path: str) -> str:
-    """Refuse a path that could lead out of its folder on any operating system."""
+    """Raise if a path could lead out of its folder on any operating system."""
     parts = path.split("/")
     windows = PureWindowsPath(path)
     if PurePosixPath(path).is_absolute() or windows.drive or windows.root or "\\" in path:
@@ -48,14 +49,14 @@ def _check_relative(path: str) -> str:
 
 
 def _check_time(time: datetime) -> datetime:
-    """Refuse times that leave no room for what comes after them."""
+    """Raise for times that leave no room for later events."""
     if not 2000 <= time.year < 2200:
         raise ValueError("the time is far in the past or in the future; set the computer's clock")
     return time
 
 
 def _check_view(view: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuse NaN and infinity, which pydantic lets through inside `JsonValue`, and endless views."""
+    """Raise for views that are too long, and for NaN and infinity, which `JsonValue` accepts."""
     if len(json.dumps(view, allow_nan=False)) > MAX_VIEW:
         raise ValueError("the view is too long")
     return view
@@ -82,15 +83,7 @@ class Record(BaseModel):
 
 
 class StudyClass(Record):
-    """One class of the outlines; the first of a study has label 1, the next label 2, and so on.
-
-    Parameters
-    ----------
-    name : str
-        What a doctor calls it.
-    color : str
-        Color of its outline, as ``#rrggbb``.
-    """
+    """One class; the first of a study has label 1, the next label 2, and so on."""
 
     name: Label
     color: Annotated[str, StringConstraints(pattern=r"^#[0-9a-f]{6}$")]
@@ -101,131 +94,60 @@ LESION = StudyClass(name="lesion", color="#e69f00")
 
 
 class StudyInfo(Record):
-    """Content of ``study.json``.
-
-    Parameters
-    ----------
-    format, version
-        What the file is; others are refused.
-    study : str
-        Identity of the study, 32 hexadecimal digits.
-    created : datetime
-        UTC.
-    classes : tuple of StudyClass
-        Foreground classes; the background is label 0.
-    images_folder : str, optional
-        Folder of the images that were not copied, relative to the study (here ``..`` is allowed: an image
-        counts only when its SHA-256 is the one in the journal). None: all are in ``images/``.
-    blinded : bool
-        Whether annotators must not see each other's work.
-    pseudonymized : bool
-        Whether new images get pseudonyms instead of their names.
-    """
+    """Content of ``study.json``; classes are those of the foreground, the background has label 0."""
 
     format: Literal["napari-lesionseg study"] = STUDY_FORMAT
     version: Literal[1] = SCHEMA_VERSION
     study: Uuid
     created: Time
     classes: Annotated[tuple[StudyClass, ...], Field(min_length=1, max_length=MAX_CLASS_INDEX)] = (LESION,)
+    # Relative to the study, and may lead out of it with "..": an image counts only when its SHA-256 is known.
+    # None: all images are in the study's own folder.
     images_folder: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     blinded: bool = False
     pseudonymized: bool = False
 
 
 class Event(Record):
-    """What every journal entry says.
-
-    Parameters
-    ----------
-    v : int
-        Version of the schema.
-    writer : str
-        One run of the program, 32 hexadecimal digits, the same as in the name of the journal.
-    seq : int
-        Number of the entry in its journal; none comes twice.
-    annotator : str
-        Who did it.
-    time : datetime
-        When, UTC.
-    """
+    """What every event says: who did it in which run of the program (`writer`), and when (UTC)."""
 
     v: Literal[1] = SCHEMA_VERSION
     writer: Uuid
-    seq: Annotated[int, Field(ge=0, lt=2**53)]
+    seq: Annotated[int, Field(ge=0, lt=2**53)]  # its number in the writer's file; none comes twice
     annotator: AnnotatorName
     time: Time
 
     @property
     def order(self) -> tuple[datetime, str, int]:
-        """Place of the entry among those of all journals: by time, then writer, then number."""
+        """Key that sorts the events of all writers: by time, then writer, then number."""
         return self.time, self.writer, self.seq
 
 
 class ImageEvent(Event):
-    """An entry about one image.
-
-    Parameters
-    ----------
-    image_id : str
-        SHA-256 of the image's file, which is what an image goes by in a study.
-    """
+    """An event of one image, known by the SHA-256 of its file."""
 
     image_id: Sha256
 
 
 class Added(ImageEvent):
-    """An image came into the study.
-
-    Parameters
-    ----------
-    name : str
-        What the image is called.
-    path : str
-        Where it was, relative to the folder of the images, with forward slashes.
-    own : bool
-        True: `path` is inside the study's own ``images`` folder.
-    size : int
-        Bytes of the file.
-    shape : tuple of int
-        Rows and columns of the image, upright.
-    patient, lesion, stratum : str, optional
-        What belongs together and what is spread evenly when the study is split.
-    """
+    """An image was added."""
 
     event: Literal["added"] = "added"
     name: Label
-    path: RelativePath
+    path: RelativePath  # in the study's own folder of images (own), or in images_folder
     own: bool
-    size: Annotated[int, Field(ge=1)]
-    shape: tuple[Side, Side]
+    size: Annotated[int, Field(ge=1)]  # bytes of the file
+    shape: tuple[Side, Side]  # rows and columns of the image, upright
     patient: Label | None = None
     lesion: Label | None = None
     stratify_by: Label | None = None
 
 
 class MaskEvent(ImageEvent):
-    """A revision of an image's mask, and what it came from.
+    """A revision of an image's mask, and what it came from (see `Provenance`)."""
 
-    Parameters
-    ----------
-    revision : str
-        Name of the file, ``masks/<image>/<revision>.png``; the same pixels have the same name.
-    sha256 : str
-        Of the mask's file.
-    model : str, optional
-        SHA-256 of the model that took part.
-    threshold : float, optional
-        Probability above which a pixel was taken as lesion.
-    clicks : tuple of (row, col, positive)
-        Clicks that took part, in pixels of the image.
-    quality : float, optional
-        Estimate of how good the outline is, 0 to 1.
-    label : int
-        Class that was being drawn.
-    """
-
-    revision: Revision
-    sha256: Sha256
+    revision: Revision  # of masks/<image>/<revision>.png; the same pixels have the same name
+    sha256: Sha256  # of that file
     model: Sha256 | None = None
     threshold: Fraction | None = None
     clicks: Annotated[tuple[tuple[Coordinate, Coordinate, bool], ...], Field(max_length=MAX_CLICKS)] = ()
@@ -238,58 +160,44 @@ class MaskEvent(ImageEvent):
 
 
 class Predicted(MaskEvent):
-    """The model outlined the image on its own."""
+    """The model predicted the mask."""
 
     event: Literal["predicted"] = "predicted"
 
 
 class Corrected(MaskEvent):
-    """The annotator changed the outline: by hand, by clicks, by the threshold."""
+    """The annotator changed the mask: by hand, by clicks, by the threshold."""
 
     event: Literal["corrected"] = "corrected"
 
 
 class Approved(MaskEvent):
-    """The annotator signs the outline."""
+    """The annotator approved the mask."""
 
     event: Literal["approved"] = "approved"
 
 
 class NoLesion(ImageEvent):
-    """The annotator signs that there is no lesion."""
+    """The annotator decided that there is no lesion."""
 
     event: Literal["no lesion"] = "no lesion"
 
 
 class Flagged(ImageEvent):
-    """The annotator sets the image aside.
-
-    Parameters
-    ----------
-    note : str
-        Why.
-    """
+    """The annotator set the image aside."""
 
     event: Literal["flagged"] = "flagged"
     note: Annotated[str, StringConstraints(max_length=MAX_NOTE)] = ""
 
 
 class Reopened(ImageEvent):
-    """The annotator takes the last verdict back."""
+    """The annotator withdrew the last verdict or flag."""
 
     event: Literal["reopened"] = "reopened"
 
 
 class Session(Event):
-    """Where the annotator is, to come back there.
-
-    Parameters
-    ----------
-    image_id : str, optional
-        The image on the screen.
-    view : dict
-        Whatever the viewer needs to look the same again: names, numbers, texts, lists; 16 000 characters.
-    """
+    """Where the annotator is, to return there."""
 
     event: Literal["session"] = "session"
     image_id: Sha256 | None = None
@@ -298,42 +206,28 @@ class Session(Event):
 
 AnyEvent: TypeAlias = Added | Predicted | Corrected | Approved | NoLesion | Flagged | Reopened | Session
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
-"""Reads one line of a journal."""
+"""Parses one line of the event log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an outline came from.
+    """What a mask came from."""
 
-    Parameters
-    ----------
-    model : str, optional
-        SHA-256 of the model's file.
-    threshold : float, optional
-        Probability above which a pixel was taken as lesion.
-    clicks : sequence of Click
-        Clicks that took part.
-    quality : float, optional
-        Estimate of how good the outline is, 0 to 1.
-    label : int
-        Class that was being drawn.
-    """
-
-    model: str | None = None
-    threshold: float | None = None
+    model: str | None = None  # SHA-256 of the model's file
+    threshold: float | None = None  # probability above which a pixel belongs to the lesion
     clicks: Sequence[Click] = ()
-    quality: float | None = None
-    label: int = 1
+    quality: float | None = None  # estimated, 0 to 1
+    label: int = 1  # class that was being drawn
 
     @classmethod
-    def of(cls, entry: MaskEvent | None) -> Self:
-        """Give what the outline of an entry came from."""
-        if entry is None:
+    def of(cls, event: MaskEvent | None) -> Self:
+        """Return what the mask of an event came from."""
+        if event is None:
             return cls()
-        return cls(entry.model, entry.threshold, entry.as_clicks(), entry.quality, entry.label)
+        return cls(event.model, event.threshold, event.as_clicks(), event.quality, event.label)
 
     def fields(self) -> dict[str, Any]:
-        """Give what an entry says of it."""
+        """Return the fields of a `MaskEvent`."""
         return {
             "model": self.model,
             "threshold": self.threshold,

@@ -1,4 +1,4 @@
-"""The parts of a study's folder: ``study.json``, and the folders for journals, masks and images."""
+"""The parts of a study's folder: ``study.json``, and the folders for events, masks and images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_lesionseg.study.event_log import explain
 from napari_lesionseg.study.events import StudyInfo
 
 STUDY_FOLDER = "lesionseg-study"
-"""What the study inside a folder of images is called."""
+"""Name of the study inside a folder of images."""
 
 INFO_FILE = "study.json"
 EVENTS, MASKS, IMAGES, CACHE = "events", "masks", "images", "cache"
@@ -26,96 +26,31 @@ _MAX_INFO = 1 << 20
 
 
 def is_study(folder: Path) -> bool:
-    """Tell whether a folder holds a study.
-
-    Parameters
-    ----------
-    folder : Path
-        Any folder.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a folder holds a study."""
     return (folder / INFO_FILE).is_file()
 
 
 def is_free(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but what systems and killed writers leave in it.
-
-    Parameters
-    ----------
-    folder : Path
-        A folder that exists.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a folder holds nothing but files that systems and killed writers leave behind."""
     names = (path.name for path in folder.iterdir())
     return all(name.startswith(".") or name.lower() in _HARMLESS for name in names)
 
 
 def new_info(**fields: Any) -> StudyInfo:
-    """Describe a new study.
-
-    Parameters
-    ----------
-    **fields
-        What `StudyInfo` asks for beyond identity and time.
-
-    Returns
-    -------
-    StudyInfo
-
-    Raises
-    ------
-    StudyError
-        When a value is out of range.
-    """
+    """Return the content of ``study.json`` for a new study."""
     try:
         return StudyInfo(study=uuid.uuid4().hex, created=datetime.now(UTC), **fields)
     except ValidationError as error:
-        raise StudyError(f"The study cannot be made like this: {explain(error)}.") from error
+        raise StudyError(f"The study cannot be made: {explain(error)}.") from error
 
 
 def write_info(folder: Path, info: StudyInfo) -> None:
-    """Write ``study.json`` in one step.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder.
-    info : StudyInfo
-        What it says.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written.
-    """
+    """Write ``study.json`` in one step."""
     write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2).encode() + b"\n")
 
 
 def read_info(folder: Path) -> StudyInfo:
-    """Read ``study.json``.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder.
-
-    Returns
-    -------
-    StudyInfo
-
-    Raises
-    ------
-    StudyError
-        When it is missing, damaged, foreign or of a newer version.
-    OSError
-        When it cannot be read.
-    """
+    """Read ``study.json``."""
     path = folder / INFO_FILE
     if not path.is_file():
         raise StudyError(f"{folder} holds no study; choose the folder that has a {INFO_FILE} in it.")
@@ -126,25 +61,12 @@ def read_info(folder: Path) -> StudyInfo:
     except ValidationError as error:
         raise StudyError(
             f"{path} is damaged or of a newer version of the program ({explain(error)}); update the program, "
-            "or take the file from a backup."
+            "or restore the file from a backup."
         ) from error
 
 
 def make_folders(folder: Path) -> None:
-    """Make the folders that are missing, and their names durable.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder.
-
-    Raises
-    ------
-    StudyError
-        When there is a link in place of a folder.
-    OSError
-        When one cannot be made.
-    """
+    """Make the folders that are missing, and force their names to disk."""
     paths = [folder / name for name in (EVENTS, MASKS, IMAGES)]
     for path in paths:
         if path.is_symlink():
@@ -157,18 +79,7 @@ def make_folders(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left; what cannot be removed does no harm.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder.
-
-    Raises
-    ------
-    OSError
-        When the folder cannot be listed.
-    """
+    """Remove the temporary files of killed writers; one that cannot be removed does no harm."""
     for path in (folder, folder / EVENTS, folder / IMAGES, folder / CACHE):
         sweep_temporaries(path)
     with os.scandir(folder / MASKS) as entries:

@@ -1,7 +1,7 @@
 """Mask revisions: small PNG files that are written once and never changed.
 
-A revision is named after its pixels, so the same outline saved twice is one file, and a file that was damaged
-or swapped cannot pass for another.
+A revision is named after its pixels, so the same mask saved twice is one file, and a file that was damaged or
+swapped cannot pass for another.
 """
 
 from __future__ import annotations
@@ -23,82 +23,32 @@ _REVISION_DIGITS = 16
 
 
 def name_revision(labels: LabelImage) -> str:
-    """Name a mask after its pixels.
-
-    Parameters
-    ----------
-    labels : ndarray
-        (H, W) uint8.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits of the SHA-256 of size and pixels.
-    """
+    """Return the first 16 hexadecimal digits of the SHA-256 of a mask's size and pixels."""
     digest = hashlib.sha256(f"{labels.shape[0]}x{labels.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(labels).data)
     return digest.hexdigest()[:_REVISION_DIGITS]
 
 
 class MaskStore:
-    """The folder ``masks`` of a study.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder, resolved.
-    style : {"binary", "index"}
-        How labels are stored: 0 and 255, or class indices.
-    """
+    """The folder ``masks`` of a study; labels are stored as 0 and 255 ("binary") or as they are ("index")."""
 
     def __init__(self, folder: Path, style: Literal["binary", "index"]) -> None:
         self._folder = folder
         self._style = style
-        self._durable: set[str] = set()
+        self._durable: set[str] = set()  # images whose folder is on the disk for certain
 
     def path(self, image_id: str, revision: str) -> Path:
-        """Return where a revision is or will be.
-
-        Parameters
-        ----------
-        image, revision : str
-            As in the journal.
-
-        Returns
-        -------
-        Path
-
-        Raises
-        ------
-        StudyError
-            When the image's folder is a link that leads elsewhere.
-        """
+        """Return the path of a revision, whether it is there or not."""
         folder = self._folder / image_id
         if folder.is_symlink():
             raise StudyError(f"{folder} is a link, which is not followed; put the folder itself there.")
         return folder / f"{revision}.png"
 
     def write(self, image_id: str, labels: LabelImage, known: Mapping[str, str]) -> tuple[str, str]:
-        """Keep a mask; when this returns it is on the disk.
+        """Save a mask (H, W) and return its revision and the SHA-256 of its file, which is on the disk then.
 
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-        labels : ndarray
-            (H, W) uint8.
-        known : mapping of str to str
-            SHA-256 by revision, of what the journal has: a sound file is not written again.
-
-        Returns
-        -------
-        revision, sha256 : str
-            Name of the revision, and hash of its file.
-
-        Raises
-        ------
-        OSError, MaskError
-            When it cannot be written. Trying again does no harm.
+        A file that has the SHA-256 `known` of its revision is not written again. After an error, writing can
+        be tried again.
         """
         revision = name_revision(labels)
         path = self.path(image_id, revision)
@@ -108,44 +58,25 @@ class MaskStore:
         write_mask(path, labels, style=self._style)
         return revision, sha256_file(path)
 
-    def read(self, entry: MaskEvent, shape: tuple[int, int]) -> LabelImage:
-        """Read a mask, and make sure that it is the one the journal means.
-
-        Parameters
-        ----------
-        entry : MaskEvent
-            What the journal says.
-        shape : (int, int)
-            Rows and columns of the image.
-
-        Returns
-        -------
-        ndarray
-            (H, W) uint8.
-
-        Raises
-        ------
-        StudyError
-            When the file is missing, is not the one that was saved, or does not fit the image.
-        """
-        path = self.path(entry.image_id, entry.revision)
+    def read(self, event: MaskEvent, shape: tuple[int, int]) -> LabelImage:
+        """Read the mask (H, W) of an event, after making sure that the file is the one that was saved."""
+        path = self.path(event.image_id, event.revision)
         if not path.is_file():
-            raise StudyError(f"The outline {path} is missing; take it from a backup, or draw it again.")
+            raise StudyError(f"The outline {path} is missing; restore it from a backup, or draw it again.")
         damaged = StudyError(
-            f"The outline {path} is not the one that was saved; take it from a backup, or draw it again."
+            f"The outline {path} is not the one that was saved; restore it from a backup, or draw it again."
         )
-        if sha256_file(path) != entry.sha256:
+        if sha256_file(path) != event.sha256:
             raise damaged
         try:
             labels = read_mask(path, shape)
         except MaskError as error:
             raise damaged from error
-        if name_revision(labels) != entry.revision:
+        if name_revision(labels) != event.revision:
             raise damaged
         return labels
 
     def _make_folder(self, image_id: str) -> None:
-        """Make an image's folder, and the name of it durable."""
         folder = self._folder / image_id
         if image_id not in self._durable or not folder.is_dir():
             folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pseudonyms for images, patients and lesions; the key that undoes them stays outside the study."""
+"""Pseudonyms for images, patients and lesions; their key stays outside the study."""
 
 from __future__ import annotations
 
@@ -18,21 +18,7 @@ _DIGITS = 4
 class KeyFile:
     """The table of pseudonyms, a CSV file that only its owner should see.
 
-    An existing key file goes on: what has a pseudonym keeps it.
-
-    Parameters
-    ----------
-    path : Path
-        The file; it need not exist yet.
-    study : Path
-        The study's folder, which must not hold the key.
-
-    Raises
-    ------
-    StudyError
-        When the file is inside the study, or is no key file.
-    OSError
-        When it cannot be read.
+    An existing file is extended: what has a pseudonym keeps it.
     """
 
     def __init__(self, path: Path, study: Path) -> None:
@@ -46,22 +32,7 @@ class KeyFile:
         self._taken = set(self._known.values())
 
     def pseudonym(self, kind: str, original: str, sha256: str = "") -> str:
-        """Return the pseudonym of something, a new random one where there is none.
-
-        Parameters
-        ----------
-        kind : {"image", "patient", "lesion"}
-            What it is.
-        original : str
-            Path or name.
-        sha256 : str
-            Of an image's content, which is what it is known by.
-
-        Returns
-        -------
-        str
-            Such as ``P0042``; the number says nothing about the order.
-        """
+        """Return the pseudonym of a name, or of an image's content (`sha256`); a new one is random."""
         key = _key(kind, original, sha256)
         if key not in self._known:
             self._known[key] = name = self._draw(_PREFIX[kind])
@@ -70,13 +41,7 @@ class KeyFile:
         return self._known[key]
 
     def save(self) -> None:
-        """Write the key, readable for its owner alone where the system knows owners.
-
-        Raises
-        ------
-        OSError
-            When it cannot be written.
-        """
+        """Write the key, readable only by its owner where the system knows owners."""
         text = io.StringIO()
         table = csv.DictWriter(text, _COLUMNS)
         table.writeheader()
@@ -94,7 +59,7 @@ class KeyFile:
 
 
 def _key(kind: str, original: str, sha256: str) -> tuple[str, str]:
-    """Tell by what something is known: an image by its content, all else by its name."""
+    """Return what something is known by: an image by its content, all else by its name."""
     return kind, sha256 or original
 
 
