@@ -39,10 +39,12 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import write_image
 from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.editor.mouse import EditMouse
+from napari_lesionseg.plugin.editor.tools import TOOLS, ToolContext
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Box
+from napari_lesionseg.types import Box, Click
 
 SIZES = ((560, 768), (4000, 6000))
 TICK_MS = 10
@@ -179,15 +181,19 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
     box = Box(shape[0] // 8, shape[1] // 8, shape[0] // 3, shape[1] // 3)
     few = max(2, repeats // 4)
     rows = [
-        measure(window, "click", [lambda at=at: editor.add_click(*at, rng.random() < 0.5) for at in spots]),
+        measure(
+            window,
+            "click",
+            [lambda at=at: editor.add_clicks([Click(*at, rng.random() < 0.5)]) for at in spots],
+        ),
         measure(window, "take a click back", [editor.undo] * few),
         measure(window, "threshold", [lambda t=t: set_threshold(editor, t) for t in thresholds]),
         measure(window, "slider let go", [lambda t=t: let_go(editor, t) for t in thresholds[: few + 1]]),
     ]
     for tool in ("smooth", "snap"):  # on the network's outline, so that there is something to change
-        changes = [lambda t=tool: editor.apply_tool(t)] * few
-        rows.append(measure(window, tool, changes, lambda: editor.apply_tool("back_to_prediction")))
-    rows.append(measure(window, "box", [lambda: editor.box(box)] * few))
+        changes = [lambda t=tool: apply_tool(editor, t)] * few
+        rows.append(measure(window, tool, changes, lambda: apply_tool(editor, "back_to_prediction")))
+    rows.append(measure(window, "box", [lambda: editor.add_box(box)] * few))
     editor.close()
     window.viewer.close()
     return rows
@@ -221,17 +227,24 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
 def is_ready(session: StudySession) -> bool:
     """Tell whether the next image is there, and nothing else is going on."""
     editor = session.editor
-    return bool(editor and editor.has_outline and not session.unsaved and session.is_ahead)
+    return bool(editor and editor.document.has_mask and not session.unsaved and session.is_ahead)
+
+
+def apply_tool(editor: MaskEditor, name: str) -> None:
+    """Use a tool as its button does."""
+    mouse = EditMouse(editor)
+    next(tool for tool in TOOLS if tool.id == name).function(ToolContext(editor, mouse))
+    mouse.close()
 
 
 def let_go(editor: MaskEditor, threshold: float) -> None:
     """Draw an outline in full."""
-    editor.set_config(editor.config.model_copy(update={"threshold": float(threshold) + 0.01}))
+    editor.set_config(editor.requests.config.model_copy(update={"threshold": float(threshold) + 0.01}))
 
 
 def set_threshold(editor: MaskEditor, threshold: float) -> None:
     """Move the threshold as the slider does while it is held."""
-    editor.set_config(editor.config.model_copy(update={"threshold": float(threshold)}))
+    editor.set_config(editor.requests.config.model_copy(update={"threshold": float(threshold)}))
 
 
 def show(rows: Sequence[Timing]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.types import Probability
 
 ARCH, ARCH_SETTINGS, SIDE = "unet", {"width": 4, "depth": 2}, 32
 
@@ -29,3 +31,10 @@ def make_model(seed: int = 0, classes: tuple[str, ...] = ("background", "lesion"
     )
     network = build_network(ARCH, card.out_channels, **ARCH_SETTINGS)
     return Model(network, card, "cpu", sha256="0" * 64, precision="float32")
+
+
+def prediction_of(probability: Probability) -> Prediction:
+    """Make the prediction of a network as large as its image, (H, W) or (C, H, W)."""
+    values = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
+    logits = np.log(values / (1 - values))[None] if probability.ndim == 2 else np.log(values)
+    return Prediction(logits.astype(np.float32), (probability.shape[-2], probability.shape[-1]))

@@ -20,7 +20,7 @@ NEAR = 1e-5
 """Pixels as near as this to the threshold may fall on either side of it."""
 
 
-def answer_of(
+def prediction_of(
     seed: int,
     size: tuple[int, int],
     *,
@@ -33,13 +33,13 @@ def answer_of(
     return Prediction(logits.astype(np.float32), size)
 
 
-def decided(answer: Prediction, threshold: float) -> np.ndarray:
+def decided(prediction: Prediction, threshold: float) -> np.ndarray:
     """Pixels that are not so near to the threshold, or to another class, that rounding decides."""
-    probability = answer.probability()
+    probability = prediction.probability()
     if probability.ndim == 2:
         return np.abs(probability - threshold) > NEAR
     ranked = np.sort(probability[1:], axis=0)
-    apart = ranked[-1] - ranked[-2] > NEAR if len(ranked) > 1 else np.ones(answer.size, bool)
+    apart = ranked[-1] - ranked[-2] > NEAR if len(ranked) > 1 else np.ones(prediction.size, bool)
     return apart & (np.abs(ranked[-1] - probability[0] * threshold / (1 - threshold)) > NEAR)
 
 
@@ -52,10 +52,10 @@ def decided(answer: Prediction, threshold: float) -> np.ndarray:
 def test_drawn_as_from_the_probability_of_every_pixel(
     seed: int, size: tuple[int, int], threshold: float, classes: int
 ) -> None:
-    answer = answer_of(seed, size, classes=classes)
-    expected = postprocess(answer.probability(), RAW, threshold)
-    sure = decided(answer, threshold)
-    np.testing.assert_array_equal(answer.outline(RAW, threshold)[sure], expected[sure])
+    prediction = prediction_of(seed, size, classes=classes)
+    expected = postprocess(prediction.probability(), RAW, threshold)
+    sure = decided(prediction, threshold)
+    np.testing.assert_array_equal(prediction.to_mask(RAW, threshold)[sure], expected[sure])
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -65,15 +65,15 @@ def test_clicks_and_cleaning_are_those_of_postprocess(classes: int, config: Post
     for seed in range(8):
         spots = rng.uniform(-5, 405, (5, 2))
         clicks = tuple(Click(row, col, bool(rng.integers(2))) for row, col in spots)
-        plain = answer_of(seed, size, classes=classes, smooth=4)
-        answer = Prediction(plain.logits, size, clicks)
-        expected = postprocess(answer.probability(), config, 0.4, clicks)
-        drawn = answer.outline(config, 0.4, clicks)
+        plain = prediction_of(seed, size, classes=classes, smooth=4)
+        prediction = Prediction(plain.logits, size, clicks)
+        expected = postprocess(prediction.probability(), config, 0.4, clicks)
+        drawn = prediction.to_mask(config, 0.4, clicks)
         assert np.mean(drawn != expected) < 1e-4
 
 
 def test_clicks_that_meet_and_clicks_at_the_border() -> None:
-    answer = answer_of(0, (400, 500))
+    prediction = prediction_of(0, (400, 500))
     clicks = (
         Click(0, 0),
         Click(1, 1, positive=False),
@@ -81,47 +81,47 @@ def test_clicks_that_meet_and_clicks_at_the_border() -> None:
         Click(200, 200),
         Click(201, 200, False),
     )
-    answer = Prediction(answer.logits, answer.size, clicks)
-    expected = postprocess(answer.probability(), RAW, 0.5, clicks)
-    assert np.mean(answer.outline(RAW, 0.5, clicks) != expected) < 1e-4
+    prediction = Prediction(prediction.logits, prediction.size, clicks)
+    expected = postprocess(prediction.probability(), RAW, 0.5, clicks)
+    assert np.mean(prediction.to_mask(RAW, 0.5, clicks) != expected) < 1e-4
 
 
 def test_much_is_drawn_in_several_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = answer_of(1, (300, 410), smooth=1.0)
-    whole = answer.outline(RAW, 0.5)
+    prediction = prediction_of(1, (300, 410), smooth=1.0)
+    whole = prediction.to_mask(RAW, 0.5)
     monkeypatch.setattr("napari_lesionseg.inference.prediction._AT_ONCE", 1000)
-    np.testing.assert_array_equal(answer.outline(RAW, 0.5), whole)
+    np.testing.assert_array_equal(prediction.to_mask(RAW, 0.5), whole)
 
 
 @pytest.mark.parametrize("value", [-9.0, 9.0])
 def test_all_or_nothing(value: float) -> None:
-    answer = Prediction(np.full((1, 4, 5), value, np.float32), (40, 50))
-    outline = answer.outline(PostprocessConfig(), 0.5)
+    prediction = Prediction(np.full((1, 4, 5), value, np.float32), (40, 50))
+    outline = prediction.to_mask(PostprocessConfig(), 0.5)
     assert outline.shape == (40, 50)
     assert outline.all() == outline.any() == (value > 0)
 
 
 def test_a_click_into_nothing_sets_its_disc() -> None:
-    answer = Prediction(np.full((1, 4, 5), -9, np.float32), (400, 500))
-    outline = answer.outline(PostprocessConfig(min_area=0), 0.5, [Click(200, 300)])
+    prediction = Prediction(np.full((1, 4, 5), -9, np.float32), (400, 500))
+    outline = prediction.to_mask(PostprocessConfig(min_area=0), 0.5, [Click(200, 300)])
     assert outline[200, 300] == 1
     assert 0 < outline.sum() < 100
 
 
 def test_contains_looks_at_one_pixel() -> None:
-    answer = answer_of(2, (90, 120))
-    mask = answer.probability() >= 0.3
+    prediction = prediction_of(2, (90, 120))
+    mask = prediction.probability() >= 0.3
     assert all(
-        answer.contains(row, col, 0.3) == mask[row, col] for row in (0, 44, 89) for col in (0, 61, 119)
+        prediction.contains(row, col, 0.3) == mask[row, col] for row in (0, 44, 89) for col in (0, 61, 119)
     )
 
 
 def test_another_size_is_the_same_seen_smaller() -> None:
-    answer = Prediction(answer_of(3, (240, 320)).logits, (240, 320), (Click(100, 100),))
-    small = answer.probability((120, 160))
+    prediction = Prediction(prediction_of(3, (240, 320)).logits, (240, 320), (Click(100, 100),))
+    small = prediction.probability((120, 160))
     assert small.shape == (120, 160)
     assert small[50, 50] == 1
-    large = answer.probability().reshape(120, 2, 160, 2).mean(axis=(1, 3))
+    large = prediction.probability().reshape(120, 2, 160, 2).mean(axis=(1, 3))
     assert np.abs(small - large).mean() < 0.01
 
 
@@ -130,8 +130,8 @@ def test_a_model_gives_it(rng: np.random.Generator) -> None:
     model = Model(build_network("lite-unet", 1), ModelCard(name="t", working_size=64), "cpu")
     encoded = model.encode(rng.integers(0, 255, (150, 190, 3), np.uint8))
     clicks = (Click(70, 80), Click(10, 10, positive=False))
-    answer = encoded.answer(clicks)
-    assert answer.shape == (150, 190)
-    assert answer.nbytes < 150 * 190
-    assert answer.small().shape == answer.logits.shape[1:]
-    np.testing.assert_array_equal(answer.probability(), encoded.predict(clicks))
+    prediction = encoded.predict_logits(clicks)
+    assert prediction.shape == (150, 190)
+    assert prediction.nbytes < 150 * 190
+    assert prediction.low_resolution().shape == prediction.logits.shape[1:]
+    np.testing.assert_array_equal(prediction.probability(), encoded.predict(clicks))

@@ -12,10 +12,11 @@ import napari.settings
 import numpy as np
 import pytest
 from npe2 import PluginManager
+from tests.fakes import prediction_of
 
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.plugin.editor.prediction_cache import Answer
 from napari_lesionseg.plugin.widgets.model_picker import AvailableModels
 from napari_lesionseg.study.layout import is_study
 from napari_lesionseg.study.study import Study
@@ -74,8 +75,8 @@ class FakeEncoded:
             probability[near] = 0.99 if click.positive else 0.01
         return probability
 
-    def answer(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Answer:
-        return Answer.of(self.predict(clicks, previous))
+    def predict_logits(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Prediction:
+        return prediction_of(self.predict(clicks, previous))
 
 
 @pytest.fixture(autouse=True)

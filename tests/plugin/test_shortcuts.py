@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ from napari.utils.key_bindings import coerce_keybinding
 
 from napari_lesionseg.plugin.shortcuts import (
     KEYS,
-    OUTLINE_KEYS,
-    VERDICT_KEYS,
+    REVIEW_KEYS,
+    TOOL_KEYS,
     LayerKeys,
     chosen_key,
     is_key,
@@ -21,6 +24,7 @@ from napari_lesionseg.plugin.shortcuts import (
 )
 
 PLUGIN = "napari-lesionseg"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -28,27 +32,27 @@ def labels() -> Labels:
     return Labels(np.zeros((5, 6), dtype=np.uint8))
 
 
-def press(layer, key: str):
+def press(layer: Labels, key: str) -> Any:
     return layer.keymap[coerce_keybinding(key)](layer)
 
 
-def test_every_key_can_be_pressed_and_none_is_given_twice():
-    assert all(is_key(key) for key in OUTLINE_KEYS.values())
+def test_every_key_can_be_pressed_and_none_is_given_twice() -> None:
+    assert all(is_key(key) for key in TOOL_KEYS.values())
     assert len(set(KEYS.values())) == len(KEYS)
 
 
-def test_the_preferences_list_every_key_of_the_outline_with_its_default():
+def test_the_preferences_list_every_key_of_the_outline_with_its_default() -> None:
     page = type(get_plugin_settings(PLUGIN).keys).model_fields
     shown = {name: entry.default for name, entry in page.items()}
-    assert shown == {setting_of(action): key for action, key in (OUTLINE_KEYS | VERDICT_KEYS).items()}
+    assert shown == {setting_of(action): key for action, key in (dict(TOOL_KEYS) | dict(REVIEW_KEYS)).items()}
 
 
 @pytest.mark.parametrize("text", ["", " ", "nonsense", "Ctrl+", "Ctrl+Ctrl"])
-def test_what_is_no_key_is_told(text):
+def test_text_that_is_not_a_key_is_rejected(text: str) -> None:
     assert not is_key(text)
 
 
-def test_a_key_calls_its_handler(labels):
+def test_a_key_calls_its_handler(labels: Labels) -> None:
     called = []
     keys = LayerKeys(labels, {"smooth": lambda: called.append("smooth")})
     press(labels, "S")
@@ -57,15 +61,15 @@ def test_a_key_calls_its_handler(labels):
     assert coerce_keybinding("S") not in labels.keymap
 
 
-def test_a_held_key_goes_on_when_let_go(labels):
+def test_a_held_key_continues_when_released(labels: Labels) -> None:
     said = []
 
-    def hold():
+    def hold() -> Iterator[None]:
         said.append("down")
         yield
         said.append("up")
 
-    keys = LayerKeys(labels, {"hide while held": hold})
+    keys = LayerKeys(labels, {"hide": hold})
     held = press(labels, "H")
     next(held)
     assert said == ["down"]
@@ -75,7 +79,7 @@ def test_a_held_key_goes_on_when_let_go(labels):
     keys.close()
 
 
-def test_keys_that_were_bound_before_come_back(labels):
+def test_keys_that_were_bound_before_come_back(labels: Labels) -> None:
     called = []
     labels.bind_key("S", lambda layer: called.append("mine"))
     LayerKeys(labels, {"smooth": lambda: called.append("smooth")}).close()
@@ -83,7 +87,7 @@ def test_keys_that_were_bound_before_come_back(labels):
     assert called == ["mine"]
 
 
-def test_a_key_of_the_preferences_is_bound_at_once(labels):
+def test_a_key_of_the_preferences_is_bound_at_once(labels: Labels) -> None:
     called = []
     told = []
     keys = LayerKeys(
@@ -97,22 +101,22 @@ def test_a_key_of_the_preferences_is_bound_at_once(labels):
     keys.close()
 
 
-def test_of_two_actions_with_one_key_the_first_has_it(labels):
-    get_plugin_settings(PLUGIN).keys.snap_to_edges = "S"
+def test_if_two_tools_have_the_same_key_the_first_gets_it(labels: Labels) -> None:
+    get_plugin_settings(PLUGIN).keys.snap = "S"
     called = []
-    handlers = {"snap to edges": lambda: called.append("snap"), "smooth": lambda: called.append("smooth")}
+    handlers = {"snap": lambda: called.append("snap"), "smooth": lambda: called.append("smooth")}
     keys = LayerKeys(labels, handlers)
     press(labels, "S")
     assert called == ["smooth"]
     keys.close()
 
 
-def test_nonsense_in_the_preferences_leaves_the_default():
+def test_an_invalid_key_in_the_preferences_is_ignored() -> None:
     get_plugin_settings(PLUGIN).keys.smooth = "no such key"
     assert chosen_key("smooth") == "S"
 
 
-def test_the_documentation_lists_the_keys_of_the_table():
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "correct-and-approve.md"
-    listed = dict(re.findall(r"^\| (.+) \| `(.+)` \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert listed == VERDICT_KEYS | OUTLINE_KEYS
+def test_the_manifest_and_the_documentation_list_the_keys_of_the_tables() -> None:
+    script = ROOT / "tools" / "generate_tool_tables.py"
+    checked = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr

@@ -1,8 +1,8 @@
-"""What a network said of an image, at the size it worked at, and outlines of the image told from it.
+"""The prediction of a network at its own resolution, and masks of the image drawn from it.
 
-A network looks at an image of any size at some 300 x 200 pixels. Between its pixels its answer runs straight
-(bilinearly), so where four neighbors agree, everything between them agrees with them, and of the millions of
-pixels of a large image only those have to be looked at between which the outline runs.
+A network works on about 300 x 200 pixels, whatever the size of the image. Between its pixels the logits are
+interpolated bilinearly, so where four neighbors agree, every pixel between them agrees with them, and only
+the pixels of the image along the border have to be interpolated.
 """
 
 from __future__ import annotations
@@ -32,30 +32,22 @@ from napari_lesionseg.types import Click, LabelImage, Probability
 
 _Value = TypeVar("_Value", bound=np.generic)
 
+_CERTAIN_BACKGROUND = -50.0  # a logit; its probability is 0 in float32 for every threshold
+
 _AT_ONCE = 1 << 22
-"""Pixels that are interpolated at once, which bounds the memory that this takes."""
+"""Pixels interpolated at once, which bounds the memory."""
 
 
 class _Axis(NamedTuple):
-    """Where the pixels of an image lie between those of the network, along one axis.
+    """Where N pixels of an image lie between n pixels of the network, along one axis."""
 
-    Parameters
-    ----------
-    low : ndarray, shape (N,), intp
-        The network's pixel before each of the image's.
-    weight : ndarray, shape (N,), float32
-        How far it is on the way to the next, 0 to 1.
-    starts : ndarray, shape (n + 1,), intp
-        First of the image's pixels behind each of the network's.
-    """
-
-    low: NDArray[np.intp]
-    weight: NDArray[np.float32]
-    starts: NDArray[np.intp]
+    low: NDArray[np.intp]  # (N,) the network's pixel before each of the image's
+    weight: NDArray[np.float32]  # (N,) how far each is on the way to the next, 0 to 1
+    starts: NDArray[np.intp]  # (n + 1,) first pixel of the image behind each of the network's
 
     @classmethod
     def of(cls, small: int, large: int) -> _Axis:
-        """Reckon as PyTorch does, in float32 as well."""
+        # As PyTorch computes it, in float32 as well, so that both agree on every pixel.
         at = (np.arange(large, dtype=np.float32) + np.float32(0.5)) * np.float32(small / large)
         at = np.maximum(at - np.float32(0.5), np.float32(0))
         low = np.minimum(at.astype(np.intp), small - 1)
@@ -64,21 +56,16 @@ class _Axis(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What a network said of an image; never changed, so that threads can share it.
+    """Logits at the network's resolution; never changed, so that threads can share it."""
 
-    Parameters
-    ----------
-    logits : ndarray
-        (C, h, w) float32: one channel for one class, else the background first.
-    size : (int, int)
-        Height and width of the image.
-    clicks : tuple of Click
-        What the probability agrees with, in pixels of the image.
-    """
+    logits: NDArray[np.float32]  # (C, h, w): one channel for one class, else the background first
+    size: tuple[int, int]  # height and width of the image
+    clicks: tuple[Click, ...] = ()  # what the probability agrees with, in pixels of the image
 
-    logits: NDArray[np.float32]
-    size: tuple[int, int]
-    clicks: tuple[Click, ...] = ()
+    @classmethod
+    def empty(cls, size: tuple[int, int]) -> Prediction:
+        """Return the prediction that an image shows no lesion."""
+        return cls(np.full((1, 1, 1), _CERTAIN_BACKGROUND, np.float32), size)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,23 +74,12 @@ class Prediction:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Memory in bytes."""
         return int(self.logits.nbytes)
 
     @torch.inference_mode()
     def probability(self, size: tuple[int, int] | None = None) -> Probability:
-        """Say how likely each pixel belongs to the lesion.
-
-        Parameters
-        ----------
-        size : (int, int), optional
-            Height and width to say it at; None: the image's own.
-
-        Returns
-        -------
-        Probability
-            float32 in [0, 1] of shape (H, W), or (C, H, W) with the background first.
-        """
+        """Return the probability, (H, W) or (C, H, W), at the image's size or another one."""
         height, width = size or self.size
         logits = torch.from_numpy(self.logits)[None]
         full = functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
@@ -117,39 +93,24 @@ class Prediction:
         ]
         return honor_clicks(probability[0] if len(probability) == 1 else probability, clicks)
 
-    def small(self) -> Probability:
-        """Give the probability at the size the network worked at, whatever the clicks say."""
+    def low_resolution(self) -> Probability:
+        """Return the probability at the network's resolution, regardless of the clicks."""
         logits = torch.from_numpy(self.logits)[None]
         probability: Probability = logits_to_probability(logits)[0].numpy()
         return probability[0] if len(probability) == 1 else probability
 
-    def outline(
+    def to_mask(
         self, config: PostprocessConfig, threshold: float, clicks: Iterable[Click] = ()
     ) -> LabelImage:
-        """Draw what ``postprocess(answer.probability(), config, threshold, clicks)`` draws, only quicker.
+        """Return ``postprocess(self.probability(), config, threshold, clicks)``, (H, W) uint8, only faster.
 
-        The logit is compared with that of the threshold, so pixels may differ whose probability is within
-        1e-5 of the threshold.
-
-        Parameters
-        ----------
-        config : PostprocessConfig
-            What is cleaned.
-        threshold : float
-            In (0, 1).
-        clicks : iterable of Click
-            What the outline has to agree with.
-
-        Returns
-        -------
-        LabelImage
-            uint8 of shape (H, W), a new array.
+        Logits are compared with that of the threshold, so pixels within 1e-5 of it may differ.
         """
-        drawing = _Drawing(self, threshold)
+        drawing = _MaskDrawing(self, threshold)
         labels, region = drawing.labels()
         inside = clicks_inside(self.clicks, self.size)
         for click in inside:
-            drawing.press(labels, click)
+            drawing.stamp_click(labels, click)
         wanted = clicked_pixels(clicks, self.size)
         best = drawing.best_at(list(wanted))
         targets = {pixel: best[pixel] if positive else 0 for pixel, positive in wanted.items()}
@@ -157,29 +118,29 @@ class Prediction:
         return clean_labels(labels, config, targets, region)
 
     def contains(self, row: int, col: int, threshold: float) -> bool:
-        """Tell whether a pixel of the image reaches a threshold, whatever the clicks say."""
-        values = _Drawing(self, threshold).margins_at([(row, col)])
+        """Whether a pixel of the image reaches a threshold, regardless of the clicks."""
+        values = _MaskDrawing(self, threshold).margins_at([(row, col)])
         return bool(values.max() >= _cut(threshold))
 
 
-class _Drawing:
-    """One drawing of an answer at a threshold.
+class _MaskDrawing:
+    """A prediction drawn at a threshold.
 
-    What is compared with the threshold are margins, (K, h, w): the logit of a single class, or how much
-    those of several are above that of the background.
+    Margins (K, h, w) are compared with the threshold: the logit of a single class, or by how much the logits
+    of several classes exceed that of the background.
     """
 
-    def __init__(self, answer: Prediction, threshold: float) -> None:
-        logits = answer.logits
-        self._answer, self._threshold = answer, threshold
+    def __init__(self, prediction: Prediction, threshold: float) -> None:
+        logits = prediction.logits
+        self._prediction, self._threshold = prediction, threshold
         self._margins = logits if len(logits) == 1 else logits[1:] - logits[0]
         self._cut = _cut(threshold)
-        self._rows = _Axis.of(logits.shape[1], answer.size[0])
-        self._cols = _Axis.of(logits.shape[2], answer.size[1])
+        self._rows = _Axis.of(logits.shape[1], prediction.size[0])
+        self._cols = _Axis.of(logits.shape[2], prediction.size[1])
 
     def labels(self) -> tuple[LabelImage, tuple[slice, slice]]:
-        """Give class indices (H, W), not cleaned, and rows and columns outside of which there are none."""
-        labels = np.zeros(self._answer.size, np.uint8)
+        """Return class indices (H, W), not cleaned, and the rows and columns that hold them all."""
+        labels = np.zeros(self._prediction.size, np.uint8)
         nodes = self._classes(self._margins)
         corners = np.stack(_corners(nodes))
         most, least = corners.max(axis=0), corners.min(axis=0)
@@ -196,31 +157,31 @@ class _Drawing:
         self._draw_border(labels, *np.nonzero(most != least))
         return labels, (down, across)
 
-    def press(self, labels: LabelImage, click: Click) -> None:
-        """Draw, in place, the surroundings of a click, which the probability follows there."""
-        radius, size = click_radius(self._answer.size), self._answer.size
+    def stamp_click(self, labels: LabelImage, click: Click) -> None:
+        """Draw, in place, the disc of a click, where the probability follows the click."""
+        radius, size = click_radius(self._prediction.size), self._prediction.size
         rows, cols = (
             np.arange(max(at - radius, 0), min(at + radius + 1, side))
             for at, side in zip(click.pixel, size, strict=True)
         )
-        logits = torch.from_numpy(self._between(self._answer.logits, rows, cols))[None]
+        logits = torch.from_numpy(self._between(self._prediction.logits, rows, cols))[None]
         values: Probability = logits_to_probability(logits)[0].numpy()
         part = values[0] if len(values) == 1 else values
         corner = (int(rows[0]), int(cols[0]))
-        agreed = honor_part(part, clicks_inside(self._answer.clicks, size), radius, corner)
+        agreed = honor_part(part, clicks_inside(self._prediction.clicks, size), radius, corner)
         labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = threshold_labels(agreed, self._threshold)
 
     def margins_at(self, pixels: list[tuple[int, int]]) -> NDArray[np.float32]:
-        """Give the margins (K, N) at N pixels of the image."""
+        """Return the margins (K, N) at N pixels of the image."""
         found = [self._between(self._margins, np.array([row]), np.array([col])) for row, col in pixels]
         return np.concatenate(found, axis=-1)[:, 0] if found else self._margins[:, :0, 0]
 
     def best_at(self, pixels: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
-        """Give the class, other than the background, that is the most probable at pixels of the image."""
+        """Return the most probable class, other than the background, at pixels of the image."""
         return dict(zip(pixels, (int(at) + 1 for at in self.margins_at(pixels).argmax(axis=0)), strict=True))
 
     def _classes(self, margins: NDArray[np.float32]) -> LabelImage:
-        """Turn margins (K, ...) into class indices (...)."""
+        """Convert margins (K, ...) into class indices (...)."""
         if len(margins) == 1:
             inside: LabelImage = (margins[0] >= self._cut).view(np.uint8)
             return inside
@@ -253,12 +214,12 @@ class _Drawing:
 
 
 def _cut(threshold: float) -> np.float32:
-    """Give the margin at which a threshold is reached: its log odds, with one class as with several."""
+    """Return the margin at which a threshold is reached: its log odds, with one class as with several."""
     return np.float32(math.log(threshold / (1 - threshold)))
 
 
 def _corners(values: NDArray[_Value]) -> tuple[NDArray[_Value], ...]:
-    """Give the four values around each place between pixels (..., h, w); beyond the last there is none."""
+    """Return the four values around each place between pixels (..., h, w); the last ones are repeated."""
     below = np.concatenate([values[..., 1:, :], values[..., -1:, :]], axis=-2)
     return tuple(
         corner
@@ -280,7 +241,7 @@ def _blend(
 def _pixels_behind(
     axis: _Axis, cells: NDArray[np.intp], most: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Give the image's pixels behind each of the network's (N, most), the last repeated; and if any are."""
+    """Return the image's pixels behind each of the network's (N, most), and whether they exist."""
     starts, stops = axis.starts[cells], axis.starts[cells + 1]
     pixels = np.minimum(starts[:, None] + np.arange(most), stops[:, None] - 1)
     return pixels, stops > starts

@@ -216,10 +216,10 @@ class EncodedImage:
             raise ImageError(
                 f"The previous prediction has shape {previous.shape}, but the image has shape {self.shape}."
             )
-        return self._with_enough_memory(self.answer(clicks, previous, augment=augment).probability)
+        return self._with_enough_memory(self.predict_logits(clicks, previous, augment=augment).probability)
 
     @torch.inference_mode()
-    def answer(
+    def predict_logits(
         self,
         clicks: Sequence[Click] = (),
         previous: Probability | None = None,

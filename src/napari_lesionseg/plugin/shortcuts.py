@@ -1,8 +1,8 @@
-"""All keys, in one table, and how a key gets to what it does.
+"""All keys, and how a key is bound to what it does.
 
-Keys of widgets work in the whole window while the widget is shown. Keys of the outline, which are letters
-alone, work while its layer is the active one, as napari's own do, which keep theirs: digits, B, E, F, L, M,
-P, V, X and Z. Alt with C, S, T or a menu's letter belongs to napari's menus.
+Keys of widgets work in the whole window while the widget is visible. Keys of the correction tools, most of
+them single letters, work while their layer is active, as napari's own do; napari keeps digits, B, E, F, L, M,
+P, V, X and Z. Alt with C, S, T or the letter of a menu belongs to napari's menus.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
-KEYS = {
+from napari_lesionseg.plugin.editor.tools import TOOLS
+
+WIDGET_KEYS: Mapping[str, str] = {
     "image": "Alt+B",
     "model": "Alt+M",
     "device": "Alt+D",
@@ -32,46 +34,21 @@ KEYS = {
     "segment": "Ctrl+Return",
     "cancel": "Ctrl+.",
 }
-"""What is done in a widget, and its key."""
+"""Keys of the widgets; they cannot be changed."""
 
-OUTLINE_KEYS = {
-    "click: belongs": "C",
-    "click: does not belong": "N",
-    "look into a box": "R",
-    "take the last click back": "Backspace",
-    "brush": "P",
-    "eraser": "E",
-    "fill": "F",
-    "polygon": "G",
-    "smooth": "S",
-    "snap to edges": "T",
-    "fill holes of the outline": "O",
-    "largest part alone": "J",
-    "remove part under the mouse": "D",
-    "split": "K",
-    "merge": "U",
-    "back to the model": "Y",
-    "no outline": "0",
-    "next class": ".",
-    "hide while held": "H",
-    "show filled while held": "A",
-    "move the image while held": "Space",
-    "undo": "Ctrl+Z",
-    "redo": "Ctrl+Shift+Z",
-}
-"""What is done to an outline, and its key; the preferences can give it another one."""
+TOOL_KEYS: Mapping[str, str] = {tool.id: tool.key for tool in TOOLS}
+"""Default keys of the correction tools; the preferences can change them."""
 
-VERDICT_KEYS = {
+REVIEW_KEYS: Mapping[str, str] = {
     "back": "Q",
     "approve": "W",
     "no lesion": "F3",
     "flag": "F4",
     "reopen": "F2",
 }
-"""What an annotator says of an image of a study, and the keys; the preferences can give them others."""
+"""Default keys of the review of a study; the preferences can change them."""
 
-KEYS.update(OUTLINE_KEYS)
-KEYS.update(VERDICT_KEYS)
+KEYS: Mapping[str, str] = {**WIDGET_KEYS, **TOOL_KEYS, **REVIEW_KEYS}
 
 _PLUGIN = "napari-lesionseg"
 _NO_KEYS = (None, KeyCode.UNKNOWN, KeyCode.Ctrl, KeyCode.Shift, KeyCode.Alt, KeyCode.Meta)
@@ -79,12 +56,12 @@ Handler = Callable[[], Iterator[None] | None]
 
 
 def setting_of(action: str) -> str:
-    """Give the name that an action's key has in the preferences."""
-    return "_".join("".join(letter if letter.isalnum() else " " for letter in action).split())
+    """Return the name of an action's key in the preferences."""
+    return action.replace(" ", "_")
 
 
 def chosen_key(action: str) -> str:
-    """Give the key of an action: that of the preferences if it is a key, else that of the table."""
+    """Return the key of an action: that of the preferences if it is a key, else the default."""
     try:
         text = str(getattr(get_plugin_settings(_PLUGIN).keys, setting_of(action))).strip()
     except (KeyError, AttributeError):
@@ -93,7 +70,7 @@ def chosen_key(action: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Tell whether a text names a key, such as "K" or "Ctrl+Shift+K"."""
+    """Whether a text names a key, such as "K" or "Ctrl+Shift+K"."""
     try:
         binding = coerce_keybinding(text)
     except (ValueError, TypeError, KeyError):
@@ -102,23 +79,15 @@ def is_key(text: str) -> bool:
 
 
 def key_of(action: str) -> str:
-    """Give the key of an action as this system writes it."""
+    """Return the key of an action as this system writes it."""
     return str(QKeySequence(chosen_key(action)).toString(QKeySequence.SequenceFormat.NativeText))
 
 
 class LayerKeys:
-    """Keys of one layer, bound until it is closed, and bound anew when the preferences change.
+    """Keys of one layer, bound until it is closed, and bound again when the preferences change.
 
-    Where two actions were given one key, the first in the table has it.
-
-    Parameters
-    ----------
-    layer : napari.layers.Layer
-        The keys work while it is the active layer.
-    handlers : mapping of str to callable
-        What each action does; a generator function goes on after its ``yield`` when the key is let go.
-    changed : callable, optional
-        Called when keys were bound anew.
+    If two tools have the same key, the first in the table gets it. A handler that is a generator function
+    continues after its ``yield`` when the key is released.
     """
 
     def __init__(
@@ -132,14 +101,14 @@ class LayerKeys:
             self._events.connect(self._on_settings)
 
     def close(self) -> None:
-        """Give the keys back."""
+        """Return the keys to what they were bound to before."""
         self._unbind()
         if self._events is not None:
             self._events.disconnect(self._on_settings)
             self._events = None
 
     def _bind(self) -> None:
-        for action in OUTLINE_KEYS:
+        for action in TOOL_KEYS:
             key = chosen_key(action)
             name = str(coerce_keybinding(key))
             if action in self._handlers and name not in self._bound:
@@ -159,7 +128,7 @@ class LayerKeys:
 
 
 def _callback(handler: Handler) -> Callable[[Layer], Any]:
-    """Make a handler into what napari binds: a function, or a generator function, of the layer."""
+    """Convert a handler to what napari binds: a function, or generator function, of the layer."""
     if not inspect.isgeneratorfunction(handler):
         return lambda layer: handler()
 
@@ -170,7 +139,7 @@ def _callback(handler: Handler) -> Callable[[Layer], Any]:
 
 
 def settings_events() -> Any:
-    """Give what tells that keys were changed in the preferences; None where napari has no page for them."""
+    """Return the events of the keys in the preferences; None if napari has no page for them."""
     try:
         return get_plugin_settings(_PLUGIN).keys.events
     except (KeyError, AttributeError):
@@ -178,10 +147,7 @@ def settings_events() -> Any:
 
 
 def bind_key(widget: QWidget, action: str) -> None:
-    """Let an action's key press a button, or put the focus on any other widget.
-
-    The key works in the whole window while the widget is shown.
-    """
+    """Bind an action's key in the whole window: it clicks a button, and focuses any other widget."""
     sequence = QKeySequence(KEYS[action])
     if isinstance(widget, QAbstractButton):
         widget.setShortcut(sequence)
@@ -190,5 +156,5 @@ def bind_key(widget: QWidget, action: str) -> None:
 
 
 def set_tip(widget: QWidget, text: str, action: str) -> None:
-    """Give a widget a tooltip that ends with its key."""
+    """Set a tooltip that ends with the key of an action."""
     widget.setToolTip(f"{text} ({key_of(action)})")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from napari.utils.interactions import mouse_move_callbacks, mouse_press_callback
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.plugin.editor.mouse import ClickTool
+from napari_lesionseg.plugin.editor.mouse import EditMouse
+from napari_lesionseg.plugin.editor.tools import REMOVE_PART, MaskEdit
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.types import Box
+from napari_lesionseg.types import Box, Click
 
 SCALE = 2.0
 
@@ -19,7 +22,9 @@ SCALE = 2.0
 class Event(SimpleNamespace):
     """A mouse event as napari's canvas sends it, over an image scaled by two."""
 
-    def __init__(self, kind, place, button=1, modifiers=()):
+    def __init__(
+        self, kind: str, place: tuple[float, float], button: int = 1, modifiers: tuple[str, ...] = ()
+    ) -> None:
         row, col = place
         super().__init__(
             type=f"mouse_{kind}",
@@ -32,36 +37,50 @@ class Event(SimpleNamespace):
         )
 
     @property
-    def __wrapped__(self):
+    def __wrapped__(self) -> Event:
         return self
 
     @__wrapped__.setter
-    def __wrapped__(self, event):
+    def __wrapped__(self, event: Event) -> None:
         self.__dict__.update(event.__dict__)
 
 
+class CalledEditor(MaskEditor):
+    """Records the calls of the mouse instead of editing."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def add_clicks(self, clicks: Sequence[Click]) -> None:
+        self.calls.append(("add_clicks", *clicks))
+
+    def add_box(self, box: Box) -> None:
+        self.calls.append(("add_box", box))
+
+    def apply(self, edit: MaskEdit, point: tuple[float, float] | None = None) -> None:
+        self.calls.append(("apply", edit, point))
+
+
 @pytest.fixture
-def editor(monkeypatch):
+def editor() -> Iterator[CalledEditor]:
     viewer = ViewerModel()
     image = viewer.add_image(np.zeros((40, 60, 3), dtype=np.uint8), rgb=True, scale=(SCALE, SCALE))
     labels = new_outline(image)
     viewer.add_layer(labels)
-    made = MaskEditor(viewer, image, labels, config=PostprocessConfig(), model=None)
-    made.calls = []
-    for name in ("add_click", "add_scribble", "box", "preview", "apply_tool"):
-        monkeypatch.setattr(made, name, lambda *arguments, name=name: made.calls.append((name, *arguments)))
+    made = CalledEditor(viewer, image, labels, config=PostprocessConfig(), model=None)
     yield made
     made.close()
 
 
 @pytest.fixture
-def tool(editor):
-    made = ClickTool(editor)
+def mouse(editor: CalledEditor) -> Iterator[EditMouse]:
+    made = EditMouse(editor)
     yield made
     made.close()
 
 
-def drag(editor, *places, **options) -> list[Event]:
+def drag(editor: MaskEditor, *places: tuple[float, float], **options: Any) -> list[Event]:
     """Press at the first place, move over the others, let go."""
     events = [Event("press", places[0], **options)]
     mouse_press_callbacks(editor.labels, events[0])
@@ -73,110 +92,117 @@ def drag(editor, *places, **options) -> list[Event]:
     return events
 
 
-def test_the_left_button_says_what_belongs(editor, tool):
-    tool.start("click")
+def test_the_left_button_marks_lesion(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("click")
     drag(editor, (12.5, 30.0))
-    assert editor.calls == [("add_click", 12.5, 30.0, True)]
+    assert editor.calls == [("add_clicks", Click(12.5, 30.0))]
 
 
 @pytest.mark.parametrize("options", [{"button": 2}, {"modifiers": ("Alt",)}])
-def test_the_right_button_and_alt_say_the_opposite(editor, tool, options):
-    tool.start("click")
+def test_the_right_button_and_alt_do_the_opposite(
+    editor: CalledEditor, mouse: EditMouse, options: dict[str, Any]
+) -> None:
+    mouse.start("click")
     drag(editor, (12, 30), **options)
-    tool.start("click", positive=False)
+    mouse.start("click", positive=False)
     drag(editor, (13, 31), **options)
-    assert [call[-1] for call in editor.calls] == [False, True]
+    assert [call[-1].positive for call in editor.calls] == [False, True]
 
 
-def test_a_trembling_hand_clicks(editor, tool):
-    tool.start("click")
+def test_a_small_movement_is_still_a_click(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("click")
     drag(editor, (12, 30), (12, 31), (12, 30))
-    assert editor.calls == [("add_click", 12.0, 30.0, True)]
+    assert editor.calls == [("add_clicks", Click(12.0, 30.0))]
 
 
-def test_a_drag_is_a_scribble_and_is_shown_while_drawn(editor, tool):
-    tool.start("click")
-    drag(editor, (12, 30), (12, 35), (12, 40))
-    assert [call[0] for call in editor.calls] == ["preview", "preview", "add_scribble"]
-    assert editor.calls[-1][1] == [(12, 30), (12, 35), (12, 40)]
+def test_a_drag_is_a_line_of_clicks_and_is_shown_while_drawn(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("click")
+    mouse_press_callbacks(editor.labels, Event("press", (12, 30)))
+    mouse_move_callbacks(editor.labels, Event("move", (12, 40)))
+    shown = editor.document.overlay.clicks
+    assert (shown[0], shown[-1]) == ((12, 30, True), (12, 40, True))
+    mouse_release_callbacks(editor.labels, Event("release", (12, 40)))
+    ((name, *clicks),) = editor.calls
+    assert name == "add_clicks"
+    assert [(click.row, click.col, click.positive) for click in clicks] == list(shown)
 
 
-def test_the_image_does_not_move_while_clicking(editor, tool):
-    tool.start("click")
+def test_the_image_does_not_move_while_clicking(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("click")
     event = Event("press", (12, 30))
     mouse_press_callbacks(editor.labels, event)
     assert event.handled
 
 
-def test_a_box_is_drawn_from_any_corner_and_cut_at_the_border(editor, tool):
-    tool.start("box")
+def test_a_box_is_drawn_from_any_corner_and_cut_at_the_border(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("box")
     press = Event("press", (30, 50))
     mouse_press_callbacks(editor.labels, press)
     mouse_move_callbacks(editor.labels, Event("move", (-7, 20)))
-    assert editor.overlay.box == (0, 20, 31, 51)
+    assert editor.document.overlay.box == (0, 20, 31, 51)
     mouse_release_callbacks(editor.labels, Event("release", (-7, 20)))
-    assert editor.calls == [("box", Box(0, 20, 31, 51))]
-    assert editor.overlay.box is None
+    assert editor.calls == [("add_box", Box(0, 20, 31, 51))]
+    assert editor.document.overlay.box is None
 
 
-def test_parts_are_removed_by_a_click(editor, tool):
-    tool.start("remove")
+def test_parts_are_removed_by_a_click(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("remove")
     drag(editor, (12, 30))
-    assert editor.calls == [("apply_tool", "remove_part", 12.0, 30.0)]
+    assert editor.calls == [("apply", REMOVE_PART, (12.0, 30.0))]
 
 
 @pytest.mark.parametrize("mode", ["paint", "erase", "fill", "polygon"])
-def test_taking_a_brush_ends_clicking(editor, tool, mode):
+def test_choosing_a_brush_ends_clicking(editor: CalledEditor, mouse: EditMouse, mode: str) -> None:
     told = []
-    tool.changed.connect(lambda: told.append(tool.mode))
-    tool.start("click")
+    mouse.changed.connect(lambda: told.append(mouse.mode))
+    mouse.start("click")
     editor.labels.mode = mode
     assert told == ["click", "off"]
     drag(editor, (12, 30), (20, 30))
     assert editor.calls == []
 
 
-def test_clicking_leaves_the_brush(editor, tool):
+def test_clicking_deselects_the_brush(editor: CalledEditor, mouse: EditMouse) -> None:
     editor.labels.mode = "paint"
-    tool.start("click")
+    mouse.start("click")
     drag(editor, (12, 30))
     assert not editor.labels.data.any()
 
 
-def test_off_the_mouse_is_naparis(editor, tool):
+def test_when_off_the_mouse_belongs_to_napari(editor: CalledEditor, mouse: EditMouse) -> None:
     event = Event("press", (12, 30))
     mouse_press_callbacks(editor.labels, event)
     assert not event.handled
     assert editor.calls == []
 
 
-def test_while_panning_nothing_is_clicked(editor, tool):
-    tool.start("click")
-    tool.panning = True
+def test_while_panning_nothing_is_clicked(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("click")
+    mouse.panning = True
     assert not drag(editor, (12, 30))[0].handled
     assert editor.calls == []
 
 
-def test_naparis_zooms_are_held_back_while_clicking(editor, tool):
+def test_the_zooms_of_napari_are_suspended_while_clicking(editor: CalledEditor, mouse: EditMouse) -> None:
     viewer = editor.viewer
     before = [*viewer.mouse_double_click_callbacks], [*viewer.mouse_drag_callbacks]
-    tool.start("click")
-    tool.start("box")
+    mouse.start("click")
+    mouse.start("box")
     names = {
         callback.__name__ for callback in [*viewer.mouse_double_click_callbacks, *viewer.mouse_drag_callbacks]
     }
     assert not names & {"double_click_to_zoom", "drag_to_zoom"}
-    tool.start("off")
+    mouse.start("off")
     assert ([*viewer.mouse_double_click_callbacks], [*viewer.mouse_drag_callbacks]) == before
 
 
-def test_closed_it_leaves_nothing_behind(editor):
+def test_a_closed_mouse_leaves_nothing_behind(editor: CalledEditor) -> None:
     callbacks = [*editor.labels.mouse_drag_callbacks]
     zooms = [*editor.viewer.mouse_drag_callbacks]
-    tool = ClickTool(editor)
-    tool.start("click")
-    tool.close()
+    mouse = EditMouse(editor)
+    mouse.start("click")
+    mouse.close()
     assert [*editor.labels.mouse_drag_callbacks] == callbacks
     assert [*editor.viewer.mouse_drag_callbacks] == zooms
     editor.labels.mode = "paint"
-    assert tool.mode == "off"
+    assert mouse.mode == "off"

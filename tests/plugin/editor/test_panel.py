@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
+from pytestqt.qtbot import QtBot
+from tests.fakes import prediction_of
+from tests.plugin.conftest import FakeModel
+from tests.plugin.editor.fakes import apply_tool
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import MaskError
@@ -16,7 +23,7 @@ MODES = {"brush": "paint", "eraser": "erase", "fill": "fill", "polygon": "polygo
 
 
 @pytest.fixture
-def editor(network):
+def editor(network: FakeModel) -> Iterator[MaskEditor]:
     viewer = ViewerModel()
     image = viewer.add_image(np.zeros((40, 60, 3), dtype=np.uint8), rgb=True)
     labels = new_outline(image)
@@ -28,26 +35,26 @@ def editor(network):
 
 
 @pytest.fixture
-def outlined(editor):
+def outlined(editor: MaskEditor) -> MaskEditor:
     probability = np.zeros((40, 60), dtype=np.float32)
     probability[10:30, 20:45] = 0.9
-    editor.set_prediction(probability)
+    editor.set_prediction(prediction_of(probability))
     return editor
 
 
 @pytest.fixture
-def panel(qtbot, outlined) -> CorrectPanel:
+def panel(qtbot: QtBot, outlined: MaskEditor) -> CorrectPanel:
     made = CorrectPanel(outlined.viewer, outlined)
     qtbot.addWidget(made)
     made.show()
     return made
 
 
-def press(editor, key):
+def press(editor: MaskEditor, key: str) -> Any:
     return editor.labels.keymap[coerce_keybinding(key)](editor.labels)
 
 
-def test_alone_everything_is_off_and_says_why(qtbot):
+def test_without_an_image_every_button_says_why_it_is_disabled(qtbot: QtBot) -> None:
     panel = CorrectPanel(ViewerModel())
     qtbot.addWidget(panel)
     for button in panel.buttons.values():
@@ -55,42 +62,44 @@ def test_alone_everything_is_off_and_says_why(qtbot):
         assert button.toolTip().startswith("Open an image first")
 
 
-def test_every_button_tells_its_key(panel):
+def test_every_tooltip_shows_the_key(panel: CorrectPanel) -> None:
     for action, button in panel.buttons.items():
         assert button.toolTip().endswith(f"({key_of(action)})")
 
 
-def test_buttons_that_need_an_outline_say_so(qtbot, editor):
+def test_buttons_that_need_an_outline_say_so(qtbot: QtBot, editor: MaskEditor) -> None:
     panel = CorrectPanel(editor.viewer, editor)
     qtbot.addWidget(panel)
     assert not panel.buttons["smooth"].isEnabled()
-    assert "Nothing is outlined" in panel.buttons["smooth"].toolTip()
+    assert "There is no outline" in panel.buttons["smooth"].toolTip()
     assert panel.buttons["brush"].isEnabled()
     editor.labels.data_setitem((np.array([5]), np.array([5])), 1)
     assert panel.buttons["smooth"].isEnabled()
 
 
-def test_without_a_model_clicks_say_so(qtbot, outlined):
-    outlined.set_model(None)
+def test_without_a_model_clicks_say_so(qtbot: QtBot, outlined: MaskEditor) -> None:
+    outlined.requests.set_model(None)
     panel = CorrectPanel(outlined.viewer, outlined)
     qtbot.addWidget(panel)
-    assert "Choose a model" in panel.buttons["click: belongs"].toolTip()
-    assert panel.buttons["back to the model"].isEnabled()
+    assert "Choose a model" in panel.buttons["positive_click"].toolTip()
+    assert panel.buttons["back_to_prediction"].isEnabled()
 
 
-def test_undo_and_redo_follow_the_history(panel, outlined):
+def test_undo_and_redo_follow_the_history(panel: CorrectPanel, outlined: MaskEditor) -> None:
     undo, redo = panel.buttons["undo"], panel.buttons["redo"]
     assert undo.isEnabled()
     assert not redo.isEnabled()
     undo.click()
-    assert not outlined.mask.any()
+    assert not outlined.snapshot.mask.any()
     assert not undo.isEnabled()
     redo.click()
-    assert outlined.mask.any()
+    assert outlined.snapshot.mask.any()
 
 
 @pytest.mark.parametrize(("action", "mode"), MODES.items())
-def test_brushes_are_taken_and_left(panel, outlined, action, mode):
+def test_brushes_are_selected_and_deselected(
+    panel: CorrectPanel, outlined: MaskEditor, action: str, mode: str
+) -> None:
     button = panel.buttons[action]
     button.click()
     assert str(outlined.labels.mode) == mode
@@ -103,45 +112,47 @@ def test_brushes_are_taken_and_left(panel, outlined, action, mode):
 @pytest.mark.parametrize(
     ("action", "mode", "positive"),
     [
-        ("click: belongs", "click", True),
-        ("click: does not belong", "click", False),
-        ("look into a box", "box", True),
-        ("remove part under the mouse", "remove", True),
+        ("positive_click", "click", True),
+        ("negative_click", "click", False),
+        ("box", "box", True),
+        ("remove_part", "remove", True),
     ],
 )
-def test_the_mouse_is_taken_and_given_back(panel, outlined, action, mode, positive):
+def test_mouse_tools_are_selected_and_deselected(
+    panel: CorrectPanel, outlined: MaskEditor, action: str, mode: str, positive: bool
+) -> None:
     outlined.viewer.layers.selection.active = outlined.image
     button = panel.buttons[action]
     button.click()
-    assert (panel.tool.mode, panel.tool.positive) == (mode, positive)
+    assert (panel.mouse.mode, panel.mouse.positive) == (mode, positive)
     assert outlined.viewer.layers.selection.active is outlined.labels
     assert [name for name, other in panel.buttons.items() if other.isChecked()] == [action]
     button.click()
-    assert panel.tool.mode == "off"
+    assert panel.mouse.mode == "off"
     assert not button.isChecked()
 
 
-def test_a_brush_of_naparis_own_buttons_is_shown(panel, outlined):
-    panel.buttons["click: belongs"].click()
+def test_a_brush_chosen_in_napari_is_shown(panel: CorrectPanel, outlined: MaskEditor) -> None:
+    panel.buttons["positive_click"].click()
     outlined.labels.mode = "paint"
     assert panel.buttons["brush"].isChecked()
-    assert not panel.buttons["click: belongs"].isChecked()
+    assert not panel.buttons["positive_click"].isChecked()
 
 
-def test_tools_are_applied_by_button_and_key(panel, outlined):
-    panel.buttons["no outline"].click()
-    assert not outlined.mask.any()
+def test_tools_are_applied_by_button_and_key(panel: CorrectPanel, outlined: MaskEditor) -> None:
+    panel.buttons["clear"].click()
+    assert not outlined.snapshot.mask.any()
     press(outlined, "Y")
-    assert outlined.mask.any()
+    assert outlined.snapshot.mask.any()
 
 
-def test_the_part_under_the_mouse_goes(panel, outlined):
+def test_the_part_under_the_mouse_goes(panel: CorrectPanel, outlined: MaskEditor) -> None:
     outlined.viewer.cursor.position = (20, 30)
     press(outlined, "D")
-    assert not outlined.mask.any()
+    assert not outlined.snapshot.mask.any()
 
 
-def test_holding_keys_hides_and_fills(panel, outlined):
+def test_holding_keys_hides_and_fills(panel: CorrectPanel, outlined: MaskEditor) -> None:
     labels = outlined.labels
     before = labels.contour, labels.opacity
     for key, shown in (("H", (before[0], 0)), ("A", (0, 0.4))):
@@ -153,44 +164,44 @@ def test_holding_keys_hides_and_fills(panel, outlined):
         assert (labels.contour, labels.opacity) == before
 
 
-def test_the_image_moves_while_a_key_is_held(panel, outlined):
+def test_the_image_moves_while_a_key_is_held(panel: CorrectPanel, outlined: MaskEditor) -> None:
     outlined.labels.mode = "paint"
     held = press(outlined, "Space")
     next(held)
     assert str(outlined.labels.mode) == "pan_zoom"
-    assert panel.tool.panning
+    assert panel.mouse.panning
     with pytest.raises(StopIteration):
         next(held)
     assert str(outlined.labels.mode) == "paint"
 
 
-def test_classes_are_chosen_where_there_are_several(panel, outlined):
+def test_classes_are_chosen_where_there_are_several(panel: CorrectPanel, outlined: MaskEditor) -> None:
     assert not panel.classes.isVisible()
     panel.set_classes(["lesion", "naevus", "ulcer"])
     assert panel.classes.isVisible()
     press(outlined, ".")
-    assert (panel.classes.currentText(), outlined.active_class) == ("naevus", 2)
+    assert (panel.classes.currentText(), outlined.document.active_class) == ("naevus", 2)
     press(outlined, ".")
     press(outlined, ".")
-    assert outlined.active_class == 1
+    assert outlined.document.active_class == 1
 
 
-def test_all_keys_are_listed(panel):
+def test_all_keys_are_listed(panel: CorrectPanel) -> None:
     assert not panel.key_list.isVisible()
     panel.show_keys.click()
     assert panel.key_list.isVisible()
     assert "Backspace" in panel.key_list.text()
 
 
-def test_errors_are_shown_until_something_is_done(panel, outlined):
+def test_errors_are_shown_until_something_is_done(panel: CorrectPanel, outlined: MaskEditor) -> None:
     outlined.failed.emit(MaskError("It went wrong."))
     assert panel.status.text() == "It went wrong."
-    outlined.apply_tool("clear")
+    apply_tool(outlined, "clear")
     assert not panel.status.text()
 
 
-def test_another_image_takes_the_place_of_the_first(panel, outlined):
-    panel.buttons["click: belongs"].click()
+def test_a_panel_without_an_editor_releases_the_layer(panel: CorrectPanel, outlined: MaskEditor) -> None:
+    panel.buttons["positive_click"].click()
     panel.set_editor(None)
     assert not outlined.labels.keymap
     assert not panel.buttons["undo"].isEnabled()
@@ -198,26 +209,26 @@ def test_another_image_takes_the_place_of_the_first(panel, outlined):
     assert not panel.buttons["redo"].isEnabled()
 
 
-def test_the_next_image_is_clicked_at_without_taking_the_tool_again(panel, outlined):
-    panel.buttons["click: does not belong"].click()
+def test_the_mouse_tool_stays_selected_for_the_next_image(panel: CorrectPanel, outlined: MaskEditor) -> None:
+    panel.buttons["negative_click"].click()
     panel.set_editor(None)
     panel.set_editor(outlined)
-    assert (panel.tool.mode, panel.tool.positive) == ("click", False)
-    panel.buttons["click: does not belong"].click()
+    assert (panel.mouse.mode, panel.mouse.positive) == ("click", False)
+    panel.buttons["negative_click"].click()
     panel.set_editor(None)
     panel.set_editor(outlined)
-    assert panel.tool.mode == "off"
+    assert panel.mouse.mode == "off"
 
 
-def test_a_destroyed_panel_lets_go(qtbot, outlined):
+def test_a_destroyed_panel_releases_the_layer(qtbot: QtBot, outlined: MaskEditor) -> None:
     panel = CorrectPanel(outlined.viewer, outlined)
     with qtbot.waitSignal(panel.destroyed):
         panel.deleteLater()
     assert not outlined.labels.keymap
-    outlined.apply_tool("clear")
+    apply_tool(outlined, "clear")
     outlined.labels.mode = "paint"
 
 
-def test_it_is_narrow_enough_for_a_dock(panel):
+def test_it_is_narrow_enough_for_a_dock(panel: CorrectPanel) -> None:
     panel.show_keys.click()
     assert panel.minimumSizeHint().width() <= 340

@@ -6,11 +6,11 @@ import pytest
 from napari.components import ViewerModel
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 from qtpy.QtCore import Qt
+from tests.fakes import prediction_of
 from tests.plugin.editor.test_mouse import Event
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.plugin.editor.prediction_cache import Answer
 from napari_lesionseg.plugin.instances import model as model_module
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
@@ -329,7 +329,11 @@ def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot, linked):
 def test_the_network_s_confidence_is_shown(qtbot, viewer):
     probability = np.where(numbers() == 5, 0.75, np.where(numbers() == 2, 0.5, 0)).astype(np.float32)
     result = Result(
-        {(): Answer.of(probability)}, {(): (numbers() > 0).astype(np.uint8)}, "m", 0.5, PostprocessConfig()
+        {(): prediction_of(probability)},
+        {(): (numbers() > 0).astype(np.uint8)},
+        "m",
+        0.5,
+        PostprocessConfig(),
     )
     session_of(viewer).accept(viewer.layers[0], (60, 80), result)
     panel = InstancesPanel(viewer)
@@ -346,7 +350,7 @@ def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, networ
     editor = MaskEditor(
         viewer, viewer.layers[0], outline, config=PostprocessConfig(min_area=0), model=network
     )
-    editor.set_prediction(np.where(numbers() > 0, 0.9, 0).astype(np.float32))
+    editor.set_prediction(prediction_of(np.where(numbers() > 0, 0.9, 0).astype(np.float32)))
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.lesions is None

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from tests.fakes import prediction_of
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError
-from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnswerStore
 from napari_lesionseg.plugin.napari_layers.layers import image_shape
-from napari_lesionseg.plugin.segment.outlines import Result, Session, session_of
+from napari_lesionseg.plugin.segment.outlines import PredictionCache, Result, Session, session_of
 
 CONFIG = PostprocessConfig(largest_only=False, min_area=0)
 
@@ -24,7 +24,7 @@ def cone(shape=(40, 60)) -> np.ndarray:
 
 def result(probabilities, config=CONFIG) -> Result:
     masks = {frame: (probability >= 0.5).astype(np.uint8) for frame, probability in probabilities.items()}
-    return Result({f: Answer.of(p) for f, p in probabilities.items()}, masks, "fake", 0.5, config)
+    return Result({f: prediction_of(p) for f, p in probabilities.items()}, masks, "fake", 0.5, config)
 
 
 @pytest.fixture
@@ -152,14 +152,14 @@ def test_nothing_is_written_for_a_changed_image(viewer, session, image, spot):
 
 def test_the_threshold_redraws_in_one_step(session, image):
     labels = outlined(session, image)
-    for threshold in (0.4, 0.7, 0.3):
+    for threshold in (0.41, 0.71, 0.31):
         session.redraw(image, CONFIG.model_copy(update={"threshold": threshold}))
         np.testing.assert_array_equal(labels.data, disc(threshold))
     session.settle(image)
     session.redraw(image, CONFIG.model_copy(update={"threshold": 0.9}))
     session.settle(image)
     labels.undo()
-    np.testing.assert_array_equal(labels.data, disc(0.3))
+    np.testing.assert_array_equal(labels.data, disc(0.31))
     labels.undo()
     np.testing.assert_array_equal(labels.data, disc(0.5))
 
@@ -186,7 +186,7 @@ def test_what_is_drawn_already_is_not_drawn_again(session, image):
     np.testing.assert_array_equal(labels.data, painted)
 
 
-def test_without_an_answer_there_is_no_redrawing(viewer, session, image):
+def test_without_a_prediction_there_is_no_redrawing(viewer, session, image):
     assert not session.can_redraw(image)
     assert not session.redraw(image, CONFIG)
     session.settle(image)
@@ -196,8 +196,8 @@ def test_without_an_answer_there_is_no_redrawing(viewer, session, image):
     assert not session.can_redraw(image)
 
 
-def test_answers_that_had_to_go_leave_the_outline_alone(viewer, spot):
-    session = Session(viewer, AnswerStore(budget=0))
+def test_predictions_dropped_from_memory_leave_the_outline_alone(viewer, spot):
+    session = Session(viewer, PredictionCache(budget=0))
     image = viewer.add_image(spot, rgb=True)
     labels = outlined(session, image)
     assert not session.redraw(image, CONFIG.model_copy(update={"threshold": 0.2}))

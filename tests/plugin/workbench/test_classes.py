@@ -86,7 +86,7 @@ def paint(editor):
     """Paint the three classes with napari's own tools, the class chosen before each."""
     labels = editor.labels
     for kind in (1, 2, 3):
-        editor.active_class = kind
+        editor.labels.selected_label = kind
         rows, cols = np.nonzero(kind == TRUTH)
         labels.data_setitem((rows, cols), labels.selected_label)
     rows, cols = np.nonzero((TRUTH == 0) & (labels.data > 0))
@@ -122,11 +122,13 @@ def test_three_classes_are_named_painted_learned_and_predicted(qtbot, bench, tmp
 def correct(qtbot, bench):
     """Paint the image on the screen, and approve it."""
     session = bench.session
-    qtbot.waitUntil(lambda: session.editor is not None and not session.editor.is_busy, timeout=WAIT)
+    qtbot.waitUntil(
+        lambda: session.editor is not None and not session.editor.requests.queue.is_busy, timeout=WAIT
+    )
     shown, editor = session.image_id, session.editor
     assert np.allclose(editor.labels.colormap.color_dict[2], QColor(MELANOMA.color).getRgbF(), atol=0.01)
     paint(editor)
-    qtbot.waitUntil(lambda: np.array_equal(editor.mask, TRUTH))
+    qtbot.waitUntil(lambda: np.array_equal(editor.snapshot.mask, TRUTH))
     bench.verdict.approve.click()
     qtbot.waitUntil(lambda: session.study.state.images[shown].status.done, timeout=WAIT)
 

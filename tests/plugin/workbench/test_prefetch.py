@@ -32,14 +32,14 @@ def test_an_image_is_prepared_with_its_outline_and_the_networks_answer(study, id
     made = prepare(study, ids[0], network)
     assert made.image.shape == (40, 60, 3)
     assert made.mask is None
-    assert made.answer.shape == (40, 60)
+    assert made.prediction.shape == (40, 60)
     assert made.encoded is not None
 
 
 def test_without_a_model_there_is_the_image_alone(study, ids):
     study.save_correction(ids[0], np.ones((40, 60), np.uint8))
     made = prepare(study, ids[0], None)
-    assert made.answer is None
+    assert made.prediction is None
     assert made.mask.all()
 
 

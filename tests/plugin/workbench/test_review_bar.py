@@ -6,7 +6,7 @@ from napari.settings import get_plugin_settings
 from qtpy.QtWidgets import QInputDialog
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.shortcuts import VERDICT_KEYS
+from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import Status
@@ -70,7 +70,7 @@ def test_flagging_asks_for_a_note(qtbot, session, panel, monkeypatch, given):
 def test_keys_are_those_of_the_table_until_the_preferences_change_them(panel):
     buttons = {"back": panel.back, "approve": panel.approve, "no lesion": panel.no_lesion, "flag": panel.flag}
     shown = {action: button.shortcut().toString() for action, button in buttons.items()}
-    assert shown.items() <= VERDICT_KEYS.items()
+    assert shown.items() <= REVIEW_KEYS.items()
     get_plugin_settings("napari-lesionseg").keys.no_lesion = "Ctrl+L"
     assert panel.no_lesion.shortcut().toString() == "Ctrl+L"
     panel.close_session()

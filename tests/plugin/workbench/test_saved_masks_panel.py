@@ -49,11 +49,11 @@ def test_a_signed_image_is_reopened_with_its_outline(qtbot, panel, session):
     go_to(qtbot, session, 0)
     assert not panel.isHidden()
     assert panel.text.text().startswith("approved by am, ")
-    mask = session.editor.mask
+    mask = session.editor.snapshot.mask
     panel.reopen.click()
     qtbot.waitUntil(panel.isHidden)
     assert session.state.status is Status.CORRECTED
-    assert np.array_equal(session.editor.mask, mask)
+    assert np.array_equal(session.editor.snapshot.mask, mask)
 
 
 def test_a_flag_tells_its_note_and_can_be_taken_back(qtbot, panel, session):

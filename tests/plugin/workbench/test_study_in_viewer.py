@@ -51,7 +51,7 @@ class Hand:
             if session is None or session.editor is None or self.bench.models.loaded is None:
                 return False
             return (
-                not session.editor.is_busy
+                not session.editor.requests.queue.is_busy
                 and name in (None, session.state.name)
                 and session.model is not None
             )
@@ -72,7 +72,7 @@ class Hand:
     def click(self, row, col, button=LEFT):
         self.qtbot.mouseMove(self.canvas, self.at(row, col))
         self.qtbot.mouseClick(self.canvas, button, PLAIN, self.at(row, col))
-        self.qtbot.waitUntil(lambda: not self.editor.is_busy, timeout=LONG)
+        self.qtbot.waitUntil(lambda: not self.editor.requests.queue.is_busy, timeout=LONG)
 
     def move_to(self, row, col):
         """Move the held mouse until the viewer has noticed; it leaves out moves that come too quickly."""
@@ -93,14 +93,16 @@ class Hand:
         for place in places[1:]:
             self.move_to(*place)
         self.qtbot.mouseRelease(self.canvas, LEFT, PLAIN, self.at(*places[-1]))
-        self.qtbot.waitUntil(lambda: not self.editor.is_busy, timeout=LONG)
+        self.qtbot.waitUntil(lambda: not self.editor.requests.queue.is_busy, timeout=LONG)
 
     def press(self, key, modifier=PLAIN):
         self.window.activateWindow()
         self.qtbot.waitUntil(lambda: QApplication.activeWindow() is self.window, timeout=LONG)
         self.qtbot.keyClick(self.canvas, key, modifier)
         if self.editor is not None:
-            self.qtbot.waitUntil(lambda: self.editor is None or not self.editor.is_busy, timeout=LONG)
+            self.qtbot.waitUntil(
+                lambda: self.editor is None or not self.editor.requests.queue.is_busy, timeout=LONG
+            )
 
     def take(self, action, key):
         """Take a tool by its key, unless it is still taken from the image before."""
@@ -168,7 +170,7 @@ def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, n
     hand.take("brush", Qt.Key.Key_P)
     hand.drag((20, 30), (20, 60))
     hand.viewer.scene.camera.zoom = 2.25
-    mask, clicks = hand.editor.mask, hand.editor.clicks
+    mask, clicks = hand.editor.snapshot.mask, hand.editor.snapshot.clicks
     assert mask[20, 45] == 1
     qtbot.waitUntil(lambda: hand.session.unsaved == 0)
     before = hand.facts()
@@ -177,8 +179,8 @@ def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, n
 
     again = lesionseg(nevi / STUDY_FOLDER)
     assert again.session.state.name == names[9]
-    assert np.array_equal(again.editor.mask, mask)
-    assert again.editor.clicks == clicks
+    assert np.array_equal(again.editor.snapshot.mask, mask)
+    assert again.editor.snapshot.clicks == clicks
     assert again.viewer.scene.camera.zoom == pytest.approx(2.25)
     assert again.facts() == before
     statuses = [status for _, status, _, _ in before]
@@ -193,33 +195,33 @@ def approve_as_it_is(hand):
 
 
 def approve_after_clicks(hand):
-    hand.take("click: belongs", Qt.Key.Key_C)
+    hand.take("positive_click", Qt.Key.Key_C)
     hand.click(12, 14)
-    assert hand.editor.mask[12, 14] == 1
+    assert hand.editor.snapshot.mask[12, 14] == 1
     hand.click(12, 14, RIGHT)
-    assert hand.editor.mask[12, 14] == 0
-    assert len(hand.editor.clicks) == 2
+    assert hand.editor.snapshot.mask[12, 14] == 0
+    assert len(hand.editor.snapshot.clicks) == 2
     hand.press(Qt.Key.Key_W)
 
 
 def approve_painted(hand):
     hand.take("brush", Qt.Key.Key_P)
     hand.drag((40, 60), (40, 90), (60, 90))
-    assert hand.editor.mask[40, 75] == 1
+    assert hand.editor.snapshot.mask[40, 75] == 1
     hand.press(Qt.Key.Key_W)
 
 
 def undo_and_approve(hand):
-    mask = hand.editor.mask
+    mask = hand.editor.snapshot.mask
     hand.take("brush", Qt.Key.Key_P)
     hand.drag((40, 60), (40, 90))
-    hand.take("click: does not belong", Qt.Key.Key_N)
+    hand.take("negative_click", Qt.Key.Key_N)
     rows, cols = np.nonzero(mask)
     hand.click(rows[len(rows) // 2], cols[len(rows) // 2])
-    assert not np.array_equal(hand.editor.mask, mask)
+    assert not np.array_equal(hand.editor.snapshot.mask, mask)
     hand.press(Qt.Key.Key_Z, CTRL)
     hand.press(Qt.Key.Key_Z, CTRL)
-    assert np.array_equal(hand.editor.mask, mask)
+    assert np.array_equal(hand.editor.snapshot.mask, mask)
     hand.press(Qt.Key.Key_W)
 
 
@@ -232,10 +234,10 @@ def no_lesion(hand):
 
 
 def approve_after_a_scribble(hand):
-    hand.take("click: belongs", Qt.Key.Key_C)
+    hand.take("positive_click", Qt.Key.Key_C)
     hand.drag((30, 40), (30, 90), (30, 140))
-    assert len(hand.editor.clicks) > 3
-    assert hand.editor.mask[30, 90] == 1
+    assert len(hand.editor.snapshot.clicks) > 3
+    assert hand.editor.snapshot.mask[30, 90] == 1
     hand.press(Qt.Key.Key_W)
 
 

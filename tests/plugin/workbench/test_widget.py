@@ -14,6 +14,7 @@ from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Click
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def bench(qtbot, make_napari_viewer, network) -> Workbench:
 def open_bench(qtbot, bench, folder) -> Workbench:
     bench.open_folder(folder)
     shown(qtbot, bench, "P1")
-    qtbot.waitUntil(lambda: bench.session.editor.mask.any())
+    qtbot.waitUntil(lambda: bench.session.editor.snapshot.mask.any())
     return bench
 
 
@@ -121,9 +122,9 @@ def test_a_click_in_the_table_opens_an_image(qtbot, open_bench):
 
 
 def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench):
-    area = open_bench.session.editor.mask.sum()
+    area = open_bench.session.editor.snapshot.mask.sum()
     open_bench.controls.threshold.slider.setValue(95)
-    qtbot.waitUntil(lambda: open_bench.session.editor.mask.sum() > area)
+    qtbot.waitUntil(lambda: open_bench.session.editor.snapshot.mask.sum() > area)
     open_bench.session.editor.undo()
     assert open_bench.controls.threshold.threshold is None
 
@@ -203,11 +204,11 @@ def test_the_window_does_not_close_on_unsaved_work_unless_told(qtbot, open_bench
     window = open_bench._viewer.window._qt_window
     trouble.on = True
     paint(open_bench)
-    mask = open_bench.session.editor.mask
+    mask = open_bench.session.editor.snapshot.mask
     window.close()
     assert "the disk is full" in answer["asked"][0]
     assert open_bench.session is not None
-    assert np.array_equal(open_bench.session.editor.mask, mask)
+    assert np.array_equal(open_bench.session.editor.snapshot.mask, mask)
     answer["answer"] = QMessageBox.StandardButton.Yes
     window.close()
     assert open_bench.session is None
@@ -217,7 +218,7 @@ def test_the_window_does_not_close_on_unsaved_work_unless_told(qtbot, open_bench
 
 def test_closing_the_window_saves_everything(qtbot, open_bench, folder, answer):
     paint(open_bench)
-    image_id, mask = open_bench.session.image_id, open_bench.session.editor.mask
+    image_id, mask = open_bench.session.image_id, open_bench.session.editor.snapshot.mask
     open_bench._viewer.window._qt_window.close()
     assert not answer["asked"]
     assert open_bench.session is None
@@ -230,7 +231,7 @@ def test_closing_the_viewer_while_the_network_works(qtbot, open_bench, folder, n
     saved(qtbot, open_bench)
     network.gate.clear()
     network.started.clear()
-    open_bench.session.editor.add_click(2, 2)
+    open_bench.session.editor.add_clicks([Click(2, 2)])
     paint(open_bench)
     image_id = open_bench.session.image_id
     open_bench._viewer.close()

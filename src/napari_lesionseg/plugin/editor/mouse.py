@@ -1,4 +1,4 @@
-"""Clicks, drawn rows of clicks and boxes, set with the mouse on the outline's layer. No Qt in here."""
+"""Clicks, lines of clicks and boxes made with the mouse on the Labels layer. No Qt in here."""
 
 from __future__ import annotations
 
@@ -8,37 +8,27 @@ from typing import Any, Literal
 import numpy as np
 from psygnal import Signal
 
+from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.types import Box
+from napari_lesionseg.plugin.editor.tools import REMOVE_PART
+from napari_lesionseg.types import Box, Click
 
 Mode = Literal["off", "click", "box", "remove"]
 
-STILL = 4.0
-"""Pixels of the screen that the mouse may move for a click to be no drag yet."""
+CLICK_TOLERANCE = 4.0
+"""Screen pixels that the mouse may move during a click before it is a drag."""
 
 _ZOOMS = ("double_click_to_zoom", "drag_to_zoom")
-"""napari's own gestures that two quick clicks, and a drag with Alt, would set off as well."""
+"""napari's own gestures, which two quick clicks, or a drag with Alt, would trigger as well."""
 
 _RIGHT = 2
 
 
-class ClickTool:
-    """The mouse on the outline of an editor: it clicks, or draws boxes, or is napari's own.
+class EditMouse:
+    """The mouse on the Labels layer of an editor: it clicks, draws boxes, removes parts, or is napari's own.
 
-    While clicking, the left button says what `positive` says, and the right button, or Alt, the opposite.
-    All of it ends by itself when another tool of napari, such as the brush, is taken.
-
-    Parameters
-    ----------
-    editor : OutlineEditor
-        What is clicked at.
-
-    Attributes
-    ----------
-    changed : psygnal.Signal
-        Emitted when the mode or the sign was changed.
-    panning : bool
-        While True, the mouse moves the image in any mode.
+    The left button clicks as `positive` says; the right button, or Alt, does the opposite. Choosing one of
+    napari's tools, such as the brush, ends it. `changed` is emitted after a change of mode or sign.
     """
 
     changed = Signal()
@@ -48,42 +38,34 @@ class ClickTool:
         self._mode: Mode = "off"
         self._positive = True
         self._zooms: dict[str, list[Callable[..., Any]]] = {}
-        self.panning = False
+        self.panning = False  # while True, the mouse moves the image in any mode
         self._labels.mouse_drag_callbacks.append(self._on_drag)
         self._labels.events.mode.connect(self._on_layer_mode)
 
     @property
     def mode(self) -> Mode:
-        """What the mouse does: "click", "box", "remove" parts, or "off" for what napari makes of it."""
+        """What the mouse does; "off": what napari does."""
         return self._mode
 
     @property
     def positive(self) -> bool:
-        """Whether the left button says that something belongs to the lesion."""
+        """Whether the left button marks lesion."""
         return self._positive
 
     def start(self, mode: Mode, positive: bool = True) -> None:
-        """Let the mouse click, draw boxes or take parts away, or give it back to napari.
-
-        Parameters
-        ----------
-        mode : {"off", "click", "box", "remove"}
-            What the mouse is to do.
-        positive : bool
-            What the left button is to say.
-        """
+        """Set what the mouse does, and what the left button means."""
         if mode != "off":
-            self._labels.mode = "pan_zoom"  # leaves the brush; what napari itself then does is held back
+            self._labels.mode = "pan_zoom"  # deselects the brush
             self._labels.cursor = "cross"
-            self._hold_zooms_back()
+            self._suspend_zooms()
         elif self._mode != "off":
             self._labels.cursor = "standard"
-            self._let_zooms_go()
+            self._resume_zooms()
         self._mode, self._positive = mode, positive
         self.changed.emit()
 
     def close(self) -> None:
-        """Give the mouse back."""
+        """Return the mouse to napari."""
         if self._mode != "off":
             self.start("off")
         self._labels.events.mode.disconnect(self._on_layer_mode)
@@ -93,7 +75,7 @@ class ClickTool:
     def _on_layer_mode(self) -> None:
         if self._mode != "off" and str(self._labels.mode) != "pan_zoom":
             self._mode = "off"
-            self._let_zooms_go()
+            self._resume_zooms()
             self.changed.emit()
 
     def _on_drag(self, layer: Any, event: Any) -> Iterator[None]:
@@ -101,58 +83,61 @@ class ClickTool:
             return
         if self._mode == "remove":
             event.handled = True
-            self._editor.apply_tool("remove_part", *self._place(event))
+            self._editor.apply(REMOVE_PART, self._position(event))
             return
         gesture = self._box if self._mode == "box" else self._clicks
         yield from gesture(event)
 
     def _clicks(self, event: Any) -> Iterator[None]:
-        """Follow the mouse from press to release: a click, or a row of clicks."""
+        """Follow the mouse from press to release: a click, or a line of clicks."""
         positive = self._positive != (event.button == _RIGHT or "Alt" in event.modifiers)
         start = np.asarray(event.pos)
-        path, dragged = [self._place(event)], False
+        path, dragged = [self._position(event)], False
         event.handled = True
         yield
         while event.type == "mouse_move":
             event.handled = True
-            dragged = dragged or np.hypot(*(np.asarray(event.pos) - start)) > STILL
+            dragged = dragged or np.hypot(*(np.asarray(event.pos) - start)) > CLICK_TOLERANCE
             if dragged:
-                path.append(self._place(event))
-                self._editor.preview(path, positive)
+                path.append(self._position(event))
+                self._editor.document.show_clicks(clicks_along(path, positive, self._shape))
             yield
         event.handled = True
-        if dragged:
-            self._editor.add_scribble(path, positive)
-        else:
-            self._editor.add_click(*path[0], positive)
+        clicks = clicks_along(path, positive, self._shape) if dragged else [Click(*path[0], positive)]
+        self._editor.add_clicks(clicks)
 
     def _box(self, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release: the two corners of a box."""
-        first = last = self._place(event)
+        first = last = self._position(event)
         event.handled = True
         yield
         while event.type == "mouse_move":
             event.handled = True
-            last = self._place(event)
-            self._editor.overlay.show_box(self._box_between(first, last))
+            last = self._position(event)
+            self._editor.document.overlay.show_box(self._box_between(first, last))
             yield
         event.handled = True
-        self._editor.overlay.show_box(None)
-        self._editor.box(self._box_between(first, last))
+        self._editor.document.overlay.show_box(None)
+        self._editor.add_box(self._box_between(first, last))
 
-    def _place(self, event: Any) -> tuple[float, float]:
+    @property
+    def _shape(self) -> tuple[int, int]:
+        height, width = self._labels.data.shape[-2:]
+        return height, width
+
+    def _position(self, event: Any) -> tuple[float, float]:
         """Row and column under the mouse."""
         row, col = self._labels.world_to_data(event.position)[-2:]
         return float(row), float(col)
 
     def _box_between(self, first: tuple[float, float], last: tuple[float, float]) -> Box:
-        """Give the pixels between two corners, as far as the image goes."""
-        height, width = self._labels.data.shape[-2:]
+        """Return the pixels between two corners, within the image."""
+        height, width = self._shape
         corners = np.clip(np.round([first, last]), 0, (height - 1, width - 1)).astype(int)
         (top, left), (bottom, right) = corners.min(axis=0), corners.max(axis=0)
         return Box(int(top), int(left), int(bottom) + 1, int(right) + 1)
 
-    def _hold_zooms_back(self) -> None:
+    def _suspend_zooms(self) -> None:
         viewer: Any = self._editor.viewer
         for name in ("mouse_double_click_callbacks", "mouse_drag_callbacks"):
             callbacks = getattr(viewer, name)
@@ -161,7 +146,7 @@ class ClickTool:
                 callbacks.remove(callback)
             self._zooms.setdefault(name, []).extend(held)
 
-    def _let_zooms_go(self) -> None:
+    def _resume_zooms(self) -> None:
         for name, held in self._zooms.items():
             getattr(self._editor.viewer, name).extend(held)
         self._zooms.clear()

@@ -1,213 +1,376 @@
-"""The conversation with the network about the image being corrected: what is asked, what comes of it."""
+"""Requests that take time: in order, one at a time, in another thread, on plain values.
+
+Clicks made while the network works wait and are sent together. Results of what was undone, replaced or closed
+in the meantime are discarded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
 
-from napari_lesionseg.errors import LesionSegError, ModelNotFoundError
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import ImageError, LesionSegError, ModelNotFoundError
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
-from napari_lesionseg.plugin.editor.request_queue import Question, Reply, Request, RequestQueue, ask, look
-from napari_lesionseg.plugin.editor.tools import RESHAPING, apply_to_mask
-from napari_lesionseg.plugin.editor.undo_history import Find, Snapshot
-from napari_lesionseg.types import Click, LabelImage
+from napari_lesionseg.plugin.editor.undo_history import BoxPrediction, Snapshot
+from napari_lesionseg.plugin.napari_layers.layers import read_frame
+from napari_lesionseg.plugin.tasks import Task, run_task
+from napari_lesionseg.types import Box, ByteImage, Click, LabelImage
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import EncodedImage, Model
+    from napari_lesionseg.plugin.editor.tools import MaskEdit
 
-NO_MODEL = "Choose a model first; without one the brushes and tools work, clicks and boxes do not."
+NO_MODEL = "Choose a model first: clicks and boxes need one, the other tools do not."
 
 
-class Conversation:
-    """Asks the network in another thread, one question at a time, and draws its answers.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Something to be done in another thread; "edit" does not need the network."""
 
-    Tools that take their time wait in the same line, so that everything comes in the order it was done.
+    kind: Literal["predict", "click", "box", "redraw", "remove_click", "edit"]
+    depth: int  # of the undo history when it was submitted
+    clicks: tuple[Click, ...] = ()  # to be added
+    box: Box | None = None
+    config: PostprocessConfig | None = None
+    edit: MaskEdit | None = None
 
-    Parameters
-    ----------
-    correction : Correction
-        What the answers are drawn into.
-    title : callable
-        Names the image.
-    model : Model or None
-        The network.
 
-    Attributes
-    ----------
-    encoded : EncodedImage or None
-        The image as the network keeps it; None: it has not seen it.
-    errands : Errands
-        What waits, and what is under way.
-    failed : psygnal.Signal
-        Emitted with the exception when something could not be done.
-    """
+@dataclass(frozen=True, slots=True)
+class PredictionInput:
+    """What a prediction of the whole image is made from."""
+
+    model: Model
+    encoded: EncodedImage | None  # None: the image has not been encoded yet
+    image: ByteImage | None  # (H, W, 3), if it has not
+    clicks: tuple[Click, ...] = ()
+    before: Snapshot | None = None  # the mask before the last click
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionResult:
+    """A prediction, and the encoded image for the next one."""
+
+    prediction: Prediction
+    encoded: EncodedImage
+
+
+def predict(source: PredictionInput) -> PredictionResult:
+    """Predict the whole image; runs in another thread."""
+    encoded = source.encoded
+    if encoded is None:
+        if source.image is None:
+            raise ImageError("The image was closed; open it again.")
+        encoded = source.model.encode(source.image)
+    previous = compose.previous_probability(source.before) if source.before is not None else None
+    return PredictionResult(encoded.predict_logits(source.clicks, previous), encoded)
+
+
+def predict_crop(
+    model: Model, crop: ByteImage, whole: EncodedImage | None, box: Box, window: Box
+) -> BoxPrediction:
+    """Predict a part of the image at the network's full resolution; runs in another thread."""
+    return BoxPrediction(box, window, model.encode(crop, whole).predict_logits())
+
+
+def own_threshold(model: Model | None) -> float:
+    """Return the threshold of a model's card."""
+    return model.card.threshold if model is not None else 0.5
+
+
+class RequestQueue:
+    """The requests that wait, and those in progress."""
+
+    busy = Signal(bool)
+
+    def __init__(self) -> None:
+        self.waiting: deque[Request] = deque()
+        self._in_progress: tuple[Request, ...] = ()
+        self._task: Task[Any] | None = None
+        self._was_busy = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is in progress."""
+        return self._task is not None
+
+    @property
+    def clicks(self) -> list[Click]:
+        """The clicks without a prediction yet."""
+        return [click for request in (*self._in_progress, *self.waiting) for click in request.clicks]
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self._in_progress)
+
+    def take_clicks(self, first: Request) -> tuple[Request, ...]:
+        """Take the clicks that directly follow one, to be sent together."""
+        taken = [first]
+        while self.waiting and self.waiting[0].kind == "click":
+            taken.append(self.waiting.popleft())
+        return tuple(taken)
+
+    def start(
+        self,
+        requests: tuple[Request, ...],
+        title: str,
+        function: Callable[[], Any],
+        *,
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Run a function for requests in another thread; then `done` or `failed` is called."""
+        self._in_progress = requests
+        self._task = run_task(title, function, done=partial(self._on_done, done), failed=failed)
+
+    def cancel_last(self, depth: int) -> bool:
+        """Cancel the last request, unless a step was recorded since; return whether there was one."""
+        if self.waiting and self.waiting[-1].depth >= depth:
+            self.waiting.pop()
+        elif self._in_progress and not self.waiting and self._in_progress[-1].depth >= depth:
+            self.cancel()
+        else:
+            return False
+        return True
+
+    def cancel_last_click(self) -> bool:
+        """Cancel the last request if it is a click; return whether it was."""
+        last = (*self._in_progress, *self.waiting)[-1:]
+        return bool(last) and last[0].kind == "click" and self.cancel_last(0)
+
+    def cancel(self) -> None:
+        """Cancel all requests."""
+        if self._task is not None:
+            self._task.close()
+        self._task, self._in_progress = None, ()
+        self.waiting.clear()
+        self.report_busy()
+
+    def report_busy(self) -> None:
+        """Emit `busy` if it has changed."""
+        if self.is_busy != self._was_busy:
+            self._was_busy = self.is_busy
+            self.busy.emit(self.is_busy)
+
+    def _on_done(self, done: Callable[[Any], None], result: Any) -> None:
+        self._task, self._in_progress = None, ()
+        done(result)
+
+
+class PredictionRequests:
+    """Sends requests about the image being edited, and applies their results to its document."""
 
     failed = Signal(Exception)
 
-    def __init__(self, correction: MaskDocument, title: Callable[[], str], model: Model | None) -> None:
-        self._correction, self._title, self._model = correction, title, model
+    def __init__(self, document: MaskDocument, image: Image, model: Model | None) -> None:
+        self.document, self.image, self.model = document, image, model
         self.encoded: EncodedImage | None = None
-        self.requests = RequestQueue()
-        correction.unanswered = lambda: self.requests.clicks
+        self.queue = RequestQueue()
 
     @property
-    def model(self) -> Model | None:
-        """The network that is asked."""
-        return self._model
-
-    @model.setter
-    def model(self, model: Model | None) -> None:
-        self.requests.drop()
-        self._model, self.encoded = model, None
+    def can_undo(self) -> bool:
+        """Whether a request can be cancelled, or a step undone."""
+        return bool(self.queue) or self.document.can_undo
 
     @property
-    def level(self) -> float:
-        """The threshold of the model's own."""
-        return self._model.card.threshold if self._model is not None else 0.5
+    def config(self) -> PostprocessConfig:
+        """The current settings, or those that wait for a prediction."""
+        waiting = [request.config for request in self.queue.waiting if request.config is not None]
+        return waiting[-1] if waiting else self.document.snapshot.config
 
-    def want(self, kind: Any, clicks: tuple[Click, ...] = (), **more: Any) -> None:
-        """Wish for something; see `Request`."""
-        if self._model is None and kind != "tool":
+    def set_model(self, model: Model | None) -> None:
+        """Use another model from now on; the mask stays."""
+        if model is not self.model:
+            self.queue.cancel()
+            self.model, self.encoded = model, None
+
+    def forget_image(self) -> None:
+        """Encode the image anew for the next prediction."""
+        self.encoded = None
+
+    def submit(self, kind: Any, clicks: tuple[Click, ...] = (), **details: Any) -> None:
+        """Add a `Request`."""
+        if self.model is None and kind != "edit":
             self.failed.emit(ModelNotFoundError(NO_MODEL))
             return
-        self.requests.waiting.append(Request(kind, self._correction.history.depth, clicks, **more))
-        self._go_on()
-        self._correction.show_clicks()
+        self.queue.waiting.append(Request(kind, self.document.history.depth, clicks, **details))
+        self._start_next()
+        self._show_pending()
 
-    def forget_last(self) -> bool:
-        """Take back what was asked last, if nothing else was done since; tell whether there was anything."""
-        forgotten = self.requests.forget_last(self._correction.history.depth)
-        if forgotten:
-            self._correction.show_clicks()
-        return forgotten
+    def cancel(self) -> None:
+        """Cancel everything."""
+        self.queue.cancel()
+        self.document.pending_clicks = ()
 
-    def forget_click(self) -> bool:
-        """Take back the last click if it has no answer yet; tell whether there was one."""
-        forgotten = self.requests.forget_click()
-        if forgotten:
-            self._correction.show_clicks()
-        return forgotten
+    def cancel_last(self, *, click: bool = False) -> bool:
+        """Cancel the last request, unless a step was recorded since, or only if it is a click.
 
-    @property
-    def _now(self) -> Snapshot:
-        return self._correction.now
+        Return whether there was one.
+        """
+        queue = self.queue
+        cancelled = queue.cancel_last_click() if click else queue.cancel_last(self.document.history.depth)
+        if cancelled:
+            self._show_pending()
+        return cancelled
 
-    def _go_on(self) -> None:
-        """Ask the next question, if the network is free and there is one."""
-        while not self.requests.is_busy and self.requests.waiting and self._correction.layer.usable:
+    def predict(
+        self,
+        requests: tuple[Request, ...],
+        clicks: tuple[Click, ...],
+        apply: Callable[[Prediction], None],
+        before: Snapshot | None = None,
+    ) -> None:
+        """Predict the whole image for requests, and apply the prediction."""
+        if self.model is None:
+            raise ModelNotFoundError(NO_MODEL)
+        image = read_frame(self.image, ()) if self.encoded is None else None
+        source = PredictionInput(self.model, self.encoded, image, clicks, before)
+
+        def remember(result: PredictionResult) -> None:
+            self.encoded = result.encoded
+            apply(result.prediction)
+
+        self.run(requests, partial(predict, source), remember)
+
+    def run(
+        self, requests: tuple[Request, ...], function: Callable[[], Any], apply: Callable[[Any], None]
+    ) -> None:
+        """Run a function for requests, and apply its result."""
+        done = partial(self._on_done, apply)
+        self.queue.start(
+            requests, f"outlining {self.image.name}", function, done=done, failed=self._on_failed
+        )
+
+    def _start_next(self) -> None:
+        """Start the next request, if none is in progress."""
+        queue = self.queue
+        while not queue.is_busy and queue.waiting and self.document.layer.usable:
             try:
                 self._start()
             except LesionSegError as error:
                 self._on_failed(error)
-        self.requests.tell()
+        queue.report_busy()
 
     def _start(self) -> None:
-        waiting = self.requests.waiting
-        whole = waiting[0].kind in {"prediction", "tool"}
-        if not whole and self._now.answer is None and self._now.mask.any():
-            # A restored outline: what of it is the network's is learnt first.
-            self._send((), ask, self._question(self._now.clicks), done=self._on_learnt)
+        now = self.document.snapshot
+        needs_prediction = self.queue.waiting[0].kind not in {"predict", "edit"}
+        if needs_prediction and now.prediction is None and now.mask.any():
+            # The mask was restored: first find out which of its pixels differ from the model's prediction.
+            self.predict((), now.clicks, partial(_learn_prediction, self))
             return
-        request = waiting.popleft()
-        if request.kind == "prediction":
-            self._send((request,), ask, self._question(()), done=partial(self._on_predicted, self._now))
-        elif request.kind == "click":
-            self._start_clicks(request)
-        elif request.kind == "box":
-            self._start_box(request)
-        elif request.kind == "retract":
-            self._start_retract(request)
-        elif request.kind == "tool":
-            self._start_tool(request)
-        elif request.config is not None:
-            self._correction.redraw(replace(self._now, config=request.config), "threshold", merge=True)
+        request = self.queue.waiting.popleft()
+        _STARTERS[request.kind](self, request)
 
-    def _start_clicks(self, first: Request) -> None:
-        """Ask about a click, together with those that follow it directly."""
-        pending_requests = self.requests.take_clicks(first)
-        groups = [request.clicks for request in pending_requests]
-        clicks = (*self._now.clicks, *(click for group in groups for click in group))
-        question = self._question(clicks, self._now)
-        self._send(pending_requests, ask, question, done=partial(self._on_clicked, groups))
-
-    def _start_box(self, request: Request) -> None:
-        box = request.box
-        if box is None:
+    def _on_done(self, apply: Callable[[Any], None], result: Any) -> None:
+        if not self.document.layer.usable:
+            self.cancel()
             return
-        window = compose.with_margin(box, (self._now.mask.shape[0], self._now.mask.shape[1]))
-        part = self._correction.read_image()[window.top : window.bottom, window.left : window.right].copy()
-        self._send((request,), look, self._model, part, self.encoded, box, window, done=self._on_found)
-
-    def _start_retract(self, request: Request) -> None:
-        if not self._now.groups:
-            return
-        remaining = compose.without_last_click(self._now).clicks
-        self._send((request,), ask, self._question(remaining), done=self._on_retracted)
-
-    def _start_tool(self, request: Request) -> None:
-        now, correction = self._now, self._correction
-        image = correction.read_image() if request.tool == "snap" else None
-        arguments = (request.tool, now.mask, correction.active_class, lambda: image)
-        self._send((request,), apply_to_mask, *arguments, done=partial(self._on_tool, request.tool, now))
-
-    def _question(self, clicks: tuple[Click, ...], before: Snapshot | None = None) -> Question:
-        image = self._correction.read_image() if self.encoded is None else None
-        return Question(self._model, self.encoded, image, clicks, before)
-
-    def _send(
-        self,
-        pending_requests: tuple[Request, ...],
-        function: Any,
-        *arguments: Any,
-        done: Callable[[Any], None],
-    ) -> None:
-        self.requests.send(
-            pending_requests,
-            f"outlining {self._title()}",
-            function,
-            *arguments,
-            done=partial(self._on_reply, done),
-            failed=self._on_failed,
-        )
-
-    def _on_reply(self, done: Callable[[Any], None], reply: Any) -> None:
-        if not self._correction.layer.usable:
-            self.requests.drop()
-            return
-        self._correction.take_notice()
-        if isinstance(reply, Reply):
-            self.encoded = reply.encoded
-        done(reply)
-        self._go_on()
+        self.document.pending_clicks = self.queue.clicks
+        self.document.record_painting()
+        apply(result)
+        self._start_next()
 
     def _on_failed(self, error: Exception) -> None:
-        self.requests.drop()
-        if self._correction.layer.usable:
-            self._correction.show_clicks()
+        self.cancel()
+        if self.document.layer.usable:
+            self.document.show_clicks()
         self.failed.emit(error)
 
-    def _on_learnt(self, reply: Reply) -> None:
-        self._correction.history.amend(compose.learnt(self._now, reply.answer, self.level))
+    def _show_pending(self) -> None:
+        self.document.pending_clicks = self.queue.clicks
+        self.document.show_clicks()
 
-    def _on_predicted(self, asked_at: Snapshot, reply: Reply) -> None:
-        self._correction.draw_prediction(reply.answer, asked_at, level=self.level)
 
-    def _on_clicked(self, groups: list[tuple[Click, ...]], reply: Reply) -> None:
-        self._correction.redraw(compose.with_clicks(self._now, groups, reply.answer), "click")
+def _learn_prediction(requests: PredictionRequests, prediction: Prediction) -> None:
+    document = requests.document
+    document.history.amend(
+        compose.with_prediction(document.snapshot, prediction, own_threshold(requests.model))
+    )
 
-    def _on_retracted(self, reply: Reply) -> None:
-        if not self._now.groups:
-            return
-        then = compose.without_last_click(self._now)
-        self._correction.redraw(replace(then, answers=(*then.answers[:-1], reply.answer)), "click")
 
-    def _on_found(self, find: Find) -> None:
-        self._correction.redraw(replace(self._now, finds=(*self._now.finds, find)), "box")
+def _start_prediction(requests: PredictionRequests, request: Request) -> None:
+    document, before = requests.document, requests.document.snapshot
 
-    def _on_tool(self, name: str, asked_at: Snapshot, mask: LabelImage) -> None:
-        self._correction.reshape(mask, asked_at, by_hand=name not in RESHAPING)
+    def apply(prediction: Prediction) -> None:
+        document.draw_prediction(prediction, before, own_threshold(requests.model))
+
+    requests.predict((request,), (), apply)
+
+
+def _start_clicks(requests: PredictionRequests, first: Request) -> None:
+    """Predict with a click and those that directly follow it."""
+    document, now = requests.document, requests.document.snapshot
+    taken = requests.queue.take_clicks(first)
+    gestures = [request.clicks for request in taken]
+
+    def apply(prediction: Prediction) -> None:
+        document.redraw(compose.with_clicks(document.snapshot, gestures, prediction), "click")
+
+    clicks = (*now.clicks, *(click for gesture in gestures for click in gesture))
+    requests.predict(taken, clicks, apply, before=now)
+
+
+def _start_box(requests: PredictionRequests, request: Request) -> None:
+    document, box = requests.document, request.box
+    if box is None or requests.model is None:
+        return
+
+    def apply(found: BoxPrediction) -> None:
+        now = document.snapshot
+        document.redraw(replace(now, box_predictions=(*now.box_predictions, found)), "box")
+
+    window = compose.with_margin(box, document.snapshot.mask.shape)
+    image = read_frame(requests.image, ())
+    crop = image[window.top : window.bottom, window.left : window.right].copy()
+    work = partial(predict_crop, requests.model, crop, requests.encoded, box, window)
+    requests.run((request,), work, apply)
+
+
+def _start_removing_click(requests: PredictionRequests, request: Request) -> None:
+    document = requests.document
+    if not document.snapshot.clicks:
+        return
+
+    def apply(prediction: Prediction) -> None:
+        if document.snapshot.clicks:
+            then = compose.without_last_click(document.snapshot)
+            then = replace(then, predictions=(*then.predictions[:-1], prediction))
+            document.redraw(then, "click")
+
+    requests.predict((request,), compose.without_last_click(document.snapshot).clicks, apply)
+
+
+def _start_edit(requests: PredictionRequests, request: Request) -> None:
+    document, edit, before = requests.document, request.edit, requests.document.snapshot
+    if edit is None:
+        return
+
+    def apply(mask: LabelImage) -> None:
+        document.apply_mask(mask, before, manual=not edit.reshapes)
+
+    image = read_frame(requests.image, ()) if edit.uses_image else None
+    requests.run((request,), partial(edit.run, before.mask, document.active_class, image), apply)
+
+
+def _redraw(requests: PredictionRequests, request: Request) -> None:
+    if request.config is not None:
+        then = replace(requests.document.snapshot, config=request.config)
+        requests.document.redraw(then, "threshold", merge=True)
+
+
+_STARTERS: Mapping[str, Callable[[PredictionRequests, Request], None]] = {
+    "predict": _start_prediction,
+    "click": _start_clicks,
+    "box": _start_box,
+    "remove_click": _start_removing_click,
+    "edit": _start_edit,
+    "redraw": _redraw,
+}

@@ -10,7 +10,7 @@ import numpy as np
 from napari.layers import Labels
 from psygnal import Signal
 
-from napari_lesionseg.plugin.editor.mouse import STILL
+from napari_lesionseg.plugin.editor.mouse import CLICK_TOLERANCE
 
 Place = tuple[float, float]
 
@@ -91,7 +91,7 @@ class CutTool:
         event.handled = self._cutting
         yield
         while event.type == "mouse_move":
-            dragged = dragged or bool(np.hypot(*(np.asarray(event.pos) - start)) > STILL)
+            dragged = dragged or bool(np.hypot(*(np.asarray(event.pos) - start)) > CLICK_TOLERANCE)
             event.handled = self._cutting
             if dragged and self._cutting:
                 path.append(self._place(event))

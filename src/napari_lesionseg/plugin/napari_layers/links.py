@@ -1,4 +1,4 @@
-"""What belongs to a Labels layer: its image, its outline, the network's answer, and its features.
+"""What belongs to a Labels layer: its image, its outline, the network's prediction, and its features.
 
 Layers are held weakly and as objects, never by name.
 """
@@ -65,11 +65,12 @@ def probability_of(labels: Labels, viewer: ViewerModel, frame: Frame) -> Probabi
     base = outline_of(labels, viewer) or labels
     editor = editor_of(base)
     if editor is not None:
-        return editor.probability
+        prediction = editor.document.snapshot.prediction
+        return None if prediction is None else prediction.probability()
     session = session_of(viewer)
     image = session.image_of(base)
-    answer = session.answer_of(image, frame) if image is not None else None
-    return None if answer is None else answer.probability()
+    prediction = session.prediction_of(image, frame) if image is not None else None
+    return None if prediction is None else prediction.probability()
 
 
 def is_outline(labels: Labels, viewer: ViewerModel) -> bool:

@@ -6,7 +6,8 @@ Layers are held as objects, never by name: they can be renamed, duplicated and d
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,49 @@ from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError
-from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
-from napari_lesionseg.plugin.editor.prediction_cache import Answer, AnswerStore
+from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, MergedEdit, write_masks
 from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, place_like, show_as
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+    from napari_lesionseg.inference.prediction import Prediction
+
+
+CACHE_BUDGET = 1 << 30
+"""Memory in bytes for the predictions of all images."""
+
+
+class PredictionCache:
+    """The predictions of the images used last; over the budget, those not used for longest are dropped."""
+
+    def __init__(self, budget: int = CACHE_BUDGET) -> None:
+        self.budget = budget
+        self._predictions: OrderedDict[Hashable, Mapping[Frame, Prediction]] = OrderedDict()
+
+    def put(self, image: Hashable, predictions: Mapping[Frame, Prediction]) -> None:
+        """Keep the predictions for all frames of an image in place of its former ones."""
+        self._predictions[image] = dict(predictions)
+        self._predictions.move_to_end(image)
+        while self._predictions and self.nbytes > self.budget:
+            self._predictions.popitem(last=False)
+
+    def get(self, image: Hashable) -> Mapping[Frame, Prediction]:
+        """Return an image's predictions by frame; empty if they were dropped."""
+        if image in self._predictions:
+            self._predictions.move_to_end(image)
+        return self._predictions.get(image, {})
+
+    def remove(self, image: Hashable) -> None:
+        """Remove an image."""
+        self._predictions.pop(image, None)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return sum(kept.nbytes for frames in self._predictions.values() for kept in frames.values())
 
 
 @dataclass
@@ -58,9 +94,9 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came out of an image: the network's answers and the masks made of them, frame by frame."""
+    """What came out of an image: the network's predictions and the masks made of them, frame by frame."""
 
-    answers: Mapping[Frame, Answer]
+    predictions: Mapping[Frame, Prediction]
     masks: Mapping[Frame, LabelImage]
     model: str
     model_threshold: float
@@ -86,10 +122,10 @@ class Session:
     outlined = Signal(object)
     forgotten = Signal(object)
 
-    def __init__(self, viewer: ViewerModel, store: AnswerStore | None = None) -> None:
+    def __init__(self, viewer: ViewerModel, store: PredictionCache | None = None) -> None:
         self._viewer = weakref.ref(viewer)
         self._outlines: dict[Image, Outline] = {}
-        self._store = store or AnswerStore()
+        self._store = store or PredictionCache()
         self._filled = False
         viewer.layers.events.removed.connect(self._on_removed)
 
@@ -101,7 +137,7 @@ class Session:
         """Give an image's outline, if it has one."""
         return self._outlines.get(image)
 
-    def answer_of(self, image: Image, frame: Frame = ()) -> Answer | None:
+    def prediction_of(self, image: Image, frame: Frame = ()) -> Prediction | None:
         """Give what the network said about a frame of an image, as long as it is kept."""
         return self._store.get(image).get(frame)
 
@@ -168,7 +204,7 @@ class Session:
         drawn = dict.fromkeys(result.masks, result.config)
         outline = Outline(labels, result.model, result.model_threshold, result.config, drawn)
         self._outlines[image] = outline
-        self._store.put(image, result.answers)
+        self._store.put(image, result.predictions)
         self.outlined.emit(image)
         return outline
 
@@ -178,7 +214,7 @@ class Session:
         return outline is not None and fits(outline.labels, image) and bool(self._store.get(image))
 
     def redraw(self, image: Image, config: PostprocessConfig, frames: Iterable[Frame] | None = None) -> bool:
-        """Draw an outline anew from the kept answers; until `settle`, all redraws are one step of undo.
+        """Draw an outline anew from the kept predictions; until `settle`, all redraws are one step of undo.
 
         Parameters
         ----------
@@ -195,13 +231,13 @@ class Session:
             True when the outline changed.
         """
         outline = self._outlines.get(image)
-        answers = self._store.get(image)
+        predictions = self._store.get(image)
         if outline is None or not self.can_redraw(image):
             return False
         outline.config = config
-        chosen = answers.keys() if frames is None else answers.keys() & set(frames)
+        chosen = predictions.keys() if frames is None else predictions.keys() & set(frames)
         masks = {
-            frame: postprocess(answers[frame].probability(), config, outline.threshold)
+            frame: predictions[frame].to_mask(config, outline.threshold)
             for frame in chosen
             if outline.drawn.get(frame) != config
         }
@@ -265,7 +301,7 @@ class Session:
 
     def _forget(self, image: Image) -> None:
         self._outlines.pop(image, None)
-        self._store.drop(image)
+        self._store.remove(image)
         self.forgotten.emit(image)
 
 

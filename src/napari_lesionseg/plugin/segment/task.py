@@ -12,8 +12,7 @@ from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
-from napari_lesionseg.plugin.editor.prediction_cache import Answer
+from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.plugin.napari_layers.layers import check_image, frames_of, image_shape, read_frame
 from napari_lesionseg.plugin.segment.outlines import Result, Session
@@ -21,6 +20,7 @@ from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
+    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import Model
 
 
@@ -62,7 +62,7 @@ def load(choice: ModelChoice) -> Model:
 class Drawn:
     """One frame, outlined: the network's answer, the mask made of it, and by which model."""
 
-    answer: Answer
+    prediction: Prediction
     mask: LabelImage
     model: str
     model_threshold: float
@@ -85,10 +85,9 @@ def outline_frame(model: Model, image: ByteImage, config: PostprocessConfig) -> 
     Drawn
         The answer and the mask, (H, W) uint8.
     """
-    probability = model.predict(image)
-    threshold = resolve_threshold(None, config, model.card.threshold)
-    mask = postprocess(probability, config, threshold)
-    return Drawn(Answer.of(probability), mask, model.card.name, model.card.threshold)
+    prediction = model.encode(image).predict_logits()
+    mask = prediction.to_mask(config, resolve_threshold(None, config, model.card.threshold))
+    return Drawn(prediction, mask, model.card.name, model.card.threshold)
 
 
 @dataclass
@@ -104,7 +103,7 @@ class _Work:
         """All frames together."""
         last = next(reversed(self.drawn.values()))
         return Result(
-            answers={frame: drawn.answer for frame, drawn in self.drawn.items()},
+            predictions={frame: drawn.prediction for frame, drawn in self.drawn.items()},
             masks={frame: drawn.mask for frame, drawn in self.drawn.items()},
             model=last.model,
             model_threshold=last.model_threshold,

@@ -18,11 +18,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.editor.prediction_cache import LOWEST_THRESHOLD
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 
 SETTLE_MS = 500
 """Pause after which moves by keys, wheel or arrows count as finished; a dragged slider is let go."""
+
+LOWEST_THRESHOLD = 0.02
+"""Lowest threshold that the slider offers; the highest is 1 minus it."""
 
 _HIGHEST_AREA = 1_000_000
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
+    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 AHEAD = 2
@@ -36,8 +36,8 @@ class Prepared:
         When the image's state was last changed, as far as was known.
     mask : ndarray or None
         The outline on the disk, (H, W) uint8.
-    answer : Answer or None
-        The network's answer; None without a model.
+    prediction : Prediction or None
+        None without a model.
     encoded : EncodedImage or None
         The image as the network keeps it for clicks.
     """
@@ -46,7 +46,7 @@ class Prepared:
     image: ByteImage
     when: datetime
     mask: LabelImage | None
-    answer: AnyAnswer | None
+    prediction: Prediction | None
     encoded: EncodedImage | None
 
 
@@ -64,7 +64,7 @@ def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
     if model is None:
         return Prepared(image_id, image, when, mask, None, None)
     encoded = model.encode(image)
-    return Prepared(image_id, image, when, mask, encoded.answer(), encoded)
+    return Prepared(image_id, image, when, mask, encoded.predict_logits(), encoded)
 
 
 class Prefetcher:

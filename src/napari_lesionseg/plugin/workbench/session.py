@@ -18,7 +18,6 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError, StudyError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.workbench.batch_prediction import StudyRun
 from napari_lesionseg.plugin.workbench.navigation import Navigation
@@ -35,6 +34,7 @@ from napari_lesionseg.types import Click, LabelImage
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import Model
 
 PAUSE_MS = 400
@@ -201,7 +201,7 @@ class StudySession:
         if state is not None and self.editor is not None:
             self._save_mask()
             hidden = self._hidden or UnsavedMask(
-                self._mask_of(self.editor), self.editor.clicks, self._by_annotator
+                self._mask_of(self.editor), self.editor.snapshot.clicks, self._by_annotator
             )
             self.save_queue.no_lesion(state.image_id, state.shape)
             self.editor.restore(np.zeros(state.shape, np.uint8))
@@ -271,7 +271,7 @@ class StudySession:
         self.run.cancel()
         self._prefetcher.set_model(model)
         if self.editor is not None:
-            self.editor.set_model(model)
+            self.editor.requests.set_model(model)
             if model is not None and not self._by_annotator and not self._is_drawn_by(model):
                 self.editor.predict()
         if before is not None and model is not None and before.sha256 != model.sha256:
@@ -351,15 +351,15 @@ class StudySession:
 
     def _mask_of(self, editor: MaskEditor) -> LabelImage:
         """Give the outline in the classes of the study; labels beyond count as the last one."""
-        mask, highest = editor.kept_mask, len(self.study.info.classes)
+        mask, highest = editor.snapshot.mask, len(self.study.info.classes)
         return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
 
     def _provenance(self, editor: MaskEditor) -> Provenance:
         return Provenance(
-            model=None if editor.model is None else editor.model.sha256,
-            threshold=editor.threshold,
-            clicks=editor.clicks,
-            label=min(editor.active_class, len(self.study.info.classes)),
+            model=None if editor.requests.model is None else editor.requests.model.sha256,
+            threshold=editor.snapshot.threshold,
+            clicks=editor.snapshot.clicks,
+            label=min(editor.document.active_class, len(self.study.info.classes)),
         )
 
     def _remember_place(self) -> None:
@@ -408,11 +408,11 @@ class StudySession:
         draft = self.save_queue.draft(made.image_id)
         mask = made.mask if draft is None else draft.mask
         self._by_annotator = _is_annotators(state) if draft is None else draft.by_annotator
-        if mask is not None and (self._by_annotator or made.answer is None):
+        if mask is not None and (self._by_annotator or made.prediction is None):
             editor.restore(mask, _clicks_of(state) if draft is None else draft.clicks)
-        if made.answer is not None:
-            editor.set_prediction(made.answer, made.encoded, draw=not self._by_annotator)
-            if not self._by_annotator and (mask is None or not same_pixels(mask, editor.kept_mask)):
+        if made.prediction is not None:
+            editor.set_prediction(made.prediction, made.encoded, draw=not self._by_annotator)
+            if not self._by_annotator and (mask is None or not same_pixels(mask, editor.snapshot.mask)):
                 self._touch()
                 self._save_mask()
 
@@ -421,7 +421,7 @@ class StudySession:
         if what != "prediction":
             self._by_annotator = True
         if what in {"undo", "redo"} and self.editor is not None:
-            self._config = self.editor.config
+            self._config = self.editor.requests.config
         self._touch()
         if not self._by_annotator:
             self._save_mask()  # at once, so that the prediction is kept whatever the hand does next
@@ -485,12 +485,12 @@ def _is_annotators(state: ImageState) -> bool:
 
 def _quality_of(editor: MaskEditor) -> Quality | None:
     """Give what estimates the quality of the outline; what lies beyond the answer's part hardly counts."""
-    answer = editor.answer
-    return None if answer is None else partial(_estimate, answer, editor.threshold)
+    prediction = editor.snapshot.prediction
+    return None if prediction is None else partial(_estimate, prediction, editor.snapshot.threshold)
 
 
-def _estimate(answer: AnyAnswer, threshold: float) -> float:
-    return quality_estimate(answer.small(), threshold)
+def _estimate(prediction: Prediction, threshold: float) -> float:
+    return quality_estimate(prediction.low_resolution(), threshold)
 
 
 def _clicks_of(state: ImageState) -> tuple[Click, ...]:

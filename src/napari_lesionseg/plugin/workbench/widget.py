@@ -275,7 +275,7 @@ class Workbench(QWidget):
         self.correct.set_editor(editor)
         self.start.in_use = () if editor is None else (editor.image,)
         if editor is not None:
-            self.controls.set_config(editor.config, self.models.threshold)
+            self.controls.set_config(editor.requests.config, self.models.threshold)
             editor.changed.connect(self._on_edited)
 
     def _on_edited(self, what: str) -> None:
@@ -284,7 +284,7 @@ class Workbench(QWidget):
             and self.session is not None
             and self.session.editor is not None
         ):
-            self.controls.set_config(self.session.editor.config, self.models.threshold)
+            self.controls.set_config(self.session.editor.requests.config, self.models.threshold)
 
     def _on_config(self) -> None:
         if self.session is not None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.plugin.editor.fakes import PLAIN, Encoded, RecordedEditor, SlowJobs, base_mask
+
+from napari_lesionseg.types import Box, Click
+
+
+def test_a_box_adds_what_is_found_in_it(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    before = predicted.snapshot.mask
+    predicted.add_box(Box(28, 2, 38, 12))
+    jobs.finish()
+    assert predicted.kinds == ["box"]
+    assert np.all(predicted.snapshot.mask >= before)
+    assert predicted.snapshot.mask[30:36, 4:10].all()
+    (height, width, _), whole = predicted.requests.model.crops[0]
+    assert isinstance(whole, Encoded)  # who looks at the part is decided by the whole image
+    assert 10 < height < 40
+    assert 10 < width < 60
+    predicted.set_config(PLAIN.model_copy(update={"threshold": 0.75}))
+    assert not predicted.snapshot.mask[30:36, 4:10].any()
+    predicted.set_config(PLAIN)
+    predicted.add_clicks([Click(3, 50)])
+    jobs.finish()
+    assert predicted.snapshot.mask[30:36, 4:10].all()
+
+
+def test_what_a_box_added_stays_beside_the_largest_part(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.set_config(PLAIN.model_copy(update={"largest_only": True}))
+    predicted.add_box(Box(30, 0, 40, 10))
+    jobs.finish()
+    assert predicted.snapshot.mask[35, 5]
+    assert predicted.snapshot.mask[20, 30]
+
+
+def test_a_negative_click_removes_what_a_box_added(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_box(Box(30, 0, 40, 10))
+    jobs.finish()
+    predicted.add_clicks([Click(35, 5, positive=False)])
+    jobs.finish()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
+
+
+@pytest.mark.parametrize(
+    "box", [Box(5, 5, 7, 30), Box(100, 5, 200, 30), Box(-50, -50, -5, -5), Box(30, 30, 10, 10)]
+)
+def test_boxes_that_are_too_small_or_outside_are_ignored(
+    predicted: RecordedEditor, jobs: SlowJobs, box: Box
+) -> None:
+    predicted.add_box(box)
+    assert not jobs.waiting
+    assert not predicted.errors

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.plugin.editor.fakes import SHAPE, RecordedEditor, SlowJobs, base_mask, paint
+
+from napari_lesionseg.plugin.editor.compose import clicks_along
+from napari_lesionseg.types import Click
+
+
+def test_the_next_click_builds_on_the_last_prediction(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_clicks([Click(3, 3)])
+    jobs.finish()
+    assert predicted.snapshot.mask[3, 3] == 1
+    predicted.add_clicks([Click(20, 30, positive=False)])
+    jobs.finish()
+    assert predicted.snapshot.mask[20, 30] == 0
+    clicks, previous = predicted.requests.model.inputs[-1]
+    assert clicks == (Click(3, 3), Click(20, 30, positive=False))
+    assert previous[3, 3] == pytest.approx(0.8)
+
+
+def test_undo_removes_the_click_and_the_next_one_builds_on_the_state_before(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    predicted.add_clicks([Click(3, 3)])
+    jobs.finish()
+    predicted.undo()
+    assert predicted.snapshot.clicks == ()
+    assert predicted.document.overlay.clicks == ()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
+    predicted.add_clicks([Click(35, 50)])
+    jobs.finish()
+    clicks, previous = predicted.requests.model.inputs[-1]
+    assert clicks == (Click(35, 50),)
+    assert previous[3, 3] < 0.2
+
+
+def test_clicks_are_shown_before_their_prediction(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_clicks([Click(3, 3)])
+    assert predicted.document.overlay.clicks == ((3, 3, True),)
+    assert predicted.snapshot.clicks == ()
+    jobs.finish()
+    assert predicted.snapshot.clicks == (Click(3, 3),)
+
+
+def test_clicks_outside_the_image_are_ignored(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    for row, col in [(-1, 5), (5, -0.6), (SHAPE[0], 5), (5, 1e9)]:
+        predicted.add_clicks([Click(row, col)])
+    assert not jobs.waiting
+    assert not predicted.document.can_redo
+
+
+def test_clicks_made_meanwhile_are_sent_together(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    for col in (3, 20, 50):
+        predicted.add_clicks([Click(3, col)])
+    jobs.finish()
+    assert len(predicted.requests.model.inputs) == 3  # the prediction, the first click, the other two
+    assert predicted.snapshot.clicks == tuple(Click(3, col) for col in (3, 20, 50))
+    predicted.undo()
+    assert predicted.snapshot.clicks == (Click(3, 3),)
+
+
+def test_undo_cancels_a_click_without_a_prediction(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_clicks([Click(3, 3)])
+    predicted.add_clicks([Click(3, 50)])
+    predicted.undo()
+    predicted.undo()
+    jobs.finish()
+    assert predicted.snapshot.clicks == ()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
+    assert predicted.requests.can_undo
+
+
+def test_a_drawn_line_is_several_clicks_and_one_undo_step(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_clicks(clicks_along([(3, float(col)) for col in range(5, 50)], True, SHAPE))
+    jobs.finish()
+    assert len(predicted.snapshot.clicks) > 5
+    assert all(predicted.snapshot.mask[click.pixel] for click in predicted.snapshot.clicks)
+    predicted.undo()
+    assert predicted.snapshot.clicks == ()
+
+
+def test_removing_the_last_click_does_not_need_the_network(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_clicks([Click(3, 3)])
+    jobs.finish()
+    first = predicted.snapshot.mask
+    predicted.add_clicks(clicks_along([(35, 5), (35, 40)], True, SHAPE))
+    jobs.finish()
+    asked = len(predicted.requests.model.inputs)
+    predicted.remove_last_click()
+    np.testing.assert_array_equal(predicted.snapshot.mask, first)
+    assert predicted.snapshot.clicks == (Click(3, 3),)
+    predicted.remove_last_click()
+    predicted.remove_last_click()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
+    assert len(predicted.requests.model.inputs) == asked
+    predicted.undo()
+    np.testing.assert_array_equal(predicted.snapshot.mask, first)
+
+
+def test_removing_the_last_click_cancels_one_without_a_prediction(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    predicted.add_clicks([Click(3, 3)])
+    predicted.remove_last_click()
+    jobs.finish()
+    assert predicted.snapshot.clicks == ()
+    assert not predicted.document.can_redo
+
+
+def test_a_contradicting_click_returns_the_painted_part_to_the_network(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    paint(predicted, range(35, 39), range(2, 8))
+    paint(predicted, range(35, 39), range(50, 58))
+    predicted.add_clicks([Click(36, 4, positive=False)])
+    jobs.finish()
+    assert not predicted.snapshot.mask[35:39, 2:8].any()
+    assert predicted.snapshot.mask[35:39, 50:58].all()
