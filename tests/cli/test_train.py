@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
+from napari_lesionseg.cli.options import find_all_pairs
+from napari_lesionseg.cli.train import _read_all
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.images import read_image, write_image, write_mask
@@ -17,6 +19,7 @@ from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import card_with
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
+from napari_lesionseg.types import IGNORED
 
 SETTINGS = {
     "arch": "unet",
@@ -224,3 +227,50 @@ def test_models_with_experts_are_left_to_fine_tuning(
     assert train(folders, recipe, out, "--start", str(several)) == 2
     assert "lesionseg finetune" in capsys.readouterr().err
     assert not out.exists()
+
+
+def write_diagnoses(path: Path, names: list[str]) -> Path:
+    rows = [f"mole-{number}.png,{name}" for number, name in enumerate(names)]
+    path.write_text("\n".join(["image,diagnosis", *rows]))
+    return path
+
+
+def test_lesions_get_the_class_of_a_column(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
+    write_diagnoses(folders[0] / "metadata.csv", ["nevus", "melanoma", "nevus", "", "melanoma"])
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--classes-from", "diagnosis") == 0
+    network, card = load_checkpoint(out)
+    assert card.classes == ("background", "melanoma", "nevus")
+    assert len(network.head.weight) == 3
+
+
+def test_a_class_that_the_model_does_not_know_is_named(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_diagnoses(tmp_path / "table.csv", ["nevus", "wart", "nevus", "nevus", "nevus"])
+    classes = ("--classes", "skin", "nevus", "melanoma", "--classes-from", "diagnosis")
+    assert train(folders, recipe, tmp_path / "net.safetensors", *classes, "--metadata", str(table)) == 1
+    assert "no class 'wart'" in capsys.readouterr().err
+    assert read_card(tmp_path / "net.safetensors").classes == ("skin", "nevus", "melanoma")
+
+
+def test_labels_read_for_training_have_their_class(folders: tuple[Path, Path]) -> None:
+    pairs = find_all_pairs([str(folders[0])], [str(folders[1])])
+    names = {"mole-0": "nevus", "mole-1": "melanoma"}
+    read, failed = _read_all(
+        pairs, "", side=64, class_names=names, classes=("background", "melanoma", "nevus")
+    )
+    assert failed == 0
+    assert [set(np.unique(pair.labels)) for pair in read[:3]] == [{0, 2}, {0, 1}, {0, IGNORED}]
+
+
+@pytest.mark.parametrize("column", ["diagnosis", "color"])
+def test_a_table_without_classes_is_refused(
+    column: str, folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--classes-from", column) == 2
+    assert "--metadata" in capsys.readouterr().err
+    write_diagnoses(folders[0] / "metadata.csv", [""] * 5)
+    assert train(folders, recipe, out, "--classes-from", column) == 2
+    assert f"no value in a column '{column}'" in capsys.readouterr().err

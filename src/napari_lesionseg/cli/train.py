@@ -8,7 +8,8 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ import torch
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.datasets.formats.folder import NAME_COLUMNS
+from napari_lesionseg.datasets.formats.listing import name_key, read_tables
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.masks.class_labels import label_as
 from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -34,7 +38,8 @@ from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.types import Pair
 
 EXAMPLE = """example:
-  lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30"""
+  lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
+  lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis"""
 HELD_OUT_SHARE = 0.1
 
 
@@ -68,6 +73,17 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
         help="names of the classes, background first (default: background lesion)",
     )
     parser.add_argument(
+        "--classes-from",
+        metavar="COLUMN",
+        help="give each lesion the class named in this column of --metadata, such as its diagnosis",
+    )
+    parser.add_argument(
+        "--metadata",
+        type=Path,
+        metavar="FILE",
+        help="CSV file with one row per image (default: metadata.csv in the first folder of images)",
+    )
+    parser.add_argument(
         "--start",
         metavar="MODEL",
         help="model to start from; its network and classes are kept",
@@ -86,9 +102,11 @@ def run_train(options: argparse.Namespace) -> int:
     config = read_recipe(options)
     pairs, held_out = _find_all(options)
     side = max(size for _, size in config.sizes)
-    learn, failed = _read_all(pairs, round(side * 1.25), "Reading images")
-    measure, failed_too = _read_all(held_out, round(side * 1.25), "Reading held-out images")
-    network, card = _start(options, config, side)
+    class_names = _read_classes(options, pairs) if options.classes_from else None
+    network, card = _start(options, config, side, class_names)
+    read = partial(_read_all, side=round(side * 1.25), class_names=class_names, classes=card.classes)
+    learn, failed = read(pairs, "Reading images")
+    measure, failed_too = read(held_out, "Reading held-out images")
     state = options.out.with_suffix(".state.safetensors")
     trainer = Trainer(network, card, learn, measure, config, device=options.device, state_path=state)
     start = copy.deepcopy(network.state_dict())
@@ -152,20 +170,46 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out
 
 
-def _read_all(pairs: Sequence[Pair], side: int, description: str) -> tuple[list[CachedPair], int]:
+def _read_classes(options: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return the class of each image's lesion, by `name_key`, from a column of the metadata."""
+    column = options.classes_from
+    path = options.metadata or Path(options.images[0]) / "metadata.csv"
+    if not path.is_file():
+        raise TrainingError(f"There is no table {path}; name one with --metadata.")
+    rows = read_tables([path], NAME_COLUMNS)
+    known = {name: row[column] for name, row in rows.items() if row.get(column)}
+    if not any(name_key(pair.stem) in known for pair in pairs):
+        raise TrainingError(f"{path} has no value in a column '{column}' for any image.")
+    return known
+
+
+def _read_all(
+    pairs: Sequence[Pair],
+    description: str,
+    *,
+    side: int,
+    class_names: Mapping[str, str] | None,
+    classes: Sequence[str],
+) -> tuple[list[CachedPair], int]:
     """Read pairs into memory; those that cannot be read are named and counted."""
     cached: list[CachedPair] = []
     with progress_bar(description, len(pairs)) as (progress, task):
         for pair in pairs:
             try:
-                cached.append(read_pair(pair, side))
+                sample = read_pair(pair, side)
+                if class_names is not None:
+                    name = class_names.get(name_key(pair.stem))
+                    sample = sample._replace(labels=label_as(sample.labels, name, classes))
+                cached.append(sample)
             except LesionSegError as error:
                 print_error(str(error))
             progress.advance(task)
     return cached, len(pairs) - len(cached)
 
 
-def _start(options: argparse.Namespace, config: TrainConfig, side: int) -> Checkpoint:
+def _start(
+    options: argparse.Namespace, config: TrainConfig, side: int, class_names: Mapping[str, str] | None
+) -> Checkpoint:
     """Make the network that is to learn, and its card: that of a model, or a new one."""
     torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the images
     about = {
@@ -179,6 +223,8 @@ def _start(options: argparse.Namespace, config: TrainConfig, side: int) -> Check
         _check_start(options, old)
         return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))
     classes = options.classes or ModelCard().classes
+    if class_names is not None and not options.classes:
+        classes = ("background", *sorted(set(class_names.values())))
     card = ModelCard(arch=config.arch, arch_settings=config.arch_settings, classes=tuple(classes), **about)
     network = build_network(card.arch, card.out_channels, **card.arch_settings)
     if config.pretrained:

@@ -51,7 +51,7 @@ from napari_lesionseg.io.pairing import PairSearch, find_images, find_pairs
 from napari_lesionseg.types import LabelImage
 
 CLASSES_NAME = "classes.csv"
-_KEYS = ("name", "image_id", "isic_id", "image", "img_id", "file_name", "filename")
+NAME_COLUMNS = ("name", "image_id", "isic_id", "image", "img_id", "file_name", "filename")
 _PAD = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
 _RGB = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
@@ -129,12 +129,13 @@ def read(folder: Path) -> Dataset:
         else:
             problems.append(Problem(image.stem, "A link leads out of the folder and is not followed."))
     legend = read_legend(folder) or _look_through([mask for _, mask in images if mask])
-    facts = read_tables([folder / "metadata.csv"], _KEYS)
+    facts = read_tables([folder / "metadata.csv"], NAME_COLUMNS)
     build = functools.partial(
         _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
     )
     records = [
-        with_facts(build(image, mask), facts.get(name_key(image.stem), {}), _KEYS) for image, mask in images
+        with_facts(build(image, mask), facts.get(name_key(image.stem), {}), NAME_COLUMNS)
+        for image, mask in images
     ]
     return Dataset("folder", natural_order(records), tuple(problems))
 
