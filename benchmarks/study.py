@@ -36,6 +36,8 @@ from time import perf_counter
 from napari_lesionseg.study.study import Study
 start = perf_counter()
 study = Study.open(sys.argv[1], "bo")
+for images in sys.argv[2:]:
+    study.add_images(images)
 print(perf_counter() - start, len(study.state.images), len(study.problems))
 """
 
@@ -81,9 +83,14 @@ def work(study: Study, size: tuple[int, int]) -> dict[str, list[float]]:
     return spent
 
 
-def open_anew(folder: Path) -> float:
-    """Return the seconds to open a study in a fresh process."""
-    command = [sys.executable, "-c", OPEN, str(folder)]
+def make(folder: Path, images: Path) -> None:
+    """Make a study of a folder of images."""
+    Study.create(folder, "am", paths=images).close()
+
+
+def open_anew(folder: Path, *images: Path) -> float:
+    """Return the seconds to open a study, and to add a folder of images, in a fresh process."""
+    command = [sys.executable, "-c", OPEN, str(folder), *map(str, images)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return float(answer[0])
 
@@ -98,14 +105,15 @@ def measure(base: Path, count: int, size: tuple[int, int]) -> Table:
     (base / "images").mkdir()
     make_images(base / "images", count, size)
     folder = base / "study"
-    row("make, every image hashed", [timed(lambda: Study.create(folder, "am", paths=base / "images"))])
-    row("open, nothing drawn", [open_anew(folder) for _ in range(3)])
+    row("make, every image hashed", [timed(lambda: make(folder, base / "images"))])
+    row("open, no masks", [open_anew(folder) for _ in range(3)])
+    row("open and add the folder again", [open_anew(folder, base / "images") for _ in range(3)])
     study = Study.open(folder, "am")
     for what, seconds in work(study, size).items():
         row(f"save: {what}", seconds)
-    row("open, all outlined", [open_anew(folder) for _ in range(3)])
+    row("open, all with masks", [open_anew(folder) for _ in range(3)])
     other = Study.open(folder, "bo")
-    row("look for news, none", [timed(other.refresh) for _ in range(20)])
+    row("refresh, no new events", [timed(other.refresh) for _ in range(20)])
     row("read an image", [timed(lambda p=p: other.read_image(p)) for p in list(other.state.images)[:50]])
     row("read an outline", [timed(lambda p=p: other.read_mask(p)) for p in list(other.state.images)[:50]])
     images = other.state.images.values()

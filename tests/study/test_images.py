@@ -81,19 +81,47 @@ def test_where_a_moved_image_was_found_is_remembered(
     assert hashed == ["a b.png"]
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"x":"../../etc/passwd"}', b"\xff"])
-def test_a_damaged_memory_does_no_harm(study: Study, images: list[str], photos: Path, content: bytes) -> None:
-    (study.folder / "cache").mkdir()
+def test_a_folder_added_again_hashes_only_new_and_changed_files(
+    study: Study, photos: Path, hashed: list[str]
+) -> None:
+    study.close()
+    hashed.clear()
+    with Study.open(study.folder, "am") as again:
+        assert again.add_images(photos) == ()
+    assert hashed == []
+    Image.fromarray(noise(8)).save(photos / "IMD2.png")
+    Image.fromarray(noise(9)).save(photos / "new.png")
+    with Study.open(study.folder, "am") as again:
+        assert len(again.add_images(photos)) == 2
+    assert sorted(hashed) == ["IMD2.png", "new.png"]
+
+
+def test_a_file_that_was_only_touched_is_hashed_again_and_not_added(
+    study: Study, photos: Path, hashed: list[str]
+) -> None:
+    study.close()
+    hashed.clear()
+    os.utime(photos / "IMD2.png", ns=(1, 1))
+    with Study.open(study.folder, "am") as again:
+        assert again.add_images(photos) == ()
+    assert hashed == ["IMD2.png"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"../../etc/passwd":[1,2,"0"]}', b"\xff"])
+def test_a_damaged_cache_does_no_harm(study: Study, images: list[str], photos: Path, content: bytes) -> None:
+    (study.folder / "cache").mkdir(exist_ok=True)
     (study.folder / "cache" / "files.json").write_bytes(content)
     (photos / "IMD2.png").rename(photos / "renamed.png")
     with Study.open(study.folder, "am") as again:
         assert again.image_path(images[1]) == photos / "renamed.png"
 
 
-def test_a_memory_that_lies_is_not_believed(study: Study, images: list[str], photos: Path) -> None:
-    (study.folder / "cache").mkdir()
-    (study.folder / "cache" / "files.json").write_text(json.dumps({images[1]: "IMD1.png"}))
+def test_a_wrong_cache_never_shows_another_image(study: Study, images: list[str], photos: Path) -> None:
     (photos / "IMD2.png").rename(photos / "renamed.png")
+    status = (photos / "IMD1.png").stat()
+    lie = {"IMD1.png": (status.st_size, status.st_mtime_ns, images[1])}
+    (study.folder / "cache").mkdir(exist_ok=True)
+    (study.folder / "cache" / "files.json").write_text(json.dumps(lie))
     with Study.open(study.folder, "am") as again:
         assert again.image_path(images[1]) == photos / "renamed.png"
 

@@ -481,8 +481,10 @@ class Study:
             sources = list_sources(files, images or {}, groups)
             if self.info.pseudonymized:
                 sources = pseudonymize_all(sources, key_file, self.folder)
-            outside = None if copy or self.info.pseudonymized or not files else self._outside_for(files)
-            described = list(describe(sources, self._files, outside, self.state.images, progress))
+                copy = True
+            if files and not copy:
+                self._ensure_outside(files)
+            described = list(describe(sources, self._files, self.state.images, progress, copy=copy))
             self._left_out.extend(item for item in described if isinstance(item, StudyProblem))
             return self._record_added([item for item in described if not isinstance(item, StudyProblem)])
 
@@ -768,13 +770,10 @@ class Study:
             return f"the study has no class {event.label}"
         return None
 
-    def _outside_for(self, files: Sequence[Path]) -> Path:
-        """Return the folder of the images that are not copied; the first images decide on it."""
-        outside = self._files.outside
-        if outside is None:
-            outside = common_folder(files)
-            self._set_outside(outside)
-        return outside
+    def _ensure_outside(self, files: Sequence[Path]) -> None:
+        """Set the folder of the images that are not copied to that of the first ones."""
+        if self._files.outside is None:
+            self._set_outside(common_folder(files))
 
     def _set_outside(self, outside: Path) -> None:
         try:
