@@ -186,7 +186,7 @@ def measure_draw(
         images=len(taken),
         draw=draw,
         offered=candidate.offered,
-        share=candidate.share,
+        share=candidate.interpolation,
         rest_before=overlaps(model, rest),
         rest_after=overlaps(new, rest),
         clicked_before=overlaps(model, rest, 1),

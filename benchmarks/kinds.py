@@ -22,8 +22,7 @@ from rich.table import Table
 import napari_lesionseg as ls
 from images import add_data_argument, find_set
 from napari_lesionseg.io.images import read_image
-from napari_lesionseg.models.domain import DomainStatistics
-from napari_lesionseg.models.mixture import FAR
+from napari_lesionseg.models.mixture import GATE_THRESHOLD, DomainStatistics
 
 KINDS = {"pad-smartphone": (5, 10, 20), "ph2-sample": (3, 5, 10)}
 OWN = {
@@ -37,7 +36,7 @@ Descriptions = NDArray[np.float32]
 
 def share_far(domain: DomainStatistics, drawn: Descriptions, others: Descriptions) -> float:
     """Return the share of images that are of the kind of those drawn."""
-    return float((domain.direction_to(drawn).distances(others) > FAR).mean())
+    return float((domain.direction_to(drawn).distances(others) > GATE_THRESHOLD).mean())
 
 
 def measure(

@@ -11,7 +11,7 @@ from napari_lesionseg.cli import models as module
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import read_card
-from napari_lesionseg.models.domain import DomainStatistics
+from napari_lesionseg.models.mixture import DomainStatistics
 
 
 @pytest.mark.parametrize("words", [["models"], ["models", "list"]])

@@ -16,7 +16,7 @@ from napari_lesionseg.io.images import read_image, write_image, write_mask
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
-from napari_lesionseg.models.mixture import card_with
+from napari_lesionseg.models.mixture import card_with_experts
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.types import IGNORED
@@ -223,7 +223,7 @@ def test_models_with_experts_are_left_to_fine_tuning(
     folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     several, out = tmp_path / "several.safetensors", tmp_path / "net.safetensors"
-    save_checkpoint(several, build_network("lite-unet-experts", experts=2), card_with(ModelCard(), 2))
+    save_checkpoint(several, build_network("lite-unet-experts", experts=2), card_with_experts(ModelCard(), 2))
     assert train(folders, recipe, out, "--start", str(several)) == 2
     assert "lesionseg finetune" in capsys.readouterr().err
     assert not out.exists()

@@ -5,7 +5,7 @@ import pytest
 
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.finetuning.comparison import Outlined, compare, compare_models, outline_pair
+from napari_lesionseg.finetuning.comparison import ScoredPrediction, compare, compare_models, predict_pair
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import IGNORED
@@ -19,9 +19,9 @@ def square(side: int) -> np.ndarray:
     return mask
 
 
-def outlined(stem: str, side: int, truth: int = 10) -> Outlined:
+def outlined(stem: str, side: int, truth: int = 10) -> ScoredPrediction:
     pair = CachedPair(stem, np.zeros((*SHAPE, 3), np.uint8), square(truth))
-    return Outlined(pair, square(side), score_masks(square(side), pair.labels))
+    return ScoredPrediction(pair, square(side), score_masks(square(side), pair.labels))
 
 
 def test_differences_are_paired() -> None:
@@ -57,7 +57,9 @@ def test_a_gain_that_is_told_as_the_same_figure_is_none() -> None:
     less[0, :side] = 0
     hardly = less.copy()
     hardly[0, 0] = 1
-    old, new, best = (Outlined(pair, mask, score_masks(mask, large)) for mask in (less, hardly, large))
+    old, new, best = (
+        ScoredPrediction(pair, mask, score_masks(mask, large)) for mask in (less, hardly, large)
+    )
     assert compare([old], [new]).jaccard.difference.mean > 0
     assert not compare([old], [new]).better
     assert compare([old], [best]).better
@@ -106,11 +108,11 @@ def test_models_are_compared_as_users_get_them(tiny_model: Model, discs: list[Ca
     comparison = compare_models(tiny_model, tiny_model, discs)
     assert comparison.dice.difference.mean == 0
     assert len(comparison.images) == 5
-    expected = outline_pair(tiny_model, discs[0])
+    expected = predict_pair(tiny_model, discs[0])
     np.testing.assert_array_equal(comparison.images[0].before.labels, expected.labels)
     assert comparison.images[0].before.scores == expected.scores
 
 
 def test_ignored_pixels_count_for_nothing(tiny_model: Model, discs: list[CachedPair]) -> None:
     everything = discs[0]._replace(labels=np.full_like(discs[0].labels, IGNORED))
-    assert outline_pair(tiny_model, everything).scores.jaccard == 1
+    assert predict_pair(tiny_model, everything).scores.jaccard == 1

@@ -16,9 +16,8 @@ from napari_lesionseg.finetuning.domain_shift import (
 from napari_lesionseg.finetuning.session import FineTuning, fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.domain import DomainStatistics
 from napari_lesionseg.models.lite_unet import LiteUNet
-from napari_lesionseg.models.mixture import ARCHITECTURE, ExpertNetwork, count_experts
+from napari_lesionseg.models.mixture import ARCHITECTURE, DomainStatistics, ExpertNetwork, count_experts
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.trainer import EpochResult
 
@@ -96,7 +95,7 @@ class TestFindingOut:
         described = {pair.stem: model.describe(pair.image) for pair in pairs}
         stems = [pair.stem for pair in pairs]
         folds = [(stems[::2], stems[1::2]), (stems[1::2], stems[::2])]
-        return assign_expert(model, folds, described, config).place  # type: ignore[arg-type]
+        return assign_expert(model, folds, described, config).expert_index  # type: ignore[arg-type]
 
     def test_another_kind_gets_weights_of_its_own(self, model: Model, others: list[CachedPair]) -> None:
         assert self.find(model, others) == 1
@@ -124,16 +123,19 @@ class TestFindingOut:
         learning = QUICK.model_copy(update={"frozen_stages": 0})
         assert ExpertAssignment(domain=model.card.domain).settings(learning, SIDE).frozen_stages == 2
         assert ExpertAssignment().settings(learning, SIDE).frozen_stages == 0
-        assert ExpertAssignment(place=1, domain=model.card.domain).settings(learning, SIDE).frozen_stages == 0
+        assert (
+            ExpertAssignment(expert_index=1, domain=model.card.domain).settings(learning, SIDE).frozen_stages
+            == 0
+        )
 
     def test_a_single_image_tells_nothing(self, model: Model, others: list[CachedPair]) -> None:
         described = {others[0].stem: model.describe(others[0].image)}
         found = assign_expert(model, [([others[0].stem], [])], described, QUICK)  # type: ignore[arg-type]
-        assert found.place == 0
+        assert found.expert_index == 0
 
     def test_a_network_without_words_for_images(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         assert measure_domain(tiny_model, (disc.image for disc in discs)) is None
-        assert fine_tune(tiny_model, discs, QUICK).prepare().own_kind is None
+        assert fine_tune(tiny_model, discs, QUICK).prepare().new_domain_images is None
 
 
 class TestLearning:
@@ -142,7 +144,7 @@ class TestLearning:
     ) -> None:
         new, old_kind, new_kind = tuned.candidate().model, draw(50).image, draw_other(51).image
         assert tuned.plan is not None
-        assert tuned.plan.own_kind == len(others)
+        assert tuned.plan.new_domain_images == len(others)
         assert new.card.arch == ARCHITECTURE
         np.testing.assert_array_equal(new.predict(old_kind), model.predict(old_kind))
         assert not np.array_equal(new.predict(new_kind), model.predict(new_kind))
@@ -153,7 +155,7 @@ class TestLearning:
         candidate, plan = tuned.candidate(), tuned.plan
         assert plan is not None
         assert candidate.offered
-        assert candidate.share == OWN.refit_interpolation
+        assert candidate.interpolation == OWN.refit_interpolation
         assert candidate.model.card.training["steps"] == plan.steps
         assert candidate.model.card.training["expert"] == 1
         copies_steps = plan.rounds * plan.folds * -(-candidate.rounds[0].step // plan.folds)
@@ -169,7 +171,7 @@ class TestLearning:
         tuning.stop()
         list(tuning)
         assert all(result.validation for result in tuning.candidate().rounds)
-        assert tuning.candidate().share in OWN.interpolations
+        assert tuning.candidate().interpolation in OWN.interpolations
 
     def test_it_can_be_saved_and_goes_on_learning_in_its_place(
         self, tuned: FineTuning, tmp_path: Path

@@ -138,7 +138,7 @@ class TestLearning:
         tuning = fine_tune(model, [*pairs, unknown], QUICK)
         assert len(list(tuning)) == 3
         assert tuning.candidate().model.predict(discs[0].image).shape == (3, 40, 48)
-        assert [(left.stem, "class 7" in left.reason) for left in tuning.left_out] == [("unknown", True)]
+        assert [(left.stem, "class 7" in left.reason) for left in tuning.skipped] == [("unknown", True)]
 
     def test_settings_that_were_left_alone_are_those_of_fine_tuning(self) -> None:
         config = FineTuneConfig.from_train_config(TrainConfig(seed=5, arch="unet"))
@@ -235,8 +235,8 @@ class TestInput:
         files[2].mask.unlink()
         tuning = fine_tune(tiny_model, files, QUICK)
         assert tuning.prepare().images == 3
-        assert [left.stem for left in tuning.left_out] == ["disc-1", "disc-2"]
-        assert "disc-1" in tuning.left_out[0].reason
+        assert [left.stem for left in tuning.skipped] == ["disc-1", "disc-2"]
+        assert "disc-1" in tuning.skipped[0].reason
 
     def test_nothing_but_broken_images(self, tiny_model: Model, files: list[Pair]) -> None:
         for pair in files:
@@ -249,7 +249,7 @@ class TestInput:
         cut = discs[1]._replace(labels=discs[1].labels[1:])
         tuning = fine_tune(tiny_model, [gray, cut, *discs[2:]], QUICK)
         tuning.prepare()
-        assert [left.stem for left in tuning.left_out] == ["disc-0", "disc-1"]
+        assert [left.stem for left in tuning.skipped] == ["disc-0", "disc-1"]
 
     def test_no_images(self, tiny_model: Model) -> None:
         with pytest.raises(TrainingError, match="no images"):
@@ -492,9 +492,9 @@ class TestContinuing:
         assert "disc" not in state.model_dump_json()
         tuning = fine_tune(tiny_model, discs, QUICK, state_path=path, resume=True)
         list(tuning)
-        tuning.forget()
+        tuning.delete_checkpoint()
         assert not path.exists()
-        tuning.forget()
+        tuning.delete_checkpoint()
 
     def test_finished_but_not_compared(
         self, tiny_model: Model, discs: list[CachedPair], tmp_path: Path

@@ -21,9 +21,14 @@ from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
-from napari_lesionseg.models.domain import Direction
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
-from napari_lesionseg.models.mixture import FAR, ExpertNetwork, card_with, with_expert
+from napari_lesionseg.models.mixture import (
+    GATE_THRESHOLD,
+    Direction,
+    ExpertNetwork,
+    card_with_experts,
+    with_expert,
+)
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import ByteImage, Click
 
@@ -293,10 +298,10 @@ def experts(network: SegmentationNetwork) -> Model:
     describer = Model(network, CARD, "cpu")
     gray = [np.full((64, 64, 3), value, np.uint8) for value in (20, 230)]
     dark, bright = (describer.describe(image) for image in gray)
-    weight = 2 * FAR * (bright - dark) / np.square(bright - dark).sum()
+    weight = 2 * GATE_THRESHOLD * (bright - dark) / np.square(bright - dark).sum()
     kind = Direction(weight, -float(weight @ dark), bright, np.eye(DESCRIPTION_LENGTH, dtype=np.float32))
     made = with_expert(network, 1, second, kind)
-    return Model(made, card_with(CARD, 2), "cpu", precision="float32")
+    return Model(made, card_with_experts(CARD, 2), "cpu", precision="float32")
 
 
 @pytest.mark.parametrize(("brightest", "place"), [(100, 0), (255, 1)])
@@ -328,7 +333,7 @@ def test_turned_images_stay_with_their_expert(experts: Model) -> None:
     upright, turned = (experts.describe(sample) for sample in (image, np.rot90(image).copy()))
     across = torch.from_numpy(turned - upright)
     fickle = copy.deepcopy(several)
-    fickle.gate.weight[0] = 2 * FAR * across / across.square().sum()
+    fickle.gate.weight[0] = 2 * GATE_THRESHOLD * across / across.square().sum()
     fickle.gate.bias[0] = -float(fickle.gate.weight[0] @ torch.from_numpy(upright))
     card = experts.card.model_copy(update={"test_time_augmentation": True})
     model = Model(fickle, card, "cpu", precision="float32")

@@ -32,9 +32,14 @@ from napari_lesionseg.inference.tiling_io import (
 from napari_lesionseg.io.resize import normalize
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.domain import Direction
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
-from napari_lesionseg.models.mixture import FAR, ExpertNetwork, card_with, with_expert
+from napari_lesionseg.models.mixture import (
+    GATE_THRESHOLD,
+    Direction,
+    ExpertNetwork,
+    card_with_experts,
+    with_expert,
+)
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Click
 
@@ -176,13 +181,15 @@ def lite_unet(seed: int) -> SegmentationNetwork:
 @pytest.fixture(scope="module")
 def experts() -> Model:
     """The first outlines dark images, the second bright ones."""
-    return Model(bright_and_dark(lite_unet(1), lite_unet(2)), card_with(ModelCard(working_size=64), 2), "cpu")
+    return Model(
+        bright_and_dark(lite_unet(1), lite_unet(2)), card_with_experts(ModelCard(working_size=64), 2), "cpu"
+    )
 
 
 def bright_and_dark(first: SegmentationNetwork, second: SegmentationNetwork) -> SegmentationNetwork:
     with torch.inference_mode():
         dark, bright = first.describe(torch.tensor([-2.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 64, 64)).clone()
-    weight = 2 * FAR * (bright - dark) / (bright - dark).square().sum()
+    weight = 2 * GATE_THRESHOLD * (bright - dark) / (bright - dark).square().sum()
     kind = Direction(
         weight.numpy(), -float(weight @ dark), bright.numpy(), np.eye(DESCRIPTION_LENGTH, dtype=np.float32)
     )

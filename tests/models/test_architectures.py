@@ -15,7 +15,7 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.models.mixture import FAR, MOST_EXPERTS, ExpertNetwork
+from napari_lesionseg.models.mixture import GATE_THRESHOLD, MAX_EXPERTS, ExpertNetwork
 from napari_lesionseg.models.registry import ARCHITECTURES, build_network
 from napari_lesionseg.types import Click
 
@@ -137,7 +137,7 @@ class TestLiteUNetExperts(ArchitectureTester):
             gray = torch.stack([torch.full((3, 32, 32), -1.0), torch.full((3, 32, 32), 1.0)])
             dark, bright = network.describe(gray)
         across = bright - dark
-        network.gate.weight[0] = 2 * FAR * across / across.square().sum()
+        network.gate.weight[0] = 2 * GATE_THRESHOLD * across / across.square().sum()
         network.gate.bias[0] = -float(network.gate.weight[0] @ dark)
         assert network.choose(gray).tolist() == [0, 1]
         return network.train()
@@ -145,13 +145,13 @@ class TestLiteUNetExperts(ArchitectureTester):
     def in_turn(self, network: SegmentationNetwork) -> Iterator[None]:
         assert isinstance(network, ExpertNetwork)
         network.gate.weight.zero_()
-        for distance in (0.0, FAR + 1):
+        for distance in (0.0, GATE_THRESHOLD + 1):
             network.gate.bias.fill_(distance)
             yield
 
-    @pytest.mark.parametrize("experts", [-1, 0, 1, MOST_EXPERTS + 1, 10**9])
+    @pytest.mark.parametrize("experts", [-1, 0, 1, MAX_EXPERTS + 1, 10**9])
     def test_too_few_and_too_many_experts_are_refused(self, experts: int) -> None:
-        with pytest.raises(CheckpointError, match=f"2 to {MOST_EXPERTS}"):
+        with pytest.raises(CheckpointError, match=f"2 to {MAX_EXPERTS}"):
             build_network(self.arch, experts=experts)
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -16,15 +18,16 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.models.domain import Direction, DomainStatistics
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import (
     ARCHITECTURE,
-    FAR,
-    MOST_EXPERTS,
+    GATE_THRESHOLD,
+    MAX_EXPERTS,
+    Direction,
     DomainGate,
+    DomainStatistics,
     ExpertNetwork,
-    card_with,
+    card_with_experts,
     count_experts,
     expert_at,
     with_expert,
@@ -105,17 +108,23 @@ def direction(value: float) -> Direction:
     return Direction(full, -value, full + 1, np.diag(full))
 
 
-def assert_gate(gate: DomainGate, place: int, kind: Direction) -> None:
+def assert_gate(gate: DomainGate, expert_index: int, kind: Direction) -> None:
     """A gate knows the kind of an expert."""
-    assert np.array_equal(gate.weight[place - 1], kind.weight)
-    assert gate.bias[place - 1] == kind.bias
-    assert np.array_equal(gate.centers[place - 1], kind.center)
+    assert np.array_equal(gate.weight[expert_index - 1], kind.weight)
+    assert gate.bias[expert_index - 1] == kind.bias
+    assert np.array_equal(gate.centers[expert_index - 1], kind.center)
     assert np.array_equal(gate.whitening, kind.whitening)
 
 
-def rows(gate: DomainGate, place: int) -> Tensor:
+def rows(gate: DomainGate, expert_index: int) -> Tensor:
     """All that a gate knows of the kind of one expert."""
-    return torch.cat([gate.weight[place - 1], gate.bias[place - 1 : place], gate.centers[place - 1]])
+    return torch.cat(
+        [
+            gate.weight[expert_index - 1],
+            gate.bias[expert_index - 1 : expert_index],
+            gate.centers[expert_index - 1],
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------------------ gate
@@ -145,8 +154,8 @@ def test_an_image_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
 
 def test_an_image_that_is_far_in_no_direction_goes_to_the_first() -> None:
     gate = make_gate(1.0, -1.0)
-    assert gate(described(FAR, -FAR, 1, -1)).tolist() == [0, 0, 0, 0]
-    assert gate(described(FAR + 0.01, -FAR - 0.01)).tolist() == [1, 2]
+    assert gate(described(GATE_THRESHOLD, -GATE_THRESHOLD, 1, -1)).tolist() == [0, 0, 0, 0]
+    assert gate(described(GATE_THRESHOLD + 0.01, -GATE_THRESHOLD - 0.01)).tolist() == [1, 2]
 
 
 def test_only_kinds_in_whose_direction_it_is_far_count() -> None:
@@ -183,18 +192,20 @@ def test_an_image_is_judged_alone_and_the_order_of_kinds_does_not_matter(
     together = gate(described(*numbers)).tolist()
     assert together == [int(gate(described(number))) for number in numbers]
     turned = make_gate(*(float(gate.centers[kind, 0]) for kind in order))
-    assert [place and order[place - 1] + 1 for place in turned(described(*numbers)).tolist()] == together
+    assert [
+        expert_index and order[expert_index - 1] + 1 for expert_index in turned(described(*numbers)).tolist()
+    ] == together
 
 
 def test_a_gate_learns_of_a_kind() -> None:
     old = make_gate(4.0, 10.0)
     before = copy.deepcopy(old.state_dict())
-    new = old.with_kind(3, direction(3.0))
+    new = old.with_domain(3, direction(3.0))
     assert_gate(new, 3, direction(3.0))
     assert torch.equal(new.weight[:2], old.weight)
     assert torch.equal(new.bias[:2], old.bias)
     assert torch.equal(new.centers[:2], old.centers)
-    other = new.with_kind(1, direction(5.0))
+    other = new.with_domain(1, direction(5.0))
     assert_gate(other, 1, direction(5.0))
     assert torch.equal(other.weight[1:], new.weight[1:])
     assert torch.equal(other.centers[1:], new.centers[1:])
@@ -208,8 +219,8 @@ def test_a_gate_learns_of_a_kind() -> None:
 def test_kinds_of_images_are_told_from_each_other(network: ExpertNetwork, batch: Tensor) -> None:
     with torch.inference_mode():
         assert network.choose(batch).tolist() == [0, 1, 2, 0, 1, 2]
-        for place, view in enumerate(batch.split(1)[:3]):
-            assert network.network_for(view) is network.expert(place)
+        for expert_index, view in enumerate(batch.split(1)[:3]):
+            assert network.network_for(view) is network.expert(expert_index)
         assert network.gate(network.describe(batch)).tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -222,9 +233,9 @@ def test_a_batch_of_several_kinds_is_answered_by_their_experts(
         together = network(batch, planes)
         for index, view in enumerate(batch.split(1)):
             own = None if planes is None else planes[index : index + 1]
-            answers = [network.expert(place)(view, own) for place in range(3)]
+            answers = [network.expert(expert_index)(view, own) for expert_index in range(3)]
             torch.testing.assert_close(together[index : index + 1], answers[index % 3], rtol=1e-4, atol=1e-4)
-            others = [answers[place] for place in range(3) if place != index % 3]
+            others = [answers[expert_index] for expert_index in range(3) if expert_index != index % 3]
             assert all((together[index] - other).abs().max() > 0.01 for other in others)
 
 
@@ -257,17 +268,17 @@ def test_all_encoders_are_told_of(network: ExpertNetwork) -> None:
     found = {names[id(parameter)] for parameter in network.encoder_parameters()}
     assert found == {name for name in names.values() if ".encoder." in name}
     assert {name.split(".")[1] for name in found} == {"0", "1", "2"}
-    assert list(network.heads()) == [f"experts.{place}.head" for place in range(3)]
+    assert list(network.heads()) == [f"experts.{expert_index}.head" for expert_index in range(3)]
 
 
-@pytest.mark.parametrize("experts", [-1, 0, 1, MOST_EXPERTS + 1, 10**9])
+@pytest.mark.parametrize("experts", [-1, 0, 1, MAX_EXPERTS + 1, 10**9])
 def test_too_few_and_too_many_experts_are_refused(experts: int) -> None:
-    with pytest.raises(CheckpointError, match=f"experts must be 2 to {MOST_EXPERTS}"):
+    with pytest.raises(CheckpointError, match=f"experts must be 2 to {MAX_EXPERTS}"):
         build_network(ARCHITECTURE, experts=experts)
 
 
 def test_saved_and_loaded_it_is_the_same(network: ExpertNetwork, batch: Tensor, tmp_path: Path) -> None:
-    path, card = tmp_path / "model.safetensors", card_with(CARD, 3)
+    path, card = tmp_path / "model.safetensors", card_with_experts(CARD, 3)
     path.write_bytes(checkpoint_bytes(network, card, half=False))
     loaded = load_checkpoint(path)
     assert loaded.card == card
@@ -278,7 +289,7 @@ def test_saved_and_loaded_it_is_the_same(network: ExpertNetwork, batch: Tensor, 
 
 def test_saved_in_half_the_space_the_gate_decides_as_before(network: ExpertNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(checkpoint_bytes(network, card_with(CARD, 3)))
+    path.write_bytes(checkpoint_bytes(network, card_with_experts(CARD, 3)))
     assert path.stat().st_size < 0.6 * sum(4 * tensor.numel() for tensor in network.state_dict().values())
     loaded = load_checkpoint(path).network
     assert isinstance(loaded, ExpertNetwork)
@@ -288,7 +299,7 @@ def test_saved_in_half_the_space_the_gate_decides_as_before(network: ExpertNetwo
 def test_a_file_whose_card_counts_other_experts_is_refused(network: ExpertNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for experts in (2, 4, 99):
-        path.write_bytes(checkpoint_bytes(network, card_with(CARD, experts)))
+        path.write_bytes(checkpoint_bytes(network, card_with_experts(CARD, experts)))
         with pytest.raises(CheckpointError, match=r"does not fit its network|2 to 4"):
             load_checkpoint(path)
 
@@ -313,25 +324,27 @@ def test_a_new_expert_leaves_the_others_and_their_kinds_alone(network: ExpertNet
     made = with_expert(network, 3, fourth, direction(2.0))
     assert isinstance(made, ExpertNetwork)
     assert (count_experts(network), count_experts(made)) == (3, 4)
-    for place in range(3):
-        check_same(made.expert(place), network.expert(place))
-        assert not place or torch.equal(rows(made.gate, place), rows(network.gate, place))
+    for expert_index in range(3):
+        check_same(made.expert(expert_index), network.expert(expert_index))
+        assert not expert_index or torch.equal(
+            rows(made.gate, expert_index), rows(network.gate, expert_index)
+        )
     check_same(made.expert(3), fourth)
     assert_gate(made.gate, 3, direction(2.0))
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_expert_is_replaced(network: ExpertNetwork, place: int) -> None:
+@pytest.mark.parametrize("expert_index", [0, 1, 2])
+def test_an_expert_is_replaced(network: ExpertNetwork, expert_index: int) -> None:
     newer = lite_unet(9)
-    made = with_expert(network, place, newer, direction(3.0))
+    made = with_expert(network, expert_index, newer, direction(3.0))
     assert isinstance(made, ExpertNetwork)
     assert count_experts(made) == 3
     for index in range(3):
-        check_same(made.expert(index), newer if index == place else network.expert(index))
+        check_same(made.expert(index), newer if index == expert_index else network.expert(index))
     for kind in (1, 2):
-        if kind == place:
+        if kind == expert_index:
             assert_gate(made.gate, kind, direction(3.0))
         else:
             assert torch.equal(rows(made.gate, kind), rows(network.gate, kind))
@@ -351,11 +364,11 @@ def test_the_first_of_one_is_all_of_it(first: SegmentationNetwork) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("place", [0, 1])
-def test_mode_and_device_are_those_of_the_network(place: int, training: bool) -> None:
+@pytest.mark.parametrize("expert_index", [0, 1])
+def test_mode_and_device_are_those_of_the_network(expert_index: int, training: bool) -> None:
     with torch.device("meta"):
         old = build_network("lite-unet").train(training)
-    made = with_expert(old, place, build_network("lite-unet").train(not training), direction(1.0))
+    made = with_expert(old, expert_index, build_network("lite-unet").train(not training), direction(1.0))
     assert {tensor.device.type for tensor in made.state_dict().values()} == {"meta"}
     assert {module.training for module in made.modules()} == {training}
 
@@ -363,7 +376,7 @@ def test_mode_and_device_are_those_of_the_network(place: int, training: bool) ->
 def test_where_an_expert_goes_on_learning(first: SegmentationNetwork, network: ExpertNetwork) -> None:
     assert expert_at(first, 0) is first
     assert expert_at(first, 1) is first
-    assert [expert_at(network, place) for place in range(3)] == list(network.experts)
+    assert [expert_at(network, expert_index) for expert_index in range(3)] == list(network.experts)
     assert expert_at(network, 3) is network.expert(0)
 
 
@@ -373,8 +386,8 @@ def test_one_network_answers_for_all_kinds(first: SegmentationNetwork) -> None:
 
 
 def test_the_card_says_how_many_experts_there_are() -> None:
-    assert card_with(CARD, 1) is CARD
-    card = card_with(CARD, 3)
+    assert card_with_experts(CARD, 1) is CARD
+    card = card_with_experts(CARD, 3)
     assert (card.arch, card.arch_settings) == (ARCHITECTURE, {"experts": 3})
     assert card.model_copy(update={"arch": CARD.arch, "arch_settings": {}}) == CARD
 
@@ -387,7 +400,7 @@ def test_images_of_the_old_kind_are_outlined_to_the_bit_as_before(
     first: SegmentationNetwork, network: ExpertNetwork, turns: bool
 ) -> None:
     card = CARD.model_copy(update={"test_time_augmentation": turns, "temperature": 1.3})
-    old, new = Model(first, card, "cpu"), Model(network, card_with(card, 3), "cpu")
+    old, new = Model(first, card, "cpu"), Model(network, card_with_experts(card, 3), "cpu")
     plain, dark, _ = kinds()[:3]
     clicks = [Click(20, 30), Click(50, 70, positive=False)]
     for image, alike in ((plain, True), (dark, False)):
@@ -404,7 +417,10 @@ def test_images_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
     network: ExpertNetwork, kind: int, turns: bool
 ) -> None:
     card = CARD.model_copy(update={"test_time_augmentation": turns})
-    alone, together = Model(network.expert(kind), card, "cpu"), Model(network, card_with(card, 3), "cpu")
+    alone, together = (
+        Model(network.expert(kind), card, "cpu"),
+        Model(network, card_with_experts(card, 3), "cpu"),
+    )
     image = kinds()[kind]
     assert np.array_equal(together.predict(image), alone.predict(image))
     clicks = [Click(20, 30)]
@@ -412,7 +428,183 @@ def test_images_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
 
 
 def test_a_new_expert_needs_a_direction(network: ExpertNetwork) -> None:
-    with pytest.raises(ValueError, match="kind of their own"):
+    with pytest.raises(ValueError, match="needs a direction"):
         with_expert(network, len(network.experts), network.expert(0))
-    with pytest.raises(ValueError, match="kind of their own"):
+    with pytest.raises(ValueError, match="needs a direction"):
         with_expert(network.expert(0), 1, network.expert(0))
+
+
+NUMBERS = 6
+MIXING = np.random.default_rng(0).normal(size=(NUMBERS, NUMBERS)) * np.geomspace(5, 0.05, NUMBERS)
+"""Makes descriptions of numbers that hang together, and vary by much or little."""
+
+
+def draw_descriptions(images: int, seed: int, shift: float = 0) -> NDArray[np.float32]:
+    """Descriptions of images of one kind; of another one, if the second number is shifted."""
+    made = 3 + np.random.default_rng(seed).normal(size=(images, NUMBERS)) @ MIXING.T
+    made[:, 1] += shift
+    return made.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def training() -> NDArray[np.float32]:
+    return draw_descriptions(2000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def domain(training: NDArray[np.float32]) -> DomainStatistics:
+    found = DomainStatistics.of(training)
+    assert found is not None
+    return found
+
+
+def covariance(domain: DomainStatistics) -> NDArray[np.float64]:
+    """Put the triangle together again, row by row."""
+    size, given = len(domain.mean), iter(domain.covariance)
+    matrix = np.zeros((size, size))
+    for row in range(size):
+        for column in range(row + 1):
+            matrix[row, column] = matrix[column, row] = next(given)
+    return matrix
+
+
+# ------------------------------------------------------------------------------------------ statistics
+
+
+def test_mean_and_covariance_are_those_of_the_images(
+    training: NDArray[np.float32], domain: DomainStatistics
+) -> None:
+    assert domain.images == 2000
+    exact = training.astype(np.float64)
+    np.testing.assert_allclose(domain.mean, exact.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(covariance(domain), np.cov(exact.T), rtol=1e-5)
+
+
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(-1e3, 1e3))
+def test_any_number_of_images_and_numbers(images: int, numbers: int, seed: int, middle: float) -> None:
+    made = np.random.default_rng(seed).normal(middle, 1, (images, numbers)).astype(np.float32)
+    found = DomainStatistics.of(made)
+    assert found is not None
+    exact = made.astype(np.float64)
+    np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(covariance(found), np.atleast_2d(np.cov(exact.T)), rtol=1e-5)
+    assert np.isfinite(found.direction_to(made + 1).distances(made)).all()
+
+
+def test_too_few_images_have_no_statistics() -> None:
+    assert DomainStatistics.of(draw_descriptions(0, seed=2)) is None
+    assert DomainStatistics.of(draw_descriptions(1, seed=2)) is None
+    assert DomainStatistics.of(draw_descriptions(2, seed=2)) is not None
+
+
+def test_a_number_that_is_the_same_for_all_images_has_no_spread() -> None:
+    made = draw_descriptions(20, seed=2)
+    made[:, 3] = 0.1
+    assert DomainStatistics.of(made) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"covariance": (1.0, 0.0)}, "lower triangle"),
+        ({"covariance": (1.0, 0.0, 1.0, 0.0)}, "lower triangle"),
+        ({"covariance": (1.0, 0.0, 0.0)}, "positive"),
+        ({"covariance": (-1.0, 0.0, 1.0)}, "positive"),
+        ({"covariance": (1.0, 2.0, 1.0)}, "semidefinite"),
+        ({"covariance": (1.0, float("nan"), 1.0)}, "finite"),
+        ({"mean": (0.0, float("inf"))}, "finite"),
+        ({"mean": (), "covariance": ()}, "at least 1"),
+        ({"mean": (0.0,) * 1001}, "at most 1000"),
+        ({"images": 1}, "greater than or equal to 2"),
+        ({"median": (0.0, 0.0)}, "not permitted"),
+    ],
+)
+def test_what_cannot_be_statistics_is_refused(settings: dict[str, object], reason: str) -> None:
+    good = {"images": 2, "mean": (0.0, 0.0), "covariance": (1.0, 0.5, 1.0)}
+    assert DomainStatistics.model_validate(good).images == 2
+    with pytest.raises(ValidationError, match=reason):
+        DomainStatistics.model_validate(good | settings)
+
+
+def test_statistics_come_back_from_a_card(domain: DomainStatistics) -> None:
+    card = ModelCard(domain=domain)
+    back = ModelCard.model_validate_json(card.model_dump_json())
+    assert back == card
+    assert back.domain == domain
+    other = draw_descriptions(5, seed=3, shift=10)
+    before, after = domain.direction_to(other), (back.domain or pytest.fail("lost")).direction_to(other)
+    assert np.array_equal(before.weight, after.weight)
+    assert before.bias == after.bias
+
+
+def test_a_card_with_impossible_statistics_is_refused(domain: DomainStatistics) -> None:
+    text = ModelCard(domain=domain).model_dump_json().replace('"mean":[', '"mean":[NaN,', 1)
+    assert "NaN" in text
+    with pytest.raises(ValidationError):
+        ModelCard.model_validate_json(text)
+
+
+# ------------------------------------------------------------------------------------------- directions
+
+
+def test_distances_are_in_standard_deviations_of_the_training_images(
+    training: NDArray[np.float32], domain: DomainStatistics
+) -> None:
+    for seed in range(5):
+        direction = domain.direction_to(draw_descriptions(4, seed=10 + seed, shift=seed))
+        distances = direction.distances(training)
+        assert distances.shape == (2000,)
+        assert distances.dtype == direction.weight.dtype == np.float32
+        assert abs(distances.mean()) < 1e-3
+        assert distances.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("images", [1, 5, 30])
+def test_another_kind_is_far_and_the_same_kind_is_not(domain: DomainStatistics, images: int) -> None:
+    spread = np.sqrt(covariance(domain)[1, 1])
+    direction = domain.direction_to(draw_descriptions(images, seed=4, shift=6 * spread))
+    others, same = draw_descriptions(300, seed=5, shift=6 * spread), draw_descriptions(300, seed=6)
+    assert (direction.distances(others) > GATE_THRESHOLD).mean() > 0.95
+    assert (direction.distances(same) > GATE_THRESHOLD).mean() < 0.06
+
+
+def test_what_hangs_together_is_taken_into_account() -> None:
+    # two numbers that always agree: an image in which they differ by little is as strange as can be
+    both = np.random.default_rng(7).normal(size=(1000, 1))
+    made = np.hstack([both, both + 0.1 * np.random.default_rng(8).normal(size=(1000, 1))]).astype(np.float32)
+    domain = DomainStatistics.of(made)
+    assert domain is not None
+    strange = np.array([[-0.5, 0.5]], np.float32)
+    assert domain.direction_to(strange).distances(strange)[0] > 5
+    plain = np.array([[0.5, 0.5]], np.float32)
+    assert domain.direction_to(plain).distances(plain)[0] < 1
+
+
+def test_images_in_the_middle_of_the_training_images_are_in_no_direction(
+    training: NDArray[np.float32], domain: DomainStatistics
+) -> None:
+    direction = domain.direction_to(np.array([domain.mean]))
+    assert not direction.distances(training).any()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(0.01, 100))
+def test_the_scale_of_a_number_does_not_matter(seed: int, images: int, scale: float) -> None:
+    training, other = draw_descriptions(50, seed=1), draw_descriptions(images, seed=seed, shift=4)
+    factors = np.array([1, scale, 1, 1 / scale, 1, 1], np.float32)
+    plain, scaled = DomainStatistics.of(training), DomainStatistics.of(training * factors)
+    assert plain is not None
+    assert scaled is not None
+    expected = plain.direction_to(other).distances(other)
+    assume(np.abs(expected).min() > 0.1)
+    found = scaled.direction_to(other * factors).distances(other * factors)
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("images", [2, 3, NUMBERS])
+@pytest.mark.parametrize("seed", range(8))
+def test_fewer_images_than_numbers_give_finite_distances(images: int, seed: int) -> None:
+    # their covariance is singular, and rounded to a few digits it may have negative variances
+    domain = DomainStatistics.of(draw_descriptions(images, seed=20 + seed))
+    assert domain is not None
+    other = draw_descriptions(3, seed=40 + seed)
+    assert np.isfinite(domain.direction_to(other).distances(other)).all()

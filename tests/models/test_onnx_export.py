@@ -16,9 +16,8 @@ from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models import onnx_export
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.domain import Direction
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
-from napari_lesionseg.models.mixture import FAR, card_with, with_expert
+from napari_lesionseg.models.mixture import GATE_THRESHOLD, Direction, card_with_experts, with_expert
 from napari_lesionseg.models.onnx_export import TOLERANCE, export_onnx
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Click
@@ -150,9 +149,9 @@ def experts() -> Model:
             nn.init.normal_(projection.weight, std=0.3)
     describer = Model(first, ModelCard(working_size=64), "cpu")
     dark, bright = (describer.describe(np.full((64, 64, 3), value, np.uint8)) for value in (20, 230))
-    weight = 2 * FAR * (bright - dark) / np.square(bright - dark).sum()
+    weight = 2 * GATE_THRESHOLD * (bright - dark) / np.square(bright - dark).sum()
     kind = Direction(weight, -float(weight @ dark), bright, np.eye(DESCRIPTION_LENGTH, dtype=np.float32))
-    made, card = with_expert(first, 1, second, kind), card_with(ModelCard(working_size=64), 2)
+    made, card = with_expert(first, 1, second, kind), card_with_experts(ModelCard(working_size=64), 2)
     return Model(made, card, "cpu", precision="float32")
 
 

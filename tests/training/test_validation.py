@@ -9,7 +9,7 @@ from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.training.validation import validate
+from napari_lesionseg.training.trainer import validate
 from napari_lesionseg.types import IGNORED
 
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ from napari_lesionseg.cli.options import add_model, check_out, find_all_pairs, m
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
-from napari_lesionseg.finetuning.candidate import Candidate
+from napari_lesionseg.finetuning.comparison import Candidate
 from napari_lesionseg.finetuning.run import Progress
-from napari_lesionseg.finetuning.schedule import Plan, describe_kind
+from napari_lesionseg.finetuning.schedule import Plan, describe_domain_shift
 from napari_lesionseg.finetuning.session import FineTuning, fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
@@ -81,8 +81,8 @@ def run_finetune(options: argparse.Namespace) -> int:
     )
     _show(tuning)
     _write(options, model, tuning.candidate())
-    tuning.forget()
-    return 1 if tuning.left_out else 0
+    tuning.delete_checkpoint()
+    return 1 if tuning.skipped else 0
 
 
 def read_patients(path: Path) -> list[SplitItem]:
@@ -131,15 +131,15 @@ def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan 
 
 
 def _tell_plan(plan: Plan) -> None:
-    for image in plan.left_out:
+    for image in plan.skipped:
         print_error(image.reason)
     held_out = f"{len(plan.held_out)} held out" + (" in turn" if plan.folds > 1 else "")
     print_result(
         f"{plan.images} images to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
         f"about {plan.seconds:.0f} s on {plan.device}"
     )
-    if plan.own_kind is not None:
-        print_result(describe_kind(plan))
+    if plan.new_domain_images is not None:
+        print_result(describe_domain_shift(plan))
 
 
 def describe_round(result: EpochResult) -> str:

@@ -30,7 +30,7 @@ from napari_lesionseg.masks.class_labels import label_as
 from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
+from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair, read_pair
@@ -149,7 +149,7 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
         raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
     named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(TrainConfig, settings, parse_changes(options.set), options=named)
-    if config.arch == EXPERTS:
+    if has_experts(config.arch):
         raise TrainingError(
             "Experts come from fine-tuning; train 'lite-unet', and fine-tune the model it gives."
         )
@@ -246,7 +246,7 @@ def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
     TrainingError
         If they differ, or there are experts.
     """
-    if old.arch == EXPERTS:
+    if has_experts(old.arch):
         raise TrainingError(
             f"{options.start} has experts for several kinds of images, which learn by fine-tuning alone: "
             "use `lesionseg finetune`, or start from the model that it was fine-tuned from."

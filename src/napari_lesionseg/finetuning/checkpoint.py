@@ -19,8 +19,7 @@ from torch import Tensor
 from napari_lesionseg.config import FineTuneConfig, Settings
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.io.atomic import write_atomically
-from napari_lesionseg.training.trainer import EpochResult
-from napari_lesionseg.training.validation import ValidationScores
+from napari_lesionseg.training.trainer import EpochResult, ValidationScores
 
 STATE_KEY = "lesionseg_fine_tuning"
 REFIT = "refit."

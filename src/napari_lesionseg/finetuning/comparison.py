@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import datetime
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.metrics import Estimate, ImageScores, score_masks
 from napari_lesionseg.inference.postprocess import postprocess as clean_up
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.trainer import EpochResult
 from napari_lesionseg.types import IGNORED, LabelImage
 
 SHOWN = 4
@@ -25,7 +32,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outlined:
+class ScoredPrediction:
     """An image with a model's outline, and how good it is.
 
     Parameters
@@ -49,12 +56,12 @@ class ImageChange:
 
     Parameters
     ----------
-    before, after : Outlined
+    before, after : ScoredPrediction
         By the old and by the new model.
     """
 
-    before: Outlined
-    after: Outlined
+    before: ScoredPrediction
+    after: ScoredPrediction
 
     @property
     def stem(self) -> str:
@@ -128,13 +135,9 @@ class Comparison:
         }
 
 
-def outline_pair(
-    model: Model,
-    pair: CachedPair,
-    postprocess: PostprocessConfig | None = None,
-    *,
-    augment: bool = True,
-) -> Outlined:
+def predict_pair(
+    model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None, *, augment: bool = True
+) -> ScoredPrediction:
     """Outline an image as a user would get it, and score the outline.
 
     Parameters
@@ -151,15 +154,17 @@ def outline_pair(
     level = resolve_threshold(None, config, model.card.threshold)
     labels = clean_up(model.predict(pair.image, augment=augment), config, level)
     counted = pair.labels != IGNORED
-    return Outlined(pair, labels, score_masks(labels * counted, pair.labels * counted))
+    return ScoredPrediction(pair, labels, score_masks(labels * counted, pair.labels * counted))
 
 
-def compare(before: Sequence[Outlined], after: Sequence[Outlined], *, seed: int = 0) -> Comparison:
+def compare(
+    before: Sequence[ScoredPrediction], after: Sequence[ScoredPrediction], *, seed: int = 0
+) -> Comparison:
     """Compare outlines of the same images.
 
     Parameters
     ----------
-    before, after : sequence of Outlined
+    before, after : sequence of ScoredPrediction
         By the old and the new model, in the same order.
     seed : int
         Seed of the bootstrap; the same seed gives the same intervals.
@@ -190,7 +195,7 @@ def iter_compare(
     `collect_changes` makes a `Comparison` of them.
     """
     for pair in pairs:
-        yield ImageChange(outline_pair(old, pair, postprocess), outline_pair(new, pair, postprocess))
+        yield ImageChange(predict_pair(old, pair, postprocess), predict_pair(new, pair, postprocess))
 
 
 def collect_changes(changes: Sequence[ImageChange]) -> Comparison:
@@ -238,3 +243,115 @@ def _estimate(values: NDArray[np.float64], seed: int) -> Estimate:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+ENOUGH = 0.9  # of the best gain: a shorter way that keeps this much is taken, as it forgets less
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A fine-tuned model that has not been taken yet.
+
+    Parameters
+    ----------
+    model : Model
+        Learned from all images; its card names its parent and its data.
+    comparison : Comparison or None
+        Old against new on images that the outlines' model had not seen; None if none could be held out.
+    offered : bool
+        Whether the held-out images say that it is better.
+    reason : str
+        One sentence on that.
+    interpolation : float
+        How far it went from the old weights to the new, 0 to 1.
+    rounds : tuple of EpochResult
+        The curve.
+    """
+
+    model: Model
+    comparison: Comparison | None
+    offered: bool
+    reason: str
+    interpolation: float
+    rounds: tuple[EpochResult, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the model to a ``.safetensors`` file.
+
+        Raises
+        ------
+        CheckpointError
+            If the place cannot be written.
+        """
+        save_checkpoint(path, self.model.network, self.model.card)
+
+
+def choose_interpolation(
+    before: Sequence[ScoredPrediction], after: Mapping[float, Sequence[ScoredPrediction]]
+) -> float:
+    """Choose how far to go from the old weights to the new.
+
+    Parameters
+    ----------
+    before : sequence of ScoredPrediction
+        The held-out images by the old model.
+    after : mapping
+        The same by the copies, for each share of the way.
+
+    Returns
+    -------
+    float
+        The smallest share with at least nine tenths of the best gain in mean Jaccard.
+    """
+    start = mean_jaccard(before)
+    gains = {share: mean_jaccard(outlined) - start for share, outlined in after.items()}
+    best = max(gains.values())
+    if best <= 0:
+        return max(gains, key=lambda share: gains[share])
+    return min(share for share, gain in gains.items() if gain >= ENOUGH * best)
+
+
+def mean_jaccard(outlined: Sequence[ScoredPrediction]) -> float:
+    """Average the Jaccard index over images, of which there must be one."""
+    return fmean(image.scores.jaccard for image in outlined)
+
+
+def judge(comparison: Comparison | None) -> tuple[bool, str]:
+    """Say whether a candidate is to be offered, and why, in one sentence."""
+    if comparison is None:
+        return False, "No image could be held out, so nothing tells whether the new model is better."
+    before, after = comparison.dice.before, comparison.dice.after
+    figures = f"Dice {before:.3f} before, {after:.3f} after, on {len(comparison.images)} held-out images"
+    if comparison.better:
+        return True, f"The new model is better: {figures}."
+    return False, f"The new model is no better: {figures}."
+
+
+def describe_training(
+    parent: Model, config: FineTuneConfig, hashes: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make the record of a fine-tuning for the card: nothing in it tells a patient's name.
+
+    Parameters
+    ----------
+    parent : Model
+        What it started from.
+    config : FineTuneConfig
+        How it learned.
+    hashes : sequence of str
+        Of the images with their masks.
+    facts : mapping
+        Further entries.
+    """
+    return {
+        "method": "fine-tuning",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "parent_name": parent.card.name,
+        "settings": config.model_dump(mode="json"),
+        "data": {
+            "pairs": len(hashes),
+            "sha256": hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest(),
+            "images": sorted(hashes),
+        },
+        **facts,
+    }

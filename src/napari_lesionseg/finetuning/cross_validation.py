@@ -21,7 +21,7 @@ from napari_lesionseg.finetuning.domain_shift import ExpertAssignment
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.mixture import card_with, count_experts
+from napari_lesionseg.models.mixture import card_with_experts, count_experts
 from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
 from napari_lesionseg.training.learner import Learner
 
@@ -177,7 +177,7 @@ class Ensemble:
     ) -> Model:
         expert = blend(self._start, weights, share)
         network = self._expert_assignment.join(self._parent.network, expert, (pair.stem for pair in pairs))
-        own = card_with(card, count_experts(network))
+        own = card_with_experts(card, count_experts(network))
         return Model(network, own, self._parent.device, precision=self._parent.precision)
 
     # ---------------------------------------------------------------------------------------- its state

@@ -18,7 +18,7 @@ MARGIN = 1.25  # images are kept this much larger than the network sees them, fo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MaskDocument:
+class TrainingPair:
     """An image that can be learned from.
 
     Parameters
@@ -43,7 +43,7 @@ class SkippedPair:
 
 def read_training_pairs(
     pairs: Sequence[Pair | CachedPair], card: ModelCard, size: int
-) -> Iterator[MaskDocument | SkippedPair]:
+) -> Iterator[TrainingPair | SkippedPair]:
     """Read images with their masks, one by one.
 
     Parameters
@@ -57,7 +57,7 @@ def read_training_pairs(
 
     Yields
     ------
-    Correction or LeftOut
+    Correction or SkippedPair
         In the order of the pairs.
     """
     for pair in pairs:
@@ -69,14 +69,14 @@ def read_training_pairs(
             yield SkippedPair(pair.stem, f"{pair.stem} cannot be read: {error.strerror}.")
 
 
-def _read(pair: Pair | CachedPair, card: ModelCard, side: int) -> MaskDocument:
+def _read(pair: Pair | CachedPair, card: ModelCard, side: int) -> TrainingPair:
     if isinstance(pair, Pair):
         digest = hashlib.sha256((sha256_file(pair.image) + sha256_file(pair.mask)).encode()).hexdigest()
         cached = read_pair(pair, side)
     else:
         _check_arrays(pair)
         digest, cached = _hash_arrays(pair), shrink_pair(*pair, side)
-    return MaskDocument(cached._replace(labels=fit_labels(cached.labels, card, pair.stem)), digest)
+    return TrainingPair(cached._replace(labels=fit_labels(cached.labels, card, pair.stem)), digest)
 
 
 def _check_arrays(pair: CachedPair) -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
-from napari_lesionseg.models.domain import DomainStatistics
 from napari_lesionseg.models.lite_unet import DESCRIBING_STAGES
 from napari_lesionseg.models.mixture import (
-    MOST_EXPERTS,
+    MAX_EXPERTS,
+    DomainStatistics,
     count_experts,
     expert_at,
     gate_of,
@@ -41,7 +41,7 @@ class ExpertAssignment:
 
     Parameters
     ----------
-    place : int
+    expert_index : int
         Of the expert that learns. 0: the model itself, or the first of its experts. The number of experts: a
         new one.
     recognized : int
@@ -52,33 +52,38 @@ class ExpertAssignment:
         Of the corrected images, by name.
     """
 
-    place: int = 0
+    expert_index: int = 0
     recognized: int = 0
     domain: DomainStatistics | None = None
     descriptions: Descriptions = field(default_factory=dict)
 
     @property
-    def of_its_own(self) -> bool:
+    def is_new_domain(self) -> bool:
         """Whether the images get weights of their own."""
-        return self.place > 0
+        return self.expert_index > 0
+
+    @property
+    def new_domain_images(self) -> int | None:
+        """Number of held-out images in the new domain; None if the domain is known."""
+        return self.recognized if self.is_new_domain else None
 
     def start(self, network: SegmentationNetwork) -> SegmentationNetwork:
         """Return the network that the copies begin as; it is not to be changed."""
-        return expert_at(network, self.place)
+        return expert_at(network, self.expert_index)
 
     def join(
         self, network: SegmentationNetwork, expert: SegmentationNetwork, stems: Iterable[str]
     ) -> SegmentationNetwork:
         """Return a copy of ``network`` in which an expert has learned from some of the images."""
         direction = None
-        if self.place and self.domain is not None:
+        if self.expert_index and self.domain is not None:
             direction = self.domain.direction_to(_stack(self.descriptions, stems))
-        return with_expert(network, self.place, expert, direction)
+        return with_expert(network, self.expert_index, expert, direction)
 
     def settings(self, config: FineTuneConfig, working_size: int) -> FineTuneConfig:
         """Return how the copies learn: as they were told, or as suits images of a kind of their own."""
         size = config.size or working_size
-        if not self.of_its_own or config.expert is None:
+        if not self.is_new_domain or config.expert is None:
             # What describes images stays as it is, or what is known of their kinds would be wrong.
             frozen = max(config.frozen_stages, DESCRIBING_STAGES if self.domain else 0)
             return config.model_copy(update={"size": size, "frozen_stages": frozen})
@@ -138,13 +143,13 @@ def assign_expert(
     for learned, apart in folds:
         if apart:
             described = torch.from_numpy(_stack(descriptions, apart))
-            own = gate.with_kind(new, domain.direction_to(_stack(descriptions, learned)))
+            own = gate.with_domain(new, domain.direction_to(_stack(descriptions, learned)))
             present.update(gate(described).tolist())
             extended.update(own(described).tolist())
     total = present.total()
     known, belonging = max(((p, n) for p, n in present.items() if p), key=itemgetter(1), default=(0, 0))
     needed = config.expert.recognized if belonging <= total / 2 else CLEARLY
-    if new < MOST_EXPERTS and extended[new] >= max(1, needed * total):
+    if new < MAX_EXPERTS and extended[new] >= max(1, needed * total):
         return ExpertAssignment(new, extended[new], domain, descriptions)
     return ExpertAssignment(known if belonging > total / 2 else 0, belonging, domain, descriptions)
 

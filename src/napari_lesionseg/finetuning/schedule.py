@@ -41,9 +41,9 @@ class Plan:
         Side of the training images in pixels.
     device : str
         Such as "CPU, 2 threads".
-    left_out : tuple of LeftOut
+    skipped : tuple of SkippedPair
         Images that cannot be used, and why.
-    own_kind : int, optional
+    new_domain_images : int, optional
         The images are of a kind of their own, and get weights of their own: how many of those held out were
         told from the images that the model was trained on. None: the model itself learns.
     """
@@ -58,17 +58,18 @@ class Plan:
     batch_size: int
     size: int
     device: str
-    left_out: tuple[SkippedPair, ...] = ()
-    own_kind: int | None = None
+    skipped: tuple[SkippedPair, ...] = ()
+    new_domain_images: int | None = None
 
 
-def describe_kind(plan: Plan) -> str:
-    """Say in a sentence for whose sake it learns; empty if the model itself learns, as ever."""
-    if plan.own_kind is None:
+def describe_domain_shift(plan: Plan) -> str:
+    """Format that a specialized model will be added; empty if the model itself is fine-tuned."""
+    if plan.new_domain_images is None:
         return ""
     return (
-        f"{plan.own_kind} of {len(plan.held_out)} images are unlike those that the model was trained on: "
-        "what it learns is for images of this kind, all others will be outlined as before."
+        f"{plan.new_domain_images} of {len(plan.held_out)} images look different from the training data. "
+        "Fine-tuning will add a specialized model for images like these; results on other images will not "
+        "change."
     )
 
 

@@ -22,28 +22,33 @@ from torch import Tensor
 from napari_lesionseg.config import FineTuneConfig, LearningConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
-from napari_lesionseg.finetuning.build_runs import TrainingRunBuilder
-from napari_lesionseg.finetuning.candidate import Candidate, choose_interpolation, describe_training, judge
 from napari_lesionseg.finetuning.checkpoint import (
     REFIT,
     FineTuneCheckpoint,
     read_finetune_checkpoint,
     write_finetune_checkpoint,
 )
-from napari_lesionseg.finetuning.comparison import Outlined, compare, outline_pair
+from napari_lesionseg.finetuning.comparison import (
+    Candidate,
+    ScoredPrediction,
+    choose_interpolation,
+    compare,
+    describe_training,
+    judge,
+    predict_pair,
+)
 from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, Fold, assign_folds, make_folds
-from napari_lesionseg.finetuning.dataset import MaskDocument, SkippedPair, read_training_pairs
+from napari_lesionseg.finetuning.dataset import SkippedPair, TrainingPair, read_training_pairs
 from napari_lesionseg.finetuning.domain_shift import ExpertAssignment, assign_expert
-from napari_lesionseg.finetuning.run import Progress, TrainingRun, outline_held_out
+from napari_lesionseg.finetuning.run import Progress, TrainingRun, TrainingRunBuilder, predict_held_out
 from napari_lesionseg.finetuning.schedule import (
     Plan,
     planned_seconds,
 )
 from napari_lesionseg.inference.device import describe_device, is_out_of_memory
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.training.clock import WorkClock
 from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.training.resources import limited_threads
+from napari_lesionseg.training.resources import WorkClock, limited_threads
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 from napari_lesionseg.types import Pair
 
@@ -72,7 +77,7 @@ class FineTuning:
     held_out : sequence of Pair or CachedPair
         Images to measure on and never to learn from; if there are none, folds of ``pairs`` take turns.
     state_path : Path, optional
-        Where the state is kept, after every round; `forget` removes it.
+        Where the state is kept, after every round; `delete_checkpoint` removes it.
     resume : bool
         Continue from the state at ``state_path``; images that came later are not learned from.
 
@@ -103,7 +108,7 @@ class FineTuning:
         self.config = FineTuneConfig.from_train_config(config or FineTuneConfig())
         self.plan: Plan | None = None
         """What is going to be done; None before the images have been read and a step was timed."""
-        self.left_out: tuple[SkippedPair, ...] = ()
+        self.skipped: tuple[SkippedPair, ...] = ()
         """Images that cannot be learned from, and why."""
         self.problems: tuple[str, ...] = ()
         """What went wrong without ending it, such as a full disk, one sentence each."""
@@ -112,12 +117,12 @@ class FineTuning:
         self._saved = _read_state(model, self.config, state_path) if resume else None
         self._clock = WorkClock(self._saved[0].seconds if self._saved else 0.0)
         self._stopping = threading.Event()
-        self._training_pairs: list[MaskDocument] = []
+        self._training_pairs: list[TrainingPair] = []
         self._fold_of: list[int] = []
         self._descriptions: dict[str, NDArray[np.float32]] = {}
         self._expert_assignment = ExpertAssignment()
         self._maker = TrainingRunBuilder(model, self.config, self._expert_assignment, self._clock)
-        self._before: tuple[Outlined, ...] = ()
+        self._before: tuple[ScoredPrediction, ...] = ()
         self._training_run: TrainingRun | None = None
         self._refit: TrainingRun | None = None
         self._candidate: Candidate | None = None
@@ -149,7 +154,7 @@ class FineTuning:
         """Give up at once, and give memory back; the state on disk stays, so that it can be continued."""
         self._events.close()
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         """Remove the state on disk: the candidate was taken or is not wanted."""
         if self._state_path is not None:
             self._state_path.unlink(missing_ok=True)
@@ -203,15 +208,15 @@ class FineTuning:
         yield from self._conclude(training_run)
 
     def _read(self) -> Generator[Progress]:
-        given, left_out = (*self._pairs, *self._held_out), list[SkippedPair]()
+        given, skipped = (*self._pairs, *self._held_out), list[SkippedPair]()
         for number, found in enumerate(read_training_pairs(given, self._model.card, self._size), 1):
             if isinstance(found, SkippedPair):
-                left_out.append(found)
+                skipped.append(found)
             else:
                 self._training_pairs.append(found)
                 self._describe(found.pair)
             yield Progress("reading", number, len(given))
-        self.left_out = tuple(left_out)
+        self.skipped = tuple(skipped)
         self._deal()
 
     def _describe(self, pair: CachedPair) -> None:
@@ -228,7 +233,7 @@ class FineTuning:
         stems = [correction.pair.stem for correction in self._training_pairs]
         apart = {pair.stem for pair in self._held_out}
         if set(stems) <= apart:
-            reason = self.left_out[0].reason if self.left_out else "none was given"
+            reason = self.skipped[0].reason if self.skipped else "none was given"
             raise TrainingError(f"There are no images to learn from: {reason}")
         if apart:
             self._fold_of = [0 if stem in apart else NOT_HELD_OUT for stem in stems]
@@ -237,7 +242,7 @@ class FineTuning:
 
     def _measure_parent(self, pairs: Sequence[CachedPair]) -> Generator[Progress]:
         for pair in pairs:
-            self._before += (outline_pair(self._model, pair, augment=False),)
+            self._before += (predict_pair(self._model, pair, augment=False),)
             yield Progress("measuring", len(self._before), len(pairs))
 
     def _assign_expert(self, folds: Sequence[Fold]) -> None:
@@ -271,9 +276,11 @@ class FineTuning:
             step_seconds=training_run.costs.step,
             batch_size=training_run.ensemble.batch_size,
             size=self._maker.size,
-            own_kind=self._expert_assignment.recognized if self._expert_assignment.of_its_own else None,
+            new_domain_images=self._expert_assignment.recognized
+            if self._expert_assignment.is_new_domain
+            else None,
             device=describe_device(self._model.device),
-            left_out=self.left_out,
+            skipped=self.skipped,
         )
 
     def _conclude(self, training_run: TrainingRun) -> Generator[Event]:
@@ -287,7 +294,7 @@ class FineTuning:
         share = choose_interpolation(self._before, after) if after else self.config.unmeasured_interpolation
         comparison = compare(self._before, after[share]) if after else None
         offered, reason = judge(comparison)
-        if self._expert_assignment.of_its_own:
+        if self._expert_assignment.is_new_domain:
             reason += " It is for images of this kind: all others are outlined as before."
         last = (yield from self._learn_from_all(training_run)) if offered else training_run
         rounds = training_run.rounds
@@ -305,8 +312,8 @@ class FineTuning:
 
     def _outline(
         self, training_run: TrainingRun, share: float
-    ) -> Generator[Progress, None, tuple[Outlined, ...]]:
-        return outline_held_out(training_run.ensemble, training_run.best_weights, share, "comparing")
+    ) -> Generator[Progress, None, tuple[ScoredPrediction, ...]]:
+        return predict_held_out(training_run.ensemble, training_run.best_weights, share, "comparing")
 
     def _learn_from_all(self, training_run: TrainingRun) -> Generator[Event, None, TrainingRun]:
         """Let one copy go on with all images, those held out included; return its course, or the one given.
@@ -325,7 +332,7 @@ class FineTuning:
         self, training_run: TrainingRun, rounds: Sequence[EpochResult], share: float
     ) -> dict[str, object]:
         facts = {
-            "expert": self._expert_assignment.place,
+            "expert": self._expert_assignment.expert_index,
             "share": share,
             "steps": training_run.steps_done,
             "seconds": round(self._clock.seconds, 1),
@@ -451,7 +458,7 @@ def _read_state(
     return state, tensors
 
 
-def _find_again(training_pairs: Sequence[MaskDocument], state: FineTuneCheckpoint) -> list[MaskDocument]:
+def _find_again(training_pairs: Sequence[TrainingPair], state: FineTuneCheckpoint) -> list[TrainingPair]:
     """Return the images of an unfinished training in its order."""
     known = {correction.sha256: correction for correction in training_pairs}
     missing = sum(digest not in known for digest in state.images)

@@ -43,7 +43,7 @@ from napari_lesionseg.inference.tiling_io import (
 from napari_lesionseg.io.resize import STRIDE, normalize, resize_image, resize_plane
 from napari_lesionseg.models.base import logits_to_probability, resize_bilinear
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
+from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
 
 _FACES = 4  # the whole image is averaged down to this many times the model's working size
@@ -291,7 +291,7 @@ def _predict_tiles(
 ) -> Iterator[TileProgress]:
     rows, cols = (_Axis.along(length, config) for length in image.shape[:2])
     # Which of several experts looks is decided by the whole image, or neighbors would be outlined by two.
-    whole = model.network_input(_overview(image, model.card)) if model.card.arch == EXPERTS else None
+    whole = model.network_input(_overview(image, model.card)) if has_experts(model.card.arch) else None
     down, across = rows.tiles(config.tile), cols.tiles(config.tile)
     channels, carried = model.card.out_channels, 0
     # What the tiles above have said of those below them, and the tile to the left of the next one.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from napari_lesionseg.config import Settings
-from napari_lesionseg.models.domain import DomainStatistics
+from napari_lesionseg.models.mixture import DomainStatistics
 
 FORMAT_VERSION = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

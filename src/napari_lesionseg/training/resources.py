@@ -8,9 +8,12 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from statistics import median
+from types import TracebackType
+from typing import Self
 
 import torch
 
@@ -111,3 +114,31 @@ class ContentionWatch:
         logger.warning("The processor is busy with other work: the training goes on with one thread.")
         torch.set_num_threads(1)
         return True
+
+
+class WorkClock:
+    """Adds up the time spent inside ``with`` blocks, so that pauses do not count.
+
+    Parameters
+    ----------
+    seconds : float
+        Time spent in earlier sittings.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._before = seconds
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent working so far, the present piece included."""
+        return self._before + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    def __enter__(self) -> Self:
+        self._since = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._before, self._since = self.seconds, None

@@ -24,7 +24,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.finetuning.checkpoint import FineTuneCheckpoint, find_checkpoint
 from napari_lesionseg.finetuning.run import Progress
-from napari_lesionseg.finetuning.schedule import Plan, describe_kind
+from napari_lesionseg.finetuning.schedule import Plan, describe_domain_shift
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
@@ -43,7 +43,7 @@ from napari_lesionseg.training.resources import background_threads
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 if TYPE_CHECKING:
-    from napari_lesionseg.finetuning.candidate import Candidate
+    from napari_lesionseg.finetuning.comparison import Candidate
     from napari_lesionseg.finetuning.session import Event
     from napari_lesionseg.study.state import ImageState
 
@@ -425,8 +425,8 @@ class LearnPanel(QWidget):
 def describe_plan(plan: Plan) -> str:
     """Say what is going to be done, in one line."""
     text = f"About {plan.seconds:.0f} s on {plan.device}"
-    parts = [f"{len(plan.left_out)} images cannot be used"] if plan.left_out else []
-    return ". ".join(part for part in ("; ".join([text, *parts]), describe_kind(plan)) if part)
+    parts = [f"{len(plan.skipped)} images cannot be used"] if plan.skipped else []
+    return ". ".join(part for part in ("; ".join([text, *parts]), describe_domain_shift(plan)) if part)
 
 
 def describe_time_left(step: StepResult, plan: Plan | None) -> str:

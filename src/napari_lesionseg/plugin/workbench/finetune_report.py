@@ -15,8 +15,7 @@ from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.plugin.widgets.postprocess_form import small
 
 if TYPE_CHECKING:
-    from napari_lesionseg.finetuning.candidate import Candidate
-    from napari_lesionseg.finetuning.comparison import Change, ImageChange, Outlined
+    from napari_lesionseg.finetuning.comparison import Candidate, Change, ImageChange, ScoredPrediction
     from napari_lesionseg.types import ByteImage, LabelImage
 
 SHOWN = 3
@@ -108,7 +107,7 @@ def describe_change(change: Change) -> str:
     return f"{text}, 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f}"
 
 
-def window_around(before: Outlined, after: Outlined) -> tuple[slice, slice]:
+def window_around(before: ScoredPrediction, after: ScoredPrediction) -> tuple[slice, slice]:
     """Choose the part of an image in which the signed outline and both models' are, with a margin."""
     inside = (before.pair.labels == 1) | (before.labels > 0) | (after.labels > 0)
     box = bounding_box(inside)
@@ -123,7 +122,7 @@ def _with_margin(part: slice, side: int) -> slice:
     return slice(max(0, part.start - margin), min(side, part.stop + margin))
 
 
-def draw_both(outlined: Outlined, window: tuple[slice, slice]) -> ByteImage:
+def draw_both(outlined: ScoredPrediction, window: tuple[slice, slice]) -> ByteImage:
     """Draw the signed outline and a model's into a small copy of an image.
 
     Returns

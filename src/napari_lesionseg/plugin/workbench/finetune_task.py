@@ -23,7 +23,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.dataset import CachedPair, shrink_pair
 
 if TYPE_CHECKING:
-    from napari_lesionseg.finetuning.candidate import Candidate
+    from napari_lesionseg.finetuning.comparison import Candidate
     from napari_lesionseg.finetuning.session import Event, FineTuning
     from napari_lesionseg.inference.predictor import Model
 
