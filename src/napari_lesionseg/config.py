@@ -27,7 +27,13 @@ class PostprocessConfig(Settings):
     largest_only: bool = Field(
         True, title="Largest part only", description="Keep the largest part, and parts with a click in them."
     )
-    min_area: int = Field(64, ge=0, title="Smallest part", description="Parts with fewer pixels are dropped.")
+    min_area: int = Field(
+        64,
+        ge=0,
+        title="Smallest part",
+        description="Remove parts with fewer pixels.",
+        json_schema_extra={"form": {"unit": "px"}},
+    )
 
 
 class AugmentConfig(Settings):

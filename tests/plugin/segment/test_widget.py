@@ -8,7 +8,7 @@ from napari.utils import progress
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QAbstractButton, QComboBox, QSlider, QSpinBox
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QSlider
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.plugin.segment import task
@@ -131,9 +131,9 @@ def test_the_models_own_threshold_is_known_after_a_run(viewer, widget, outline, 
 
 def test_all_selected_images_are_outlined(viewer, widget, outline, spot):
     images = [viewer.add_image(spot, rgb=True, name=name) for name in "abc"]
-    widget.images.setCurrentIndex(widget.images.count() - 1)
+    widget.images.native.setCurrentIndex(widget.images.native.count() - 1)
     viewer.layers.selection = {images[0], images[2]}
-    assert widget.images.currentText() == "All selected images (2)"
+    assert widget.images.native.currentText() == "All selected images (2)"
     assert widget.segment.text() == "Segment 2 images"
     outline()
     assert [layer.name for layer in viewer.layers] == ["a", "a outline", "b", "c", "c outline"]
@@ -143,7 +143,7 @@ def test_all_selected_images_are_outlined(viewer, widget, outline, spot):
 
 def test_with_nothing_selected_the_button_says_why(viewer, widget, spot):
     viewer.add_image(spot, rgb=True)
-    widget.images.setCurrentIndex(widget.images.count() - 1)
+    widget.images.native.setCurrentIndex(widget.images.native.count() - 1)
     viewer.layers.selection.clear()
     assert not widget.segment.isEnabled()
     assert "Select images" in widget.segment.toolTip()
@@ -152,9 +152,9 @@ def test_with_nothing_selected_the_button_says_why(viewer, widget, spot):
 def test_the_list_of_images_follows_the_viewer(viewer, widget, spot):
     first, second = (viewer.add_image(spot, rgb=True, name=name) for name in "ab")
     viewer.add_labels(np.zeros((4, 4), dtype=int))
-    assert [widget.images.itemText(i) for i in range(widget.images.count())][:2] == ["a", "b"]
+    assert [widget.images.native.itemText(i) for i in range(widget.images.native.count())][:2] == ["a", "b"]
     first.name = "renamed"
-    assert widget.images.itemText(0) == "renamed"
+    assert widget.images.native.itemText(0) == "renamed"
     assert widget.images.images() == [second]
     viewer.layers.move(0, 2)
     assert widget.images.images() == [second]
@@ -204,7 +204,7 @@ def test_many_errors_are_one_notification(viewer, widget, outline, network, spot
     for _ in range(3):
         viewer.add_image(spot, rgb=True)
     viewer.layers.select_all()
-    widget.images.setCurrentIndex(widget.images.count() - 1)
+    widget.images.native.setCurrentIndex(widget.images.native.count() - 1)
     outline()
     (message,) = shown_errors()
     assert message.endswith("(2 more did not work.)")
@@ -284,7 +284,7 @@ def test_removing_the_widget_ends_its_work(viewer, widget, network, spot, qtbot)
 
 
 def test_every_control_has_a_tooltip_with_its_key(widget):
-    kinds = (QAbstractButton, QSlider, QComboBox, QSpinBox)
+    kinds = (QAbstractButton, QSlider, QComboBox, QAbstractSpinBox)
     inputs = [child for kind in kinds for child in widget.findChildren(kind)]
     assert len(inputs) == 12
     for child in inputs:

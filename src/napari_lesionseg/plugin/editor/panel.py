@@ -24,7 +24,7 @@ from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import TOOLS, LayerMode, MouseMode, Tool, ToolContext
 from napari_lesionseg.plugin.shortcuts import LayerKeys, key_of, set_tip
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

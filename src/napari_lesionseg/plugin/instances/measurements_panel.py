@@ -41,10 +41,9 @@ from napari_lesionseg.plugin.napari_layers.links import (
     shown_frame_of,
 )
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import captioned, status_line, when_gone
+from napari_lesionseg.plugin.widgets.forms import captioned, small, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, figure
-from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -83,7 +82,7 @@ class MeasurementsPanel(QWidget):
         self._measured: InstanceMap | None = None
         self._problem = ""
         self._stale = False
-        self.layers = LabelsChoice(napari_viewer)
+        self.layers = LayerCombo(napari_viewer, Labels, "no outline is open")
         self.scale = QLabel()
         self.draw = QPushButton("Draw along a ruler")
         self.length = QDoubleSpinBox()
@@ -119,7 +118,7 @@ class MeasurementsPanel(QWidget):
         self._look_soon.setInterval(_PAUSE_MS)
 
     def _lay_out(self) -> None:
-        grid = captioned(("Lesions of", self.layers), ("Scale", self.scale))
+        grid = captioned(("Lesions of", self.layers.native), ("Scale", self.scale))
         ruler = QHBoxLayout()
         for part in (self.draw, self.length, self.set):
             ruler.addWidget(part)

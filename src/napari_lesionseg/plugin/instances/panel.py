@@ -26,10 +26,9 @@ from napari_lesionseg.plugin.instances.model import InstanceModel, Numbering
 from napari_lesionseg.plugin.instances.mouse import CutTool, longest_inside
 from napari_lesionseg.plugin.napari_layers.links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.napari_layers.overlays import InstanceOverlay, add_overlay, remove_overlay
-from napari_lesionseg.plugin.widgets.forms import status_line, when_gone
+from napari_lesionseg.plugin.widgets.forms import keep_narrow, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, figure
-from napari_lesionseg.plugin.widgets.layer_combo import LabelsChoice
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
+from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 from napari_lesionseg.types import Box
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class InstancesPanel(QWidget):
         self._awaited: tuple[int, ...] = ()
         self._telling = False
         self._numbering: Numbering | None = None
-        self.layers = LabelsChoice(napari_viewer)
+        self.layers = LayerCombo(napari_viewer, Labels, "no outline is open")
         self.number = QPushButton("Number the lesions")
         self.narrow_point = QCheckBox("cut at narrow points")
         self.follow = QPushButton("Take over the outline's corrections")
@@ -119,7 +118,7 @@ class InstancesPanel(QWidget):
     def _lay_out(self) -> None:
         top = QHBoxLayout()
         top.addWidget(QLabel("Lesions of"))
-        top.addWidget(self.layers, 1)
+        top.addWidget(self.layers.native, 1)
         start = QHBoxLayout()
         start.addWidget(self.number, 1)
         start.addWidget(self.narrow_point)

@@ -24,10 +24,11 @@ from napari_lesionseg.plugin.napari_layers.links import CLASSES
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.tiled_task import LargeOutline, TileRun, draw
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import RunBar, image_and_model, when_gone
-from napari_lesionseg.plugin.widgets.layer_combo import ImageChoice
+from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
+from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
 from napari_lesionseg.plugin.widgets.postprocess_form import ThresholdSlider
+from napari_lesionseg.plugin.widgets.run_bar import RunBar
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class LargeWidget(QWidget):
         self._image: Image | None = None
         self._bar: progress | None = None
         self.outline: Labels | None = None
-        self.images = ImageChoice(napari_viewer)
+        self.images = LayerCombo(napari_viewer, Image, "no image is open")
         self.models = ModelPicker(self)
         self.closely = QRadioButton("many small lesions, part by part")
         self.whole = QRadioButton("one large lesion, as a whole")
@@ -112,7 +113,8 @@ class LargeWidget(QWidget):
         self._redraw_soon.setInterval(300)
 
     def _lay_out(self) -> None:
-        grid, row = image_and_model(self.images, self.models)
+        grid = captioned(("Image", self.images.native))
+        row = self.models.add_to(grid, 1)
         for caption, part in (
             ("Look for", self.closely),
             ("", self.whole),

@@ -20,10 +20,11 @@ from napari_lesionseg.plugin.napari_layers.layers import shown_frame
 from napari_lesionseg.plugin.segment.outlines import session_of
 from napari_lesionseg.plugin.segment.task import SegmentRun
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
-from napari_lesionseg.plugin.widgets.forms import RunBar, image_and_model, when_gone
-from napari_lesionseg.plugin.widgets.image_choice import ImageChoice
+from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
+from napari_lesionseg.plugin.widgets.layer_combo import ImagesCombo
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
 from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm
+from napari_lesionseg.plugin.widgets.run_bar import RunBar
 
 if TYPE_CHECKING:
     import napari
@@ -48,7 +49,7 @@ class SegmentWidget(QWidget):
         self._session = session_of(napari_viewer)
         self._run: SegmentRun | None = None
         self._bar: progress | None = None
-        self.images = ImageChoice(napari_viewer, self._session)
+        self.images = ImagesCombo(napari_viewer, self._session)
         self.models = ModelPicker(self)
         self.controls = PostprocessForm(self)
         self.as_contour = QRadioButton("Outline")
@@ -63,10 +64,10 @@ class SegmentWidget(QWidget):
         self._on_images_changed()
 
     def _describe(self) -> None:
-        set_tip(self.images, "The image to outline, or all that are selected in the layer list", "image")
+        set_tip(self.images.native, "Image to outline, or all images selected in the layer list", "image")
         set_tip(self.as_contour, "Show the border alone, so that what lies under it is seen", "show outline")
         set_tip(self.as_filled, "Show the whole area in color", "show filled")
-        bind_key(self.images, "image")
+        bind_key(self.images.native, "image")
         bind_key(self.as_contour, "show outline")
         bind_key(self.as_filled, "show filled")
         bind_key(self.segment, "segment")
@@ -77,8 +78,8 @@ class SegmentWidget(QWidget):
         (self.as_filled if self._session.filled else self.as_contour).setChecked(True)
 
     def _lay_out(self) -> None:
-        grid, row = image_and_model(self.images, self.models)
-        row = self.controls.add_to(grid, row)
+        grid = captioned(("Image", self.images.native))
+        row = self.controls.add_to(grid, self.models.add_to(grid, 1))
         shown_as = QHBoxLayout()
         shown_as.addWidget(self.as_contour)
         shown_as.addWidget(self.as_filled)

@@ -1,19 +1,115 @@
-"""What the dock widgets' forms share: their shape, the line that says what goes on, and their end."""
+"""What the forms of the panels share: widgets generated from settings, captions and the status line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from magicgui.widgets import create_widget
+from magicgui.widgets.bases import ValueWidget
+from psygnal import Signal
+from pydantic.fields import FieldInfo
+from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QWidget
 
-from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.config import Settings
+
+S = TypeVar("S", bound=Settings)
+_LARGEST = 1_000_000
+"""Upper bound of numbers whose setting has none; spin boxes need one."""
+
+
+class SettingsForm(Generic[S]):
+    """Widgets for some fields of a settings model, from their titles, descriptions and bounds.
+
+    A field may narrow what the form offers by ``json_schema_extra={"form": {...}}``: options of magicgui, and
+    ``unit``, which is added to the caption.
+    """
+
+    changed = Signal()
+
+    def __init__(self, model: type[S], names: Sequence[str]) -> None:
+        self._model = model
+        self.widgets = {name: _widget_for(model.model_fields[name]) for name in names}
+        for widget in self.widgets.values():
+            widget.changed.connect(self._on_changed)
+
+    def settings(self, **others: Any) -> S:
+        """Return the settings as they stand; `others` are the fields that the form does not show."""
+        return self._model(**{name: widget.value for name, widget in self.widgets.items()}, **others)
+
+    def show(self, settings: S) -> None:
+        """Show settings without emitting `changed`."""
+        with ExitStack() as stack:
+            for name, widget in self.widgets.items():
+                stack.enter_context(widget.changed.blocked())
+                widget.value = getattr(settings, name)
+
+    def native(self, name: str) -> Any:
+        """Return the Qt widget of a field."""
+        return self.widgets[name].native
+
+    def add_to(self, grid: QGridLayout, row: int) -> int:
+        """Add the widgets to the rows of a form, each with its caption; return the first free row."""
+        for name in self.widgets:
+            native = self.native(name)
+            if not isinstance(native, QCheckBox):  # which carries its own caption
+                grid.addWidget(QLabel(self.widgets[name].label), row, 0)
+            grid.addWidget(native, row, 1)
+            row += 1
+        return row
+
+    def _on_changed(self, value: object) -> None:
+        self.changed.emit()
+
+
+def settings_form(model: type[S], *names: str) -> SettingsForm[S]:
+    """Make a form for some fields of a settings model, all of them by default."""
+    return SettingsForm(model, names or tuple(model.model_fields))
+
+
+def _widget_for(field: FieldInfo) -> ValueWidget[Any]:
+    extra = field.json_schema_extra
+    hints: Any = dict(extra)["form"] if isinstance(extra, dict) else {}
+    options = _bounds(field) | {"tooltip": field.description} | hints
+    unit = options.pop("unit", "")
+    caption = f"{field.title} ({unit})" if unit else field.title
+    value = options.pop("value", field.default)
+    widget = create_widget(value=value, annotation=field.annotation, label=caption, options=options)
+    if isinstance(widget.native, QComboBox):
+        keep_narrow(widget.native)
+    assert isinstance(widget, ValueWidget)  # noqa: S101 - create_widget's return type is wider
+    return widget
+
+
+def _bounds(field: FieldInfo) -> dict[str, Any]:
+    """Return magicgui's options for the bounds of a number; nothing for other fields."""
+    if field.annotation not in (int, float):
+        return {}
+    options: dict[str, Any] = {"max": _LARGEST}
+    for limit in field.metadata:  # of the package annotated-types
+        if hasattr(limit, "ge"):
+            options["min"] = limit.ge
+        if hasattr(limit, "le"):
+            options["max"] = limit.le
+    return options
+
+
+def small(label: QLabel) -> QLabel:
+    """Make the text of a label smaller, for captions."""
+    label.setStyleSheet("font-size: 9pt;")
+    return label
+
+
+def keep_narrow(box: QComboBox) -> None:
+    """Keep long names from widening a list: they are cut off with an ellipsis."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
 
 
 def status_line() -> QLabel:
-    """Make a label of two lines, so that the form does not jump when more is said."""
+    """Make a label of two lines, so that the form does not jump when the text grows."""
     label = small(QLabel())
     label.setWordWrap(True)
     label.setMinimumHeight(2 * label.fontMetrics().lineSpacing())
@@ -30,46 +126,9 @@ def captioned(*rows: tuple[str, QWidget]) -> QGridLayout:
     return grid
 
 
-class RunBar:
-    """What a widget that outlines in the background ends with: Segment, Cancel, how far it is, what goes on.
-
-    A bundle of widgets rather than a widget, as `PostprocessForm`.
-    """
-
-    def __init__(self) -> None:
-        self.segment = QPushButton("Segment")
-        self.cancel = QPushButton("Cancel")
-        self.progress_bar = QProgressBar()
-        self.progress_bar.setVisible(False)
-        self.status = status_line()
-
-    def say(self, text: str) -> None:
-        """Write what goes on."""
-        self.status.setText(text)
-
-    def lay_out(self, widget: QWidget, form: QGridLayout) -> None:
-        """Fill a widget with a form and, below it, the rest."""
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.segment, 2)
-        buttons.addWidget(self.cancel, 1)
-        column = QVBoxLayout(widget)
-        column.addLayout(form)
-        column.addSpacing(6)
-        column.addLayout(buttons)
-        column.addWidget(self.progress_bar)
-        column.addWidget(self.status)
-        column.addStretch()
-
-
-def image_and_model(images: QWidget, models: ModelPicker) -> tuple[QGridLayout, int]:
-    """Begin a form with the image and the model; also give its first free row."""
-    grid = captioned(("Image", images))
-    return grid, models.add_to(grid, 1)
-
-
 def when_gone(widget: QWidget, *callbacks: Callable[[], None]) -> None:
     """Call functions after a widget's Qt side has gone, methods of the widget among them."""
-    # Not the methods themselves: Qt would have cut them off before the signal is sent.
+    # Not the methods themselves: Qt would have disconnected them before the signal is sent.
     widget.destroyed.connect(partial(_call_all, callbacks))
 
 

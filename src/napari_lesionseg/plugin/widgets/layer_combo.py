@@ -1,48 +1,33 @@
-"""The list of layers of one kind to choose from, which follows the viewer's layers."""
+"""Lists of layers to choose from, which follow the viewer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from napari.layers import Image, Labels, Layer
-from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QComboBox, QWidget
+from magicgui.widgets import ComboBox
+from magicgui.widgets.bases import CategoricalWidget
+from napari.layers import Image, Layer
 
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
+from napari_lesionseg.plugin.widgets.forms import keep_narrow
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_lesionseg.plugin.segment.outlines import Session
 
-class LayerChoice(QComboBox):
-    """One layer of a kind; one that is made active in the viewer becomes the current one.
+SELECTED: Final = "selected"
+"""Value of the entry for all images that are selected in the layer list."""
 
-    Parameters
-    ----------
-    viewer : napari.components.ViewerModel
-        Whose layers are listed.
-    kind : type
-        Kind of the layers.
-    nothing : str
-        What is shown where there is none.
 
-    Attributes
-    ----------
-    changed : Signal
-        Another layer is meant now, or none.
-    """
+class LayerCombo(ComboBox):
+    """One layer of a kind; a layer that becomes active in the viewer is chosen."""
 
-    changed = Signal()
-
-    def __init__(
-        self, viewer: ViewerModel, kind: type[Layer], nothing: str, parent: QWidget | None = None
-    ) -> None:
-        super().__init__(parent)
-        self._layers, self._kind = viewer.layers, kind
-        self._listed: list[Layer] = []
-        self._meant: Layer | None = None
-        keep_narrow(self)
-        self.setPlaceholderText(nothing)
+    def __init__(self, viewer: ViewerModel, kind: type[Layer], placeholder: str) -> None:
+        self._viewer, self._kind = viewer, kind
+        super().__init__(choices=self._list_choices)
+        keep_narrow(self.native)
+        self.native.setPlaceholderText(placeholder)
+        self.native.setToolTip(self._explain())
         self._sources = [
             (viewer.layers.events.inserted, self._refresh),
             (viewer.layers.events.removed, self._refresh),
@@ -50,70 +35,84 @@ class LayerChoice(QComboBox):
             (viewer.layers.events.renamed, self._refresh),
             (viewer.layers.selection.events.active, self._follow),
         ]
-        for events, callback in self._sources:
-            events.connect(callback)
-        self.currentIndexChanged.connect(self._tell)
+        for event, callback in self._sources:
+            event.connect(callback)
         self._refresh()
         self._follow()
 
     @property
-    def meant(self) -> Layer | None:
-        """The layer that is meant."""
-        place = self.currentIndex()
-        return self._listed[place] if 0 <= place < len(self._listed) else None
+    def layer(self) -> Any:
+        """The chosen layer, None where there is none."""
+        return self.value if isinstance(self.value, self._kind) else None
 
-    def choose(self, layer: Layer) -> None:
-        """Mean a layer."""
-        if layer in self._listed:
-            self.setCurrentIndex(self._listed.index(layer))
+    def choose(self, layer: Layer | None) -> None:
+        """Choose a layer, if it is listed."""
+        if layer in self.choices:
+            self.value = layer
 
     def disconnect_viewer(self) -> None:
-        """Stop listening to the viewer."""
-        for events, callback in self._sources:
-            events.disconnect(callback)
+        """Stop following the viewer."""
+        for event, callback in self._sources:
+            event.disconnect(callback)
+
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, self._kind)]
+
+    def _list_choices(self, widget: CategoricalWidget[Any]) -> list[tuple[str, Any]]:
+        return [(layer.name, layer) for layer in self._layers()]
+
+    def _chosen_by(self, active: Layer | None) -> Layer | None:
+        """Return the layer that is chosen when a layer becomes active."""
+        return active
+
+    def _explain(self) -> str:
+        kind = "Image" if self._kind is Image else "Outline"
+        return f"{kind} to work on. Follows the active layer."
 
     def _refresh(self, event: Any = None) -> None:
-        """Fill the list anew, and stay on the same layer if it is still there."""
-        self._listed = [layer for layer in self._layers if isinstance(layer, self._kind)]
-        with QSignalBlocker(self):
-            self.clear()
-            self.addItems([layer.name for layer in self._listed])
-            kept = self._meant is not None and self._meant in self._listed
-            self.setCurrentIndex(self._listed.index(self._meant) if kept else len(self._listed) - 1)
-        self._tell()
+        """List the layers anew, and stay on the same one if it is still there."""
+        kept = self.value
+        with self.changed.blocked():
+            self.native.clear()  # magicgui would keep the former order
+            self.reset_choices()
+            if kept in self.choices:
+                self.value = kept
+            elif layers := self._layers():
+                self.value = layers[-1]
+        if self.value is not kept:
+            self.changed.emit(self.value)
 
     def _follow(self, event: Any = None) -> None:
-        active = self._layers.selection.active
-        if isinstance(active, self._kind):
-            self.choose(active)
-
-    def _tell(self) -> None:
-        if self.meant is not self._meant:
-            self._meant = self.meant
-            self.changed.emit()
+        self.choose(self._chosen_by(self._viewer.layers.selection.active))
 
 
-class LabelsChoice(LayerChoice):
-    """One outline, or other Labels layer."""
+class ImagesCombo(LayerCombo):
+    """One image, or all that are selected in the layer list; an active outline chooses its image."""
 
-    def __init__(self, viewer: ViewerModel, parent: QWidget | None = None) -> None:
-        super().__init__(viewer, Labels, "no outline is open", parent)
-        self.setToolTip("The layer whose lesions are meant: the one that is active in the layer list")
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        self._session = session
+        super().__init__(viewer, Image, "no image is open")
+        self._sources.append((viewer.layers.selection.events.changed, self._on_selection))
+        viewer.layers.selection.events.changed.connect(self._on_selection)
 
-    @property
-    def layer(self) -> Labels | None:
-        """The layer that is meant."""
-        return self.meant if isinstance(self.meant, Labels) else None
+    def images(self) -> list[Image]:
+        """Return the images that are chosen."""
+        if self.value == SELECTED:
+            return self._session.selected_images()
+        return [self.layer] if self.layer is not None else []
 
+    def _layers(self) -> list[Layer]:
+        return list(self._session.images())
 
-class ImageChoice(LayerChoice):
-    """One image."""
+    def _list_choices(self, widget: CategoricalWidget[Any]) -> list[tuple[str, Any]]:
+        listed = super()._list_choices(widget)
+        count = len(self._session.selected_images())
+        return [*listed, (f"All selected images ({count})", SELECTED)] if listed else []
 
-    def __init__(self, viewer: ViewerModel, parent: QWidget | None = None) -> None:
-        super().__init__(viewer, Image, "no image is open", parent)
-        self.setToolTip("The image that is meant: the one that is active in the layer list")
+    def _chosen_by(self, active: Layer | None) -> Layer | None:
+        return None if self.value == SELECTED else self._session.image_of(active)
 
-    @property
-    def layer(self) -> Image | None:
-        """The image that is meant."""
-        return self.meant if isinstance(self.meant, Image) else None
+    def _on_selection(self, event: Any = None) -> None:
+        self._refresh()
+        if self.value == SELECTED:
+            self.changed.emit(SELECTED)  # other images are meant

@@ -14,7 +14,7 @@ from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.settings import read_preferences
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.tasks import run_task
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
+from napari_lesionseg.plugin.widgets.forms import keep_narrow
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model

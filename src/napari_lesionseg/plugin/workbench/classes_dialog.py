@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.study.events import StudyClass
 
 MOST = 50

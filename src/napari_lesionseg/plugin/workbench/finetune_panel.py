@@ -28,7 +28,7 @@ from napari_lesionseg.finetuning.schedule import Plan, describe_domain_shift
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.finetune_task import (
     LearnRun,

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.masks.components import bounding_box
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 
 if TYPE_CHECKING:
     from napari_lesionseg.finetuning.comparison import Candidate, Change, ImageChange, ScoredPrediction

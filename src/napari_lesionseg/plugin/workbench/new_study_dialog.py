@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
 from napari_lesionseg.study.events import LESION
 from napari_lesionseg.study.layout import STUDY_FOLDER

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.widgets.postprocess_form import keep_narrow
+from napari_lesionseg.plugin.widgets.forms import keep_narrow
 from napari_lesionseg.plugin.workbench.queue_model import AGREE, ANNOTATOR, IMAGE, STATUS, SURE, QueueModel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.thumbnails import SIDE

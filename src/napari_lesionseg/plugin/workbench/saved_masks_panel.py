@@ -7,7 +7,7 @@ from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_lesionseg.plugin.shortcuts import chosen_key, set_tip, settings_events
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import ImageState, Status
 

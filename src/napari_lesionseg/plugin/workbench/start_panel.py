@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QPushButton, QVBox
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.postprocess_form import small
+from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
 from napari_lesionseg.plugin.workbench.open_study import (
     NewStudy,

@@ -29,8 +29,9 @@ from napari_lesionseg.plugin.editor.panel import CorrectPanel
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.tasks import Task, run_task
+from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
-from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm, small
+from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm
 from napari_lesionseg.plugin.workbench.classes import ClassEditing
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from pydantic import Field
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QWidget
+
+from napari_lesionseg.config import Settings
+from napari_lesionseg.plugin.widgets.forms import SettingsForm, settings_form
+
+
+class Example(Settings):
+    count: int = Field(3, ge=1, le=9, title="Count", description="How many.")
+    margin: int = Field(2, ge=0, title="Margin", json_schema_extra={"form": {"unit": "px"}})
+    closed: bool = Field(True, title="Closed", description="Close it.")
+    kind: Literal["a", "b"] = Field(
+        "a", title="Kind", json_schema_extra={"form": {"choices": [("First", "a"), ("Second", "b")]}}
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        title="Time",
+        json_schema_extra={"form": {"widget_type": "SpinBox", "min": 10, "max": 99, "value": 60}},
+    )
+
+
+@pytest.fixture
+def form(qtbot: QtBot) -> SettingsForm[Example]:
+    return settings_form(Example)
+
+
+def test_widgets_take_title_description_and_bounds(form: SettingsForm[Example]) -> None:
+    count = form.native("count")
+    assert (count.minimum(), count.maximum(), count.value()) == (1, 9, 3)
+    assert count.toolTip() == "How many."
+    assert form.widgets["count"].label == "Count"
+    assert form.widgets["margin"].label == "Margin (px)"
+    closed = form.native("closed")
+    assert isinstance(closed, QCheckBox)
+    assert closed.text() == "Closed"
+
+
+def test_a_field_can_narrow_what_the_form_offers(form: SettingsForm[Example]) -> None:
+    seconds, kind = form.native("seconds"), form.native("kind")
+    assert (seconds.minimum(), seconds.maximum(), seconds.value()) == (10, 99, 60)
+    assert isinstance(kind, QComboBox)
+    assert [kind.itemText(index) for index in range(kind.count())] == ["First", "Second"]
+
+
+def test_settings_come_back_as_they_were_shown(form: SettingsForm[Example]) -> None:
+    settings = Example(count=7, margin=0, closed=False, kind="b", seconds=20)
+    form.show(settings)
+    assert form.settings() == settings
+
+
+def test_only_the_user_s_changes_are_announced(form: SettingsForm[Example], qtbot: QtBot) -> None:
+    changes = []
+    form.changed.connect(lambda: changes.append(form.settings()))
+    form.show(Example(count=5, closed=False, seconds=30))
+    assert not changes
+    form.native("closed").click()
+    form.native("kind").setCurrentIndex(1)
+    assert [settings.closed for settings in changes] == [True, True]
+    assert [settings.kind for settings in changes] == ["a", "b"]
+
+
+def test_a_form_can_show_some_fields_only(qtbot: QtBot) -> None:
+    form = settings_form(Example, "closed")
+    assert form.settings(count=4) == Example(count=4)
+
+
+def test_every_field_but_a_check_box_has_a_caption(form: SettingsForm[Example], qtbot: QtBot) -> None:
+    window = QWidget()
+    qtbot.addWidget(window)
+    assert form.add_to(QGridLayout(window), 0) == len(Example.model_fields)
+    captions = [label.text() for label in window.findChildren(QLabel)]
+    assert [text for text in captions if text] == ["Count", "Margin (px)", "Kind", "Time"]
