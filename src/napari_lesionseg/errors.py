@@ -45,3 +45,7 @@ class DatasetError(LesionSegError):
 
 class CancelledError(LesionSegError):
     """The user asked for the work to stop."""
+
+
+class ClusterError(LesionSegError):
+    """A dask cluster cannot be started, joined or used."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from napari_lesionseg.cli.console import print_error
+from napari_lesionseg.cluster.engine import ClusterOptions
 from napari_lesionseg.config import Settings
 from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
 from napari_lesionseg.io.pairing import find_pairs
@@ -30,6 +31,31 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model", help="name of a model, or a .safetensors file (default: the shipped model)"
     )
     add_device(parser)
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers``, ``--scheduler`` and ``--scheduler-file``, of which one may be given."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers", type=positive, default=0, metavar="N", help="work in N processes of this computer"
+    )
+    where.add_argument("--scheduler", metavar="ADDRESS", help="work on the dask cluster at this address")
+    where.add_argument(
+        "--scheduler-file", type=Path, metavar="FILE", help="work on the dask cluster of this scheduler file"
+    )
+
+
+def cluster_options(options: argparse.Namespace) -> ClusterOptions:
+    """Collect what `add_cluster` added."""
+    return ClusterOptions(options.workers, options.scheduler, options.scheduler_file)
+
+
+def positive(text: str) -> int:
+    """Convert text to a whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
 
 
 def probability(text: str) -> float:

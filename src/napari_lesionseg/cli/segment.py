@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar
-from napari_lesionseg.cli.options import add_model, make_folder, probability
+from napari_lesionseg.cli.options import add_cluster, add_model, cluster_options, make_folder, probability
+from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
+from napari_lesionseg.cluster.segment import SegmentJob, segment_files
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.inference.device import describe_device
-from napari_lesionseg.inference.predictor import Model, load_model, segment
-from napari_lesionseg.io.images import read_image, write_image, write_mask
-from napari_lesionseg.io.overlay import draw_outline
+from napari_lesionseg.inference.device import choose_device, describe_device
+from napari_lesionseg.inference.predictor import read_model_card
+from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.pairing import find_images
+from napari_lesionseg.models.store import ModelStore
 
 EXAMPLE = """example:
   lesionseg segment images/ "more/*.jpg" --out outlines/ --overlay"""
@@ -35,53 +36,57 @@ def configure_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay", action="store_true", help="also write NAME_overlay.png, the image with its outline"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip images whose mask is whole and came from the same image, model and settings",
+    )
+    add_cluster(parser)
 
 
 def run_segment(options: argparse.Namespace) -> int:
     """Outline every image; 1 if some failed."""
     images = find_images(options.inputs)
     make_folder(options.out)
-    model = load_model(options.model, options.device)
-    config = PostprocessConfig(threshold=options.threshold)
-    failures = segment_files(images, options.out, model, config, overlay=options.overlay)
-    done = len(images) - failures
-    device = describe_device(model.device)
-    print_result(f"{done} of {len(images)} images outlined by {model.card.name} ({device}) in {options.out}")
-    return 1 if failures else 0
+    return segment_images(
+        images,
+        options.out,
+        options.model,
+        options.device,
+        PostprocessConfig(threshold=options.threshold),
+        cluster=cluster_options(options),
+        overlay=options.overlay,
+        resume=options.resume,
+    )
 
 
-def segment_files(
-    images: Iterable[Path], out: Path, model: Model, config: PostprocessConfig, *, overlay: bool = False
+def segment_images(
+    images: Sequence[Path],
+    out: Path,
+    model_name: str | None,
+    device: str,
+    config: PostprocessConfig,
+    *,
+    cluster: ClusterOptions = IN_PROCESS,
+    overlay: bool = False,
+    resume: bool = False,
 ) -> int:
-    """Write a mask for each image, print those that failed, and return how many did."""
-    images, failures, written = list(images), 0, dict[str, Path]()
-    with progress_bar("Outlining", len(images)) as (progress, task):
-        for image in images:
-            try:
-                _check_free(image, written)
-                _segment_file(image, out, model, config, overlay=overlay)
-            except LesionSegError as error:
+    """Write a mask for each image, print those that failed, and return the exit code."""
+    path = ModelStore().resolve(model_name)
+    job = SegmentJob(sha256_file(path), config.model_dump_json(), device, overlay)
+    failures = skipped = 0
+    with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
+        engine.install_model(path)
+        for result in segment_files(engine, job, images, out, resume=resume):
+            if result.error:
                 failures += 1
-                print_error(name_image(image, str(error)))
+                print_error(name_image(result.source, result.error))
+            skipped += result.skipped
             progress.advance(task)
-    return failures
-
-
-def _check_free(image: Path, written: dict[str, Path]) -> None:
-    first = written.setdefault(image.stem.casefold(), image)
-    if first is not image:
-        raise LesionSegError(f"{image}: left out, because its mask would replace that of {first}.")
-
-
-def _segment_file(source: Path, out: Path, model: Model, config: PostprocessConfig, *, overlay: bool) -> None:
-    path = out / f"{source.stem}_segmentation.png"
-    if path.exists() and out.samefile(source.parent):
-        raise LesionSegError(
-            f"{source}: left out, because {path.name} beside it may be an annotator's own mask."
-        )
-    image = read_image(source)
-    labels = segment(image, model=model, postprocess=config)
-    one_class = len(model.card.classes) == 2
-    write_mask(path, labels, style="binary" if one_class else "index")
-    if overlay:
-        write_image(out / f"{source.stem}_overlay.png", draw_outline(image, labels))
+        where = describe_device(choose_device(device)) if engine.in_process else engine.description
+    done = len(images) - failures
+    kept = f", {skipped} of them before" if skipped else ""
+    print_result(
+        f"{done} of {len(images)} images outlined by {read_model_card(path).name} ({where}) in {out}{kept}"
+    )
+    return 1 if failures else 0

@@ -24,7 +24,7 @@ from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.resize import normalize, resize_image, resize_plane, working_shape
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.checkpoint import load_checkpoint
+from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 from napari_lesionseg.models.onnx import load_onnx
 from napari_lesionseg.models.store import ONNX_SUFFIX, ModelStore
 from napari_lesionseg.types import ByteImage, Click, LabelImage, Probability
@@ -324,6 +324,11 @@ def load_model(name: str | Path | None = None, device: str | torch.device = "aut
             raise DeviceError(f"ONNX models run on the CPU only, not on {target}.")
         return Model(*load_onnx(path), "cpu", sha256=sha256_file(path))
     return Model(*load_checkpoint(path), target, sha256=sha256_file(path))
+
+
+def read_model_card(path: Path) -> ModelCard:
+    """Read the card of a model file, in either form."""
+    return load_onnx(path)[1] if path.suffix == ONNX_SUFFIX else read_card(path)
 
 
 def segment(

@@ -1,0 +1,275 @@
+"""Where chunks of work run: in this process, on processes of this machine, or on a dask cluster."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+
+from napari_lesionseg import __version__
+from napari_lesionseg.errors import ClusterError
+from napari_lesionseg.io.atomic import sha256_file
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
+
+CONNECT_SECONDS = 10
+CHUNKS_AHEAD = 4
+"""Chunks that wait for each worker: enough to keep it busy, few enough that memory stays flat."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Where to run: `workers` processes here, or the cluster at an address or in a scheduler file."""
+
+    workers: int = 0
+    scheduler: str | None = None
+    scheduler_file: Path | None = None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether everything runs in this process."""
+        return not self.workers and self.scheduler is None and self.scheduler_file is None
+
+
+IN_PROCESS = ClusterOptions()
+
+
+class Engine(Protocol):
+    """Runs a function on chunks and yields the results in the order of the chunks."""
+
+    description: str
+    in_process: bool
+
+    def install_model(self, path: Path) -> None:
+        """Make a model file available wherever chunks run."""
+        ...
+
+    def sees(self, path: Path) -> bool:
+        """Whether every worker reads the same bytes at this path."""
+        ...
+
+    def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
+        """Yield ``function(model file, chunk)`` of each chunk, in order."""
+        ...
+
+
+class InProcess:
+    """Runs chunk after chunk in this process."""
+
+    description = "this process"
+    in_process = True
+
+    def __init__(self) -> None:
+        self._model = Path()
+
+    def install_model(self, path: Path) -> None:
+        """Remember where the model is."""
+        self._model = path
+
+    def sees(self, path: Path) -> bool:
+        """Whether the file is there."""
+        return path.is_file()
+
+    def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
+        """Yield the result of each chunk, in order."""
+        return (function(self._model, chunk) for chunk in chunks)
+
+
+class DaskEngine:
+    """Runs chunks on the workers of a dask cluster."""
+
+    in_process = False
+
+    def __init__(self, client: Client, description: str) -> None:
+        self._client = client
+        self._model = ""
+        self.description = description
+
+    def install_model(self, path: Path) -> None:
+        """Send a model file to every worker once, those that join later included."""
+        from distributed import UploadFile
+
+        # Named by its content: another model of the same name may lie on the workers.
+        self._model = f"{sha256_file(path)}{path.suffix}"
+        with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
+            named = Path(folder) / self._model
+            named.write_bytes(path.read_bytes())
+            self._client.register_plugin(UploadFile(str(named), load=False))
+
+    def sees(self, path: Path) -> bool:
+        """Whether every worker reads the same bytes at this path."""
+        expected = sha256_file(path)
+        found = self._client.run(_hash_or_none, str(path))
+        return bool(found) and all(sha256 == expected for sha256 in found.values())
+
+    def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
+        """Yield the result of each chunk, in order, with few chunks in flight.
+
+        Raises
+        ------
+        ClusterError
+            When the scheduler is gone, or workers died again and again at one chunk.
+        """
+        waiting: deque[Any] = deque()
+        remaining = iter(chunks)
+        try:
+            while True:
+                ahead = CHUNKS_AHEAD * max(1, len(self._client.scheduler_info().get("workers", ())))
+                for chunk in remaining:
+                    waiting.append(self._submit(function, chunk))
+                    if len(waiting) >= ahead:
+                        break
+                if not waiting:
+                    return
+                yield self._result(waiting.popleft())
+        finally:
+            if self._client.status == "running":
+                self._client.cancel(list(waiting))  # type: ignore[no-untyped-call]
+
+    def _submit(self, function: Callable[[Path, Chunk], Result], chunk: Chunk) -> Any:
+        from distributed.client import ClosedClientError
+
+        try:
+            return self._client.submit(_run_on_worker, function, self._model, chunk, pure=False)
+        except ClosedClientError as error:
+            raise ClusterError(_GONE) from error
+
+    def _result(self, future: Any) -> Any:
+        from concurrent.futures import CancelledError
+
+        from distributed import KilledWorker
+
+        while True:
+            try:
+                return future.result(timeout=1)
+            except TimeoutError:
+                if self._client.status != "running":
+                    raise ClusterError(_GONE) from None
+            except KilledWorker as error:
+                raise ClusterError(
+                    "Workers died repeatedly at the same images, perhaps for want of memory; "
+                    "use fewer workers."
+                ) from error
+            except CancelledError as error:
+                raise ClusterError(_GONE) from error
+            except OSError as error:
+                if self._client.status == "running":
+                    raise
+                raise ClusterError(_GONE) from error
+
+
+_GONE = "The connection to the dask scheduler is lost; start it again and add --resume."
+
+
+@contextmanager
+def open_engine(options: ClusterOptions) -> Iterator[Engine]:
+    """Start or join the cluster of the options, and leave it at the end.
+
+    Raises
+    ------
+    ClusterError
+        If `distributed` is not installed, nothing answers at the address, or the versions differ.
+    """
+    if options.in_process:
+        yield InProcess()
+        return
+    if find_spec("distributed") is None:
+        raise ClusterError("Install napari-lesionseg[cluster] to work on several processes or machines.")
+    with _local_cluster(options.workers) if options.workers else _joined(options) as (client, description):
+        _check_versions(client)
+        yield DaskEngine(client, description)
+
+
+@contextmanager
+def _local_cluster(workers: int) -> Iterator[tuple[Client, str]]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    settings = {
+        "distributed.worker.daemon": True,
+        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        "distributed.admin.log-length": 0,
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="lesionseg-") as folder,
+        dask.config.set(settings),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            local_directory=folder,
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        client.run(torch.set_num_threads, threads)
+        yield client, f"{workers} processes, {threads} thread{'s' if threads > 1 else ''} each"
+
+
+@contextmanager
+def _joined(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
+    from distributed import Client
+
+    try:
+        client = Client(  # type: ignore[no-untyped-call]
+            options.scheduler,
+            scheduler_file=None if options.scheduler_file is None else str(options.scheduler_file),
+            timeout=CONNECT_SECONDS,
+            set_as_default=False,
+        )
+    except (OSError, TimeoutError, ValueError) as error:
+        where = options.scheduler or options.scheduler_file
+        raise ClusterError(
+            f"No dask scheduler answers at {where}; check the address and that it runs."
+        ) from error
+    with client:
+        workers = client.scheduler_info()["workers"]
+        if not workers:
+            raise ClusterError("The dask cluster has no workers; start some and try again.")
+        yield client, f"dask cluster of {len(workers)} workers"
+
+
+def _check_versions(client: Client) -> None:
+    here = _versions()
+    for worker, there in client.run(_versions).items():
+        if there != here:
+            raise ClusterError(
+                f"The worker {worker} has napari-lesionseg {there[0]} and torch {there[1]}, this computer "
+                f"{here[0]} and {here[1]}; install the same versions."
+            )
+
+
+def _run_on_worker(function: Callable[[Path, Chunk], Result], model: str, chunk: Chunk) -> Result:
+    from distributed import get_worker
+
+    return function(Path(get_worker().local_directory) / model, chunk)
+
+
+def _versions() -> tuple[str, str]:
+    return __version__, torch.__version__
+
+
+def _hash_or_none(path: str) -> str | None:
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
+
+
+def cut(items: Sequence[Chunk], size: int) -> list[Sequence[Chunk]]:
+    """Cut a sequence into chunks of at most `size` items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,251 @@
+"""Segment many files: decided as a whole, cut into chunks, written by whoever runs the chunk."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from napari_lesionseg.cluster.engine import Engine, cut
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.inference.predictor import Model, load_model, segment
+from napari_lesionseg.io.atomic import sha256_file, write_atomically
+from napari_lesionseg.io.images import read_image, write_image, write_mask
+from napari_lesionseg.io.overlay import draw_outline
+
+CHUNK = 32
+LOG = ".lesionseg-segment.jsonl"
+"""Append-only record beside the masks: what each was made from, so that an interrupted run can go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentJob:
+    """What holds for all files of a run; `settings` is a `PostprocessConfig` as JSON."""
+
+    model_sha256: str
+    settings: str
+    device: str = "auto"
+    overlay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileTask:
+    """One image to segment: where it is, or its bytes where workers do not see the file."""
+
+    source: Path
+    folder: Path
+    payload: bytes | None = None
+
+    @property
+    def mask(self) -> Path:
+        """File of the mask."""
+        return self.folder / f"{self.source.stem}_segmentation.png"
+
+    @property
+    def overlay(self) -> Path:
+        """File of the image with its outline."""
+        return self.folder / f"{self.source.stem}_overlay.png"
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What became of one image: an error, or the hashes of what was read and written."""
+
+    source: Path
+    error: str = ""
+    image_sha256: str = ""
+    mask_sha256: str = ""
+    mask: bytes | None = None
+    overlay: bytes = b""
+    skipped: bool = False
+
+
+def segment_files(
+    engine: Engine, job: SegmentJob, sources: Sequence[Path], out: Path, *, resume: bool = False
+) -> Iterator[FileResult]:
+    """Segment files into a folder; yield the result of each in the order of `sources`.
+
+    Which files clash is decided on the whole list before it is cut, so that the result does not depend on
+    where the chunks run.
+    """
+    log = SegmentLog(out / LOG)
+    done = log.read(job) if resume else {}
+    tasks: dict[int, FileTask] = {}
+    results: dict[int, FileResult] = {}
+    written: dict[str, Path] = {}
+    for index, source in enumerate(sources):
+        task = FileTask(source, out)
+        try:
+            _check_free(task, written, own=resume and task.mask.name in done)
+        except LesionSegError as error:
+            results[index] = FileResult(source, str(error))
+            continue
+        if resume and _is_done(task, done, job):
+            results[index] = FileResult(source, skipped=True)
+        else:
+            tasks[index] = task
+    finished = _run_chunks(engine, job, list(tasks.values()), log)
+    for index, source in enumerate(sources):
+        result = results.get(index)
+        if result is None:
+            result = _store(next(finished), tasks[index], job)
+            if not result.error:
+                log.append(job, tasks[index], result)
+        yield replace(result, source=source, mask=None, overlay=b"")
+
+
+def _run_chunks(
+    engine: Engine, job: SegmentJob, tasks: Sequence[FileTask], log: SegmentLog
+) -> Iterator[FileResult]:
+    if not tasks:
+        return
+    shared = log.shared_with(engine) and engine.sees(tasks[0].source)
+    # In this process every image is a chunk of its own, so that progress and cancel are immediate.
+    size = 1 if engine.in_process else CHUNK if shared else CHUNK // 4
+    chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
+    for results in engine.map(functools.partial(segment_chunk, job), chunks):
+        yield from results
+
+
+def segment_chunk(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
+    """Segment the files of a chunk with a model that is loaded once per process."""
+    model = _load(model_file, job.device)
+    config = PostprocessConfig.model_validate_json(job.settings)
+    return [_segment(job, model, config, task) for task in tasks]
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: Path, device: str) -> Model:
+    return load_model(path, device)
+
+
+def _segment(job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask) -> FileResult:
+    if task.payload is None:
+        return _segment_here(job, model, config, task)
+    # The worker does not see the files of this computer: it works on copies, and only masks go back.
+    with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
+        copy = FileTask(Path(folder) / task.source.name, Path(folder))
+        copy.source.write_bytes(task.payload)
+        result = _segment_here(job, model, config, copy)
+        if result.error:
+            return replace(result, error=result.error.replace(str(copy.source), str(task.source)))
+        overlay = copy.overlay.read_bytes() if job.overlay else b""
+        return replace(result, mask=copy.mask.read_bytes(), overlay=overlay)
+
+
+def _segment_here(job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask) -> FileResult:
+    try:
+        image = read_image(task.source)
+        labels = segment(image, model=model, postprocess=config)
+        write_mask(task.mask, labels, style="binary" if len(model.card.classes) == 2 else "index")
+        if job.overlay:
+            write_image(task.overlay, draw_outline(image, labels))
+        return FileResult(
+            task.source, image_sha256=sha256_file(task.source), mask_sha256=sha256_file(task.mask)
+        )
+    except LesionSegError as error:
+        return FileResult(task.source, str(error))
+    except OSError as error:
+        return FileResult(task.source, f"{error.filename or task.source}: {error.strerror}.")
+
+
+def _with_payload(task: FileTask) -> FileTask:
+    """Read the file here; one that cannot be read is left to the worker's error message."""
+    try:
+        return replace(task, payload=task.source.read_bytes())
+    except OSError:
+        return replace(task, payload=b"")
+
+
+def _store(result: FileResult, task: FileTask, job: SegmentJob) -> FileResult:
+    """Write here what a worker sent back."""
+    if result.error or result.mask is None:
+        return result
+    try:
+        write_atomically(task.mask, result.mask)
+        if job.overlay:
+            write_atomically(task.overlay, result.overlay)
+    except OSError as error:
+        return FileResult(task.source, f"{task.mask} cannot be written: {error.strerror}.")
+    return result
+
+
+def _check_free(task: FileTask, written: dict[str, Path], *, own: bool) -> None:
+    """Raise unless the mask of an image replaces neither another one of this run nor an annotator's."""
+    first = written.setdefault(task.source.stem.casefold(), task.source)
+    if first is not task.source:
+        raise LesionSegError(f"{task.source}: left out, because its mask would replace that of {first}.")
+    if not own and task.mask.exists() and task.folder.samefile(task.source.parent):
+        raise LesionSegError(
+            f"{task.source}: left out, because {task.mask.name} beside it may be an annotator's own mask."
+        )
+
+
+class SegmentLog:
+    """Which masks were made from which images, models and settings: one line each, only ever appended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def shared_with(self, engine: Engine) -> bool:
+        """Whether the workers see the folder of the masks."""
+        with self._path.open("ab") as stream:  # makes the file, so that there is something to look for
+            os.fsync(stream.fileno())
+        return engine.sees(self._path)
+
+    def read(self, job: SegmentJob) -> dict[str, dict[str, str]]:
+        """Lines of the same job by the name of the mask, the last one counts; torn lines are ignored."""
+        done: dict[str, dict[str, str]] = {}
+        try:
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return done
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                if entry["job"] == asdict(job):
+                    done[entry["mask"]] = {key: str(entry[key]) for key in ("image_sha256", "mask_sha256")}
+        return done
+
+    def append(self, job: SegmentJob, task: FileTask, result: FileResult) -> None:
+        """Write a line and force it to disk: the mask is there already."""
+        entry = {
+            "mask": task.mask.name,
+            "image": task.source.name,
+            "image_sha256": result.image_sha256,
+            "mask_sha256": result.mask_sha256,
+            "job": asdict(job),
+        }
+        line = json.dumps(entry, ensure_ascii=True) + "\n"
+        with self._path.open("ab") as stream:
+            # After a crash in the middle of a line, the next one begins a line of its own.
+            stream.write(line.encode() if self._ends_a_line() else b"\n" + line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _ends_a_line(self) -> bool:
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                return stream.read(1) == b"\n"
+        return True
+
+
+def _is_done(task: FileTask, done: dict[str, dict[str, str]], job: SegmentJob) -> bool:
+    """Whether the mask is whole and was made from these bytes by the same job."""
+    entry = done.get(task.mask.name)
+    if entry is None or (job.overlay and not task.overlay.is_file()):
+        return False
+    try:
+        return (
+            sha256_file(task.source) == entry["image_sha256"]
+            and sha256_file(task.mask) == entry["mask_sha256"]
+        )
+    except OSError:
+        return False

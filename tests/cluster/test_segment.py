@@ -1,0 +1,218 @@
+"""Segmenting many files: in this process, on several, interrupted and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, Engine, open_engine
+from napari_lesionseg.cluster.segment import LOG, FileResult, SegmentJob, SegmentLog, segment_files
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import ClusterError
+from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.models.registry import build_network
+
+SETTINGS = {"width": 2, "depth": 1}
+COUNT = 70
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    card = ModelCard(name="tiny", arch="unet", arch_settings=SETTINGS, working_size=32)
+    save_checkpoint(path, build_network("unet", **SETTINGS), card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        noise = rng.integers(0, 256, (33, 40, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"image {number:03}.png")
+    (folder / "image 005.png").write_bytes(b"not an image")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Engine]:
+    with open_engine(ClusterOptions(workers=2)) as engine:
+        yield engine
+
+
+def job_of(model_file: Path, **changes: float) -> SegmentJob:
+    settings = PostprocessConfig(**changes)  # type: ignore[arg-type]
+    return SegmentJob(sha256_file(model_file), settings.model_dump_json(), "cpu")
+
+
+def run(
+    engine: Engine, model_file: Path, images: list[Path], out: Path, *, resume: bool = False, **changes: float
+) -> list[FileResult]:
+    out.mkdir(exist_ok=True)
+    engine.install_model(model_file)
+    return list(segment_files(engine, job_of(model_file, **changes), images, out, resume=resume))
+
+
+def run_here(model_file: Path, images: list[Path], out: Path, **options: float) -> list[FileResult]:
+    with open_engine(IN_PROCESS) as engine:
+        return run(engine, model_file, images, out, **options)  # type: ignore[arg-type]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.png")}
+
+
+def test_workers_write_the_same_bytes_and_report_the_same_errors(
+    two_workers: Engine, model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    here = run_here(model_file, images, tmp_path / "here")
+    there = run(two_workers, model_file, images, tmp_path / "there")
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
+    assert len(hashes(tmp_path / "here")) == COUNT - 1
+    assert [(result.source, result.error) for result in here] == [(r.source, r.error) for r in there]
+    assert [result.source.name for result in here if result.error] == ["image 005.png"]
+
+
+def test_workers_that_do_not_see_the_files_get_their_bytes(
+    two_workers: Engine,
+    model_file: Path,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_here(model_file, images, tmp_path / "here")
+    monkeypatch.setattr(two_workers, "sees", lambda path: False)
+    there = run(two_workers, model_file, images, tmp_path / "there")
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
+    (failed,) = (result for result in there if result.error)
+    assert str(images[5]) in failed.error
+
+
+def test_resume_makes_what_is_missing_damaged_or_of_other_settings(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    images = images[10:16]
+    run_here(model_file, images, tmp_path / "o")
+    (tmp_path / "o" / "image 011_segmentation.png").unlink()
+    (tmp_path / "o" / "image 012_segmentation.png").write_bytes(b"torn")
+    again = run_here(model_file, images, tmp_path / "o", resume=True)
+    assert [r.source.name for r in again if not r.skipped] == ["image 011.png", "image 012.png"]
+    assert all(r.skipped for r in run_here(model_file, images, tmp_path / "o", resume=True))
+    other = run_here(model_file, images, tmp_path / "o", resume=True, min_area=3)
+    assert not any(r.skipped for r in other)
+
+
+def test_resume_notices_an_image_that_changed(model_file: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (40, 33), "tan").save(image)
+    run_here(model_file, [image], tmp_path / "o")
+    Image.new("RGB", (40, 33), "white").save(image)
+    assert not run_here(model_file, [image], tmp_path / "o", resume=True)[0].skipped
+
+
+def test_a_torn_line_of_the_log_is_ignored(model_file: Path, images: list[Path], tmp_path: Path) -> None:
+    run_here(model_file, images[:2], tmp_path / "o")
+    log = tmp_path / "o" / LOG
+    log.write_bytes(log.read_bytes() + b'{"mask": "image 00')
+    run_here(model_file, images[2:4], tmp_path / "o")
+    assert len(SegmentLog(log).read(job_of(model_file))) == 4
+    assert all(r.skipped for r in run_here(model_file, images[:4], tmp_path / "o", resume=True))
+
+
+def test_every_mask_is_written_once_though_a_worker_is_killed(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    with open_engine(ClusterOptions(workers=2)) as engine:
+        engine.install_model(model_file)
+        (tmp_path / "o").mkdir()
+        results = segment_files(engine, job_of(model_file), images, tmp_path / "o")
+        first = next(results)
+        os.kill(next(iter(engine._client.run(os.getpid).values())), signal.SIGKILL)  # type: ignore[attr-defined]
+        rest = list(results)
+    run_here(model_file, images, tmp_path / "here")
+    assert [result.source for result in (first, *rest)] == images
+    assert hashes(tmp_path / "o") == hashes(tmp_path / "here")
+    masks = [json.loads(line)["mask"] for line in (tmp_path / "o" / LOG).read_text().splitlines()]
+    assert sorted(masks) == sorted(hashes(tmp_path / "o"))
+
+
+def test_a_killed_run_is_resumed_with_the_rest_and_nothing_else(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    command = [sys.executable, "-m", "napari_lesionseg", "segment", str(images[0].parent), "--out", str(out)]
+    command += ["--model", str(model_file), "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(hashes(out)) < 10 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    logged = len(SegmentLog(out / LOG).read(job_of(model_file)))
+    again = run_here(model_file, images, out, resume=True)
+    assert sum(result.skipped for result in again) == logged
+    run_here(model_file, images, tmp_path / "here")
+    assert hashes(out) == hashes(tmp_path / "here")
+
+
+def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.engine.CONNECT_SECONDS", 1)
+    options = ClusterOptions(scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(ClusterError, match="answers at tcp"), open_engine(options):
+        pass
+
+
+def test_without_distributed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.engine.find_spec", lambda name: None)
+    with (
+        pytest.raises(ClusterError, match=r"napari-lesionseg\[cluster\]"),
+        open_engine(ClusterOptions(workers=1)),
+    ):
+        pass
+
+
+def test_workers_of_another_version_are_named(monkeypatch: pytest.MonkeyPatch, two_workers: Engine) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.engine.__version__", "0")
+    address = two_workers._client.scheduler.address  # type: ignore[attr-defined]
+    with (
+        pytest.raises(ClusterError, match="install the same versions"),
+        open_engine(ClusterOptions(scheduler=address)),
+    ):
+        pass
+
+
+def test_a_running_cluster_is_joined(
+    two_workers: Engine, model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    scheduler = tmp_path / "scheduler.json"
+    two_workers._client.write_scheduler_file(str(scheduler))  # type: ignore[attr-defined]
+    with open_engine(ClusterOptions(scheduler_file=scheduler)) as engine:
+        assert engine.description == "dask cluster of 2 workers"
+        assert len(run(engine, model_file, images[:3], tmp_path / "o")) == 3
+
+
+def test_a_scheduler_that_goes_away_is_one_sentence(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "o").mkdir()
+    with open_engine(ClusterOptions(workers=1)) as engine:
+        engine.install_model(model_file)
+        results = segment_files(engine, job_of(model_file), images * 30, tmp_path / "o")
+        next(results)
+        engine._client.cluster.close()  # type: ignore[attr-defined]
+        with pytest.raises(ClusterError, match="--resume"):
+            list(results)
