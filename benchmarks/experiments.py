@@ -35,8 +35,8 @@ import napari_lesionseg as ls
 from clicks import measure_set
 from images import add_data_argument, find_set
 from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.evaluation.calibration import tune
 from napari_lesionseg.evaluation.evaluate import evaluate
-from napari_lesionseg.evaluation.tuning import tune
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.models.checkpoint import read_card
 
 
 @pytest.fixture
@@ -95,3 +96,59 @@ def test_wrong_usage(run: Callable, images: Path, masks: Path, tmp_path: Path) -
         result = run("evaluate", *words)
         assert result.code == 2
         assert len(result.errors) == 1
+
+
+def test_lesions_are_counted(run: Callable, images: Path, masks: Path, tmp_path: Path) -> None:
+    two = np.zeros((33, 60), np.uint8)
+    two[2:10, 2:10] = two[20:30, 40:58] = 1
+    write_mask(masks / "IMD 7 [b] ñ_mask.png", two)
+    file = tmp_path / "scores.json"
+    words = ("--masks", masks, "--threshold", "0.01", "--instances", "--json", file)
+    result = run("evaluate", images, *words)
+    assert result.code == 0
+    assert "3 lesions" in result.out
+    figures = json.loads(file.read_text(encoding="utf-8"))["instances"]
+    # everything is lesion at this threshold: the whole image "plain" is found, two lesions are missed
+    assert figures["lesions"] == 3
+    assert (figures["precision"], figures["recall"]) == (0.5, pytest.approx(1 / 3))
+    assert figures["mean_jaccard"] == 1
+    assert 0 < figures["average_precision"] < 1
+
+
+def test_panoptic_quality(
+    run: Callable, save_model: Callable, images: Path, masks: Path, models: Path, tmp_path: Path
+) -> None:
+    save_model(models / "three.safetensors", name="three", classes=("skin", "nevus", "hair"))
+    file = tmp_path / "scores.json"
+    words = ("--masks", masks, "--model", "three", "--panoptic", "--stuff", "hair", "--json", file)
+    result = run("evaluate", images, *words)
+    assert result.code == 0
+    assert "panoptic quality" in result.out
+    figures = json.loads(file.read_text(encoding="utf-8"))["panoptic"]
+    assert set(figures) == {"quality", "quality_of_things", "quality_of_stuff"}
+    assert all(0 <= value <= 1 for value in figures.values())
+    wrong = run("evaluate", images, *words[:-4], "--stuff", "wart")
+    assert wrong.code == 2
+    assert "no class 'wart'" in wrong.err
+
+
+def test_panoptic_quality_of_a_perfect_model_is_one(run: Callable, images: Path, masks: Path) -> None:
+    write_mask(masks / "IMD 7 [b] ñ_mask.png", np.ones((33, 60), np.uint8))
+    result = run("evaluate", images, "--masks", masks, "--threshold", "0.01", "--panoptic")
+    assert result.code == 0
+    assert result.out.count("1.000") >= 3
+
+
+def test_tune_writes_a_model_with_threshold_and_temperature(
+    run: Callable, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tuned.safetensors"
+    words = ("--masks", masks, "--out", out, "--name", "tuned", "--test-time-augmentation")
+    result = run("tune", "tiny", images, *words)
+    assert result.code == 0
+    card = read_card(out)
+    assert card.name == "tuned"
+    assert card.test_time_augmentation
+    assert f"threshold: {card.threshold:.4f}" in result.out
+    assert f"temperature: {card.temperature:.4f}" in result.out
+    assert card.scores[images.name]["images"] == 2

@@ -31,7 +31,7 @@ COMMANDS = {
     "train": Command("train", "train a network on images with masks"),
     "finetune": Command("finetune", "fine-tune a model on corrected images"),
     "evaluate": Command("evaluate", "measure a model on images with masks"),
-    "tune": Command("tune", "choose a model's threshold on held-out images"),
+    "tune": Command("evaluate", "choose a model's threshold on held-out images"),
     "models": Command("models", "list, add, rename or remove models"),
     "export": Command("datasets", "write a study as a data set that other tools accept"),
     "import": Command("datasets", "import a data set for the workbench"),

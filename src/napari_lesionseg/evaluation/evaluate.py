@@ -43,6 +43,14 @@ class Card(Protocol):
         ...
 
 
+class Tally(Protocol):
+    """A further score, summed up image by image."""
+
+    def add(self, measured: Measured) -> None:
+        """Add one more image."""
+        ...
+
+
 class Predictor(Protocol):
     """Whatever gives probabilities for an image: a model, or a method to compare it with."""
 
@@ -206,6 +214,7 @@ def iter_evaluate(
     *,
     postprocess: PostprocessConfig | None = None,
     threshold: float | None = None,
+    tallies: Sequence[Tally] = (),
 ) -> Iterator[Outcome]:
     """Measure image by image, so that the caller can show progress or stop.
 
@@ -213,6 +222,8 @@ def iter_evaluate(
     ----------
     model, pairs, postprocess, threshold
         See `evaluate`.
+    tallies : sequence of Tally
+        Get every image that could be measured.
 
     Yields
     ------
@@ -228,7 +239,10 @@ def iter_evaluate(
         raise PairingError("There are no images with masks to measure the model on.")
     for pair in pairs:
         try:
-            yield measure_pair(model, pair, postprocess=postprocess, threshold=threshold).result
+            measured = measure_pair(model, pair, postprocess=postprocess, threshold=threshold)
+            for tally in tallies:
+                tally.add(measured)
+            yield measured.result
         except (ImageError, MaskError, DeviceError) as error:
             yield FailedImage(pair.stem, str(error))
 

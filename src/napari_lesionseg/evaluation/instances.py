@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from napari_lesionseg.errors import MaskError
-from napari_lesionseg.masks.instances import InstanceMap, highest
+from napari_lesionseg.evaluation.evaluate import Measured
+from napari_lesionseg.masks.instances import InstanceMap, find_instances, highest, list_instances
+from napari_lesionseg.types import IGNORED
 
 COCO_THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
 """Overlaps at which COCO takes a lesion for found, 0.50 to 0.95."""
@@ -93,6 +96,29 @@ class MatchCounts:
     def quality(self) -> float:
         """How well lesions are found times how well they fit, in [0, 1]: ``f1`` times ``mean_jaccard``."""
         return self.f1 * self.mean_jaccard
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceScores:
+    """How well the lesions of many images were found.
+
+    Parameters
+    ----------
+    lesions : int
+        True lesions.
+    precision, recall, f1, mean_jaccard : float
+        See `MatchCounts`.
+    average_precision, average_precision_50 : float or None
+        COCO's AP and AP50, see `average_precision`; None if there are no lesions.
+    """
+
+    lesions: int
+    precision: float
+    recall: float
+    f1: float
+    mean_jaccard: float
+    average_precision: float | None
+    average_precision_50: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,20 +258,65 @@ def average_precision(
     images, the precision is made to fall with the recall, and averaged over 101 recalls. There is no limit
     of 100 lesions an image.
     """
-    confidences: list[NDArray[np.float64]] = []
-    hits: list[NDArray[np.bool_]] = []
-    total = 0
-    for image in images:
-        overlap = overlaps(image.predicted, image.truth)
-        confidence = np.array([image.confidences[int(number)] for number in overlap.predicted])
-        order = np.argsort(-confidence, kind="stable")
-        confidences.append(confidence[order])
-        hits.append(np.array([_choose(overlap.jaccard[order], level) for level in thresholds]))
-        total += len(overlap.truth)
+    return _average([_hits(image, thresholds) for image in images], thresholds)
+
+
+class InstanceTally:
+    """Lesions found and missed, summed over images as they are evaluated; see `iter_evaluate`.
+
+    A lesion is a connected part of a class. It is found, whatever its class, at a Jaccard index of 0.5.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._single = len(classes) == 2
+        self._counts = MatchCounts()
+        self._hits: list[_Hits] = []
+
+    def add(self, measured: Measured) -> None:
+        """Count the lesions of one more image."""
+        labels = (measured.truth > 0) & (measured.truth != IGNORED) if self._single else measured.truth
+        predicted, truth = find_instances(measured.predicted), find_instances(labels)
+        rows = list_instances(predicted, measured.predicted, measured.probability)
+        confidences = {row.index: row.confidence or 0.0 for row in rows}
+        self._counts += count_matches(predicted, truth)
+        self._hits.append(_hits(Ranked(predicted, confidences, truth), COCO_THRESHOLDS))
+
+    def scores(self) -> InstanceScores:
+        """Return the scores over all images so far."""
+        average = _average(self._hits, COCO_THRESHOLDS)
+        return InstanceScores(
+            lesions=self._counts.matched + self._counts.missed,
+            precision=self._counts.precision,
+            recall=self._counts.recall,
+            f1=self._counts.f1,
+            mean_jaccard=self._counts.mean_jaccard,
+            average_precision=average.mean if average else None,
+            average_precision_50=average.values[0] if average else None,
+        )
+
+
+class _Hits(NamedTuple):
+    """What the average precision needs to know of an image."""
+
+    confidence: NDArray[np.float64]  # (P,), falling
+    found: NDArray[np.bool_]  # (thresholds, P)
+    lesions: int
+
+
+def _hits(image: Ranked, thresholds: Sequence[float]) -> _Hits:
+    overlap = overlaps(image.predicted, image.truth)
+    confidence = np.array([image.confidences[int(number)] for number in overlap.predicted])
+    order = np.argsort(-confidence, kind="stable")
+    found = np.array([_choose(overlap.jaccard[order], level) for level in thresholds])
+    return _Hits(confidence[order], found, len(overlap.truth))
+
+
+def _average(images: Sequence[_Hits], thresholds: Sequence[float]) -> AveragePrecision | None:
+    total = sum(image.lesions for image in images)
     if not total:
         return None
-    order = np.argsort(-np.concatenate(confidences), kind="stable")
-    found = np.concatenate(hits, axis=1)[:, order]
+    order = np.argsort(-np.concatenate([image.confidence for image in images]), kind="stable")
+    found = np.concatenate([image.found for image in images], axis=1)[:, order]
     values = tuple(_area(row, total) for row in found)
     return AveragePrecision(float(np.mean(values)), tuple(thresholds), values)
 

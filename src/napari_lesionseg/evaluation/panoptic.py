@@ -6,7 +6,7 @@ images is measured as in Kirillov et al., "Panoptic segmentation", CVPR 2019, ar
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.evaluation.evaluate import Measured
 from napari_lesionseg.evaluation.instances import MatchCounts
 from napari_lesionseg.masks.instances import InstanceMap, each_instance, find_instances, highest
 from napari_lesionseg.types import IGNORED, LabelImage
@@ -165,6 +166,30 @@ def panoptic_quality(
         if ("real", true) not in paired:
             counts[true // base] += MatchCounts(missed=1)
     return PanopticQuality(tuple(counts[:n_classes]), frozenset(things))
+
+
+class PanopticTally:
+    """Panoptic quality, summed over images as they are evaluated; see `iter_evaluate`."""
+
+    def __init__(self, classes: Sequence[str], stuff: Collection[str] = ()) -> None:
+        unknown = sorted(set(stuff) - set(classes))
+        if unknown:
+            raise MaskError(f"There is no class '{unknown[0]}'; the classes are {', '.join(classes)}.")
+        self._single = len(classes) == 2
+        self._things = frozenset(i for i, name in enumerate(classes) if i and name not in stuff)
+        self._n_classes = len(classes)
+        self.quality = PanopticQuality((MatchCounts(),) * len(classes), self._things)
+
+    def add(self, measured: Measured) -> None:
+        """Add one more image, in which things are the connected parts of their classes."""
+        labels = measured.truth
+        if self._single:
+            labels = np.where(labels == IGNORED, labels, (labels > 0).view(np.uint8))
+        nothing = np.zeros(labels.shape, np.int32)
+        predicted, truth = (
+            make_panoptic(classes, nothing, self._things) for classes in (measured.predicted, labels)
+        )
+        self.quality += panoptic_quality(predicted, truth, self._n_classes, self._things)
 
 
 def _segments(image: PanopticMap, things: Collection[int], base: int) -> NDArray[np.int64]:
