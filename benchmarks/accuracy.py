@@ -1,6 +1,6 @@
 """Measure how well outlines agree with those of annotators, on images the shipped model never learned from.
 
-Prints the tables of ``docs/benchmarks.md``::
+Prints the tables of ``docs/development/benchmarks.md``::
 
     python benchmarks/accuracy.py [--model M] [--data DIR] [--baselines [only]] [--json F] [--sheet DIR]
 

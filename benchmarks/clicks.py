@@ -1,6 +1,6 @@
 """Measure how many clicks an outline needs, by the field's protocol, and how long a click takes.
 
-Prints the tables of ``docs/benchmarks.md``::
+Prints the tables of ``docs/development/benchmarks.md``::
 
     python benchmarks/clicks.py [--model M] [--data DIR] [--sets S ...] [--limit N] [--jitter J] [--json F]
 

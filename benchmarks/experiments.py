@@ -1,6 +1,6 @@
 """Try out what the recipe decides, one thing at a time, on a budget that two cores can afford.
 
-Prints the tables of ``docs/explanation/default-model.md``::
+Prints the tables of ``docs/development/default-model.md``::
 
     python benchmarks/experiments.py training [--data DIR] [--keep DIR] [--only NAME ...]
     python benchmarks/experiments.py answering [--data DIR] [--model M]

@@ -1,6 +1,6 @@
 """Measure what fine-tuning gains, what it forgets, and how long it takes.
 
-Prints the tables of ``docs/explanation/fine-tuning.md``::
+Prints the tables of ``docs/development/fine-tuning.md``::
 
     python benchmarks/finetune.py [--model M] [--data DIR] [--draws 5] [--seconds 60] [--sets pad ph2]
         [--order random | active] [--isic-every N] [--set NAME=VALUE ...] [--json FILE]

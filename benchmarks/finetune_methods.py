@@ -1,6 +1,6 @@
 """Compare ways to fine-tune, one thing at a time, at a fixed number of steps.
 
-Prints the table of ``docs/explanation/fine-tuning.md``::
+Prints the table of ``docs/development/fine-tuning.md``::
 
     python benchmarks/finetune_methods.py [--draws 1] [--sets pad ph2] [--only NAME ...] [--json F]
 

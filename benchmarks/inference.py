@@ -1,6 +1,6 @@
 """Measure how long an image takes, and how near that is to what the processor could do at best.
 
-Prints the table of ``docs/benchmarks.md``::
+Prints the table of ``docs/development/benchmarks.md``::
 
     python benchmarks/inference.py [--model M] [--size 768x560] [--threads 1 2] [--repeats N] [--json F]
 

@@ -1,6 +1,6 @@
 """Measure how well several lesions in one image are found and told apart.
 
-Prints tables for ``docs/benchmarks.md``::
+Prints tables for ``docs/development/benchmarks.md``::
 
     python benchmarks/instances.py [--model M] [--data DIR] [--images N] [--json F] [--quick]
 

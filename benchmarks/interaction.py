@@ -1,6 +1,6 @@
 """Measure how quickly an outline answers the hand, in a real window.
 
-Prints the tables of ``docs/benchmarks.md``::
+Prints the tables of ``docs/development/benchmarks.md``::
 
     xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/interaction.py [--model M] [--repeats N]
 

@@ -1,6 +1,6 @@
 """Measure how well images of another kind are told from those that the model was trained on.
 
-Prints the table of ``docs/explanation/fine-tuning.md``::
+Prints the table of ``docs/development/fine-tuning.md``::
 
     python benchmarks/kinds.py [--model M] [--data DIR] [--draws 40]
 

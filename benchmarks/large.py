@@ -1,6 +1,6 @@
 """Measure very large images: time and memory, tiles of any size, small and large lesions.
 
-Prints tables for ``docs/benchmarks.md``::
+Prints tables for ``docs/development/benchmarks.md``::
 
     python benchmarks/large.py [--model M] [--megapixels 1 6 24 100] [--data DIR] [--json F] [--quick]
 

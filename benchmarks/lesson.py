@@ -1,6 +1,6 @@
 """Repeat a lesson on segmentation: SegNet and U-Net trained from scratch on 200 dermoscopy images.
 
-Prints a table for ``docs/benchmarks.md``::
+Prints a table for ``docs/development/benchmarks.md``::
 
     python benchmarks/lesson.py [--ph2 FOLDER] [--data DIR] [--runs N] [--resume DIR] [--json F] [--quick]
 

@@ -1,6 +1,6 @@
 """Count what an annotator has to do until the images of an unknown camera have outlines she approves.
 
-Prints the table of ``docs/benchmarks.md``::
+Prints the table of ``docs/development/benchmarks.md``::
 
     python benchmarks/loop.py [--model M] [--data DIR] [--set NAME] [--draws 3] [--every 10] [--seconds 60]
 

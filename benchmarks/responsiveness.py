@@ -1,6 +1,6 @@
 """Measure whether the window stutters while a model learns, and how much the window slows the learning.
 
-Prints the tables of ``docs/benchmarks.md``::
+Prints the tables of ``docs/development/benchmarks.md``::
 
     xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/responsiveness.py [--model M]
 

@@ -1,6 +1,6 @@
 """Measure how long a study of many images takes to make, open and save to.
 
-Prints the table of ``docs/benchmarks.md``::
+Prints the table of ``docs/development/benchmarks.md``::
 
     python benchmarks/study.py [--images 10000] [--size 768 560] [--folder DIR]
 

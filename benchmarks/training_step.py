@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [--threads 1 2] [--batch 8] [--steps 10] [--device cpu]
 
 The network is the default one with first weights, which cost what trained ones do. The first steps are not
-counted. What all this does to accuracy is another question: see ``docs/explanation/fine-tuning.md``.
+counted. What all this does to accuracy is another question: see ``docs/development/fine-tuning.md``.
 """
 
 from __future__ import annotations
