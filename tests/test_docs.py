@@ -26,7 +26,9 @@ def test_links_lead_to_files(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-USER_PAGES = sorted(page for folder in ("tutorial", "how-to") for page in (ROOT / "docs" / folder).glob("*.md"))
+USER_PAGES = sorted(
+    page for folder in ("tutorial", "how-to") for page in (ROOT / "docs" / folder).glob("*.md")
+)
 
 
 @pytest.mark.parametrize("page", USER_PAGES, ids=lambda page: page.name)
