@@ -40,7 +40,7 @@ from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.inference.device import has_fast_bfloat16
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.resize import working_shape
-from napari_lesionseg.models.onnx_export import export_onnx
+from napari_lesionseg.models.onnx import export_onnx
 from napari_lesionseg.types import ByteImage
 
 CPU = torch.device("cpu")

@@ -78,10 +78,10 @@ def test_a_network_without_clicks() -> None:
     assert torch.equal(network(image, torch.rand(1, 3, 4, 4)), 3 * image)
 
 
-def test_it_cannot_learn() -> None:
+def test_it_cannot_be_trained() -> None:
     network = OnnxNetwork(make_model())
     assert network.for_inference() is network
-    with pytest.raises(CheckpointError, match="cannot learn"):
+    with pytest.raises(CheckpointError, match="cannot be trained"):
         copy.deepcopy(network)
 
 

@@ -13,12 +13,12 @@ from napari_lesionseg.errors import CheckpointError, DeviceError
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.inference.tiling import TileConfig, predict_large
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.models import onnx_export
+from napari_lesionseg.models import onnx as onnx_module
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import GATE_THRESHOLD, Direction, card_with_experts, with_expert
-from napari_lesionseg.models.onnx_export import TOLERANCE, export_onnx
+from napari_lesionseg.models.onnx import TOLERANCE, export_onnx
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Click
 
@@ -54,7 +54,7 @@ def test_the_file_runs_like_the_network(exported: Path, network: SegmentationNet
 
 def test_the_file_tells_nothing_of_where_it_was_made(exported: Path) -> None:
     payload = exported.read_bytes()
-    assert str(Path(onnx_export.__file__).parents[2]).encode() not in payload
+    assert str(Path(onnx_module.__file__).parents[2]).encode() not in payload
     assert b"stack_trace" not in payload
 
 
@@ -81,8 +81,8 @@ def test_an_export_that_differs_is_not_written(
         ) -> torch.Tensor:
             return features[0][:, :1] * float("nan")
 
-    monkeypatch.setattr(onnx_export, "_convert", lambda network, card: None)
-    monkeypatch.setattr(onnx_export, "OnnxNetwork", Wrong)
+    monkeypatch.setattr(onnx_module, "_convert", lambda network, card: None)
+    monkeypatch.setattr(onnx_module, "OnnxNetwork", Wrong)
     with pytest.raises(CheckpointError, match="Nothing was written"):
         export_onnx(network, CARD, tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())
@@ -109,7 +109,7 @@ def test_a_place_that_cannot_be_written(
     import onnx
 
     (tmp_path / "file").touch()
-    monkeypatch.setattr(onnx_export, "_convert", lambda network, card: onnx.load(exported))
+    monkeypatch.setattr(onnx_module, "_convert", lambda network, card: onnx.load(exported))
     with pytest.raises(CheckpointError, match="cannot be written"):
         export_onnx(network, CARD, tmp_path / "file" / "tiny.onnx")
 
@@ -159,7 +159,7 @@ def experts() -> Model:
 def exported_experts(experts: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("onnx") / "experts.onnx"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "CHECKED_SHAPES", ((1, 64, 96), (2, 32, 32)))
+        patch.setattr(onnx_module, "CHECKED_SHAPES", ((1, 64, 96), (2, 32, 32)))
         assert export_onnx(experts.network, experts.card, path) <= TOLERANCE
     return load_model(path)
 

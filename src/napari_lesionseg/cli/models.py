@@ -18,7 +18,7 @@ from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint, read_card
 from napari_lesionseg.models.convert import SUFFIXES, import_weights
-from napari_lesionseg.models.onnx_export import export_onnx
+from napari_lesionseg.models.onnx import export_onnx
 from napari_lesionseg.models.store import ONNX_SUFFIX, ModelStore
 from napari_lesionseg.training.dataset import CachedPair
 

@@ -1,40 +1,46 @@
-"""Networks in ONNX form, run by ONNX Runtime instead of torch.
+"""Networks in ONNX form: exported, checked against the original, and run by ONNX Runtime instead of torch.
 
 The file is one graph from an image and guidance to logits, which any ONNX program can run, with the model
-card among its metadata. Its further outputs are the features that clicks do not change; at these the graph is
-cut in two here, so that an image is encoded once.
+card in its metadata. Its other outputs are the features that clicks do not change. Here the graph is split at
+these features, so that an image is encoded only once.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.resize import STRIDE
 from napari_lesionseg.models.base import SegmentationNetwork
-from napari_lesionseg.models.checkpoint import Checkpoint, check_size, parse_card
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import CARD_KEY, Checkpoint, check_size, parse_card
+from napari_lesionseg.models.mixture import ExpertNetwork
 
 IMAGE, GUIDANCE, LOGITS, FEATURES = "image", "guidance", "logits", "features_"
 CHOSEN = f"{FEATURES}expert"
 """The feature that says which of several experts each image (B,) is given to."""
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+TOLERANCE = 1e-4
+MAX_SIDE = 4096
+CHECKED_SHAPES = ((1, 256, 256), (1, 192, 352), (2, 96, 64))
+"""Batch, height and width of the random images on which both forms have to agree."""
 
 
 def check_onnx_packages() -> None:
-    """Refuse to go on without the packages of the extra ``[onnx]``.
-
-    Raises
-    ------
-    CheckpointError
-        If one is missing.
-    """
+    """Raise `CheckpointError` if a package of the extra ``[onnx]`` is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise CheckpointError(
@@ -43,12 +49,12 @@ def check_onnx_packages() -> None:
 
 
 class OnnxNetwork(SegmentationNetwork):
-    """A network that ONNX Runtime runs on the processor; it cannot learn.
+    """A network that ONNX Runtime runs on the CPU; it cannot be trained.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        What `napari_lesionseg.models.onnx_export` makes.
+        As `export_onnx` writes it.
 
     Raises
     ------
@@ -100,26 +106,17 @@ class OnnxNetwork(SegmentationNetwork):
         return chosen
 
     def for_inference(self) -> SegmentationNetwork:
-        """Return the network itself, which is as fast as it gets."""
+        """Return the network itself, which is already optimized."""
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        raise CheckpointError("A model in ONNX form cannot learn: use the .safetensors file it came from.")
+        raise CheckpointError(
+            "A model in ONNX form cannot be trained: use the .safetensors file it came from."
+        )
 
 
 def load_onnx(path: Path) -> Checkpoint:
-    """Load a model in ONNX form.
-
-    Parameters
-    ----------
-    path : Path
-        An ``.onnx`` file that was exported by this package.
-
-    Raises
-    ------
-    CheckpointError
-        With one sentence that says what is wrong with the file, or which package is missing.
-    """
+    """Load a file written by `export_onnx`; raise `CheckpointError` if that is not possible."""
     check_size(path)
     check_onnx_packages()
     import onnx
@@ -135,13 +132,56 @@ def load_onnx(path: Path) -> Checkpoint:
     return Checkpoint(OnnxNetwork(model).eval(), card)
 
 
+def export_onnx(network: SegmentationNetwork, card: ModelCard, path: Path) -> float:
+    """Write a model as an ONNX file that `napari_lesionseg.load_model` and other programs can run.
+
+    Its inputs are ``image``, a normalized image (B, 3, H, W), and for networks that take clicks
+    ``guidance`` of the same shape; its output is ``logits`` (B, C, H, W). B is free, H and W are any
+    multiples of 32. The features that clicks do not change are further outputs; see `OnnxNetwork`.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        Left as it is.
+    card : ModelCard
+        Its card, which goes into the file.
+    path : Path
+        The ``.onnx`` file; missing folders are made.
+
+    Returns
+    -------
+    float
+        Largest difference to torch's logits on random images.
+
+    Raises
+    ------
+    CheckpointError
+        If a package is missing, the network cannot be exported, its answers differ by more than `TOLERANCE`
+        (per unit of logit, above one), or the file cannot be written.
+    """
+    check_onnx_packages()
+    folded = network.for_inference().cpu()
+    model = _convert(folded, card)
+    difference = _compare(folded, OnnxNetwork(model))
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"Nothing was written: the exported network's logits are off by {difference:.2g}."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, model.SerializeToString())
+    except OSError as error:
+        raise CheckpointError(f"The model cannot be written to {path}: {error.strerror}.") from error
+    return difference
+
+
 def _start(model: Any) -> Any:
-    """Make a session of ONNX Runtime with as many threads as torch has."""
+    """Return a session of ONNX Runtime with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is wrong is said by the exception
+    options.log_severity_level = 4  # errors are raised as exceptions
     try:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -159,3 +199,78 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 def _to_array(tensor: Tensor) -> NDArray[Any]:
     return np.ascontiguousarray(tensor.numpy())
+
+
+class _Graph(nn.Module):
+    """The exported outputs: logits, followed by the features at which the graph can be split."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, guidance: Tensor | None = None) -> tuple[Tensor, ...]:
+        features = self.network.encode(image)
+        maps = [feature for feature in features if feature is not image]
+        return (self.network.decode(features, guidance), *maps)
+
+
+def _convert(network: SegmentationNetwork, card: ModelCard) -> Any:
+    """Return the ``onnx.ModelProto`` of a network, without paths and versions of this machine."""
+    import onnx
+
+    inputs = (IMAGE, GUIDANCE) if network.guided else (IMAGE,)
+    examples = tuple(torch.zeros(2, 3, 2 * STRIDE, 3 * STRIDE) for _ in inputs)
+    batch = torch.export.Dim("batch", max=1024)
+    sides = [STRIDE * torch.export.Dim(side, max=MAX_SIDE // STRIDE) for side in ("rows", "cols")]
+    maps = sum(feature is not examples[0] for feature in network.encode(examples[0]))
+    names = [f"{FEATURES}{index}" for index in range(maps)]
+    if isinstance(network, ExpertNetwork):
+        names[-1] = CHOSEN
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                _Graph(network).eval(),
+                examples,
+                dynamo=True,
+                verbose=False,
+                input_names=inputs,
+                output_names=(LOGITS, *names),
+                dynamic_shapes={name: {0: batch, 2: sides[0], 3: sides[1]} for name in inputs},
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise CheckpointError(f"The network '{card.arch}' cannot be exported to ONNX.") from error
+    model = program.model_proto  # type: ignore[union-attr]
+    for entry in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        entry.ClearField("metadata_props")
+        entry.ClearField("doc_string")
+    onnx.helper.set_model_props(model, {CARD_KEY: card.model_dump_json()})
+    return model
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Suppress warnings and logs of the exporter about its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@torch.inference_mode()
+def _compare(network: SegmentationNetwork, exported: SegmentationNetwork) -> float:
+    """Return the largest difference between two networks' logits, per unit of logit above one."""
+    generator, differences = torch.Generator().manual_seed(0), []
+    for batch, height, width in CHECKED_SHAPES:
+        image = torch.randn(batch, 3, height, width, generator=generator)
+        for guidance in (None, torch.rand(batch, 3, height, width, generator=generator)):
+            wanted = network(image, guidance)
+            difference = (exported(image, guidance) - wanted).abs() / wanted.abs().clamp(min=1)
+            differences.append(difference.max())
+    return float(torch.stack(differences).max())  # unlike Python's, torch's maximum keeps NaN
