@@ -17,7 +17,7 @@ from napari_lesionseg.study.study import Study
 
 @pytest.fixture
 def study_folder(tmp_path):
-    """A study in which two annotators signed two images, and one image is left open."""
+    """A study in which two annotators approved two images, and one image is left open."""
     samples = {f"case{seed}": synthetic_sample(seed, (64, 80)) for seed in range(3)}
     images = {name: sample.image for name, sample in samples.items()}
     folder = tmp_path / "study"
@@ -37,7 +37,7 @@ def _by_name(study):
     return {state.name: image for image, state in study.state.images.items()}
 
 
-def test_export_takes_what_was_signed_and_names_what_was_not(study_folder, tmp_path, capsys):
+def test_export_writes_what_was_approved_and_names_the_rest(study_folder, tmp_path, capsys):
     out = tmp_path / "isic"
     assert main(["export", str(study_folder), "--out", str(out)]) == 1
     said = capsys.readouterr()
@@ -99,7 +99,7 @@ def test_the_study_in_a_folder_of_images_is_what_is_exported(study_folder, tmp_p
     assert "bo" in (tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8")
 
 
-def test_what_is_imported_for_a_reader_is_corrected_and_exported(study_folder, tmp_path, capsys):
+def test_imported_masks_are_corrected_and_exported(study_folder, tmp_path, capsys):
     out, back = tmp_path / "isic", tmp_path / "back"
     main(["export", str(study_folder), "--out", str(out)])
     assert main(["import", str(out), "--out", str(back), "--annotator", "cy"]) == 0
@@ -188,11 +188,47 @@ def test_options_are_settings(study_folder, tmp_path):
     assert not any("case" in path.read_text(encoding="utf-8") for path in out.glob("*.csv"))
 
 
-def test_agreement_of_two_readers_is_printed(study_folder, capsys):
+def test_agreement_of_two_annotators_is_printed(study_folder, capsys):
     assert main(["agreement", str(study_folder)]) == 0
     said = capsys.readouterr().out
     assert "am and bo" in said
     assert "2" in said
+
+
+def test_consensus_masks_go_into_a_new_folder(study_folder, tmp_path, capsys):
+    pytest.importorskip("SimpleITK", reason="needs the extra agreement")
+    out = tmp_path / "new" / "consensus"
+    assert main(["agreement", str(study_folder), "--consensus", str(out)]) == 0
+    assert "2 consensus masks" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["case0_segmentation.png", "case1_segmentation.png"]
+    assert all(read_mask(path).any() for path in out.iterdir())
+
+
+def test_consensus_masks_of_images_of_one_name_do_not_overwrite_each_other(tmp_path):
+    samples = [synthetic_sample(seed, (64, 80)) for seed in range(3)]
+    folder = tmp_path / "study"
+    for number, name in enumerate(("left/a", "left/A", "b/../c")):
+        with Study.create(folder, "am") if not number else Study.open(folder, "am") as study:
+            (image,) = study.add_images(images={name: samples[number].image})
+            study.approve(image, samples[number].mask)
+        with Study.open(folder, "bo") as study:
+            study.approve(image, samples[number].mask)
+    assert main(["agreement", str(folder), "--consensus", str(tmp_path / "out")]) == 0
+    masks = {path.name: read_mask(path) for path in (tmp_path / "out").iterdir()}
+    assert len(masks) == 3
+    assert "b_.._c_segmentation.png" in masks
+    assert all(any(np.array_equal(mask, sample.mask) for mask in masks.values()) for sample in samples)
+
+
+def test_verify_finds_a_damaged_mask_of_a_study(study_folder, capsys):
+    assert main(["verify", str(study_folder)]) == 0
+    assert "3 images and their masks checked: intact" in capsys.readouterr().out
+    mask = next((study_folder / "masks").rglob("*.png"))
+    mask.write_bytes(b"torn")
+    assert main(["verify", str(study_folder)]) == 1
+    said = capsys.readouterr()
+    assert mask.name in said.err
+    assert "damaged" in said.out
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from napari_lesionseg import __version__
 from napari_lesionseg.cli import app, console, main
 from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.study.study import Study
 
 PROGRAM = [sys.executable, "-c", "import sys; from napari_lesionseg.cli import main; sys.exit(main())"]
 
@@ -94,6 +95,25 @@ def test_a_folder_in_place_of_a_command_opens_the_viewer(
     monkeypatch.setattr(app, "open_viewer", lambda folder=None: opened.append(folder))
     assert [run().code, run(tmp_path).code, run("app", tmp_path).code] == [0, 0, 0]
     assert opened == [None, tmp_path, tmp_path]
+
+
+def test_the_images_of_a_study_are_relocated(
+    run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path | None] = []
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None: opened.append(folder))
+    study = tmp_path / "study"
+    Study.create(study, "am", paths=images).close()
+    moved = images.rename(tmp_path / "archive")
+    assert run("app", study, "--images", moved).code == 0
+    assert opened == [study]
+    with Study.open(study, "am") as again:
+        assert again.missing_images() == ()
+    result = run("app", study, "--images", tmp_path / "models")
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert "None of the study's images is in" in result.err
+    assert "needs a study" in run("app", moved, "--images", moved).err
+    assert opened == [study]
 
 
 @pytest.mark.parametrize(

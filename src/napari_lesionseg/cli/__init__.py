@@ -1,4 +1,4 @@
-"""The command line: ``lesionseg COMMAND``. Commands are thin, one module each."""
+"""The command line: ``lesionseg COMMAND``. Commands are thin."""
 
 from __future__ import annotations
 

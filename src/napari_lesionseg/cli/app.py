@@ -14,10 +14,15 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from napari_lesionseg.cli.options import READ_ONLY
+from napari_lesionseg.cli.signals import default_signals
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.study.layout import find_study
+from napari_lesionseg.study.study import Study
 
-EXAMPLE = """example:
-  lesionseg app images/"""
+EXAMPLE = """examples:
+  lesionseg app images/
+  lesionseg app my-study/ --images /media/archive/images"""
 ENTRY_POINTS = "napari_lesionseg.viewer"
 
 
@@ -25,6 +30,9 @@ def configure_app(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("folder", nargs="?", type=Path, help="a folder of images or a study")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the images of the study are, after they were moved"
+    )
 
 
 def run_app(options: argparse.Namespace) -> int:
@@ -33,8 +41,19 @@ def run_app(options: argparse.Namespace) -> int:
         raise LesionSegError(
             f"There is no command or folder '{options.folder}'; `lesionseg --help` lists the commands."
         )
+    if options.images is not None:
+        relocate_images(options.folder, options.images)
     open_viewer(options.folder)
     return 0
+
+
+def relocate_images(folder: Path | None, images: Path) -> None:
+    """Set the folder of a study's images."""
+    place = None if folder is None else find_study(folder)
+    if place is None:
+        raise LesionSegError("--images needs a study: lesionseg app STUDY --images DIR.")
+    with Study.open(place, READ_ONLY) as study:
+        study.set_images_folder(images)
 
 
 def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
@@ -45,7 +64,9 @@ def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: 
     entry = next(iter(entry_points(group=ENTRY_POINTS)), None)
     if entry is None:
         raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
-    entry.load()(folder, images, masks)
+    show = entry.load()
+    with default_signals():
+        show(folder, images, masks)
 
 
 def why_no_viewer() -> str:

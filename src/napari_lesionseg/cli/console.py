@@ -5,16 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from napari_lesionseg.cli.signals import output_error
+
 Result = TypeVar("Result")
 
-# Names of files and models are shown as they are: brackets are no markup, and colons make no emoji.
-results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+class _Output(Console):
+    """A console that shows file names as they are, and reports in one line when nothing can be written."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        # Brackets in names are no markup, and colons make no emoji.
+        super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def print(self, *args: Any, **settings: Any) -> None:
+        try:
+            super().print(*args, **settings)
+        except OSError as error:
+            if not self.stderr:  # about standard error itself, nothing can be said
+                raise output_error(error) from error
+
+
+results = _Output()
+messages = _Output(stderr=True)
 
 
 def print_result(message: str) -> None:

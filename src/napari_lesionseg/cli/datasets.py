@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from napari_lesionseg.cli.console import (
     results,
     run_with_progress,
 )
-from napari_lesionseg.cli.options import make_settings, parse_changes
+from napari_lesionseg.cli.options import READ_ONLY, make_folder, make_settings, parse_changes
 from napari_lesionseg.datasets.export import ExportReport, check_key_place, export_dataset, write_key
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
@@ -31,7 +33,7 @@ from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.study.agreement import find_consensus, measure_agreement
 from napari_lesionseg.study.datasets import study_from_dataset, study_records
-from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
+from napari_lesionseg.study.layout import STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study
 
 EXPORT_EXAMPLE = """examples:
@@ -46,7 +48,6 @@ VERIFY_EXAMPLE = """example:
 AGREEMENT_EXAMPLE = """example:
   lesionseg agreement my-study/ --consensus consensus/"""
 MOST_NAMES = 8  # that are listed where many entries have the same problem
-READ_ONLY = "lesionseg"  # the annotator who opens a study to read it; nothing is saved under this name
 
 
 def configure_export(parser: argparse.ArgumentParser) -> None:
@@ -137,9 +138,9 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def open_records(source: Path) -> Iterator[tuple[Sequence[Record], Sequence[Problem]]]:
     """Open a study or a data set while its records are read; yield them with what was left out."""
-    inside = source / STUDY_FOLDER
-    if is_study(source) or is_study(inside):
-        with Study.open(source if is_study(source) else inside, READ_ONLY, unblind=True) as study:
+    place = find_study(source)
+    if place is not None:
+        with Study.open(place, READ_ONLY, unblind=True) as study:
             yield study_records(study), ()
     else:
         with open_dataset(source) as dataset:
@@ -224,17 +225,32 @@ def print_problems(problems: Iterable[Problem]) -> None:
 def configure_verify(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = VERIFY_EXAMPLE
-    parser.add_argument("folder", type=Path, help="a data set written by lesionseg")
+    parser.add_argument("folder", type=Path, help="a data set written by lesionseg, or a study")
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """Hash every file; 1 if one is missing or was changed."""
+    if (place := find_study(options.folder)) is not None:
+        return check_study(place)
     found = run_with_progress(verify(options.folder))
     reasons = (("missing", found.missing), ("changed", found.changed), ("added since", found.added))
     print_problems(Problem(name, reason) for reason, names in reasons for name in names)
     state = "intact" if found.intact else "NOT as they were written"
     print_result(f"{found.checked} files checked: {state}")
     return 0 if found.intact else 1
+
+
+def check_study(folder: Path) -> int:
+    """Read every image and mask of a study; 1 if one is missing or damaged."""
+    with Study.open(folder, READ_ONLY, unblind=True) as study:
+        total = len(study.state.images)
+        with progress_bar("Checking", total) as (progress, task):
+            found = study.check(lambda done, _: progress.update(task, completed=done))
+        problems = (*study.problems, *found)
+        for problem in problems:
+            print_error(str(problem))
+    print_result(f"{total} images and their masks checked: {'damaged' if problems else 'intact'}")
+    return 1 if problems else 0
 
 
 def configure_agreement(parser: argparse.ArgumentParser) -> None:
@@ -270,10 +286,21 @@ def print_agreement(study: Study) -> None:
 
 def write_consensus(study: Study, folder: Path) -> int:
     """Write the consensus of every image with two verdicts; return how many."""
+    make_folder(folder)
+    states = study.state.images.values()
+    repeated = Counter(_stem(state.name).casefold() for state in states)
     written = 0
-    for image, state in study.state.images.items():
-        masks = study.verdict_masks(image)
+    for state in states:
+        masks = study.verdict_masks(state.image_id)
         if len(masks) > 1:
-            write_mask(folder / f"{state.name}_segmentation.png", find_consensus(masks).labels)
+            stem = _stem(state.name)
+            # Images of one name, from different folders, must not overwrite each other.
+            unique = stem if repeated[stem.casefold()] == 1 else f"{stem}-{state.image_id[:8]}"
+            write_mask(folder / f"{unique}_segmentation.png", find_consensus(masks).labels)
             written += 1
     return written
+
+
+def _stem(name: str) -> str:
+    """Return the name of an image as part of a file name; names of arrays may hold any letter."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)

@@ -1,4 +1,7 @@
-"""Entry point: find the command, run it, turn errors into one line and an exit code."""
+"""The table of commands: find one, run it, turn errors into one line and an exit code.
+
+Hardly anything is imported at the top, so that Ctrl+C ends in one line even while a command is loading.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,22 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cli.console import print_error
+from napari_lesionseg.cli.signals import output_error, stop_on_signals
 from napari_lesionseg.errors import LesionSegError
 
-DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that does not ignore it when its help cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+            return
+        try:
+            sys.stdout.write(message)
+            sys.stdout.flush()
+        except OSError as error:
+            raise output_error(error) from error
 
 
 class Command(NamedTuple):
@@ -23,6 +38,8 @@ class Command(NamedTuple):
     module: str
     summary: str
 
+
+DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 COMMANDS = {
     "app": Command("app", "open the viewer with the workbench"),
@@ -42,7 +59,7 @@ COMMANDS = {
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the module of ``command`` is imported, so that help and errors are instant."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lesionseg",
         description="Outline skin lesions: segment, correct, fine-tune, export.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
@@ -65,21 +82,30 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, by default that of the process, and return its exit code."""
+    with stop_on_signals(until_exit=arguments is None):
+        try:
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+        except KeyboardInterrupt as stop:
+            sys.stderr.write("lesionseg: Stopped.\n")
+            return 128 + stop.args[0] if stop.args else INTERRUPTED
+        return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     _show_every_letter()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(arguments)
     if not words or (words[0] not in COMMANDS and not words[0].startswith("-")):
         words = ["app", *words]
     command = words[0] if words[0] in COMMANDS else None
-    options = build_parser(command).parse_args(words)
     try:
-        result: int = _function("run", options.command)(options)
+        options = build_parser(command).parse_args(words)
+        code: int = _function("run", options.command)(options)
+    except SystemExit as stop:  # argparse's way out
+        return stop.code if isinstance(stop.code, int) else DONE
     except LesionSegError as error:
-        print_error(str(error))
+        importlib.import_module(".console", __package__).print_error(str(error))
         return WRONG_USAGE
-    except KeyboardInterrupt:
-        print_error("Stopped.")
-        return INTERRUPTED
-    return result
+    return code
 
 
 def _show_every_letter() -> None:

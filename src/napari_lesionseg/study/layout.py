@@ -30,6 +30,11 @@ def is_study(folder: Path) -> bool:
     return (folder / INFO_FILE).is_file()
 
 
+def find_study(folder: Path) -> Path | None:
+    """Return the study that a folder is, or that is inside a folder of images; None: there is none."""
+    return next((place for place in (folder, folder / STUDY_FOLDER) if is_study(place)), None)
+
+
 def is_free(folder: Path) -> bool:
     """Whether a folder holds nothing but files that systems and killed writers leave behind."""
     names = (path.name for path in folder.iterdir())

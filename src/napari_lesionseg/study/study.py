@@ -662,13 +662,17 @@ class Study:
         Raises
         ------
         StudyError
-            When there is no such folder, or it cannot be saved.
+            When there is no such folder, it holds none of the images, or it cannot be saved.
         """
         with self._lock, explained("Saving where the images are"):
             self._check_open()
             if not Path(folder).is_dir():
                 raise StudyError(f"{folder} is not a folder; choose the one that holds the images.")
-            self._set_outside(Path(folder).resolve())
+            outside = Path(folder).resolve()
+            moved = [state.added for state in self.state.images.values() if not state.added.own]
+            if moved and not self._make_files(outside).holds_any(moved):
+                raise StudyError(f"None of the study's images is in {folder}; choose another folder.")
+            self._set_outside(outside)
 
     def set_classes(self, classes: Sequence[StudyClass]) -> None:
         """Rename or recolor classes, add some at the end, or remove the last ones.
@@ -785,10 +789,9 @@ class Study:
         self.info = info
         self._files = self._make_files()
 
-    def _make_files(self) -> ImageFiles:
-        outside = (
-            None if self.info.images_folder is None else (self.folder / self.info.images_folder).resolve()
-        )
+    def _make_files(self, outside: Path | None = None) -> ImageFiles:
+        if outside is None and self.info.images_folder is not None:
+            outside = (self.folder / self.info.images_folder).resolve()
         return ImageFiles(self.folder / IMAGES, outside, self.folder / CACHE / "files.json")
 
     def _make_mask_store(self) -> MaskStore:

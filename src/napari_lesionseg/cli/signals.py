@@ -1,0 +1,77 @@
+"""Stopping cleanly: Ctrl+C, SIGTERM, and standard output that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from napari_lesionseg.errors import LesionSegError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CLEANUP_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def stop_on_signals(*, until_exit: bool) -> Iterator[None]:
+    """Convert Ctrl+C and SIGTERM to one `KeyboardInterrupt`, so that temporary files are removed.
+
+    With `until_exit`, the signals are ignored afterwards: one that comes while Python shuts down would print
+    a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if until_exit else handler)
+
+
+class _Stop:
+    """A signal handler that raises once: another Ctrl+C must not interrupt the cleanup."""
+
+    def __init__(self) -> None:
+        self._raised_at = -CLEANUP_SECONDS
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        # Not ignored forever: Python drops an exception that is raised while it collects garbage.
+        if time.monotonic() - self._raised_at >= CLEANUP_SECONDS:
+            self._raised_at = time.monotonic()
+            raise KeyboardInterrupt(number)
+
+
+@contextlib.contextmanager
+def default_signals() -> Iterator[None]:
+    """Leave the signals to the viewer, whose event loop handles them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def output_error(error: OSError) -> LesionSegError:
+    """Convert a failure of standard output, and send the rest of it nowhere.
+
+    Python would otherwise try to write it again at exit, and complain.
+    """
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    return LesionSegError(f"The output cannot be written: {error.strerror}.")
