@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from napari.qt.threading import create_worker
 from napari.utils.notifications import notification_manager
 from psygnal import Signal
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt, QThreadPool, QTimer
 from qtpy.QtCore import Signal as QtSignal
 
@@ -136,13 +137,20 @@ class Delay:
         self._timer.setInterval(milliseconds)
         self._timer.timeout.connect(function)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the function is going to be called."""
+        return bool(self._timer.isActive())
+
     def start(self) -> None:
         """Begin, or begin anew."""
         self._timer.start()
 
     def cancel(self) -> None:
         """Do not call the function."""
-        self._timer.stop()
+        # As the program ends, Qt may have deleted the timer already.
+        if isalive(self._timer):  # type: ignore[no-untyped-call]
+            self._timer.stop()
 
 
 class _Relay(QObject):

@@ -191,10 +191,10 @@ def test_changed_lesions_have_to_be_measured_again(qtbot, panel, viewer):
 def test_both_tables_share_the_features(qtbot, panel, viewer):
     lesions = InstancesPanel(viewer)
     qtbot.addWidget(lesions)
-    qtbot.waitUntil(lambda: bool(lesions.lesions.rows))
+    qtbot.waitUntil(lambda: bool(lesions.current.model.rows))
     measure(qtbot, panel)
-    lesions.lesions.refresh()
-    qtbot.waitUntil(lambda: not lesions.lesions.is_busy)
+    lesions.current.model.refresh()
+    qtbot.waitUntil(lambda: not lesions.current.is_busy)
     features = viewer.layers["arm lesions"].features.set_index("index")
     assert features.loc[2, "area"] == features.loc[2, "area_px2"] == 800
     assert features.loc[5, "class_name"] == "lesion"

@@ -55,12 +55,12 @@ def panel(qtbot, viewer, labels) -> InstancesPanel:
 
 
 def settle(qtbot, panel):
-    qtbot.waitUntil(lambda: panel.lesions is not None and bool(panel.lesions.rows), timeout=10000)
+    qtbot.waitUntil(lambda: panel.current is not None and bool(panel.current.model.rows), timeout=10000)
     wait_idle(qtbot, panel)
 
 
 def wait_idle(qtbot, panel):
-    qtbot.waitUntil(lambda: not panel.lesions.is_busy and not panel.lesions._pause.isActive(), timeout=10000)
+    qtbot.waitUntil(lambda: not panel.current.is_busy and not panel.current.model.is_waiting, timeout=10000)
 
 
 def listed(panel) -> list[int]:
@@ -107,7 +107,7 @@ def test_every_number_is_a_row_and_its_features(panel, labels):
     assert cell(panel, 2, "Center") == "20, 30"
     assert cell(panel, 2, "Rows") == "10\N{EN DASH}29"
     assert cell(panel, 5, "Columns") == "60\N{EN DASH}69"
-    assert cell(panel, 5, "Sure") == "\N{EN DASH}"
+    assert cell(panel, 5, "Certainty") == "\N{EN DASH}"
     features = labels.features.set_index("index")
     assert features.loc[2, "area"] == 800
     assert tuple(features.loc[5, ["top", "left", "bottom", "right"]]) == (40, 60, 50, 70)
@@ -173,7 +173,7 @@ def test_cut_between_two_clicks(qtbot, panel, labels):
     assert labels.data[20, 45] == 6
     assert labels._overlays["lesionseg_InstanceOverlay"].path == ()
     panel.buttons["cut"].click()
-    assert not panel.tool.cutting
+    assert not panel.current.tool.cutting
 
 
 def test_a_cut_that_cuts_nothing_says_so(qtbot, panel, labels):
@@ -192,12 +192,12 @@ def test_a_cut_that_cuts_nothing_says_so(qtbot, panel, labels):
 def test_the_brush_ends_cutting(qtbot, panel, labels):
     press(qtbot, panel, "cut")
     labels.mode = "paint"
-    assert not panel.tool.cutting
+    assert not panel.current.tool.cutting
     assert not panel.buttons["cut"].isChecked()
 
 
 def test_join_delete_and_undo(qtbot, panel, labels):
-    assert "Select two lesions" in panel.buttons["join"].toolTip()
+    assert "Select two or more lesions" in panel.buttons["join"].toolTip()
     select(panel, 2, 5)
     press(qtbot, panel, "join")
     assert set(np.unique(labels.data)) == {0, 2}
@@ -232,11 +232,40 @@ def test_a_number_typed_over_renumbers(qtbot, panel, labels):
     assert "Number 2 is taken" in panel.status.text()
 
 
-def test_keys_work_on_the_layer(qtbot, panel, labels):
-    select(panel, 5)
-    labels.keymap[next(key for key in labels.keymap if str(key) == "D")](labels)
+def test_keys_pressed_on_the_canvas_work(qtbot, make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    labels = viewer.add_labels(numbers())
+    panel = InstancesPanel(viewer)
+    viewer.window.add_dock_widget(panel)
+    settle(qtbot, panel)
+    canvas = viewer.window._qt_viewer.canvas.native
+    qtbot.keyClick(canvas, Qt.Key_K)
+    assert panel.current.tool.cutting
+    qtbot.keyClick(canvas, Qt.Key_Escape)
+    assert not panel.current.tool.cutting
+    select(panel, 2, 5)
+    qtbot.keyClick(canvas, Qt.Key_U)
     wait_idle(qtbot, panel)
     assert listed(panel) == [2]
+    assert labels.data[45, 65] == 2
+    select(panel, 2)
+    qtbot.keyClick(canvas, Qt.Key_K, Qt.ShiftModifier)
+    wait_idle(qtbot, panel)
+    select(panel, *listed(panel))
+    qtbot.keyClick(canvas, Qt.Key_D)
+    wait_idle(qtbot, panel)
+    assert listed(panel) == []
+    panel._close_layer()
+
+
+def test_keys_that_were_bound_before_come_back(qtbot, viewer, labels):
+    pressed = []
+    labels.bind_key("D", lambda layer: pressed.append("mine"))
+    panel = InstancesPanel(viewer)
+    qtbot.addWidget(panel)
+    panel._close_layer()
+    labels.keymap[next(key for key in labels.keymap if str(key) == "D")](labels)
+    assert pressed == ["mine"]
 
 
 def test_painting_brings_the_table_up_to_date(qtbot, panel, labels):
@@ -264,11 +293,11 @@ def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
     viewer.add_layer(outline)
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
-    assert panel.lesions is None
-    assert "number them" in panel.status.text()
-    panel.number.click()
+    assert panel.current is None
+    assert "have no numbers yet" in panel.status.text()
+    panel.numbering.button.click()
     settle(qtbot, panel)
-    layer = panel.lesions.labels
+    layer = panel.current.labels
     assert layer.name == "arm lesions"
     assert tuple(layer.scale) == (SCALE, SCALE)
     assert outline_of(layer, viewer) is outline
@@ -287,7 +316,7 @@ def linked(qtbot, viewer):
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     panel.show()
-    panel.number.click()
+    panel.numbering.button.click()
     settle(qtbot, panel)
     return panel, outline
 
@@ -296,7 +325,7 @@ def test_lesions_follow_their_outline(qtbot, linked):
     panel, outline = linked
     assert not panel.follow.isVisibleTo(panel)
     press(qtbot, panel, "cut")
-    drag(panel.lesions.labels, (5, 20), (35, 20))
+    drag(panel.current.labels, (5, 20), (35, 20))
     wait_idle(qtbot, panel)
     assert listed(panel) == [1, 2, 3]
     outline.data_setitem((np.array([55, 55]), np.array([5, 6])), 1)
@@ -306,22 +335,22 @@ def test_lesions_follow_their_outline(qtbot, linked):
     wait_idle(qtbot, panel)
     assert listed(panel) == [1, 2, 3, 4]
     qtbot.waitUntil(lambda: not panel.follow.isVisibleTo(panel))
-    assert panel.lesions.labels.data[55, 5] == 4
+    assert panel.current.labels.data[55, 5] == 4
     assert not panel.follow.isVisibleTo(panel)
 
 
 def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot, linked):
     panel, outline = linked
     select(panel, 2)
-    assert panel.kind.currentText() == "nevus"
-    panel.kind.setCurrentIndex(1)
-    panel.kind.activated.emit(1)
+    assert panel.classes.currentText() == "nevus"
+    panel.classes.setCurrentIndex(1)
+    panel.classes.activated.emit(1)
     wait_idle(qtbot, panel)
     assert cell(panel, 2, "Class") == "melanoma"
     assert (outline.data[40:50, 60:70] == 2).all()
     assert (outline.data[10:30, 10:50] == 1).all()
     outline.undo()
-    panel.lesions.refresh()
+    panel.current.model.refresh()
     wait_idle(qtbot, panel)
     assert cell(panel, 2, "Class") == "nevus"
 
@@ -338,10 +367,10 @@ def test_the_network_s_confidence_is_shown(qtbot, viewer):
     session_of(viewer).accept(viewer.layers[0], (60, 80), result)
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
-    panel.number.click()
+    panel.numbering.button.click()
     settle(qtbot, panel)
-    assert cell(panel, 1, "Sure") == "0.50"
-    assert cell(panel, 2, "Sure") == "0.75"
+    assert cell(panel, 1, "Certainty") == "0.50"
+    assert cell(panel, 2, "Certainty") == "0.75"
 
 
 def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, network):
@@ -353,10 +382,10 @@ def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, networ
     editor.set_prediction(prediction_of(np.where(numbers() > 0, 0.9, 0).astype(np.float32)))
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
-    assert panel.lesions is None
-    panel.number.click()
+    assert panel.current is None
+    panel.numbering.button.click()
     settle(qtbot, panel)
-    assert cell(panel, 1, "Sure") == "0.90"
+    assert cell(panel, 1, "Certainty") == "0.90"
     editor.close()
 
 
@@ -387,13 +416,13 @@ def test_what_is_on_the_disk_is_listed_but_not_edited(qtbot, viewer):
     settle(qtbot, panel)
     assert listed(panel) == [2, 5]
     assert not panel.buttons["cut"].isEnabled()
-    assert "only be looked at" in panel.buttons["cut"].toolTip()
+    assert "cannot be edited" in panel.buttons["cut"].toolTip()
     assert not panel.table.lesions.editable
 
 
 def test_a_change_during_an_edit_wins(qtbot, panel, labels):
     select(panel, 5)
-    panel.lesions.delete([5])
+    panel.current.editor.delete([5])
     labels.data_setitem((np.array([0]), np.array([0])), 8)
     wait_idle(qtbot, panel)
     assert "changed in the meantime" in panel.status.text() or labels.data[45, 65] == 5
@@ -403,10 +432,10 @@ def test_a_change_during_an_edit_wins(qtbot, panel, labels):
 
 def test_closing_the_layer_or_the_panel_leaves_nothing_behind(qtbot, panel, viewer, labels):
     viewer.layers.remove(labels)
-    assert panel.lesions is None
+    assert panel.current is None
     assert panel.table.lesions.rowCount() == 0
     again = viewer.add_labels(numbers())
     settle(qtbot, panel)
-    panel._let_go()
+    panel._close_layer()
     assert "lesionseg_InstanceOverlay" not in again._overlays
     assert not again.mouse_drag_callbacks

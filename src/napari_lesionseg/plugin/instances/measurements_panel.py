@@ -42,7 +42,7 @@ from napari_lesionseg.plugin.napari_layers.links import (
 )
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import captioned, small, status_line, when_gone
-from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, figure
+from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 
 if TYPE_CHECKING:
@@ -367,13 +367,13 @@ def _columns(unit: str) -> Sequence[Column]:
     """Lay out the columns of the table for a unit."""
     digits = 0 if unit == "px" else 2
     return (
-        figure(f"Area ({unit}²)", "Area of its pixels", "area", digits),
-        figure(f"Longest ({unit})", "Longest diameter (Feret)", "longest_diameter", digits),
-        figure(f"Shortest ({unit})", "Shortest diameter (Feret)", "shortest_diameter", digits),
-        figure(f"Perimeter ({unit})", "Length of the outline (Crofton)", "perimeter", digits),
-        figure("Asymmetry", "Share that differs when it is folded: 0 is symmetric", "asymmetry", 2),
-        figure("Border", "Irregularity of the outline: 1 is a disc", "border_irregularity", 2),
-        figure("Colors", "How many of the six colors of the ABCD rule", "colors"),
+        number_column(f"Area ({unit}²)", "Area of its pixels", "area", digits),
+        number_column(f"Longest ({unit})", "Longest diameter (Feret)", "longest_diameter", digits),
+        number_column(f"Shortest ({unit})", "Shortest diameter (Feret)", "shortest_diameter", digits),
+        number_column(f"Perimeter ({unit})", "Length of the outline (Crofton)", "perimeter", digits),
+        number_column("Asymmetry", "Share that differs when it is folded: 0 is symmetric", "asymmetry", 2),
+        number_column("Border", "Irregularity of the outline: 1 is a disc", "border_irregularity", 2),
+        number_column("Colors", "How many of the six colors of the ABCD rule", "colors"),
         Column("Which", "The colors, the commonest first", lambda row: row.color_names),
         Column(
             "Cut off",

@@ -48,7 +48,7 @@ class Column:
     text: Callable[[Any], str] | None = None
 
 
-def figure(title: str, tip: str, name: str, digits: int = 0) -> Column:
+def number_column(title: str, tip: str, name: str, digits: int = 0) -> Column:
     """Make a column of numbers with so many digits behind the point, with thin spaces between thousands."""
 
     def write(row: Any) -> str:
@@ -160,12 +160,12 @@ class InstanceTable(QTableView):
     ----------
     chosen : Signal
         Emitted when the user selected other lesions.
-    wanted : Signal
+    double_clicked : Signal
         Emitted with a lesion's number when it was double-clicked.
     """
 
     chosen = Signal()
-    wanted = Signal(int)
+    double_clicked = Signal(int)
 
     def __init__(self, columns: Sequence[Column], parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -228,4 +228,4 @@ class InstanceTable(QTableView):
 
     def _on_double_click(self, index: QModelIndex) -> None:
         if index.column() != 0 or not self.lesions.editable:
-            self.wanted.emit(self.lesions.numbers[self._sorted.mapToSource(index).row()])
+            self.double_clicked.emit(self.lesions.numbers[self._sorted.mapToSource(index).row()])
