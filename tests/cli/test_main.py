@@ -188,3 +188,15 @@ def test_no_progress_bar_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> No
     with console.progress_bar("Working", 3) as (progress, task):
         progress.advance(task)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_file_gets_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bar("Outlining", 40) as (progress, task):
+        for _ in range(4):
+            now[0] += 10
+            progress.advance(task, 5)
+    assert capsys.readouterr().err.splitlines() == ["Outlining: 15 of 40, 0.5 a second, 0:00:50 left"]

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from napari_lesionseg.cli.signals import output_error
 
 Result = TypeVar("Result")
+
+LOG_SECONDS = 30.0
 
 
 class _Output(Console):
@@ -49,12 +61,43 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+class LoggedProgress(Progress):
+    """A progress bar on a terminal; a line at most every `LOG_SECONDS` in a log file."""
+
+    def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
+        self._begun = self._logged = time.monotonic()
+        super().__init__(*columns, console=messages, disable=not messages.is_terminal, **settings)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count work that is done."""
+        super().advance(task_id, advance)
+        self._log(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change what is known about the work."""
+        super().update(task_id, **changes)
+        self._log(task_id)
+
+    def _log(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        if messages.is_terminal or now - self._logged < LOG_SECONDS:
+            return
+        self._logged = now
+        task = self.tasks[self.task_ids.index(task_id)]
+        rate = task.completed / max(now - self._begun, 1e-9)
+        parts = [f"{task.completed:g} of {task.total:g}" if task.total else f"{task.completed:g}"]
+        if task.completed:
+            parts.append(f"{rate:.3g} a second")
+        if task.total and rate:
+            parts.append(f"{timedelta(seconds=round((task.total - task.completed) / rate))} left")
+        messages.print(f"{task.description}: {', '.join(parts)}")
+
+
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a progress bar on standard error, if that is a terminal; it disappears when done."""
+    """Show progress on standard error: a bar that disappears when done, or lines in a log file."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not messages.is_terminal  # a log file gets the errors alone
-    with Progress(*columns, console=messages, transient=True, disable=hidden) as progress:
+    with LoggedProgress(*columns, transient=True) as progress:
         yield progress, progress.add_task(description, total=total)
 
 

@@ -174,8 +174,10 @@ _GONE = "The connection to the dask scheduler is lost; start it again and add --
 
 
 @contextmanager
-def open_engine(options: ClusterOptions) -> Iterator[Engine]:
+def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator[Engine]:
     """Start or join the cluster of the options, and leave it at the end.
+
+    Each process started here gets `threads` threads, by default its part of the processor's cores.
 
     Raises
     ------
@@ -187,17 +189,22 @@ def open_engine(options: ClusterOptions) -> Iterator[Engine]:
         return
     if find_spec("distributed") is None:
         raise ClusterError("Install napari-lesionseg[cluster] to work on several processes or machines.")
-    with _local_cluster(options.workers) if options.workers else _joined(options) as (client, description):
+    with (
+        _local_cluster(options.workers, threads) if options.workers else _joined(options) as (
+            client,
+            description,
+        )
+    ):
         _check_versions(client)
         yield DaskEngine(client, description)
 
 
 @contextmanager
-def _local_cluster(workers: int) -> Iterator[tuple[Client, str]]:
+def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, str]]:
     import dask
     from distributed import Client, LocalCluster
 
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
     settings = {
         "distributed.worker.daemon": True,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
