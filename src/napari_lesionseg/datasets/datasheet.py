@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from napari_lesionseg.datasets.formats.base import Placed, Plan
-from napari_lesionseg.datasets.formats.listing import PROVENANCE_COLUMNS, PROVENANCE_NAME
+from napari_lesionseg.datasets.formats.base import PROVENANCE_COLUMNS, PROVENANCE_NAME, Placed, Plan
 from napari_lesionseg.datasets.records import Problem, Record
-from napari_lesionseg.io.archives import write_table
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.tables import write_table
 
 DATASHEET_NAME = "DATASHEET.md"
 CROISSANT_NAME = "croissant.json"
@@ -59,17 +58,7 @@ _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".dcm": "application/dicom"
 
 
 def write_provenance(plan: Plan, placed: Mapping[str, Placed], empty: Mapping[str, bool]) -> None:
-    """Write who drew each mask, with what help.
-
-    Parameters
-    ----------
-    plan : Plan
-        What was written.
-    placed : mapping
-        Where, by name.
-    empty : mapping
-        Whether the mask is empty, by name.
-    """
+    """Write who drew each mask, with what help."""
     rows = [_provenance_row(record, placed[record.name], empty=empty[record.name]) for record in plan.records]
     write_table(plan.folder / PROVENANCE_NAME, rows, PROVENANCE_COLUMNS)
 
@@ -91,19 +80,7 @@ def _provenance_row(record: Record, placed: Placed, *, empty: bool) -> dict[str,
 
 
 def write_datasheet(plan: Plan, convention: str, created: str, problems: Sequence[Problem]) -> None:
-    """Write the datasheet (after T. Gebru et al., "Datasheets for datasets", 2021).
-
-    Parameters
-    ----------
-    plan : Plan
-        What was written.
-    convention : str
-        Title of the format.
-    created : str
-        ISO 8601.
-    problems : sequence of Problem
-        What was left out or needs a look.
-    """
+    """Write the datasheet (after T. Gebru et al., "Datasheets for datasets", 2021)."""
     info = plan.info
     sections = [
         (f"# {info.title}", [info.description]),
@@ -195,15 +172,6 @@ def _terms(plan: Plan) -> list[str]:
 
 def write_croissant(plan: Plan, placed: Iterable[Placed], created: str) -> None:
     """Write Croissant metadata: the files, the table of masks, and what a responsible user asks.
-
-    Parameters
-    ----------
-    plan : Plan
-        What was written, the table of provenance included.
-    placed : iterable of Placed
-        Where.
-    created : str
-        ISO 8601.
 
     Notes
     -----

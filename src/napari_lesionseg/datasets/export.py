@@ -26,8 +26,9 @@ from napari_lesionseg.datasets.manifest import write_manifest
 from napari_lesionseg.datasets.records import Pixels, Problem, Record
 from napari_lesionseg.datasets.splits import PARTS, Part, assign_parts, leaks
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.archives import walk, write_table
 from napari_lesionseg.io.atomic import sync_folder
+from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.tables import write_table
 
 NO_PART = "no part"
 """What `ExportReport.parts` calls the images of an import that has no parts."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_lesionseg.datasets.duplicates import find_duplicates, image_hash
 from napari_lesionseg.datasets.formats.base import ExportConfig
 from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
+from napari_lesionseg.datasets.splits import find_duplicates, image_hash
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.masks.components import largest_component
 from napari_lesionseg.types import LabelImage
@@ -30,19 +30,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What may be exported.
-
-    Parameters
-    ----------
-    records : tuple of Record
-        In the order they came.
-    sizes : mapping
-        Height and width by name.
-    twins : tuple of tuple of str
-        Names of images that are copies of each other.
-    problems : tuple of Problem
-        What was left out or needs a look.
-    """
+    """What may be exported."""
 
     records: tuple[Record, ...]
     sizes: Mapping[str, tuple[int, int]]
@@ -65,27 +53,6 @@ def check_records(
 
     Left out are images that cannot be read, whose mask has another size, that nobody has signed (unless the
     settings include them), and whose mask is empty though a lesion was signed.
-
-    Parameters
-    ----------
-    records : sequence of Record
-        What should be exported.
-    config : ExportConfig
-        The settings.
-    bare : bool
-        Let images without an outline through.
-
-    Yields
-    ------
-    Step
-        After each record.
-    Checked
-        Last: the result.
-
-    Raises
-    ------
-    DatasetError
-        When nothing is left, classes differ between images, or the settings refuse what was found.
     """
     tally = _Tally()
     for number, record in enumerate(_distinct(records, tally.problems), 1):
@@ -167,25 +134,7 @@ def _without_copies(tally: _Tally, duplicates: Sequence[Sequence[str]], config: 
 
 
 def prepare(record: Record, config: ExportConfig) -> Pixels:
-    """Load a record's pixels as they are to be written.
-
-    Parameters
-    ----------
-    record : Record
-        The record.
-    config : ExportConfig
-        `single_region` keeps the largest part of the outline and closes its holes.
-
-    Returns
-    -------
-    Pixels
-        Checked arrays.
-
-    Raises
-    ------
-    DatasetError
-        When they cannot be read or do not fit each other.
-    """
+    """Load a record's pixels as they are to be written."""
     pixels = record.load(bare=True)
     return _one_region(pixels) if config.single_region and pixels.labels.any() else pixels
 

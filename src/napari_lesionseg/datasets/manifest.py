@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.archives import contained, read_json, walk
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.folders import contained, walk
+from napari_lesionseg.io.tables import read_json
 
 MANIFEST_NAME = "manifest.json"
 
@@ -40,15 +41,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What became of a data set since it was written.
-
-    Parameters
-    ----------
-    checked : int
-        Files that were hashed.
-    missing, changed, added : tuple of str
-        Files that are gone, differ, or were not there.
-    """
+    """What became of a data set since it was written."""
 
     checked: int
     missing: tuple[str, ...]
@@ -71,20 +64,7 @@ class Hashed:
 
 
 def write_manifest(folder: Path, *, software: str, convention: str, created: str) -> Iterator[Hashed]:
-    """Hash every file of a folder, and write the list.
-
-    Parameters
-    ----------
-    folder : Path
-        The data set.
-    software, convention, created : str
-        What is said of it.
-
-    Yields
-    ------
-    Hashed
-        After each file.
-    """
+    """Hash every file of a folder, and write the list."""
     files = sorted(walk(folder))
     entries = []
     for number, path in enumerate(files, 1):
@@ -97,23 +77,7 @@ def write_manifest(folder: Path, *, software: str, convention: str, created: str
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the list of a data set's files.
-
-    Parameters
-    ----------
-    folder : Path
-        The data set.
-
-    Returns
-    -------
-    Manifest
-        Every path in it stays inside the folder.
-
-    Raises
-    ------
-    DatasetError
-        When there is none, or it is damaged, or it names files elsewhere.
-    """
+    """Read the list of a data set's files."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise DatasetError(f"{folder} has no {MANIFEST_NAME}; only exported data sets can be verified.")
@@ -129,25 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: str | Path) -> Iterator[Hashed | Verification]:
-    """Check that a data set is as it was written.
-
-    Parameters
-    ----------
-    folder : str or Path
-        A folder with a manifest.
-
-    Yields
-    ------
-    Hashed
-        After each file.
-    Verification
-        Last: the result.
-
-    Raises
-    ------
-    DatasetError
-        When there is no sound manifest, or a file cannot be read.
-    """
+    """Check that a data set is as it was written."""
     folder = Path(folder)
     entries = read_manifest(folder).files
     missing, changed = [], []

@@ -6,7 +6,7 @@ the pixels come when `Record.load` is called, one image at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,6 +18,7 @@ from napari_lesionseg.datasets.splits import Part, SplitItem
 from napari_lesionseg.errors import DatasetError, ImageError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_image, read_mask
+from napari_lesionseg.io.pairing import natural_key
 from napari_lesionseg.types import ByteImage, LabelImage
 
 Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "unreviewed"]
@@ -216,6 +217,11 @@ class Dataset:
     format: str
     records: Sequence[Record]
     problems: tuple[Problem, ...] = ()
+
+
+def natural_order(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Sort records by name, numbers by their value."""
+    return tuple(sorted(records, key=lambda record: natural_key(Path(record.name))))
 
 
 def region_of(labels: LabelImage, index: int) -> LabelImage:

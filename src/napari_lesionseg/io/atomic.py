@@ -22,18 +22,6 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
     The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step
     (`os.replace`). Whoever reads sees the old file or the new one, never a part. A kill or a power cut
     leaves at worst a temporary file, which `sweep_temporaries` removes.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; its folder must exist.
-    payload : bytes or memoryview
-        The whole contents.
-
-    Raises
-    ------
-    OSError
-        As the system raised it (no folder, no permission, disk full); the temporary file is removed.
     """
     path = Path(path)
     for attempts_left in reversed(range(_ATTEMPTS)):
@@ -55,21 +43,6 @@ def sweep_temporaries(folder: str | Path) -> list[Path]:
     """Remove the temporary files that killed writers left in a folder.
 
     Safe at any time: a writer at work whose temporary file is taken away writes it again.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Folder to clean, without its subfolders. A folder that does not exist holds nothing to clean.
-
-    Returns
-    -------
-    list of Path
-        What was removed, sorted. A file that cannot be removed stays and is not listed.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be listed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -79,23 +52,7 @@ def sweep_temporaries(folder: str | Path) -> list[Path]:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hash a file's contents.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        SHA-256 as 64 lower-case hexadecimal digits.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    """
+    """Hash a file's contents."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -104,16 +61,6 @@ def sync_folder(folder: str | Path) -> None:
     """Force a folder's entries (new, renamed, removed names) to disk.
 
     Where the system cannot (Windows, some network shares) nothing happens.
-
-    Parameters
-    ----------
-    folder : str or Path
-        The folder.
-
-    Raises
-    ------
-    OSError
-        If the folder is not there, or the disk failed.
     """
     if os.name == "nt":
         return

@@ -80,17 +80,7 @@ class DecodingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image as stored, turned upright.
-
-    Parameters
-    ----------
-    array : ndarray
-        Shape (H, W), or (H, W, 3) for colors; any dtype; alpha is dropped.
-    palette : ndarray or None
-        (256, 3) uint8 when `array` holds indices into it.
-    lossy : bool
-        True for formats whose values are approximate (JPEG, WebP).
-    """
+    """An image as stored, turned upright."""
 
     array: NDArray[Any]
     palette: NDArray[np.uint8] | None = None
@@ -98,23 +88,7 @@ class Decoded:
 
 
 def decode(path: Path) -> Decoded:
-    """Read the first image of a file, turned as its EXIF orientation says.
-
-    Parameters
-    ----------
-    path : Path
-        A PNG, JPEG, BMP, WebP or TIFF file, whatever its name ends in.
-
-    Returns
-    -------
-    Decoded
-        The stored values, upright.
-
-    Raises
-    ------
-    DecodingError
-        For whatever reason the file cannot be read.
-    """
+    """Read the first image of a file, turned as its EXIF orientation says."""
     with _named_reasons(), _open(path) as stream:
         signature = _signature(stream)
         if signature.startswith(_TIFF_SIGNATURES):
@@ -126,23 +100,7 @@ def decode(path: Path) -> Decoded:
 
 
 def decode_shape(path: Path) -> tuple[int, int]:
-    """Tell the size `decode` would return; a JPEG's pixels are not decoded for it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    tuple of int
-        Height and width, upright.
-
-    Raises
-    ------
-    DecodingError
-        For whatever reason the file cannot be read.
-    """
+    """Tell the size `decode` would return; a JPEG's pixels are not decoded for it."""
     with _named_reasons(), _open(path) as stream:
         if not _signature(stream).startswith(_JPEG_SIGNATURE):
             height, width = decode(path).array.shape[:2]
@@ -158,21 +116,6 @@ def decode_stack(path: Path) -> list[Decoded]:
     """Read every frame of a multi-page TIFF; any other image is a stack of one.
 
     Pages of another size than the first (thumbnails, pyramid levels) are left out.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    list of Decoded
-        Frames of one shape.
-
-    Raises
-    ------
-    DecodingError
-        For whatever reason the file cannot be read.
     """
     with _named_reasons(), _open(path) as stream:
         if _signature(stream).startswith(_TIFF_SIGNATURES):
@@ -279,20 +222,7 @@ def _palette(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def upright(array: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn stored rows and columns the way the camera was held.
-
-    Parameters
-    ----------
-    array : ndarray
-        Shape (H, W) or (H, W, C).
-    orientation : object
-        EXIF tag 0x0112, 1 to 8 (Exif 2.32, section 4.6.4); anything else is taken as 1.
-
-    Returns
-    -------
-    ndarray
-        A view; height and width are swapped for 5 to 8.
-    """
+    """Turn stored rows and columns the way the camera was held."""
     if orientation in _SIDEWAYS:
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -39,21 +39,6 @@ def read_image(path: str | Path) -> ByteImage:
     PNG, JPEG, BMP, TIFF (first page) and WebP files are read, told by their content. The EXIF orientation is
     applied, alpha is dropped, gray is repeated; other depths are scaled as `to_byte_image` says. Color
     profiles are not applied.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file, of at most 200 megapixels.
-
-    Returns
-    -------
-    ndarray
-        (H, W, 3) uint8, RGB, upright.
-
-    Raises
-    ------
-    ImageError
-        If there is no such file, or it is not a whole image of these formats, or too large.
     """
     try:
         return _as_image(decode(Path(path)))
@@ -65,21 +50,6 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     """Tell an image's size as `read_image` would return it, from a JPEG's header alone.
 
     Other formats are decoded, which is quick for them.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    tuple of int
-        Height and width, upright.
-
-    Raises
-    ------
-    ImageError
-        As `read_image`; pixels missing at the end of a JPEG go unnoticed.
     """
     try:
         height, width = decode_shape(Path(path))
@@ -92,21 +62,6 @@ def read_stack(path: str | Path) -> ByteImage:
     """Read all frames of a multi-page TIFF; an image of another format is a stack of one.
 
     Pages of another size than the first (thumbnails) are left out.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    ndarray
-        (N, H, W, 3) uint8, RGB, upright.
-
-    Raises
-    ------
-    ImageError
-        As `read_image`, and for stacks of more than 1000 megapixels.
     """
     try:
         frames = [_as_image(frame) for frame in decode_stack(Path(path))]
@@ -123,21 +78,6 @@ def to_byte_image(array: ArrayLike) -> ByteImage:
     Booleans become 0 and 255. Bytes stay. Other integers are taken as bytes when all are at most 255 (except
     uint16, which always spans 0 to 65535) and as 16-bit otherwise. Floats are taken as 0 to 1, or as 0 to 255
     when the largest is above 1.1; what lies slightly outside is clipped, NaN and infinities become 0.
-
-    Parameters
-    ----------
-    array : array_like
-        Shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a fourth channel is alpha and is dropped.
-
-    Returns
-    -------
-    ndarray
-        (H, W, 3) uint8, a new array.
-
-    Raises
-    ------
-    ImageError
-        For other shapes and for values out of these ranges.
     """
     values = np.asarray(array)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
@@ -168,23 +108,6 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
 
     Refused are images in colors or under 3 and 6 of which more than a quarter lies between black and white
     (a photograph), indices mixed with 255, larger and negative values, and fractions above 1.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file, turned by the same EXIF rule as images; the first page of a TIFF.
-    shape : (int, int), optional
-        Height and width that the mask must have, those of its image.
-
-    Returns
-    -------
-    ndarray
-        (H, W) uint8, 0 = background; binary masks hold 0 and 1.
-
-    Raises
-    ------
-    MaskError
-        If the file cannot be read, is not a mask, or is not of `shape`.
     """
     try:
         labels = np.ascontiguousarray(_as_labels(decode(Path(path))))
@@ -205,24 +128,7 @@ def write_mask(
     style: Literal["binary", "index"] = "binary",
     durable: bool = True,
 ) -> None:
-    """Write a mask in one step, so that a crash leaves the old file or the new one.
-
-    Parameters
-    ----------
-    path : str or Path
-        Ends in .png, .tif or .bmp (8-bit gray, lossless); the folder must exist.
-    labels : array_like
-        (H, W) booleans or integers, 0 = background.
-    style : {"binary", "index"}
-        "binary" writes 0 and 255, every class being lesion; "index" writes the class indices, at most 127.
-    durable : bool
-        As for `write_image`.
-
-    Raises
-    ------
-    MaskError
-        If the array is no mask, or the file cannot be written.
-    """
+    """Write a mask in one step, so that a crash leaves the old file or the new one."""
     path = Path(path)
     kind = _MASK_FORMATS.get(path.suffix.lower())
     if kind is None:
@@ -235,23 +141,7 @@ def write_mask(
 
 
 def write_image(path: str | Path, image: ByteImage, *, durable: bool = True) -> None:
-    """Write an image in one step, without EXIF or any other metadata.
-
-    Parameters
-    ----------
-    path : str or Path
-        Ends in .png, .jpg, .jpeg (quality 95), .tif or .bmp; the folder must exist.
-    image : ndarray
-        (H, W, 3) uint8; other kinds are converted as `to_byte_image` says.
-    durable : bool
-        Force the file to disk at once. Writers of thousands of files into a folder that nobody uses yet do
-        so once, at the end.
-
-    Raises
-    ------
-    ImageError
-        If the array is no image, or the file cannot be written.
-    """
+    """Write an image in one step, without EXIF or any other metadata."""
     path = Path(path)
     kind = _IMAGE_FORMATS.get(path.suffix.lower())
     if kind is None:

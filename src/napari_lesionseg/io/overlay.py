@@ -13,15 +13,7 @@ LINE_SHARE = 1 / 250  # of the shorter side
 
 
 def draw_outline(image: ByteImage, labels: LabelImage) -> ByteImage:
-    """Draw the border of every class into a copy of an image.
-
-    Parameters
-    ----------
-    image : ByteImage
-        Shape (H, W, 3).
-    labels : LabelImage
-        Class indices of shape (H, W).
-    """
+    """Draw the border of every class into a copy of an image."""
     drawn = image.copy()
     width = max(1, round(min(labels.shape) * LINE_SHARE))
     for index in np.unique(labels[labels > 0]):

@@ -35,15 +35,7 @@ _PH2_ROOTS = ("", "PH2 Dataset images", "PH2Dataset/PH2 Dataset images", "PH2 Da
 
 @dataclass(frozen=True, slots=True)
 class PairSearch:
-    """Images with masks, and images without.
-
-    Parameters
-    ----------
-    pairs : tuple of Pair
-        In natural order of the images; no stem occurs twice.
-    without_mask : tuple of Path
-        Images for which no mask was found.
-    """
+    """Images with masks, and images without."""
 
     pairs: tuple[Pair, ...]
     without_mask: tuple[Path, ...]
@@ -58,21 +50,6 @@ def find_images(inputs: Inputs) -> list[Path]:
     ``_segmentation`` or ``_mask``, and in ``_lesion`` where the image with the bare stem is found as well
     (``arm_lesion.jpg`` alone may be the image). A file that is named explicitly is kept whatever its
     ending, so that reading it can say what is wrong.
-
-    Parameters
-    ----------
-    inputs : str, Path or iterable of them
-        Files, folders, glob patterns.
-
-    Returns
-    -------
-    list of Path
-        In natural order (``IMD2`` before ``IMD10``), each once.
-
-    Raises
-    ------
-    PairingError
-        If an input does not exist or matches nothing, or no image is found.
     """
     given = _as_list(inputs)
     found = _unique(path for item in given for path in _expand(item, _images_in))
@@ -92,24 +69,6 @@ def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
 
     Two images of the same stem are refused, even in different folders: the stem is what a pair, and every
     file made from it, is known by.
-
-    Parameters
-    ----------
-    images : str, Path or iterable of them
-        As for `find_images`.
-    masks : str, Path or iterable of them, optional
-        Files, folders, glob patterns.
-
-    Returns
-    -------
-    PairSearch
-        At least one pair.
-
-    Raises
-    ------
-    PairingError
-        If something does not exist, no image has a mask, an image has several masks, or two images share
-        a stem.
     """
     if masks is None or _same(images, masks):
         images, masks = _image_and_mask_folders(images) or (images, masks)
@@ -126,18 +85,7 @@ def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
 
 
 def natural_key(path: Path) -> tuple[_Chunks, ...]:
-    """Return a sort key that counts: ``IMD2`` before ``IMD10``.
-
-    Parameters
-    ----------
-    path : Path
-        The path, of which every part is compared; a name's ending counts last.
-
-    Returns
-    -------
-    tuple
-        To be used as ``key=`` of `sorted`.
-    """
+    """Return a sort key that counts: ``IMD2`` before ``IMD10``."""
     return tuple(_chunks(part) for part in (*path.parent.parts, path.stem, path.suffix))
 
 

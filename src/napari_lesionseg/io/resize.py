@@ -13,20 +13,7 @@ MAX_ASPECT = 4.0
 
 
 def working_shape(shape: tuple[int, int], working_size: int) -> tuple[int, int]:
-    """Size at which a network sees an image: about ``working_size`` squared pixels, aspect kept.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width of the image in pixels.
-    working_size : int
-        Root of the number of pixels the network was trained on.
-
-    Returns
-    -------
-    (int, int)
-        Height and width, multiples of 32. Images longer than 4 to 1 are squeezed to that.
-    """
+    """Size at which a network sees an image: about ``working_size`` squared pixels, aspect kept."""
     height, width = shape
     aspect = float(np.clip(width / height, 1 / MAX_ASPECT, MAX_ASPECT))
     sides = (working_size / aspect**0.5, working_size * aspect**0.5)
@@ -35,15 +22,7 @@ def working_shape(shape: tuple[int, int], working_size: int) -> tuple[int, int]:
 
 
 def resize_image(image: ByteImage, shape: tuple[int, int]) -> ByteImage:
-    """Resize an image with anti-aliasing.
-
-    Parameters
-    ----------
-    image : ByteImage
-        Shape (H, W, 3).
-    shape : (int, int)
-        Wanted height and width.
-    """
+    """Resize an image with anti-aliasing."""
     if image.shape[:2] == shape:
         return image
     as_pillow = Image.fromarray(np.ascontiguousarray(image))

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
-from napari_lesionseg.datasets.formats import (
-    coco,
-    coco_panoptic,
-    dicom,
-    folder,
-    imagefolder,
-    isic,
-    nnunet,
-    ph2,
-)
 from napari_lesionseg.datasets.formats.base import DatasetInfo, ExportConfig, Format
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME, read_manifest
 from napari_lesionseg.errors import DatasetError
 
 __all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognize"]
 
+# Modules with a tuple FORMATS. A folder is tried against them in this order, so plain folders come last.
+_MODULES = ("ph2", "coco", "isic", "nnunet", "imagefolder", "dicom", "folder")
+
 FORMATS: Mapping[str, Format] = {
-    module.FORMAT.name: module.FORMAT
-    for module in (ph2, coco, coco_panoptic, isic, nnunet, imagefolder, dicom, folder)
+    found.name: found for name in _MODULES for found in import_module(f".{name}", __package__).FORMATS
 }
-"""All conventions by name; a folder is tried against them in this order."""
+"""All conventions by name."""
 
 
 def get_format(name: str) -> Format:

@@ -1,11 +1,14 @@
 """COCO: one JSON file a part with images, categories and objects; masks as run lengths or polygons.
 
+Polygons are written along the edges of the pixels, so that pycocotools draws exactly the mask they came from.
+In the panoptic variant every pixel belongs to one numbered segment, written as the colors of a PNG: a
+segment's number is R + 256 G + 65536 B, and 0 is what nobody outlined.
+
 T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https://cocodataset.org/#format-data.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,35 +18,49 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import ndimage
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_image
-from napari_lesionseg.datasets.formats.coco_masks import (
-    decode_runs,
-    draw_polygons,
-    encode_runs,
-    pack_runs,
-    trace_polygons,
-    unpack_runs,
-)
-from napari_lesionseg.datasets.formats.listing import (
+from napari_lesionseg.datasets.formats.base import (
     MAX_FILES_SCANNED,
+    Format,
+    Placed,
+    Plan,
+    facts_of,
     name_key,
-    natural_order,
+    objects_of,
     part_of,
+    put_image,
+    put_json,
     read_provenance,
     with_facts,
 )
-from napari_lesionseg.datasets.records import Dataset, InstanceImage, Pixels, Problem, Provenance, Record
+from napari_lesionseg.datasets.records import (
+    Dataset,
+    InstanceImage,
+    Pixels,
+    Problem,
+    Provenance,
+    Record,
+    natural_order,
+)
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.archives import contained, read_json, walk
-from napari_lesionseg.io.images import MAX_CLASS_INDEX
-from napari_lesionseg.masks.components import bounding_box, connected_components
-from napari_lesionseg.types import LabelImage
+from napari_lesionseg.io.folders import contained, walk
+from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_image
+from napari_lesionseg.io.tables import read_json
+from napari_lesionseg.masks.components import bounding_box
+from napari_lesionseg.types import ByteImage, LabelImage
 
 MAX_SIDE = 100_000
 _PIXELS = 200_000_000
 _LEAST_WORK, _MOST_WORK = 400_000, 20_000_000_000  # pixels painted; the first stands for drawing the smallest
+MAX_LENGTH = 400_000
+"""Longest outline that is drawn, over all polygons of a mask, in pixels."""
+
+_FAR = 1e6
+_MOST_DIGITS = 7  # of 5 bits: 34 bits, while an image has fewer than 28
 _FACTS = "facts"
 _NAMES = ("instances", "_annotations.coco")
 _OTHERS = ("panoptic_", "captions_", "person_keypoints_", "image_info_", "croissant.json", "manifest.json")
@@ -302,10 +319,103 @@ class _Mask:
         mask = annotation.segmentation
         if not isinstance(mask, Runs):
             return draw_polygons(mask, *self._size)
-        runs = mask.counts
-        if isinstance(runs, str):
-            runs = unpack_runs(runs, self._size[0] * self._size[1])
-        return decode_runs(runs, *self._size)
+        return draw_runs(mask.counts, *self._size)
+
+
+def draw_runs(counts: str | Sequence[int], height: int, width: int) -> LabelImage:
+    """Draw the mask that run lengths stand for.
+
+    Parameters
+    ----------
+    counts : str or sequence of int
+        Background and foreground by turns, down the columns, background first: packed into text as COCO does
+        it, or plain numbers.
+    height, width : int
+        Of the image.
+
+    Returns
+    -------
+    ndarray
+        (H, W) uint8 of 0 and 1.
+
+    Raises
+    ------
+    DatasetError
+        When the lengths are damaged, negative, or do not fill the image.
+    """
+    # pycocotools trusts its input and would read and write beyond its memory.
+    lengths = _unpacked(counts) if isinstance(counts, str) else list(counts)
+    if any(type(length) is not int or length < 0 for length in lengths) or sum(lengths) != height * width:
+        raise DatasetError(f"The run lengths of a mask do not fill its {width} x {height} pixels.")
+    packed = {"size": [height, width], "counts": counts}
+    if not isinstance(counts, str):
+        packed = mask_api.frPyObjects(packed, height, width)
+    drawn: LabelImage = mask_api.decode(packed)
+    return drawn
+
+
+def _unpacked(text: str) -> list[int]:
+    """Return the run lengths in COCO's text: 5 bits a character, differences to the run before last."""
+    try:
+        codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        codes = np.array([-1])
+    last = np.flatnonzero(codes & 0x20 == 0)  # of each number
+    sizes = np.diff(last, prepend=-1)
+    damaged = codes.size and (
+        codes.min() < 0 or codes.max() > 63 or not last.size or last[-1] != codes.size - 1
+    )
+    if damaged or sizes.max(initial=0) > _MOST_DIGITS:
+        raise DatasetError("The packed run lengths of a mask are damaged.")
+    if not codes.size:
+        return []
+    shifts = 5 * (np.arange(codes.size) - np.repeat(last - sizes + 1, sizes))
+    values = np.add.reduceat((codes & 0x1F) << shifts, last - sizes + 1)
+    values -= np.where(codes[last] & 0x10, 1 << 5 * sizes, 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    lengths: list[int] = values.tolist()
+    return lengths
+
+
+def draw_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> LabelImage:
+    """Draw the union of polygons.
+
+    Parameters
+    ----------
+    polygons : sequence of sequences of float
+        Each ``x0, y0, x1, y1, ...`` with at least three points; (0, 0) is the image's corner.
+    height, width : int
+        Of the image.
+
+    Returns
+    -------
+    ndarray
+        (H, W) uint8, 1 inside any of them.
+
+    Raises
+    ------
+    DatasetError
+        When one is no polygon, or together they are absurdly long.
+    """
+    # pycocotools takes memory for every fifth of a pixel of the outline, however far outside it runs.
+    if sum(map(_length, polygons)) > MAX_LENGTH:
+        raise DatasetError("The outline of a mask is too long to be drawn.")
+    if not polygons:
+        return np.zeros((height, width), np.uint8)
+    runs = mask_api.frPyObjects([list(polygon) for polygon in polygons], height, width)
+    drawn: LabelImage = mask_api.decode(mask_api.merge(runs))
+    return drawn
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """Return the length of a polygon's outline in pixels, along the longer axis of each edge."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise DatasetError("A polygon needs at least three points of two numbers.")
+    corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    if not (np.abs(corners) < _FAR).all():  # false for NaN as well
+        raise DatasetError("A polygon lies far outside its image.")
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def write(plan: Plan) -> Iterator[Placed]:
@@ -369,37 +479,9 @@ def image_entry(number: int, placed: str, record: Record, shape: tuple[int, ...]
     }
 
 
-def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int]]:
-    """Yield the mask and the class index of each object.
-
-    Parameters
-    ----------
-    pixels : Pixels
-        Of one record.
-    split : bool
-        Where objects are not told apart, count separate parts (8-connected) as objects.
-
-    Yields
-    ------
-    (ndarray, int)
-        (H, W) uint8 of 0 and 1, and the class index; an object of two classes comes twice.
-    """
-    for category in np.unique(pixels.labels[pixels.labels > 0]).tolist():
-        region = pixels.labels == category
-        numbers = np.where(region, 1 if pixels.instances is None else pixels.instances, 0)
-        if pixels.instances is None and split:
-            numbers = connected_components(region)
-        loose = region & (numbers == 0)
-        for number in np.unique(numbers[numbers > 0]).tolist():
-            yield (numbers == number).astype(np.uint8), category
-        if loose.any():
-            yield loose.astype(np.uint8), category
-
-
 def _annotation(mask: LabelImage, category: int, image: int, *, polygons: bool) -> dict[str, Any]:
     """Return an entry of ``annotations`` but for its id."""
-    runs = {"size": list(mask.shape), "counts": pack_runs(encode_runs(mask))}
-    shape = {"segmentation": trace_polygons(mask) if polygons else runs}
+    shape = {"segmentation": trace_polygons(mask) if polygons else encode_mask(mask)}
     return {"image_id": image} | segment_entry(0, mask, category) | shape
 
 
@@ -430,10 +512,172 @@ def segment_entry(number: int, mask: LabelImage, category: int) -> dict[str, Any
     }
 
 
-def put_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one step; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes((json.dumps(content, ensure_ascii=False) + "\n").encode())
+def encode_mask(mask: LabelImage) -> dict[str, Any]:
+    """Return a mask (H, W) of 0 and 1 as COCO's packed run lengths."""
+    packed = mask_api.encode(np.asfortranarray(mask))
+    return {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")}
 
 
-FORMAT = Format("coco", "COCO", recognizes, read, write)
+def trace_polygons(mask: NDArray[np.bool_] | LabelImage) -> list[list[float]]:
+    """Outline a mask along the edges of its pixels.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (H, W); not 0 is foreground.
+
+    Returns
+    -------
+    list of list of float
+        One polygon ``x0, y0, x1, y1, ...`` for each part (pixels that share an edge). A hole is joined to its
+        outline by a cut of no width.
+    """
+    parts, count = ndimage.label(np.asarray(mask, dtype=bool))
+    polygons = []
+    for number, box in enumerate(ndimage.find_objects(parts, max_label=count), 1):
+        loops = _loops(parts[box] == number)
+        offset = np.array([box[1].start, box[0].start])
+        polygons.append((_joined(loops) + offset).astype(float).ravel().tolist())
+    return polygons
+
+
+def _loops(part: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Return the closed paths round one part, (N, 2) corners x, y; the outer one first."""
+    following = _edges(part)
+    loops = []
+    for start in sorted(following):  # the leftmost corner is on the outer path, which so comes first
+        while start in following:
+            loops.append(_corners(_follow(following, start)))
+    return loops
+
+
+def _edges(part: NDArray[np.bool_]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Return the edges between inside and outside, as ways from corner to corner, inside on the right."""
+    padded = np.pad(part, 1).astype(np.int8)
+    down = np.diff(padded, axis=0)[:, 1:-1]  # +1: enters the part going down, its upper edge
+    right = np.diff(padded, axis=1)[1:-1]
+    ways: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for (row, column), value in zip(np.argwhere(down), down[down != 0], strict=True):
+        ends = ((column, row), (column + 1, row))
+        _add_way(ways, ends if value > 0 else ends[::-1])
+    for (row, column), value in zip(np.argwhere(right), right[right != 0], strict=True):
+        ends = ((column, row + 1), (column, row))
+        _add_way(ways, ends if value > 0 else ends[::-1])
+    return ways
+
+
+def _add_way(ways: dict[tuple[int, int], list[tuple[int, int]]], ends: tuple[tuple[int, int], ...]) -> None:
+    start, stop = ((int(x), int(y)) for x, y in ends)
+    ways.setdefault(start, []).append(stop)
+
+
+def _follow(
+    ways: dict[tuple[int, int], list[tuple[int, int]]], start: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Walk from a corner until it is met again, turning right where two ways part, lest paths cross."""
+    path = [start]
+    before: tuple[int, int] | None = None
+    while len(path) == 1 or path[-1] != start:
+        here = path[-1]
+        choices = ways[here]
+        choice = choices[0] if len(choices) == 1 or before is None else _right_turn(before, here, choices)
+        choices.remove(choice)
+        if not choices:
+            del ways[here]
+        before = here
+        path.append(choice)
+    return path[:-1]
+
+
+def _right_turn(
+    before: tuple[int, int], here: tuple[int, int], choices: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """Return the corner to the right; y points down, so right of (dx, dy) is (-dy, dx)."""
+    dx, dy = here[0] - before[0], here[1] - before[1]
+    right = (here[0] - dy, here[1] + dx)
+    return right if right in choices else choices[0]
+
+
+def _corners(path: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """Drop the points at which a path goes straight on."""
+    points = np.array(path, dtype=np.int64)
+    straight: NDArray[np.bool_] = (
+        points - np.roll(points, 1, axis=0) == np.roll(points, -1, axis=0) - points
+    ).all(axis=1)
+    corners: NDArray[np.int64] = points[~straight]
+    return corners
+
+
+def _joined(loops: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Make one closed path of an outline and its holes, going to each hole and back the same way."""
+    outline = loops[0]
+    for hole in loops[1:]:
+        gap = np.abs(outline[:, None] - hole[None]).sum(axis=2)
+        at, entry = np.unravel_index(int(gap.argmin()), gap.shape)
+        round_trip = np.concatenate([np.roll(hole, -int(entry), axis=0), hole[entry : entry + 1]])
+        outline = np.concatenate([outline[: at + 1], round_trip, outline[at:]])
+    return outline
+
+
+def write_panoptic(plan: Plan) -> Iterator[Placed]:
+    """Write ``images/<part>/``, ``annotations/panoptic_<part>/`` and ``annotations/panoptic_<part>.json``.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to write.
+
+    Yields
+    ------
+    Placed
+        After each record.
+    """
+    number = 0
+    head = file_head(plan)
+    head["categories"] = [category | {"isthing": 1} for category in head["categories"]]
+    for part, records in plan.parts().items():
+        folder = plan.folder / "annotations" / f"panoptic_{part}"
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for record in records:
+            pixels = plan.load(record)
+            placed = put_image(plan, record, pixels.image, plan.folder / "images" / part / record.name)
+            number += 1
+            images.append(image_entry(number, placed, record, pixels.labels.shape))
+            colors, segments = segments_of(pixels, split=plan.config.split_parts)
+            mask = folder / f"{record.name}.png"
+            write_image(mask, colors, durable=False)
+            annotations.append({"image_id": number, "file_name": mask.name, "segments_info": segments})
+            yield Placed(record.name, placed, mask.relative_to(plan.folder).as_posix())
+        put_json(folder.with_suffix(".json"), head | {"images": images, "annotations": annotations})
+
+
+def segments_of(pixels: Pixels, *, split: bool) -> tuple[ByteImage, list[dict[str, Any]]]:
+    """Give the objects of one image their numbers.
+
+    Parameters
+    ----------
+    pixels : Pixels
+        Of one record.
+    split : bool
+        As for `base.objects_of`.
+
+    Returns
+    -------
+    colors : ndarray
+        (H, W, 3) uint8, the numbers as colors.
+    segments : list of dict
+        COCO's ``segments_info``.
+    """
+    numbers = np.zeros(pixels.labels.shape, np.uint32)
+    segments = []
+    for number, (mask, category) in enumerate(objects_of(pixels, split=split), 1):
+        numbers[mask > 0] = number
+        segments.append(segment_entry(number, mask, category))
+    return np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], axis=-1).astype(np.uint8), segments
+
+
+FORMATS = (
+    Format("coco", "COCO", recognizes, read, write),
+    Format("coco-panoptic", "COCO panoptic", write=write_panoptic),
+)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan
+from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, any_file_matches, read_provenance
 from napari_lesionseg.datasets.formats.dicom_files import (
     Header,
     clean_photograph,
@@ -26,7 +26,6 @@ from napari_lesionseg.datasets.formats.dicom_files import (
     read_segments,
     segmentation,
 )
-from napari_lesionseg.datasets.formats.listing import any_file_matches, natural_order, read_provenance
 from napari_lesionseg.datasets.records import (
     LESION_CLASSES,
     NOT_OUTLINED,
@@ -35,9 +34,10 @@ from napari_lesionseg.datasets.records import (
     Problem,
     Provenance,
     Record,
+    natural_order,
 )
 from napari_lesionseg.errors import DatasetError, ImageError
-from napari_lesionseg.io.archives import walk
+from napari_lesionseg.io.folders import walk
 from napari_lesionseg.types import LabelImage
 
 SUFFIXES = (".dcm", ".dicom")
@@ -222,4 +222,4 @@ def write(plan: Plan) -> Iterator[Placed]:
         yield Placed(record.name, target.relative_to(plan.folder).as_posix(), mask)
 
 
-FORMAT = Format("dicom", "DICOM SEG", recognizes, read, write, origin="DICOM")
+FORMATS = (Format("dicom", "DICOM SEG", recognizes, read, write, origin="DICOM"),)

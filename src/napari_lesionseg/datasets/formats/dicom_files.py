@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_lesionseg.datasets.formats.coco import objects_of
+from napari_lesionseg.datasets.formats.base import objects_of
 from napari_lesionseg.datasets.records import InstanceImage, Pixels, Provenance, Record
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.decoding import MAX_PIXELS

@@ -16,20 +16,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_lesionseg.datasets.cleaning import safe_name
+from napari_lesionseg.datasets.deidentify import safe_name
 from napari_lesionseg.datasets.formats.base import (
+    PROVENANCE_NAME,
     Format,
     Placed,
     Plan,
+    name_key,
     put_facts,
     put_image,
     put_instances,
     put_mask,
-)
-from napari_lesionseg.datasets.formats.listing import (
-    PROVENANCE_NAME,
-    name_key,
-    natural_order,
     read_provenance,
     read_tables,
     with_facts,
@@ -42,12 +39,14 @@ from napari_lesionseg.datasets.records import (
     Provenance,
     Record,
     Source,
+    natural_order,
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
-from napari_lesionseg.io.archives import contained, read_table, write_table
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
+from napari_lesionseg.io.folders import contained
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
 from napari_lesionseg.io.pairing import PairSearch, find_images, find_pairs
+from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import LabelImage
 
 CLASSES_NAME = "classes.csv"
@@ -319,4 +318,4 @@ def write(plan: Plan) -> Iterator[Placed]:
         yield Placed(record.name, image, mask)
 
 
-FORMAT = Format("folder", "Plain folder", recognizes, read, write)
+FORMATS = (Format("folder", "Plain folder", recognizes, read, write),)

@@ -17,14 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_image, put_mask
-from napari_lesionseg.datasets.formats.listing import (
+from napari_lesionseg.datasets.formats.base import (
     PROVENANCE_NAME,
+    Format,
+    Placed,
+    Plan,
     any_file_matches,
     is_image,
     name_key,
-    natural_order,
     part_of,
+    put_facts,
+    put_image,
+    put_mask,
     read_provenance,
     read_tables,
     with_facts,
@@ -38,11 +42,12 @@ from napari_lesionseg.datasets.records import (
     Provenance,
     Record,
     Source,
+    natural_order,
     region_of,
 )
 from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.archives import walk
+from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.types import LabelImage
 
@@ -209,4 +214,4 @@ def _attribute_name(name: str) -> str:
     return re.sub(r"\W+", "_", name.lower())
 
 
-FORMAT = Format("isic", "ISIC", recognizes, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}")
+FORMATS = (Format("isic", "ISIC", recognizes, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}"),)

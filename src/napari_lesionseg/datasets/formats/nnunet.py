@@ -13,8 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, put_facts, put_image, put_mask
-from napari_lesionseg.datasets.formats.coco import put_json
+from napari_lesionseg.datasets.formats.base import (
+    Format,
+    Placed,
+    Plan,
+    put_facts,
+    put_image,
+    put_json,
+    put_mask,
+)
 from napari_lesionseg.datasets.splits import group_items, split_folds
 
 FOLDS = 5
@@ -84,4 +91,4 @@ def _splits(plan: Plan) -> list[dict[str, list[str]]]:
     ]
 
 
-FORMAT = Format("nnunet", "nnU-Net", write=write, pseudonym="lesion_{:05d}")
+FORMATS = (Format("nnunet", "nnU-Net", write=write, pseudonym="lesion_{:05d}"),)

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.datasets.formats.base import Format
-from napari_lesionseg.datasets.formats.listing import any_file_matches, is_image, natural_order
-from napari_lesionseg.datasets.records import Dataset, Problem, Record, Source
+from napari_lesionseg.datasets.formats.base import Format, any_file_matches, is_image
+from napari_lesionseg.datasets.records import Dataset, Problem, Record, Source, natural_order
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.archives import walk
+from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import read_mask
-from napari_lesionseg.io.spreadsheet import read_sheet
+from napari_lesionseg.io.tables import read_sheet
 from napari_lesionseg.types import LabelImage
 
 COLORS = ("white", "red", "light-brown", "dark-brown", "blue-gray", "black")
@@ -197,4 +196,4 @@ def _facts(histology: str, diagnosis: str, criteria: list[str], colors: list[str
     return facts | dict(zip(_CRITERIA, criteria, strict=False))
 
 
-FORMAT = Format("ph2", "PH2", recognizes, read)
+FORMATS = (Format("ph2", "PH2", recognizes, read),)

@@ -196,18 +196,7 @@ _SET: tuple[tuple[str, int, int, int], ...] = (
 
 
 def sample_set(n: int = 6) -> list[Sample]:
-    """Draw a varied set of images: kinds, skin types, artifacts, one with two lesions.
-
-    Parameters
-    ----------
-    n : int
-        How many; the same first ones every time.
-
-    Returns
-    -------
-    list of Sample
-        Named ``sample-1-common-nevus`` and so on, 560 x 768 pixels each.
-    """
+    """Draw a varied set of images: kinds, skin types, artifacts, one with two lesions."""
     samples = []
     for index in range(n):
         kind, skin_type, seed, lesions = _SET[index % len(_SET)]
@@ -220,25 +209,7 @@ def sample_set(n: int = 6) -> list[Sample]:
 
 
 def synthetic_figure(seed: int, size: tuple[int, int] = (256, 256)) -> Sample:
-    """Draw one or two standing people with an exact mask: a subject that is no lesion, to train on.
-
-    Parameters
-    ----------
-    seed : int
-        Which image, 0 or more.
-    size : tuple of int
-        Height and width, 32 or more each.
-
-    Returns
-    -------
-    Sample
-        Named ``figure-<seed>``.
-
-    Raises
-    ------
-    ImageError
-        If the size is too small.
-    """
+    """Draw one or two standing people with an exact mask: a subject that is no lesion, to train on."""
     _check(size, None, None, 1)
     image, instances = draw_figures(np.random.default_rng(seed), size)
     return Sample(f"figure-{seed}", image, (instances > 0).astype(np.uint8), instances)

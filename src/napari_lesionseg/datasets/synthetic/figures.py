@@ -72,22 +72,7 @@ class _Sketch:
 
 
 def draw_figures(rng: np.random.Generator, size: tuple[int, int]) -> tuple[ByteImage, LabelImage]:
-    """Draw one or two standing people before a wall.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of all choices.
-    size : tuple of int
-        Height and width.
-
-    Returns
-    -------
-    image : array of uint8, shape (H, W, 3)
-        The image.
-    instances : array of uint8, shape (H, W)
-        0 background, 1 the first person, 2 the second. People do not touch.
-    """
+    """Draw one or two standing people before a wall."""
     height, width = size
     image = _draw_room(rng, size)
     instances = np.zeros(size, dtype=np.uint8)

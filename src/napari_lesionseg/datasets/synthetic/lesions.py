@@ -46,19 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Area:
-    """The ground a painter works on.
-
-    Attributes
-    ----------
-    size : tuple of int
-        Height and width.
-    unit : float
-        Pixels in a hundredth of the image's shorter side: structures keep their size when a lesion grows.
-    radius : float
-        Mean radius of the lesion in pixels.
-    depth : array of float32, shape (H, W)
-        Distance to the outline over `radius`: positive inside, negative outside.
-    """
+    """The ground a painter works on."""
 
     size: tuple[int, int]
     unit: float
@@ -71,19 +59,7 @@ Painter = Callable[[np.random.Generator, Area], Dyes]
 
 @dataclass(frozen=True)
 class Kind:
-    """How lesions of one kind look.
-
-    Attributes
-    ----------
-    irregular : float
-        Waviness of the outline, as a share of the radius.
-    rough : float
-        Fine raggedness of the outline, as a share of the radius.
-    soft : tuple of float
-        Least and greatest width of the border, as a share of the radius.
-    paint : callable
-        Fills the inside.
-    """
+    """How lesions of one kind look."""
 
     irregular: float
     rough: float
@@ -318,21 +294,7 @@ _SCAR = np.array((0.90, 0.84, 0.80), dtype=np.float32)
 def paint_lesion(
     rng: np.random.Generator, color: NDArray[np.float32], region: BoolArray, kind: Kind, unit: float
 ) -> None:
-    """Paint a lesion into `color`, in place.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of all choices.
-    color : array of float32, shape (H, W, 3)
-        The skin, RGB, 0 to 1.
-    region : array of bool, shape (H, W)
-        The lesion. The border is soft on both sides of its outline, and at half strength on it.
-    kind : Kind
-        How it looks.
-    unit : float
-        Pixels in a hundredth of the image's shorter side.
-    """
+    """Paint a lesion into `color`, in place."""
     radius = max(2.0, float(np.sqrt(region.sum() / np.pi)))
     window = bounding_box(region, margin=int(1.2 * kind.soft[1] * radius) + 3)
     inside, skin = region[window], color[window]

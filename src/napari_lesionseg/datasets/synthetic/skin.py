@@ -41,17 +41,7 @@ AMBER = np.array((0.12, 0.30, 0.62), dtype=np.float32)  # keratin, serum
 
 @dataclass(frozen=True)
 class Skin:
-    """Skin without a lesion.
-
-    Attributes
-    ----------
-    color : array of float32, shape (H, W, 3)
-        RGB, 0 to 1, without the relief.
-    relief : array of float32, shape (H, W)
-        Light and shade of lines and pores, about 1; it lies over lesions too.
-    shine : array of float32, shape (H, W)
-        Share of light thrown back by the surface itself, 0 to 1.
-    """
+    """Skin without a lesion."""
 
     color: NDArray[np.float32]
     relief: Field

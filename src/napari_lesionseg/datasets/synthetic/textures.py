@@ -15,24 +15,7 @@ Field: TypeAlias = NDArray[np.float32]
 
 
 def noise(rng: np.random.Generator, size: tuple[int, int], scale: float, octaves: int = 3) -> Field:
-    """Draw smooth noise: random grids, enlarged and added, each twice as fine and half as strong as the last.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the grids.
-    size : tuple of int
-        Height and width.
-    scale : float
-        Width of the coarsest bumps, in pixels.
-    octaves : int
-        Number of grids.
-
-    Returns
-    -------
-    array of float32, shape `size`
-        Mean about 0, standard deviation about 1.
-    """
+    """Draw smooth noise: random grids added up, each twice as fine and half as strong as the last."""
     height, width = size
     total: Field = np.zeros(size, dtype=np.float32)
     power = 0.0
@@ -58,17 +41,7 @@ def ridges(value: Field, width: float) -> Field:
 
 @dataclass(frozen=True)
 class Cells:
-    """A plane tiled by irregular cells around scattered seeds (Worley's cellular texture, SIGGRAPH 1996).
-
-    Attributes
-    ----------
-    nearest : array of float32, shape (H, W)
-        Distance to the nearest seed, in units of the mean spacing.
-    edge : array of float32, shape (H, W)
-        Distance to the second nearest seed minus that to the nearest: 0 on the border between two cells.
-    value : array of float32, shape (H, W)
-        A number in [0, 1) that is constant within a cell and random among cells.
-    """
+    """A plane tiled by irregular cells around scattered seeds (Worley's cellular texture, SIGGRAPH 1996)."""
 
     nearest: Field
     edge: Field
@@ -85,28 +58,7 @@ def cells(
     warp: float = 0.25,
     jitter: float = 0.8,
 ) -> Cells:
-    """Tile the plane.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the seeds.
-    size : tuple of int
-        Height and width.
-    spacing : float
-        Mean distance between seeds, in pixels.
-    stretch, angle : float
-        Cells are longer by this factor along this direction, in radians.
-    warp : float
-        Bend of the cells' sides, as a share of `spacing`.
-    jitter : float
-        Disorder of the seeds: 0 puts them on a square grid, 1 anywhere.
-
-    Returns
-    -------
-    Cells
-        Distances and values of every pixel.
-    """
+    """Tile the plane."""
     v, u = _tilted(size, spacing, stretch, angle)
     u += np.float32(warp) * noise(rng, size, 2.5 * spacing, 1)
     v += np.float32(warp) * noise(rng, size, 2.5 * spacing, 1)

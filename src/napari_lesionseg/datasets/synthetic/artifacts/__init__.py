@@ -16,10 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from napari_lesionseg.datasets.synthetic.artifacts.in_fluid import bubbles
-from napari_lesionseg.datasets.synthetic.artifacts.occlusions import ink, sticker
-from napari_lesionseg.datasets.synthetic.artifacts.on_glass import ruler
-from napari_lesionseg.datasets.synthetic.artifacts.on_skin import hairs
+from napari_lesionseg.datasets.synthetic.artifacts.occlusions import bubbles, hairs, ink, ruler, sticker
 from napari_lesionseg.datasets.synthetic.artifacts.optics import black_corners, color_cast, vignette
 from napari_lesionseg.types import ByteImage
 
@@ -55,26 +52,7 @@ _HIDING: tuple[Artifact, ...] = (sticker, black_corners)
 def random_artifacts(
     image: ByteImage, rng: np.random.Generator, probability: float, *, hiding: bool = True
 ) -> ByteImage:
-    """Put a plausible handful of artifacts over an image.
-
-    Parameters
-    ----------
-    image : array of uint8, shape (H, W, 3)
-        The image, 32 x 32 or larger.
-    rng : numpy.random.Generator
-        Source of all choices.
-    probability : float
-        Chance, 0 to 1, that the image gets any artifact at all. If it does, each kind comes with its own
-        frequency (hairs in about every second image, ink in every tenth), and at least one comes.
-    hiding : bool
-        Whether those that hide the rim altogether, sticker and aperture, may be among them. Leave them out
-        where a lesion reaches the rim.
-
-    Returns
-    -------
-    array of uint8, shape (H, W, 3)
-        A new image, or a plain copy.
-    """
+    """Put a plausible handful of artifacts over an image."""
     if rng.random() >= probability:
         return image.copy()
     frequencies = np.array([share if hiding or f not in _HIDING else 0.0 for f, share in _ARTIFACTS])

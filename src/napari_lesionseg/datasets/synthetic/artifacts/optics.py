@@ -16,20 +16,7 @@ from napari_lesionseg.types import ByteImage
 
 
 def vignette(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Darken an image smoothly towards its rim, as an uneven light or a narrow lens does.
-
-    Parameters
-    ----------
-    image : array of uint8, shape (H, W, 3)
-        The image, 32 x 32 or larger.
-    rng : numpy.random.Generator
-        Source of all choices.
-
-    Returns
-    -------
-    array of uint8, shape (H, W, 3)
-        A new image, darker by 15 to 60 % in its corners.
-    """
+    """Darken an image smoothly towards its rim, as an uneven light or a narrow lens does."""
     height, width = image.shape[:2]
     center = (0.5 + rng.normal(0, 0.06), 0.5 + rng.normal(0, 0.06))
     distance = radius_grid(width, height, center, stretch=1.0)
@@ -42,18 +29,6 @@ def black_corners(image: ByteImage, rng: np.random.Generator) -> ByteImage:
     """Show an image through the round aperture of a dermatoscope, dark outside, its edge soft.
 
     The circle is off the center, may reach beyond the image, and is wide enough to leave the middle alone.
-
-    Parameters
-    ----------
-    image : array of uint8, shape (H, W, 3)
-        The image, 32 x 32 or larger.
-    rng : numpy.random.Generator
-        Source of all choices.
-
-    Returns
-    -------
-    array of uint8, shape (H, W, 3)
-        A new image with at least one dark corner.
     """
     height, width = image.shape[:2]
     center = (0.5 + rng.normal(0, 0.025), 0.5 + rng.normal(0, 0.025))
@@ -70,20 +45,7 @@ def black_corners(image: ByteImage, rng: np.random.Generator) -> ByteImage:
 
 
 def color_cast(image: ByteImage, rng: np.random.Generator) -> ByteImage:
-    """Change white balance, exposure and contrast, and let the light fall from one side.
-
-    Parameters
-    ----------
-    image : array of uint8, shape (H, W, 3)
-        The image, 32 x 32 or larger.
-    rng : numpy.random.Generator
-        Source of all choices.
-
-    Returns
-    -------
-    array of uint8, shape (H, W, 3)
-        A new image.
-    """
+    """Change white balance, exposure and contrast, and let the light fall from one side."""
     warmth = rng.normal(0, 0.07)
     balance = rng.uniform(0.92, 1.22) * np.array((1 + warmth, 1 + rng.normal(0, 0.03), 1 - 1.3 * warmth))
     gamma = np.exp(rng.normal(0, 0.12))

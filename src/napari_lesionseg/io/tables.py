@@ -1,0 +1,133 @@
+"""JSON files and tables from strangers: bounded in size, and every fault named in one `DatasetError`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import python_calamine
+
+from napari_lesionseg.errors import DatasetError
+
+MAX_JSON_BYTES = 2 * 1024**3
+MAX_TABLE_BYTES = 256 * 1024**2
+MAX_SHEET_BYTES = 64 * 1024**2
+"""Largest workbook that is read, unpacked."""
+
+MAX_CELLS = 5_000_000
+# All references of cells and rows: calamine takes memory for the whole rectangle that they span.
+_REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Za-z]*)(\d*)["']""")
+_DAMAGED = (
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    python_calamine.CalamineError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file (UTF-8, at most `MAX_JSON_BYTES`) holds."""
+    text = _text(path, MAX_JSON_BYTES)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not a readable JSON file: {error}.") from error
+
+
+def read_table(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header line, header to cell; missing cells are ""."""
+    lines = _text(path, MAX_TABLE_BYTES).splitlines()
+    try:
+        reader = csv.DictReader(lines, delimiter=delimiter, restval="")
+        return [_clean_row(row) for row in reader]
+    except csv.Error as error:
+        raise DatasetError(f"{path} is not a readable table: {error}.") from error
+
+
+def _clean_row(row: dict[str | None, Any]) -> dict[str, str]:
+    return {key.strip(): value.strip() for key, value in row.items() if key and isinstance(value, str)}
+
+
+def read_sheet(path: Path) -> list[list[str]]:
+    """Return the rows of the first sheet of a workbook (.xlsx) as text; empty cells are ""."""
+    try:
+        book = python_calamine.CalamineWorkbook.from_filelike(_bounded_copy(path))
+        rows = book.get_sheet_by_index(0).to_python(skip_empty_area=False)
+        return [[_cell_text(cell) for cell in row] for row in rows]
+    except _DAMAGED as error:
+        raise DatasetError(f"{path} is not a readable workbook: {error}.") from error
+
+
+def _cell_text(cell: Any) -> str:
+    """Return a cell as it is shown: whole numbers, which sheets keep as floats, have no decimals."""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell)
+
+
+def _bounded_copy(path: Path) -> io.BytesIO:
+    """Return a workbook unpacked into memory; what is damaged or would take too much of it is an error.
+
+    calamine trusts the sizes that a file claims, and Rust ends the whole process when memory runs out.
+    """
+    copied = io.BytesIO()
+    left = MAX_SHEET_BYTES
+    with zipfile.ZipFile(path) as book, zipfile.ZipFile(copied, "w") as copy:
+        for entry in book.infolist():
+            with book.open(entry) as stream:
+                payload = stream.read(left + 1)
+            left -= len(payload)
+            if left < 0:
+                raise DatasetError(f"{path} is larger than {MAX_SHEET_BYTES // 1024**2} MB and is not read.")
+            if entry.filename.lower().startswith("xl/worksheets/"):
+                _check_span(payload, path)
+            copy.writestr(entry.filename, payload)
+    copied.seek(0)
+    return copied
+
+
+def _check_span(sheet: bytes, path: Path) -> None:
+    rows = columns = 1
+    for letters, digits in set(_REFERENCE.findall(sheet)):
+        columns = max(columns, _column_number(letters[:4]))
+        rows = max(rows, int(digits[:8] or 0))
+    if rows * columns > MAX_CELLS:
+        raise DatasetError(f"{path} spans {rows} rows and {columns} columns, more than are read.")
+
+
+def _column_number(letters: bytes) -> int:
+    """Return 28 for AB."""
+    number = 0
+    for letter in letters.upper():
+        number = number * 26 + letter - ord("A") + 1
+    return number
+
+
+def write_table(path: Path, rows: Iterable[dict[str, str]], columns: Iterable[str]) -> None:
+    """Write a CSV file with a header line; cells that a row lacks stay empty."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _text(path: Path, limit: int) -> str:
+    """Return a text file's contents; bytes that are no UTF-8 become the replacement character."""
+    try:
+        if path.stat().st_size > limit:
+            raise DatasetError(f"{path} is larger than {limit // 1024**2} MB and is not read.")
+        return path.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import zipfile
+from pathlib import Path
+
+import openpyxl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io import tables
+from napari_lesionseg.io.tables import read_json, read_sheet, read_table, write_table
+
+
+def workbook(*rows: list[object]) -> bytes:
+    book, buffer = openpyxl.Workbook(), io.BytesIO()
+    for row in rows or (["Name", None, 2], ["IMD003", "X", 2.5]):
+        book.active.append(row)
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def with_part(payload: bytes, name: str, part: bytes) -> bytes:
+    """Replace one part of a workbook."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(payload)) as book,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as changed,
+    ):
+        for other in book.namelist():
+            changed.writestr(other, part if other == name else book.read(other))
+    return buffer.getvalue()
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def test_damaged_json_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    for text in ("", "{", "[" * 100_000, "1" * 10_000, "\ufeff{]"):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match="not a readable JSON"):
+            read_json(path)
+    path.write_text('\ufeff{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    monkeypatch.setattr(tables, "MAX_JSON_BYTES", 3)
+    with pytest.raises(DatasetError, match="larger"):
+        read_json(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_json(tmp_path / "none.json")
+
+
+def test_tables_are_read_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"\xef\xbb\xbfname, age ,\r\n a ,5,x,more\r\nb\r\n\xff\xfe,7\r\n")
+    assert read_table(path) == [
+        {"name": "a", "age": "5"},
+        {"name": "b", "age": ""},
+        {"name": "\ufffd\ufffd", "age": "7"},
+    ]
+    path.write_text("name\n" + '"' + "x" * 200_000)
+    with pytest.raises(DatasetError, match="not a readable table"):
+        read_table(path)
+
+
+def test_written_tables_are_read_back(tmp_path: Path) -> None:
+    rows = [{"name": 'a "quoted", one', "note": "æøå"}, {"name": "b"}]
+    write_table(tmp_path / "x.csv", rows, ("name", "note"))
+    assert read_table(tmp_path / "x.csv") == [rows[0], {"name": "b", "note": ""}]
+    assert b"\r" not in (tmp_path / "x.csv").read_bytes()
+
+
+def test_cells_of_a_sheet_are_text_in_their_columns(tmp_path: Path) -> None:
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(workbook(["Name", None, 2], [None, True, datetime.date(2026, 1, 2)], [2.5, "æ", 7.0]))
+    assert read_sheet(path) == [["Name", "", "2"], ["", "True", "2026-01-02"], ["2.5", "æ", "7"]]
+
+
+def test_large_workbooks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(with_part(workbook(), SHEET, b" " * 2_000_000))
+    monkeypatch.setattr(tables, "MAX_SHEET_BYTES", 1_000_000)
+    with pytest.raises(DatasetError, match="larger"):
+        read_sheet(path)
+
+
+@pytest.mark.parametrize("reference", [b'r="XFD1048576"', b"r = 'A4000000000'", b'r="ZZZZ9999"'])
+def test_far_cells_take_no_memory(tmp_path: Path, reference: bytes) -> None:
+    path = tmp_path / "x.xlsx"
+    with zipfile.ZipFile(io.BytesIO(workbook())) as book:
+        sheet = book.read(SHEET).replace(b'r="C2"', reference)
+    path.write_bytes(with_part(workbook(), SHEET, sheet))
+    with pytest.raises(DatasetError, match="rows"):
+        read_sheet(path)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"PK", with_part(workbook(), "xl/workbook.xml", b"<a>"), b"x" * 200]
+)
+    "payload", [b"", b"PK", with_part(workbook(), "xl/workbook.xml", b"<a>"), b"x" * 200]
+)
+def test_damaged_workbooks_give_one_sentence(tmp_path: Path, payload: bytes) -> None:
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(payload)
+    with pytest.raises(DatasetError, match="workbook"):
+        read_sheet(path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 255)), max_size=8))
+def test_flipped_bytes_give_one_kind_of_error(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
+) -> None:
+    payload = bytearray(workbook())
+    for place, value in flips:
+        payload[place % len(payload)] = value
+    path = tmp_path_factory.getbasetemp() / "flipped.xlsx"
+    path.write_bytes(payload)
+    with contextlib.suppress(DatasetError):
+        assert isinstance(read_sheet(path), list)
