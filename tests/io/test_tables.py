@@ -101,8 +101,6 @@ def test_far_cells_take_no_memory(tmp_path: Path, reference: bytes) -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"PK", with_part(workbook(), "xl/workbook.xml", b"<a>"), b"x" * 200]
 )
-    "payload", [b"", b"PK", with_part(workbook(), "xl/workbook.xml", b"<a>"), b"x" * 200]
-)
 def test_damaged_workbooks_give_one_sentence(tmp_path: Path, payload: bytes) -> None:
     path = tmp_path / "x.xlsx"
     path.write_bytes(payload)

@@ -19,8 +19,8 @@ import torch
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.datasets.formats.base import name_key, read_tables
 from napari_lesionseg.datasets.formats.folder import NAME_COLUMNS
-from napari_lesionseg.datasets.formats.listing import name_key, read_tables
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
