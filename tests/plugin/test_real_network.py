@@ -12,7 +12,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.segment.task import SMALLEST_WORKING_SIZE, ModelChoice
+from napari_lesionseg.plugin.segment.task import MIN_WORKING_SIZE, ModelChoice
 from napari_lesionseg.plugin.widgets.model_picker import available_models
 
 
@@ -36,7 +36,7 @@ def test_the_survey_finds_models_and_devices():
     assert "auto" in found.devices
 
 
-@pytest.mark.parametrize(("asked", "given"), [(0, 96), (128, 128), (1, SMALLEST_WORKING_SIZE)])
+@pytest.mark.parametrize(("asked", "given"), [(0, 96), (128, 128), (1, MIN_WORKING_SIZE)])
 def test_the_working_size_can_be_chosen(asked, given):
     model = task.load(ModelChoice("random", "cpu", asked))
     assert model.card.working_size == given

@@ -5,6 +5,8 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QApplication
+from superqt.utils._qthreading import WorkerBase
 from tests.fakes import prediction_of
 from tests.plugin.editor.fakes import (
     EDITS,
@@ -217,5 +219,7 @@ def test_a_late_prediction_of_a_real_thread_is_discarded(qtbot: QtBot) -> None:
     editor.viewer.layers.clear()
     editor.close()
     network.gate.set()
+    qtbot.waitUntil(lambda: not WorkerBase._worker_set, timeout=20_000)
+    QApplication.processEvents()
     qtbot.wait(50)
     assert not editor.labels.data.any()

@@ -15,7 +15,7 @@ from napari_lesionseg.plugin.instances import model as model_module
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.plugin.napari_layers.links import image_of, outline_of
-from napari_lesionseg.plugin.segment.outlines import Result, session_of
+from napari_lesionseg.plugin.segment.outlines import Result, Session
 
 SCALE = 2.0
 
@@ -357,14 +357,9 @@ def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot, linked):
 
 def test_the_network_s_confidence_is_shown(qtbot, viewer):
     probability = np.where(numbers() == 5, 0.75, np.where(numbers() == 2, 0.5, 0)).astype(np.float32)
-    result = Result(
-        {(): prediction_of(probability)},
-        {(): (numbers() > 0).astype(np.uint8)},
-        "m",
-        0.5,
-        PostprocessConfig(),
-    )
-    session_of(viewer).accept(viewer.layers[0], (60, 80), result)
+    config = PostprocessConfig(threshold=0.4, largest_only=False, min_area=0)
+    result = Result({(): prediction_of(probability)}, None, config)
+    Session(viewer).accept(viewer.layers[0], (60, 80), result)
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     panel.numbering.button.click()

@@ -2,29 +2,35 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from numpy.typing import NDArray
 from tests.fakes import prediction_of
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError
-from napari_lesionseg.plugin.napari_layers.layers import image_shape
-from napari_lesionseg.plugin.segment.outlines import PredictionCache, Result, Session, session_of
+from napari_lesionseg.plugin.editor.editor import MaskEditor, editor_of
+from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
+from napari_lesionseg.plugin.napari_layers.layers import image_shape, new_outline
+from napari_lesionseg.plugin.segment.outlines import Result, Session
+from napari_lesionseg.types import ByteImage, LabelImage
 
 CONFIG = PostprocessConfig(largest_only=False, min_area=0)
 
 
-def cone(shape=(40, 60)) -> np.ndarray:
+def cone(shape: tuple[int, int] = (40, 60)) -> NDArray[np.float32]:
     rows, cols = np.mgrid[: shape[0], : shape[1]]
     return np.clip(1 - np.hypot(rows - 20, cols - 30) / 20, 0, 1).astype(np.float32)
 
 
-def result(probabilities, config=CONFIG) -> Result:
-    masks = {frame: (probability >= 0.5).astype(np.uint8) for frame, probability in probabilities.items()}
-    return Result({f: prediction_of(p) for f, p in probabilities.items()}, masks, "fake", 0.5, config)
+def result(probabilities: Mapping[Frame, NDArray[Any]], config: PostprocessConfig = CONFIG) -> Result:
+    predictions = {frame: prediction_of(probability) for frame, probability in probabilities.items()}
+    return Result(predictions, None, config)
 
 
 @pytest.fixture
@@ -33,31 +39,26 @@ def viewer() -> ViewerModel:
 
 
 @pytest.fixture
-def session(viewer) -> Session:
-    return session_of(viewer)
+def session(viewer: ViewerModel) -> Session:
+    return Session(viewer)
 
 
 @pytest.fixture
-def image(viewer, spot) -> Image:
+def image(viewer: ViewerModel, spot: ByteImage) -> Image:
     return viewer.add_image(spot, rgb=True, name="IMD002")
 
 
-def outlined(session, image) -> Labels:
+def outlined(session: Session, image: Image) -> Labels:
     return session.accept(image, image_shape(image), result({(): cone()})).labels
 
 
-def disc(threshold: float) -> np.ndarray:
+def disc(threshold: float) -> LabelImage:
     return (cone() >= threshold).astype(np.uint8)
 
 
-def test_a_viewer_has_one_session(viewer):
-    assert session_of(viewer) is session_of(viewer)
-    assert session_of(ViewerModel()) is not session_of(viewer)
-
-
-def test_a_session_does_not_keep_its_viewer_alive():
+def test_a_session_does_not_keep_its_viewer_alive() -> None:
     viewer = ViewerModel()
-    session, gone = session_of(viewer), weakref.ref(viewer)
+    session, gone = Session(viewer), weakref.ref(viewer)
     viewer.layers.clear()
     del viewer
     gc.collect()
@@ -65,7 +66,9 @@ def test_a_session_does_not_keep_its_viewer_alive():
     assert session.images() == []
 
 
-def test_an_outline_is_put_right_above_its_image(viewer, session, spot):
+def test_an_outline_is_put_right_above_its_image(
+    viewer: ViewerModel, session: Session, spot: ByteImage
+) -> None:
     first = viewer.add_image(spot, rgb=True, name="a")
     second = viewer.add_image(spot, rgb=True, name="b")
     for image in (first, second):
@@ -73,7 +76,9 @@ def test_an_outline_is_put_right_above_its_image(viewer, session, spot):
     assert [layer.name for layer in viewer.layers] == ["a", "a outline", "b", "b outline"]
 
 
-def test_a_new_outline_leaves_the_selection_alone(viewer, session, spot):
+def test_a_new_outline_leaves_the_selection_alone(
+    viewer: ViewerModel, session: Session, spot: ByteImage
+) -> None:
     images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
     viewer.layers.selection = set(images[:2])
     for image in images:
@@ -82,7 +87,9 @@ def test_a_new_outline_leaves_the_selection_alone(viewer, session, spot):
 
 
 @pytest.mark.parametrize("filled", [False, True])
-def test_a_new_outline_is_hidden_if_its_image_is(viewer, session, image, filled):
+def test_a_new_outline_is_hidden_if_its_image_is(
+    viewer: ViewerModel, session: Session, image: Image, filled: bool
+) -> None:
     session.filled = filled
     image.visible = False
     labels = outlined(session, image)
@@ -92,26 +99,29 @@ def test_a_new_outline_is_hidden_if_its_image_is(viewer, session, image, filled)
     np.testing.assert_array_equal(labels.data, disc(0.3))
 
 
-def test_the_first_outline_can_be_undone(session, image):
+def test_the_first_outline_can_be_undone(session: Session, image: Image) -> None:
     labels = outlined(session, image)
     np.testing.assert_array_equal(labels.data, disc(0.5))
     labels.undo()
     assert not labels.data.any()
 
 
-def test_a_second_outline_is_one_edit_of_the_same_layer(viewer, session, image):
+def test_a_second_outline_is_one_edit_of_the_same_layer(
+    viewer: ViewerModel, session: Session, image: Image
+) -> None:
     labels = outlined(session, image)
     labels.paint((2, 2), 1)
     before = labels.data.copy()
-    answer = result({(): 1 - cone()})
-    session.accept(image, (40, 60), answer)
+    config = CONFIG.model_copy(update={"threshold": 0.43, "fill_holes": False})
+    inverse = result({(): 1 - cone()}, config)
+    session.accept(image, (40, 60), inverse)
     assert len(viewer.layers) == 2
-    np.testing.assert_array_equal(labels.data, answer.masks[()])
+    np.testing.assert_array_equal(labels.data, 1 - cone() >= 0.43)
     labels.undo()
     np.testing.assert_array_equal(labels.data, before)
 
 
-def test_names_mean_nothing(viewer, session, image, spot):
+def test_names_mean_nothing(viewer: ViewerModel, session: Session, image: Image, spot: ByteImage) -> None:
     foreign = viewer.add_labels(np.zeros((40, 60), dtype=np.uint8), name="IMD002 outline")
     labels = outlined(session, image)
     assert labels is not foreign
@@ -121,7 +131,9 @@ def test_names_mean_nothing(viewer, session, image, spot):
 
 
 @pytest.mark.parametrize("change", ["delete", "reshape", "replace"])
-def test_an_outline_that_cannot_be_used_is_replaced(viewer, session, image, change):
+def test_an_outline_that_cannot_be_used_is_replaced(
+    viewer: ViewerModel, session: Session, image: Image, change: str
+) -> None:
     labels = outlined(session, image)
     if change == "delete":
         viewer.layers.remove(labels)
@@ -136,21 +148,23 @@ def test_an_outline_that_cannot_be_used_is_replaced(viewer, session, image, chan
     np.testing.assert_array_equal(new.data, disc(0.5))
 
 
-def test_nothing_is_written_for_a_closed_image(viewer, session, image):
+def test_nothing_is_written_for_a_closed_image(viewer: ViewerModel, session: Session, image: Image) -> None:
     viewer.layers.remove(image)
     with pytest.raises(ImageError, match="“IMD002” was closed"):
         outlined(session, image)
     assert not viewer.layers
 
 
-def test_nothing_is_written_for_a_changed_image(viewer, session, image, spot):
+def test_nothing_is_written_for_a_changed_image(
+    viewer: ViewerModel, session: Session, image: Image, spot: ByteImage
+) -> None:
     image.data = spot[:30]
     with pytest.raises(ImageError, match="was changed"):
         session.accept(image, (40, 60), result({(): cone()}))
     assert len(viewer.layers) == 1
 
 
-def test_the_threshold_redraws_in_one_step(session, image):
+def test_the_threshold_redraws_in_one_step(session: Session, image: Image) -> None:
     labels = outlined(session, image)
     for threshold in (0.41, 0.71, 0.31):
         session.redraw(image, CONFIG.model_copy(update={"threshold": threshold}))
@@ -164,7 +178,9 @@ def test_the_threshold_redraws_in_one_step(session, image):
     np.testing.assert_array_equal(labels.data, disc(0.5))
 
 
-def test_a_stack_is_redrawn_frame_by_frame_in_one_step(viewer, session, spot):
+def test_a_stack_is_redrawn_frame_by_frame_in_one_step(
+    viewer: ViewerModel, session: Session, spot: ByteImage
+) -> None:
     image = viewer.add_image(np.stack([spot] * 3), rgb=True)
     probabilities = {(index,): cone() for index in range(3)}
     labels = session.accept(image, (3, 40, 60), result(probabilities)).labels
@@ -178,45 +194,78 @@ def test_a_stack_is_redrawn_frame_by_frame_in_one_step(viewer, session, spot):
     np.testing.assert_array_equal(labels.data, [disc(0.5)] * 3)
 
 
-def test_what_is_drawn_already_is_not_drawn_again(session, image):
+def test_painted_pixels_survive_redrawing(session: Session, image: Image) -> None:
     labels = outlined(session, image)
     labels.paint((2, 2), 1)
     painted = labels.data.copy()
-    assert not session.redraw(image, CONFIG)
+    session.redraw(image, CONFIG)
     np.testing.assert_array_equal(labels.data, painted)
+    session.redraw(image, CONFIG.model_copy(update={"threshold": 0.31}))
+    assert labels.data[2, 2] == 1
+    assert labels.data.sum() > painted.sum()
 
 
-def test_without_a_prediction_there_is_no_redrawing(viewer, session, image):
-    assert not session.can_redraw(image)
+def test_painted_pixels_of_a_stack_survive_redrawing(
+    viewer: ViewerModel, session: Session, spot: ByteImage
+) -> None:
+    image = viewer.add_image(np.stack([spot] * 3), rgb=True)
+    labels = session.accept(image, (3, 40, 60), result({(index,): cone() for index in range(3)})).labels
+    labels.data_setitem((np.array([1]), np.array([2]), np.array([2])), 1)
+    session.redraw(image, CONFIG.model_copy(update={"threshold": 0.31}))
+    assert labels.data[1, 2, 2] == 1
+    np.testing.assert_array_equal(labels.data[0], disc(0.31))
+    labels.undo()
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, [disc(0.5)] * 3)
+    labels.redo()
+    assert labels.data[1, 2, 2] == 1
+
+
+def test_without_a_prediction_there_is_no_redrawing(
+    viewer: ViewerModel, session: Session, image: Image
+) -> None:
     assert not session.redraw(image, CONFIG)
     session.settle(image)
     labels = outlined(session, image)
-    assert session.can_redraw(image)
+    assert session.redraw(image, CONFIG)
     labels.data = np.zeros((10, 10), dtype=np.uint8)
-    assert not session.can_redraw(image)
+    assert not session.redraw(image, CONFIG)
 
 
-def test_predictions_dropped_from_memory_leave_the_outline_alone(viewer, spot):
-    session = Session(viewer, PredictionCache(budget=0))
-    image = viewer.add_image(spot, rgb=True)
-    labels = outlined(session, image)
-    assert not session.redraw(image, CONFIG.model_copy(update={"threshold": 0.2}))
-    np.testing.assert_array_equal(labels.data, disc(0.5))
-
-
-def test_removed_layers_are_forgotten(viewer, session, image):
-    forgotten = []
-    session.forgotten.connect(forgotten.append)
+def test_a_removed_layer_has_no_editor_in_the_session(
+    viewer: ViewerModel, session: Session, image: Image
+) -> None:
     labels = outlined(session, image)
     viewer.layers.remove(labels)
-    assert forgotten == [image]
-    assert session.outline_of(image) is None
+    assert session.editor_for(image) is None
     outlined(session, image)
     viewer.layers.clear()
-    assert forgotten == [image, image]
+    assert session.editor_for(image) is None
 
 
-def test_outlines_lead_to_their_images(viewer, session, image, spot):
+def test_an_image_that_is_being_edited_keeps_its_editor(
+    viewer: ViewerModel, session: Session, image: Image
+) -> None:
+    labels = new_outline(image)
+    viewer.add_layer(labels)
+    editor = MaskEditor(viewer, image, labels, config=CONFIG, model=None)
+    assert session.accept(image, (40, 60), result({(): cone()})) is editor
+    np.testing.assert_array_equal(labels.data, disc(0.5))
+    editor.undo()
+    assert not labels.data.any()
+
+
+def test_a_duplicated_layer_has_no_editor(viewer: ViewerModel, session: Session, image: Image) -> None:
+    labels = outlined(session, image)
+    twin = Labels(labels.data.copy(), metadata=labels.metadata)
+    viewer.add_layer(twin)
+    assert editor_of(labels) is not None
+    assert editor_of(twin) is None
+
+
+def test_outlines_lead_to_their_images(
+    viewer: ViewerModel, session: Session, image: Image, spot: ByteImage
+) -> None:
     other = viewer.add_image(spot, rgb=True, name="other")
     labels = outlined(session, image)
     assert session.image_of(labels) is image
@@ -226,7 +275,9 @@ def test_outlines_lead_to_their_images(viewer, session, image, spot):
     assert session.selected_images() == [image, other]
 
 
-def test_all_outlines_are_filled_at_once(viewer, session, image, spot):
+def test_all_outlines_are_filled_at_once(
+    viewer: ViewerModel, session: Session, image: Image, spot: ByteImage
+) -> None:
     labels = outlined(session, image)
     session.filled = True
     assert labels.contour == 0
@@ -235,11 +286,3 @@ def test_all_outlines_are_filled_at_once(viewer, session, image, spot):
     session.filled = False
     assert labels.contour > 0
     assert other.contour > 0
-
-
-def test_a_closed_session_forgets_and_listens_no_more(viewer, session, image):
-    labels = outlined(session, image)
-    session.close()
-    assert session.outline_of(image) is None
-    viewer.layers.remove(labels)
-    assert not session.can_redraw(image)

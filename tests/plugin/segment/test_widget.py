@@ -8,7 +8,7 @@ from napari.utils import progress
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QSlider
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QComboBox, QSlider
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.plugin.segment import task
@@ -250,11 +250,11 @@ def test_closing_the_viewer_during_a_run_writes_nothing(viewer, widget, network,
     network.gate.clear()
     widget.segment.click()
     qtbot.waitUntil(network.started.is_set, timeout=20_000)
-    run = widget._run
+    run = widget._task
     viewer.close()
     network.gate.set()
     qtbot.waitUntil(lambda: not running_workers(), timeout=20_000)
-    qtbot.wait(20)
+    QApplication.processEvents()
     assert not run.done
     assert not run.errors
     assert image not in viewer.layers
@@ -272,7 +272,7 @@ def test_removing_the_widget_ends_its_work(viewer, widget, network, spot, qtbot)
     network.gate.clear()
     widget.segment.click()
     qtbot.waitUntil(network.started.is_set, timeout=20_000)
-    run = widget._run
+    run = widget._task
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
     qtbot.waitUntil(lambda: run.cancelled, timeout=20_000)

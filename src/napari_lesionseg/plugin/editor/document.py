@@ -113,13 +113,23 @@ class MaskDocument:
         self.overlay.show([*self.snapshot.clicks, *self.pending_clicks, *preview])
 
     def draw_prediction(
-        self, prediction: Prediction, before: Snapshot, model_threshold: float, kind: str = "prediction"
+        self,
+        prediction: Prediction,
+        before: Snapshot,
+        model_threshold: float,
+        config: PostprocessConfig | None = None,
     ) -> None:
         """Draw the model's own prediction; what was painted since `before` stays."""
         now = self.snapshot
         since: NDArray[np.bool_] | None = None if before is now else (now.mask != before.mask)
         bare = compose.without_edits(now, prediction, since)
-        self.redraw(replace(bare, initial_prediction=prediction, model_threshold=model_threshold), kind)
+        then = replace(
+            bare,
+            initial_prediction=prediction,
+            model_threshold=model_threshold,
+            config=config or now.config,
+        )
+        self.redraw(then, "prediction")
 
     def apply_mask(self, mask: LabelImage, before: Snapshot, *, manual: bool) -> None:
         """Record what a tool made of the mask in `before`; what was painted since stays."""

@@ -22,6 +22,7 @@ from napari_lesionseg.errors import LesionSegError, MaskError
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_threshold
+from napari_lesionseg.plugin.editor.stack_editor import StackEditor
 from napari_lesionseg.plugin.editor.undo_history import Snapshot
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.types import Box, Click, LabelImage
@@ -42,11 +43,21 @@ THREAD_PIXELS = 1 << 21
 _EDITOR = "lesionseg_editor"
 
 
-def editor_of(labels: Labels) -> MaskEditor | None:
+def editor_of(labels: Labels) -> MaskEditor | StackEditor | None:
     """Return the open editor of a Labels layer."""
     # A duplicated layer has a copy of the metadata, but not the editor.
     editor = labels.metadata.get(_EDITOR)
-    return editor if isinstance(editor, MaskEditor) and editor.labels is labels else None
+    return editor if isinstance(editor, MaskEditor | StackEditor) and editor.labels is labels else None
+
+
+def open_editor(
+    viewer: ViewerModel, image: Image, labels: Labels, config: PostprocessConfig
+) -> MaskEditor | StackEditor:
+    """Open the editor of a single image or of a stack."""
+    if labels.ndim == 2:
+        return MaskEditor(viewer, image, labels, config=config, model=None)
+    editor = labels.metadata[_EDITOR] = StackEditor(viewer, image, labels, config=config)
+    return editor
 
 
 class MaskEditor:
@@ -98,9 +109,14 @@ class MaskEditor:
         self.requests.submit("predict")
 
     def set_prediction(
-        self, prediction: Prediction, encoded: EncodedImage | None = None, *, draw: bool = True
+        self,
+        prediction: Prediction,
+        encoded: EncodedImage | None = None,
+        *,
+        draw: bool = True,
+        config: PostprocessConfig | None = None,
     ) -> None:
-        """Use a prediction made before, without clicks.
+        """Use a prediction made before, without clicks, and perhaps draw it with other settings.
 
         If it is not drawn, the mask stays, and pixels that differ from the prediction count as manual.
         """
@@ -113,7 +129,9 @@ class MaskEditor:
             return
         self.requests.encoded = encoded if encoded is not None else self.requests.encoded
         if draw:
-            document.draw_prediction(prediction, now, own_threshold(self.requests.model))
+            document.draw_prediction(
+                prediction, now, own_threshold(self.requests.model), config=config or now.config
+            )
         elif not now.clicks:
             threshold = own_threshold(self.requests.model)
             document.history.amend(compose.with_prediction(now, prediction, threshold))

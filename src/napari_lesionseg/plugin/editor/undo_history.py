@@ -62,6 +62,14 @@ class Snapshot:
         """The threshold of the settings, else the model's own."""
         return resolve_threshold(None, self.config, self.model_threshold)
 
+    def prediction_of(self, frame: tuple[int, ...]) -> Prediction | None:
+        """Return the current prediction of a frame; () is a single image."""
+        lead = self.mask.shape[:-2]
+        if not lead:
+            return self.prediction
+        index = int(np.ravel_multi_index(frame, lead))
+        return self.predictions[index] if len(self.predictions) == np.prod(lead) else None
+
     def all_predictions(self) -> Iterator[Prediction]:
         """Yield every prediction that the snapshot keeps in memory."""
         kept = (self.initial_prediction, *self.predictions)

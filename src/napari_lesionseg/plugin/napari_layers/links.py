@@ -19,7 +19,6 @@ from napari_lesionseg.masks.measurements import Measurement
 from napari_lesionseg.plugin.editor.editor import editor_of
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.plugin.napari_layers.layers import image_shape
-from napari_lesionseg.plugin.segment.outlines import session_of
 from napari_lesionseg.types import Probability
 
 if TYPE_CHECKING:
@@ -50,8 +49,8 @@ def outline_of(lesions: Labels, viewer: ViewerModel) -> Labels | None:
 def image_of(labels: Labels, viewer: ViewerModel) -> Image | None:
     """Give the image that a layer lies on: that of its outline, or the next one below of its size."""
     base = outline_of(labels, viewer) or labels
-    editor, known = editor_of(base), session_of(viewer).image_of(base)
-    image = editor.image if editor is not None else known
+    editor = editor_of(base)
+    image = editor.image if editor is not None else None
     if image is not None and image in viewer.layers:
         return image
     layers = list(viewer.layers)
@@ -64,22 +63,13 @@ def probability_of(labels: Labels, viewer: ViewerModel, frame: Frame) -> Probabi
     """Give what the network said about a layer's image, if that is known: (H, W) or (C, H, W)."""
     base = outline_of(labels, viewer) or labels
     editor = editor_of(base)
-    if editor is not None:
-        prediction = editor.document.snapshot.prediction
-        return None if prediction is None else prediction.probability()
-    session = session_of(viewer)
-    image = session.image_of(base)
-    prediction = session.prediction_of(image, frame) if image is not None else None
+    prediction = editor.document.snapshot.prediction_of(frame) if editor is not None else None
     return None if prediction is None else prediction.probability()
 
 
 def is_outline(labels: Labels, viewer: ViewerModel) -> bool:
     """Tell whether a layer holds classes, as all outlines drawn here do, rather than single lesions."""
-    return (
-        editor_of(labels) is not None
-        or session_of(viewer).image_of(labels) is not None
-        or CLASSES in labels.metadata
-    )
+    return editor_of(labels) is not None or CLASSES in labels.metadata
 
 
 def class_names(labels: Labels, viewer: ViewerModel) -> tuple[str, ...]:

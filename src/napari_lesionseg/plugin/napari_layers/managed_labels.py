@@ -37,10 +37,8 @@ class ManagedLabels:
     """
 
     def __init__(self, viewer: ViewerModel, image: Image, labels: Labels) -> None:
-        if labels.ndim != 2 or not fits(labels, image):
-            raise MaskError(
-                f"“{labels.name}” does not fit “{image.name}”; single images are corrected, not stacks."
-            )
+        if not fits(labels, image):
+            raise MaskError(f"“{labels.name}” and “{image.name}” differ in size; open the image again.")
         self._viewer, self._image, self._labels = viewer, image, labels
         self._writing = self._announced = self._closed = False
         self._notice: Callable[[], bool] = _nothing_new
@@ -51,7 +49,7 @@ class ManagedLabels:
         undo: Callable[[], None],
         redo: Callable[[], None],
         notice: Callable[[], bool],
-        on_image: Callable[[], None],
+        on_image: Callable[[], None] | None = None,
     ) -> None:
         """Let undo and redo of the layer lead elsewhere, and keep nothing in napari's own history.
 
@@ -64,7 +62,7 @@ class ManagedLabels:
         on_image : callable
             Called when the image has other pixels.
         """
-        self._notice, self._on_image = notice, on_image
+        self._notice, self._on_image = notice, on_image or _do_nothing
         vars(self._labels).update(undo=undo, redo=redo, _history_limit=0)
         self._labels._reset_history()
         self._labels.events.paint.connect(self._on_painted)
@@ -89,7 +87,7 @@ class ManagedLabels:
         """Whether image and outline are still in the viewer and fit each other."""
         layers: Any = self._viewer.layers
         present = not self._closed and self._labels in layers and self._image in layers
-        return present and self._labels.ndim == 2 and fits(self._labels, self._image)
+        return present and fits(self._labels, self._image)
 
     @property
     def mask(self) -> LabelImage:

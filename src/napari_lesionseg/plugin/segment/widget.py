@@ -17,8 +17,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
-from napari_lesionseg.plugin.segment.outlines import session_of
-from napari_lesionseg.plugin.segment.task import SegmentRun
+from napari_lesionseg.plugin.segment.outlines import Session
+from napari_lesionseg.plugin.segment.task import SegmentTask
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
 from napari_lesionseg.plugin.widgets.layer_combo import ImagesCombo
@@ -46,8 +46,8 @@ class SegmentWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._session = session_of(napari_viewer)
-        self._run: SegmentRun | None = None
+        self._session = Session(napari_viewer)
+        self._task: SegmentTask | None = None
         self._bar: progress | None = None
         self.images = ImagesCombo(napari_viewer, self._session)
         self.models = ModelPicker(self)
@@ -97,31 +97,29 @@ class SegmentWidget(QWidget):
         self.as_filled.toggled.connect(self._on_shown_as)
         self.segment.clicked.connect(self._on_segment)
         self.cancel.clicked.connect(self._on_cancel)
-        self._session.forgotten.connect(self._on_forgotten)
         when_gone(self, self._tear_down)
 
     def _tear_down(self) -> None:
         """Stop listening and working; Qt's side of the widget is gone."""
         self.images.disconnect_viewer()
         self.models.drop()
-        self._session.forgotten.disconnect(self._on_forgotten)
-        if self._run is not None:
-            self._run.abandon()
+        if self._task is not None:
+            self._task.close()
         if self._bar is not None:
             self._bar.close()
 
     def _on_segment(self) -> None:
-        run = SegmentRun(self._session, self.images.images(), self.controls.config)
+        run = SegmentTask(self._session, self.images.images(), self.controls.config)
         run.progressed.connect(self._on_progress)
         run.finished.connect(self._on_finished)
-        self._run = run
+        self._task = run
         self._bar = progress(total=run.frames, desc="Outlining images")
         self._update()
         run.start(self.models.choice, self.models.loaded)
 
     def _on_cancel(self) -> None:
-        if self._run is not None:
-            self._run.cancel()
+        if self._task is not None:
+            self._task.cancel()
             self._bottom.say("Stopping after the image at work.")
             self.cancel.setEnabled(False)
 
@@ -132,8 +130,8 @@ class SegmentWidget(QWidget):
         if self._bar is not None and done > self._bar.n:
             self._bar.update(done - self._bar.n)
 
-    def _on_finished(self, run: SegmentRun) -> None:
-        self._run = None
+    def _on_finished(self, run: SegmentTask) -> None:
+        self._task = None
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -153,15 +151,12 @@ class SegmentWidget(QWidget):
 
     def _activate(self, done: list[Image]) -> None:
         """Make the outline active, so that Ctrl+Z and the brush work on it at once."""
-        outline = self._session.outline_of(done[-1]) if len(done) == 1 else None
-        if outline is not None:
-            self._viewer.layers.selection.active = outline.labels
+        editor = self._session.editor_for(done[-1]) if len(done) == 1 else None
+        if editor is not None:
+            self._viewer.layers.selection.active = editor.labels
 
     def _on_images_changed(self) -> None:
         self._show_settings()
-        self._update()
-
-    def _on_forgotten(self, image: Image) -> None:
         self._update()
 
     def _on_shown_as(self, filled: bool) -> None:
@@ -170,9 +165,10 @@ class SegmentWidget(QWidget):
     def _show_settings(self) -> None:
         """Show the settings an outline was drawn with; a new image starts at the model's threshold."""
         images = self.images.images()
-        outline = self._session.outline_of(images[0]) if len(images) == 1 else None
-        if outline is not None:
-            self.controls.set_config(outline.config, outline.model_threshold)
+        editor = self._session.editor_for(images[0]) if len(images) == 1 else None
+        snapshot = editor.document.snapshot if editor is not None else None
+        if snapshot is not None and snapshot.prediction is not None:
+            self.controls.set_config(snapshot.config, snapshot.model_threshold)
         else:
             kept = {"threshold": None} if len(images) == 1 else {}
             self.controls.set_config(self.controls.config.model_copy(update=kept), self.models.threshold)
@@ -191,7 +187,7 @@ class SegmentWidget(QWidget):
     def _update(self) -> None:
         """Bring buttons, tooltips and the status line up to date."""
         images = self.images.images()
-        running = self._run is not None
+        running = self._task is not None
         reason = _why_not(running, bool(self._session.images()), bool(images))
         self.segment.setEnabled(not reason)
         self.segment.setText(f"Segment {len(images)} images" if len(images) > 1 else "Segment")
@@ -215,7 +211,7 @@ def _why_not(running: bool, any_image: bool, any_meant: bool) -> str:
     return "" if any_meant else _NONE_SELECTED
 
 
-def _summary(run: SegmentRun) -> str:
+def _summary(run: SegmentTask) -> str:
     """Say what became of a run."""
     if run.cancelled:
         return (
