@@ -102,7 +102,7 @@ def learn(
 def _take_steps(ensemble: Ensemble, steps: int, size: int, warmup: float) -> None:
     for step in range(steps):
         for index, batch in enumerate(ensemble.batches(step, size)):
-            ensemble.step(index, batch, step, rate_at(step / steps, warmup))
+            ensemble.step(index, batch, step, rate_at((step + 0.5) / steps, warmup))
 
 
 class Bench:

@@ -62,7 +62,9 @@ class LearningConfig(Settings):
     """What every kind of training has in common: how a network learns from a step's images."""
 
     max_seconds: float | None = Field(None, gt=0, description="Budget in seconds; None: no limit.")
-    batch_size: int = Field(16, ge=1, description="Images a step.")
+    batch_size: int = Field(
+        16, ge=1, description="Images per step, at most; short runs use fewer to have enough steps."
+    )
     frozen_stages: int = Field(
         2,
         ge=0,
@@ -73,7 +75,11 @@ class LearningConfig(Settings):
     weight_decay: float = Field(1e-2, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises.")
     average: float = Field(
-        0.998, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off."
+        0.998,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average of the weights, which never covers more than a tenth of the "
+        "steps; 0 turns it off.",
     )
     loss: Literal["bce-dice", "bce", "focal-dice"] = Field("bce-dice")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
@@ -154,7 +160,9 @@ class FineTuneConfig(LearningConfig):
         None, ge=1, description="Times every image is seen; None: as often as does good for their number."
     )
     rounds: int = Field(8, ge=1, description="Points of the curve: how often it is measured.")
-    patience: int = Field(4, ge=1, description="Rounds without a better held-out figure until it ends early.")
+    patience: float = Field(
+        0.5, gt=0, description="Stop early after this share of the rounds without a better held-out score."
+    )
     folds: int = Field(
         3,
         ge=2,

@@ -150,7 +150,7 @@ class TestLearning:
         """Half the way gives the middle between old and new."""
         made = {}
         for share in (0.5, 1.0):
-            config = QUICK.model_copy(update={"interpolations": (share,), "patience": 9})
+            config = QUICK.model_copy(update={"interpolations": (share,), "patience": 1.0})
             tuning = fine_tune(tiny_model, discs, config)
             list(tuning)
             made[share] = weights(tuning.candidate().model)
@@ -326,7 +326,7 @@ class TestDriving:
         assert tuning.candidate().rounds
 
     def test_ends_early_when_it_gets_no_better(self, tiny_model: Model, discs: list[CachedPair]) -> None:
-        still = {"decoder_lr": 1e-12, "freeze_norm": True, "patience": 2, "rounds": 9}
+        still = {"decoder_lr": 1e-12, "freeze_norm": True, "patience": 0.2, "rounds": 9}
         config = QUICK.model_copy(update=still)
         assert len(list(fine_tune(tiny_model, discs, config))) == 3
 

@@ -11,7 +11,7 @@ from napari_lesionseg.config import AugmentConfig, FineTuneConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.training.dataset import BatchSource, CachedPair
-from napari_lesionseg.training.learner import Learner, boundary_of
+from napari_lesionseg.training.learner import Learner, average_decay, boundary_of
 
 CONFIG = FineTuneConfig(
     loss="bce", label_smoothing=0, decoder_lr=2e-2, freeze_norm=False, precision="float32", batch_size=4
@@ -51,3 +51,47 @@ def test_what_is_learned_shows_at_the_models_threshold(tiny_model: Model, discs:
     for pair in discs:
         outline, disc = torch.from_numpy(model.predict(pair.image) >= 0.9), torch.from_numpy(pair.labels > 0)
         assert (outline & disc).sum() / (outline | disc).sum() > 0.7
+
+
+@pytest.mark.parametrize("steps", [5, 50, 500, 5000])
+def test_the_average_covers_the_end_of_a_run_of_any_length(steps: int) -> None:
+    """Weights that rise steadily from 0 to 1 average to what they were in the last part of the run."""
+    average = 0.0
+    for step in range(1, steps + 1):
+        decay = average_decay(0.998, step)
+        average = decay * average + (1 - decay) * step / steps
+    assert average > 0.85
+
+
+def test_a_long_run_uses_the_decay_it_was_given() -> None:
+    assert average_decay(0.998, 100_000) == 0.998
+    assert average_decay(0.5, 1) < 0.5
+
+
+def test_new_statistics_are_those_of_the_images_after_one_step(
+    tiny_model: Model, discs: list[CachedPair]
+) -> None:
+    norms = [m for m in tiny_model.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    batch = BatchSource(discs, AugmentConfig(artifacts=0, blur=0), 4, 0).batch(0, 32)
+    learner = Learner(
+        tiny_model.network,
+        tiny_model.card,
+        CONFIG.model_copy(update={"click_fraction": 0.0}),
+        tiny_model.device,
+    )
+    seen = list[torch.Tensor]()
+    hook = norms[0].register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].detach()))
+    learner.step(batch, 0, 0.0)
+    hook.remove()
+    mean = norms[0].running_mean
+    assert mean is not None
+    torch.testing.assert_close(mean, seen[0].mean(dim=(0, 2, 3)))
+
+
+def test_trained_statistics_are_kept(tiny_model: Model, discs: list[CachedPair]) -> None:
+    norm = next(m for m in tiny_model.network.modules() if isinstance(m, nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(100.0)
+    batch = BatchSource(discs, AugmentConfig(artifacts=0, blur=0), 4, 0).batch(0, 32)
+    learner_of(tiny_model, tiny_model.card).step(batch, 0, 0.0)
+    assert (norm.running_mean > 80).all()

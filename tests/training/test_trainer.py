@@ -18,7 +18,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.learner import rate_at
-from napari_lesionseg.training.trainer import STATE_KEY, EpochResult, StepResult, Trainer
+from napari_lesionseg.training.trainer import STATE_KEY, EpochResult, StepResult, Trainer, fit_batch_size
 
 QUICK = TrainConfig(
     pretrained=False,
@@ -237,3 +237,33 @@ def test_rate_rises_and_falls() -> None:
     rates = [rate_at(progress, 0.1) for progress in (0, 0.05, 0.1, 0.55, 1)]
     assert rates == pytest.approx([0.001, 0.5, 1, 0.5, 0])
     assert rate_at(0, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch"), [(20, 1, 4), (20, 50, 5), (200, 1, 4), (200, 50, 16), (2000, 1, 10)]
+)
+def test_short_runs_take_more_and_smaller_steps(images: int, epochs: int, batch: int) -> None:
+    assert fit_batch_size(TrainConfig(epochs=epochs), images) == batch
+    assert fit_batch_size(TrainConfig(epochs=epochs, batch_size=2), images) == 2
+
+
+@pytest.mark.parametrize("epochs", [5, 20])
+def test_short_runs_learn_with_the_default_schedule(
+    new_model: Callable[..., Model], disc: Callable[..., CachedPair], epochs: int
+) -> None:
+    """Twenty images: the average, the statistics and the rate must not be those of a long run."""
+    model = new_model()
+    config = TrainConfig(
+        pretrained=False,
+        epochs=epochs,
+        sizes=((0.0, 32),),
+        decoder_lr=1e-2,
+        precision="float32",
+        augment=AugmentConfig(artifacts=0, blur=0),
+    )
+    trainer = Trainer(
+        model.network, model.card, [disc(n) for n in range(20)], [disc(99)], config, device="cpu"
+    )
+    scores = list(trainer.run())[-1].validation
+    assert scores is not None
+    assert scores.jaccard > 0.6

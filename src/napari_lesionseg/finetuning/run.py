@@ -34,6 +34,7 @@ from napari_lesionseg.training.trainer import EpochResult, StepResult, Validatio
 
 logger = logging.getLogger(__name__)
 RECENT_STEPS = 20
+MIN_PATIENCE = 2  # rounds: a single worse one is chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class TrainingRun:
                 break
 
     def _step_all(self, batches: Sequence[Batch]) -> Generator[StepResult, None, None]:
-        rate = rate_at(self.step / self.schedule.steps, self._config.warmup)
+        rate = rate_at((self.step + 0.5) / self.schedule.steps, self._config.warmup)
         for index, batch in enumerate(batches):
             started = time.monotonic()
             loss = self.ensemble.step(index, batch, self.step, rate)
@@ -162,8 +163,11 @@ class TrainingRun:
         return self._clock.seconds + reserve >= self._config.max_seconds
 
     def _hopeless(self) -> bool:
-        """Whether the held-out images have not got better for a while."""
-        return self.best is not None and len(self.rounds) - 1 - self.best >= self._config.patience
+        """Whether the held-out images have not improved for too long."""
+        if self.best is None:
+            return False
+        patience = max(MIN_PATIENCE, self._config.patience * self.schedule.rounds)
+        return len(self.rounds) - 1 - self.best >= patience
 
     # ------------------------------------------------------------------------------------- the rounds
 

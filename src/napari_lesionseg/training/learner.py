@@ -1,10 +1,10 @@
-"""A network that learns: one step at a time, with its optimizer and the average of its weights."""
+"""One training step: the forward pass, simulated clicks, the optimizer, and the average of the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -21,48 +21,46 @@ from napari_lesionseg.training.losses import segmentation_loss
 from napari_lesionseg.training.simulated_clicks import simulate_guidance
 
 MAX_GRADIENT_NORM = 5.0
+Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
+AverageFunction: TypeAlias = Callable[[Tensors, Tensors, Tensor | int], None]
 
 
 def rate_at(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate: a linear rise, then half a cosine down to nothing.
-
-    Parameters
-    ----------
-    progress : float
-        Share of the run that is done, 0 to 1.
-    warmup : float
-        Share of the run in which the rate rises, below 1.
-    """
+    """Share of the peak learning rate: a linear rise up to ``warmup``, then a half cosine to zero."""
     if progress < warmup:
         return max(progress, 1e-3 * warmup) / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def boundary_of(card: ModelCard) -> float:
-    """Return the logit, after the temperature, from which on a pixel is lesion; 0 for several classes.
+def average_decay(decay: float, step: int) -> float:
+    """Decay of the moving average after ``step`` steps.
 
-    What is learned is the outline that an annotator sees, at the model's own threshold. Training pulls
-    outlines to a probability of a half: the threshold that was chosen for a model would be wrong for what it
-    becomes.
+    An average longer than the run would keep mostly the first weights, so it covers at most the last tenth of
+    the steps so far (as TensorFlow's ExponentialMovingAverage with ``num_updates``).
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def _average(decay: float) -> AverageFunction:
+    def update(averages: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+        get_ema_multi_avg_fn(average_decay(decay, int(steps)))(averages, weights, steps)
+
+    return update
+
+
+def boundary_of(card: ModelCard) -> float:
+    """Return the logit, after the temperature, from which a pixel is lesion; 0 for several classes.
+
+    Training pulls outlines to a probability of 0.5. Shifted by this, it learns the outline that an annotator
+    sees, at the model's own threshold.
     """
     return math.log(card.threshold / (1 - card.threshold)) if card.out_channels == 1 else 0.0
 
 
 class Learner:
-    """A network with all that a step of training changes.
+    """A network with its optimizer and the average of its weights; it is trained in place, step by step.
 
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Trained in place; moved to ``device``.
-    card : ModelCard
-        Normalization of the images, and the threshold at which the outline is taught.
-    config : LearningConfig
-        How it learns.
-    device : torch.device
-        Where it learns.
-    frozen : sequence of nn.Module
-        Parts of the network that stay as they are.
+    ``frozen`` lists the parts of the network that are not trained.
     """
 
     def __init__(
@@ -87,10 +85,13 @@ class Learner:
             self._parameter_groups(), weight_decay=config.weight_decay, foreach=True
         )
         self._average = (
-            AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+            AveragedModel(self.network, multi_avg_fn=_average(config.average), use_buffers=True)
             if config.average
             else None
         )
+        self._new_norms = [
+            (module, module.momentum or 0.1) for module in network.modules() if _is_new_norm(module)
+        ]
         self._card, self._boundary = card, boundary_of(card)
         self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1)
@@ -103,29 +104,22 @@ class Learner:
         return cast("SegmentationNetwork", self._average.module).eval()
 
     def step(self, batch: Batch, number: int, rate: float) -> float:
-        """Learn from a batch.
+        """Learn from a batch at a share ``rate`` of the learning rates, and return the loss before the step.
 
-        Parameters
-        ----------
-        batch : Batch
-            Images and labels.
-        number : int
-            Which step this is; with the seed it decides the simulated clicks.
-        rate : float
-            Share of the peak learning rates, 0 to 1.
-
-        Returns
-        -------
-        float
-            The loss before the step.
+        The number of the step and the seed decide the simulated clicks.
 
         Raises
         ------
         TrainingError
-            If the loss is not finite; the network is as it was before the step.
+            If the loss is not finite; the network is not changed.
         """
         self._set_training()
-        images, labels = batch.images.to(self._device), batch.labels.to(self._device)
+        for norm, momentum in self._new_norms:
+            # New statistics are zeros and ones. A plain average over the first steps replaces them at once;
+            # the usual decay would need some fifty steps.
+            norm.momentum = max(momentum, 1 / (number + 1))
+        images = batch.images.to(self._device)  # (B, 3, S, S)
+        labels = batch.labels.to(self._device)  # (B, S, S)
         images = ((images.float() / 255 - self._mean) / self._std).contiguous(
             memory_format=torch.channels_last
         )
@@ -135,12 +129,12 @@ class Learner:
         with autocast(self._device, self._config.precision):
             features = self.network.encode(images)
             features, labels, guidance = self._add_guided(features, labels, rng)
-            logits = self.network.decode(features, guidance)
+            logits = self.network.decode(features, guidance)  # (B + guided, C, S, S)
         config, logits = self._config, logits.float() / self._card.temperature - self._boundary
         loss = segmentation_loss(logits, labels, config.loss, config.label_smoothing, config.class_weights)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"Training failed at step {number}: the loss is not finite; try a lower learning rate."
+                f"Training failed at step {number}: the loss is not finite. Try a lower learning rate."
             )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -153,10 +147,9 @@ class Learner:
     def _add_guided(
         self, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-        """Decode a share of the images a second time, with clicks simulated on the network as it is.
+        """Add a share of the images a second time, with clicks simulated on the current predictions.
 
-        Every image teaches the automatic outline: an image that has clicks costs the decoder again, which
-        is a small part of the network, instead of an automatic outline.
+        All images are also decoded without clicks: the decoder is cheap, and automatic outlines matter most.
         """
         guided = round(self._config.click_fraction * len(labels))
         if not self.network.guided or not guided:
@@ -188,7 +181,7 @@ class Learner:
                     module.eval()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Group encoder and rest, with and without weight decay: norms and biases are not decayed."""
+        """Group encoder and rest, with and without weight decay; norms and biases are not decayed."""
         encoder = {id(p) for p in self.network.encoder_parameters()}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for parameter in self.network.parameters():
@@ -200,8 +193,6 @@ class Learner:
             decay = self._config.weight_decay if decayed else 0.0
             made.append({"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay})
         return made
-
-    # ---------------------------------------------------------------------------------------- its state
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
@@ -217,12 +208,12 @@ class Learner:
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state_tensors` gave.
+        """Restore what `state_tensors` returned.
 
         Raises
         ------
         TrainingError
-            If it came from another network.
+            If it belongs to another network.
         """
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -241,3 +232,10 @@ class Learner:
                     slot: value.cpu() if slot == "step" else value.to(parameter.device)
                     for slot, value in slots.items()
                 }
+
+
+def _is_new_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether a batch normalization has its initial statistics (weight files do not keep the batch count)."""
+    if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
+        return False
+    return not bool(module.running_mean.any()) and bool((module.running_var == 1).all())

@@ -83,6 +83,7 @@ def _jaccard(predicted: NDArray[np.bool_], labels: LabelImage) -> float:
 
 
 SAVE_EVERY_SECONDS = 120.0
+ENOUGH_STEPS, SMALLEST_BATCH = 200, 4  # many small steps learn more than few large ones
 STATE_KEY = "lesionseg_training"
 
 
@@ -164,7 +165,7 @@ class Trainer:
         check_classes(card, pairs, config)
         self._device = choose_device(device)
         self._card, self._held_out, self._config = card, held_out, config
-        self._source = BatchSource(pairs, config.augment, config.batch_size, config.seed)
+        self._source = BatchSource(pairs, config.augment, fit_batch_size(config, len(pairs)), config.seed)
         frozen = network.early_modules(config.frozen_stages) if config.pretrained else ()
         self._learner = Learner(network, card, config, self._device, frozen=frozen)
         self._state_path, self._saved_at = state_path, 0.0
@@ -194,7 +195,9 @@ class Trainer:
         total, per_pass = self._config.epochs * self._source.steps_per_pass, self._source.steps_per_pass
         self._saved_at = time.monotonic()
         for batch in self._source.prefetch(self._step, total, self._size_of):
-            loss = self._learner.step(batch, self._step, rate_at(self.progress, self._config.warmup))
+            loss = self._learner.step(
+                batch, self._step, rate_at(self.progress + 0.5 / total, self._config.warmup)
+            )
             self._loss_sum += loss
             self._step += 1
             self._seconds = self._clock.seconds
@@ -298,6 +301,11 @@ class Trainer:
         self._learner.restore(tensors)
         self._step, self._seconds = position["step"], position["seconds"]
         self._loss_sum, self._clock = position["loss_sum"], WorkClock(position["seconds"])
+
+
+def fit_batch_size(config: TrainConfig, images: int) -> int:
+    """Return the images per step: fewer than asked for where the run would have too few steps to learn."""
+    return min(config.batch_size, max(SMALLEST_BATCH, config.epochs * images // ENOUGH_STEPS))
 
 
 def _read_config(position: dict[str, Any]) -> TrainConfig | None:
