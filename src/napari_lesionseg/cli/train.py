@@ -210,7 +210,7 @@ def _read_all(
 def _start(
     options: argparse.Namespace, config: TrainConfig, side: int, class_names: Mapping[str, str] | None
 ) -> Checkpoint:
-    """Make the network that is to learn, and its card: that of a model, or a new one."""
+    """Return the network to train and its card: those of a model, or new ones."""
     torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the images
     about = {
         "name": options.name or options.out.stem,
@@ -239,13 +239,7 @@ def _card_after(old: ModelCard, **about: Any) -> ModelCard:
 
 
 def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
-    """Refuse a network or classes other than those of the model to start from, and one with experts.
-
-    Raises
-    ------
-    TrainingError
-        If they differ, or there are experts.
-    """
+    """Raise `TrainingError` unless network and classes are those of the starting model, without experts."""
     if has_experts(old.arch):
         raise TrainingError(
             f"{options.start} has experts for several kinds of images, which learn by fine-tuning alone: "

@@ -65,7 +65,7 @@ class Predictor(Protocol):
         ...
 
     def predict(self, image: ByteImage) -> Probability:
-        """Give the probability of the lesion, shape (H, W), or of C classes, shape (C, H, W)."""
+        """Return the probability of the lesion, (H, W), or of C classes, (C, H, W)."""
         ...
 
 

@@ -322,7 +322,7 @@ def _average(images: Sequence[_Hits], thresholds: Sequence[float]) -> AveragePre
 
 
 def _choose(jaccard: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-    """Let found lesions, the most confident first, take true ones; shape (P,), whether each got one."""
+    """Match found lesions, the most confident first, to true ones; (P,), whether each got one."""
     free = jaccard.copy()
     hits = np.zeros(len(free), dtype=bool)
     for row in range(len(free) if free.size else 0):

@@ -193,7 +193,7 @@ class PanopticTally:
 
 
 def _segments(image: PanopticMap, things: Collection[int], base: int) -> NDArray[np.int64]:
-    """Give every segment one number: that of its class times ``base``, plus that of the thing."""
+    """Return a number for every segment: that of its class times ``base``, plus that of the thing."""
     classes = image.classes.astype(np.int64)
     return classes * base + np.where(np.isin(classes, list(things)), image.ids, 0)
 

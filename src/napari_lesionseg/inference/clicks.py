@@ -1,4 +1,4 @@
-"""Clicks: the planes a network sees them as, the promise to honor them, and a simulated annotator."""
+"""Clicks: guidance planes for a network, predictions that honor clicks, and a simulated annotator."""
 
 from __future__ import annotations
 
@@ -34,24 +34,7 @@ def guidance_planes(
     shape: tuple[int, int],
     planes_shape: tuple[int, int],
 ) -> NDArray[np.float32]:
-    """Draw clicks and the previous probability as the planes that steer a network.
-
-    Parameters
-    ----------
-    clicks : sequence of Click
-        In pixels of the image; those outside are ignored.
-    previous : Probability, optional
-        Shape ``planes_shape``; None: no previous outline.
-    shape : (int, int)
-        Height and width of the image.
-    planes_shape : (int, int)
-        Height and width of the planes.
-
-    Returns
-    -------
-    ndarray
-        float32 of shape (3, h, w) in [0, 1]: positive discs, negative discs, previous probability.
-    """
+    """Return a network's guidance (3, h, w) in [0, 1]: positive discs, negative discs, previous mask."""
     planes = np.zeros((3, *planes_shape), np.float32)
     for click in clicks_inside(clicks, shape):
         row = (click.row + 0.5) * planes_shape[0] / shape[0] - 0.5
@@ -63,21 +46,11 @@ def guidance_planes(
 
 
 def honor_clicks(probability: Probability, clicks: Sequence[Click]) -> Probability:
-    """Make a probability agree with every click.
+    """Return a probability, (H, W) or (C, H, W), that agrees with every click.
 
-    Parameters
-    ----------
-    probability : Probability
-        Shape (H, W), or (C, H, W) with the background first.
-    clicks : sequence of Click
-        In pixels of the image; those outside are ignored, and of several on one pixel the last counts.
-
-    Returns
-    -------
-    Probability
-        The lesion (all classes but the background together) has 1 at every positive click and 0 at every
-        negative one. The pixels around a click follow it with a weight that falls to nothing at
-        `click_radius`; where such discs meet, the later click counts. Without clicks the very same array.
+    The lesion (all classes but the background together) has 1 at every positive click and 0 at every negative
+    one, fading out to `click_radius`; where such discs meet, the later click counts. Without clicks it is the
+    same array.
     """
     shape = probability.shape[-2:]
     inside = clicks_inside(clicks, shape)
@@ -87,19 +60,7 @@ def honor_clicks(probability: Probability, clicks: Sequence[Click]) -> Probabili
 def honor_part(
     part: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int] = (0, 0)
 ) -> Probability:
-    """Do to a part of a probability what `honor_clicks` does to the whole.
-
-    Parameters
-    ----------
-    part : Probability
-        Shape (h, w), or (C, h, w) with the background first.
-    clicks : sequence of Click
-        All clicks inside the image, in its pixels.
-    radius : int
-        `click_radius` of the image.
-    corner : (int, int)
-        Row and column of the image at which the part begins.
-    """
+    """Apply `honor_clicks` to the part of an image that begins at row and column ``corner``."""
     if part.ndim == 2:
         return _honor(part, clicks, radius, corner)
     return _share_out(part, _honor(1 - part[0], clicks, radius, corner))
@@ -124,7 +85,7 @@ def _honor(
 
 
 def _share_out(probability: Probability, lesion: Probability) -> Probability:
-    """Give the classes together the probability ``lesion`` (H, W), in the proportions they had."""
+    """Scale the classes so that together they have the probability ``lesion`` (H, W)."""
     classes = probability[1:]
     total = classes.sum(axis=0)
     shares = np.divide(classes, total, out=np.full_like(classes, 1 / len(classes)), where=total > 0)
@@ -137,24 +98,11 @@ def next_click(
     rng: np.random.Generator | None = None,
     jitter: float = 0.0,
 ) -> Click | None:
-    """Say where an annotator would click next: at the center of the largest wrong region.
+    """Return the click at the center of the largest wrong region; None if nothing is wrong.
 
-    The field's protocol (Xu et al. 2016, "Deep interactive object selection"; RITM): of the false-negative
-    and the false-positive pixels, the one deepest inside its region.
-
-    Parameters
-    ----------
-    predicted, truth : ndarray of bool
-        Shape (H, W).
-    rng : numpy.random.Generator, optional
-        Needed for a jittered click.
-    jitter : float
-        Share of the depth of the region by which a human-like click may be off its center, 0 to 1.
-
-    Returns
-    -------
-    Click or None
-        None when nothing is wrong.
+    The protocol of the field (Xu et al. 2016, "Deep interactive object selection"; RITM): of the
+    false-negative and the false-positive pixels, the one deepest inside its region. ``jitter`` is the share
+    of that depth by which a human-like click may be off the center, 0 to 1; it needs ``rng``.
     """
     missed, extra = _measure(truth & ~predicted), _measure(predicted & ~truth)
     positive = missed.deepest >= extra.deepest

@@ -22,18 +22,7 @@ def available_devices() -> tuple[str, ...]:
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """Turn a name into a device.
-
-    Parameters
-    ----------
-    name : str or torch.device
-        "auto" takes CUDA, then Apple's MPS, then the CPU; "cuda:1" is the second graphics card.
-
-    Raises
-    ------
-    DeviceError
-        If the device is unknown or not on this machine.
-    """
+    """Return a device by name; "auto" takes CUDA, then Apple's MPS, then the CPU; "cuda:1" the second GPU."""
     if isinstance(name, torch.device):
         return name
     kind, _, number = name.partition(":")
@@ -60,7 +49,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether bfloat16 arithmetic is quicker than float32 on ``device``."""
+    """Whether bfloat16 arithmetic is faster than float32 on ``device``."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -68,20 +57,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager[None]:
-    """Return the context of mixed precision.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the work is done.
-    precision : str
-        "auto": bfloat16 where the device has arithmetic for it, otherwise float32; or either by name.
-    """
+    """Return the context of mixed precision; "auto" takes bfloat16 where the device is fast at it."""
     wanted = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch failed for want of memory: some devices have an error for it, others only words."""
+    """Whether torch ran out of memory: some devices raise an error class for it, others only a message."""
     words = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)

@@ -23,17 +23,7 @@ _Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 def resolve_threshold(threshold: float | None, config: PostprocessConfig, default: float) -> float:
-    """Pick the threshold in force: the one asked for, else the setting, else the model's own.
-
-    Parameters
-    ----------
-    threshold : float or None
-        What the caller asked for, in (0, 1).
-    config : PostprocessConfig
-        Settings; its ``threshold`` may be None.
-    default : float
-        The model's own threshold.
-    """
+    """Return the threshold to use: the argument, else the setting, else the model's own."""
     if threshold is not None:
         return threshold
     return default if config.threshold is None else config.threshold
@@ -42,33 +32,8 @@ def resolve_threshold(threshold: float | None, config: PostprocessConfig, defaul
 def postprocess(
     probability: Probability, config: PostprocessConfig, threshold: float, clicks: Iterable[Click] = ()
 ) -> LabelImage:
-    """Turn probabilities into a mask that agrees with every click.
+    """Convert probabilities, (H, W) or (C, H, W), into a mask (H, W) that agrees with every click.
 
-    Parameters
-    ----------
-    probability : ndarray, shape (H, W) or (C, H, W), float
-        Probability of the lesion, or of each of C classes with the background first.
-    config : PostprocessConfig
-        What is cleaned. Its ``threshold`` is not looked at; see `resolve_threshold`.
-    threshold : float
-        A pixel belongs to the lesion where its probability is at least this.
-    clicks : iterable of Click
-        Every positive click ends up inside and every negative click outside. Where the probabilities
-        disagree, a disc of `click_radius` pixels around the click is set or cleared. Of several clicks on one
-        pixel the last counts; clicks outside the image are ignored.
-
-    Returns
-    -------
-    ndarray, shape (H, W), uint8
-        0 = background, 1 = lesion, or the index of the class.
-
-    Raises
-    ------
-    MaskError
-        If ``probability`` has another shape.
-
-    Notes
-    -----
     Parts smaller than ``config.min_area`` pixels, and with ``config.largest_only`` all but the largest part,
     are dropped, but never a part with a positive click in it. Then holes are filled, except those with a
     negative click in them. Parts go first, so that a thin ring around the image cannot swallow the lesion
@@ -88,13 +53,7 @@ def postprocess(
 
 
 def most_probable(probability: Probability) -> LabelImage:
-    """Give every pixel the class, other than the background, that is the most probable there.
-
-    Raises
-    ------
-    MaskError
-        If ``probability`` is not of shape (H, W) or (C, H, W) with C > 1.
-    """
+    """Return the most probable class of every pixel, (H, W), other than the background."""
     if probability.ndim == 2:
         return np.broadcast_to(np.uint8(1), probability.shape)
     if probability.ndim == 3 and len(probability) > 1:
@@ -108,17 +67,7 @@ def most_probable(probability: Probability) -> LabelImage:
 def threshold_labels(
     probability: Probability, threshold: float, best: LabelImage | None = None
 ) -> LabelImage:
-    """Turn probabilities into class indices without cleaning anything, see `postprocess`.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (H, W) or (C, H, W), float
-        With the background first.
-    threshold : float
-        In (0, 1).
-    best : ndarray, shape (H, W), uint8, optional
-        What `most_probable` says, if that is known.
-    """
+    """Turn probabilities into class indices without cleaning anything, see `postprocess`."""
     if probability.ndim == 2:
         labels: LabelImage = (probability >= threshold).view(np.uint8)
         return labels
@@ -133,23 +82,9 @@ def clean_labels(
     targets: Mapping[_Pixel, int],
     region: tuple[slice, slice] | None = None,
 ) -> LabelImage:
-    """Make thresholded labels agree with clicks, drop parts and fill holes, see `postprocess`.
+    """Apply clicks, remove parts and fill holes in place, see `postprocess`.
 
-    Parameters
-    ----------
-    labels : ndarray, shape (H, W), uint8
-        Class indices; changed in place.
-    config : PostprocessConfig
-        What is cleaned.
-    targets : mapping of (row, col) to int
-        Clicked pixels, inside the image, with the class they must have; 0 for the background.
-    region : (slice, slice), optional
-        Rows and columns outside of which there is no label above 0, if that is known.
-
-    Returns
-    -------
-    ndarray, shape (H, W), uint8
-        The very same array.
+    ``targets`` maps clicked pixels to the class they must have; outside ``region`` there are no labels yet.
     """
     _honor(labels, targets)
     if region is None:
@@ -172,15 +107,7 @@ def clean_labels(
 
 
 def click_radius(shape: tuple[int, ...]) -> int:
-    """Tell the radius in pixels of the disc a click stands for.
-
-    It grows with the image: a hand aims no better when the image is larger, as it fills the same screen.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Height and width of the image in pixels; a 768x560 image gives 3.
-    """
+    """Return the radius in pixels of the disc of a click; 3 for an image of 768x560."""
     return max(2, round(math.hypot(*shape) / 300))
 
 
@@ -251,21 +178,7 @@ def _targets_of(targets: Mapping[_Pixel, int], own: NDArray[np.bool_]) -> dict[_
 def _clean(
     mask: NDArray[np.bool_], config: PostprocessConfig, targets: Mapping[_Pixel, int]
 ) -> NDArray[np.bool_]:
-    """Drop parts and fill holes of a mask that already agrees with the clicks.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (H, W), bool
-        C-contiguous; changed in place.
-    config : PostprocessConfig
-    targets : mapping of (row, col) to int
-        Clicked pixels; above 0 for those inside.
-
-    Returns
-    -------
-    ndarray, shape (H, W), bool
-        The very same array.
-    """
+    """Drop parts and fill holes of a mask that already agrees with the clicks."""
     runs = Runs.of(mask)
     if config.min_area > 1 or config.largest_only:
         kept = _kept_runs(runs, config, _select(targets, positive=True))
@@ -284,7 +197,7 @@ def _select(targets: Mapping[_Pixel, int], *, positive: bool) -> _Pixels:
 
 
 def _kept_runs(runs: Runs, config: PostprocessConfig, inside: _Pixels) -> NDArray[np.bool_]:
-    """Tell which runs stay: no small parts, and only the largest if so set, but all with a positive click."""
+    """Return which runs stay: no small parts, only the largest if set so, but all with a positive click."""
     parts = runs.parts(diagonal=True)
     sizes = np.bincount(parts, runs.lengths)
     keep = sizes >= max(config.min_area, 1)

@@ -1,4 +1,4 @@
-"""Very large images, part by part, in memory that does not grow with them.
+"""Very large images, part by part, in memory that does not grow with the image.
 
 Two ways, for two kinds of image. `predict_tiles` looks at every part of the image closely: for many small
 lesions, as in photographs of the whole body. `predict_whole` looks at the whole image from afar: for one
@@ -110,31 +110,9 @@ class TileProgress:
 def predict_tiles(
     model: Model, image: Readable, out: Writable, config: TileConfig | None = None
 ) -> Iterator[TileProgress]:
-    """Say how likely each pixel belongs to a lesion, looking at the image tile by tile.
+    """Write the probability of an image of any size to ``out``, tile by tile; clicks are not used.
 
-    Parameters
-    ----------
-    model : Model
-        Any; clicks are not used.
-    image : Readable
-        Read a tile at a time.
-    out : Writable
-        Takes the probabilities, tile by tile; see `new_output`.
-    config : TileConfig, optional
-        Windows, scale and tiles.
-
-    Yields
-    ------
-    TileProgress
-        After every tile. A caller that stops asking has cancelled, and finds ``out`` filled at least as far
-        as the last ``rows`` said.
-
-    Raises
-    ------
-    ImageError
-        If the image is none that can be read.
-    MaskError
-        If ``out`` does not fit the image and the model.
+    A caller that stops iterating finds ``out`` filled at least as far as the last ``rows`` said.
     """
     shape = check_image(image)
     check_output(out, shape, model.card.out_channels)
@@ -144,33 +122,10 @@ def predict_tiles(
 def predict_whole(
     model: Model, image: Readable, out: Writable, clicks: Sequence[Click] = ()
 ) -> Iterator[TileProgress]:
-    """Say how likely each pixel belongs to a lesion, looking at the whole image from afar.
+    """Write the probability of a whole, averaged down image to ``out``, strip by strip.
 
-    The image is averaged down strip by strip until it is a few times as large as what the network sees;
-    then `Model.predict` does as ever, and its answer is enlarged strip by strip.
-
-    Parameters
-    ----------
-    model : Model
-        Any.
-    image : Readable
-        Read a strip at a time. Of a multiscale image, any level large enough; see `choose_level`.
-    out : Writable
-        Takes the probabilities; of the height and width of the image, or of another level of it.
-    clicks : sequence of Click
-        In pixels of ``out``.
-
-    Yields
-    ------
-    TileProgress
-        After every strip read, and after every strip written.
-
-    Raises
-    ------
-    ImageError
-        If the image is none that can be read.
-    MaskError
-        If ``out`` does not fit the model.
+    The image is averaged down until it is a few times as large as the network's input. ``out`` has the size
+    of the image or of another level of it; clicks are in its pixels.
     """
     check_image(image)
     height, width = (0, 0, *out.shape)[-2:]
@@ -187,29 +142,7 @@ def predict_large(
     path: Path | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> NDArray[Any]:
-    """Do `predict_tiles` to the end.
-
-    Parameters
-    ----------
-    model, image, config
-        See `predict_tiles`.
-    store, path
-        See `new_output`.
-    should_stop : callable, optional
-        Asked after every tile.
-
-    Returns
-    -------
-    ndarray
-        Shape (H, W), or (C, H, W) for C classes, of the type ``store``; with a ``path``, mapped from disk.
-
-    Raises
-    ------
-    CancelledError
-        If ``should_stop`` said so.
-    ImageError, MaskError
-        See `predict_tiles`.
-    """
+    """Run `predict_tiles` to the end and return the probability; with ``path``, mapped from disk."""
     out = new_output(check_image(image), model.card.out_channels, store=store, path=path)
     for _ in predict_tiles(model, image, out, config):
         if should_stop and should_stop():
@@ -245,18 +178,18 @@ class _Axis:
         return -(-(self.length + self.overlap) // self.step)
 
     def start(self, index: int) -> int:
-        """Tell where a window begins; the first one begins before the image."""
+        """Return where a window begins; the first one begins before the image."""
         return index * self.step - self.overlap
 
     def read(self, first: int, last: int) -> NDArray[np.intp]:
-        """Tell where the pixels of some windows come from, mirrored at the ends of the image."""
+        """Return the places in the image of some windows' pixels, mirrored at the ends of the image."""
         places = np.arange(self.start(first), self.start(last) + self.window)
         period = max(1, 2 * self.length - 2)
         folded = places % period
         return np.where(folded < self.length, folded, period - folded)
 
     def seen(self, index: int) -> slice:
-        """Tell which part of the image a window has a say in."""
+        """Return the part of the image that a window contributes to."""
         start = self.start(index)
         return slice(min(max(0, start), self.length), min(self.length, start + self.window))
 
@@ -272,7 +205,7 @@ class _Axis:
         return weights
 
     def span(self, tile: range) -> tuple[int, int, int]:
-        """Tell where a tile begins, where the next one has a say from, and where it ends."""
+        """Return where a tile begins, where the next one begins to contribute, and where the tile ends."""
         start, stop = self.seen(tile[0]).start, self.seen(tile[-1]).stop
         last = tile[-1] == self.count - 1
         return start, stop if last else self.seen(tile[-1] + 1).start, stop

@@ -42,7 +42,7 @@ class Readable(Protocol):
         ...
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Give a part that numpy can make an array of."""
+        """Return a part that numpy can convert to an array."""
         ...
 
 
@@ -71,20 +71,6 @@ class NpyFile:
     """An array in a ``.npy`` file that is mapped into memory only while something is written to it.
 
     Its space on the disk is taken at once: a full disk is known before the work, not in the midst of it.
-
-    Parameters
-    ----------
-    path : Path
-        The file; an old one is replaced.
-    shape : tuple of int
-        Of the array, which begins as zeros.
-    dtype : str
-        Type of its values.
-
-    Raises
-    ------
-    MaskError
-        If the file cannot be made.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
@@ -105,26 +91,14 @@ class NpyFile:
         mapped.flush()
 
     def mapped(self) -> NDArray[Any]:
-        """Give the array to read from, mapped from disk."""
+        """Return the array, mapped from disk, to read from."""
         return np.load(self.path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def new_output(
     shape: tuple[int, int], out_channels: int = 1, *, store: Stored = "uint8", path: Path | None = None
 ) -> NDArray[Any] | NpyFile:
-    """Make an array for probabilities.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width of the image.
-    out_channels : int
-        Of the model, see `ModelCard.out_channels`.
-    store : {"uint8", "float16", "float32"}
-        Type of the values; uint8 is exact to 0.002.
-    path : Path, optional
-        A ``.npy`` file that holds the array; None: it is kept in memory.
-    """
+    """Return zeros for probabilities, in memory or in a ``.npy`` file; uint8 is exact to 0.002."""
     full = shape if out_channels == 1 else (out_channels, *shape)
     return np.zeros(full, store) if path is None else NpyFile(path, full, store)
 
@@ -136,32 +110,17 @@ def as_probability(stored: NDArray[Any]) -> Probability:
 
 
 def threshold_strips(stored: NDArray[Any], threshold: float, out: Writable) -> None:
-    """Turn stored probabilities into a mask, strip by strip, as `postprocess` does but without cleaning up.
-
-    Parameters
-    ----------
-    stored : ndarray, shape (H, W) or (C, H, W)
-        As `predict_tiles` left them.
-    threshold : float
-        In (0, 1).
-    out : Writable
-        Takes class indices, shape (H, W), uint8.
-    """
+    """Write the mask (H, W) of stored probabilities to ``out``, strip by strip and without cleaning."""
     plain = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
     for strip in strips_of(stored.shape[-2], stored.shape[-1]):
         out[strip] = postprocess(as_probability(stored[..., strip, :]), plain, threshold)
 
 
 def drop_specks(mask: NDArray[np.uint8], smallest: int) -> None:
-    """Take parts with fewer pixels out of a mask, in place, strip by strip.
+    """Remove parts of fewer than ``smallest`` pixels from a mask (H, W) in place, strip by strip.
 
-    Parameters
-    ----------
-    mask : ndarray, shape (H, W)
-        Class indices; parts of different classes that touch count as one.
-    smallest : int
-        Pixels. The result is that of looking at the whole mask at once, for a part that reaches into a strip
-        from farther away than so many rows has that many pixels.
+    The result is that of the whole mask at once: a part that reaches into a strip from more than ``smallest``
+    rows away has at least as many pixels. Touching parts of different classes count as one.
     """
     for strip in strips_of(*mask.shape):
         top = max(0, strip.start - smallest)
@@ -186,20 +145,7 @@ def put_part(out: Writable, part: tuple[slice, slice], probability: Probability)
 
 
 def choose_level(levels: Sequence[Readable], longest: int) -> int:
-    """Pick the smallest level of a multiscale image whose longer side has at least so many pixels.
-
-    Parameters
-    ----------
-    levels : sequence of Readable
-        From large to small.
-    longest : int
-        Pixels needed; for `predict_whole`, four times the model's working size is plenty.
-
-    Returns
-    -------
-    int
-        Index of the level; 0 if none is large enough.
-    """
+    """Return the index of the smallest level whose longer side has at least ``longest`` pixels, else 0."""
     fitting = [place for place, level in enumerate(levels) if max(level.shape[:2]) >= longest]
     return fitting[-1] if fitting else 0
 
@@ -211,13 +157,7 @@ def strips_of(height: int, width: int, step: int = 1) -> list[slice]:
 
 
 def check_image(image: Readable) -> tuple[int, int]:
-    """Return height and width of an image.
-
-    Raises
-    ------
-    ImageError
-        If it is none that can be read.
-    """
+    """Return height and width of an image."""
     shape = tuple(int(side) for side in image.shape)
     channels = shape[2] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or channels not in (1, 3, 4) or min(shape) == 0 or image.dtype != np.uint8:
@@ -228,13 +168,7 @@ def check_image(image: Readable) -> tuple[int, int]:
 
 
 def check_output(out: Writable, shape: tuple[int, int], out_channels: int) -> None:
-    """Refuse an array that cannot take the probabilities of an image.
-
-    Raises
-    ------
-    MaskError
-        If it is of another shape or type.
-    """
+    """Raise `MaskError` if an array cannot hold the probabilities of an image."""
     wanted = shape if out_channels == 1 else (out_channels, *shape)
     if tuple(out.shape) != wanted or out.dtype not in (np.uint8, np.float16, np.float32):
         raise MaskError(
@@ -244,7 +178,7 @@ def check_output(out: Writable, shape: tuple[int, int], out_channels: int) -> No
 
 
 def as_bytes(part: Any) -> ByteImage:
-    """Bring a part of an image into memory as (h, w, 3)."""
+    """Return a part of an image as (h, w, 3) in memory."""
     pixels = np.asarray(part)
     if pixels.ndim == 2:
         pixels = pixels[..., None]

@@ -14,27 +14,7 @@ _Mask = NDArray[np.number | np.bool_]
 
 
 def label_as(mask: _Mask, name: str | None, classes: Sequence[str]) -> LabelImage:
-    """Give the pixels of a lesion the class that is known of the whole lesion, such as its diagnosis.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (H, W)
-        Everything above 0 is lesion; 255 counts for nothing.
-    name : str or None
-        One of ``classes``; None: it is not known, so the lesion's pixels count for nothing in training.
-    classes : sequence of str
-        Names, background first.
-
-    Returns
-    -------
-    LabelImage
-        Class indices.
-
-    Raises
-    ------
-    MaskError
-        If there is no class of that name.
-    """
+    """Return the mask with its lesion in the class ``name``, such as a diagnosis; None makes it `IGNORED`."""
     index = IGNORED if name is None else _index(name, classes)
     labels = np.where(mask > 0, index, 0).astype(np.uint8)
     labels[mask == IGNORED] = IGNORED
@@ -42,28 +22,7 @@ def label_as(mask: _Mask, name: str | None, classes: Sequence[str]) -> LabelImag
 
 
 def label_parts(mask: _Mask, regions: Mapping[str, _Mask], classes: Sequence[str]) -> LabelImage:
-    """Give parts of a lesion classes of their own, such as the colors outlined in it.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (H, W)
-        Everything above 0 is lesion; 255 counts for nothing.
-    regions : mapping of str to ndarray, shape (H, W)
-        The parts by the name of their class; what lies outside the lesion is left out. Where several
-        overlap, the smallest is on top, as it would not be seen otherwise.
-    classes : sequence of str
-        Names, background first; the second is that of the lesion's remaining pixels.
-
-    Returns
-    -------
-    LabelImage
-        Class indices.
-
-    Raises
-    ------
-    MaskError
-        If a region has no class, or is not as large as the mask.
-    """
+    """Return the mask with parts of the lesion in classes of their name; the smallest part is on top."""
     lesion = (mask > 0) & (mask != IGNORED)
     labels = np.where(mask == IGNORED, np.uint8(IGNORED), lesion.view(np.uint8))
     inside = {name: _fitting(region, name, mask) & lesion for name, region in regions.items()}
@@ -75,26 +34,9 @@ def label_parts(mask: _Mask, regions: Mapping[str, _Mask], classes: Sequence[str
 def convert_labels(
     labels: LabelImage, old: Sequence[str], new: Sequence[str], *, missing: int = 0
 ) -> LabelImage:
-    """Bring class indices from one list of classes to another, by name.
+    """Convert class indices from one list of classes to another, by name.
 
-    Parameters
-    ----------
-    labels : LabelImage
-        Indices into ``old``, and 255 for what counts for nothing.
-    old, new : sequence of str
-        Names, background first; the background keeps index 0 whatever its name.
-    missing : int
-        What pixels of a class become that ``new`` does not have: 0, background, or 255, nothing that counts.
-
-    Returns
-    -------
-    LabelImage
-        A new array.
-
-    Raises
-    ------
-    MaskError
-        If there are indices without a name.
+    Pixels of a class that ``new`` lacks become ``missing``: 0, background, or 255, ignored.
     """
     highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest >= len(old):

@@ -29,13 +29,7 @@ _Region: TypeAlias = tuple[slice, slice]
 
 
 def merge_instances(ids: InstanceMap, chosen: Collection[int]) -> InstanceMap:
-    """Make several lesions one, under the lowest of their numbers; they need not touch.
-
-    Raises
-    ------
-    MaskError
-        If fewer than two are chosen, or one is not there.
-    """
+    """Merge several lesions under the lowest of their numbers; they need not touch."""
     _check_present(ids, chosen)
     if len(set(chosen)) < 2:
         raise MaskError("Choose at least two lesions to merge.")
@@ -47,28 +41,9 @@ def merge_instances(ids: InstanceMap, chosen: Collection[int]) -> InstanceMap:
 def split_by_line(
     ids: InstanceMap, target: int, line: Sequence[_Point], unused: int | None = None
 ) -> InstanceMap:
-    """Cut a lesion along a drawn line.
+    """Cut a lesion along a line of (row, col); the largest piece keeps the number.
 
-    Parameters
-    ----------
-    ids : InstanceMap
-        The lesions.
-    target : int
-        The one to cut.
-    line : sequence of (row, col)
-        Corners of the line; it may begin and end outside the lesion.
-    unused : int, optional
-        New pieces get no number below this, nor one that is in use.
-
-    Returns
-    -------
-    InstanceMap
-        The largest piece keeps the number. Pixels under the line go to the piece next to them.
-
-    Raises
-    ------
-    MaskError
-        If the lesion is not there, or the line does not cut it in two.
+    The line may begin and end outside the lesion. New pieces get no number below ``unused`` or in use.
     """
     region, own = _instance(ids, target)
     cut = _draw(line, region) & own
@@ -82,20 +57,7 @@ def split_by_line(
 def split_by_seeds(
     ids: InstanceMap, target: int, seeds: Sequence[_Point], unused: int | None = None
 ) -> InstanceMap:
-    """Cut a lesion between points, one in each of its parts, by the watershed of the distance to its border.
-
-    Parameters
-    ----------
-    ids, target, unused
-        See `split_by_line`.
-    seeds : sequence of (row, col)
-        At least two different pixels of the lesion; the part of the first one keeps the number.
-
-    Raises
-    ------
-    MaskError
-        If the lesion is not there, or fewer than two seeds lie in it.
-    """
+    """Cut a lesion between (row, col) points in its parts, by the watershed of the distance to its border."""
     region, own = _instance(ids, target)
     markers = np.zeros(own.shape, np.int32)
     count = 0
@@ -114,13 +76,7 @@ def split_by_seeds(
 def split_at_narrow_point(
     ids: InstanceMap, target: int, narrow_point: float = NARROW_POINT, unused: int | None = None
 ) -> InstanceMap:
-    """Cut a lesion where it is narrow, as `split_touching` does; the largest piece keeps the number.
-
-    Raises
-    ------
-    MaskError
-        If the lesion is not there, or has no narrow point.
-    """
+    """Cut a lesion where it is narrow, as `split_touching` does; the largest piece keeps the number."""
     region, own = _instance(ids, target)
     parts = connected_components(own)
     pieces = split_touching(parts, narrow_point)
@@ -130,13 +86,7 @@ def split_at_narrow_point(
 
 
 def renumber_instance(ids: InstanceMap, old: int, new: int) -> InstanceMap:
-    """Give a lesion another number.
-
-    Raises
-    ------
-    MaskError
-        If it is not there, or the number is taken or impossible.
-    """
+    """Return the map with another number for a lesion."""
     _check_present(ids, [old])
     if new == old:
         return ids.copy()
@@ -147,13 +97,7 @@ def renumber_instance(ids: InstanceMap, old: int, new: int) -> InstanceMap:
 
 
 def delete_instances(ids: InstanceMap, chosen: Collection[int]) -> InstanceMap:
-    """Take lesions out of the map.
-
-    Raises
-    ------
-    MaskError
-        If one is not there.
-    """
+    """Take lesions out of the map."""
     _check_present(ids, chosen)
     kept = ids.copy()
     kept[np.isin(ids, list(chosen))] = 0
@@ -163,28 +107,10 @@ def delete_instances(ids: InstanceMap, chosen: Collection[int]) -> InstanceMap:
 def follow_outline(
     ids: InstanceMap, outline: NDArray[np.number[Any] | np.bool_], unused: int | None = None
 ) -> InstanceMap:
-    """Bring lesions up to date with an outline that was corrected, without losing how they were cut.
+    """Return the lesions of a corrected outline, with their numbers, cuts and mergers.
 
-    Parameters
-    ----------
-    ids : InstanceMap
-        The lesions before the correction, shape (H, W).
-    outline : ndarray, shape (H, W)
-        Class indices or bool after it; everything above 0 is lesion.
-    unused : int, optional
-        New lesions get no number below this, nor one that is in use.
-
-    Returns
-    -------
-    InstanceMap
-        Lesions keep their numbers, cuts and mergers. Pixels that were added go to the lesion they grew on,
-        the nearest one where there are several; parts that touch no lesion become new ones. Where a lesion
-        fell apart, its largest piece keeps the number.
-
-    Raises
-    ------
-    MaskError
-        If the shapes differ.
+    Added pixels go to the nearest lesion that they touch; parts that touch none become new lesions. Where a
+    lesion fell apart, its largest piece keeps the number. New lesions get no number below ``unused``.
     """
     if outline.shape != ids.shape:
         raise MaskError(f"The lesions are of shape {ids.shape}, but the outline of {outline.shape}.")
@@ -207,7 +133,7 @@ def follow_outline(
 
 
 def _without_crumbs(ids: InstanceMap, kept: InstanceMap, unused: int | None) -> InstanceMap:
-    """Give numbers of their own to what fell off lesions; pieces that were apart before stay together."""
+    """Return the map with new numbers for what fell off lesions; pieces apart before stay together."""
     changed = kept.copy()
     for value, region, own in each_instance(ids):
         before, after = connected_components(own), connected_components(own & (kept[region] == value))
@@ -222,7 +148,7 @@ def _without_crumbs(ids: InstanceMap, kept: InstanceMap, unused: int | None) -> 
 
 
 def _nearest(ids: InstanceMap) -> InstanceMap:
-    """Give every pixel the number of the nearest lesion."""
+    """Return the number of the nearest lesion for every pixel."""
     places = ndimage.distance_transform_edt(ids == 0, return_distances=False, return_indices=True)
     nearest: InstanceMap = ids[tuple(places)]
     return nearest
@@ -248,7 +174,7 @@ def _write_pieces(
     target: int,
     unused: int | None,
 ) -> InstanceMap:
-    """Give pieces numbers: the largest of every connected part there was ``before`` keeps the old one."""
+    """Write pieces into the map: the largest of each connected part of ``before`` keeps the old number."""
     keep = set()
     for part in range(1, int(before.max()) + 1):
         sizes = np.bincount(pieces[(before == part) & (pieces > 0)])

@@ -50,25 +50,10 @@ def find_instances(
     previous: InstanceMap | None = None,
     unused: int | None = None,
 ) -> NDArray[np.int32]:
-    """Give the lesions of a mask numbers: its connected parts; on demand, those that touch are told apart.
+    """Return the lesions of class indices (H, W), numbered: the connected parts of each class.
 
-    Parameters
-    ----------
-    labels : ndarray, shape (H, W)
-        Class indices, 0 = background; 255 is background, too. Different classes are different lesions.
-    narrow_point : float, optional
-        Cut parts narrower than this, see `split_touching`; `NARROW_POINT` is a good value. None: parts are
-        taken as they are, which is right where lesions seldom touch: a network's ragged prediction has narrow
-        points, too.
-    previous : InstanceMap, optional
-        The numbers before a correction; lesions keep theirs, see `keep_numbers`.
-    unused : int, optional
-        See `keep_numbers`.
-
-    Returns
-    -------
-    ndarray, shape (H, W), int32
-        Numbered from 1 in the order of their first pixel, unless ``previous`` says otherwise.
+    With ``narrow_point`` lesions that touch are cut apart, see `split_touching`. That is off by default:
+    where lesions seldom touch it cuts ragged predictions instead. With ``previous``, see `keep_numbers`.
     """
     parts = connected_components(np.where(labels == IGNORED, 0, labels))
     if narrow_point is not None:
@@ -79,21 +64,6 @@ def find_instances(
 def split_touching(parts: InstanceMap, narrow_point: float = NARROW_POINT) -> NDArray[np.int32]:
     """Cut parts at their narrow points, by the watershed of the distance to their border.
 
-    Parameters
-    ----------
-    parts : InstanceMap
-        Parts to look at, each by itself.
-    narrow_point : float
-        In (0, 1): cut where the narrow point is below this fraction of the thinner side's width, whatever
-        the size of the lesions.
-
-    Returns
-    -------
-    ndarray, shape (H, W), int32
-        Numbered from 1 in the order of the first pixels of ``parts``.
-
-    Notes
-    -----
     The seeds are the regional maxima of the distance d after it was rebuilt by dilation from
     ``narrow_point`` * d below it (Vincent 1993, "Morphological grayscale reconstruction in image
     analysis"): extended maxima whose height grows with the depth.
@@ -110,28 +80,11 @@ def split_touching(parts: InstanceMap, narrow_point: float = NARROW_POINT) -> ND
 
 
 def keep_numbers(previous: InstanceMap, parts: InstanceMap, unused: int | None = None) -> NDArray[np.int32]:
-    """Give new parts the numbers of the old ones they lie on.
+    """Return new parts with the numbers of the old ones that they lie on.
 
-    Parameters
-    ----------
-    previous : InstanceMap
-        The numbers before.
-    parts : InstanceMap
-        The parts after, in any numbers; of the same shape.
-    unused : int, optional
-        New lesions get no number below this, nor one that was in use. Pass it where a number must never come
-        back, such as that of a deleted lesion.
-
-    Returns
-    -------
-    ndarray, shape (H, W), int32
-        Where a lesion fell apart, the piece with most of the old pixels keeps its number; where lesions were
-        joined, the whole has the number of the one it has most pixels of.
-
-    Raises
-    ------
-    MaskError
-        If the shapes differ.
+    Where a lesion fell apart, the piece with most of the old pixels keeps its number; where lesions were
+    joined, the whole has the number of the one it has most pixels of. New lesions get no number below
+    ``unused``: pass it where the number of a deleted lesion must never come back.
     """
     _check_shape(parts, previous.shape)
     names = _matches(previous, parts)
@@ -201,24 +154,7 @@ def list_instances(
     probability: Probability | None = None,
     classes: Sequence[str] = ("background", "lesion"),
 ) -> tuple[Instance, ...]:
-    """Describe every lesion of an image.
-
-    Parameters
-    ----------
-    ids : InstanceMap
-        The lesions.
-    labels : ndarray, shape (H, W), optional
-        Class indices.
-    probability : Probability, optional
-        Shape (H, W), or (C, H, W) with the background first.
-    classes : sequence of str
-        Names, background first.
-
-    Raises
-    ------
-    MaskError
-        If the shapes differ.
-    """
+    """Describe every lesion of an image."""
     if labels is not None:
         _check_shape(labels, ids.shape)
     if probability is not None:
@@ -266,18 +202,7 @@ def _majority(values: NDArray[Any]) -> int:
 
 
 def as_columns(rows: Sequence[Any]) -> dict[str, NDArray[Any]]:
-    """Turn frozen records into columns, as the features of a Labels layer want them.
-
-    Parameters
-    ----------
-    rows : sequence
-        Records of one dataclass, such as `Instance`; their ``index`` says which label they belong to.
-
-    Returns
-    -------
-    dict of str to ndarray
-        One array a field, all of the same length; None becomes NaN. Empty for no rows.
-    """
+    """Turn frozen records into columns, as the features of a Labels layer want them."""
     if not rows:
         return {}
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])}
@@ -288,17 +213,7 @@ def as_columns(rows: Sequence[Any]) -> dict[str, NDArray[Any]]:
 
 
 def each_instance(ids: InstanceMap) -> Iterator[tuple[int, _Region, NDArray[np.bool_]]]:
-    """Go through lesions in the order of their numbers.
-
-    Yields
-    ------
-    value : int
-        Number of the lesion.
-    region : tuple of slice
-        Its bounding box.
-    own : ndarray of bool
-        Its pixels within the box.
-    """
+    """Yield number, bounding box and pixels within the box of each lesion, by number."""
     values: Mapping[int, int] | None = None
     if highest(ids) > _MANY:
         ids, _, inverse = relabel_sequential(ids)  # type: ignore[no-untyped-call]

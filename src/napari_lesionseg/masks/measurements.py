@@ -68,20 +68,7 @@ class Scale:
 
     @classmethod
     def from_line(cls, start: tuple[float, float], end: tuple[float, float], millimeters: float) -> Scale:
-        """Take the scale from a line drawn along a ruler.
-
-        Parameters
-        ----------
-        start, end : (row, col)
-            Its ends, in pixels.
-        millimeters : float
-            What the ruler says between them.
-
-        Raises
-        ------
-        ImageError
-            If the line or the length is nothing.
-        """
+        """Take the scale from a line drawn along a ruler."""
         length = math.dist(start, end)
         if length == 0:
             raise ImageError("The line on the ruler has no length; draw it from one mark to another.")
@@ -89,13 +76,7 @@ class Scale:
 
     @classmethod
     def from_spacing(cls, rows: float, cols: float) -> Scale:
-        """Take the scale from the spacing of rows and columns in millimeters, as DICOM gives it.
-
-        Raises
-        ------
-        ImageError
-            If pixels are not square.
-        """
+        """Take the scale from the spacing of rows and columns in millimeters, as DICOM gives it."""
         if abs(rows - cols) > _SQUARE * max(abs(rows), abs(cols)):
             raise ImageError(
                 f"Pixels of {rows} x {cols} mm are not square; bring the image to square ones first."
@@ -150,22 +131,7 @@ _LENGTHS = ("longest_diameter", "shortest_diameter", "perimeter")
 def measure_instances(
     ids: InstanceMap, image: ByteImage | None = None, scale: Scale | None = None
 ) -> tuple[Measurement, ...]:
-    """Measure every lesion of an image.
-
-    Parameters
-    ----------
-    ids : InstanceMap
-        The lesions, shape (H, W).
-    image : ByteImage, optional
-        The image, shape (H, W, 3), for the colors.
-    scale : Scale, optional
-        None: lengths are in pixels.
-
-    Raises
-    ------
-    MaskError
-        If the image is not as large as the map.
-    """
+    """Measure every lesion of an image."""
     if image is not None and image.shape[:2] != ids.shape:
         raise MaskError(f"The lesions are of shape {ids.shape}, but the image of {image.shape[:2]}.")
     return tuple(_measure(ids, place, image, scale) for place in each_instance(ids))
@@ -202,13 +168,6 @@ def _measure(
 def diameters(own: NDArray[np.bool_]) -> tuple[float, float]:
     """Measure the longest and the shortest diameter of a shape, in pixels (Feret 1930).
 
-    Parameters
-    ----------
-    own : ndarray of bool, shape (H, W)
-        At least one pixel. Diameters are those of the corners of its pixels: one pixel has 1.41 and 1.
-
-    Notes
-    -----
     The longest is the largest distance of two corners of the convex hull; the shortest is that of a side of
     the hull to the corner farthest from it (Toussaint 1983, "Solving geometric problems with the rotating
     calipers").
@@ -236,20 +195,6 @@ def perimeter(own: NDArray[np.bool_]) -> float:
 def border_irregularity(around: float, area: float) -> float:
     """Compare an outline with that of a disc of the same area.
 
-    Parameters
-    ----------
-    around : float
-        Length of the outline.
-    area : float
-        Area, in the square of the same unit.
-
-    Returns
-    -------
-    float
-        P^2 / (4 pi A): 1 for a disc, more for what is long or ragged.
-
-    Notes
-    -----
     The compactness index, used for the border of skin lesions by Golston, Stoecker, Moss and Dhir (1992),
     "Automatic detection of irregular borders in melanoma and other skin tumors". It does not tell a long
     smooth lesion from a ragged round one (Lee et al. 2003, "Irregularity index").
@@ -260,18 +205,6 @@ def border_irregularity(around: float, area: float) -> float:
 def asymmetry(own: NDArray[np.bool_]) -> float:
     """Measure how far the halves of a shape differ when it is folded.
 
-    Parameters
-    ----------
-    own : ndarray of bool, shape (H, W)
-        At least one pixel; only the shape counts, not the colors.
-
-    Returns
-    -------
-    float
-        Share of the area whose mirror image lies outside, 0 for a symmetric shape, mean of two axes.
-
-    Notes
-    -----
     The axes go through the center of the area, at right angles to each other, and are turned so that the
     result is lowest, as in the ABCD rule of dermatoscopy (Nachbar et al. 1994); the share that does not
     overlap is that of Stoecker, Li and Moss (1992), "Automatic detection of asymmetry in skin tumors".
@@ -288,21 +221,7 @@ def asymmetry(own: NDArray[np.bool_]) -> float:
 
 
 def color_shares(image: ByteImage, own: NDArray[np.bool_]) -> dict[str, float]:
-    """Tell which share of a lesion is nearest to each of `COLORS`.
-
-    Parameters
-    ----------
-    image : ByteImage
-        Shape (H, W, 3).
-    own : ndarray of bool, shape (H, W)
-        Pixels of the lesion, at least one.
-
-    Returns
-    -------
-    dict of str to float
-        Shares that add up to 1, the largest first. Nearest means by the distance in CIELAB, for the image's
-        colors as they are: a color cast of the camera shifts them.
-    """
+    """Return the share of a lesion nearest to each of `COLORS` in CIELAB, the largest first."""
     pixels = image[own]
     pixels = pixels[:: max(1, len(pixels) // _DRAWN)]
     names = list(COLORS)
@@ -313,23 +232,7 @@ def color_shares(image: ByteImage, own: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def measurement_columns(rows: Sequence[Measurement]) -> dict[str, NDArray[Any]]:
-    """Turn measurements into columns that say their unit, such as ``area_px2`` or ``perimeter_mm``.
-
-    Parameters
-    ----------
-    rows : sequence of Measurement
-        All in one unit.
-
-    Returns
-    -------
-    dict of str to ndarray
-        As the features of a Labels layer want them; see `as_columns`.
-
-    Raises
-    ------
-    MaskError
-        If the units differ.
-    """
+    """Turn measurements into columns that say their unit, such as ``area_px2`` or ``perimeter_mm``."""
     units = {row.unit for row in rows}
     if len(units) > 1:
         raise MaskError("Measurements in pixels and in millimeters do not belong in one table.")
@@ -341,21 +244,7 @@ def measurement_columns(rows: Sequence[Measurement]) -> dict[str, NDArray[Any]]:
 
 
 def write_measurements(path: Path, images: Sequence[tuple[str, Sequence[Measurement]]]) -> None:
-    """Write the measurements of some images as CSV, one lesion a line.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    images : sequence of (str, sequence of Measurement)
-        Names of images and what was measured on them. The unit is a column of its own, as images may
-        differ in it.
-
-    Raises
-    ------
-    MaskError
-        If the file cannot be written.
-    """
+    """Write the measurements of some images as CSV, one lesion a line."""
     names = list(Measurement.__dataclass_fields__)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -37,15 +37,7 @@ SNAP_PIXELS = 120_000
 
 
 def smooth(mask: LabelImage, label: int = 1) -> LabelImage:
-    """Round off what is jagged: the mask is blurred and cut at its middle, which keeps its place and area.
-
-    Parameters
-    ----------
-    mask : ndarray
-        (H, W) uint8.
-    label : int
-        The class that is smoothed; others stay.
-    """
+    """Round off what is jagged: the mask is blurred and cut at its middle, which keeps its place and area."""
     own = mask == label
     sigma = max(1.0, SMOOTHING * diameter(own))
     box = bounding_box(own, margin=math.ceil(3 * sigma))
@@ -72,15 +64,7 @@ def largest_part(mask: LabelImage, label: int = 1) -> LabelImage:
 
 
 def remove_part(mask: LabelImage, row: float, col: float) -> LabelImage:
-    """Take away the connected part, of one class, that lies under a point.
-
-    Parameters
-    ----------
-    mask : ndarray
-        (H, W) uint8.
-    row, col : float
-        The point; where it lies on no part, nothing is taken away.
-    """
+    """Take away the connected part, of one class, that lies under a point."""
     pixel = (math.floor(row + 0.5), math.floor(col + 0.5))
     if not (0 <= pixel[0] < mask.shape[0] and 0 <= pixel[1] < mask.shape[1]) or mask[pixel] == 0:
         return mask.copy()
@@ -103,15 +87,7 @@ def split(mask: LabelImage, label: int = 1) -> LabelImage:
 
 
 def merge(mask: LabelImage, label: int = 1) -> LabelImage:
-    """Join to the largest part of one class the part that lies nearest to it, by a bridge between them.
-
-    Parameters
-    ----------
-    mask : ndarray
-        (H, W) uint8.
-    label : int
-        The class whose parts are joined; others stay. With fewer than two parts nothing changes.
-    """
+    """Join to the largest part of one class the part that lies nearest to it, by a bridge between them."""
     box = bounding_box(mask == label, margin=1)
     if box is None:
         return mask.copy()
@@ -136,15 +112,6 @@ def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
     gradient, flooded from what is surely inside and what is surely outside (Beucher and Meyer 1993, "The
     morphological approach to segmentation"). The gradient is that of the one mixture of colors which tells
     the inside from the outside best, so that hairs and gloss weigh little.
-
-    Parameters
-    ----------
-    image : ndarray
-        (H, W, 3) uint8.
-    mask : ndarray
-        (H, W) uint8.
-    label : int
-        The class whose outline is moved; others stay.
     """
     own = mask == label
     reach = max(3.0, SNAP_REACH * diameter(own))
@@ -163,17 +130,7 @@ def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
 def thin_path(
     points: Sequence[tuple[float, float]], spacing: float, most: int = 24
 ) -> list[tuple[float, float]]:
-    """Thin a drawn path to points about equally far apart, its beginning among them.
-
-    Parameters
-    ----------
-    points : sequence of (float, float)
-        Rows and columns along the path.
-    spacing : float
-        Least distance between neighbors, in pixels.
-    most : int
-        Most points that are given; longer paths get a wider spacing.
-    """
+    """Thin a path of (row, col) to at most ``most`` points at least ``spacing`` pixels apart."""
     path = np.asarray(points, dtype=float).reshape(-1, 2)
     if len(path) < 2:
         return [(float(row), float(col)) for row, col in path]
@@ -185,7 +142,7 @@ def thin_path(
 
 
 def diameter(region: Region) -> float:
-    """Tell the diameter, in pixels, of a disc as large as the largest part of a region."""
+    """Return the diameter in pixels of a disc as large as the largest part of a region."""
     box = bounding_box(region)
     if box is None:
         return 0.0
@@ -222,7 +179,7 @@ def _telling_mixture(image: ByteImage, signed: NDArray[np.floating], reach: floa
 
 
 def _bridge(shape: tuple[int, ...], start: Sequence[Any], end: Sequence[Any], reach: float) -> Region:
-    """Give the pixels within a reach of the line between two pixels."""
+    """Return the pixels within a distance of the line between two pixels."""
     rows, cols = np.ogrid[: shape[0], : shape[1]]
     along = (float(end[0] - start[0]), float(end[1] - start[1]))
     length = along[0] ** 2 + along[1] ** 2
@@ -241,7 +198,7 @@ def _blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def _replaced(mask: LabelImage, box: tuple[slice, slice], own: Region, label: int) -> LabelImage:
-    """Give a class the pixels ``own`` within a box; pixels of other classes stay."""
+    """Return a mask whose class ``label`` has the pixels ``own`` within a box; other classes stay."""
     changed = mask.copy()
     window = changed[box]
     others = (window != 0) & (window != label)

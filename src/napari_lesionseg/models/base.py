@@ -86,17 +86,6 @@ def _fold_norms(layers: nn.Sequential) -> None:
 def blend(network: SegmentationNetwork, weights: Mapping[str, Tensor], share: float) -> SegmentationNetwork:
     """Return a copy of ``network`` whose weights went a share of the way to others.
 
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Left as it is.
-    weights : mapping of str to Tensor
-        Where to go; a part of the state is enough, the rest stays.
-    share : float
-        0 is the network itself, 1 the other weights.
-
-    Notes
-    -----
     On the line from old weights to new, less is lost of what was known than of what was learned: Wortsman
     et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
     """
@@ -114,19 +103,13 @@ def widths(width: int, levels: int, widest: int) -> tuple[int, ...]:
 
 
 def check_size(width: int, depth: int, widest: int) -> None:
-    """Refuse networks that no machine could hold, or that halve an image more often than five times.
-
-    Raises
-    ------
-    ValueError
-        If a setting is out of range.
-    """
+    """Raise `ValueError` for a network that is too large, or halves the image more than five times."""
     if not (1 <= width <= 128 and 1 <= depth <= 5 and width <= widest <= 1024):
         raise ValueError("width must be 1 to 128, depth 1 to 5, and widest from the width to 1024")
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1) -> nn.Sequential:
-    """Make a convolution, batch normalization and ReLU that keep the size at stride 1."""
+    """Return a convolution, batch normalization and ReLU that keep the size at stride 1."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -140,19 +123,6 @@ def resize_bilinear(features: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def logits_to_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Turn logits into probabilities of the same shape.
-
-    Parameters
-    ----------
-    logits : Tensor
-        Shape (B, 1, H, W) for one class, or (B, C, H, W).
-    temperature : float
-        Divisor of the logits that makes the probabilities calibrated (Guo et al. 2017).
-
-    Returns
-    -------
-    Tensor
-        float32 in [0, 1]: sigmoid of one channel, softmax over several.
-    """
+    """Turn logits into probabilities of the same shape."""
     scaled = logits.float() / temperature
     return torch.sigmoid(scaled) if scaled.shape[1] == 1 else torch.softmax(scaled, dim=1)

@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _one_line(text: str) -> str:
-    """Refuse line breaks and control characters, which would garble terminals, tables and file names."""
+    """Raise for line breaks and control characters, which would garble terminals, tables and file names."""
     if not text.isprintable():
         raise ValueError("must be printable and on one line")
     return text

@@ -31,24 +31,7 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_bytes(network: SegmentationNetwork, card: ModelCard, *, half: bool = True) -> bytes:
-    """Pack a network and its card into the bytes of a checkpoint.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        The network whose state is packed.
-    card : ModelCard
-        Its card.
-    half : bool
-        Store filters as float16, in half the space; what was stored loads bit-exactly as float32. All else,
-        a hundredth of the numbers, stays float32: the range of biases and of the statistics of normalization
-        is wider, and what the gate between experts weighs must not change from saving.
-
-    Raises
-    ------
-    CheckpointError
-        If a number of the network is not finite, or becomes so in float16.
-    """
+    """Return the bytes of a model file; ``half`` stores filters as float16, in half the space."""
     return save(_storable(network, half=half), metadata={CARD_KEY: card.model_dump_json()})
 
 
@@ -64,20 +47,7 @@ def _storable(network: SegmentationNetwork, *, half: bool) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: Path, network: SegmentationNetwork, card: ModelCard, *, half: bool = True) -> None:
-    """Write a model in one step: a crash leaves the old file or the new one, never a part.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.safetensors`` file; missing folders are made.
-    network, card, half
-        See `checkpoint_bytes`.
-
-    Raises
-    ------
-    CheckpointError
-        If the network holds numbers that are not finite, or the file cannot be written.
-    """
+    """Write a model in one step: a crash leaves the old file or the new one, never a part."""
     payload = checkpoint_bytes(network, card, half=half)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,13 +57,7 @@ def save_checkpoint(path: Path, network: SegmentationNetwork, card: ModelCard, *
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read the card of a checkpoint without its weights.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged, foreign or too large.
-    """
+    """Read the card of a checkpoint without its weights."""
     check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -104,13 +68,7 @@ def read_card(path: Path) -> ModelCard:
 
 
 def check_size(path: Path) -> None:
-    """Refuse what is no file, or one of an unreasonable size.
-
-    Raises
-    ------
-    CheckpointError
-        If so, or if it is not there.
-    """
+    """Raise `CheckpointError` if a path is not a file, or has an unreasonable size."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -122,13 +80,7 @@ def check_size(path: Path) -> None:
 
 
 def parse_card(path: Path, metadata: dict[str, str]) -> ModelCard:
-    """Read the card in a model file's metadata.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or it is damaged or of a newer version.
-    """
+    """Read the card in a model file's metadata."""
     text = metadata.get(CARD_KEY)
     if text is None:
         raise CheckpointError(f"{path.name} has no model card: it was not written by napari-lesionseg.")
@@ -141,7 +93,7 @@ def parse_card(path: Path, metadata: dict[str, str]) -> ModelCard:
 
 
 def _describe(path: Path, error: ValidationError) -> str:
-    """Say in one sentence why a card cannot be used: it is newer, or the first thing wrong with it."""
+    """Return one sentence on why a card cannot be used: it is newer, or its first error."""
     problems = error.errors(include_url=False, include_input=False)
     if any(p["loc"] == ("format_version",) and p["type"] == "less_than_equal" for p in problems):
         return f"{path.name} was made by a newer version of napari-lesionseg; update it to use this model."
@@ -150,23 +102,7 @@ def _describe(path: Path, error: ValidationError) -> str:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a model, checking its card, keys, shapes and types.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.safetensors`` file.
-
-    Returns
-    -------
-    Checkpoint
-        The network in evaluation mode on the CPU in float32, and its card.
-
-    Raises
-    ------
-    CheckpointError
-        With one sentence that says what is wrong with the file.
-    """
+    """Load a model in evaluation mode on the CPU, checking its card, keys, shapes and types."""
     card = read_card(path)
     network = _build_empty(path, card)
     expected = network.state_dict()

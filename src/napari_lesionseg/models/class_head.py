@@ -45,31 +45,9 @@ class Rows(NamedTuple):
 def add_class(
     network: SegmentationNetwork, card: ModelCard, name: str, *, like: str | None = None, share: float = 0.01
 ) -> Checkpoint:
-    """Add a class at the end, as a starting point for training.
+    """Return a model with one more class at the end, as a starting point for training.
 
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Left as it is.
-    card : ModelCard
-        Its card.
-    name : str
-        Name of the new class.
-    like : str, optional
-        The class that the new one looks like, and takes its first probability from; None: the background.
-    share : float
-        How much of that probability it takes, in (0, 1).
-
-    Returns
-    -------
-    Checkpoint
-        A new network on the same device, and its card.
-
-    Raises
-    ------
-    CheckpointError
-        If there is a class of that name already, or no class ``like``, or the share is out of range, or there
-        are too many classes.
+    The new class takes ``share`` of the probability of the class ``like``, by default of the background.
     """
     if name in card.classes or not name:
         raise CheckpointError(f"There is a class '{name}' already; choose another name.")
@@ -90,28 +68,7 @@ def add_class(
 
 
 def remove_class(network: SegmentationNetwork, card: ModelCard, name: str) -> Checkpoint:
-    """Remove a class; the others keep their order.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Left as it is.
-    card : ModelCard
-        Its card.
-    name : str
-        A class other than the background.
-
-    Returns
-    -------
-    Checkpoint
-        A new network on the same device, and its card. Masks drawn with the old classes need to be brought
-        to the new ones; see `napari_lesionseg.masks.class_labels.convert_labels`.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such class, it is the background, or it is the only one.
-    """
+    """Remove a class; the others keep their order."""
     position = _position(card, name)
     if position == 0:
         raise CheckpointError(f"'{name}' is the background, which every model needs.")
@@ -123,27 +80,7 @@ def remove_class(network: SegmentationNetwork, card: ModelCard, name: str) -> Ch
 
 
 def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
-    """Bring a model to other classes: missing ones are added, others removed, all put in the order asked for.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Left as it is.
-    card : ModelCard
-        Its card.
-    classes : sequence of str
-        Names, background first; the background's may differ from the model's.
-
-    Returns
-    -------
-    Checkpoint
-        A new network on the same device, and its card. Classes that stay are told from each other as before.
-
-    Raises
-    ------
-    CheckpointError
-        If there are fewer than two names, or a name comes twice.
-    """
+    """Return a model with these classes in this order: missing ones are added, others removed."""
     if len(classes) < 2 or len(set(classes)) != len(classes) or "" in classes:
         raise CheckpointError("Give the background and at least one class, each by a name of its own.")
     current = Checkpoint(network, card.model_copy(update={"classes": (classes[0], *card.classes[1:])}))
@@ -158,29 +95,11 @@ def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequenc
 
 
 def fit_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
-    """Bring a model to the classes of somebody's outlines, as a starting point for learning from them.
+    """Return a model with the classes of new masks, as a starting point for training.
 
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Left as it is.
-    card : ModelCard
-        Its card.
-    classes : sequence of str
-        Names, background first.
-
-    Returns
-    -------
-    Checkpoint
-        A new network on the same device, and its card. Classes of the same name stay. One class in place of
-        one other is the same under another name. If classes go and others come, the new ones share what the
-        first of those that go had learned, equally; if none goes, they begin with a hundredth of the
-        background.
-
-    Raises
-    ------
-    CheckpointError
-        If there are fewer than two names, or a name comes twice.
+    Classes of the same name stay. A single class in place of another is renamed. If classes go and others
+    come, the new ones share equally what the first removed one had learned; if none goes, they start with a
+    hundredth of the background.
     """
     new = [name for name in classes[1:] if name not in card.classes[1:]]
     gone = [name for name in card.classes[1:] if name not in classes[1:]]

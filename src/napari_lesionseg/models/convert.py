@@ -73,29 +73,7 @@ LAYOUTS = (
 def import_weights(
     path: Path, *, name: str, working_size: int = 256, license_id: str = "unknown"
 ) -> Checkpoint:
-    """Take over weights from a ``.pt`` or ``.pth`` file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        What to call the model.
-    working_size : int
-        Root of the number of pixels the network was trained on; the file does not tell.
-    license_id : str
-        License of the weights; the file does not tell.
-
-    Returns
-    -------
-    Checkpoint
-        The network, and a card whose notes say what is assumed.
-
-    Raises
-    ------
-    CheckpointError
-        If the file holds anything but tensors, or they do not fit a known network.
-    """
+    """Take over weights from a ``.pt`` or ``.pth`` file."""
     state = _strip(_find_state(path, _load(path)))
     for layout in LAYOUTS:
         renamed = {layout.rename(key): tensor for key, tensor in state.items()}
@@ -135,7 +113,7 @@ def _find_state(path: Path, loaded: Any) -> dict[str, Tensor]:
 
 
 def _strip(state: State) -> State:
-    """Take off what wrappers put before every name."""
+    """Remove the prefixes of wrappers from every name."""
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             return _strip({key.removeprefix(prefix): tensor for key, tensor in state.items()})
@@ -177,7 +155,7 @@ def _guess_settings(arch: str, state: State) -> dict[str, int]:
 
 
 def _fill(card: ModelCard, state: State) -> Any:
-    """Make the network of a card and fill it; None if the tensors do not fit."""
+    """Return the network of a card with these weights; None if the tensors do not fit."""
     try:
         network = build_network(card.arch, card.out_channels, **card.arch_settings)
     except (CheckpointError, ValueError):

@@ -49,18 +49,7 @@ def check_onnx_packages() -> None:
 
 
 class OnnxNetwork(SegmentationNetwork):
-    """A network that ONNX Runtime runs on the CPU; it cannot be trained.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        As `export_onnx` writes it.
-
-    Raises
-    ------
-    CheckpointError
-        If it has other inputs or outputs, or ONNX Runtime cannot run it.
-    """
+    """A network that ONNX Runtime runs on the CPU; it cannot be trained."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -138,26 +127,6 @@ def export_onnx(network: SegmentationNetwork, card: ModelCard, path: Path) -> fl
     Its inputs are ``image``, a normalized image (B, 3, H, W), and for networks that take clicks
     ``guidance`` of the same shape; its output is ``logits`` (B, C, H, W). B is free, H and W are any
     multiples of 32. The features that clicks do not change are further outputs; see `OnnxNetwork`.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Left as it is.
-    card : ModelCard
-        Its card, which goes into the file.
-    path : Path
-        The ``.onnx`` file; missing folders are made.
-
-    Returns
-    -------
-    float
-        Largest difference to torch's logits on random images.
-
-    Raises
-    ------
-    CheckpointError
-        If a package is missing, the network cannot be exported, its answers differ by more than `TOLERANCE`
-        (per unit of logit, above one), or the file cannot be written.
     """
     check_onnx_packages()
     folded = network.for_inference().cpu()

@@ -20,22 +20,7 @@ ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
 
 
 def build_network(arch: str, out_channels: int = 1, **settings: int) -> SegmentationNetwork:
-    """Make an untrained network.
-
-    Parameters
-    ----------
-    arch : str
-        One of `ARCHITECTURES`.
-    out_channels : int
-        1 for one class against the background, otherwise the number of classes.
-    **settings : int
-        The network's own settings, such as its width.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such network, or it does not take these settings.
-    """
+    """Return an untrained network of `ARCHITECTURES`; raise `CheckpointError` if the settings do not fit."""
     if arch not in ARCHITECTURES:
         raise CheckpointError(
             f"There is no network '{arch}'; choose one of {', '.join(sorted(ARCHITECTURES))}."

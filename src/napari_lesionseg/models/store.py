@@ -42,14 +42,7 @@ class ModelEntry:
 
 
 class ModelStore:
-    """Finds, adds, renames and removes models.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        The user's models; None: the folder named by the environment variable LESIONSEG_MODELS, or the place
-        where the system keeps a user's data.
-    """
+    """Finds, adds, renames and removes models."""
 
     def __init__(self, folder: Path | None = None) -> None:
         chosen = folder or os.environ.get(FOLDER_VARIABLE)
@@ -64,18 +57,7 @@ class ModelStore:
         )
 
     def resolve(self, name: str | Path | None = None) -> Path:
-        """Find the file of a model.
-
-        Parameters
-        ----------
-        name : str or Path, optional
-            The name of a model or a path; None: the shipped default.
-
-        Raises
-        ------
-        ModelNotFoundError
-            If there is no such model.
-        """
+        """Find the file of a model."""
         known = {path.stem: path for path in (*_models_in(self.folder), *_shipped())}
         if name is None:
             default = next(_shipped(), None)
@@ -89,25 +71,7 @@ class ModelStore:
         raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
 
     def add(self, source: Path | bytes, name: str) -> Path:
-        """Add a model under a name of its own; nothing is ever overwritten.
-
-        Parameters
-        ----------
-        source : Path or bytes
-            A checkpoint, or its bytes.
-        name : str
-            Wanted name; a number is added when it is taken.
-
-        Returns
-        -------
-        Path
-            The new file.
-
-        Raises
-        ------
-        CheckpointError
-            If the source is no usable model, the name is unusable, or the folder cannot be written.
-        """
+        """Add a model file, or its bytes; a number is appended to a name that is taken."""
         if isinstance(source, Path):
             load_checkpoint(source)
         try:
@@ -121,13 +85,7 @@ class ModelStore:
         return path
 
     def rename(self, name: str, new_name: str) -> Path:
-        """Give one of the user's models another name.
-
-        Raises
-        ------
-        ModelNotFoundError, CheckpointError
-            If it is not there, is a shipped one, or the name is taken or unusable.
-        """
+        """Rename one of the user's models."""
         path = self._own(name)
         try:
             target = self._claim(new_name)
@@ -140,13 +98,7 @@ class ModelStore:
         return target
 
     def remove(self, name: str) -> None:
-        """Delete one of the user's models.
-
-        Raises
-        ------
-        ModelNotFoundError, CheckpointError
-            If it is not there, is a shipped one, or cannot be deleted.
-        """
+        """Delete one of the user's models."""
         try:
             self._own(name).unlink()
         except OSError as error:
@@ -156,11 +108,6 @@ class ModelStore:
         """Return a model and what it was fine-tuned from, as far as that is here, the newest first.
 
         To roll back, take the second.
-
-        Raises
-        ------
-        ModelNotFoundError
-            If there is no such model.
         """
         entry = _describe(self.resolve(name), shipped=name in _shipped_names())
         by_hash = {sha256_file(other.path): other for other in self.list() if other.card is not None}
@@ -171,25 +118,7 @@ class ModelStore:
         return tuple(line)
 
     def export(self, name: str, folder: Path) -> tuple[Path, ...]:
-        """Write a model for others: the file, and its card and license as texts; nothing is overwritten.
-
-        Parameters
-        ----------
-        name : str
-            The name of a model or a path.
-        folder : Path
-            Where to; made if it is not there.
-
-        Returns
-        -------
-        tuple of Path
-            Model, card and license.
-
-        Raises
-        ------
-        ModelNotFoundError, CheckpointError
-            If there is no such model, it is damaged, or the folder cannot be written or holds such files.
-        """
+        """Write a model for others: the file, and its card and license as texts; nothing is overwritten."""
         source = self.resolve(name)
         card = read_card(source)
         files = {
