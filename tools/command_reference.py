@@ -1,4 +1,4 @@
-"""Print docs/reference/commands.md, made from what the commands say of themselves.
+"""Print docs/reference/commands.md, made from the help of the commands.
 
 python tools/command_reference.py > docs/reference/commands.md
 """
@@ -90,7 +90,7 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _helps(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Return what the actions of a command say of themselves in the list that argparse prints."""
+    """Return the help of each action in the list that argparse prints."""
     (actions,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return {choice.dest: choice.help or "" for choice in actions._choices_actions}
 

@@ -66,7 +66,7 @@ def test_writes_a_better_model_and_tells_what_it_does(
     out = tmp_path / "new" / "ours.safetensors"
     assert finetune(folders, model, out, "--epochs", "12") == 0
     told = capsys.readouterr().out
-    assert "4 images to learn from, 4 held out in turn" in told
+    assert "4 images to train on, 4 held out in turn" in told
     assert "round 2/2" in told
     assert "is better" in told
     card = read_card(out)
@@ -92,7 +92,7 @@ def test_worse_is_not_written_unless_insisted(
         (elsewhere / f"val-{path.name}").write_bytes(path.read_bytes())
     val = ["--epochs", "12", "--val-images", str(elsewhere), "--val-masks", str(elsewhere)]
     assert finetune((folders[0], wrong), good, out, *val) == 0
-    assert "as it was" in capsys.readouterr().out
+    assert "the old model" in capsys.readouterr().out
     assert same_weights(good, out)
     assert finetune((folders[0], wrong), good, out, *val, "--insist") == 0
     assert not same_weights(good, out)
@@ -120,7 +120,7 @@ def test_broken_image_is_named(
     assert finetune(folders, model, out, "--epochs", "1") == 1
     captured = capsys.readouterr()
     assert "mole-2" in captured.err
-    assert "3 images to learn from" in captured.out
+    assert "3 images to train on" in captured.out
     assert out.is_file()
 
 

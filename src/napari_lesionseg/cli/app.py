@@ -14,11 +14,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from napari_lesionseg.cli.options import READ_ONLY
 from napari_lesionseg.cli.signals import default_signals
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.study.layout import find_study
-from napari_lesionseg.study.study import Study
 
 EXAMPLE = """examples:
   lesionseg app images/
@@ -49,6 +46,9 @@ def run_app(options: argparse.Namespace) -> int:
 
 def relocate_images(folder: Path | None, images: Path) -> None:
     """Set the folder of a study's images."""
+    from napari_lesionseg.study.layout import READ_ONLY, find_study  # help need not wait for these
+    from napari_lesionseg.study.study import Study
+
     place = None if folder is None else find_study(folder)
     if place is None:
         raise LesionSegError("--images needs a study: lesionseg app STUDY --images DIR.")

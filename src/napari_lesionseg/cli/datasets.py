@@ -21,7 +21,7 @@ from napari_lesionseg.cli.console import (
     results,
     run_with_progress,
 )
-from napari_lesionseg.cli.options import READ_ONLY, make_folder, make_settings, parse_changes
+from napari_lesionseg.cli.options import make_folder, make_settings, parse_changes
 from napari_lesionseg.datasets.export import ExportReport, check_key_place, export_dataset, write_key
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
@@ -33,7 +33,7 @@ from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.study.agreement import find_consensus, measure_agreement
 from napari_lesionseg.study.datasets import study_from_dataset, study_records
-from napari_lesionseg.study.layout import STUDY_FOLDER, find_study
+from napari_lesionseg.study.layout import READ_ONLY, STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study
 
 EXPORT_EXAMPLE = """examples:

@@ -26,7 +26,7 @@ from napari_lesionseg.training.trainer import EpochResult, StepResult
 EXAMPLE = """examples:
   lesionseg finetune images/ --masks corrected/ --out our-clinic.safetensors --seconds 60
   lesionseg models add our-clinic.safetensors"""
-DOING = {"reading": "Reading", "measuring": "Measuring", "timing": "Timing", "comparing": "Comparing"}
+STAGES = {"reading": "Reading", "measuring": "Measuring", "timing": "Timing", "comparing": "Comparing"}
 
 
 def configure_finetune(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def configure_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
     add_model(parser)
     parser.add_argument("--seconds", type=float, help="budget in seconds")
-    parser.add_argument("--epochs", type=int, help="times every image is seen (default: as does good)")
+    parser.add_argument("--epochs", type=int, help="passes over the images (default: chosen automatically)")
     _add_rarer_arguments(parser)
 
 
@@ -48,17 +48,18 @@ def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
         "--patients",
         type=Path,
         metavar="FILE",
-        help="CSV file with the columns image (name without suffix) and patient, who is never torn apart",
+        help="CSV file with the columns image (name without ending) and patient; all images of a patient are "
+        "either trained on or held out",
     )
-    parser.add_argument("--val-images", nargs="+", default=[], help="folders of images to measure on only")
+    parser.add_argument("--val-images", nargs="+", default=[], help="folders of held-out images")
     parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the training"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the fine-tuning"
     )
     parser.add_argument("--name", help="name of the model (default: the file's)")
-    parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same --out")
     parser.add_argument(
-        "--insist", action="store_true", help="write what was learned even if it is no better than before"
+        "--insist", action="store_true", help="write the new model even if it is no better than the old one"
     )
 
 
@@ -86,18 +87,7 @@ def run_finetune(options: argparse.Namespace) -> int:
 
 
 def read_patients(path: Path) -> list[SplitItem]:
-    """Read which images are of one patient.
-
-    Parameters
-    ----------
-    path : Path
-        A CSV file with the columns ``image`` and ``patient``.
-
-    Raises
-    ------
-    TrainingError
-        If it cannot be read or lacks a column.
-    """
+    """Read the patient of each image from a CSV file with the columns ``image`` and ``patient``."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
@@ -105,18 +95,18 @@ def read_patients(path: Path) -> list[SplitItem]:
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{path} is no CSV file with the columns image and patient.") from error
+        raise TrainingError(f"{path} is not a CSV file with the columns image and patient.") from error
 
 
 def _show(tuning: FineTuning) -> None:
-    """Drive the training, with a line for every point of the curve."""
+    """Run the fine-tuning, and print one line for every point of the curve."""
     with progress_bar("Reading", 1) as (progress, task):
         for event in tuning.steps():
             if isinstance(event, Progress):
-                label = DOING[event.stage]
+                label = STAGES[event.stage]
                 progress.update(task, description=label, completed=event.done, total=event.total)
             elif isinstance(event, Plan):
-                _tell_plan(event)
+                _print_plan(event)
             elif isinstance(event, StepResult):
                 _advance(progress, task, event, tuning.plan)
             else:
@@ -127,15 +117,15 @@ def _show(tuning: FineTuning) -> None:
 
 def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan | None) -> None:
     total = plan.steps if plan else event.step
-    progress.update(task, description="Learning", completed=event.step, total=total)
+    progress.update(task, description="Training", completed=event.step, total=total)
 
 
-def _tell_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan) -> None:
     for image in plan.skipped:
         print_error(image.reason)
     held_out = f"{len(plan.held_out)} held out" + (" in turn" if plan.folds > 1 else "")
     print_result(
-        f"{plan.images} images to learn from, {held_out}; {plan.steps} steps at {plan.size} pixels, "
+        f"{plan.images} images to train on, {held_out}; {plan.steps} steps at {plan.size} pixels, "
         f"about {plan.seconds:.0f} s on {plan.device}"
     )
     if plan.new_domain_images is not None:
@@ -157,7 +147,7 @@ def _write(options: argparse.Namespace, model: Model, candidate: Candidate) -> N
     worse = candidate.comparison is not None and not candidate.offered
     if worse and not options.insist:
         save_checkpoint(options.out, model.network, _named(model.card, options))
-        print_result(f"{options.out} written: it is the model as it was (--insist writes the new one)")
+        print_result(f"{options.out} written: the old model, which is better (--insist writes the new one)")
         return
     save_checkpoint(options.out, candidate.model.network, _named(candidate.model.card, options))
     print_result(f"{options.out} written")

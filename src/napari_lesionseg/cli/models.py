@@ -1,4 +1,4 @@
-"""``lesionseg models``: list, show, add, rename, remove and hand on models."""
+"""``lesionseg models``: list, show, add, rename, remove, compare and export models."""
 
 from __future__ import annotations
 
@@ -38,26 +38,28 @@ def configure_models(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="list all models (the default)")
     show = actions.add_parser("show", help="print a model's card")
     show.add_argument("name")
-    add = actions.add_parser("add", help="add a model file, or weights in a .pt or .pth file that fit")
+    add = actions.add_parser("add", help="add a model file, or a .pt or .pth file of a known network")
     add.add_argument("file", type=Path)
     add.add_argument("--name", help="default: the file's name")
-    add.add_argument("--working-size", type=int, default=256, help="of .pt: side of its training images")
-    add.add_argument("--license", default="unknown", help="of .pt: license of the weights")
-    history = actions.add_parser("history", help="list what a model was fine-tuned from")
+    add.add_argument(
+        "--working-size", type=int, default=256, help="for .pt files: side of its training images"
+    )
+    add.add_argument("--license", default="unknown", help="for .pt files: license of the weights")
+    history = actions.add_parser("history", help="list the models that a model was fine-tuned from")
     history.add_argument("name")
     compare = actions.add_parser("compare", help="measure two models on the same images")
     compare.add_argument("old", help="name of a model, or a .safetensors file")
-    compare.add_argument("new", help="the one to compare it with")
+    compare.add_argument("new", help="the model to compare it with")
     compare.add_argument("images", help="folder of images")
     compare.add_argument("--masks", help="folder of masks (default: the same folder)")
     add_device(compare)
     export = actions.add_parser("export", help="write a model with its card and license into a folder")
     export.add_argument("name")
     export.add_argument("--out", type=Path, required=True, metavar="DIR")
-    rename = actions.add_parser("rename", help="give a model another name")
+    rename = actions.add_parser("rename", help="rename a model")
     rename.add_argument("name")
     rename.add_argument("new_name")
-    remove = actions.add_parser("remove", help="delete a model of your own")
+    remove = actions.add_parser("remove", help="delete a model; shipped models cannot be deleted")
     remove.add_argument("name")
     export = actions.add_parser("export-onnx", help="write a model as an ONNX file, for other programs")
     export.add_argument("name")
@@ -65,12 +67,12 @@ def configure_models(parser: argparse.ArgumentParser) -> None:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    """Do what was asked; 1 if a listed model is damaged or an image could not be read."""
+    """Run an action; 1 if a listed model is damaged or an image could not be read."""
     return _ACTIONS.get(options.action, _list)(ModelStore(), options)
 
 
 def _show(store: ModelStore, options: argparse.Namespace) -> int:
-    """Print a card; of what the training images look like, a thousand numbers, only how many they were."""
+    """Print a card without the statistics of the training images, which are a thousand numbers."""
     lists = {"domain": {"mean", "covariance"}}
     results.print_json(read_card(store.resolve(options.name)).model_dump_json(exclude=lists))
     return 0
@@ -107,7 +109,7 @@ def _add(store: ModelStore, options: argparse.Namespace) -> int:
 
 
 def _history(store: ModelStore, options: argparse.Namespace) -> int:
-    table = Table("name", "date", "learned from", "held-out Jaccard")
+    table = Table("name", "date", "trained on", "held-out Jaccard")
     for entry in store.history(options.name):
         card = entry.card or ModelCard()
         pairs = card.training.get("data", {}).get("pairs", "")
@@ -132,11 +134,11 @@ def _compare(_: ModelStore, options: argparse.Namespace) -> int:
                 failed += 1
                 print_error(str(error))
             progress.advance(task)
-    _tell_comparison(collect_changes(changes))
+    _print_comparison(collect_changes(changes))
     return 1 if failed else 0
 
 
-def _tell_comparison(comparison: Comparison) -> None:
+def _print_comparison(comparison: Comparison) -> None:
     table = Table("score", "old", "new", "change", "95 % interval", title_justify="left")
     rows = {"Dice": comparison.dice, "Jaccard": comparison.jaccard, "failure rate": comparison.failures}
     for title, change in rows.items():
@@ -154,7 +156,7 @@ def _export_onnx(store: ModelStore, options: argparse.Namespace) -> int:
     if out.suffix != ONNX_SUFFIX:
         raise CheckpointError(f"The name of an ONNX file ends in {ONNX_SUFFIX}, which '{out}' does not.")
     difference = export_onnx(*load_checkpoint(model), out)
-    print_result(f"{out} written; its answers are within {difference:.1g} of the original's")
+    print_result(f"{out} written; its outputs differ by at most {difference:.1g} from the original's")
     return 0
 
 

@@ -17,7 +17,6 @@ from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
 from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.types import Pair
 
-READ_ONLY = "lesionseg"  # the annotator who opens a study to read it; nothing is saved under this name
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 

@@ -18,6 +18,9 @@ from napari_lesionseg.study.events import StudyInfo
 STUDY_FOLDER = "lesionseg-study"
 """Name of the study inside a folder of images."""
 
+READ_ONLY = "lesionseg"
+"""The annotator in whose name a program opens a study to read it; nothing is saved under this name."""
+
 INFO_FILE = "study.json"
 EVENTS, MASKS, IMAGES, CACHE = "events", "masks", "images", "cache"
 
