@@ -91,7 +91,7 @@ class OnnxNetwork(SegmentationNetwork):
         if self._gate is None:
             return self
         chosen = copy.copy(self)
-        (chosen._expert,) = self._gate.run([CHOSEN], {IMAGE: _to_array(view)})
+        (chosen._expert,) = self._gate.run([CHOSEN], {IMAGE: _to_array(view)})  # noqa: SLF001 - a copy of self
         return chosen
 
     def for_inference(self) -> SegmentationNetwork:

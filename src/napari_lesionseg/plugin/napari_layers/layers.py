@@ -1,6 +1,6 @@
 """Between napari's layers and plain arrays: images out, outlines in.
 
-Arrays that leave this module are copies, so that worker threads never see a layer's memory.
+Arrays that leave this module are copies, so that threads never see the memory of a layer.
 """
 
 from __future__ import annotations
@@ -31,31 +31,25 @@ CLASS_COLORS = ("#56b4e9", "#f0e442", "#009e73", "#e69f00", "#cc79a7", "#0072b2"
 
 
 def image_shape(image: Image) -> tuple[int, ...]:
-    """Tell the shape (..., H, W) of an image at full size, without its color channels."""
+    """Return the shape (..., H, W) of an image at full size, without its color channels."""
     shape: tuple[int, ...] = tuple(_full_size(image).shape)
     return shape[:-1] if image.rgb else shape
 
 
 def frames_of(image: Image) -> list[Frame]:
-    """List the frames of an image: one per leading index; a single image has the frame ()."""
+    """Return the frames of an image: one per leading index; a single image has the frame ()."""
     return list(np.ndindex(*image_shape(image)[:-2]))
 
 
 def shown_frame(image: Image, viewer: ViewerModel) -> Frame:
-    """Tell which frame of an image the viewer shows; the nearest one when it shows none."""
+    """Return the frame of an image that the viewer shows, or the nearest one."""
     lead = image_shape(image)[:-2]
     position = image.world_to_data(viewer.dims.point)[: len(lead)]
     return tuple(int(np.clip(round(at), 0, size - 1)) for at, size in zip(position, lead, strict=True))
 
 
 def check_image(image: Image) -> None:
-    """Refuse what cannot be outlined, with a sentence that says what to do.
-
-    Raises
-    ------
-    ImageError
-        For empty images, and frames of more than 200 megapixels.
-    """
+    """Raise an ImageError for images without pixels, and frames of more than 200 megapixels."""
     shape = image_shape(image)
     height, width = shape[-2:]
     if not all(shape):
@@ -68,28 +62,10 @@ def check_image(image: Image) -> None:
 
 
 def read_frame(image: Image, frame: Frame) -> ByteImage:
-    """Copy one frame of an image as color bytes; to be called on the main thread.
+    """Copy one frame of an image as color bytes (H, W, 3); call it on the main thread.
 
-    Of a multiscale image the largest level is taken, alpha is dropped, gray is repeated. Gray values other
-    than bytes are scaled by the layer's contrast limits, so that the network sees what the annotator sees;
-    lazy (dask) data are read for this frame alone.
-
-    Parameters
-    ----------
-    image : napari.layers.Image
-        The image.
-    frame : Frame
-        One of `frames_of`.
-
-    Returns
-    -------
-    ndarray
-        (H, W, 3) uint8, a new array.
-
-    Raises
-    ------
-    ImageError
-        If `check_image` refuses the image, or its data cannot be read.
+    Alpha is dropped and gray repeated. Gray values other than bytes are scaled by the layer's contrast
+    limits, so that the network sees what the annotator sees.
     """
     check_image(image)
     try:
@@ -125,7 +101,7 @@ def place_like(labels: Labels, image: Image) -> None:
 
 
 def fits(labels: Labels, image: Image) -> bool:
-    """Tell whether a layer can take the outline of an image: same shape, and held in memory."""
+    """Whether a layer can take the outline of an image: same shape, and held in memory."""
     return isinstance(labels.data, np.ndarray) and labels.data.shape == image_shape(image)
 
 
@@ -138,18 +114,18 @@ def show_as(labels: Labels, *, filled: bool) -> None:
 
 
 def contour_width(shape: Sequence[int]) -> int:
-    """Tell how many pixels wide a contour has to be to be seen when the whole image is in view."""
+    """Return the width in pixels at which a contour is visible when the whole image is in view."""
     return int(np.clip(round(max(shape[-2:]) / 1000) + 1, 2, 8))
 
 
 def outline_colors() -> DirectLabelColormap:
-    """Colors of the classes; what lies beyond the palette is white."""
+    """Return the colors of the classes; classes beyond the palette are white."""
     colors: dict[int | None, str] = dict(enumerate(CLASS_COLORS, start=1))
     return DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colors)
 
 
 def _full_size(image: Image) -> Any:
-    """Level 0 of a multiscale image, the data of any other."""
+    """Return level 0 of a multiscale image, the data of any other."""
     return image.data[0] if image.multiscale else image.data
 
 

@@ -1,6 +1,6 @@
-"""What belongs to a Labels layer: its image, its outline, the network's prediction, and its features.
+"""What belongs to a Labels layer: its image, its outline, the prediction, and its features.
 
-Layers are held weakly and as objects, never by name.
+Links are kept in the layer's metadata, weakly and by object: names change, and layers are removed.
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ CLASSES = "classes"
 _ONE_CLASS = ("background", "lesion")
 _MEASURED = frozenset(Measurement.__dataclass_fields__) - {"index", "area"}
 
-_outlines: weakref.WeakKeyDictionary[Labels, weakref.ref[Labels]] = weakref.WeakKeyDictionary()
-_used: weakref.WeakKeyDictionary[Labels, int] = weakref.WeakKeyDictionary()
+_OUTLINE, _NEXT_NUMBER = "lesionseg_outline", "lesionseg_next_number"
 
 
 def link(lesions: Labels, outline: Labels) -> None:
-    """Note that lesions were numbered from an outline."""
-    _outlines[lesions] = weakref.ref(outline)
+    """Record that lesions were numbered from an outline."""
+    lesions.metadata[_OUTLINE] = weakref.ref(outline)
 
 
 def outline_of(lesions: Labels, viewer: ViewerModel) -> Labels | None:
-    """Give the outline, a layer of classes, that lesions were numbered from, if it still fits them."""
-    found = _outlines[lesions]() if lesions in _outlines else None
+    """Return the outline, a layer of classes, that lesions were numbered from, if it still fits them."""
+    found = lesions.metadata[_OUTLINE]() if _OUTLINE in lesions.metadata else None
     usable = found is not None and found in viewer.layers and found.data.shape == lesions.data.shape
     return found if usable else None
 
 
 def image_of(labels: Labels, viewer: ViewerModel) -> Image | None:
-    """Give the image that a layer lies on: that of its outline, or the next one below of its size."""
+    """Return the image of a layer: that of its outline, or the next one below with its size."""
     base = outline_of(labels, viewer) or labels
     editor = editor_of(base)
     image = editor.image if editor is not None else None
@@ -60,7 +59,7 @@ def image_of(labels: Labels, viewer: ViewerModel) -> Image | None:
 
 
 def probability_of(labels: Labels, viewer: ViewerModel, frame: Frame) -> Probability | None:
-    """Give what the network said about a layer's image, if that is known: (H, W) or (C, H, W)."""
+    """Return the prediction for the image of a layer, if there is one: (H, W) or (C, H, W)."""
     base = outline_of(labels, viewer) or labels
     editor = editor_of(base)
     prediction = editor.document.snapshot.prediction_of(frame) if editor is not None else None
@@ -68,32 +67,26 @@ def probability_of(labels: Labels, viewer: ViewerModel, frame: Frame) -> Probabi
 
 
 def is_outline(labels: Labels, viewer: ViewerModel) -> bool:
-    """Tell whether a layer holds classes, as all outlines drawn here do, rather than single lesions."""
+    """Whether a layer holds classes, as all outlines drawn here do, rather than single lesions."""
     return editor_of(labels) is not None or CLASSES in labels.metadata
 
 
 def class_names(labels: Labels, viewer: ViewerModel) -> tuple[str, ...]:
-    """Name the classes of a layer, or of the outline behind it, the background first."""
+    """Return the class names of a layer, or of its outline, the background first."""
     base = outline_of(labels, viewer) or labels
     names = base.metadata.get(CLASSES, _ONE_CLASS)
     return tuple(str(name) for name in names)
 
 
 def shown_frame_of(labels: Labels, viewer: ViewerModel) -> Frame:
-    """Tell which frame of a stack the viewer shows; () for a single image."""
+    """Return the frame of a stack that the viewer shows; () for a single image."""
     lead = full_size(labels).shape[:-2]
     position = labels.world_to_data(viewer.dims.point)[: len(lead)]
     return tuple(int(np.clip(round(at), 0, size - 1)) for at, size in zip(position, lead, strict=True))
 
 
 def read_numbers(labels: Labels, frame: Frame) -> InstanceMap:
-    """Copy one frame of a layer; of a multiscale layer, the largest level. To be called on the main thread.
-
-    Raises
-    ------
-    MaskError
-        If the data cannot be read.
-    """
+    """Copy one frame of a layer, at full size; a MaskError if it cannot be read. Call on the main thread."""
     try:
         values = np.array(full_size(labels)[frame])
     except (OSError, ValueError, IndexError) as error:
@@ -102,22 +95,16 @@ def read_numbers(labels: Labels, frame: Frame) -> InstanceMap:
 
 
 def next_number(labels: Labels, ids: InstanceMap) -> int:
-    """Give a number that no lesion of the layer ever had."""
-    _used[labels] = max(_used.get(labels, 1), int(ids.max(initial=0)) + 1)
-    return _used[labels]
+    """Return a number that no lesion of the layer ever had."""
+    number = max(labels.metadata.get(_NEXT_NUMBER, 1), int(ids.max(initial=0)) + 1)
+    labels.metadata[_NEXT_NUMBER] = number
+    return number
 
 
 def put_features(labels: Labels, columns: Mapping[str, NDArray[Any]], owned: Collection[str] = ()) -> None:
-    """Write columns into a layer's features; other columns stay with the numbers they belong to.
+    """Set columns of a layer's features, one of them ``index``; other columns stay with their numbers.
 
-    Parameters
-    ----------
-    labels : napari.layers.Labels
-        The layer.
-    columns : mapping of str to ndarray
-        Columns of one length, one of them ``index``; empty where there are no lesions.
-    owned : collection of str
-        Further columns to take out first, those of an earlier writing.
+    `owned` columns are removed first where `columns` has none of them, as when there are no lesions left.
     """
     old = labels.features.copy()
     if "index" not in old:
@@ -130,13 +117,13 @@ def put_features(labels: Labels, columns: Mapping[str, NDArray[Any]], owned: Col
 
 
 def is_measured(column: str) -> bool:
-    """Tell whether a column of the features holds a measurement, as `measurement_columns` names them."""
+    """Whether a column of the features holds a measurement, named by `measurement_columns`."""
     name = column.removesuffix("_px").removesuffix("_mm").removesuffix("_px2").removesuffix("_mm2")
     return name in _MEASURED or (name == "area" and column != "area")
 
 
 def full_size(labels: Labels) -> Any:
-    """Give the largest level of a multiscale layer, the data of any other."""
+    """Return the largest level of a multiscale layer, the data of any other."""
     return labels.data[0] if labels.multiscale else labels.data
 
 

@@ -1,4 +1,4 @@
-"""The layer of an outline while it is corrected: what is drawn into it, and what the hand did there."""
+"""The Labels layer of an outline while it is edited."""
 
 from __future__ import annotations
 
@@ -19,22 +19,7 @@ if TYPE_CHECKING:
 
 
 class ManagedLabels:
-    """A Labels layer whose undo leads elsewhere, and that tells when it was painted.
-
-    Parameters
-    ----------
-    viewer : napari.components.ViewerModel
-        The viewer that shows it.
-    image : napari.layers.Image
-        The image, a single one.
-    labels : napari.layers.Labels
-        Its outline, of the same size.
-
-    Raises
-    ------
-    MaskError
-        If the outline does not fit the image, or the image is a stack.
-    """
+    """A Labels layer whose undo leads to the editor, and that reports when it was painted."""
 
     def __init__(self, viewer: ViewerModel, image: Image, labels: Labels) -> None:
         if not fits(labels, image):
@@ -51,16 +36,10 @@ class ManagedLabels:
         notice: Callable[[], bool],
         on_image: Callable[[], None] | None = None,
     ) -> None:
-        """Let undo and redo of the layer lead elsewhere, and keep nothing in napari's own history.
+        """Replace undo and redo of the layer, and keep nothing in napari's own history.
 
-        Parameters
-        ----------
-        undo, redo : callable
-            Called by the keys and by ``layer.undo()`` and ``layer.redo()``.
-        notice : callable
-            Called when the layer may have been painted; tells whether it was.
-        on_image : callable
-            Called when the image has other pixels.
+        `notice` is called when the layer may have been painted, and returns whether it was; `on_image` when
+        the image has other pixels.
         """
         self._notice, self._on_image = notice, on_image or _do_nothing
         vars(self._labels).update(undo=undo, redo=redo, _history_limit=0)
@@ -71,7 +50,7 @@ class ManagedLabels:
         self._image.events.data.connect(self._on_image_changed)
 
     def close(self) -> None:
-        """Give the layer back as it was."""
+        """Restore the layer's own undo."""
         self._closed = True
         for name in ("undo", "redo", "_history_limit"):
             vars(self._labels).pop(name, None)
@@ -99,7 +78,7 @@ class ManagedLabels:
         return mask
 
     def shows(self, mask: LabelImage) -> bool:
-        """Tell whether it shows exactly this."""
+        """Whether it shows exactly this mask."""
         return same_pixels(self._labels.data, mask)
 
     def write(self, mask: LabelImage) -> None:
@@ -112,7 +91,7 @@ class ManagedLabels:
 
     def _on_painted(self) -> None:
         if not self._writing and self.usable:
-            self._announced = not self._notice()  # a polygon is told of before it is there
+            self._announced = not self._notice()  # polygons are announced before they are drawn
 
     def _on_refreshed(self) -> None:
         if self._announced and not self._writing and self.usable:
@@ -128,4 +107,4 @@ def _nothing_new() -> bool:
 
 
 def _do_nothing() -> None:
-    """Stand for a callback that is not there."""
+    """Do nothing, in place of a callback."""
