@@ -96,7 +96,7 @@ def read_numbers(labels: Labels, frame: Frame) -> InstanceMap:
 
 def next_number(labels: Labels, ids: InstanceMap) -> int:
     """Return a number that no lesion of the layer ever had."""
-    number = max(labels.metadata.get(_NEXT_NUMBER, 1), int(ids.max(initial=0)) + 1)
+    number: int = max(labels.metadata.get(_NEXT_NUMBER, 1), int(ids.max(initial=0)) + 1)
     labels.metadata[_NEXT_NUMBER] = number
     return number
 
