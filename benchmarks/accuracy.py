@@ -47,7 +47,7 @@ from napari_lesionseg.evaluation.evaluate import (
     collect,
     measure_pair,
 )
-from napari_lesionseg.evaluation.metrics import Estimate, summarise
+from napari_lesionseg.evaluation.metrics import Estimate, summarize
 from napari_lesionseg.evaluation.quality import boundary_entropy
 from napari_lesionseg.io.images import read_mask, write_image
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
@@ -232,7 +232,7 @@ def group_table(report: Report) -> Table:
     title = f"{report.data}, {report.evaluation.model}: what makes images hard"
     table = Table("images", "n", "Dice", "Jaccard", "failed %", title=title)
     for name, members in groups(report.facts).items():
-        summary = summarise([facts.result.scores for facts in members])
+        summary = summarize([facts.result.scores for facts in members])
         figures = (show(summary.dice), show(summary.jaccard), show(summary.failure_rate, 100, 1))
         table.add_row(name, str(len(members)), *figures)
     return table
@@ -293,7 +293,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "evaluation": report.evaluation.to_json(),
         "trust": trust_figures(report),
         "groups": {
-            name: dataclasses.asdict(summarise([f.result.scores for f in members])) for name, members in parts
+            name: dataclasses.asdict(summarize([f.result.scores for f in members])) for name, members in parts
         },
     }
 

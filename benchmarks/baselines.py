@@ -93,7 +93,7 @@ def central_part(mask: np.ndarray, spread: float = 0.25) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class GrabCut:
-    """GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) started from a centerd rectangle.
+    """GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) started from a centered rectangle.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from napari_lesionseg.evaluation.metrics import (
     hausdorff95,
     score_classes,
     score_masks,
-    summarise,
+    summarize,
 )
 
 masks = hnp.arrays(np.uint8, (12, 15), elements=st.integers(0, 1))
@@ -142,7 +142,7 @@ def some_scores(jaccards: np.ndarray) -> list[ImageScores]:
 
 def test_summary_has_the_means(rng: np.random.Generator) -> None:
     jaccards = rng.uniform(0.4, 1, 50)
-    summary = summarise(some_scores(jaccards))
+    summary = summarize(some_scores(jaccards))
     assert summary.images == 50
     assert summary.jaccard.mean == pytest.approx(jaccards.mean())
     assert summary.failure_rate.mean == pytest.approx((jaccards < 0.65).mean())
@@ -151,7 +151,7 @@ def test_summary_has_the_means(rng: np.random.Generator) -> None:
 
 def test_interval_is_that_of_the_normal_distribution_for_many_images(rng: np.random.Generator) -> None:
     jaccards = rng.uniform(0.4, 1, 400)
-    estimate = summarise(some_scores(jaccards)).jaccard
+    estimate = summarize(some_scores(jaccards)).jaccard
     half = 1.96 * jaccards.std() / math.sqrt(400)
     assert estimate.low == pytest.approx(estimate.mean - half, abs=0.15 * half)
     assert estimate.high == pytest.approx(estimate.mean + half, abs=0.15 * half)
@@ -159,28 +159,28 @@ def test_interval_is_that_of_the_normal_distribution_for_many_images(rng: np.ran
 
 def test_interval_repeats_with_the_seed_and_widens_with_the_confidence(rng: np.random.Generator) -> None:
     scores = some_scores(rng.uniform(0.4, 1, 30))
-    assert summarise(scores, seed=3) == summarise(scores, seed=3)
-    narrow, wide = summarise(scores, confidence=0.5).dice, summarise(scores, confidence=0.99).dice
+    assert summarize(scores, seed=3) == summarize(scores, seed=3)
+    narrow, wide = summarize(scores, confidence=0.5).dice, summarize(scores, confidence=0.99).dice
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_images_that_all_agree_have_an_interval_of_no_width() -> None:
-    estimate = summarise(some_scores(np.full(5, 0.8))).specificity
+    estimate = summarize(some_scores(np.full(5, 0.8))).specificity
     assert (estimate.mean, estimate.low, estimate.high) == (1, 1, 1)
 
 
 def test_no_failure_among_few_images_does_not_rule_out_failures() -> None:
-    rate = summarise(some_scores(np.full(20, 0.8))).failure_rate
+    rate = summarize(some_scores(np.full(20, 0.8))).failure_rate
     assert rate.mean == 0
     assert rate.low == pytest.approx(0, abs=1e-12)
     assert rate.high == pytest.approx(1.96**2 / (20 + 1.96**2), rel=1e-3)  # Wilson 1927, for 0 of 20
 
 
 def test_one_image_has_no_interval() -> None:
-    estimate = summarise(some_scores(np.array([0.8]))).jaccard
+    estimate = summarize(some_scores(np.array([0.8]))).jaccard
     assert (estimate.mean, estimate.low, estimate.high) == (0.8, None, None)
 
 
 def test_nothing_cannot_be_averaged() -> None:
     with pytest.raises(MaskError, match="no image"):
-        summarise([])
+        summarize([])

@@ -25,8 +25,8 @@ from napari_lesionseg.inference.tiling_io import (
     NpyFile,
     as_probability,
     choose_level,
-    drop_specks,
     new_output,
+    remove_specks,
     threshold_strips,
 )
 from napari_lesionseg.io.resize import normalize
@@ -155,7 +155,7 @@ def test_weights_add_up_to_one_everywhere(length: int, window: int, share: float
     axis = _Axis(length, window, int(share * window))
     total = np.zeros(length)
     for index in range(axis.count):
-        part = axis.seen(index)
+        part = axis.covered(index)
         assert part.stop > part.start
         total[part] += axis.weights(index)
         places = axis.read(index, index)
@@ -466,5 +466,5 @@ def test_specks_are_dropped_as_in_one_look(strip: int, seed: int, smallest: int)
     expected = np.where(sizes[parts] >= smallest, mask, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling_io, "_STRIP_PIXELS", strip)
-        drop_specks(mask, smallest)
+        remove_specks(mask, smallest)
     assert np.array_equal(mask, expected)

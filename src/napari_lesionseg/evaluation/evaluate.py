@@ -16,7 +16,7 @@ from napari_lesionseg.evaluation.metrics import (
     Summary,
     score_classes,
     score_masks,
-    summarise,
+    summarize,
 )
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference import postprocess as postprocess_module
@@ -309,7 +309,7 @@ def collect(
         model=model.card.name,
         model_sha256=model.sha256,
         threshold=postprocess_module.resolve_threshold(threshold, config, model.card.threshold),
-        summary=summarise([image.scores for image in images]) if images else None,
+        summary=summarize([image.scores for image in images]) if images else None,
         classes=_class_means(images),
         images=images,
         failed_inputs=tuple(outcome for outcome in outcomes if isinstance(outcome, FailedImage)),

@@ -219,7 +219,7 @@ def hausdorff95(predicted: _Mask, truth: _Mask) -> float:
     return float(max(np.percentile(there, 95), np.percentile(back, 95)))
 
 
-def summarise(
+def summarize(
     scores: Sequence[ImageScores], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Summary:
     """Average the scores of many images, with intervals over images.

@@ -26,7 +26,7 @@ _Shared = dict[tuple[int, int], int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PanopticMap:
-    """An image in which every pixel is told apart.
+    """Classes and numbers of things of every pixel of an image.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class PanopticQuality:
 
 
 def make_panoptic(labels: LabelImage, ids: InstanceMap, things: Collection[int]) -> PanopticMap:
-    """Bring classes and lesions together, so that every pixel has one class and every thing one number.
+    """Combine classes and lesions, so that every pixel has one class and every thing one number.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How good an outline probably is, told from the probabilities alone."""
+"""Estimate the quality of an outline from the probabilities alone."""
 
 from __future__ import annotations
 

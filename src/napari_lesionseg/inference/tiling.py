@@ -1,14 +1,13 @@
 """Very large images, part by part, in memory that does not grow with the image.
 
-Two ways, for two kinds of image. `predict_tiles` looks at every part of the image closely: for many small
-lesions, as in photographs of the whole body. `predict_whole` looks at the whole image from afar: for one
-large lesion, which no tile would hold.
+There are two ways. `predict_tiles` runs the network at full resolution on every part of the image: for many
+small lesions, as in photographs of the whole body. `predict_whole` runs it once on the whole image, averaged
+down: for one large lesion, which no tile would hold.
 
-The network looks through windows of one size that overlap. Where they stand depends on the image alone; how
-many of them are read at once, as a tile, depends on the memory there is. So tiles of any size give the same
-answer, whatever the network: within 1e-5 in float32, which is what rounding in batches of different sizes may
-do. Windows fade into each other with weights that add up to one, so that no seam is seen. Beyond the image
-they see it mirrored.
+The network runs on windows of one size that overlap. Their places depend on the image alone; how many are
+read at once, as a tile, depends on the memory. So tiles of any size give the same prediction within 1e-5 in
+float32, which is the effect of rounding in batches of different sizes. The weights of overlapping windows add
+up to one, so that there are no seams. Beyond its border the image is mirrored.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.types import Box, ByteImage, Click, Probability
 
-_FACES = 4  # the whole image is averaged down to this many times the model's working size
+_OVERVIEW_FACTOR = 4  # the whole image is averaged down to this many times the model's working size
 
 
 class TileConfig(Settings):
-    """How an image is looked at part by part."""
+    """Windows and tiles in which a large image is predicted."""
 
     window: int = Field(
         768,
@@ -69,18 +68,18 @@ class TileConfig(Settings):
         1.0,
         ge=1 / 64,
         le=8,
-        description="The network's pixels for one of the image; below 1 it looks from farther off.",
+        description="The network's pixels for one of the image; below 1 the image is averaged down.",
     )
     tile: int = Field(
         1536,
         ge=64,
         description="Side of what is read at once, in pixels of the image, at least a window; "
-        "the answer does not depend on it.",
+        "the prediction does not depend on it.",
     )
     batch: int | None = Field(
         None,
         ge=1,
-        description="Windows in the network at once; None: 1 on the processor, 4 on a graphics card.",
+        description="Windows in the network at once; None: 1 on the CPU, 4 on a GPU.",
     )
 
     @model_validator(mode="after")
@@ -174,7 +173,7 @@ class _Axis:
 
     @property
     def count(self) -> int:
-        """Number of windows: both ends of the image are seen with as much around them as an overlap."""
+        """Number of windows; the first and last reach beyond the image by an overlap."""
         return -(-(self.length + self.overlap) // self.step)
 
     def start(self, index: int) -> int:
@@ -188,15 +187,15 @@ class _Axis:
         folded = places % period
         return np.where(folded < self.length, folded, period - folded)
 
-    def seen(self, index: int) -> slice:
+    def covered(self, index: int) -> slice:
         """Return the part of the image that a window contributes to."""
         start = self.start(index)
         return slice(min(max(0, start), self.length), min(self.length, start + self.window))
 
     def weights(self, index: int) -> NDArray[np.float32]:
-        """Weigh a window in every pixel of `seen`; the weights of all windows add up to one."""
-        seen, start = self.seen(index), self.start(index)
-        depth = np.arange(seen.start, seen.stop) - start + 0.5
+        """Return the weight of a window in every pixel of `covered`; all windows add up to one."""
+        covered, start = self.covered(index), self.start(index)
+        depth = np.arange(covered.start, covered.stop) - start + 0.5
         weights = np.ones(len(depth), np.float32)
         if index > 0 and self.overlap:
             weights *= np.clip(depth / self.overlap, 0, 1).astype(np.float32)
@@ -206,9 +205,9 @@ class _Axis:
 
     def span(self, tile: range) -> tuple[int, int, int]:
         """Return where a tile begins, where the next one begins to contribute, and where the tile ends."""
-        start, stop = self.seen(tile[0]).start, self.seen(tile[-1]).stop
+        start, stop = self.covered(tile[0]).start, self.covered(tile[-1]).stop
         last = tile[-1] == self.count - 1
-        return start, stop if last else self.seen(tile[-1] + 1).start, stop
+        return start, stop if last else self.covered(tile[-1] + 1).start, stop
 
     def tiles(self, size: int) -> list[range]:
         """Group windows into tiles of at most ``size`` pixels, where one window is not larger already."""
@@ -237,8 +236,10 @@ def _predict_tiles(
             block = np.zeros((channels, bottom - top, right - left), np.float32)
             block[:, :carried] = below[:, :carried, left:right]
             block[:, :, : beside.shape[2]] = beside
-            for window, answer in _look(model, image, (rows, cols), (tall, wide), config, whole):
-                _blend(block, (top, left), answer, (rows, cols), window)
+            for window, prediction in _predict_windows(
+                model, image, (rows, cols), (tall, wide), config, whole
+            ):
+                _blend(block, (top, left), prediction, (rows, cols), window)
             put_part(out, (slice(top, low), slice(left, far)), block[:, : low - top, : far - left])
             below[:, : bottom - low, left:far] = block[:, low - top :, : far - left]
             beside = block[:, :, far - left :].copy()
@@ -251,7 +252,7 @@ def _predict_tiles(
         carried = bottom - low
 
 
-def _look(
+def _predict_windows(
     model: Model,
     image: Readable,
     axes: tuple[_Axis, _Axis],
@@ -285,14 +286,14 @@ def _read(image: Readable, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> By
 def _blend(
     block: Probability,
     corner: tuple[int, int],
-    answer: Probability,
+    prediction: Probability,
     axes: tuple[_Axis, _Axis],
     window: _Window,
 ) -> None:
-    """Add what a window says to the block that begins at a row and a column, weighted."""
+    """Add the weighted prediction of a window to the block that begins at ``corner``."""
     (rows, cols), (row, col), (top, left) = axes, window, corner
-    down, across = rows.seen(row), cols.seen(col)
-    own = answer[
+    down, across = rows.covered(row), cols.covered(col)
+    own = prediction[
         :,
         down.start - rows.start(row) : down.stop - rows.start(row),
         across.start - cols.start(col) : across.stop - cols.start(col),
@@ -308,7 +309,7 @@ def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor 
     images = torch.from_numpy(views)
     try:
         return _run(model, images, (side, side), whole)
-    except torch.OutOfMemoryError:  # the graphics card's: the processor has more
+    except torch.OutOfMemoryError:  # of the GPU; the computer has more memory
         model.move_to_cpu()
         torch.cuda.empty_cache()
         return _run(model, images, (side, side), whole)
@@ -345,7 +346,7 @@ def _predict_whole(
 
 def _reduction(image: Readable, card: ModelCard) -> int:
     """Count the pixels a side that become one, so that a few times as many are left as the network sees."""
-    return int(max(1, max(image.shape[:2]) // (_FACES * card.working_size)))
+    return int(max(1, max(image.shape[:2]) // (_OVERVIEW_FACTOR * card.working_size)))
 
 
 def _overview(image: Readable, card: ModelCard) -> ByteImage:

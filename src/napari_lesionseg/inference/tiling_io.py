@@ -1,4 +1,4 @@
-"""Images and answers too large for the memory: read in parts, written in parts."""
+"""Images and predictions too large for the memory: read and written in parts."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def threshold_strips(stored: NDArray[Any], threshold: float, out: Writable) -> N
         out[strip] = postprocess(as_probability(stored[..., strip, :]), plain, threshold)
 
 
-def drop_specks(mask: NDArray[np.uint8], smallest: int) -> None:
+def remove_specks(mask: NDArray[np.uint8], smallest: int) -> None:
     """Remove parts of fewer than ``smallest`` pixels from a mask (H, W) in place, strip by strip.
 
     The result is that of the whole mask at once: a part that reaches into a strip from more than ``smallest``

@@ -19,7 +19,7 @@ from napari_lesionseg.types import LabelImage
 Region = NDArray[np.bool_]
 
 _MARGIN = 2  # columns between one row and the next, so that no run touches one of a row it is not next to
-_STRIP = 64  # rows that are looked at at once, so that they stay in the processor's cache
+_STRIP = 64  # rows processed at once, so that they stay in the processor's cache
 
 
 def bounding_box(mask: NDArray[np.generic], margin: int = 0) -> tuple[slice, slice] | None:

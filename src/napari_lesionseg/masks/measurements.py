@@ -1,7 +1,7 @@
 """Measurements of outlined lesions: sizes, shape and colors, in pixels until a scale was set.
 
 They describe an outline; they are no diagnosis and no risk. An outline is taken as it is drawn, every pixel a
-square, and a lesion that the image cuts off is measured as far as it is seen.
+square, and of a lesion that the image cuts off the visible part is measured.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def asymmetry(own: NDArray[np.bool_]) -> float:
     if not small.any():
         return 0.0
     places = np.argwhere(small).astype(np.float64)
-    centerd = places - places.mean(axis=0)
-    unlike = functools.partial(_unmirrored, small, places, centerd)
+    centered = places - places.mean(axis=0)
+    unlike = functools.partial(_asymmetric_share, small, places, centered)
     shares = [(unlike(angle) + unlike(angle + math.pi / 2)) / 2 for angle in _ANGLES]
     return float(min(shares))
 
@@ -251,7 +251,7 @@ def write_measurements(path: Path, images: Sequence[tuple[str, Sequence[Measurem
     writer.writerow(["image", *names])
     for image, rows in images:
         for row in rows:
-            writer.writerow([_harmless(image), *(_written(getattr(row, name)) for name in names)])
+            writer.writerow([_escape_formula(image), *(_format_value(getattr(row, name)) for name in names)])
     try:
         write_atomically(path, text.getvalue().encode("utf-8"))
     except OSError as error:
@@ -263,23 +263,23 @@ def _ends(rows: NDArray[np.intp], left: NDArray[np.intp], right: NDArray[np.intp
     return [*zip(rows.tolist(), left.tolist(), strict=True), *zip(rows.tolist(), right.tolist(), strict=True)]
 
 
-def _unmirrored(
-    own: NDArray[np.bool_], places: NDArray[np.float64], centerd: NDArray[np.float64], angle: float
+def _asymmetric_share(
+    own: NDArray[np.bool_], places: NDArray[np.float64], centered: NDArray[np.float64], angle: float
 ) -> float:
     """Compute the share of a shape whose mirror image across an axis through its center lies outside."""
     axis = np.array([math.cos(angle), math.sin(angle)])
-    mirrored = 2 * (centerd @ axis)[:, None] * axis - centerd
-    rows, cols = np.rint(mirrored + (places - centerd)).astype(np.intp).T
+    mirrored = 2 * (centered @ axis)[:, None] * axis - centered
+    rows, cols = np.rint(mirrored + (places - centered)).astype(np.intp).T
     inside = (rows >= 0) & (rows < own.shape[0]) & (cols >= 0) & (cols < own.shape[1])
     return 1 - float(own[rows[inside], cols[inside]].sum()) / len(places)
 
 
-def _written(value: object) -> object:
+def _format_value(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else value
 
 
-def _harmless(text: str) -> str:
-    """Keep a spreadsheet from taking the name of an image for a formula."""
+def _escape_formula(text: str) -> str:
+    """Escape an image name that a spreadsheet would read as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -106,7 +106,7 @@ def merge(mask: LabelImage, label: int = 1) -> LabelImage:
 
 
 def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
-    """Move the outline to the image's edges nearby.
+    """Move the outline to nearby edges of the image.
 
     Within a band around the outline the border is put where the image changes most: the watershed of the
     gradient, flooded from what is surely inside and what is surely outside (Beucher and Meyer 1993, "The
@@ -158,7 +158,7 @@ def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float
     markers[signed <= -reach] = 2
     if not ((markers == 1).any() and (markers == 2).any()):
         return inside.astype(np.float32)
-    gray = _telling_mixture(image, signed, reach)
+    gray = _contrast_mixture(image, signed, reach)
     edges = ndimage.gaussian_gradient_magnitude(gray, sigma=max(1.0, reach / 5))
     # A little is added away from the outline, so that where there is no edge it stays where it is.
     pull = edges.max() * 0.15 * (1 - np.clip(np.abs(signed) / reach, 0, 1))
@@ -166,7 +166,7 @@ def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float
     return _blur((pieces == 1).astype(np.float32), max(1.0, reach / 6))
 
 
-def _telling_mixture(image: ByteImage, signed: NDArray[np.floating], reach: float) -> NDArray[np.float32]:
+def _contrast_mixture(image: ByteImage, signed: NDArray[np.floating], reach: float) -> NDArray[np.float32]:
     """Mix the colors along the line from the inside's mean to the outside's, scaled by their spread."""
     colors = image.astype(np.float32)
     inner = colors[(signed > 0) & (signed < 2 * reach)]

@@ -39,7 +39,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """Turn features, and guidance of shape (B, 3, H, W), into logits of shape (B, C, H, W)."""
 
     def for_inference(self) -> SegmentationNetwork:
-        """Return a copy in evaluation mode that answers the same, only faster, and cannot learn.
+        """Return a faster copy in evaluation mode with the same output, which cannot be trained.
 
         In evaluation a batch normalization multiplies and shifts each channel by fixed numbers, which the
         filter before it can do as well.
@@ -72,7 +72,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """Fill the encoder with published weights: nothing to do unless overridden."""
 
     def early_modules(self, stages: int) -> list[nn.Module]:
-        """Modules, from the input on, that training may leave as they are: none unless overridden."""
+        """First modules from the input on, which training may freeze: none unless overridden."""
         return []
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 without its classifier: an encoder that is quick on a processor.
+"""EfficientNet-Lite0 without its classifier: an encoder that is fast on a CPU.
 
 EfficientNet (Tan and Le 2019) in the "Lite" variant published with TensorFlow's model garden: no squeeze and
 excitation, ReLU6 in place of swish, a stem that is not scaled.
@@ -45,7 +45,7 @@ WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution with a filter a channel, kept in float32 under autocast on a processor.
+    """A convolution with a filter a channel, kept in float32 under autocast on a CPU.
 
     oneDNN's bfloat16 kernels for the gradients of depthwise convolutions are slower than those for float32,
     even where ordinary convolutions gain threefold (``benchmarks/training_step.py``).

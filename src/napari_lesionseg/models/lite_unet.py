@@ -172,5 +172,5 @@ class LiteUNet(SegmentationNetwork):
         load_imagenet_weights(self.encoder)
 
     def early_modules(self, stages: int) -> list[nn.Module]:
-        """Modules that training may leave as they are: the encoder's stem and first ``stages`` stages."""
+        """Modules that training may freeze: the encoder's stem and first ``stages`` stages."""
         return self.encoder.early_modules(stages)

@@ -40,14 +40,14 @@ class SegNet(SegmentationNetwork):
         channels = widths(width, depth, widest)
         inputs = (3, *channels)
         self.encoder = nn.ModuleList(
-            _viewer_layers(before, [after] * count)
+            _conv_layers(before, [after] * count)
             for before, after, count in zip(inputs, channels, CONVOLUTIONS, strict=False)
         )
         # Mirror images of the encoder's stages; the head is the last convolution of the finest one.
         finer = (channels[0], *channels[:-1])
         counts = (CONVOLUTIONS[0] - 1, *CONVOLUTIONS[1:depth])
         self.decoder = nn.ModuleList(
-            _viewer_layers(own, [own] * (count - 1) + [fine])
+            _conv_layers(own, [own] * (count - 1) + [fine])
             for own, fine, count in reversed(list(zip(channels, finer, counts, strict=True)))
         )
         self.head = nn.Conv2d(channels[0], out_channels, 3, padding=1)
@@ -76,7 +76,7 @@ class SegNet(SegmentationNetwork):
         return logits
 
 
-def _viewer_layers(in_channels: int, out_channels: list[int]) -> nn.Sequential:
+def _conv_layers(in_channels: int, out_channels: list[int]) -> nn.Sequential:
     inputs = (in_channels, *out_channels)
     return nn.Sequential(
         *(conv_norm_act(before, after) for before, after in zip(inputs, out_channels, strict=False))

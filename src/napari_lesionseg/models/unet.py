@@ -12,7 +12,7 @@ from napari_lesionseg.models.base import SegmentationNetwork, check_size, conv_n
 class UNet(SegmentationNetwork):
     """U-Net with configurable width and depth.
 
-    It differs from the published one in three points: convolutions are padded, so that the answer has the
+    It differs from the published one in three points: convolutions are padded, so that the output has the
     size of the image; they are followed by batch normalization; and images of any size will do, because
     what is pooled from an odd side is rounded up and cut off again on the way back.
 

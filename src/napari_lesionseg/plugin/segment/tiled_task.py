@@ -17,8 +17,8 @@ from napari_lesionseg.inference.tiling import TileConfig, predict_tiles, predict
 from napari_lesionseg.inference.tiling_io import (
     Readable,
     choose_level,
-    drop_specks,
     new_output,
+    remove_specks,
     threshold_strips,
 )
 from napari_lesionseg.plugin.napari_layers.layers import image_shape
@@ -65,7 +65,7 @@ def draw(stored: NDArray[np.uint8], threshold: float, smallest: int) -> LabelIma
     """Make a mask of stored probabilities, in memory that hardly grows; to be called in a worker."""
     mask = np.zeros(stored.shape[-2:], np.uint8)
     threshold_strips(stored, threshold, mask)
-    drop_specks(mask, smallest)
+    remove_specks(mask, smallest)
     return mask
 
 
