@@ -96,8 +96,8 @@ class StudySession:
         self.study_poller = StudyPoller(study)
         self.study_poller.came.connect(self.changed.emit)
         self.study_poller.failed.connect(self.failed.emit)
-        self._conv_layers = ViewerLayers(viewer)
-        self._conv_layers.losing.connect(self._on_losing)
+        self._viewer_layers = ViewerLayers(viewer)
+        self._viewer_layers.losing.connect(self._on_losing)
         self.run = StudyRun(study, self.save_queue, lambda: self._image_id or self._awaited)
         self._prefetcher = Prefetcher(study)
         self._prefetcher.ready.connect(self._on_ready)
@@ -150,7 +150,7 @@ class StudySession:
             self._show(made)
             self._prefetcher.want(ahead)
         else:
-            self._conv_layers.hide()
+            self._viewer_layers.hide()
             self._prefetcher.want([image_id, *ahead])
 
     def next(self) -> bool:
@@ -332,7 +332,7 @@ class StudySession:
         self.save_queue.close()
         self._dirty = False
         self._close_editor()
-        self._conv_layers.close()
+        self._viewer_layers.close()
         self.study.close()
 
     def _save_mask(self) -> None:
@@ -363,7 +363,7 @@ class StudySession:
         )
 
     def _remember_place(self) -> None:
-        view = self._conv_layers.view
+        view = self._viewer_layers.view
         if view is not None and self._image_id is not None:
             self.save_queue.place(self._image_id, view)
 
@@ -387,18 +387,18 @@ class StudySession:
         self._image_id = self._awaited = None
 
     def _show(self, made: Prepared) -> None:
-        viewer = self._conv_layers.viewer
+        viewer = self._viewer_layers.viewer
         if viewer is None:
             return
         state = self.study.state.images[made.image_id]
         self._awaited, self._image_id = None, made.image_id
-        image_id, labels = self._conv_layers.show(viewer, made.image, state.name)
+        image_id, labels = self._viewer_layers.show(viewer, made.image, state.name)
         self.editor = MaskEditor(viewer, image_id, labels, config=self._config, model=self._model)
         self._fill(self.editor, made, state)
         self._hidden, self._is_no_lesion = None, state.status is Status.NO_LESION
         self.editor.changed.connect(self._on_edited)
         self.editor.failed.connect(self._on_editor_failed)
-        self._conv_layers.look(self._view_left_at(made.image_id))
+        self._viewer_layers.look(self._view_left_at(made.image_id))
         self._remember_place()
         self.opened.emit(self.editor)
         self.changed.emit()
