@@ -1,15 +1,15 @@
-"""Measure how well outlines agree with those of annotators, on images the shipped model never learned from.
+"""Measure how well predictions agree with annotators' masks, on images that were not used for training.
 
-Prints the tables of ``docs/development/benchmarks.md``::
+Prints tables of ``docs/development/benchmarks.md``::
 
     python benchmarks/accuracy.py [--model M] [--data DIR] [--baselines [only]] [--json F] [--sheet DIR]
 
 Needs OpenCV and openpyxl: ``pip install ".[benchmarks]"``.
 
-- ``isic2017-val-256`` is squashed to squares, so its distances are those of the squashed images.
-- ``pad-smartphone`` holds photos without a dermoscope, several lesions in some.
-- Intervals hold 95 % over images: percentile bootstrap for means, Wilson's for the share that failed.
-- Calibration is that of the pixels of all images, the same number drawn from each.
+- ``isic2017-val-256`` is resized to squares, so its distances are those of the resized images.
+- ``pad-smartphone`` contains photos without a dermoscope, some with several lesions.
+- Intervals are 95 % over images: percentile bootstrap for means, Wilson for the failure rate.
+- Calibration uses the same number of pixels from each image.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from napari_lesionseg.types import ByteImage, LabelImage, Pair
 SETS = ("isic2017-val-256", "isic-crop512-val", "ph2-sample", "pad-smartphone")
 SECOND_ANNOTATOR = "second_reader_masks"
 PIXELS = 20_000
-"""So many pixels of each image are drawn for the calibration: large images must not outweigh others."""
+"""Pixels sampled per image for the calibration, so that large images do not outweigh others."""
 TRUTH_COLOR, PREDICTED_COLOR = (86, 180, 233), (240, 228, 66)
 """Sky blue and yellow of Okabe and Ito: different to color-blind eyes, and neither a color of skin."""
 
@@ -103,7 +103,7 @@ class Report:
 
 
 def hair_share(image: ByteImage) -> float:
-    """Measure hair as the share of pixels much darker than what lies a hair's breadth beside them.
+    """Measure hair as the fraction of pixels much darker than those a hair's width away.
 
     The image is brought to 512 pixels on its longer side; a pixel counts where the gray-scale closing with
     a disc of 17 pixels lies more than 20 of 255 above it (the black-hat transform; DullRazor, Lee et al.
@@ -117,7 +117,7 @@ def hair_share(image: ByteImage) -> float:
 
 
 def touches_border(mask: LabelImage) -> bool:
-    """Tell whether the lesion goes on outside the image."""
+    """Whether the lesion extends beyond the image."""
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
@@ -335,11 +335,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets to measure on")
     parser.add_argument("--baselines", nargs="?", const="also", choices=("also", "only"))
-    parser.add_argument("--json", type=Path, help="write all figures, per image too, to this file")
+    parser.add_argument("--json", type=Path, help="write all scores, also per image, to this file")
     parser.add_argument("--sheet", type=Path, help="write the worst images of each set to this folder")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Methods without learning, to compare the model with.
+"""Methods without training, for comparison with the model.
 
 Needs OpenCV: ``pip install ".[benchmarks]"``.
 """

@@ -1,21 +1,20 @@
-"""Measure how many clicks an outline needs, by the field's protocol, and how long a click takes.
+"""Measure how many clicks an outline needs, by the usual protocol, and how long a click takes.
 
-Prints the tables of ``docs/development/benchmarks.md``::
+Prints tables of ``docs/development/benchmarks.md``::
 
     python benchmarks/clicks.py [--model M] [--data DIR] [--sets S ...] [--limit N] [--jitter J] [--json F]
 
-- The outline starts as the automatic one, with no click. Each next click is set at the center of the largest
-  wrong region: of all missed and all extra pixels, the one deepest inside its region (Xu et al. 2016; RITM,
-  Sofiiuk et al. 2022). The model gets all clicks so far and its own previous probability. After 20 the
-  annotator gives up.
-- The outline is that of the program: the probability at the model's threshold, parts and holes tidied up.
-- NoC@90 is the number of clicks until the Jaccard index reaches 0.90, 20 where it never does; "failed" is the
-  share of the images where it never does. An image that needs no click counts as 0.
-- "Jittered" clicks are set as people do: anywhere in the region that is deeper than half of its depth.
-- ``isic-crop512-val`` and ``ph2-sample`` are dermoscopy; ``pad-smartphone`` holds photos, some with several
-  lesions.
-- The time of a click is measured on an image of 768x560 pixels, with 1 and 2 threads: the decoder with the
-  guidance, the probability at full size, and the outline tidied up.
+- Starts from the automatic outline. Each click is placed at the center of the largest error: of all false
+  negative and false positive pixels, the one deepest inside its region (Xu et al. 2016; RITM, Sofiiuk et al.
+  2022). The model gets all clicks so far and its own previous probability. At most 20 clicks.
+- The outline is thresholded at the model's threshold and postprocessed.
+- NoC@90 is the number of clicks until the Jaccard index reaches 0.90, or 20 if it never does; "failed" is the
+  percentage of images where it never does. An image that needs no click counts as 0.
+- "Jittered" clicks are placed as people do: anywhere deeper than half the depth of the region.
+- ``isic-crop512-val`` and ``ph2-sample`` are dermoscopy; ``pad-smartphone`` contains photos, some with
+  several lesions.
+- The time of a click is measured on an image of 768x560 pixels with 1 and 2 threads. It includes the decoder,
+  the probability at full size, and postprocessing.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class TrainingRun:
     jaccards: tuple[float, ...]
 
     def after(self, clicks: int) -> float:
-        """Return the Jaccard index after so many clicks; it stays once there is nothing to click on."""
+        """Return the Jaccard index after a number of clicks; it stays once there is no error left."""
         return self.jaccards[min(clicks, len(self.jaccards) - 1)]
 
     def clicks_to(self, target: float) -> int | None:
@@ -88,7 +87,7 @@ class Report:
         return fmean(training_run.clicks_to(target) is None for training_run in self.training_runs)
 
     def jaccard(self, clicks: int) -> float:
-        """Return the mean Jaccard index after so many clicks."""
+        """Return the mean Jaccard index after a number of clicks."""
         return fmean(training_run.after(clicks) for training_run in self.training_runs)
 
     def to_json(self) -> dict[str, object]:
@@ -112,7 +111,7 @@ def outline(model: Model, probability: Probability, clicks: Sequence[Click]) -> 
 def click_through(
     model: Model, encoded: EncodedImage, truth: LabelImage, jitter: float, seed: int
 ) -> list[float]:
-    """Click until the highest target is reached or the annotator gives up; return all Jaccard indices."""
+    """Click until the highest target or the maximum number of clicks; return all Jaccard indices."""
     rng, clicks = np.random.default_rng(seed), list[Click]()
     probability = encoded.predict()
     jaccards: list[float] = []
@@ -178,15 +177,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
     parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="data sets to measure on")
-    parser.add_argument("--limit", type=int, help="so many images of each set")
+    parser.add_argument("--limit", type=int, help="number of images per set")
     parser.add_argument(
-        "--jitter", type=float, default=JITTER, help="of the jittered clicks; 0: exact ones only"
+        "--jitter", type=float, default=JITTER, help="of jittered clicks; 0: exact clicks only"
     )
-    parser.add_argument("--repeats", type=int, default=50, help="clicks timed")
-    parser.add_argument("--json", type=Path, help="write all figures, per image too, to this file")
+    parser.add_argument("--repeats", type=int, default=50, help="number of clicks to time")
+    parser.add_argument("--json", type=Path, help="write all scores, also per image, to this file")
     return parser.parse_args()
 
 

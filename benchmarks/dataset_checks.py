@@ -1,7 +1,7 @@
-"""Let other people's tools judge one exported data set each; prints one line of JSON.
+"""Let other tools check one exported dataset each; prints one line of JSON.
 
-This script imports nothing of the package, so that it can run in the environment of the tool that it asks.
-`dataset_tools.py` writes the data sets and runs all of it:
+This script does not import the package, so it can run in the environment of the tool. `dataset_tools.py`
+writes the datasets and runs all checks:
 
     python -P benchmarks/dataset_checks.py isic TRUTH PREDICTIONS    isic-challenge-scoring
     python -P benchmarks/dataset_checks.py coco FOLDER PLAIN         pycocotools
@@ -10,7 +10,7 @@ This script imports nothing of the package, so that it can run in the environmen
     python -P benchmarks/dataset_checks.py nnunet FOLDER             nnunetv2
     python -P benchmarks/dataset_checks.py dicom FOLDER PLAIN        highdicom
 
-PLAIN holds the same images as a plain folder; every mask is compared with its ``masks`` and ``instances``.
+PLAIN contains the same images as a plain folder; every mask is compared with its ``masks`` and ``instances``.
 """
 
 from __future__ import annotations

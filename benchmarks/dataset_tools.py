@@ -1,16 +1,16 @@
-"""Write real data sets in every format, and let the tools that others use judge them.
+"""Write real datasets in every format and let other tools check them.
 
     python benchmarks/dataset_tools.py --python TOOLS/bin/python [--nnunet NNUNET/bin/python] [--data DIR]
 
 TOOLS is an environment with isic-challenge-scoring, pycocotools, datasets, mlcroissant, highdicom and
-pydicom, NNUNET one with nnunetv2 (which wants a torch of its own):
+pydicom, and NNUNET one with nnunetv2, which needs its own torch:
 
     pip install isic-challenge-scoring pycocotools datasets mlcroissant highdicom pydicom
     pip install nnunetv2
 
-The outlines of the ISIC data set are scored against those of the shipped model, and the package's own figures
-are compared with the challenge's. DICOM needs pydicom and highdicom here as well; its photographs are made of
-PH2's images, with headers full of names. Prints a table in Markdown; ends with 1 if a tool complains.
+The shipped model's masks are scored against those of the ISIC dataset, and the package's scores are compared
+with the challenge's. DICOM needs pydicom and highdicom here as well; its photographs are made from PH2
+images, with names in their headers. Prints a Markdown table; exits with 1 if a tool finds an error.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def main() -> int:
     """Judge every set; 1 if a tool found anything wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_data_argument(parser)
-    parser.add_argument("--python", type=Path, required=True, help="of the environment of the tools")
-    parser.add_argument("--nnunet", type=Path, help="of the environment of nnunetv2")
+    parser.add_argument("--python", type=Path, required=True, help="interpreter with the tools")
+    parser.add_argument("--nnunet", type=Path, help="interpreter with nnunetv2")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     found = parser.parse_args()
     print("| images of | tool | judged | verdict |\n|---|---|---|---|")
@@ -71,12 +71,12 @@ def report(name: str, tool: str, judged: str, verdict: str, good: bool) -> bool:
 
 
 def with_parts(record: Record) -> Record:
-    """Tell the separate parts of an outline apart, so that there are objects to be kept."""
+    """Add the separate parts of an outline as objects to export."""
     return replace(record, instances=functools.partial(parts_of, record), regions={})
 
 
 def parts_of(record: Record) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Give the separate parts of an outline numbers."""
+    """Return the connected components of an outline."""
     labels = replace(record, instances=None).load().labels
     return ndimage.label(labels, np.ones((3, 3)))[0].astype(np.uint16)
 
@@ -179,7 +179,7 @@ class Judge:
         return "nnunetv2", judged, words, good
 
     def scores(self) -> Iterator[tuple[str, str, str, bool]]:
-        """Let the challenge score the model's outlines, and compare with our own figures."""
+        """Score the model's outlines with the challenge's tool, and compare with our own scores."""
         truth = self.export("isic", KEEP.model_copy(update={"shares": {"test": 1.0}}))
         masks, images = truth / "Task1_Test_GroundTruth", truth / "Task1-2_Test_Input"
         predictions = self.folder / "predictions"

@@ -1,10 +1,10 @@
-"""How fast data sets go in and out, how much memory that takes, and whether real ones come back unchanged.
+"""Measure the speed and memory of import and export, and whether real datasets come back unchanged.
 
     python benchmarks/datasets.py speed [--images 5000] [--folder DIR]
     python benchmarks/datasets.py round-trips [--data ../shared/data]
 
-Both print tables in Markdown. `speed` makes its own images (600 x 450, JPEG, as ISIC's are) and runs
-every step in a process of its own, so that the peak memory is that step's.
+Both print Markdown tables. `speed` generates images (600 x 450, JPEG, like ISIC's) and runs every step in its
+own process, so that the peak memory is that of the step.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def _print_step(title: str, source: str, target: str, root: Path, count: int) -> None:
-    """Run one step in a process of its own and print its row."""
+    """Run one step in its own process and print its row."""
     command = [sys.executable, __file__, "step", title.split()[0], str(root / source), str(root / target)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = json.loads(said)

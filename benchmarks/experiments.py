@@ -1,17 +1,16 @@
-"""Try out what the recipe decides, one thing at a time, on a budget that two cores can afford.
+"""Compare settings of the training recipe, one at a time, on a budget for two cores.
 
-Prints the tables of ``docs/development/default-model.md``::
+Prints tables of ``docs/development/default-model.md``::
 
     python benchmarks/experiments.py training [--data DIR] [--keep DIR] [--only NAME ...]
     python benchmarks/experiments.py answering [--data DIR] [--model M]
 
-``training`` starts every variant at ImageNet weights and the same seed, shows it every training image
-``--passes`` times at ``--side`` pixels, and measures it on the two validation sets: the threshold is tuned on
-both together, as that of the shipped model is. So short a run tells a large difference from none; two runs
-of one variant that differ in their seed alone are in the table to show what is chance. A finished variant is
-kept in ``--keep`` and not run again.
+``training`` starts every variant from ImageNet weights with the same seed, trains it for ``--passes`` epochs
+at ``--side`` pixels, and measures it on the two validation sets with a tuned threshold. So short a run
+separates large differences from none; two runs that differ only in the seed show what is chance. Finished
+variants are kept in ``--keep`` and not run again.
 
-``answering`` measures a finished model at several working sizes, and without the quarter turns.
+``answering`` measures a finished model at several working sizes and without test-time augmentation.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "another seed": {"seed": 1},
     "loss: cross-entropy alone": {"loss": "bce"},
     "loss: focal and Dice": {"loss": "focal-dice"},
-    "encoder: all stages learn": {"frozen_stages": 0},
+    "encoder: all stages trained": {"frozen_stages": 0},
     "encoder: frozen": {"encoder_lr": 0.0},
     "clicks: none": {"click_fraction": 0.0},
     "clicks: every image": {"click_fraction": 1.0},
@@ -79,7 +78,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One variant, or one way to answer."""
+    """One variant of training or prediction."""
 
     name: str
     threshold: float
@@ -98,7 +97,7 @@ class Trial:
 
 @cache
 def read_training_images(data: Path, side: int) -> tuple[CachedPair, ...]:
-    """Read all images to learn from, once for all variants."""
+    """Read all training images, once for all variants."""
     pairs = [pair for name in LEARN for pair in find_set(data / name)]
     return tuple(read_pair(pair, round(1.25 * side)) for pair in track(pairs, "reading"))
 
@@ -157,7 +156,7 @@ def run_variant(name: str, data: Path, passes: int, side: int) -> Trial:
 
 
 def keep(path: Path | None, run: Callable[[], Trial]) -> Trial:
-    """Return what the file holds, or run, and keep the answer there."""
+    """Return what the file contains, or run and save the result there."""
     if path is not None and path.exists():
         return Trial.from_json(json.loads(path.read_text(encoding="utf-8")))
     trial = run()
@@ -202,11 +201,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("what", choices=("training", "answering"))
     add_data_argument(parser)
-    parser.add_argument("--keep", type=Path, help="folder that keeps what is finished")
+    parser.add_argument("--keep", type=Path, help="folder for finished variants")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants to train")
-    parser.add_argument("--passes", type=int, default=1, help="times every image is seen")
+    parser.add_argument("--passes", type=int, default=1, help="number of epochs")
     parser.add_argument("--side", type=int, default=96, help="side of the training images in pixels")
-    parser.add_argument("--model", help="model that answers; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     return parser.parse_args()
 
 

@@ -1,21 +1,22 @@
 """Measure what fine-tuning gains, what it forgets, and how long it takes.
 
-Prints the tables of ``docs/development/fine-tuning.md``::
+Prints tables of ``docs/development/fine-tuning.md``::
 
     python benchmarks/finetune.py [--model M] [--data DIR] [--draws 5] [--seconds 60] [--sets pad ph2]
         [--order random | active] [--isic-every N] [--set NAME=VALUE ...] [--json FILE]
 
-- Some images of a set are drawn at random, patients never torn apart; the model learns from them as it
-  would in the window, and is taken only if its own held-out images say it is better.
-- Both models are then measured on the rest of the set, and on ISIC 2017's validation images, which are of
-  the kind the shipped model was trained for: what it loses there it has forgotten.
-- Means over the draws, with the standard deviation between draws; "fell" counts draws after which the rest of
-  the set was outlined worse than at the start, "promised" is the gain on the held-out images. The row of 0
-  corrected images is the model as it is, on the whole set.
+- Images of a set are drawn at random with patients kept together. The model is fine-tuned on them as in the
+  window, and the new model is used only if it is better on its held-out images.
+- Both models are measured on the rest of the set and on ISIC 2017 validation images, which are from the
+  training domain: what is lost there is forgotten.
+- Means over draws with the standard deviation between draws; "fell" counts draws after which the rest got
+  worse, "promised" is the gain on the held-out images. The row with 0 corrected images is the unchanged model
+  on the whole set.
 - After 1 click: a simulated annotator clicks once into the largest error.
-- ``--order active`` takes the images as the queue sorts them by "least certain first", the first of each draw
-  at random from a half of the set: what that order gains over chance is the difference between the tables.
-- ``--json FILE`` keeps every draw as soon as it is done; the same command goes on where it was interrupted.
+- ``--order active`` draws the images in the queue's order "least certain first", one after the other, the
+  first of each draw at random from half of the set. The difference between the two tables is the gain over
+  chance.
+- ``--json FILE`` saves every draw; the same command continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Row:
     wanted: int
     """Images that were asked for."""
     images: int
-    """Images that were learned from: all of each patient."""
+    """Images used for training: all of each patient."""
     draw: int
     offered: bool
     share: float
@@ -256,11 +257,11 @@ class Kept:
         self._path, self._about = path, about
         found = json.loads(path.read_text()) if path is not None and path.exists() else {}
         if found and found["about"] != about:
-            raise SystemExit(f"{path} was made with other settings; give another file.")
+            raise SystemExit(f"{path} was made with other settings; choose another file.")
         self.rows = [Row(**row) for row in found.get("rows", [])]
 
     def find(self, name: str, count: int, draw: int) -> Row | None:
-        """Give a row that is there already."""
+        """Return a row that exists already."""
         same = (row for row in self.rows if (row.data, row.wanted, row.draw) == (name, count, draw))
         return next(same, None)
 
@@ -305,7 +306,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     parser.add_argument("--isic-every", type=int, default=1, help="measure every nth ISIC image only")
-    parser.add_argument("--json", type=Path, help="keep the draws, and go on from those that are there")
+    parser.add_argument("--json", type=Path, help="save the draws, and continue from saved ones")
     return parser.parse_args()
 
 

@@ -1,15 +1,14 @@
-"""Compare ways to fine-tune, one thing at a time, at a fixed number of steps.
+"""Compare fine-tuning methods, one change at a time, with a fixed number of steps.
 
-Prints the table of ``docs/development/fine-tuning.md``::
+Prints the table of alternatives in ``docs/development/fine-tuning.md``::
 
     python benchmarks/finetune_methods.py [--draws 1] [--sets pad ph2] [--only NAME ...] [--json F]
 
-In every draw a set is dealt into parts, patients never torn apart, and each variant learns from some of them
-and is measured on the others, in turn, so that every image is measured. There is no budget in seconds, and
-nothing is chosen by held-out images: what is compared is the learning itself. The new weights take the
-place of the old ones, some share of the way, and are also measured on every sixth of ISIC 2017's validation
-images: that is what would be forgotten without an expert. Seconds are those of the processor, for all steps
-of one turn. With ``--json`` what was measured is not measured again.
+In every draw a set is split into folds with patients kept together. Each variant is trained on all folds but
+one and measured on that one, in turn. There is no time limit, and nothing is chosen on held-out images, so
+only the training is compared. The new weights replace the old ones, interpolated, and are also measured on
+every sixth ISIC 2017 validation image: that is what would be forgotten without an expert. Seconds are CPU
+seconds of all steps of one fold. With ``--json`` finished results are not measured again.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ SPARE_SIDE = 1.25  # images are kept so much larger than they are shown, for aug
 ALIKE = {"batch_size": 4, "encoder_lr": 1e-4, "decoder_lr": 5e-4, "click_fraction": 0.25, "size": 192}
 PARTS = {"pad": 3, "ph2": 4}
 LEARNED = {"pad": 2, "ph2": 1}
-"""Parts of each set that are learned from: some 20 photos, or 5 images of PH2."""
+"""Folds of each set used for training: about 20 photos, or 5 PH2 images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to learn."""
+    """A fine-tuning method."""
 
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = 200
@@ -61,7 +60,7 @@ VARIANTS = {
     "at 160 pixels, 6 a step": Variant({"size": 160, "batch_size": 6}),
     "twice the rates": Variant({"encoder_lr": 2e-4, "decoder_lr": 1e-3}),
     "encoder frozen": Variant({"encoder_lr": 0.0}),
-    "all stages learn": Variant({"frozen_stages": 0}),
+    "all stages trained": Variant({"frozen_stages": 0}),
     "three copies, 65 steps each": Variant(steps=65, copies=3),
     "three copies, 30 steps, then 110 with all": Variant(steps=30, copies=3, refit=110),
     "two copies, 45 steps, then 110 with all": Variant(steps=45, copies=2, refit=110),
@@ -86,7 +85,7 @@ class Turn:
 def learn(
     model: ls.Model, pairs: Sequence[CachedPair], fold_of: Sequence[int], way: Variant, seed: int
 ) -> Ensemble:
-    """Let the copies of a variant take all their steps; return them, or what went on from them."""
+    """Train the copies of a variant; return them, or the copy that was trained further."""
     config = ls.FineTuneConfig.model_validate({**ALIKE, **way.settings, "seed": seed})
     size = config.size or model.card.working_size
     small = [shrink_pair(*pair, round(SPARE_SIDE * size)) for pair in pairs]
@@ -180,7 +179,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--only", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--draws", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="keep the turns, and go on from those that are there")
+    parser.add_argument("--json", type=Path, help="save the folds, and continue from saved ones")
     options = parser.parse_args()
     bench, console = Bench(ls.load_model(options.model), options.data), Console(width=150)
     turns = read_turns(options.json)

@@ -1,4 +1,4 @@
-"""The images that benchmarks measure on, and how alike two outlines are."""
+"""The images of the benchmarks, and the similarity of two masks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
-    """Let the annotator say where the data sets are."""
+    """Add the option for the folder of the datasets."""
     default = Path(os.environ.get("LESIONSEG_DATA", DATA))
-    parser.add_argument("--data", type=Path, default=default, help="folder of the data sets")
+    parser.add_argument("--data", type=Path, default=default, help="folder of the datasets")
 
 
 def find_set(folder: Path, limit: int | None = None) -> Sequence[Pair]:
-    """Find the pairs of a data set, be it two folders or PH2's tree, or so many of them, evenly spread."""
+    """Find the pairs of a dataset (two folders or PH2's tree), or `limit` of them, evenly spaced."""
     two_folders = (folder / "images").is_dir()
     pairs = (find_pairs(folder / "images", folder / "masks") if two_folders else find_pairs(folder)).pairs
     if limit is None or limit >= len(pairs):

@@ -1,20 +1,20 @@
-"""Measure how long an image takes, and how near that is to what the processor could do at best.
+"""Measure inference time per image, and how close it is to the processor's peak.
 
-Prints the table of ``docs/development/benchmarks.md``::
+Prints a table of ``docs/development/benchmarks.md``::
 
     python benchmarks/inference.py [--model M] [--size 768x560] [--threads 1 2] [--repeats N] [--json F]
 
-- "image" is the whole way from the bytes of an image to the probability of each of its pixels; "encode" is
-  the part that is done once an image, "click" what every further click takes.
+- "image" is the time from bytes to the probability of every pixel; "encode" is the part done once per image,
+  "click" the time of every further click.
 - "arithmetic" counts the multiply-adds of the network's convolutions at its working size.
-- "peak" is measured here and now: the quickest of several convolutions with many channels, in the same number
-  format and with as many threads. "of peak" is the time that the network's arithmetic alone would take at the
-  peak, as a share of the time that it does take, without the resizing of the image and of the answer.
-- "float32 + bfloat16" encodes in float32 and decodes in bfloat16, as is done by default where the processor
-  has arithmetic for it; its peak is mixed in that proportion.
-- ONNX Runtime is measured if the extra ``[onnx]`` is installed; it reckons in float32.
+- "peak" is measured in the same run: the fastest of several convolutions with many channels, in the same
+  number format and with the same number of threads. "of peak" is the time that the network's arithmetic would
+  take at the peak, divided by the actual time without resizing.
+- "float32 + bfloat16" encodes in float32 and decodes in bfloat16, the default where the processor supports
+  it; its peak is mixed in that proportion.
+- ONNX Runtime is measured in float32 if the extra ``[onnx]`` is installed.
 
-Run it on an otherwise idle machine: every figure is time on the clock.
+Run it on an idle machine: all times are wall-clock times.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from napari_lesionseg.types import ByteImage
 
 CPU = torch.device("cpu")
 PEAK_SHAPES = ((128, 64), (256, 32), (512, 32))
-"""Channels and side of the 3x3 convolutions of which the quickest counts as the peak."""
+"""Channels and side of the 3x3 convolutions; the fastest counts as the peak."""
 PEAK_SECONDS = 1.0
 
 
@@ -193,11 +193,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     parser.add_argument("--size", default="768x560", help="width and height of the image in pixels")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     return parser.parse_args()
 
 

@@ -1,17 +1,17 @@
-"""Measure how well several lesions in one image are found and told apart.
+"""Measure how well several lesions in one image are found and separated.
 
-Prints tables for ``docs/development/benchmarks.md``::
+Prints tables of ``docs/development/benchmarks.md``::
 
     python benchmarks/instances.py [--model M] [--data DIR] [--images N] [--json F] [--quick]
 
-- "drawn": images drawn by code with two to six lesions that do not touch, and exact truth.
-- "pad-smartphone": photos without a dermoscope; the connected parts of the annotators' masks are the truth.
-  Those with several lesions are shown on their own, too.
-- "cutting": no network. Two drawn lesions that overlap a little must be cut into two; drawn and real single
-  lesions must not be cut.
+- "drawn": synthetic images with two to six separate lesions and exact ground truth.
+- "pad-smartphone": photos without a dermoscope; the connected regions of the annotators' masks are the ground
+  truth. Those with several lesions are also shown separately.
+- "cutting": no network. Two synthetic lesions that overlap slightly must be cut in two; synthetic and real
+  single lesions must not be cut.
 
-A lesion counts as found if its Jaccard index is at least 0.5; AP is COCO's. Parts below a thousandth of the
-image are left out of both truth and answer.
+A lesion is found if its Jaccard index is at least 0.5; AP is COCO's. Regions smaller than a thousandth of the
+image are ignored in both masks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NARROW_POINTS = (None, 0.6, 0.7, 0.8)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was found in one set of images with one way to tell lesions apart."""
+    """The result for one set of images with one method of separating lesions."""
 
     data: str
     images: int
@@ -86,14 +86,14 @@ def real_images(folder: Path, count: int) -> Iterator[tuple[ByteImage, np.ndarra
 
 
 def look(model: Model, image: ByteImage) -> tuple[np.ndarray, np.ndarray]:
-    """Predict an image; give its mask with all parts, and the probability."""
+    """Predict an image; return its mask with all parts, and the probability."""
     probability = model.predict(image)
     config = PostprocessConfig(largest_only=False, min_area=round(SMALLEST * probability.size))
     return postprocess(probability, config, model.card.threshold), probability
 
 
 def rank(mask: np.ndarray, probability: np.ndarray, truth: np.ndarray, narrow_point: float | None) -> Ranked:
-    """Tell the lesions of a mask apart, with the mean probability of each as its confidence."""
+    """Separate the lesions of a mask, with the mean probability of each as its confidence."""
     ids = find_instances(mask, narrow_point=narrow_point)
     rows = list_instances(ids, probability=probability)
     return Ranked(ids, {row.index: row.confidence or 0.0 for row in rows}, truth)
@@ -200,11 +200,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
-    parser.add_argument("--images", type=int, default=50, help="drawn images")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--quick", action="store_true", help="few images, to show that all works")
+    parser.add_argument("--images", type=int, default=50, help="number of synthetic images")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--quick", action="store_true", help="few images, for testing")
     arguments = parser.parse_args()
     arguments.images = 5 if arguments.quick else arguments.images
     return arguments

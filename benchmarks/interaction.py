@@ -1,16 +1,17 @@
-"""Measure how quickly an outline answers the hand, in a real window.
+"""Measure the response time of editing in a real window.
 
-Prints the tables of ``docs/development/benchmarks.md``::
+Prints tables of ``docs/development/benchmarks.md``::
 
     xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/interaction.py [--model M] [--repeats N]
 
-- "outline" is the time from the call that the mouse or slider makes until the new outline is in its layer,
-  "screen" until the next frame was drawn, which includes the window's own work; without a graphics card (Xvfb
-  with Mesa) the frame itself is drawn by the processor.
-- "late" is how late a timer of 10 ms fires while that goes on: what the interface feels like.
-- The network runs once before clicks are timed, as it does when an image is opened.
-- "threshold" is a move of the slider, and "slider let go" the last one. Tools begin at the network's outline.
-- "next image" is an image of a study that was read and outlined ahead, with its verdict being saved.
+- "outline" is the time from the mouse or slider event until the new outline is in its layer, "screen" until
+  the next frame was drawn, including the window's own work. Without a GPU (Xvfb with Mesa) the frame is
+  rendered on the CPU.
+- "late" is how late a 10 ms timer fires meanwhile: how responsive the interface feels.
+- The network runs once before clicks are timed, as when an image is opened.
+- "threshold" is a move of the slider, and "slider let go" the last one. Tools start from the predicted
+  outline.
+- "next image" is a prefetched image of a study, while the previous one is being saved.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Window:
         return editor
 
     def run(self, change: Callable[[], Any], before: Callable[[], Any] | None = None) -> tuple[float, float]:
-        """Make a change; give the milliseconds until the outline is in its layer and on the screen."""
+        """Make a change; return the milliseconds until the outline is in its layer and on the screen."""
         if before is not None:
             before()
         self._settle()
@@ -124,7 +125,7 @@ class Window:
                 raise TimeoutError("nothing was drawn")
 
     def wait_for(self, done: Callable[[], bool]) -> None:
-        """Let the interface go on until something is so."""
+        """Process events until a condition holds."""
         self._wait(done)
         self._settle()
 
@@ -225,7 +226,7 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
 
 
 def is_ready(session: StudySession) -> bool:
-    """Tell whether the next image is there, and nothing else is going on."""
+    """Whether the next image is ready and nothing else is running."""
     editor = session.editor
     return bool(editor and editor.document.has_mask and not session.unsaved and session.is_ahead)
 
@@ -271,7 +272,7 @@ def main() -> None:
     parser.add_argument("--model", help="name in the model store or path of a model file")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--size", choices=("small", "large", "both"), default="both")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     QApplication.instance() or QApplication([])
     model = ls.load_model(arguments.model)

@@ -1,12 +1,12 @@
-"""Measure how well images of another kind are told from those that the model was trained on.
+"""Measure how well images from a different domain are recognized.
 
-Prints the table of ``docs/development/fine-tuning.md``::
+Prints a table of ``docs/development/fine-tuning.md``::
 
     python benchmarks/kinds.py [--model M] [--data DIR] [--draws 40]
 
-Of a set of another camera some images are drawn at random, and give the direction in which their kind lies,
-as in fine-tuning. Then it is counted how many of the set's other images are of that kind ("told apart"),
-and how many of ISIC's validation images, which are of the model's own kind.
+Images of a set from another camera are drawn at random and define the new domain, as in fine-tuning. The
+table shows how many of the set's other images are recognized ("told apart"), and how many ISIC validation
+images, which are from the model's training domain, are mistaken for it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def share_far(domain: DomainStatistics, drawn: Descriptions, others: Description
 def measure(
     domain: DomainStatistics, kind: Descriptions, own: Mapping[str, Descriptions], count: int, draws: int
 ) -> list[float]:
-    """Average over draws: the share told apart, then those of the model's own kind that are taken."""
+    """Average over draws: the fraction recognized, then the fractions mistaken for it."""
     shares = []
     for draw in range(draws):
         order = np.random.default_rng((2026, draw)).permutation(len(kind))

@@ -1,18 +1,17 @@
-"""Measure very large images: time and memory, tiles of any size, small and large lesions.
+"""Measure very large images: time and memory, tile sizes, small and large lesions.
 
-Prints tables for ``docs/development/benchmarks.md``::
+Prints tables of ``docs/development/benchmarks.md``::
 
     python benchmarks/large.py [--model M] [--megapixels 1 6 24 100] [--data DIR] [--json F] [--quick]
 
-- Time and memory: an image that is drawn where it is read, so that only the work itself takes memory; the
-  probabilities go to a file. Every measurement runs in a process of its own. "more" is the peak beyond a
-  process that has loaded the model and outlined an image of 768 x 560. "CPU s" does not depend on what else
-  the machine does.
-- Tiles of any size: how far the answers are from those with the largest tiles.
-- Windows: what the network sees at once is part of the method, and does change the answer.
-- Small lesions: an image with many small lesions, by tiles and as a whole; found is what overlaps by a
-  Jaccard index of 0.5. Large lesion: one lesion that fills a good part of the image; and the images of
-  ``isic2017-val-fullres``, where they are there.
+- Time and memory: the image is generated as it is read and the probabilities go to a file, so memory is that
+  of the computation. Every measurement runs in its own process. "more" is the peak beyond a process that has
+  segmented an image of 768 x 560. "CPU s" does not depend on other load.
+- Tile sizes: the difference between results and those with the largest tiles.
+- Windows: the size of the network's input window is part of the method and changes the result.
+- Small lesions: an image with many small lesions, by tiles and as a whole; a lesion is found at a Jaccard
+  index of 0.5. Large lesion: one lesion that fills a good part of the image, and the images of
+  ``isic2017-val-fullres`` if present.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ class Cost:
 def peak_megabytes() -> float:
     """Return the highest memory in use so far."""
     status = Path("/proc/self/status")
-    if status.is_file():  # what getrusage tells includes the parent process on Linux
+    if status.is_file():  # getrusage includes the parent process on Linux
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -117,7 +116,7 @@ def measure_cost(arguments: argparse.Namespace) -> Cost:
 
 
 def costs(arguments: argparse.Namespace) -> list[Cost]:
-    """Measure every image in a process of its own."""
+    """Measure every image in its own process."""
     found = []
     jobs = [(way, size) for way in WAYS for size in arguments.megapixels]
     for way, size in track(jobs, "Time and memory", console=Console(stderr=True)):
@@ -129,7 +128,7 @@ def costs(arguments: argparse.Namespace) -> list[Cost]:
 
 
 def tolerance_table(model: Model, megapixels: float) -> Table:
-    """Compare the answers of tiles, and of windows, of different sizes."""
+    """Compare results for tiles and windows of different sizes."""
     image = Wallpaper(synthetic_sample(2, (700, 900), n_lesions=4).image, megapixels)
     trials = [TileConfig(tile=tile) for tile in (4096, 2048, 1024, 768)]
     trials += [
@@ -160,7 +159,7 @@ def tolerance_table(model: Model, megapixels: float) -> Table:
 
 
 def many_lesions(side: int, blocks: int) -> tuple[ByteImage, np.ndarray]:
-    """Draw an image of blocks of skin with lesions, each of which is small in it; give their numbers."""
+    """Draw an image of skin with many small lesions; return it with the numbers of the lesions."""
     rows, numbers, count = [], [], 0
     for row in range(blocks):
         samples = [
@@ -209,7 +208,7 @@ def _figures(counts: MatchCounts) -> tuple[str, str, str]:
 
 
 def large_lesions(arguments: argparse.Namespace) -> Iterable[tuple[str, ByteImage, np.ndarray]]:
-    """Give images with one large lesion: one drawn and enlarged, and real ones."""
+    """Return images with one large lesion: a synthetic one, enlarged, and real ones."""
     sample = synthetic_sample(3)
     size = (1536, 1120) if arguments.quick else (6144, 4480)
     image = Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC)
@@ -248,14 +247,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 6, 24, 100])
     add_data_argument(parser)
     parser.add_argument("--json", type=Path, help="write time and memory to this file")
     parser.add_argument(
-        "--tables", nargs="+", choices=TABLES, default=TABLES, help="tables to print; all if left out"
+        "--tables", nargs="+", choices=TABLES, default=TABLES, help="tables to print (default: all)"
     )
-    parser.add_argument("--quick", action="store_true", help="small images, to show that all works")
+    parser.add_argument("--quick", action="store_true", help="small images, for testing")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,28 +1,28 @@
-"""Repeat a lesson on segmentation: SegNet and U-Net trained from scratch on 200 dermoscopy images.
+"""Train SegNet and U-Net from scratch on 200 dermoscopy images, and compare them with the default network.
 
-Prints a table for ``docs/development/benchmarks.md``::
+Prints a table of ``docs/development/benchmarks.md``::
 
     python benchmarks/lesson.py [--ph2 FOLDER] [--data DIR] [--runs N] [--resume DIR] [--json F] [--quick]
 
-It takes about an hour on one core. With ``--resume DIR`` the state is kept there after every pass; the same
-command goes on from it after an interruption, with the very same result, and shows what is finished already.
+Takes about an hour on one core. With ``--resume DIR`` the state is saved after every epoch; the same command
+continues an interrupted run with exactly the same result and skips what is finished.
 
-The settings: images squashed to 256 x 256, nine tenths to learn from and one tenth to measure on,
-binary cross-entropy, Adam at a rate of 1e-3, batches of 32, 30 passes, no augmentation, weights of the
-last pass. Both networks begin with 16 channels and end with 128, a quarter of what was published. The
-images are PH2, where a folder of it is given, otherwise 200 drawn from ``isic2017-train-256``.
+Settings: images resized to 256 x 256, nine tenths for training and one tenth held out, binary cross-entropy,
+Adam with a learning rate of 1e-3, batches of 32, 30 epochs, no augmentation, weights of the last epoch. Both
+networks go from 16 to 128 channels, a quarter of the published sizes. The images are those of ``--ph2``, or
+200 from ``isic2017-train-256``.
 
-Mistakes that are easily made in this lesson, and are not made here:
+Common mistakes that are avoided here:
 
-- the loss on logits is given logits: no network ends with a sigmoid, which would be applied twice;
-- U-Net's skip connections hand over the features the encoder made, computed once;
-- images and masks are paired by name, not by the order in which a folder lists them;
-- nothing is chosen by the images that are measured on, neither a pass nor a threshold.
+- applying sigmoid twice: the loss takes logits, and no network ends with a sigmoid;
+- computing U-Net's skip features twice: the encoder's features are reused;
+- pairing images and masks by their order in the folder: they are paired by name;
+- choosing an epoch or a threshold on the held-out images: nothing is chosen on them.
 
-The default network is trained on the same images, as this package trains it: with a pretrained encoder,
-augmentation and the package's own settings, for the same number of passes; only the moving average of the
-weights is shorter, as there are few steps. The shipped model is measured on PH2 only, for it has learned from
-the other images. The Jaccard on validation images and on the sample of PH2 is printed as well.
+The default network is trained on the same images for as many epochs, with a pretrained encoder, augmentation
+and the package's own settings, except for a shorter moving average of the weights, because there are few
+steps. The shipped model is measured on PH2 only, because it was trained on the other images. The Jaccard
+index on validation images and on the PH2 sample is printed as well.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class Result:
     dice: float
     jaccard: float
     elsewhere: dict[str, float]
-    """Mean Jaccard on images that none of them has learned from, by folder."""
+    """Mean Jaccard on images that no network was trained on, by folder."""
 
 
 def read_pairs(arguments: argparse.Namespace) -> list[CachedPair]:
-    """Read the images, squashed to squares; those of ISIC are drawn by chance, the same every time."""
+    """Read the images, resized to squares; those of ISIC are a fixed random sample."""
     if arguments.ph2:
         pairs = list(find_pairs([arguments.ph2]).pairs)
     else:
@@ -112,7 +112,7 @@ def read_pairs(arguments: argparse.Namespace) -> list[CachedPair]:
 
 
 def split(pairs: Sequence[CachedPair], run: int) -> tuple[list[CachedPair], list[CachedPair]]:
-    """Split images by chance into those to learn from and those to measure on."""
+    """Split images at random into training and held-out images."""
     order = np.random.default_rng((1, run)).permutation(len(pairs))
     held_out = max(1, round(TEST_SHARE * len(pairs)))
     return [pairs[place] for place in order[held_out:]], [pairs[place] for place in order[:held_out]]
@@ -140,11 +140,11 @@ def batches(
 def learn(
     network: SegmentationNetwork, pairs: Sequence[CachedPair], arguments: argparse.Namespace, run: int
 ) -> float:
-    """Train as the lesson does, from where it was left off; give the processor seconds it took in all."""
+    """Train from the saved state, if any; return the CPU seconds in total."""
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     name = type(network).__name__
     state = arguments.resume / f"{name.lower()}-{run}.safetensors" if arguments.resume else None
-    # SegNet learned nothing in bfloat16, perhaps for the ties that rounding leaves among the maxima.
+    # SegNet does not learn in bfloat16, perhaps because rounding creates ties between the maxima.
     quick = arguments.precision == "bfloat16" and not isinstance(network, SegNet)
     first, seconds = restore(state, network, optimizer) if state and state.is_file() else (0, 0.0)
     for done in track(range(first, arguments.epochs), f"{name}, run {run + 1}", console=Console(stderr=True)):
@@ -161,7 +161,7 @@ def learn(
 def learn_once(
     network: SegmentationNetwork, optimizer: torch.optim.Adam, source: Iterator[tuple[Tensor, Tensor]]
 ) -> float:
-    """Go through the images once; give the mean loss."""
+    """Train for one epoch; return the mean loss."""
     network.train()
     losses = []
     for images, masks in source:
@@ -188,7 +188,7 @@ def keep(
 
 
 def restore(path: Path, network: SegmentationNetwork, optimizer: torch.optim.Adam) -> tuple[int, float]:
-    """Read what `keep` wrote; give the passes done and the seconds they took."""
+    """Read what `keep` wrote; return the finished epochs and their seconds."""
     moments: dict[int, dict[str, Tensor]] = {}
     weights = {}
     with safe_open(path, framework="pt") as file:
@@ -310,7 +310,7 @@ def write_results(path: Path, results: Sequence[Result], settings: dict[str, str
 
 
 def results_of(pairs: Sequence[CachedPair], arguments: argparse.Namespace) -> Iterator[Result]:
-    """Give every result, those of earlier sittings first."""
+    """Yield every result, saved ones first."""
     results = finished(arguments)
     yield from results
     settings = {name: str(vars(arguments)[name]) for name in SETTINGS}
@@ -357,18 +357,18 @@ def parse_arguments() -> argparse.Namespace:
     add_data_argument(parser)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the images")
-    parser.add_argument("--batch", type=int, default=32, help="images a step")
-    parser.add_argument("--runs", type=int, default=1, help="repetitions, each with another split and start")
+    parser.add_argument("--epochs", type=int, default=30, help="number of epochs")
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
+    parser.add_argument("--runs", type=int, default=1, help="number of runs with different splits")
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of U-Net's convolutions while it learns; bfloat16 is quicker on some processors",
+        help="of U-Net's convolutions in training; bfloat16 is faster on some processors",
     )
-    parser.add_argument("--resume", type=Path, help="folder to keep the state in, and to go on from")
+    parser.add_argument("--resume", type=Path, help="folder to save the state in and continue from")
     parser.add_argument("--json", type=Path, help="write every result to this file")
-    parser.add_argument("--quick", action="store_true", help="a minute's run that only shows that all works")
+    parser.add_argument("--quick", action="store_true", help="a run of one minute, for testing")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.images, arguments.size, arguments.epochs, arguments.batch = 20, 64, 2, 6

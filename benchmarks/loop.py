@@ -1,19 +1,19 @@
-"""Count what an annotator has to do until the images of an unknown camera have outlines she approves.
+"""Count what an annotator has to do until the images of a new camera are approved.
 
-Prints the table of ``docs/development/benchmarks.md``::
+Prints a table of ``docs/development/benchmarks.md``::
 
     python benchmarks/loop.py [--model M] [--data DIR] [--set NAME] [--draws 3] [--every 10] [--seconds 60]
 
-- A simulated annotator goes through the images in an order by chance, patients kept together. She approves an
-  outline whose Jaccard index with her own is 0.85 or more (annotators agree with each other at 0.80 to 0.90).
-  Otherwise she clicks into the largest wrong region, somewhat off its center, as people do. After 10 clicks
-  she gives up and paints the outline by hand.
-- An action is a click, a painting or an approval. An image that is right at once takes one.
-- Every so many images the model learns from what she has approved: from the outlines as she left them,
-  which are not perfect. It is taken when its own held-out images say that it is better.
-- Of two figures in a cell, the first is that of the same annotator without any learning.
-- "Waiting" is the time the program takes, an image: to outline it, and to answer all clicks. Learning goes
-  on in the background and keeps nobody waiting.
+- A simulated annotator goes through the images in random order with patients kept together, and approves
+  outlines with a Jaccard index of at least 0.85 (annotators agree with each other at 0.80 to 0.90). Otherwise
+  she clicks into the largest error, slightly off its center as people do. After 10 clicks she paints the
+  outline.
+- A click, a painted outline and an approval are one action each. An image that is right at once takes one.
+- After every ``--every`` images the model is fine-tuned on the approved outlines, which are not perfect. The
+  new model is used if it is better on its held-out images.
+- Each cell shows the result without and with fine-tuning.
+- "Waiting" is the program's time per image for the outline and all clicks. Fine-tuning runs in the background
+  and is not included.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def visit(model: ls.Model, pair: CachedPair, seed: int) -> tuple[Visit, CachedPa
 def go_through(
     model: ls.Model, pairs: Sequence[Pair], every: int | None, config: FineTuneConfig
 ) -> Iterator[Visit]:
-    """Correct all images, learning after every so many; None: never."""
+    """Correct all images, fine-tuning after every `every` images; None: never."""
     approved: list[CachedPair] = []
     for number, pair in enumerate(pairs):
         if every and number and number % every == 0:
@@ -115,7 +115,7 @@ def read(pair: Pair) -> CachedPair:
 
 
 def shuffle(pairs: Sequence[Pair], draw: int) -> list[Pair]:
-    """Put the images into an order by chance, those of a patient together."""
+    """Shuffle the images, keeping those of a patient together."""
     groups, _ = group_items(map(describe, pairs))
     by_stem = {pair.stem: pair for pair in pairs}
     order = np.random.default_rng((2026, draw)).permutation(len(groups))
@@ -131,7 +131,7 @@ def make_table(without: Sequence[list[Visit]], learning: Sequence[list[Visit]], 
         "painted %": lambda block: f"{100 * fmean(v.painted for v in block):.0f}",
         "waiting s": lambda block: f"{fmean(v.waiting for v in block):.2f}",
     }
-    table = Table("images", *columns, title="without learning / with learning")
+    table = Table("images", *columns, title="without / with fine-tuning")
     count = len(without[0])
     for start in range(0, count, every):
         blocks = [[v for draw in draws for v in draw[start : start + every]] for draws in (without, learning)]
@@ -145,17 +145,17 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model; the shipped one if left out")
+    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
     parser.add_argument("--set", default="pad-smartphone", help="folder of the data set")
-    parser.add_argument("--draws", type=int, default=3, help="orders of the images")
-    parser.add_argument("--every", type=int, default=10, help="images after which the model learns")
-    parser.add_argument("--seconds", type=float, default=60.0, help="budget of each learning")
+    parser.add_argument("--draws", type=int, default=3, help="number of orders of the images")
+    parser.add_argument("--every", type=int, default=10, help="number of images between fine-tunings")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of each fine-tuning")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Go through the images without and with learning, and print the table."""
+    """Go through the images without and with fine-tuning, and print the table."""
     arguments = parse_arguments()
     model, pairs = ls.load_model(arguments.model), find_set(arguments.data / arguments.set)
     config = FineTuneConfig(max_seconds=arguments.seconds)

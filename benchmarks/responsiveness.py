@@ -1,19 +1,18 @@
-"""Measure whether the window stutters while a model learns, and how much the window slows the learning.
+"""Measure whether the window stutters while a model trains, and how much the window slows training.
 
-Prints the tables of ``docs/development/benchmarks.md``::
+Prints a table of ``docs/development/fine-tuning.md``::
 
     xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/responsiveness.py [--model M]
 
-- A timer of 10 ms does 2 ms of work each time, as a window does; "late" is by how much it fires too late.
-- The workbench is open with a study of 20 approved images. "Painting": ten strokes a second of napari's
-  brush into the outline on the screen, which is saved as always. "Learning": the Learn section's fine-tuning
-  from its start to its outcome, painting meanwhile.
-- The control proves that the measurement can fail: a thread that keeps Python's lock for half a second.
-- Speed is that of the median step, against the same learning in a process without a window, with the same
-  number of threads.
-- Of the three longest hold-ups while it learns, what all threads did a tenth of a second after the last tick
-  is printed, innermost first; the interpreter writes that down without needing its lock.
-- Exits with 1 if a bound is missed (p99 16 ms, 100 ms at most, half the speed), or if the control holds it.
+- A 10 ms timer does 2 ms of work each time, as a window does; "late" is its delay.
+- The workbench is open with a study of 20 approved images. "Painting": ten strokes per second with napari's
+  brush, saved as always. "Learning": fine-tuning in the Learn section from start to end, with painting.
+- The control, a thread that holds the GIL for half a second, proves that the measurement can fail.
+- Speed is that of the median step, compared with the same training in a process without a window and with the
+  same number of threads.
+- For the three longest delays during training, the stacks of all threads a tenth of a second after the last
+  tick are printed, innermost first; the interpreter writes them without the GIL.
+- Exits with 1 if a limit is missed (p99 16 ms, maximum 100 ms, half the speed), or if the control meets it.
 """
 
 from __future__ import annotations
@@ -68,12 +67,12 @@ class Witness:
         self._stream = file.open("w+")
         self._start = self._stream.tell()
         self.seen: list[tuple[float, float, str, str]] = []
-        """Milliseconds late, seconds from the first tick, the learning's last event, what threads did."""
+        """Delay in milliseconds, seconds from the first tick, last training event, stacks of threads."""
         self._begin = time.perf_counter()
         self.last_event = "nothing yet"
 
     def note(self, event: object) -> None:
-        """Remember what the learning told last."""
+        """Remember the last event of training."""
         self.last_event = f"{type(event).__name__} {getattr(event, 'stage', '')}".strip()
 
     def tick(self, late: float) -> None:
@@ -94,7 +93,7 @@ class Witness:
     def report(self, console: Console) -> None:
         """Print the longest."""
         for late, seconds, event, threads in sorted(self.seen, reverse=True)[:LONGEST]:
-            console.print(f"held up by {late:.0f} ms after {seconds:.1f} s; told last: {event}")
+            console.print(f"delayed by {late:.0f} ms after {seconds:.1f} s; last event: {event}")
             console.print(threads, highlight=False, markup=False)
 
 
@@ -123,7 +122,7 @@ class Heartbeat(QObject):
 
     @contextmanager
     def beating(self) -> Iterator[list[float]]:
-        """Beat for a while; give what was noted."""
+        """Run the timer for a while; return the delays."""
         self.late, self._last = [], time.perf_counter()
         self._timer.start(TICK_MS)
         yield self.late
@@ -191,23 +190,23 @@ def open_bench(folder: Path, model: str | None) -> tuple[napari.Viewer, Workbenc
 
 
 def wait_for(done: Callable[[], bool]) -> None:
-    """Let the window work until something is done."""
+    """Process events until something is done."""
     end = time.perf_counter() + TIMEOUT_S
     while not done():
         spin(0.1)
         if time.perf_counter() > end:
-            raise TimeoutError("the window did not come to it")
+            raise TimeoutError("the window did not finish in time")
 
 
 def spin(seconds: float) -> None:
-    """Let the window work for a while."""
+    """Process events for a while."""
     loop = QEventLoop()
     QTimer.singleShot(round(1000 * seconds), loop.quit)
     loop.exec()
 
 
 def learn(bench: Workbench, seconds: int, witness: Witness) -> list[float]:
-    """Fine-tune from start to outcome; give the times between steps."""
+    """Fine-tune from start to end; return the times between steps."""
     panel = bench.learn
     if panel is None:
         raise RuntimeError("the workbench has no study")
@@ -228,13 +227,13 @@ def _seconds_of(event: object) -> float:
 
 
 def gaps(times: list[float]) -> list[float]:
-    """Give the times between steps that follow each other directly."""
+    """Return the times between consecutive steps."""
     apart = np.diff(np.array(times))
     return [float(gap) for gap in apart if np.isfinite(gap)]
 
 
 def hold_lock(stop: threading.Event) -> None:
-    """Keep Python's lock for about half a second at a time: summing a range never gives it away."""
+    """Hold the GIL for about half a second at a time; summing a range never releases it."""
     count = 10_000_000
     while not stop.is_set():
         started = time.perf_counter()
@@ -267,7 +266,7 @@ def measure(
     with heart.beating() as found["painting"], painter.painting():
         spin(seconds)
     heart.witness = witness = Witness(folder.parent / "threads.txt")
-    with heart.beating() as found["learning and painting"], painter.painting():
+    with heart.beating() as found["training and painting"], painter.painting():
         found["steps"] = learn(bench, learn_seconds, witness)
     heart.witness = None
     witness.report(console)
@@ -286,7 +285,7 @@ def measure(
 
 
 def report(found: dict[str, list[float]], alone: dict[str, float], console: Console) -> bool:
-    """Print the tables; tell whether all is as promised."""
+    """Print the tables; return whether all limits are met."""
     table = Table(title=f"lateness of a {TICK_MS} ms timer in ms", title_justify="left")
     for column in ("situation", "s", "median", "p99", "most", f"p99 <= {P99_MS}, most <= {MOST_MS}"):
         table.add_column(column, justify="left" if column == "situation" else "right")
@@ -316,9 +315,9 @@ def main() -> None:
     )
     parser.add_argument("--model")
     parser.add_argument(
-        "--seconds", type=float, default=20, help="how long idleness and painting are measured"
+        "--seconds", type=float, default=20, help="how long idle time and painting are measured"
     )
-    parser.add_argument("--learn-seconds", type=int, default=60, help="budget of the learning")
+    parser.add_argument("--learn-seconds", type=int, default=60, help="time limit of fine-tuning")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:

@@ -94,7 +94,7 @@ def growth(counts: Sequence[int]) -> None:
 
 
 def nothing(model: Path, chunk: Sequence[Path]) -> list[str]:
-    """Return what a chunk of results looks like."""
+    """Return an empty chunk of results."""
     del model
     return [path.name for path in chunk]
 

@@ -1,11 +1,9 @@
-"""Measure how long a study of many images takes to make, open and save to.
-
-Prints the table of ``docs/development/benchmarks.md``::
+"""Measure how long it takes to create, open and save a study with many images.
 
     python benchmarks/study.py [--images 10000] [--size 768 560] [--folder DIR]
 
-Saving waits for the disk, so it is measured on the disk of ``--folder``. Every image gets a prediction,
-every fifth a correction and an approval. The images are noise in colors, saved as JPEG.
+Saving waits for the disk, so it is measured on the disk of ``--folder``. Every image gets a prediction, every
+fifth a correction and an approval. The images are JPEG files of colored noise.
 """
 
 from __future__ import annotations
@@ -128,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, nargs=2, default=(768, 560), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--folder", type=Path, help="where to work; default: the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="working folder (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as base:
         Console().print(measure(Path(base), options.images, tuple(options.size)))

@@ -1,9 +1,9 @@
-"""Time a step of training, part by part, for what can be chosen: arithmetic, frozen parts, clicks, size.
+"""Time a training step by precision, frozen parts, clicks and size.
 
     python benchmarks/training_step.py [--threads 1 2] [--batch 8] [--steps 10] [--device cpu]
 
-The network is the default one with first weights, which cost what trained ones do. The first steps are not
-counted. What all this does to accuracy is another question: see ``docs/development/fine-tuning.md``.
+The default network has random weights, which cost the same as trained ones. The first steps are not counted.
+The effect on accuracy is described in ``docs/development/fine-tuning.md``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VARIANTS = {
     "float32": {"precision": "float32"},
     "bfloat16": {"precision": "bfloat16"},
     "bfloat16, no clicks": {"precision": "bfloat16", "click_fraction": 0.0},
-    "bfloat16, all stages learn": {"precision": "bfloat16", "frozen_stages": 0},
+    "bfloat16, all stages trained": {"precision": "bfloat16", "frozen_stages": 0},
     "bfloat16, 4 stages frozen": {"precision": "bfloat16", "frozen_stages": 4},
     "bfloat16, encoder frozen": {"precision": "bfloat16", "encoder_lr": 0.0},
 }

@@ -1,4 +1,4 @@
-"""Print docs/reference/commands.md, made from the help of the commands.
+"""Print docs/reference/commands.md, generated from the commands' help.
 
 python tools/command_reference.py > docs/reference/commands.md
 """
@@ -14,17 +14,17 @@ from napari_lesionseg.cli.main import COMMANDS, build_parser
 HEAD = """\
 # Commands
 
-This page is made by `tools/command_reference.py` from what `lesionseg COMMAND --help` prints.
+This page is generated from `lesionseg COMMAND --help` by `tools/command_reference.py`.
 
 `lesionseg [FOLDER]` is `lesionseg app [FOLDER]`. Results go to standard output, progress and errors to
-standard error. Every input that fails is named in one line, and the others are done.
+standard error. If an input fails, it is listed and the others are processed.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
 | 1 | some inputs failed |
-| 2 | wrong usage, or nothing could be done; the line on standard error says why |
-| 130 | stopped with Ctrl+C |
+| 2 | invalid usage, or nothing could be done; standard error gives the reason |
+| 130 | interrupted with Ctrl+C |
 """
 
 
@@ -90,7 +90,7 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _helps(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Return the help of each action in the list that argparse prints."""
+    """Return the help text of each action of a command."""
     (actions,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return {choice.dest: choice.help or "" for choice in actions._choices_actions}
 

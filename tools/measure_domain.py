@@ -1,9 +1,9 @@
-"""Write into a model's card what the images look like that it was trained on.
+"""Add statistics of its training images to a model's card.
 
     python tools/measure_domain.py MODEL.safetensors IMAGES [IMAGES ...]
 
-``lesionseg train`` does so by itself; this is for models that were trained before it did. Weights, scores and
-the rest of the card stay as they are.
+``lesionseg train`` does this itself; use this script for converted models. Weights, scores and the
+rest of the card do not change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from napari_lesionseg.models.checkpoint import save_checkpoint
 
 
 def main() -> None:
-    """Read the images, and write the model anew."""
+    """Read the images and rewrite the model file."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("model", type=Path)

@@ -1,4 +1,4 @@
-"""Take images of the window for the documentation; every one shows synthetic images alone.
+"""Take screenshots for the documentation, with synthetic images only.
 
     xvfb-run -a -s "-screen 0 1366x768x24" python tools/window_images.py [learn] [large-image]
 
@@ -33,43 +33,43 @@ PATIENCE_S = 600
 
 
 def spin(seconds: float) -> None:
-    """Let the window work for a while."""
+    """Process events for a while."""
     loop = QEventLoop()
     QTimer.singleShot(round(1000 * seconds), loop.quit)
     loop.exec()
 
 
 def wait_for(done: Callable[[], bool]) -> None:
-    """Let the window work until something is done."""
+    """Process events until something is done."""
     end = time.monotonic() + PATIENCE_S
     while not done():
         spin(0.2)
         if time.monotonic() > end:
-            raise TimeoutError("the window did not come to it")
+            raise TimeoutError("the window did not finish in time")
 
 
 def open_window() -> napari.Viewer:
-    """Open a window of the size that the interface is made for."""
+    """Open a window of the smallest supported size."""
     viewer = napari.Viewer()
     viewer.window.resize(1366, 768)
     return viewer
 
 
 def take(viewer: napari.Viewer, name: str) -> None:
-    """Take the image, once everything is drawn."""
+    """Take a screenshot once everything is drawn."""
     spin(2)
     viewer.screenshot(str(IMAGES / f"{name}.png"), canvas_only=False, flash=False)
     viewer.close()
 
 
 def show_only(bench: Workbench, title: str) -> None:
-    """Unfold one section, and fold all others."""
+    """Unfold one section and fold all others."""
     for section in bench.findChildren(QCollapsible):
         (section.expand if section.text() == title else section.collapse)(animate=False)
 
 
 def make_study(folder: Path) -> None:
-    """Make a study of an annotator who draws her outlines wider than the model does."""
+    """Create a study whose annotator draws wider outlines than the model."""
     samples = {f"nevus-{seed:02d}": synthetic_sample(seed) for seed in range(1, APPROVED + 3)}
     with Study.create(folder, "am", images={name: s.image for name, s in samples.items()}) as study:
         for image, state in list(study.state.images.items())[:APPROVED]:
@@ -78,7 +78,7 @@ def make_study(folder: Path) -> None:
 
 
 def learn(folder: Path) -> None:
-    """Show the outcome of a fine-tuning, with its curve."""
+    """Show the result of fine-tuning with its curve."""
     make_study(folder / "nevi-2026")
     viewer = open_window()
     bench = Workbench(viewer)
@@ -100,7 +100,7 @@ def learn(folder: Path) -> None:
 
 
 def large_image(folder: Path) -> None:
-    """Show an image of twelve megapixels, outlined part by part."""
+    """Show a tiled segmentation of an image with twelve megapixels."""
     drawn = Image.fromarray(synthetic_sample(6, (750, 1000), n_lesions=7).image)
     viewer = open_window()
     viewer.add_image(np.array(drawn.resize((4000, 3000), Image.Resampling.BICUBIC)), name="back", rgb=True)
@@ -114,7 +114,7 @@ def large_image(folder: Path) -> None:
 
 
 def main(names: list[str]) -> int:
-    """Take the images that are named, or all."""
+    """Take the named screenshots, or all."""
     images = {"learn": learn, "large-image": large_image}
     unknown = set(names) - images.keys()
     if unknown:

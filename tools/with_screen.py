@@ -1,9 +1,9 @@
-"""Run a command on a screen: the one there is, or a virtual one (Xvfb) with software OpenGL.
+"""Run a command on the current display, or on a virtual one (Xvfb) with software OpenGL.
 
     python tools/with_screen.py pytest tests/plugin
 
-On Linux the libraries that Qt and OpenGL load from the system are looked for first. On Debian and Ubuntu the
-missing ones are installed when that needs no password; otherwise the line that installs them is printed.
+On Linux, system libraries needed by Qt and OpenGL are checked first. On Debian and Ubuntu, missing ones are
+installed if no password is needed; otherwise the command to install them is printed.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ LIBRARIES = {
     "libxcb-xkb.so.1": "libxcb-xkb1",
     "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
 }
-"""Shared libraries that PyQt6's wheel and the X server's OpenGL need, and the packages that bring them."""
+"""Shared libraries needed by the PyQt6 wheel and OpenGL, and the Debian packages that contain them."""
 
 PROGRAMS = {"Xvfb": "xvfb", "xauth": "xauth", "xvfb-run": "xvfb"}
-"""What a virtual screen needs."""
+"""Programs needed for a virtual display."""
 
 MESA = "libgl1-mesa-dri"
-"""OpenGL without a graphics card, as a virtual screen needs it."""
+"""Software OpenGL for a virtual display."""
 
 MESA_DRIVERS = ("lib/*/dri/swrast_dri.so", "lib/dri/swrast_dri.so", "lib64/dri/swrast_dri.so")
 SCREEN = "-screen 0 1400x900x24"
 
 
 def main(command: Sequence[str]) -> int:
-    """Run the command; its exit code, or 1 when the system's libraries are missing."""
+    """Run the command; return its exit code, or 1 if system libraries are missing."""
     if not command:
         sys.stderr.write(f"{__doc__}\n")
         return 2
@@ -64,7 +64,7 @@ def main(command: Sequence[str]) -> int:
 
 
 def missing_packages(environment: Mapping[str, str]) -> list[str]:
-    """Name the Debian packages that would bring what is missing."""
+    """Return the Debian packages that are missing."""
     missing = {package for library, package in LIBRARIES.items() if not _loads(library)}
     if not environment.get("DISPLAY"):
         missing |= {package for program, package in PROGRAMS.items() if shutil.which(program) is None}
@@ -74,20 +74,20 @@ def missing_packages(environment: Mapping[str, str]) -> list[str]:
 
 
 def install(packages: Sequence[str]) -> bool:
-    """Install Debian packages, or say how; tell whether they are there now."""
+    """Install Debian packages, or print how; return whether they are installed."""
     wanted = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     prefix = [] if os.geteuid() == 0 else ["sudo"]
     line = " ".join([*prefix, "apt-get update &&", *prefix, *wanted])
     if shutil.which("apt-get") is None:
-        sys.stderr.write(f"Libraries of the system are missing; on Debian they are: {' '.join(packages)}\n")
+        sys.stderr.write(f"System libraries are missing; on Debian they are: {' '.join(packages)}\n")
         return False
     if prefix and not _sudo_needs_no_password():
-        sys.stderr.write(f"Libraries of the system are missing. Run this, then try again:\n{line}\n")
+        sys.stderr.write(f"System libraries are missing. Run this, then try again:\n{line}\n")
         return False
     keep = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive"]
     for step in (["apt-get", "update", "--quiet"], [*wanted, "--quiet"]):
         if subprocess.call([*keep, *step]):
-            sys.stderr.write(f"Installing failed. Run this, then try again:\n{line}\n")
+            sys.stderr.write(f"Installation failed. Run this, then try again:\n{line}\n")
             return False
     return True
 
