@@ -5,8 +5,6 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.layers.labels._labels_utils import get_contours
@@ -14,7 +12,6 @@ from napari.layers.labels._labels_utils import get_contours
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.napari_layers import labels_writing
 from napari_lesionseg.plugin.napari_layers.labels_writing import (
-    MergedEdit,
     fast_contour,
     same_pixels,
     show_mask,
@@ -113,120 +110,6 @@ def test_the_history_takes_six_bytes_a_pixel(labels):
     ((indices, old, new),) = labels._undo_history[-1]
     record = sum(axis.nbytes for axis in indices) + old.nbytes + np.asarray(new).nbytes
     assert record <= 6 * 30 * 30
-
-
-def test_a_merged_edit_is_one_step(labels):
-    write_masks(labels, {(): square(10)})
-    edit = MergedEdit(labels)
-    for size in (12, 20, 15, 25):
-        edit.write({(): square(size)})
-    edit.commit()
-    np.testing.assert_array_equal(labels.data, square(25))
-    labels.undo()
-    np.testing.assert_array_equal(labels.data, square(10))
-    labels.redo()
-    np.testing.assert_array_equal(labels.data, square(25))
-
-
-def test_a_merged_edit_can_be_undone_before_it_is_committed(labels):
-    write_masks(labels, {(): square(10)})
-    edit = MergedEdit(labels)
-    edit.write({(): square(20)})
-    edit.write({(): square(15)})
-    labels.undo()
-    np.testing.assert_array_equal(labels.data, square(10))
-    edit.write({(): square(30)})
-    edit.commit()
-    labels.undo()
-    np.testing.assert_array_equal(labels.data, square(10))
-    labels.undo()
-    assert not labels.data.any()
-
-
-def test_a_stroke_in_between_begins_a_new_step(labels):
-    edit = MergedEdit(labels)
-    edit.write({(): square(10)})
-    labels.paint((40, 60), 2)
-    stroke = labels.data.copy()
-    edit.write({(): square(20)})
-    edit.commit()
-    labels.undo()
-    np.testing.assert_array_equal(labels.data, stroke)
-    labels.undo()
-    np.testing.assert_array_equal(labels.data, square(10))
-
-
-def test_two_merged_edits_are_two_steps(labels):
-    for size in (10, 20):
-        edit = MergedEdit(labels)
-        edit.write({(): square(size - 1)})
-        edit.write({(): square(size)})
-        edit.commit()
-    labels.undo()
-    np.testing.assert_array_equal(labels.data, square(10))
-
-
-def test_a_merged_edit_without_net_change_is_no_step(labels):
-    write_masks(labels, {(): square(10)})
-    edit = MergedEdit(labels)
-    edit.write({(): square(20)})
-    edit.write({(): square(10)})
-    edit.commit()
-    labels.undo()
-    assert not labels.data.any()
-
-
-def test_a_long_merged_edit_keeps_only_its_net_change(labels, monkeypatch):
-    monkeypatch.setattr(labels_writing, "MAX_STAGED", 1000)
-    edit = MergedEdit(labels)
-    for size in (10, 30) * 20:
-        edit.write({(): square(size)})
-    records = sum(indices[0].size for indices, _, _ in labels._undo_history[-1])
-    assert records <= 1000
-    assert len(labels._undo_history) == 1
-    labels.undo()
-    assert not labels.data.any()
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["write", "undo", "redo", "paint", "commit"]), st.integers(0, 5)),
-        max_size=25,
-    )
-)
-def test_any_order_of_edits_agrees_with_a_list_of_masks(steps):
-    """The model: a list of masks and a position in it; a merged edit replaces the mask it wrote last."""
-    labels = Labels(np.zeros((2, 9, 8), dtype=np.uint8))
-    past, position, edit, own = [labels.data.copy()], 0, MergedEdit(labels), None
-    for action, number in steps:
-        if action == "write":
-            mask = np.random.default_rng(number).integers(0, 3, (9, 8), dtype=np.uint8)
-            before = labels.data.copy()
-            edit.write({(number % 2,): mask})
-            if not np.array_equal(before, labels.data):
-                joined = own is not None and own == position
-                past = [*past[: position if joined else position + 1], labels.data.copy()]
-                position = own = len(past) - 1
-        elif action == "paint":
-            before = labels.data.copy()
-            labels.data_setitem((np.array([0]), np.array([number]), np.array([0])), 3)
-            if not np.array_equal(before, labels.data):
-                past = [*past[: position + 1], labels.data.copy()]
-                position += 1
-        elif action == "undo" and position:
-            labels.undo()
-            position -= 1
-            own = None if own is not None and own > position else own
-        elif action == "redo" and position < len(past) - 1:
-            labels.redo()
-            position += 1
-        elif action == "commit":
-            edit.commit()
-            if own == position and np.array_equal(past[own], past[own - 1]):
-                del past[own]
-                position -= 1
-            own = None
-        np.testing.assert_array_equal(labels.data, past[position])
 
 
 @pytest.mark.parametrize("contour", [0, 2])

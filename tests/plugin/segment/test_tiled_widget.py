@@ -110,8 +110,8 @@ def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
     widget.width_of_lesions.setValue(800)
     seen = []
     widget.segment.click()
-    qtbot.waitUntil(lambda: widget._run is not None, timeout=60_000)
-    widget._run.progressed.connect(lambda done, total: seen.append((done, total)))
+    qtbot.waitUntil(lambda: widget._task is not None, timeout=60_000)
+    widget._task.progressed.connect(seen.append)
     wait_for(qtbot, widget)
     assert len(seen) > 10
     assert seen == [(place + 1, len(seen)) for place in range(len(seen))]
@@ -132,14 +132,14 @@ def test_cancelled_it_changes_nothing(qtbot, viewer, model):
     widget.width_of_lesions.setValue(800)
     model.gate.clear()
     widget.segment.click()
-    qtbot.waitUntil(lambda: widget._run is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: widget._task is not None, timeout=60_000)
     assert not widget.segment.isEnabled()
     assert "Wait" in widget.segment.toolTip()
     widget.cancel.click()
-    assert widget.status.text() == "Stopping after the part in hand."
+    assert widget.status.text() == "Stopping after the current part."
     model.gate.set()
     wait_for(qtbot, widget)
-    assert "Cancelled; nothing was changed" in widget.status.text()
+    assert "Canceled; nothing was changed" in widget.status.text()
     assert [layer.name for layer in viewer.layers] == ["body"]
     assert model.windows < 3
     assert widget.segment.isEnabled()
@@ -190,7 +190,7 @@ def test_an_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     model.gate.clear()
     widget.segment.click()
-    qtbot.waitUntil(lambda: widget._run is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: widget._task is not None, timeout=60_000)
     viewer.layers.clear()
     model.gate.set()
     wait_for(qtbot, widget)
@@ -205,6 +205,6 @@ def test_the_lesions_of_a_large_outline_can_be_numbered(qtbot, viewer, model):
     wait_for(qtbot, widget)
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
-    assert panel.lesions is None
+    assert panel.current is None
     panel.number.click()
-    qtbot.waitUntil(lambda: panel.lesions is not None and len(panel.lesions.rows) == 1, timeout=20_000)
+    qtbot.waitUntil(lambda: panel.current is not None and len(panel.current.model.rows) == 1, timeout=20_000)

@@ -17,10 +17,7 @@ Frame: TypeAlias = tuple[int, ...]
 """Leading indices of one frame of a stack; () for a single image."""
 
 _Indices: TypeAlias = tuple[NDArray[np.unsignedinteger[Any]], ...]
-_Step: TypeAlias = list[tuple[_Indices, NDArray[Any], Any]]
 
-MAX_STAGED = 8_000_000
-"""Pixel records that a merged edit may hold before it is reduced to its net change."""
 
 _STRIP = 64
 """Rows that are compared at once, so that the temporary arrays stay in the processor's cache."""
@@ -76,45 +73,6 @@ def _show_stack(layer: Labels, mask: LabelImage) -> bool:
 def same_pixels(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether two masks are equal, compared without a large temporary array."""
     return one.shape == other.shape and next(_differing_strips(one, other), None) is None
-
-
-class MergedEdit:
-    """Edits that belong together, such as the moves of a slider: one Ctrl+Z takes all of them back.
-
-    Each edit is at first a step of napari's own history, so that the history is complete at any moment. It is
-    then joined to the step before, unless something else was drawn in between or that step was undone.
-    """
-
-    def __init__(self, layer: Labels) -> None:
-        self.layer = layer
-        self._step: _Step | None = None
-
-    def write(self, masks: Mapping[Frame, LabelImage]) -> bool:
-        """Write masks as `write_masks` does, joined to the step before."""
-        if not write_masks(self.layer, masks):
-            return False
-        history = self._history()
-        latest: _Step = history[-1] if history else []
-        if self._step is not None and len(history) > 1 and history[-2] is self._step:
-            self._step.extend(latest)
-            history.pop()
-        else:
-            self._step = latest
-        if sum(indices[0].size for indices, _, _ in self._step) > MAX_STAGED:
-            _reduce(self.layer.data, self._step)
-        return True
-
-    def commit(self) -> None:
-        """Reduce the joined step to its net change; the next edit begins a new step."""
-        history = self._history()
-        if self._step is not None and history and history[-1] is self._step:
-            _reduce(self.layer.data, self._step)
-            if not self._step:
-                history.pop()
-        self._step = None
-
-    def _history(self) -> Any:
-        return self.layer._undo_history  # napari has no public way to join two steps
 
 
 def use_fast_contours(layer: Labels) -> None:
@@ -245,21 +203,3 @@ def _full_indices(frame: Frame, rows: NDArray[Any], cols: NDArray[Any], shape: t
     kind: type[np.uint16 | np.uint32] = np.uint16 if max(shape) <= np.iinfo(np.uint16).max else np.uint32
     lead = tuple(np.full(rows.size, index, dtype=kind) for index in frame)
     return (*lead, rows.astype(kind), cols.astype(kind))
-
-
-def _reduce(data: NDArray[Any], step: _Step) -> None:
-    """Replace the edits of a step, in place, by one with the same start and end."""
-    spans = [
-        slice(min(int(axis.min()) for axis in axes), max(int(axis.max()) for axis in axes) + 1)
-        for axes in zip(*(indices for indices, _, _ in step), strict=True)
-    ]
-    after = data[tuple(spans)]
-    before = after.copy()
-    for indices, old, _ in reversed(step):
-        before[tuple(axis - span.start for axis, span in zip(indices, spans, strict=True))] = old
-    kind = step[0][0][0].dtype
-    step.clear()
-    for value in np.unique(after[before != after]):
-        local = np.nonzero((before != after) & (after == value))
-        indices = tuple((axis + span.start).astype(kind) for axis, span in zip(local, spans, strict=True))
-        step.append((indices, before[local], value))

@@ -1,18 +1,16 @@
-"""A very large image outlined part by part in another thread; it can be cancelled. No widgets in here."""
+"""The task that segments a very large image in parts. No widgets in here."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
 
-from napari_lesionseg.errors import CancelledError, ImageError
+from napari_lesionseg.errors import ImageError
 from napari_lesionseg.inference.tiling import TileConfig, predict_tiles, predict_whole
 from napari_lesionseg.inference.tiling_io import (
     Readable,
@@ -22,121 +20,54 @@ from napari_lesionseg.inference.tiling_io import (
     threshold_strips,
 )
 from napari_lesionseg.plugin.napari_layers.layers import image_shape
-from napari_lesionseg.plugin.tasks import Task, run_task
+from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
 
 ENOUGH = 4
-"""Of a multiscale image, the level looked at from afar has this many times the network's working size."""
+"""A multiscale image is predicted as a whole at a level of this many times the network's working size."""
 
 
 @dataclass(frozen=True, slots=True)
 class LargeOutline:
-    """What came out of a very large image.
+    """The result for a very large image."""
 
-    Parameters
-    ----------
-    stored : ndarray
-        Probabilities as bytes, (H, W) or (C, H, W), kept for another threshold.
-    mask : ndarray
-        (H, W) uint8, class indices.
-    """
-
-    stored: NDArray[np.uint8]
-    mask: LabelImage
+    stored: NDArray[np.uint8]  # probabilities as bytes, (H, W) or (C, H, W), kept for another threshold
+    mask: LabelImage  # (H, W) class indices
 
 
 def levels_of(image: Image) -> Sequence[Readable]:
-    """Give an image's arrays from large to small, without reading them; one where it is not multiscale.
-
-    Raises
-    ------
-    ImageError
-        If it is a stack.
-    """
+    """Return an image's arrays from large to small, without reading them; raise an ImageError for a stack."""
     if len(image_shape(image)) != 2:
         raise ImageError(f"“{image.name}” is a stack; open one image of it.")
     return list(image.data) if image.multiscale else [image.data]
 
 
 def draw(stored: NDArray[np.uint8], threshold: float, smallest: int) -> LabelImage:
-    """Make a mask of stored probabilities, in memory that hardly grows; to be called in a worker."""
+    """Draw the mask of stored probabilities, in little memory; runs in another thread."""
     mask = np.zeros(stored.shape[-2:], np.uint8)
     threshold_strips(stored, threshold, mask)
     remove_specks(mask, smallest)
     return mask
 
 
-class TileRun(QObject):
-    """One very large image at work.
+class TiledTask(Task[LargeOutline]):
+    """Segments one very large image, in memory or not, multiscale or not.
 
-    Parameters
-    ----------
-    model : Model
-        The network.
-    image : napari.layers.Image
-        A single image, in memory or not, multiscale or not.
-    config : TileConfig or None
-        Look closely, tile by tile; None: look at the whole from afar, for one large lesion.
-    threshold : float
-        In (0, 1).
-    smallest : int
-        Pixels; smaller parts are dropped.
-
-    Attributes
-    ----------
-    progressed : Signal
-        Emitted on the main thread with (parts done, parts in all).
-    finished : Signal
-        Emitted with the `LargeOutline`.
-    failed : Signal
-        Emitted with the exception; a `CancelledError` when it was cancelled.
-
-    Raises
-    ------
-    ImageError
-        If the image is a stack.
+    Without a `TileConfig`, a reduced image is predicted as a whole, for one large lesion. `progressed` is
+    emitted with (parts done, parts in all). Raises an ImageError if the image is a stack.
     """
 
-    progressed = Signal(int, int)
-    finished = Signal(object)
-    failed = Signal(object)
-
     def __init__(
-        self,
-        model: Model,
-        image: Image,
-        config: TileConfig | None,
-        threshold: float,
-        smallest: int,
-        parent: QObject | None = None,
+        self, model: Model, image: Image, config: TileConfig | None, threshold: float, smallest: int
     ) -> None:
-        super().__init__(parent)
-        self._cancelled = threading.Event()
-        self._job: Task[Any] = run_task(
-            f"outlining {image.name}",
-            self._work,
-            model,
-            levels_of(image),
-            config,
-            threshold,
-            smallest,
-            done=self.finished.emit,
-            failed=self.failed.emit,
+        super().__init__(
+            f"outlining {image.name}", self._segment, model, levels_of(image), config, threshold, smallest
         )
 
-    def cancel(self) -> None:
-        """Stop after the part in hand; nothing comes of it."""
-        self._cancelled.set()
-
-    def abandon(self) -> None:
-        """Cancel, and let nobody hear of it: the window is closing."""
-        self._job.close()
-        self.cancel()
-
-    def _work(
+    def _segment(
         self,
         model: Model,
         levels: Sequence[Readable],
@@ -144,7 +75,6 @@ class TileRun(QObject):
         threshold: float,
         smallest: int,
     ) -> LargeOutline:
-        """Run the engine in this, another, thread."""
         height, width = levels[0].shape[:2]
         stored = new_output((height, width), model.card.out_channels)
         if config is None:
@@ -153,8 +83,6 @@ class TileRun(QObject):
         else:
             parts = predict_tiles(model, levels[0], stored, config)
         for part in parts:
-            self.progressed.emit(part.done, part.total)
-            if self._cancelled.is_set():
-                raise CancelledError("Cancelled; nothing was changed.")
+            self.report((part.done, part.total))
         made = np.asarray(stored)
         return LargeOutline(made, draw(made, threshold, smallest))

@@ -1,4 +1,4 @@
-"""The dock widget for very large images, which are outlined part by part. It only wires."""
+"""The dock widget for very large images, which are segmented in parts. It only wires."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.inference.tiling import TileConfig
-from napari_lesionseg.plugin.napari_layers.labels_writing import write_masks
+from napari_lesionseg.plugin.editor.editor import editor_of, open_editor
 from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, show_as
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.segment.tiled_task import LargeOutline, TileRun, draw
+from napari_lesionseg.plugin.segment.tiled_task import LargeOutline, TiledTask, draw
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
@@ -37,37 +38,27 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
     from napari_lesionseg.plugin.segment.task import ModelChoice
 
-FAVORITE = 100
-"""Pixels; lesions of this width are seen as they are, others enlarged or made smaller for the network."""
+BEST_WIDTH = 100
+"""Pixels; the image is scaled so that lesions have this width for the network."""
 
 CONTOUR_PIXELS = 30_000_000
-"""Outlines of larger images are shown filled, as napari takes seconds to draw their contours."""
+"""Masks of larger images are shown filled, since napari takes seconds to draw their contours."""
 
 _SMALLEST_SCALE, _LARGEST_SCALE = 1 / 64, 8.0
 _NO_IMAGE = "Open an image first: File > Open File(s)."
-_AT_WORK = "Wait until the outline in the making is done, or cancel it"
+_AT_WORK = "Wait until the outline is done, or cancel it"
 
 
 class LargeWidget(QWidget):
-    """Outline an image of many megapixels, tile by tile, in bounded memory.
+    """Segment an image of many megapixels in bounded memory; it may be on disk (dask, zarr) or multiscale.
 
-    The image may be in memory, on the disk (dask, zarr), or multiscale.
-
-    Parameters
-    ----------
-    napari_viewer : napari.viewer.Viewer
-        The viewer.
-
-    Attributes
-    ----------
-    outline : napari.layers.Labels or None
-        What was drawn last.
+    `outline` is the Labels layer that was drawn last.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._run: TileRun | None = None
+        self._task: TiledTask | None = None
         self._loading: Task[Model] | None = None
         self._drawing: Task[LabelImage] | None = None
         self._made: LargeOutline | None = None
@@ -76,8 +67,8 @@ class LargeWidget(QWidget):
         self.outline: Labels | None = None
         self.images = LayerCombo(napari_viewer, Image, "no image is open")
         self.models = ModelPicker(self)
-        self.closely = QRadioButton("many small lesions, part by part")
-        self.whole = QRadioButton("one large lesion, as a whole")
+        self.closely = QRadioButton("many small lesions")
+        self.whole = QRadioButton("one large lesion")
         self.width_of_lesions = QSpinBox()
         self.threshold = ThresholdSlider()
         self.smallest = QSpinBox()
@@ -94,21 +85,21 @@ class LargeWidget(QWidget):
 
     def _describe(self) -> None:
         self.closely.setChecked(True)
-        self.closely.setToolTip("For photographs of the whole body: every part is looked at closely")
-        self.whole.setToolTip("For dermoscopy: a lesion that no tile would hold is looked at from afar")
+        self.closely.setToolTip("For photographs of the whole body: every part is segmented in detail")
+        self.whole.setToolTip("For dermoscopy: one lesion that fills much of the image")
         self.width_of_lesions.setRange(10, 3000)
-        self.width_of_lesions.setValue(FAVORITE)
+        self.width_of_lesions.setValue(BEST_WIDTH)
         self.width_of_lesions.setSuffix(" px")
         self.width_of_lesions.setToolTip(
-            "How wide the lesions are, roughly: the network sees them best at 50 to 200 pixels, "
-            "so the image is looked at larger or smaller"
+            "Approximate width of the lesions. The model works best on lesions 50 to 200 pixels wide, "
+            "so the image is scaled accordingly"
         )
         self.smallest.setRange(0, 1000)
         self.smallest.setValue(64)
         self.smallest.setSuffix(" px")
-        self.smallest.setToolTip("Parts with fewer pixels are dropped")
-        self.segment.setToolTip("Outline the image in the background; the window stays usable")
-        self.cancel.setToolTip("Stop after the part in hand; nothing is changed")
+        self.smallest.setToolTip("Smaller parts are removed")
+        self.segment.setToolTip("Segment the image in the background")
+        self.cancel.setToolTip("Stop after the current part and change nothing")
         self._redraw_soon.setSingleShot(True)
         self._redraw_soon.setInterval(300)
 
@@ -139,28 +130,28 @@ class LargeWidget(QWidget):
         when_gone(self, self._tear_down)
 
     def _tear_down(self) -> None:
-        """Stop listening and working; Qt's side of the widget is gone."""
+        """Stop listening and working; Qt has deleted the widget."""
         self.images.disconnect_viewer()
         self.models.drop()
         for job in (self._loading, self._drawing):
             if job is not None:
                 job.close()
-        if self._run is not None:
-            self._run.abandon()
+        if self._task is not None:
+            self._task.close()
         self._close_bar()
 
     # ----------------------------------------------------------------------------------- outlining
 
     @property
     def config(self) -> TileConfig | None:
-        """How the image is looked at; None: as a whole."""
+        """The tiles; None: the image is predicted as a whole."""
         if self.whole.isChecked():
             return None
-        scale = float(np.clip(FAVORITE / self.width_of_lesions.value(), _SMALLEST_SCALE, _LARGEST_SCALE))
+        scale = float(np.clip(BEST_WIDTH / self.width_of_lesions.value(), _SMALLEST_SCALE, _LARGEST_SCALE))
         return TileConfig(scale=scale)
 
     def start(self) -> None:
-        """Outline the image."""
+        """Segment the image."""
         if self.images.layer is None or self._at_work():
             return
         if self.models.loaded is not None:
@@ -189,27 +180,27 @@ class LargeWidget(QWidget):
         level = self.threshold.threshold
         self.threshold.set_threshold(level, model.card.threshold)
         try:
-            self._run = TileRun(
-                model, image, self.config, self._level(model), self.smallest.value(), parent=self
-            )
+            self._task = TiledTask(model, image, self.config, self._level(model), self.smallest.value())
         except LesionSegError as error:
             self._on_failed(error)
             return
         self._image = image
-        self._run.progressed.connect(self._on_progress)
-        self._run.finished.connect(partial(self._on_finished, model))
-        self._run.failed.connect(self._on_failed)
+        self._task.progressed.connect(self._on_progress)
+        self._task.finished.connect(partial(self._on_finished, model))
+        self._task.failed.connect(self._on_failed)
+        self._task.start()
         self._bar = progress(total=0, desc=f"Outlining {image.name}")
         self._update()
 
     def _on_cancel(self) -> None:
-        if self._run is not None:
-            self._run.cancel()
+        if self._task is not None:
+            self._task.cancel()
             self.cancel.setEnabled(False)
-            self._bottom.say("Stopping after the part in hand.")
+            self._bottom.say("Stopping after the current part.")
 
-    def _on_progress(self, done: int, total: int) -> None:
-        if self._run is None or not self.cancel.isEnabled():
+    def _on_progress(self, progress: tuple[int, int]) -> None:
+        done, total = progress
+        if self._task is None or not self.cancel.isEnabled():
             return
         self.progress_bar.setRange(0, total)
         self.progress_bar.setValue(done)
@@ -236,10 +227,11 @@ class LargeWidget(QWidget):
     def _on_failed(self, error: Exception) -> None:
         self._loading = self._drawing = None
         self._end()
-        self._bottom.say(str(error))
+        cancelled = isinstance(error, CancelledError)
+        self._bottom.say("Canceled; nothing was changed." if cancelled else str(error))
 
     def _end(self) -> None:
-        self._run = None
+        self._task = None
         self._close_bar()
         self._update()
 
@@ -249,20 +241,22 @@ class LargeWidget(QWidget):
             self._bar = None
 
     def _write(self, image: Image, mask: LabelImage, classes: tuple[str, ...]) -> None:
-        """Draw a mask into the outline, as an undoable step; the first time, into a new layer."""
+        """Draw a mask, as an undoable step; the first time, into a new Labels layer."""
         if self.outline is None or self.outline not in self._viewer.layers or not fits(self.outline, image):
             self.outline = new_outline(image)
             self.outline.metadata[CLASSES] = classes
-            self.outline.data[...] = mask  # nobody has seen it yet: there is nothing to undo
+            self.outline.data[...] = mask  # nobody has seen the layer yet: there is nothing to undo
             show_as(self.outline, filled=mask.size > CONTOUR_PIXELS)
             self._viewer.layers.insert(self._viewer.layers.index(image) + 1, self.outline)
-        else:
-            write_masks(self.outline, {(): mask})
+        editor = editor_of(self.outline) or open_editor(
+            self._viewer, image, self.outline, PostprocessConfig()
+        )
+        editor.document.apply_mask(mask, editor.document.snapshot, manual=False)
 
     # ------------------------------------------------------------------------------- another threshold
 
     def _redraw(self) -> None:
-        """Draw the outline anew from what the network said, in another thread."""
+        """Redraw the mask from the stored probabilities, in another thread."""
         made, model = self._made, self.models.loaded
         if made is None or model is None or self._at_work() or self._image is not self.images.layer:
             return
@@ -290,24 +284,20 @@ class LargeWidget(QWidget):
     # -------------------------------------------------------------------------------- what is shown
 
     def _at_work(self) -> bool:
-        return self._run is not None or self._loading is not None or self._drawing is not None
+        return self._task is not None or self._loading is not None or self._drawing is not None
 
     def _update(self) -> None:
-        image, running = self.images.layer, self._run is not None or self._loading is not None
+        image, running = self.images.layer, self._task is not None or self._loading is not None
         self.segment.setEnabled(image is not None and not running)
         self.segment.setToolTip(
-            _AT_WORK
-            if running
-            else _NO_IMAGE
-            if image is None
-            else "Outline the image in the background; the window stays usable"
+            _AT_WORK if running else _NO_IMAGE if image is None else "Segment the image in the background"
         )
-        self.cancel.setEnabled(self._run is not None)
+        self.cancel.setEnabled(self._task is not None)
         self.width_of_lesions.setEnabled(self.closely.isChecked())
         self.progress_bar.setVisible(running)
         self.progress_bar.setRange(0, 0)
         if running:
-            self._bottom.say("Loading the model" if self._run is None else "Looking at the first part")
+            self._bottom.say("Loading the model" if self._task is None else "Segmenting the first part")
         else:
             self._bottom.say(_NO_IMAGE if image is None else _size_of(image))
 
@@ -315,11 +305,11 @@ class LargeWidget(QWidget):
     def _result(mask: LabelImage) -> str:
         share = np.count_nonzero(mask) / mask.size
         if not share:
-            return "Nothing was found; try a looser threshold, or another width of the lesions."
+            return "Nothing was found. Try a lower threshold or another width of the lesions."
         return f"Outlined {share:.2%} of the image. Plugins > LesionSeg > Single lesions lists the lesions."
 
 
 def _size_of(image: Image) -> str:
-    """Say how large an image is."""
+    """Format the size of an image."""
     height, width = image_shape(image)[-2:]
     return f"{width} x {height} pixels, {height * width / 1e6:.1f} megapixels."
