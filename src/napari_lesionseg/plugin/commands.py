@@ -1,25 +1,44 @@
-"""What napari's menus call."""
+"""What the command line and napari's menus call to open the workbench."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from napari.viewer import Viewer
+import napari
 
-from napari_lesionseg.plugin.app import PLUGIN, WORKBENCH
+if TYPE_CHECKING:
+    from napari_lesionseg.plugin.workbench.widget import Workbench
+
+PLUGIN = "napari-lesionseg"
+WORKBENCH = "LesionSeg workbench"
 
 
-def open_workbench(viewer: Viewer) -> Any:
-    """Open the workbench in a viewer's window, or give the one that is open.
+def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
+    """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
+    make_viewer(folder, images, masks)
+    napari.run()
 
-    Returns
-    -------
-    Workbench
-    """
+
+def make_viewer(folder: Path | None, images: Sequence[Path], masks: Sequence[Path]) -> napari.Viewer:
+    """Make the window; see `open_viewer`."""
+    viewer = napari.Viewer(title="LesionSeg")
+    workbench = open_workbench(viewer)
+    if images:
+        viewer.open([str(path) for path in (*images, *masks)], plugin=PLUGIN)
+        viewer.canvas.grid.enabled = False
+    if folder is not None:
+        workbench.open_folder(folder)
+    return viewer
+
+
+def open_workbench(viewer: napari.Viewer) -> Workbench:
+    """Open the workbench in a viewer's window, or return the one that is open."""
     _, workbench = viewer.window.add_plugin_dock_widget(PLUGIN, WORKBENCH)
-    return workbench
+    return cast("Workbench", workbench)
 
 
-def new_study(viewer: Viewer) -> None:
-    """Ask what a new study is to be, and open it in the workbench."""
+def new_study(viewer: napari.Viewer) -> None:
+    """Ask for the settings of a new study, and open it in the workbench."""
     open_workbench(viewer).start.ask_for_new()

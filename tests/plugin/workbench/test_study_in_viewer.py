@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QApplication, QInputDialog
 
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.models.store import ModelStore
-from napari_lesionseg.plugin import app
+from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench import session as session_module
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
@@ -143,8 +143,8 @@ def lesionseg(qtbot, make_napari_viewer, monkeypatch):
 
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(session_module, "PAUSE_MS", 20)
-    monkeypatch.setattr(app.napari, "Viewer", make)
-    monkeypatch.setattr(app.napari, "run", lambda: None)
+    monkeypatch.setattr(commands.napari, "Viewer", make)
+    monkeypatch.setattr(commands.napari, "run", lambda: None)
     monkeypatch.setattr(QInputDialog, "getText", lambda *arguments: ("hair over the border", True))
 
     def run(folder):

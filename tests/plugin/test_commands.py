@@ -6,7 +6,7 @@ from PIL import Image
 
 from napari_lesionseg.cli import app as cli_app
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.plugin import app
+from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench.widget import Workbench
 
 
@@ -20,8 +20,8 @@ def started(make_napari_viewer, monkeypatch, network):
         return viewers[-1]
 
     monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr(app.napari, "Viewer", make)
-    monkeypatch.setattr(app.napari, "run", lambda: None)
+    monkeypatch.setattr(commands.napari, "Viewer", make)
+    monkeypatch.setattr(commands.napari, "run", lambda: None)
     return viewers
 
 
@@ -38,7 +38,7 @@ def bench_of(viewer) -> Workbench:
 
 
 def test_alone_it_opens_the_workbench_without_a_study(started):
-    app.open_viewer()
+    commands.open_viewer()
     assert bench_of(started[0]).session is None
     assert started[0].title == "LesionSeg"
 
@@ -55,6 +55,6 @@ def test_the_command_opens_a_folder(qtbot, started, folder, monkeypatch, command
 def test_images_are_shown_with_their_masks(started, folder, tmp_path, spot):
     mask = tmp_path / "a_mask.png"
     Image.fromarray((spot[..., 0] < 100).astype(np.uint8) * 255).save(mask)
-    app.open_viewer(None, [folder / "a.png"], [mask])
+    commands.open_viewer(None, [folder / "a.png"], [mask])
     kinds = [type(layer).__name__ for layer in started[0].layers]
     assert kinds == ["Image", "Labels"]
