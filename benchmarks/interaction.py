@@ -216,8 +216,8 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
         for _ in range(NEXT):
             window.wait_for(lambda: is_ready(session))
             late.clear()
-            times.append(window.run(session.approve))
-    session.abandon()
+            times.append(window.run(session.review.approve))
+    session.close(discard=True)
     window.viewer.close()
     (outline, screen), (outline_95, screen_95) = np.median(times, axis=0), np.percentile(times, 95, axis=0)
     p99, most = np.percentile(late, 99), max(late)
@@ -228,7 +228,7 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
 def is_ready(session: StudySession) -> bool:
     """Whether the next image is ready and nothing else is running."""
     editor = session.editor
-    return bool(editor and editor.document.has_mask and not session.unsaved and session.is_ahead)
+    return bool(editor and editor.document.has_mask and not session.save_queue.unsaved and not session.display.is_busy)
 
 
 def apply_tool(editor: MaskEditor, name: str) -> None:

@@ -15,7 +15,7 @@ from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench import classes as classes_module
-from napari_lesionseg.plugin.workbench import session as session_module
+from napari_lesionseg.plugin.workbench import image_review
 from napari_lesionseg.plugin.workbench.classes_dialog import ClassesDialog
 from napari_lesionseg.plugin.workbench.finetune_task import LearnRun
 from napari_lesionseg.plugin.workbench.widget import Workbench
@@ -33,7 +33,7 @@ WAIT = 250_000
 def calm(monkeypatch, tmp_path):
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
-    monkeypatch.setattr(session_module, "PAUSE_MS", 5)
+    monkeypatch.setattr(image_review, "PAUSE_MS", 5)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
 
 

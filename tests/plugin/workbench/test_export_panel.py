@@ -28,7 +28,7 @@ def panel(qtbot, make_napari_viewer, make_study):
     qtbot.addWidget(panel)
     yield panel
     panel.close_session()
-    session.abandon()
+    session.close(discard=True)
 
 
 def test_what_was_signed_is_written_and_the_rest_is_named(qtbot, panel, tmp_path):
@@ -66,7 +66,7 @@ def test_one_part_without_holes_on_request(qtbot, make_napari_viewer, make_study
     (written,) = (tmp_path / "set").rglob("*_segmentation.png")
     assert int(read_mask(written).sum()) == 500
     panel.close_session()
-    session.abandon()
+    session.close(discard=True)
 
 
 def test_dicom_asks_for_the_photographs(qtbot, panel, tmp_path, monkeypatch):
@@ -136,4 +136,4 @@ def test_without_a_verdict_there_is_nothing_to_export(qtbot, make_napari_viewer,
     assert not panel.export.isEnabled()
     assert panel.export.toolTip() == "Approve some images first"
     panel.close_session()
-    session.abandon()
+    session.close(discard=True)

@@ -122,7 +122,7 @@ def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
     panel.seconds.setValue(2)
     yield panel
     panel.close_session()
-    session.abandon()
+    session.close(discard=True)
 
 
 def test_the_panel_learns_and_keeps_the_model_under_a_name_of_its_own(qtbot, panel):

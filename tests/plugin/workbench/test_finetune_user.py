@@ -15,8 +15,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
-from napari_lesionseg.plugin.workbench import finetune_panel
-from napari_lesionseg.plugin.workbench import session as session_module
+from napari_lesionseg.plugin.workbench import finetune_panel, image_review
 from napari_lesionseg.plugin.workbench.finetune_task import state_path_of
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
@@ -43,7 +42,7 @@ WAIT = 60_000
 def quick(monkeypatch):
     monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr(session_module, "PAUSE_MS", 5)
+    monkeypatch.setattr(image_review, "PAUSE_MS", 5)
     monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: QUICK)
 
 
@@ -106,7 +105,7 @@ def same_masks(one, other):
 
 
 def all_saved(qtbot, bench):
-    qtbot.waitUntil(lambda: bench.session.unsaved == 0, timeout=WAIT)
+    qtbot.waitUntil(lambda: bench.session.save_queue.unsaved == 0, timeout=WAIT)
 
 
 class Listener(QObject):

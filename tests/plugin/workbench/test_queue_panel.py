@@ -35,7 +35,7 @@ def session(qtbot, study):
     viewer = ViewerModel()  # a session does not keep its viewer alive
     made = StudySession(viewer, study, PostprocessConfig(min_area=0))
     yield made
-    made.abandon()
+    made.close(discard=True)
     viewer.layers.clear()
 
 
@@ -200,7 +200,7 @@ def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monke
     assert "each other" in cell(panel, 0, AGREE, Qt.ItemDataRole.ToolTipRole)
     assert cell(panel, 0, ANNOTATOR) == "am"
     panel.close_session()
-    session.abandon()
+    session.close(discard=True)
 
 
 def test_columns_say_what_they_are(panel):

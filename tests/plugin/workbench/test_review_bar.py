@@ -19,7 +19,7 @@ def session(qtbot, make_study, network, monkeypatch):
     made = StudySession(viewer, make_study(3), PostprocessConfig(min_area=0))
     made.set_model(network)
     yield made
-    made.abandon()
+    made.close(discard=True)
     viewer.layers.clear()
 
 
@@ -48,7 +48,7 @@ def test_a_button_signs_and_goes_on_and_back_comes_back(qtbot, session, panel, n
     first = session.image_id
     getattr(panel, name).click()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id != first)
-    qtbot.waitUntil(lambda: session.unsaved == 0)
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0)
     assert session.study.state.images[first].status is status
     panel.back.click()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id == first)
@@ -61,7 +61,7 @@ def test_flagging_asks_for_a_note(qtbot, session, panel, monkeypatch, given):
     first = session.image_id
     monkeypatch.setattr(QInputDialog, "getText", lambda *arguments: (" hair? ", given))
     panel.flag.click()
-    qtbot.waitUntil(lambda: session.unsaved == 0)
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0)
     state = session.study.state.images[first]
     assert (state.status is Status.FLAGGED) == given
     assert state.note == ("hair?" if given else "")

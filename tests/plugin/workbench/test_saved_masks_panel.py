@@ -22,7 +22,7 @@ def session(qtbot, make_study, network, monkeypatch):
     made = StudySession(viewer, study, PostprocessConfig(min_area=0))
     made.set_model(network)
     yield made
-    made.abandon()
+    made.close(discard=True)
     viewer.layers.clear()
 
 

@@ -12,15 +12,13 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench import autosave
-from napari_lesionseg.plugin.workbench import session as session_module
+from napari_lesionseg.plugin.workbench import autosave, image_review, predictions
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.viewer_layers import apply_view, describe_view
 from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click
 
 CONFIG = PostprocessConfig(min_area=0)
 SPOT = 20 * 25
@@ -28,7 +26,7 @@ SPOT = 20 * 25
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(session_module, "PAUSE_MS", 5)
+    monkeypatch.setattr(image_review, "PAUSE_MS", 5)
     monkeypatch.setattr(autosave, "RETRY_MS", 20)
     monkeypatch.setattr("os.fsync", lambda file: None)  # tested with the study; takes seconds on a busy disk
 
@@ -42,8 +40,8 @@ class Desk:
         self.session = StudySession(self.viewer, study, CONFIG)
         self.study = study
         self.signs, self.loud, self.told = [], [], []
-        self.session.saved.connect(self.signs.append)
-        self.session.not_saved.connect(self.loud.append)
+        self.session.save_queue.all_saved.connect(self.signs.append)
+        self.session.save_queue.failed.connect(self.loud.append)
         self.session.failed.connect(self.told.append)
         self.session.set_model(model)
 
@@ -62,7 +60,7 @@ class Desk:
         return self
 
     def saved(self) -> Desk:
-        self.qtbot.waitUntil(lambda: self.session.unsaved == 0)
+        self.qtbot.waitUntil(lambda: self.session.save_queue.unsaved == 0)
         return self
 
     def open(self, name: str) -> Desk:
@@ -85,7 +83,7 @@ class Desk:
 
     @property
     def mask(self):
-        return self.session.editor.snapshot.mask
+        return self.session.editor.mask
 
     @property
     def name(self):
@@ -103,7 +101,7 @@ def open_desk(qtbot, make_study, network):
     yield open_one
     for desk in desks:
         if desk.session is not None:
-            desk.session.abandon()
+            desk.session.close(discard=True)
 
 
 @pytest.fixture
@@ -134,7 +132,7 @@ def test_a_prediction_is_saved_as_predicted(desk):
 
 def test_the_prediction_is_kept_though_the_hand_was_quick(desk):
     desk.paint()
-    desk.session.approve()
+    desk.session.review.approve()
     desk.saved()
     state = desk.state("P1")
     assert desk.study.read_mask(state.image_id, "predicted").sum() == SPOT
@@ -154,8 +152,8 @@ def test_what_the_hand_changes_is_saved_as_corrected(desk):
 
 
 def test_a_click_is_saved_with_the_outline(qtbot, desk):
-    desk.editor.add_clicks([Click(2, 2)])
-    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    desk.editor.add_click(2, 2)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
     desk.saved()
     outline = desk.state("P1").current
     assert isinstance(outline, Corrected)
@@ -175,16 +173,16 @@ def test_a_prediction_after_the_hand_is_the_readers_choice(qtbot, open_desk, net
 
 def test_everything_comes_back_as_it_was(qtbot, open_desk):
     desk = open_desk(6).begin()
-    desk.session.approve()
-    desk.shown("P2").session.flag("hair?")
-    desk.shown("P3").session.no_lesion()
+    desk.session.review.approve()
+    desk.shown("P2").session.review.flag("hair?")
+    desk.shown("P3").session.review.no_lesion()
     desk.shown("P4").paint()
-    desk.editor.add_clicks([Click(35, 55)])
-    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    desk.editor.add_click(35, 55)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
     desk.editor.undo()
     desk.viewer.scene.camera.zoom = 3.5
     desk.viewer.scene.camera.center = (0.0, 12.0, 31.0)
-    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.snapshot.clicks
+    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.clicks
     assert desk.session.close() == ""
     assert not desk.viewer.layers
     before["P4"] = (Status.CORRECTED, "", "am", before["P4"][3])
@@ -192,7 +190,7 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
     again = open_desk().begin()
     assert again.name == "P4"
     assert np.array_equal(again.mask, mask)
-    assert again.editor.snapshot.clicks == clicks
+    assert again.editor.clicks == clicks
     assert again.viewer.scene.camera.zoom == pytest.approx(3.5)
     assert again.viewer.scene.camera.center == pytest.approx((0, 12, 31))
     found = facts(again.study)
@@ -210,7 +208,7 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
 
 
 def test_an_image_without_lesion_comes_back_empty(desk):
-    desk.session.no_lesion()
+    desk.session.review.no_lesion()
     desk.shown("P2").saved().open("P1")
     assert not desk.mask.any()
     assert desk.saved().state("P1").status is Status.NO_LESION
@@ -218,18 +216,18 @@ def test_an_image_without_lesion_comes_back_empty(desk):
 
 def test_nothing_is_approved_that_is_empty(open_desk):
     desk = open_desk(model=None).begin()
-    desk.session.approve()
-    assert desk.told == ["The outline is empty; draw one, or choose No lesion."]
+    desk.session.review.approve()
+    assert desk.told == ["The outline is empty. Draw one, or choose No lesion."]
     assert desk.name == "P1"
 
 
 def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_again(desk):
-    desk.session.approve()
+    desk.session.review.approve()
     desk.shown("P2").saved().open("P1")
     desk.paint()
     desk.saved()
     assert desk.state("P1").status is Status.CORRECTED
-    desk.session.approve()
+    desk.session.review.approve()
     desk.saved()
     assert desk.state("P1").status is Status.APPROVED
     assert desk.study.read_mask(desk.id("P1"), "approved").sum() > SPOT
@@ -237,53 +235,53 @@ def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_agai
 
 def test_the_last_image_stays_and_can_be_changed_after_its_verdict(open_desk):
     desk = open_desk(1).begin()
-    desk.session.approve()
+    desk.session.review.approve()
     desk.saved()
     assert desk.state("P1").status is Status.APPROVED
     desk.paint()
     desk.saved()
     assert desk.state("P1").status is Status.CORRECTED
-    desk.session.no_lesion()
+    desk.session.review.no_lesion()
     desk.saved()
     assert desk.state("P1").status is Status.NO_LESION
     assert not desk.mask.any()
 
 
 def test_a_verdict_is_taken_back(desk):
-    desk.session.approve()
+    desk.session.review.approve()
     desk.shown("P2").saved().open("P1")
-    desk.session.reopen()
+    desk.session.review.reopen()
     desk.saved()
     assert desk.state("P1").status is Status.PREDICTED
     assert desk.session.next()
 
 
 def test_back_walks_the_way_it_came(desk):
-    assert not desk.session.can_go_back
+    assert desk.session.navigation.before(desk.session.image_id) is None
     assert not desk.session.back()
-    desk.session.approve()
-    desk.shown("P2").session.approve()
+    desk.session.review.approve()
+    desk.shown("P2").session.review.approve()
     desk.shown("P3").session.back()
     desk.shown("P2").session.back()
     desk.shown("P1")
-    assert not desk.session.can_go_back
+    assert desk.session.navigation.before(desk.session.image_id) is None
 
 
 def test_the_queue_is_filtered_and_sorted(desk):
-    desk.session.flag("hair")
+    desk.session.review.flag("hair")
     desk.shown("P2").saved()
-    desk.session.sort(Order.NAME, statuses={Status.FLAGGED})
-    assert [state.name for state in desk.session.queue] == ["P1"]
-    desk.session.sort(Order.NAME, search="p3")
-    assert [state.name for state in desk.session.queue] == ["P3"]
-    desk.session.approve()
+    desk.session.navigation.sort(Order.NAME, statuses={Status.FLAGGED})
+    assert [state.name for state in desk.session.navigation.queue] == ["P1"]
+    desk.session.navigation.sort(Order.NAME, search="p3")
+    assert [state.name for state in desk.session.navigation.queue] == ["P3"]
+    desk.session.review.approve()
     desk.shown("P3")
 
 
 def test_the_threshold_is_moved_for_this_and_later_images(desk):
-    desk.session.set_config(CONFIG.model_copy(update={"threshold": 0.05}))
+    desk.session.display.set_config(CONFIG.model_copy(update={"threshold": 0.05}))
     assert desk.mask.all()
-    desk.session.approve()
+    desk.session.review.approve()
     desk.shown("P2")
     assert desk.mask.all()
     assert desk.saved().state("P2").status is Status.PREDICTED
@@ -297,12 +295,12 @@ def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study,
     session.begin()
     qtbot.waitUntil(lambda: session.editor is not None)
     first = session.image_id
-    session.editor.labels.selected_label = 2
+    session.editor.active_class = 2
     session.next()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id != first)
-    assert session.editor.document.active_class == 1
-    assert set(np.unique(session.editor.snapshot.mask)) == {0, 1}
-    session.abandon()
+    assert session.editor.active_class == 1
+    assert set(np.unique(session.editor.mask)) == {0, 1}
+    session.close(discard=True)
 
 
 def test_labels_that_the_study_does_not_have_count_as_lesion(desk):
@@ -334,15 +332,15 @@ def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(qtbot, trouble,
     desk.saved()
     trouble.on = True
     desk.paint()
-    desk.editor.add_clicks([Click(35, 55)])
-    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
-    first, clicks = desk.mask, desk.editor.snapshot.clicks
-    desk.session.approve()
+    desk.editor.add_click(35, 55)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    first, clicks = desk.mask, desk.editor.clicks
+    desk.session.review.approve()
     second = desk.shown("P2").mask
-    desk.session.flag("hair")
+    desk.session.review.flag("hair")
     desk.shown("P3").open("P1")
     assert np.array_equal(desk.mask, first)
-    assert desk.editor.snapshot.clicks == clicks
+    assert desk.editor.clicks == clicks
     desk.open("P2")
     assert np.array_equal(desk.mask, second)
     qtbot.waitUntil(lambda: bool(desk.loud))
@@ -383,10 +381,10 @@ def test_a_folder_that_disappears_and_comes_back(qtbot, desk):
     desk.study.folder.rename(away)
     desk.paint()
     qtbot.waitUntil(lambda: bool(desk.loud))
-    desk.session.study_poller.look()
+    desk.session.poller.poll()
     qtbot.waitUntil(lambda: bool(desk.told))
-    desk.session.study_poller.look()
-    qtbot.waitUntil(lambda: not desk.session.study_poller.is_looking)
+    desk.session.poller.poll()
+    qtbot.waitUntil(lambda: not desk.session.poller.is_busy)
     assert len(desk.told) == 1
     if desk.study.folder.exists():
         shutil.rmtree(desk.study.folder)
@@ -406,7 +404,7 @@ def test_a_full_disk(qtbot, monkeypatch, desk):
         desk.paint()
         mask = desk.mask
         qtbot.waitUntil(lambda: bool(desk.loud))
-        desk.session.approve()
+        desk.session.review.approve()
         desk.shown("P2").open("P1")
         assert np.array_equal(desk.mask, mask)
         assert "full" in desk.loud[0]
@@ -426,7 +424,7 @@ def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
         return approve(*arguments, **more)
 
     monkeypatch.setattr(Study, "approve", slow)
-    desk.session.approve()
+    desk.session.review.approve()
     qtbot.waitUntil(begun.is_set)
     desk.shown("P2").open("P1")
     desk.paint()
@@ -486,7 +484,7 @@ def test_renamed_and_duplicated_layers_change_nothing(desk):
     image_id.name, labels.name = "x", "y"
     desk.viewer.layers.append(Labels(np.ones((40, 60), np.uint8), name="P1 outline"))
     desk.viewer.layers.append(Image(np.zeros((9, 9, 3), np.uint8), rgb=True, name="P1"))
-    desk.session.approve()
+    desk.session.review.approve()
     desk.shown("P2").saved()
     assert desk.study.read_mask(desk.id("P1")).sum() == SPOT
     assert (desk.editor.image, desk.editor.labels) == (image_id, labels)
@@ -497,7 +495,7 @@ def test_a_reshaped_layer_is_never_written(desk):
     desk.paint()
     mask = desk.mask
     desk.editor.labels.data = np.ones((7, 8), np.uint8)
-    desk.session.approve()
+    desk.session.review.approve()
     desk.shown("P2").saved()
     assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
     assert desk.mask.sum() == SPOT
@@ -509,14 +507,14 @@ def test_fifty_images_take_two_layers_and_are_forgotten(open_desk, network):
     for _ in range(49):
         name = desk.name
         seen.append((weakref.ref(desk.editor), weakref.ref(desk.editor.image.data)))
-        desk.session.approve()
+        desk.session.review.approve()
         desk.qtbot.waitUntil(lambda name=name: desk.editor is not None and desk.name != name, timeout=10000)
         assert len(desk.viewer.layers) == 2
     desk.saved()
     network.seen.clear()
     gc.collect()
     alive = [(editor, image) for editor, image in seen if editor() is not None or image() is not None]
-    assert len(alive) <= session_module.AHEAD
+    assert len(alive) <= predictions.AHEAD
     assert all(state.status is Status.APPROVED for state in list(desk.study.state.images.values())[:49])
 
 
@@ -537,15 +535,15 @@ def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
     other = type(network)()
     other.sha256 = "bb" * 32
     desk.session.set_model(other)
-    qtbot.waitUntil(lambda: len(other.seen) > 0 and not desk.editor.requests.queue.is_busy)
+    qtbot.waitUntil(lambda: len(other.seen) > 0 and not desk.editor.is_busy)
     desk.saved()
     assert desk.state("P1").current.model == other.sha256
     desk.paint()
     mask = desk.mask
     desk.session.set_model(network)
-    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    qtbot.waitUntil(lambda: not desk.editor.is_busy)
     assert np.array_equal(desk.mask, mask)
-    desk.session.approve()
+    desk.session.review.approve()
     desk.shown("P2").saved()
     assert desk.state("P2").current.model == network.sha256
 
@@ -557,7 +555,7 @@ def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, n
     assert again.mask.sum() == SPOT
     before = len(again.study.history(again.id("P1")))
     again.session.set_model(network)
-    qtbot.waitUntil(lambda: not again.editor.requests.queue.is_busy)
+    qtbot.waitUntil(lambda: not again.editor.is_busy)
     again.saved()
     assert len(again.study.history(again.id("P1"))) == before
 
@@ -582,8 +580,8 @@ def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make
         other.approve(desk.id("P3"))
     changes = []
     desk.session.changed.connect(lambda: changes.append(1))
-    desk.session.study_poller.look()
-    qtbot.waitUntil(lambda: not desk.session.study_poller.is_looking)
+    desk.session.poller.poll()
+    qtbot.waitUntil(lambda: not desk.session.poller.is_busy)
     assert (desk.state("P3").status is Status.APPROVED) != blinded
     assert desk.state("P3").annotator == (None if blinded else "bo")
     desk.open("P3")
@@ -626,18 +624,18 @@ def test_no_lesion_taken_back_shows_the_outline_again(desk, open_desk):
     desk.open("P1")
     desk.paint()
     drawn = desk.mask
-    desk.session.no_lesion()
+    desk.session.review.no_lesion()
     desk.saved()
     desk.open("P1")
     assert not desk.mask.any()
-    desk.session.reopen()
+    desk.session.review.reopen()
     desk.saved()
     assert np.array_equal(desk.mask, drawn)
     assert desk.study.state.images[first].status is Status.CORRECTED
-    desk.session.no_lesion()
+    desk.session.review.no_lesion()
     desk.saved()
     desk.open("P1")
-    desk.session.flag("no, look again")
+    desk.session.review.flag("no, look again")
     desk.saved()
     desk.open("P1")
     assert np.array_equal(desk.mask, drawn)

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication, QInputDialog
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.plugin import commands
-from napari_lesionseg.plugin.workbench import session as session_module
+from napari_lesionseg.plugin.workbench import image_review
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
@@ -57,7 +57,7 @@ class Hand:
             )
 
         self.qtbot.waitUntil(there, timeout=LONG)
-        self.qtbot.waitUntil(lambda: self.session.unsaved == 0, timeout=LONG)
+        self.qtbot.waitUntil(lambda: self.session.save_queue.unsaved == 0, timeout=LONG)
 
     def at(self, row, col) -> QPoint:
         """Find the place on the canvas of a pixel of the image."""
@@ -142,7 +142,7 @@ def lesionseg(qtbot, make_napari_viewer, monkeypatch):
         return opened[-1]
 
     monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr(session_module, "PAUSE_MS", 20)
+    monkeypatch.setattr(image_review, "PAUSE_MS", 20)
     monkeypatch.setattr(commands.napari, "Viewer", make)
     monkeypatch.setattr(commands.napari, "run", lambda: None)
     monkeypatch.setattr(QInputDialog, "getText", lambda *arguments: ("hair over the border", True))
@@ -158,7 +158,7 @@ def lesionseg(qtbot, make_napari_viewer, monkeypatch):
 
 def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, nevi):
     hand = lesionseg(nevi)
-    names = [state.name for state in hand.session.queue]
+    names = [state.name for state in hand.session.navigation.queue]
     assert len(names) == 10
     work = [approve_as_it_is, approve_after_clicks, approve_painted, undo_and_approve, flag, no_lesion]
     work += [approve_after_a_scribble, approve_after_a_tool, approve_reopen_and_approve]
@@ -172,7 +172,7 @@ def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, n
     hand.viewer.scene.camera.zoom = 2.25
     mask, clicks = hand.editor.snapshot.mask, hand.editor.snapshot.clicks
     assert mask[20, 45] == 1
-    qtbot.waitUntil(lambda: hand.session.unsaved == 0)
+    qtbot.waitUntil(lambda: hand.session.save_queue.unsaved == 0)
     before = hand.facts()
     hand.viewer.close()
     assert hand.session is None

@@ -79,7 +79,7 @@ def shown(qtbot, bench, *names):
 
 
 def saved(qtbot, bench):
-    qtbot.waitUntil(lambda: bench.session.unsaved == 0)
+    qtbot.waitUntil(lambda: bench.session.save_queue.unsaved == 0)
 
 
 def paint(bench):

@@ -1,500 +1,289 @@
-"""A study at work in a viewer: which image is open, what is saved, what comes next. No widgets in here.
+"""A study at work in a viewer: which image is open, what comes next, what others did. No widgets in here.
 
-There is one image in the viewer at a time, with its outline. Whatever happens to the outline is saved a
-moment later, in another thread; a verdict is saved at once, while the next image is already shown.
+There is one image in the viewer at a time. Its decision is saved while the next image is already shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-import numpy as np
 from psygnal import Signal
-from qtpy.QtCore import QTimer
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import LesionSegError, StudyError
-from napari_lesionseg.evaluation.quality import quality_estimate
-from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
-from napari_lesionseg.plugin.workbench.batch_prediction import StudyRun
-from napari_lesionseg.plugin.workbench.navigation import Navigation
-from napari_lesionseg.plugin.workbench.prefetch import AHEAD, Prefetcher, Prepared
-from napari_lesionseg.plugin.workbench.save_queue import Quality, SaveQueue, UnsavedMask
-from napari_lesionseg.plugin.workbench.study_poller import StudyPoller
-from napari_lesionseg.plugin.workbench.viewer_layers import ViewerLayers
-from napari_lesionseg.study.events import Predicted, Provenance
-from napari_lesionseg.study.queue import Order
+from napari_lesionseg.plugin.tasks import Task, run_task
+from napari_lesionseg.plugin.workbench.autosave import SaveQueue
+from napari_lesionseg.plugin.workbench.predictions import BatchPrediction
+from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
+from napari_lesionseg.study.queue import Order, arrange, next_image
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click, LabelImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import Model
-
-PAUSE_MS = 400
-"""Time without a change after which the outline is saved."""
+    from napari_lesionseg.plugin.editor.editor import MaskEditor
+    from napari_lesionseg.plugin.workbench.image_review import ImageReview
 
 
 class StudySession:
-    """One annotator at work on a study.
-
-    Parameters
-    ----------
-    viewer : napari.components.ViewerModel
-        Where images are shown.
-    study : Study
-        The study; it is closed with the session.
-    config : PostprocessConfig
-        How masks are made of the network's answers.
+    """One annotator at work on a study, which is closed with the session.
 
     Attributes
     ----------
     opened : psygnal.Signal
-        Emitted with the `MaskEditor` of an image that is shown now, or None.
+        Emitted with the `MaskEditor` of the image that is shown now, or None.
     changed : psygnal.Signal
-        Emitted when the study's state or the order of the queue changed.
-    saved : psygnal.Signal
-        Emitted with True when all is on the disk, with False while something is not.
-    not_saved : psygnal.Signal
-        Emitted with a sentence when something could not be saved; it is tried again.
+        Emitted when the study's state, the queue or the image on the screen changed.
     failed : psygnal.Signal
         Emitted with a sentence for the user.
     model_changed : psygnal.Signal
-        Emitted when there is another network.
+        Emitted when there is another model.
+    model_added : psygnal.Signal
+        To be emitted with the name of a new model of the store, and whether to use it from now on.
+    interruptible : str
+        What closing the study would interrupt, in a sentence; empty when nothing.
     """
 
     opened = Signal(object)
     changed = Signal()
-    saved = Signal(bool)
-    not_saved = Signal(str)
     failed = Signal(str)
     model_changed = Signal()
+    model_added = Signal(str, bool)
 
     def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
         self.study = study
-        self.editor: MaskEditor | None = None
-        self._config = config
-        self._model: Model | None = None
-        self._image_id: str | None = None
-        self._awaited: str | None = None
-        self._dirty = self._by_annotator = self._is_no_lesion = False
-        self._hidden: UnsavedMask | None = None
+        self.interruptible = ""
         self.save_queue = SaveQueue(study)
-        self.save_queue.saved.connect(self._on_saved)
-        self.save_queue.failed.connect(self._on_not_saved)
-        self._pause = QTimer()
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(PAUSE_MS)
-        self._pause.timeout.connect(self._save_mask)
-        self.navigation = Navigation(study, lambda: self.save_queue.signed)
-        self.study_poller = StudyPoller(study)
-        self.study_poller.came.connect(self.changed.emit)
-        self.study_poller.failed.connect(self.failed.emit)
-        self._viewer_layers = ViewerLayers(viewer)
-        self._viewer_layers.losing.connect(self._on_losing)
-        self.run = StudyRun(study, self.save_queue, lambda: self._image_id or self._awaited)
-        self._prefetcher = Prefetcher(study)
-        self._prefetcher.ready.connect(self._on_ready)
-        self._prefetcher.failed.connect(self._on_unreadable)
-
-    # ------------------------------------------------------------------------------------ the queue
+        self.save_queue.saved.connect(self.changed.emit)
+        self.navigation = Navigation(study, self.save_queue)
+        self.display = ImageDisplay(viewer, study, self.save_queue, self.navigation.ahead_of, config)
+        self.display.opened.connect(self._on_opened)
+        self.display.failed.connect(self.failed.emit)
+        self.navigation.changed.connect(self.display.prefetch)
+        self.navigation.changed.connect(self.changed.emit)
+        self.poller = StudyPoller(study)
+        self.poller.found.connect(self.changed.emit)
+        self.poller.failed.connect(self.failed.emit)
+        self.batch = BatchPrediction(study, self.save_queue, self.display.expected)
 
     @property
-    def queue(self) -> list[ImageState]:
-        """The images as they are filtered and sorted."""
-        return self.navigation.queue
+    def review(self) -> ImageReview | None:
+        """The image on the screen."""
+        return self.display.review
 
-    def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
-        """Choose which images the queue shows, and in which order."""
-        self.navigation.sort(order, search, statuses)
-        if self._image_id is not None:
-            self._prefetcher.want(self.navigation.ahead_of(self._image_id, AHEAD))
-        self.changed.emit()
+    @property
+    def editor(self) -> MaskEditor | None:
+        """The editor of the image on the screen."""
+        return None if self.review is None else self.review.editor
 
     @property
     def image_id(self) -> str | None:
-        """SHA-256 of the image on the screen."""
-        return self._image_id
+        """The ID (SHA-256) of the image on the screen."""
+        return None if self.review is None else self.review.image_id
 
     @property
     def state(self) -> ImageState | None:
-        """How far the image on the screen is, as far as it is saved."""
-        return self.study.state.images.get(self._image_id or "")
+        """What the study knows of the image on the screen."""
+        return None if self.review is None else self.review.state
 
-    # --------------------------------------------------------------------------------------- moving
+    @property
+    def model(self) -> Model | None:
+        """The model that segments."""
+        return self.display.model
 
     def begin(self) -> None:
-        """Go to where the annotator was the last time, or else to the first image without a verdict."""
+        """Open the image that was open the last time, or else the first one to be reviewed."""
         session = self.study.session
         known = self.study.state.images
         if session is not None and session.image_id is not None and session.image_id in known:
-            self.open_image(session.image_id)
+            self.display.open(session.image_id, session.view)
         elif not self.next() and known:
             self.open_image(next(iter(known)))
 
     def open_image(self, image_id: str) -> None:
-        """Show an image of the study, and its outline, as soon as it can be read."""
-        if image_id == self._image_id or image_id not in self.study.state.images:
-            return
-        made = self._prefetcher.take(self.study.state.images[image_id])
-        self._leave()
-        self._awaited = image_id
-        ahead = self.navigation.ahead_of(image_id, AHEAD)
-        if made is not None:
-            self._show(made)
-            self._prefetcher.want(ahead)
-        else:
-            self._viewer_layers.hide()
-            self._prefetcher.want([image_id, *ahead])
+        """Show an image of the study, and its outline, as soon as it is read."""
+        if image_id != self.image_id and image_id in self.study.state.images:
+            if self.image_id is not None:
+                self.navigation.note_left(self.image_id)
+            self.display.open(image_id)
 
     def next(self) -> bool:
-        """Go to the next image without a verdict; False when there is none."""
-        image_id = self.navigation.next_of(self._image_id)
+        """Open the next image to be reviewed; False when there is none."""
+        image_id = self.navigation.next_of(self.image_id)
         if image_id is not None:
             self.open_image(image_id)
         return image_id is not None
 
     def back(self) -> bool:
-        """Go to the image that was shown before; False when there was none."""
-        image_id, left = self.navigation.before(self._image_id), self._image_id
+        """Open the image that was shown before; False when there was none."""
+        image_id, left = self.navigation.before(self.image_id), self.image_id
         if image_id is None:
             return False
         self.open_image(image_id)
         self.navigation.go_back_from(left)
         return True
 
-    @property
-    def is_ahead(self) -> bool:
-        """Whether the images that come next are ready, or there are none."""
-        return not self._prefetcher.is_busy
-
-    @property
-    def can_go_back(self) -> bool:
-        """Whether another image was shown before."""
-        return self.navigation.before(self._image_id) is not None
-
-    # ------------------------------------------------------------------------------------- verdicts
-
-    def approve(self) -> None:
-        """Sign the outline on the screen, and go to the next image."""
-        editor, image_id = self.editor, self._image_id
-        if editor is None or image_id is None:
-            return
-        mask = self._mask_of(editor)
-        if not mask.any():
-            self.failed.emit("The outline is empty; draw one, or choose No lesion.")
-            return
-        self._save_mask()
-        self._by_annotator = True
-        self.save_queue.approve(image_id, mask, self._provenance(editor), _quality_of(editor))
-        self._go_on()
-
-    def no_lesion(self) -> None:
-        """Sign that the image on the screen shows no lesion, and go to the next one."""
-        state = self.state
-        if state is not None and self.editor is not None:
-            self._save_mask()
-            hidden = self._hidden or UnsavedMask(
-                self._mask_of(self.editor), self.editor.snapshot.clicks, self._by_annotator
-            )
-            self.save_queue.no_lesion(state.image_id, state.shape)
-            self.editor.restore(np.zeros(state.shape, np.uint8))
-            self._note_saved()
-            self._hidden, self._is_no_lesion = hidden, True
-            self._go_on()
-
-    def flag(self, note: str) -> None:
-        """Set the image on the screen aside with a note, and go to the next one."""
-        if self._image_id is not None:
-            self._save_mask()
-            self._bring_back()
-            self.save_queue.flag(self._image_id, note)
-            self._go_on()
-
-    def reopen(self) -> None:
-        """Take the verdict about the image on the screen back; its outline stays."""
-        if self._image_id is not None:
-            self._save_mask()
-            self._bring_back()
-            self.save_queue.reopen(self._image_id)
-            self.saved.emit(False)
-
-    def _bring_back(self) -> None:
-        """Show the outline again that "no lesion" hid, since that is taken back; it is saved already."""
-        if not self._is_no_lesion or self.editor is None:
-            return
-        try:
-            hidden = self._hidden or self._hidden_on_disk()
-        except StudyError as error:
-            self.failed.emit(str(error))
-            return
-        self.editor.restore(hidden.mask, hidden.clicks)
-        self._by_annotator = hidden.by_annotator
-        self._note_saved()
-
-    def _hidden_on_disk(self) -> UnsavedMask:
-        """Give the outline that a saved "no lesion" hides."""
-        state = self.state
-        if state is None or state.current is None:
-            shape = (0, 0) if state is None else state.shape
-            return UnsavedMask(np.zeros(shape, np.uint8), (), by_annotator=False)
-        clicks = tuple(state.current.as_clicks())
-        return UnsavedMask(
-            self.study.read_revision(state.current), clicks, not isinstance(state.current, Predicted)
-        )
-
-    def _go_on(self) -> None:
-        """Show the next image while the verdict is being saved."""
-        self.saved.emit(False)
-        if not self.next():
-            self.changed.emit()
-
-    # ------------------------------------------------------------------------------ model, settings
-
-    @property
-    def model(self) -> Model | None:
-        """The network that outlines."""
-        return self._model
-
     def set_model(self, model: Model | None) -> None:
-        """Take another network; outlines that an annotator changed or signed stay as they are.
+        """Use another model; outlines that an annotator changed or approved stay as they are.
 
-        What the network before it predicted and nobody touched is predicted anew, in the background.
+        What the former model predicted and nobody touched is predicted again in the background.
         """
-        before, self._model = self._model, model
-        self.run.cancel()
-        self._prefetcher.set_model(model)
-        if self.editor is not None:
-            self.editor.requests.set_model(model)
-            if model is not None and not self._by_annotator and not self._is_drawn_by(model):
-                self.editor.predict()
+        before = self.model
+        self.batch.cancel()
+        self.display.set_model(model)
         if before is not None and model is not None and before.sha256 != model.sha256:
-            self.run.start([state.image_id for state in self.queue], model, self._config, refresh=True)
+            images = [state.image_id for state in self.navigation.queue]
+            self.batch.start(images, model, self.display.config, refresh=True)
         self.model_changed.emit()
 
-    def outline_all(self) -> None:
-        """Let the network outline every image that nobody has looked at, in the background."""
-        if self._model is None:
-            self.failed.emit("Choose a model first; it is still being loaded, or could not be.")
-        elif not self.run.is_active:
-            self.run.start([state.image_id for state in self.queue], self._model, self._config)
+    def predict_all(self) -> None:
+        """Segment every unreviewed image in the background."""
+        if self.model is None:
+            self.failed.emit("Choose a model first, or wait until it is loaded.")
+        elif not self.batch.is_active:
+            images = [state.image_id for state in self.navigation.queue]
+            self.batch.start(images, self.model, self.display.config)
 
-    def set_config(self, config: PostprocessConfig) -> None:
-        """Draw this and all later outlines with other settings."""
-        self._config = config
-        if self.editor is not None:
-            self.editor.set_config(config)
+    def close(self, *, discard: bool = False) -> str:
+        """Save everything and leave the study; with `discard`, lose what cannot be saved.
 
-    # --------------------------------------------------------------------------------------- saving
-
-    @property
-    def unsaved(self) -> int:
-        """How many changes are not on the disk yet."""
-        return self.save_queue.pending + int(self._dirty)
-
-    def save_now(self) -> str:
-        """Save all that waits.
-
-        Returns
-        -------
-        str
-            Why something could not be saved; empty when all is on the disk.
+        Returns why something could not be saved, and stays open then; else an empty string.
         """
-        self._save_mask()
-        return self.save_queue.flush()
-
-    def close(self) -> str:
-        """Save everything and leave the study, taking its image out of the viewer.
-
-        Returns
-        -------
-        str
-            Why something could not be saved; the session stays open then. Empty when all is well.
-        """
-        self._remember_place()
-        problem = self.save_now()
-        if not problem:
-            self.abandon()
-        return problem
-
-    def abandon(self) -> None:
-        """Leave the study without saving what waits."""
-        self._pause.stop()
-        self._prefetcher.close()
-        self.study_poller.close()
-        self.run.cancel()
+        if not discard:
+            self.display.save()
+            problem = self.save_queue.flush()
+            if problem:
+                return problem
+        self.poller.close()
+        self.batch.cancel()
         self.save_queue.close()
-        self._dirty = False
-        self._close_editor()
-        self._viewer_layers.close()
+        self.display.close()
         self.study.close()
+        return ""
 
-    def _save_mask(self) -> None:
-        """Let the outline on the screen be saved, if it changed."""
-        if not self._dirty or self.editor is None or self._image_id is None:
-            return
-        self._note_saved()
-        save = self.save_queue.correction if self._by_annotator else self.save_queue.prediction
-        save(
-            self._image_id,
-            self._mask_of(self.editor),
-            self._provenance(self.editor),
-            _quality_of(self.editor),
-        )
-        self.saved.emit(False)
-
-    def _mask_of(self, editor: MaskEditor) -> LabelImage:
-        """Give the outline in the classes of the study; labels beyond count as the last one."""
-        mask, highest = editor.snapshot.mask, len(self.study.info.classes)
-        return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
-
-    def _provenance(self, editor: MaskEditor) -> Provenance:
-        return Provenance(
-            model=None if editor.requests.model is None else editor.requests.model.sha256,
-            threshold=editor.snapshot.threshold,
-            clicks=editor.snapshot.clicks,
-            label=min(editor.document.active_class, len(self.study.info.classes)),
-        )
-
-    def _remember_place(self) -> None:
-        view = self._viewer_layers.view
-        if view is not None and self._image_id is not None:
-            self.save_queue.place(self._image_id, view)
-
-    def _on_saved(self) -> None:
-        if not self.save_queue.pending:
-            self.saved.emit(not self._dirty)
-        self.changed.emit()
-
-    def _on_not_saved(self, problem: str) -> None:
-        self.saved.emit(False)
-        self.not_saved.emit(problem)
-
-    # -------------------------------------------------------------------------------------- showing
-
-    def _leave(self) -> None:
-        """Save what is on the screen and take it away."""
-        self._save_mask()
-        if self._image_id is not None:
-            self.navigation.note_left(self._image_id)
-        self._close_editor()
-        self._image_id = self._awaited = None
-
-    def _show(self, made: Prepared) -> None:
-        viewer = self._viewer_layers.viewer
-        if viewer is None:
-            return
-        state = self.study.state.images[made.image_id]
-        self._awaited, self._image_id = None, made.image_id
-        image_id, labels = self._viewer_layers.show(viewer, made.image, state.name)
-        self.editor = MaskEditor(viewer, image_id, labels, config=self._config, model=self._model)
-        self._fill(self.editor, made, state)
-        self._hidden, self._is_no_lesion = None, state.status is Status.NO_LESION
-        self.editor.changed.connect(self._on_edited)
-        self.editor.failed.connect(self._on_editor_failed)
-        self._viewer_layers.look(self._view_left_at(made.image_id))
-        self._remember_place()
+    def _on_opened(self, review: ImageReview | None) -> None:
+        if review is not None:
+            review.decided.connect(self._on_decided)
+            # psygnal would call a bare `emit` once, to count its arguments.
+            review.failed.connect(lambda text: self.failed.emit(text))
         self.opened.emit(self.editor)
         self.changed.emit()
 
-    def _fill(self, editor: MaskEditor, made: Prepared, state: ImageState) -> None:
-        """Draw what was saved, or is about to be, or else what the network says."""
-        draft = self.save_queue.draft(made.image_id)
-        mask = made.mask if draft is None else draft.mask
-        self._by_annotator = _is_annotators(state) if draft is None else draft.by_annotator
-        if mask is not None and (self._by_annotator or made.prediction is None):
-            editor.restore(mask, _clicks_of(state) if draft is None else draft.clicks)
-        if made.prediction is not None:
-            editor.set_prediction(made.prediction, made.encoded, draw=not self._by_annotator)
-            if not self._by_annotator and (mask is None or not same_pixels(mask, editor.snapshot.mask)):
-                self._touch()
-                self._save_mask()
-
-    def _on_edited(self, what: str) -> None:
-        self._hidden, self._is_no_lesion = None, False
-        if what != "prediction":
-            self._by_annotator = True
-        if what in {"undo", "redo"} and self.editor is not None:
-            self._config = self.editor.requests.config
-        self._touch()
-        if not self._by_annotator:
-            self._save_mask()  # at once, so that the prediction is kept whatever the hand does next
-
-    def _touch(self) -> None:
-        """Note that the outline differs from what is saved; it is saved when nothing happens for a moment."""
-        self._dirty = True
-        self.saved.emit(False)
-        self._pause.start()
-
-    def _note_saved(self) -> None:
-        self._dirty = False
-        self._pause.stop()
-
-    def _on_editor_failed(self, error: Exception) -> None:
-        self.failed.emit(str(error))
-
-    def _on_ready(self, made: Prepared) -> None:
-        if made.image_id == self._awaited:
-            taken = self._prefetcher.take(self.study.state.images[made.image_id])
-            if taken is not None:
-                self._show(taken)
-
-    def _on_unreadable(self, image_id: str, error: Exception) -> None:
-        if image_id == self._awaited:
-            self._awaited = None
-            self.failed.emit(str(error) if isinstance(error, LesionSegError) else repr(error))
+    def _on_decided(self) -> None:
+        """Show the next image while the decision is being saved."""
+        if not self.next():
             self.changed.emit()
 
-    def _view_left_at(self, image_id: str) -> Mapping[str, Any] | None:
-        """Give where the viewer looked when the study was left at this image the last time."""
-        session = self.study.session
-        here = session is not None and session.image_id == image_id and not self.navigation.has_begun
-        return session.view if here and session is not None else None
 
-    def _close_editor(self) -> None:
-        if self.editor is not None:
-            self.editor.close()
-            self.editor = None
-            self.opened.emit(None)
+class Navigation:
+    """The queue of a study, and the annotator's way through it.
 
-    def _on_losing(self) -> None:
-        """Save and close the image when the user deletes one of its layers."""
-        self._save_mask()
-        self._remember_place()
-        self._close_editor()
-        self._image_id = None
+    Attributes
+    ----------
+    changed : psygnal.Signal
+        Emitted when the queue is sorted or filtered in another way.
+    """
+
+    changed = Signal()
+
+    def __init__(self, study: Study, save_queue: SaveQueue) -> None:
+        self._study, self._save_queue = study, save_queue
+        self._visited: list[str] = []
+        self._order, self._search = Order.NAME, ""
+        self._statuses: frozenset[Status] | None = None
+
+    @property
+    def queue(self) -> list[ImageState]:
+        """The images as they are filtered and sorted."""
+        images = self._study.state.images.values()
+        return arrange(images, self._order, search=self._search, statuses=self._statuses)
+
+    def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
+        """Choose which images the queue shows, and in which order."""
+        self._order, self._search = order, search
+        self._statuses = None if statuses is None else frozenset(statuses)
         self.changed.emit()
 
-    def _is_drawn_by(self, model: Model) -> bool:
-        """Whether the outline on the screen is this network's already."""
-        state = self.state
-        return state is not None and state.current is not None and state.current.model == model.sha256
+    def next_of(self, image_id: str | None, skip: Collection[str] = ()) -> str | None:
+        """Return the next image to be reviewed after one; None when there is none."""
+        away = self._save_queue.decided | set(skip)
+        waiting = [state for state in self.queue if state.image_id == image_id or state.image_id not in away]
+        state = next_image(waiting, image_id)
+        return None if state is None else state.image_id
+
+    def ahead_of(self, image_id: str, count: int) -> list[str]:
+        """Return the images that will probably be opened after one."""
+        ahead: list[str] = []
+        current: str | None = image_id
+        while len(ahead) < count:
+            current = self.next_of(current, skip=(image_id, *ahead))
+            if current is None:
+                break
+            ahead.append(current)
+        return ahead
+
+    def note_left(self, image_id: str) -> None:
+        """Note that an image was on the screen, to come back to it."""
+        self._visited.append(image_id)
+
+    def before(self, image_id: str | None) -> str | None:
+        """Return the image that was on the screen before this one; None when there was none."""
+        return next((left for left in reversed(self._visited) if left != image_id), None)
+
+    def go_back_from(self, image_id: str | None) -> None:
+        """Remove the last step of the way, since the annotator goes it back."""
+        left = [place for place, name in enumerate(self._visited) if name != image_id]
+        del self._visited[left[-1] if left else 0 :]
 
 
-def _is_annotators(state: ImageState) -> bool:
-    """Whether an annotator changed or signed what is to be shown."""
-    drawn = state.current is not None and not isinstance(state.current, Predicted)
-    return drawn or state.status is Status.NO_LESION
+class StudyPoller:
+    """Reads in another thread what other annotators saved.
 
+    Attributes
+    ----------
+    found : psygnal.Signal
+        Emitted when there was something new.
+    failed : psygnal.Signal
+        Emitted with a sentence when the folder cannot be reached: once, not at every poll.
+    """
 
-def _quality_of(editor: MaskEditor) -> Quality | None:
-    """Give what estimates the quality of the outline; what lies beyond the answer's part hardly counts."""
-    prediction = editor.snapshot.prediction
-    return None if prediction is None else partial(_estimate, prediction, editor.snapshot.threshold)
+    found = Signal()
+    failed = Signal(str)
 
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._task: Task[frozenset[str]] | None = None
+        self._reported = ""
 
-def _estimate(prediction: Prediction, threshold: float) -> float:
-    return quality_estimate(prediction.low_resolution(), threshold)
+    @property
+    def is_busy(self) -> bool:
+        """Whether the disk is being read."""
+        return self._task is not None
 
+    def poll(self) -> None:
+        """Read what is new, unless that is being done."""
+        if self._task is None:
+            self._task = run_task(
+                "reading other annotators' work",
+                self._study.refresh,
+                done=self._on_done,
+                failed=self._on_failed,
+            )
 
-def _clicks_of(state: ImageState) -> tuple[Click, ...]:
-    """Give the clicks that belong to what is to be shown."""
-    if state.current is None or state.status is Status.NO_LESION:
-        return ()
-    return tuple(state.current.as_clicks())
+    def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.close()
+
+    def _on_done(self, images: frozenset[str]) -> None:
+        self._task, self._reported = None, ""
+        if images:
+            self.found.emit()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._task = None
+        if str(error) != self._reported:
+            self._reported = str(error)
+            self.failed.emit(str(error))

@@ -1,4 +1,4 @@
-"""The layers in which a study's images are shown, one image at a time, and where the viewer looks."""
+"""The layers in which a study's images are shown, one image at a time."""
 
 from __future__ import annotations
 
@@ -12,25 +12,162 @@ from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, show_as
+from napari_lesionseg.plugin.workbench.autosave import SaveQueue
+from napari_lesionseg.plugin.workbench.image_review import ImageReview
+from napari_lesionseg.plugin.workbench.predictions import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_lesionseg.inference.predictor import Model
+
+
+class ImageDisplay:
+    """Loads the images of a study and shows one of them; the next ones are loaded ahead.
+
+    Attributes
+    ----------
+    opened : psygnal.Signal
+        Emitted with the `ImageReview` of the image that is shown now, or None.
+    failed : psygnal.Signal
+        Emitted with a sentence when the image that was asked for cannot be shown.
+    """
+
+    opened = Signal(object)
+    failed = Signal(str)
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        study: Study,
+        save_queue: SaveQueue,
+        ahead_of: Callable[[str, int], list[str]],
+        config: PostprocessConfig,
+    ) -> None:
+        self.review: ImageReview | None = None
+        self.model: Model | None = None
+        self.config = config
+        self._study, self._save_queue, self._ahead_of = study, save_queue, ahead_of
+        self._awaited: str | None = None
+        self._first_view: Mapping[str, Any] | None = None
+        self._layers = ViewerLayers(viewer)
+        self._layers.losing.connect(self._on_losing)
+        self._prefetcher = Prefetcher(study)
+        self._prefetcher.ready.connect(self._on_ready)
+        self._prefetcher.failed.connect(self._on_unreadable)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an image is being loaded."""
+        return self._prefetcher.is_busy
+
+    def expected(self) -> str | None:
+        """Return the image that is on the screen, or will be."""
+        return self._awaited if self.review is None else self.review.image_id
+
+    def open(self, image_id: str, view: Mapping[str, Any] | None = None) -> None:
+        """Show an image, zoomed as a `view` says, as soon as it is loaded."""
+        prepared = self._prefetcher.take(self._study.state.images[image_id])
+        self._close_review()
+        self._awaited, self._first_view = image_id, view
+        if prepared is not None:
+            self._show(prepared)
+        else:
+            self._layers.hide()
+        self.prefetch()
+
+    def prefetch(self) -> None:
+        """Load the images that come next."""
+        current = self.expected()
+        if current is not None:
+            awaited = [] if self._awaited is None else [self._awaited]
+            self._prefetcher.prefetch([*awaited, *self._ahead_of(current, AHEAD)])
+
+    def set_model(self, model: Model | None) -> None:
+        """Use another model for this and all later images."""
+        self.model = model
+        self._prefetcher.set_model(model)
+        if self.review is not None:
+            self.review.set_model(model)
+
+    def set_config(self, config: PostprocessConfig) -> None:
+        """Draw this and all later outlines with other settings."""
+        self.config = config
+        if self.review is not None:
+            self.review.editor.set_config(config)
+
+    def save(self) -> None:
+        """Put the outline, and where the annotator is, into the save queue."""
+        if self.review is not None:
+            self.review.save()
+            view = self._layers.view
+            if view is not None:
+                self._save_queue.save_place(self.review.image_id, view)
+
+    def close(self) -> None:
+        """Remove the layers and release the viewer; nothing is saved."""
+        self._save_queue.dirty = False
+        self._prefetcher.close()
+        self._close_review()
+        self._layers.close()
+
+    def _close_review(self) -> None:
+        self._awaited = None
+        if self.review is not None:
+            review, self.review = self.review, None
+            review.close()
+            self.opened.emit(None)
+
+    def _show(self, prepared: Prepared) -> None:
+        viewer = self._layers.viewer
+        if viewer is None:
+            return
+        self._awaited = None
+        name = self._study.state.images[prepared.image_id].name
+        image, labels = self._layers.show(viewer, prepared.image, name)
+        editor = MaskEditor(viewer, image, labels, config=self.config, model=self.model)
+        editor.changed.connect(self._on_edited)
+        self.review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
+        self.review.show(prepared)
+        self._layers.zoom_to(self._first_view)
+        self.save()
+        self.opened.emit(self.review)
+
+    def _on_ready(self, prepared: Prepared) -> None:
+        if prepared.image_id == self._awaited:
+            taken = self._prefetcher.take(self._study.state.images[prepared.image_id])
+            if taken is not None:
+                self._show(taken)
+
+    def _on_unreadable(self, image_id: str, error: Exception) -> None:
+        if image_id == self._awaited:
+            self._awaited = None
+            self.failed.emit(str(error) if isinstance(error, LesionSegError) else repr(error))
+            self.opened.emit(None)
+
+    def _on_edited(self, what: str) -> None:
+        if what in {"undo", "redo"} and self.review is not None:
+            self.config = self.review.editor.config
+
+    def _on_losing(self) -> None:
+        """Save and close the image when the user deletes one of its layers."""
+        self.save()
+        self._close_review()
+
 
 class ViewerLayers:
-    """An image and its outline in a viewer; the same two layers serve all images.
-
-    Parameters
-    ----------
-    viewer : napari.components.ViewerModel
-        The viewer; held weakly, so that it can be closed.
+    """An image and its outline in a viewer, held weakly; the same two layers serve all images.
 
     Attributes
     ----------
     losing : psygnal.Signal
-        Emitted when the user deletes one of the layers, before the other one is taken away as well.
+        Emitted when the user deletes one of the layers, before the other one is removed as well.
     """
 
     losing = Signal()
@@ -47,7 +184,7 @@ class ViewerLayers:
 
     @property
     def view(self) -> dict[str, Any] | None:
-        """Where the viewer looks, as `describe_view` says it."""
+        """Center and zoom of the viewer, as of `describe_view`."""
         viewer = self._viewer()
         return None if viewer is None else describe_view(viewer)
 
@@ -72,8 +209,8 @@ class ViewerLayers:
         self._layers = layer, labels
         return self._layers
 
-    def look(self, view: Mapping[str, Any] | None) -> None:
-        """Let the viewer look at the whole image, or at what a `view` says."""
+    def zoom_to(self, view: Mapping[str, Any] | None) -> None:
+        """Show the whole image, or what a `view` says."""
         viewer = self._viewer()
         if viewer is not None:
             viewer.reset_view()
@@ -81,11 +218,11 @@ class ViewerLayers:
                 apply_view(viewer, view)
 
     def hide(self) -> None:
-        """Show nothing until the next image is there."""
+        """Show nothing until the next image is ready."""
         _set_visible(self._layers or (), visible=False)
 
     def close(self) -> None:
-        """Take the layers away and let go of the viewer."""
+        """Remove the layers and release the viewer."""
         layers, self._layers = self._layers, None
         viewer = self._viewer()
         if viewer is not None:
@@ -102,20 +239,20 @@ class ViewerLayers:
 
 
 def _set_visible(layers: Iterable[Layer], *, visible: bool) -> None:
-    """Show or hide layers; napari draws all of them anew even where they are shown already."""
+    """Show or hide layers; napari redraws all of them even where nothing changes."""
     for layer in layers:
         if layer.visible != visible:
             layer.visible = visible
 
 
 def describe_view(viewer: ViewerModel) -> dict[str, Any]:
-    """Say where the viewer looks, as plain values that a journal takes."""
+    """Return center and zoom of the viewer as plain values."""
     camera = viewer.scene.camera
     return {"center": [float(value) for value in camera.center], "zoom": float(camera.zoom)}
 
 
 def apply_view(viewer: ViewerModel, view: Mapping[str, Any]) -> None:
-    """Look where `describe_view` says; what another version wrote is left alone."""
+    """Set center and zoom; anything else than what `describe_view` returns is ignored."""
     center, zoom, camera = view.get("center"), view.get("zoom"), viewer.scene.camera
     if not isinstance(center, list) or len(center) != len(camera.center):
         return
@@ -124,7 +261,7 @@ def apply_view(viewer: ViewerModel, view: Mapping[str, Any]) -> None:
 
 
 def _remove(viewer: Callable[[], ViewerModel | None], layers: Iterable[Layer]) -> None:
-    """Take layers out of a viewer, if both are still there."""
+    """Remove layers from a viewer, if both still exist."""
     model = viewer()
     for layer in layers:
         if model is not None and layer in model.layers:

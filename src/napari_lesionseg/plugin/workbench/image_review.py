@@ -1,0 +1,212 @@
+"""One image on the screen: its outline, what the annotator decides about it, and what of it is saved."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from psygnal import Signal, SignalInstance
+
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
+from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
+from napari_lesionseg.plugin.tasks import Delay
+from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
+from napari_lesionseg.plugin.workbench.predictions import Prepared
+from napari_lesionseg.study.events import Predicted, Provenance
+from napari_lesionseg.study.state import ImageState, Status
+from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Click, LabelImage
+
+if TYPE_CHECKING:
+    from napari_lesionseg.inference.predictor import Model
+
+PAUSE_MS = 400
+"""Time without a change after which the outline is saved."""
+
+
+class ImageReview:
+    """An image that is being reviewed.
+
+    Whatever happens to the outline is saved a moment later; a decision is saved at once.
+
+    Attributes
+    ----------
+    decided : psygnal.Signal
+        Emitted when the image was approved, set aside, or has no lesion.
+    failed : psygnal.Signal
+        Emitted with a sentence for the user.
+    """
+
+    decided = Signal()
+    failed = Signal(str)
+
+    def __init__(self, study: Study, save_queue: SaveQueue, editor: MaskEditor, image_id: str) -> None:
+        self.editor = editor
+        self.image_id = image_id
+        self._study, self._save_queue = study, save_queue
+        self._by_annotator = False
+        self._is_no_lesion = self.state.status is Status.NO_LESION
+        self._hidden: UnsavedMask | None = None
+        self._save_soon = Delay(PAUSE_MS, self.save)
+
+    @property
+    def state(self) -> ImageState:
+        """What the study knows of the image, as far as it is saved."""
+        return self._study.state.images[self.image_id]
+
+    def show(self, prepared: Prepared) -> None:
+        """Show the outline that was saved, or waits to be saved, or else the prediction."""
+        state, unsaved = self.state, self._save_queue.unsaved_mask(self.image_id)
+        if unsaved is None:
+            self._by_annotator = self._is_no_lesion or is_by_annotator(state)
+            mask, clicks = prepared.mask, saved_mask_clicks(state)
+        else:
+            self._by_annotator, mask, clicks = unsaved.by_annotator, unsaved.mask, unsaved.clicks
+        if mask is not None and (self._by_annotator or prepared.answer is None):
+            self.editor.restore(mask, clicks)
+        if prepared.answer is not None:
+            self.editor.set_prediction(prepared.answer, prepared.encoded, draw=not self._by_annotator)
+            is_new = mask is None or not same_pixels(mask, self.editor.kept_mask)
+            if is_new and not self._by_annotator:
+                self._set_dirty(True)
+                self.save()
+        self.editor.changed.connect(self._on_edited)
+        self.editor.failed.connect(partial(_emit_text, self.failed))
+
+    def set_model(self, model: Model | None) -> None:
+        """Use another model; an outline that the annotator changed or approved stays as it is."""
+        self.editor.set_model(model)
+        current = self.state.current
+        is_known = model is not None and current is not None and current.model == model.sha256
+        if model is not None and not self._by_annotator and not is_known:
+            self.editor.predict()
+
+    def approve(self) -> None:
+        """Approve the outline."""
+        mask = self._mask()
+        if not mask.any():
+            self.failed.emit("The outline is empty. Draw one, or choose No lesion.")
+            return
+        self.save()
+        self._by_annotator = True
+        self._put("approval", mask)
+        self.decided.emit()
+
+    def no_lesion(self) -> None:
+        """Decide that the image shows no lesion."""
+        self.save()
+        hidden = self._hidden or UnsavedMask(self._mask(), self.editor.clicks, self._by_annotator)
+        shape = self.state.shape
+        self._save_queue.save_no_lesion(self.image_id, shape)
+        self.editor.restore(np.zeros(shape, np.uint8))
+        self._set_dirty(False)
+        self._hidden, self._is_no_lesion = hidden, True
+        self.decided.emit()
+
+    def flag(self, note: str) -> None:
+        """Set the image aside with a note."""
+        self.save()
+        self._show_hidden()
+        self._save_queue.save_flag(self.image_id, note)
+        self.decided.emit()
+
+    def reopen(self) -> None:
+        """Withdraw the decision; the outline stays."""
+        self.save()
+        self._show_hidden()
+        self._save_queue.save_reopen(self.image_id)
+
+    def save(self) -> None:
+        """Put the outline into the save queue, if it changed."""
+        if self._save_queue.dirty:
+            self._set_dirty(False)
+            self._put("correction" if self._by_annotator else "prediction", self._mask())
+
+    def close(self) -> None:
+        """Save the outline and close its editor."""
+        self.save()
+        self._save_soon.cancel()
+        self.editor.close()
+
+    def _show_hidden(self) -> None:
+        """Show the outline again that "no lesion" hid; it is saved already."""
+        if not self._is_no_lesion:
+            return
+        try:
+            hidden = self._hidden or _hidden_on_disk(self._study, self.state)
+        except StudyError as error:
+            self.failed.emit(str(error))
+            return
+        self.editor.restore(hidden.mask, hidden.clicks)
+        self._by_annotator = hidden.by_annotator
+        self._set_dirty(False)
+
+    def _put(self, kind: MaskKind, mask: LabelImage) -> None:
+        editor = self.editor
+        provenance = Provenance(
+            model=None if editor.model is None else editor.model.sha256,
+            threshold=editor.threshold,
+            clicks=editor.clicks,
+            label=min(editor.active_class, len(self._study.info.classes)),
+        )
+        self._save_queue.save_mask(kind, self.image_id, mask, provenance, _quality_of(editor))
+
+    def _mask(self) -> LabelImage:
+        """Return the outline in the classes of the study; labels beyond count as the last one."""
+        mask, highest = self.editor.kept_mask, len(self._study.info.classes)
+        return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
+
+    def _on_edited(self, what: str) -> None:
+        self._hidden, self._is_no_lesion = None, False
+        if what != "prediction":
+            self._by_annotator = True
+        self._set_dirty(True)
+        if not self._by_annotator:
+            self.save()  # at once, so that the prediction is kept whatever the annotator does next
+
+    def _set_dirty(self, dirty: bool) -> None:
+        """Note whether the outline differs from what is saved; it is saved after a pause."""
+        self._save_queue.dirty = dirty
+        if dirty:
+            self._save_queue.all_saved.emit(False)
+            self._save_soon.start()
+        else:
+            self._save_soon.cancel()
+
+
+def is_by_annotator(state: ImageState) -> bool:
+    """Whether an annotator changed or approved the outline of an image."""
+    return state.current is not None and not isinstance(state.current, Predicted)
+
+
+def saved_mask_clicks(state: ImageState) -> tuple[Click, ...]:
+    """Return the clicks that belong to the outline that is to be shown."""
+    if state.current is None or state.status is Status.NO_LESION:
+        return ()
+    return tuple(state.current.as_clicks())
+
+
+def _emit_text(signal: SignalInstance, error: Exception) -> None:
+    signal.emit(str(error))
+
+
+def _hidden_on_disk(study: Study, state: ImageState) -> UnsavedMask:
+    """Return the outline that a saved "no lesion" hides."""
+    if state.current is None:
+        return UnsavedMask(np.zeros(state.shape, np.uint8), (), by_annotator=False)
+    clicks = tuple(state.current.as_clicks())
+    return UnsavedMask(study.read_revision(state.current), clicks, is_by_annotator(state))
+
+
+def _quality_of(editor: MaskEditor) -> Quality | None:
+    """Return a function that estimates the quality of the outline in another thread."""
+    answer = editor.answer
+    return None if answer is None else partial(_estimate, answer, editor.threshold)
+
+
+def _estimate(answer: AnyAnswer, threshold: float) -> float:
+    return quality_estimate(answer.small(), threshold)
