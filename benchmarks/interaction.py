@@ -228,7 +228,9 @@ def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:
 def is_ready(session: StudySession) -> bool:
     """Whether the next image is ready and nothing else is running."""
     editor = session.editor
-    return bool(editor and editor.document.has_mask and not session.save_queue.unsaved and not session.display.is_busy)
+    return bool(
+        editor and editor.document.has_mask and not session.save_queue.unsaved and not session.display.is_busy
+    )
 
 
 def apply_tool(editor: MaskEditor, name: str) -> None:

@@ -39,7 +39,9 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.finetune_task import read_training_image, training_images_of
+from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.resources import background_threads
@@ -181,8 +183,8 @@ def open_bench(folder: Path, model: str | None) -> tuple[napari.Viewer, Workbenc
     bench = Workbench(viewer)
     viewer.window.add_dock_widget(bench, name="LesionSeg", area="right")
     if model is not None:
-        bench.models.choose(model)
-    wait_for(lambda: bench.models.loaded is not None)
+        bench.panel(ModelPanel).models.choose(model)
+    wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
     bench.open_folder(folder)
     wait_for(lambda: bench.session is not None and bench.session.editor is not None)
     spin(2.0)
@@ -207,17 +209,15 @@ def spin(seconds: float) -> None:
 
 def learn(bench: Workbench, seconds: int, witness: Witness) -> list[float]:
     """Fine-tune from start to end; return the times between steps."""
-    panel = bench.learn
-    if panel is None:
-        raise RuntimeError("the workbench has no study")
-    panel.seconds.setValue(seconds)
-    panel.start.click()
+    panel = bench.panel(FinetunePanel)
+    panel.controls.seconds.setValue(seconds)
+    panel.controls.start.click()
     times: list[float] = []
-    panel.run.happened.connect(lambda event: times.append(_seconds_of(event)))
-    panel.run.happened.connect(witness.note)
-    wait_for(lambda: panel.run is None)
+    panel.task.progressed.connect(lambda event: times.append(_seconds_of(event)))
+    panel.task.progressed.connect(witness.note)
+    wait_for(lambda: panel.task is None)
     if panel.candidate is None:
-        raise RuntimeError(panel.verdict.text())
+        raise RuntimeError(panel.message.text())
     return gaps(times)
 
 
@@ -278,8 +278,7 @@ def measure(
         spin(min(seconds, 10))
         stop.set()
     thread.join()
-    if bench.learn is not None:
-        bench.learn.discard.click()
+    bench.panel(FinetunePanel).report.discard.click()
     bench.close_study()
     return found
 

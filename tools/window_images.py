@@ -24,6 +24,8 @@ from superqt import QCollapsible
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
+from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.study import Study
 
@@ -83,19 +85,17 @@ def learn(folder: Path) -> None:
     viewer = open_window()
     bench = Workbench(viewer)
     viewer.window.add_dock_widget(bench, name="LesionSeg workbench", area="right")
-    wait_for(lambda: bench.models.loaded is not None)
+    wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
     bench.annotator.setText("am")
     bench.open_folder(folder / "nevi-2026")
     wait_for(lambda: bench.session is not None and bench.session.editor is not None)
-    panel = bench.learn
-    if panel is None:
-        raise RuntimeError("the workbench has no study")
-    show_only(bench, "Learn")
-    panel.seconds.setValue(LEARN_SECONDS)
-    panel.start.click()
-    wait_for(lambda: panel.run is None)
+    panel = bench.panel(FinetunePanel)
+    show_only(bench, "Fine-tune")
+    panel.controls.seconds.setValue(LEARN_SECONDS)
+    panel.controls.start.click()
+    wait_for(lambda: panel.task is None)
     if panel.candidate is None:
-        raise RuntimeError(panel.verdict.text())
+        raise RuntimeError(panel.message.text())
     take(viewer, "learn")
 
 

@@ -57,6 +57,7 @@ class Task(Generic[T]):
     progressed = Signal(object)
     finished = Signal(object)
     failed = Signal(object)
+    cancelled_message = "Canceled."
 
     def __init__(self, title: str, function: Callable[..., T], *arguments: Any) -> None:
         self._cancelled = threading.Event()
@@ -93,9 +94,13 @@ class Task(Generic[T]):
 
     def report(self, progress: object) -> None:
         """Emit `progressed`; to be called by the function that runs, which stops here after `cancel`."""
-        if self.is_cancelled:
-            raise CancelledError("Canceled.")
+        self.check_cancelled()
         self._relay.sent.emit(progress)
+
+    def check_cancelled(self) -> None:
+        """Raise a `CancelledError` after `cancel`; to be called by the function that runs."""
+        if self.is_cancelled:
+            raise CancelledError(self.cancelled_message)
 
     def _on_progress(self, progress: object) -> None:
         if not self.is_cancelled:

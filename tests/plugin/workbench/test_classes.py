@@ -16,8 +16,10 @@ from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench import classes as classes_module
 from napari_lesionseg.plugin.workbench import image_review
-from napari_lesionseg.plugin.workbench.classes_dialog import ClassesDialog
-from napari_lesionseg.plugin.workbench.finetune_task import LearnRun
+from napari_lesionseg.plugin.workbench.classes import ClassesDialog, CorrectSection
+from napari_lesionseg.plugin.workbench.finetune_task import FineTuneTask
+from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import StudyClass
 from napari_lesionseg.study.study import Study
@@ -69,17 +71,16 @@ def bench(qtbot, make_napari_viewer, tmp_path, name) -> Workbench:
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
     made.annotator.setText("am")
-    made.models.choose(name)
-    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=WAIT)
+    made.panel(ModelPanel).models.choose(name)
+    qtbot.waitUntil(lambda: made.panel(ModelPanel).models.loaded is not None, timeout=WAIT)
     made.open_folder(folder)
     qtbot.waitUntil(lambda: made.session is not None and made.session.editor is not None, timeout=WAIT)
     return made
 
 
-def change(qtbot, bench, *classes, teach=True):
-    bench.class_editing.apply(classes, teach=teach)
-    with qtbot.waitSignal(bench.class_editing.change.ended, timeout=WAIT):
-        pass
+def change(qtbot, bench, *classes, adapt_model=True):
+    bench.panel(CorrectSection).apply(classes, adapt_model=adapt_model)
+    qtbot.waitUntil(lambda: bench.panel(CorrectSection).task is None, timeout=WAIT)
 
 
 def paint(editor):
@@ -94,15 +95,19 @@ def paint(editor):
 
 
 def test_three_classes_are_named_painted_learned_and_predicted(qtbot, bench, tmp_path):
-    assert not bench.correct.classes.isVisibleTo(bench)
+    assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
     change(qtbot, bench, NEVUS, MELANOMA, HAIR)
-    chooser = bench.correct.classes
+    chooser = bench.panel(CorrectSection).tools.classes
     assert chooser.isVisibleTo(bench)
     assert [chooser.itemText(place) for place in range(3)] == ["nevus", "melanoma", "hair"]
     qtbot.waitUntil(
-        lambda: bench.models.loaded is not None and bench.models.loaded.card.out_channels == 4, timeout=WAIT
+        lambda: (
+            bench.panel(ModelPanel).models.loaded is not None
+            and bench.panel(ModelPanel).models.loaded.card.out_channels == 4
+        ),
+        timeout=WAIT,
     )
-    grown = bench.models.loaded
+    grown = bench.panel(ModelPanel).models.loaded
     assert grown.card.classes == ("background", "nevus", "melanoma", "hair")
     assert grown.card.name == "tiny for 3 classes"
     session = bench.session
@@ -129,7 +134,7 @@ def correct(qtbot, bench):
     assert np.allclose(editor.labels.colormap.color_dict[2], QColor(MELANOMA.color).getRgbF(), atol=0.01)
     paint(editor)
     qtbot.waitUntil(lambda: np.array_equal(editor.snapshot.mask, TRUTH))
-    bench.verdict.approve.click()
+    bench.panel(ReviewBar).approve.click()
     qtbot.waitUntil(lambda: session.study.state.images[shown].status.done, timeout=WAIT)
 
 
@@ -144,48 +149,60 @@ def learn(qtbot, session, model, tmp_path) -> Model:
         average=0.9,
         augment=AugmentConfig(scale=(0.9, 1.1), aspect=0, shift=0.05, color=0, artifacts=0, blur=0),
     )
-    run = LearnRun(session.study, model, config, tmp_path / "state.safetensors")
-    with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
-        run.failed.connect(lambda error: pytest.fail(str(error)))
-    return done.args[0].model
+    run = FineTuneTask(session.study, model, config, tmp_path / "state.safetensors")
+    results = []
+    run.finished.connect(results.append)
+    run.failed.connect(results.append)
+    run.start()
+    qtbot.waitUntil(lambda: bool(results), timeout=WAIT)
+    assert not isinstance(results[0], Exception), results
+    return results[0].model
 
 
-def test_without_teaching_the_model_stays(qtbot, bench):
-    before = bench.models.loaded
-    change(qtbot, bench, NEVUS, MELANOMA, teach=False)
-    assert bench.models.loaded is before
+def test_the_model_stays_unless_it_is_adapted(qtbot, bench):
+    before = bench.panel(ModelPanel).models.loaded
+    change(qtbot, bench, NEVUS, MELANOMA, adapt_model=False)
+    assert bench.panel(ModelPanel).models.loaded is before
     assert len(bench.session.study.info.classes) == 2
 
 
 def test_a_class_that_is_used_cannot_be_removed(qtbot, bench, monkeypatch):
     said = []
     monkeypatch.setattr(classes_module, "show_error", said.append)
-    change(qtbot, bench, NEVUS, MELANOMA, teach=False)
+    change(qtbot, bench, NEVUS, MELANOMA, adapt_model=False)
     mask = np.where(TRUTH == 2, 2, 0).astype(np.uint8)
     bench.session.study.save_correction(next(iter(bench.session.study.state.images)), mask)
-    change(qtbot, bench, NEVUS, teach=False)
+    change(qtbot, bench, NEVUS, adapt_model=False)
     assert "“melanoma” cannot be removed" in said[0]
     assert [entry.name for entry in bench.session.study.info.classes] == ["nevus", "melanoma"]
-    assert bench.correct.edit_classes.isEnabled()
+    assert bench.panel(CorrectSection).tools.edit_classes.isEnabled()
 
 
 def test_a_class_nobody_used_goes_and_the_model_shrinks(qtbot, bench):
     change(qtbot, bench, NEVUS, MELANOMA)
     qtbot.waitUntil(
-        lambda: bench.models.loaded is not None and bench.models.loaded.card.out_channels == 3, timeout=WAIT
+        lambda: (
+            bench.panel(ModelPanel).models.loaded is not None
+            and bench.panel(ModelPanel).models.loaded.card.out_channels == 3
+        ),
+        timeout=WAIT,
     )
     change(qtbot, bench, NEVUS)
     qtbot.waitUntil(
-        lambda: bench.models.loaded is not None and bench.models.loaded.card.out_channels == 1, timeout=WAIT
+        lambda: (
+            bench.panel(ModelPanel).models.loaded is not None
+            and bench.panel(ModelPanel).models.loaded.card.out_channels == 1
+        ),
+        timeout=WAIT,
     )
-    assert bench.models.loaded.card.classes[1:] == ("nevus",)
-    assert not bench.correct.classes.isVisibleTo(bench)
+    assert bench.panel(ModelPanel).models.loaded.card.classes[1:] == ("nevus",)
+    assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
 
 
 def test_the_dialog(qtbot):
     dialog = ClassesDialog([NEVUS])
     qtbot.addWidget(dialog)
-    ok = dialog.answers.button(QDialogButtonBox.StandardButton.Ok)
+    ok = dialog.buttons.button(QDialogButtonBox.StandardButton.Ok)
     assert not dialog.remove.isEnabled()
     dialog.add.click()
     assert dialog.problem.text() == "Give every class a name."
@@ -193,7 +210,7 @@ def test_the_dialog(qtbot):
     dialog.names[1].setText("nevus ")
     assert "same name" in dialog.problem.text()
     dialog.names[1].setText("background")
-    assert "of its own" in dialog.problem.text()
+    assert "reserved" in dialog.problem.text()
     dialog.names[1].setText("hair")
     dialog.set_color(1, QColor("#112233"))
     assert ok.isEnabled()
@@ -208,12 +225,11 @@ def test_the_dialog(qtbot):
 def test_what_the_dialog_says_is_done(qtbot, bench, monkeypatch):
     def answer(dialog):
         dialog.names[0].setText("nevus")
-        dialog.teach.setChecked(False)
+        dialog.adapt_model.setChecked(False)
         return 1
 
     monkeypatch.setattr(ClassesDialog, "exec", answer)
-    bench.correct.edit_classes.click()
-    with qtbot.waitSignal(bench.class_editing.change.ended, timeout=WAIT):
-        pass
+    bench.panel(CorrectSection).tools.edit_classes.click()
+    qtbot.waitUntil(lambda: bench.panel(CorrectSection).task is None, timeout=WAIT)
     assert [entry.name for entry in bench.session.study.info.classes] == ["nevus"]
     assert bench.session.editor.labels.metadata["classes"] == ("background", "nevus")

@@ -12,8 +12,12 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
-from napari_lesionseg.plugin.workbench.finetune_panel import LearnPanel
-from napari_lesionseg.plugin.workbench.finetune_task import LearnRun, read_training_image, training_images_of
+from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
+from napari_lesionseg.plugin.workbench.finetune_task import (
+    FineTuneTask,
+    read_training_image,
+    training_images_of,
+)
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 
@@ -51,18 +55,22 @@ def make_run(qtbot, study, model, tmp_path):
     runs = []
 
     def make(seconds=2.0):
-        run = LearnRun(study, model, FineTuneConfig(max_seconds=seconds), tmp_path / "state.safetensors")
+        run = FineTuneTask(study, model, FineTuneConfig(max_seconds=seconds), tmp_path / "state.safetensors")
         run.events = []
-        run.happened.connect(run.events.append)
+        run.progressed.connect(run.events.append)
+        run.results, run.errors = [], []
+        run.finished.connect(run.results.append)
+        run.failed.connect(run.errors.append)
+        run.start()
         runs.append(run)
         return run
 
     yield make
     for run in runs:
-        run.abandon()
+        run.close()
 
 
-def test_only_signed_images_are_learned_from_and_no_lesion_counts(study):
+def test_only_reviewed_images_are_trained_on_and_no_lesion_counts(study):
     states = {state.name: state for state in training_images_of(study)}
     assert set(states) == {"case0", "case1", "case2"}
     assert not read_training_image(study, states["case2"]).labels.any()
@@ -72,11 +80,10 @@ def test_only_signed_images_are_learned_from_and_no_lesion_counts(study):
 def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate(qtbot, make_run, model):
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     run = make_run()
-    with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
-        pass
+    qtbot.waitUntil(lambda: bool(run.results), timeout=WAIT)
     kinds = {type(event) for event in run.events}
     assert {Plan, StepResult, EpochResult} <= kinds
-    assert done.args[0].model.card.training["data"]["pairs"] == 3
+    assert run.results[0].model.card.training["data"]["pairs"] == 3
     assert all((before[name] == tensor).all() for name, tensor in model.network.state_dict().items())
 
 
@@ -95,17 +102,17 @@ def test_while_it_is_paused_nothing_happens(qtbot, make_run):
 def test_stopping_keeps_the_best_so_far(qtbot, make_run):
     run = make_run(seconds=600.0)
     qtbot.waitUntil(lambda: any(isinstance(event, EpochResult) for event in run.events), timeout=WAIT)
-    with qtbot.waitSignal(run.finished, timeout=WAIT) as done:
-        run.stop()
-    assert done.args[0].rounds
+    run.stop()
+    qtbot.waitUntil(lambda: bool(run.results), timeout=WAIT)
+    assert run.results[0].rounds
 
 
-def test_giving_up_leaves_nothing(qtbot, make_run):
+def test_a_canceled_run_fails(qtbot, make_run):
     run = make_run(seconds=600.0)
     qtbot.waitUntil(lambda: any(isinstance(event, StepResult) for event in run.events), timeout=WAIT)
-    with qtbot.waitSignal(run.failed, timeout=WAIT) as failed:
-        run.give_up()
-    assert isinstance(failed.args[0], CancelledError)
+    run.cancel()
+    qtbot.waitUntil(lambda: bool(run.errors), timeout=WAIT)
+    assert isinstance(run.errors[0], CancelledError)
 
 
 @pytest.fixture
@@ -114,49 +121,51 @@ def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
     from napari_lesionseg.plugin.workbench.session import StudySession
 
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
-    session = StudySession(make_napari_viewer(), study, PostprocessConfig())
+    viewer = make_napari_viewer()
+    session = StudySession(viewer, study, PostprocessConfig())
     session.set_model(model)
-    panel = LearnPanel(session)
+    panel = FinetunePanel(viewer)
+    panel.set_session(session)
     qtbot.addWidget(panel)
-    panel.seconds.setMinimum(1)
-    panel.seconds.setValue(2)
+    panel.controls.seconds.setMinimum(1)
+    panel.controls.seconds.setValue(2)
     yield panel
-    panel.close_session()
+    panel.set_session(None)
     session.close(discard=True)
 
 
 def test_the_panel_learns_and_keeps_the_model_under_a_name_of_its_own(qtbot, panel):
-    assert panel.count.text() == "3 images to learn from: 3 by am"
-    panel.start.click()
-    assert not panel.start.isEnabled()
-    assert panel.pause.isEnabled()
+    assert panel.training_images.text().startswith("3 images to train on: 3 by am")
+    panel.controls.start.click()
+    assert not panel.controls.start.isEnabled()
+    assert panel.controls.pause.isEnabled()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
-    assert panel.candidate.reason in panel.card.figures.text()
-    assert panel.use.isEnabled() == panel.candidate.offered
-    panel.keep.click()
-    panel.start.click()
+    assert panel.candidate.reason in panel.report.figures.text()
+    assert panel.report.use.isEnabled() == panel.candidate.offered
+    panel.report.keep.click()
+    panel.controls.start.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
-    panel.keep.click()
+    panel.report.keep.click()
     names = {entry.name for entry in ModelStore().list() if not entry.shipped}
     assert len(names) == 2
 
 
 def test_a_discarded_model_is_nowhere(qtbot, panel):
-    panel.start.click()
+    panel.controls.start.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
-    panel.discard.click()
+    panel.report.discard.click()
     assert panel.candidate is None
     assert all(entry.shipped for entry in ModelStore().list())
 
 
 def test_closing_while_it_learns_tells_nobody(qtbot, panel):
-    panel.seconds.setValue(600)
-    panel.start.click()
-    run = panel.run
-    assert not panel.go_back.isVisibleTo(panel)
-    qtbot.waitUntil(lambda: panel.bar.value() > 0 or panel.bar.format() != "%p%", timeout=WAIT)
-    panel.close_session()
-    assert run._given_up.is_set()
+    panel.controls.seconds.setValue(600)
+    panel.controls.start.click()
+    run = panel.task
+    assert not panel.parent_model.isVisibleTo(panel)
+    qtbot.waitUntil(
+        lambda: panel.progress.bar.value() > 0 or panel.progress.bar.format() != "%p%", timeout=WAIT
+    )
+    panel.set_session(None)
+    assert run.is_cancelled
     assert panel.candidate is None
-    panel._session.changed.connect(panel._update)  # the fixture closes once more
-    panel._session.model_changed.connect(panel._update)

@@ -16,7 +16,11 @@ from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench import finetune_panel, image_review
-from napari_lesionseg.plugin.workbench.finetune_task import state_path_of
+from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
+from napari_lesionseg.plugin.workbench.finetune_task import checkpoint_path_of
+from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.training.trainer import EpochResult, StepResult
@@ -43,7 +47,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(image_review, "PAUSE_MS", 5)
-    monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: QUICK)
+    monkeypatch.setattr(finetune_panel.FinetuneControls, "config", QUICK)
 
 
 @pytest.fixture
@@ -71,8 +75,8 @@ def bench(qtbot, make_napari_viewer, start, tmp_path):
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
     made.annotator.setText("am")
-    made.controls.min_area.setValue(0)
-    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=WAIT)
+    made.panel(OutlinePanel).form.min_area.setValue(0)
+    qtbot.waitUntil(lambda: made.panel(ModelPanel).models.loaded is not None, timeout=WAIT)
     made.open_folder(folder)
     qtbot.waitUntil(lambda: made.session is not None and made.session.editor is not None, timeout=WAIT)
     return made
@@ -88,7 +92,7 @@ def correct_and_approve(qtbot, bench):
     editor, image = session.editor, session.image_id
     editor.labels.data_setitem(np.nonzero(editor.labels.data), 0)
     editor.labels.data_setitem(dark(editor), 1)
-    bench.verdict.approve.click()
+    bench.panel(ReviewBar).approve.click()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id != image, timeout=WAIT)
 
 
@@ -114,32 +118,34 @@ class Listener(QObject):
     def __init__(self, run):
         super().__init__()
         self.events = []
-        run.happened.connect(self.events.append)
+        run.progressed.connect(self.events.append)
 
     def count(self, kind):
         return sum(isinstance(event, kind) for event in self.events)
 
 
 def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
-    panel, session = bench.learn, bench.session
-    assert not panel.start.isEnabled()
+    panel, session = bench.panel(FinetunePanel), bench.session
+    assert not panel.controls.start.isEnabled()
     for _ in range(CORRECTED):
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)
-    bench.queue.outline_all.click()
+    bench.panel(QueuePanel).predict_all.click()
     qtbot.waitUntil(lambda: len(masks_of(bench, Status.PREDICTED)) == IMAGES - CORRECTED, timeout=WAIT)
     approved = masks_of(bench, Status.APPROVED)
-    assert panel.count.text() == "8 images to learn from: 8 by am"
-    assert panel.split.text() == "Held out in turn: 3 + 3 + 2"
+    assert panel.training_images.text().splitlines() == [
+        "8 images to train on: 8 by am",
+        "Tested in turn on 3 + 3 + 2 images",
+    ]
 
-    panel.start.click()
-    told = Listener(panel.run)
+    panel.controls.start.click()
+    told = Listener(panel.task)
     qtbot.waitUntil(lambda: told.count(StepResult) > 2, timeout=WAIT)
     labels = session.editor.labels
     other = 1 - int(labels.data[40, 60])
     labels.paint((40, 60), other)  # the annotator goes on
-    panel.pause.click()
-    assert panel.pause.text() == "Go on"
+    panel.controls.pause.click()
+    assert panel.controls.pause.text() == "Continue"
     qtbot.wait(300)  # the step in hand ends
     before = len(told.events)
     qtbot.wait(300)
@@ -148,25 +154,25 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     assert session.state.status is Status.CORRECTED
     painted = session.study.read_mask(session.image_id)
     assert painted[40, 60] == other
-    panel.pause.click()
+    panel.controls.pause.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
     assert told.count(EpochResult) == 4
 
     comparison = panel.candidate.comparison
     assert panel.candidate.offered
-    assert panel.card.images() == [change.stem for change in comparison.most_changed(3)]
-    assert "interval" in panel.card.figures.text()
-    panel.use.click()
+    assert panel.report.images() == [change.stem for change in comparison.most_changed(3)]
+    assert "interval" in panel.report.figures.text()
+    panel.report.use.click()
     qtbot.waitUntil(lambda: session.model is not None and session.model.sha256 != start.sha256, timeout=WAIT)
     new = session.model
     assert new.card.parent == start.sha256
-    assert bench.models.choice.name == "start-2"
+    assert bench.panel(ModelPanel).models.choice.name == "start-2"
     qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {new.sha256}, timeout=WAIT)
     all_saved(qtbot, bench)
     assert same_masks(masks_of(bench, Status.APPROVED), approved)
     assert np.array_equal(session.study.read_mask(session.image_id), painted)
 
-    panel.go_back.click()
+    panel.parent_model.click()
     qtbot.waitUntil(lambda: session.model.sha256 == start.sha256, timeout=WAIT)
     qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {start.sha256}, timeout=WAIT)
     assert same_masks(masks_of(bench, Status.APPROVED), approved)
@@ -183,10 +189,10 @@ def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monk
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)
     folder = bench.session.study.folder
-    monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: SLOW)
-    bench.learn.start.click()
-    run = bench.learn.run
-    state_path = state_path_of(bench.session.study)
+    monkeypatch.setattr(finetune_panel.FinetuneControls, "config", SLOW)
+    bench.panel(FinetunePanel).controls.start.click()
+    run = bench.panel(FinetunePanel).task
+    state_path = checkpoint_path_of(bench.session.study)
     qtbot.waitUntil(lambda: find_checkpoint(state_path) is not None, timeout=WAIT)
 
     asked = []
@@ -195,7 +201,7 @@ def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monk
         QMessageBox, "question", lambda *words: asked.append(words[2]) or answers[len(asked) - 1]
     )
     assert not bench.close_study()
-    assert bench.learn.run is run
+    assert bench.panel(FinetunePanel).task is run
     assert bench.close_study()
     assert len(asked) == 2
     assert run.wait()
@@ -203,32 +209,32 @@ def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monk
 
     bench.open_folder(folder)
     qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=WAIT)
-    panel = bench.learn
-    assert panel.offers_to_continue
-    assert "start" in panel.offer.text()
-    panel.resume.click()
-    told = Listener(panel.run)
+    panel = bench.panel(FinetunePanel)
+    assert not panel.checkpoint.isHidden()
+    assert "start" in panel.checkpoint.text.text()
+    panel.checkpoint.resume.click()
+    told = Listener(panel.task)
     qtbot.waitUntil(lambda: told.count(EpochResult) > 0, timeout=WAIT)
     first = next(event for event in told.events if isinstance(event, EpochResult))
     assert first.epoch == len(left.rounds) + 1
-    panel.stop.click()
+    panel.controls.stop.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
     assert panel.candidate.rounds[: len(left.rounds)] == tuple(saved.result() for saved in left.rounds)
-    panel.discard.click()
+    panel.report.discard.click()
     assert find_checkpoint(state_path) is None
 
 
-def test_giving_up_and_forgetting_leave_nothing(qtbot, bench, monkeypatch):
+def test_a_canceled_run_leaves_nothing(qtbot, bench, monkeypatch):
     for _ in range(2):
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)
-    monkeypatch.setattr(finetune_panel.LearnPanel, "_config", lambda panel: SLOW)
-    panel, state_path = bench.learn, state_path_of(bench.session.study)
-    panel.start.click()
+    monkeypatch.setattr(finetune_panel.FinetuneControls, "config", SLOW)
+    panel, state_path = bench.panel(FinetunePanel), checkpoint_path_of(bench.session.study)
+    panel.controls.start.click()
     qtbot.waitUntil(lambda: find_checkpoint(state_path) is not None, timeout=WAIT)
-    panel.give_up.click()
-    qtbot.waitUntil(lambda: panel.run is None, timeout=WAIT)
-    assert "given up" in panel.verdict.text()
+    panel.controls.cancel.click()
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    assert "canceled" in panel.message.text()
     assert panel.candidate is None
     assert find_checkpoint(state_path) is None
-    assert panel.start.isEnabled()
+    assert panel.controls.start.isEnabled()

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from qtpy.QtWidgets import QFileDialog
 
-from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
+from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
 from napari_lesionseg.study.layout import STUDY_FOLDER
 
 

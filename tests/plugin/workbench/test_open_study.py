@@ -139,7 +139,7 @@ def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path
     [
         ({"images_folder": None}, "holds the images"),
         ({"images_folder": Path("nowhere")}, "no folder"),
-        ({"folder": Path()}, "new or an empty folder"),
+        ({"folder": Path()}, "new or empty folder"),
         ({"annotator": "a b"}, "annotator's name"),
         ({"classes": ()}, "at least one"),
     ],

@@ -36,14 +36,14 @@ def test_an_image_is_prepared_with_its_outline_and_the_networks_answer(study, id
     made = prepare(study, ids[0], network)
     assert made.image.shape == (40, 60, 3)
     assert made.mask is None
-    assert made.answer.shape == (40, 60)
+    assert made.prediction.shape == (40, 60)
     assert made.encoded is not None
 
 
 def test_without_a_model_the_image_is_prepared_alone(study, ids):
     study.save_correction(ids[0], np.ones((40, 60), np.uint8))
     made = prepare(study, ids[0], None)
-    assert made.answer is None
+    assert made.prediction is None
     assert made.mask.all()
 
 
@@ -179,7 +179,7 @@ def test_every_unreviewed_image_is_saved_as_predicted(qtbot, bench, network):
     predicted, untouched = Status.PREDICTED, Status.UNREVIEWED
     assert bench.statuses() == [predicted, Status.FLAGGED, predicted, untouched, predicted]
     assert bench.steps[-1] == (3, 3)
-    outline = bench.study.state.images[bench.ids[0]].outline
+    outline = bench.study.state.images[bench.ids[0]].current
     assert (outline.model, outline.threshold) == (network.sha256, pytest.approx(0.6))
     assert outline.quality is not None
     assert not bench.batch.is_active

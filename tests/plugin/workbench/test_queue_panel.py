@@ -6,11 +6,18 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QItemSelectionModel, Qt
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench import thumbnails
-from napari_lesionseg.plugin.workbench.queue_model import AGREE, ANNOTATOR, IMAGE, STATUS, STATUS_COLORS, SURE
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
+from napari_lesionseg.plugin.workbench import queue_columns
+from napari_lesionseg.plugin.workbench.queue_columns import SIDE, Thumbnails, make_thumbnail
+from napari_lesionseg.plugin.workbench.queue_panel import (
+    AGREE,
+    ANNOTATOR,
+    IMAGE,
+    QUALITY,
+    STATUS,
+    STATUS_COLORS,
+    QueuePanel,
+)
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.thumbnails import SIDE, Thumbnails, make_thumbnail
 from napari_lesionseg.study.events import Provenance
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
@@ -41,10 +48,11 @@ def session(qtbot, study):
 
 @pytest.fixture
 def panel(qtbot, session):
-    made = QueuePanel(session)
+    made = QueuePanel(ViewerModel())
+    made.set_session(session)
     qtbot.addWidget(made)
     yield made
-    made.close_session()
+    made.set_session(None)
 
 
 def names(panel) -> list[str]:
@@ -58,10 +66,10 @@ def cell(panel, row, column, role=Qt.ItemDataRole.DisplayRole):
 
 def test_rows_say_name_status_how_sure_and_who(panel):
     assert names(panel) == [f"P{number}" for number in range(1, 13)]
-    assert [cell(panel, 0, column) for column in (STATUS, SURE, ANNOTATOR)] == ["approved", "0.94", "am"]
+    assert [cell(panel, 0, column) for column in (STATUS, QUALITY, ANNOTATOR)] == ["approved", "0.94", "am"]
     assert cell(panel, 1, STATUS) == "flagged “hair?”"
     assert "hair?" in cell(panel, 1, STATUS, Qt.ItemDataRole.ToolTipRole)
-    assert cell(panel, 5, SURE) == ""
+    assert cell(panel, 5, QUALITY) == ""
     color = cell(panel, 0, STATUS, Qt.ItemDataRole.ForegroundRole)
     assert color == STATUS_COLORS[Status.APPROVED]
 
@@ -69,7 +77,7 @@ def test_rows_say_name_status_how_sure_and_who(panel):
 def test_progress_says_how_far_the_study_is(panel, study):
     assert panel.progress.text() == "1 of 12 approved, 1 flagged"
     study.approve(list(study.state.images)[5], OUTLINE)
-    panel._session.changed.emit()
+    panel.session.changed.emit()
     assert panel.progress.value() == 2
 
 
@@ -84,7 +92,7 @@ def test_search_filter_and_sort(panel, session):
     panel.filter.setCurrentText("all")
     panel.sort.setCurrentText(Order.QUALITY.value)
     assert names(panel)[:2] == ["P3", "P1"]
-    assert session.navigation.order is Order.QUALITY
+    assert session.navigation._order is Order.QUALITY
 
 
 def test_every_status_can_be_filtered(panel):
@@ -130,8 +138,8 @@ def test_thumbnails_come_and_bear_the_outline(qtbot, panel, study):
 
 
 def test_thumbnails_are_bounded(qtbot, study, monkeypatch):
-    monkeypatch.setattr(thumbnails, "KEPT", 3)
-    monkeypatch.setattr(thumbnails, "WAITING", 5)
+    monkeypatch.setattr(queue_columns, "MAX_THUMBNAILS", 3)
+    monkeypatch.setattr(queue_columns, "MAX_WAITING", 5)
     made = Thumbnails(study)
     ready = []
     made.ready.connect(ready.append)
@@ -157,7 +165,7 @@ def test_what_the_model_drew_is_called_outlined(panel):
 
 def test_a_click_on_a_column_sorts_by_it(panel):
     header = panel.table.horizontalHeader()
-    for column, order in ((SURE, Order.QUALITY), (STATUS, Order.STATUS), (IMAGE, Order.NAME)):
+    for column, order in ((QUALITY, Order.QUALITY), (STATUS, Order.STATUS), (IMAGE, Order.NAME)):
         header.sectionClicked.emit(column)
         assert panel.sort.currentText() == order.value
     header.sectionClicked.emit(ANNOTATOR)
@@ -193,13 +201,14 @@ def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monke
     study.refresh()
     viewer = ViewerModel()
     session = StudySession(viewer, study, PostprocessConfig(min_area=0))
-    panel = QueuePanel(session)
+    panel = QueuePanel(viewer)
+    panel.set_session(session)
     qtbot.addWidget(panel)
     assert not panel.table.isColumnHidden(AGREE)
     assert cell(panel, 0, AGREE) == "-"
     assert "each other" in cell(panel, 0, AGREE, Qt.ItemDataRole.ToolTipRole)
     assert cell(panel, 0, ANNOTATOR) == "am"
-    panel.close_session()
+    panel.set_session(None)
     session.close(discard=True)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.settings import get_plugin_settings
@@ -25,9 +26,11 @@ def session(qtbot, make_study, network, monkeypatch):
 
 @pytest.fixture
 def panel(qtbot, session):
-    made = ReviewBar(session)
+    made = ReviewBar(ViewerModel())
+    made.set_session(session)
     qtbot.addWidget(made)
-    return made
+    yield made
+    made.set_session(None)
 
 
 def begin(qtbot, session):
@@ -43,7 +46,7 @@ def test_without_an_image_every_button_is_off_and_says_why(panel):
 
 
 @pytest.mark.parametrize(("name", "status"), [("approve", Status.APPROVED), ("no_lesion", Status.NO_LESION)])
-def test_a_button_signs_and_goes_on_and_back_comes_back(qtbot, session, panel, name, status):
+def test_a_button_decides_and_goes_on_and_back_comes_back(qtbot, session, panel, name, status):
     begin(qtbot, session)
     first = session.image_id
     getattr(panel, name).click()
@@ -73,6 +76,70 @@ def test_keys_are_those_of_the_table_until_the_preferences_change_them(panel):
     assert shown.items() <= REVIEW_KEYS.items()
     get_plugin_settings("napari-lesionseg").keys.no_lesion = "Ctrl+L"
     assert panel.no_lesion.shortcut().toString() == "Ctrl+L"
-    panel.close_session()
+    panel.set_session(None)
     get_plugin_settings("napari-lesionseg").keys.no_lesion = "Ctrl+J"
     assert panel.no_lesion.shortcut().toString() == "Ctrl+L"
+
+
+@pytest.fixture
+def decided_session(qtbot, make_study, network, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    viewer = ViewerModel()  # a session does not keep its viewer alive
+    study = make_study(3)
+    first, second, _ = study.state.images
+    study.approve(first, np.ones((40, 60), np.uint8))
+    study.flag(second, "hair over the border")
+    made = StudySession(viewer, study, PostprocessConfig(min_area=0))
+    made.set_model(network)
+    yield made
+    made.close(discard=True)
+    viewer.layers.clear()
+
+
+@pytest.fixture
+def decided_panel(qtbot, decided_session):
+    made = ReviewBar(ViewerModel())
+    made.set_session(decided_session)
+    qtbot.addWidget(made)
+    yield made
+    made.set_session(None)
+
+
+def go_to(qtbot, session, place):
+    session.open_image(list(session.study.state.images)[place])
+    qtbot.waitUntil(lambda: session.editor is not None)
+
+
+def test_an_image_without_a_verdict_has_nothing_to_reopen(qtbot, decided_panel, decided_session):
+    panel, session = decided_panel, decided_session
+    assert panel._decision_row.isHidden()
+    go_to(qtbot, session, 2)
+    assert panel._decision_row.isHidden()
+
+
+def test_an_approved_image_is_reopened_with_its_outline(qtbot, decided_panel, decided_session):
+    panel, session = decided_panel, decided_session
+    go_to(qtbot, session, 0)
+    assert not panel._decision_row.isHidden()
+    assert panel.decision.text().startswith("approved by am, ")
+    mask = session.editor.snapshot.mask
+    panel.reopen.click()
+    qtbot.waitUntil(panel._decision_row.isHidden)
+    assert session.state.status is Status.CORRECTED
+    assert np.array_equal(session.editor.snapshot.mask, mask)
+
+
+def test_a_flag_shows_its_note_and_can_be_withdrawn(qtbot, decided_panel, decided_session):
+    panel, session = decided_panel, decided_session
+    go_to(qtbot, session, 1)
+    assert panel.decision.text().endswith(": hair over the border")
+    panel.reopen.click()
+    qtbot.waitUntil(panel._decision_row.isHidden)
+    assert session.state.status is not Status.FLAGGED
+
+
+def test_the_key_is_that_of_the_preferences(panel):
+    assert panel.reopen.shortcut().toString() == "F2"
+    get_plugin_settings("napari-lesionseg").keys.reopen = "Ctrl+R"
+    assert panel.reopen.shortcut().toString() == "Ctrl+R"
+    assert "Ctrl+R" in panel.reopen.toolTip()

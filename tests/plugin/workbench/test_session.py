@@ -19,6 +19,7 @@ from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Click
 
 CONFIG = PostprocessConfig(min_area=0)
 SPOT = 20 * 25
@@ -83,7 +84,7 @@ class Desk:
 
     @property
     def mask(self):
-        return self.session.editor.mask
+        return self.session.editor.snapshot.mask
 
     @property
     def name(self):
@@ -152,8 +153,8 @@ def test_what_the_hand_changes_is_saved_as_corrected(desk):
 
 
 def test_a_click_is_saved_with_the_outline(qtbot, desk):
-    desk.editor.add_click(2, 2)
-    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    desk.editor.add_clicks([Click(2, 2)])
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
     desk.saved()
     outline = desk.state("P1").current
     assert isinstance(outline, Corrected)
@@ -177,12 +178,12 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
     desk.shown("P2").session.review.flag("hair?")
     desk.shown("P3").session.review.no_lesion()
     desk.shown("P4").paint()
-    desk.editor.add_click(35, 55)
-    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    desk.editor.add_clicks([Click(35, 55)])
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
     desk.editor.undo()
     desk.viewer.scene.camera.zoom = 3.5
     desk.viewer.scene.camera.center = (0.0, 12.0, 31.0)
-    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.clicks
+    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.snapshot.clicks
     assert desk.session.close() == ""
     assert not desk.viewer.layers
     before["P4"] = (Status.CORRECTED, "", "am", before["P4"][3])
@@ -190,7 +191,7 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
     again = open_desk().begin()
     assert again.name == "P4"
     assert np.array_equal(again.mask, mask)
-    assert again.editor.clicks == clicks
+    assert again.editor.snapshot.clicks == clicks
     assert again.viewer.scene.camera.zoom == pytest.approx(3.5)
     assert again.viewer.scene.camera.center == pytest.approx((0, 12, 31))
     found = facts(again.study)
@@ -295,11 +296,11 @@ def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study,
     session.begin()
     qtbot.waitUntil(lambda: session.editor is not None)
     first = session.image_id
-    session.editor.active_class = 2
+    session.editor.labels.selected_label = 2
     session.next()
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id != first)
-    assert session.editor.active_class == 1
-    assert set(np.unique(session.editor.mask)) == {0, 1}
+    assert session.editor.document.active_class == 1
+    assert set(np.unique(session.editor.snapshot.mask)) == {0, 1}
     session.close(discard=True)
 
 
@@ -332,15 +333,15 @@ def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(qtbot, trouble,
     desk.saved()
     trouble.on = True
     desk.paint()
-    desk.editor.add_click(35, 55)
-    qtbot.waitUntil(lambda: not desk.editor.is_busy)
-    first, clicks = desk.mask, desk.editor.clicks
+    desk.editor.add_clicks([Click(35, 55)])
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    first, clicks = desk.mask, desk.editor.snapshot.clicks
     desk.session.review.approve()
     second = desk.shown("P2").mask
     desk.session.review.flag("hair")
     desk.shown("P3").open("P1")
     assert np.array_equal(desk.mask, first)
-    assert desk.editor.clicks == clicks
+    assert desk.editor.snapshot.clicks == clicks
     desk.open("P2")
     assert np.array_equal(desk.mask, second)
     qtbot.waitUntil(lambda: bool(desk.loud))
@@ -535,13 +536,13 @@ def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
     other = type(network)()
     other.sha256 = "bb" * 32
     desk.session.set_model(other)
-    qtbot.waitUntil(lambda: len(other.seen) > 0 and not desk.editor.is_busy)
+    qtbot.waitUntil(lambda: len(other.seen) > 0 and not desk.editor.requests.queue.is_busy)
     desk.saved()
     assert desk.state("P1").current.model == other.sha256
     desk.paint()
     mask = desk.mask
     desk.session.set_model(network)
-    qtbot.waitUntil(lambda: not desk.editor.is_busy)
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
     assert np.array_equal(desk.mask, mask)
     desk.session.review.approve()
     desk.shown("P2").saved()
@@ -555,7 +556,7 @@ def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, n
     assert again.mask.sum() == SPOT
     before = len(again.study.history(again.id("P1")))
     again.session.set_model(network)
-    qtbot.waitUntil(lambda: not again.editor.is_busy)
+    qtbot.waitUntil(lambda: not again.editor.requests.queue.is_busy)
     again.saved()
     assert len(again.study.history(again.id("P1"))) == before
 

@@ -9,11 +9,9 @@ from napari.layers import Image, Labels
 from PIL import Image as PILImage
 from qtpy.QtWidgets import QDialog
 
-from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.plugin.workbench import start_panel
-from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
-from napari_lesionseg.plugin.workbench.start_panel import StartPanel
+from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog, StartPanel
 from napari_lesionseg.study.layout import is_study
 
 
@@ -45,7 +43,7 @@ def panel(qtbot, viewer, opened):
     qtbot.addWidget(made)
     made.opened.connect(opened.append)
     yield made
-    made.drop()
+    made._close_task()
     for study in opened:
         study.close()
 
@@ -90,7 +88,7 @@ def test_images_stay_when_no_study_can_be_made(qtbot, panel, viewer, told, tmp_p
 def test_nothing_is_opened_while_the_reader_wants_to_stay(panel, opened, tmp_path):
     panel._may_leave = lambda: False
     panel.open_folder(tmp_path)
-    assert panel._job is None
+    assert panel._task is None
 
 
 def test_reading_is_told_of_and_can_be_stopped(qtbot, panel, told, opened, tmp_path, monkeypatch, spot):
@@ -114,7 +112,7 @@ def test_reading_is_told_of_and_can_be_stopped(qtbot, panel, told, opened, tmp_p
     assert not panel.new_button.isEnabled()
     qtbot.waitUntil(at_work.is_set)
     qtbot.waitUntil(lambda: panel.progress.text() == "Reading the images: 1 of 3")
-    panel.stop_button.click()
+    panel.cancel_button.click()
     go_on.set()
     qtbot.waitUntil(panel.new_button.isEnabled)
     assert not told
@@ -124,12 +122,3 @@ def test_reading_is_told_of_and_can_be_stopped(qtbot, panel, told, opened, tmp_p
     qtbot.waitUntil(lambda: bool(opened))
     assert len(opened[0].state.images) == 3
     assert is_study(opened[0].folder)
-
-
-def test_what_was_stopped_says_so():
-    watched = start_panel.Watched()
-    watched(1, 9)
-    watched.stop()
-    with pytest.raises(CancelledError):
-        watched(2, 9)
-    assert str(watched) == "Reading the images: 2 of 9"

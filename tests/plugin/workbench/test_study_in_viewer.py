@@ -17,6 +17,8 @@ from napari_lesionseg.cli.main import main
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench import image_review
+from napari_lesionseg.plugin.workbench.classes import CorrectSection
+from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
@@ -48,7 +50,11 @@ class Hand:
 
         def there() -> bool:
             session = self.session
-            if session is None or session.editor is None or self.bench.models.loaded is None:
+            if (
+                session is None
+                or session.editor is None
+                or self.bench.panel(ModelPanel).models.loaded is None
+            ):
                 return False
             return (
                 not session.editor.requests.queue.is_busy
@@ -106,9 +112,9 @@ class Hand:
 
     def take(self, action, key):
         """Take a tool by its key, unless it is still taken from the image before."""
-        if not self.bench.correct.buttons[action].isChecked():
+        if not self.bench.panel(CorrectSection).tools.buttons[action].isChecked():
             self.press(key)
-        assert self.bench.correct.buttons[action].isChecked()
+        assert self.bench.panel(CorrectSection).tools.buttons[action].isChecked()
 
     def facts(self):
         """Say what the study knows of every image."""

@@ -9,7 +9,11 @@ from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
 
 from napari_lesionseg.errors import ModelNotFoundError
-from napari_lesionseg.plugin.workbench import autosave, session, start_panel, widget
+from napari_lesionseg.plugin.workbench import autosave, image_review, panels, start_panel, widget
+from napari_lesionseg.plugin.workbench.classes import CorrectSection
+from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
@@ -19,7 +23,7 @@ from napari_lesionseg.types import Click
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(session, "PAUSE_MS", 5)
+    monkeypatch.setattr(image_review, "PAUSE_MS", 5)
     monkeypatch.setattr(autosave, "RETRY_MS", 20)
     monkeypatch.setattr("os.fsync", lambda file: None)  # tested with the study; takes seconds on a busy disk
 
@@ -41,8 +45,8 @@ def bench(qtbot, make_napari_viewer, network) -> Workbench:
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
     made.annotator.setText("am")
-    made.controls.min_area.setValue(0)
-    qtbot.waitUntil(lambda: made.models.loaded is not None, timeout=15000)
+    made.panel(OutlinePanel).form.min_area.setValue(0)
+    qtbot.waitUntil(lambda: made.panel(ModelPanel).models.loaded is not None, timeout=15000)
     return made
 
 
@@ -95,27 +99,27 @@ def test_without_a_study_it_offers_ways_to_begin(bench):
 
 def test_a_folder_is_opened_and_its_first_image_outlined(qtbot, open_bench):
     assert open_bench.title.text() == "nevi"
-    assert open_bench.queue.model.rowCount() == 4
+    assert open_bench.panel(QueuePanel).model.rowCount() == 4
     saved(qtbot, open_bench)
-    assert open_bench.sign.text() == "saved"
+    assert open_bench.panel(ReviewBar).save_status.text() == "saved"
     assert open_bench.session.state.status is Status.PREDICTED
-    assert open_bench.correct.editor is open_bench.session.editor
+    assert open_bench.panel(CorrectSection).tools.editor is open_bench.session.editor
     assert not open_bench.start.open_button.isVisibleTo(open_bench)
 
 
 def test_approve_by_button_goes_to_the_next_image(qtbot, open_bench):
     first = open_bench.session.image_id
-    open_bench.verdict.approve.click()
+    open_bench.panel(ReviewBar).approve.click()
     shown(qtbot, open_bench, "P2")
     saved(qtbot, open_bench)
     assert open_bench.session.study.state.images[first].status is Status.APPROVED
-    open_bench.verdict.back.click()
+    open_bench.panel(ReviewBar).back.click()
     shown(qtbot, open_bench, "P1")
 
 
 def test_a_click_in_the_table_opens_an_image(qtbot, open_bench):
-    table = open_bench.queue.table
-    place = table.visualRect(open_bench.queue.model.index(2, 0)).center()
+    table = open_bench.panel(QueuePanel).table
+    place = table.visualRect(open_bench.panel(QueuePanel).model.index(2, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(place.x(), place.y()))
     shown(qtbot, open_bench, "P3")
     assert table.selectionModel().selectedRows()[0].row() == 2
@@ -123,10 +127,10 @@ def test_a_click_in_the_table_opens_an_image(qtbot, open_bench):
 
 def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench):
     area = open_bench.session.editor.snapshot.mask.sum()
-    open_bench.controls.threshold.slider.setValue(95)
+    open_bench.panel(OutlinePanel).form.threshold.slider.setValue(95)
     qtbot.waitUntil(lambda: open_bench.session.editor.snapshot.mask.sum() > area)
     open_bench.session.editor.undo()
-    assert open_bench.controls.threshold.threshold is None
+    assert open_bench.panel(OutlinePanel).form.threshold.threshold is None
 
 
 def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
@@ -140,20 +144,20 @@ def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
 
 def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
     told = []
-    monkeypatch.setattr(widget, "show_error", told.append)
+    monkeypatch.setattr(panels, "show_error", told.append)
 
     def load(choice):
         raise ModelNotFoundError("there is none")
 
-    monkeypatch.setattr(widget.task, "load", load)
-    bench._load_model()
+    monkeypatch.setattr(panels.task, "load", load)
+    bench.panel(ModelPanel).load()
     qtbot.waitUntil(lambda: told == ["there is none"])
 
 
 def test_the_sample_images_open(qtbot, bench):
     bench.start.samples_button.click()
     shown(qtbot, bench)
-    assert bench.queue.model.rowCount() == 6
+    assert bench.panel(QueuePanel).model.rowCount() == 6
 
 
 def test_the_menu_leads_from_one_study_to_the_next(qtbot, open_bench, make_study):
@@ -180,23 +184,23 @@ def test_of_two_studies_asked_for_the_later_one_opens(qtbot, bench, folder, make
     bench.open_folder(folder)
     bench.open_folder(other.folder)
     shown(qtbot, bench)
-    assert bench.queue.model.rowCount() == 2
+    assert bench.panel(QueuePanel).model.rowCount() == 2
 
 
 def test_failing_to_save_is_loud_until_it_works(qtbot, open_bench, trouble):
     saved(qtbot, open_bench)
     trouble.on = True
     paint(open_bench)
-    qtbot.waitUntil(lambda: "the disk is full" in open_bench.sign.text())
+    qtbot.waitUntil(lambda: "the disk is full" in open_bench.panel(ReviewBar).save_status.text())
     paint(open_bench)
-    open_bench.verdict.approve.click()
+    open_bench.panel(ReviewBar).approve.click()
     shown(qtbot, open_bench, "P2")
-    assert "the disk is full" in open_bench.sign.text()
-    assert "bold" in open_bench.sign.styleSheet()
+    assert "the disk is full" in open_bench.panel(ReviewBar).save_status.text()
+    assert "bold" in open_bench.panel(ReviewBar).save_status.styleSheet()
     trouble.on = False
     saved(qtbot, open_bench)
-    assert open_bench.sign.text() == "saved"
-    assert "bold" not in open_bench.sign.styleSheet()
+    assert open_bench.panel(ReviewBar).save_status.text() == "saved"
+    assert "bold" not in open_bench.panel(ReviewBar).save_status.styleSheet()
 
 
 def test_the_window_does_not_close_on_unsaved_work_unless_told(qtbot, open_bench, trouble, answer):
@@ -270,9 +274,9 @@ def test_a_dock_that_is_taken_away_goes_on_saving(qtbot, open_bench, folder, mon
     open_bench.deleteLater()
     QApplication.sendPostedEvents(open_bench, QEvent.Type.DeferredDelete)
     assert "the disk is full" in told[0]
-    assert widget._left_behind
+    assert QApplication.instance().findChild(widget.UnsavedSession) is not None
     trouble.on = False
-    qtbot.waitUntil(lambda: not widget._left_behind)
+    qtbot.waitUntil(lambda: QApplication.instance().findChild(widget.UnsavedSession) is None)
     with Study.open(folder / STUDY_FOLDER, "am") as study:
         assert study.read_mask(image_id)[2, 2] == 1
 

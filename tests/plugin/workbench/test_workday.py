@@ -24,6 +24,7 @@ from napari_lesionseg.plugin.workbench import image_review
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import Approved
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Click
 
 SHAPE = (40, 60)
 PLAIN = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0, threshold=0.5)
@@ -89,14 +90,16 @@ class Workday(RuleBasedStateMachine):
         session = self.session
         self.qtbot.waitUntil(
             lambda: (
-                session.editor is not None and not session.editor.is_busy and not session.save_queue.pending
+                session.editor is not None
+                and not session.editor.requests.queue.is_busy
+                and not session.save_queue.pending
             ),
             timeout=20_000,
         )
 
     def arrive(self) -> None:
         self.wait()
-        self.past = [NOTHING] if self.editor.can_undo else []
+        self.past = [NOTHING] if self.editor.requests.can_undo else []
         self.future, self.moved = [], False
 
     def expected(self, name: str) -> np.ndarray:
@@ -109,7 +112,7 @@ class Workday(RuleBasedStateMachine):
         if not (moved and self.moved):
             self.past.append(before)
         self.future, self.moved = [], moved
-        self.changed(self.editor.mask)
+        self.changed(self.editor.snapshot.mask)
 
     def changed(self, mask: np.ndarray) -> None:
         """Note what is to be seen of the image on the screen from now on."""
@@ -123,57 +126,57 @@ class Workday(RuleBasedStateMachine):
 
     @rule(place=PLACES, size=st.integers(1, 9), value=st.integers(0, 1))
     def paint(self, place, size, value) -> None:
-        before, mask = self.editor.mask, self.editor.mask
+        before, mask = self.editor.snapshot.mask, self.editor.snapshot.mask
         window = mask[place[0] : place[0] + size, place[1] : place[1] + size]
         window[...] = value
         rows, cols = np.nonzero(mask != before)
         if rows.size:
             self.editor.labels.data_setitem((rows, cols), value)
             self.step(before)
-            assert np.array_equal(self.editor.mask, mask)
+            assert np.array_equal(self.editor.snapshot.mask, mask)
 
     @rule(place=PLACES, positive=st.booleans())
     def click(self, place, positive) -> None:
-        before = self.editor.mask
-        self.editor.add_click(*place, positive)
+        before = self.editor.snapshot.mask
+        self.editor.add_clicks([Click(*place, positive)])
         self.step(before)
-        assert (self.editor.mask[place] > 0) == positive
+        assert (self.editor.snapshot.mask[place] > 0) == positive
 
     @rule(threshold=st.sampled_from([0.3, 0.5, 0.9]))
     def move_threshold(self, threshold) -> None:
         if threshold != self.threshold:
-            before, self.threshold = self.editor.mask, threshold
+            before, self.threshold = self.editor.snapshot.mask, threshold
             self.session.display.set_config(PLAIN.model_copy(update={"threshold": threshold}))
             self.step(before, moved=True)
 
     @rule()
     def predict(self) -> None:
-        before, touched = self.editor.mask, self.here in self.by_hand
+        before, touched = self.editor.snapshot.mask, self.here in self.by_hand
         self.editor.predict()
         self.step(before)
         if not touched:
             del self.by_hand[self.here]
-        assert np.array_equal(self.editor.mask, SPOT if self.threshold < 0.8 else NOTHING)
+        assert np.array_equal(self.editor.snapshot.mask, SPOT if self.threshold < 0.8 else NOTHING)
 
     @rule()
     def undo(self) -> None:
-        assert self.editor.can_undo == bool(self.past)
+        assert self.editor.requests.can_undo == bool(self.past)
         if self.past:
-            self.future.append(self.editor.mask)
+            self.future.append(self.editor.snapshot.mask)
             self.editor.undo()
             self.went_to(self.past.pop())
 
     @rule()
     def redo(self) -> None:
-        assert self.editor.can_redo == bool(self.future)
+        assert self.editor.document.can_redo == bool(self.future)
         if self.future:
-            self.past.append(self.editor.mask)
+            self.past.append(self.editor.snapshot.mask)
             self.editor.redo()
             self.went_to(self.future.pop())
 
     def went_to(self, mask: np.ndarray) -> None:
         self.wait()
-        self.moved, self.threshold = False, self.editor.config.threshold
+        self.moved, self.threshold = False, self.editor.requests.config.threshold
         self.changed(mask)
 
     @rule(number=NUMBERS)
@@ -186,7 +189,7 @@ class Workday(RuleBasedStateMachine):
 
     @rule()
     def approve(self) -> None:
-        name, mask = self.here, self.editor.mask
+        name, mask = self.here, self.editor.snapshot.mask
         if mask.any():
             self.changed(mask)
             self.signed.append((name, mask))
@@ -232,7 +235,7 @@ class Workday(RuleBasedStateMachine):
             self.arrive()
         else:
             self.wait()
-            if not self.editor.can_undo:
+            if not self.editor.requests.can_undo:
                 self.past, self.future = [], []
             self.moved = False
 
@@ -262,7 +265,7 @@ class Workday(RuleBasedStateMachine):
     @invariant()
     def what_was_seen_is_seen(self) -> None:
         if self.session is not None:
-            np.testing.assert_array_equal(self.editor.mask, self.expected(self.here))
+            np.testing.assert_array_equal(self.editor.snapshot.mask, self.expected(self.here))
             for name, mask in self.saved.items():
                 np.testing.assert_array_equal(self.session.study.read_mask(name), mask)
             for name, mask in self.signed:

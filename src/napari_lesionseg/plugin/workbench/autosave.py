@@ -229,6 +229,7 @@ class SaveQueue:
     ) -> None:
         """Save a mask; its quality, if it is not known yet, is estimated in the background."""
         self._masks[image_id] = UnsavedMask(mask, tuple(provenance.clicks), kind != "prediction")
+        save: Callable[[str, LabelImage, Provenance], object]
         if kind == "approval":
             save = self._study.approve
             self._decided.add(image_id)

@@ -1,14 +1,13 @@
-"""Export: write what was signed as a data set that other tools accept."""
+"""Export: write the approved outlines as a data set that other tools accept."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -17,7 +16,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
-    QWidget,
 )
 
 from napari_lesionseg.datasets.export import ExportReport, export_dataset
@@ -25,112 +23,60 @@ from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.errors import CancelledError
-from napari_lesionseg.plugin.tasks import run_task
+from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
+from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.datasets import study_records
 from napari_lesionseg.study.study import Study
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
 NAMES = {
     "patients": "rename patients",
     "all": "rename everything",
     "nothing": "keep names",
 }
-"""What `ExportConfig.pseudonymize` takes, in words."""
+"""Values of `ExportConfig.pseudonymize`, as shown to the user."""
 
 
-class ExportRun(QObject):
-    """One export, in another thread.
+class ExportTask(Task[ExportReport]):
+    """Writes a data set; `progressed` is emitted with each `Step`. Nothing is left behind after `cancel`."""
 
-    Attributes
-    ----------
-    stepped : Signal
-        Emitted with each `Step`.
-    finished : Signal
-        Emitted with the `ExportReport`.
-    failed : Signal
-        Emitted with the exception; a `CancelledError` when the user gave up, and nothing was written then.
-    """
-
-    stepped = Signal(object)
-    finished = Signal(object)
-    failed = Signal(object)
+    cancelled_message = "The export was canceled. Nothing was written."
 
     def __init__(
-        self,
-        study: Study,
-        out: Path,
-        convention: str,
-        config: ExportConfig,
-        originals: Path | None = None,
-        parent: QObject | None = None,
+        self, study: Study, out: Path, format_name: str, config: ExportConfig, originals: Path | None = None
     ) -> None:
-        super().__init__(parent)
-        self._given_up = threading.Event()
-        self._job = run_task(
-            "writing the data set",
-            _export,
-            study,
-            out,
-            convention,
-            config,
-            originals,
-            self.stepped.emit,
-            self._given_up,
-            done=self.finished.emit,
-            failed=self.failed.emit,
-        )
+        super().__init__("writing the data set", self._export, study, out, format_name, config, originals)
 
-    def give_up(self) -> None:
-        """End soon; nothing is left behind."""
-        self._given_up.set()
-
-    def abandon(self) -> None:
-        """Give up, and let nobody hear of it: the window is closing."""
-        self._job.close()
-        self.give_up()
+    def _export(
+        self, study: Study, out: Path, format_name: str, config: ExportConfig, originals: Path | None
+    ) -> ExportReport:
+        records = study_records(study)
+        if originals is not None:
+            records = with_originals(records, originals)
+        work = export_dataset(records, out, format_name, config=config, info=DatasetInfo(title=out.name))
+        with contextlib.closing(work):  # the error's traceback would keep it, and what it has written, alive
+            for event in work:
+                if isinstance(event, ExportReport):
+                    return event
+                self.report(event)
+        raise CancelledError(self.cancelled_message)
 
 
-def _export(
-    study: Study,
-    out: Path,
-    convention: str,
-    config: ExportConfig,
-    originals: Path | None,
-    tell: Callable[[Step], None],
-    given_up: threading.Event,
-) -> ExportReport:
-    """Write the data set; runs in another thread."""
-    records = study_records(study)
-    if originals is not None:
-        records = with_originals(records, originals)
-    work = export_dataset(records, out, convention, config=config, info=DatasetInfo(title=out.name))
-    with contextlib.closing(work):  # the error's traceback would keep it, and what it has written, alive
-        for event in work:
-            if isinstance(event, ExportReport):
-                return event
-            tell(event)
-            if given_up.is_set():
-                break
-    raise CancelledError("The export was given up; nothing was written.")
+class ExportPanel(Panel):
+    """Choose a format and a folder, and write."""
 
+    title, folded = "Export", True
 
-class ExportPanel(QWidget):
-    """Choose a format and a place, and write.
-
-    Parameters
-    ----------
-    session : StudySession
-        The study at work.
-    """
-
-    def __init__(self, session: StudySession, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._session = session
-        self.run: ExportRun | None = None
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__(viewer)
+        self.task: ExportTask | None = None
         self.format = QComboBox()
         self.names = QComboBox()
-        self.single_region = QCheckBox("one part, no holes")
+        self.single_region = QCheckBox("Largest part only, without holes")
         self.export = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
@@ -139,35 +85,33 @@ class ExportPanel(QWidget):
         self._lay_out()
         self.export.clicked.connect(self._on_export)
         self.cancel.clicked.connect(self._on_cancel)
-        session.changed.connect(self._update)
+
+    def show_session(self, session: StudySession) -> None:
+        """Offer to export a study."""
+        self.report.setText("")
+        self.bar.reset()
+        self.listen(session.changed, self._update)
         self._update()
 
     def close_session(self) -> None:
-        """Let go of the session, and give up what is being written."""
-        self._session.changed.disconnect(self._update)
-        if self.run is not None:
-            self.run.abandon()
-        self.run = None
+        """Stop writing."""
+        if self.task is not None:
+            self.task.close()
+        self.task = None
 
     def start(self, out: Path, originals: Path | None = None) -> None:
-        """Write the data set.
-
-        Parameters
-        ----------
-        out : Path
-            A folder that does not exist or is empty.
-        originals : Path, optional
-            For DICOM, the photographs that the images came from.
-        """
+        """Write the data set to a new or empty folder; `originals` are photographs for DICOM."""
+        if self.session is None:
+            return
         config = ExportConfig(
             pseudonymize=self.names.currentData(), single_region=self.single_region.isChecked()
         )
         self.report.setText("")
-        convention = self.format.currentData()
-        self.run = run = ExportRun(self._session.study, out, convention, config, originals, self)
-        run.stepped.connect(self._on_step)
-        run.finished.connect(self._on_finished)
-        run.failed.connect(self._on_failed)
+        self.task = ExportTask(self.session.study, out, self.format.currentData(), config, originals)
+        self.task.progressed.connect(self._on_step)
+        self.task.finished.connect(self._on_finished)
+        self.task.failed.connect(self._on_failed)
+        self.task.start()
         self._update()
 
     def _describe(self) -> None:
@@ -179,10 +123,10 @@ class ExportPanel(QWidget):
             self.names.addItem(words, value)
         keep_narrow(self.format)
         keep_narrow(self.names)
-        self.format.setToolTip("Which tools the data set is for")
-        self.single_region.setToolTip("Write the largest part of each outline alone, with its holes closed")
-        self.names.setToolTip("What gets running numbers in place of its name; EXIF never leaves the house")
-        self.cancel.setToolTip("Stop; nothing is left behind")
+        self.format.setToolTip("Format of the data set")
+        self.single_region.setToolTip("Write only the largest part of each outline, with its holes filled")
+        self.names.setToolTip("Which names are replaced by sequential IDs. EXIF metadata is always removed")
+        self.cancel.setToolTip("Stop the export. Nothing is written")
         self.report.setWordWrap(True)
         self.report.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.report.setMinimumHeight(3 * self.report.fontMetrics().lineSpacing())
@@ -203,17 +147,17 @@ class ExportPanel(QWidget):
         originals = None
         needed = FORMATS[self.format.currentData()].origin
         if needed:
-            asked = f"Folder of the {needed} photographs that the images came from"
+            asked = f"Folder of the {needed} photographs the images were made from"
             originals = QFileDialog.getExistingDirectory(self, asked)
             if not originals:
                 return
-        folder, _ = QFileDialog.getSaveFileName(self, "Name a new folder for the data set")
+        folder, _ = QFileDialog.getSaveFileName(self, "New folder for the data set")
         if folder:
             self.start(Path(folder), Path(originals) if originals else None)
 
     def _on_cancel(self) -> None:
-        if self.run is not None:
-            self.run.give_up()
+        if self.task is not None:
+            self.task.cancel()
 
     def _on_step(self, step: Step) -> None:
         self.bar.setMaximum(max(1, step.total))
@@ -221,9 +165,9 @@ class ExportPanel(QWidget):
         self.bar.setFormat(f"{step.stage} %v of %m")
 
     def _on_finished(self, report: ExportReport) -> None:
-        self.run = None
+        self.task = None
         parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
-        left_out = f"; {report.left_out} left out (point here)" if report.left_out else ""
+        left_out = f"; {report.left_out} skipped (hover here for the reasons)" if report.left_out else ""
         self.bar.reset()
         self.report.setText(f"{report.written} images written to {report.folder} ({parts}){left_out}")
         self.report.setToolTip(
@@ -232,7 +176,7 @@ class ExportPanel(QWidget):
         self._update()
 
     def _on_failed(self, error: Exception) -> None:
-        self.run = None
+        self.task = None
         self.report.setText(str(error))
         self.bar.reset()
         if not isinstance(error, CancelledError):
@@ -240,9 +184,12 @@ class ExportPanel(QWidget):
         self._update()
 
     def _update(self) -> None:
-        signed = sum(state.status.done for state in self._session.study.state.images.values())
-        why = "The data set is being written" if self.run is not None else ""
-        why = why or ("" if signed else "Approve some images first")
-        self.export.setEnabled(not why)
-        self.export.setToolTip(why or f"Write the {signed} signed images as a data set")
-        self.cancel.setEnabled(self.run is not None)
+        if self.session is None:
+            return
+        done = sum(state.status.done for state in self.session.study.state.images.values())
+        why_not = "The data set is being written" if self.task is not None else ""
+        why_not = why_not or ("" if done else "Approve some images first")
+        count = "1 approved image" if done == 1 else f"{done} approved images"
+        self.export.setEnabled(not why_not)
+        self.export.setToolTip(why_not or f"Write the {count} as a data set")
+        self.cancel.setEnabled(self.task is not None)

@@ -1,4 +1,4 @@
-"""Learn: let the model learn from the approved images, look at the curve, take the new model or not."""
+"""Fine-tuning: train the model on the approved images, follow its progress, and accept the result or not."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pyqtgraph as pg
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QCoreApplication, Qt, Signal
+from qtpy.QtCore import QCoreApplication
 from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QMessageBox,
     QProgressBar,
     QPushButton,
     QSpinBox,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -31,436 +31,424 @@ from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.finetune_task import (
-    LearnRun,
+    FineTuneTask,
+    checkpoint_path_of,
     describe_split,
     describe_training_images,
     parent_of,
-    state_path_of,
     training_images_of,
 )
+from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.training.resources import background_threads
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
     from napari_lesionseg.finetuning.comparison import Candidate
     from napari_lesionseg.finetuning.session import Event
-    from napari_lesionseg.study.state import ImageState
+    from napari_lesionseg.inference.predictor import Model
 
 DEFAULT_SECONDS = 60
 PLOT_HEIGHT = 110
-# Okabe and Ito (2008): blue for the loss, orange for the figure that counts.
+# Okabe and Ito (2008): blue for the loss, orange for the agreement.
 LOSS_COLOR, DICE_COLOR = "#56b4e9", "#e69f00"
-LOSS_PEN, DICE_PEN = pg.mkPen(LOSS_COLOR, width=1), pg.mkPen(DICE_COLOR, width=2)
-DOING = {
+STAGES = {
     "reading": "reading the images",
-    "measuring": "outlining what is held out",
-    "timing": "looking how long it takes",
-    "comparing": "comparing old and new",
+    "measuring": "testing the old model",
+    "timing": "estimating the time",
+    "comparing": "comparing the models",
 }
+INTERRUPTIBLE = (
+    "The model is still being fine-tuned. Its progress is kept, and you can continue when the study is open "
+    "again."
+)
 
 
-class LearnPanel(QWidget):
-    """Start, pause and stop a fine-tuning, and decide about its outcome.
+class FinetunePanel(Panel):
+    """Starts, pauses and stops a fine-tuning, and accepts or discards its result."""
 
-    Parameters
-    ----------
-    session : StudySession
-        The study at work; its model is what learns.
+    title, folded = "Fine-tune", True
 
-    Attributes
-    ----------
-    added : Signal
-        Emitted with the name of a new model in the model store.
-    chosen : Signal
-        Emitted with the name of the model that is to outline from now on, a new one or one to go back to.
-    """
-
-    added = Signal(str)
-    chosen = Signal(str)
-
-    def __init__(self, session: StudySession, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._session = session
-        self.run: LearnRun | None = None
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__(viewer)
+        self.task: FineTuneTask | None = None
         self.candidate: Candidate | None = None
-        self._plan: Plan | None = None
-        self._training_images: tuple[ImageState, ...] | None = None
-        self._going_back: Task[ModelEntry | None] | None = None
-        self.count, self.split, self.plan = small(QLabel()), small(QLabel()), small(QLabel())
-        self.seconds = QSpinBox()
-        self.start = QPushButton("Fine-tune")
-        self.pause = QPushButton("Pause")
-        self.stop = QPushButton("Stop")
-        self.give_up = QPushButton("Give up")
-        self.offer = small(QLabel())
-        self.resume = QPushButton("Continue")
-        self.forget = QPushButton("Forget it")
-        self.bar = QProgressBar()
-        self.plot = pg.PlotWidget(background=None)
-        self.verdict = small(QLabel())
-        self.use = QPushButton("Use")
-        self.keep = QPushButton("Keep both")
-        self.discard = QPushButton("Discard")
-        self.card = FineTuneReport(_row(self.use, self.keep, self.discard))
-        self.go_back = QPushButton("Back to the old model")
-        self._describe()
-        self._lay_out()
-        self._connect()
-        self._offer_checkpoint()
-        self._update()
-
-    # ------------------------------------------------------------------------------------- building
-
-    def _describe(self) -> None:
-        self.seconds.setRange(10, 3600)
-        self.seconds.setValue(DEFAULT_SECONDS)
-        self.seconds.setSuffix(" s")
-        self.seconds.setToolTip("How long the model may learn")
-        self.pause.setToolTip("Wait, and go on later")
-        self.stop.setToolTip("End now, and keep the best so far")
-        self.give_up.setToolTip("End at once; nothing comes of it")
-        self.resume.setToolTip("Go on where it was interrupted")
-        self.forget.setToolTip("Let nothing come of what was interrupted")
-        self.keep.setToolTip("Put the new model into the list, and go on with the old one")
-        self.discard.setToolTip("Forget the new model")
-        for label in (self.count, self.split, self.plan, self.offer, self.verdict):
+        self._counted: list[int] = []
+        self.training_images = small(QLabel())
+        self.controls = FinetuneControls()
+        self.checkpoint = CheckpointOffer()
+        self.progress = TrainingProgress()
+        self.report = FineTuneReport()
+        self.message = small(QLabel())
+        self.parent_model = ParentModel()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        for label in (self.training_images, self.message):
             label.setWordWrap(True)
-        self.plot.setFixedHeight(PLOT_HEIGHT)
-        self.plot.setMouseEnabled(x=False, y=False)
-        self.plot.hideButtons()
-        self.plot.setMenuEnabled(False)
-        self.plot.addLegend(offset=(-5, 5), labelTextSize="7pt")
-        self._losses = self.plot.plot(pen=LOSS_PEN, name="error")
-        self._dices = self.plot.plot(
-            pen=DICE_PEN, symbol="o", symbolSize=5, symbolBrush=DICE_COLOR, name="held-out Dice"
-        )
-
-    def _lay_out(self) -> None:
-        grid = QGridLayout(self)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setVerticalSpacing(3)
-        for label in (self.count, self.split):
-            grid.addWidget(label)
-        self._offer_row = _row(self.offer, self.resume, self.forget)
-        self._progress = QWidget()
-        inside = QGridLayout(self._progress)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.setVerticalSpacing(3)
-        for widget in (self.plan, self.bar, self.plot):
-            inside.addWidget(widget)
-        self._progress.hide()
         for widget in (
-            self._offer_row,
-            _row(self.seconds, self.start, self.pause, self.stop, self.give_up),
-            self._progress,
-            self.card,
-            self.verdict,
-            self.go_back,
+            self.training_images,
+            self.checkpoint,
+            self.controls,
+            self.progress,
+            self.report,
+            self.message,
+            self.parent_model,
         ):
-            grid.addWidget(widget)
+            column.addWidget(widget)
+        self.controls.start.clicked.connect(self._on_start)
+        self.checkpoint.resume.clicked.connect(self._on_resume)
+        self.report.use.clicked.connect(partial(self._on_accept, True))
+        self.report.keep.clicked.connect(partial(self._on_accept, False))
+        self.report.discard.clicked.connect(self._on_discard)
 
-    def _connect(self) -> None:
-        self.start.clicked.connect(self._on_start)
-        self.pause.clicked.connect(self._on_pause)
-        self.stop.clicked.connect(self._on_stop)
-        self.give_up.clicked.connect(self._on_give_up)
-        self.resume.clicked.connect(self._on_resume)
-        self.forget.clicked.connect(self._on_forget)
-        self.use.clicked.connect(self._on_use)
-        self.keep.clicked.connect(self._on_keep)
-        self.discard.clicked.connect(self._on_discard)
-        self.go_back.clicked.connect(self._on_go_back)
-        self._session.changed.connect(self._update)
-        self._session.model_changed.connect(self._update)
+    def show_session(self, session: StudySession) -> None:
+        """Offer to fine-tune the model on the images of a study."""
+        self.candidate = None
+        self.message.setText("")
+        self.progress.hide()
+        self.report.clear()
+        if self.checkpoint.show_path(checkpoint_path_of(session.study)):
+            self.unfold.emit()
+        self.parent_model.session = session
+        self.listen(session.changed, self._update)
+        self.listen(session.model_changed, self._update)
+        self._update()
 
     def close_session(self) -> None:
-        """Let go of the session, and give up what is being learned; it can be continued the next time."""
-        self._session.changed.disconnect(self._update)
-        self._session.model_changed.disconnect(self._update)
-        run = self.run
-        self.abandon()
-        if run is not None:
-            run.wait()
+        """Stop training; it can be continued the next time."""
+        self.parent_model.close_task()
+        task, self.task, self.candidate = self.task, None, None
+        if task is not None:
+            task.close()
+            task.wait()
             QCoreApplication.sendPostedEvents()  # napari learns that the work has ended, and does not ask
 
-    def may_close(self) -> bool:
-        """Ask whether to interrupt what is being learned, if anything is."""
-        if self.run is None:
-            return True
-        answer = QMessageBox.question(
-            self,
-            "The model is still learning",
-            "Close all the same? What was learned so far is kept, and can be continued the next time.",
-            QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
-            QMessageBox.StandardButton.No,
-        )
-        return bool(answer == QMessageBox.StandardButton.Yes)
-
-    def abandon(self) -> None:
-        """Let nothing come of what is being done; Qt's side of the panel may be gone."""
-        if self._going_back is not None:
-            self._going_back.close()
-        if self.run is not None:
-            self.run.abandon()
-        self.run = None
-
-    # ------------------------------------------------------------------------------------- learning
-
-    @property
-    def _state_path(self) -> Path:
-        return state_path_of(self._session.study)
-
-    def _config(self) -> FineTuneConfig:
-        return FineTuneConfig(max_seconds=self.seconds.value(), num_threads=background_threads())
-
     def _on_start(self) -> None:
-        self._begin(self._config(), resume=False)
-
-    def _begin(self, config: FineTuneConfig, *, resume: bool) -> None:
-        model = self._session.model
-        if model is None:
-            return
-        self._steps: list[tuple[float, float]] = []
-        self._rounds: list[tuple[float, float]] = []
-        self._losses.setData([], [])
-        self._dices.setData([], [])
-        self._drop_candidate()
-        self._plan = None
-        self.verdict.setText("")
-        self.plan.setText("")
-        self._offer_row.hide()
-        for widget in (self._progress, self.plan, self.bar):
-            widget.show()
-        self._state_path.parent.mkdir(exist_ok=True)
-        study = self._session.study
-        self.run = run = LearnRun(study, model, config, self._state_path, resume=resume, parent=self)
-        run.happened.connect(self._on_event)
-        run.finished.connect(self._on_finished)
-        run.failed.connect(self._on_failed)
-        self._update()
-
-    def _on_pause(self) -> None:
-        if self.run is not None:
-            (self.run.resume if self.run.paused else self.run.pause)()
-        self._update()
-
-    def _on_stop(self) -> None:
-        if self.run is not None:
-            self.run.stop()
-            self.stop.setEnabled(False)
-
-    def _on_give_up(self) -> None:
-        if self.run is not None:
-            self.run.give_up()
-            self.give_up.setEnabled(False)
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, Plan):
-            self._plan = event
-            self.plan.setText(describe_plan(event))
-        elif isinstance(event, Progress):
-            self._show_progress(DOING[event.stage], event.done / max(1, event.total))
-        elif isinstance(event, StepResult):
-            self._steps.append((event.seconds, event.loss))
-            self._losses.setData(*zip(*self._steps, strict=True))
-            self._show_progress(describe_time_left(event, self._plan), event.progress)
-        elif isinstance(event, EpochResult) and event.validation is not None:
-            self._rounds.append((event.seconds, event.validation.dice))
-            self._dices.setData(*zip(*self._rounds, strict=True))
-
-    def _show_progress(self, words: str, share: float) -> None:
-        self.bar.setValue(round(100 * share))
-        self.bar.setFormat(words)
-
-    def _on_finished(self, candidate: Candidate) -> None:
-        problems = self.run.problems if self.run is not None else ()
-        self.run, self.candidate = None, candidate
-        self.verdict.setText(" ".join(problems))
-        self.card.show_candidate(candidate)
-        self.plan.hide()
-        self.bar.hide()
-        self._update()
-
-    def _on_failed(self, error: Exception) -> None:
-        self.run = None
-        self.verdict.setText(str(error))
-        self._progress.hide()
-        if isinstance(error, CancelledError):
-            self._forget_state()
-        elif isinstance(error, LesionSegError):
-            show_error(str(error))
-        self._update()
-
-    # ----------------------------------------------------------------------------- what was interrupted
-
-    @property
-    def offers_to_continue(self) -> bool:
-        """Whether a learning was interrupted that could be continued."""
-        return not self._offer_row.isHidden()
-
-    def _offer_checkpoint(self) -> None:
-        """Offer to continue a learning that a crash or a closed window interrupted."""
-        state = find_checkpoint(self._state_path)
-        self._offer_row.setVisible(state is not None)
-        if state is not None:
-            self.offer.setText(describe_checkpoint(state))
+        self._begin(self.controls.config, resume=False)
 
     def _on_resume(self) -> None:
-        state = find_checkpoint(self._state_path)
-        if state is not None:
-            self._begin(state.config, resume=True)
+        checkpoint = self.checkpoint.load()
+        if checkpoint is not None:
+            self._begin(checkpoint.config, resume=True)
 
-    def _on_forget(self) -> None:
-        self._forget_state()
-        self._offer_row.hide()
-
-    def _forget_state(self) -> None:
-        try:
-            self._state_path.unlink(missing_ok=True)
-        except OSError as error:
-            show_info(f"{self._state_path} could not be removed: {error.strerror}.")
-
-    # ---------------------------------------------------------------------------------- the new model
-
-    def _on_use(self) -> None:
-        name = self._register()
-        if name:
-            self.verdict.setText(f"“{name}” outlines from now on; the old model is in the list.")
-            self.chosen.emit(name)
-
-    def _on_keep(self) -> None:
-        name = self._register()
-        if name:
-            self.verdict.setText(f"The new model is in the list as “{name}”; the old one goes on.")
-
-    def _on_discard(self) -> None:
-        self._drop_candidate()
-        self._forget_state()
-        self.verdict.setText("The new model was discarded; the old one is as it was.")
+    def _begin(self, config: FineTuneConfig, *, resume: bool) -> None:
+        session = self.session
+        if session is None or session.model is None:
+            return
+        self.candidate = None
+        self.report.clear()
+        self.message.setText("")
+        self.checkpoint.hide()
+        self.progress.begin()
+        path = checkpoint_path_of(session.study)
+        path.parent.mkdir(exist_ok=True)
+        self.task = FineTuneTask(session.study, session.model, config, path, resume=resume)
+        self.task.progressed.connect(self.progress.show_event)
+        self.task.finished.connect(self._on_finished)
+        self.task.failed.connect(self._on_failed)
+        self.task.start()
+        session.interruptible = INTERRUPTIBLE
         self._update()
 
-    def _register(self) -> str:
-        """Put the new model into the list under a name of its own; nothing is ever overwritten."""
-        if self.candidate is None:
-            return ""
+    def _on_finished(self, candidate: Candidate) -> None:
+        problems = self.task.problems if self.task is not None else ()
+        self.candidate = candidate
+        self.report.show_candidate(candidate)
+        self.progress.show_plot_only()
+        self._end(" ".join(problems))
+
+    def _on_failed(self, error: Exception) -> None:
+        self.progress.hide()
+        if isinstance(error, CancelledError):
+            self.checkpoint.delete()
+        elif isinstance(error, LesionSegError):
+            show_error(str(error))
+        self._end(str(error))
+
+    def _end(self, message: str) -> None:
+        self.task = None
+        if self.session is not None:
+            self.session.interruptible = ""
+        self.message.setText(message)
+        self._update()
+
+    def _on_accept(self, use: bool) -> None:
+        """Save the new model under a name of its own; nothing is ever overwritten."""
+        if self.candidate is None or self.session is None:
+            return
         model = self.candidate.model
         try:
             path = ModelStore().add(checkpoint_bytes(model.network, model.card), model.card.name)
         except LesionSegError as error:
             show_error(str(error))
-            return ""
-        self._drop_candidate()
-        self._forget_state()
-        self.added.emit(path.stem)
-        self._update()
-        return path.stem
-
-    def _drop_candidate(self) -> None:
-        self.candidate = None
-        self.card.clear()
-
-    def _on_go_back(self) -> None:
-        model = self._session.model
-        if model is None or self._going_back is not None:
             return
-        self._going_back = run_task(
-            "looking for the old model",
-            parent_of,
-            model,
-            done=self._on_parent,
-            failed=partial(self._on_parent, None),
+        self._close_report(
+            f"“{path.stem}” is used from now on. The old model is in the list."
+            if use
+            else f"The new model is in the list as “{path.stem}”. The old one stays in use."
         )
+        self.session.model_added.emit(path.stem, use)
 
-    def _on_parent(self, entry: ModelEntry | None, error: Exception | None = None) -> None:
-        self._going_back = None
-        if entry is None:
-            show_info(str(error or "The model it was fine-tuned from is not in the list any more."))
-            return
-        self.verdict.setText(f"“{entry.name}” outlines again; the new model stays in the list.")
-        self.chosen.emit(entry.name)
+    def _on_discard(self) -> None:
+        self._close_report("The new model was discarded. The old one stays in use.")
 
-    # --------------------------------------------------------------------------------------- showing
+    def _close_report(self, message: str) -> None:
+        self.candidate = None
+        self.report.clear()
+        self.checkpoint.delete()
+        self.message.setText(message)
+        self._update()
 
     def _update(self) -> None:
-        self._update_training_images()
-        running, model = self.run is not None, self._session.model
-        why = _why_not(len(self._training_images or ()), model is not None, running)
-        self.start.setEnabled(not why)
-        self.start.setToolTip(why or "Let the model learn from the approved images, and go on correcting")
-        self.resume.setEnabled(model is not None and not running)
-        for widget in (self.seconds, self.start):
-            widget.setVisible(not running)
-        for button in (self.pause, self.stop, self.give_up):
-            button.setEnabled(running)
-            button.setVisible(running)
-        self.pause.setText("Go on" if self.run is not None and self.run.paused else "Pause")
-        offered = self.candidate is not None and self.candidate.offered
-        self.use.setEnabled(offered)
-        self.use.setToolTip(
-            "Outline with the new model from now on; the old one stays in the list"
-            if offered
-            else "It is no better on the held-out images; keep both to try it all the same"
-        )
-        fine_tuned = model is not None and model.card.parent is not None
-        self.go_back.setVisible(fine_tuned and self.candidate is None and not running)
-        parent = str(model.card.training.get("parent_name", "the old model")) if model is not None else ""
-        self.go_back.setText(f"Back to {parent}")
-        self.go_back.setToolTip("Outline with the model that this one was fine-tuned from; both stay")
-
-    def _update_training_images(self) -> None:
-        """Count the approved images anew, if anything happened to them."""
-        training_images = tuple(training_images_of(self._session.study))
-        if self._training_images is not None and [id(s) for s in training_images] == [
-            id(s) for s in self._training_images
-        ]:
+        session = self.session
+        if session is None:
             return
-        self._training_images = training_images
-        self.count.setText(describe_training_images(training_images))
-        words = describe_split(training_images, FineTuneConfig())
-        self.split.setText(words)
-        self.split.setVisible(bool(words))
+        images = training_images_of(session.study)
+        if self._counted != [id(state) for state in images] or not images:  # the split takes its time
+            self._counted = [id(state) for state in images]
+            lines = (describe_training_images(images), describe_split(images, FineTuneConfig()))
+            self.training_images.setText("\n".join(line for line in lines if line))
+        why_not = "" if images else "Approve some images first"
+        self.controls.update_for(self.task, "Choose a model first" if session.model is None else why_not)
+        self.checkpoint.resume.setEnabled(session.model is not None and self.task is None)
+        self.parent_model.update_for(session.model, self.candidate is None and self.task is None)
+
+
+class FinetuneControls(QWidget):
+    """The time budget, and the buttons to start, pause, stop and cancel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = QSpinBox()
+        self.seconds.setRange(10, 3600)
+        self.seconds.setValue(DEFAULT_SECONDS)
+        self.seconds.setSuffix(" s")
+        self.seconds.setToolTip("Time for the fine-tuning")
+        self.start = QPushButton("Fine-tune")
+        self.pause = QPushButton("Pause")
+        self.stop = QPushButton("Finish now")
+        self.cancel = QPushButton("Cancel")
+        self.pause.setToolTip("Pause the fine-tuning, and continue later")
+        self.stop.setToolTip("Stop now, and keep the best model so far")
+        self.cancel.setToolTip("Stop, and discard what was trained")
+        self._task: FineTuneTask | None = None
+        _lay_out_row(self, self.seconds, self.start, self.pause, self.stop, self.cancel)
+        self.pause.clicked.connect(self._on_pause)
+        self.stop.clicked.connect(self._on_stop)
+        self.cancel.clicked.connect(self._on_cancel)
+
+    @property
+    def config(self) -> FineTuneConfig:
+        """The settings for the next fine-tuning."""
+        return FineTuneConfig(max_seconds=self.seconds.value(), num_threads=background_threads())
+
+    def update_for(self, task: FineTuneTask | None, why_not: str) -> None:
+        """Show the buttons for a task, or those to start one, unless there is a reason why not."""
+        self._task = task
+        self.start.setEnabled(task is None and not why_not)
+        self.start.setToolTip(why_not or "Fine-tune the model on the approved images; you can go on working")
+        for widget in (self.seconds, self.start):
+            widget.setVisible(task is None)
+        for button in (self.pause, self.stop, self.cancel):
+            button.setEnabled(task is not None and not task.is_cancelled)
+            button.setVisible(task is not None)
+        self.pause.setText("Continue" if task is not None and task.is_paused else "Pause")
+
+    def _on_pause(self) -> None:
+        if self._task is not None:
+            (self._task.resume if self._task.is_paused else self._task.pause)()
+            self.update_for(self._task, "")
+
+    def _on_stop(self) -> None:
+        if self._task is not None:
+            self._task.stop()
+            self.stop.setEnabled(False)
+
+    def _on_cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self.update_for(self._task, "")
+
+
+class CheckpointOffer(QWidget):
+    """Offers to continue a fine-tuning that a crash or a closed window interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = small(QLabel())
+        self.text.setWordWrap(True)
+        self.resume = QPushButton("Continue")
+        self.discard = QPushButton("Discard")
+        self.resume.setToolTip("Continue the interrupted run")
+        self.discard.setToolTip("Discard the interrupted run")
+        self._path = Path()
+        _lay_out_row(self, self.text, self.resume, self.discard)
+        self.discard.clicked.connect(self._on_discard)
+
+    def load(self) -> FineTuneCheckpoint | None:
+        """Return the checkpoint, if there is one."""
+        return find_checkpoint(self._path)
+
+    def show_path(self, path: Path) -> bool:
+        """Show the offer if there is a checkpoint; return whether there is one."""
+        self._path = path
+        checkpoint = self.load()
+        self.setVisible(checkpoint is not None)
+        if checkpoint is not None:
+            self.text.setText(describe_checkpoint(checkpoint))
+        return checkpoint is not None
+
+    def delete(self) -> None:
+        """Delete the checkpoint."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            show_info(f"{self._path} could not be removed: {error.strerror}.")
+
+    def _on_discard(self) -> None:
+        self.delete()
+        self.hide()
+
+
+class TrainingProgress(QWidget):
+    """The plan, a progress bar, and a plot of loss and agreement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = small(QLabel())
+        self.plan.setWordWrap(True)
+        self.bar = QProgressBar()
+        self.plot = pg.PlotWidget(background=None)
+        self.plot.setFixedHeight(PLOT_HEIGHT)
+        self.plot.setMouseEnabled(x=False, y=False)
+        self.plot.hideButtons()
+        self.plot.setMenuEnabled(False)
+        self.plot.addLegend(offset=(-5, 5), labelTextSize="7pt")
+        self._loss_curve = self.plot.plot(pen=pg.mkPen(LOSS_COLOR, width=1), name="training error")
+        self._dice_curve = self.plot.plot(
+            pen=pg.mkPen(DICE_COLOR, width=2),
+            symbol="o",
+            symbolSize=5,
+            symbolBrush=DICE_COLOR,
+            name="agreement in the test (Dice)",
+        )
+        self._plan: Plan | None = None
+        self._losses: list[tuple[float, float]] = []  # (seconds, loss)
+        self._dices: list[tuple[float, float]] = []  # (seconds, Dice)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setVerticalSpacing(3)
+        for widget in (self.plan, self.bar, self.plot):
+            grid.addWidget(widget)
+        self.hide()
+
+    def begin(self) -> None:
+        """Show an empty plot."""
+        self._plan = None
+        self._losses, self._dices = [], []
+        self._loss_curve.setData([], [])
+        self._dice_curve.setData([], [])
+        self.plan.setText("")
+        for widget in (self.plan, self.bar, self):
+            widget.show()
+
+    def show_event(self, event: Event) -> None:
+        """Show what a fine-tuning reported."""
+        if isinstance(event, Plan):
+            self._plan = event
+            self.plan.setText(describe_plan(event))
+        elif isinstance(event, Progress):
+            self._show_bar(STAGES[event.stage], event.done / max(1, event.total))
+        elif isinstance(event, StepResult):
+            self._losses.append((event.seconds, event.loss))
+            self._loss_curve.setData(*zip(*self._losses, strict=True))
+            self._show_bar(describe_time_left(event, self._plan), event.progress)
+        elif isinstance(event, EpochResult) and event.validation is not None:
+            self._dices.append((event.seconds, event.validation.dice))
+            self._dice_curve.setData(*zip(*self._dices, strict=True))
+
+    def show_plot_only(self) -> None:
+        """Hide all but the plot, when training has ended."""
+        self.plan.hide()
+        self.bar.hide()
+
+    def _show_bar(self, text: str, fraction: float) -> None:
+        self.bar.setValue(round(100 * fraction))
+        self.bar.setFormat(text)
+
+
+class ParentModel(QPushButton):
+    """A button that goes back to the model that the present one was fine-tuned from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session: StudySession | None = None
+        self._task: Task[ModelEntry | None] | None = None
+        self.setToolTip("Use the model that this one was fine-tuned from. Both stay in the list")
+        self.clicked.connect(self._on_clicked)
+
+    def update_for(self, model: Model | None, idle: bool) -> None:
+        """Show the button if the model was fine-tuned, and nothing else is to be decided."""
+        self.setVisible(idle and model is not None and model.card.parent is not None)
+        name = "the old model" if model is None else model.card.training.get("parent_name", "the old model")
+        self.setText(f"Back to {name}")
+
+    def close_task(self) -> None:
+        """Stop looking for the model."""
+        if self._task is not None:
+            self._task.close()
+        self._task = self.session = None
+
+    def _on_clicked(self) -> None:
+        model = None if self.session is None else self.session.model
+        if model is not None and self._task is None:
+            self._task = run_task(
+                "looking for the old model", parent_of, model, done=self._on_found, failed=self._on_failed
+            )
+
+    def _on_found(self, entry: ModelEntry | None) -> None:
+        self._task = None
+        if entry is None:
+            show_info("The model that it was fine-tuned from is not in the list any more.")
+        elif self.session is not None:
+            self.session.model_added.emit(entry.name, True)
+
+    def _on_failed(self, error: Exception) -> None:
+        self._task = None
+        show_info(str(error))
 
 
 def describe_plan(plan: Plan) -> str:
-    """Say what is going to be done, in one line."""
+    """Describe what is going to be done, in one line."""
     text = f"About {plan.seconds:.0f} s on {plan.device}"
     parts = [f"{len(plan.skipped)} images cannot be used"] if plan.skipped else []
     return ". ".join(part for part in ("; ".join([text, *parts]), describe_domain_shift(plan)) if part)
 
 
 def describe_time_left(step: StepResult, plan: Plan | None) -> str:
-    """Say how long it will take still."""
+    """Describe how much time is left."""
     left = step.seconds * (1 - step.progress) / max(step.progress, 1e-3)
     if plan is not None:
         left = max(0.0, plan.seconds - step.seconds)
     return f"{left:.0f} s left"
 
 
-def describe_checkpoint(state: FineTuneCheckpoint) -> str:
-    """Say what could be continued, in two lines."""
-    when = state.saved.astimezone().strftime("%d %B, %H:%M")
-    model = f" of “{state.model}”" if state.model else ""
+def describe_checkpoint(checkpoint: FineTuneCheckpoint) -> str:
+    """Describe what could be continued."""
+    when = checkpoint.saved.astimezone().strftime("%d %B, %H:%M")
+    model = f" of “{checkpoint.model}”" if checkpoint.model else ""
     return (
-        f"A learning{model} was interrupted on {when}, {state.progress:.0%} done, "
-        f"{len(state.images)} images. Continue?"
+        f"Fine-tuning{model} was interrupted on {when}, {checkpoint.progress:.0%} done, "
+        f"{len(checkpoint.images)} images. Continue?"
     )
 
 
-def _row(*widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(3)
+def _lay_out_row(parent: QWidget, *widgets: QWidget) -> None:
+    row = QHBoxLayout(parent)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(3)
     for widget in widgets:
-        layout.addWidget(widget, int(isinstance(widget, QLabel)), Qt.AlignmentFlag(0))
-    return row
-
-
-def _why_not(training_images: int, has_model: bool, running: bool) -> str:
-    """Say why a fine-tuning cannot be started; empty when it can."""
-    if running:
-        return "The model is learning already"
-    if not has_model:
-        return "Choose a model first"
-    return "" if training_images else "Approve some images first"
+        row.addWidget(widget, int(isinstance(widget, QLabel)))

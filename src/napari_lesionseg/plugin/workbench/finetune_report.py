@@ -1,4 +1,4 @@
-"""Old against new: what a learning came to, in figures and in the images that changed most."""
+"""The result of a fine-tuning: old and new model in figures, and in the images that changed most."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
@@ -19,45 +19,48 @@ if TYPE_CHECKING:
     from napari_lesionseg.types import ByteImage, LabelImage
 
 SHOWN = 3
-"""Images that are shown at first."""
+"""Images that are shown."""
 
 SIDE = 150
 """Pixels of the longer side of an image."""
 
 MARGIN = 0.15
-"""Of the size of what is outlined, shown around it."""
+"""Part of the outline's size that is shown around it."""
 
-SIGNED, MODELS = OUTLINE_COLORS[0], OUTLINE_COLORS[1]
+APPROVED, PREDICTED = OUTLINE_COLORS[0], OUTLINE_COLORS[1]
 
 
 class FineTuneReport(QWidget):
-    """Figures of both models on the held-out images, and outlines side by side.
+    """Figures of both models, their outlines side by side, and the buttons to decide."""
 
-    Parameters
-    ----------
-    decision : QWidget
-        The buttons to decide with; they come right below the figures, where they need no scrolling.
-    """
-
-    def __init__(self, decision: QWidget, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.figures = small(QLabel())
         self.figures.setWordWrap(True)
+        self.use = QPushButton("Use")
+        self.keep = QPushButton("Keep both")
+        self.discard = QPushButton("Discard")
         self.legend = small(QLabel(_legend()))
         self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self.keep.setToolTip("Add the new model to the list, and go on with the old one")
+        self.discard.setToolTip("Delete the new model, and go on with the old one")
+        # The buttons come right below the figures, where they need no scrolling.
+        buttons = QHBoxLayout()
+        for button in (self.use, self.keep, self.discard):
+            buttons.addWidget(button)
         self._grid = QGridLayout()
         self._grid.setSpacing(3)
         self._grid.setColumnStretch(2, 1)  # both images of a row stand side by side
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.figures)
-        column.addWidget(decision)
+        column.addLayout(buttons)
         column.addWidget(self.legend)
         column.addLayout(self._grid)
         self.hide()
 
     def show_candidate(self, candidate: Candidate) -> None:
-        """Show what a learning came to."""
+        """Show the result of a fine-tuning."""
         self.clear()
         comparison = candidate.comparison
         if comparison is None:
@@ -68,6 +71,12 @@ class FineTuneReport(QWidget):
             self.legend.show()
             for row, change in enumerate(comparison.most_changed(SHOWN)):
                 self._add_row(row, change)
+        self.use.setEnabled(candidate.offered)
+        self.use.setToolTip(
+            "Use the new model from now on. The old one stays in the list"
+            if candidate.offered
+            else "The new model is not better in the test. Keep both to try it anyway"
+        )
         self.show()
 
     def clear(self) -> None:
@@ -79,7 +88,7 @@ class FineTuneReport(QWidget):
         self.hide()
 
     def images(self) -> list[str]:
-        """Name the images that are shown, from top to bottom."""
+        """Return the names of the images that are shown, from top to bottom."""
         captions = (self._grid.itemAtPosition(2 * row, 0) for row in range(SHOWN))
         return [item.widget().text().split(":")[0] for item in captions if item is not None]
 
@@ -88,27 +97,27 @@ class FineTuneReport(QWidget):
         caption = small(
             QLabel(f"{change.stem}: {before.scores.dice:.2f} \N{RIGHTWARDS ARROW} {after.scores.dice:.2f}")
         )
-        caption.setToolTip("Dice with the signed outline: by the old model, by the new one")
+        caption.setToolTip("Agreement with the approved outline (Dice): old model, then new model")
         self._grid.addWidget(caption, 2 * row, 0, 1, 3)
         window = window_around(before, after)
-        for column, (outlined, words) in enumerate(((before, "The old model"), (after, "The new model"))):
+        for column, (outlined, words) in enumerate(((before, "Old model"), (after, "New model"))):
             label = QLabel()
             label.setPixmap(as_pixmap(draw_both(outlined, window)))
-            label.setToolTip(f"{words}: its outline is orange, the signed one blue")
+            label.setToolTip(f"{words}: its outline is orange, the approved one blue")
             self._grid.addWidget(label, 2 * row + 1, column)
 
 
 def describe_change(change: Change) -> str:
-    """Write a difference with its interval, in one line."""
+    """Describe a difference with its interval."""
     difference = change.difference
-    text = f"Dice {difference.mean:+z.3f}"
+    text = f"Agreement {difference.mean:+z.3f}"
     if difference.low is None or difference.high is None:
-        return f"{text}; one image alone tells little"
-    return f"{text}, 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f}"
+        return f"{text}; a single image is a weak test"
+    return f"{text} (95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"
 
 
 def window_around(before: ScoredPrediction, after: ScoredPrediction) -> tuple[slice, slice]:
-    """Choose the part of an image in which the signed outline and both models' are, with a margin."""
+    """Return the part of an image that holds the approved outline and both models', with a margin."""
     inside = (before.pair.labels == 1) | (before.labels > 0) | (after.labels > 0)
     box = bounding_box(inside)
     if box is None:
@@ -123,13 +132,7 @@ def _with_margin(part: slice, side: int) -> slice:
 
 
 def draw_both(outlined: ScoredPrediction, window: tuple[slice, slice]) -> ByteImage:
-    """Draw the signed outline and a model's into a small copy of an image.
-
-    Returns
-    -------
-    ndarray
-        (h, w, 3) uint8, with a longer side of `SIDE` pixels.
-    """
+    """Draw the approved outline and a model's into a copy of an image with a longer side of `SIDE` pixels."""
     image = outlined.pair.image[window]
     factor = SIDE / max(image.shape[:2])
     shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
@@ -146,15 +149,15 @@ def _resized(
 
 
 def as_pixmap(image: ByteImage) -> QPixmap:
-    """Make an image of Qt's from (h, w, 3) uint8."""
+    """Convert an image, (h, w, 3) uint8, for Qt."""
     height, width = image.shape[:2]
     pixels = np.ascontiguousarray(image).tobytes()
     return QPixmap.fromImage(QImage(pixels, width, height, 3 * width, QImage.Format.Format_RGB888).copy())
 
 
 def _legend() -> str:
-    signed, models = (f"rgb{color}" for color in (SIGNED, MODELS))
+    approved, predicted = (f"rgb{color}" for color in (APPROVED, PREDICTED))
     return (
-        f'<span style="color: {signed}">\N{BLACK SQUARE}</span> signed &nbsp; '
-        f'<span style="color: {models}">\N{BLACK SQUARE}</span> left: old model, right: new model'
+        f'<span style="color: {approved}">\N{BLACK SQUARE}</span> approved &nbsp; '
+        f'<span style="color: {predicted}">\N{BLACK SQUARE}</span> left: old model, right: new model'
     )

@@ -11,7 +11,6 @@ from psygnal import Signal, SignalInstance
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
@@ -22,6 +21,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click, LabelImage
 
 if TYPE_CHECKING:
+    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import Model
 
 PAUSE_MS = 400
@@ -66,11 +66,11 @@ class ImageReview:
             mask, clicks = prepared.mask, saved_mask_clicks(state)
         else:
             self._by_annotator, mask, clicks = unsaved.by_annotator, unsaved.mask, unsaved.clicks
-        if mask is not None and (self._by_annotator or prepared.answer is None):
+        if mask is not None and (self._by_annotator or prepared.prediction is None):
             self.editor.restore(mask, clicks)
-        if prepared.answer is not None:
-            self.editor.set_prediction(prepared.answer, prepared.encoded, draw=not self._by_annotator)
-            is_new = mask is None or not same_pixels(mask, self.editor.kept_mask)
+        if prepared.prediction is not None:
+            self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
+            is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
             if is_new and not self._by_annotator:
                 self._set_dirty(True)
                 self.save()
@@ -79,7 +79,7 @@ class ImageReview:
 
     def set_model(self, model: Model | None) -> None:
         """Use another model; an outline that the annotator changed or approved stays as it is."""
-        self.editor.set_model(model)
+        self.editor.requests.set_model(model)
         current = self.state.current
         is_known = model is not None and current is not None and current.model == model.sha256
         if model is not None and not self._by_annotator and not is_known:
@@ -99,7 +99,7 @@ class ImageReview:
     def no_lesion(self) -> None:
         """Decide that the image shows no lesion."""
         self.save()
-        hidden = self._hidden or UnsavedMask(self._mask(), self.editor.clicks, self._by_annotator)
+        hidden = self._hidden or UnsavedMask(self._mask(), self.editor.snapshot.clicks, self._by_annotator)
         shape = self.state.shape
         self._save_queue.save_no_lesion(self.image_id, shape)
         self.editor.restore(np.zeros(shape, np.uint8))
@@ -148,16 +148,16 @@ class ImageReview:
     def _put(self, kind: MaskKind, mask: LabelImage) -> None:
         editor = self.editor
         provenance = Provenance(
-            model=None if editor.model is None else editor.model.sha256,
-            threshold=editor.threshold,
-            clicks=editor.clicks,
-            label=min(editor.active_class, len(self._study.info.classes)),
+            model=None if editor.requests.model is None else editor.requests.model.sha256,
+            threshold=editor.snapshot.threshold,
+            clicks=editor.snapshot.clicks,
+            label=min(editor.document.active_class, len(self._study.info.classes)),
         )
         self._save_queue.save_mask(kind, self.image_id, mask, provenance, _quality_of(editor))
 
     def _mask(self) -> LabelImage:
         """Return the outline in the classes of the study; labels beyond count as the last one."""
-        mask, highest = self.editor.kept_mask, len(self._study.info.classes)
+        mask, highest = self.editor.snapshot.mask, len(self._study.info.classes)
         return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
 
     def _on_edited(self, what: str) -> None:
@@ -204,9 +204,9 @@ def _hidden_on_disk(study: Study, state: ImageState) -> UnsavedMask:
 
 def _quality_of(editor: MaskEditor) -> Quality | None:
     """Return a function that estimates the quality of the outline in another thread."""
-    answer = editor.answer
-    return None if answer is None else partial(_estimate, answer, editor.threshold)
+    prediction = editor.snapshot.prediction
+    return None if prediction is None else partial(_estimate, prediction, editor.snapshot.threshold)
 
 
-def _estimate(answer: AnyAnswer, threshold: float) -> float:
-    return quality_estimate(answer.small(), threshold)
+def _estimate(prediction: Prediction, threshold: float) -> float:
+    return quality_estimate(prediction.low_resolution(), threshold)

@@ -1,4 +1,4 @@
-"""Where studies come from: a folder, sample images, or the images open in the viewer. No Qt in here."""
+"""Opens and makes studies: from a folder, sample images, or the images in the viewer. No widgets in here."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import contextlib
 import getpass
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.datasets.synthetic import sample_set
-from napari_lesionseg.errors import CancelledError, DatasetError, PairingError, StudyError
+from napari_lesionseg.errors import DatasetError, PairingError, StudyError
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
+from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.study.datasets import import_masks
 from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.images import Progress
@@ -27,36 +28,16 @@ MAX_ANNOTATOR = 32
 
 @dataclass(frozen=True, slots=True)
 class NewStudy:
-    """What a new study is to be.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it is made.
-    annotator : str
-        Who works in it.
-    images_folder : Path, optional
-        The folder of its images: plain, PH2's or ISIC's.
-    images : mapping of str to ndarray
-        Instead of a folder: images by name, (H, W, 3) uint8; they are saved in the study.
-    classes : tuple of str
-        What is outlined.
-    copy : bool
-        Copy the files into the study, as PNG without EXIF.
-    key_file : Path, optional
-        Give images, patients and lesions pseudonyms, and keep the key here.
-    blinded : bool
-        Annotators do not see each other's outlines.
-    """
+    """The settings of a new study."""
 
     folder: Path
     annotator: str
-    images_folder: Path | None = None
-    images: Mapping[str, ByteImage] = field(default_factory=dict)
+    images_folder: Path | None = None  # plain, or a data set such as PH2's or ISIC's
+    images: Mapping[str, ByteImage] = field(default_factory=dict)  # by name; saved in the study
     classes: tuple[str, ...] = (LESION.name,)
-    copy: bool = False
-    key_file: Path | None = None
-    blinded: bool = False
+    copy: bool = False  # copy the files into the study, as PNG without EXIF
+    key_file: Path | None = None  # replace names by pseudonyms, and keep the key here
+    blinded: bool = False  # annotators do not see each other's outlines
 
     @property
     def problem(self) -> str:
@@ -75,65 +56,42 @@ class NewStudy:
         return ""
 
     def _problem_of_folder(self) -> str:
-        """Say why the study cannot be where it is to be, or its key."""
+        """Return why the study, or its key, cannot be saved there."""
         if self.folder == Path():
-            return "Choose a new or an empty folder for the study."
+            return "Choose a new or empty folder for the study."
         try:
             if is_study(self.folder):
                 return f"There is a study in {self.folder} already; open it, or choose another folder."
             if self.folder.exists() and not is_free(self.folder):
-                return f"{self.folder} is not empty; choose a new or an empty folder for the study."
+                return f"{self.folder} is not empty; choose a new or empty folder for the study."
         except OSError as error:
             return f"{self.folder} cannot be used ({error.strerror}); choose another folder."
         if self.key_file is not None and self.key_file.resolve().is_relative_to(self.folder.resolve()):
-            return "The key of the pseudonyms would be inside the study; keep it somewhere else."
+            return "The key file would be inside the study. Save it somewhere else."
         return ""
 
     def _problem_of_classes(self) -> str:
         if not self.classes:
-            return "Name at least one thing that is outlined, such as lesion."
+            return "Enter at least one class, such as lesion."
         if len(set(self.classes)) < len(self.classes):
             return "Two classes have the same name."
         return ""
 
 
-class Watched:
-    """Tells how far the making of a study is, and stops it; the two threads share nothing else.
+class OpenStudyTask(Task[Study]):
+    """Opens or makes a study; `progressed` is emitted with (images read, images in all)."""
 
-    Attributes
-    ----------
-    done, total : int
-        Images read, and images in all; 0 as long as they are being looked for.
-    """
+    cancelled_message = "Opening was canceled. The images added so far are kept."
 
-    def __init__(self) -> None:
-        self.done = self.total = 0
-        self._stopped = False
+    def __init__(self, open_study: Callable[[Progress], Study]) -> None:
+        super().__init__("opening the study", self._open, open_study)
 
-    def __call__(self, done: int, total: int) -> None:
-        """Take note; called by the thread that reads.
-
-        Raises
-        ------
-        CancelledError
-            After `stop`.
-        """
-        self.done, self.total = done, total
-        if self._stopped:
-            raise CancelledError("Opening was cancelled; what was taken in until then is kept.")
-
-    def stop(self) -> None:
-        """Let it end at the next image: without a study while images are read, else without the rest."""
-        self._stopped = True
-
-    def __str__(self) -> str:
-        if not self.total:
-            return "Opening\N{HORIZONTAL ELLIPSIS}"
-        return f"Reading the images: {self.done} of {self.total}"
+    def _open(self, open_study: Callable[[Progress], Study]) -> Study:
+        return open_study(lambda done, total: self.report((done, total)))
 
 
 def default_annotator() -> str:
-    """Suggest the annotator's name: that of the user's account, as far as a study takes its letters."""
+    """Return the name of the user's account, without the letters that a study does not allow."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):
@@ -142,21 +100,9 @@ def default_annotator() -> str:
 
 
 def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
-    """Make a study; to be called in a worker, since every image is read once.
+    """Make a study; runs in another thread, since every image is read once.
 
-    Patients, lesions, diagnoses and outlines are taken over where the folder is a data set that has them.
-
-    Parameters
-    ----------
-    plan : NewStudy
-        What it is to be.
-    progress : callable, optional
-        Told about each image; may raise `CancelledError`.
-
-    Raises
-    ------
-    StudyError, PairingError, ImageError, CancelledError
-        With a sentence that says why it cannot be made.
+    Patients, lesions, diagnoses and outlines are imported where the folder is a data set that has them.
     """
     if plan.problem:
         raise StudyError(plan.problem)
@@ -181,21 +127,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
 def open_folder(folder: Path, annotator: str, progress: Progress | None = None) -> Study:
     """Open a study, or the study of a folder of images, which is made the first time.
 
-    To be called in a worker, since every image is read once when a study is made.
-
-    Parameters
-    ----------
-    folder : Path
-        A study, or a folder of images as `find_images` understands them.
-    annotator : str
-        Who works in it.
-    progress : callable, optional
-        Told about each image; may raise `CancelledError`.
-
-    Raises
-    ------
-    StudyError, PairingError, CancelledError
-        With a sentence that says why it cannot be opened.
+    Runs in another thread, since every image is read once when a study is made.
     """
     if is_study(folder):
         return Study.open(folder, annotator)
@@ -213,7 +145,7 @@ def open_folder(folder: Path, annotator: str, progress: Progress | None = None) 
 
 @contextlib.contextmanager
 def _closed_on_error(study: Study) -> Iterator[None]:
-    """Leave a study if something goes wrong, or was cancelled, before it is handed on."""
+    """Close a study if an error occurs before it is returned."""
     with contextlib.ExitStack() as leaving:
         leaving.enter_context(study)
         yield
@@ -228,7 +160,7 @@ def open_samples(annotator: str, progress: Progress | None = None) -> Study:
 
 
 def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
-    """Give classes their colors; the one of a study of lesions keeps its own."""
+    """Return the classes with their colors; that of a study of lesions keeps its own."""
     if names == (LESION.name,):
         return (LESION,)
     colors = (CLASS_COLORS[place % len(CLASS_COLORS)] for place in range(len(names)))
@@ -236,7 +168,7 @@ def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
 
 
 def _records_in(folder: Path) -> Sequence[Record]:
-    """List what is known of the images of a folder, as far as it is a data set."""
+    """Return what a data set knows of its images; nothing if the folder is not a data set."""
     try:
         return read_dataset(folder).records
     except DatasetError:

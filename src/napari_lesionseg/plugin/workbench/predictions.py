@@ -14,7 +14,6 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
-from napari_lesionseg.plugin.editor.prediction_cache import AnyAnswer
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.study.events import Provenance
@@ -23,6 +22,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
+    from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 AHEAD = 2
@@ -37,7 +37,7 @@ class Prepared:
     image: ByteImage  # (H, W, 3)
     when: datetime  # when the image's state was last changed, as far as was known
     mask: LabelImage | None  # (H, W), as saved
-    answer: AnyAnswer | None  # None without a model
+    prediction: Prediction | None  # None without a model
     encoded: EncodedImage | None
 
 
@@ -49,7 +49,7 @@ def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
     if model is None:
         return Prepared(image_id, image, when, mask, None, None)
     encoded = model.encode(image)
-    return Prepared(image_id, image, when, mask, encoded.answer(), encoded)
+    return Prepared(image_id, image, when, mask, encoded.predict_logits(), encoded)
 
 
 class Prefetcher:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QItemSelectionModel, QModelIndex, QSize, Qt
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QItemSelectionModel,
+    QModelIndex,
+    QObject,
+    QPersistentModelIndex,
+    QSize,
+    Qt,
+)
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
+    QFileDialog,
     QGridLayout,
+    QHBoxLayout,
     QHeaderView,
+    QLabel,
     QLineEdit,
     QProgressBar,
     QPushButton,
@@ -15,44 +32,64 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.widgets.forms import keep_narrow
-from napari_lesionseg.plugin.workbench.queue_model import AGREE, ANNOTATOR, IMAGE, STATUS, SURE, QueueModel
+from napari_lesionseg.plugin.tasks import Task, run_task
+from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
+from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.queue_columns import SIDE, AgreementColumn, Thumbnails
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.thumbnails import SIDE
 from napari_lesionseg.study.queue import Order, count_images
-from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.state import ImageState, Status
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
 ROWS = 3
-"""Rows that can be seen in a low window; a taller one shows more."""
+"""Rows that are visible in a low window; a taller one shows more."""
+
+COLUMNS = ("Image", "Status", "Quality", "Agree", "Annotator")
+IMAGE, STATUS, QUALITY, AGREE, ANNOTATOR = range(len(COLUMNS))
+
+TIPS = {
+    IMAGE: "Click to sort by name",
+    STATUS: "Review status. Click to sort by status",
+    QUALITY: "Estimated quality of the outline, 0 to 1. Click to put the lowest first",
+    AGREE: "How well the annotators' approved outlines agree, 0 to 1 (mean Dice of all pairs)",
+    ANNOTATOR: "Who changed the image last",
+}
+_BLINDED = "In this study, annotators do not see each other's outlines"
+
+# Okabe and Ito (2008): colors that color-blind people can tell apart, on dark and on light.
+STATUS_COLORS = {
+    Status.APPROVED: QColor(0, 158, 115),
+    Status.NO_LESION: QColor(0, 158, 115),
+    Status.CORRECTED: QColor(86, 180, 233),
+    Status.FLAGGED: QColor(230, 159, 0),
+}
 
 _FILTERS: dict[str, frozenset[Status] | None] = {
     "all": None,
     "to do": frozenset({Status.UNREVIEWED, Status.PREDICTED, Status.CORRECTED}),
     **{status.words: frozenset({status}) for status in Status},
 }
-_ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, SURE: Order.QUALITY}
-_WIDTHS = {STATUS: 90, SURE: 40, AGREE: 46, ANNOTATOR: 48}
+_ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}
+_WIDTHS = {STATUS: 90, QUALITY: 40, AGREE: 46, ANNOTATOR: 48}
 
 
-class QueuePanel(QWidget):
-    """The images of a study; a click on one opens it.
+class QueuePanel(Panel):
+    """The images of a study; a click on one opens it."""
 
-    Parameters
-    ----------
-    session : StudySession
-        The study at work.
-    """
+    title = "Images"
 
-    def __init__(self, session: StudySession, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._session = session
-        self.model = QueueModel(session, self)
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__(viewer)
+        self.model: QueueModel | None = None
         self.search = QLineEdit()
         self.filter = QComboBox()
         self.sort = QComboBox()
         self.table = QTableView()
         self.progress = QProgressBar()
-        self.outline_all = QPushButton()
+        self.predict_all = QPushButton()
+        self.missing = MissingImages()
         self._describe()
         self._lay_out()
         self.search.textChanged.connect(self._rearrange)
@@ -61,35 +98,43 @@ class QueuePanel(QWidget):
         self.table.clicked.connect(self._on_clicked)
         self.table.activated.connect(self._on_clicked)
         self.table.horizontalHeader().sectionClicked.connect(self._on_header)
-        self.outline_all.clicked.connect(self._on_outline_all)
-        session.run.progressed.connect(self._on_progress)
-        session.run.finished.connect(self._on_finished)
-        session.changed.connect(self._update)
+        self.predict_all.clicked.connect(self._on_predict_all)
+
+    def show_session(self, session: StudySession) -> None:
+        """List the images of a study."""
+        former, self.model = self.model, QueueModel(session, self)
+        self.table.setModel(self.model)
+        self._set_column_widths()
+        if former is not None:
+            former.deleteLater()
+        self.listen(session.batch.progressed, self._on_progress)
+        self.listen(session.batch.finished, self._on_finished)
+        self.listen(session.changed, self._update)
+        self.missing.check(session)
+        self._rearrange()
         self._update()
 
     def close_session(self) -> None:
-        """Let go of the session."""
-        self._session.changed.disconnect(self._update)
-        self._session.run.progressed.disconnect(self._on_progress)
-        self._session.run.finished.disconnect(self._on_finished)
-        self.model.close()
+        """Stop making thumbnails."""
+        if self.model is not None:
+            self.model.close()
+        self.missing.cancel()
 
     def _describe(self) -> None:
-        self.search.setPlaceholderText("Search name, note, annotator")
+        self.search.setPlaceholderText("Search by name, note or annotator")
         self.search.setClearButtonEnabled(True)
         self.filter.addItems(list(_FILTERS))
         for order in Order:
             self.sort.addItem(order.value, order)
         keep_narrow(self.filter)
         keep_narrow(self.sort)
-        self.search.setToolTip("Show only images in whose name, note, annotator or status these words occur")
-        self.filter.setToolTip("Show only images that are this far")
-        self.sort.setToolTip("Which image comes next")
-        self.progress.setToolTip("Images with a verdict: approved, or without a lesion")
+        self.search.setToolTip("Show only images whose name, note, annotator or status contains these words")
+        self.filter.setToolTip("Show only images with this status")
+        self.sort.setToolTip("Order of the images")
+        self.progress.setToolTip("Images that are done: approved, or without a lesion")
 
     def _lay_out(self) -> None:
         table = self.table
-        table.setModel(self.model)
         table.setIconSize(QSize(SIDE, SIDE))
         table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -99,10 +144,7 @@ class QueuePanel(QWidget):
         table.verticalHeader().hide()
         table.verticalHeader().setDefaultSectionSize(SIDE + 4)
         header = table.horizontalHeader()
-        header.setSectionResizeMode(IMAGE, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(min(_WIDTHS.values()))
-        for column, width in _WIDTHS.items():
-            table.setColumnWidth(column, width)
         header.setHighlightSections(False)
         header.setSectionsClickable(True)
         table.setMinimumHeight(ROWS * (SIDE + 4) + header.sizeHint().height() + 4)
@@ -114,55 +156,66 @@ class QueuePanel(QWidget):
         grid.addWidget(self.sort, 1, 1)
         grid.addWidget(table, 2, 0, 1, 2)
         grid.addWidget(self.progress, 3, 0)
-        grid.addWidget(self.outline_all, 3, 1)
+        grid.addWidget(self.predict_all, 3, 1)
+        grid.addWidget(self.missing, 4, 0, 1, 2)
+
+    def _set_column_widths(self) -> None:
+        """Set widths, which Qt knows only once there is a model."""
+        self.table.horizontalHeader().setSectionResizeMode(IMAGE, QHeaderView.ResizeMode.Stretch)
+        for column, width in _WIDTHS.items():
+            self.table.setColumnWidth(column, width)
 
     def _rearrange(self) -> None:
-        order = self.sort.currentData(Qt.ItemDataRole.UserRole)
-        self._session.sort(Order(order), self.search.text(), _FILTERS[self.filter.currentText()])
+        if self.session is not None:
+            order = Order(self.sort.currentData(Qt.ItemDataRole.UserRole))
+            self.session.navigation.sort(order, self.search.text(), _FILTERS[self.filter.currentText()])
 
     def _on_clicked(self, index: QModelIndex) -> None:
-        self._session.open_image(self.model.image_at(index.row()))
+        if self.session is not None and self.model is not None:
+            self.session.open_image(self.model.image_at(index.row()))
 
     def _on_header(self, column: int) -> None:
         """Sort by a column that can be sorted by."""
         if column in _ORDERS:
             self.sort.setCurrentText(_ORDERS[column].value)
 
-    def _on_outline_all(self) -> None:
-        if self._session.run.is_active:
-            self._session.run.cancel()
-        else:
-            self._session.outline_all()
+    def _on_predict_all(self) -> None:
+        if self.session is not None and self.session.batch.is_active:
+            self.session.batch.cancel()
+        elif self.session is not None:
+            self.session.predict_all()
 
     def _on_progress(self, done: int, total: int) -> None:
-        self.outline_all.setText(f"Stop outlining ({done} of {total})")
-        self.outline_all.setToolTip("Stop after the image at work; what is outlined stays")
+        self.predict_all.setText(f"Stop ({done} of {total})")
+        self.predict_all.setToolTip("Stop segmenting. Finished outlines are kept")
 
     def _on_finished(self, problems: tuple[str, ...]) -> None:
         self._update()
-        if problems:
-            self._session.failed.emit(f"{len(problems)} images were not outlined. The first: {problems[0]}")
+        if problems and self.session is not None:
+            count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
+            self.session.failed.emit(f"{count} could not be segmented. First error: {problems[0]}")
 
-    def _update_run(self, waiting: int) -> None:
-        """Say what the button would do, unless it is doing it."""
-        if self._session.run.is_active:
-            return
-        self.outline_all.setText("Segment all unreviewed images")
-        self.outline_all.setEnabled(waiting > 0)
-        self.outline_all.setToolTip(
-            f"Let the model outline the {waiting} images that nobody has looked at, in the background"
-            if waiting
-            else "Every image was looked at or outlined"
+    def _update_predict_all(self, unreviewed: int) -> None:
+        self.predict_all.setText("Segment all unreviewed images")
+        self.predict_all.setEnabled(unreviewed > 0)
+        count = "1 unreviewed image" if unreviewed == 1 else f"{unreviewed} unreviewed images"
+        self.predict_all.setToolTip(
+            f"Outline the {count} with the model, in the background"
+            if unreviewed
+            else "Every image was reviewed or has an outline"
         )
 
     def _update(self) -> None:
-        counts = count_images(self._session.study.state.images.values())
+        if self.session is None or self.model is None:
+            return
+        counts = count_images(self.session.study.state.images.values())
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
         self.table.setColumnHidden(AGREE, not self.model.can_agree)
-        self._update_run(counts.by_status[Status.UNREVIEWED])
-        row = self.model.row_of(self._session.image_id)
+        if not self.session.batch.is_active:
+            self._update_predict_all(counts.by_status[Status.UNREVIEWED])
+        row = self.model.row_of(self.session.image_id)
         selection = self.table.selectionModel()
         if row < 0:
             selection.clearSelection()
@@ -171,3 +224,177 @@ class QueuePanel(QWidget):
             flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
             selection.setCurrentIndex(index, flags)
             self.table.scrollTo(index)
+
+
+class MissingImages(QWidget):
+    """Reports images that were moved, and asks for the folder they are in now; hidden when there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = small(QLabel())
+        self.text.setWordWrap(True)
+        self.locate = QPushButton("Locate images\N{HORIZONTAL ELLIPSIS}")
+        self.locate.setToolTip("Choose the folder that holds the images of this study now")
+        self._session: StudySession | None = None
+        self._task: Task[tuple[str, ...]] | None = None
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.text, 1)
+        row.addWidget(self.locate)
+        self.locate.clicked.connect(self.ask)
+        self.hide()
+
+    def check(self, session: StudySession) -> None:
+        """Look in the background for images that are missing."""
+        self.hide()
+        self._run(session, "looking for the images", session.study.missing_images)
+
+    def ask(self) -> None:
+        """Ask for the folder of the images."""
+        folder = QFileDialog.getExistingDirectory(self, "Folder that holds the images now")
+        if folder:
+            self.set_folder(Path(folder))
+
+    def set_folder(self, folder: Path) -> None:
+        """Take the images from another folder."""
+        session = self._session
+        if session is not None:
+            self._run(session, "locating the images", lambda: _relocate(session, folder))
+
+    def cancel(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.close()
+        self._task = self._session = None
+
+    def _run(self, session: StudySession, title: str, function: Callable[[], tuple[str, ...]]) -> None:
+        self.cancel()
+        self._session = session
+        self._task = run_task(title, function, done=self._on_checked, failed=self._on_failed)
+
+    def _on_checked(self, missing: tuple[str, ...]) -> None:
+        count = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
+        self.text.setText(f"{count} missing. Were they moved?")
+        self.setVisible(bool(missing))
+        if self._session is not None:
+            self._session.changed.emit()
+
+    def _on_failed(self, error: Exception) -> None:
+        show_error(str(error))
+
+
+def _relocate(session: StudySession, folder: Path) -> tuple[str, ...]:
+    session.study.set_images_folder(folder)
+    return session.study.missing_images()
+
+
+class QueueModel(QAbstractTableModel):
+    """The queue of a study as a table for Qt's views; rows are images."""
+
+    def __init__(self, session: StudySession, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._rows: list[ImageState] = session.navigation.queue
+        self._places = {state.image_id: row for row, state in enumerate(self._rows)}
+        self._thumbnails = Thumbnails(session.study)
+        self._thumbnails.ready.connect(self._on_thumbnail)
+        self._agreement_column = AgreementColumn(session.study)
+        self._agreement_column.ready.connect(self._on_agreement)
+        session.changed.connect(self.refresh)
+
+    def close(self) -> None:
+        """Stop following the session."""
+        self._session.changed.disconnect(self.refresh)
+        self._thumbnails.close()
+        self._agreement_column.close()
+
+    @property
+    def can_agree(self) -> bool:
+        """Whether the study holds the work of several annotators, or may hold it while they are blinded."""
+        study = self._session.study
+        return study.blinded or any(len(state.verdicts) > 1 for state in study.state.images.values())
+
+    def rowCount(self, parent: QModelIndex | QPersistentModelIndex = QModelIndex()) -> int:  # noqa: B008, N802
+        """Return the number of images."""
+        return 0 if parent.isValid() else len(self._rows)
+
+    def columnCount(self, parent: QModelIndex | QPersistentModelIndex = QModelIndex()) -> int:  # noqa: B008, N802
+        """Return the number of columns."""
+        return 0 if parent.isValid() else len(COLUMNS)
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:  # noqa: N802
+        """Return a column's name and tooltip."""
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
+            return COLUMNS[section]
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.ToolTipRole:
+            return TIPS[section]
+        return None
+
+    def data(self, index: QModelIndex | QPersistentModelIndex, role: int = 0) -> Any:
+        """Return what a cell shows."""
+        state = self._rows[index.row()]
+        column = index.column()
+        if role == Qt.ItemDataRole.DisplayRole:
+            return self._agreement_of(state) if column == AGREE else _text(state, column)
+        if role == Qt.ItemDataRole.DecorationRole and column == IMAGE:
+            return self._thumbnails.of(state)
+        if role == Qt.ItemDataRole.ForegroundRole and column == STATUS:
+            return STATUS_COLORS.get(state.status)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return _BLINDED if column == AGREE and self._session.study.blinded else _tip(state)
+        return None
+
+    def image_at(self, row: int) -> str:
+        """Return the ID of the image in a row."""
+        return self._rows[row].image_id
+
+    def row_of(self, image_id: str | None) -> int:
+        """Return the row of an image, or -1."""
+        return self._places.get(image_id or "", -1)
+
+    def refresh(self) -> None:
+        """Show the session's queue; rows that stay keep their selection and place."""
+        rows = self._session.navigation.queue
+        if [state.image_id for state in rows] == [state.image_id for state in self._rows]:
+            pairs = enumerate(zip(self._rows, rows, strict=True))
+            changed = [row for row, (old, new) in pairs if old is not new]
+            self._rows = rows
+            if changed:
+                self.dataChanged.emit(self.index(changed[0], 0), self.index(changed[-1], len(COLUMNS) - 1))
+            return
+        self.beginResetModel()
+        self._rows = rows
+        self._places = {state.image_id: row for row, state in enumerate(rows)}
+        self.endResetModel()
+
+    def _agreement_of(self, state: ImageState) -> str:
+        if self._session.study.blinded:
+            return "-"
+        value = self._agreement_column.of(state)
+        return "" if value is None else f"{value:.2f}"
+
+    def _on_thumbnail(self, image_id: str) -> None:
+        self._emit_changed(image_id, IMAGE, Qt.ItemDataRole.DecorationRole)
+
+    def _on_agreement(self, image_id: str) -> None:
+        self._emit_changed(image_id, AGREE, Qt.ItemDataRole.DisplayRole)
+
+    def _emit_changed(self, image_id: str, column: int, role: Qt.ItemDataRole) -> None:
+        row = self.row_of(image_id)
+        if row >= 0:
+            cell = self.index(row, column)
+            self.dataChanged.emit(cell, cell, [role])
+
+
+def _tip(state: ImageState) -> str:
+    return f"{state.name}: {state.status.words}" + (f"\n“{state.note}”" if state.note else "")
+
+
+def _text(state: ImageState, column: int) -> str:
+    if column == IMAGE:
+        return state.name
+    if column == STATUS:
+        return f"{state.status.words} “{state.note}”" if state.note else state.status.words
+    if column == QUALITY:
+        return "" if state.quality is None else f"{state.quality:.2f}"
+    return state.annotator or ""

@@ -1,86 +1,136 @@
-"""The four ways on from an image: back, no lesion, flag, approve."""
+"""What is decided about the image on the screen, and whether it is saved."""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QPushButton, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_lesionseg.plugin.shortcuts import chosen_key, set_tip, settings_events
+from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.state import ImageState, Status
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
 _NO_IMAGE = "Open an image of the study first"
+_TIPS = {
+    "no lesion": "Mark that this image shows no lesion, and go to the next image",
+    "flag": "Set the image aside with a note, and go to the next image",
+    "approve": "Approve the outline, and go to the next image",
+}
 
 
-class ReviewBar(QWidget):
-    """Buttons for what an annotator says of the image on the screen.
+class ReviewBar(Panel):
+    """Buttons to decide about the image on the screen, its decision so far, and the save status."""
 
-    Parameters
-    ----------
-    session : StudySession
-        The study at work.
-    """
-
-    def __init__(self, session: StudySession, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._session = session
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__(viewer)
+        self.decision = small(QLabel())
+        self.reopen = QPushButton("Reopen")
         self.back = QPushButton("\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK} Back")
         self.no_lesion = QPushButton("No lesion")
         self.flag = QPushButton("Flag\N{HORIZONTAL ELLIPSIS}")
         self.approve = QPushButton("Approve \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
-        self.approve.setStyleSheet("font-weight: bold;")
-        self._buttons: dict[str, QPushButton] = {}
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        for button, action, stretch in (
-            (self.back, "back", 2),
-            (self.no_lesion, "no lesion", 3),
-            (self.flag, "flag", 2),
-            (self.approve, "approve", 4),
-        ):
-            self._buttons[action] = button
-            row.addWidget(button, stretch)
+        self.save_status = small(QLabel())
+        self._buttons = {
+            "back": self.back,
+            "no lesion": self.no_lesion,
+            "flag": self.flag,
+            "approve": self.approve,
+            "reopen": self.reopen,
+        }
+        self._lay_out()
         self._bind_keys()
-        self._events = settings_events()
-        if self._events is not None:
-            self._events.connect(self._bind_keys)
-        self.back.clicked.connect(session.back)
-        self.no_lesion.clicked.connect(session.no_lesion)
-        self.flag.clicked.connect(self._on_flag)
-        self.approve.clicked.connect(session.approve)
-        session.changed.connect(self._update)
-        session.opened.connect(self._update)
+        for action, button in self._buttons.items():
+            button.clicked.connect(partial(self._on_clicked, action))
+
+    def show_session(self, session: StudySession) -> None:
+        """Follow the study."""
+        self.listen(session.changed, self._update)
+        self.listen(session.opened, self._update)
+        self.listen(session.save_queue.all_saved, self._on_all_saved)
+        self.listen(session.save_queue.failed, self._on_not_saved)
+        events = settings_events()
+        if events is not None:
+            self.listen(events, self._bind_keys)
+        self._bind_keys()
+        self.save_status.setText("")
         self._update()
 
-    def close_session(self) -> None:
-        """Let go of the session."""
-        self._session.changed.disconnect(self._update)
-        self._session.opened.disconnect(self._update)
-        if self._events is not None:
-            self._events.disconnect(self._bind_keys)
-            self._events = None
+    def _lay_out(self) -> None:
+        self.decision.setTextFormat(Qt.TextFormat.PlainText)
+        self.decision.setWordWrap(True)
+        self.approve.setStyleSheet("font-weight: bold;")
+        self.save_status.setWordWrap(True)
+        self._decision_row = QWidget()
+        top = QHBoxLayout(self._decision_row)
+        top.setContentsMargins(0, 0, 0, 0)
+        top.addWidget(self.decision, 1)
+        top.addWidget(self.reopen)
+        bottom = QHBoxLayout()
+        for button, stretch in ((self.back, 2), (self.no_lesion, 3), (self.flag, 2), (self.approve, 4)):
+            bottom.addWidget(button, stretch)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        column.addWidget(self._decision_row)
+        column.addLayout(bottom)
+        column.addWidget(self.save_status)
 
     def _bind_keys(self) -> None:
-        """Take the keys of the preferences, which may have changed."""
+        """Set the keys of the preferences, which may have changed."""
         for action, button in self._buttons.items():
             button.setShortcut(QKeySequence(chosen_key(action)))
+        set_tip(self.reopen, "Withdraw this decision; the outline stays", "reopen")
 
-    def _on_flag(self) -> None:
-        note, given = QInputDialog.getText(self, "Flag this image", "What is the matter with it?")
-        if given:
-            self._session.flag(note.strip())
+    def _on_clicked(self, action: str) -> None:
+        review = None if self.session is None else self.session.review
+        if self.session is None:
+            return
+        if action == "back":
+            self.session.back()
+        elif review is not None and action == "flag":
+            note, given = QInputDialog.getText(self, "Flag this image", "Why is it set aside?")
+            if given:
+                review.flag(note.strip())
+        elif review is not None:
+            actions = {"approve": review.approve, "no lesion": review.no_lesion, "reopen": review.reopen}
+            actions[action]()
 
     def _update(self) -> None:
-        shown = self._session.editor is not None
-        for button, action, words in (
-            (self.no_lesion, "no lesion", "Sign that there is no lesion, and go on"),
-            (self.flag, "flag", "Set the image aside with a note, and go on"),
-            (self.approve, "approve", "Sign the outline, and go on to the next image"),
-        ):
-            button.setEnabled(shown)
-            set_tip(button, words if shown else _NO_IMAGE, action)
-        self.back.setEnabled(self._session.can_go_back)
-        set_tip(
-            self.back,
-            "Go back to the image before" if self._session.can_go_back else "This is the first image",
-            "back",
-        )
+        if self.session is None:
+            return
+        for action, tip in _TIPS.items():
+            self._buttons[action].setEnabled(self.session.review is not None)
+            set_tip(self._buttons[action], tip if self.session.review is not None else _NO_IMAGE, action)
+        can_go_back = self.session.navigation.before(self.session.image_id) is not None
+        self.back.setEnabled(can_go_back)
+        set_tip(self.back, "Go to the previous image" if can_go_back else "This is the first image", "back")
+        state = self.session.state
+        is_decided = state is not None and (state.status.done or state.status is Status.FLAGGED)
+        self._decision_row.setVisible(is_decided)
+        if state is not None and is_decided:
+            self.decision.setText(describe_decision(state))
+
+    def _on_all_saved(self, all_saved: bool) -> None:
+        if self.session is not None and self.session.save_queue.problem and not all_saved:
+            return  # the warning stays until everything is on the disk
+        self.save_status.setStyleSheet("font-size: 9pt;")
+        self.save_status.setText("saved" if all_saved else "saving\N{HORIZONTAL ELLIPSIS}")
+
+    def _on_not_saved(self, problem: str) -> None:
+        self.save_status.setStyleSheet("font-weight: bold; color: black; background: #e69f00; padding: 4px;")
+        self.save_status.setText(f"Not saved yet. Trying again: {problem}")
+
+
+def describe_decision(state: ImageState) -> str:
+    """Describe a decision, such as "approved by am, 2026-11-23 07:05"."""
+    when = state.when.astimezone().strftime("%Y-%m-%d %H:%M")
+    text = f"{state.status.words} by {state.annotator}, {when}"
+    return f"{text}: {state.note}" if state.note else text

@@ -1,90 +1,97 @@
-"""The ways to a study: a new one, a folder, sample images. Reads in the background, and can be stopped."""
+"""The ways to a study: a new one, a folder, sample images. Images are read in the background."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.layers import Image, Layer
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QRadioButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
-from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import small
-from napari_lesionseg.plugin.workbench.new_study_dialog import NewStudyDialog
+from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.open_study import (
     NewStudy,
-    Watched,
+    OpenStudyTask,
     make_study,
     open_folder,
     open_samples,
 )
+from napari_lesionseg.study.events import LESION
+from napari_lesionseg.study.images import Progress
+from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import ByteImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-TELL_MS = 150
-"""How often it is said how far the reading of images is."""
+_WIDTH = 560
+_COPY_TIP = "Off: the study refers to the files where they are. On: it gets copies without EXIF metadata"
+_COPY_FIXED = "These images are always saved in the study"
 
 
 class StartPanel(QWidget):
-    """Buttons that lead to a study, and what they do.
+    """Buttons to make or open a study.
 
-    Parameters
-    ----------
-    viewer : napari.components.ViewerModel
-        Where images may be open.
-    annotator : callable
-        Gives the annotator's name.
-    may_leave : callable
-        Closes the study that is open; False when the annotator chose to stay.
+    `may_leave` closes the study that is open, and returns False when the annotator chose to stay.
 
     Attributes
     ----------
     opened : Signal
         Emitted with a `Study` that is open now.
     in_use : collection of napari.layers.Layer
-        Layers that are no images to be taken, since a study shows its own in them.
+        Layers that show a study already, and are not offered for a new one.
     """
 
     opened = Signal(object)
 
     def __init__(
-        self,
-        viewer: ViewerModel,
-        annotator: Callable[[], str],
-        may_leave: Callable[[], bool],
-        parent: QWidget | None = None,
+        self, viewer: ViewerModel, annotator: Callable[[], str], may_leave: Callable[[], bool]
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._viewer, self._annotator, self._may_leave = viewer, annotator, may_leave
         self.in_use: Collection[Layer] = ()
-        self._job: Task[Study] | None = None
-        self._watched = Watched()
-        self._taken: list[Image] = []
+        self._task: OpenStudyTask | None = None
+        self._imported_layers: list[Image] = []
         self.new_button = QPushButton("New study\N{HORIZONTAL ELLIPSIS}")
-        self.open_button = QPushButton("Open a folder\N{HORIZONTAL ELLIPSIS}")
+        self.open_button = QPushButton("Open folder\N{HORIZONTAL ELLIPSIS}")
         self.samples_button = QPushButton("Try sample images")
-        self.stop_button = QPushButton("Stop")
+        self.cancel_button = QPushButton("Cancel")
         self.progress = QProgressBar()
-        self._tell = QTimer(self)
-        self._tell.setInterval(TELL_MS)
         self._lay_out()
-        self._tell.timeout.connect(self._show_progress)
         self.new_button.clicked.connect(self.ask_for_new)
         self.open_button.clicked.connect(self.ask_for_folder)
         self.samples_button.clicked.connect(self.open_samples)
-        self.stop_button.clicked.connect(self._on_stop)
+        self.cancel_button.clicked.connect(self._on_cancel)
+        when_gone(self, self._close_task)
 
     def ask_for_new(self) -> None:
-        """Ask what a new study is to be, and make it."""
-        layers = [layer for layer in self._viewer.layers if self._can_be_taken(layer)]
+        """Ask for the settings of a new study, and make it."""
+        layers = [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and layer not in self.in_use and len(image_shape(layer)) == 2
+        ]
         try:
             images = {image.name: read_frame(image, ()) for image in layers}
         except LesionSegError as error:
@@ -100,17 +107,9 @@ class StartPanel(QWidget):
         if folder:
             self.open_folder(Path(folder))
 
-    def make(self, plan: NewStudy, taken: Sequence[Image] = ()) -> None:
-        """Make a study and open it.
-
-        Parameters
-        ----------
-        plan : NewStudy
-            What it is to be.
-        taken : sequence of napari.layers.Image
-            Layers that go once they are images of the study.
-        """
-        self._begin(partial(make_study, plan), taken)
+    def make(self, plan: NewStudy, layers: Sequence[Image] = ()) -> None:
+        """Make a study and open it; `layers` are removed once they are images of the study."""
+        self._begin(partial(make_study, plan), layers)
 
     def open_folder(self, folder: Path) -> None:
         """Open a study, or a folder of images."""
@@ -120,73 +119,227 @@ class StartPanel(QWidget):
         """Open a study of synthetic images."""
         self._begin(partial(open_samples, self._annotator()))
 
-    def drop(self) -> None:
-        """Let nothing come of what is being opened."""
-        self._watched.stop()
-        if self._job is not None:
-            self._job.close()
-        self._job = None
-
     def _lay_out(self) -> None:
-        self.new_button.setToolTip("Choose images, where the study is kept, and who may see what")
+        self.new_button.setToolTip("Choose images, a folder for the study, and what annotators see")
         self.open_button.setToolTip("Open a study, or a folder of images, which becomes one")
-        self.samples_button.setToolTip("Try everything on synthetic images")
-        self.stop_button.setToolTip("Stop reading the images; nothing is opened then")
+        self.samples_button.setToolTip("Try LesionSeg on synthetic images")
+        self.cancel_button.setToolTip("Stop reading the images. No study is opened")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(small(QLabel("No study is open.")))
         for widget in (self.new_button, self.open_button, self.samples_button):
             column.addWidget(widget)
         column.addWidget(self.progress)
-        column.addWidget(self.stop_button)
-        self._show_at_work(False)
+        column.addWidget(self.cancel_button)
+        self._set_busy(False)
 
-    def _can_be_taken(self, layer: Layer) -> bool:
-        return isinstance(layer, Image) and layer not in self.in_use and len(image_shape(layer)) == 2
-
-    def _begin(self, opening: Callable[[Watched], Study], taken: Sequence[Image] = ()) -> None:
+    def _begin(self, open_study: Callable[[Progress], Study], layers: Sequence[Image] = ()) -> None:
         if not self._may_leave():
             return
-        self.drop()
-        self._watched, self._taken = Watched(), list(taken)
-        self._job = run_task(
-            "opening the study", opening, self._watched, done=self._on_opened, failed=self._on_failed
-        )
-        self._show_at_work(True)
+        self._close_task()
+        self._imported_layers = list(layers)
+        self._task = OpenStudyTask(open_study)
+        self._task.progressed.connect(self._on_progress)
+        self._task.finished.connect(self._on_opened)
+        self._task.failed.connect(self._on_failed)
+        self._task.start()
+        self._set_busy(True)
+
+    def _close_task(self) -> None:
+        """Stop opening a study; touches no widget, which may be gone."""
+        if self._task is not None:
+            self._task.close()
+        self._task = None
 
     def _on_opened(self, study: Study) -> None:
-        self._job = None
-        self._show_at_work(False)
-        for layer in self._taken:
+        self._task = None
+        self._set_busy(False)
+        for layer in self._imported_layers:
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
-        self._taken = []
+        self._imported_layers = []
         self.opened.emit(study)
 
     def _on_failed(self, error: Exception) -> None:
-        self._job = None
-        self._taken = []
-        self._show_at_work(False)
+        self._task = None
+        self._imported_layers = []
+        self._set_busy(False)
         if not isinstance(error, CancelledError):
             show_error(str(error))
 
-    def _on_stop(self) -> None:
-        self._watched.stop()
-        self.stop_button.setEnabled(False)
+    def _on_cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self.cancel_button.setEnabled(False)
 
-    def _show_at_work(self, working: bool) -> None:
+    def _on_progress(self, progress: tuple[int, int]) -> None:
+        done, total = progress
+        self.progress.setMaximum(max(1, total))
+        self.progress.setValue(done)
+        self.progress.setFormat(f"Reading the images: {done} of {total}")
+
+    def _set_busy(self, busy: bool) -> None:
         for button in (self.new_button, self.open_button, self.samples_button):
-            button.setEnabled(not working)
-        for widget in (self.progress, self.stop_button):
-            widget.setVisible(working)
-        self.stop_button.setEnabled(working)
-        if working:
-            self._show_progress()
-            self._tell.start()
-        else:
-            self._tell.stop()
+            button.setEnabled(not busy)
+        for widget in (self.progress, self.cancel_button):
+            widget.setVisible(busy)
+        self.cancel_button.setEnabled(busy)
+        self.progress.setFormat("Opening\N{HORIZONTAL ELLIPSIS}")
+        self.progress.setValue(0)
 
-    def _show_progress(self) -> None:
-        self.progress.setMaximum(max(1, self._watched.total))
-        self.progress.setValue(self._watched.done)
-        self.progress.setFormat(str(self._watched))
+
+class PathRow(QWidget):
+    """A path to type or to choose; `browse` opens a dialog at a path, and returns the chosen one, or ""."""
+
+    def __init__(self, browse: Callable[[str], str], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._browse, self._touched = browse, False
+        self.edit = QLineEdit()
+        self.button = QPushButton("Browse\N{HORIZONTAL ELLIPSIS}")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.edit, 1)
+        row.addWidget(self.button)
+        self.edit.textEdited.connect(self._touch)
+        self.button.clicked.connect(self._on_browse)
+
+    @property
+    def path(self) -> Path:
+        """The path; ``Path()`` when it is empty."""
+        return Path(self.edit.text().strip()).expanduser()
+
+    def set_path(self, path: Path) -> None:
+        """Set the path as if it was typed."""
+        self._touch()
+        self.edit.setText(str(path))
+
+    def suggest(self, path: Path) -> None:
+        """Set the path, unless the user changed it."""
+        if not self._touched:
+            self.edit.setText(str(path))
+
+    def _touch(self) -> None:
+        self._touched = True
+
+    def _on_browse(self) -> None:
+        chosen = self._browse(self.edit.text())
+        if chosen:
+            self.set_path(Path(chosen))
+
+
+class NewStudyDialog(QDialog):
+    """Asks for the settings of a new study; `images` are those that are open in the viewer."""
+
+    def __init__(
+        self, annotator: str, images: Mapping[str, ByteImage], parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._images = images
+        self.setWindowTitle("New study")
+        self.setMinimumWidth(_WIDTH)
+        self.from_folder = QRadioButton("From a folder (plain, PH2 or ISIC)")
+        self.from_viewer = QRadioButton(f"From the viewer ({len(images)})")
+        self.images = PathRow(lambda at: _ask_folder(self, "Folder of the images", at))
+        self.folder = PathRow(lambda at: _ask_folder(self, "New or empty folder for the study", at))
+        self.key_file = PathRow(lambda at: _ask_file(self, "Key file of the pseudonyms", at))
+        self.annotator = QLineEdit(annotator)
+        self.classes = QLineEdit(LESION.name)
+        self.copy = QCheckBox("Copy the images into the study")
+        self.pseudonyms = QCheckBox("Use pseudonyms for images, patients and lesions")
+        self.blinded = QCheckBox("Hide annotators' outlines from each other")
+        self.problem = small(QLabel())
+        self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
+        self.make = QPushButton("Create study")
+        self._describe()
+        self._lay_out()
+        self._connect()
+        (self.from_viewer if images else self.from_folder).setChecked(True)
+        self._update()
+
+    @property
+    def plan(self) -> NewStudy:
+        """The settings that were entered."""
+        in_folder = self.from_folder.isChecked()
+        return NewStudy(
+            folder=self.folder.path,
+            annotator=self.annotator.text().strip(),
+            images_folder=self.images.path if in_folder and self.images.path != Path() else None,
+            images={} if in_folder else self._images,
+            classes=tuple(name.strip() for name in self.classes.text().split(",") if name.strip()),
+            copy=self.copy.isChecked(),
+            key_file=self.key_file.path if self.pseudonyms.isChecked() else None,
+            blinded=self.blinded.isChecked(),
+        )
+
+    def _describe(self) -> None:
+        self.from_viewer.setEnabled(bool(self._images))
+        self.from_viewer.setToolTip(
+            "The images are saved in the study" if self._images else "No image is open in the viewer"
+        )
+        self.annotator.setToolTip("Your name or initials, saved with every outline")
+        self.classes.setToolTip("What to outline, separated by commas")
+        self.pseudonyms.setToolTip("Names are replaced by random numbers. Only the key file links them")
+        self.blinded.setToolTip("All annotators see only their own work")
+        self.problem.setWordWrap(True)
+        self.make.setDefault(True)
+        self.buttons.addButton(self.make, QDialogButtonBox.ButtonRole.AcceptRole)
+
+    def _lay_out(self) -> None:
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.addRow("Images", self.from_folder)
+        form.addRow("", self.images)
+        form.addRow("", self.from_viewer)
+        form.addRow("Study folder", self.folder)
+        form.addRow("Annotator", self.annotator)
+        form.addRow("Classes", self.classes)
+        form.addRow("", self.copy)
+        form.addRow("", self.pseudonyms)
+        form.addRow("Key file", self.key_file)
+        form.addRow("", self.blinded)
+        column = QVBoxLayout(self)
+        column.addLayout(form)
+        column.addWidget(self.problem)
+        column.addWidget(self.buttons)
+
+    def _connect(self) -> None:
+        for row in (self.images, self.folder, self.key_file):
+            row.edit.textChanged.connect(self._update)
+        for edit in (self.annotator, self.classes):
+            edit.textChanged.connect(self._update)
+        for box in (self.from_folder, self.copy, self.pseudonyms):
+            box.toggled.connect(self._update)
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+
+    def _update(self) -> None:
+        """Suggest paths, disable what does not apply, and show what is missing."""
+        in_folder = self.from_folder.isChecked()
+        self.images.setEnabled(in_folder)
+        self._suggest(in_folder)
+        fixed = self.pseudonyms.isChecked() or not in_folder
+        with QSignalBlocker(self.copy):
+            self.copy.setChecked(fixed or (self.copy.isChecked() and self.copy.isEnabled()))
+        self.copy.setEnabled(not fixed)
+        self.copy.setToolTip(_COPY_FIXED if fixed else _COPY_TIP)
+        self.key_file.setEnabled(self.pseudonyms.isChecked())
+        problem = self.plan.problem
+        self.problem.setText(problem)
+        self.make.setEnabled(not problem)
+
+    def _suggest(self, in_folder: bool) -> None:
+        if in_folder and self.images.path != Path():
+            self.folder.suggest(self.images.path / STUDY_FOLDER)
+        elif not in_folder:
+            self.folder.suggest(Path.home() / STUDY_FOLDER)
+        if self.folder.path != Path():
+            beside = self.images.path if in_folder and self.images.path != Path() else self.folder.path
+            self.key_file.suggest(beside.parent / f"{beside.name}-key.csv")
+
+
+def _ask_folder(parent: QWidget, title: str, at: str) -> str:
+    return str(QFileDialog.getExistingDirectory(parent, title, at))
+
+
+def _ask_file(parent: QWidget, title: str, at: str) -> str:
+    return str(QFileDialog.getSaveFileName(parent, title, at, "Tables (*.csv)")[0])

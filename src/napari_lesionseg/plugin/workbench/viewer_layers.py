@@ -153,7 +153,7 @@ class ImageDisplay:
 
     def _on_edited(self, what: str) -> None:
         if what in {"undo", "redo"} and self.review is not None:
-            self.config = self.review.editor.config
+            self.config = self.review.editor.requests.config
 
     def _on_losing(self) -> None:
         """Save and close the image when the user deletes one of its layers."""
