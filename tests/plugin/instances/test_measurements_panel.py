@@ -9,14 +9,14 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.errors import ImageError
-from napari_lesionseg.plugin.instances import measurements_panel, pixel_size
+from napari_lesionseg.plugin.instances import measuring, pixel_size
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(measurements_panel, "_PAUSE_MS", 5)
+    monkeypatch.setattr(measuring, "PAUSE_MS", 5)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def measure(qtbot, panel):
 
 
 def finish(qtbot, panel):
-    qtbot.waitUntil(lambda: panel._job is None, timeout=20_000)
+    qtbot.waitUntil(lambda: not panel.model.is_running, timeout=20_000)
 
 
 def heads(panel) -> list[str]:
@@ -59,14 +59,14 @@ def shown(panel, number) -> dict[str, str]:
 
 
 def draw_ruler(viewer, panel, *line):
-    panel.draw.click()
+    panel.form.draw.click()
     ruler = pixel_size.find_ruler(viewer)
     ruler.add_lines([np.array(line, float)])
     return ruler
 
 
 def test_in_pixels_until_a_scale_is_set(qtbot, panel, viewer):
-    assert panel.scale.text() == "none: pixels"
+    assert panel.form.scale.text() == "none: pixels"
     assert "lengths are in pixels" in panel.status.text()
     measure(qtbot, panel)
     row = shown(panel, 2)
@@ -88,10 +88,10 @@ def test_millimeters_by_a_line_along_a_ruler(qtbot, panel, viewer):
     measure(qtbot, panel)
     draw_ruler(viewer, panel, (5, 10), (5, 60))
     assert viewer.layers.selection.active.name == "ruler"
-    panel.length.setValue(5)
-    panel.set.click()
+    panel.form.length.setValue(5)
+    panel.form.set.click()
     finish(qtbot, panel)  # what was measured is measured again
-    assert panel.scale.text() == "0.1 mm a pixel (ruler)"
+    assert panel.form.scale.text() == "0.1 mm per pixel (ruler)"
     row = shown(panel, 2)
     assert row["Area (mm²)"] == "8.00"
     assert row["Shortest (mm)"] == "2.00"
@@ -99,7 +99,7 @@ def test_millimeters_by_a_line_along_a_ruler(qtbot, panel, viewer):
     assert features.loc[2, "area_mm2"] == pytest.approx(8)
     assert "area_px2" not in features
     assert "in millimeters" in panel.status.text()
-    panel.clear.click()
+    panel.form.clear.click()
     finish(qtbot, panel)
     assert shown(panel, 2)["Area (px²)"] == "800"
 
@@ -116,12 +116,12 @@ def test_the_line_is_measured_in_pixels_of_the_image_wherever_it_lies(qtbot):
 
 
 def test_without_a_line_it_says_so(panel, viewer):
-    panel.set.click()
+    panel.form.set.click()
     assert "Draw a line along the ruler first" in panel.status.text()
-    panel.draw.click()
-    panel.set.click()
+    panel.form.draw.click()
+    panel.form.set.click()
     assert "Draw a line along the ruler first" in panel.status.text()
-    assert panel.scale.text() == "none: pixels"
+    assert panel.form.scale.text() == "none: pixels"
     ruler = pixel_size.find_ruler(viewer)
     ruler.add_rectangles([np.array([[0, 0], [9, 9]])])
     with pytest.raises(ImageError, match="Draw a line"):
@@ -135,8 +135,8 @@ def test_a_layer_in_millimeters_brings_its_scale(qtbot):
     viewer.add_labels(np.pad(np.ones((20, 20), np.uint8), ((10, 30), (10, 50))), **options)
     panel = MeasurementsPanel(viewer)
     qtbot.addWidget(panel)
-    assert panel.scale.text() == "0.05 mm a pixel (image)"
-    assert not panel.clear.isEnabled()
+    assert panel.form.scale.text() == "0.05 mm per pixel (image)"
+    assert not panel.form.clear.isEnabled()
     measure(qtbot, panel)
     assert shown(panel, 1)["Area (mm²)"] == "1.00"
 
@@ -149,23 +149,23 @@ def test_pixels_that_are_not_square_are_refused(qtbot):
     panel = MeasurementsPanel(viewer)
     qtbot.addWidget(panel)
     assert "not square" in panel.status.text()
-    assert panel.scale.text() == "none: pixels"
+    assert panel.form.scale.text() == "none: pixels"
 
 
 def test_the_scale_of_a_dicom_file(qtbot, panel, monkeypatch):
     told = {"photo.dcm": (0.05, 0.05), "plain.dcm": None}
     monkeypatch.setattr(pixel_size, "read_spacing", lambda path: told[path.name])
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *arguments: ("/x/photo.dcm", ""))
-    panel.dicom.click()
-    assert panel.scale.text() == "0.05 mm a pixel (DICOM file)"
+    panel.form.dicom.click()
+    assert panel.form.scale.text() == "0.05 mm per pixel (DICOM file)"
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *arguments: ("/x/plain.dcm", ""))
-    panel.dicom.click()
+    panel.form.dicom.click()
     assert "does not say how large" in panel.status.text()
 
 
 def test_another_image_in_the_layer_has_no_scale(panel, viewer):
     draw_ruler(viewer, panel, (5, 10), (5, 60))
-    panel.set.click()
+    panel.form.set.click()
     assert pixel_size.scale_of(viewer.layers["arm"]) is not None
     viewer.layers["arm"].data = np.zeros((60, 80, 3), np.uint8)
     assert pixel_size.scale_of(viewer.layers["arm"]) is None
@@ -176,15 +176,15 @@ def test_changed_lesions_have_to_be_measured_again(qtbot, panel, viewer):
     measure(qtbot, panel)
     layer.contour = 2  # only drawn anew
     layer.refresh()
-    qtbot.wait(50)
-    assert panel.rows
+    qtbot.waitUntil(lambda: not panel.model._pause.is_running)
+    assert panel.model.rows
     layer.paint((45, 30), 5)
-    qtbot.waitUntil(lambda: not panel.rows)
-    assert "measure them again" in panel.status.text()
+    qtbot.waitUntil(lambda: not panel.model.rows)
+    assert "Measure them again" in panel.status.text()
     assert not panel.save.isEnabled()
     assert "area_px2" not in layer.features
     measure(qtbot, panel)
-    assert "measure them again" not in panel.status.text()
+    assert "Measure them again" not in panel.status.text()
     assert int(shown(panel, 5)["Area (px²)"]) > 200
 
 
@@ -221,6 +221,13 @@ def test_csv(qtbot, panel, viewer, tmp_path, monkeypatch):
 def test_without_a_layer_nothing_is_offered(qtbot):
     panel = MeasurementsPanel(ViewerModel())
     qtbot.addWidget(panel)
-    for button in (panel.measure, panel.save, panel.draw, panel.set, panel.dicom, panel.clear):
+    for button in (
+        panel.measure,
+        panel.save,
+        panel.form.draw,
+        panel.form.set,
+        panel.form.dicom,
+        panel.form.clear,
+    ):
         assert not button.isEnabled()
     assert panel.status.text() == "Open or draw an outline first."

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,44 +32,28 @@ class KnownScale:
     source: str
 
 
-_scales: weakref.WeakKeyDictionary[Image, KnownScale] = weakref.WeakKeyDictionary()
-_watched: weakref.WeakSet[Image] = weakref.WeakSet()
+_SCALE = "lesionseg_scale"
+"""Name of the scale in the metadata of an image."""
 
 
 def scale_of(image: Image | None) -> KnownScale | None:
-    """Give the scale of an image: the one that was set, or else that of its layer's units of length.
-
-    Raises
-    ------
-    ImageError
-        If the layer says that pixels are not square.
-    """
+    """Return the scale that was set, or that of the layer's units; an ImageError if not square."""
     if image is None:
         return None
-    return _scales.get(image) or _scale_of_units(image)
+    return image.metadata.get(_SCALE) or _scale_of_units(image)
 
 
 def set_scale(image: Image, scale: Scale | None, source: str = "") -> None:
-    """Set the scale of an image, or take it away; another image in the same layer begins without one."""
+    """Set or remove the scale of an image; another image in the same layer starts without one."""
     if scale is None:
-        _scales.pop(image, None)
+        image.metadata.pop(_SCALE, None)
         return
-    _scales[image] = KnownScale(scale, source)
-    if image not in _watched:
-        _watched.add(image)
-        image.events.data.connect(partial(_forget, weakref.ref(image)))
+    image.metadata[_SCALE] = KnownScale(scale, source)
+    image.events.data.connect(_remove_scale)  # connected once, however often
 
 
 def scale_of_file(path: Path, image: Image) -> Scale:
-    """Read the scale from the DICOM file that an image came from.
-
-    Raises
-    ------
-    ImageError
-        If the file cannot be read, or does not tell, or pixels are not square.
-    DatasetError
-        If the package pydicom is missing.
-    """
+    """Read the scale from the DICOM file of an image; an ImageError if it has none or cannot be read."""
     spacing = read_spacing(path)
     if spacing is None:
         raise ImageError(f"{path.name} does not say how large its pixels are; draw a line along a ruler.")
@@ -79,7 +61,7 @@ def scale_of_file(path: Path, image: Image) -> Scale:
 
 
 def add_ruler(viewer: ViewerModel, image: Image) -> Shapes:
-    """Put a layer above an image in which a line along a ruler can be drawn at once."""
+    """Add a layer above an image, ready to draw a line along a ruler."""
     known = find_ruler(viewer)
     if known is None:
         width = max(1.0, max(image_shape(image)[-2:]) / 400)
@@ -108,22 +90,7 @@ def find_ruler(viewer: ViewerModel) -> Shapes | None:
 
 
 def scale_of_ruler(shapes: Shapes, image: Image, millimeters: float) -> Scale:
-    """Take the scale from the line that was drawn last.
-
-    Parameters
-    ----------
-    shapes : napari.layers.Shapes
-        Where it was drawn.
-    image : napari.layers.Image
-        What it was drawn over.
-    millimeters : float
-        What the ruler says between its ends.
-
-    Raises
-    ------
-    ImageError
-        If there is no line, or it has no length.
-    """
+    """Compute the scale from the last line of a layer over an image; an ImageError if there is none."""
     lines = [
         data for data, kind in zip(shapes.data, shapes.shape_type, strict=True) if kind in {"line", "path"}
     ]
@@ -134,7 +101,7 @@ def scale_of_ruler(shapes: Shapes, image: Image, millimeters: float) -> Scale:
 
 
 def _in_pixels(shapes: Shapes, image: Image, point: Any) -> tuple[float, float]:
-    """Bring a point of the drawing to row and column of the image."""
+    """Convert a point of the drawing to row and column of the image."""
     world = np.asarray(shapes.data_to_world(point))[-2:]
     lead = np.zeros(image.ndim - 2)
     row, col = image.world_to_data(np.concatenate([lead, world]))[-2:]
@@ -152,7 +119,6 @@ def _scale_of_units(image: Image) -> KnownScale | None:
     return KnownScale(Scale.from_spacing(*sides), "image")
 
 
-def _forget(image: weakref.ref[Image]) -> None:
-    layer = image()
-    if layer is not None:
-        _scales.pop(layer, None)
+def _remove_scale(event: Any) -> None:
+    """Remove the scale of an image whose layer now shows another one."""
+    event.source.metadata.pop(_SCALE, None)
