@@ -1,6 +1,6 @@
-"""Kills workers in the middle of saving, looks at what they left, and prints what was found as JSON.
+"""Kill workers in the middle of saving, check what they left, and print the result as JSON.
 
-Run as a script by the tests: one process that forks its victims, so that a kill costs milliseconds.
+Run as a script by the tests: one process that forks its workers, so that a kill costs milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from scenario import Work, differences, look, plan
+from scenario import Work, differences, plan, read_world
 from seam import Disk, PowerCutError, Tap, cut_at, die_at
 
 from napari_lesionseg.errors import LesionSegError
@@ -38,7 +38,7 @@ def careful() -> None:
 
 
 def line_first() -> None:
-    """Save the line before the mask that it speaks of."""
+    """Write the event before the mask that it refers to."""
     write, append, waiting = MaskStore.write, EventWriter.append, []
 
     def late(self: MaskStore, image_id: str, labels: Any, known: Any) -> tuple[str, str]:
@@ -56,8 +56,8 @@ def line_first() -> None:
     MaskStore.write, EventWriter.append = late, append_then_write
 
 
-def journal_in_place() -> None:
-    """Write the whole journal anew for each entry, over the old one."""
+def events_in_place() -> None:
+    """Write the whole event file again for each event, over the old one."""
 
     def rewrite(self: EventWriter, line: bytes) -> None:
         before = self._path.read_bytes() if self._path.exists() else b""
@@ -96,7 +96,7 @@ def no_fsync() -> None:
 
 
 WRITERS = {
-    writer.__name__: writer for writer in (careful, line_first, mask_in_place, journal_in_place, no_fsync)
+    writer.__name__: writer for writer in (careful, line_first, mask_in_place, events_in_place, no_fsync)
 }
 
 
@@ -108,8 +108,8 @@ def make_study(folder: Path) -> list[str]:
         return list(study.state.images)
 
 
-def run(folder: Path, work: Work, tell: Callable[[], object], tap: Tap | None = None) -> None:
-    """Do all steps, and tell after each."""
+def run(folder: Path, work: Work, report: Callable[[], object], tap: Tap | None = None) -> None:
+    """Do all steps, and report after each."""
     with Study.open(folder, "am") as study:
         for step in work.steps:
             if tap is None:
@@ -117,10 +117,10 @@ def run(folder: Path, work: Work, tell: Callable[[], object], tap: Tap | None = 
             else:
                 with tap:
                     step(study)
-            tell()
+            report()
 
 
-def victim(
+def fork_worker(
     folder: Path,
     work: Work,
     writer: Callable[[], None],
@@ -132,29 +132,29 @@ def victim(
     It dies at a point of the save path, or after some seconds of its own processor time, which do not depend
     on what else the machine does: the system ends it at whatever instruction it has come to.
     """
-    ear, mouth = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child:
-        os.close(mouth)
-        return child, ear
+        os.close(write_end)
+        return child, read_end
     status = 1
     try:
         writer()
         if kill_after is not None:
             signal.setitimer(signal.ITIMER_PROF, kill_after)
         tap = None if kill_at is None else Tap(folder, die_at(kill_at))
-        run(folder, work, lambda: os.write(mouth, b"."), tap)
+        run(folder, work, lambda: os.write(write_end, b"."), tap)
         status = 0
     finally:
         os._exit(status)
 
 
-def bury(child: int, ear: int) -> tuple[int, bool, float]:
-    """Count the steps that a dead worker had done; tell whether it was killed, and how long it worked."""
+def wait_for(child: int, read_end: int) -> tuple[int, bool, float]:
+    """Count the steps of a dead worker; return whether it was killed, and how long it worked."""
     done = 0
-    while heard := os.read(ear, 4096):
-        done += len(heard)
-    os.close(ear)
+    while received := os.read(read_end, 4096):
+        done += len(received)
+    os.close(read_end)
     _, status, usage = os.wait4(child, 0)
     if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
         raise SystemExit("a worker failed by itself")
@@ -187,11 +187,11 @@ def judge(folder: Path, work: Work, done: int) -> list[str]:
 def finish(folder: Path, work: Work) -> list[str]:
     """Go on with the work after the crash: whatever step was lost, it can be done now."""
     with Study.open(folder, "am") as study:
-        world = look(study)
+        world = read_world(study)
         place = max(n for n, expected in enumerate(work.worlds) if expected == world)
         for step in work.steps[place:]:
             step(study)
-        return [] if look(study) == work.worlds[-1] else ["the work cannot be finished"]
+        return [] if read_world(study) == work.worlds[-1] else ["the work cannot be finished"]
 
 
 def kill_everywhere(base: Path, work: Work, template: Path, writer: str, stride: int) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def kill_everywhere(base: Path, work: Work, template: Path, writer: str, stride:
     for number in range(0, len(points), stride):
         folder = base / f"kill-{number}"
         shutil.copytree(template, folder)
-        done, dead, _ = bury(*victim(folder, work, WRITERS[writer], number))
+        done, dead, _ = wait_for(*fork_worker(folder, work, WRITERS[writer], number))
         killed[points[number]] += dead
         failures += [f"{points[number]} ({number}): {wrong}" for wrong in judge(folder, work, done)]
     return {"kills": killed.total(), "points": killed, "failures": failures}
@@ -212,13 +212,13 @@ def kill_at_random(base: Path, work: Work, template: Path, writer: str, times: i
     """Kill a worker at any time."""
     chance = random.Random(7)  # noqa: S311
     shutil.copytree(template, base / "whole")
-    _, _, seconds = bury(*victim(base / "whole", work, WRITERS[writer]))
+    _, _, seconds = wait_for(*fork_worker(base / "whole", work, WRITERS[writer]))
     killed, failures = 0, []
     for number in range(times):
         folder = base / f"random-{number}"
         shutil.copytree(template, folder)
         after = max(chance.uniform(0, seconds), 1e-6)
-        done, dead, _ = bury(*victim(folder, work, WRITERS[writer], kill_after=after))
+        done, dead, _ = wait_for(*fork_worker(folder, work, WRITERS[writer], kill_after=after))
         killed += dead
         failures += [f"random kill {number}: {wrong}" for wrong in judge(folder, work, done)]
     return {"kills": killed, "points": {"any time": killed}, "failures": failures}

@@ -111,7 +111,7 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
     )
 
 
-def look(study: Study) -> World:
+def read_world(study: Study) -> World:
     """See what a study holds."""
     return {image_id: _see(study, image_id) for image_id in study.state.images}
 
@@ -132,7 +132,7 @@ def _see(study: Study, image_id: str) -> Seen:
 
 
 def differences(folder: Path, work: Work, done: int) -> list[str]:
-    """Open a study after a crash and say what is wrong.
+    """Open a study after a crash and return what is wrong.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def differences(folder: Path, work: Work, done: int) -> list[str]:
     with Study.open(folder, "am") as study:
         if study.problems:
             wrong.append(f"problems: {[str(problem) for problem in study.problems]}")
-        world = look(study)
+        world = read_world(study)
         allowed = work.worlds[done : done + 2]
         if world not in allowed:
             wrong.append(f"after {done} steps there is neither the old nor the new state")

@@ -46,7 +46,7 @@ def test_dice() -> None:
         dice(a, b[:2])
 
 
-def test_agreement_of_readers_over_images() -> None:
+def test_agreement_of_annotators_over_images() -> None:
     full, half, none = (np.zeros((2, 4), np.uint8) for _ in range(3))
     full[:], half[0] = 1, 1
     masks = [{"bo": full, "am": half}, {"am": full, "bo": full, "cy": none}, {"dee": full}]
@@ -78,7 +78,7 @@ def test_the_consensus_is_staple() -> None:
 
 
 @needs_simpleitk
-def test_two_good_readers_outvote_a_bad_one() -> None:
+def test_two_good_annotators_outvote_a_bad_one() -> None:
     good = disc(30, 40, 15)
     found = find_consensus({"am": good, "bo": good, "cy": disc(10, 10, 8)})
     assert np.array_equal(found.labels, good)
@@ -93,7 +93,7 @@ def test_a_consensus_of_one_class() -> None:
 
 
 @pytest.mark.parametrize("labels", [np.zeros((5, 6), np.uint8), np.ones((5, 6), np.uint8), disc(30, 40, 9)])
-def test_readers_who_agree_need_no_estimate(labels: np.ndarray) -> None:
+def test_annotators_who_agree_need_no_estimate(labels: np.ndarray) -> None:
     found = find_consensus({"am": labels, "bo": labels.copy()})
     assert np.array_equal(found.labels, labels)
     assert found.sensitivity == found.specificity == {"am": 1.0, "bo": 1.0}
@@ -107,7 +107,7 @@ def test_what_is_no_consensus() -> None:
         find_consensus({"am": disc(30, 40, 9), "bo": disc(30, 40, 9)[:4]})
 
 
-def test_without_simpleitk_the_reader_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_simpleitk_the_error_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(StudyError, match=r"napari-lesionseg\[agreement\]"):
         find_consensus({"am": disc(30, 40, 9), "bo": disc(30, 40, 8)})

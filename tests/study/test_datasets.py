@@ -49,7 +49,7 @@ def test_outlines_patients_and_classes_come_along(folder):
         np.testing.assert_array_equal(study.read_mask(image), labels)
 
 
-def test_what_a_reader_did_is_left_alone(folder):
+def test_what_an_annotator_saved_is_left_alone(folder):
     records = read_dataset(folder).records
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         first = next(iter(study.state.images))

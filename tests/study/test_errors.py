@@ -1,4 +1,4 @@
-"""Whatever the disk refuses, nothing is lost, the annotator is told, and saving again works once it can."""
+"""Whatever the disk refuses, nothing is lost, the annotator gets a message, and saving works again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenario import look, plan
+from scenario import plan, read_world
 from seam import Tap, fail_at
 
 from conftest import MEMORY, SHAPE, noise
@@ -86,7 +86,7 @@ def test_every_call_may_fail(
 
 
 def check_one_fault(study: Study, act: Callable[[Study], object], tap: Tap, name: str, error: int) -> None:
-    """Let an action fail once, look at the study, do it again."""
+    """Make an action fail once, check the study, do it again."""
     before, info, caught = study.state, study.info, None
     with tap:
         try:
@@ -108,10 +108,10 @@ def check_one_fault(study: Study, act: Callable[[Study], object], tap: Tap, name
     assert caught or name.startswith("after") or error == errno.EACCES or "replacing" in name, name
     if caught is not None:
         act(study)
-    world = look(study)
+    world = read_world(study)
     with Study.open(study.folder, "am") as again:
         assert again.problems == (), name
-        assert look(again) == world, name
+        assert read_world(again) == world, name
         assert again.info == study.info, name
         assert again.check() == (), name
     assert not list(study.folder.rglob("*.tmp")), name
@@ -141,19 +141,19 @@ def test_a_whole_round_of_work_while_the_disk_comes_and_goes(template: Path, tmp
     shutil.copytree(template, folder)
     with Study.open(folder, "am") as study:
         image_id = list(study.state.images)[2]
-        work = plan([image_id], 2, before={image_id: look(study)[image_id]})
+        work = plan([image_id], 2, before={image_id: read_world(study)[image_id]})
         for number, (step, world) in enumerate(zip(work.steps, work.worlds[1:], strict=True)):
             with contextlib.suppress(StudyError), Tap(folder, fail_at(number % 9, errno.EIO, lasting=True)):
                 step(study)
             step(study)
-            seen = look(study)[image_id]
+            seen = read_world(study)[image_id]
             assert (seen.status, seen.outline) == (world[image_id].status, world[image_id].outline)
     with Study.open(folder, "am") as again:
         assert again.state == study.state
         assert again.problems == ()
 
 
-def test_a_journal_that_cannot_be_read_is_reported_and_the_others_are_read(
+def test_an_event_file_that_cannot_be_read_is_reported_and_the_others_are_read(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "study"
@@ -234,19 +234,19 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights on folders")
-def test_a_read_only_study_can_be_looked_at(template: Path) -> None:
+def test_a_read_only_study_can_be_opened(template: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch).chmod(0o755)
         folder = Path(scratch) / "study"
         shutil.copytree(template, folder)
         with Study.open(folder, "am") as study:
-            expected = look(study)
+            expected = read_world(study)
         with read_only(folder), Study.open(folder, "am") as study:
-            assert look(study) == expected
+            assert read_world(study) == expected
             for act in (draw_and_approve, set_aside, bring_in):
                 with pytest.raises(StudyError, match="permission denied"):
                     act(study)
-            assert look(study) == expected
+            assert read_world(study) == expected
         draw_and_approve(study := Study.open(folder, "am"))
         assert study.check() == ()
 
@@ -287,7 +287,7 @@ sys.stdout.write(str(len(approved)))
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 @pytest.mark.parametrize(("limit", "fits"), [(40, False), (2000, True)], ids=["mask", "events"])
 def test_a_real_limit_on_what_can_be_written(template: Path, tmp_path: Path, limit: int, fits: bool) -> None:
-    """The system itself cuts a write short: of the mask, or in the middle of a journal's line."""
+    """The system itself cuts a write short: of the mask, or in the middle of a line of the event log."""
     folder = tmp_path / "study"
     shutil.copytree(template, folder)
     command = [sys.executable, "-c", FULL_DISK, str(folder), str(limit)]

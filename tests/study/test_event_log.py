@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def flagged(seq: int, /, **other: object) -> dict[str, object]:
-    """A line that is as it should be, unless told otherwise."""
+    """A valid line, unless fields are changed."""
     entry = Flagged(writer=WRITER, seq=seq, annotator="am", time=NOW, image_id=IMAGE, note=f"note {seq}")
     return {**json.loads(entry.model_dump_json()), **other}
 

@@ -178,13 +178,13 @@ def test_study_and_images_can_move_together(study: Study, images: list[str], tmp
 
 
 def replace_path(study: Study, path: str) -> None:
-    """Let the journal say that IMD2 is elsewhere."""
-    for journal in (study.folder / "events").iterdir():
-        journal.write_text(journal.read_text().replace('"path":"IMD2.png"', f'"path":"{path}"'))
+    """Change the event log so that IMD2 is elsewhere."""
+    for file in (study.folder / "events").iterdir():
+        file.write_text(file.read_text().replace('"path":"IMD2.png"', f'"path":"{path}"'))
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "a/../../secret.png"])
-def test_a_journal_cannot_lead_out_of_the_folder(study: Study, path: str) -> None:
+def test_an_event_cannot_lead_out_of_the_folder(study: Study, path: str) -> None:
     replace_path(study, path)
     with Study.open(study.folder, "am") as again:
         assert [state.name for state in again.state.images.values()] == ["IMD1", "IMD3"]

@@ -18,7 +18,7 @@ import pytest
 FULL_RUN = "LESIONSEG_KILLS" in os.environ
 
 pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the victims are forked"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers are forked"),
     pytest.mark.timeout(3600 if FULL_RUN else 300),
 ]
 
@@ -74,7 +74,7 @@ def test_the_power_cut_at_every_point(scratch: Path) -> None:
     assert found["kills"] >= (200 if FULL_RUN else 80)
 
 
-@pytest.mark.parametrize("writer", ["line_first", "mask_in_place", "journal_in_place"])
+@pytest.mark.parametrize("writer", ["line_first", "mask_in_place", "events_in_place"])
 def test_careless_writers_are_found_out(scratch: Path, writer: str) -> None:
     """The check above is worth something: it fails where saving is not done with care."""
     assert kill(scratch, "points", writer, stride=4)["failures"]

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scenario import Seen, World, look
+from scenario import Seen, World, read_world
 from seam import Tap, fail_at
 
 from conftest import MEMORY, SHAPE, noise
@@ -95,7 +95,7 @@ class Workday(RuleBasedStateMachine):
     def approve(self, number: int, seed: int) -> None:
         image_id, drawn = self.image_id(number), labels_of(seed).tobytes()
         self.act("approve", image_id, labels_of(seed))
-        self.sign(image_id, drawn)
+        self._approved(image_id, drawn)
 
     @rule(number=numbers)
     def approve_as_it_is(self, number: int) -> None:
@@ -103,9 +103,9 @@ class Workday(RuleBasedStateMachine):
         outline = self.world[image_id].outline
         if outline is not None:
             self.act("approve", image_id)
-            self.sign(image_id, outline)
+            self._approved(image_id, outline)
 
-    def sign(self, image_id: str, outline: bytes) -> None:
+    def _approved(self, image_id: str, outline: bytes) -> None:
         self.drawn.add(image_id)
         approved = (*self.world[image_id].approved, outline)
         self.see(image_id, status="approved", outline=outline, note="", approved=approved)
@@ -138,9 +138,9 @@ class Workday(RuleBasedStateMachine):
 
     @rule(torn=st.binary(max_size=30), number=numbers)
     def kill(self, torn: bytes, number: int) -> None:
-        """Leave what a killed writer leaves: half a line, half a mask, and no farewell."""
-        for journal in (self.study.folder / "events").iterdir():
-            with journal.open("ab") as stream:
+        """Leave what a killed writer leaves: half a line, half a mask, without closing the study."""
+        for file in (self.study.folder / "events").iterdir():
+            with file.open("ab") as stream:
                 stream.write(torn.replace(b"\n", b""))
         masks = self.study.folder / "masks" / self.image_id(number)
         masks.mkdir(exist_ok=True)
@@ -165,12 +165,12 @@ class Workday(RuleBasedStateMachine):
     @invariant()
     def all_is_as_it_must_be(self) -> None:
         if hasattr(self, "study"):
-            assert once(look(self.study)) == once(self.world)
+            assert once(read_world(self.study)) == once(self.world)
 
     def teardown(self) -> None:
         if hasattr(self, "study"):
             again = Study.open(self.study.folder, "cy")
-            assert once(look(again)) == once(self.world)
+            assert once(read_world(again)) == once(self.world)
             assert again.check() == ()
         shutil.rmtree(self.scratch)
 

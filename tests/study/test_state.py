@@ -89,7 +89,7 @@ def test_status(kinds: tuple[type[Any], ...], status: Status) -> None:
     assert status_after(*kinds) is status
 
 
-def test_no_lesion_is_not_the_same_as_not_looked_at() -> None:
+def test_no_lesion_is_not_the_same_as_unreviewed() -> None:
     assert status_after(NoLesion) is not status_after()
     assert Status.NO_LESION.done
     assert not Status.UNREVIEWED.done
@@ -133,7 +133,7 @@ def test_the_note_goes_with_the_flag() -> None:
         assert replay([*flagged, entry(kind, 2)]).images[IMAGES[0]].note == ""
 
 
-def test_a_verdict_stands_until_its_reader_goes_on() -> None:
+def test_a_verdict_stands_until_its_annotator_changes_the_image() -> None:
     entries = [
         entry(Added, 0),
         entry(Approved, 1),
@@ -158,7 +158,7 @@ def test_entries_about_an_image_nobody_added_wait() -> None:
     assert known.images[IMAGES[0]].status is Status.APPROVED
 
 
-def test_the_latest_session_of_each_reader_counts() -> None:
+def test_the_latest_session_of_each_annotator_counts() -> None:
     entries = [
         entry(Session, 2, image_id=IMAGES[1]),
         entry(Session, 1, image_id=IMAGES[0]),
@@ -227,7 +227,7 @@ def test_a_blinded_annotator_sees_only_their_own_work(entries: list[AnyEvent]) -
     )
 
 
-def test_a_new_entry_comes_after_all_that_was_seen_whatever_the_clock_says() -> None:
+def test_a_new_event_comes_after_all_known_ones_whatever_the_clock_says() -> None:
     ahead = entry(Approved, 1, second=10**9)
     state_store = StateStore("am", blinded=False)
     state_store.apply([entry(Added, 0), ahead])

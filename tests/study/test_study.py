@@ -20,7 +20,7 @@ from napari_lesionseg.types import Click
 MODEL = "c" * 64
 
 
-def test_an_image_from_first_look_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
+def test_an_image_from_prediction_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
     image_id = images[0]
     provenance = Provenance(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
     assert study.state.images[image_id].status is Status.UNREVIEWED
@@ -108,8 +108,8 @@ def test_other_programs_can_read_the_folder(study: Study, images: list[str], out
     path = study.folder / "masks" / images[0] / f"{entry.revision}.png"
     assert path == study.revision_path(entry)
     assert np.array_equal(np.asarray(Image.open(path)), outline * 255)
-    journals = [file.read_text() for file in (study.folder / "events").iterdir()]
-    lines = [json.loads(line) for text in journals for line in text.splitlines()]
+    texts = [file.read_text() for file in (study.folder / "events").iterdir()]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     assert {line["event"] for line in lines} == {"added", "approved"}
     assert json.loads((study.folder / "study.json").read_text())["classes"][0]["name"] == "lesion"
 
@@ -243,7 +243,7 @@ def test_a_mask_never_lands_on_another_image(study: Study, images: list[str], ou
     assert [problem.file for problem in study.check()] == [f"masks/{images[0]}/{first.revision}.png"]
 
 
-def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_signed(
+def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_approved(
     study: Study, images: list[str], outline: np.ndarray
 ) -> None:
     entry = study.approve(images[0], outline).approved
@@ -255,7 +255,7 @@ def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_signed(
 
 
 def forge(study: Study, **change: object) -> Study:
-    """Change the last line of the journal with outlines, and open the study anew."""
+    """Change the last event, and open the study again."""
     for path in (study.folder / "events").iterdir():
         lines = path.read_text().splitlines()
         last = json.loads(lines[-1])
@@ -346,7 +346,7 @@ def test_links_in_the_place_of_folders_are_not_followed(study: Study, tmp_path: 
 # ------------------------------------------------------------------------------- two annotators
 
 
-def test_readers_see_each_others_work(study: Study, images: list[str], outline: np.ndarray) -> None:
+def test_annotators_see_each_others_work(study: Study, images: list[str], outline: np.ndarray) -> None:
     with Study.open(study.folder, "bo") as other:
         study.approve(images[0], outline)
         assert other.state.images[images[0]].status is Status.UNREVIEWED
@@ -375,7 +375,7 @@ def blinded(tmp_path: Path, make_images: Callable[..., Path]) -> Study:
     return Study.create(tmp_path / "blinded", "am", paths=make_images(), blinded=True)
 
 
-def test_blinded_readers_do_not(blinded: Study, outline: np.ndarray) -> None:
+def test_blinded_annotators_do_not_see_each_others_work(blinded: Study, outline: np.ndarray) -> None:
     images = list(blinded.state.images)
     blinded.approve(images[0], outline)
     blinded.flag(images[1], "look!")
