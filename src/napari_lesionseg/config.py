@@ -59,7 +59,7 @@ class AugmentConfig(Settings):
 
 
 class LearningConfig(Settings):
-    """What every kind of training has in common: how a network learns from a step's images."""
+    """Settings that training and fine-tuning share."""
 
     max_seconds: float | None = Field(None, gt=0, description="Budget in seconds; None: no limit.")
     batch_size: int = Field(
@@ -68,7 +68,7 @@ class LearningConfig(Settings):
     frozen_stages: int = Field(
         2,
         ge=0,
-        description="Stages of a pretrained encoder, finest first, that stay as they are; they cost most.",
+        description="Stages of a pretrained encoder, finest first, that are not trained.",
     )
     encoder_lr: float = Field(4e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
     decoder_lr: float = Field(2e-3, gt=0, description="Peak learning rate of everything else.")
@@ -85,13 +85,13 @@ class LearningConfig(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     class_weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(
         None,
-        description="How much the pixels of each class count, background first; None: all alike.",
+        description="Weight of each class, background first; None: all equal.",
     )
     click_fraction: float = Field(
         0.5, ge=0, le=1, description="Share of the images of a step that get simulated clicks."
     )
     click_rounds: int = Field(4, ge=1, description="Most rounds of simulated clicks in a step.")
-    freeze_norm: bool = Field(False, description="Keep the statistics of batch normalization as they are.")
+    freeze_norm: bool = Field(False, description="Do not update the batch normalization statistics.")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device has arithmetic for it, otherwise float32."
@@ -101,7 +101,7 @@ class LearningConfig(Settings):
 
 
 class TrainConfig(LearningConfig):
-    """Everything that decides a training run, apart from the images."""
+    """Settings of a training run."""
 
     arch: str = Field("lite-unet", description="Name of the network.")
     arch_settings: dict[str, int] = Field(
@@ -110,9 +110,9 @@ class TrainConfig(LearningConfig):
     pretrained: bool = Field(
         True, description="Start the encoder from ImageNet weights where the network has them."
     )
-    epochs: int = Field(30, ge=1, description="Times every image is seen.")
+    epochs: int = Field(30, ge=1, description="Passes over the images.")
     start_weight: float = Field(
-        0.0, ge=0, lt=1, description="Share of the weights it started from in the weights that are kept."
+        0.0, ge=0, lt=1, description="Share of the initial weights in the final weights."
     )
     sizes: tuple[tuple[float, int], ...] = Field(
         ((0.0, 256),),
@@ -121,15 +121,15 @@ class TrainConfig(LearningConfig):
 
 
 class ExpertConfig(Settings):
-    """How a model learns from images of a kind of their own, where nothing can be forgotten."""
+    """How a new expert is trained on images of a new domain."""
 
     interpolations: tuple[float, ...] = Field(
         (0.5,),
         min_length=1,
-        description="Shares of the way from old to new weights that are tried on the held-out images.",
+        description="Interpolations between old (0) and new (1) weights to compare on the held-out images.",
     )
     refit_interpolation: float = Field(
-        0.75, gt=0, le=1, description="Share of the way for what has learned from all images."
+        0.75, gt=0, le=1, description="Interpolation after training on all images."
     )
     size_fraction: float = Field(
         0.75, gt=0, le=1, description="Side of the training images, as a share of the model's own."
@@ -140,46 +140,46 @@ class ExpertConfig(Settings):
     refit: float = Field(
         3.4,
         ge=0,
-        description="Steps with all images at the end, for each step of the copies that are measured.",
+        description="Final steps on all images, per step of a cross-validation model.",
     )
     recognized: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of the held-out images that must be told from the model's training images.",
+        description="Share of held-out images that must look different from the training data.",
     )
 
 
 class FineTuneConfig(LearningConfig):
-    """How a model learns from an annotator's corrected images.
+    """How a model is fine-tuned on an annotator's corrected images.
 
     See ``docs/explanation/fine-tuning.md`` for what was tried, and what was not.
     """
 
     epochs: int | None = Field(
-        None, ge=1, description="Times every image is seen; None: as often as does good for their number."
+        None, ge=1, description="Passes over the images; None: chosen from their number."
     )
-    rounds: int = Field(8, ge=1, description="Points of the curve: how often it is measured.")
+    rounds: int = Field(8, ge=1, description="How often the held-out images are scored.")
     patience: float = Field(
         0.5, gt=0, description="Stop early after this share of the rounds without a better held-out score."
     )
     folds: int = Field(
         3,
         ge=2,
-        description="Parts the images are dealt into; each copy of the network learns from all but one.",
+        description="Folds of the cross-validation.",
     )
     interpolations: tuple[float, ...] = Field(
         (0.25, 0.5),
         min_length=1,
-        description="Shares of the way from old to new weights that are tried on the held-out images; "
-        "those of `expert` for images of a kind of their own.",
+        description="Interpolations between old (0) and new (1) weights that are compared on the held-out "
+        "images; for a new domain, those of `expert`.",
     )
     expert: ExpertConfig | None = Field(
         ExpertConfig(),
-        description="Images of a kind of their own get weights of their own; None: they never do.",
+        description="Settings for images of a new domain, which get an expert; None: no experts.",
     )
     unmeasured_interpolation: float = Field(
-        0.5, gt=0, le=1, description="Share of the way that is gone when no image can be held out."
+        0.5, gt=0, le=1, description="Interpolation when no image can be held out."
     )
     size: int | None = Field(None, ge=32, description="Side of the training images; None: the model's own.")
     batch_size: int = Field(4, ge=1, description="Images a step.")
@@ -191,7 +191,7 @@ class FineTuneConfig(LearningConfig):
         0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off."
     )
     label_smoothing: float = Field(0.02, ge=0, lt=0.5)
-    freeze_norm: bool = Field(True, description="Keep the statistics of batch normalization as they are.")
+    freeze_norm: bool = Field(True, description="Do not update the batch normalization statistics.")
 
     @classmethod
     def from_train_config(cls, config: LearningConfig) -> FineTuneConfig:

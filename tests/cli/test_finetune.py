@@ -161,7 +161,7 @@ def test_continue_after_an_interruption(
         (["--epochs", "0"], "epochs"),
         (["--seconds", "-1"], "max_seconds"),
         (["--set", "speed=3"], "speed"),
-        (["--resume"], "could be continued"),
+        (["--resume"], "can be resumed"),
         (["--model", "nobody-has-this"], "no model"),
         (["--masks", "a", "b"], "one folder of masks for each"),
     ],

@@ -122,7 +122,7 @@ def test_broken_image_is_named(
     [
         ("recipe.json", ["--epochs", "0"], "epochs"),
         ("recipe.json", ["--set", "speed=3"], "speed"),
-        ("recipe.json", ["--resume"], "could be continued"),
+        ("recipe.json", ["--resume"], "can be resumed"),
         ("recipe.json", ["--arch", "transformer"], "transformer"),
         ("recipe.json", ["--arch", "lite-unet-experts"], "come from fine-tuning; train 'lite-unet'"),
         ("recipe.json", ["--set", "arch=lite-unet-experts"], "come from fine-tuning"),

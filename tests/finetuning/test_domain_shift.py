@@ -90,27 +90,27 @@ def finished(tuning: FineTuning) -> FineTuning:
     return tuning
 
 
-class TestFindingOut:
+class TestAssignment:
     def find(self, model: Model, pairs: list[CachedPair], config: FineTuneConfig = QUICK) -> int:
         described = {pair.stem: model.describe(pair.image) for pair in pairs}
         stems = [pair.stem for pair in pairs]
         folds = [(stems[::2], stems[1::2]), (stems[1::2], stems[::2])]
         return assign_expert(model, folds, described, config).expert_index  # type: ignore[arg-type]
 
-    def test_another_kind_gets_weights_of_its_own(self, model: Model, others: list[CachedPair]) -> None:
+    def test_a_new_domain_gets_an_expert(self, model: Model, others: list[CachedPair]) -> None:
         assert self.find(model, others) == 1
 
-    def test_the_old_kind_does_not(self, model: Model) -> None:
+    def test_the_known_domain_does_not(self, model: Model) -> None:
         assert self.find(model, [draw(number) for number in range(8)]) == 0
 
-    def test_nor_where_it_is_switched_off_or_unknown(self, model: Model, others: list[CachedPair]) -> None:
+    def test_no_expert_if_turned_off_or_without_statistics(
+        self, model: Model, others: list[CachedPair]
+    ) -> None:
         assert self.find(model, others, QUICK.model_copy(update={"expert": None})) == 0
         unknown = Model(model.network, model.card.model_copy(update={"domain": None}), "cpu")
         assert self.find(unknown, others) == 0
 
-    def test_nor_where_too_little_or_something_else_is_known(
-        self, model: Model, others: list[CachedPair]
-    ) -> None:
+    def test_no_expert_for_few_or_foreign_statistics(self, model: Model, others: list[CachedPair]) -> None:
         domain = model.card.domain
         assert domain is not None
         few = domain.model_copy(update={"images": FEWEST_IMAGES - 1})
@@ -119,7 +119,7 @@ class TestFindingOut:
             card = model.card.model_copy(update={"domain": known})
             assert self.find(Model(model.network, card, "cpu"), others) == 0
 
-    def test_what_describes_images_does_not_learn(self, model: Model) -> None:
+    def test_stages_that_describe_images_are_frozen(self, model: Model) -> None:
         learning = QUICK.model_copy(update={"frozen_stages": 0})
         assert ExpertAssignment(domain=model.card.domain).settings(learning, SIDE).frozen_stages == 2
         assert ExpertAssignment().settings(learning, SIDE).frozen_stages == 0
@@ -128,18 +128,18 @@ class TestFindingOut:
             == 0
         )
 
-    def test_a_single_image_tells_nothing(self, model: Model, others: list[CachedPair]) -> None:
+    def test_a_single_image_gets_no_expert(self, model: Model, others: list[CachedPair]) -> None:
         described = {others[0].stem: model.describe(others[0].image)}
         found = assign_expert(model, [([others[0].stem], [])], described, QUICK)  # type: ignore[arg-type]
         assert found.expert_index == 0
 
-    def test_a_network_without_words_for_images(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_a_network_that_cannot_describe_images(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         assert measure_domain(tiny_model, (disc.image for disc in discs)) is None
         assert fine_tune(tiny_model, discs, QUICK).prepare().new_domain_images is None
 
 
 class TestLearning:
-    def test_the_old_kind_is_outlined_as_before(
+    def test_predictions_for_the_old_domain_do_not_change(
         self, model: Model, tuned: FineTuning, others: list[CachedPair]
     ) -> None:
         new, old_kind, new_kind = tuned.candidate().model, draw(50).image, draw_other(51).image
@@ -165,7 +165,7 @@ class TestLearning:
         assert candidate.comparison is not None
         assert len(candidate.comparison.images) == len(others)
 
-    def test_who_stops_gets_what_was_measured(self, model: Model, others: list[CachedPair]) -> None:
+    def test_stopping_skips_the_refit(self, model: Model, others: list[CachedPair]) -> None:
         tuning = fine_tune(model, others, QUICK)
         next(tuning)
         tuning.stop()
@@ -173,9 +173,7 @@ class TestLearning:
         assert all(result.validation for result in tuning.candidate().rounds)
         assert tuning.candidate().interpolation in OWN.interpolations
 
-    def test_it_can_be_saved_and_goes_on_learning_in_its_place(
-        self, tuned: FineTuning, tmp_path: Path
-    ) -> None:
+    def test_an_expert_can_be_saved_and_trained_further(self, tuned: FineTuning, tmp_path: Path) -> None:
         tuned.candidate().save(tmp_path / "two.safetensors")
         two = load_model(tmp_path / "two.safetensors", "cpu")
         assert isinstance(two.network, ExpertNetwork)
@@ -188,14 +186,14 @@ class TestLearning:
         changed = network.expert(1).state_dict()["head.weight"]
         assert not torch.equal(changed, two.network.expert(1).state_dict()["head.weight"])
 
-    def test_a_third_kind_gets_a_third_expert(self, tuned: FineTuning, others: list[CachedPair]) -> None:
+    def test_a_third_domain_gets_a_third_expert(self, tuned: FineTuning, others: list[CachedPair]) -> None:
         noisy = [draw_third(number) for number in range(6)]
         third = finished(fine_tune(tuned.candidate().model, noisy, QUICK)).candidate().model
         kinds = [draw(60).image, others[0].image, noisy[0].image]
         assert isinstance(third.network, ExpertNetwork)
         assert [int(third.network.choose(third.network_input(image))) for image in kinds] == [0, 1, 2]
 
-    def test_going_on_after_a_crash_while_it_learns_from_all(
+    def test_resuming_the_refit_after_a_crash(
         self, model: Model, others: list[CachedPair], tmp_path: Path
     ) -> None:
         whole = finished(fine_tune(model, others, QUICK, state_path=tmp_path / "whole"))

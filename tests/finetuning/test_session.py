@@ -114,17 +114,17 @@ class TestLearning:
         assert loaded.card == tuning.candidate().model.card
 
     def test_worse_is_not_offered(self, tiny_model: Model, discs: list[CachedPair]) -> None:
-        taught = fine_tune(tiny_model, discs, ENOUGH)
-        list(taught)
+        trained = fine_tune(tiny_model, discs, ENOUGH)
+        list(trained)
         wrong = [disc._replace(labels=1 - disc.labels) for disc in discs]
         right = [disc._replace(stem=f"right-{disc.stem}") for disc in discs]
-        spoilt = fine_tune(taught.candidate().model, wrong, ENOUGH, held_out=right)
-        list(spoilt)
-        candidate = spoilt.candidate()
+        spoiled = fine_tune(trained.candidate().model, wrong, ENOUGH, held_out=right)
+        list(spoiled)
+        candidate = spoiled.candidate()
         assert not candidate.offered
         assert "no better" in candidate.reason
 
-    def test_empty_masks_teach(self, tiny_model: Model, disc: Callable[..., CachedPair]) -> None:
+    def test_empty_masks_are_learned(self, tiny_model: Model, disc: Callable[..., CachedPair]) -> None:
         empty = [disc(number, empty=True) for number in range(4)]
         tuning = fine_tune(tiny_model, empty, QUICK.model_copy(update={"epochs": 30}))
         list(tuning)
@@ -146,8 +146,8 @@ class TestLearning:
         assert config.encoder_lr < TrainConfig().encoder_lr
         assert FineTuneConfig.from_train_config(QUICK) is QUICK
 
-    def test_old_weights_are_a_share_of_the_new(self, tiny_model: Model, discs: list[CachedPair]) -> None:
-        """Half the way gives the middle between old and new."""
+    def test_weights_are_interpolated(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+        """0.5 is the middle between old and new weights."""
         made = {}
         for share in (0.5, 1.0):
             config = QUICK.model_copy(update={"interpolations": (share,), "patience": 1.0})
@@ -171,7 +171,9 @@ class TestHoldingOut:
         assert sorted(plan.held_out) == sorted(disc.stem for disc in discs)
         assert (plan.images, plan.folds) == (5, 3)
 
-    def test_one_image_is_enough_but_tells_nothing(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_one_image_is_enough_but_cannot_be_held_out(
+        self, tiny_model: Model, discs: list[CachedPair]
+    ) -> None:
         tuning = fine_tune(tiny_model, discs[:1], QUICK)
         results = list(tuning)
         candidate = tuning.candidate()
@@ -181,7 +183,7 @@ class TestHoldingOut:
         assert "held out" in candidate.reason
         assert not same_weights(weights(candidate.model), weights(tiny_model))
 
-    def test_patients_are_not_torn_apart(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_images_of_a_patient_stay_together(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         items = [SplitItem(disc.stem, patient="AAABB"[number]) for number, disc in enumerate(discs)]
         plan = fine_tune(tiny_model, discs, QUICK, items=items).prepare()
         folds = [{disc.stem for disc in discs[:3]}, {disc.stem for disc in discs[3:]}]
@@ -224,13 +226,13 @@ class TestInput:
             write_mask(pair.mask, disc.labels)
         return pairs
 
-    def test_files_teach_as_arrays_do(
+    def test_files_and_arrays_give_the_same_curve(
         self, tiny_model: Model, discs: list[CachedPair], files: list[Pair]
     ) -> None:
         from_files, from_arrays = fine_tune(tiny_model, files, QUICK), fine_tune(tiny_model, discs, QUICK)
         assert curve(list(from_files)) == curve(list(from_arrays))
 
-    def test_broken_image_is_named_and_the_others_teach(self, tiny_model: Model, files: list[Pair]) -> None:
+    def test_a_broken_image_is_reported_and_skipped(self, tiny_model: Model, files: list[Pair]) -> None:
         files[1].image.write_bytes(b"no image")
         files[2].mask.unlink()
         tuning = fine_tune(tiny_model, files, QUICK)
@@ -297,7 +299,7 @@ class TestDriving:
             break
         assert tuning.candidate().rounds
 
-    def test_closing_gives_up(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_close_cancels(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         tuning = fine_tune(tiny_model, discs, QUICK)
         tuning.prepare()
         tuning.close()
@@ -305,7 +307,7 @@ class TestDriving:
         with pytest.raises(TrainingError, match="Nothing has been learned"):
             tuning.candidate()
 
-    def test_threads_are_given_back(self, tiny_model: Model, discs: list[CachedPair]) -> None:
+    def test_thread_count_is_restored(self, tiny_model: Model, discs: list[CachedPair]) -> None:
         before = torch.get_num_threads()
         tuning = fine_tune(tiny_model, discs, QUICK.model_copy(update={"num_threads": 1}))
         tuning.prepare()
@@ -331,7 +333,7 @@ class TestDriving:
         assert len(list(fine_tune(tiny_model, discs, config))) == 3
 
     @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to ...")])
-    def test_want_of_memory_is_explained(
+    def test_out_of_memory_is_explained(
         self, tiny_model: Model, discs: list[CachedPair], monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
         tuning = fine_tune(tiny_model, discs, QUICK)
@@ -376,7 +378,7 @@ class TestBudget:
         return wait
 
     @pytest.mark.parametrize("seconds", [20.0, 40.0])
-    def test_it_says_what_it_takes_and_keeps_to_it(
+    def test_the_plan_and_the_run_keep_to_the_budget(
         self, tiny_model: Model, discs: list[CachedPair], ticking: Callable[[float], None], seconds: float
     ) -> None:
         config = QUICK.model_copy(update={"epochs": 1000, "max_seconds": seconds})
@@ -388,7 +390,7 @@ class TestBudget:
         spent = tuning.candidate().model.card.training["seconds"]
         assert 0.8 * seconds < spent <= seconds
 
-    def test_it_becomes_shorter_on_a_machine_that_got_slow(
+    def test_a_slow_machine_takes_fewer_steps(
         self, tiny_model: Model, discs: list[CachedPair], ticking: Callable[[float], None]
     ) -> None:
         tuning = fine_tune(tiny_model, discs, QUICK.model_copy(update={"epochs": 1000, "max_seconds": 60}))
@@ -478,7 +480,7 @@ class TestContinuing:
         for name, tensor in weights(again.candidate().model).items():
             torch.testing.assert_close(tensor, weights(expected.candidate().model)[name])
 
-    def test_what_is_unfinished_can_be_told(
+    def test_a_checkpoint_can_be_found_and_deleted(
         self, tiny_model: Model, discs: list[CachedPair], tmp_path: Path
     ) -> None:
         path = tmp_path / "run.state.safetensors"
@@ -532,7 +534,7 @@ class TestContinuing:
             fine_tune(new_model(seed=1), discs, QUICK, state_path=path, resume=True)
         with pytest.raises(TrainingError, match="other settings"):
             fine_tune(tiny_model, discs, state_path=path, resume=True)
-        with pytest.raises(TrainingError, match="could be continued"):
+        with pytest.raises(TrainingError, match="can be resumed"):
             fine_tune(tiny_model, discs, QUICK, state_path=tmp_path / "none", resume=True)
         with pytest.raises(TrainingError, match="where"):
             fine_tune(tiny_model, discs, QUICK, resume=True)
@@ -545,7 +547,7 @@ class TestContinuing:
         with pytest.raises(TrainingError):
             fine_tune(tiny_model, discs, QUICK, state_path=path, resume=True)
 
-    def test_full_disk_costs_the_way_back_only(
+    def test_a_full_disk_does_not_stop_the_training(
         self, tiny_model: Model, discs: list[CachedPair], tmp_path: Path
     ) -> None:
         tuning = fine_tune(tiny_model, discs, QUICK, state_path=tmp_path / "no folder" / "run.safetensors")

@@ -10,7 +10,7 @@ import torch
 
 from napari_lesionseg.training.resources import (
     BACKGROUND_NICENESS,
-    NOT_HELD_OUT,
+    NO_FULL_COLLECTION,
     SHORT_SECONDS,
     ContentionWatch,
     background_threads,
@@ -89,7 +89,7 @@ def test_old_objects_are_left_in_peace_for_a_while() -> None:
     with short_holds():
         with short_holds():
             pass
-        assert gc.get_threshold() == (*before[0][:2], NOT_HELD_OUT)
+        assert gc.get_threshold() == (*before[0][:2], NO_FULL_COLLECTION)
         assert sys.getswitchinterval() <= SHORT_SECONDS * 1.01
         assert gc.isenabled()
     assert (gc.get_threshold(), sys.getswitchinterval()) == before

@@ -205,7 +205,7 @@ class TestState:
         damaged.write_bytes(b"12345678 no state")
         save_file({"a": torch.zeros(2)}, foreign)
         for path in (tmp_path / "missing", damaged, foreign):
-            with pytest.raises(TrainingError, match="could be continued"):
+            with pytest.raises(TrainingError, match="can be resumed"):
                 new_trainer().load_state(path)
 
     def test_state_of_another_network(

@@ -1,4 +1,4 @@
-"""The state of an unfinished fine-tuning on disk: one safetensors file, written whole or not at all."""
+"""The checkpoint of a fine-tuning: one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_lesionseg.training.trainer import EpochResult, ValidationScores
 
 STATE_KEY = "lesionseg_fine_tuning"
 REFIT = "refit."
-"""Before the names of the tensors of the copy that learns from all images."""
+"""Prefix of the tensors of the model that is trained on all images."""
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 ALIGNMENT = 8
 
@@ -50,24 +50,24 @@ class SavedRound(Settings):
 
     @classmethod
     def of(cls, result: EpochResult) -> SavedRound:
-        """Take over a result."""
+        """Convert an `EpochResult`."""
         return cls.model_validate(dataclasses.asdict(result))
 
     def result(self) -> EpochResult:
-        """Give the result back."""
+        """Convert back to an `EpochResult`."""
         scores = ValidationScores(**self.validation.model_dump()) if self.validation else None
         return EpochResult(**self.model_dump(exclude={"validation"}), validation=scores)
 
 
 class FineTuneCheckpoint(Settings):
-    """What is known of an unfinished fine-tuning without loading its weights."""
+    """The state of a fine-tuning, without its weights."""
 
     parent: str = Field(description="Hash of the weights it started from.")
     model: str = Field("", description="Name of the model it started from.")
     images: tuple[str, ...] = Field(description="Hashes of the images with their masks, in their order.")
     folds: tuple[int, ...] = Field(description="The fold that each image is held out in; -1: in none.")
     config: FineTuneConfig
-    steps: int = Field(ge=1, description="Steps of each copy of the network in all.")
+    steps: int = Field(ge=1, description="Total steps of each fold's model.")
     per_round: int = Field(ge=1, description="Steps between two points of the curve.")
     refit_steps: int = Field(0, ge=0, description="Steps with all images that follow.")
     batch_size: int = Field(ge=1, description="Images a step.")
@@ -83,9 +83,9 @@ class FineTuneCheckpoint(Settings):
     @property
     def progress(self) -> float:
         """Share that is done, 0 to 1."""
-        copies = max([0, *self.folds]) + 1
-        done = self.step * copies + (self.refit.step if self.refit else 0)
-        return done / (self.steps * copies + self.refit_steps)
+        models = max([0, *self.folds]) + 1
+        done = self.step * models + (self.refit.step if self.refit else 0)
+        return done / (self.steps * models + self.refit_steps)
 
 
 def write_finetune_checkpoint(path: Path, state: FineTuneCheckpoint, tensors: Mapping[str, Tensor]) -> None:
@@ -122,18 +122,7 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryv
 
 
 def find_checkpoint(path: Path) -> FineTuneCheckpoint | None:
-    """Tell whether there is a fine-tuning that could be continued.
-
-    Parameters
-    ----------
-    path : Path
-        Where its state would be.
-
-    Returns
-    -------
-    Unfinished or None
-        None if there is none, or none that can be read.
-    """
+    """Return the checkpoint of a fine-tuning that can be resumed; None if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return _parse(file.metadata())
@@ -154,7 +143,7 @@ def read_finetune_checkpoint(path: Path) -> tuple[FineTuneCheckpoint, dict[str, 
             state = _parse(file.metadata())
             return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} holds no fine-tuning that could be continued.") from error
+        raise TrainingError(f"{path} is not a fine-tuning that can be resumed.") from error
 
 
 def _parse(metadata: dict[str, str] | None) -> FineTuneCheckpoint:
@@ -162,4 +151,6 @@ def _parse(metadata: dict[str, str] | None) -> FineTuneCheckpoint:
         fields: Any = json.loads((metadata or {})[STATE_KEY])
         return FineTuneCheckpoint.model_validate(fields)
     except (KeyError, ValueError, ValidationError, RecursionError) as error:
-        raise TrainingError("The saved fine-tuning is damaged or of another version; start anew.") from error
+        raise TrainingError(
+            "The saved fine-tuning is damaged or from another version. Start again."
+        ) from error

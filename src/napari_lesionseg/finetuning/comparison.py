@@ -1,4 +1,4 @@
-"""Old against new: two models on the same images, paired image by image."""
+"""Compare two models on the same images, and decide whether to offer the new one."""
 
 from __future__ import annotations
 
@@ -33,17 +33,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPrediction:
-    """An image with a model's outline, and how good it is.
-
-    Parameters
-    ----------
-    pair : CachedPair
-        The image and its true labels.
-    labels : ndarray, shape (H, W), uint8
-        The model's outline, as class indices.
-    scores : ImageScores
-        All classes together against the background.
-    """
+    """An image with a model's outline, and how good it is."""
 
     pair: CachedPair
     labels: LabelImage
@@ -52,13 +42,7 @@ class ScoredPrediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageChange:
-    """One image under the old and the new model.
-
-    Parameters
-    ----------
-    before, after : ScoredPrediction
-        By the old and by the new model.
-    """
+    """One image under the old and the new model."""
 
     before: ScoredPrediction
     after: ScoredPrediction
@@ -78,15 +62,7 @@ class ImageChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A score under two models.
-
-    Parameters
-    ----------
-    before, after : float
-        Means over the images.
-    difference : Estimate
-        Mean of the paired differences, after minus before, with a 95 % interval over images.
-    """
+    """A score under two models."""
 
     before: float
     after: float
@@ -138,18 +114,7 @@ class Comparison:
 def predict_pair(
     model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None, *, augment: bool = True
 ) -> ScoredPrediction:
-    """Outline an image as a user would get it, and score the outline.
-
-    Parameters
-    ----------
-    model : Model
-    pair : CachedPair
-        Pixels labeled 255 count for nothing.
-    postprocess : PostprocessConfig, optional
-        How outlines are cleaned; the default settings if left out.
-    augment : bool
-        See `Model.predict`.
-    """
+    """Outline an image as a user would get it, and score the outline."""
     config = postprocess or PostprocessConfig()
     level = resolve_threshold(None, config, model.card.threshold)
     labels = clean_up(model.predict(pair.image, augment=augment), config, level)
@@ -162,20 +127,11 @@ def compare(
 ) -> Comparison:
     """Compare outlines of the same images.
 
-    Parameters
-    ----------
-    before, after : sequence of ScoredPrediction
-        By the old and the new model, in the same order.
-    seed : int
-        Seed of the bootstrap; the same seed gives the same intervals.
-
     Raises
     ------
     TrainingError
         If there are no images, or they are not the same.
 
-    Notes
-    -----
     The interval of a difference is a percentile bootstrap over images: what varies from one image to the
     next alike under both models cancels out, so that a small gain shows with few images.
     """
@@ -199,7 +155,7 @@ def iter_compare(
 
 
 def collect_changes(changes: Sequence[ImageChange]) -> Comparison:
-    """Sum up what `iter_compare` gave.
+    """Summarize the results of `iter_compare`.
 
     Raises
     ------
@@ -227,7 +183,7 @@ def _change(old: NDArray[np.float64], new: NDArray[np.float64], seed: int) -> Ch
 
 
 def _estimate(values: NDArray[np.float64], seed: int) -> Estimate:
-    """Mean with its interval; a single image tells nothing of the spread."""
+    """Mean with its interval; a single image has none."""
     if len(values) < 2:
         return Estimate(float(values.mean()), None, None)
     interval = stats.bootstrap(
@@ -245,7 +201,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-ENOUGH = 0.9  # of the best gain: a shorter way that keeps this much is taken, as it forgets less
+ENOUGH = 0.9  # share of the best gain: a smaller interpolation that keeps it forgets less
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,11 +215,11 @@ class Candidate:
     comparison : Comparison or None
         Old against new on images that the outlines' model had not seen; None if none could be held out.
     offered : bool
-        Whether the held-out images say that it is better.
+        Whether it is better on the held-out images.
     reason : str
         One sentence on that.
     interpolation : float
-        How far it went from the old weights to the new, 0 to 1.
+        Between the old weights (0) and the new (1).
     rounds : tuple of EpochResult
         The curve.
     """
@@ -289,20 +245,7 @@ class Candidate:
 def choose_interpolation(
     before: Sequence[ScoredPrediction], after: Mapping[float, Sequence[ScoredPrediction]]
 ) -> float:
-    """Choose how far to go from the old weights to the new.
-
-    Parameters
-    ----------
-    before : sequence of ScoredPrediction
-        The held-out images by the old model.
-    after : mapping
-        The same by the copies, for each share of the way.
-
-    Returns
-    -------
-    float
-        The smallest share with at least nine tenths of the best gain in mean Jaccard.
-    """
+    """Return the smallest interpolation with at least `ENOUGH` of the best gain in mean Jaccard."""
     start = mean_jaccard(before)
     gains = {share: mean_jaccard(outlined) - start for share, outlined in after.items()}
     best = max(gains.values())
@@ -317,9 +260,9 @@ def mean_jaccard(outlined: Sequence[ScoredPrediction]) -> float:
 
 
 def judge(comparison: Comparison | None) -> tuple[bool, str]:
-    """Say whether a candidate is to be offered, and why, in one sentence."""
+    """Return whether to offer a candidate, and the reason in one sentence."""
     if comparison is None:
-        return False, "No image could be held out, so nothing tells whether the new model is better."
+        return False, "No image could be held out, so it is unknown whether the new model is better."
     before, after = comparison.dice.before, comparison.dice.after
     figures = f"Dice {before:.3f} before, {after:.3f} after, on {len(comparison.images)} held-out images"
     if comparison.better:
@@ -330,19 +273,7 @@ def judge(comparison: Comparison | None) -> tuple[bool, str]:
 def describe_training(
     parent: Model, config: FineTuneConfig, hashes: Sequence[str], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make the record of a fine-tuning for the card: nothing in it tells a patient's name.
-
-    Parameters
-    ----------
-    parent : Model
-        What it started from.
-    config : FineTuneConfig
-        How it learned.
-    hashes : sequence of str
-        Of the images with their masks.
-    facts : mapping
-        Further entries.
-    """
+    """Return the record of a fine-tuning for the card, without image names: they may identify patients."""
     return {
         "method": "fine-tuning",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

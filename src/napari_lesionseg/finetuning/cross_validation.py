@@ -1,8 +1,8 @@
-"""Copies of one model that learn from different images and become one model again.
+"""Cross-validation: one model per fold, and the mean of their weights.
 
-Each copy learns from all images but those of its fold, so that every image can be measured by a copy that
-has not seen it. The mean of the copies' weights has learned from all of them, and costs no further training:
-copies that start from the same weights stay close enough for their mean to be as good as they are, or better
+Each model is trained on all images outside its fold, so every image is scored by a model that has not seen
+it. The mean of the weights has seen all images and needs no further training: models that start from the same
+weights stay close enough for their mean to be as good as each of them, or better
 (Wortsman et al. 2022, "Model soups", arXiv:2203.05482).
 """
 
@@ -26,12 +26,12 @@ from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
 from napari_lesionseg.training.learner import Learner
 
 Weights: TypeAlias = tuple[dict[str, Tensor], ...]
-"""What training may change, by name, of each copy; on the processor."""
+"""Trainable tensors by name, one mapping per fold; on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """What one copy learns from, and what it is measured on."""
+    """Images to train on and images to score."""
 
     learn: tuple[CachedPair, ...]
     held_out: tuple[CachedPair, ...]
@@ -40,29 +40,12 @@ class Fold:
 NOT_HELD_OUT = -1
 """Fold of an image that is never held out."""
 MIN_FOR_SINGLE_SPLIT = 60
-"""From so many images on, one part of them is held out for good, and there is one copy to train."""
+"""From this number of images, one part is held out throughout, and a single model is trained."""
 MOST_HELD_OUT, SHARE_HELD_OUT = 40, 0.2
 
 
 def assign_folds(stems: Sequence[str], items: Iterable[SplitItem], folds: int, seed: int) -> list[int]:
-    """Deal images into folds; images of one patient stay together.
-
-    Parameters
-    ----------
-    stems : sequence of str
-        Names of the images, all different.
-    items : iterable of SplitItem
-        What is known of their patients; images that are not among them stand alone.
-    folds : int
-        How many; fewer where there are fewer patients.
-    seed : int
-        Same seed, same folds.
-
-    Returns
-    -------
-    list of int
-        Fold of each image, or `NOT_HELD_OUT`: for all if they are of one patient, for most if they are many.
-    """
+    """Assign images to folds, `NOT_HELD_OUT` included; images of one patient stay together."""
     known = {item.stem: item for item in items}
     mine = [known.get(stem, SplitItem(stem)) for stem in stems]
     count = min(folds, len(group_items(mine)[0]))
@@ -77,14 +60,7 @@ def assign_folds(stems: Sequence[str], items: Iterable[SplitItem], folds: int, s
 
 
 def make_folds(pairs: Sequence[CachedPair], fold_of: Sequence[int]) -> tuple[Fold, ...]:
-    """Say for each fold what is learned from and what is held out.
-
-    Parameters
-    ----------
-    pairs : sequence of CachedPair
-    fold_of : sequence of int
-        Fold in which each is held out, or `NOT_HELD_OUT`.
-    """
+    """Return the images to train on and to score, fold by fold."""
     return tuple(
         Fold(
             tuple(pair for pair, own in zip(pairs, fold_of, strict=True) if own != fold),
@@ -95,21 +71,7 @@ def make_folds(pairs: Sequence[CachedPair], fold_of: Sequence[int]) -> tuple[Fol
 
 
 class Ensemble:
-    """Copies of a model, one for each fold, trained side by side.
-
-    Parameters
-    ----------
-    parent : Model
-        Stays as it is.
-    folds : sequence of Fold
-        What each copy learns from.
-    config : FineTuneConfig
-        How they learn.
-    speciality : Speciality, optional
-        Which of the parent's weights learn; the whole of it if left out.
-    begin : mapping of str to Tensor, optional
-        Weights that the copies begin with, in place of the parent's.
-    """
+    """One model per fold, trained in turn."""
 
     def __init__(
         self,
@@ -142,48 +104,48 @@ class Ensemble:
         return Learner(network, self._parent.card, own, self._parent.device, frozen=frozen)
 
     def batches(self, step: int, size: int) -> tuple[Batch, ...]:
-        """Make what each copy learns from in a step, at ``size`` pixels a side."""
+        """Return each fold's batch of a step, at ``size`` pixels a side."""
         return tuple(source.batch(step, size) for source in self._sources)
 
     def step(self, index: int, batch: Batch, number: int, rate: float) -> float:
-        """Let one copy learn from a batch; see `Learner.step`."""
+        """Train one fold's model on a batch; see `Learner.step`."""
         return self._learners[index].step(batch, number, rate)
 
-    # ------------------------------------------------------------------------------- weights and models
-
     def weights(self) -> Weights:
-        """Copy what training has made of each copy's weights."""
+        """Copy the trainable tensors of each fold's model."""
         return tuple(self._weights_of(learner) for learner in self._learners)
 
     def _weights_of(self, learner: Learner) -> dict[str, Tensor]:
         state = learner.averaged_network.state_dict()
         return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in self._changing}
 
-    def member(self, index: int, weights: Weights, share: float) -> Model:
-        """Return a copy's model, ``share`` of the way from the parent's weights to its own."""
-        return self._model(weights[index], share, self._parent.card, self.folds[index].learn)
+    def member(self, index: int, weights: Weights, interpolation: float) -> Model:
+        """Return a fold's model, interpolated between the parent's weights and its own."""
+        return self._model(weights[index], interpolation, self._parent.card, self.folds[index].learn)
 
-    def mean(self, weights: Weights, share: float, card: ModelCard) -> Model:
-        """Return the model with the mean of the copies' weights, ``share`` of the way from the parent's."""
+    def mean(self, weights: Weights, interpolation: float, card: ModelCard) -> Model:
+        """Return the mean of the folds' models, interpolated between the parent's weights and its own."""
         pairs = {pair.stem: pair for fold in self.folds for pair in (*fold.learn, *fold.held_out)}
-        return self._model(self.averaged(weights), share, card, pairs.values())
+        return self._model(self.averaged(weights), interpolation, card, pairs.values())
 
     def averaged(self, weights: Weights) -> dict[str, Tensor]:
-        """Return the mean of the copies' weights, by name."""
+        """Return the mean weights, by name."""
         return {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing}
 
     def _model(
-        self, weights: Mapping[str, Tensor], share: float, card: ModelCard, pairs: Iterable[CachedPair]
+        self,
+        weights: Mapping[str, Tensor],
+        interpolation: float,
+        card: ModelCard,
+        pairs: Iterable[CachedPair],
     ) -> Model:
-        expert = blend(self._start, weights, share)
+        expert = blend(self._start, weights, interpolation)
         network = self._expert_assignment.join(self._parent.network, expert, (pair.stem for pair in pairs))
         own = card_with_experts(card, count_experts(network))
         return Model(network, own, self._parent.device, precision=self._parent.precision)
 
-    # ---------------------------------------------------------------------------------------- its state
-
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copy what training changes to the processor's memory, by name."""
+        """Copy all state that training changes to the CPU, by name."""
         return {
             f"{index}.{name}": tensor
             for index, learner in enumerate(self._learners)
@@ -192,16 +154,16 @@ class Ensemble:
         }
 
     def _belongs(self, name: str) -> bool:
-        kind, _, rest = name.partition(".")
-        return kind != "network" or rest in self._changing
+        part, _, rest = name.partition(".")
+        return part != "network" or rest in self._changing
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state_tensors` gave.
+        """Restore what `state_tensors` returned.
 
         Raises
         ------
         TrainingError
-            If it came from another network.
+            If it belongs to another network.
         """
         unchanged = {f"network.{name}": t for name, t in self._start.state_dict().items()}
         for index, learner in enumerate(self._learners):

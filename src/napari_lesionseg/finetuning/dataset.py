@@ -19,15 +19,7 @@ MARGIN = 1.25  # images are kept this much larger than the network sees them, fo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingPair:
-    """An image that can be learned from.
-
-    Parameters
-    ----------
-    pair : CachedPair
-        Image and labels, shrunk to what training needs.
-    sha256 : str
-        Hash of both: of the files as they are, or of the arrays.
-    """
+    """An image that can be learned from."""
 
     pair: CachedPair
     sha256: str
@@ -44,22 +36,7 @@ class SkippedPair:
 def read_training_pairs(
     pairs: Sequence[Pair | CachedPair], card: ModelCard, size: int
 ) -> Iterator[TrainingPair | SkippedPair]:
-    """Read images with their masks, one by one.
-
-    Parameters
-    ----------
-    pairs : sequence of Pair or CachedPair
-        Files, or arrays in memory.
-    card : ModelCard
-        Classes that the masks may have; a model of one class takes all of theirs for it.
-    size : int
-        Side of the training images in pixels.
-
-    Yields
-    ------
-    Correction or SkippedPair
-        In the order of the pairs.
-    """
+    """Read images with their masks, one by one."""
     for pair in pairs:
         try:
             yield _read(pair, card, round(size * MARGIN))

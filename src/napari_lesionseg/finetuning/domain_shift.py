@@ -1,4 +1,4 @@
-"""Whether images are of a kind of their own, and which of a model's weights are to learn from them."""
+"""Decide whether images come from a new domain, and which expert is trained on them."""
 
 from __future__ import annotations
 
@@ -26,31 +26,18 @@ from napari_lesionseg.models.mixture import (
 from napari_lesionseg.types import ByteImage
 
 FEWEST_IMAGES = 100
-"""Training images from which on the covariance of their 48 numbers is good enough: with 20, half of the
-images of that very kind seem to be of another; with 100, 8 in 100; with 1000, 3."""
+"""Training images needed for the covariance of 48 features: with 20 of them, half of the other images of the
+same domain look different; with 100, 8 %; with 1000, 3 %."""
 CLEARLY = 0.75
-"""Share of the images that must be of a new kind, where most seem to be of one that is known: of images
-of that same kind, half are as near to the center of some of themselves."""
+"""Share of images that must look different if most of them belong to a known domain: half of the images of
+one domain are nearest to the center of a few of themselves."""
 Descriptions = Mapping[str, NDArray[np.float32]]
-"""What kind of image each is, by name; see `SegmentationNetwork.describe`."""
+"""Image descriptions by name; see `SegmentationNetwork.describe`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertAssignment:
-    """Which of a model's weights learn.
-
-    Parameters
-    ----------
-    expert_index : int
-        Of the expert that learns. 0: the model itself, or the first of its experts. The number of experts: a
-        new one.
-    recognized : int
-        Held-out images that are told from the model's training images by those that are learned from.
-    domain : DomainStatistics or None
-        Of the model's training images.
-    descriptions : mapping
-        Of the corrected images, by name.
-    """
+    """The expert to train."""
 
     expert_index: int = 0
     recognized: int = 0
@@ -59,7 +46,7 @@ class ExpertAssignment:
 
     @property
     def is_new_domain(self) -> bool:
-        """Whether the images get weights of their own."""
+        """Whether the images get an expert."""
         return self.expert_index > 0
 
     @property
@@ -68,23 +55,23 @@ class ExpertAssignment:
         return self.recognized if self.is_new_domain else None
 
     def start(self, network: SegmentationNetwork) -> SegmentationNetwork:
-        """Return the network that the copies begin as; it is not to be changed."""
+        """Return the network that training starts from; do not modify it."""
         return expert_at(network, self.expert_index)
 
     def join(
         self, network: SegmentationNetwork, expert: SegmentationNetwork, stems: Iterable[str]
     ) -> SegmentationNetwork:
-        """Return a copy of ``network`` in which an expert has learned from some of the images."""
+        """Return a copy of ``network`` with the expert that was trained on these images."""
         direction = None
         if self.expert_index and self.domain is not None:
             direction = self.domain.direction_to(_stack(self.descriptions, stems))
         return with_expert(network, self.expert_index, expert, direction)
 
     def settings(self, config: FineTuneConfig, working_size: int) -> FineTuneConfig:
-        """Return how the copies learn: as they were told, or as suits images of a kind of their own."""
+        """Return the settings for the chosen expert."""
         size = config.size or working_size
         if not self.is_new_domain or config.expert is None:
-            # What describes images stays as it is, or what is known of their kinds would be wrong.
+            # The stages that describe images must not change, or the domain statistics in the card are wrong.
             frozen = max(config.frozen_stages, DESCRIBING_STAGES if self.domain else 0)
             return config.model_copy(update={"size": size, "frozen_stages": frozen})
         own = config.expert
@@ -97,13 +84,7 @@ class ExpertAssignment:
 
 
 def measure_domain(model: Model, images: Iterable[ByteImage]) -> DomainStatistics | None:
-    """Sum up what images look like to a model: those it was trained on, for its card.
-
-    Returns
-    -------
-    DomainStatistics or None
-        None if the model has no words for them, or they are too few.
-    """
+    """Return statistics of a model's training images for its card; None if it cannot describe images."""
     described = [found for image in images if (found := model.describe(image)) is not None]
     return DomainStatistics.of(np.stack(described)) if described else None
 
@@ -114,25 +95,7 @@ def assign_expert(
     descriptions: Descriptions,
     config: FineTuneConfig,
 ) -> ExpertAssignment:
-    """Say which weights are to learn from images.
-
-    Parameters
-    ----------
-    model : Model
-        What they start from.
-    folds : sequence of pairs
-        Names of the images that are learned from, and of those that are held out.
-    descriptions : mapping
-        Of all of them; empty if there are none.
-    config : FineTuneConfig
-        Whether there may be weights of their own, and from which share of recognized images on.
-
-    Returns
-    -------
-    Speciality
-        Those of a new expert, if enough of the held-out images are of the kind of those that are learned
-        from, and of no kind that is known; otherwise those of the expert that outlines most of them.
-    """
+    """Choose the expert to train: a new one if enough held-out images look different."""
     domain = model.card.domain
     if domain is None or not descriptions or len(domain.mean) != len(next(iter(descriptions.values()))):
         return ExpertAssignment()

@@ -1,4 +1,4 @@
-"""The course of a fine-tuning: steps of all copies, rounds that measure them, the best so far, its state."""
+"""Training runs of a fine-tuning: the folds' models, then one model on all images."""
 
 from __future__ import annotations
 
@@ -39,36 +39,18 @@ MIN_PATIENCE = 2  # rounds: a single worse one is chance
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A sign of life between the steps: what is being done, and how far it is."""
+    """Progress between training steps."""
 
     stage: Literal["reading", "measuring", "timing", "comparing"]
     done: int
     total: int
 
 
-Learning: TypeAlias = Generator[Progress | StepResult | EpochResult, None, None]
+TrainingEvents: TypeAlias = Generator[Progress | StepResult | EpochResult, None, None]
 
 
 class TrainingRun:
-    """Several copies of a model on their way.
-
-    Parameters
-    ----------
-    ensemble : Ensemble
-        The copies.
-    config : FineTuneConfig
-        How they learn.
-    schedule : Schedule
-        Steps and rounds; made shorter on the way if the budget asks for it.
-    costs : Costs
-        What things took before the start.
-    clock : WorkClock
-        Runs while work is done.
-    size : int
-        Side of the training images in pixels.
-    earlier : Course, optional
-        What was done before, for the count of steps and rounds.
-    """
+    """Train the folds' models step by step, score them after each round, and keep the best round."""
 
     def __init__(
         self,
@@ -86,26 +68,18 @@ class TrainingRun:
         self._config, self._clock, self._size = config, clock, size
         self._watch = ContentionWatch(costs.step)
         self.step = 0
-        """Steps that each copy has done."""
+        """Steps done by each fold's model."""
         self.rounds: list[EpochResult] = []
         self.best: int | None = None
         """Index of the best round."""
         self.best_weights: Weights = ()
         self.best_outlined: tuple[ScoredPrediction, ...] = ()
-        """The held-out images by the best round's weights, `measured_share` of the way, if known."""
+        """Held-out images predicted by the best round at `measured_interpolation`, if known."""
         self._losses: list[float] = []
         self._times: list[float] = []
 
-    def learn(self, stopping: Callable[[], bool], save: Callable[[], None]) -> Learning:
-        """Take all steps, or as many as there is time for.
-
-        Parameters
-        ----------
-        stopping : callable
-            Tells whether the annotator wants it to end; what was learned until then is measured.
-        save : callable
-            Called after every round, before the round is told.
-        """
+    def train(self, stopping: Callable[[], bool], save: Callable[[], None]) -> TrainingEvents:
+        """Take all steps, or as many as there is time for."""
         batches = prefetch(self.ensemble.batches, self.step, self.schedule.steps, lambda step: self._size)
         for number, made in enumerate(batches, self.step):
             if number >= self.schedule.steps:
@@ -117,7 +91,7 @@ class TrainingRun:
                 self.schedule = shortened(
                     self._config, self.schedule, self.step, len(self.ensemble), self.costs_so_far()
                 )
-            if ending or self._hopeless():
+            if ending or self._out_of_patience():
                 break
 
     def _step_all(self, batches: Sequence[Batch]) -> Generator[StepResult, None, None]:
@@ -125,26 +99,26 @@ class TrainingRun:
         for index, batch in enumerate(batches):
             started = time.monotonic()
             loss = self.ensemble.step(index, batch, self.step, rate)
-            self._take_note(loss, time.monotonic() - started)
+            self._record_step(loss, time.monotonic() - started)
             done = self.steps_done + index + 1
             yield StepResult(done, done / self._steps_in_all, self._clock.seconds, loss)
         self.step += 1
 
     @property
-    def measured_share(self) -> float:
-        """Share of the way at which rounds are measured: the largest that is tried."""
+    def measured_interpolation(self) -> float:
+        """Interpolation at which rounds are scored: the largest."""
         return max(self._config.interpolations)
 
     @property
     def steps_done(self) -> int:
-        """Steps of all copies so far, and those of the course before."""
+        """Steps of all models so far, including the previous run."""
         return self._steps_before + self.step * len(self.ensemble)
 
     @property
     def _steps_in_all(self) -> int:
         return self._steps_before + self.schedule.steps * len(self.ensemble) + self.schedule.refit
 
-    def _take_note(self, loss: float, seconds: float) -> None:
+    def _record_step(self, loss: float, seconds: float) -> None:
         self._losses.append(loss)
         self._times.append(seconds)
         if self._watch.contended(seconds):
@@ -162,18 +136,18 @@ class TrainingRun:
         reserve += self.schedule.refit * self.costs.step
         return self._clock.seconds + reserve >= self._config.max_seconds
 
-    def _hopeless(self) -> bool:
+    def _out_of_patience(self) -> bool:
         """Whether the held-out images have not improved for too long."""
         if self.best is None:
             return False
         patience = max(MIN_PATIENCE, self._config.patience * self.schedule.rounds)
         return len(self.rounds) - 1 - self.best >= patience
 
-    # ------------------------------------------------------------------------------------- the rounds
-
-    def _finish_round(self, save: Callable[[], None]) -> Learning:
+    def _finish_round(self, save: Callable[[], None]) -> TrainingEvents:
         weights = self.ensemble.weights()
-        outlined = yield from predict_held_out(self.ensemble, weights, self.measured_share, "measuring")
+        outlined = yield from predict_held_out(
+            self.ensemble, weights, self.measured_interpolation, "measuring"
+        )
         self.rounds.append(self._describe_round(outlined))
         self._losses.clear()
         if self.best is None or not outlined or _jaccard(self.rounds[-1]) > _jaccard(self.rounds[self.best]):
@@ -191,10 +165,8 @@ class TrainingRun:
             seconds=self._clock.seconds,
             loss=fmean(self._losses),
             size=self._size,
-            validation=_summarise(outlined),
+            validation=_summarize(outlined),
         )
-
-    # -------------------------------------------------------------------------------------- its state
 
     def state(
         self,
@@ -204,21 +176,7 @@ class TrainingRun:
         images: Sequence[str],
         folds: Sequence[int],
     ) -> FineTuneCheckpoint:
-        """Describe how far it is; the weights are `state_tensors`.
-
-        Parameters
-        ----------
-        config : FineTuneConfig
-            What was asked for; how the copies learn follows from that and from the images.
-        parent : str
-            Hash of the weights it started from.
-        model : str
-            Name of the model they belong to.
-        images : sequence of str
-            Hashes of the images.
-        folds : sequence of int
-            Where each image is held out; see `make_folds`.
-        """
+        """Return the checkpoint; the weights are `state_tensors`."""
         return FineTuneCheckpoint(
             parent=parent,
             model=model,
@@ -239,7 +197,7 @@ class TrainingRun:
         )
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copy the weights and optimizers of all copies, and their best weights, by name."""
+        """Copy all weights, optimizers and the best weights, by name."""
         best = {
             f"best.{index}.{name}": tensor
             for index, weights in enumerate(self.best_weights)
@@ -248,12 +206,12 @@ class TrainingRun:
         return self.ensemble.state_tensors() | best
 
     def restore(self, state: FineTuneCheckpoint, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` and `state_tensors` gave.
+        """Restore what `state` and `state_tensors` returned.
 
         Raises
         ------
         TrainingError
-            If it came from another network.
+            If it belongs to another network.
         """
         self.ensemble.restore(tensors)
         self.step, self.best = state.step, state.best
@@ -265,38 +223,21 @@ class TrainingRun:
 
 
 def predict_held_out(
-    ensemble: Ensemble, weights: Weights, share: float, stage: Literal["measuring", "comparing"]
+    ensemble: Ensemble, weights: Weights, interpolation: float, stage: Literal["measuring", "comparing"]
 ) -> Generator[Progress, None, tuple[ScoredPrediction, ...]]:
-    """Outline every held-out image by the copy that does not learn from it.
-
-    Parameters
-    ----------
-    ensemble : Ensemble
-        The copies with their folds.
-    weights : Weights
-        Of each copy.
-    share : float
-        How far to go from the old weights to those, 0 to 1.
-    stage : {"measuring", "comparing"}
-        What to call it.
-
-    Returns
-    -------
-    tuple of ScoredPrediction
-        Fold by fold.
-    """
+    """Predict every held-out image with the model that was not trained on it, fold by fold."""
     total, outlined = sum(len(fold.held_out) for fold in ensemble.folds), list[ScoredPrediction]()
     for index, fold in enumerate(ensemble.folds):
         if not fold.held_out:
             continue
-        model = ensemble.member(index, weights, share)
+        model = ensemble.member(index, weights, interpolation)
         for pair in fold.held_out:
             outlined.append(predict_pair(model, pair, augment=False))
             yield Progress(stage, len(outlined), total)
     return tuple(outlined)
 
 
-def _summarise(outlined: Sequence[ScoredPrediction]) -> ValidationScores | None:
+def _summarize(outlined: Sequence[ScoredPrediction]) -> ValidationScores | None:
     if not outlined:
         return None
     scores = [image.scores for image in outlined]
@@ -309,31 +250,12 @@ def _jaccard(result: EpochResult) -> float:
     return result.validation.jaccard if result.validation else 0.0
 
 
-TIMED_STEPS = 4  # the first of them is not counted: it pays for memory and for kernels
-REFIT_ROUNDS = 3  # how often the one that learns from all images tells its loss, and is saved
+TIMED_STEPS = 4  # the first one is not counted: it allocates memory
+REFIT_ROUNDS = 3  # how often the loss is reported and the checkpoint saved
 
 
 class TrainingRunBuilder:
-    """What all courses of a fine-tuning have in common.
-
-    Parameters
-    ----------
-    model : Model
-        What they start from.
-    config : FineTuneConfig
-        What was asked for.
-    speciality : Speciality
-        Which of the model's weights learn.
-    clock : WorkClock
-        Runs while work is done.
-
-    Attributes
-    ----------
-    config : FineTuneConfig
-        How the copies learn: what was asked for, as it suits the images and the machine.
-    size : int
-        Side of the training images in pixels.
-    """
+    """Build the training runs of a fine-tuning."""
 
     def __init__(
         self, model: Model, config: FineTuneConfig, expert_assignment: ExpertAssignment, clock: WorkClock
@@ -343,15 +265,7 @@ class TrainingRunBuilder:
         self.size = self.config.size or model.card.working_size
 
     def begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, TrainingRun]:
-        """Make the course of the copies, timing some steps first.
-
-        Parameters
-        ----------
-        folds : sequence of Fold
-            What each copy learns from, and is measured on.
-        measuring : float
-            Seconds for measuring all held-out images once.
-        """
+        """Time some steps, and build the run of the folds' models."""
         step = yield from self._time_step(folds[:1])
         batch, costs = fit_batch(self.config, len(folds), Costs(self._clock.seconds, step, measuring))
         self.config = self.config.model_copy(update={"batch_size": batch})
@@ -359,22 +273,14 @@ class TrainingRunBuilder:
         schedule = make_schedule(self.config, learned, len(folds), costs, self._refit_ratio(folds))
         return self._make(self._ensemble(folds), schedule, costs)
 
-    def begin_again(
+    def resume(
         self,
         folds: Sequence[Fold],
         pairs: Sequence[CachedPair],
         state: FineTuneCheckpoint,
         tensors: Mapping[str, Tensor],
     ) -> tuple[TrainingRun, TrainingRun | None]:
-        """Make the courses that were interrupted; the second one only if it had begun.
-
-        Parameters
-        ----------
-        folds, pairs
-            As for `begin` and `refit`.
-        state, tensors
-            See `TrainingRun.restore`.
-        """
+        """Rebuild interrupted runs; the second one only if it had started."""
         self.config = self.config.model_copy(update={"batch_size": state.batch_size})
         training_run = self._restore(self._ensemble(folds), state, tensors)
         if state.refit is None:
@@ -385,15 +291,7 @@ class TrainingRunBuilder:
         )
 
     def refit(self, training_run: TrainingRun, pairs: Sequence[CachedPair]) -> TrainingRun | None:
-        """Make the course of one copy that goes on with all images, if that is planned and there is time.
-
-        Parameters
-        ----------
-        course : Course
-            Of the copies, at its end: it begins with the mean of their weights.
-        pairs : sequence of CachedPair
-            All images.
-        """
+        """Build the run on all images, if it is planned and there is time."""
         costs = replace(training_run.costs_so_far(), measuring=0.0)
         steps = refit_steps(self.config, training_run.schedule, costs)
         if steps < 1:
@@ -402,16 +300,16 @@ class TrainingRunBuilder:
         return self._make(self._refit_ensemble(training_run, pairs), schedule, costs, training_run)
 
     def _refit_ratio(self, folds: Sequence[Fold]) -> float:
-        """Say how many steps with all images follow a step of the copies.
+        """Return the steps on all images per step of a fold's model.
 
-        None do where the model itself learns: it goes only a part of the way, for which the copies' mean will
-        do; nor where there is one copy, which has learned from all that is not held out for good.
+        Zero if the model itself is fine-tuned: it is interpolated, and the mean of the folds is good enough.
+        Zero for a single fold, too, which is trained on all images that may be trained on.
         """
         expert = self.config.expert
         return expert.refit if expert and self._expert_assignment.is_new_domain and len(folds) > 1 else 0.0
 
     def _time_step(self, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
-        """Time some steps of a copy that is thrown away."""
+        """Time some steps of a model that is discarded."""
         trial, seconds = self._ensemble(folds), list[float]()
         for number in range(TIMED_STEPS):
             started = time.monotonic()

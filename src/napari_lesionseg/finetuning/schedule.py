@@ -1,4 +1,4 @@
-"""How long a fine-tuning will take, said before it starts: steps and rounds that fit a budget of seconds."""
+"""Plan a fine-tuning: steps and rounds that fit a time budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.finetuning.dataset import SkippedPair
 
 MOST_REFIT_STEPS = 400
-STEPS_FOR_ONE, STEPS_A_IMAGE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
+STEPS_FOR_ONE, STEPS_PER_IMAGE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
 MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out images
 FEWEST_STEPS, SMALLEST_BATCH = 15, 2
 HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many images
@@ -24,11 +24,11 @@ class Plan:
     images : int
         Images it learns from.
     held_out : tuple of str
-        Names of the images that are measured, each by a copy of the model that does not learn from it.
+        Names of the images that are scored, each by a model that is not trained on it.
     folds : int
-        Copies of the model that learn side by side.
+        Models of the cross-validation.
     steps : int
-        Steps in all, those of all copies together.
+        Total steps of all models.
     rounds : int
         Points of the curve.
     seconds : float
@@ -44,8 +44,8 @@ class Plan:
     skipped : tuple of SkippedPair
         Images that cannot be used, and why.
     new_domain_images : int, optional
-        The images are of a kind of their own, and get weights of their own: how many of those held out were
-        told from the images that the model was trained on. None: the model itself learns.
+        Held-out images that look different from the training data, if they get an expert; None: the model
+        itself is fine-tuned.
     """
 
     images: int
@@ -75,17 +75,7 @@ def describe_domain_shift(plan: Plan) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured before the start, in seconds.
-
-    Parameters
-    ----------
-    spent : float
-        Since the beginning.
-    step : float
-        One step of one copy.
-    measuring : float
-        All held-out images once.
-    """
+    """What was measured before the start, in seconds."""
 
     spent: float
     step: float
@@ -94,9 +84,9 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps of each copy, and after how many of them the held-out images are measured.
+    """Steps of each model, and steps between two scores on the held-out images.
 
-    ``refit`` counts the steps that follow: of one copy, with all images.
+    ``refit`` steps on all images follow.
     """
 
     steps: int
@@ -110,28 +100,9 @@ class Schedule:
 
 
 def make_schedule(
-    config: FineTuneConfig, images: int, copies: int, costs: Costs, refit: float = 0.0
+    config: FineTuneConfig, images: int, models: int, costs: Costs, refit: float = 0.0
 ) -> Schedule:
-    """Fit steps and rounds into the settings' limits.
-
-    Parameters
-    ----------
-    config : FineTuneConfig
-        Limits in passes and in seconds.
-    images : int
-        Images that each copy learns from.
-    copies : int
-        Copies that learn side by side.
-    costs : Costs
-        What things take.
-    refit : float
-        Steps that follow with all images, for each step of a copy.
-
-    Returns
-    -------
-    Schedule
-        At least one step, even if the budget is too small for it.
-    """
+    """Fit steps and rounds into the settings' limits."""
     wanted = wanted_steps(config, images)
     if config.max_seconds is None:
         return _schedule(wanted, config.rounds, refit)
@@ -139,29 +110,16 @@ def make_schedule(
     rounds = config.rounds
     if costs.measuring:
         rounds = int(max(1, min(rounds, MEASURING_SHARE * room / costs.measuring)))
-    steps = int((room - rounds * costs.measuring) / ((copies + refit) * costs.step * SPARE))
+    steps = int((room - rounds * costs.measuring) / ((models + refit) * costs.step * SPARE))
     return _schedule(max(1, min(wanted, steps)), rounds, refit)
 
 
-def fit_batch(config: FineTuneConfig, copies: int, costs: Costs) -> tuple[int, Costs]:
-    """Make steps smaller where there is time for a few only: many small steps teach more than few large ones.
-
-    Parameters
-    ----------
-    config, copies, costs
-        As for `make_schedule`.
-
-    Returns
-    -------
-    batch_size : int
-        Images a step.
-    costs : Costs
-        With smaller steps.
-    """
+def fit_batch(config: FineTuneConfig, models: int, costs: Costs) -> tuple[int, Costs]:
+    """Reduce the batch size if time is short: many small steps learn more than few large ones."""
     batch = config.batch_size
     while config.max_seconds is not None and batch > SMALLEST_BATCH:
         room = config.max_seconds - costs.spent - closing_seconds(config, costs) - costs.measuring
-        if room / (copies * costs.step * SPARE) >= FEWEST_STEPS:
+        if room / (models * costs.step * SPARE) >= FEWEST_STEPS:
             break
         batch, costs = batch // 2, replace(costs, step=costs.step * HALF_BATCH)
     return batch, costs
@@ -172,24 +130,14 @@ def _schedule(steps: int, rounds: int, refit: float) -> Schedule:
 
 
 def wanted_steps(config: FineTuneConfig, images: int) -> int:
-    """Count the steps of each copy without a limit in seconds."""
+    """Return the steps of each model without a time limit."""
     if config.epochs is not None:
         return max(1, -(-config.epochs * images // config.batch_size))
-    return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_A_IMAGE * images)
+    return min(MOST_STEPS, STEPS_FOR_ONE + STEPS_PER_IMAGE * images)
 
 
 def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int:
-    """Count the steps with all images that are taken: as planned, or what there is time for by now.
-
-    Parameters
-    ----------
-    config : FineTuneConfig
-        The budget.
-    schedule : Schedule
-        What was planned.
-    costs : Costs
-        As they have turned out.
-    """
+    """Count the steps with all images that are taken: as planned, or what there is time for by now."""
     if config.max_seconds is None or not schedule.refit:
         return schedule.refit
     affordable = int((config.max_seconds - costs.spent) / (costs.step * SPARE))
@@ -202,34 +150,22 @@ def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
 
 
 def planned_seconds(
-    config: FineTuneConfig, copies: int, schedule: Schedule, done: int, costs: Costs
+    config: FineTuneConfig, models: int, schedule: Schedule, done: int, costs: Costs
 ) -> float:
-    """Estimate the working time in all, when each copy has ``done`` steps behind it."""
+    """Estimate the working time in all, after ``done`` steps of each model."""
     left = Schedule(schedule.steps - done, schedule.per_round)
-    learning = (copies * left.steps + schedule.refit) * costs.step * SPARE
+    learning = (models * left.steps + schedule.refit) * costs.step * SPARE
     return costs.spent + learning + left.rounds * costs.measuring + closing_seconds(config, costs)
 
 
-def shortened(config: FineTuneConfig, schedule: Schedule, done: int, copies: int, costs: Costs) -> Schedule:
-    """Make a run shorter that has become too slow for its budget; it never becomes longer.
-
-    Parameters
-    ----------
-    config, copies
-        As for `make_schedule`.
-    schedule : Schedule
-        What was planned.
-    done : int
-        Steps that each copy has done.
-    costs : Costs
-        As they have turned out so far.
-    """
+def shortened(config: FineTuneConfig, schedule: Schedule, done: int, models: int, costs: Costs) -> Schedule:
+    """Make a run shorter that has become too slow for its budget; it never becomes longer."""
     if config.max_seconds is None:
         return schedule
     rounds = -(-(schedule.steps - done) // schedule.per_round)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs) - rounds * costs.measuring
-    # copies * (steps - done) + refit * steps steps have to fit, where refit is the share of steps that follow
+    # models * (steps - done) + refit * steps steps have to fit, where refit is the share of steps that follow
     refit = schedule.refit / schedule.steps
-    affordable = max(done, int((room / costs.step + copies * done) / (copies + refit)))
+    affordable = max(done, int((room / costs.step + models * done) / (models + refit)))
     steps = min(schedule.steps, affordable)
     return Schedule(steps, schedule.per_round, int(refit * steps))

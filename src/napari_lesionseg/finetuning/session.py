@@ -1,4 +1,4 @@
-"""Fine-tuning: a model learns from an annotator's corrected images, and is offered only if it became better.
+"""Fine-tuning on an annotator's corrected images; the new model is offered only if it is better.
 
 All is a plain iterator of frozen events. Whoever drives it pauses by not asking for the next event, and stops
 by not asking any more; between two events there is never more work than a step of training or an image.
@@ -121,14 +121,12 @@ class FineTuning:
         self._fold_of: list[int] = []
         self._descriptions: dict[str, NDArray[np.float32]] = {}
         self._expert_assignment = ExpertAssignment()
-        self._maker = TrainingRunBuilder(model, self.config, self._expert_assignment, self._clock)
+        self._builder = TrainingRunBuilder(model, self.config, self._expert_assignment, self._clock)
         self._before: tuple[ScoredPrediction, ...] = ()
         self._training_run: TrainingRun | None = None
         self._refit: TrainingRun | None = None
         self._candidate: Candidate | None = None
         self._events = self._timed()
-
-    # --------------------------------------------------------------------------------- driving it
 
     def __iter__(self) -> Self:
         return self
@@ -141,7 +139,7 @@ class FineTuning:
         return self._events
 
     def prepare(self) -> Plan:
-        """Read the images, time a step, and say what will be done; the training starts after that."""
+        """Read the images, time a step, and return the plan; the training starts after that."""
         while self.plan is None:
             next(self._events)
         return self.plan
@@ -151,7 +149,7 @@ class FineTuning:
         self._stopping.set()
 
     def close(self) -> None:
-        """Give up at once, and give memory back; the state on disk stays, so that it can be continued."""
+        """Cancel and release memory; the checkpoint stays, so that the fine-tuning can be resumed."""
         self._events.close()
 
     def delete_checkpoint(self) -> None:
@@ -174,10 +172,8 @@ class FineTuning:
             for _ in self._events:
                 pass
         if self._candidate is None:
-            raise TrainingError("Nothing has been learned yet: let it finish a round first.")
+            raise TrainingError("Nothing has been learned yet. Finish at least one round.")
         return self._candidate
-
-    # ------------------------------------------------------------------------------- the whole of it
 
     def _timed(self) -> Generator[Event]:
         work = self._work()
@@ -204,7 +200,7 @@ class FineTuning:
         self.plan = self._make_plan(training_run, folds)
         yield self.plan
         if self._refit is None:
-            yield from training_run.learn(self._stopping.is_set, self._save)
+            yield from training_run.train(self._stopping.is_set, self._save)
         yield from self._conclude(training_run)
 
     def _read(self) -> Generator[Progress]:
@@ -217,20 +213,20 @@ class FineTuning:
                 self._describe(found.pair)
             yield Progress("reading", number, len(given))
         self.skipped = tuple(skipped)
-        self._deal()
+        self._assign_folds()
 
     def _describe(self, pair: CachedPair) -> None:
         description = self._model.describe(pair.image)
         if description is not None:
             self._descriptions[pair.stem] = description
 
-    def _deal(self) -> None:
-        """Say which images are held out when: as they were, as asked for, or in folds."""
+    def _assign_folds(self) -> None:
+        """Assign folds: those of the checkpoint, the given held-out images, or new ones."""
         if self._saved:
             state = self._saved[0]
             self._training_pairs, self._fold_of = _find_again(self._training_pairs, state), list(state.folds)
             return
-        stems = [correction.pair.stem for correction in self._training_pairs]
+        stems = [pair.pair.stem for pair in self._training_pairs]
         apart = {pair.stem for pair in self._held_out}
         if set(stems) <= apart:
             reason = self.skipped[0].reason if self.skipped else "none was given"
@@ -246,36 +242,36 @@ class FineTuning:
             yield Progress("measuring", len(self._before), len(pairs))
 
     def _assign_expert(self, folds: Sequence[Fold]) -> None:
-        """Say which weights are to learn, and how."""
+        """Choose the expert to train."""
         names = [([p.stem for p in fold.learn], [p.stem for p in fold.held_out]) for fold in folds]
         self._expert_assignment = assign_expert(self._model, names, self._descriptions, self.config)
-        self._maker = TrainingRunBuilder(self._model, self.config, self._expert_assignment, self._clock)
+        self._builder = TrainingRunBuilder(self._model, self.config, self._expert_assignment, self._clock)
 
     def _begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, TrainingRun]:
         if not self._saved:
-            return (yield from self._maker.begin(folds, measuring))
-        training_run, self._refit = self._maker.begin_again(folds, self._images, *self._saved)
+            return (yield from self._builder.begin(folds, measuring))
+        training_run, self._refit = self._builder.resume(folds, self._images, *self._saved)
         self._saved = None
         return training_run
 
     @property
     def _images(self) -> list[CachedPair]:
-        return [correction.pair for correction in self._training_pairs]
+        return [pair.pair for pair in self._training_pairs]
 
     def _make_plan(self, training_run: TrainingRun, folds: Sequence[Fold]) -> Plan:
-        copies = len(folds)
+        models = len(folds)
         return Plan(
             images=len({pair.stem for fold in folds for pair in fold.learn}),
             held_out=tuple(pair.stem for fold in folds for pair in fold.held_out),
-            folds=copies,
-            steps=training_run.schedule.steps * copies + training_run.schedule.refit,
+            folds=models,
+            steps=training_run.schedule.steps * models + training_run.schedule.refit,
             rounds=training_run.schedule.rounds,
             seconds=planned_seconds(
-                self._maker.config, copies, training_run.schedule, training_run.step, training_run.costs
+                self._builder.config, models, training_run.schedule, training_run.step, training_run.costs
             ),
             step_seconds=training_run.costs.step,
             batch_size=training_run.ensemble.batch_size,
-            size=self._maker.size,
+            size=self._builder.size,
             new_domain_images=self._expert_assignment.recognized
             if self._expert_assignment.is_new_domain
             else None,
@@ -288,70 +284,69 @@ class FineTuning:
         if training_run.best is None:
             return
         after = {}
-        for share in self._maker.config.interpolations if self._before else ():
-            known = training_run.best_outlined if share == training_run.measured_share else ()
-            after[share] = known or (yield from self._outline(training_run, share))
-        share = choose_interpolation(self._before, after) if after else self.config.unmeasured_interpolation
-        comparison = compare(self._before, after[share]) if after else None
+        for interpolation in self._builder.config.interpolations if self._before else ():
+            known = training_run.best_outlined if interpolation == training_run.measured_interpolation else ()
+            after[interpolation] = known or (yield from self._outline(training_run, interpolation))
+        interpolation = (
+            choose_interpolation(self._before, after) if after else self.config.unmeasured_interpolation
+        )
+        comparison = compare(self._before, after[interpolation]) if after else None
         offered, reason = judge(comparison)
         if self._expert_assignment.is_new_domain:
-            reason += " It is for images of this kind: all others are outlined as before."
+            reason += " It is used for images like these; results on other images do not change."
         last = (yield from self._learn_from_all(training_run)) if offered else training_run
         rounds = training_run.rounds
         if last is not training_run and self.config.expert is not None:
-            rounds, share = [*rounds, *last.rounds], self.config.expert.refit_interpolation
+            rounds, interpolation = [*rounds, *last.rounds], self.config.expert.refit_interpolation
         card = self._model.card.model_copy(
             update={
                 "parent": self._model.sha256,
-                "training": self._record(last, rounds, share),
+                "training": self._record(last, rounds, interpolation),
                 "scores": {"held-out": comparison.to_record()} if comparison else {},
             }
         )
-        model = last.ensemble.mean(last.best_weights, share, card)
-        self._candidate = Candidate(model, comparison, offered, reason, share, tuple(rounds))
+        model = last.ensemble.mean(last.best_weights, interpolation, card)
+        self._candidate = Candidate(model, comparison, offered, reason, interpolation, tuple(rounds))
 
     def _outline(
-        self, training_run: TrainingRun, share: float
+        self, training_run: TrainingRun, interpolation: float
     ) -> Generator[Progress, None, tuple[ScoredPrediction, ...]]:
-        return predict_held_out(training_run.ensemble, training_run.best_weights, share, "comparing")
+        return predict_held_out(training_run.ensemble, training_run.best_weights, interpolation, "comparing")
 
     def _learn_from_all(self, training_run: TrainingRun) -> Generator[Event, None, TrainingRun]:
-        """Let one copy go on with all images, those held out included; return its course, or the one given.
+        """Train one model on all images, those held out included; return its run, or the given one.
 
-        That is what one does after a cross-validation: the copies said whether this way of learning does good
-        with these images, and what learns from all of them does not do worse.
+        This is the usual refit after a cross-validation, which has shown that training on these images helps.
         """
         if self._refit is None and not self._stopping.is_set():
-            self._refit = self._maker.refit(training_run, self._images)
+            self._refit = self._builder.refit(training_run, self._images)
         if (refit := self._refit) is None:
             return training_run
-        yield from refit.learn(self._stopping.is_set, self._save)
+        yield from refit.train(self._stopping.is_set, self._save)
         return refit if refit.best is not None else training_run
 
     def _record(
-        self, training_run: TrainingRun, rounds: Sequence[EpochResult], share: float
+        self, training_run: TrainingRun, rounds: Sequence[EpochResult], interpolation: float
     ) -> dict[str, object]:
         facts = {
             "expert": self._expert_assignment.expert_index,
-            "share": share,
+            "interpolation": interpolation,
             "steps": training_run.steps_done,
             "seconds": round(self._clock.seconds, 1),
             "curve": [_as_record(result) for result in rounds],
         }
-        hashes = [correction.sha256 for correction in self._training_pairs]
+        hashes = [pair.sha256 for pair in self._training_pairs]
         return describe_training(self._model, self.config, hashes, facts)
 
     @property
     def _size(self) -> int:
         return self.config.size or self._model.card.working_size
 
-    # ------------------------------------------------------------------------------ state and memory
-
     def _save(self) -> None:
-        """Save the state; a full disk costs the way back, not the training."""
+        """Save the checkpoint; if the disk is full, training goes on without it."""
         if self._state_path is None or self._training_run is None:
             return
-        hashes = [correction.sha256 for correction in self._training_pairs]
+        hashes = [pair.sha256 for pair in self._training_pairs]
         about = self.config, _identify(self._model), self._model.card.name, hashes, self._fold_of
         state, tensors = self._training_run.state(*about), self._training_run.state_tensors()
         if self._refit is not None:
@@ -362,14 +357,14 @@ class FineTuning:
         except OSError as error:
             problem = (
                 f"The state of the training cannot be saved to {self._state_path}: {error.strerror}. "
-                "It goes on, but could not be continued after a crash."
+                "It goes on, but cannot be resumed after a crash."
             )
             if problem not in self.problems:
                 self.problems += (problem,)
                 logger.warning(problem)
 
     def _release(self) -> None:
-        """Give the memory of the copies back."""
+        """Release the memory of the models."""
         self._training_run, self._refit, self._saved = None, None, None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -387,7 +382,7 @@ def fine_tune(
     state_path: str | Path | None = None,
     resume: bool = False,
 ) -> FineTuning:
-    """Let a copy of a model learn from corrected images.
+    """Fine-tune a copy of a model on corrected images.
 
     Parameters
     ----------
@@ -431,7 +426,7 @@ def _check_inputs(
         raise TrainingError(f"Two images have the name {twice}; rename one of them.")
     if not any(True for _ in model.network.parameters()):
         raise TrainingError(
-            f"The model '{model.card.name}' cannot learn in this form; take its .safetensors file."
+            f"The model '{model.card.name}' cannot be fine-tuned in this format. Use its .safetensors file."
         )
 
 
@@ -448,24 +443,26 @@ def _read_state(
     model: Model, config: FineTuneConfig, path: Path | None
 ) -> tuple[FineTuneCheckpoint, dict[str, Tensor]]:
     if path is None:
-        raise TrainingError("To continue a training, say where its state is.")
+        raise TrainingError("To resume a fine-tuning, say where its state is.")
     state, tensors = read_finetune_checkpoint(path)
     if state.parent != _identify(model):
         which = f"from “{state.model}”" if state.model != model.card.name else "from another model"
-        raise TrainingError(f"The unfinished training started {which}: choose that one, or start anew.")
+        raise TrainingError(f"The interrupted fine-tuning started {which}. Choose that one, or start again.")
     if state.config != config:
-        raise TrainingError("The unfinished training has other settings; use the same, or start anew.")
+        raise TrainingError(
+            "The interrupted fine-tuning has other settings. Use the same ones, or start again."
+        )
     return state, tensors
 
 
 def _find_again(training_pairs: Sequence[TrainingPair], state: FineTuneCheckpoint) -> list[TrainingPair]:
-    """Return the images of an unfinished training in its order."""
-    known = {correction.sha256: correction for correction in training_pairs}
+    """Return the images of a checkpoint in its order."""
+    known = {pair.sha256: pair for pair in training_pairs}
     missing = sum(digest not in known for digest in state.images)
     if missing:
         raise TrainingError(
-            f"{missing} of the {len(state.images)} images of the unfinished training are gone or were "
-            "corrected again since; start anew."
+            f"{missing} of the {len(state.images)} images of the interrupted fine-tuning are gone or have "
+            "been corrected since. Start again."
         )
     return [known[digest] for digest in state.images]
 
@@ -482,9 +479,9 @@ def _as_record(result: EpochResult) -> dict[str, object]:
 
 @contextlib.contextmanager
 def _named_errors() -> Iterator[None]:
-    """Turn a want of memory into a sentence that says what to do."""
+    """Convert out-of-memory errors to a `TrainingError`."""
     advice = (
-        "There is not enough memory to learn; close other programs, or choose a smaller batch or the CPU."
+        "There is not enough memory to fine-tune. Close other programs, or choose a smaller batch or the CPU."
     )
     try:
         yield

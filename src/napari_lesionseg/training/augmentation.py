@@ -35,21 +35,7 @@ class TrainingSample(NamedTuple):
 def augment(
     image: ByteImage, labels: LabelImage, config: AugmentConfig, size: int, rng: np.random.Generator
 ) -> TrainingSample:
-    """Change an image and its labels at random.
-
-    Parameters
-    ----------
-    image : ByteImage
-        Shape (H, W, 3).
-    labels : LabelImage
-        Shape (H, W).
-    config : AugmentConfig
-        Strength of the changes.
-    size : int
-        Side S of the result in pixels.
-    rng : numpy.random.Generator
-        Source of chance.
-    """
+    """Change an image and its labels at random."""
     image = random_artifacts(image, rng, config.artifacts, hiding=not _touches_rim(labels))
     theta = _random_affine(config, rng)
     mode = "zeros" if rng.random() < BLACK_SURROUNDINGS else "reflection"

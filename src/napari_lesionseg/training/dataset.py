@@ -59,19 +59,7 @@ def read_pair(pair: Pair, side: int) -> CachedPair:
 
 
 class BatchSource:
-    """Draws batches so that step ``n`` of a run is the same whenever and however often it is asked for.
-
-    Parameters
-    ----------
-    pairs : sequence of CachedPair
-        The images; every one is drawn once in each pass.
-    config : AugmentConfig
-        Random changes.
-    batch_size : int
-        Images a batch; with fewer images they repeat within a batch.
-    seed : int
-        Seed of the order and of the changes.
-    """
+    """Draws batches so that step ``n`` of a run is the same whenever and however often it is asked for."""
 
     def __init__(
         self, pairs: Sequence[CachedPair], config: AugmentConfig, batch_size: int, seed: int
@@ -100,17 +88,7 @@ class BatchSource:
     def prefetch(
         self, first: int, last: int, size_of: Callable[[int], int], depth: int = PREFETCHED
     ) -> Iterator[Batch]:
-        """Yield the batches of steps ``first`` to ``last`` - 1, made ahead by one thread.
-
-        Parameters
-        ----------
-        first, last : int
-            Range of steps.
-        size_of : callable
-            Gives the side in pixels of a step.
-        depth : int
-            Batches kept ready.
-        """
+        """Yield the batches of steps ``first`` to ``last`` - 1, made ahead by one thread."""
         return prefetch(self.batch, first, last, size_of, depth)
 
 
@@ -121,19 +99,7 @@ def prefetch(
     size_of: Callable[[int], int],
     depth: int = PREFETCHED,
 ) -> Iterator[Made]:
-    """Yield ``make(step, size)`` of steps ``first`` to ``last`` - 1, made ahead by one thread.
-
-    Parameters
-    ----------
-    make : callable
-        Makes what a step needs, from the step and the side in pixels.
-    first, last : int
-        Range of steps.
-    size_of : callable
-        Gives the side in pixels of a step; asked in this thread.
-    depth : int
-        Steps made ahead.
-    """
+    """Yield ``make(step, size)`` of steps ``first`` to ``last`` - 1, made ahead by one thread."""
     with ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             ahead = [pool.submit(make, n, size_of(n)) for n in range(first, min(last, first + depth))]

@@ -198,7 +198,7 @@ class Learner:
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copy weights, average and optimizer to the processor's memory, by name."""
+        """Copy weights, average and optimizer to the CPU, by name."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         if self._average:
             tensors |= {f"average.{name}": t for name, t in self._average.state_dict().items()}

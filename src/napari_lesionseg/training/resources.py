@@ -23,7 +23,7 @@ CONTENDED = 3.0  # two OpenMP threads on two busy cores fall to a tenth of their
 WINDOW = 5
 BACKGROUND_NICENESS = 10
 SHORT_SECONDS = 0.0005
-NOT_HELD_OUT = 2**30
+NO_FULL_COLLECTION = 2**30
 
 _before: list[tuple[tuple[int, int, int], float]] = []
 _changing = threading.Lock()
@@ -36,7 +36,7 @@ def background_threads() -> int:
 
 
 def lower_priority() -> None:
-    """Let the thread that calls this, and those it starts, give way to others, for good.
+    """Permanently lower the priority of the calling thread and of those it starts.
 
     Only Linux knows priorities of threads; elsewhere nothing happens. A thread cannot take it back: call it
     in one that ends with the work.
@@ -49,7 +49,7 @@ def lower_priority() -> None:
 
 @contextlib.contextmanager
 def short_holds() -> Iterator[None]:
-    """Let no thread keep Python's lock for long, for a while, so that a window can draw in between.
+    """Keep all threads from holding the GIL for long, so that a window can draw meanwhile.
 
     Python looks through all objects there are for garbage now and then, and keeps the lock meanwhile: 0.2 s
     with PyTorch loaded. Until the end only young objects are looked through. And a thread that computes in
@@ -59,7 +59,7 @@ def short_holds() -> Iterator[None]:
     with _changing:
         young, middle, _ = threshold = gc.get_threshold()
         _before.append((threshold, sys.getswitchinterval()))
-        gc.set_threshold(young, middle, NOT_HELD_OUT)
+        gc.set_threshold(young, middle, NO_FULL_COLLECTION)
         sys.setswitchinterval(min(SHORT_SECONDS, sys.getswitchinterval()))
     try:
         yield
@@ -90,18 +90,13 @@ class ContentionWatch:
 
     Threads that wait for each other at every layer lose most of their time as soon as one of them has to wait
     for a core; one thread alone does not.
-
-    Parameters
-    ----------
-    usual : float
-        Seconds a step takes when nothing else runs.
     """
 
     def __init__(self, usual: float) -> None:
         self._usual, self._recent = usual, deque[float](maxlen=WINDOW)
 
     def contended(self, seconds: float) -> bool:
-        """Take note of a step's time and tell whether the last few took three times the usual."""
+        """Whether the last few steps, this one included, took three times as long as usual."""
         self._recent.append(seconds)
         self._usual = min(self._usual, seconds)
         return len(self._recent) == WINDOW and median(self._recent) > CONTENDED * self._usual
@@ -117,13 +112,7 @@ class ContentionWatch:
 
 
 class WorkClock:
-    """Adds up the time spent inside ``with`` blocks, so that pauses do not count.
-
-    Parameters
-    ----------
-    seconds : float
-        Time spent in earlier sittings.
-    """
+    """Adds up the time spent inside ``with`` blocks, so that pauses do not count."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._before = seconds

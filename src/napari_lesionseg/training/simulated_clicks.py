@@ -26,28 +26,7 @@ def simulate_guidance(
     threshold: float = 0.5,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Click on the network's errors for one to ``max_rounds`` rounds, feeding its answers back.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        In evaluation mode.
-    features : tuple of Tensor
-        What it encoded, detached.
-    labels : Tensor
-        The truth, shape (B, H, W); nobody clicks where it is 255.
-    max_rounds : int
-        Most clicks an image.
-    rng : numpy.random.Generator
-        Source of chance.
-    threshold, temperature : float
-        Of the model's card: the annotator clicks on errors of the outline that she sees.
-
-    Returns
-    -------
-    Tensor
-        Guidance planes of shape (B, 3, H, W), as `guidance_planes` draws them.
-    """
+    """Click on the network's errors for one to ``max_rounds`` rounds, feeding its answers back."""
     planes = torch.zeros(len(labels), 3, *labels.shape[1:], device=labels.device)
     rounds = rng.integers(1, max_rounds + 1, size=len(labels))
     coarse = labels[:, ::COARSE, ::COARSE].cpu().numpy()

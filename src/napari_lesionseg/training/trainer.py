@@ -49,19 +49,7 @@ class ValidationScores:
 def validate(
     network: SegmentationNetwork, card: ModelCard, pairs: Sequence[CachedPair], device: torch.device
 ) -> ValidationScores:
-    """Score the automatic outline at a threshold of 0.5, without any tidying up.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        In evaluation mode; left as it is.
-    card : ModelCard
-        Working size and normalization.
-    pairs : sequence of CachedPair
-        Held-out images; at least one.
-    device : torch.device
-        Where the work is done.
-    """
+    """Score the automatic outline at a threshold of 0.5, without any tidying up."""
     model = Model(network, card, device)
     overlaps = np.array([_jaccard(_outline(model, pair), pair.labels) for pair in pairs])
     dice = 2 * overlaps / (1 + overlaps)
@@ -89,7 +77,7 @@ STATE_KEY = "lesionseg_training"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step gave: the moment at which a caller may pause or stop."""
+    """Result of one step."""
 
     step: int
     """Steps done since the beginning of the run."""
@@ -103,7 +91,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one pass over the images gave."""
+    """Result of one pass over the images."""
 
     epoch: int
     """Passes done, from 1."""
@@ -125,23 +113,6 @@ class EpochResult:
 
 class Trainer:
     """Trains a network, one pass at a time.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Trained in place.
-    card : ModelCard
-        Working size and normalization.
-    pairs : sequence of CachedPair
-        Images to learn from.
-    held_out : sequence of CachedPair
-        Images to measure on after each pass; may be empty.
-    config : TrainConfig
-        Everything else.
-    device : str
-        See `choose_device`.
-    state_path : Path, optional
-        Where the state is kept, every two minutes and after every pass.
 
     Raises
     ------
@@ -293,10 +264,10 @@ class Trainer:
                 position = json.loads((file.metadata() or {})[STATE_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TrainingError(f"{path} holds no state of a training that could be continued.") from error
+            raise TrainingError(f"{path} is not a training that can be resumed.") from error
         if _read_config(position) != self._config:
             raise TrainingError(
-                f"{path} belongs to a training with other settings; use the same ones to continue."
+                f"{path} belongs to a training with other settings. Use the same ones to resume."
             )
         self._learner.restore(tensors)
         self._step, self._seconds = position["step"], position["seconds"]
@@ -327,7 +298,7 @@ def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: Learning
     weights = config.class_weights
     if weights is not None and (len(weights) != len(card.classes) or not any(weights)):
         names = ", ".join(card.classes)
-        raise TrainingError(f"Give {len(card.classes)} class weights, one for each of {names}.")
+        raise TrainingError(f"There must be {len(card.classes)} class weights, one for each of {names}.")
     for pair in pairs:
         highest = int(pair.labels.max(initial=0, where=pair.labels != IGNORED))
         if highest >= len(card.classes):
