@@ -150,7 +150,7 @@ class TestLearning:
         """0.5 is the middle between old and new weights."""
         made = {}
         for share in (0.5, 1.0):
-            config = QUICK.model_copy(update={"interpolations": (share,), "patience": 1.0})
+            config = QUICK.model_copy(update={"interpolations": (share,), "rounds": 1})
             tuning = fine_tune(tiny_model, discs, config)
             list(tuning)
             made[share] = weights(tuning.candidate().model)
