@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from PIL import Image
 from qtpy.QtCore import QItemSelectionModel, Qt
+from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.workbench import queue_columns
@@ -215,3 +217,26 @@ def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monke
 def test_columns_say_what_they_are(panel):
     for column in range(panel.model.columnCount()):
         assert panel.model.headerData(column, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole)
+
+
+def test_images_that_were_moved_are_located(qtbot, make_study, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    photos, moved = tmp_path / "photos", tmp_path / "moved"
+    photos.mkdir()
+    for number in range(2):
+        Image.fromarray(np.full((40, 60, 3), 200 + number, np.uint8)).save(photos / f"P{number}.png")
+    study = Study.create(tmp_path / "study", "am", paths=photos)
+    photos.rename(moved)
+    viewer = ViewerModel()
+    session = StudySession(viewer, study, PostprocessConfig(min_area=0))
+    panel = QueuePanel(viewer)
+    qtbot.addWidget(panel)
+    panel.set_session(session)
+    qtbot.waitUntil(lambda: not panel.missing.isHidden())
+    assert panel.missing.text.text() == "2 images are missing. Were they moved?"
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(moved))
+    panel.missing.locate.click()
+    qtbot.waitUntil(panel.missing.isHidden)
+    assert not study.missing_images()
+    panel.set_session(None)
+    session.close(discard=True)
