@@ -56,11 +56,11 @@ def test_damaged_json_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_tables_are_read_as_text(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    path.write_bytes(b"\xef\xbb\xbfname, age ,\r\n a ,5,x,more\r\nb\r\n\xff\xfe,7\r\n")
+    path.write_bytes(b'\xef\xbb\xbfName, Age at visit ,\r\n a ,5,x,more\r\n\r\nb\r\n"two\nlines",7\r\n')
     assert read_table(path) == [
-        {"name": "a", "age": "5"},
-        {"name": "b", "age": ""},
-        {"name": "\ufffd\ufffd", "age": "7"},
+        {"name": "a", "age_at_visit": "5"},
+        {"name": "b", "age_at_visit": ""},
+        {"name": "two\nlines", "age_at_visit": "7"},
     ]
     path.write_text("name\n" + '"' + "x" * 200_000)
     with pytest.raises(DatasetError, match="not a readable table"):

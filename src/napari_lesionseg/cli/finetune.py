@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import Progress as ProgressBar
@@ -12,6 +12,7 @@ from rich.progress import TaskID
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.options import add_model, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.datasets.facts import PATIENT_COLUMNS, name_key, read_facts
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.finetuning.comparison import Candidate
@@ -22,6 +23,7 @@ from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.training.trainer import EpochResult, StepResult
+from napari_lesionseg.types import Pair
 
 EXAMPLE = """examples:
   lesionseg finetune images/ --masks corrected/ --out our-clinic.safetensors --seconds 60
@@ -75,7 +77,7 @@ def run_finetune(options: argparse.Namespace) -> int:
         model,
         pairs,
         config,
-        items=read_patients(options.patients) if options.patients else (),
+        items=read_patients(options.patients, pairs) if options.patients else (),
         held_out=held_out,
         state_path=options.out.with_suffix(".state.safetensors"),
         resume=options.resume,
@@ -86,16 +88,16 @@ def run_finetune(options: argparse.Namespace) -> int:
     return 1 if tuning.skipped else 0
 
 
-def read_patients(path: Path) -> list[SplitItem]:
-    """Read the patient of each image from a CSV file with the columns ``image`` and ``patient``."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream)
-            return [SplitItem(row["image"], patient=row["patient"] or None) for row in rows]
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{path} is not a CSV file with the columns image and patient.") from error
+def read_patients(path: Path, pairs: Sequence[Pair]) -> list[SplitItem]:
+    """Read from a table which images are of one patient."""
+    facts = read_facts([path], [pair.stem for pair in pairs])
+    if facts.problems:
+        raise TrainingError(f"{path} cannot be used: {facts.problems[0].reason}")
+    patients = {item.stem: item for item in facts.split_items()}
+    if not any(item.patient for item in patients.values()):
+        raise TrainingError(f"{path} has no patient (column {' or '.join(PATIENT_COLUMNS)}) for any image.")
+    known = ((pair, patients.get(name_key(pair.stem))) for pair in pairs)
+    return [SplitItem(pair.stem, item.patient, item.lesion) for pair, item in known if item]
 
 
 def _show(tuning: FineTuning) -> None:

@@ -19,8 +19,7 @@ import torch
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.datasets.formats.base import name_key, read_tables
-from napari_lesionseg.datasets.formats.folder import NAME_COLUMNS
+from napari_lesionseg.datasets.facts import name_key, read_facts
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
@@ -172,13 +171,15 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
 
 def _read_classes(options: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:
     """Return the class of each image's lesion, by `name_key`, from a column of the metadata."""
-    column = options.classes_from
+    column = options.classes_from.casefold()
     path = options.metadata or Path(options.images[0]) / "metadata.csv"
     if not path.is_file():
         raise TrainingError(f"There is no table {path}; name one with --metadata.")
-    rows = read_tables([path], NAME_COLUMNS)
-    known = {name: row[column] for name, row in rows.items() if row.get(column)}
-    if not any(name_key(pair.stem) in known for pair in pairs):
+    facts = read_facts([path], [pair.stem for pair in pairs])
+    for problem in facts.problems:
+        print_error(f"{problem.name}: {problem.reason}")
+    known = {name: row[column] for name, row in facts.rows.items() if row.get(column)}
+    if not known:
         raise TrainingError(f"{path} has no value in a column '{column}' for any image.")
     return known
 

@@ -48,9 +48,7 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
     convention = get_format(format) if format else recognize(folder)
     if convention is None:
         known = ", ".join(found.title for found in FORMATS.values() if found.read)
-        raise DatasetError(
-            f"{folder} holds no data set that can be read: no images with masks, and none of {known}."
-        )
+        raise DatasetError(f"{folder} holds no data set that can be read: no images, and none of {known}.")
     if convention.read is None:
         raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
     return convention.read(folder)

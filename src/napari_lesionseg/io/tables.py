@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -16,6 +17,9 @@ import python_calamine
 
 from napari_lesionseg.errors import DatasetError
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx")
+"""Endings of the tables that are read, in lower case."""
+
 MAX_JSON_BYTES = 2 * 1024**3
 MAX_TABLE_BYTES = 256 * 1024**2
 MAX_SHEET_BYTES = 64 * 1024**2
@@ -24,6 +28,8 @@ MAX_SHEET_BYTES = 64 * 1024**2
 MAX_CELLS = 5_000_000
 # All references of cells and rows: calamine takes memory for the whole rectangle that they span.
 _REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Za-z]*)(\d*)["']""")
+_SPACES = re.compile(r"\s+")
+_SEP_LINE = re.compile(r"sep=(.)[^\n]*\n")  # Excel's own hint
 _DAMAGED = (
     EOFError,
     LookupError,
@@ -46,18 +52,43 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path} is not a readable JSON file: {error}.") from error
 
 
-def read_table(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header line, header to cell; missing cells are ""."""
-    lines = _text(path, MAX_TABLE_BYTES).splitlines()
+def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]:
+    """Return the rows of a table, header to cell; missing cells are "", empty rows are left out.
+
+    Headers come in lower case, with `_` for spaces. Workbooks, and text with any delimiter and encoding that
+    spreadsheets write, are read; the first line that is not blank is the header.
+    """
+    rows = read_sheet(path) if path.suffix.lower() == ".xlsx" else _read_cells(path, delimiter)
+    cells = [[cell.strip() for cell in row] for row in rows]
+    filled = [row for row in cells if any(row)]
+    if not filled:
+        return []
+    header = [_SPACES.sub("_", name.casefold()) for name in filled[0]]
+    if len({name for name in header if name}) != sum(map(bool, header)):
+        raise DatasetError(f"Two columns of {path} have the same name.")
+    padding = [""] * len(header)
+    return [
+        {name: cell for name, cell in zip(header, [*row, *padding], strict=False) if name}
+        for row in filled[1:]
+    ]
+
+
+def _read_cells(path: Path, delimiter: str | None) -> list[list[str]]:
+    text = _text(path, MAX_TABLE_BYTES).lstrip("\r\n \ufeff")
+    named = _SEP_LINE.match(text)
+    if named:
+        delimiter, text = named[1], text[named.end() :].lstrip("\r\n ")
     try:
-        reader = csv.DictReader(lines, delimiter=delimiter, restval="")
-        return [_clean_row(row) for row in reader]
+        stream = io.StringIO(text, newline="")
+        return list(csv.reader(stream, delimiter=delimiter or _find_delimiter(text)))
     except csv.Error as error:
         raise DatasetError(f"{path} is not a readable table: {error}.") from error
 
 
-def _clean_row(row: dict[str | None, Any]) -> dict[str, str]:
-    return {key.strip(): value.strip() for key, value in row.items() if key and isinstance(value, str)}
+def _find_delimiter(text: str) -> str:
+    """Return what separates the names in the header: the candidate that occurs most often."""
+    header = text.partition("\n")[0]
+    return max(",;\t|", key=header.count)
 
 
 def read_sheet(path: Path) -> list[list[str]]:
@@ -124,10 +155,16 @@ def write_table(path: Path, rows: Iterable[dict[str, str]], columns: Iterable[st
 
 
 def _text(path: Path, limit: int) -> str:
-    """Return a text file's contents; bytes that are no UTF-8 become the replacement character."""
+    """Return a text file's contents: UTF-8 or UTF-16 by its mark, else UTF-8, else what Windows writes."""
     try:
         if path.stat().st_size > limit:
             raise DatasetError(f"{path} is larger than {limit // 1024**2} MB and is not read.")
-        return path.read_bytes().decode("utf-8-sig", errors="replace")
+        payload = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+    if payload.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return payload.decode("utf-16", errors="replace")
+    try:
+        return payload.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return payload.decode("cp1252", errors="replace")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
+from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.images import read_image
@@ -229,6 +230,10 @@ class Study:
             for image_id in sorted(self.state.unknown)
         ]
         return (*self._reader.problems, *self._left_out, *unknown)
+
+    def add_problems(self, problems: Iterable[Problem]) -> None:
+        """Take in what is wrong with the data set that the images are from."""
+        self._left_out.extend(StudyProblem(problem.name, 0, problem.reason) for problem in problems)
 
     @property
     def session(self) -> Session | None:

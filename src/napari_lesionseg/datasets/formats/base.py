@@ -6,8 +6,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from pydantic import Field
 
 from napari_lesionseg.config import Settings
 from napari_lesionseg.datasets.deidentify import clean_jpeg
+from napari_lesionseg.datasets.facts import name_key
 from napari_lesionseg.datasets.records import STATUSES, Dataset, InstanceImage, Pixels, Provenance, Record
-from napari_lesionseg.datasets.splits import DEFAULT_SHARES, PARTS, Part
+from napari_lesionseg.datasets.splits import DEFAULT_SHARES, Part
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import image_suffixes, read_image, write_image, write_mask
@@ -39,11 +40,6 @@ _PART_WORDS: tuple[tuple[re.Pattern[str], Part], ...] = (
     (re.compile(r"(?i)(?:^|[^a-z])(?:validation|valid|val)(?:[^a-z]|$)"), "val"),
     (re.compile(r"(?i)(?:^|[^a-z])(?:testing|test)(?:[^a-z]|$)"), "test"),
 )
-_PATIENT_COLUMNS = ("patient_id", "patient")
-_LESION_COLUMNS = ("lesion_id", "lesion")
-_DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnostic")
-_ONE_HOT = ("melanoma", "seborrheic_keratosis")
-
 SHARED_FACTS = (
     "sex",
     "age_approx",
@@ -431,79 +427,6 @@ def part_of(path: Path, root: Path) -> Part | None:
     return None
 
 
-def read_tables(paths: Iterable[Path], keys: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Merge the rows of several CSV files by a column of names; tables without such a column are left out.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        The tables; damaged ones are left out.
-    keys : tuple of str
-        Headers that the column of names may have.
-
-    Returns
-    -------
-    dict
-        Facts by name in lower case, without an ending.
-    """
-    merged: dict[str, dict[str, str]] = {}
-    for path in paths:
-        try:
-            rows = read_table(path)
-        except DatasetError:
-            continue
-        for row in rows:
-            name = next((row[key] for key in keys if row.get(key)), "")
-            if name:
-                merged.setdefault(name_key(name), {}).update(row)
-    return merged
-
-
-def name_key(name: str) -> str:
-    """Return what the names of one image in several places have in common."""
-    path = Path(name)
-    return (path.stem if is_image(path) else path.name).casefold()
-
-
-def with_facts(record: Record, row: Mapping[str, str], keys: tuple[str, ...]) -> Record:
-    """Return the record with patient, lesion, diagnosis, part and further facts from a row of a table.
-
-    Parameters
-    ----------
-    record : Record
-        As the files show it.
-    row : mapping
-        Cells by header; may be empty.
-    keys : tuple of str
-        Headers of the column of names, which is no fact.
-
-    Returns
-    -------
-    Record
-        What the record already says is kept where the row is silent.
-    """
-    part = row.get("part", "")
-    known = {*keys, *_PATIENT_COLUMNS, *_LESION_COLUMNS, "diagnosis", "part"}
-    facts = {name: value for name, value in row.items() if value and name not in known}
-    return replace(
-        record,
-        patient=_first(row, _PATIENT_COLUMNS) or record.patient,
-        lesion=_first(row, _LESION_COLUMNS) or record.lesion,
-        diagnosis=_first(row, _DIAGNOSIS_COLUMNS) or _one_hot(row) or record.diagnosis,
-        part=part if part in PARTS else record.part,
-        metadata={**record.metadata, **facts},
-    )
-
-
-def _first(row: Mapping[str, str], columns: Iterable[str]) -> str | None:
-    return next((row[column] for column in columns if row.get(column)), None)
-
-
-def _one_hot(row: Mapping[str, str]) -> str | None:
-    """Read a diagnosis off columns of 0.0 and 1.0, as the challenge of 2017 gives it."""
-    return next((name for name in _ONE_HOT if row.get(name) in ("1", "1.0")), None)
-
-
 def read_provenance(folder: Path) -> dict[str, Provenance]:
     """Read who drew which mask, as an earlier export wrote it down.
 
@@ -520,7 +443,7 @@ def read_provenance(folder: Path) -> dict[str, Provenance]:
     path = folder / PROVENANCE_NAME
     if not path.is_file():
         return {}
-    return {name_key(name): _provenance(row) for name, row in read_tables([path], ("name",)).items()}
+    return {name_key(row["name"]): _provenance(row) for row in read_table(path) if row.get("name")}
 
 
 def _provenance(row: Mapping[str, str]) -> Provenance:

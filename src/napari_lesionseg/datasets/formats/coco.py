@@ -23,19 +23,18 @@ from pycocotools import mask as mask_api
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import ndimage
 
+from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts, with_facts
 from napari_lesionseg.datasets.formats.base import (
     MAX_FILES_SCANNED,
     Format,
     Placed,
     Plan,
     facts_of,
-    name_key,
     objects_of,
     part_of,
     put_image,
     put_json,
     read_provenance,
-    with_facts,
 )
 from napari_lesionseg.datasets.records import (
     Dataset,
@@ -165,7 +164,9 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
         for record in _records(content, _File(path, folder, provenance), found, problems):
             first = records.setdefault(record.name.casefold(), record)
             problems += [Problem(record.name, "The name was taken before.")] * (first is not record)
-    return Dataset("coco", natural_order(records.values()), tuple(problems))
+    facts = read_facts(find_tables(folder), [record.name for record in records.values()])
+    described = [facts.applied(record) for record in records.values()]
+    return Dataset("coco", natural_order(described), (*problems, *facts.problems))
 
 
 def _content(path: Path) -> dict[str, list[Any]]:
@@ -255,7 +256,7 @@ def _record(
         provenance=source.provenance.get(name, Provenance(status="approved" if objects else "no lesion")),
         part=part_of(source.path.with_suffix("") / "x", source.root),
     )
-    return with_facts(record, image.facts, ())
+    return with_facts(record, image.facts)
 
 
 @dataclass(frozen=True, slots=True)

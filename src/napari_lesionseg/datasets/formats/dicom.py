@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from napari_lesionseg.datasets.facts import find_tables, read_facts
 from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, any_file_matches, read_provenance
 from napari_lesionseg.datasets.formats.dicom_files import (
     Header,
@@ -107,11 +108,12 @@ def read(folder: Path) -> Dataset:
         raise DatasetError(f"{folder} holds no DICOM photographs.")
     provenance = read_provenance(folder)
     classes = _classes(segmentations.values())
+    facts = read_facts(find_tables(folder), [_name(path) for path, _ in photographs])
     records = [
-        _record(path, header, segmentations.get(header.uid), classes, provenance)
+        facts.applied(_record(path, header, segmentations.get(header.uid), classes, provenance))
         for path, header in photographs
     ]
-    return Dataset("dicom", natural_order(records), tuple(problems))
+    return Dataset("dicom", natural_order(records), (*problems, *facts.problems))
 
 
 class _Outlines(NamedTuple):

@@ -17,19 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.datasets.deidentify import safe_name
+from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
 from napari_lesionseg.datasets.formats.base import (
-    PROVENANCE_NAME,
     Format,
     Placed,
     Plan,
-    name_key,
     put_facts,
     put_image,
     put_instances,
     put_mask,
     read_provenance,
-    read_tables,
-    with_facts,
 )
 from napari_lesionseg.datasets.records import (
     LESION_CLASSES,
@@ -50,8 +47,6 @@ from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import LabelImage
 
 CLASSES_NAME = "classes.csv"
-NAME_COLUMNS = ("name", "image_id", "isic_id", "image", "img_id", "file_name", "filename")
-_PAD = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
 _RGB = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 
@@ -73,7 +68,7 @@ class Legend:
 
 
 def recognizes(folder: Path) -> bool:
-    """Tell whether images with masks lie in a folder."""
+    """Tell whether images lie in a folder, with or without masks."""
     try:
         _search(folder)
     except PairingError:
@@ -82,12 +77,10 @@ def recognizes(folder: Path) -> bool:
 
 
 def _search(folder: Path) -> PairSearch:
-    """Find images and masks; an import of images that nobody has outlined yet has none of these."""
+    """Find images and masks; a folder of images that nobody has outlined yet has no masks."""
     try:
         return find_pairs(folder)
     except PairingError:
-        if not (folder / PROVENANCE_NAME).is_file():
-            raise
         return PairSearch((), tuple(find_images(folder)))
 
 
@@ -128,15 +121,12 @@ def read(folder: Path) -> Dataset:
         else:
             problems.append(Problem(image.stem, "A link leads out of the folder and is not followed."))
     legend = read_legend(folder) or _look_through([mask for _, mask in images if mask])
-    facts = read_tables([folder / "metadata.csv"], NAME_COLUMNS)
+    facts = read_facts(find_tables(folder), [image.stem for image, _ in images])
     build = functools.partial(
         _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
     )
-    records = [
-        with_facts(build(image, mask), facts.get(name_key(image.stem), {}), NAME_COLUMNS)
-        for image, mask in images
-    ]
-    return Dataset("folder", natural_order(records), tuple(problems))
+    records = [facts.applied(build(image, mask)) for image, mask in images]
+    return Dataset("folder", natural_order(records), (*problems, *facts.problems))
 
 
 def _inside(folder: Path, *files: Path | None) -> bool:
@@ -156,7 +146,6 @@ def _record(
     source: Source | None = functools.partial(_read_colors, mask, legend) if mask and legend.colors else mask
     instances = folder / "instances" / f"{name}.png"
     masks = {title: path / f"{name}.png" for title, path in regions.items()}
-    pad = _PAD.fullmatch(name)
     return Record(
         name,
         image,
@@ -164,8 +153,6 @@ def _record(
         instances=instances if instances.is_file() else None,
         regions={title: path for title, path in masks.items() if path.is_file()},
         classes=legend.classes,
-        patient=pad["patient"] if pad else None,
-        lesion=pad["lesion"] if pad else None,
         provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
     )
 

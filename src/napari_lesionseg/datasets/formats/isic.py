@@ -17,21 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
 from napari_lesionseg.datasets.formats.base import (
-    PROVENANCE_NAME,
     Format,
     Placed,
     Plan,
     any_file_matches,
     is_image,
-    name_key,
     part_of,
     put_facts,
     put_image,
     put_mask,
     read_provenance,
-    read_tables,
-    with_facts,
 )
 from napari_lesionseg.datasets.records import (
     LESION_CLASSES,
@@ -56,7 +53,6 @@ ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst
 
 _MASK = re.compile(r"(?P<name>.+?)_(?:segmentation|attribute_(?P<attribute>\w+))", re.IGNORECASE)
 _SUPERPIXELS = re.compile(r".+_superpixels", re.IGNORECASE)
-_KEYS = ("isic_id", "image_id", "image", "image_name")
 _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
@@ -89,25 +85,25 @@ def read(folder: Path) -> Dataset:
     if not found.images:
         raise DatasetError(f"{folder} holds no images.")
     classes = _classes(found.masks)
-    facts = read_tables((table for table in found.tables if table.name != PROVENANCE_NAME), _KEYS)
+    facts = read_facts(find_tables(folder), [image.stem for image in found.images.values()])
     provenance = read_provenance(folder)
     records = []
     for key, image in found.images.items():
         source = provenance.get(key, Provenance()) if key in found.masks else NOT_OUTLINED
         record = _record(image, found.masks.get(key, {}), classes, folder, source)
-        records.append(with_facts(record, facts.get(key, {}), _KEYS))
+        records.append(facts.applied(record))
     lost = [path for key, files in found.masks.items() if key not in found.images for path in files.values()]
-    problems = [*found.problems, *(Problem(path.name, "The mask has no image.") for path in lost)]
+    problems = [*found.problems, *facts.problems]
+    problems += [Problem(path.name, "The mask has no image.") for path in lost]
     return Dataset("isic", natural_order(records), tuple(problems))
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The files of a folder: images by name, masks by name and attribute ("" for the lesion), tables."""
+    """The files of a folder: images by name, masks by name and attribute ("" for the lesion)."""
 
     images: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, dict[str, Path]] = field(default_factory=dict)
-    tables: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -116,11 +112,9 @@ def _sort_out(folder: Path) -> _Found:
     found = _Found()
     for path in walk(folder):
         match = _MASK.fullmatch(path.stem)
-        if path.suffix.lower() == ".csv":
-            found.tables.append(path)
-        elif not is_image(path) or _SUPERPIXELS.fullmatch(path.stem):
+        if not is_image(path) or _SUPERPIXELS.fullmatch(path.stem):
             continue
-        elif match:
+        if match:
             attributes = found.masks.setdefault(name_key(match["name"]), {})
             attributes[(match["attribute"] or "").lower()] = path
         elif found.images.setdefault(name_key(path.stem), path) is not path:

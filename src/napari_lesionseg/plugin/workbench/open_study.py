@@ -6,12 +6,12 @@ import contextlib
 import getpass
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.datasets.records import Record
+from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import DatasetError, PairingError, StudyError
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
@@ -106,7 +106,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     """
     if plan.problem:
         raise StudyError(plan.problem)
-    records = () if plan.images_folder is None else _records_in(plan.images_folder)
+    dataset = Dataset("", ()) if plan.images_folder is None else _dataset_in(plan.images_folder)
     study = Study.create(
         plan.folder,
         plan.annotator,
@@ -116,11 +116,12 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
         blinded=plan.blinded,
         copy=plan.copy,
         key_file=plan.key_file,
-        groups=[record.split_item() for record in records],
+        groups=[record.split_item() for record in dataset.records],
         progress=progress,
     )
     with _closed_on_error(study):
-        import_masks(study, records, progress)
+        study.add_problems(dataset.problems)
+        import_masks(study, dataset.records, progress)
     return study
 
 
@@ -138,8 +139,11 @@ def open_folder(folder: Path, annotator: str, progress: Progress | None = None) 
     if study.info.images_folder is not None:  # else it holds copies, and takes more only when it is told to
         # Its images may have been moved; the study knows them.
         with _closed_on_error(study), contextlib.suppress(PairingError):
-            if study.add_images(folder, progress=progress):
-                import_masks(study, _records_in(folder), progress)
+            dataset = _dataset_in(folder)
+            study.add_problems(dataset.problems)
+            groups = [record.split_item() for record in dataset.records]
+            if study.add_images(folder, groups=groups, progress=progress):
+                import_masks(study, dataset.records, progress)
     return study
 
 
@@ -167,9 +171,9 @@ def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
     return tuple(StudyClass(name=name, color=color) for name, color in zip(names, colors, strict=True))
 
 
-def _records_in(folder: Path) -> Sequence[Record]:
-    """Return what a data set knows of its images; nothing if the folder is not a data set."""
+def _dataset_in(folder: Path) -> Dataset:
+    """List what is known of the images of a folder, as far as it is a data set."""
     try:
-        return read_dataset(folder).records
-    except DatasetError:
-        return ()
+        return read_dataset(folder)
+    except DatasetError as error:
+        return Dataset("", (), (Problem(folder.name, str(error)),))
