@@ -40,18 +40,74 @@ _UNSAFE = re.compile(r"[^\w-]+")
 _NAME_LENGTH = 100
 
 
+class HashCache:
+    """Hashes of the files in a folder, remembered in a file that may be deleted."""
+
+    def __init__(self, folder: Path | None, file: Path) -> None:
+        self._folder = folder
+        self._file = file
+        self._hashes: dict[Path, _Stamp] = {}  # made by this object
+
+    def hash(self, path: Path) -> str:
+        """Return the SHA-256 of a file, from the cache if its size and time are the same."""
+        status = path.stat()
+        cached = self._cache.get(self._key(path))
+        if cached is not None and cached[:2] == (status.st_size, status.st_mtime_ns):
+            return cached[2]
+        return self.hash_now(path)
+
+    def hash_now(self, path: Path) -> str:
+        """Return the SHA-256 of a file, hashed once by this object and again when it has changed."""
+        status = path.stat()
+        known = self._hashes.get(path)
+        if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
+            known = self._hashes[path] = (status.st_size, status.st_mtime_ns, sha256_file(path))
+        return known[2]
+
+    def path_of(self, sha256: str) -> Path | None:
+        """Return the file in the folder that had this SHA-256 when the cache was written."""
+        return self._cached_paths.get(sha256)
+
+    def save(self) -> None:
+        """Write the cache, if there is anything new."""
+        new = {self._key(path): stamp for path, stamp in self._hashes.items()}
+        cache = {**self._cache, **new}
+        cache.pop("", None)
+        if cache != self._cache:
+            self._file.parent.mkdir(exist_ok=True)
+            write_atomically(self._file, _CACHE.dump_json(cache))
+            self._cache = cache
+
+    @cached_property
+    def _cache(self) -> dict[RelativePath, _Stamp]:
+        """Hashes by path relative to the folder; a cache that is missing or damaged is empty."""
+        try:
+            return _CACHE.validate_json(self._file.read_bytes())
+        except (OSError, ValidationError):
+            return {}
+
+    @cached_property
+    def _cached_paths(self) -> dict[str, Path]:
+        if self._folder is None:
+            return {}
+        return {sha256: self._folder / name for name, (_, _, sha256) in self._cache.items()}
+
+    def _key(self, path: Path) -> str:
+        """Return a file's name in the cache; empty for files that are not in the folder."""
+        folder, name = f"{self._folder}{os.sep}", str(path)  # strings are ten times as fast as paths
+        return name.removeprefix(folder).replace(os.sep, "/") if name.startswith(folder) else ""
+
+
 class ImageFiles:
     """Finds the files of images: in the study's folder `own`, and in `outside` those that were not copied.
 
-    The cache is a file that remembers the hashes of the files in `outside`. It may be deleted. What is shown
-    is never taken from it: a file is hashed before it is first read, whatever the cache says.
+    A file is hashed before it is first read, whatever the cache says: it must never show another image.
     """
 
     def __init__(self, own: Path, outside: Path | None, cache: Path) -> None:
         self.own = own
         self.outside = outside
-        self._cache_file = cache
-        self._hashes: dict[Path, _Stamp] = {}  # made by this object
+        self.hashes = HashCache(outside, cache)
         self._listing: dict[int, list[Path]] | None = None
         self._parents: dict[Path, Path] = {}  # resolved; resolving each file takes most of the time of 10 000
 
@@ -95,43 +151,6 @@ class ImageFiles:
         """List the folders anew when the next image is missing."""
         self._listing = None
 
-    def hash_file(self, path: Path) -> str:
-        """Return the SHA-256 of a file, from the cache if its size and time are the same."""
-        status = path.stat()
-        cached = self._cache.get(self._key(path))
-        if cached is not None and cached[:2] == (status.st_size, status.st_mtime_ns):
-            return cached[2]
-        return self._hash(path)
-
-    def save(self) -> None:
-        """Write the cache, if there is anything new."""
-        new = {self._key(path): stamp for path, stamp in self._hashes.items()}
-        cache = {**self._cache, **new}
-        cache.pop("", None)
-        if cache != self._cache:
-            self._cache_file.parent.mkdir(exist_ok=True)
-            write_atomically(self._cache_file, _CACHE.dump_json(cache))
-            self._cache = cache
-
-    @cached_property
-    def _cache(self) -> dict[RelativePath, _Stamp]:
-        """Hashes by path relative to `outside`; a cache that is missing or damaged is empty."""
-        try:
-            return _CACHE.validate_json(self._cache_file.read_bytes())
-        except (OSError, ValidationError):
-            return {}
-
-    @cached_property
-    def _cached_paths(self) -> dict[str, Path]:
-        if self.outside is None:
-            return {}
-        return {sha256: self.outside / name for name, (_, _, sha256) in self._cache.items()}
-
-    def _key(self, path: Path) -> str:
-        """Return a file's name in the cache; empty for files that are not in `outside`."""
-        folder, name = f"{self.outside}{os.sep}", str(path)  # strings are ten times as fast as paths
-        return name.removeprefix(folder).replace(os.sep, "/") if name.startswith(folder) else ""
-
     def _place(self, added: Added) -> Path | None:
         """Return where an image was when it was added; None when the study has no such folder."""
         folder = self.own if added.own else self.outside
@@ -141,7 +160,7 @@ class ImageFiles:
         place = self._place(added)
         if place is not None:
             yield place
-        moved = self._cached_paths.get(added.image_id)
+        moved = self.hashes.path_of(added.image_id)
         if moved is not None:
             yield moved
 
@@ -156,14 +175,7 @@ class ImageFiles:
         folder = self.own if path.is_relative_to(self.own) else self.outside
         if _size(path) != added.size or not self._stays_inside(path, folder):
             return False
-        return self._hash(path) == added.image_id
-
-    def _hash(self, path: Path) -> str:
-        status = path.stat()
-        known = self._hashes.get(path)
-        if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
-            known = self._hashes[path] = (status.st_size, status.st_mtime_ns, sha256_file(path))
-        return known[2]
+        return self.hashes.hash_now(path) == added.image_id
 
     def resolve_parent(self, path: Path) -> Path:
         """Return a path with all links but the last followed."""
@@ -294,7 +306,7 @@ def _describe_in_place(
 ) -> Iterator[dict[str, Any] | StudyProblem]:
     try:
         place = files.resolve_parent(path)
-        sha256 = files.hash_file(place)
+        sha256 = files.hashes.hash(place)
         if sha256 in known:
             return
         folder = files.folder_of(place)

@@ -200,7 +200,7 @@ class Study:
         with self._lock:
             self._closed = True
             with contextlib.suppress(OSError):
-                self._files.save()
+                self._files.hashes.save()
 
     def __enter__(self) -> Self:
         return self
