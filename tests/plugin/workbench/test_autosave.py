@@ -72,7 +72,7 @@ def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_sa
     assert disk.saved == ["first", "other", "third"]
 
 
-def test_what_fails_is_told_and_tried_again_until_it_works(qtbot, autosaver, disk):
+def test_a_failed_save_is_reported_and_tried_again(qtbot, autosaver, disk):
     disk.full = True
     told = []
     autosaver.failed.connect(told.append)
@@ -85,7 +85,7 @@ def test_what_fails_is_told_and_tried_again_until_it_works(qtbot, autosaver, dis
     assert disk.saved == ["a"]
 
 
-def test_nobody_foresaw_this_and_it_is_still_told_and_tried_again(qtbot, autosaver):
+def test_an_unexpected_error_is_reported_and_tried_again(qtbot, autosaver):
     calls, told = [], []
 
     def save() -> None:

@@ -94,7 +94,7 @@ def paint(editor):
     labels.data_setitem((rows, cols), 0)
 
 
-def test_three_classes_are_named_painted_learned_and_predicted(qtbot, bench, tmp_path):
+def test_three_classes_are_named_painted_trained_and_predicted(qtbot, bench, tmp_path):
     assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
     change(qtbot, bench, NEVUS, MELANOMA, HAIR)
     chooser = bench.panel(CorrectSection).tools.classes
@@ -178,7 +178,7 @@ def test_a_class_that_is_used_cannot_be_removed(qtbot, bench, monkeypatch):
     assert bench.panel(CorrectSection).tools.edit_classes.isEnabled()
 
 
-def test_a_class_nobody_used_goes_and_the_model_shrinks(qtbot, bench):
+def test_an_unused_class_is_removed_and_the_model_shrinks(qtbot, bench):
     change(qtbot, bench, NEVUS, MELANOMA)
     qtbot.waitUntil(
         lambda: (

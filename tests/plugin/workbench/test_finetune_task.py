@@ -134,7 +134,7 @@ def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
     session.close(discard=True)
 
 
-def test_the_panel_learns_and_keeps_the_model_under_a_name_of_its_own(qtbot, panel):
+def test_the_panel_trains_and_keeps_the_model_under_a_new_name(qtbot, panel):
     assert panel.training_images.text().startswith("3 images to train on: 3 by am")
     panel.controls.start.click()
     assert not panel.controls.start.isEnabled()
@@ -158,7 +158,7 @@ def test_a_discarded_model_is_nowhere(qtbot, panel):
     assert all(entry.shipped for entry in ModelStore().list())
 
 
-def test_closing_while_it_learns_tells_nobody(qtbot, panel):
+def test_closing_during_training_emits_nothing(qtbot, panel):
     panel.controls.seconds.setValue(600)
     panel.controls.start.click()
     run = panel.task

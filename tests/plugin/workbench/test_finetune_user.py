@@ -184,7 +184,7 @@ def by_model(bench, status):
     return {state.current.model for state in states if state.status is status}
 
 
-def test_closing_while_it_learns_and_continuing_the_next_time(qtbot, bench, monkeypatch):
+def test_training_continues_after_the_study_was_closed(qtbot, bench, monkeypatch):
     for _ in range(3):
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)

@@ -77,7 +77,7 @@ def test_images_of_the_viewer_are_offered_first(qtbot, spot, tmp_path):
     ("field", "text", "word"),
     [("annotator", "a b", "name"), ("classes", " , ", "lesion"), ("classes", "nevus, nevus", "same name")],
 )
-def test_what_will_not_do_is_told(dialog, photos, field, text, word):
+def test_unusable_input_is_reported(dialog, photos, field, text, word):
     dialog.images.set_path(photos)
     getattr(dialog, field).setText(text)
     assert not dialog.make.isEnabled()

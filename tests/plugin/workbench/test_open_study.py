@@ -32,14 +32,14 @@ def photos(tmp_path):
     return folder
 
 
-def test_the_readers_name_is_one_that_a_study_takes(monkeypatch):
+def test_the_default_annotator_is_a_valid_name(monkeypatch):
     monkeypatch.setattr(open_study.getpass, "getuser", lambda: "anna.møller@hospital")
     assert default_annotator() == "annamllerhospital"
     monkeypatch.setattr(open_study.getpass, "getuser", lambda: "x" * 99)
     assert re.fullmatch("x{1,40}", default_annotator())
 
 
-def test_there_is_a_readers_name_even_without_an_account(monkeypatch):
+def test_there_is_a_default_annotator_without_an_account(monkeypatch):
     def nobody() -> str:
         raise OSError("no account")
 
@@ -80,12 +80,12 @@ def test_a_study_is_opened_though_its_images_are_gone(photos, tmp_path):
 
 
 @pytest.mark.parametrize("annotator", ["", "a b", "../x"])
-def test_a_readers_name_that_does_not_do_is_told(photos, annotator):
+def test_an_invalid_annotator_is_reported(photos, annotator):
     with pytest.raises(StudyError, match="name"):
         open_folder(photos, annotator)
 
 
-def test_an_empty_folder_is_told(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     with pytest.raises(LesionSegError):
         open_folder(tmp_path, "am")
     assert not (tmp_path / STUDY_FOLDER).exists()
@@ -144,14 +144,14 @@ def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path
         ({"classes": ()}, "at least one"),
     ],
 )
-def test_what_cannot_be_made_is_told_before(photos, tmp_path, change, words):
+def test_settings_that_cannot_be_used_are_reported_before(photos, tmp_path, change, words):
     plan = replace(NewStudy(tmp_path / "new", "am", images_folder=photos), **change)
     assert words in plan.problem
     with pytest.raises(StudyError, match=words):
         make_study(plan)
 
 
-def test_a_study_that_is_there_is_told(photos, tmp_path):
+def test_an_existing_study_is_reported(photos, tmp_path):
     plan = NewStudy(tmp_path / "new", "am", images_folder=photos)
     make_study(plan).close()
     assert "already" in plan.problem

@@ -179,7 +179,7 @@ def sign_as(study, annotator, place, outline):
         other.approve(list(other.state.images)[place], outline)
 
 
-def test_how_well_readers_agree_is_a_column_once_there_are_two(qtbot, panel, study, session):
+def test_agreement_is_shown_once_there_are_two_annotators(qtbot, panel, study, session):
     assert panel.table.isColumnHidden(AGREE)
     half = OUTLINE.copy()
     half[:20] = 0
@@ -195,7 +195,7 @@ def test_how_well_readers_agree_is_a_column_once_there_are_two(qtbot, panel, stu
     qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "1.00")
 
 
-def test_blinded_readers_are_told_nothing_of_each_other(qtbot, make_study, monkeypatch):
+def test_blinded_annotators_see_no_agreement(qtbot, make_study, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
     study = make_study(2, blinded=True)
     study.approve(next(iter(study.state.images)), OUTLINE)

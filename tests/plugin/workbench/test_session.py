@@ -131,7 +131,7 @@ def test_a_prediction_is_saved_as_predicted(desk):
     assert desk.signs[-1] is True
 
 
-def test_the_prediction_is_kept_though_the_hand_was_quick(desk):
+def test_the_prediction_is_kept_when_it_is_edited_at_once(desk):
     desk.paint()
     desk.session.review.approve()
     desk.saved()
@@ -141,7 +141,7 @@ def test_the_prediction_is_kept_though_the_hand_was_quick(desk):
     assert desk.study.read_mask(state.image_id, "approved").sum() > SPOT
 
 
-def test_what_the_hand_changes_is_saved_as_corrected(desk):
+def test_an_edited_outline_is_saved_as_corrected(desk):
     desk.saved()
     desk.paint()
     desk.saved()
@@ -161,7 +161,7 @@ def test_a_click_is_saved_with_the_outline(qtbot, desk):
     assert outline.clicks == ((2.0, 2.0, True),)
 
 
-def test_a_prediction_after_the_hand_is_the_readers_choice(qtbot, open_desk, network):
+def test_a_prediction_requested_after_an_edit_is_saved(qtbot, open_desk, network):
     desk = open_desk(model=None).begin()
     desk.paint()
     desk.saved()
@@ -314,7 +314,7 @@ def test_labels_that_the_study_does_not_have_count_as_lesion(desk):
 # ------------------------------------------------------------------------------- when saving fails
 
 
-def test_what_cannot_be_saved_is_told_and_saved_later(qtbot, trouble, desk):
+def test_a_failed_save_is_reported_and_saved_later(qtbot, trouble, desk):
     desk.saved()
     trouble.on = True
     desk.paint()
@@ -502,7 +502,7 @@ def test_a_reshaped_layer_is_never_written(desk):
     assert desk.mask.sum() == SPOT
 
 
-def test_fifty_images_take_two_layers_and_are_forgotten(open_desk, network):
+def test_fifty_images_take_two_layers_and_are_released(open_desk, network):
     desk = open_desk(50).begin()
     seen = []
     for _ in range(49):
@@ -531,7 +531,7 @@ def test_a_session_that_was_closed_leaves_nothing(qtbot, open_desk):
 # ----------------------------------------------------------------------------- models, other annotators
 
 
-def test_another_model_outlines_what_no_reader_touched(qtbot, desk, network):
+def test_another_model_predicts_what_nobody_edited(qtbot, desk, network):
     desk.saved()
     other = type(network)()
     other.sha256 = "bb" * 32
@@ -561,7 +561,7 @@ def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, n
     assert len(again.study.history(again.id("P1"))) == before
 
 
-def test_a_model_that_fails_is_told_and_the_image_waits_for_another(qtbot, open_desk, network):
+def test_a_failing_model_is_reported_and_another_image_opens(qtbot, open_desk, network):
     network.error = RuntimeError("broken")
     desk = open_desk()
     desk.session.begin()
@@ -573,7 +573,7 @@ def test_a_model_that_fails_is_told_and_the_image_waits_for_another(qtbot, open_
 
 
 @pytest.mark.parametrize("blinded", [False, True])
-def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make_study, blinded):
+def test_another_annotators_work_is_seen_unless_blinded(qtbot, open_desk, make_study, blinded):
     desk = open_desk(blinded=blinded).begin()
     desk.saved()
     with make_study(annotator="bo") as other:
@@ -589,7 +589,7 @@ def test_another_readers_work_is_seen_if_the_study_allows(qtbot, open_desk, make
     assert desk.mask.sum() == (SPOT if blinded else 40 * 60)
 
 
-def test_an_image_that_cannot_be_read_is_told(qtbot, desk):
+def test_an_image_that_cannot_be_read_is_reported(qtbot, desk):
     desk.saved()
     path = desk.study.image_path(desk.id("P4"))
     path.unlink()

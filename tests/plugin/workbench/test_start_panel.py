@@ -85,13 +85,13 @@ def test_images_stay_when_no_study_can_be_made(qtbot, panel, viewer, told, tmp_p
     assert panel.new_button.isEnabled()
 
 
-def test_nothing_is_opened_while_the_reader_wants_to_stay(panel, opened, tmp_path):
+def test_nothing_is_opened_while_the_annotator_stays(panel, opened, tmp_path):
     panel._may_leave = lambda: False
     panel.open_folder(tmp_path)
     assert panel._task is None
 
 
-def test_reading_is_told_of_and_can_be_stopped(qtbot, panel, told, opened, tmp_path, monkeypatch, spot):
+def test_reading_shows_progress_and_can_be_canceled(qtbot, panel, told, opened, tmp_path, monkeypatch, spot):
     for number in range(3):
         image = spot.copy()
         image[0, number] = 9

@@ -133,7 +133,7 @@ def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench)
     assert open_bench.panel(OutlinePanel).form.threshold.threshold is None
 
 
-def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
+def test_a_missing_folder_is_reported(qtbot, bench, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(start_panel, "show_error", told.append)
     bench.open_folder(tmp_path / "nowhere")
@@ -142,7 +142,7 @@ def test_a_bad_reader_or_folder_is_told(qtbot, bench, tmp_path, monkeypatch):
     assert bench.start.open_button.isEnabled()
 
 
-def test_a_model_that_cannot_be_loaded_is_told(qtbot, bench, monkeypatch):
+def test_a_model_that_cannot_be_loaded_is_reported(qtbot, bench, monkeypatch):
     told = []
     monkeypatch.setattr(panels, "show_error", told.append)
 
@@ -203,7 +203,7 @@ def test_failing_to_save_is_loud_until_it_works(qtbot, open_bench, trouble):
     assert "bold" not in open_bench.panel(ReviewBar).save_status.styleSheet()
 
 
-def test_the_window_does_not_close_on_unsaved_work_unless_told(qtbot, open_bench, trouble, answer):
+def test_the_window_asks_before_it_closes_on_unsaved_work(qtbot, open_bench, trouble, answer):
     saved(qtbot, open_bench)
     window = open_bench._viewer.window._qt_window
     trouble.on = True
@@ -251,7 +251,7 @@ def test_closing_while_the_study_is_being_opened(qtbot, bench, folder):
     assert bench.session is None
 
 
-def test_a_dock_that_is_taken_away_saves_and_nothing_is_left(qtbot, open_bench, folder):
+def test_a_removed_dock_saves_and_leaves_nothing(qtbot, open_bench, folder):
     paint(open_bench)
     image_id, viewer = open_bench.session.image_id, open_bench._viewer
     open_bench.setParent(None)
@@ -263,7 +263,7 @@ def test_a_dock_that_is_taken_away_saves_and_nothing_is_left(qtbot, open_bench, 
         assert study.read_mask(image_id)[2, 2] == 1
 
 
-def test_a_dock_that_is_taken_away_goes_on_saving(qtbot, open_bench, folder, monkeypatch, trouble):
+def test_a_removed_dock_goes_on_saving(qtbot, open_bench, folder, monkeypatch, trouble):
     saved(qtbot, open_bench)
     told = []
     monkeypatch.setattr(widget, "show_error", told.append)

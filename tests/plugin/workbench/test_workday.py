@@ -278,7 +278,7 @@ class Workday(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-def test_whatever_happens_the_reader_finds_again_what_she_saw(qtbot, network, monkeypatch):
+def test_whatever_happens_the_annotator_finds_the_same_outlines(qtbot, network, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(image_review, "PAUSE_MS", LONG_PAUSE_MS)
     monkeypatch.setattr(Workday, "qtbot", qtbot)
