@@ -156,6 +156,23 @@ class FineTuneConfig(LearningConfig):
     See ``docs/explanation/fine-tuning.md`` for what was tried, and what was not.
     """
 
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        title="Time",
+        description="Budget in seconds; None: no limit.",
+        json_schema_extra={
+            "form": {
+                "tooltip": "Time for the fine-tuning",
+                "unit": "s",
+                "decimals": 0,
+                "min": 10,
+                "max": 3600,
+                "step": 1,
+                "value": 60,
+            }
+        },
+    )
     epochs: int | None = Field(
         None, ge=1, description="Passes over the images; None: chosen from their number."
     )

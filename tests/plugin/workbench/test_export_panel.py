@@ -61,7 +61,7 @@ def test_one_part_without_holes_on_request(qtbot, make_napari_viewer, make_study
     panel = ExportPanel(ViewerModel())
     panel.set_session(session)
     qtbot.addWidget(panel)
-    panel.single_region.setChecked(True)
+    panel._form.native("single_region").setChecked(True)
     panel.start(tmp_path / "set")
     qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
     (written,) = (tmp_path / "set").rglob("*_segmentation.png")

@@ -95,6 +95,16 @@ class ExportConfig(Settings):
         title="New names",
         description="Who gets running numbers in random order: patients, lesions and images whose names "
         "hold the patient's or do not fit the format; all images and annotators as well; or nobody.",
+        json_schema_extra={
+            "form": {
+                "tooltip": "Which names are replaced by sequential IDs. EXIF metadata is always removed",
+                "choices": [
+                    ["rename patients", "patients"],
+                    ["rename everything", "all"],
+                    ["keep names", "nothing"],
+                ],
+            }
+        },
     )
     keep_parts: bool = Field(
         True, title="Keep parts", description="Leave images in the parts they already have."
@@ -105,7 +115,9 @@ class ExportConfig(Settings):
         description="Keep every pixel (JPEG stays JPEG), or write JPEG throughout.",
     )
     single_region: bool = Field(
-        False, title="One region", description="Keep the largest part of each outline and close its holes."
+        False,
+        title="Largest part only, without holes",
+        description="Write only the largest part of each outline, with its holes filled.",
     )
     split_parts: bool = Field(
         False,

@@ -11,7 +11,7 @@ from magicgui.widgets import create_widget
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from pydantic.fields import FieldInfo
-from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QGridLayout, QLabel, QWidget
 
 from napari_lesionseg.config import Settings
 
@@ -23,8 +23,8 @@ _LARGEST = 1_000_000
 class SettingsForm(Generic[S]):
     """Widgets for some fields of a settings model, from their titles, descriptions and bounds.
 
-    A field may narrow what the form offers by ``json_schema_extra={"form": {...}}``: options of magicgui, and
-    ``unit``, which is added to the caption.
+    A field may narrow what the form offers by ``json_schema_extra={"form": {...}}``: options of magicgui,
+    ``value`` to begin with, ``unit``, which is added to the caption, and ``decimals`` of a number.
     """
 
     changed = Signal()
@@ -73,12 +73,17 @@ def _widget_for(field: FieldInfo) -> ValueWidget[Any]:
     extra = field.json_schema_extra
     hints: Any = dict(extra)["form"] if isinstance(extra, dict) else {}
     options = _bounds(field) | {"tooltip": field.description} | hints
-    unit = options.pop("unit", "")
+    unit, decimals = options.pop("unit", ""), options.pop("decimals", None)
     caption = f"{field.title} ({unit})" if unit else field.title
     value = options.pop("value", field.default)
+    if "choices" in options:
+        options["choices"] = [tuple(choice) for choice in options["choices"]]
     widget = create_widget(value=value, annotation=field.annotation, label=caption, options=options)
     if isinstance(widget.native, QComboBox):
         keep_narrow(widget.native)
+    if isinstance(widget.native, QDoubleSpinBox) and decimals is not None:
+        widget.native.setDecimals(decimals)
+        widget.native.setSuffix(f" {unit}")
     assert isinstance(widget, ValueWidget)  # noqa: S101 - create_widget's return type is wider
     return widget
 

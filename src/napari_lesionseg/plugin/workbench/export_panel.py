@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QGridLayout,
@@ -24,7 +23,7 @@ from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.plugin.tasks import Task
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
+from napari_lesionseg.plugin.widgets.forms import keep_narrow, settings_form, small
 from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.datasets import study_records
@@ -32,13 +31,6 @@ from napari_lesionseg.study.study import Study
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-NAMES = {
-    "patients": "rename patients",
-    "all": "rename everything",
-    "nothing": "keep names",
-}
-"""Values of `ExportConfig.pseudonymize`, as shown to the user."""
 
 
 class ExportTask(Task[ExportReport]):
@@ -75,8 +67,7 @@ class ExportPanel(Panel):
         super().__init__(viewer)
         self.task: ExportTask | None = None
         self.format = QComboBox()
-        self.names = QComboBox()
-        self.single_region = QCheckBox("Largest part only, without holes")
+        self._form = settings_form(ExportConfig, "pseudonymize", "single_region")
         self.export = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
@@ -103,9 +94,7 @@ class ExportPanel(Panel):
         """Write the data set to a new or empty folder; `originals` are photographs for DICOM."""
         if self.session is None:
             return
-        config = ExportConfig(
-            pseudonymize=self.names.currentData(), single_region=self.single_region.isChecked()
-        )
+        config = self._form.settings()
         self.report.setText("")
         self.task = ExportTask(self.session.study, out, self.format.currentData(), config, originals)
         self.task.progressed.connect(self._on_step)
@@ -119,13 +108,8 @@ class ExportPanel(Panel):
             if found.write:
                 self.format.addItem(found.title, name)
         self.format.setCurrentIndex(max(0, self.format.findData("isic")))
-        for value, words in NAMES.items():
-            self.names.addItem(words, value)
         keep_narrow(self.format)
-        keep_narrow(self.names)
         self.format.setToolTip("Format of the data set")
-        self.single_region.setToolTip("Write only the largest part of each outline, with its holes filled")
-        self.names.setToolTip("Which names are replaced by sequential IDs. EXIF metadata is always removed")
         self.cancel.setToolTip("Stop the export. Nothing is written")
         self.report.setWordWrap(True)
         self.report.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -136,8 +120,8 @@ class ExportPanel(Panel):
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(self.format, 0, 0)
-        grid.addWidget(self.names, 0, 1)
-        grid.addWidget(self.single_region, 1, 0, 1, 2)
+        grid.addWidget(self._form.native("pseudonymize"), 0, 1)
+        grid.addWidget(self._form.native("single_region"), 1, 0, 1, 2)
         grid.addWidget(self.export, 2, 0)
         grid.addWidget(self.cancel, 2, 1)
         grid.addWidget(self.bar, 3, 0, 1, 2)

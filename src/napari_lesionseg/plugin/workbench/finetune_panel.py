@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
@@ -28,7 +27,7 @@ from napari_lesionseg.finetuning.schedule import Plan, describe_domain_shift
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.widgets.forms import settings_form, small
 from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.finetune_task import (
     FineTuneTask,
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from napari_lesionseg.finetuning.session import Event
     from napari_lesionseg.inference.predictor import Model
 
-DEFAULT_SECONDS = 60
 PLOT_HEIGHT = 110
 # Okabe and Ito (2008): blue for the loss, orange for the agreement.
 LOSS_COLOR, DICE_COLOR = "#56b4e9", "#e69f00"
@@ -222,11 +220,8 @@ class FinetuneControls(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds = QSpinBox()
-        self.seconds.setRange(10, 3600)
-        self.seconds.setValue(DEFAULT_SECONDS)
-        self.seconds.setSuffix(" s")
-        self.seconds.setToolTip("Time for the fine-tuning")
+        self._form = settings_form(FineTuneConfig, "max_seconds")
+        self.seconds = self._form.native("max_seconds")
         self.start = QPushButton("Fine-tune")
         self.pause = QPushButton("Pause")
         self.stop = QPushButton("Finish now")
@@ -243,7 +238,7 @@ class FinetuneControls(QWidget):
     @property
     def config(self) -> FineTuneConfig:
         """The settings for the next fine-tuning."""
-        return FineTuneConfig(max_seconds=self.seconds.value(), num_threads=background_threads())
+        return self._form.settings(num_threads=background_threads())
 
     def update_for(self, task: FineTuneTask | None, why_not: str) -> None:
         """Show the buttons for a task, or those to start one, unless there is a reason why not."""
