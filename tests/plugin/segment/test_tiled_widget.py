@@ -206,5 +206,5 @@ def test_the_lesions_of_a_large_outline_can_be_numbered(qtbot, viewer, model):
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.current is None
-    panel.number.click()
+    panel.numbering.button.click()
     qtbot.waitUntil(lambda: panel.current is not None and len(panel.current.model.rows) == 1, timeout=20_000)
