@@ -35,13 +35,7 @@ _MASK = re.compile(r".+_(?:segmentation|mask|attribute_\w+)", re.IGNORECASE)
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerTuple]] | None:
-    """Give napari the function that opens a path, or None when it is nothing that is read here.
-
-    Parameters
-    ----------
-    path : str or sequence of str
-        What is to be opened.
-    """
+    """Return the function that opens a path, or None if this plugin does not read it."""
     return read_layers if all(_is_ours(Path(item)) for item in _as_list(path)) else None
 
 
@@ -59,22 +53,6 @@ def read_layers(path: Paths) -> list[LayerTuple]:
     Images. Pages of a TIFF become a stack. Gray values of more than 8 bits are kept as they are; everything
     else becomes color bytes, upright. Of a folder that is a data set (PH2, ISIC, COCO, DICOM, images with
     masks), and of a COCO file, each image comes with its outline.
-
-    Parameters
-    ----------
-    path : str or sequence of str
-        Files and folders.
-
-    Returns
-    -------
-    list of (data, options, type)
-        Layers; of a folder's images only the first one is visible, as they lie on top of each other. What
-        is left out, because it is broken or too much at once, is said in a notification.
-
-    Raises
-    ------
-    ImageError, MaskError, PairingError, DatasetError
-        If a file cannot be read, or a folder holds no images that can.
     """
     return [layer for item in _as_list(path) for layer in _read_path(Path(item))]
 
@@ -138,7 +116,7 @@ def _read_record(record: Record, *, visible: bool) -> list[LayerTuple]:
 
 
 def _tell(path: Path, problems: Sequence[Problem], opened: int, total: int) -> None:
-    """Say what was left out."""
+    """Report what was left out."""
     if opened < total:
         show_info(
             f"The first {opened} of {total} images in {path.name} are open. "

@@ -8,12 +8,12 @@ from napari_lesionseg.plugin.readers import LayerTuple
 
 
 def one_image() -> list[LayerTuple]:
-    """Give one drawn image and its exact mask, which is hidden at first."""
+    """Return one drawn image and its exact mask, which is hidden at first."""
     return _layers(sample_set(1)[0], visible=True)
 
 
 def six_images() -> list[LayerTuple]:
-    """Give six drawn images of different skins and lesions, each with its exact mask.
+    """Return six drawn images of different skins and lesions, each with its exact mask.
 
     They lie on top of each other, so only the first one is visible.
     """

@@ -11,17 +11,7 @@ PLUGIN = "napari-lesionseg"
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The plugin's page in napari's preferences.
-
-    Parameters
-    ----------
-    model : str
-        Name of the model to begin with, or path of its file; empty for the shipped one.
-    device : str
-        "auto", "cpu", "cuda" or "mps".
-    working_size : int
-        Side in pixels at which the network looks at images; 0 for the model's own.
-    """
+    """The plugin's page in napari's preferences."""
 
     model: str = ""
     device: str = "auto"

@@ -22,25 +22,6 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
     Outlines of one kind become 0 and 255, several classes their indices, both with 8 bits. Stacks and labels
     above 127 (numbered parts, rather than classes) go into a TIFF, one page a frame, with their own numbers.
-
-    Parameters
-    ----------
-    path : str
-        Ends in .png, .tif or .tiff.
-    data : array_like
-        (H, W), or (..., H, W) for stacks, whole numbers from 0 on.
-    attributes : dict
-        What napari says of the layer; nothing of it is saved.
-
-    Returns
-    -------
-    list of str
-        The file that was written.
-
-    Raises
-    ------
-    MaskError
-        If the file's format cannot hold the labels, or the file cannot be written.
     """
     labels = np.asarray(data)
     highest = int(labels.max(initial=0))

@@ -19,24 +19,6 @@ class CutTool:
     """The mouse on the lesions of a layer: a click picks one; while cutting, clicks and lines cut it.
 
     Only while the layer's own mode is to move the image; brush and eraser keep the mouse.
-
-    Parameters
-    ----------
-    labels : napari.layers.Labels
-        The layer.
-
-    Attributes
-    ----------
-    picked : psygnal.Signal
-        Emitted with row, column, and whether Shift or Ctrl was held.
-    lined : psygnal.Signal
-        Emitted with the places of a line that was drawn while cutting.
-    seeded : psygnal.Signal
-        Emitted with both places when two clicks were set while cutting.
-    drawn : psygnal.Signal
-        Emitted with the places so far, to be shown; empty when there is nothing to show any more.
-    changed : psygnal.Signal
-        Emitted when cutting began or ended.
     """
 
     picked = Signal(float, float, bool)
@@ -58,7 +40,7 @@ class CutTool:
         return self._cutting
 
     def start(self) -> None:
-        """Let the mouse cut."""
+        """Begin cutting."""
         self._labels.mode = "pan_zoom"
         self._labels.cursor = "cross"
         self._seeds.clear()
@@ -66,7 +48,7 @@ class CutTool:
         self.changed.emit()
 
     def stop(self) -> None:
-        """Let the mouse pick lesions again."""
+        """Stop cutting; clicks pick lesions again."""
         if self._cutting:
             self._cutting = False
             self._labels.cursor = "standard"
@@ -74,7 +56,7 @@ class CutTool:
             self.changed.emit()
 
     def close(self) -> None:
-        """Give the mouse back."""
+        """Stop following the mouse."""
         self.stop()
         self._labels.events.mode.disconnect(self._on_mode)
         if self._on_drag in self._labels.mouse_drag_callbacks:
@@ -127,7 +109,7 @@ class CutTool:
 
 
 def longest_inside(path: Sequence[Place], number_at: Callable[[float, float], int]) -> int:
-    """Tell which lesion a line runs through farthest, 0 for none."""
+    """Return the lesion that a line crosses farthest, 0 for none."""
     counts: dict[int, int] = {}
     for start, end in itertools.pairwise(path):
         steps = max(1, int(np.ceil(np.hypot(end[0] - start[0], end[1] - start[1]))))

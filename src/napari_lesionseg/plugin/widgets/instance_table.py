@@ -28,19 +28,7 @@ _SWATCH = 12
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table.
-
-    Parameters
-    ----------
-    title : str
-        Its heading.
-    tip : str
-        What it means.
-    value : callable
-        Takes a row, gives what the column is sorted by.
-    text : callable, optional
-        Takes a row, gives what is shown; None: the value.
-    """
+    """One column of a table."""
 
     title: str
     tip: str
@@ -61,18 +49,7 @@ def number_column(title: str, tip: str, name: str, digits: int = 0) -> Column:
 
 
 class InstanceTableModel(QAbstractTableModel):
-    """Rows are records with an ``index``, the lesion's number, which stands in the first column.
-
-    Parameters
-    ----------
-    columns : sequence of Column
-        After the first one.
-
-    Attributes
-    ----------
-    renumbered : Signal
-        Emitted with a lesion's number and the one that the user typed over it.
-    """
+    """Rows are records with an ``index``, the lesion's number, which stands in the first column."""
 
     renumbered = Signal(int, int)
 
@@ -105,7 +82,7 @@ class InstanceTableModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self._columns)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:  # noqa: N802
-        """Give a column's heading, and what it means."""
+        """Return the heading of a column, or its tooltip."""
         if orientation != Qt.Orientation.Horizontal:
             return None
         column = self._columns[section]
@@ -114,7 +91,7 @@ class InstanceTableModel(QAbstractTableModel):
         )
 
     def data(self, index: _Index, role: int = 0) -> Any:
-        """Give what a cell shows."""
+        """Return what a cell shows."""
         column, row = self._columns[index.column()], self._rows[index.row()]
         value = column.value(row)
         if role == Qt.ItemDataRole.DisplayRole:
@@ -128,12 +105,12 @@ class InstanceTableModel(QAbstractTableModel):
         return None
 
     def flags(self, index: QModelIndex) -> Qt.ItemFlag:
-        """Let numbers be typed over, where lesions can be edited."""
+        """Allow numbers to be edited, where lesions can be edited."""
         known = super().flags(index)
         return known | Qt.ItemFlag.ItemIsEditable if self.editable and index.column() == 0 else known
 
     def setData(self, index: _Index, value: Any, role: int = 0) -> bool:  # noqa: N802
-        """Take a number that was typed; it is shown once the lesion has it."""
+        """Announce a typed number; it is shown once the lesion has it."""
         if role != Qt.ItemDataRole.EditRole or index.column() != 0:
             return False
         old = self._rows[index.row()].index
@@ -154,15 +131,7 @@ class InstanceTableModel(QAbstractTableModel):
 
 
 class InstanceTable(QTableView):
-    """A table of lesions that can be sorted, and selected row by row.
-
-    Attributes
-    ----------
-    chosen : Signal
-        Emitted when the user selected other lesions.
-    double_clicked : Signal
-        Emitted with a lesion's number when it was double-clicked.
-    """
+    """A table of lesions that can be sorted, and selected row by row."""
 
     chosen = Signal()
     double_clicked = Signal(int)

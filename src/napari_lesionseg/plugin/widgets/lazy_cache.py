@@ -18,20 +18,6 @@ class LazyCache(ABC, Generic[T]):
     """Makes something for each image as it is asked for, the last asked first, and keeps the latest.
 
     Subclasses say how: `_make` runs in a worker, `_finish` and `_instead` on the main thread.
-
-    Parameters
-    ----------
-    title : str
-        What is done, in the user's words.
-    kept : int
-        How many are kept in memory.
-    waiting : int
-        How many may wait to be made; more were scrolled past.
-
-    Attributes
-    ----------
-    ready : psygnal.Signal
-        Emitted with the SHA-256 of an image whose value is there now.
     """
 
     ready = Signal(str)
@@ -43,20 +29,7 @@ class LazyCache(ABC, Generic[T]):
         self._job: Task[Any] | None = None
 
     def get(self, image: str, version: Hashable) -> T | None:
-        """Give what was made for an image.
-
-        Parameters
-        ----------
-        image : str
-            SHA-256 of the image.
-        version : hashable
-            What the value depends on; it is made anew when this has changed.
-
-        Returns
-        -------
-        T or None
-            None, or the former one, while it is made.
-        """
+        """Return what was made for an image; None or the former value while it is made anew."""
         kept = self._kept.get(image)
         if kept is None or kept[0] != version:
             self._waiting[image] = version
@@ -67,7 +40,7 @@ class LazyCache(ABC, Generic[T]):
         return None if kept is None else kept[1]
 
     def close(self) -> None:
-        """Let nothing come of what is being made."""
+        """Discard what is being made."""
         if self._job is not None:
             self._job.close()
         self._job = None
@@ -79,11 +52,11 @@ class LazyCache(ABC, Generic[T]):
 
     @abstractmethod
     def _finish(self, made: Any) -> T:
-        """Make of them what is kept; called on the main thread."""
+        """Convert them to what is kept; called on the main thread."""
 
     @abstractmethod
     def _instead(self) -> T:
-        """Give what is kept where nothing could be made."""
+        """Return what is kept if nothing could be made."""
 
     def _begin(self) -> None:
         if self._job is not None or not self._waiting:

@@ -104,13 +104,7 @@ class ModelPicker(QObject):
         return place if place >= 0 else int(self.model.findText(f"{name} (shipped)"))
 
     def add_to(self, grid: QGridLayout, row: int) -> int:
-        """Put the choices into the rows of a form.
-
-        Returns
-        -------
-        int
-            The first free row.
-        """
+        """Add the choices to the rows of a form; return the first free row."""
         for name, box in (("Model", self.model), ("Device", self.device)):
             grid.addWidget(QLabel(name), row, 0)
             grid.addWidget(box, row, 1)
@@ -176,7 +170,7 @@ def _list_choices(box: QComboBox, entries: list[_Entry], wanted: str | None) -> 
 
 
 def _disable(box: QComboBox, index: int) -> None:
-    """Let an entry be seen but not chosen."""
+    """Show an entry that cannot be chosen."""
     entries = box.model()
     item = entries.item(index) if isinstance(entries, QStandardItemModel) else None
     if item is not None:
