@@ -78,7 +78,7 @@ def shown(qtbot, bench, *names):
             and bench.session.editor is not None
             and (not names or bench.session.state.name in names)
         ),
-        timeout=10000,
+        timeout=30_000,
     )
 
 
