@@ -12,8 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
-
 from napari_lesionseg import __version__
 from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.io.atomic import sha256_file
@@ -223,7 +221,7 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
         ) as cluster,
         Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
-        client.run(torch.set_num_threads, threads)
+        client.run(_limit_threads, threads)
         yield client, f"{workers} processes, {threads} thread{'s' if threads > 1 else ''} each"
 
 
@@ -266,7 +264,15 @@ def _run_on_worker(function: Callable[[Path, Chunk], Result], model: str, chunk:
     return function(Path(get_worker().local_directory) / model, chunk)
 
 
+def _limit_threads(threads: int) -> None:
+    import torch  # the options of the command line are here too, and must not wait for torch
+
+    torch.set_num_threads(threads)
+
+
 def _versions() -> tuple[str, str]:
+    import torch
+
     return __version__, torch.__version__
 
 
