@@ -223,10 +223,10 @@ class TestSegNet(SizedTester):
 
 
 def test_every_network_has_a_tester() -> None:
-    tested = {tester.arch for tester in (TestLiteUNet, TestLiteUNetExperts, TestUNet, TestSegNet)}
-    assert tested == set(ARCHITECTURES)
+    testers = [*ArchitectureTester.__subclasses__(), *SizedTester.__subclasses__()]
+    assert {tester.arch for tester in testers if hasattr(tester, "arch")} == set(ARCHITECTURES)
 
 
 def test_an_unknown_network_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="lite-unet, lite-unet-experts, segnet, unet"):
+    with pytest.raises(CheckpointError, match=", ".join(sorted(ARCHITECTURES))):
         build_network("vgg")
