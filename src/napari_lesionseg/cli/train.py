@@ -131,13 +131,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def read_recipe(options: argparse.Namespace) -> TrainConfig:
-    """Join the recipe with what the command line changes.
-
-    Raises
-    ------
-    TrainingError
-        If the recipe does not exist, a setting is wrong, or the network cannot be trained as a whole.
-    """
+    """Join the recipe with what the command line changes."""
     source = resources.files("napari_lesionseg") / "recipes" / f"{options.recipe}.json"
     path = source if source.is_file() else Path(options.recipe)
     try:

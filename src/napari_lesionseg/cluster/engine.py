@@ -113,13 +113,7 @@ class DaskEngine:
         return bool(found) and all(sha256 == expected for sha256 in found.values())
 
     def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
-        """Yield the result of each chunk, in order, with few chunks in flight.
-
-        Raises
-        ------
-        ClusterError
-            When the scheduler is gone, or workers died again and again at one chunk.
-        """
+        """Yield the result of each chunk, in order, with few chunks in flight."""
         waiting: deque[Any] = deque()
         remaining = iter(chunks)
         try:
@@ -176,11 +170,6 @@ def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator
     """Start or join the cluster of the options, and leave it at the end.
 
     Each process started here gets `threads` threads, by default its part of the processor's cores.
-
-    Raises
-    ------
-    ClusterError
-        If `distributed` is not installed, nothing answers at the address, or the versions differ.
     """
     if options.in_process:
         yield InProcess()

@@ -89,13 +89,7 @@ class FineTuneCheckpoint(Settings):
 
 
 def write_finetune_checkpoint(path: Path, state: FineTuneCheckpoint, tensors: Mapping[str, Tensor]) -> None:
-    """Write the state atomically.
-
-    Raises
-    ------
-    OSError
-        If the place cannot be written; what was there is untouched.
-    """
+    """Write the state atomically."""
     write_atomically(path, _pack(tensors, {STATE_KEY: state.model_dump_json()}))
 
 
@@ -131,13 +125,7 @@ def find_checkpoint(path: Path) -> FineTuneCheckpoint | None:
 
 
 def read_finetune_checkpoint(path: Path) -> tuple[FineTuneCheckpoint, dict[str, Tensor]]:
-    """Read the state with all its weights, to the processor's memory.
-
-    Raises
-    ------
-    TrainingError
-        If the state is missing or damaged.
-    """
+    """Read the state with all its weights, to the processor's memory."""
     try:
         with safe_open(path, framework="pt") as file:
             state = _parse(file.metadata())

@@ -71,17 +71,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Two models on the same images.
-
-    Parameters
-    ----------
-    dice, jaccard : Change
-        Overlap in [0, 1].
-    failures : Change
-        Share of the images with a Jaccard below 0.65.
-    images : tuple of ImageChange
-        In the order given.
-    """
+    """Two models on the same images."""
 
     dice: Change
     jaccard: Change
@@ -125,16 +115,7 @@ def predict_pair(
 def compare(
     before: Sequence[ScoredPrediction], after: Sequence[ScoredPrediction], *, seed: int = 0
 ) -> Comparison:
-    """Compare outlines of the same images.
-
-    Raises
-    ------
-    TrainingError
-        If there are no images, or they are not the same.
-
-    The interval of a difference is a percentile bootstrap over images: what varies from one image to the
-    next alike under both models cancels out, so that a small gain shows with few images.
-    """
+    """Compare outlines of the same images."""
     if not before or [o.pair.stem for o in before] != [o.pair.stem for o in after]:
         raise TrainingError("Two models can be compared on one or more images that both have outlined.")
     old = np.array([[o.scores.dice, o.scores.jaccard, o.scores.failed] for o in before], np.float64)
@@ -155,26 +136,14 @@ def iter_compare(
 
 
 def collect_changes(changes: Sequence[ImageChange]) -> Comparison:
-    """Summarize the results of `iter_compare`.
-
-    Raises
-    ------
-    TrainingError
-        If there are no images.
-    """
+    """Summarize the results of `iter_compare`."""
     return compare([change.before for change in changes], [change.after for change in changes])
 
 
 def compare_models(
     old: Model, new: Model, pairs: Sequence[CachedPair], postprocess: PostprocessConfig | None = None
 ) -> Comparison:
-    """Compare two models on images with true labels.
-
-    Raises
-    ------
-    TrainingError
-        If there are no images.
-    """
+    """Compare two models on images with true labels."""
     return collect_changes(list(iter_compare(old, new, pairs, postprocess)))
 
 
@@ -206,23 +175,7 @@ ENOUGH = 0.9  # share of the best gain: a smaller interpolation that keeps it fo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A fine-tuned model that has not been taken yet.
-
-    Parameters
-    ----------
-    model : Model
-        Learned from all images; its card names its parent and its data.
-    comparison : Comparison or None
-        Old against new on images that the outlines' model had not seen; None if none could be held out.
-    offered : bool
-        Whether it is better on the held-out images.
-    reason : str
-        One sentence on that.
-    interpolation : float
-        Between the old weights (0) and the new (1).
-    rounds : tuple of EpochResult
-        The curve.
-    """
+    """A fine-tuned model that has not been taken yet."""
 
     model: Model
     comparison: Comparison | None
@@ -232,13 +185,7 @@ class Candidate:
     rounds: tuple[EpochResult, ...]
 
     def save(self, path: Path) -> None:
-        """Write the model to a ``.safetensors`` file.
-
-        Raises
-        ------
-        CheckpointError
-            If the place cannot be written.
-        """
+        """Write the model to a ``.safetensors`` file."""
         save_checkpoint(path, self.model.network, self.model.card)
 
 

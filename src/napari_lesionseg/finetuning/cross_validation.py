@@ -158,13 +158,7 @@ class Ensemble:
         return part != "network" or rest in self._changing
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state_tensors` returned.
-
-        Raises
-        ------
-        TrainingError
-            If it belongs to another network.
-        """
+        """Restore what `state_tensors` returned."""
         unchanged = {f"network.{name}": t for name, t in self._start.state_dict().items()}
         for index, learner in enumerate(self._learners):
             prefix = f"{index}."

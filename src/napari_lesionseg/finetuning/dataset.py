@@ -74,13 +74,7 @@ def _hash_arrays(pair: CachedPair) -> str:
 
 
 def fit_labels(labels: LabelImage, card: ModelCard, stem: str) -> LabelImage:
-    """Bring class indices to those of a model.
-
-    Raises
-    ------
-    MaskError
-        If a mask has a class that a model of several classes does not know.
-    """
+    """Bring class indices to those of a model."""
     counted = labels != IGNORED
     if len(card.classes) == 2:
         return np.where(counted, labels > 0, IGNORED).astype(np.uint8)

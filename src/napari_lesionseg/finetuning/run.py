@@ -206,13 +206,7 @@ class TrainingRun:
         return self.ensemble.state_tensors() | best
 
     def restore(self, state: FineTuneCheckpoint, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` and `state_tensors` returned.
-
-        Raises
-        ------
-        TrainingError
-            If it belongs to another network.
-        """
+        """Restore what `state` and `state_tensors` returned."""
         self.ensemble.restore(tensors)
         self.step, self.best = state.step, state.best
         self.rounds = [saved.result() for saved in state.rounds]

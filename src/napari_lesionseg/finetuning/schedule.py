@@ -17,36 +17,7 @@ SPARE = 1.05  # steps take a little longer than when they were timed alone
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a fine-tuning is going to do.
-
-    Parameters
-    ----------
-    images : int
-        Images it learns from.
-    held_out : tuple of str
-        Names of the images that are scored, each by a model that is not trained on it.
-    folds : int
-        Models of the cross-validation.
-    steps : int
-        Total steps of all models.
-    rounds : int
-        Points of the curve.
-    seconds : float
-        Working time in all, what was spent already included.
-    step_seconds : float
-        Working time of one step.
-    batch_size : int
-        Images a step.
-    size : int
-        Side of the training images in pixels.
-    device : str
-        Such as "CPU, 2 threads".
-    skipped : tuple of SkippedPair
-        Images that cannot be used, and why.
-    new_domain_images : int, optional
-        Held-out images that look different from the training data, if they get an expert; None: the model
-        itself is fine-tuned.
-    """
+    """What a fine-tuning is going to do."""
 
     images: int
     held_out: tuple[str, ...]

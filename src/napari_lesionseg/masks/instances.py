@@ -115,25 +115,7 @@ def _matches(previous: InstanceMap, parts: InstanceMap) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One lesion of an image; all lengths in pixels.
-
-    Parameters
-    ----------
-    index : int
-        Its number.
-    area : int
-        Number of pixels.
-    row, col : float
-        Its center, the mean of its pixels.
-    top, left, bottom, right : int
-        Its bounding box; ``bottom`` and ``right`` are exclusive.
-    class_index : int
-        The class of most of its pixels; 1 where no classes were given.
-    class_name : str
-        Name of the class.
-    confidence : float or None
-        Mean probability of its class over its pixels, in [0, 1]; None where no probability was given.
-    """
+    """One lesion of an image; all lengths in pixels."""
 
     index: int
     area: int

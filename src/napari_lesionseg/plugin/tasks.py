@@ -42,16 +42,6 @@ class Task(Generic[T]):
         self._task.finished.connect(self._on_finished)
         self._task.failed.connect(self._on_failed)
         self._task.start()
-
-    Attributes
-    ----------
-    progressed : psygnal.Signal
-        Emitted with what `report` was given.
-    finished : psygnal.Signal
-        Emitted with the function's result.
-    failed : psygnal.Signal
-        Emitted with a `LesionSegError` to be shown to the user (a `CancelledError` after `cancel`), or with
-        an unexpected exception, whose traceback napari has shown already.
     """
 
     progressed = Signal(object)

@@ -46,13 +46,7 @@ def shrink_pair(stem: str, image: ByteImage, labels: LabelImage, side: int) -> C
 
 
 def read_pair(pair: Pair, side: int) -> CachedPair:
-    """Read an image and its mask from disk, shrunk to at most ``side`` pixels.
-
-    Raises
-    ------
-    ImageError, MaskError
-        If either cannot be read or they differ in size.
-    """
+    """Read an image and its mask from disk, shrunk to at most ``side`` pixels."""
     image = read_image(pair.image)
     height, width = image.shape[:2]
     return shrink_pair(pair.stem, image, read_mask(pair.mask, (height, width)), side)

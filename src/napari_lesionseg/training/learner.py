@@ -107,11 +107,6 @@ class Learner:
         """Learn from a batch at a share ``rate`` of the learning rates, and return the loss before the step.
 
         The number of the step and the seed decide the simulated clicks.
-
-        Raises
-        ------
-        TrainingError
-            If the loss is not finite; the network is not changed.
         """
         self._set_training()
         for norm, momentum in self._new_norms:
@@ -208,13 +203,7 @@ class Learner:
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state_tensors` returned.
-
-        Raises
-        ------
-        TrainingError
-            If it belongs to another network.
-        """
+        """Restore what `state_tensors` returned."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -112,13 +112,7 @@ class EpochResult:
 
 
 class Trainer:
-    """Trains a network, one pass at a time.
-
-    Raises
-    ------
-    TrainingError
-        If there is nothing to learn from, or masks or weights do not fit the classes of the card.
-    """
+    """Trains a network, one pass at a time."""
 
     def __init__(
         self,
@@ -227,13 +221,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------ state on disk
 
     def save_state(self) -> None:
-        """Write the state atomically, if a place for it was given.
-
-        Raises
-        ------
-        TrainingError
-            If the place cannot be written; training can go on.
-        """
+        """Write the state atomically, if a place for it was given."""
         self._saved_at = time.monotonic()
         if self._state_path is None:
             return
@@ -252,13 +240,7 @@ class Trainer:
             ) from error
 
     def load_state(self, path: Path) -> None:
-        """Continue where the state at ``path`` left off.
-
-        Raises
-        ------
-        TrainingError
-            If the state is missing, damaged, or of a run with other settings.
-        """
+        """Continue where the state at ``path`` left off."""
         try:
             with safe_open(path, framework="pt", device=str(self._device)) as file:
                 position = json.loads((file.metadata() or {})[STATE_KEY])
@@ -288,13 +270,7 @@ def _read_config(position: dict[str, Any]) -> TrainConfig | None:
 
 
 def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: LearningConfig) -> None:
-    """Refuse masks and class weights that do not fit the classes of the card.
-
-    Raises
-    ------
-    TrainingError
-        If a mask has a class without a name, or there is not one weight for each class.
-    """
+    """Refuse masks and class weights that do not fit the classes of the card."""
     weights = config.class_weights
     if weights is not None and (len(weights) != len(card.classes) or not any(weights)):
         names = ", ".join(card.classes)

@@ -35,13 +35,7 @@ _AT_WORK = "Wait until the outlines in the making are done, or cancel them."
 
 
 class SegmentWidget(QWidget):
-    """Choose images and a model, outline, and make the outlines tighter or looser.
-
-    Parameters
-    ----------
-    napari_viewer : napari.viewer.Viewer
-        The viewer whose images are outlined.
-    """
+    """Choose images and a model, outline, and make the outlines tighter or looser."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()

@@ -42,15 +42,7 @@ class _Relay(QObject):
 
 
 class Autosaver:
-    """Saves one thing after the other, away from the interface's thread.
-
-    Attributes
-    ----------
-    saved : psygnal.Signal
-        Something was saved; emitted on the main thread.
-    failed : psygnal.Signal
-        Something could not be saved; emitted with the reason, at every attempt.
-    """
+    """Saves one thing after the other, away from the interface's thread."""
 
     saved = Signal()
     failed = Signal(str)
@@ -74,17 +66,7 @@ class Autosaver:
         return len(self._waiting)
 
     def put(self, save: Callable[[], object], kind: Hashable = None, group: Hashable = None) -> None:
-        """Save something in the background.
-
-        Parameters
-        ----------
-        save : callable
-            Saves it, or raises an exception. Runs in another thread, so it must hold copies.
-        kind : hashable, optional
-            What waits and is of the same kind is dropped, since this is newer.
-        group : hashable, optional
-            Things of one group are saved in the order they came, whatever fails.
-        """
+        """Save something in the background."""
         begun = 1 if self._running is not None else 0
         if kind is not None:
             self._waiting = deque(
@@ -172,19 +154,7 @@ class UnsavedMask:
 
 
 class SaveQueue:
-    """Saves a study's masks and decisions in the background, and knows what is not saved yet.
-
-    Attributes
-    ----------
-    saved : psygnal.Signal
-        Something was saved.
-    failed : psygnal.Signal
-        Something could not be saved; emitted with the reason. It will be tried again.
-    all_saved : psygnal.Signal
-        Emitted with True when everything is on the disk, and with False while something is not.
-    dirty : bool
-        Whether the outline on the screen has changes that were not put into the queue yet.
-    """
+    """Saves a study's masks and decisions in the background, and knows what is not saved yet."""
 
     saved = Signal()
     failed = Signal(str)

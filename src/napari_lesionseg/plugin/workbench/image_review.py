@@ -32,13 +32,6 @@ class ImageReview:
     """An image that is being reviewed.
 
     Whatever happens to the outline is saved a moment later; a decision is saved at once.
-
-    Attributes
-    ----------
-    decided : psygnal.Signal
-        Emitted when the image was approved, set aside, or has no lesion.
-    failed : psygnal.Signal
-        Emitted with a sentence for the user.
     """
 
     decided = Signal()

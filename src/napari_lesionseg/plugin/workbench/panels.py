@@ -31,11 +31,6 @@ class Panel(QWidget):
     It is made once, with the workbench, and shows one study after the other. Subclasses override
     `show_session` and, if they have work to cancel, `close_session`. Signals of the session are connected
     with `listen`, and are disconnected when the study is closed.
-
-    Attributes
-    ----------
-    unfold : Signal
-        To be emitted when the panel should be seen, although its section may be folded.
     """
 
     unfold = Signal()

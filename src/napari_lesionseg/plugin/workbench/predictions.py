@@ -53,15 +53,7 @@ def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
 
 
 class Prefetcher:
-    """Prepares images, the most urgent first, one at a time.
-
-    Attributes
-    ----------
-    ready : psygnal.Signal
-        Emitted with a `Prepared`.
-    failed : psygnal.Signal
-        Emitted with the ID of an image that cannot be shown, and the exception.
-    """
+    """Prepares images, the most urgent first, one at a time."""
 
     ready = Signal(object)
     failed = Signal(str, object)
@@ -161,13 +153,6 @@ class BatchPrediction:
 
     So a full disk halts the batch, which goes on when there is room again. An image that is on the screen, or
     was reviewed in the meantime, is left out.
-
-    Attributes
-    ----------
-    progressed : psygnal.Signal
-        Emitted with (images done, images in all).
-    finished : psygnal.Signal
-        Emitted once with the reasons why images could not be segmented, also after `cancel`.
     """
 
     progressed = Signal(int, int)

@@ -28,23 +28,7 @@ if TYPE_CHECKING:
 
 
 class StudySession:
-    """One annotator at work on a study, which is closed with the session.
-
-    Attributes
-    ----------
-    opened : psygnal.Signal
-        Emitted with the `MaskEditor` of the image that is shown now, or None.
-    changed : psygnal.Signal
-        Emitted when the study's state, the queue or the image on the screen changed.
-    failed : psygnal.Signal
-        Emitted with a sentence for the user.
-    model_changed : psygnal.Signal
-        Emitted when there is another model.
-    model_added : psygnal.Signal
-        To be emitted with the name of a new model of the store, and whether to use it from now on.
-    interruptible : str
-        What closing the study would interrupt, in a sentence; empty when nothing.
-    """
+    """One annotator at work on a study, which is closed with the session."""
 
     opened = Signal(object)
     changed = Signal()
@@ -178,13 +162,7 @@ class StudySession:
 
 
 class Navigation:
-    """The queue of a study, and the annotator's way through it.
-
-    Attributes
-    ----------
-    changed : psygnal.Signal
-        Emitted when the queue is sorted or filtered in another way.
-    """
+    """The queue of a study, and the annotator's way through it."""
 
     changed = Signal()
 
@@ -239,15 +217,7 @@ class Navigation:
 
 
 class StudyPoller:
-    """Reads in another thread what other annotators saved.
-
-    Attributes
-    ----------
-    found : psygnal.Signal
-        Emitted when there was something new.
-    failed : psygnal.Signal
-        Emitted with a sentence when the folder cannot be reached: once, not at every poll.
-    """
+    """Reads in another thread what other annotators saved."""
 
     found = Signal()
     failed = Signal(str)

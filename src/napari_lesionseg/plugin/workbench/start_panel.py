@@ -54,13 +54,6 @@ class StartPanel(QWidget):
     """Buttons to make or open a study.
 
     `may_leave` closes the study that is open, and returns False when the annotator chose to stay.
-
-    Attributes
-    ----------
-    opened : Signal
-        Emitted with a `Study` that is open now.
-    in_use : collection of napari.layers.Layer
-        Layers that show a study already, and are not offered for a new one.
     """
 
     opened = Signal(object)

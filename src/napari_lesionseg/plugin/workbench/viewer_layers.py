@@ -29,15 +29,7 @@ if TYPE_CHECKING:
 
 
 class ImageDisplay:
-    """Loads the images of a study and shows one of them; the next ones are loaded ahead.
-
-    Attributes
-    ----------
-    opened : psygnal.Signal
-        Emitted with the `ImageReview` of the image that is shown now, or None.
-    failed : psygnal.Signal
-        Emitted with a sentence when the image that was asked for cannot be shown.
-    """
+    """Loads the images of a study and shows one of them; the next ones are loaded ahead."""
 
     opened = Signal(object)
     failed = Signal(str)
@@ -162,13 +154,7 @@ class ImageDisplay:
 
 
 class ViewerLayers:
-    """An image and its outline in a viewer, held weakly; the same two layers serve all images.
-
-    Attributes
-    ----------
-    losing : psygnal.Signal
-        Emitted when the user deletes one of the layers, before the other one is removed as well.
-    """
+    """An image and its outline in a viewer, held weakly; the same two layers serve all images."""
 
     losing = Signal()
 
