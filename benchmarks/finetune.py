@@ -243,7 +243,7 @@ def print_table(name: str, rows: Sequence[Row], order: str, console: Console) ->
 
 
 class Kept:
-    """Rows in a file, so that an interrupted run goes on; without a file nothing is kept.
+    """Rows in a file, so that an interrupted run can continue; without a file nothing is kept.
 
     Parameters
     ----------

@@ -105,7 +105,7 @@ def _take_steps(ensemble: Ensemble, steps: int, size: int, warmup: float) -> Non
 
 
 class Bench:
-    """The model as it is, and what it makes of the images."""
+    """The unchanged model and its predictions."""
 
     def __init__(self, model: ls.Model, data: Path) -> None:
         self.model = model

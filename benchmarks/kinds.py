@@ -5,7 +5,7 @@ Prints a table of ``docs/development/fine-tuning.md``::
     python benchmarks/kinds.py [--model M] [--data DIR] [--draws 40]
 
 Images of a set from another camera are drawn at random and define the new domain, as in fine-tuning. The
-table shows how many of the set's other images are recognized ("told apart"), and how many ISIC validation
+table shows how many of the set's other images are recognized, and how many ISIC validation
 images, which are from the model's training domain, are mistaken for it.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
         return np.stack([model.describe(image) for image in images])
 
     own = {name: describe(folder) for name, folder in OWN.items()}
-    table = Table("kind", "drawn", "told apart", *(f"taken of {name}" for name in own))
+    table = Table("domain", "drawn", "recognized", *(f"taken of {name}" for name in own))
     for folder, counts in KINDS.items():
         kind = describe(folder)
         for count in counts:

@@ -86,7 +86,7 @@ def make(folder: Path, images: Path) -> None:
     Study.create(folder, "am", paths=images).close()
 
 
-def open_anew(folder: Path, *images: Path) -> float:
+def reopen(folder: Path, *images: Path) -> float:
     """Return the seconds to open a study, and to add a folder of images, in a fresh process."""
     command = [sys.executable, "-c", OPEN, str(folder), *map(str, images)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -104,12 +104,12 @@ def measure(base: Path, count: int, size: tuple[int, int]) -> Table:
     make_images(base / "images", count, size)
     folder = base / "study"
     row("make, every image hashed", [timed(lambda: make(folder, base / "images"))])
-    row("open, no masks", [open_anew(folder) for _ in range(3)])
-    row("open and add the folder again", [open_anew(folder, base / "images") for _ in range(3)])
+    row("open, no masks", [reopen(folder) for _ in range(3)])
+    row("open and add the folder again", [reopen(folder, base / "images") for _ in range(3)])
     study = Study.open(folder, "am")
     for what, seconds in work(study, size).items():
         row(f"save: {what}", seconds)
-    row("open, all with masks", [open_anew(folder) for _ in range(3)])
+    row("open, all with masks", [reopen(folder) for _ in range(3)])
     other = Study.open(folder, "bo")
     row("refresh, no new events", [timed(other.refresh) for _ in range(20)])
     row("read an image", [timed(lambda p=p: other.read_image(p)) for p in list(other.state.images)[:50]])

@@ -12,8 +12,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PHRASES = {
+    "all its might": "fully",
+    "all the same": "anyway",
+    "comes of": "results from",
+    "give up": "cancel, stop",
+    "gives up": "cancels, stops",
+    "let nothing": "discard",
+    "looked at": "reviewed, examined",
+    "makes of": "does with",
+    "of a kind of their own": "different",
     "of its own kind": "different",
+    "says so": "reports it",
     "takes notice": "reacts",
+    "the hand": "the user",
+    "told apart": "distinguished, separated",
 }
 PATTERN = re.compile(rf"\b({'|'.join(PHRASES)})\b".replace(" ", r"[\s#]+"), re.IGNORECASE)
 PATHS = ["*.md", "*.py", "*.pyi", "*.yaml", "*.toml", "*.ini", "*.json"]

@@ -212,7 +212,7 @@ class FineTuneConfig(LearningConfig):
 
     @classmethod
     def from_train_config(cls, config: LearningConfig) -> FineTuneConfig:
-        """Take over what was set on purpose in other settings; the rest has the defaults of this class."""
+        """Copy the values set explicitly in other settings; the rest has the defaults of this class."""
         if isinstance(config, FineTuneConfig):
             return config
         chosen = config.model_dump(include=config.model_fields_set & set(cls.model_fields))

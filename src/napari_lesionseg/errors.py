@@ -32,7 +32,7 @@ class DeviceError(LesionSegError):
 
 
 class TrainingError(LesionSegError):
-    """Training cannot start, or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class StudyError(LesionSegError):

@@ -1,4 +1,4 @@
-"""Models compared, traced back, handed on and taken over by the command line."""
+"""Models compared, traced, exported and imported on the command line."""
 
 from __future__ import annotations
 

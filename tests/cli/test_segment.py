@@ -112,7 +112,7 @@ def test_a_readers_mask_beside_its_image_is_kept(run: Callable, images: Path, tm
     assert (images / "IMD 7 [b] ñ_segmentation.png").is_file()
 
 
-def test_elsewhere_masks_are_made_anew(run: Callable, images: Path, tmp_path: Path) -> None:
+def test_masks_are_computed_again_in_another_folder(run: Callable, images: Path, tmp_path: Path) -> None:
     for threshold, value in (("0.01", 255), ("0.99", 0)):
         assert run("segment", images, "--out", tmp_path / "o", "--threshold", threshold).code == 0
         assert (masks(tmp_path / "o")["plain_segmentation.png"] == value).all()

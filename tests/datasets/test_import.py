@@ -81,10 +81,10 @@ def test_broken_entries_are_listed_and_skipped(kit, exported: Path) -> None:
 def test_an_import_says_that_it_dealt_out_nothing(kit, exported: Path) -> None:
     config = ExportConfig(pseudonymize="nothing")
     kit.last(
-        export_dataset(read_dataset(exported / "folder").records, exported / "dealt", "coco", config=config)
+        export_dataset(read_dataset(exported / "folder").records, exported / "split", "coco", config=config)
     )
     kit.last(import_dataset(exported / "folder", exported / "in"))
-    assert "Parts were dealt out by patient" in (exported / "dealt/DATASHEET.md").read_text()
+    assert "Images were split by patient" in (exported / "split/DATASHEET.md").read_text()
     assert "Parts are as they came." in (exported / "in/DATASHEET.md").read_text()
 
 

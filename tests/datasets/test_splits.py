@@ -94,7 +94,7 @@ def test_lesions_numbered_per_patient_are_not_joined() -> None:
     assert groups == [("a",), ("b",)]
 
 
-def test_twins_stay_together() -> None:
+def test_duplicates_stay_together() -> None:
     items = [SplitItem(f"{i:02}") for i in range(30)]
     parts = assign_parts(items, duplicates=[("00", "17", "29", "unknown")])
     assert len({parts["00"], parts["17"], parts["29"]}) == 1
@@ -153,7 +153,7 @@ def test_groups_grow_through_common_members() -> None:
     assert find_duplicates({"a": base, "c": far, "b": near, "d": ~base}) == [("a", "c", "b")]
 
 
-def test_nothing_and_one_image_have_no_twins(kit) -> None:
+def test_nothing_and_one_image_have_no_duplicates(kit) -> None:
     assert find_duplicates({}) == []
     assert find_duplicates({"a": image_hash(kit.image(0))}) == []
 

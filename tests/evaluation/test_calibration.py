@@ -93,7 +93,7 @@ def test_masks_must_fit() -> None:
 
 
 class OverconfidentModel:
-    """Answers with the odds that the red channel tells, three times too sure of itself."""
+    """Answers with the odds that the red channel tells, three times overconfident."""
 
     card = SimpleNamespace(classes=("background", "lesion"), temperature=1.0)
 

@@ -165,7 +165,7 @@ def test_the_next_click_is_always_on_an_error(data: st.DataObject, jitter: float
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_clicking_on_and_on_mends_everything(data: st.DataObject) -> None:
+def test_enough_clicks_correct_every_error(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
     predicted, truth = (data.draw(npst.arrays(bool, shape)) for _ in range(2))
     assume(not np.array_equal(predicted, truth))

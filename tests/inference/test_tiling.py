@@ -78,7 +78,7 @@ def tiled(model: Model, image: Any, **config: Any) -> np.ndarray:
 
 
 class Watched:
-    """An image that is drawn where it is looked at, and notes how much that was at once."""
+    """An image generated as it is read, which records the largest part read at once."""
 
     def __init__(self, height: int, width: int, channels: int = 3) -> None:
         self.shape, self.dtype = (height, width, channels), np.dtype(np.uint8)
@@ -301,7 +301,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         new_output((10, 10), path=tmp_path / "no" / "such.npy")
 
 
-# ------------------------------------------------------------------------------- progress and cancelling
+# ------------------------------------------------------------------------------- progress and cancel
 
 
 def test_progress_tile_by_tile() -> None:

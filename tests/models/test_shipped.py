@@ -59,7 +59,7 @@ def test_it_outlines_drawn_lesions(model: Model) -> None:
     assert np.mean(scores) > 0.75
 
 
-def test_clicks_mend_the_outline(model: Model) -> None:
+def test_clicks_improve_the_outline(model: Model) -> None:
     gains = []
     for sample in sample_set(6):
         encoded = model.encode(sample.image)

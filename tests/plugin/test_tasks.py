@@ -31,7 +31,7 @@ def run(qtbot: QtBot) -> Run:
 
 
 class CountTask(Task[int]):
-    """Counts up to a number, and waits at each step until it may go on."""
+    """Counts up to a number, and waits at each step until it may continue."""
 
     def __init__(self, number: int) -> None:
         super().__init__("counting", self._count, number)

@@ -185,7 +185,7 @@ def judge(folder: Path, work: Work, done: int) -> list[str]:
 
 
 def finish(folder: Path, work: Work) -> list[str]:
-    """Go on with the work after the crash: whatever step was lost, it can be done now."""
+    """Continue after the crash: a step that was lost can be done now."""
     with Study.open(folder, "am") as study:
         world = read_world(study)
         place = max(n for n, expected in enumerate(work.worlds) if expected == world)

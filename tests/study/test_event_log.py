@@ -221,7 +221,7 @@ def test_hidden_files_are_nobodys_business(folder: Path) -> None:
     assert not reader.problems
 
 
-def test_an_event_file_that_became_shorter_is_read_anew(folder: Path) -> None:
+def test_an_event_file_that_became_shorter_is_read_again(folder: Path) -> None:
     (folder / FILE).write_bytes(line(0) + line(1))
     reader = EventReader(folder)
     reader.read_new()

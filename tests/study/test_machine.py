@@ -154,7 +154,7 @@ class Workday(RuleBasedStateMachine):
 
     @rule()
     def hand_over(self) -> None:
-        """Another annotator goes on."""
+        """Another annotator continues."""
         self.open("bo" if self.study.annotator == "am" else "am")
 
     def open(self, annotator: str) -> None:

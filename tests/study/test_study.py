@@ -243,7 +243,7 @@ def test_a_mask_never_lands_on_another_image(study: Study, images: list[str], ou
     assert [problem.file for problem in study.check()] == [f"masks/{images[0]}/{first.revision}.png"]
 
 
-def test_a_mask_that_another_program_saved_anew_is_not_the_one_that_was_approved(
+def test_a_mask_that_another_program_saved_again_is_not_the_one_that_was_approved(
     study: Study, images: list[str], outline: np.ndarray
 ) -> None:
     entry = study.approve(images[0], outline).approved
@@ -294,7 +294,7 @@ def test_a_mask_of_another_shape_is_not_handed_out(
     again = Study.open(study.folder, "am")
     with pytest.raises(StudyError, match="not the one that was saved"):
         again.read_mask(images[0])
-    with pytest.raises(StudyError, match="not of the size"):
+    with pytest.raises(StudyError, match="changed its size"):
         again.read_image(images[0])
 
 

@@ -17,7 +17,7 @@ OFF = AugmentConfig(scale=(1, 1), aspect=0, shift=0, color=0, artifacts=0, blur=
 
 
 def plain_pairs(count: int) -> list[CachedPair]:
-    """Images of one gray each, by which they can be told apart."""
+    """Images of one gray each, by which they can be distinguished."""
     return [
         CachedPair(f"p{n}", np.full((20, 24, 3), 10 * n + 5, np.uint8), np.full((20, 24), n % 2, np.uint8))
         for n in range(count)

@@ -119,7 +119,7 @@ def test_focal_loss_looks_at_what_is_wrong() -> None:
     assert focal < plain
 
 
-def test_bfloat16_logits_are_reckoned_with_exactly() -> None:
+def test_bfloat16_logits_give_the_exact_loss() -> None:
     loss = segmentation_loss(ONE.bfloat16(), MASK)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, segmentation_loss(ONE.bfloat16().float(), MASK))

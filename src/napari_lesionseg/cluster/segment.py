@@ -21,7 +21,7 @@ from napari_lesionseg.io.overlay import draw_outline
 
 CHUNK = 32
 LOG = ".lesionseg-segment.jsonl"
-"""Append-only record beside the masks: what each was made from, so that an interrupted run can go on."""
+"""Append-only record beside the masks: what each was made from, so that an interrupted run can continue."""
 
 
 @dataclass(frozen=True, slots=True)

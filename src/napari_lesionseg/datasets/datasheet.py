@@ -150,7 +150,7 @@ def _processing(plan: Plan) -> list[str]:
         names[config.pseudonymize],
         "Parts are as they came."
         if plan.imported
-        else "Parts were dealt out by patient, then by lesion, with copies of an image kept together; seed "
+        else "Images were split by patient, then by lesion, with copies of an image kept together; seed "
         f"{config.seed}.",
         "Each outline was reduced to its largest part without holes." if config.single_region else "",
     ]

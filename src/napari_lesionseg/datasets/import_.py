@@ -26,7 +26,7 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
     folder : str or Path
         A data set, a folder that holds nothing but one, or a COCO file.
     format : str, optional
-        A key of `formats.FORMATS`; found out when left out.
+        A key of `formats.FORMATS`; detected by default.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a data set is, whatever its convention: images, their masks, and who says so.
+"""What a data set is, whatever its convention: images, their masks, and their annotators.
 
 A record holds paths or small functions, never pixels of its own accord, so that thousands of them are light;
 the pixels come when `Record.load` is called, one image at a time.
@@ -78,7 +78,7 @@ class Pixels:
     labels : ndarray
         (H, W) uint8, class indices.
     instances : ndarray or None
-        (H, W) uint16, where objects are told apart.
+        (H, W) uint16, if objects are numbered.
     regions : mapping
         Further masks by name, (H, W) uint8 of 0 and 1, which may overlap.
     """
@@ -100,7 +100,7 @@ class Record:
     image, mask : Source
         The image, and its classes. A mask of None means that nobody has outlined it.
     instances : Source, optional
-        Objects told apart.
+        Numbered objects.
     regions : mapping
         Further masks by name that may overlap, such as dermoscopic attributes and colors.
     classes : tuple of str
@@ -110,7 +110,7 @@ class Record:
     metadata : mapping
         Further facts, as text.
     provenance : Provenance
-        Who says so.
+        The annotator.
     part : str or None
         The part of the set it was in.
     origin : Path or None
@@ -192,7 +192,7 @@ class Problem:
     reason : str
         One sentence.
     left_out : bool
-        False when the entry came along all the same.
+        False if the entry was kept.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Splits that do not leak: whole patients, else whole lesions, go to one part together.
 
-The one place where images are dealt out to train, validation and test, or to folds. The same images and
+The one place where images are assigned to train, validation and test, or to folds. The same images and
 the same seed give the same answer on every machine, whatever order the images come in.
 """
 
@@ -62,9 +62,9 @@ def assign_parts(
     fixed = [_kept_part(group, keep or {}) for group in groups]
     indices = [None if part is None else PARTS.index(part) for part in fixed]
     weights = np.array([shares.get(part, 0.0) / total for part in PARTS])
-    dealt = _deal(groups, strata, weights, seed, indices)
+    assigned = _deal(groups, strata, weights, seed, indices)
     return dict(
-        sorted((stem, PARTS[index]) for group, index in zip(groups, dealt, strict=True) for stem in group)
+        sorted((stem, PARTS[index]) for group, index in zip(groups, assigned, strict=True) for stem in group)
     )
 
 
@@ -77,8 +77,10 @@ def split_folds(
         raise DatasetError(
             f"{folds} folds need at least 2 folds and as many patients; there are {len(groups)}."
         )
-    dealt = _deal(groups, strata, np.full(folds, 1.0 / folds), seed, [None] * len(groups))
-    return dict(sorted((stem, index) for group, index in zip(groups, dealt, strict=True) for stem in group))
+    assigned = _deal(groups, strata, np.full(folds, 1.0 / folds), seed, [None] * len(groups))
+    return dict(
+        sorted((stem, index) for group, index in zip(groups, assigned, strict=True) for stem in group)
+    )
 
 
 def group_items(
@@ -207,7 +209,7 @@ def _fill_empty(
 
 
 def image_hash(image: ByteImage) -> NDArray[np.uint64]:
-    """Hash an image so that copies, resized or saved anew, get nearly the same hash.
+    """Hash an image so that copies, resized or saved again, get nearly the same hash.
 
     The signs of the brightness differences between neighbors on a grid of 16 x 16, along rows and along
     columns (the difference hash of N. Krawetz, "Kind of like that", 2013, in both directions).

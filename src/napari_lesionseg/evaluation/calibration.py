@@ -127,7 +127,7 @@ def fit_temperature(
     Returns
     -------
     float
-        Between 0.05 and 20. Above 1 the network was too sure of itself.
+        Between 0.05 and 20. Above 1 the network was overconfident.
 
     Raises
     ------

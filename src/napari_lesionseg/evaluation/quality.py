@@ -51,7 +51,7 @@ def boundary_entropy(probability: Probability, threshold: float, width: int = 5)
     threshold : float
         In (0, 1).
     width : int
-        How many pixels to each side of the outline are looked at.
+        How many pixels on each side of the outline are examined.
 
     Returns
     -------

@@ -61,7 +61,7 @@ Event: TypeAlias = Plan | Progress | StepResult | EpochResult
 class FineTuning:
     """A model learning from corrected images: an iterator of `EpochResult`.
 
-    The model itself stays as it is and can go on working in other threads. At the end, or after `stop`,
+    The model itself does not change and can be used in other threads. At the end, or after `stop`,
     `candidate` gives the new one.
 
     Parameters
@@ -343,7 +343,7 @@ class FineTuning:
         return self.config.size or self._model.card.working_size
 
     def _save(self) -> None:
-        """Save the checkpoint; if the disk is full, training goes on without it."""
+        """Save the checkpoint; if the disk is full, training continues without it."""
         if self._state_path is None or self._training_run is None:
             return
         hashes = [pair.sha256 for pair in self._training_pairs]
@@ -357,7 +357,7 @@ class FineTuning:
         except OSError as error:
             problem = (
                 f"The state of the training cannot be saved to {self._state_path}: {error.strerror}. "
-                "It goes on, but cannot be resumed after a crash."
+                "Training continues, but cannot be resumed after a crash."
             )
             if problem not in self.problems:
                 self.problems += (problem,)

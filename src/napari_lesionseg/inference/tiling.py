@@ -145,7 +145,7 @@ def predict_large(
     out = new_output(check_image(image), model.card.out_channels, store=store, path=path)
     for _ in predict_tiles(model, image, out, config):
         if should_stop and should_stop():
-            raise CancelledError("Stopped before the whole image was looked at.")
+            raise CancelledError("Stopped before the whole image was segmented.")
     return out.mapped() if isinstance(out, NpyFile) else out
 
 

@@ -26,7 +26,7 @@ InstanceMap: TypeAlias = NDArray[np.integer[Any]]
 """Shape (H, W), 0 = background, every other value one lesion."""
 
 NARROW_POINT = 0.7
-"""Lesions are told apart where the narrow point is narrower than this fraction of the thinner one."""
+"""Lesions are separated where the narrow point is narrower than this fraction of the thinner one."""
 
 SMALLEST_RADIUS = 3.0
 """Pixels; what is thinner than this has no center of its own, so that a ragged border makes no lesions."""
@@ -35,7 +35,7 @@ SMALLEST_SHARE = 0.3
 """A lesion thinner than this share of the one it touches is taken for a bump of it."""
 
 _EIGHT = np.ones((3, 3), dtype=bool)
-_MOST_PIXELS = 1_000_000  # of more, every second one a side is looked at, or third ...: half a second at most
+_MOST_PIXELS = 1_000_000  # larger regions are subsampled to limit the time to half a second
 _MANY = 100_000  # numbers above this are made dense before parts are listed one by one
 _Region: TypeAlias = tuple[slice, slice]
 

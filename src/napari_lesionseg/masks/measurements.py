@@ -41,7 +41,7 @@ COLOR_SHARE = 0.05
 
 _ANGLES = np.deg2rad(np.arange(0, 90, 5))
 _SIDE = 128  # root of the number of pixels at which symmetry is judged
-_DRAWN = 20_000  # pixels of a lesion whose colors are looked at
+_DRAWN = 20_000  # pixels of a lesion whose colors are examined
 _SQUARE = 0.01  # pixels count as square if their sides differ by no more than this share
 
 
@@ -105,7 +105,7 @@ class Measurement:
     border_irregularity : float
         See `border_irregularity`; 1 for a disc.
     cut_off : bool
-        Whether the lesion touches the border of the image, so that it may go on outside.
+        Whether the lesion touches the border of the image, so that it may extend beyond it.
     colors : int or None
         How many of `COLORS` there are; None without an image.
     color_names : str

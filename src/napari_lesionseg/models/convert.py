@@ -1,4 +1,4 @@
-"""Weights that other programs saved, taken over where they fit a network that is known here.
+"""Weights that other programs saved, loaded where they fit a known network.
 
 A ``.pt`` or ``.pth`` file is a pickle, and a pickle can run any program. It is read with
 ``weights_only=True``, which gives plain tensors or an error, and there is no other way in.
@@ -73,7 +73,7 @@ LAYOUTS = (
 def import_weights(
     path: Path, *, name: str, working_size: int = 256, license_id: str = "unknown"
 ) -> Checkpoint:
-    """Take over weights from a ``.pt`` or ``.pth`` file."""
+    """Import weights from a ``.pt`` or ``.pth`` file."""
     state = _strip(_find_state(path, _load(path)))
     for layout in LAYOUTS:
         renamed = {layout.rename(key): tensor for key, tensor in state.items()}

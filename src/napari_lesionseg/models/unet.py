@@ -14,7 +14,7 @@ class UNet(SegmentationNetwork):
 
     It differs from the published one in three points: convolutions are padded, so that the output has the
     size of the image; they are followed by batch normalization; and images of any size will do, because
-    what is pooled from an odd side is rounded up and cut off again on the way back.
+    odd sides are rounded up in pooling and cropped again in the decoder.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ class Delay:
         return bool(self._timer.isActive())
 
     def start(self) -> None:
-        """Begin, or begin anew."""
+        """Start or restart."""
         self._timer.start()
 
     def cancel(self) -> None:

@@ -1,1 +1,1 @@
-"""The annotation study on disk: what was drawn, by whom, when, and that none of it gets lost."""
+"""The annotation study on disk: who drew what and when, in files that survive a crash."""

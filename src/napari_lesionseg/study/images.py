@@ -1,4 +1,4 @@
-"""The image files of a study: finding them by their SHA-256 wherever they were moved, and adding new ones.
+"""The image files of a study: finding them by their SHA-256 after they were moved, and adding new ones.
 
 An image's file is hashed when it is first read, and again when its size or time has changed. Opening a study
 hashes nothing; adding the images of a folder hashes only the files that the cache does not know.
@@ -148,7 +148,7 @@ class ImageFiles:
         return any(files for size, files in _list_by_size(self.own, self.outside).items() if size in sizes)
 
     def clear_listing(self) -> None:
-        """List the folders anew when the next image is missing."""
+        """List the folders again when the next image is missing."""
         self._listing = None
 
     def _place(self, added: Added) -> Path | None:

@@ -233,7 +233,7 @@ def _with_verdict(state: ImageState, event: Verdict, status: Status) -> ImageSta
 
 
 def _without_verdict(state: ImageState, event: ImageEvent) -> ImageState:
-    """Withdraw the annotator's verdict: it no longer stands once the same annotator goes on."""
+    """Withdraw the annotator's verdict: it no longer counts once the same annotator continues."""
     others = {
         annotator: verdict for annotator, verdict in state.verdicts.items() if annotator != event.annotator
     }

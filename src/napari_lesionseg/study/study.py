@@ -127,7 +127,7 @@ class Study:
         Parameters
         ----------
         folder : str or Path
-            A new or empty folder. A study without images, left by an attempt that failed, is made anew.
+            A new or empty folder. A study without images, left by a failed attempt, is recreated.
         annotator : str
             Who works in it: letters, digits, ``-`` and ``_``, such as initials.
         paths, images, copy, groups, progress
@@ -301,7 +301,7 @@ class Study:
         state = self._state_of(image_id)
         image = read_image(self.image_path(image_id))
         if image.shape[:2] != state.shape:
-            raise StudyError(f"The image {state.name} is not of the size it was added with; add it anew.")
+            raise StudyError(f"The image {state.name} changed its size; add it again.")
         return image
 
     def missing_images(self) -> tuple[str, ...]:
@@ -743,7 +743,7 @@ class Study:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StudyError("The study was closed; open it again to go on.")
+            raise StudyError("The study was closed; open it again to continue.")
 
     def _state_of(self, image_id: str) -> ImageState:
         try:
@@ -827,7 +827,7 @@ def check_labels(labels: ArrayLike, state: ImageState, classes: int) -> LabelIma
 
 
 def _check_free(folder: Path, annotator: str) -> None:
-    """Raise `StudyError` if a folder is in use; a study without images may be made anew."""
+    """Raise `StudyError` if a folder is in use; a study without images may be recreated."""
     if is_study(folder):
         with Study.open(folder, annotator) as study:
             if study.state.images or study.state.unknown:

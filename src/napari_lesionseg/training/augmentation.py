@@ -50,7 +50,7 @@ def augment(
 
 
 def plain_sample(image: ByteImage, labels: LabelImage, size: int) -> TrainingSample:
-    """Bring an image and its labels to ``size`` without any change by chance."""
+    """Bring an image and its labels to ``size`` without random changes."""
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
     marks = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
     return TrainingSample(

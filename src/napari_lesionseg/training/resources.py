@@ -102,11 +102,11 @@ class ContentionWatch:
         return len(self._recent) == WINDOW and median(self._recent) > CONTENDED * self._usual
 
     def yield_cores(self) -> bool:
-        """Go on with one thread; False if there was one only."""
+        """Continue with one thread; False if there was only one."""
         self._recent.clear()
         if torch.get_num_threads() == 1:
             return False
-        logger.warning("The processor is busy with other work: the training goes on with one thread.")
+        logger.warning("The CPU is busy with other work: training continues with one thread.")
         torch.set_num_threads(1)
         return True
 

@@ -35,7 +35,7 @@ from napari_lesionseg.types import IGNORED, LabelImage
 
 @pytest.fixture
 def several(kit):
-    """Three classes, two lesions told apart, one image without a lesion."""
+    """Three classes, two numbered lesions, one image without a lesion."""
     records = []
     for seed in range(6):
         labels = kit.labels(seed, classes=3)

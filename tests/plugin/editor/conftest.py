@@ -10,7 +10,7 @@ from napari_lesionseg.plugin.editor import requests
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> SlowJobs:
-    """Jobs that run when the test says so."""
+    """Jobs that run on demand of the test."""
     slow = SlowJobs()
     monkeypatch.setattr(requests, "run_task", slow)
     return slow

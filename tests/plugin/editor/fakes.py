@@ -103,7 +103,7 @@ class EncodedCrop:
 
 
 class SlowJobs:
-    """Jobs that run when the test says so, in the test's own thread."""
+    """Jobs that run on demand of the test, in the test's own thread."""
 
     def __init__(self) -> None:
         self.waiting: list[SlowJob] = []

@@ -180,12 +180,12 @@ def test_a_closed_editor_does_nothing(predicted: RecordedEditor, jobs: SlowJobs)
 
 def test_renaming_and_duplicating_change_nothing(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.labels.name = "mine"
-    twin = Labels(predicted.labels.data.copy(), name="mine")
-    predicted.viewer.add_layer(twin)
+    duplicate = Labels(predicted.labels.data.copy(), name="mine")
+    predicted.viewer.add_layer(duplicate)
     predicted.add_clicks([Click(3, 3)])
     jobs.finish()
     assert predicted.snapshot.mask[3, 3]
-    np.testing.assert_array_equal(twin.data, base_mask())
+    np.testing.assert_array_equal(duplicate.data, base_mask())
 
 
 def test_a_stack_is_rejected() -> None:

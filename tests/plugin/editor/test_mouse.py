@@ -81,7 +81,7 @@ def mouse(editor: CalledEditor) -> Iterator[EditMouse]:
 
 
 def drag(editor: MaskEditor, *places: tuple[float, float], **options: Any) -> list[Event]:
-    """Press at the first place, move over the others, let go."""
+    """Press at the first place, move over the others, release."""
     events = [Event("press", places[0], **options)]
     mouse_press_callbacks(editor.labels, events[0])
     for place in places[1:]:

@@ -174,7 +174,7 @@ def test_another_image_in_the_layer_has_no_scale(panel, viewer):
 def test_changed_lesions_have_to_be_measured_again(qtbot, panel, viewer):
     layer = viewer.layers["arm lesions"]
     measure(qtbot, panel)
-    layer.contour = 2  # only drawn anew
+    layer.contour = 2  # only redrawn
     layer.refresh()
     qtbot.waitUntil(lambda: not panel.model._pause.is_running)
     assert panel.model.rows

@@ -85,7 +85,7 @@ def press(qtbot, panel, action):
 
 
 def drag(layer, *places, **options):
-    """Press at the first place, move over the others, let go."""
+    """Press at the first place, move over the others, release."""
     mouse_press_callbacks(layer, Event("press", places[0], **options))
     for place in places[1:]:
         mouse_move_callbacks(layer, Event("move", place, **options))

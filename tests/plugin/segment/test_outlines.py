@@ -257,10 +257,10 @@ def test_an_image_that_is_being_edited_keeps_its_editor(
 
 def test_a_duplicated_layer_has_no_editor(viewer: ViewerModel, session: Session, image: Image) -> None:
     labels = outlined(session, image)
-    twin = Labels(labels.data.copy(), metadata=labels.metadata)
-    viewer.add_layer(twin)
+    duplicate = Labels(labels.data.copy(), metadata=labels.metadata)
+    viewer.add_layer(duplicate)
     assert editor_of(labels) is not None
-    assert editor_of(twin) is None
+    assert editor_of(duplicate) is None
 
 
 def test_outlines_lead_to_their_images(

@@ -183,7 +183,7 @@ def test_no_images_are_done_at_once(complete):
     assert complete().done == []
 
 
-def test_cancelling_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot, network, spot):
+def test_cancel_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot, network, spot):
     images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
     run, over = begin(*images)
     qtbot.waitUntil(lambda: len(run.done) == 1, timeout=20_000)
@@ -213,7 +213,7 @@ def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
 
 @pytest.fixture
 def midway(viewer, begin, qtbot, network, spot):
-    """Outline an image anew; act while the network is at work; give the run when it is over."""
+    """Segment an image again; act while the network runs; return the task when it is done."""
 
     def act_midway(act, data=spot):
         image = viewer.add_image(data, rgb=True, name="IMD002")

@@ -235,7 +235,7 @@ def test_outlines_can_be_filled(viewer, widget, outline, spot):
     assert viewer.layers[1].contour > 0
 
 
-def test_deleting_the_outline_lets_one_begin_anew(viewer, widget, outline, spot):
+def test_deleting_the_outline_allows_a_new_start(viewer, widget, outline, spot):
     viewer.add_image(spot, rgb=True)
     outline()
     del viewer.layers[1]

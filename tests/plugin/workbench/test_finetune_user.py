@@ -1,4 +1,4 @@
-"""An annotator who corrects, lets the model learn, goes on painting, and decides: all in the workbench."""
+"""An annotator corrects, fine-tunes, keeps painting and decides, all in the workbench."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     qtbot.waitUntil(lambda: told.count(StepResult) > 2, timeout=WAIT)
     labels = session.editor.labels
     other = 1 - int(labels.data[40, 60])
-    labels.paint((40, 60), other)  # the annotator goes on
+    labels.paint((40, 60), other)  # the annotator continues
     panel.controls.pause.click()
     assert panel.controls.pause.text() == "Continue"
     qtbot.wait(300)  # the step in hand ends

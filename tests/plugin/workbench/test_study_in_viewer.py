@@ -93,7 +93,7 @@ class Hand:
         self.qtbot.waitUntil(noticed, timeout=LONG)
 
     def drag(self, *places):
-        """Press at the first place, move through the others, let go at the last."""
+        """Press at the first place, move through the others, release at the last."""
         self.qtbot.mouseMove(self.canvas, self.at(*places[0]))
         self.qtbot.mousePress(self.canvas, LEFT, PLAIN, self.at(*places[0]))
         for place in places[1:]:

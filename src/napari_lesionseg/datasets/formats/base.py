@@ -33,7 +33,7 @@ PROVENANCE_COLUMNS = (
     "name", "part", "image", "mask", "status", "annotator", "model", "corrected_share", "time", "empty",
 )  # fmt: skip
 MAX_FILES_SCANNED = 5000
-"""How many files of a folder are looked at to find out what it is."""
+"""How many files of a folder are examined to detect its format."""
 
 _PART_WORDS: tuple[tuple[re.Pattern[str], Part], ...] = (
     (re.compile(r"(?i)(?:^|[^a-z])(?:training|train)(?:[^a-z]|$)"), "train"),
@@ -122,7 +122,7 @@ class ExportConfig(Settings):
     split_parts: bool = Field(
         False,
         title="Parts are objects",
-        description="Count separate parts as objects where none are told apart.",
+        description="Count separate parts as objects if they are not numbered.",
     )
     polygons: bool = Field(
         False, title="Polygons", description="Write COCO masks as polygons instead of run lengths."
@@ -240,7 +240,7 @@ def put_image(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: 
     """Write an image without metadata.
 
     A JPEG stays a JPEG, freed of everything but its pixels and read back to make sure; all other images are
-    encoded anew, as PNG.
+    encoded as PNG.
 
     Parameters
     ----------
@@ -345,7 +345,7 @@ def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int
     pixels : Pixels
         Of one record.
     split : bool
-        Where objects are not told apart, count separate parts (8-connected) as objects.
+        If objects are not numbered, count separate parts (8-connected) as objects.
 
     Yields
     ------

@@ -575,7 +575,7 @@ def _add_way(ways: dict[tuple[int, int], list[tuple[int, int]]], ends: tuple[tup
 def _follow(
     ways: dict[tuple[int, int], list[tuple[int, int]]], start: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Walk from a corner until it is met again, turning right where two ways part, lest paths cross."""
+    """Walk until the corner is met again, turning right where paths meet, so that they do not cross."""
     path = [start]
     before: tuple[int, int] | None = None
     while len(path) == 1 or path[-1] != start:

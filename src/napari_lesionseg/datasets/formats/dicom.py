@@ -1,6 +1,6 @@
 """DICOM: dermoscopic photographs in, cleaned photographs with segmentation objects out.
 
-A photograph's pixels are encoded anew, and of its header only what is listed here stays; names, numbers,
+A photograph's pixels are encoded again, and only the header elements listed here are kept; names, numbers,
 dates, addresses and private elements go, and unique identifiers are replaced (PS3.15, annex E, basic
 profile). The outlines become a Segmentation object (PS3.3, A.51) that refers to the cleaned photograph: one
 segment for each object.

@@ -144,7 +144,7 @@ def read_spacing(path: Path) -> tuple[float, float] | None:
     Returns
     -------
     (float, float) or None
-        Millimetres from row to row and from column to column, by the element Pixel Spacing (0028,0030); None
+        Millimeters from row to row and from column to column, by the element Pixel Spacing (0028,0030); None
         where it says nothing. The spacing at the camera's sensor is another element, and is not taken.
 
     Raises
@@ -337,7 +337,7 @@ def clean_photograph(record: Record, image: ByteImage, salt: str) -> pydicom.Dat
         raise DatasetError(f"{record.name} did not come as DICOM; export it in another format.")
     with _guarded(record.origin):
         clean = _kept_header(_read(record.origin, stop_before_pixels=True), salt)
-    _name_anew(clean, record.patient or record.name)
+    _replace_names(clean, record.patient or record.name)
     clean.set_pixel_data(image, "RGB", 8)
     clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
     return clean
@@ -356,7 +356,7 @@ def _kept_header(source: pydicom.Dataset, salt: str) -> pydicom.Dataset:
     return clean
 
 
-def _name_anew(clean: pydicom.Dataset, patient: str) -> None:
+def _replace_names(clean: pydicom.Dataset, patient: str) -> None:
     """Fill in what every photograph must have, and say that its names are gone."""
     for keyword in _EMPTIED:
         setattr(clean, keyword, "")
@@ -367,7 +367,7 @@ def _name_anew(clean: pydicom.Dataset, patient: str) -> None:
     clean.AcquisitionContextSequence = []
     clean.PatientIdentityRemoved = "YES"
     clean.LongitudinalTemporalInformationModified = "REMOVED"
-    clean.DeidentificationMethod = "Kept elements only, new identifiers, pixels encoded anew"
+    clean.DeidentificationMethod = "Kept elements only, new identifiers, pixels encoded again"
     clean.DeidentificationMethodCodeSequence = [
         _code("113100", "DCM", "Basic Application Confidentiality Profile")
     ]

@@ -72,7 +72,7 @@ def synthetic_sample(
     skin_type : int, optional
         Fitzpatrick type, 1 (very light) to 6 (dark). Drawn at random when left out.
     kind : str, optional
-        One of `LESION_KINDS`. Drawn at random, for every lesion anew, when left out.
+        One of `LESION_KINDS`. Random for each lesion by default.
     n_lesions : int
         Number of lesions; they do not touch.
     artifacts : bool

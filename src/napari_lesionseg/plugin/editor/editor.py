@@ -104,7 +104,7 @@ class MaskEditor:
         return self.document.snapshot
 
     def predict(self) -> None:
-        """Predict the mask anew, without clicks and manual edits."""
+        """Predict the mask again, without clicks and manual edits."""
         self.requests.cancel()
         self.requests.submit("predict")
 

@@ -193,7 +193,7 @@ class PredictionRequests:
             self.model, self.encoded = model, None
 
     def forget_image(self) -> None:
-        """Encode the image anew for the next prediction."""
+        """Encode the image again for the next prediction."""
         self.encoded = None
 
     def submit(self, kind: Any, clicks: tuple[Click, ...] = (), **details: Any) -> None:

@@ -129,7 +129,7 @@ def _eroded(labels: LabelImage, times: int) -> LabelImage:
 
 
 def _refresh_hidden(layer: Labels) -> None:
-    """Draw a hidden layer anew before it is edited."""
+    """Redraw a hidden layer before it is edited."""
     # napari fails to edit a layer that was never drawn, and writes the contour into the data of a layer that
     # was switched to a contour while it was hidden.
     if not layer.visible:
@@ -137,7 +137,7 @@ def _refresh_hidden(layer: Labels) -> None:
 
 
 def _refresh(layer: Labels, box: tuple[slice, slice]) -> None:
-    """Draw a part of a layer anew, as napari does after its own edits."""
+    """Redraw a part of a layer, as napari does after its own edits."""
     if layer.contour < 1:
         layer._slice.image.view[box] = layer.colormap._data_to_texture(layer.data[box])
     layer._accumulate_updated_slice(box)

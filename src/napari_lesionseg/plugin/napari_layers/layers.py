@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OUTLINE_OPACITY = 1.0
 FILLED_OPACITY = 0.4
 
-# Okabe and Ito's palette, "Color universal design" (2008): told apart with every kind of color vision. Sky
+# Okabe and Ito's palette, "Color universal design" (2008): distinct with every kind of color vision. Sky
 # blue comes first because skin and lesions hold no blue.
 CLASS_COLORS = ("#56b4e9", "#f0e442", "#009e73", "#e69f00", "#cc79a7", "#0072b2", "#d55e00")
 
@@ -108,7 +108,7 @@ def fits(labels: Labels, image: Image) -> bool:
 def show_as(labels: Labels, *, filled: bool) -> None:
     """Show an outline as a contour, or filled."""
     contour = 0 if filled else contour_width(labels.data.shape)
-    if labels.contour != contour:  # napari draws all of it anew even where it is the same
+    if labels.contour != contour:  # napari redraws all of it even if it is the same
         labels.contour = contour
     labels.opacity = FILLED_OPACITY if filled else OUTLINE_OPACITY
 

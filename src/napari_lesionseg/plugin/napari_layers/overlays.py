@@ -20,7 +20,7 @@ from vispy.scene.visuals import Compound, Line, Markers
 
 from napari_lesionseg.types import Box, Click
 
-# Okabe and Ito's bluish green and vermilion: told apart with every kind of color vision, and by shape.
+# Okabe and Ito's bluish green and vermilion: distinct with every kind of color vision, and by shape.
 POSITIVE_COLOR, NEGATIVE_COLOR = "#00b386", "#ff6a00"
 
 _CLICK_SIZE = 11.0

@@ -70,7 +70,7 @@ class LayerCombo(ComboBox):
         return f"{kind} to work on. Follows the active layer."
 
     def _refresh(self, event: Any = None) -> None:
-        """List the layers anew, and stay on the same one if it is still there."""
+        """List the layers again, and stay on the same one if it still exists."""
         kept = self.value
         with self.changed.blocked():
             self.native.clear()  # magicgui would keep the former order

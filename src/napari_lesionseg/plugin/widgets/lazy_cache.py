@@ -1,4 +1,4 @@
-"""What the queue shows of an image beyond its state: made in the background, when it is first looked at."""
+"""What the queue shows of an image beyond its state: computed in the background when it is first shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LazyCache(ABC, Generic[T]):
         self._job: Task[Any] | None = None
 
     def get(self, image: str, version: Hashable) -> T | None:
-        """Return what was made for an image; None or the former value while it is made anew."""
+        """Return the value of an image; None or the old value while it is being computed."""
         kept = self._kept.get(image)
         if kept is None or kept[0] != version:
             self._waiting[image] = version

@@ -44,7 +44,7 @@ def available_models() -> AvailableModels:
 
 
 class ModelPicker(QObject):
-    """A model and a device, to be put into a form; remembers the model that was loaded last.
+    """Lists for the model and the device; remembers the model that was loaded last.
 
     What there is to choose from is looked up in a thread, since PyTorch takes its time to start.
     """
@@ -178,4 +178,4 @@ def _disable(box: QComboBox, index: int) -> None:
 
 
 def _ignore(error: Exception) -> None:
-    """Do nothing: the default model can be chosen all the same, and using it will show the error."""
+    """Do nothing: the default model can still be chosen, and using it shows the error."""

@@ -244,7 +244,7 @@ class FinetuneControls(QWidget):
         """Show the buttons for a task, or those to start one, unless there is a reason why not."""
         self._task = task
         self.start.setEnabled(task is None and not why_not)
-        self.start.setToolTip(why_not or "Fine-tune the model on the approved images; you can go on working")
+        self.start.setToolTip(why_not or "Fine-tune the model on the approved images while you work")
         for widget in (self.seconds, self.start):
             widget.setVisible(task is None)
         for button in (self.pause, self.stop, self.cancel):

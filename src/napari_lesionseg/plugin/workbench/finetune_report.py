@@ -42,8 +42,8 @@ class FineTuneReport(QWidget):
         self.discard = QPushButton("Discard")
         self.legend = small(QLabel(_legend()))
         self.legend.setTextFormat(Qt.TextFormat.RichText)
-        self.keep.setToolTip("Add the new model to the list, and go on with the old one")
-        self.discard.setToolTip("Delete the new model, and go on with the old one")
+        self.keep.setToolTip("Add the new model to the list, and keep using the old one")
+        self.discard.setToolTip("Delete the new model, and keep using the old one")
         # The buttons come right below the figures, where they need no scrolling.
         buttons = QHBoxLayout()
         for button in (self.use, self.keep, self.discard):

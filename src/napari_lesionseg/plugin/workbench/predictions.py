@@ -151,8 +151,8 @@ def predict_image(
 class BatchPrediction:
     """Segments images one after the other; each is saved as predicted before the next one is begun.
 
-    So a full disk halts the batch, which goes on when there is room again. An image that is on the screen, or
-    was reviewed in the meantime, is left out.
+    So a full disk pauses the batch until there is room again. An image that is on the screen or was reviewed
+    in the meantime is skipped.
     """
 
     progressed = Signal(int, int)
