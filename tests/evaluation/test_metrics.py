@@ -18,6 +18,7 @@ from napari_lesionseg.evaluation.metrics import (
     score_masks,
     summarize,
 )
+from napari_lesionseg.types import IGNORED
 
 masks = hnp.arrays(np.uint8, (12, 15), elements=st.integers(0, 1))
 
@@ -184,3 +185,11 @@ def test_one_image_has_no_interval() -> None:
 def test_nothing_cannot_be_averaged() -> None:
     with pytest.raises(MaskError, match="no image"):
         summarize([])
+
+
+def test_ignored_pixels_count_neither_way() -> None:
+    truth = np.array([[1, 1, 0, 0, IGNORED, IGNORED]], np.uint8)
+    predicted = np.array([[1, 1, 0, 0, 1, 0]], np.uint8)
+    scores = score_masks(predicted, truth)
+    assert (scores.dice, scores.specificity, scores.hd95) == (1.0, 1.0, 0.0)
+    assert score_classes(predicted, truth, ("background", "lesion"))[0].jaccard == 1.0

@@ -186,6 +186,55 @@ class TestReadMask:
         image.save(tmp_path / "white is 0.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "white is 0.png"), BLOB)
 
+    @pytest.mark.parametrize("values", [[0, 2, 255], [0, 1, 2, 255], [0, 1, 255], [0, 127, 255]])
+    @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+    def test_255_among_class_indices_is_ignored(self, tmp_path: Path, values: list[int], suffix: str) -> None:
+        mask = np.array([values] * 3, np.uint8)
+        path = tmp_path / f"void{suffix}"
+        Image.fromarray(mask).save(path)
+        np.testing.assert_array_equal(read_mask(path), mask)
+        for style in ("binary", "index"):
+            write_mask(path, read_mask(path), style=style)
+            np.testing.assert_array_equal(read_mask(path), mask)
+
+    def test_255_of_a_palette_is_ignored(self, tmp_path: Path) -> None:
+        image = Image.fromarray(np.array([[0, 2, 255]], np.uint8))
+        image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [224, 224, 192] * 253)
+        image.save(tmp_path / "voc.png")
+        assert read_mask(tmp_path / "voc.png").tolist() == [[0, 2, 255]]
+
+    @pytest.mark.parametrize("palette", [[0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]])
+    def test_black_is_the_background_of_two_colors(self, tmp_path: Path, palette: list[int]) -> None:
+        image = Image.fromarray(BLOB ^ np.uint8(palette[0] > 0))
+        image.putpalette(palette)
+        image.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "x.png"), BLOB)
+
+    @pytest.mark.parametrize("color", [(255, 255, 255), (0, 0, 0), (200, 30, 30)])
+    @pytest.mark.parametrize("suffix", [".png", ".tif"])
+    def test_of_one_color_the_opaque_pixels_are_the_lesion(
+        self, tmp_path: Path, color: tuple[int, int, int], suffix: str
+    ) -> None:
+        mask = np.full((*BLOB.shape, 4), (*color, 0), np.uint8)
+        mask[..., 3] = BLOB * 255
+        Image.fromarray(mask).save(tmp_path / f"x{suffix}")
+        np.testing.assert_array_equal(read_mask(tmp_path / f"x{suffix}"), BLOB)
+
+    def test_colors_and_transparency_must_show_the_same(self, tmp_path: Path) -> None:
+        both = np.dstack([BLOB * np.uint8(255)] * 4)
+        Image.fromarray(both).save(tmp_path / "x.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "x.png"), BLOB)
+        both[..., 3] = both[::-1, ::-1, 3][:, ::-1]
+        both[0, :, 3], both[-1, :, 3] = 255, 0
+        both[-1, :, :3] = 255
+        Image.fromarray(both).save(tmp_path / "x.png")
+        with pytest.raises(MaskError, match="transparency"):
+            read_mask(tmp_path / "x.png")
+
+    def test_ignored_pixels_alone_are_not_written(self, tmp_path: Path) -> None:
+        with pytest.raises(MaskError, match="no pixel has a class"):
+            write_mask(tmp_path / "x.png", np.array([[0, 255]], np.uint8), style="index")
+
     def test_white_may_be_zero_in_tiff(self, tmp_path: Path) -> None:
         Image.fromarray(BLOB).save(tmp_path / "fax.tif", compression="group4", tiffinfo={262: 0})
         np.testing.assert_array_equal(read_mask(tmp_path / "fax.tif"), BLOB)
@@ -201,7 +250,6 @@ class TestReadMask:
         [
             ("photo.png", np.arange(256, dtype=np.uint8).reshape(16, 16), "photograph"),
             ("photo.jpg", np.arange(256, dtype=np.uint8).reshape(16, 16), "photograph"),
-            ("void.png", np.array([[0, 1, 2, 255]], np.uint8), "mixes class indices with 255"),
             ("instances.tif", np.arange(400, dtype=np.uint16).reshape(20, 20), "up to 399"),
             ("negative.tif", np.array([[-1, 0, 1]], np.int16), "below 0"),
             ("nan.tif", np.array([[np.nan, 0, 1]], np.float32), "undefined"),

@@ -202,7 +202,12 @@ def run_export(
     assigned, torn = decide(checked)
     final, names = final_records(checked.records, assigned, config, convention)
     sizes = {names[name]: size for name, size in checked.sizes.items() if name in names}
-    problems = (*found, *checked.problems, *torn)
+    ignored = () if convention.keeps_ignored else checked.ignored
+    background = [
+        Problem(name, f"{convention.title} cannot mark pixels to be ignored; they become background.", False)
+        for name in ignored
+    ]
+    problems = (*found, *checked.problems, *torn, *background)
     with _whole(destination) as folder:
         load = functools.partial(prepare, config=config)
         plan = Plan(folder, final, sizes, config, info, load, imported=bare)
@@ -274,7 +279,7 @@ def _fill(
     """Write the images, then everything that lies beside them, then the manifest."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     placed: dict[str, Placed] = {}
-    watch = _Watch(plan.load)
+    watch = _Watch(plan.load, keeps_ignored=convention.keeps_ignored)
     for place in write(_watched(plan, watch)):
         placed[place.name] = place
         yield Step("writing", len(placed), len(plan.records), place.name)
@@ -289,13 +294,16 @@ def _fill(
 class _Watch:
     """Loads pixels for a writer and notes which masks are empty."""
 
-    def __init__(self, load: Callable[[Record], Pixels]) -> None:
+    def __init__(self, load: Callable[[Record], Pixels], *, keeps_ignored: bool) -> None:
         self._load = load
+        self._keeps_ignored = keeps_ignored
         self.empty: dict[str, bool] = {}
 
     def __call__(self, record: Record) -> Pixels:
         pixels = self._load(record)
-        self.empty[record.name] = not pixels.labels.any()
+        self.empty[record.name] = pixels.is_empty
+        if not self._keeps_ignored:
+            pixels = pixels.without_ignored()
         return pixels
 
 

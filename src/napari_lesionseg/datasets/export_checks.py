@@ -15,7 +15,7 @@ from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
 from napari_lesionseg.datasets.splits import find_duplicates, image_hash
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.masks.components import largest_component
-from napari_lesionseg.types import LabelImage
+from napari_lesionseg.types import IGNORED, LabelImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,14 @@ class Checked:
     sizes: Mapping[str, tuple[int, int]]
     duplicates: tuple[tuple[str, ...], ...]
     problems: tuple[Problem, ...]
+    ignored: tuple[str, ...] = ()  # names of images with pixels to be ignored
 
 
 @dataclass(slots=True)
 class _Tally:
     kept: list[Record] = field(default_factory=list)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
     hashes: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -66,7 +68,7 @@ def check_records(
     if len({record.classes for record in kept}) > 1:
         raise DatasetError("The images have different classes; export them in separate data sets.")
     groups = () if config.duplicates == "skip" else tuple(duplicates)
-    yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems))
+    yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems), tuple(tally.ignored))
 
 
 def _distinct(records: Sequence[Record], problems: list[Problem]) -> Iterator[Record]:
@@ -102,6 +104,8 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
         return
     tally.kept.append(record)
     tally.sizes[record.name] = (pixels.labels.shape[0], pixels.labels.shape[1])
+    if pixels.has_ignored:
+        tally.ignored.append(record.name)
     tally.hashes[record.name] = image_hash(pixels.image)
 
 
@@ -114,7 +118,7 @@ def _check_status(record: Record, config: ExportConfig, *, bare: bool) -> None:
 
 def _check_content(record: Record, pixels: Pixels, config: ExportConfig) -> None:
     """Compare what the mask shows with what the annotator signed."""
-    empty = not pixels.labels.any()
+    empty = pixels.is_empty
     if record.provenance.status == "no lesion" and not empty:
         raise DatasetError("The image is signed as having no lesion, but its mask is not empty.")
     if empty and record.provenance.status == "approved" and config.unapproved != "include":
@@ -136,12 +140,12 @@ def _without_copies(tally: _Tally, duplicates: Sequence[Sequence[str]], config: 
 def prepare(record: Record, config: ExportConfig) -> Pixels:
     """Load a record's pixels as they are to be written."""
     pixels = record.load(bare=True)
-    return _one_region(pixels) if config.single_region and pixels.labels.any() else pixels
+    return _one_region(pixels) if config.single_region and not pixels.is_empty else pixels
 
 
 def _one_region(pixels: Pixels) -> Pixels:
     """Keep the largest part (8-connected) and close its holes with the lesion's class."""
-    largest = largest_component(pixels.labels > 0)
+    largest = largest_component((pixels.labels > 0) & (pixels.labels != IGNORED))
     region = ndimage.binary_fill_holes(largest)
     labels: LabelImage = np.where(largest, pixels.labels, region.astype(np.uint8))
     instances = pixels.instances

@@ -7,7 +7,7 @@ the pixels come when `Record.load` is called, one image at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,7 +19,7 @@ from napari_lesionseg.errors import DatasetError, ImageError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_image, read_mask
 from napari_lesionseg.io.pairing import natural_key
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
 
 Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "unreviewed"]
 """How far an annotator got with an image."""
@@ -76,7 +76,7 @@ class Pixels:
     image : ndarray
         (H, W, 3) uint8.
     labels : ndarray
-        (H, W) uint8, class indices.
+        (H, W) uint8, class indices, and `IGNORED`.
     instances : ndarray or None
         (H, W) uint16, if objects are numbered.
     regions : mapping
@@ -87,6 +87,20 @@ class Pixels:
     labels: LabelImage
     instances: InstanceImage | None
     regions: Mapping[str, LabelImage]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pixel has a class; ignored pixels have none."""
+        return not ((self.labels > 0) & (self.labels != IGNORED)).any()
+
+    @property
+    def has_ignored(self) -> bool:
+        """Whether some pixels are to be ignored in training and measuring."""
+        return bool((self.labels == IGNORED).any())
+
+    def without_ignored(self) -> Pixels:
+        """Return the pixels with background in place of what is ignored."""
+        return replace(self, labels=np.where(self.labels == IGNORED, 0, self.labels).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,12 +178,13 @@ class Record:
         if self.mask is None and not bare:
             raise DatasetError("The image has no outline yet.")
         labels = np.zeros(shape, np.uint8) if self.mask is None else _labels(self.mask, shape)
-        if int(labels.max(initial=0)) >= len(self.classes):
+        highest = int(labels.max(initial=0, where=labels != IGNORED))
+        if highest >= len(self.classes):
             raise DatasetError(
-                f"The mask holds class {labels.max()}, but only 0 to {len(self.classes) - 1} have names."
+                f"The mask holds class {highest}, but only 0 to {len(self.classes) - 1} have names."
             )
         instances = None if self.instances is None else _instances(self.instances, shape)
-        regions = {name: (_labels(mask, shape) > 0).astype(np.uint8) for name, mask in self.regions.items()}
+        regions = {name: _region(_labels(mask, shape)) for name, mask in self.regions.items()}
         return Pixels(image, labels, instances, regions)
 
     def _image(self) -> ByteImage:
@@ -224,10 +239,18 @@ def natural_order(records: Iterable[Record]) -> tuple[Record, ...]:
     return tuple(sorted(records, key=lambda record: natural_key(Path(record.name))))
 
 
+def _region(labels: LabelImage) -> LabelImage:
+    return np.asarray((labels > 0) & (labels != IGNORED), dtype=np.uint8)
+
+
 def region_of(labels: LabelImage, index: int) -> LabelImage:
     """Return one class of a mask as 0 and 1, shape (H, W)."""
     region: LabelImage = (labels == index).astype(np.uint8)
     return region
+
+
+def _are_classes(array: NDArray[Any]) -> bool:
+    return bool(array.max(initial=0, where=array != IGNORED) <= MAX_CLASS_INDEX)
 
 
 def _array(source: NDArray[Any] | Callable[[], NDArray[Any]], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -243,7 +266,7 @@ def _labels(source: Source, shape: tuple[int, ...]) -> LabelImage:
     if isinstance(source, Path):
         return read_mask(source, (shape[0], shape[1]))
     array = _array(source, shape)
-    if array.dtype.kind not in "biu" or int(array.min()) < 0 or int(array.max()) > MAX_CLASS_INDEX:
+    if array.dtype.kind not in "biu" or int(array.min()) < 0 or not _are_classes(array):
         raise DatasetError(f"Class indices are whole numbers from 0 to {MAX_CLASS_INDEX}.")
     return array.astype(np.uint8)
 

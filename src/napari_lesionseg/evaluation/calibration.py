@@ -14,7 +14,7 @@ from napari_lesionseg.errors import MaskError, TrainingError
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.resize import resize_image, resize_labels
-from napari_lesionseg.types import LabelImage, Pair, Probability
+from napari_lesionseg.types import IGNORED, LabelImage, Pair, Probability
 
 _Array = NDArray[np.number | np.bool_]
 LONG_SIDE = 256  # images are compared at this size: borders move by less than annotators differ
@@ -268,7 +268,10 @@ def _compare(model: Model, pairs: Sequence[Pair]) -> Iterator[_Compared]:
         truth = read_mask(pair.mask, (image.shape[0], image.shape[1]))
         factor = min(1.0, LONG_SIDE / max(truth.shape))
         shape = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
-        yield _Compared(model.predict(resize_image(image, shape)), resize_labels(truth, shape))
+        labels = resize_labels(truth, shape)
+        counted = labels != IGNORED
+        probability = model.predict(resize_image(image, shape)) * counted
+        yield _Compared(probability, labels * counted)
 
 
 def jaccard_curve(

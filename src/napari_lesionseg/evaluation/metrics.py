@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, spatial, stats
 
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.types import IGNORED
 
 FAILURE_LIMIT = 0.65
 """Jaccard below which an outline counts as failed.
@@ -131,6 +132,8 @@ class ClassScores:
 def score_masks(predicted: _Mask, truth: _Mask) -> ImageScores:
     """Score an outline against the true one; every value above 0 counts as lesion.
 
+    Where the truth is `IGNORED`, neither counts.
+
     Parameters
     ----------
     predicted, truth : ndarray, shape (H, W)
@@ -146,10 +149,11 @@ def score_masks(predicted: _Mask, truth: _Mask) -> ImageScores:
     Jaccard = TP / (TP + FP + FN), sensitivity = TP / (TP + FN), specificity = TN / (TN + FP).
     """
     _check_shapes(predicted, truth)
-    guess, real = predicted > 0, truth > 0
+    counted = _counted(truth)
+    guess, real = counted & (predicted > 0), counted & (truth > 0)
     dice, jaccard = _overlap(guess, real)
     found, lesion = _count(guess & real), _count(real)
-    wrong, background = _count(guess) - found, real.size - lesion
+    wrong, background = _count(guess) - found, _count(counted) - lesion
     distance = hausdorff95(guess, real)
     failed = jaccard < FAILURE_LIMIT
     return ImageScores(
@@ -180,11 +184,12 @@ def score_classes(predicted: _Mask, truth: _Mask, names: Sequence[str]) -> tuple
         If the shapes differ, or the truth has classes that ``names`` does not know.
     """
     _check_shapes(predicted, truth)
-    highest = int(truth.max(initial=0))
+    counted = _counted(truth)
+    highest = int(truth.max(initial=0, where=counted))
     if highest >= len(names):
         raise MaskError(f"The mask has a class {highest}, but the model knows {len(names) - 1} classes only.")
     return tuple(
-        _score_class(name, predicted == index, truth == index)
+        _score_class(name, counted & (predicted == index), truth == index)
         for index, name in enumerate(names)
         if index > 0
     )
@@ -255,6 +260,11 @@ def summarize(
     del estimates["failed"]
     rate = _failure_rate(sum(score.failed for score in scores), len(scores), confidence)
     return Summary(images=len(scores), failure_rate=rate, **estimates)
+
+
+def _counted(truth: _Mask) -> NDArray[np.bool_]:
+    """Return where the truth is not `IGNORED`."""
+    return np.asarray(truth != IGNORED, dtype=np.bool_)
 
 
 def _check_shapes(predicted: _Mask, truth: _Mask) -> None:

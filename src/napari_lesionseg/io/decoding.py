@@ -82,9 +82,10 @@ class DecodingError(Exception):
 class Decoded:
     """An image as stored, turned upright."""
 
-    array: NDArray[Any]
-    palette: NDArray[np.uint8] | None = None
-    lossy: bool = False
+    array: NDArray[Any]  # (H, W), or (H, W, 3) for colors; any dtype
+    palette: NDArray[np.uint8] | None = None  # (256, 3) where `array` holds indices into it
+    lossy: bool = False  # values are approximate (JPEG, WebP)
+    alpha: NDArray[Any] | None = None  # (H, W), opacity
 
 
 def decode(path: Path) -> Decoded:
@@ -183,7 +184,11 @@ def _decode_pillow(image: ImageFile.ImageFile) -> Decoded:
     _check_size(*image.size)
     image.load()
     array, palette = _stored_values(image)
-    return Decoded(upright(array, _orientation(image)), palette, lossy=image.format in {"JPEG", "WEBP"})
+    alpha = np.asarray(image.getchannel("A")) if image.mode in _ALPHA_MODES else None
+    orientation = _orientation(image)
+    if alpha is not None:
+        alpha = upright(alpha, orientation)
+    return Decoded(upright(array, orientation), palette, image.format in {"JPEG", "WEBP"}, alpha)
 
 
 def _orientation(image: Image.Image) -> object:
@@ -309,14 +314,20 @@ def _decode_page(page: Any) -> Decoded:
         array = np.moveaxis(array, 0, -1)
     elif page.axes not in ("YX", "YXS"):
         raise DecodingError(f"is not a flat image (its axes are {page.axes})")
+    alpha = None
     if array.ndim == 3:
-        array = array[..., :3] if page.photometric == _RGB else array[..., 0]
+        colors = 3 if page.photometric == _RGB else 1
+        alpha = array[..., colors] if array.shape[2] == colors + 1 else None
+        array = array[..., :3] if colors == 3 else array[..., 0]
     # tifffile marks the booleans it writes as white-is-zero, but means True by 1.
     if page.photometric == _MIN_IS_WHITE and not (array.dtype == bool and page.software == "tifffile.py"):
         array = ~array if array.dtype.kind in "bu" else -array
     tag = page.tags.get(_ORIENTATION)
+    orientation = 1 if tag is None else int(tag.value)
     palette = _tiff_palette(page) if page.photometric == _PALETTE else None
-    return Decoded(upright(array, 1 if tag is None else int(tag.value)), palette)
+    return Decoded(
+        upright(array, orientation), palette, alpha=None if alpha is None else upright(alpha, orientation)
+    )
 
 
 def _check_complete(page: Any) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from napari_lesionseg.errors import ImageError, LesionSegError, MaskError
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
 
 image_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """File name endings of the formats that are read, in lower case."""
@@ -98,16 +98,20 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
     The rule, in this order:
 
     1. Colors are reduced to their strongest channel, so any bright color on black is a lesion. A palette of
-       grays stands for its grays; the indices of a colorful palette are class indices and are kept.
+       grays stands for its grays; the indices of a colorful palette are class indices and are kept, but of
+       two colors the black one is the background.
     2. 1-bit files: white is lesion, 1.
     3. JPEG and WebP, whose values are approximate: above 127 is lesion.
     4. No value above 127: class indices (0 and 1, for one class), as they are.
     5. One or two values, such as 0 and 255 or 0 and 65535: above 127 is lesion.
-    6. More values, up to 255 (soft borders): above 127 is lesion.
-    7. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
+    6. Class indices and 255: pixels of 255 are to be ignored (`types.IGNORED`).
+    7. More values, up to 255 (soft borders): above 127 is lesion.
+    8. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
 
-    Refused are images in colors or under 3 and 6 of which more than a quarter lies between black and white
-    (a photograph), indices mixed with 255, larger and negative values, and fractions above 1.
+    Where some pixels are transparent and all others have one color, the opaque ones are the lesion.
+
+    Refused are images in colors or under 3 and 7 of which more than a quarter lies between black and white
+    (a photograph), larger and negative values, and fractions above 1.
     """
     try:
         labels = np.ascontiguousarray(_as_labels(decode(Path(path))))
@@ -219,10 +223,13 @@ def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _as_labels(decoded: Decoded) -> LabelImage:
     """Class indices of a decoded file, by the rule of `read_mask`."""
     array = decoded.array
+    if decoded.alpha is not None and decoded.alpha.min() != decoded.alpha.max():
+        return _transparent_labels(decoded)
     if decoded.palette is not None:
-        colors = decoded.palette[np.unique(array)]
+        used = np.unique(array)
+        colors = decoded.palette[used]
         if (colors != colors[:, :1]).any():
-            return array.astype(np.uint8)
+            return _palette_labels(array, used[~colors.any(axis=1)])
         array = decoded.palette[array]
     if array.ndim == 3:
         for channel in range(array.shape[2]):
@@ -233,6 +240,30 @@ def _as_labels(decoded: Decoded) -> LabelImage:
     if decoded.lossy:
         return _black_and_white(array)
     return _gray_labels(array)
+
+
+def _palette_labels(indices: NDArray[Any], black: NDArray[Any]) -> LabelImage:
+    """Class indices of a colorful palette; of two colors the black one is the background."""
+    others = indices[~np.isin(indices, black)]
+    if len(black) == 1 and black[0] and not (others != others[:1]).any():
+        return np.asarray(indices != black[0], dtype=np.uint8)
+    return indices.astype(np.uint8)
+
+
+def _transparent_labels(decoded: Decoded) -> LabelImage:
+    """Class indices of an image in which some pixels are transparent.
+
+    Of one color alone, the opaque pixels are the mask. Else the colors must show the same as the opacity.
+    """
+    alpha = np.asarray(decoded.alpha)
+    opaque = _black_and_white(alpha if alpha.dtype == np.uint8 else _to_bytes(alpha))
+    flat = decoded.array.reshape(*opaque.shape, -1)
+    if (flat[opaque > 0] == flat[opaque > 0][:1]).all():
+        return opaque
+    labels = _as_labels(Decoded(decoded.array, decoded.palette, decoded.lossy))
+    if (labels[opaque == 0] > 0).any():
+        raise MaskError("its colors and its transparency show different shapes; save it without transparency")
+    return labels
 
 
 def _gray_labels(array: NDArray[Any]) -> LabelImage:
@@ -250,8 +281,8 @@ def _gray_labels(array: NDArray[Any]) -> LabelImage:
         return array.astype(np.uint8)
     if ((array == low) | (array == high)).all():
         return (array > 127).astype(np.uint8)
-    if (array == 1).any() and not ((array > MAX_CLASS_INDEX) & (array != 255)).any():
-        raise MaskError("it mixes class indices with 255; save it as 0 and 255, or as indices alone")
+    if high == IGNORED and not ((array > MAX_CLASS_INDEX) & (array != IGNORED)).any():
+        return array.astype(np.uint8)
     return _black_and_white(array)
 
 
@@ -278,6 +309,14 @@ def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
     if values.ndim != 2 or not values.size or values.dtype.kind not in "biu":
         raise MaskError(f"a mask is (H, W) whole numbers, not {values.shape} of type {values.dtype}")
     low, high = int(values.min()), int(values.max())
-    if low < 0 or (style == "index" and high > MAX_CLASS_INDEX):
+    if low < 0:
         raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
-    return _to_bytes(values > 0) if style == "binary" else values.astype(np.uint8)
+    classes = values[values != IGNORED]
+    ignored = classes.size < values.size and bool((classes > 0).any())
+    if style == "binary" and not ignored:
+        return _to_bytes(values > 0)
+    if classes.max(initial=0) > MAX_CLASS_INDEX:
+        raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
+    if classes.size < values.size and not ignored:
+        raise MaskError("no pixel has a class; 255 would be read as the lesion")
+    return values.astype(np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.datasets.records import Dataset, Provenance, Record
+from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Record
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.study.events import LESION, StudyClass
@@ -57,9 +57,9 @@ def import_masks(study: Study, records: Sequence[Record], progress: Progress | N
     """Save the masks of a data set in a study that has its images, and return how many were saved.
 
     They count as corrected by the annotator `IMPORTED`: no prediction replaces them, and they are still to be
-    approved. An image that has any mask or verdict is left alone, and so is one whose mask is empty, cannot
-    be read or has a class that the study lacks. A blinded study, in which annotators see only their own work,
-    imports none.
+    approved. An image that has any mask or verdict is left alone, and so is one whose mask is empty. A mask
+    that cannot be read, or has a class that the study lacks, is among the study's `problems`. A blinded
+    study, in which annotators see only their own work, imports none.
     """
     if study.info.blinded:
         return 0
@@ -67,17 +67,22 @@ def import_masks(study: Study, records: Sequence[Record], progress: Progress | N
     names = Counter(state.name for state in study.state.images.values())
     by_name = {state.name: image for image, state in study.state.images.items() if names[state.name] == 1}
     saved = 0
+    problems: list[Problem] = []
     with Study.open(study.folder, IMPORTED) as importer:
         for done, record in enumerate(records, start=1):
-            if record.mask is not None and record.classes == known[: len(record.classes)]:
-                saved += _import_mask(importer, by_name, record)
+            if record.mask is not None and record.classes != known[: len(record.classes)]:
+                lacking = ", ".join(name for name in record.classes if name not in known) or "other classes"
+                problems.append(Problem(record.name, f"The mask has {lacking}, which the study does not."))
+            elif record.mask is not None:
+                saved += _import_mask(importer, by_name, record, problems)
             if progress is not None:
                 progress(done, len(records))
     study.refresh()
+    study.add_problems(problems)
     return saved
 
 
-def _import_mask(study: Study, by_name: Mapping[str, str], record: Record) -> bool:
+def _import_mask(study: Study, by_name: Mapping[str, str], record: Record, problems: list[Problem]) -> bool:
     """Save the mask of one record, unless its image has one; a renamed image is found by its hash."""
     try:
         sha256 = sha256_file(record.image) if isinstance(record.image, Path) else ""
@@ -85,13 +90,16 @@ def _import_mask(study: Study, by_name: Mapping[str, str], record: Record) -> bo
         state = study.state.images.get(image)
         if state is None or state.status is not Status.UNREVIEWED:
             return False
-        labels = record.load().labels
-    except (DatasetError, OSError):
+        labels = record.load().without_ignored().labels
+    except (DatasetError, OSError) as error:
+        problems.append(Problem(record.name, str(error)))
         return False
-    if labels.shape != state.shape or not labels.any():
+    if labels.shape != state.shape:
+        problems.append(Problem(record.name, "The mask has another size than the image."))
         return False
-    study.save_correction(image, labels)
-    return True
+    if labels.any():
+        study.save_correction(image, labels)
+    return bool(labels.any())
 
 
 def study_records(study: Study) -> list[Record]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.formats.folder import CLASSES_NAME, read_legend
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.images import write_image, write_mask
+from napari_lesionseg.io.images import read_mask, write_image, write_mask
+from napari_lesionseg.types import IGNORED
 
 COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 200, 30]], np.uint8)
 
@@ -114,10 +116,11 @@ def test_a_damaged_legend_is_refused(tmp_path: Path, rows: str) -> None:
         read_legend(tmp_path)
 
 
-def test_photographs_as_masks_are_refused(kit, tmp_path: Path) -> None:
+def test_a_photograph_as_mask_is_named_and_left_out(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": kit.image(3)})
-    with pytest.raises(DatasetError, match="colors"):
-        read_dataset(tmp_path)
+    dataset = read_dataset(tmp_path)
+    assert "photograph" in dataset.problems[0].reason
+    assert dataset.records[0].mask is None
 
 
 def test_names_of_pad_tell_patient_and_lesion(kit, tmp_path: Path) -> None:
@@ -163,3 +166,82 @@ def test_images_without_masks_come_along(kit, tmp_path: Path) -> None:
     assert dataset.problems == ()
     assert [record.mask is None for record in dataset.records] == [False, True]
     assert dataset.records[1].provenance.status == "unreviewed"
+
+
+def test_one_odd_mask_is_named_and_the_others_are_taken(kit, tmp_path: Path) -> None:
+    masks = {name: kit.labels(seed) * np.uint8(255) for seed, name in enumerate("abc")}
+    dataset = read_dataset(lay_out(kit, tmp_path, masks | {"odd": kit.labels(3) * np.uint8(3)}))
+    assert [(problem.name, problem.left_out) for problem in dataset.problems] == [("odd.png", True)]
+    assert "class indices" in dataset.problems[0].reason
+    assert {record.name: record.mask is None for record in dataset.records} == {
+        "a": False, "b": False, "c": False, "odd": True,
+    }  # fmt: skip
+    assert dataset.records[0].classes == ("background", "lesion")
+
+
+def test_a_black_and_white_mask_among_class_indices_is_named(kit, tmp_path: Path) -> None:
+    masks = {name: kit.labels(seed, classes=3) for seed, name in enumerate("abc")}
+    dataset = read_dataset(lay_out(kit, tmp_path, masks | {"odd": kit.labels(3) * np.uint8(255)}))
+    assert [problem.name for problem in dataset.problems] == ["odd.png"]
+    assert dataset.records[0].classes == ("background", "lesion", "class 2")
+
+
+@pytest.mark.parametrize("payload", [b"", b"not an image"])
+def test_a_damaged_mask_is_named_and_the_others_are_taken(kit, tmp_path: Path, payload: bytes) -> None:
+    lay_out(kit, tmp_path, {name: kit.labels(seed) * np.uint8(255) for seed, name in enumerate("ab")})
+    (tmp_path / "masks/a.png").write_bytes(payload)
+    dataset = read_dataset(tmp_path)
+    assert [problem.name for problem in dataset.problems] == ["a.png"]
+    assert np.array_equal(dataset.records[1].load().labels, kit.labels(1))
+
+
+def test_soft_edges_of_one_color_are_the_lesion(kit, tmp_path: Path) -> None:
+    soft = Image.fromarray(kit.labels(0, (160, 224)) * np.uint8(255)).resize(
+        (56, 40), Image.Resampling.BICUBIC
+    )
+    red = np.zeros((40, 56, 3), np.uint8)
+    red[..., 0] = soft
+    lay_out(kit, tmp_path, {"a": red})
+    record = read_dataset(tmp_path).records[0]
+    assert record.classes == ("background", "lesion")
+    assert np.array_equal(record.load().labels, read_mask(tmp_path / "masks/a.png"))
+
+
+@pytest.fixture
+def ignored(kit, tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """Two masks with two classes and a border to be ignored, one stored with a palette."""
+    labels = [kit.labels(seed, classes=3) for seed in range(2)]
+    for mask in labels:
+        mask[:2] = IGNORED
+    lay_out(kit, tmp_path / "set", {"a": labels[0], "b": labels[1]})
+    image = Image.fromarray(labels[1])
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [224] * 759)
+    image.save(tmp_path / "set/masks/b.png")
+    return tmp_path / "set", np.stack(labels)
+
+
+def test_ignored_pixels_come_back(kit, ignored: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    folder, labels = ignored
+    records = read_dataset(folder).records
+    assert records[0].classes == ("background", "lesion", "class 2")
+    report = kit.last(export_dataset(records, tmp_path / "out", "folder"))
+    assert report.problems == ()
+    for record, expected in zip(read_dataset(tmp_path / "out").records, labels, strict=True):
+        assert np.array_equal(record.load().labels, expected)
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic", "isic"])
+def test_ignored_pixels_that_become_background_are_named(
+    kit, ignored: tuple[Path, np.ndarray], tmp_path: Path, name: str
+) -> None:
+    report = kit.last(export_dataset(read_dataset(ignored[0]).records, tmp_path / "out", name))
+    assert len(report.problems) == 2
+    assert all("background" in problem.reason for problem in report.problems)
+
+
+def test_nnunet_has_a_label_for_ignored_pixels(kit, ignored: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    kit.last(export_dataset(read_dataset(ignored[0]).records, tmp_path / "out", "nnunet"))
+    content = json.loads(next((tmp_path / "out").rglob("dataset.json")).read_text())
+    assert content["labels"] == {"background": 0, "lesion": 1, "class 2": 2, "ignore": 3}
+    masks = [np.asarray(Image.open(path)) for path in (tmp_path / "out").rglob("labels*/*.png")]
+    assert {int(value) for mask in masks for value in np.unique(mask)} == {0, 1, 2, 3}

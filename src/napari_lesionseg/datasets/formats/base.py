@@ -26,7 +26,7 @@ from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import image_suffixes, read_image, write_image, write_mask
 from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.masks.components import connected_components
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
 
 PROVENANCE_NAME = "provenance.csv"
 PROVENANCE_COLUMNS = (
@@ -224,6 +224,8 @@ class Format:
         Regular expression of the names that the convention's tools ask for; others are replaced.
     origin : str
         What images must have come as (`Record.origin`), "" for anything.
+    keeps_ignored : bool
+        Whether masks can mark pixels that are to be ignored; elsewhere they become background.
     """
 
     name: str
@@ -234,6 +236,7 @@ class Format:
     pseudonym: str = "image_{:05d}"
     names: str | None = None
     origin: str = ""
+    keeps_ignored: bool = False
 
 
 def put_image(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:
@@ -352,7 +355,8 @@ def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int
     (ndarray, int)
         (H, W) uint8 of 0 and 1, and the class index; an object of two classes comes twice.
     """
-    for category in np.unique(pixels.labels[pixels.labels > 0]).tolist():
+    classes = np.unique(pixels.labels[(pixels.labels > 0) & (pixels.labels != IGNORED)])
+    for category in classes.tolist():
         region = pixels.labels == category
         numbers = np.where(region, 1 if pixels.instances is None else pixels.instances, 0)
         if pixels.instances is None and split:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +44,12 @@ from napari_lesionseg.io.folders import contained
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
 from napari_lesionseg.io.pairing import PairSearch, find_images, find_pairs
 from napari_lesionseg.io.tables import read_table, write_table
-from napari_lesionseg.types import LabelImage
+from napari_lesionseg.types import IGNORED, LabelImage
 
 CLASSES_NAME = "classes.csv"
+_MOST_COLORS = 32  # more are soft edges of one color
+_ODD_INDICES = "The mask holds class indices, while most others are black and white."
+_ODD_WHITE = "The mask is black and white, while most others hold class indices."
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
 _RGB = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 
@@ -120,7 +123,12 @@ def read(folder: Path) -> Dataset:
             images.append((image, mask))
         else:
             problems.append(Problem(image.stem, "A link leads out of the folder and is not followed."))
-    legend = read_legend(folder) or _look_through([mask for _, mask in images if mask])
+    masks = [mask for _, mask in images if mask]
+    given = read_legend(folder)
+    legend, odd = (given, []) if given else _look_through(masks)
+    problems += [Problem(path.name, reason) for path, reason in odd]
+    left_out = {path for path, _ in odd}
+    images = [(image, None if mask in left_out else mask) for image, mask in images]
     facts = read_facts(find_tables(folder), [image.stem for image, _ in images])
     build = functools.partial(
         _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
@@ -220,21 +228,49 @@ def _color(text: str) -> int:
     raise DatasetError(f"The legend of the classes has a color that is none: {text[:40]!r}.")
 
 
-def _look_through(masks: Iterable[Path]) -> Legend:
-    """Find out from the masks themselves how many classes or which colors there are."""
-    highest, colors = 1, set[int]()
+@dataclass(frozen=True, slots=True)
+class _MaskKind:
+    """How a mask says what belongs to what: by its colors, by black and white, or by class indices."""
+
+    colors: frozenset[int] = frozenset()  # 0xRRGGBB, where some are no grays
+    highest: int = 0  # class index
+    white: bool = False  # 255 is the lesion
+
+
+def _kind_of(path: Path) -> _MaskKind:
+    """Look at one mask."""
+    decoded = decode(path)
+    found = frozenset(np.unique(_packed(decoded.array)).tolist()) if _is_colored(decoded) else frozenset()
+    if any(map(_is_color, found)) and len(found) <= _MOST_COLORS:
+        return _MaskKind(found)
+    labels = read_mask(path)
+    highest = int(labels.max(initial=0, where=labels != IGNORED))
+    return _MaskKind(highest=highest, white=highest == 1 and int(decoded.array.max()) > MAX_CLASS_INDEX)
+
+
+def _look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]:
+    """Find the classes or colors of masks, and the masks that cannot be read or do not fit the others."""
+    kinds: dict[Path, _MaskKind] = {}
+    odd: list[tuple[Path, str]] = []
     for path in masks:
         try:
-            decoded = decode(path)
-            found = set(np.unique(_packed(decoded.array)).tolist()) if _is_colored(decoded) else set()
-            colors |= found
-            if not any(map(_is_color, found)):
-                highest = max(highest, int(read_mask(path).max()))
-        except (DecodingError, MaskError):
-            continue  # named when the record is loaded
-        if len(colors) > MAX_CLASS_INDEX:
-            raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colors (seen in {path.name}).")
-    if any(map(_is_color, colors)):
+            kinds[path] = _kind_of(path)
+        except (DecodingError, MaskError) as error:
+            odd.append((path, str(error)))
+    white = sum(kind.white for kind in kinds.values())
+    indices = sum(kind.highest > 1 for kind in kinds.values())
+    for path, kind in list(kinds.items()):
+        if white and indices and (kind.highest > 1 if white >= indices else kind.white):
+            odd.append((path, _ODD_INDICES if kind.highest > 1 else _ODD_WHITE))
+            del kinds[path]
+    colors = {color for kind in kinds.values() for color in kind.colors}
+    if len(colors) > MAX_CLASS_INDEX:
+        raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colors.")
+    return _legend_of(colors, max([1, *(kind.highest for kind in kinds.values())])), odd
+
+
+def _legend_of(colors: set[int], highest: int) -> Legend:
+    if colors:
         ordered = [0, *sorted(colors - {0})]
         names = ("background", *(f"#{value:06x}" for value in ordered[1:]))
         index_of = {value: index for index, value in enumerate(ordered)}
@@ -265,6 +301,8 @@ def _read_colors(path: Path, legend: Legend) -> LabelImage:
     if not _is_colored(decoded):
         return read_mask(path)
     packed = _packed(decoded.array)
+    if len(np.unique(packed)) > _MOST_COLORS:
+        return read_mask(path)
     values, inverse = np.unique(packed, return_inverse=True)
     unknown = [value for value in values.tolist() if value not in legend.colors]
     if unknown:
@@ -305,4 +343,4 @@ def write(plan: Plan) -> Iterator[Placed]:
         yield Placed(record.name, image, mask)
 
 
-FORMATS = (Format("folder", "Plain folder", recognizes, read, write),)
+FORMATS = (Format("folder", "Plain folder", recognizes, read, write, keeps_ignored=True),)

@@ -92,4 +92,4 @@ def card(plan: Plan) -> str:
     return "---\n" + "\n".join(lines) + "\n---\n\n" + "\n\n".join(word for word in words if word) + "\n"
 
 
-FORMATS = (Format("imagefolder", "Hugging Face imagefolder", write=write),)
+FORMATS = (Format("imagefolder", "Hugging Face imagefolder", write=write, keeps_ignored=True),)

@@ -46,7 +46,7 @@ from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import read_mask
-from napari_lesionseg.types import LabelImage
+from napari_lesionseg.types import IGNORED, LabelImage
 
 ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst", "globules")
 """The dermoscopic attributes of task 2, all of which lie inside the lesion."""
@@ -154,7 +154,9 @@ def _paint(files: Mapping[str, Path], classes: tuple[str, ...]) -> LabelImage:
     first = next(iter(found.values()))
     labels = np.zeros_like(read_mask(first))
     for index, path in found.items():
-        labels[read_mask(path, (labels.shape[0], labels.shape[1])) > 0] = index
+        mask = read_mask(path, (labels.shape[0], labels.shape[1]))
+        labels[mask > 0] = index
+        labels[mask == IGNORED] = IGNORED
     return labels
 
 

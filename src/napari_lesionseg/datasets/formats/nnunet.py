@@ -11,7 +11,9 @@ F. Isensee et al., "nnU-Net", Nature Methods 18, 2021; documentation/dataset_for
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from napari_lesionseg.datasets.formats.base import (
     Format,
@@ -23,6 +25,7 @@ from napari_lesionseg.datasets.formats.base import (
     put_mask,
 )
 from napari_lesionseg.datasets.splits import group_items, split_folds
+from napari_lesionseg.types import IGNORED
 
 FOLDS = 5
 
@@ -43,6 +46,8 @@ def write(plan: Plan) -> Iterator[Placed]:
     title = re.sub(r"[^A-Za-z0-9]+", "", plan.info.title.title()) or "Lesions"
     folder = plan.folder / f"Dataset{plan.config.dataset_id:03d}_{title}"
     put_facts(plan, plan.folder / "metadata.csv")
+    ignore = len(plan.classes)  # nnU-Net wants the highest value
+    has_ignored = False
     for part, records in plan.parts().items():
         ending = "Ts" if part == "test" else "Tr"
         for record in records:
@@ -50,19 +55,20 @@ def write(plan: Plan) -> Iterator[Placed]:
             image = put_image(
                 plan, record, pixels.image, folder / f"images{ending}" / f"{record.name}_0000", png=True
             )
-            mask = put_mask(
-                plan, pixels.labels, folder / f"labels{ending}" / f"{record.name}.png", index=True
-            )
+            has_ignored = has_ignored or pixels.has_ignored
+            labels = np.where(pixels.labels == IGNORED, ignore, pixels.labels).astype(np.uint8)
+            path = folder / f"labels{ending}" / f"{record.name}.png"
+            mask = put_mask(plan, labels, path, index=True)
             yield Placed(record.name, image, mask)
-    put_json(folder / "dataset.json", _description(plan))
+    put_json(folder / "dataset.json", _description(plan, ignore=ignore if has_ignored else None))
     put_json(folder / "splits_final.json", _splits(plan))
 
 
-def _description(plan: Plan) -> dict[str, object]:
+def _description(plan: Plan, ignore: int | None) -> dict[str, object]:
     """Return the contents of ``dataset.json``."""
     return {
         "channel_names": {"0": "R", "1": "G", "2": "B"},
-        "labels": {name: index for index, name in enumerate(plan.classes)},
+        "labels": _label_names(plan.classes) | ({} if ignore is None else {"ignore": ignore}),
         "numTraining": sum(record.part != "test" for record in plan.records),
         "file_ending": ".png",
         "name": plan.info.title,
@@ -70,6 +76,15 @@ def _description(plan: Plan) -> dict[str, object]:
         "license": plan.info.license,
         "citation": plan.info.citation,
     }
+
+
+def _label_names(classes: Sequence[str]) -> dict[str, int]:
+    """Return every index by a name of its own; nnU-Net reserves "background" for 0 and "ignore"."""
+    taken = {"background": 0}
+    for index, name in enumerate(classes[1:], 1):
+        free = name if name not in taken and name != "ignore" else f"{name} {index}"
+        taken[free] = index
+    return taken
 
 
 def _splits(plan: Plan) -> list[dict[str, list[str]]]:
@@ -91,4 +106,4 @@ def _splits(plan: Plan) -> list[dict[str, list[str]]]:
     ]
 
 
-FORMATS = (Format("nnunet", "nnU-Net", write=write, pseudonym="lesion_{:05d}"),)
+FORMATS = (Format("nnunet", "nnU-Net", write=write, keeps_ignored=True, pseudonym="lesion_{:05d}"),)
