@@ -13,7 +13,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -39,6 +39,8 @@ class PairSearch:
 
     pairs: tuple[Pair, ...]
     without_mask: tuple[Path, ...]
+    left_out: tuple[tuple[Path, str], ...] = ()  # images, and the rest of a sentence that says why
+    without_image: tuple[Path, ...] = ()  # masks
 
 
 def find_images(inputs: Inputs) -> list[Path]:
@@ -70,18 +72,28 @@ def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
     Two images of the same stem are refused, even in different folders: the stem is what a pair, and every
     file made from it, is known by.
     """
+    search = search_pairs(images, masks)
+    if search.left_out:
+        path, reason = search.left_out[0]
+        raise PairingError(f"{path} {reason}")
+    if not search.pairs:
+        first = search.without_mask[0]
+        raise PairingError(
+            f"none of {len(search.without_mask)} images has a mask (such as {first.stem}_segmentation.png "
+            f"for {first.name})"
+        )
+    return search
+
+
+def search_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
+    """Find pairs as `find_pairs` does, but leave out what is ambiguous; there may be no pair at all."""
     if masks is None or _same(images, masks):
         images, masks = _image_and_mask_folders(images) or (images, masks)
     found = find_images(images)
-    _check_stems(found)
+    distinct, repeated = _distinct_stems(found)
     candidates = _masks_beside(found) if masks is None else _masks_given(masks)
-    search = _match(found, candidates)
-    if not search.pairs:
-        raise PairingError(
-            f"none of {len(found)} images has a mask (such as {found[0].stem}_segmentation.png "
-            f"for {found[0].name})"
-        )
-    return search
+    search = _match(distinct, candidates, found)
+    return replace(search, left_out=(*repeated, *search.left_out))
 
 
 def natural_key(path: Path) -> tuple[_Chunks, ...]:
@@ -216,13 +228,18 @@ def _without_masks(paths: list[Path]) -> list[Path]:
     return images
 
 
-def _check_stems(images: list[Path]) -> None:
-    """Refuse two images of one stem."""
-    seen: dict[str, Path] = {}
+def _distinct_stems(images: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Separate the images whose stem another image has as well."""
+    by_stem: dict[str, list[Path]] = {}
     for path in images:
-        other = seen.setdefault(_key(path), path)
-        if other is not path:
-            raise PairingError(f"{other} and {path} have the same name; rename one of them")
+        by_stem.setdefault(_key(path), []).append(path)
+    repeated = [
+        (path, f"and {paths[path == paths[0]]} have the same name; rename one of them")
+        for paths in by_stem.values()
+        if len(paths) > 1
+        for path in paths
+    ]
+    return [path for path in images if len(by_stem[_key(path)]) == 1], repeated
 
 
 def _masks_given(masks: Inputs) -> dict[str, list[Path]]:
@@ -251,17 +268,21 @@ def _by_stem(masks: list[Path]) -> dict[str, list[Path]]:
     return grouped
 
 
-def _match(images: list[Path], candidates: dict[str, list[Path]]) -> PairSearch:
-    """Give each image its mask."""
-    taken = {os.path.abspath(image) for image in images}  # noqa: PTH100
-    pairs, without = [], []
+def _match(images: list[Path], candidates: dict[str, list[Path]], taken: list[Path]) -> PairSearch:
+    """Find the mask of each image; what is `taken` as an image is no mask."""
+    no_masks = {os.path.abspath(image) for image in taken}  # noqa: PTH100
+    pairs, without, left_out = [], [], []
+    used = set[Path]()
     for image in images:
-        masks = [mask for mask in candidates.get(_key(image), []) if os.path.abspath(mask) not in taken]  # noqa: PTH100
+        masks = [mask for mask in candidates.get(_key(image), []) if os.path.abspath(mask) not in no_masks]  # noqa: PTH100
+        used.update(masks)
         if len(masks) > 1:
             names = ", ".join(str(mask) for mask in masks)
-            raise PairingError(f"{image} has several masks: {names}; keep one of them")
-        if masks:
+            left_out.append((image, f"has several masks: {names}; keep one of them"))
+        elif masks:
             pairs.append(Pair(image.stem, image, masks[0]))
         else:
             without.append(image)
-    return PairSearch(tuple(pairs), tuple(without))
+    all_masks = dict.fromkeys(mask for masks in candidates.values() for mask in masks)
+    lost = [mask for mask in all_masks if mask not in used and os.path.abspath(mask) not in no_masks]  # noqa: PTH100
+    return PairSearch(tuple(pairs), tuple(without), tuple(left_out), tuple(lost))

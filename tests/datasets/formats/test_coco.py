@@ -147,7 +147,7 @@ def small(kit, tmp_path: Path) -> Callable[..., Path]:
         ),
         (lambda c: c["annotations"][0].update(segmentation=[]), "a box alone"),
         (lambda c: c["annotations"].append(3), "broken"),
-        (lambda c: c["images"].append(dict(c["images"][0], id=77)), "taken before"),
+        (lambda c: c["images"].append(dict(c["images"][0], id=77)), "Several entries"),
     ],
 )
 def test_broken_entries_are_listed_and_skipped(small, edit, words: str) -> None:
@@ -416,3 +416,25 @@ def judge(truth: dict, guess: dict) -> dict[int, float]:
             if number not in found_done and shared[0, number] / found_areas[number] <= 0.5
         )
     return {kind: overlap[kind] / (matched[kind] + extra[kind] / 2 + missed[kind] / 2) for kind in (1, 2)}
+
+
+@pytest.mark.parametrize("number", ["1", 1.0, 1])
+def test_ids_as_text_or_decimals_count(small, number: object) -> None:
+    """An object that is a box alone makes its image incomplete, however the image's id is written."""
+    whole = {record.name for record in read_dataset(small(lambda c: None)).records}
+    box = {"id": 9, "image_id": number, "category_id": 1, "bbox": [1, 1, 9, 9]}
+    dataset = read_dataset(small(lambda c: c["annotations"].append(box)))
+    assert len(whole - {record.name for record in dataset.records}) == 1
+    assert any("box alone" in problem.reason for problem in dataset.problems)
+
+
+def test_two_entries_of_one_file_are_left_out(small) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["images"].append(dict(content["images"][0], id=77))
+        triangle = [[0, 0, 1, 0, 1, 1]]
+        content["annotations"].append({"id": 9, "image_id": 77, "category_id": 1, "segmentation": triangle})
+
+    whole = {record.name for record in read_dataset(small(lambda c: None)).records}
+    dataset = read_dataset(small(edit))
+    assert len(whole - {record.name for record in dataset.records}) == 1
+    assert all(problem.left_out for problem in dataset.problems)

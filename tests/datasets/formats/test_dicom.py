@@ -227,3 +227,17 @@ def test_spacing_is_read_where_it_is_told(kit, tmp_path: Path) -> None:
     path.write_bytes(b"no DICOM")
     with pytest.raises(ImageError, match="damaged"):
         read_spacing(path)
+
+
+def test_a_photograph_with_two_segmentations_gets_none(kit, outlined, tmp_path: Path) -> None:
+    kit.last(export_dataset(outlined, tmp_path / "out", "dicom"))
+    segmentations = sorted((tmp_path / "out").rglob("*_segmentation.dcm"))
+    copied = pydicom.dcmread(segmentations[0])
+    copied.SOPInstanceUID = copied.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    copied.save_as(segmentations[0].with_name("second.dcm"))
+    before = {record.name for record in read_dataset(tmp_path / "out").records if record.mask is not None}
+    dataset = read_dataset(tmp_path / "out")
+    assert len(dataset.problems) == 1
+    assert "several segmentations" in dataset.problems[0].reason
+    assert {segmentations[0].name, "second.dcm"} == set(dataset.problems[0].name.split(", "))
+    assert segmentations[0].stem.removesuffix("_segmentation") not in before

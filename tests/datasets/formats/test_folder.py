@@ -163,7 +163,9 @@ def test_images_without_masks_come_along(kit, tmp_path: Path) -> None:
     write_image(tmp_path / "images/b.png", kit.image(1))
     write_mask(tmp_path / "masks/c.png", kit.labels(1))
     dataset = read_dataset(tmp_path)
-    assert dataset.problems == ()
+    assert [(problem.name, problem.reason) for problem in dataset.problems] == [
+        ("c.png", "The mask has no image.")
+    ]
     assert [record.mask is None for record in dataset.records] == [False, True]
     assert dataset.records[1].provenance.status == "unreviewed"
 
@@ -245,3 +247,33 @@ def test_nnunet_has_a_label_for_ignored_pixels(kit, ignored: tuple[Path, np.ndar
     assert content["labels"] == {"background": 0, "lesion": 1, "class 2": 2, "ignore": 3}
     masks = [np.asarray(Image.open(path)) for path in (tmp_path / "out").rglob("labels*/*.png")]
     assert {int(value) for mask in masks for value in np.unique(mask)} == {0, 1, 2, 3}
+
+
+def test_masks_with_different_endings_belong_to_their_images(kit, tmp_path: Path) -> None:
+    for place in ("images", "masks"):
+        (tmp_path / place).mkdir()
+    for seed, ending in enumerate(("_segmentation", "_mask", "_MASK", "_lesion", "")):
+        write_image(tmp_path / f"images/p{seed}.png", kit.image(seed))
+        write_mask(tmp_path / f"masks/p{seed}{ending}.png", kit.labels(seed))
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert len(dataset.records) == 5
+    for seed, record in enumerate(dataset.records):
+        assert np.array_equal(record.load().labels, kit.labels(seed))
+
+
+def test_an_image_with_several_masks_gets_none(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {name: kit.labels(seed) * np.uint8(255) for seed, name in enumerate("ab")})
+    write_mask(tmp_path / "masks/a_mask.png", kit.labels(2))
+    dataset = read_dataset(tmp_path)
+    assert [problem.name for problem in dataset.problems] == ["a.png"]
+    assert "several masks" in dataset.problems[0].reason
+    assert [record.mask is None for record in dataset.records] == [True, False]
+
+
+def test_two_images_of_one_name_are_named_and_the_others_are_taken(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {name: kit.labels(seed) * np.uint8(255) for seed, name in enumerate("ab")})
+    write_image(tmp_path / "images/a.jpg", kit.image(5))
+    dataset = read_dataset(tmp_path)
+    assert {problem.name for problem in dataset.problems} == {"a.png", "a.jpg"}
+    assert [record.name for record in dataset.records] == ["b"]

@@ -123,3 +123,27 @@ def test_new_names_look_like_isics(kit, records, tmp_path: Path) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no images"):
         read_dataset(tmp_path, "isic")
+
+
+def test_an_image_with_two_masks_gets_none(kit, tmp_path: Path) -> None:
+    for folder in ("img", "novice", "expert"):
+        (tmp_path / folder).mkdir()
+    for number, folders in ((1, ("novice", "expert")), (2, ("expert",))):
+        Image.fromarray(kit.image(number)).save(tmp_path / f"img/ISIC_000000{number}.jpg")
+        for folder in folders:
+            write_mask(tmp_path / folder / f"ISIC_000000{number}_segmentation.png", kit.labels(number))
+    dataset = read_dataset(tmp_path)
+    assert dataset.format == "isic"
+    assert [record.mask is None for record in dataset.records] == [True, False]
+    assert len(dataset.problems) == 1
+    assert "novice/ISIC_0000001" in dataset.problems[0].reason
+    assert "expert/ISIC_0000001" in dataset.problems[0].reason
+
+
+def test_masks_with_other_endings_are_no_images(kit, tmp_path: Path) -> None:
+    for number, ending in enumerate(("segmentation", "mask", "lesion")):
+        Image.fromarray(kit.image(number)).save(tmp_path / f"ISIC_{number}.jpg")
+        write_mask(tmp_path / f"ISIC_{number}_{ending}.png", kit.labels(number))
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert [record.mask is None for record in dataset.records] == [False] * 3

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy import ndimage
 
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts, with_facts
@@ -68,6 +68,7 @@ _HEAD = 64 * 1024
 _KEYS = re.compile(rb'\s*\{\s*"(?:info|licenses|images|categories|annotations)"\s*:')
 
 Side: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+_ID = TypeAdapter(int)
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
@@ -153,6 +154,7 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
         raise DatasetError(f"{folder} holds no COCO file (annotations/instances_*.json).")
     records: dict[str, Record] = {}
     problems: list[Problem] = []
+    repeated = set[str]()
     provenance = read_provenance(folder)
     classes: dict[int, str] | None = None
     for path in files:
@@ -162,8 +164,11 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
             raise DatasetError(f"{path} has other categories than the files before it.")
         classes = found
         for record in _records(content, _File(path, folder, provenance), found, problems):
-            first = records.setdefault(record.name.casefold(), record)
-            problems += [Problem(record.name, "The name was taken before.")] * (first is not record)
+            if records.setdefault(str(record.image), record) is not record:
+                repeated.add(str(record.image))
+    for key in repeated:
+        reason = "Several entries have this file, and each may lack objects of the others; all are left out."
+        problems.append(Problem(records.pop(key).name, reason))
     facts = read_facts(find_tables(folder), [record.name for record in records.values()])
     described = [facts.applied(record) for record in records.values()]
     return Dataset("coco", natural_order(described), (*problems, *facts.problems))
@@ -232,12 +237,17 @@ def _records(
 
 def _numbers_of_broken(entries: Sequence[Any], objects: Mapping[int, Sequence[Annotation]]) -> set[int]:
     """Return the images of which more objects are listed than could be read."""
-    listed = Counter(
-        entry["image_id"]
-        for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("image_id"), int)
-    )
+    ids = (entry.get("image_id") for entry in entries if isinstance(entry, dict))
+    listed = Counter(number for number in map(_as_number, ids) if number is not None)
     return {number for number, count in listed.items() if count > len(objects.get(number, ()))}
+
+
+def _as_number(value: Any) -> int | None:
+    """Return an id as a number, which text and decimals may hold as well."""
+    try:
+        return _ID.validate_python(value)
+    except ValidationError:
+        return None
 
 
 def _record(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -90,8 +90,8 @@ def read(folder: Path) -> Dataset:
         When there is no photograph, or the packages are missing.
     """
     photographs: list[tuple[Path, Header]] = []
-    segmentations: dict[str, _Outlines] = {}
-    problems = []
+    candidates: dict[str, list[_Outlines]] = {}
+    problems: list[Problem] = []
     for path in walk(folder):
         if not _is_dicom(path):
             continue
@@ -101,11 +101,12 @@ def read(folder: Path) -> Dataset:
             problems.append(Problem(path.name, str(error)))
             continue
         if header.photograph:
-            segmentations[header.photograph] = _Outlines(path, header.classes)
+            candidates.setdefault(header.photograph, []).append(_Outlines(path, header.classes))
         else:
             photographs.append((path, header))
     if not photographs:
         raise DatasetError(f"{folder} holds no DICOM photographs.")
+    segmentations = _only_ones(candidates, {header.uid for _, header in photographs}, problems)
     provenance = read_provenance(folder)
     classes = _classes(segmentations.values())
     facts = read_facts(find_tables(folder), [_name(path) for path, _ in photographs])
@@ -121,6 +122,22 @@ class _Outlines(NamedTuple):
 
     path: Path
     classes: tuple[str, ...]
+
+
+def _only_ones(
+    candidates: Mapping[str, Sequence[_Outlines]], photographs: Collection[str], problems: list[Problem]
+) -> dict[str, _Outlines]:
+    """Return the segmentation of each photograph that has exactly one; name the others."""
+    only: dict[str, _Outlines] = {}
+    for uid, found in candidates.items():
+        names = ", ".join(outlines.path.name for outlines in found)
+        if uid not in photographs:
+            problems.append(Problem(names, "The photograph that it belongs to is not there."))
+        elif len(found) > 1:
+            problems.append(Problem(names, "A photograph has several segmentations; none is used."))
+        else:
+            only[uid] = found[0]
+    return only
 
 
 def _classes(found: Iterable[_Outlines]) -> tuple[str, ...]:

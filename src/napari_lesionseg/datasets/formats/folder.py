@@ -42,7 +42,7 @@ from napari_lesionseg.errors import DatasetError, MaskError, PairingError
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
 from napari_lesionseg.io.folders import contained
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
-from napari_lesionseg.io.pairing import PairSearch, find_images, find_pairs
+from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import IGNORED, LabelImage
 
@@ -73,18 +73,10 @@ class Legend:
 def recognizes(folder: Path) -> bool:
     """Tell whether images lie in a folder, with or without masks."""
     try:
-        _search(folder)
+        search_pairs(folder)
     except PairingError:
         return False
     return True
-
-
-def _search(folder: Path) -> PairSearch:
-    """Find images and masks; a folder of images that nobody has outlined yet has no masks."""
-    try:
-        return find_pairs(folder)
-    except PairingError:
-        return PairSearch((), tuple(find_images(folder)))
 
 
 def read(folder: Path) -> Dataset:
@@ -110,14 +102,15 @@ def read(folder: Path) -> Dataset:
         When no image has a mask, an image has several, or a legend is damaged.
     """
     try:
-        found = _search(folder)
+        found = search_pairs(folder)
     except PairingError as error:
         raise DatasetError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
-    problems: list[Problem] = []
+    problems = [Problem(path.name, f"The image {reason}.") for path, reason in found.left_out]
+    problems += [Problem(path.name, "The mask has no image.") for path in found.without_image]
     images: list[tuple[Path, Path | None]] = []
-    everything = [(pair.image, pair.mask) for pair in found.pairs] + [
-        (path, None) for path in found.without_mask
-    ]
+    several = [path for path, reason in found.left_out if "masks" in reason]
+    everything: list[tuple[Path, Path | None]] = [(pair.image, pair.mask) for pair in found.pairs]
+    everything += [(path, None) for path in (*found.without_mask, *several)]
     for image, mask in everything:
         if _inside(folder, image, mask):
             images.append((image, mask))

@@ -52,13 +52,17 @@ ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst
 """The dermoscopic attributes of task 2, all of which lie inside the lesion."""
 
 _MASK = re.compile(r"(?P<name>.+?)_(?:segmentation|attribute_(?P<attribute>\w+))", re.IGNORECASE)
+_ATTRIBUTE_MASK = re.compile(r".+_attribute_\w+", re.IGNORECASE)
+_PLAIN_MASK = re.compile(r"(?P<name>.+)_(?:mask|lesion)", re.IGNORECASE)
 _SUPERPIXELS = re.compile(r".+_superpixels", re.IGNORECASE)
 _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
 def recognizes(folder: Path) -> bool:
-    """Tell whether a folder holds masks with ISIC's endings."""
-    return any_file_matches(folder, lambda path: is_image(path) and _MASK.fullmatch(path.stem) is not None)
+    """Tell whether a folder holds masks with ISIC's endings, in other folders than `images` and `masks`."""
+    plain = (folder / "images").is_dir() and (folder / "masks").is_dir()
+    pattern = _ATTRIBUTE_MASK if plain else _MASK
+    return any_file_matches(folder, lambda path: is_image(path) and pattern.fullmatch(path.stem) is not None)
 
 
 def read(folder: Path) -> Dataset:
@@ -110,16 +114,24 @@ class _Found:
 def _sort_out(folder: Path) -> _Found:
     """Tell a folder's files apart by their names."""
     found = _Found()
-    for path in walk(folder):
-        match = _MASK.fullmatch(path.stem)
-        if not is_image(path) or _SUPERPIXELS.fullmatch(path.stem):
-            continue
-        if match:
-            attributes = found.masks.setdefault(name_key(match["name"]), {})
-            attributes[(match["attribute"] or "").lower()] = path
+    files = [path for path in walk(folder) if is_image(path) and not _SUPERPIXELS.fullmatch(path.stem)]
+    stems = {name_key(path.stem) for path in files}
+    masks: dict[tuple[str, str], list[Path]] = {}
+    for path in files:
+        match = _MASK.fullmatch(path.stem) or _PLAIN_MASK.fullmatch(path.stem)
+        if match and (match.re is _MASK or name_key(match["name"]) in stems):
+            attribute = (match.groupdict().get("attribute") or "").lower()
+            masks.setdefault((name_key(match["name"]), attribute), []).append(path)
         elif found.images.setdefault(name_key(path.stem), path) is not path:
             reason = "An image of this name was found before; this one is left out."
             found.problems.append(Problem(path.name, reason))
+    for (name, attribute), paths in masks.items():
+        if len(paths) == 1:
+            found.masks.setdefault(name, {})[attribute] = paths[0]
+        else:
+            places = " and ".join(str(path.relative_to(folder)) for path in paths)
+            reason = f"The image has several masks, {places}; none is used."
+            found.problems.append(Problem(paths[0].name, reason))
     return found
 
 
