@@ -78,7 +78,7 @@ def test_broken_entries_are_listed_and_skipped(kit, exported: Path) -> None:
     assert report.left_out == 3
 
 
-def test_an_import_says_that_it_dealt_out_nothing(kit, exported: Path) -> None:
+def test_an_import_says_that_it_assigned_out_nothing(kit, exported: Path) -> None:
     config = ExportConfig(pseudonymize="nothing")
     kit.last(
         export_dataset(read_dataset(exported / "folder").records, exported / "split", "coco", config=config)
