@@ -76,3 +76,22 @@ def test_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert read_mask(tmp_path / "image_segmentation.png", sample.mask.shape).any()
+
+
+LONG_DOCSTRINGS = (
+    *("config.py", "datasets", "evaluation", "finetuning/session.py", "inference/predictor.py"),
+    *("masks/measurements.py", "models", "study/study.py", "training/losses.py", "types.py"),
+)
+"""The public API, formats, networks, metrics and the study; everything else has one line."""
+
+
+def test_only_the_public_api_has_docstrings_with_sections() -> None:
+    source = ROOT / "src" / "napari_lesionseg"
+    long = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if re.search(
+            r"^ +(Parameters|Returns|Raises)\n +-{4,}$", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert {path for path in long if not path.startswith(LONG_DOCSTRINGS)} == set()

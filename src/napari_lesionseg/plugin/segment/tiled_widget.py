@@ -109,7 +109,7 @@ class LargeWidget(QWidget):
         for caption, part in (
             ("Look for", self.closely),
             ("", self.whole),
-            ("Lesions of", self.width_of_lesions),
+            ("Lesion width", self.width_of_lesions),
             ("Threshold", self.threshold),
             ("Smallest part", self.smallest),
         ):

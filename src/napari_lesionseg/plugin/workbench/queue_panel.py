@@ -72,7 +72,7 @@ _FILTERS: dict[str, frozenset[Status] | None] = {
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}
-_WIDTHS = {STATUS: 90, QUALITY: 40, AGREE: 46, ANNOTATOR: 48}
+_WIDTHS = {STATUS: 90, QUALITY: 52, AGREE: 46, ANNOTATOR: 70}
 
 
 class QueuePanel(Panel):

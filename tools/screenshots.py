@@ -1,6 +1,6 @@
 """Take screenshots for the documentation, with synthetic images only.
 
-    xvfb-run -a -s "-screen 0 1366x768x24" python tools/window_images.py [learn] [large-image]
+    xvfb-run -a -s "-screen 0 1366x768x24" python tools/screenshots.py [NAME ...]
 
 They are written to ``docs/images``. Look at them before they are committed.
 """
@@ -16,18 +16,26 @@ from pathlib import Path
 
 import napari
 import numpy as np
+from napari.qt import get_stylesheet
 from PIL import Image
 from qtpy.QtCore import QEventLoop, QTimer
+from qtpy.QtWidgets import QDialog
 from scipy import ndimage
 from superqt import QCollapsible
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
+from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
+from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
+from napari_lesionseg.plugin.workbench.classes import ClassesDialog
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.events import StudyClass
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Click
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 APPROVED, WIDER, LEARN_SECONDS = 12, 14, 90
@@ -79,16 +87,88 @@ def make_study(folder: Path) -> None:
             study.approve(image, wide.astype(np.uint8))
 
 
-def learn(folder: Path) -> None:
-    """Show the result of fine-tuning with its curve."""
-    make_study(folder / "nevi-2026")
+def open_workbench(folder: Path) -> Workbench:
+    """Open a study in the workbench and wait for its first outline."""
     viewer = open_window()
     bench = Workbench(viewer)
     viewer.window.add_dock_widget(bench, name="LesionSeg workbench", area="right")
     wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
     bench.annotator.setText("am")
-    bench.open_folder(folder / "nevi-2026")
+    bench.open_folder(folder)
     wait_for(lambda: bench.session is not None and bench.session.editor is not None)
+    return bench
+
+
+def workbench(folder: Path) -> None:
+    """Show a study in which some images are reviewed, with an outline corrected by a click."""
+    samples = {f"nevus-{seed:02d}": synthetic_sample(seed) for seed in range(1, 13)}
+    images = {name: sample.image for name, sample in samples.items()}
+    with Study.create(folder / "nevi-2026", "bk", images=images) as study:
+        first, second = list(study.state.images)[:2]
+        study.approve(first, samples["nevus-01"].mask)
+        study.flag(second, "hair?")
+    bench = open_workbench(folder / "nevi-2026")
+    editor = bench.session.editor
+    wait_for(lambda: editor.snapshot.mask.any())
+    rows, cols = np.nonzero(editor.snapshot.mask)
+    editor.add_clicks([Click(int(rows.max()), int(cols[rows.argmax()]), positive=True)])
+    take(bench._viewer, "workbench")
+
+
+def new_study(folder: Path) -> None:
+    """Show the dialog for a new study."""
+    (folder / "images").mkdir()
+    os.chdir(folder)
+    viewer = open_window()
+    dialog = NewStudyDialog("am", {})
+    dialog.images.set_path(Path("images"))
+    take_dialog(viewer, dialog, "new-study")
+
+
+def classes(folder: Path) -> None:
+    """Show the dialog for the classes of a study."""
+    del folder
+    viewer = open_window()
+    names = {"nevus": "#56b4e9", "melanoma": "#e69f00", "hair": "#009e73"}
+    dialog = ClassesDialog([StudyClass(name=name, color=color) for name, color in names.items()])
+    take_dialog(viewer, dialog, "classes")
+
+
+def take_dialog(viewer: napari.Viewer, dialog: QDialog, name: str) -> None:
+    """Take a screenshot of a dialog in napari's style."""
+    dialog.setStyleSheet(get_stylesheet("dark"))
+    dialog.show()
+    spin(1)
+    dialog.grab().save(str(IMAGES / f"{name}.png"))
+    dialog.close()
+    viewer.close()
+
+
+def lesions(folder: Path) -> None:
+    """Show lesions that are numbered and measured."""
+    del folder
+    sample = synthetic_sample(6, (560, 768), n_lesions=4)
+    viewer = open_window()
+    viewer.add_image(sample.image, name="arm", rgb=True)
+    viewer.add_labels(sample.mask, name="arm outline")
+    panel, measurements = InstancesPanel(viewer), MeasurementsPanel(viewer)
+    viewer.window.add_dock_widget(panel, name="Single lesions", area="right")
+    viewer.window.add_dock_widget(measurements, name="Measure lesions", area="right")
+    spin(1)
+    panel.numbering.button.click()
+    wait_for(lambda: not panel.numbering.is_running)
+    spin(1)
+    measurements.measure.click()
+    wait_for(lambda: not measurements.model.is_running)
+    panel.table.selectRow(1)
+    viewer.reset_view()
+    take(viewer, "lesions")
+
+
+def fine_tune(folder: Path) -> None:
+    """Show the result of fine-tuning with its curve."""
+    make_study(folder / "nevi-2026")
+    bench = open_workbench(folder / "nevi-2026")
     panel = bench.panel(FinetunePanel)
     show_only(bench, "Fine-tune")
     panel.controls.seconds.setValue(LEARN_SECONDS)
@@ -96,7 +176,7 @@ def learn(folder: Path) -> None:
     wait_for(lambda: panel.task is None)
     if panel.candidate is None:
         raise RuntimeError(panel.message.text())
-    take(viewer, "learn")
+    take(bench._viewer, "fine-tune")
 
 
 def large_image(folder: Path) -> None:
@@ -115,7 +195,14 @@ def large_image(folder: Path) -> None:
 
 def main(names: list[str]) -> int:
     """Take the named screenshots, or all."""
-    images = {"learn": learn, "large-image": large_image}
+    images = {
+        "workbench": workbench,
+        "new-study": new_study,
+        "classes": classes,
+        "lesions": lesions,
+        "fine-tune": fine_tune,
+        "large-image": large_image,
+    }
     unknown = set(names) - images.keys()
     if unknown:
         sys.stderr.write(f"{__doc__}\n")
