@@ -36,6 +36,11 @@ def test_user_page_is_short(page: Path) -> None:
     assert len(page.read_text(encoding="utf-8").splitlines()) <= 60
 
 
+def test_architecture_page_is_short() -> None:
+    page = ROOT / "docs" / "development" / "architecture.md"
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "index.md"
     linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
