@@ -30,6 +30,7 @@ from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.evaluation.panoptic import PanopticMap, make_panoptic, panoptic_quality
+from napari_lesionseg.io.images import read_mask, write_image
 from napari_lesionseg.types import IGNORED, LabelImage
 
 
@@ -438,3 +439,45 @@ def test_two_entries_of_one_file_are_left_out(small) -> None:
     dataset = read_dataset(small(edit))
     assert len(whole - {record.name for record in dataset.records}) == 1
     assert all(problem.left_out for problem in dataset.problems)
+
+
+def shapes(names: dict[int, tuple[str, str]], used: list[int]) -> dict[str, Any]:
+    """A file with one image and a square for each used category."""
+    squares = [[10 * n, 4, 10 * n + 8, 4, 10 * n + 8, 12, 10 * n, 12] for n in range(len(used))]
+    return {
+        "images": [{"id": 1, "file_name": "a.png", "width": 56, "height": 40}],
+        "categories": [
+            {"id": key, "name": name, "supercategory": group} for key, (name, group) in names.items()
+        ],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": key, "segmentation": [square]}
+            for n, (key, square) in enumerate(zip(used, squares, strict=True))
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "used", "classes"),
+    [
+        ({0: ("lesions", "none"), 1: ("lesion", "lesions")}, [1], ["lesion"]),
+        ({0: ("Background", ""), 1: ("nevus", "")}, [1], ["nevus"]),
+        ({1: ("lesion", ""), 2: ("lesion", "")}, [1, 2], ["lesion", "lesion 2"]),
+        ({0: ("background", ""), 1: ("lesion", "")}, [0, 1], ["background 0", "lesion"]),
+        ({1: ("melanoma", "skin"), 2: ("nevus", "skin")}, [2], ["melanoma", "nevus"]),
+    ],
+)
+def test_classes_are_named_apart_without_placeholders(
+    kit, tmp_path: Path, names: dict[int, tuple[str, str]], used: list[int], classes: list[str]
+) -> None:
+    (tmp_path / "_annotations.coco.json").write_text(json.dumps(shapes(names, used)))
+    write_image(tmp_path / "a.png", kit.image(0))
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert dataset.records[0].classes == ("background", *classes)
+    assert dataset.records[0].load().labels.any()
+    for name in ("isic", "nnunet"):
+        kit.last(export_dataset(dataset.records, tmp_path / name, name))
+    mask = next((tmp_path / "isic").rglob("*_segmentation.png"))
+    assert read_mask(mask).any()
+    labels = json.loads(next((tmp_path / "nnunet").rglob("dataset.json")).read_text())["labels"]
+    assert sorted(labels.values()) == list(range(len(classes) + 1))

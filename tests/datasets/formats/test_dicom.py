@@ -241,3 +241,81 @@ def test_a_photograph_with_two_segmentations_gets_none(kit, outlined, tmp_path: 
     assert "several segmentations" in dataset.problems[0].reason
     assert {segmentations[0].name, "second.dcm"} == set(dataset.problems[0].name.split(", "))
     assert segmentations[0].stem.removesuffix("_segmentation") not in before
+
+
+def write_gray(path: Path, values: np.ndarray, kind: str, bits: int) -> None:
+    write_photograph(path, np.zeros((*values.shape, 3), np.uint8), "P")
+    dataset = pydicom.dcmread(path)
+    dataset.set_pixel_data(values, kind, bits)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_brightness_is_scaled_by_the_bits_that_are_used(tmp_path: Path, bits: int) -> None:
+    top = (1 << bits) - 1
+    values = np.array([[0, top // 2, top]] * 2, np.uint8 if bits == 8 else np.uint16)
+    write_gray(tmp_path / "a.dcm", values, "MONOCHROME2", bits)
+    assert read_photograph(tmp_path / "a.dcm")[0, :, 0].tolist() == [0, 127, 255]
+    write_gray(tmp_path / "b.dcm", values, "MONOCHROME1", bits)
+    assert read_photograph(tmp_path / "b.dcm")[0, :, 0].tolist() == [255, 128, 0]
+
+
+def test_palettes_are_applied(tmp_path: Path) -> None:
+    write_gray(tmp_path / "a.dcm", np.array([[0, 1, 2]] * 2, np.uint8), "MONOCHROME2", 8)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    colors = np.array([[0, 0, 0], [65535, 0, 257], [0, 65535, 65535]], np.uint16)
+    for name, column in zip(("Red", "Green", "Blue"), colors.T, strict=True):
+        tag = pydicom.datadict.tag_for_keyword(f"{name}PaletteColorLookupTableDescriptor")
+        dataset.add_new(tag, "US", [3, 0, 16])
+        setattr(dataset, f"{name}PaletteColorLookupTableData", column.tobytes())
+    dataset.save_as(tmp_path / "a.dcm")
+    assert read_photograph(tmp_path / "a.dcm")[0].tolist() == [[0, 0, 0], [255, 0, 1], [0, 255, 255]]
+
+
+@pytest.fixture
+def segmented(tmp_path: Path, photographs: Path):
+    """Write a segmentation of one photograph, of any kind, and read it back as labels."""
+
+    def write(pixels: np.ndarray, kind: str, labels: tuple[str, ...]) -> np.ndarray:
+        hd = highdicom
+        code = hd.sr.CodedConcept("95324001", "SCT", "Skin lesion")
+        source = pydicom.dcmread(photographs / "photo1.dcm")
+        source.AccessionNumber = source.StudyTime = source.StudyID = ""
+        descriptions = [
+            hd.seg.SegmentDescription(number, label, code, code, "MANUAL")
+            for number, label in enumerate(labels, 1)
+        ]
+        hd.seg.Segmentation(
+            [source], pixels, kind, descriptions, hd.UID(), 2, hd.UID(), 1, "x", "x", "1", "0",
+            omit_empty_frames=False,
+        ).save_as(photographs / "segmentation.dcm")  # fmt: skip
+        record = next(r for r in read_dataset(photographs).records if r.name == "photo1")
+        assert record.classes == ("background", *dict.fromkeys(labels))
+        return record.load().labels
+
+    return write
+
+
+def test_a_fraction_counts_from_one_half(segmented) -> None:
+    fractions = np.zeros((1, 40, 56), np.float64)
+    fractions[0, :10], fractions[0, 10:20], fractions[0, 20:30] = 1.0, 0.55, 0.3
+    labels = segmented(fractions, "FRACTIONAL", ("lesion",))
+    assert labels[:20].all()
+    assert not labels[20:].any()
+
+
+def test_label_maps_hold_segment_numbers(segmented) -> None:
+    numbers = np.zeros((1, 40, 56), np.uint8)
+    numbers[0, :10], numbers[0, 10:20] = 1, 2
+    labels = segmented(numbers, "LABELMAP", ("lesion", "hair"))
+    assert np.array_equal(labels, numbers[0])
+
+
+def test_segments_that_overlap_are_refused(segmented) -> None:
+    masks = np.zeros((1, 40, 56, 2), np.uint8)
+    masks[0, :20, :, 0], masks[0, 10:30, :, 1] = 1, 1
+    with pytest.raises(DatasetError, match="overlap"):
+        segmented(masks, "BINARY", ("lesion", "hair"))
+    masks[0, 10:20, :, 1] = 0
+    assert set(np.unique(segmented(masks, "BINARY", ("lesion", "hair"))).tolist()) == {0, 1, 2}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.io.images import read_mask, write_mask
 
 KEEP = ExportConfig(pseudonymize="nothing")
 
@@ -147,3 +148,22 @@ def test_masks_with_other_endings_are_no_images(kit, tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path)
     assert dataset.problems == ()
     assert [record.mask is None for record in dataset.records] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "inside"),
+    [
+        (("melanoma", "nevus", "hair"), {1, 2}),
+        (("hair", "lesion", "ruler"), {2}),
+        (("Ruler", "nevus", "healthy skin"), {2}),
+        (("lesion", "streaks", "hair"), {1, 2}),
+    ],
+)
+def test_the_segmentation_is_the_union_of_the_lesions(
+    kit, tmp_path: Path, classes: tuple[str, ...], inside: set[int]
+) -> None:
+    labels = np.tile(np.arange(56, dtype=np.uint8) // 14, (40, 1))
+    record = replace(kit.record(0), mask=labels, classes=("background", *classes))
+    kit.last(export_dataset([record], tmp_path / "out", "isic"))
+    mask = read_mask(next((tmp_path / "out").rglob("*_segmentation.png")))
+    assert set(np.unique(labels[mask > 0]).tolist()) == inside

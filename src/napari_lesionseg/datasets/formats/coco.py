@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,6 +98,7 @@ class Category(_Lenient):
 
     id: int
     name: str = Field(min_length=1, max_length=200)
+    supercategory: str = ""
 
 
 class Annotation(_Lenient):
@@ -157,9 +158,10 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     repeated = set[str]()
     provenance = read_provenance(folder)
     classes: dict[int, str] | None = None
-    for path in files:
-        content = _content(path)
-        found = _categories(content, path)
+    contents = {path: _content(path) for path in files}
+    used = _used_categories(contents.values())
+    for path, content in contents.items():
+        found = _categories(content, path, used)
         if classes is not None and found != classes:
             raise DatasetError(f"{path} has other categories than the files before it.")
         classes = found
@@ -198,15 +200,33 @@ def _parse(
             problems.append(Problem(name, f"The entry is broken ({where}: {first['msg']})."))
 
 
-def _categories(content: Mapping[str, list[Any]], path: Path) -> dict[int, str]:
-    """Return the names of the categories by id, in the order of the ids."""
+def _used_categories(contents: Iterable[Mapping[str, list[Any]]]) -> set[int | None]:
+    """Return the ids of the categories that any object has."""
+    entries = (entry for content in contents for entry in content["annotations"] if isinstance(entry, dict))
+    return {_as_number(entry.get("category_id")) for entry in entries}
+
+
+def _categories(content: Mapping[str, list[Any]], path: Path, used: Container[int | None]) -> dict[int, str]:
+    """Return the names of the categories by id, in the order of the ids; each has a name of its own."""
     problems: list[Problem] = []
-    found = {
-        category.id: category.name for category in _parse(Category, content["categories"], problems, path)
-    }
+    found = {category.id: category for category in _parse(Category, content["categories"], problems, path)}
     if problems or not found or len(found) != len(content["categories"]) or len(found) > MAX_CLASS_INDEX:
         raise DatasetError(f"{path} has no sound list of 1 to {MAX_CLASS_INDEX} categories.")
-    return dict(sorted(found.items()))
+    used = {
+        _as_number(entry.get("category_id")) for entry in content["annotations"] if isinstance(entry, dict)
+    }
+    groups = {category.supercategory for category in found.values()}
+    names: dict[int, str] = {}
+    for key, category in sorted(found.items()):
+        # Roboflow lists the name of the project as a category, other tools the background.
+        project = category.name in groups and category.supercategory in ("", "none")
+        placeholder = project or category.name.casefold() == "background"
+        if key in used or not placeholder:
+            taken = category.name in {"background", *names.values()}
+            names[key] = f"{category.name} {key}" if taken else category.name
+    if not names:
+        raise DatasetError(f"{path} has no category but the background.")
+    return names
 
 
 def _records(

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_lesionseg.datasets.formats.base import objects_of
 from napari_lesionseg.datasets.records import InstanceImage, Pixels, Provenance, Record
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pydicom
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
 PHOTOGRAPHS = {
     "1.2.840.10008.5.1.4.1.1.77.1.4": "VL Photographic Image",
     "1.2.840.10008.5.1.4.1.1.77.1.7": "Dermoscopic Photography Image",
@@ -124,8 +126,8 @@ def read_header(path: Path) -> Header:
     with _guarded(path):
         dataset = _read(path, stop_before_pixels=True)
         uid = str(dataset.SOPInstanceUID)
-        if dataset.SOPClassUID == SEGMENTATION:
-            names = dict.fromkeys(str(item.SegmentLabel) for item in dataset.SegmentSequence)
+        if dataset.SOPClassUID in (SEGMENTATION, LABELMAP):
+            names = dict.fromkeys(_segment_names(dataset).values())
             series = dataset.ReferencedSeriesSequence[0]
             referenced = series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
             return Header(uid, photograph=str(referenced), classes=("background", *names))
@@ -184,10 +186,7 @@ def read_photograph(path: Path) -> ByteImage:
     with _guarded(path):
         dataset = _read(path)
         _check_photograph(dataset)
-        pixels = np.asarray(dataset.pixel_array)
-        if dataset.PhotometricInterpretation == "MONOCHROME1":
-            pixels = np.iinfo(pixels.dtype).max - pixels
-        return to_byte_image(pixels)
+        return to_byte_image(_displayed(dataset))
 
 
 def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, InstanceImage]:
@@ -217,15 +216,38 @@ def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, Ins
     with _guarded(path):
         dataset = _read(path)
         _check_size(dataset)
-        names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+        names = _segment_names(dataset)
         frames = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns))
         labels = np.zeros(frames.shape[1:], np.uint8)
         instances = np.zeros(frames.shape[1:], np.uint16)
-        for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-            number = _segment_number(groups, dataset)
-            labels[frame > 0] = classes.index(names[number])
-            instances[frame > 0] = number
+        for number, inside in _segments(dataset, frames):
+            if (instances[inside] > 0).any():
+                raise ImageError("has segments that overlap, of which one mask holds only one")
+            labels[inside] = classes.index(names[number])
+            instances[inside] = number
     return labels, instances
+
+
+def _segment_names(dataset: pydicom.Dataset) -> dict[int, str]:
+    """Return the segments' labels by number; 0 is the background of a label map."""
+    names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+    return {number: name for number, name in names.items() if number}
+
+
+def _segments(dataset: pydicom.Dataset, frames: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Yield the number of each segment, and where it is, (H, W)."""
+    kind = str(dataset.SegmentationType)
+    if kind == "LABELMAP":
+        if len(frames) != 1:
+            raise ImageError("has several frames, and label maps of one frame are read")
+        for number in np.unique(frames[frames > 0]).tolist():
+            yield number, frames[0] == number
+        return
+    if kind not in ("BINARY", "FRACTIONAL"):
+        raise ImageError(f"is a segmentation of the kind {kind}, which is not read")
+    least = 1 if kind == "BINARY" else (int(dataset.MaximumFractionalValue) + 1) // 2
+    for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        yield _segment_number(groups, dataset), frame >= least
 
 
 def _segment_number(groups: pydicom.Dataset, dataset: pydicom.Dataset) -> int:
@@ -233,6 +255,22 @@ def _segment_number(groups: pydicom.Dataset, dataset: pydicom.Dataset) -> int:
     if "SegmentIdentificationSequence" not in groups:
         groups = dataset.SharedFunctionalGroupsSequence[0]
     return int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+
+
+def _displayed(dataset: pydicom.Dataset) -> NDArray[Any]:
+    """Return the values that are shown, in 0 to 255: (H, W) or (H, W, 3)."""
+    pixels = np.asarray(dataset.pixel_array)
+    kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
+    if int(dataset.get("PixelRepresentation") or 0):
+        raise ImageError("has signed values, which stand for no brightness")
+    if kind == "PALETTE COLOR":
+        pixels = _pydicom().pixels.apply_color_lut(pixels, dataset)
+        bits = 8 * pixels.dtype.itemsize
+    elif pixels.max(initial=0) >= 1 << bits:
+        raise ImageError(f"holds values of more than the {bits} bits that it says")
+    if kind == "MONOCHROME1":
+        pixels = ((1 << bits) - 1) - pixels
+    return pixels if bits == 8 else np.rint(pixels * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
 def _check_photograph(dataset: pydicom.Dataset) -> None:

@@ -54,6 +54,10 @@ ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst
 _MASK = re.compile(r"(?P<name>.+?)_(?:segmentation|attribute_(?P<attribute>\w+))", re.IGNORECASE)
 _ATTRIBUTE_MASK = re.compile(r".+_attribute_\w+", re.IGNORECASE)
 _PLAIN_MASK = re.compile(r"(?P<name>.+)_(?:mask|lesion)", re.IGNORECASE)
+_NOT_LESION = re.compile(
+    r"\b(background|skin|hairs?|rulers?|ink|markers?|bubbles?|stickers?|gel|dark corners?|artifacts?)\b",
+    re.IGNORECASE,
+)
 _SUPERPIXELS = re.compile(r".+_superpixels", re.IGNORECASE)
 _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
 
@@ -202,10 +206,22 @@ def write(plan: Plan) -> Iterator[Placed]:
 
 
 def _lesion(labels: LabelImage, classes: tuple[str, ...]) -> LabelImage:
-    """Return the whole lesion: its class, and the attributes, which lie inside it."""
-    inside = [index for index, name in enumerate(classes) if index == 1 or name in ATTRIBUTES]
+    """Return the whole lesion: all classes of lesions, and the attributes, which lie inside it."""
+    inside = [index for index, name in enumerate(classes) if index and _is_lesion(name, classes)]
     lesion: LabelImage = np.isin(labels, inside).astype(np.uint8)
     return lesion
+
+
+def _is_lesion(name: str, classes: tuple[str, ...]) -> bool:
+    """Tell by its name whether a class is a lesion, or a part of one.
+
+    Where one is called a lesion, the others are not, such as hair; else all are but skin and artifacts.
+    """
+    if name in ATTRIBUTES:
+        return True
+    if any("lesion" in other.casefold() for other in classes[1:]):
+        return "lesion" in name.casefold()
+    return not _NOT_LESION.search(name)
 
 
 def _attributes(pixels: Pixels, record: Record) -> dict[str, LabelImage]:
