@@ -15,6 +15,8 @@ from app_model.types import KeyCode
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
 from napari.utils.key_bindings import coerce_keybinding
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
@@ -125,6 +127,47 @@ class LayerKeys:
         self._bind()
         if self._changed is not None:
             self._changed()
+
+
+class WindowKeys(QObject):
+    """Keys of a widget's actions that work in the whole window, also when the widget's dock floats.
+
+    A key that is held counts once.
+    """
+
+    def __init__(self, widget: QWidget, handlers: Mapping[str, Callable[[], object]]) -> None:
+        super().__init__(widget)
+        self._widget, self._handlers = widget, handlers
+        self._shortcuts: list[QShortcut] = []
+
+    def bind(self) -> None:
+        """Bind the keys, or bind them again after the preferences or the window have changed."""
+        for shortcut in self._shortcuts:
+            shortcut.setParent(None)
+            shortcut.deleteLater()
+        self._shortcuts.clear()
+        outermost = self._widget
+        while (parent := outermost.parentWidget()) is not None:
+            outermost = parent
+        for window in {self._widget.window(), outermost}:
+            for action, handler in self._handlers.items():
+                shortcut = QShortcut(QKeySequence(chosen_key(action)), window)
+                shortcut.setAutoRepeat(False)
+                shortcut.activated.connect(handler)
+                self._shortcuts.append(shortcut)
+
+    def close(self) -> None:
+        """Release the keys."""
+        for shortcut in self._shortcuts:
+            if isalive(shortcut):  # type: ignore[no-untyped-call]
+                shortcut.setEnabled(False)
+                shortcut.deleteLater()
+        self._shortcuts.clear()
+
+    def key(self, action: str) -> str:
+        """Return the key that is bound to an action; empty if none is."""
+        places = [place for place, name in enumerate(self._handlers) if name == action]
+        return self._shortcuts[places[0]].key().toString() if self._shortcuts else ""
 
 
 def _callback(handler: Handler) -> Callable[[Layer], Any]:

@@ -99,6 +99,13 @@ def check_history_limit() -> None:
     assert not labels._undo_history
 
 
+def check_block_history() -> None:
+    labels = drawn_labels()
+    assert not labels._block_history
+    with labels.block_history():
+        assert labels._block_history
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "napari._vispy.overlays.base": check_vispy_overlays_base,
     "napari._vispy.utils.visual": check_vispy_utils_visual,
@@ -111,6 +118,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "_partial_labels_refresh": check_partial_labels_refresh,
     "_undo_history": check_undo_history,
     "_reset_history": check_reset_history,
+    "_block_history": check_block_history,
     "_history_limit": check_history_limit,
 }
 

@@ -77,6 +77,14 @@ class ManagedLabels:
         mask: LabelImage = np.clip(data, 0, 255).astype(np.uint8)  # it was converted to another type
         return mask
 
+    @property
+    def drawing(self) -> str:
+        """What is being drawn and not finished: "polygon", "stroke", or nothing."""
+        overlays: Any = self._labels._overlays
+        if overlays["polygon"].points:
+            return "polygon"
+        return "stroke" if self._labels._block_history or overlays["brush_stroke"].active else ""
+
     def shows(self, mask: LabelImage) -> bool:
         """Whether it shows exactly this mask."""
         return same_pixels(self._labels.data, mask)

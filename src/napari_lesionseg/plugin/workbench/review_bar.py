@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence
+from qtpy.QtGui import QMouseEvent, QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_lesionseg.plugin.shortcuts import chosen_key, set_tip, settings_events
-from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip, settings_events
+from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import ImageState, Status
@@ -34,9 +34,10 @@ class ReviewBar(Panel):
         self.decision = small(QLabel())
         self.reopen = QPushButton("Reopen")
         self.back = QPushButton("\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK} Back")
-        self.no_lesion = QPushButton("No lesion")
+        self.no_lesion = VerdictButton("No lesion")
         self.flag = QPushButton("Flag\N{HORIZONTAL ELLIPSIS}")
-        self.approve = QPushButton("Approve \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
+        self.approve = VerdictButton("Approve \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
+        self.message = small(QLabel())
         self.save_status = small(QLabel())
         self._buttons = {
             "back": self.back,
@@ -46,14 +47,17 @@ class ReviewBar(Panel):
             "reopen": self.reopen,
         }
         self._lay_out()
-        self._bind_keys()
         for action, button in self._buttons.items():
             button.clicked.connect(partial(self._on_clicked, action))
+        self.keys = WindowKeys(self, {action: partial(self._on_key, action) for action in self._buttons})
+        self._bind_keys()
+        when_gone(self, self.keys.close)
 
     def show_session(self, session: StudySession) -> None:
         """Follow the study."""
         self.listen(session.changed, self._update)
         self.listen(session.opened, self._update)
+        self.listen(session.verdicts.message, self._on_message)
         self.listen(session.save_queue.all_saved, self._on_all_saved)
         self.listen(session.save_queue.failed, self._on_not_saved)
         events = settings_events()
@@ -81,13 +85,24 @@ class ReviewBar(Panel):
         column.setSpacing(3)
         column.addWidget(self._decision_row)
         column.addLayout(bottom)
+        self.message.setWordWrap(True)
+        self.message.hide()
+        column.addWidget(self.message)
         column.addWidget(self.save_status)
 
     def _bind_keys(self) -> None:
         """Set the keys of the preferences, which may have changed."""
-        for action, button in self._buttons.items():
-            button.setShortcut(QKeySequence(chosen_key(action)))
+        self.keys.bind()
         set_tip(self.reopen, "Withdraw this decision; the outline stays", "reopen")
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
+        """Bind the keys in the window that the dock is in now."""
+        super().showEvent(event)
+        self._bind_keys()
+
+    def _on_key(self, action: str) -> None:
+        if self.session is not None and (action != "reopen" or not self._decision_row.isHidden()):
+            self._on_clicked(action)
 
     def _on_clicked(self, action: str) -> None:
         review = None if self.session is None else self.session.review
@@ -99,9 +114,14 @@ class ReviewBar(Panel):
             note, given = QInputDialog.getText(self, "Flag this image", "Why is it set aside?")
             if given:
                 review.flag(note.strip())
+        elif action in {"approve", "no lesion"}:
+            self.session.verdicts.give("approve" if action == "approve" else "no lesion")
         elif review is not None:
-            actions = {"approve": review.approve, "no lesion": review.no_lesion, "reopen": review.reopen}
-            actions[action]()
+            review.reopen()
+
+    def _on_message(self, text: str) -> None:
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
 
     def _update(self) -> None:
         if self.session is None:
@@ -127,6 +147,15 @@ class ReviewBar(Panel):
     def _on_not_saved(self, problem: str) -> None:
         self.save_status.setStyleSheet("font-weight: bold; color: black; background: #e69f00; padding: 4px;")
         self.save_status.setText(f"Not saved yet. Trying again: {problem}")
+
+
+class VerdictButton(QPushButton):
+    """A button that takes a double click as one click."""
+
+    def mouseDoubleClickEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802  Qt's name
+        """Ignore the second click, which is not meant for the next image."""
+        if event is not None:
+            event.accept()
 
 
 def describe_decision(state: ImageState) -> str:

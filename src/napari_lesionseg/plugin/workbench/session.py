@@ -14,6 +14,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.predictions import BatchPrediction
+from napari_lesionseg.plugin.workbench.verdicts import Verdicts
 from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
 from napari_lesionseg.study.queue import Order, arrange, next_image
 from napari_lesionseg.study.state import ImageState, Status
@@ -45,6 +46,7 @@ class StudySession:
         self.display = ImageDisplay(viewer, study, self.save_queue, self.navigation.ahead_of, config)
         self.display.opened.connect(self._on_opened)
         self.display.failed.connect(self.failed.emit)
+        self.verdicts = Verdicts(self.display)
         self.navigation.changed.connect(self.display.prefetch)
         self.navigation.changed.connect(self.changed.emit)
         self.poller = StudyPoller(study)
@@ -140,6 +142,7 @@ class StudySession:
             problem = self.save_queue.flush()
             if problem:
                 return problem
+        self.verdicts.close()
         self.poller.close()
         self.batch.cancel()
         self.save_queue.close()

@@ -1,0 +1,150 @@
+"""Verdicts about the image on the screen, carried out once the annotator can have seen the outline."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from napari.layers import Image
+from psygnal import Signal
+
+from napari_lesionseg.plugin.tasks import Delay
+from napari_lesionseg.plugin.workbench.verdict_guard import Screen, VerdictGuard
+
+if TYPE_CHECKING:
+    from napari_lesionseg.plugin.editor.editor import MaskEditor
+    from napari_lesionseg.plugin.workbench.image_review import ImageReview
+    from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
+
+Verdict: TypeAlias = Literal["approve", "no lesion"]
+
+_RECHECK_MS = 20
+"""Interval at which a verdict that waits is checked again."""
+
+
+class Verdicts:
+    """Carries out a verdict at once, or as soon as it counts, or reports why it does not.
+
+    `message` is emitted with what the annotator should know; an empty text takes the last one back.
+    """
+
+    message = Signal(str)
+
+    def __init__(self, display: ImageDisplay, guard: VerdictGuard | None = None) -> None:
+        self._display = display
+        self.guard = guard if guard is not None else VerdictGuard()
+        self._waiting: Verdict | None = None
+        self._watched: MaskEditor | None = None
+        self._recheck = Delay(_RECHECK_MS, self._check)
+        display.opened.connect(self._on_opened)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a verdict waits."""
+        return self._waiting is not None
+
+    def give(self, verdict: Verdict) -> None:
+        """Give a verdict about the image on the screen; another one that waits is replaced."""
+        self._waiting = verdict
+        self._check()
+
+    def cancel(self) -> None:
+        """Cancel a verdict that waits."""
+        if self._waiting is not None:
+            self._waiting = None
+            self._recheck.cancel()
+            self.message.emit("")
+
+    def close(self) -> None:
+        """Carry out nothing any more."""
+        self.cancel()
+        self._watch(None)
+
+    def _check(self) -> None:
+        verdict, review = self._waiting, self._display.review
+        if verdict is None:
+            return
+        answer = self.guard.check(_screen(review))
+        if answer.wait:
+            self.message.emit(f"{_NAMES[verdict]} waits until the outline is ready.")
+            self._recheck.start()
+            return
+        self._waiting = None
+        self.message.emit(answer.reason)
+        if answer.counts and review is not None:
+            (review.approve if verdict == "approve" else review.no_lesion)()
+
+    def _on_opened(self, review: ImageReview | None) -> None:
+        self.cancel()
+        self.message.emit("")
+        self._watch(None if review is None else review.editor)
+        self.guard.note_image()
+
+    def _watch(self, editor: MaskEditor | None) -> None:
+        """Note whatever changes what is seen of an outline."""
+        if self._watched is not None:
+            self._watched.changed.disconnect(self._on_changed)
+            self._watched.failed.disconnect(self._on_failed)
+            for layer in (self._watched.labels, self._watched.image):
+                layer.events.visible.disconnect(self._on_appearance)
+                layer.events.opacity.disconnect(self._on_appearance)
+        self._watched = editor
+        if editor is not None:
+            editor.changed.connect(self._on_changed)
+            editor.failed.connect(self._on_failed)
+            for layer in (editor.labels, editor.image):
+                layer.events.visible.connect(self._on_appearance)
+                layer.events.opacity.connect(self._on_appearance)
+
+    def _on_changed(self, what: str) -> None:
+        self.guard.note_outline()
+        if what in {"undo", "redo"}:
+            self.cancel()
+
+    def _on_failed(self, error: Exception) -> None:
+        self.cancel()  # the outline is not the one that the annotator waited for
+
+    def _on_appearance(self) -> None:
+        self.guard.note_outline()
+
+
+_NAMES = {"approve": "Approve", "no lesion": "No lesion"}
+_UNFINISHED = {
+    "": "",
+    "polygon": "Finish the polygon first: double-click, or press Esc to discard it.",
+    "stroke": "Release the mouse button first.",
+}
+
+
+def _screen(review: ImageReview | None) -> Screen:
+    if review is None:
+        return Screen()
+    editor = review.editor
+    return Screen(
+        review.image_id, _why_hidden(editor), _unfinished(editor), computing=bool(editor.requests.queue)
+    )
+
+
+def _why_hidden(editor: MaskEditor) -> str:
+    """Return why the outline cannot be seen; empty if it can."""
+    labels, image, viewer = editor.labels, editor.image, editor.viewer
+    layers = list(viewer.layers)
+    if not editor.document.layer.usable:
+        return "The outline or its image was closed or changed. Open the image again."
+    above = layers[layers.index(image) + 1 :]
+    if not image.visible or math.isclose(image.opacity, 0):
+        return "The image is hidden. Show it first."
+    if not labels.visible or math.isclose(labels.opacity, 0) or labels.show_selected_label:
+        return "The outline is hidden. Show it first."
+    if labels not in above or any(_covers(layer) for layer in above):
+        return "Another layer covers the outline. Hide that layer first."
+    return "" if viewer.dims.ndisplay == 2 else "Return to the 2D view first."
+
+
+def _covers(layer: object) -> bool:
+    return isinstance(layer, Image) and layer.visible and layer.opacity > 0
+
+
+def _unfinished(editor: MaskEditor) -> str:
+    """Return what the annotator has begun to draw; empty if nothing."""
+    return _UNFINISHED[editor.document.layer.drawing]

@@ -1,0 +1,164 @@
+"""The workbench in a real window, driven by mouse and keyboard through Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.viewer import Viewer
+from PIL import Image
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_lesionseg.plugin.workbench import image_review, verdict_guard
+from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.state import ImageState, Status
+
+SHAPE = (120, 160)
+SPOT = (slice(30, 90), slice(50, 110))
+
+
+class Window:
+    """A window with the workbench, and hands."""
+
+    def __init__(self, qtbot: Any, viewer: Viewer, bench: Workbench) -> None:
+        self.qtbot, self.viewer, self.bench = qtbot, viewer, bench
+        self.main: QWidget = viewer.window._qt_window
+        self.canvas: QWidget = viewer.window._qt_viewer.canvas.native
+
+    @property
+    def session(self) -> Any:
+        return self.bench.session
+
+    @property
+    def editor(self) -> Any:
+        return self.session.editor
+
+    @property
+    def labels(self) -> Any:
+        return self.editor.labels
+
+    @property
+    def mask(self) -> Any:
+        return self.editor.labels.data
+
+    @property
+    def bar(self) -> ReviewBar:
+        return self.bench.panel(ReviewBar)
+
+    @property
+    def name(self) -> str:
+        return str(self.session.state.name)
+
+    def state(self, name: str) -> ImageState:
+        return next(state for state in self.session.study.state.images.values() if state.name == name)
+
+    def reviewed(self) -> list[str]:
+        """Return the names of the images that have a verdict on the disk."""
+        self.saved()
+        return [state.name for state in self.session.study.state.images.values() if state.status.done]
+
+    def status(self, name: str) -> Status:
+        self.saved()
+        return self.state(name).status
+
+    def saved(self) -> None:
+        self.qtbot.waitUntil(lambda: self.session.save_queue.unsaved == 0, timeout=20_000)
+
+    def shown(self, name: str) -> None:
+        """Wait until an image is on the screen and outlined."""
+        self.qtbot.waitUntil(
+            lambda: self.editor is not None and self.name == name and self.mask.any(), timeout=30_000
+        )
+
+    def look(self) -> None:
+        """Wait for as long as it takes to see an outline."""
+        self.wait(1000 * verdict_guard.SEEN_SECONDS + 60)
+
+    def wait(self, milliseconds: float) -> None:
+        self.qtbot.wait(round(milliseconds))
+
+    def key(self, key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+        """Press and release a key where the focus is."""
+        QTest.keyClick(QApplication.focusWidget() or self.canvas, key, modifier)
+
+    def click(self, widget: QWidget, pos: QPoint | None = None) -> None:
+        QTest.mouseClick(
+            widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, pos or widget.rect().center()
+        )
+
+    def double_click(self, widget: QWidget) -> None:
+        """Click twice, with the events that Qt makes of it."""
+        button, modifier, pos = (
+            Qt.MouseButton.LeftButton,
+            Qt.KeyboardModifier.NoModifier,
+            widget.rect().center(),
+        )
+        QTest.mouseClick(widget, button, modifier, pos)
+        QTest.mouseDClick(widget, button, modifier, pos)
+        QTest.mouseRelease(widget, button, modifier, pos)
+
+    def at(self, row: float, col: float) -> QPoint:
+        """Return the point of the canvas where a pixel of the image is shown."""
+        camera = self.viewer.scene.camera if hasattr(self.viewer, "scene") else self.viewer.camera
+        size, center = self.canvas.size(), camera.center[-2:]
+        return QPoint(
+            round(size.width() / 2 + (col - center[1]) * camera.zoom),
+            round(size.height() / 2 + (row - center[0]) * camera.zoom),
+        )
+
+    def click_image(self, row: float, col: float) -> None:
+        self.click(self.canvas, self.at(row, col))
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Drag the left button over the image."""
+        button, modifier = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        QTest.mouseMove(self.canvas, self.at(*places[0]))
+        QTest.mousePress(self.canvas, button, modifier, self.at(*places[0]))
+        for place in places[1:]:
+            QTest.mouseMove(self.canvas, self.at(*place))
+            self.wait(10)
+        QTest.mouseRelease(self.canvas, button, modifier, self.at(*places[-1]))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "nevi"
+    made.mkdir()
+    for number in range(4):
+        image = np.full((*SHAPE, 3), 230, np.uint8)
+        image[SPOT] = 40 + number
+        Image.fromarray(image).save(made / f"P{number + 1}.png")
+    return made
+
+
+@pytest.fixture
+def window(
+    qtbot: Any, make_napari_viewer: Callable[..., Viewer], network: Any, folder: Path, monkeypatch: Any
+) -> Iterator[Window]:
+    """A window in which the first of four images is open and outlined."""
+    monkeypatch.setattr("os.fsync", lambda file: None)  # takes seconds on a busy disk
+    monkeypatch.setattr(image_review, "PAUSE_MS", 5)
+    viewer = make_napari_viewer(show=True)
+    bench = Workbench(viewer)
+    viewer.window.add_dock_widget(bench, name="LesionSeg", area="right")
+    bench.annotator.setText("am")
+    bench.panel(OutlinePanel).form.min_area.setValue(0)
+    made = Window(qtbot, viewer, bench)
+    made.main.resize(1300, 850)
+    QApplication.setActiveWindow(made.main)
+    qtbot.waitUntil(lambda: bench.panel(ModelPanel).models.loaded is not None, timeout=15_000)
+    bench.open_folder(folder)
+    qtbot.waitUntil(lambda: made.session is not None, timeout=15_000)
+    made.shown("P1")
+    qtbot.waitUntil(made.main.isActiveWindow, timeout=10_000)
+    made.canvas.setFocus()
+    yield made
+    bench.close_study(ask=False)
+    vars(made).clear()  # pytest keeps the object until napari has looked for windows that leak

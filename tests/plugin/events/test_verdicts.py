@@ -1,0 +1,112 @@
+"""A verdict is about an outline that was seen, however it is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from napari_lesionseg.study.state import Status
+
+
+def test_the_key_approves_an_outline_that_was_seen(window: Any) -> None:
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    assert window.reviewed() == ["P1"]
+
+
+def test_a_double_click_approves_one_image(window: Any) -> None:
+    window.look()
+    window.double_click(window.bar.approve)
+    window.shown("P2")
+    window.look()
+    assert window.reviewed() == ["P1"]
+
+
+def test_an_image_that_has_just_appeared_is_not_approved(window: Any) -> None:
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    window.key(Qt.Key.Key_W)
+    assert "just appeared" in window.bar.message.text()
+    window.look()
+    assert window.name == "P2"
+    assert window.reviewed() == ["P1"]
+
+
+def test_a_held_key_approves_one_image(window: Any) -> None:
+    window.look()
+    target = window.canvas
+    QTest.keyPress(target, Qt.Key.Key_W)
+    for _ in range(60):
+        repeated = QKeyEvent(
+            QKeyEvent.Type.KeyPress, Qt.Key.Key_W, Qt.KeyboardModifier.NoModifier, "w", autorep=True
+        )
+        QApplication.sendEvent(QApplication.focusWidget() or target, repeated)
+        window.wait(25)
+    QTest.keyRelease(target, Qt.Key.Key_W)
+    assert window.reviewed() == ["P1"]
+
+
+@pytest.mark.parametrize("hide", ["layer", "opacity", "image"])
+def test_an_outline_that_is_hidden_is_not_approved(window: Any, hide: str) -> None:
+    window.look()
+    if hide == "layer":
+        window.labels.visible = False
+    elif hide == "opacity":
+        window.labels.opacity = 0
+    else:
+        window.editor.image.visible = False
+    window.look()
+    window.key(Qt.Key.Key_W)
+    assert "hidden" in window.bar.message.text()
+    window.look()
+    assert window.name == "P1"
+    assert window.reviewed() == []
+
+
+def test_a_verdict_during_a_click_waits_for_its_answer(window: Any, network: Any) -> None:
+    window.look()
+    before = int(window.mask.sum())
+    window.key(Qt.Key.Key_C)
+    network.gate.clear()
+    window.click_image(15, 20)
+    assert window.editor.requests.queue.is_busy
+    window.key(Qt.Key.Key_W)
+    window.look()
+    assert window.name == "P1"
+    assert "waits" in window.bar.message.text()
+    network.gate.set()
+    window.shown("P2")
+    assert window.status("P1") is Status.APPROVED
+    study = window.session.study
+    approved = study.read_mask(window.state("P1").image_id, "approved")
+    assert approved.sum() > before
+
+
+def test_a_verdict_that_waits_is_cancelled_with_the_click(window: Any, network: Any) -> None:
+    window.look()
+    window.key(Qt.Key.Key_C)
+    network.gate.clear()
+    window.click_image(15, 20)
+    window.key(Qt.Key.Key_W)
+    window.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    network.gate.set()
+    window.look()
+    window.look()
+    assert window.name == "P1"
+    assert window.reviewed() == []
+
+
+def test_no_lesion_counts_only_once_the_image_was_seen(window: Any) -> None:
+    window.look()
+    window.key(Qt.Key.Key_F3)
+    window.shown("P2")
+    window.key(Qt.Key.Key_F3)
+    window.look()
+    assert window.reviewed() == ["P1"]

@@ -1,0 +1,14 @@
+"""What the tests of the workbench share."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_lesionseg.plugin.workbench import verdict_guard
+
+
+@pytest.fixture(autouse=True)
+def quick_verdicts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let verdicts count at once; that they wait is tested by `test_verdict_guard` and with real events."""
+    if request.path.stem != "test_verdict_guard":
+        monkeypatch.setattr(verdict_guard, "SEEN_SECONDS", 0)
