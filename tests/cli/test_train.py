@@ -207,8 +207,8 @@ def test_the_card_says_what_the_images_look_like(
     model = Model(network, card, "cpu")
     shown = [model.describe(read_image(path)) for path in sorted(folders[0].iterdir())]
     assert len(card.domain.mean) == shown[0].size == DESCRIPTION_LENGTH
-    # all images are of one noise, and hardly differ
-    np.testing.assert_allclose(card.domain.mean, np.mean(shown, axis=0), rtol=0.1, atol=0.05)
+    # Training reads images smaller, and leaves one out: the same kind of image, not the same numbers.
+    assert np.corrcoef(card.domain.mean, np.mean(shown, axis=0))[0, 1] > 0.97
 
 
 def test_networks_without_words_for_images_say_nothing_of_them(

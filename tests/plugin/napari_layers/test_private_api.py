@@ -75,16 +75,6 @@ def check_partial_labels_refresh() -> None:
     assert len(refreshed) == 1
 
 
-def check_undo_history() -> None:
-    labels = Labels(np.zeros((8, 9), np.uint8))
-    with labels.block_history():
-        labels.data_setitem((np.array([2, 3]), np.array([4, 4])), 1)
-    (step,) = labels._undo_history
-    ((indices, old, new),) = step
-    assert [len(axis) for axis in (*indices, old)] == [2, 2, 2]
-    assert new == 1
-
-
 def check_reset_history() -> None:
     labels = drawn_labels()
     labels._reset_history()
@@ -116,7 +106,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     "_data_to_texture": check_data_to_texture,
     "_accumulate_updated_slice": check_accumulate_updated_slice,
     "_partial_labels_refresh": check_partial_labels_refresh,
-    "_undo_history": check_undo_history,
     "_reset_history": check_reset_history,
     "_block_history": check_block_history,
     "_history_limit": check_history_limit,

@@ -170,7 +170,7 @@ def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, n
     work += [approve_after_a_scribble, approve_after_a_tool, approve_reopen_and_approve]
     for name, act in zip(names, work, strict=False):
         hand.wait(name)
-        assert hand.editor.has_outline
+        assert hand.editor.document.has_mask
         act(hand)
     hand.wait(names[9])
     hand.take("brush", Qt.Key.Key_P)
