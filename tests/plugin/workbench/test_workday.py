@@ -82,6 +82,11 @@ class Workday(RuleBasedStateMachine):
         return self.session.editor
 
     @property
+    def mask(self) -> np.ndarray:
+        """A copy: the snapshot itself must not change."""
+        return self.editor.snapshot.mask.copy()
+
+    @property
     def here(self) -> str:
         return self.session.image_id
 
@@ -112,7 +117,7 @@ class Workday(RuleBasedStateMachine):
         if not (moved and self.moved):
             self.past.append(before)
         self.future, self.moved = [], moved
-        self.changed(self.editor.snapshot.mask)
+        self.changed(self.mask)
 
     def changed(self, mask: np.ndarray) -> None:
         """Note what is to be seen of the image on the screen from now on."""
@@ -126,43 +131,43 @@ class Workday(RuleBasedStateMachine):
 
     @rule(place=PLACES, size=st.integers(1, 9), value=st.integers(0, 1))
     def paint(self, place, size, value) -> None:
-        before, mask = self.editor.snapshot.mask, self.editor.snapshot.mask
+        before, mask = self.mask, self.mask
         window = mask[place[0] : place[0] + size, place[1] : place[1] + size]
         window[...] = value
         rows, cols = np.nonzero(mask != before)
         if rows.size:
             self.editor.labels.data_setitem((rows, cols), value)
             self.step(before)
-            assert np.array_equal(self.editor.snapshot.mask, mask)
+            assert np.array_equal(self.mask, mask)
 
     @rule(place=PLACES, positive=st.booleans())
     def click(self, place, positive) -> None:
-        before = self.editor.snapshot.mask
+        before = self.mask
         self.editor.add_clicks([Click(*place, positive)])
         self.step(before)
-        assert (self.editor.snapshot.mask[place] > 0) == positive
+        assert (self.mask[place] > 0) == positive
 
     @rule(threshold=st.sampled_from([0.3, 0.5, 0.9]))
     def move_threshold(self, threshold) -> None:
         if threshold != self.threshold:
-            before, self.threshold = self.editor.snapshot.mask, threshold
+            before, self.threshold = self.mask, threshold
             self.session.display.set_config(PLAIN.model_copy(update={"threshold": threshold}))
             self.step(before, moved=True)
 
     @rule()
     def predict(self) -> None:
-        before, touched = self.editor.snapshot.mask, self.here in self.by_hand
+        before, touched = self.mask, self.here in self.by_hand
         self.editor.predict()
         self.step(before)
         if not touched:
             del self.by_hand[self.here]
-        assert np.array_equal(self.editor.snapshot.mask, SPOT if self.threshold < 0.8 else NOTHING)
+        assert np.array_equal(self.mask, SPOT if self.threshold < 0.8 else NOTHING)
 
     @rule()
     def undo(self) -> None:
         assert self.editor.requests.can_undo == bool(self.past)
         if self.past:
-            self.future.append(self.editor.snapshot.mask)
+            self.future.append(self.mask)
             self.editor.undo()
             self.went_to(self.past.pop())
 
@@ -170,7 +175,7 @@ class Workday(RuleBasedStateMachine):
     def redo(self) -> None:
         assert self.editor.document.can_redo == bool(self.future)
         if self.future:
-            self.past.append(self.editor.snapshot.mask)
+            self.past.append(self.mask)
             self.editor.redo()
             self.went_to(self.future.pop())
 
@@ -189,7 +194,7 @@ class Workday(RuleBasedStateMachine):
 
     @rule()
     def approve(self) -> None:
-        name, mask = self.here, self.editor.snapshot.mask
+        name, mask = self.here, self.mask
         if mask.any():
             self.changed(mask)
             self.signed.append((name, mask))
@@ -265,7 +270,7 @@ class Workday(RuleBasedStateMachine):
     @invariant()
     def what_was_seen_is_seen(self) -> None:
         if self.session is not None:
-            np.testing.assert_array_equal(self.editor.snapshot.mask, self.expected(self.here))
+            np.testing.assert_array_equal(self.mask, self.expected(self.here))
             for name, mask in self.saved.items():
                 np.testing.assert_array_equal(self.session.study.read_mask(name), mask)
             for name, mask in self.signed:
