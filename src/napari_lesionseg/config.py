@@ -90,14 +90,14 @@ class LearningConfig(Settings):
     click_fraction: float = Field(
         0.5, ge=0, le=1, description="Share of the images of a step that get simulated clicks."
     )
-    click_rounds: int = Field(4, ge=1, description="Most rounds of simulated clicks in a step.")
+    click_rounds: int = Field(4, ge=1, description="Largest number of rounds of simulated clicks in a step.")
     freeze_norm: bool = Field(False, description="Do not update the batch normalization statistics.")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the device has arithmetic for it, otherwise float32."
+        "auto", description="auto: bfloat16 where the device supports it natively, otherwise float32."
     )
     seed: int = Field(0, ge=0)
-    num_threads: int | None = Field(None, ge=1, description="Processor threads; None: as torch has it.")
+    num_threads: int | None = Field(None, ge=1, description="CPU threads; None: PyTorch's default.")
 
 
 class TrainConfig(LearningConfig):
@@ -153,7 +153,7 @@ class ExpertConfig(Settings):
 class FineTuneConfig(LearningConfig):
     """How a model is fine-tuned on an annotator's corrected images.
 
-    See ``docs/explanation/fine-tuning.md`` for what was tried, and what was not.
+    See ``docs/explanation/fine-tuning.md`` for the experiments behind the defaults.
     """
 
     max_seconds: float | None = Field(
@@ -176,7 +176,7 @@ class FineTuneConfig(LearningConfig):
     epochs: int | None = Field(
         None, ge=1, description="Passes over the images; None: chosen from their number."
     )
-    rounds: int = Field(8, ge=1, description="How often the held-out images are scored.")
+    rounds: int = Field(8, ge=1, description="Number of times the held-out images are scored.")
     patience: float = Field(
         0.5, gt=0, description="Stop early after this share of the rounds without a better held-out score."
     )
@@ -199,7 +199,7 @@ class FineTuneConfig(LearningConfig):
         0.5, gt=0, le=1, description="Interpolation when no image can be held out."
     )
     size: int | None = Field(None, ge=32, description="Side of the training images; None: the model's own.")
-    batch_size: int = Field(4, ge=1, description="Images a step.")
+    batch_size: int = Field(4, ge=1, description="Images per step.")
     encoder_lr: float = Field(1e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
     decoder_lr: float = Field(5e-4, gt=0, description="Peak learning rate of everything else.")
     weight_decay: float = Field(0.0, ge=0)

@@ -5,7 +5,13 @@ import pytest
 
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.finetuning.comparison import ScoredPrediction, compare, compare_models, predict_pair
+from napari_lesionseg.finetuning.comparison import (
+    ScoredPrediction,
+    collect_changes,
+    compare,
+    compare_pair,
+    predict_pair,
+)
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import IGNORED
@@ -105,7 +111,7 @@ def test_record_for_the_card_is_plain() -> None:
 
 
 def test_models_are_compared_as_users_get_them(tiny_model: Model, discs: list[CachedPair]) -> None:
-    comparison = compare_models(tiny_model, tiny_model, discs)
+    comparison = collect_changes([compare_pair(tiny_model, tiny_model, pair) for pair in discs])
     assert comparison.dice.difference.mean == 0
     assert len(comparison.images) == 5
     expected = predict_pair(tiny_model, discs[0])

@@ -11,7 +11,7 @@ from rich.table import Table
 from napari_lesionseg.cli.console import one_line, print_error, print_result, progress_bar, results
 from napari_lesionseg.cli.options import add_device
 from napari_lesionseg.errors import CheckpointError, LesionSegError
-from napari_lesionseg.finetuning.comparison import Comparison, ImageChange, collect_changes, iter_compare
+from napari_lesionseg.finetuning.comparison import Comparison, ImageChange, collect_changes, compare_pair
 from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.pairing import find_pairs
@@ -129,7 +129,7 @@ def _compare(_: ModelStore, options: argparse.Namespace) -> int:
             try:
                 image = read_image(pair.image)
                 cached = CachedPair(pair.stem, image, read_mask(pair.mask, image.shape[:2]))
-                changes += iter_compare(old, new, [cached])
+                changes.append(compare_pair(old, new, cached))
             except LesionSegError as error:
                 failed += 1
                 print_error(str(error))

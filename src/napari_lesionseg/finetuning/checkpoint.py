@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
@@ -14,10 +15,11 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_lesionseg.config import FineTuneConfig, Settings
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.training.trainer import EpochResult, ValidationScores
 
@@ -69,20 +71,22 @@ class FineTuneCheckpoint(Settings):
     config: FineTuneConfig
     steps: int = Field(ge=1, description="Total steps of each fold's model.")
     per_round: int = Field(ge=1, description="Steps between two points of the curve.")
-    refit_steps: int = Field(0, ge=0, description="Steps with all images that follow.")
-    batch_size: int = Field(ge=1, description="Images a step.")
+    refit_steps: int = Field(0, ge=0, description="Planned steps on all images, which follow.")
+    batch_size: int = Field(ge=1, description="Images per step.")
     step: int = Field(ge=0, description="Steps done.")
-    seconds: float = Field(ge=0, description="Working time so far.")
-    step_seconds: float = Field(ge=0, description="Time of a step, as it was planned with.")
-    measuring_seconds: float = Field(ge=0, description="Time of measuring all held-out images once.")
+    seconds: float = Field(ge=0, description="Working time so far, without pauses.")
+    step_seconds: float = Field(ge=0, description="Seconds per step when it was planned.")
+    measuring_seconds: float = Field(ge=0, description="Seconds to score all held-out images once.")
     rounds: tuple[SavedRound, ...]
     best: int | None = Field(description="Index of the best round.")
     saved: datetime.datetime
-    refit: FineTuneCheckpoint | None = Field(None, description="How far the steps with all images are.")
+    refit: FineTuneCheckpoint | None = Field(
+        None, description="State of the run on all images, if it has started."
+    )
 
     @property
     def progress(self) -> float:
-        """Share that is done, 0 to 1."""
+        """Fraction of the steps done, 0 to 1."""
         models = max([0, *self.folds]) + 1
         done = self.step * models + (self.refit.step if self.refit else 0)
         return done / (self.steps * models + self.refit_steps)
@@ -94,11 +98,9 @@ def write_finetune_checkpoint(path: Path, state: FineTuneCheckpoint, tensors: Ma
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memoryview:
-    """Pack tensors of the processor's memory as safetensors does, one by one.
-
-    The library keeps Python's lock until all of them, well above 100 MB, are written: a window would stand
-    still meanwhile. So does Python while it fills as much memory with zeros: it is left as it is.
-    """
+    """Pack tensors on the CPU in the safetensors format, one by one."""
+    # The library holds the GIL until all of them, well above 100 MB, are written: the window would freeze.
+    # So does filling that much memory with zeros, hence `np.empty`.
     header: dict[str, Any] = {"__metadata__": metadata}
     ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
     for (name, tensor), (start, end) in zip(tensors.items(), pairwise(ends), strict=True):
@@ -125,13 +127,39 @@ def find_checkpoint(path: Path) -> FineTuneCheckpoint | None:
 
 
 def read_finetune_checkpoint(path: Path) -> tuple[FineTuneCheckpoint, dict[str, Tensor]]:
-    """Read the state with all its weights, to the processor's memory."""
+    """Read the state with all its weights, to the CPU."""
     try:
         with safe_open(path, framework="pt") as file:
             state = _parse(file.metadata())
             return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} is not a fine-tuning that can be resumed.") from error
+
+
+def read_matching_checkpoint(
+    path: Path | None, model: Model, config: FineTuneConfig
+) -> tuple[FineTuneCheckpoint, dict[str, Tensor]]:
+    """Read a checkpoint that was started from this model with these settings."""
+    if path is None:
+        raise TrainingError("To resume a fine-tuning, give the path where its state is.")
+    state, tensors = read_finetune_checkpoint(path)
+    if state.parent != hash_weights(model.network):
+        which = f"from “{state.model}”" if state.model != model.card.name else "from another model"
+        raise TrainingError(f"The interrupted fine-tuning started {which}. Choose that one, or start again.")
+    if state.config != config:
+        raise TrainingError(
+            "The interrupted fine-tuning has other settings. Use the same ones, or start again."
+        )
+    return state, tensors
+
+
+def hash_weights(network: nn.Module) -> str:
+    """Hash a network's weights in memory; the model's file may have been replaced since it was read."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()
 
 
 def _parse(metadata: dict[str, str] | None) -> FineTuneCheckpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,8 +17,7 @@ from scipy import stats
 from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.metrics import Estimate, ImageScores, score_masks
-from napari_lesionseg.inference.postprocess import postprocess as clean_up
-from napari_lesionseg.inference.postprocess import resolve_threshold
+from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.training.dataset import CachedPair
@@ -27,8 +26,9 @@ from napari_lesionseg.types import IGNORED, LabelImage
 
 SHOWN = 4
 CONFIDENCE = 0.95
-SMALLEST_GAIN = 0.001  # of the mean Jaccard; less would be told as the same figure before and after
 RESAMPLES = 2000
+SMALLEST_GAIN = 0.001  # of the mean Jaccard; with three decimals, less would look like no change
+ENOUGH = 0.9  # of the best gain: a smaller interpolation that keeps this much changes less on other images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class ImageChange:
 
     @property
     def changed(self) -> float:
-        """Share of the pixels inside either outline that are inside one only, 0 to 1."""
+        """Fraction of the pixels inside either outline that are inside only one, 0 to 1."""
         old, new = self.before.labels > 0, self.after.labels > 0
         union = np.count_nonzero(old | new)
         return float(np.count_nonzero(old ^ new) / union) if union else 0.0
@@ -102,12 +102,12 @@ class Comparison:
 
 
 def predict_pair(
-    model: Model, pair: CachedPair, postprocess: PostprocessConfig | None = None, *, augment: bool = True
+    model: Model, pair: CachedPair, config: PostprocessConfig | None = None, *, augment: bool = True
 ) -> ScoredPrediction:
     """Outline an image as a user would get it, and score the outline."""
-    config = postprocess or PostprocessConfig()
+    config = config or PostprocessConfig()
     level = resolve_threshold(None, config, model.card.threshold)
-    labels = clean_up(model.predict(pair.image, augment=augment), config, level)
+    labels = postprocess(model.predict(pair.image, augment=augment), config, level)
     counted = pair.labels != IGNORED
     return ScoredPrediction(pair, labels, score_masks(labels * counted, pair.labels * counted))
 
@@ -117,34 +117,23 @@ def compare(
 ) -> Comparison:
     """Compare outlines of the same images."""
     if not before or [o.pair.stem for o in before] != [o.pair.stem for o in after]:
-        raise TrainingError("Two models can be compared on one or more images that both have outlined.")
+        raise TrainingError("Two models can only be compared on the same images, at least one.")
     old = np.array([[o.scores.dice, o.scores.jaccard, o.scores.failed] for o in before], np.float64)
     new = np.array([[o.scores.dice, o.scores.jaccard, o.scores.failed] for o in after], np.float64)
     dice, jaccard, failures = (_change(old[:, column], new[:, column], seed) for column in range(3))
     return Comparison(dice, jaccard, failures, tuple(map(ImageChange, before, after)))
 
 
-def iter_compare(
-    old: Model, new: Model, pairs: Sequence[CachedPair], postprocess: PostprocessConfig | None = None
-) -> Iterator[ImageChange]:
-    """Outline images with two models, one by one, so that the caller can show progress or stop.
-
-    `collect_changes` makes a `Comparison` of them.
-    """
-    for pair in pairs:
-        yield ImageChange(predict_pair(old, pair, postprocess), predict_pair(new, pair, postprocess))
+def compare_pair(
+    old: Model, new: Model, pair: CachedPair, config: PostprocessConfig | None = None
+) -> ImageChange:
+    """Outline an image with two models."""
+    return ImageChange(predict_pair(old, pair, config), predict_pair(new, pair, config))
 
 
 def collect_changes(changes: Sequence[ImageChange]) -> Comparison:
-    """Summarize the results of `iter_compare`."""
+    """Summarize the changes of all images."""
     return compare([change.before for change in changes], [change.after for change in changes])
-
-
-def compare_models(
-    old: Model, new: Model, pairs: Sequence[CachedPair], postprocess: PostprocessConfig | None = None
-) -> Comparison:
-    """Compare two models on images with true labels."""
-    return collect_changes(list(iter_compare(old, new, pairs, postprocess)))
 
 
 def _change(old: NDArray[np.float64], new: NDArray[np.float64], seed: int) -> Change:
@@ -170,9 +159,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-ENOUGH = 0.9  # share of the best gain: a smaller interpolation that keeps it forgets less
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """A fine-tuned model that has not been taken yet."""
@@ -194,16 +180,16 @@ def choose_interpolation(
 ) -> float:
     """Return the smallest interpolation with at least `ENOUGH` of the best gain in mean Jaccard."""
     start = mean_jaccard(before)
-    gains = {share: mean_jaccard(outlined) - start for share, outlined in after.items()}
+    gains = {interpolation: mean_jaccard(predicted) - start for interpolation, predicted in after.items()}
     best = max(gains.values())
     if best <= 0:
-        return max(gains, key=lambda share: gains[share])
-    return min(share for share, gain in gains.items() if gain >= ENOUGH * best)
+        return max(gains, key=lambda interpolation: gains[interpolation])
+    return min(interpolation for interpolation, gain in gains.items() if gain >= ENOUGH * best)
 
 
-def mean_jaccard(outlined: Sequence[ScoredPrediction]) -> float:
-    """Average the Jaccard index over images, of which there must be one."""
-    return fmean(image.scores.jaccard for image in outlined)
+def mean_jaccard(predictions: Sequence[ScoredPrediction]) -> float:
+    """Average the Jaccard index over one or more images."""
+    return fmean(image.scores.jaccard for image in predictions)
 
 
 def judge(comparison: Comparison | None) -> tuple[bool, str]:

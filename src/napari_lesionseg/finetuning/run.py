@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.finetuning.checkpoint import REFIT, FineTuneCheckpoint, SavedRound
+from napari_lesionseg.finetuning.checkpoint import (
+    REFIT,
+    FineTuneCheckpoint,
+    SavedRound,
+    hash_weights,
+    write_finetune_checkpoint,
+)
 from napari_lesionseg.finetuning.comparison import ScoredPrediction, predict_pair
 from napari_lesionseg.finetuning.cross_validation import Ensemble, Fold, Weights
+from napari_lesionseg.finetuning.dataset import SkippedPair, TrainingSet
 from napari_lesionseg.finetuning.domain_shift import ExpertAssignment
 from napari_lesionseg.finetuning.schedule import (
     Costs,
+    Plan,
     Schedule,
     closing_seconds,
     fit_batch,
     make_schedule,
+    planned_seconds,
     refit_steps,
     shortened,
 )
+from napari_lesionseg.inference.device import describe_device
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import Batch, CachedPair, prefetch
 from napari_lesionseg.training.learner import rate_at
 from napari_lesionseg.training.resources import ContentionWatch, WorkClock
 from napari_lesionseg.training.trainer import EpochResult, StepResult, ValidationScores
 
-logger = logging.getLogger(__name__)
 RECENT_STEPS = 20
 MIN_PATIENCE = 2  # rounds: a single worse one is chance
+TIMED_STEPS = 4  # the first one is not counted: it allocates memory
+REFIT_ROUNDS = 3  # how often the loss is reported and the checkpoint saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +60,63 @@ class Progress:
 TrainingEvents: TypeAlias = Generator[Progress | StepResult | EpochResult, None, None]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RunSetup:
+    """What all training runs of a fine-tuning share."""
+
+    model: Model
+    config: FineTuneConfig
+    """The settings for the expert that is trained; see `ExpertAssignment.settings`."""
+    assignment: ExpertAssignment
+    clock: WorkClock
+
+    @property
+    def size(self) -> int:
+        """Side of the training images in pixels."""
+        return self.config.size or self.model.card.working_size
+
+    def ensemble(self, folds: Sequence[Fold], begin: Mapping[str, Tensor] | None = None) -> Ensemble:
+        """Return one model per fold, which starts from the parent or from the given weights."""
+        return Ensemble(self.model, folds, self.config, self.assignment, begin)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BestRound:
+    """The round with the best scores on the held-out images."""
+
+    index: int
+    weights: Weights
+    predictions: tuple[ScoredPrediction, ...] = ()
+    """Of the held-out images at `TrainingRun.measured_interpolation`; empty after a restart."""
+
+
 class TrainingRun:
     """Train the folds' models step by step, score them after each round, and keep the best round."""
 
     def __init__(
         self,
+        setup: RunSetup,
         ensemble: Ensemble,
-        config: FineTuneConfig,
         schedule: Schedule,
         costs: Costs,
-        clock: WorkClock,
-        size: int,
-        earlier: TrainingRun | None = None,
+        previous: TrainingRun | None = None,
     ) -> None:
-        self._steps_before = earlier.steps_done if earlier else 0
-        self._rounds_before = len(earlier.rounds) if earlier else 0
-        self.ensemble, self.schedule, self.costs = ensemble, schedule, costs
-        self._config, self._clock, self._size = config, clock, size
-        self._watch = ContentionWatch(costs.step)
+        self.setup, self.ensemble, self.schedule, self.costs = setup, ensemble, schedule, costs
         self.step = 0
         """Steps done by each fold's model."""
         self.rounds: list[EpochResult] = []
-        self.best: int | None = None
-        """Index of the best round."""
-        self.best_weights: Weights = ()
-        self.best_outlined: tuple[ScoredPrediction, ...] = ()
-        """Held-out images predicted by the best round at `measured_interpolation`, if known."""
+        self.best: BestRound | None = None
+        self._previous = (previous.steps_done, len(previous.rounds)) if previous else (0, 0)
+        self._watch = ContentionWatch(costs.step)
         self._losses: list[float] = []
         self._times: list[float] = []
 
     def train(self, stopping: Callable[[], bool], save: Callable[[], None]) -> TrainingEvents:
         """Take all steps, or as many as there is time for."""
-        batches = prefetch(self.ensemble.batches, self.step, self.schedule.steps, lambda step: self._size)
+        size = self.setup.size
+        batches = prefetch(self.ensemble.batches, self.step, self.schedule.steps, lambda step: size)
         for number, made in enumerate(batches, self.step):
+            # The schedule may have been shortened since the batches were ordered.
             if number >= self.schedule.steps:
                 break
             yield from self._step_all(made)
@@ -89,152 +124,255 @@ class TrainingRun:
             if ending or self.step % self.schedule.per_round == 0 or self.step >= self.schedule.steps:
                 yield from self._finish_round(save)
                 self.schedule = shortened(
-                    self._config, self.schedule, self.step, len(self.ensemble), self.costs_so_far()
+                    self.setup.config, self.schedule, self.step, len(self.ensemble), self.costs_so_far()
                 )
             if ending or self._out_of_patience():
                 break
 
     def _step_all(self, batches: Sequence[Batch]) -> Generator[StepResult, None, None]:
-        rate = rate_at((self.step + 0.5) / self.schedule.steps, self._config.warmup)
+        rate = rate_at((self.step + 0.5) / self.schedule.steps, self.setup.config.warmup)
         for index, batch in enumerate(batches):
             started = time.monotonic()
             loss = self.ensemble.step(index, batch, self.step, rate)
-            self._record_step(loss, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._losses.append(loss)
+            self._times.append(seconds)
+            if self._watch.contended(seconds):
+                self._watch.yield_cores()
             done = self.steps_done + index + 1
-            yield StepResult(done, done / self._steps_in_all, self._clock.seconds, loss)
+            yield StepResult(done, done / self._steps_in_all, self.setup.clock.seconds, loss)
         self.step += 1
 
     @property
     def measured_interpolation(self) -> float:
         """Interpolation at which rounds are scored: the largest."""
-        return max(self._config.interpolations)
+        return max(self.setup.config.interpolations)
 
     @property
     def steps_done(self) -> int:
         """Steps of all models so far, including the previous run."""
-        return self._steps_before + self.step * len(self.ensemble)
+        return self._previous[0] + self.step * len(self.ensemble)
 
     @property
     def _steps_in_all(self) -> int:
-        return self._steps_before + self.schedule.steps * len(self.ensemble) + self.schedule.refit
-
-    def _record_step(self, loss: float, seconds: float) -> None:
-        self._losses.append(loss)
-        self._times.append(seconds)
-        if self._watch.contended(seconds):
-            self._watch.yield_cores()
+        return self._previous[0] + self.schedule.steps * len(self.ensemble) + self.schedule.refit
 
     def costs_so_far(self) -> Costs:
-        """Return what things took, as they have turned out."""
+        """Return the costs as measured so far."""
+        # Never below the planned cost: a few fast steps must not promise more of them.
         step = median(self._times[-RECENT_STEPS:]) if self._times else self.costs.step
-        return Costs(self._clock.seconds, max(step, self.costs.step), self.costs.measuring)
+        return Costs(self.setup.clock.seconds, max(step, self.costs.step), self.costs.measuring)
 
     def _out_of_time(self) -> bool:
-        if self._config.max_seconds is None:
+        config = self.setup.config
+        if config.max_seconds is None:
             return False
-        reserve = self.costs.measuring + closing_seconds(self._config, self.costs)
+        # Time is kept for one more score, the comparison at the end, and the steps on all images.
+        reserve = self.costs.measuring + closing_seconds(config, self.costs)
         reserve += self.schedule.refit * self.costs.step
-        return self._clock.seconds + reserve >= self._config.max_seconds
+        return self.setup.clock.seconds + reserve >= config.max_seconds
 
     def _out_of_patience(self) -> bool:
         """Whether the held-out images have not improved for too long."""
         if self.best is None:
             return False
-        patience = max(MIN_PATIENCE, self._config.patience * self.schedule.rounds)
-        return len(self.rounds) - 1 - self.best >= patience
+        patience = max(MIN_PATIENCE, self.setup.config.patience * self.schedule.rounds)
+        return len(self.rounds) - 1 - self.best.index >= patience
 
     def _finish_round(self, save: Callable[[], None]) -> TrainingEvents:
         weights = self.ensemble.weights()
-        outlined = yield from predict_held_out(
-            self.ensemble, weights, self.measured_interpolation, "measuring"
-        )
-        self.rounds.append(self._describe_round(outlined))
+        predictions = yield from self.predict_held_out(weights, self.measured_interpolation, "measuring")
+        self.rounds.append(self._describe_round(predictions))
         self._losses.clear()
-        if self.best is None or not outlined or _jaccard(self.rounds[-1]) > _jaccard(self.rounds[self.best]):
-            self.best, self.best_weights = len(self.rounds) - 1, weights
-            self.best_outlined = outlined
+        # Without held-out images the last round is the best.
+        if (
+            self.best is None
+            or not predictions
+            or _jaccard(self.rounds[-1]) > _jaccard(self.rounds[self.best.index])
+        ):
+            self.best = BestRound(len(self.rounds) - 1, weights, predictions)
         save()
         yield self.rounds[-1]
 
-    def _describe_round(self, outlined: Sequence[ScoredPrediction]) -> EpochResult:
+    def predict_held_out(
+        self, weights: Weights, interpolation: float, stage: Literal["measuring", "comparing"]
+    ) -> Generator[Progress, None, tuple[ScoredPrediction, ...]]:
+        """Predict every held-out image with the model that was not trained on it, fold by fold."""
+        folds = self.ensemble.folds
+        total, predictions = sum(len(fold.held_out) for fold in folds), list[ScoredPrediction]()
+        for index, fold in enumerate(folds):
+            if not fold.held_out:
+                continue
+            model = self.ensemble.member(index, weights, interpolation)
+            for pair in fold.held_out:
+                predictions.append(predict_pair(model, pair, augment=False))
+                yield Progress(stage, len(predictions), total)
+        return tuple(predictions)
+
+    def _describe_round(self, predictions: Sequence[ScoredPrediction]) -> EpochResult:
+        rounds_before, number = self._previous[1], len(self.rounds) + 1
         return EpochResult(
-            epoch=self._rounds_before + len(self.rounds) + 1,
-            epochs=self._rounds_before + max(self.schedule.rounds, len(self.rounds) + 1),
+            epoch=rounds_before + number,
+            epochs=rounds_before + max(self.schedule.rounds, number),
             step=self.steps_done,
             progress=self.steps_done / self._steps_in_all,
-            seconds=self._clock.seconds,
+            seconds=self.setup.clock.seconds,
             loss=fmean(self._losses),
-            size=self._size,
-            validation=_summarize(outlined),
-        )
-
-    def state(
-        self,
-        config: FineTuneConfig,
-        parent: str,
-        model: str,
-        images: Sequence[str],
-        folds: Sequence[int],
-    ) -> FineTuneCheckpoint:
-        """Return the checkpoint; the weights are `state_tensors`."""
-        return FineTuneCheckpoint(
-            parent=parent,
-            model=model,
-            images=tuple(images),
-            folds=tuple(folds),
-            config=config,
-            steps=self.schedule.steps,
-            per_round=self.schedule.per_round,
-            refit_steps=self.schedule.refit,
-            batch_size=self.ensemble.batch_size,
-            step=self.step,
-            seconds=self._clock.seconds,
-            step_seconds=self.costs.step,
-            measuring_seconds=self.costs.measuring,
-            rounds=tuple(SavedRound.of(result) for result in self.rounds),
-            best=self.best,
-            saved=datetime.datetime.now(datetime.UTC),
+            size=self.setup.size,
+            validation=_summarize(predictions),
         )
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Copy all weights, optimizers and the best weights, by name."""
         best = {
             f"best.{index}.{name}": tensor
-            for index, weights in enumerate(self.best_weights)
+            for index, weights in enumerate(self.best.weights if self.best else ())
             for name, tensor in weights.items()
         }
         return self.ensemble.state_tensors() | best
 
-    def restore(self, state: FineTuneCheckpoint, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` and `state_tensors` returned."""
+    def restore(self, state: FineTuneCheckpoint, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpoint and its `state_tensors`."""
         self.ensemble.restore(tensors)
-        self.step, self.best = state.step, state.best
+        self.step = state.step
         self.rounds = [saved.result() for saved in state.rounds]
-        self.best_weights = tuple(
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            for prefix in (f"best.{index}." for index in range(len(self.ensemble)))
-        )
+        if state.best is not None:
+            prefixes = [f"best.{index}." for index in range(len(self.ensemble))]
+            self.best = BestRound(state.best, tuple(_with_prefix(tensors, prefix) for prefix in prefixes))
 
 
-def predict_held_out(
-    ensemble: Ensemble, weights: Weights, interpolation: float, stage: Literal["measuring", "comparing"]
-) -> Generator[Progress, None, tuple[ScoredPrediction, ...]]:
-    """Predict every held-out image with the model that was not trained on it, fold by fold."""
-    total, outlined = sum(len(fold.held_out) for fold in ensemble.folds), list[ScoredPrediction]()
-    for index, fold in enumerate(ensemble.folds):
-        if not fold.held_out:
-            continue
-        model = ensemble.member(index, weights, interpolation)
-        for pair in fold.held_out:
-            outlined.append(predict_pair(model, pair, augment=False))
-            yield Progress(stage, len(outlined), total)
-    return tuple(outlined)
+def build_run(
+    setup: RunSetup, folds: Sequence[Fold], measuring: float
+) -> Generator[Progress, None, TrainingRun]:
+    """Time some steps, and build the run of the folds' models."""
+    step = yield from _time_step(setup, folds[:1])
+    costs = Costs(setup.clock.seconds, step, measuring)
+    batch, costs = fit_batch(setup.config, len(folds), costs)
+    setup = _with_batch_size(setup, batch)
+    learned = min(len(fold.learn) for fold in folds)
+    schedule = make_schedule(setup.config, learned, len(folds), costs, _refit_ratio(setup, folds))
+    return TrainingRun(setup, setup.ensemble(folds), schedule, costs)
 
 
-def _summarize(outlined: Sequence[ScoredPrediction]) -> ValidationScores | None:
-    if not outlined:
+def build_refit(run: TrainingRun, images: Sequence[CachedPair]) -> TrainingRun | None:
+    """Build the run on all images, if it is planned and there is time."""
+    costs = replace(run.costs_so_far(), measuring=0.0)
+    steps = refit_steps(run.setup.config, run.schedule, costs)
+    if steps < 1:
         return None
-    scores = [image.scores for image in outlined]
+    schedule = Schedule(steps, -(-steps // REFIT_ROUNDS))
+    return TrainingRun(run.setup, _refit_ensemble(run, images), schedule, costs, run)
+
+
+def resume_runs(
+    setup: RunSetup, data: TrainingSet, state: FineTuneCheckpoint, tensors: Mapping[str, Tensor]
+) -> tuple[TrainingRun, TrainingRun | None]:
+    """Rebuild interrupted runs; the second one, on all images, only if it had started."""
+    setup = _with_batch_size(setup, state.batch_size)
+    run = TrainingRun(setup, setup.ensemble(data.folds), *_saved_schedule(state))
+    run.restore(state, tensors)
+    if state.refit is None:
+        return run, None
+    refit = TrainingRun(setup, _refit_ensemble(run, data.images), *_saved_schedule(state.refit), run)
+    refit.restore(state.refit, _with_prefix(tensors, REFIT))
+    return run, refit
+
+
+def save_runs(
+    path: Path, config: FineTuneConfig, data: TrainingSet, run: TrainingRun, refit: TrainingRun | None
+) -> None:
+    """Write the checkpoint of a fine-tuning, of which ``config`` are the settings it was started with."""
+    state, tensors = _state_of(run, config, data), run.state_tensors()
+    if refit is not None:
+        state = state.model_copy(update={"refit": _state_of(refit, config, data)})
+        tensors |= {f"{REFIT}{name}": tensor for name, tensor in refit.state_tensors().items()}
+    write_finetune_checkpoint(path, state, tensors)
+
+
+def make_plan(run: TrainingRun, skipped: tuple[SkippedPair, ...]) -> Plan:
+    """Return the plan of a run."""
+    setup, schedule, folds = run.setup, run.schedule, run.ensemble.folds
+    return Plan(
+        images=len({pair.stem for fold in folds for pair in fold.learn}),
+        held_out=tuple(pair.stem for fold in folds for pair in fold.held_out),
+        folds=len(folds),
+        steps=schedule.steps * len(folds) + schedule.refit,
+        rounds=schedule.rounds,
+        seconds=planned_seconds(setup.config, len(folds), schedule, run.step, run.costs),
+        step_seconds=run.costs.step,
+        batch_size=run.ensemble.batch_size,
+        size=setup.size,
+        new_domain_images=setup.assignment.new_domain_images,
+        device=describe_device(setup.model.device),
+        skipped=skipped,
+    )
+
+
+def _state_of(run: TrainingRun, config: FineTuneConfig, data: TrainingSet) -> FineTuneCheckpoint:
+    model = run.setup.model
+    return FineTuneCheckpoint(
+        parent=hash_weights(model.network),
+        model=model.card.name,
+        images=data.hashes,
+        folds=data.fold_of,
+        config=config,
+        steps=run.schedule.steps,
+        per_round=run.schedule.per_round,
+        refit_steps=run.schedule.refit,
+        batch_size=run.ensemble.batch_size,
+        step=run.step,
+        seconds=run.setup.clock.seconds,
+        step_seconds=run.costs.step,
+        measuring_seconds=run.costs.measuring,
+        rounds=tuple(SavedRound.of(result) for result in run.rounds),
+        best=run.best.index if run.best else None,
+        saved=datetime.datetime.now(datetime.UTC),
+    )
+
+
+def _saved_schedule(state: FineTuneCheckpoint) -> tuple[Schedule, Costs]:
+    costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
+    return Schedule(state.steps, state.per_round, state.refit_steps), costs
+
+
+def _with_batch_size(setup: RunSetup, batch_size: int) -> RunSetup:
+    return replace(setup, config=setup.config.model_copy(update={"batch_size": batch_size}))
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _refit_ratio(setup: RunSetup, folds: Sequence[Fold]) -> float:
+    """Return the steps on all images per step of a fold's model."""
+    # Zero if the model itself is fine-tuned: it is interpolated, and the mean of the folds is good enough.
+    # Zero for a single fold, too, which is trained on all images that may be trained on.
+    expert = setup.config.expert
+    return expert.refit if expert and setup.assignment.is_new_domain and len(folds) > 1 else 0.0
+
+
+def _refit_ensemble(run: TrainingRun, images: Sequence[CachedPair]) -> Ensemble:
+    """Return one model for all images, which starts from the mean of the folds' best weights."""
+    weights = run.best.weights if run.best else ()
+    return run.setup.ensemble([Fold(tuple(images), ())], run.ensemble.averaged(weights))
+
+
+def _time_step(setup: RunSetup, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
+    """Time some steps of a model that is discarded."""
+    trial, seconds = setup.ensemble(folds), list[float]()
+    for number in range(TIMED_STEPS):
+        started = time.monotonic()
+        trial.step(0, trial.batches(number, setup.size)[0], number, 0.0)
+        seconds.append(time.monotonic() - started)
+        yield Progress("timing", number + 1, TIMED_STEPS)
+    return median(seconds[1:])
+
+
+def _summarize(predictions: Sequence[ScoredPrediction]) -> ValidationScores | None:
+    if not predictions:
+        return None
+    scores = [image.scores for image in predictions]
     return ValidationScores(
         fmean(s.dice for s in scores), fmean(s.jaccard for s in scores), fmean(s.failed for s in scores)
     )
@@ -242,98 +380,3 @@ def _summarize(outlined: Sequence[ScoredPrediction]) -> ValidationScores | None:
 
 def _jaccard(result: EpochResult) -> float:
     return result.validation.jaccard if result.validation else 0.0
-
-
-TIMED_STEPS = 4  # the first one is not counted: it allocates memory
-REFIT_ROUNDS = 3  # how often the loss is reported and the checkpoint saved
-
-
-class TrainingRunBuilder:
-    """Build the training runs of a fine-tuning."""
-
-    def __init__(
-        self, model: Model, config: FineTuneConfig, expert_assignment: ExpertAssignment, clock: WorkClock
-    ) -> None:
-        self._model, self._expert_assignment, self._clock = model, expert_assignment, clock
-        self.config = expert_assignment.settings(config, model.card.working_size)
-        self.size = self.config.size or model.card.working_size
-
-    def begin(self, folds: Sequence[Fold], measuring: float) -> Generator[Progress, None, TrainingRun]:
-        """Time some steps, and build the run of the folds' models."""
-        step = yield from self._time_step(folds[:1])
-        batch, costs = fit_batch(self.config, len(folds), Costs(self._clock.seconds, step, measuring))
-        self.config = self.config.model_copy(update={"batch_size": batch})
-        learned = min(len(fold.learn) for fold in folds)
-        schedule = make_schedule(self.config, learned, len(folds), costs, self._refit_ratio(folds))
-        return self._make(self._ensemble(folds), schedule, costs)
-
-    def resume(
-        self,
-        folds: Sequence[Fold],
-        pairs: Sequence[CachedPair],
-        state: FineTuneCheckpoint,
-        tensors: Mapping[str, Tensor],
-    ) -> tuple[TrainingRun, TrainingRun | None]:
-        """Rebuild interrupted runs; the second one only if it had started."""
-        self.config = self.config.model_copy(update={"batch_size": state.batch_size})
-        training_run = self._restore(self._ensemble(folds), state, tensors)
-        if state.refit is None:
-            return training_run, None
-        own = {name.removeprefix(REFIT): t for name, t in tensors.items() if name.startswith(REFIT)}
-        return training_run, self._restore(
-            self._refit_ensemble(training_run, pairs), state.refit, own, training_run
-        )
-
-    def refit(self, training_run: TrainingRun, pairs: Sequence[CachedPair]) -> TrainingRun | None:
-        """Build the run on all images, if it is planned and there is time."""
-        costs = replace(training_run.costs_so_far(), measuring=0.0)
-        steps = refit_steps(self.config, training_run.schedule, costs)
-        if steps < 1:
-            return None
-        schedule = Schedule(steps, -(-steps // REFIT_ROUNDS))
-        return self._make(self._refit_ensemble(training_run, pairs), schedule, costs, training_run)
-
-    def _refit_ratio(self, folds: Sequence[Fold]) -> float:
-        """Return the steps on all images per step of a fold's model.
-
-        Zero if the model itself is fine-tuned: it is interpolated, and the mean of the folds is good enough.
-        Zero for a single fold, too, which is trained on all images that may be trained on.
-        """
-        expert = self.config.expert
-        return expert.refit if expert and self._expert_assignment.is_new_domain and len(folds) > 1 else 0.0
-
-    def _time_step(self, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
-        """Time some steps of a model that is discarded."""
-        trial, seconds = self._ensemble(folds), list[float]()
-        for number in range(TIMED_STEPS):
-            started = time.monotonic()
-            trial.step(0, trial.batches(number, self.size)[0], number, 0.0)
-            seconds.append(time.monotonic() - started)
-            yield Progress("timing", number + 1, TIMED_STEPS)
-        return median(seconds[1:])
-
-    def _refit_ensemble(self, training_run: TrainingRun, pairs: Sequence[CachedPair]) -> Ensemble:
-        return self._ensemble(
-            [Fold(tuple(pairs), ())], training_run.ensemble.averaged(training_run.best_weights)
-        )
-
-    def _ensemble(self, folds: Sequence[Fold], begin: Mapping[str, Tensor] | None = None) -> Ensemble:
-        return Ensemble(self._model, folds, self.config, self._expert_assignment, begin)
-
-    def _make(
-        self, ensemble: Ensemble, schedule: Schedule, costs: Costs, earlier: TrainingRun | None = None
-    ) -> TrainingRun:
-        return TrainingRun(ensemble, self.config, schedule, costs, self._clock, self.size, earlier)
-
-    def _restore(
-        self,
-        ensemble: Ensemble,
-        state: FineTuneCheckpoint,
-        tensors: Mapping[str, Tensor],
-        earlier: TrainingRun | None = None,
-    ) -> TrainingRun:
-        costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
-        schedule = Schedule(state.steps, state.per_round, state.refit_steps)
-        training_run = self._make(ensemble, schedule, costs, earlier)
-        training_run.restore(state, dict(tensors))
-        return training_run

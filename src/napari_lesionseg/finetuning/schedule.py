@@ -9,9 +9,9 @@ from napari_lesionseg.finetuning.dataset import SkippedPair
 
 MOST_REFIT_STEPS = 400
 STEPS_FOR_ONE, STEPS_PER_IMAGE, MOST_STEPS = 40, 2, 160  # see docs/explanation/fine-tuning.md
-MEASURING_SHARE = 0.12  # of a budget, at most, goes into measuring the held-out images
+MEASURING_SHARE = 0.12  # largest fraction of the budget spent on scoring held-out images
 FEWEST_STEPS, SMALLEST_BATCH = 15, 2
-HALF_BATCH = 0.55  # of the time of a step is taken by one of half as many images
+HALF_BATCH = 0.55  # time of a step with half the batch, as a fraction of a whole step
 SPARE = 1.05  # steps take a little longer than when they were timed alone
 
 
@@ -108,7 +108,7 @@ def wanted_steps(config: FineTuneConfig, images: int) -> int:
 
 
 def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int:
-    """Count the steps with all images that are taken: as planned, or what there is time for by now."""
+    """Return the number of steps on all images: as planned, or as many as time allows."""
     if config.max_seconds is None or not schedule.refit:
         return schedule.refit
     affordable = int((config.max_seconds - costs.spent) / (costs.step * SPARE))
@@ -116,7 +116,7 @@ def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int
 
 
 def closing_seconds(config: FineTuneConfig, costs: Costs) -> float:
-    """Estimate the time of the choice at the end: all held-out images for every share not measured yet."""
+    """Estimate the time of the final comparison, at every interpolation not scored yet."""
     return (len(config.interpolations) - 1) * costs.measuring
 
 
@@ -130,12 +130,12 @@ def planned_seconds(
 
 
 def shortened(config: FineTuneConfig, schedule: Schedule, done: int, models: int, costs: Costs) -> Schedule:
-    """Make a run shorter that has become too slow for its budget; it never becomes longer."""
+    """Shorten a run that has become too slow for its budget; it never becomes longer."""
     if config.max_seconds is None:
         return schedule
     rounds = -(-(schedule.steps - done) // schedule.per_round)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs) - rounds * costs.measuring
-    # models * (steps - done) + refit * steps steps have to fit, where refit is the share of steps that follow
+    # Solves models * (steps - done) + refit * steps = room / step for the steps.
     refit = schedule.refit / schedule.steps
     affordable = max(done, int((room / costs.step + models * done) / (models + refit)))
     steps = min(schedule.steps, affordable)
