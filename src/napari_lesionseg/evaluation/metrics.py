@@ -1,9 +1,9 @@
-"""How well a mask agrees with another: per image, and over many images with intervals.
+"""Agreement between masks: per image, and over many images with confidence intervals.
 
-Every figure is taken per image and then averaged, as the ISIC challenges do, so that an image with a small
+Every score is computed per image and then averaged, as the ISIC challenges do, so that an image with a small
 lesion counts as much as one with a large lesion.
 
-What is counted where there is nothing to count (the first four as in the ISIC challenge's own scoring):
+Scores of empty masks (the first four columns as in the scoring of the ISIC challenge):
 
 =======================  ====================  =========================  ===========================
 case                     overlap (Dice, ...)   sensitivity, specificity   HD95
@@ -52,11 +52,11 @@ class ImageScores:
     failed : bool
         Whether the Jaccard index is below `FAILURE_LIMIT`.
     sensitivity, specificity : float
-        Share of the lesion, and of the background, found to be so; in [0, 1].
+        Fraction of the lesion, and of the background, that was predicted as such; in [0, 1].
     hd95 : float
         95th percentile of the Hausdorff distance, in pixels; see `hausdorff95`.
     hd95_percent : float
-        The same in per cent of the diagonal of the image.
+        The same as a percentage of the diagonal of the image.
     """
 
     dice: float
@@ -77,7 +77,7 @@ class Estimate:
     ----------
     mean : float
     low, high : float or None
-        Bounds of the interval; None for a mean of one image, which tells nothing of the spread.
+        Bounds of the interval; None for a single image, which has no spread.
     """
 
     mean: float
@@ -118,9 +118,9 @@ class ClassScores:
     ----------
     name : str
     dice, jaccard : float
-        In [0, 1]; both are 1 where the class is neither drawn nor found.
+        In [0, 1]; both are 1 where the class is in neither mask.
     present : bool
-        Whether the class was drawn or found. Leave the others out of means, or a rare class looks perfect.
+        Whether the class is in either mask. Leave the others out of means, or a rare class looks perfect.
     """
 
     name: str
@@ -132,7 +132,7 @@ class ClassScores:
 def score_masks(predicted: _Mask, truth: _Mask) -> ImageScores:
     """Score an outline against the true one; every value above 0 counts as lesion.
 
-    Where the truth is `IGNORED`, neither counts.
+    Pixels where the truth is `IGNORED` are left out of all scores.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def score_masks(predicted: _Mask, truth: _Mask) -> ImageScores:
     _check_shapes(predicted, truth)
     counted = _counted(truth)
     guess, real = counted & (predicted > 0), counted & (truth > 0)
-    dice, jaccard = _overlap(guess, real)
+    dice, jaccard = overlap(guess, real)
     found, lesion = _count(guess & real), _count(real)
     wrong, background = _count(guess) - found, _count(counted) - lesion
     distance = hausdorff95(guess, real)
@@ -181,7 +181,7 @@ def score_classes(predicted: _Mask, truth: _Mask, names: Sequence[str]) -> tuple
     Raises
     ------
     MaskError
-        If the shapes differ, or the truth has classes that ``names`` does not know.
+        If the shapes differ, or the truth has a class without a name.
     """
     _check_shapes(predicted, truth)
     counted = _counted(truth)
@@ -195,8 +195,14 @@ def score_classes(predicted: _Mask, truth: _Mask, names: Sequence[str]) -> tuple
     )
 
 
+def overlap(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the Dice and Jaccard indices of two boolean masks of one shape; both are 1 if both are empty."""
+    both, total = _count(predicted & truth), _count(predicted) + _count(truth)
+    return _ratio(2 * both, total), _ratio(both, total - both)
+
+
 def hausdorff95(predicted: _Mask, truth: _Mask) -> float:
-    """Measure how far two outlines lie apart, leaving out the farthest twentieth.
+    """Return the 95th percentile of the Hausdorff distance between two masks.
 
     Parameters
     ----------
@@ -236,7 +242,7 @@ def summarize(
     confidence : float
         Coverage of the intervals, in (0, 1).
     resamples : int
-        How often the images are drawn again, with replacement.
+        Number of bootstrap samples.
     seed : int
         The same seed gives the same intervals.
 
@@ -248,7 +254,7 @@ def summarize(
     Notes
     -----
     Percentile bootstrap intervals for means. The failure rate has Wilson's interval instead: where no image
-    failed the bootstrap would be certain that none ever does.
+    failed, the bootstrap interval would have no width.
     """
     if not scores:
         raise MaskError("There is nothing to average: no image was scored.")
@@ -273,14 +279,8 @@ def _check_shapes(predicted: _Mask, truth: _Mask) -> None:
 
 
 def _score_class(name: str, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> ClassScores:
-    dice, jaccard = _overlap(predicted, truth)
+    dice, jaccard = overlap(predicted, truth)
     return ClassScores(name, dice, jaccard, present=bool(predicted.any() or truth.any()))
-
-
-def _overlap(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """Dice and Jaccard of two masks."""
-    both, total = _count(predicted & truth), _count(predicted) + _count(truth)
-    return _ratio(2 * both, total), _ratio(both, total - both)
 
 
 def _count(mask: NDArray[np.bool_]) -> int:
@@ -288,7 +288,7 @@ def _count(mask: NDArray[np.bool_]) -> int:
 
 
 def _ratio(part: int, whole: int) -> float:
-    """Divide, where nothing of nothing is all."""
+    """Divide; 0 / 0 is 1, since a prediction of nothing where there is nothing is perfect."""
     return part / whole if whole else 1.0
 
 

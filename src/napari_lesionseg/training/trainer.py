@@ -1,7 +1,7 @@
 """The training loop, for training from scratch or from pretrained weights.
 
 A run is reproducible and can be interrupted anywhere: batches and simulated clicks depend on the seed and the
-step alone, and the state on disk holds weights, average, optimizer and position.
+step alone, and the checkpoint holds weights, average, optimizer and position.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from napari_lesionseg.config import LearningConfig, TrainConfig
 from napari_lesionseg.errors import TrainingError
-from napari_lesionseg.evaluation.metrics import FAILURE_LIMIT
+from napari_lesionseg.evaluation.metrics import FAILURE_LIMIT, overlap
 from napari_lesionseg.inference.device import choose_device
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import write_atomically
@@ -33,42 +32,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.training.dataset import BatchSource, CachedPair
 from napari_lesionseg.training.learner import Learner, rate_at
 from napari_lesionseg.training.resources import WorkClock, limited_threads
-from napari_lesionseg.types import IGNORED, LabelImage
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationScores:
-    """Means over the held-out images, each in [0, 1], of everything that is not background."""
-
-    dice: float
-    jaccard: float
-    failures: float
-    """Share of the images with a Jaccard below `FAILURE_LIMIT`."""
-
-
-def validate(
-    network: SegmentationNetwork, card: ModelCard, pairs: Sequence[CachedPair], device: torch.device
-) -> ValidationScores:
-    """Score the automatic outline at a threshold of 0.5, without any tidying up."""
-    model = Model(network, card, device)
-    overlaps = np.array([_jaccard(_outline(model, pair), pair.labels) for pair in pairs])
-    dice = 2 * overlaps / (1 + overlaps)
-    failures = float((overlaps < FAILURE_LIMIT).mean())
-    return ValidationScores(float(dice.mean()), float(overlaps.mean()), failures)
-
-
-def _outline(model: Model, pair: CachedPair) -> NDArray[np.bool_]:
-    probability = model.predict(pair.image, augment=False)
-    foreground = probability if probability.ndim == 2 else 1 - probability[0]
-    return foreground >= 0.5
-
-
-def _jaccard(predicted: NDArray[np.bool_], labels: LabelImage) -> float:
-    counted = labels != IGNORED
-    truth = (labels > 0) & counted
-    union = ((predicted | truth) & counted).sum()
-    return float((predicted & truth).sum() / union) if union else 1.0
-
+from napari_lesionseg.types import IGNORED
 
 SAVE_EVERY_SECONDS = 120.0
 ENOUGH_STEPS, SMALLEST_BATCH = 200, 4  # many small steps learn more than few large ones
@@ -76,15 +40,42 @@ STATE_KEY = "lesionseg_training"
 
 
 @dataclass(frozen=True, slots=True)
+class ValidationScores:
+    """Mean scores of the foreground over the held-out images, each in [0, 1]."""
+
+    dice: float
+    jaccard: float
+    failures: float
+    """Fraction of the images with a Jaccard index below `FAILURE_LIMIT`."""
+
+
+def validate(
+    network: SegmentationNetwork, card: ModelCard, pairs: Sequence[CachedPair], device: torch.device
+) -> ValidationScores:
+    """Score the predictions at a threshold of 0.5, without postprocessing."""
+    model = Model(network, card, device)
+    scores = np.array([_score(model, pair) for pair in pairs])  # (N, 2): Dice and Jaccard
+    dice, jaccard = scores.mean(axis=0).tolist()
+    return ValidationScores(dice, jaccard, float((scores[:, 1] < FAILURE_LIMIT).mean()))
+
+
+def _score(model: Model, pair: CachedPair) -> tuple[float, float]:
+    probability = model.predict(pair.image, augment=False)
+    foreground = probability if probability.ndim == 2 else 1 - probability[0]
+    counted = pair.labels != IGNORED
+    return overlap((foreground >= 0.5) & counted, (pair.labels > 0) & counted)
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """Result of one step."""
 
     step: int
-    """Steps done since the beginning of the run."""
+    """Steps since the start of the run."""
     progress: float
-    """Share of the run that is done, 0 to 1."""
+    """Fraction of the run that is done, 0 to 1."""
     seconds: float
-    """Working time since the beginning of the run; pauses and the time between sittings do not count."""
+    """Working time since the start of the run, without pauses and interruptions."""
     loss: float
     """Training loss of the step."""
 
@@ -94,25 +85,25 @@ class EpochResult:
     """Result of one pass over the images."""
 
     epoch: int
-    """Passes done, from 1."""
+    """Number of this pass, from 1."""
     epochs: int
-    """Passes asked for."""
+    """Planned passes."""
     step: int
-    """Steps done since the beginning of the run."""
+    """Steps since the start of the run."""
     progress: float
-    """Share of the run that is done, 0 to 1."""
+    """Fraction of the run that is done, 0 to 1."""
     seconds: float
-    """Working time since the beginning of the run, earlier sittings included, pauses left out."""
+    """Working time since the start of the run, without pauses and interruptions."""
     loss: float
     """Mean training loss of the pass."""
     size: int
     """Side of the training images in pixels."""
     validation: ValidationScores | None
-    """Scores on the held-out images, by the averaged weights; None without held-out images."""
+    """Scores of the averaged weights on the held-out images; None without held-out images."""
 
 
 class Trainer:
-    """Trains a network, one pass at a time."""
+    """Training of a network, one pass over the images at a time."""
 
     def __init__(
         self,
@@ -140,13 +131,13 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- the loop
 
     def run(self) -> Iterator[EpochResult]:
-        """Train until the last pass, or until the budget in seconds is spent, yielding after every pass."""
+        """Train to the last pass or the end of the time budget, and yield after every pass."""
         return (result for result in self.steps() if isinstance(result, EpochResult))
 
     def steps(self) -> Iterator[StepResult | EpochResult]:
         """Train as `run` does, yielding after every step as well.
 
-        A caller pauses by waiting before asking for the next step, and stops by not asking any more.
+        To pause, wait before the next step; to stop, leave the iteration.
         """
         with limited_threads(self._config.num_threads), contextlib.closing(self._work()) as work:
             while True:
@@ -177,7 +168,7 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, 0 to 1, by steps or by seconds, whichever is further."""
+        """Fraction of the run that is done, 0 to 1, in steps or seconds, whichever is further."""
         config = self._config
         by_steps = self._step / (config.epochs * self._source.steps_per_pass)
         by_time = self._seconds / config.max_seconds if config.max_seconds else 0.0
@@ -221,7 +212,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------ state on disk
 
     def save_state(self) -> None:
-        """Write the state atomically, if a place for it was given."""
+        """Write the checkpoint atomically, if a path was given."""
         self._saved_at = time.monotonic()
         if self._state_path is None:
             return
@@ -236,11 +227,11 @@ class Trainer:
             write_atomically(self._state_path, payload)
         except OSError as error:
             raise TrainingError(
-                f"The state of the training cannot be saved to {self._state_path}: {error.strerror}."
+                f"The checkpoint cannot be saved to {self._state_path}: {error.strerror}."
             ) from error
 
     def load_state(self, path: Path) -> None:
-        """Continue where the state at ``path`` left off."""
+        """Continue from the checkpoint at ``path``."""
         try:
             with safe_open(path, framework="pt", device=str(self._device)) as file:
                 position = json.loads((file.metadata() or {})[STATE_KEY])
@@ -257,12 +248,12 @@ class Trainer:
 
 
 def fit_batch_size(config: TrainConfig, images: int) -> int:
-    """Return the images per step: fewer than asked for where the run would have too few steps to learn."""
+    """Return the batch size: smaller than configured if the run would have too few steps to learn."""
     return min(config.batch_size, max(SMALLEST_BATCH, config.epochs * images // ENOUGH_STEPS))
 
 
 def _read_config(position: dict[str, Any]) -> TrainConfig | None:
-    """Read the settings of a saved training; None if they are those of a newer version."""
+    """Read the settings of a checkpoint; None if this version cannot read them."""
     try:
         return TrainConfig.model_validate(position["config"])
     except ValidationError:
@@ -270,7 +261,7 @@ def _read_config(position: dict[str, Any]) -> TrainConfig | None:
 
 
 def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: LearningConfig) -> None:
-    """Refuse masks and class weights that do not fit the classes of the card."""
+    """Raise a TrainingError if masks or class weights do not fit the classes of the card."""
     weights = config.class_weights
     if weights is not None and (len(weights) != len(card.classes) or not any(weights)):
         names = ", ".join(card.classes)
