@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from napari_lesionseg.study.events import Provenance
+from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.queue import Order, arrange, count_images
 from napari_lesionseg.study.study import Study
 
@@ -70,7 +70,7 @@ def work(study: Study, size: tuple[int, int]) -> dict[str, list[float]]:
     spent: dict[str, list[float]] = {"prediction": [], "correction": [], "approval": []}
     for number, image in enumerate(track(list(study.state.images), "outlines")):
         labels = outlines[number % len(outlines)]
-        origin = Provenance(MODEL, 0.46, quality=float(rng.random()))
+        origin = MaskOrigin(MODEL, 0.46, quality=float(rng.random()))
         spent["prediction"].append(
             timed(lambda p=image, la=labels, o=origin: study.record_prediction(p, la, o))
         )

@@ -20,7 +20,7 @@ from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.finetuning.checkpoint import find_checkpoint
 from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, assign_folds
 from napari_lesionseg.finetuning.run import Progress
-from napari_lesionseg.finetuning.schedule import Plan
+from napari_lesionseg.finetuning.schedule import FineTunePlan
 from napari_lesionseg.finetuning.session import fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.io.images import write_image, write_mask
@@ -272,7 +272,7 @@ class TestDriving:
         tuning = fine_tune(tiny_model, discs, QUICK)
         events = list(tuning.steps())
         kinds = [type(event) for event in events]
-        place = kinds.index(Plan)
+        place = kinds.index(FineTunePlan)
         assert set(kinds[:place]) == {Progress}
         assert kinds[place + 1] is StepResult
         assert events[place] is tuning.plan

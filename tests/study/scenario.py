@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.study.events import Approved, MaskEvent, Provenance
+from napari_lesionseg.study.events import Approved, MaskEvent, MaskOrigin
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
@@ -60,11 +60,11 @@ def plan(images: list[str], rounds: int, seed: int = 0, before: World | None = N
 
 def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
     guess, first, second, third = draw(rng), draw(rng), draw(rng), draw(rng)
-    provenance = Provenance(
+    origin = MaskOrigin(
         model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False))
     )
     yield (
-        lambda study: study.record_prediction(image_id, guess, Provenance(model="a" * 64, quality=0.6)),
+        lambda study: study.record_prediction(image_id, guess, MaskOrigin(model="a" * 64, quality=0.6)),
         lambda seen: (
             replace(seen, status="predicted", outline=guess.tobytes())
             if seen.status == "unreviewed"
@@ -72,7 +72,7 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
         ),
     )
     yield (
-        lambda study: study.save_correction(image_id, first, provenance),
+        lambda study: study.save_correction(image_id, first, origin),
         lambda seen: replace(
             seen, status="flagged" if seen.status == "flagged" else "corrected", outline=first.tobytes()
         ),
@@ -100,7 +100,7 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
         lambda seen: replace(seen, status="corrected", note=""),
     )
     yield (
-        lambda study: study.save_correction(image_id, third, provenance),
+        lambda study: study.save_correction(image_id, third, origin),
         lambda seen: replace(seen, status="corrected", outline=third.tobytes()),
     )
     yield (

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import SHAPE
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.events import Approved, MaskEvent, Provenance, StudyClass
+from napari_lesionseg.study.events import Approved, MaskEvent, MaskOrigin, StudyClass
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
@@ -22,10 +22,10 @@ MODEL = "c" * 64
 
 def test_an_image_from_prediction_to_approval(study: Study, images: list[str], outline: np.ndarray) -> None:
     image_id = images[0]
-    provenance = Provenance(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
+    origin = MaskOrigin(MODEL, 0.46, (Click(3.5, 4.0), Click(1, 2, positive=False)), quality=0.7)
     assert study.state.images[image_id].status is Status.UNREVIEWED
     assert study.read_mask(image_id) is None
-    state = study.record_prediction(image_id, outline, provenance)
+    state = study.record_prediction(image_id, outline, origin)
     assert (state.status, state.quality) == (Status.PREDICTED, 0.7)
     corrected = np.roll(outline, 1)
     assert study.save_correction(image_id, corrected).status is Status.CORRECTED
@@ -36,17 +36,17 @@ def test_an_image_from_prediction_to_approval(study: Study, images: list[str], o
     predicted = state.predicted
     assert predicted is not None
     assert (predicted.model, predicted.threshold, predicted.annotator) == (MODEL, 0.46, "am")
-    assert predicted.as_clicks() == provenance.clicks
+    assert predicted.as_clicks() == origin.clicks
 
 
 def test_approving_keeps_where_the_outline_came_from(
     study: Study, images: list[str], outline: np.ndarray
 ) -> None:
-    provenance = Provenance(MODEL, 0.3, (Click(1, 1),), 0.5)
-    study.save_correction(images[0], outline, provenance)
+    origin = MaskOrigin(MODEL, 0.3, (Click(1, 1),), 0.5)
+    study.save_correction(images[0], outline, origin)
     approved = study.approve(images[0], np.roll(outline, 1)).approved
     assert approved is not None
-    assert (approved.model, approved.threshold, approved.as_clicks()) == (MODEL, 0.3, provenance.clicks)
+    assert (approved.model, approved.threshold, approved.as_clicks()) == (MODEL, 0.3, origin.clicks)
 
 
 def test_all_is_there_after_reopening(study: Study, images: list[str], outline: np.ndarray) -> None:
@@ -120,7 +120,7 @@ def test_several_classes(tmp_path: Path, outline: np.ndarray) -> None:
     study = Study.create(tmp_path / "study", "am", images=images, classes=classes)
     (image_id,) = study.state.images
     outline[4, 5] = 2
-    study.approve(image_id, outline, Provenance(label=2))
+    study.approve(image_id, outline, MaskOrigin(label=2))
     assert Study.open(study.folder, "am").read_mask(image_id).tolist() == outline.tolist()
 
 
@@ -184,22 +184,22 @@ def test_booleans_are_outlines(study: Study, images: list[str], outline: np.ndar
 
 
 @pytest.mark.parametrize(
-    "provenance",
+    "origin",
     [
-        Provenance(model="short"),
-        Provenance(threshold=1.5),
-        Provenance(threshold=float("nan")),
-        Provenance(quality=-1),
-        Provenance(clicks=(Click(float("inf"), 0),)),
-        Provenance(clicks=(Click(1, 1),) * 10_001),
-        Provenance(label=0),
+        MaskOrigin(model="short"),
+        MaskOrigin(threshold=1.5),
+        MaskOrigin(threshold=float("nan")),
+        MaskOrigin(quality=-1),
+        MaskOrigin(clicks=(Click(float("inf"), 0),)),
+        MaskOrigin(clicks=(Click(1, 1),) * 10_001),
+        MaskOrigin(label=0),
     ],
 )
-def test_impossible_provenance_are_refused(
-    study: Study, images: list[str], outline: np.ndarray, provenance: Provenance
+def test_impossible_origins_are_refused(
+    study: Study, images: list[str], outline: np.ndarray, origin: MaskOrigin
 ) -> None:
     with pytest.raises(StudyError, match="cannot be saved"):
-        study.save_correction(images[0], outline, provenance)
+        study.save_correction(images[0], outline, origin)
     assert Study.open(study.folder, "am").problems == ()
 
 

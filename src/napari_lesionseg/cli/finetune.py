@@ -17,7 +17,7 @@ from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.finetuning.comparison import Candidate
 from napari_lesionseg.finetuning.run import Progress
-from napari_lesionseg.finetuning.schedule import Plan, describe_domain_shift
+from napari_lesionseg.finetuning.schedule import FineTunePlan, describe_domain_shift
 from napari_lesionseg.finetuning.session import FineTuning, fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
@@ -107,7 +107,7 @@ def _show(tuning: FineTuning) -> None:
             if isinstance(event, Progress):
                 label = STAGES[event.stage]
                 progress.update(task, description=label, completed=event.done, total=event.total)
-            elif isinstance(event, Plan):
+            elif isinstance(event, FineTunePlan):
                 _print_plan(event)
             elif isinstance(event, StepResult):
                 _advance(progress, task, event, tuning.plan)
@@ -117,12 +117,12 @@ def _show(tuning: FineTuning) -> None:
         print_error(problem)
 
 
-def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: Plan | None) -> None:
+def _advance(progress: ProgressBar, task: TaskID, event: StepResult, plan: FineTunePlan | None) -> None:
     total = plan.steps if plan else event.step
     progress.update(task, description="Training", completed=event.step, total=total)
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: FineTunePlan) -> None:
     for image in plan.skipped:
         print_error(image.reason)
     held_out = f"{len(plan.held_out)} held out" + (" in turn" if plan.folds > 1 else "")

@@ -26,7 +26,7 @@ from napari_lesionseg.finetuning.dataset import SkippedPair, TrainingSet
 from napari_lesionseg.finetuning.domain_shift import ExpertAssignment
 from napari_lesionseg.finetuning.schedule import (
     Costs,
-    Plan,
+    FineTunePlan,
     Schedule,
     closing_seconds,
     fit_batch,
@@ -289,10 +289,10 @@ def save_runs(
     write_finetune_checkpoint(path, state, tensors)
 
 
-def make_plan(run: TrainingRun, skipped: tuple[SkippedPair, ...]) -> Plan:
+def make_plan(run: TrainingRun, skipped: tuple[SkippedPair, ...]) -> FineTunePlan:
     """Return the plan of a run."""
     setup, schedule, folds = run.setup, run.schedule, run.ensemble.folds
-    return Plan(
+    return FineTunePlan(
         images=len({pair.stem for fold in folds for pair in fold.learn}),
         held_out=tuple(pair.stem for fold in folds for pair in fold.held_out),
         folds=len(folds),

@@ -16,7 +16,7 @@ SPARE = 1.05  # steps take a little longer than when they were timed alone
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FineTunePlan:
     """What a fine-tuning is going to do."""
 
     images: int
@@ -33,7 +33,7 @@ class Plan:
     new_domain_images: int | None = None
 
 
-def describe_domain_shift(plan: Plan) -> str:
+def describe_domain_shift(plan: FineTunePlan) -> str:
     """Format that a specialized model will be added; empty if the model itself is fine-tuned."""
     if plan.new_domain_images is None:
         return ""

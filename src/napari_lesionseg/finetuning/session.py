@@ -50,7 +50,7 @@ from napari_lesionseg.finetuning.run import (
     resume_runs,
     save_runs,
 )
-from napari_lesionseg.finetuning.schedule import Plan
+from napari_lesionseg.finetuning.schedule import FineTunePlan
 from napari_lesionseg.inference.device import is_out_of_memory
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
@@ -60,7 +60,7 @@ from napari_lesionseg.types import Pair
 
 logger = logging.getLogger(__name__)
 
-Event: TypeAlias = Plan | Progress | StepResult | EpochResult
+Event: TypeAlias = FineTunePlan | Progress | StepResult | EpochResult
 """What `FineTuning.steps` yields."""
 SavedState: TypeAlias = tuple[FineTuneCheckpoint, dict[str, Tensor]]
 
@@ -113,7 +113,7 @@ class FineTuning:
     ) -> None:
         _check_inputs(model, pairs, held_out)
         self.config = FineTuneConfig.from_train_config(config or FineTuneConfig())
-        self.plan: Plan | None = None
+        self.plan: FineTunePlan | None = None
         """What will be done; None until the images are read and a step is timed."""
         self.skipped: tuple[SkippedPair, ...] = ()
         """Images that cannot be used, and why."""
@@ -133,10 +133,10 @@ class FineTuning:
         return next(event for event in self._events if isinstance(event, EpochResult))
 
     def steps(self) -> Iterator[Event]:
-        """Iterate over all events: `Progress`, the `Plan`, steps and rounds, then `Progress` again."""
+        """Iterate over all events: progress, the plan, steps and rounds, then progress again."""
         return self._events
 
-    def prepare(self) -> Plan:
+    def prepare(self) -> FineTunePlan:
         """Read the images, time a step, and return the plan; training has not started then."""
         while self.plan is None:
             next(self._events)

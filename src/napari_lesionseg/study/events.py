@@ -76,13 +76,13 @@ Coordinate: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
-class Record(BaseModel):
+class StrictModel(BaseModel):
     """Base of everything a study writes: frozen, strict, and without unknown names or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StudyClass(Record):
+class StudyClass(StrictModel):
     """One class; the first of a study has label 1, the next label 2, and so on."""
 
     name: Label
@@ -93,7 +93,7 @@ LESION = StudyClass(name="lesion", color="#e69f00")
 """The class of a study that does not say otherwise; orange of the Okabe-Ito palette."""
 
 
-class StudyInfo(Record):
+class StudyInfo(StrictModel):
     """Content of ``study.json``; classes are those of the foreground, the background has label 0."""
 
     format: Literal["napari-lesionseg study"] = STUDY_FORMAT
@@ -108,7 +108,7 @@ class StudyInfo(Record):
     pseudonymized: bool = False
 
 
-class Event(Record):
+class Event(StrictModel):
     """What every event says: who did it in which run of the program (`writer`), and when (UTC)."""
 
     v: Literal[1] = SCHEMA_VERSION
@@ -144,7 +144,7 @@ class Added(ImageEvent):
 
 
 class MaskEvent(ImageEvent):
-    """A revision of an image's mask, and what it came from (see `Provenance`)."""
+    """A revision of an image's mask, and what it came from (see `MaskOrigin`)."""
 
     revision: Revision  # of masks/<image>/<revision>.png; the same pixels have the same name
     sha256: Sha256  # of that file
@@ -210,7 +210,7 @@ EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminat
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class MaskOrigin:
     """What a mask came from."""
 
     model: str | None = None  # SHA-256 of the model's file
@@ -237,4 +237,4 @@ class Provenance:
         }
 
 
-NO_PROVENANCE = Provenance()
+NO_ORIGIN = MaskOrigin()

@@ -23,7 +23,7 @@ from napari_lesionseg.study.errors import explained
 from napari_lesionseg.study.event_log import EventReader, EventWriter, StudyProblem, explain
 from napari_lesionseg.study.events import (
     LESION,
-    NO_PROVENANCE,
+    NO_ORIGIN,
     Added,
     AnnotatorName,
     AnyEvent,
@@ -32,9 +32,9 @@ from napari_lesionseg.study.events import (
     Flagged,
     ImageEvent,
     MaskEvent,
+    MaskOrigin,
     NoLesion,
     Predicted,
-    Provenance,
     Reopened,
     Session,
     StudyClass,
@@ -494,7 +494,7 @@ class Study:
             return self._record_added([item for item in described if not isinstance(item, StudyProblem)])
 
     def record_prediction(
-        self, image_id: str, labels: ArrayLike, provenance: Provenance = NO_PROVENANCE
+        self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN
     ) -> ImageState:
         """Save a mask that the model predicted; it never replaces an annotator's mask.
 
@@ -504,7 +504,7 @@ class Study:
             SHA-256 of the image.
         labels : array_like
             (H, W) class indices of the image's size.
-        provenance : Provenance
+        origin : MaskOrigin
             Model, threshold and clicks it came from.
 
         Returns
@@ -517,16 +517,14 @@ class Study:
         StudyError
             When it does not fit the image, or cannot be saved; then it can be tried again.
         """
-        return self._save_mask(Predicted, image_id, labels, provenance)
+        return self._save_mask(Predicted, image_id, labels, origin)
 
-    def save_correction(
-        self, image_id: str, labels: ArrayLike, provenance: Provenance = NO_PROVENANCE
-    ) -> ImageState:
+    def save_correction(self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN) -> ImageState:
         """Save a mask that the annotator changed, by hand, by clicks or by the threshold.
 
         Parameters
         ----------
-        image_id, labels, provenance
+        image_id, labels, origin
             As for `record_prediction`.
 
         Returns
@@ -539,10 +537,10 @@ class Study:
         StudyError
             As `record_prediction`.
         """
-        return self._save_mask(Corrected, image_id, labels, provenance)
+        return self._save_mask(Corrected, image_id, labels, origin)
 
     def approve(
-        self, image_id: str, labels: ArrayLike | None = None, provenance: Provenance | None = None
+        self, image_id: str, labels: ArrayLike | None = None, origin: MaskOrigin | None = None
     ) -> ImageState:
         """Approve a mask.
 
@@ -552,7 +550,7 @@ class Study:
             SHA-256 of the image.
         labels : array_like, optional
             (H, W) class indices. None: the current mask.
-        provenance : Provenance, optional
+        origin : MaskOrigin, optional
             Model, threshold and clicks it came from. None: those of the current mask.
 
         Returns
@@ -572,7 +570,7 @@ class Study:
             labels = self.read_revision(current)
         if not np.any(labels):
             raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        return self._save_mask(Approved, image_id, labels, provenance or Provenance.of(current))
+        return self._save_mask(Approved, image_id, labels, origin or MaskOrigin.of(current))
 
     def no_lesion(self, image_id: str) -> ImageState:
         """Record the verdict that the image shows no lesion.
@@ -721,14 +719,14 @@ class Study:
             return self.state.images[image_id]
 
     def _save_mask(
-        self, kind: type[MaskEvent], image_id: str, labels: ArrayLike, provenance: Provenance
+        self, kind: type[MaskEvent], image_id: str, labels: ArrayLike, origin: MaskOrigin
     ) -> ImageState:
         with self._lock, explained("Saving the outline"):
             self._check_open()
             checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
             # The mask must be on the disk before the event that refers to it.
             revision, sha256 = self._masks.write(image_id, checked, self._store.hashes(image_id))
-            return self._save_event(kind, image_id, revision=revision, sha256=sha256, **provenance.fields())
+            return self._save_event(kind, image_id, revision=revision, sha256=sha256, **origin.fields())
 
     def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
         """Write the events of new images in one step; of two images with one hash, the first counts."""

@@ -17,7 +17,7 @@ from napari_lesionseg.errors import ImageError
 from napari_lesionseg.plugin.editor.editor import MaskEditor, editor_of
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, new_outline
-from napari_lesionseg.plugin.segment.outlines import Result, Session
+from napari_lesionseg.plugin.segment.outlines import ImageEditors, Result
 from napari_lesionseg.types import ByteImage, LabelImage
 
 CONFIG = PostprocessConfig(largest_only=False, min_area=0)
@@ -39,8 +39,8 @@ def viewer() -> ViewerModel:
 
 
 @pytest.fixture
-def session(viewer: ViewerModel) -> Session:
-    return Session(viewer)
+def editors(viewer: ViewerModel) -> ImageEditors:
+    return ImageEditors(viewer)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def image(viewer: ViewerModel, spot: ByteImage) -> Image:
     return viewer.add_image(spot, rgb=True, name="IMD002")
 
 
-def outlined(session: Session, image: Image) -> Labels:
-    return session.accept(image, image_shape(image), result({(): cone()})).labels
+def outlined(editors: ImageEditors, image: Image) -> Labels:
+    return editors.accept(image, image_shape(image), result({(): cone()})).labels
 
 
 def disc(threshold: float) -> LabelImage:
@@ -58,83 +58,85 @@ def disc(threshold: float) -> LabelImage:
 
 def test_a_session_does_not_keep_its_viewer_alive() -> None:
     viewer = ViewerModel()
-    session, gone = Session(viewer), weakref.ref(viewer)
+    editors, gone = ImageEditors(viewer), weakref.ref(viewer)
     viewer.layers.clear()
     del viewer
     gc.collect()
     assert gone() is None
-    assert session.images() == []
+    assert editors.images() == []
 
 
 def test_an_outline_is_put_right_above_its_image(
-    viewer: ViewerModel, session: Session, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, spot: ByteImage
 ) -> None:
     first = viewer.add_image(spot, rgb=True, name="a")
     second = viewer.add_image(spot, rgb=True, name="b")
     for image in (first, second):
-        outlined(session, image)
+        outlined(editors, image)
     assert [layer.name for layer in viewer.layers] == ["a", "a outline", "b", "b outline"]
 
 
 def test_a_new_outline_leaves_the_selection_alone(
-    viewer: ViewerModel, session: Session, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, spot: ByteImage
 ) -> None:
     images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
     viewer.layers.selection = set(images[:2])
     for image in images:
-        outlined(session, image)
+        outlined(editors, image)
     assert viewer.layers.selection == set(images[:2])
 
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_a_new_outline_is_hidden_if_its_image_is(
-    viewer: ViewerModel, session: Session, image: Image, filled: bool
+    viewer: ViewerModel, editors: ImageEditors, image: Image, filled: bool
 ) -> None:
-    session.filled = filled
+    editors.filled = filled
     image.visible = False
-    labels = outlined(session, image)
+    labels = outlined(editors, image)
     assert not labels.visible
     np.testing.assert_array_equal(labels.data, disc(0.5))
-    session.redraw(image, CONFIG.model_copy(update={"threshold": 0.3}))
+    editors.redraw(image, CONFIG.model_copy(update={"threshold": 0.3}))
     np.testing.assert_array_equal(labels.data, disc(0.3))
 
 
-def test_the_first_outline_can_be_undone(session: Session, image: Image) -> None:
-    labels = outlined(session, image)
+def test_the_first_outline_can_be_undone(editors: ImageEditors, image: Image) -> None:
+    labels = outlined(editors, image)
     np.testing.assert_array_equal(labels.data, disc(0.5))
     labels.undo()
     assert not labels.data.any()
 
 
 def test_a_second_outline_is_one_edit_of_the_same_layer(
-    viewer: ViewerModel, session: Session, image: Image
+    viewer: ViewerModel, editors: ImageEditors, image: Image
 ) -> None:
-    labels = outlined(session, image)
+    labels = outlined(editors, image)
     labels.paint((2, 2), 1)
     before = labels.data.copy()
     config = CONFIG.model_copy(update={"threshold": 0.43, "fill_holes": False})
     inverse = result({(): 1 - cone()}, config)
-    session.accept(image, (40, 60), inverse)
+    editors.accept(image, (40, 60), inverse)
     assert len(viewer.layers) == 2
     np.testing.assert_array_equal(labels.data, 1 - cone() >= 0.43)
     labels.undo()
     np.testing.assert_array_equal(labels.data, before)
 
 
-def test_names_mean_nothing(viewer: ViewerModel, session: Session, image: Image, spot: ByteImage) -> None:
+def test_names_do_not_matter(
+    viewer: ViewerModel, editors: ImageEditors, image: Image, spot: ByteImage
+) -> None:
     foreign = viewer.add_labels(np.zeros((40, 60), dtype=np.uint8), name="IMD002 outline")
-    labels = outlined(session, image)
+    labels = outlined(editors, image)
     assert labels is not foreign
     assert not foreign.data.any()
     labels.name, image.name = "hers", "renamed"
-    assert outlined(session, image) is labels
+    assert outlined(editors, image) is labels
 
 
 @pytest.mark.parametrize("change", ["delete", "reshape", "replace"])
 def test_an_outline_that_cannot_be_used_is_replaced(
-    viewer: ViewerModel, session: Session, image: Image, change: str
+    viewer: ViewerModel, editors: ImageEditors, image: Image, change: str
 ) -> None:
-    labels = outlined(session, image)
+    labels = outlined(editors, image)
     if change == "delete":
         viewer.layers.remove(labels)
     elif change == "reshape":
@@ -142,36 +144,36 @@ def test_an_outline_that_cannot_be_used_is_replaced(
     else:
         viewer.layers.remove(labels)
         viewer.add_labels(labels.data, name=labels.name)
-    new = outlined(session, image)
+    new = outlined(editors, image)
     assert new is not labels
     assert new in viewer.layers
     np.testing.assert_array_equal(new.data, disc(0.5))
 
 
-def test_nothing_is_written_for_a_closed_image(viewer: ViewerModel, session: Session, image: Image) -> None:
+def test_a_closed_image_gets_no_outline(viewer: ViewerModel, editors: ImageEditors, image: Image) -> None:
     viewer.layers.remove(image)
     with pytest.raises(ImageError, match="“IMD002” was closed"):
-        outlined(session, image)
+        outlined(editors, image)
     assert not viewer.layers
 
 
 def test_nothing_is_written_for_a_changed_image(
-    viewer: ViewerModel, session: Session, image: Image, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, image: Image, spot: ByteImage
 ) -> None:
     image.data = spot[:30]
     with pytest.raises(ImageError, match="was changed"):
-        session.accept(image, (40, 60), result({(): cone()}))
+        editors.accept(image, (40, 60), result({(): cone()}))
     assert len(viewer.layers) == 1
 
 
-def test_the_threshold_redraws_in_one_step(session: Session, image: Image) -> None:
-    labels = outlined(session, image)
+def test_the_threshold_redraws_in_one_step(editors: ImageEditors, image: Image) -> None:
+    labels = outlined(editors, image)
     for threshold in (0.41, 0.71, 0.31):
-        session.redraw(image, CONFIG.model_copy(update={"threshold": threshold}))
+        editors.redraw(image, CONFIG.model_copy(update={"threshold": threshold}))
         np.testing.assert_array_equal(labels.data, disc(threshold))
-    session.settle(image)
-    session.redraw(image, CONFIG.model_copy(update={"threshold": 0.9}))
-    session.settle(image)
+    editors.settle(image)
+    editors.redraw(image, CONFIG.model_copy(update={"threshold": 0.9}))
+    editors.settle(image)
     labels.undo()
     np.testing.assert_array_equal(labels.data, disc(0.31))
     labels.undo()
@@ -179,39 +181,39 @@ def test_the_threshold_redraws_in_one_step(session: Session, image: Image) -> No
 
 
 def test_a_stack_is_redrawn_frame_by_frame_in_one_step(
-    viewer: ViewerModel, session: Session, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, spot: ByteImage
 ) -> None:
     image = viewer.add_image(np.stack([spot] * 3), rgb=True)
     probabilities = {(index,): cone() for index in range(3)}
-    labels = session.accept(image, (3, 40, 60), result(probabilities)).labels
+    labels = editors.accept(image, (3, 40, 60), result(probabilities)).labels
     loose = CONFIG.model_copy(update={"threshold": 0.2})
-    assert session.redraw(image, loose, [(1,)])
+    assert editors.redraw(image, loose, [(1,)])
     np.testing.assert_array_equal(labels.data, [disc(0.5), disc(0.2), disc(0.5)])
-    assert session.redraw(image, loose)
-    session.settle(image)
+    assert editors.redraw(image, loose)
+    editors.settle(image)
     np.testing.assert_array_equal(labels.data, [disc(0.2)] * 3)
     labels.undo()
     np.testing.assert_array_equal(labels.data, [disc(0.5)] * 3)
 
 
-def test_painted_pixels_survive_redrawing(session: Session, image: Image) -> None:
-    labels = outlined(session, image)
+def test_painted_pixels_survive_redrawing(editors: ImageEditors, image: Image) -> None:
+    labels = outlined(editors, image)
     labels.paint((2, 2), 1)
     painted = labels.data.copy()
-    session.redraw(image, CONFIG)
+    editors.redraw(image, CONFIG)
     np.testing.assert_array_equal(labels.data, painted)
-    session.redraw(image, CONFIG.model_copy(update={"threshold": 0.31}))
+    editors.redraw(image, CONFIG.model_copy(update={"threshold": 0.31}))
     assert labels.data[2, 2] == 1
     assert labels.data.sum() > painted.sum()
 
 
 def test_painted_pixels_of_a_stack_survive_redrawing(
-    viewer: ViewerModel, session: Session, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, spot: ByteImage
 ) -> None:
     image = viewer.add_image(np.stack([spot] * 3), rgb=True)
-    labels = session.accept(image, (3, 40, 60), result({(index,): cone() for index in range(3)})).labels
+    labels = editors.accept(image, (3, 40, 60), result({(index,): cone() for index in range(3)})).labels
     labels.data_setitem((np.array([1]), np.array([2]), np.array([2])), 1)
-    session.redraw(image, CONFIG.model_copy(update={"threshold": 0.31}))
+    editors.redraw(image, CONFIG.model_copy(update={"threshold": 0.31}))
     assert labels.data[1, 2, 2] == 1
     np.testing.assert_array_equal(labels.data[0], disc(0.31))
     labels.undo()
@@ -222,41 +224,39 @@ def test_painted_pixels_of_a_stack_survive_redrawing(
 
 
 def test_without_a_prediction_there_is_no_redrawing(
-    viewer: ViewerModel, session: Session, image: Image
+    viewer: ViewerModel, editors: ImageEditors, image: Image
 ) -> None:
-    assert not session.redraw(image, CONFIG)
-    session.settle(image)
-    labels = outlined(session, image)
-    assert session.redraw(image, CONFIG)
+    assert not editors.redraw(image, CONFIG)
+    editors.settle(image)
+    labels = outlined(editors, image)
+    assert editors.redraw(image, CONFIG)
     labels.data = np.zeros((10, 10), dtype=np.uint8)
-    assert not session.redraw(image, CONFIG)
+    assert not editors.redraw(image, CONFIG)
 
 
-def test_a_removed_layer_has_no_editor_in_the_session(
-    viewer: ViewerModel, session: Session, image: Image
-) -> None:
-    labels = outlined(session, image)
+def test_a_removed_layer_has_no_editor(viewer: ViewerModel, editors: ImageEditors, image: Image) -> None:
+    labels = outlined(editors, image)
     viewer.layers.remove(labels)
-    assert session.editor_for(image) is None
-    outlined(session, image)
+    assert editors.editor_for(image) is None
+    outlined(editors, image)
     viewer.layers.clear()
-    assert session.editor_for(image) is None
+    assert editors.editor_for(image) is None
 
 
 def test_an_image_that_is_being_edited_keeps_its_editor(
-    viewer: ViewerModel, session: Session, image: Image
+    viewer: ViewerModel, editors: ImageEditors, image: Image
 ) -> None:
     labels = new_outline(image)
     viewer.add_layer(labels)
     editor = MaskEditor(viewer, image, labels, config=CONFIG, model=None)
-    assert session.accept(image, (40, 60), result({(): cone()})) is editor
+    assert editors.accept(image, (40, 60), result({(): cone()})) is editor
     np.testing.assert_array_equal(labels.data, disc(0.5))
     editor.undo()
     assert not labels.data.any()
 
 
-def test_a_duplicated_layer_has_no_editor(viewer: ViewerModel, session: Session, image: Image) -> None:
-    labels = outlined(session, image)
+def test_a_duplicated_layer_has_no_editor(viewer: ViewerModel, editors: ImageEditors, image: Image) -> None:
+    labels = outlined(editors, image)
     duplicate = Labels(labels.data.copy(), metadata=labels.metadata)
     viewer.add_layer(duplicate)
     assert editor_of(labels) is not None
@@ -264,25 +264,25 @@ def test_a_duplicated_layer_has_no_editor(viewer: ViewerModel, session: Session,
 
 
 def test_outlines_lead_to_their_images(
-    viewer: ViewerModel, session: Session, image: Image, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, image: Image, spot: ByteImage
 ) -> None:
     other = viewer.add_image(spot, rgb=True, name="other")
-    labels = outlined(session, image)
-    assert session.image_of(labels) is image
-    assert session.image_of(other) is other
-    assert session.image_of(viewer.add_points()) is None
+    labels = outlined(editors, image)
+    assert editors.image_of(labels) is image
+    assert editors.image_of(other) is other
+    assert editors.image_of(viewer.add_points()) is None
     viewer.layers.selection = {labels, image, other}
-    assert session.selected_images() == [image, other]
+    assert editors.selected_images() == [image, other]
 
 
 def test_all_outlines_are_filled_at_once(
-    viewer: ViewerModel, session: Session, image: Image, spot: ByteImage
+    viewer: ViewerModel, editors: ImageEditors, image: Image, spot: ByteImage
 ) -> None:
-    labels = outlined(session, image)
-    session.filled = True
+    labels = outlined(editors, image)
+    editors.filled = True
     assert labels.contour == 0
-    other = outlined(session, viewer.add_image(spot, rgb=True))
+    other = outlined(editors, viewer.add_image(spot, rgb=True))
     assert other.contour == 0
-    session.filled = False
+    editors.filled = False
     assert labels.contour > 0
     assert other.contour > 0

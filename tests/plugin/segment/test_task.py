@@ -8,7 +8,7 @@ from napari.components import ViewerModel
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ModelNotFoundError
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.segment.outlines import Session
+from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.segment.task import ModelChoice, SegmentTask
 
 
@@ -22,7 +22,7 @@ def begin(viewer, network):
     """Begin a run over images; give the run and the list that holds it once it has finished."""
 
     def begin_run(*images, model=None, config=None):
-        run = SegmentTask(Session(viewer), images, config or PostprocessConfig())
+        run = SegmentTask(ImageEditors(viewer), images, config or PostprocessConfig())
         over = []
         run.finished.connect(over.append)
         run.start(ModelChoice(), model)
@@ -44,7 +44,7 @@ def complete(begin, qtbot):
 
 
 def outline(viewer, image) -> np.ndarray:
-    return Session(viewer).editor_for(image).labels.data
+    return ImageEditors(viewer).editor_for(image).labels.data
 
 
 def is_spot(mask: np.ndarray) -> bool:
@@ -60,7 +60,7 @@ def test_an_image_is_outlined(viewer, complete, network, spot):
     assert run.model is network
     assert not run.errors
     assert is_spot(outline(viewer, image))
-    assert Session(viewer).editor_for(image).document.snapshot.threshold == 0.6
+    assert ImageEditors(viewer).editor_for(image).document.snapshot.threshold == 0.6
 
 
 def test_several_images_are_outlined_in_their_order(viewer, complete, spot):
@@ -72,7 +72,7 @@ def test_several_images_are_outlined_in_their_order(viewer, complete, spot):
 def test_progress_counts_frames(viewer, qtbot, network, spot):
     stack = viewer.add_image(np.stack([spot, spot]), rgb=True, name="stack")
     single = viewer.add_image(spot, rgb=True, name="single")
-    run = SegmentTask(Session(viewer), [stack, single], PostprocessConfig())
+    run = SegmentTask(ImageEditors(viewer), [stack, single], PostprocessConfig())
     seen, over = [], []
     run.progressed.connect(lambda *now: seen.append(now))
     run.finished.connect(over.append)
@@ -84,7 +84,7 @@ def test_progress_counts_frames(viewer, qtbot, network, spot):
 def test_every_frame_of_a_stack_is_one_outline(viewer, complete, network, spot):
     image = viewer.add_image(np.stack([spot, np.roll(spot, 5, axis=1), spot]), rgb=True)
     complete(image)
-    labels = Session(viewer).editor_for(image).labels
+    labels = ImageEditors(viewer).editor_for(image).labels
     assert len(network.seen) == 3
     assert [frame[:, 20].any() for frame in labels.data] == [True, False, True]
     labels.undo()
@@ -164,7 +164,7 @@ def test_an_image_that_fails_is_named_and_the_others_are_done(viewer, complete, 
     assert run.done == [good]
     assert len(run.errors) == 1
     assert isinstance(run.errors[0], DeviceError)
-    assert Session(viewer).editor_for(bad) is None
+    assert ImageEditors(viewer).editor_for(bad) is None
 
 
 def test_an_image_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
@@ -196,7 +196,7 @@ def test_cancel_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot,
     qtbot.waitUntil(lambda: bool(over), timeout=20_000)
     assert run.done == done
     assert run.cancelled
-    assert Session(viewer).editor_for(images[-1]) is None
+    assert ImageEditors(viewer).editor_for(images[-1]) is None
 
 
 def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
@@ -231,7 +231,7 @@ def midway(viewer, begin, qtbot, network, spot):
 def test_an_image_renamed_meanwhile_is_outlined(viewer, midway):
     run, image = midway(lambda image: setattr(image, "name", "other"))
     assert run.done == [image]
-    assert Session(viewer).editor_for(image).labels.name == "other outline"
+    assert ImageEditors(viewer).editor_for(image).labels.name == "other outline"
 
 
 def test_an_image_closed_meanwhile_is_no_error(viewer, midway):
@@ -265,7 +265,7 @@ def test_a_closed_task_emits_nothing(viewer, begin, qtbot, network, spot):
     qtbot.waitUntil(lambda: bool(other_over), timeout=20_000)
     assert not over
     assert other.done
-    assert Session(viewer).editor_for(image) is None
+    assert ImageEditors(viewer).editor_for(image) is None
 
 
 def test_settings_are_used(viewer, complete, spot):

@@ -7,7 +7,7 @@ import pytest
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.errors import CancelledError
-from napari_lesionseg.finetuning.schedule import Plan
+from napari_lesionseg.finetuning.schedule import FineTunePlan
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
@@ -82,7 +82,7 @@ def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate
     run = make_run()
     qtbot.waitUntil(lambda: bool(run.results), timeout=WAIT)
     kinds = {type(event) for event in run.events}
-    assert {Plan, StepResult, EpochResult} <= kinds
+    assert {FineTunePlan, StepResult, EpochResult} <= kinds
     assert run.results[0].model.card.training["data"]["pairs"] == 3
     assert all((before[name] == tensor).all() for name, tensor in model.network.state_dict().items())
 

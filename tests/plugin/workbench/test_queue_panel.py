@@ -20,7 +20,7 @@ from napari_lesionseg.plugin.workbench.queue_panel import (
     QueuePanel,
 )
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.study.events import Provenance
+from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
@@ -33,9 +33,9 @@ def study(make_study, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
     made = make_study(12)
     ids = list(made.state.images)
-    made.approve(ids[0], OUTLINE, Provenance(quality=0.94))
+    made.approve(ids[0], OUTLINE, MaskOrigin(quality=0.94))
     made.flag(ids[1], "hair?")
-    made.record_prediction(ids[2], OUTLINE, Provenance(quality=0.4))
+    made.record_prediction(ids[2], OUTLINE, MaskOrigin(quality=0.4))
     return made
 
 

@@ -76,7 +76,7 @@ class _Lenient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Runs(_Lenient):
+class RunLengthMask(_Lenient):
     """A mask as run lengths, packed (text) or plain (numbers); `size` is (height, width)."""
 
     size: tuple[Side, Side]
@@ -107,7 +107,7 @@ class Annotation(_Lenient):
     id: int = 0
     image_id: int
     category_id: int
-    segmentation: Runs | Annotated[list[list[float]], Field(min_length=1)]
+    segmentation: RunLengthMask | Annotated[list[list[float]], Field(min_length=1)]
 
 
 def recognizes(folder: Path) -> bool:
@@ -320,7 +320,7 @@ def _check(image: Image, objects: Sequence[Annotation], numbers: Mapping[int, in
         mask = annotation.segmentation
         if annotation.category_id not in numbers:
             raise DatasetError(f"An object has the unknown category {annotation.category_id}.")
-        if isinstance(mask, Runs) and mask.size != (image.height, image.width):
+        if isinstance(mask, RunLengthMask) and mask.size != (image.height, image.width):
             raise DatasetError("A mask has another size than its image.")
 
 
@@ -348,7 +348,7 @@ class _Mask:
 
     def _draw(self, annotation: Annotation) -> LabelImage:
         mask = annotation.segmentation
-        if not isinstance(mask, Runs):
+        if not isinstance(mask, RunLengthMask):
             return draw_polygons(mask, *self._size)
         return draw_runs(mask.counts, *self._size)
 

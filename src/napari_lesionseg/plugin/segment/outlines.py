@@ -36,7 +36,7 @@ class Result:
     config: PostprocessConfig
 
 
-class Session:
+class ImageEditors:
     """The images of a viewer, and the editors of their masks."""
 
     def __init__(self, viewer: ViewerModel) -> None:

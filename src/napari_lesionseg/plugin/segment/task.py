@@ -14,7 +14,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 from napari_lesionseg.plugin.napari_layers.layers import check_image, frames_of, image_shape, read_frame
-from napari_lesionseg.plugin.segment.outlines import Result, Session
+from napari_lesionseg.plugin.segment.outlines import ImageEditors, Result
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import ByteImage
 
@@ -73,14 +73,14 @@ class SegmentTask:
     progressed = Signal(int, int, str)
     finished = Signal(object)
 
-    def __init__(self, session: Session, images: Sequence[Image], config: PostprocessConfig) -> None:
+    def __init__(self, editors: ImageEditors, images: Sequence[Image], config: PostprocessConfig) -> None:
         self.done: list[Image] = []
         self.errors: list[LesionSegError] = []
         self.cancelled = False
         self.choice = ModelChoice()
         self.model: Model | None = None
         self.config = config
-        self._session = session
+        self._editors = editors
         self._frames_done = 0
         self._task: Task[Model] | Task[Prediction] | None = None
         self._queue = deque(work for image in images if (work := self._prepare(image)) is not None)
@@ -134,7 +134,7 @@ class SegmentTask:
                 continue
             self.progressed.emit(self._frames_done, self.frames, work.image.name)
             try:
-                self._session.check(work.image, work.shape)
+                self._editors.check(work.image, work.shape)
                 image = read_frame(work.image, work.waiting[0])
             except LesionSegError as error:
                 self._skip(error)
@@ -169,7 +169,7 @@ class SegmentTask:
         self._keep(error)
 
     def _has(self, image: Image) -> bool:
-        return image in self._session.images()
+        return image in self._editors.images()
 
     def _remove_current(self) -> None:
         """Remove the current image, and count its frames as done."""
@@ -180,7 +180,7 @@ class SegmentTask:
             return  # the user closed it, and needs no message
         try:
             result = Result(work.predictions, self.model, self.config)
-            self._session.accept(work.image, work.shape, result)
+            self._editors.accept(work.image, work.shape, result)
         except LesionSegError as error:
             self.errors.append(error)
         else:

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
-from napari_lesionseg.plugin.segment.outlines import Session
+from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.segment.task import SegmentTask
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
@@ -40,10 +40,10 @@ class SegmentWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._session = Session(napari_viewer)
+        self._editors = ImageEditors(napari_viewer)
         self._task: SegmentTask | None = None
         self._bar: progress | None = None
-        self.images = ImagesCombo(napari_viewer, self._session)
+        self.images = ImagesCombo(napari_viewer, self._editors)
         self.models = ModelPicker(self)
         self.controls = PostprocessForm(self)
         self.as_contour = QRadioButton("Outline")
@@ -69,7 +69,7 @@ class SegmentWidget(QWidget):
         self._shown_as = QButtonGroup(self)
         self._shown_as.addButton(self.as_contour)
         self._shown_as.addButton(self.as_filled)
-        (self.as_filled if self._session.filled else self.as_contour).setChecked(True)
+        (self.as_filled if self._editors.filled else self.as_contour).setChecked(True)
 
     def _lay_out(self) -> None:
         grid = captioned(("Image", self.images.native))
@@ -103,7 +103,7 @@ class SegmentWidget(QWidget):
             self._bar.close()
 
     def _on_segment(self) -> None:
-        run = SegmentTask(self._session, self.images.images(), self.controls.config)
+        run = SegmentTask(self._editors, self.images.images(), self.controls.config)
         run.progressed.connect(self._on_progress)
         run.finished.connect(self._on_finished)
         self._task = run
@@ -145,7 +145,7 @@ class SegmentWidget(QWidget):
 
     def _activate(self, done: list[Image]) -> None:
         """Make the outline active, so that Ctrl+Z and the brush work on it at once."""
-        editor = self._session.editor_for(done[-1]) if len(done) == 1 else None
+        editor = self._editors.editor_for(done[-1]) if len(done) == 1 else None
         if editor is not None:
             self._viewer.layers.selection.active = editor.labels
 
@@ -154,12 +154,12 @@ class SegmentWidget(QWidget):
         self._update()
 
     def _on_shown_as(self, filled: bool) -> None:
-        self._session.filled = filled
+        self._editors.filled = filled
 
     def _show_settings(self) -> None:
         """Show the settings an outline was drawn with; a new image starts at the model's threshold."""
         images = self.images.images()
-        editor = self._session.editor_for(images[0]) if len(images) == 1 else None
+        editor = self._editors.editor_for(images[0]) if len(images) == 1 else None
         snapshot = editor.document.snapshot if editor is not None else None
         if snapshot is not None and snapshot.prediction is not None:
             self.controls.set_config(snapshot.config, snapshot.model_threshold)
@@ -170,19 +170,19 @@ class SegmentWidget(QWidget):
     def _redraw_shown(self) -> None:
         """Redraw at once what is seen; the other frames of a stack follow in `_redraw_all`."""
         for image in self.images.images():
-            self._session.redraw(image, self.controls.config, [shown_frame(image, self._viewer)])
+            self._editors.redraw(image, self.controls.config, [shown_frame(image, self._viewer)])
 
     def _redraw_all(self) -> None:
         self._redraw_soon.stop()
         for image in self.images.images():
-            self._session.redraw(image, self.controls.config)
-            self._session.settle(image)
+            self._editors.redraw(image, self.controls.config)
+            self._editors.settle(image)
 
     def _update(self) -> None:
         """Bring buttons, tooltips and the status line up to date."""
         images = self.images.images()
         running = self._task is not None
-        reason = _why_not(running, bool(self._session.images()), bool(images))
+        reason = _why_not(running, bool(self._editors.images()), bool(images))
         self.segment.setEnabled(not reason)
         self.segment.setText(f"Segment {len(images)} images" if len(images) > 1 else "Segment")
         set_tip(self.segment, reason or "Outline, in one step that Ctrl+Z takes back", "segment")

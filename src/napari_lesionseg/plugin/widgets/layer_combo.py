@@ -13,7 +13,7 @@ from napari_lesionseg.plugin.widgets.forms import keep_narrow
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_lesionseg.plugin.segment.outlines import Session
+    from napari_lesionseg.plugin.segment.outlines import ImageEditors
 
 SELECTED: Final = "selected"
 """Value of the entry for all images that are selected in the layer list."""
@@ -89,8 +89,8 @@ class LayerCombo(ComboBox):
 class ImagesCombo(LayerCombo):
     """One image, or all that are selected in the layer list; an active outline chooses its image."""
 
-    def __init__(self, viewer: ViewerModel, session: Session) -> None:
-        self._session = session
+    def __init__(self, viewer: ViewerModel, editors: ImageEditors) -> None:
+        self._editors = editors
         super().__init__(viewer, Image, "no image is open")
         self._sources.append((viewer.layers.selection.events.changed, self._on_selection))
         viewer.layers.selection.events.changed.connect(self._on_selection)
@@ -98,19 +98,19 @@ class ImagesCombo(LayerCombo):
     def images(self) -> list[Image]:
         """Return the images that are chosen."""
         if self.value == SELECTED:
-            return self._session.selected_images()
+            return self._editors.selected_images()
         return [self.layer] if self.layer is not None else []
 
     def _layers(self) -> list[Layer]:
-        return list(self._session.images())
+        return list(self._editors.images())
 
     def _list_choices(self, widget: CategoricalWidget[Any]) -> list[tuple[str, Any]]:
         listed = super()._list_choices(widget)
-        count = len(self._session.selected_images())
+        count = len(self._editors.selected_images())
         return [*listed, (f"All selected images ({count})", SELECTED)] if listed else []
 
     def _chosen_by(self, active: Layer | None) -> Layer | None:
-        return None if self.value == SELECTED else self._session.image_of(active)
+        return None if self.value == SELECTED else self._editors.image_of(active)
 
     def _on_selection(self, event: Any = None) -> None:
         self._refresh()

@@ -20,7 +20,7 @@ from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal
 
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.study.events import Provenance
+from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click, LabelImage
 
@@ -194,12 +194,12 @@ class SaveQueue:
         kind: MaskKind,
         image_id: str,
         mask: LabelImage,
-        provenance: Provenance,
+        origin: MaskOrigin,
         quality: Quality | None = None,
     ) -> None:
         """Save a mask; its quality, if it is not known yet, is estimated in the background."""
-        self._masks[image_id] = UnsavedMask(mask, tuple(provenance.clicks), kind != "prediction")
-        save: Callable[[str, LabelImage, Provenance], object]
+        self._masks[image_id] = UnsavedMask(mask, tuple(origin.clicks), kind != "prediction")
+        save: Callable[[str, LabelImage, MaskOrigin], object]
         if kind == "approval":
             save = self._study.approve
             self._decided.add(image_id)
@@ -210,7 +210,7 @@ class SaveQueue:
             save = self._study.record_prediction
         # A newer mask replaces one that waits, but every approval is kept.
         replaces = None if kind == "approval" else (kind, image_id)
-        self._put(partial(_save_mask, save, image_id, mask, provenance, quality), replaces, image_id)
+        self._put(partial(_save_mask, save, image_id, mask, origin, quality), replaces, image_id)
 
     def save_no_lesion(self, image_id: str, shape: tuple[int, int]) -> None:
         """Save that the image shows no lesion."""
@@ -263,11 +263,11 @@ class SaveQueue:
 
 
 def _save_mask(
-    save: Callable[[str, LabelImage, Provenance], object],
+    save: Callable[[str, LabelImage, MaskOrigin], object],
     image_id: str,
     mask: LabelImage,
-    provenance: Provenance,
+    origin: MaskOrigin,
     quality: Quality | None,
 ) -> None:
     """Save a mask with its quality; runs in another thread."""
-    save(image_id, mask, provenance if quality is None else replace(provenance, quality=quality()))
+    save(image_id, mask, origin if quality is None else replace(origin, quality=quality()))

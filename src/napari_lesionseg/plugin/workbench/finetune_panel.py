@@ -23,7 +23,7 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.finetuning.checkpoint import FineTuneCheckpoint, find_checkpoint
 from napari_lesionseg.finetuning.run import Progress
-from napari_lesionseg.finetuning.schedule import Plan, describe_domain_shift
+from napari_lesionseg.finetuning.schedule import FineTunePlan, describe_domain_shift
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
@@ -330,7 +330,7 @@ class TrainingProgress(QWidget):
             symbolBrush=DICE_COLOR,
             name="agreement in the test (Dice)",
         )
-        self._plan: Plan | None = None
+        self._plan: FineTunePlan | None = None
         self._losses: list[tuple[float, float]] = []  # (seconds, loss)
         self._dices: list[tuple[float, float]] = []  # (seconds, Dice)
         grid = QGridLayout(self)
@@ -352,7 +352,7 @@ class TrainingProgress(QWidget):
 
     def show_event(self, event: Event) -> None:
         """Show what a fine-tuning reported."""
-        if isinstance(event, Plan):
+        if isinstance(event, FineTunePlan):
             self._plan = event
             self.plan.setText(describe_plan(event))
         elif isinstance(event, Progress):
@@ -416,14 +416,14 @@ class ParentModel(QPushButton):
         show_info(str(error))
 
 
-def describe_plan(plan: Plan) -> str:
+def describe_plan(plan: FineTunePlan) -> str:
     """Describe what is going to be done, in one line."""
     text = f"About {plan.seconds:.0f} s on {plan.device}"
     parts = [f"{len(plan.skipped)} images cannot be used"] if plan.skipped else []
     return ". ".join(part for part in ("; ".join([text, *parts]), describe_domain_shift(plan)) if part)
 
 
-def describe_time_left(step: StepResult, plan: Plan | None) -> str:
+def describe_time_left(step: StepResult, plan: FineTunePlan | None) -> str:
     """Describe how much time is left."""
     left = step.seconds * (1 - step.progress) / max(step.progress, 1e-3)
     if plan is not None:

@@ -15,7 +15,7 @@ from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
 from napari_lesionseg.plugin.workbench.predictions import Prepared
-from napari_lesionseg.study.events import Predicted, Provenance
+from napari_lesionseg.study.events import MaskOrigin, Predicted
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click, LabelImage
@@ -140,13 +140,13 @@ class ImageReview:
 
     def _put(self, kind: MaskKind, mask: LabelImage) -> None:
         editor = self.editor
-        provenance = Provenance(
+        origin = MaskOrigin(
             model=None if editor.requests.model is None else editor.requests.model.sha256,
             threshold=editor.snapshot.threshold,
             clicks=editor.snapshot.clicks,
             label=min(editor.document.active_class, len(self._study.info.classes)),
         )
-        self._save_queue.save_mask(kind, self.image_id, mask, provenance, _quality_of(editor))
+        self._save_queue.save_mask(kind, self.image_id, mask, origin, _quality_of(editor))
 
     def _mask(self) -> LabelImage:
         """Return the outline in the classes of the study; labels beyond count as the last one."""

@@ -16,7 +16,7 @@ from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
-from napari_lesionseg.study.events import Provenance
+from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
@@ -139,13 +139,13 @@ class Prefetcher:
 
 def predict_image(
     study: Study, image_id: str, model: Model, config: PostprocessConfig
-) -> tuple[str, LabelImage, Provenance]:
+) -> tuple[str, LabelImage, MaskOrigin]:
     """Read and segment an image of a study; runs in another thread."""
     probability = model.predict(study.read_image(image_id))
     threshold = resolve_threshold(None, config, model.card.threshold)
     mask = postprocess(probability, config, threshold)
     quality = quality_estimate(probability, threshold)
-    return image_id, mask, Provenance(model=model.sha256, threshold=threshold, quality=quality)
+    return image_id, mask, MaskOrigin(model=model.sha256, threshold=threshold, quality=quality)
 
 
 class BatchPrediction:
@@ -161,7 +161,7 @@ class BatchPrediction:
     def __init__(self, study: Study, save_queue: SaveQueue, on_screen: Callable[[], str | None]) -> None:
         self._study, self._save_queue, self._on_screen = study, save_queue, on_screen
         self._waiting: deque[str] = deque()
-        self._task: Task[tuple[str, LabelImage, Provenance]] | None = None
+        self._task: Task[tuple[str, LabelImage, MaskOrigin]] | None = None
         self._problems: list[str] = []
         self._total = 0
         self.is_active = False
@@ -223,11 +223,11 @@ class BatchPrediction:
             failed=self._on_failed,
         )
 
-    def _on_predicted(self, result: tuple[str, LabelImage, Provenance]) -> None:
-        image_id, mask, provenance = result
+    def _on_predicted(self, result: tuple[str, LabelImage, MaskOrigin]) -> None:
+        image_id, mask, origin = result
         self._task = None
         if self._is_free(image_id):
-            self._save_queue.save_mask("prediction", image_id, mask, provenance)
+            self._save_queue.save_mask("prediction", image_id, mask, origin)
         self._next()
 
     def _on_failed(self, error: Exception) -> None:
