@@ -45,6 +45,7 @@ class MaskDocument:
     ) -> None:
         self.layer = ManagedLabels(viewer, image, labels)
         self.overlay = add_overlay(labels, ClickOverlay)
+        self.keeps_first = False  # whether undo never removes the model's first outline
         self.pending_clicks: Sequence[Click] = ()  # the network has not predicted with these yet
         manual_mask = np.zeros(labels.data.shape, dtype=bool)
         self.history = UndoHistory(
@@ -129,7 +130,15 @@ class MaskDocument:
             model_threshold=model_threshold,
             config=config or now.config,
         )
-        self.redraw(then, "prediction")
+        if self.keeps_first and self._is_first(before):
+            self.restart(UndoHistory(compose.compose_mask(then, self.active_class)), "prediction")
+        else:
+            self.redraw(then, "prediction")
+
+    def restart(self, history: UndoHistory, kind: str) -> None:
+        """Use another history, and show its current snapshot."""
+        self.history = history
+        self.show(history.current, kind)
 
     def apply_mask(self, mask: LabelImage, before: Snapshot, *, manual: bool) -> None:
         """Record what a tool made of the mask in `before`; what was painted since stays."""
@@ -144,6 +153,11 @@ class MaskDocument:
         """Release the layer."""
         self.overlay.clear()
         self.layer.close()
+
+    def _is_first(self, before: Snapshot) -> bool:
+        """Whether nothing has been drawn or predicted yet."""
+        untouched = not self.history.depth and before.initial_prediction is None and before is self.snapshot
+        return untouched and not before.mask.any()
 
     def _is_painted(self) -> bool:
         return self.layer.usable and not self.layer.shows(self.snapshot.mask)

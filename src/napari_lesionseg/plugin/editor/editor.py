@@ -9,7 +9,7 @@ the next prediction or threshold starts again without them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_threshold
 from napari_lesionseg.plugin.editor.stack_editor import StackEditor
-from napari_lesionseg.plugin.editor.undo_history import Snapshot
+from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.types import Box, Click, LabelImage
 
@@ -87,6 +87,7 @@ class MaskEditor:
         self.viewer, self.image, self.labels = viewer, image, labels
         self.document = MaskDocument(viewer, image, labels, config, own_threshold(model))
         self.requests = PredictionRequests(self.document, image, model)
+        self.undo_verdict: Callable[[], bool] | None = None  # tried before a step is undone
         self._closed = False
         self.document.changed.connect(self.changed.emit)
         self.requests.failed.connect(self.failed.emit)
@@ -215,6 +216,8 @@ class MaskEditor:
         if not self._is_ready():
             return
         history = self.document.history
+        if self.undo_verdict is not None and self.undo_verdict():
+            return
         if self.requests.cancel_last():
             self.changed.emit("undo")
         elif history.depth:
@@ -225,6 +228,12 @@ class MaskEditor:
         if self._is_ready() and self.document.history.can_redo:
             self.requests.cancel()
             self.document.show(self.document.history.redo(), "redo")
+
+    def resume(self, history: UndoHistory) -> None:
+        """Go on with the history that the image had when it was left."""
+        self.requests.cancel()
+        if self.document.layer.usable:
+            self.document.restart(history, "restored")
 
     def restore(
         self, mask: LabelImage, clicks: Sequence[Click] = (), config: PostprocessConfig | None = None
@@ -246,8 +255,7 @@ class MaskEditor:
             (None,) * (len(clicks) + 1),
             model_threshold=own_threshold(self.requests.model),
         )
-        document.history.reset(base)
-        document.show(base, "restored")
+        document.restart(UndoHistory(base), "restored")
 
     def close(self) -> None:
         """Release the layer and the viewer; requests are cancelled."""

@@ -227,7 +227,7 @@ def _reason_against(need: str, context: ToolContext | None) -> str:
         "model": (no_model, _NO_MODEL),
         "outline": (not document.has_mask, "There is no outline yet"),
         "prediction": (no_model and no_prediction, _NO_MODEL),
-        "undo": (not requests.can_undo, "There is nothing to undo"),
+        "undo": (not requests.can_undo and context.editor.undo_verdict is None, "There is nothing to undo"),
         "redo": (not document.can_redo, "There is nothing to redo"),
     }
     missing, reason = reasons.get(need, (False, ""))

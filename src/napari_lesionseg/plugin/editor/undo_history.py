@@ -215,5 +215,32 @@ class UndoHistory:
             self._past.pop(0)
 
 
+class KeptHistories:
+    """The histories of the images that were left last, within the budget of one."""
+
+    def __init__(self, count: int = 20, budget: int = HISTORY_BUDGET) -> None:
+        self._count, self._budget = count, budget
+        self._kept: dict[str, UndoHistory] = {}
+
+    def keep(self, image_id: str, history: UndoHistory) -> None:
+        """Keep the history of an image that is left."""
+        self._kept.pop(image_id, None)
+        self._kept[image_id] = history
+        while len(self._kept) > self._count or (len(self._kept) > 1 and self._nbytes > self._budget):
+            del self._kept[next(iter(self._kept))]
+
+    def take(self, image_id: str) -> UndoHistory | None:
+        """Return the history of an image that is opened again; None if it is not kept."""
+        return self._kept.pop(image_id, None)
+
+    def clear(self) -> None:
+        """Keep none, since another model is in use."""
+        self._kept.clear()
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(history.nbytes for history in self._kept.values())
+
+
 def _unique_bytes(predictions: Iterable[Prediction]) -> int:
     return sum({id(prediction): prediction.nbytes for prediction in predictions}.values())

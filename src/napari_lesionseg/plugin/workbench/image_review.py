@@ -11,6 +11,7 @@ from psygnal import Signal, SignalInstance
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.editor.undo_history import UndoHistory
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
@@ -39,11 +40,13 @@ class ImageReview:
 
     def __init__(self, study: Study, save_queue: SaveQueue, editor: MaskEditor, image_id: str) -> None:
         self.editor = editor
+        editor.document.keeps_first = True
         self.image_id = image_id
         self._study, self._save_queue = study, save_queue
         self._by_annotator = False
         self._is_no_lesion = self.state.status is Status.NO_LESION
         self._hidden: UnsavedMask | None = None
+        self._hidden_history: UndoHistory | None = None
         self._save_soon = Delay(PAUSE_MS, self.save)
 
     @property
@@ -51,17 +54,29 @@ class ImageReview:
         """What the study knows of the image, as far as it is saved."""
         return self._study.state.images[self.image_id]
 
-    def show(self, prepared: Prepared) -> None:
-        """Show the outline that was saved, or waits to be saved, or else the prediction."""
+    @property
+    def history(self) -> UndoHistory:
+        """The undo history, to go on with when the image is opened again."""
+        return self._hidden_history or self.editor.document.history
+
+    def show(self, prepared: Prepared, history: UndoHistory | None = None) -> None:
+        """Show the outline that was saved, or waits to be saved, or else the prediction.
+
+        A `history` of this very outline goes on.
+        """
         state, unsaved = self.state, self._save_queue.unsaved_mask(self.image_id)
         if unsaved is None:
             self._by_annotator = self._is_no_lesion or is_by_annotator(state)
             mask, clicks = prepared.mask, saved_mask_clicks(state)
         else:
             self._by_annotator, mask, clicks = unsaved.by_annotator, unsaved.mask, unsaved.clicks
-        if mask is not None and (self._by_annotator or prepared.prediction is None):
+        known = history is not None and mask is not None and same_pixels(mask, history.current.mask)
+        if known and history is not None:
+            self.editor.resume(history)
+            self.editor.requests.encoded = prepared.encoded
+        elif mask is not None and (self._by_annotator or prepared.prediction is None):
             self.editor.restore(mask, clicks)
-        if prepared.prediction is not None:
+        if prepared.prediction is not None and not known:
             self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
             is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
             if is_new and not self._by_annotator:
@@ -95,9 +110,10 @@ class ImageReview:
         hidden = self._hidden or UnsavedMask(self._mask(), self.editor.snapshot.clicks, self._by_annotator)
         shape = self.state.shape
         self._save_queue.save_no_lesion(self.image_id, shape)
+        history = self.history
         self.editor.restore(np.zeros(shape, np.uint8))
         self._set_dirty(False)
-        self._hidden, self._is_no_lesion = hidden, True
+        self._hidden, self._hidden_history, self._is_no_lesion = hidden, history, True
         self.decided.emit()
 
     def flag(self, note: str) -> None:
@@ -134,7 +150,10 @@ class ImageReview:
         except StudyError as error:
             self.failed.emit(str(error))
             return
-        self.editor.restore(hidden.mask, hidden.clicks)
+        if self._hidden_history is not None:
+            self.editor.resume(self._hidden_history)
+        else:
+            self.editor.restore(hidden.mask, hidden.clicks)
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
 
@@ -154,7 +173,7 @@ class ImageReview:
         return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
 
     def _on_edited(self, what: str) -> None:
-        self._hidden, self._is_no_lesion = None, False
+        self._hidden, self._hidden_history, self._is_no_lesion = None, None, False
         if what != "prediction":
             self._by_annotator = True
         self._set_dirty(True)

@@ -46,7 +46,7 @@ class StudySession:
         self.display = ImageDisplay(viewer, study, self.save_queue, self.navigation.ahead_of, config)
         self.display.opened.connect(self._on_opened)
         self.display.failed.connect(self.failed.emit)
-        self.verdicts = Verdicts(self.display)
+        self.verdicts = Verdicts(self.display, self.navigation, self.save_queue)
         self.navigation.changed.connect(self.display.prefetch)
         self.navigation.changed.connect(self.changed.emit)
         self.poller = StudyPoller(study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from napari.layers import Image
@@ -13,7 +14,9 @@ from napari_lesionseg.plugin.workbench.verdict_guard import Screen, VerdictGuard
 
 if TYPE_CHECKING:
     from napari_lesionseg.plugin.editor.editor import MaskEditor
+    from napari_lesionseg.plugin.workbench.autosave import SaveQueue
     from napari_lesionseg.plugin.workbench.image_review import ImageReview
+    from napari_lesionseg.plugin.workbench.session import Navigation
     from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
 
 Verdict: TypeAlias = Literal["approve", "no lesion"]
@@ -30,9 +33,12 @@ class Verdicts:
 
     message = Signal(str)
 
-    def __init__(self, display: ImageDisplay, guard: VerdictGuard | None = None) -> None:
-        self._display = display
-        self.guard = guard if guard is not None else VerdictGuard()
+    def __init__(self, display: ImageDisplay, navigation: Navigation, save_queue: SaveQueue) -> None:
+        self._display, self._navigation, self._save_queue = display, navigation, save_queue
+        self.guard = VerdictGuard()
+        self._given: list[tuple[str, str | None]] = []  # the image, and the one that was shown after it
+        self._is_last_step = False  # whether a verdict about the image on the screen is the last step
+        self._note = ""  # to be shown with the next image
         self._waiting: Verdict | None = None
         self._watched: MaskEditor | None = None
         self._recheck = Delay(_RECHECK_MS, self._check)
@@ -55,6 +61,28 @@ class Verdicts:
             self._recheck.cancel()
             self.message.emit("")
 
+    def undo(self) -> bool:
+        """Take back the verdict that led to this image, if it is the last step; return whether it was."""
+        review = self._display.review
+        if not self._given or review is None:
+            return False
+        image_id, after = self._given[-1]
+        steps = review.editor.requests.can_undo and not (after == image_id and self._is_last_step)
+        if after != review.image_id or steps:
+            return False
+        problem = self._save_queue.flush()
+        if problem:
+            self.message.emit(f"The verdict is not saved yet. Try again later: {problem}")
+            return True
+        self._given.pop()
+        self._save_queue.save_reopen(image_id)
+        self._save_queue.flush()
+        if image_id != review.image_id:
+            self._navigation.go_back_from(review.image_id)
+        self._note = "The verdict was taken back."
+        self._display.open(image_id)
+        return True
+
     def close(self) -> None:
         """Carry out nothing any more."""
         self.cancel()
@@ -76,9 +104,25 @@ class Verdicts:
 
     def _on_opened(self, review: ImageReview | None) -> None:
         self.cancel()
-        self.message.emit("")
         self._watch(None if review is None else review.editor)
         self.guard.note_image()
+        if review is not None:
+            self.message.emit(self._note)
+            self._note = ""
+            review.decided.connect(partial(self._on_decided, review.image_id))
+            self._offer_undo()
+
+    def _on_decided(self, image_id: str) -> None:
+        """Note a verdict; the session has opened the next image already."""
+        self._given.append((image_id, self._display.expected()))
+        self._is_last_step = True
+        self._offer_undo()
+
+    def _offer_undo(self) -> None:
+        review = self._display.review
+        if review is not None:
+            came_from = self._given and self._given[-1][1] == review.image_id
+            review.editor.undo_verdict = self.undo if came_from else None
 
     def _watch(self, editor: MaskEditor | None) -> None:
         """Note whatever changes what is seen of an outline."""
@@ -98,6 +142,7 @@ class Verdicts:
 
     def _on_changed(self, what: str) -> None:
         self.guard.note_outline()
+        self._is_last_step = False
         if what in {"undo", "redo"}:
             self.cancel()
 

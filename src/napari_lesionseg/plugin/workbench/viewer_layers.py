@@ -15,6 +15,7 @@ from qtpy.QtCore import QTimer
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.editor.undo_history import KeptHistories
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, show_as
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.image_review import ImageReview
@@ -48,6 +49,7 @@ class ImageDisplay:
         self._study, self._save_queue, self._ahead_of = study, save_queue, ahead_of
         self._awaited: str | None = None
         self._first_view: Mapping[str, Any] | None = None
+        self._histories = KeptHistories()
         self._layers = ViewerLayers(viewer)
         self._layers.losing.connect(self._on_losing)
         self._prefetcher = Prefetcher(study)
@@ -84,6 +86,7 @@ class ImageDisplay:
     def set_model(self, model: Model | None) -> None:
         """Use another model for this and all later images."""
         self.model = model
+        self._histories.clear()
         self._prefetcher.set_model(model)
         if self.review is not None:
             self.review.set_model(model)
@@ -113,6 +116,7 @@ class ImageDisplay:
         self._awaited = None
         if self.review is not None:
             review, self.review = self.review, None
+            self._histories.keep(review.image_id, review.history)
             review.close()
             self.opened.emit(None)
 
@@ -126,7 +130,7 @@ class ImageDisplay:
         editor = MaskEditor(viewer, image, labels, config=self.config, model=self.model)
         editor.changed.connect(self._on_edited)
         self.review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
-        self.review.show(prepared)
+        self.review.show(prepared, self._histories.take(prepared.image_id))
         self._layers.zoom_to(self._first_view)
         self.save()
         self.opened.emit(self.review)
