@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from napari_lesionseg.errors import ImageError, MaskError
 from napari_lesionseg.io import decoding
-from napari_lesionseg.io.decoding import DecodingError, decode, decode_stack
+from napari_lesionseg.io.decoding import DecodingError, decode, decode_shape, decode_stack
 from napari_lesionseg.io.images import read_image, read_mask, read_stack
 
 ORIENTATION = 0x0112
@@ -244,7 +246,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, colors: NDArray[np.uint8]) ->
         "truncated.webp": (encoded(colors, "WEBP")[:100], "is damaged"),
         "truncated.tif": (tiff(colors, photometric="rgb")[:-100], "pixels are missing"),
         "sound.webp": (b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(24), "is damaged"),
-        "movie.gif": (b"GIF89a" + bytes(50), "is not an image"),
+        "movie.gif": (b"GIF89a" + bytes(50), "is damaged"),
         "figure.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(50), "is not an image"),
         "no width.png": (png[:16] + bytes(4) + png[20:], "is damaged"),
         "volume.tif": (tiff(np.zeros((16, 16, 16), np.uint8), volumetric=True, tile=(16, 16, 16)), "axes"),
@@ -382,3 +384,68 @@ def test_no_damage_raises_anything_else(
             except DecodingError:
                 refused += 1
     assert refused > 20
+
+
+@pytest.mark.parametrize("suffix", ["avif", "gif", "jp2", "j2k", "jfif", "dib", "heic"])
+def test_other_formats_are_read_as_images(tmp_path: Path, suffix: str) -> None:
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif", reason="needs the extra heic").register_heif_opener()
+    image = Image.new("RGB", (40, 24), (200, 40, 40))
+    path = tmp_path / f"x.{suffix}"
+    image.save(path, "JPEG" if suffix == "jfif" else None)
+    found = read_image(path)
+    assert found.shape == (24, 40, 3)
+    assert np.abs(found.astype(int) - (200, 40, 40)).max() < 12
+    assert decode_shape(path) == (24, 40)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"\xff\x0a" + bytes(40), "JPEG XL"),
+        (b"\0\0\0\x0cJXL " + bytes(40), "JPEG XL"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "damaged"),
+        (b"\0\0\0\x18ftypavif" + bytes(40), "damaged"),
+        (b"GIF89a", "damaged"),
+    ],
+)
+def test_what_is_not_read_is_named(tmp_path: Path, payload: bytes, reason: str) -> None:
+    if b"heic" in payload:
+        pytest.importorskip("pillow_heif", reason="needs the extra heic")
+    path = tmp_path / "x.jpg"
+    path.write_bytes(payload)
+    with pytest.raises(ImageError, match=reason):
+        read_image(path)
+
+
+def test_a_heic_photo_without_the_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ImageError, match=r"napari-lesionseg\[heic\]"):
+        read_image(tmp_path / "x.heic")
+
+
+@pytest.mark.parametrize("kind", ["text", "compressed text", "profile"])
+def test_large_texts_and_profiles_of_a_png_do_not_matter(tmp_path: Path, kind: str) -> None:
+    image = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(4, 8, 3))
+    large = "x" * 3_000_000
+    info = PngInfo()
+    if kind != "profile":
+        info.add_itxt("XML:com.adobe.xmp", large * 30 if kind == "text" else large, zip=kind != "text")
+    image.save(tmp_path / "x.png", pnginfo=info, icc_profile=large.encode() if kind == "profile" else None)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.asarray(image))
+
+
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "jpegxl", "lerc"])
+def test_rare_compressions_of_tiff_are_read_or_named(
+    tmp_path: Path, compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imagecodecs", reason="needs the extra codecs")
+    image = np.full((32, 48, 3), (200, 40, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", image, compression=compression)
+    assert np.abs(read_image(tmp_path / "x.tif").astype(int) - image).max() < 12
+    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"napari-lesionseg\[codecs\]"):
+        read_image(tmp_path / "x.tif")

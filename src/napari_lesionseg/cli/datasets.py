@@ -64,12 +64,22 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=writable, default="isic", help="default: isic")
     _add_settings(parser)
+    _add_follow_links(parser)
     parser.add_argument(
         "--info", type=Path, help="JSON file with what the datasheet says: title, license, cameras ..."
     )
     parser.add_argument("--key", type=Path, help="where to keep the old names, outside of the data set")
     parser.add_argument(
         "--originals", type=Path, metavar="DIR", help="for DICOM: the photographs that the images came from"
+    )
+
+
+def _add_follow_links(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--follow-links",
+        type=Path,
+        metavar="ROOT",
+        help="follow links out of the data set into this folder, such as a cache; others are named",
     )
 
 
@@ -116,7 +126,7 @@ def run_export(options: argparse.Namespace) -> int:
     info = read_info(options.info)
     if options.key is not None:
         check_key_place(options.key, options.out)
-    with open_records(options.source) as (records, problems):
+    with open_records(options.source, options.follow_links) as (records, problems):
         if options.originals is not None:
             records = with_originals(records, options.originals)
         report = run_with_progress(
@@ -136,14 +146,16 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def open_records(source: Path) -> Iterator[tuple[Sequence[Record], Sequence[Problem]]]:
+def open_records(
+    source: Path, follow_links: Path | None = None
+) -> Iterator[tuple[Sequence[Record], Sequence[Problem]]]:
     """Open a study or a data set while its records are read; yield them with what was left out."""
     place = find_study(source)
     if place is not None:
         with Study.open(place, READ_ONLY, unblind=True) as study:
             yield study_records(study), ()
     else:
-        with open_dataset(source) as dataset:
+        with open_dataset(source, follow_links=follow_links) as dataset:
             yield dataset.records, dataset.problems
 
 
@@ -174,6 +186,7 @@ def configure_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=readable, help="set this if the format is not detected (default: detected)"
     )
+    _add_follow_links(parser)
     parser.add_argument(
         "--annotator",
         help=f"also make a study, in {STUDY_FOLDER}, with the masks as this annotator's corrected outlines",
@@ -182,7 +195,9 @@ def configure_import(parser: argparse.ArgumentParser) -> None:
 
 def run_import(options: argparse.Namespace) -> int:
     """Read and write; 1 if entries were left out."""
-    report = run_with_progress(import_dataset(options.source, options.out, options.format))
+    report = run_with_progress(
+        import_dataset(options.source, options.out, options.format, follow_links=options.follow_links)
+    )
     result = print_report(report)
     if options.annotator is not None:
         make_study(options.out, options.annotator)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from napari_lesionseg.datasets.export import ExportReport, keep_parts, run_export
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, coco, get_format, recognize
-from napari_lesionseg.datasets.records import Dataset
+from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
 
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
-_LITTER = {"__MACOSX"}
 
 
-def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # noqa: A002
+def read_dataset(
+    folder: str | Path,
+    format: str | None = None,  # noqa: A002
+    *,
+    follow_links: Path | None = None,
+) -> Dataset:
     """List what a folder holds; no pixel is read yet.
 
     Parameters
@@ -38,7 +44,11 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
     DatasetError
         When it is no data set of a known convention.
     """
-    folder = Path(folder)
+    with folders.follow_links(follow_links):
+        return _read(Path(folder), format)
+
+
+def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     if folder.is_file() and folder.suffix.lower() == ".json":
         root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
         return coco.read(root, [folder])
@@ -51,7 +61,9 @@ def read_dataset(folder: str | Path, format: str | None = None) -> Dataset:  # n
         raise DatasetError(f"{folder} holds no data set that can be read: no images, and none of {known}.")
     if convention.read is None:
         raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
-    return convention.read(folder)
+    dataset = convention.read(folder)
+    links = tuple(Problem(path.name, reason) for path, reason in folders.passed_over(folder))
+    return replace(dataset, problems=(*dataset.problems, *links))
 
 
 def _no_folder(path: Path) -> str:
@@ -63,23 +75,26 @@ def _no_folder(path: Path) -> str:
 def _descend(folder: Path) -> Path:
     """Go down as long as there is nothing but one folder."""
     while True:
-        entries = [
-            path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _LITTER
-        ]
+        entries = [path for path in folder.iterdir() if not folders.is_litter(path.name)]
         if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
             return folder
         folder = entries[0]
 
 
 @contextlib.contextmanager
-def open_dataset(source: str | Path, format: str | None = None) -> Iterator[Dataset]:  # noqa: A002
+def open_dataset(
+    source: str | Path,
+    format: str | None = None,  # noqa: A002
+    *,
+    follow_links: Path | None = None,
+) -> Iterator[Dataset]:
     """Open a folder or an archive; an archive is unpacked for as long as the context lasts.
 
     Parameters
     ----------
     source : str or Path
         A folder, a COCO file, or a ZIP or TAR archive.
-    format : str, optional
+    format, follow_links : optional
         As for `read_dataset`.
 
     Yields
@@ -94,7 +109,7 @@ def open_dataset(source: str | Path, format: str | None = None) -> Iterator[Data
     """
     source = Path(source)
     if not is_archive(source):
-        yield read_dataset(source, format)
+        yield read_dataset(source, format, follow_links=follow_links)
         return
     with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
         for _ in unpack(source, Path(folder)):
@@ -108,6 +123,7 @@ def import_dataset(
     format: str | None = None,  # noqa: A002
     *,
     info: DatasetInfo | None = None,
+    follow_links: Path | None = None,
 ) -> Iterator[Step | ExportReport]:
     """Bring a data set in: write it as a plain folder that the workbench opens.
 
@@ -124,6 +140,8 @@ def import_dataset(
         As for `read_dataset`.
     info : DatasetInfo, optional
         For the datasheet.
+    follow_links : Path, optional
+        As for `read_dataset`.
 
     Yields
     ------
@@ -143,7 +161,7 @@ def import_dataset(
             for number, name in enumerate(unpack(source, Path(unpacked)), 1):
                 yield Step("unpacking", number, number, name)
             source = Path(unpacked)
-        dataset = read_dataset(source, format)
+        dataset = read_dataset(source, format, follow_links=follow_links)
         _check_any(dataset)
         yield from run_export(
             dataset.records,

@@ -6,11 +6,13 @@ Formats are told by their content, never by their name, and only those listed he
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import io
 import math
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,14 +21,19 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
+    GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+READ_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000, and HEIC with an extra package"
 
 MAX_PIXELS = 200_000_000
 """Largest image that is read: total-body cameras write 100 megapixels, decompression bombs far more."""
@@ -38,18 +45,35 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Pillow's classes are called directly: Image.open would apply a limit that is global to the process.
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (_JPEG_SIGNATURE, JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (_PNG_SIGNATURE, PngImagePlugin.PngImageFile),
     (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"\x28\0\0\0", BmpImagePlugin.DibImageFile),
     (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"GIF8", GifImagePlugin.GifImageFile),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
 )
+_LOSSY = {"JPEG", "WEBP", "JPEG2000", "AVIF", "HEIF"}
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JPEG_XL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_NO_HEIF = (
+    'is a HEIC photo, which needs one more package: pip install "napari-lesionseg[heic]"; or save it as JPEG'
+)
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _STRAIGHT_MODES = {"1", "L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _ALPHA_MODES = {"LA": "L", "PA": "P", "RGBA": "RGB"}
 _CONVERTED_MODES = {"CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La"}
 # What tifffile decodes without further packages; Pillow's libtiff knows the others (LZW, JPEG, fax).
 _TIFFFILE_COMPRESSIONS = {1, 8, 32946, 32773, 34925}
+_EXTRA_COMPRESSIONS = {
+    33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 50001: "WebP",
+    50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
 _MAX_CHANNELS = 8  # four colors and some alphas; damaged files may claim thousands
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
@@ -94,10 +118,9 @@ def decode(path: Path) -> Decoded:
         signature = _signature(stream)
         if signature.startswith(_TIFF_SIGNATURES):
             return _decode_tiff(stream)
-        for start, reader in _READERS:
-            if signature.startswith(start):
-                return _decode_pillow(reader(stream))
-        raise DecodingError("is not an image (PNG, JPEG, BMP, TIFF and WebP are read)")
+        if signature.startswith(_PNG_SIGNATURE):
+            return _decode_png(stream)
+        return _decode_pillow(_find_reader(signature)(stream))
 
 
 def decode_shape(path: Path) -> tuple[int, int]:
@@ -122,6 +145,54 @@ def decode_stack(path: Path) -> list[Decoded]:
         if _signature(stream).startswith(_TIFF_SIGNATURES):
             return _decode_tiff_stack(stream)
     return [decode(path)]
+
+
+def _find_reader(signature: bytes) -> Callable[[BinaryIO], ImageFile.ImageFile]:
+    """Return Pillow's class for the format that a file's first bytes stand for."""
+    for start, reader in _READERS:
+        if signature.startswith(start):
+            return reader
+    if signature.startswith(_JPEG_XL_SIGNATURES):
+        raise DecodingError("is a JPEG XL image, which is not read; save it as PNG or JPEG")
+    if signature[4:8] == b"ftyp" and signature[8:12] in _AVIF_BRANDS:
+        return AvifImagePlugin.AvifImageFile
+    if signature[4:8] == b"ftyp" and signature[8:12] in _HEIF_BRANDS:
+        return _heif_reader()
+    raise DecodingError(f"is not an image that is read ({READ_FORMATS})")
+
+
+def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise DecodingError(_NO_HEIF) from error
+    reader: Callable[[BinaryIO], ImageFile.ImageFile] = HeifImageFile
+    return reader
+
+
+def _decode_png(stream: BinaryIO) -> Decoded:
+    """Decode a PNG; texts and profiles, which are not needed, may be larger than Pillow allows."""
+    try:
+        return _decode_pillow(PngImagePlugin.PngImageFile(stream))
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error) and "ecompressed data too large" not in str(error):
+            raise
+    stream.seek(0)
+    return _decode_pillow(PngImagePlugin.PngImageFile(_without_texts(stream)))
+
+
+def _without_texts(stream: BinaryIO) -> BinaryIO:
+    """Return a PNG without its texts and profiles."""
+    kept = io.BytesIO()
+    kept.write(stream.read(len(_PNG_SIGNATURE)))
+    while len(head := stream.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind in _TEXT_CHUNKS:
+            stream.seek(length + 4, 1)
+        else:
+            kept.write(head + stream.read(length + 4))
+    kept.seek(0)
+    return kept
 
 
 @contextlib.contextmanager
@@ -188,7 +259,7 @@ def _decode_pillow(image: ImageFile.ImageFile) -> Decoded:
     orientation = _orientation(image)
     if alpha is not None:
         alpha = upright(alpha, orientation)
-    return Decoded(upright(array, orientation), palette, image.format in {"JPEG", "WEBP"}, alpha)
+    return Decoded(upright(array, orientation), palette, image.format in _LOSSY, alpha)
 
 
 def _orientation(image: Image.Image) -> object:
@@ -300,6 +371,14 @@ def _page(tiff: tifffile.TiffFile, index: int) -> Any:
 
 def _needs_pillow(page: Any) -> bool:
     """Tell whether a page is of a kind that tifffile alone does not decode into colors."""
+    name = _EXTRA_COMPRESSIONS.get(int(page.compression))
+    if name is not None:
+        if importlib.util.find_spec("imagecodecs") is None:
+            raise DecodingError(
+                f"is compressed with {name}, which needs one more package: "
+                'pip install "napari-lesionseg[codecs]"; or save it without compression'
+            )
+        return False
     return (
         page.compression not in _TIFFFILE_COMPRESSIONS
         or page.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from napari_lesionseg.errors import DatasetError
@@ -13,13 +15,44 @@ MAX_ENTRIES = 500_000
 
 MAX_DEPTH = 24
 _STUDY = "study.json"
+LITTER = frozenset({"@eaDir", "__MACOSX"})
+"""Folders that Synology and macOS leave behind; they are skipped, as hidden files are."""
+
+# Set for the time in which a data set is read; everything that walks or checks paths below asks for it.
+_followed: ContextVar[Path | None] = ContextVar("followed", default=None)
+
+
+@contextlib.contextmanager
+def follow_links(root: Path | None) -> Iterator[None]:
+    """Follow links that stay inside `root`, in addition to those that stay inside the data set."""
+    token = _followed.set(None if root is None else root.resolve())
+    try:
+        yield
+    finally:
+        _followed.reset(token)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left behind by a system."""
+    return name.startswith(".") or name in LITTER
+
+
+def stays_inside(path: Path, root: Path) -> bool:
+    """Whether a path is inside a folder, or where links may lead, once links are followed."""
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):
+        return False
+    followed = _followed.get()
+    return target.is_relative_to(root.resolve()) or (followed is not None and target.is_relative_to(followed))
 
 
 def contained(root: Path, name: str) -> Path:
     r"""Return the path of `name` inside `root`, and make sure that it is inside."""
     try:
         path = root.joinpath(*_safe_parts(name))
-        if not path.resolve().is_relative_to(root.resolve()):
+        path.resolve()
+        if not stays_inside(path, root):
             raise DatasetError(f"{name!r} leads out of {root} and is not read.")
     except (OSError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{name[:200]!r} is not a file name that can be used.") from error
@@ -37,38 +70,76 @@ def _safe_parts(name: str) -> tuple[str, ...]:
 def walk(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, in order of their names.
 
-    Left out are hidden files, links that lead out of the folder, and studies, which are no part of the data
-    set that they are in.
+    Left out are hidden files, `LITTER`, links that lead out of the folder (see `passed_over`), and
+    studies, which are no part of the data set that they are in.
     """
-    inside = root.resolve()
-    folders = [(root, 0)]
+    for entry in _entries(root):
+        if _leads_to_file(entry) and (not entry.is_symlink() or stays_inside(Path(entry.path), root)):
+            yield Path(entry.path)
+
+
+def passed_over(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the links and folders that `walk` leaves out though they may hold data, each with the reason."""
+    for entry in _entries(root):
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield path, "The folder cannot be listed, or is nested too deep."
+        elif entry.is_symlink() and not path.exists():
+            yield path, "The link leads to a file that is not there; fetch it first."
+        elif entry.is_symlink() and not stays_inside(path, root):
+            yield path, "The link leads out of the folder; allow it with --follow-links ROOT."
+        elif entry.is_symlink() and path.is_dir():
+            yield path, "Links to folders inside the data set are not followed."
+
+
+def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder and those below it; of the folders only those that cannot be entered."""
+    left = [(_listed(root), 0)]
     count = 0
-    while folders:
-        folder, depth = folders.pop()
-        for entry in _listed(folder):
-            count += 1
-            if count > MAX_ENTRIES:
-                raise DatasetError(f"{root} holds more than {MAX_ENTRIES} files; give a smaller folder.")
-            if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
-                if (Path(entry.path) / _STUDY).is_file():
-                    continue
-                folders.append((Path(entry.path), depth + 1))
-            elif _is_file_within(entry, inside):
-                yield Path(entry.path)
+    while left:
+        entries, depth = left.pop()
+        count += len(entries)
+        if count > MAX_ENTRIES:
+            raise DatasetError(f"{root} holds more than {MAX_ENTRIES} files; give a smaller folder.")
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False) and not _is_followed_folder(entry, root):
+                yield entry
+            elif not (Path(entry.path) / _STUDY).is_file():
+                try:
+                    below = _listed(Path(entry.path)) if depth < MAX_DEPTH else None
+                except DatasetError:
+                    below = None
+                if below is None:
+                    yield entry
+                else:
+                    left.append((below, depth + 1))
+
+
+def _is_followed_folder(entry: os.DirEntry[str], root: Path) -> bool:
+    """Whether an entry is a link to a folder elsewhere that may be followed."""
+    path = Path(entry.path)
+    return (
+        entry.is_symlink()
+        and path.is_dir()
+        and stays_inside(path, root)
+        and not path.resolve().is_relative_to(root.resolve())
+        and not root.resolve().is_relative_to(path.resolve())
+    )
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
-            )
+            shown = [
+                entry for entry in entries if not entry.name.startswith(".") and entry.name not in LITTER
+            ]
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
+    return sorted(shown, key=lambda entry: entry.name)
 
 
-def _is_file_within(entry: os.DirEntry[str], root: Path) -> bool:
+def _leads_to_file(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(root))
-    except (OSError, RuntimeError):
+        return entry.is_file()
+    except OSError:
         return False

@@ -19,8 +19,11 @@ from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
 
-image_suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""File name endings of the formats that are read, in lower case."""
+image_suffixes = frozenset({
+    ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+    ".jpg", ".jpx", ".jxl", ".png", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+"""File name endings of images, in lower case; reading says which of them need another package."""
 
 MAX_CLASS_INDEX = 127
 """Largest class index of an index mask: values above it mean black and white."""
@@ -36,7 +39,8 @@ _OVERSHOOT = 0.1  # resampling filters leave floats a little outside [0, 1]
 def read_image(path: str | Path) -> ByteImage:
     """Read an image as color bytes.
 
-    PNG, JPEG, BMP, TIFF (first page) and WebP files are read, told by their content. The EXIF orientation is
+    PNG, JPEG, BMP, TIFF (first page), WebP, GIF, AVIF, JPEG 2000 and, with an extra package, HEIC files are
+    read, told by their content. The EXIF orientation is
     applied, alpha is dropped, gray is repeated; other depths are scaled as `to_byte_image` says. Color
     profiles are not applied.
     """

@@ -156,7 +156,7 @@ def _is_image_file(path: Path) -> bool:
         path.suffix.lower() in image_suffixes
         and not path.name.startswith(".")
         and not path.stem.lower().endswith("_superpixels")
-        and path.is_file()
+        and (path.is_file() or path.is_symlink())  # links that lead nowhere are named when they are read
     )
 
 

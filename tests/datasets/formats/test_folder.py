@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +137,68 @@ def test_links_that_lead_out_are_listed(kit, tmp_path: Path) -> None:
     (tmp_path / "set/images/a.png").symlink_to(tmp_path / "a.png")
     dataset = read_dataset(tmp_path / "set")
     assert [record.name for record in dataset.records] == ["b"]
-    assert [problem.name for problem in dataset.problems] == ["a"]
+    assert [problem.name for problem in dataset.problems] == ["a.png"]
+    assert "--follow-links" in dataset.problems[0].reason
+    followed = read_dataset(tmp_path / "set", follow_links=tmp_path)
+    assert followed.problems == ()
+    assert np.array_equal(followed.records[0].load().image, kit.image(0))
+    assert len(read_dataset(tmp_path / "set", follow_links=tmp_path / "set").problems) == 1
+
+
+def test_a_mask_that_is_not_fetched_is_named(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": kit.labels(0) * np.uint8(255), "b": kit.labels(1) * np.uint8(255)})
+    (tmp_path / "masks/a.png").unlink()
+    (tmp_path / "masks/a.png").symlink_to("../.git/annex/objects/a.png")
+    dataset = read_dataset(tmp_path)
+    assert [record.mask is None for record in dataset.records] == [True, False]
+    assert [(problem.name, "not there" in problem.reason) for problem in dataset.problems] == [
+        ("a.png", True)
+    ]
+
+
+def test_folders_elsewhere_are_followed_when_allowed(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path / "cache", {"a": kit.labels(0) * np.uint8(255)})
+    (tmp_path / "set").mkdir()
+    write_image(tmp_path / "set/b_segmentation.png", kit.image(3))
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "cache" / name)
+    (tmp_path / "set/b_segmentation.png").unlink()
+    assert {problem.name for problem in read_dataset(tmp_path / "set").problems} == {"images", "masks"}
+    dataset = read_dataset(tmp_path / "set", follow_links=tmp_path / "cache")
+    assert dataset.problems == ()
+    assert np.array_equal(dataset.records[0].load().labels, kit.labels(0))
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFD")])
+def test_names_pair_however_their_letters_are_composed(
+    kit, tmp_path: Path, forms: tuple[str, str, str]
+) -> None:
+    image, mask, row = (unicodedata.normalize(form, "blåbær") for form in forms)
+    for place in ("images", "masks"):
+        (tmp_path / place).mkdir()
+    write_image(tmp_path / f"images/{image}.png", kit.image(0))
+    write_mask(tmp_path / f"masks/{mask}_mask.png", kit.labels(0))
+    (tmp_path / "facts.csv").write_text(f"name,patient\n{row},P1\n")
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert [(record.patient, record.mask is None) for record in dataset.records] == [("P1", False)]
+
+
+def test_what_systems_leave_behind_is_skipped(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": kit.labels(0) * np.uint8(255)})
+    for name in ("@eaDir/a.png", "__MACOSX/a.png", "images/._a.png", "images/@eaDir/b.png", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert [record.name for record in dataset.records] == ["a"]
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_listed_is_named(kit, tmp_path: Path) -> None:
+    lay_out(kit, tmp_path, {"a": kit.labels(0) * np.uint8(255)})
+    (tmp_path / "locked").mkdir(mode=0)
+    assert [problem.name for problem in read_dataset(tmp_path).problems] == ["locked"]
 
 
 def test_everything_comes_back(kit, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https:
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +48,7 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import contained, walk
+from napari_lesionseg.io.folders import contained, stays_inside, walk
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_image
 from napari_lesionseg.io.tables import read_json
 from napari_lesionseg.masks.components import bounding_box
@@ -300,13 +302,13 @@ class _File:
     def image(self, name: str) -> Path:
         """Find an image beside the file, in the root, in ``images``, or in the part's folder below them."""
         part = self.path.stem.removeprefix("instances_").removeprefix("instances")
-        for place in ("", "images", part, f"images/{part}"):
-            file = contained(self.root / place, name)
-            if file.is_file() and file.resolve().is_relative_to(self.root.resolve()):
+        places = [self.root / place for place in ("", "images", part, f"images/{part}")]
+        # macOS writes file names in decomposed Unicode, and most programs write JSON in composed.
+        spellings = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+        for place, spelling in itertools.product([*places, self.path.parent], spellings):
+            file = contained(place, spelling)
+            if file.is_file() and stays_inside(file, self.root):
                 return file
-        file = contained(self.path.parent, name)
-        if file.is_file():
-            return file
         raise DatasetError(f"The image {name[:200]!r} is not there.")
 
 

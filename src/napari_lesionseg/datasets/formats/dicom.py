@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from napari_lesionseg.datasets.facts import find_tables, read_facts
+from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
 from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, any_file_matches, read_provenance
 from napari_lesionseg.datasets.formats.dicom_files import (
     Header,
@@ -163,7 +163,7 @@ def _record(
         classes=classes,
         patient=header.patient or None,
         metadata={"sex": sex} if sex else {},
-        provenance=provenance.get(name.casefold(), Provenance() if outlines else NOT_OUTLINED),
+        provenance=provenance.get(name_key(name), Provenance() if outlines else NOT_OUTLINED),
         origin=path,
     )
 

@@ -40,7 +40,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
-from napari_lesionseg.io.folders import contained
+from napari_lesionseg.io.folders import contained, stays_inside
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.io.tables import read_table, write_table
@@ -111,11 +111,10 @@ def read(folder: Path) -> Dataset:
     several = [path for path, reason in found.left_out if "masks" in reason]
     everything: list[tuple[Path, Path | None]] = [(pair.image, pair.mask) for pair in found.pairs]
     everything += [(path, None) for path in (*found.without_mask, *several)]
-    for image, mask in everything:
-        if _inside(folder, image, mask):
-            images.append((image, mask))
-        else:
-            problems.append(Problem(image.stem, "A link leads out of the folder and is not followed."))
+    for image, mask in everything:  # links that are not followed are named by `read_dataset`
+        if image.is_file() and stays_inside(image, folder):
+            usable = mask is not None and mask.is_file() and stays_inside(mask, folder)
+            images.append((image, mask if usable else None))
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
     legend, odd = (given, []) if given else _look_through(masks)
@@ -128,11 +127,6 @@ def read(folder: Path) -> Dataset:
     )
     records = [facts.applied(build(image, mask)) for image, mask in images]
     return Dataset("folder", natural_order(records), (*problems, *facts.problems))
-
-
-def _inside(folder: Path, *files: Path | None) -> bool:
-    root = folder.resolve()
-    return all(path.resolve().is_relative_to(root) for path in files if path)
 
 
 def _record(
