@@ -9,5 +9,6 @@ from .inference.predictor import load_model as load_model
 from .inference.predictor import segment as segment
 from .types import Box as Box
 from .types import Click as Click
+from .types import Scribble as Scribble
 
 __version__: str

@@ -15,6 +15,10 @@ class MaskError(LesionSegError):
     """A mask cannot be read or written, or does not fit its image."""
 
 
+class PromptError(LesionSegError):
+    """A box, lasso, scribble or click cannot be used on its image."""
+
+
 class PairingError(LesionSegError):
     """No images, or no masks that belong to them, were found."""
 

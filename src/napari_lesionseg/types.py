@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -50,6 +51,53 @@ class Box:
     left: int
     bottom: int
     right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scribble:
+    """A stroke the annotator drew to steer the outline.
+
+    Parameters
+    ----------
+    points : sequence of (float, float)
+        Rows and columns along the stroke, in pixels of the image, as those of a `Click`.
+    positive : bool
+        True: this belongs to the lesion. False: it does not.
+    """
+
+    points: Sequence[tuple[float, float]]
+    positive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """All that the annotator drew to show where a lesion is, in pixels of the image."""
+
+    clicks: tuple[Click, ...] = ()
+    box: Box | None = None
+    lasso: tuple[tuple[float, float], ...] = ()  # rows and columns
+    scribbles: tuple[Scribble, ...] = ()
+
+    @property
+    def points(self) -> tuple[Click, ...]:
+        """The points of the scribbles, then the clicks."""
+        strokes = (
+            Click(row, col, scribble.positive) for scribble in self.scribbles for row, col in scribble.points
+        )
+        return (*strokes, *self.clicks)
+
+    @property
+    def has_area(self) -> bool:
+        """Whether a box or a lasso encloses the lesion."""
+        return self.box is not None or bool(self.lasso)
+
+    @property
+    def area(self) -> Prompts:
+        """The box and the lasso alone."""
+        return Prompts(box=self.box, lasso=self.lasso)
+
+
+NO_PROMPTS = Prompts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import Click, Prompts
 
 RAW = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
 NEAR = 1e-5
@@ -66,7 +66,7 @@ def test_clicks_and_cleaning_are_those_of_postprocess(classes: int, config: Post
         spots = rng.uniform(-5, 405, (5, 2))
         clicks = tuple(Click(row, col, bool(rng.integers(2))) for row, col in spots)
         plain = prediction_of(seed, size, classes=classes, smooth=4)
-        prediction = Prediction(plain.logits, size, clicks)
+        prediction = Prediction(plain.logits, size, Prompts(clicks))
         expected = postprocess(prediction.probability(), config, 0.4, clicks)
         drawn = prediction.to_mask(config, 0.4, clicks)
         assert np.mean(drawn != expected) < 1e-4
@@ -81,7 +81,7 @@ def test_clicks_that_meet_and_clicks_at_the_border() -> None:
         Click(200, 200),
         Click(201, 200, False),
     )
-    prediction = Prediction(prediction.logits, prediction.size, clicks)
+    prediction = Prediction(prediction.logits, prediction.size, Prompts(clicks))
     expected = postprocess(prediction.probability(), RAW, 0.5, clicks)
     assert np.mean(prediction.to_mask(RAW, 0.5, clicks) != expected) < 1e-4
 
@@ -117,7 +117,7 @@ def test_contains_looks_at_one_pixel() -> None:
 
 
 def test_another_size_is_the_same_seen_smaller() -> None:
-    prediction = Prediction(prediction_of(3, (240, 320)).logits, (240, 320), (Click(100, 100),))
+    prediction = Prediction(prediction_of(3, (240, 320)).logits, (240, 320), Prompts((Click(100, 100),)))
     small = prediction.probability((120, 160))
     assert small.shape == (120, 160)
     assert small[50, 50] == 1
@@ -130,7 +130,7 @@ def test_a_model_gives_it(rng: np.random.Generator) -> None:
     model = Model(build_network("lite-unet", 1), ModelCard(name="t", working_size=64), "cpu")
     encoded = model.encode(rng.integers(0, 255, (150, 190, 3), np.uint8))
     clicks = (Click(70, 80), Click(10, 10, positive=False))
-    prediction = encoded.predict_logits(clicks)
+    prediction = encoded.predict_logits(Prompts(tuple(clicks)))
     assert prediction.shape == (150, 190)
     assert prediction.nbytes < 150 * 190
     assert prediction.low_resolution().shape == prediction.logits.shape[1:]

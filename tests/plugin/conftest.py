@@ -20,7 +20,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.widgets.model_picker import AvailableModels
 from napari_lesionseg.study.layout import is_study
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import ByteImage, Click, Probability
+from napari_lesionseg.types import NO_PROMPTS, ByteImage, Click, Probability, Prompts
 
 
 class FakeModel:
@@ -75,8 +75,10 @@ class FakeEncoded:
             probability[near] = 0.99 if click.positive else 0.01
         return probability
 
-    def predict_logits(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Prediction:
-        return prediction_of(self.predict(clicks, previous))
+    def predict_logits(
+        self, prompts: Prompts = NO_PROMPTS, previous: Probability | None = None
+    ) -> Prediction:
+        return prediction_of(self.predict(prompts.points, previous))
 
 
 @pytest.fixture(autouse=True)

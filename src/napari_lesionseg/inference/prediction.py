@@ -26,9 +26,10 @@ from napari_lesionseg.inference.postprocess import (
     threshold_labels,
     with_discs,
 )
+from napari_lesionseg.inference.prompts import fill_area
 from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.models.base import logits_to_probability
-from napari_lesionseg.types import Click, LabelImage, Probability
+from napari_lesionseg.types import NO_PROMPTS, Box, Click, LabelImage, Probability, Prompts
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -60,7 +61,8 @@ class Prediction:
 
     logits: NDArray[np.float32]  # (C, h, w): one channel for one class, else the background first
     size: tuple[int, int]  # height and width of the image
-    clicks: tuple[Click, ...] = ()  # what the probability agrees with, in pixels of the image
+    prompts: Prompts = NO_PROMPTS  # the probability agrees with their points and ends at their area
+    part: Box | None = None  # of the image that the logits cover; the rest is background; None: all of it
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> Prediction:
@@ -73,6 +75,11 @@ class Prediction:
         return self.size if len(self.logits) == 1 else (len(self.logits), *self.size)
 
     @property
+    def window(self) -> Box:
+        """The part of the image that the logits cover."""
+        return self.part or Box(0, 0, *self.size)
+
+    @property
     def nbytes(self) -> int:
         """Memory in bytes."""
         return int(self.logits.nbytes)
@@ -81,20 +88,26 @@ class Prediction:
     def probability(self, size: tuple[int, int] | None = None) -> Probability:
         """Return the probability, (H, W) or (C, H, W), at the image's size or another one."""
         height, width = size or self.size
-        logits = torch.from_numpy(self.logits)[None]
-        full = functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
-        probability: Probability = logits_to_probability(full)[0].numpy()
         rows, cols = height / self.size[0], width / self.size[1]
+        window = _scaled(self.window, rows, cols)
+        part = (window.bottom - window.top, window.right - window.left)
+        logits = torch.from_numpy(self.logits)[None]
+        full = functional.interpolate(logits, part, mode="bilinear", align_corners=False)
+        probability: Probability = logits_to_probability(full)[0].numpy()
+        if self.prompts.has_area:
+            _keep_inside(probability, fill_area(self.prompts, self.window, part))
+        if part != (height, width):
+            probability = _surrounded(probability, window, (height, width))
         clicks = [
             Click((click.row + 0.5) * rows - 0.5, (click.col + 0.5) * cols - 0.5, click.positive)
             if size is not None
             else click
-            for click in self.clicks
+            for click in self.prompts.points
         ]
         return honor_clicks(probability[0] if len(probability) == 1 else probability, clicks)
 
     def low_resolution(self) -> Probability:
-        """Return the probability at the network's resolution, regardless of the clicks."""
+        """Return the probability of the window at the network's resolution, regardless of the prompts."""
         logits = torch.from_numpy(self.logits)[None]
         probability: Probability = logits_to_probability(logits)[0].numpy()
         return probability[0] if len(probability) == 1 else probability
@@ -108,7 +121,7 @@ class Prediction:
         """
         drawing = _MaskDrawing(self, threshold)
         labels, region = drawing.labels()
-        inside = clicks_inside(self.clicks, self.size)
+        inside = clicks_inside(self.prompts.points, self.size)
         for click in inside:
             drawing.stamp_click(labels, click)
         wanted = clicked_pixels(clicks, self.size)
@@ -118,7 +131,7 @@ class Prediction:
         return clean_labels(labels, config, targets, region)
 
     def contains(self, row: int, col: int, threshold: float) -> bool:
-        """Whether a pixel of the image reaches a threshold, regardless of the clicks."""
+        """Whether a pixel of the image reaches a threshold, regardless of the points."""
         values = _MaskDrawing(self, threshold).margins_at([(row, col)])
         return bool(values.max() >= _cut(threshold))
 
@@ -131,16 +144,37 @@ class _MaskDrawing:
     """
 
     def __init__(self, prediction: Prediction, threshold: float) -> None:
-        logits = prediction.logits
+        logits, window = prediction.logits, prediction.window
         self._prediction, self._threshold = prediction, threshold
         self._margins = logits if len(logits) == 1 else logits[1:] - logits[0]
         self._cut = _cut(threshold)
-        self._rows = _Axis.of(logits.shape[1], prediction.size[0])
-        self._cols = _Axis.of(logits.shape[2], prediction.size[1])
+        self._window = window
+        self._rows = _Axis.of(logits.shape[1], window.bottom - window.top)
+        self._cols = _Axis.of(logits.shape[2], window.right - window.left)
+        self._inside: NDArray[np.bool_] | None = None  # the window's pixels that may be lesion; None: all
+        if prediction.prompts.has_area:
+            shape = (window.bottom - window.top, window.right - window.left)
+            self._inside = fill_area(prediction.prompts, window, shape)
 
     def labels(self) -> tuple[LabelImage, tuple[slice, slice]]:
         """Return class indices (H, W), not cleaned, and the rows and columns that hold them all."""
+        drawn, (rows, cols) = self._draw_window()
+        if self._inside is not None:
+            drawn *= self._inside
+        window = self._window
+        if drawn.shape == self._prediction.size:
+            return drawn, (rows, cols)
         labels = np.zeros(self._prediction.size, np.uint8)
+        labels[window.top : window.bottom, window.left : window.right] = drawn
+        return labels, (
+            slice(rows.start + window.top, rows.stop + window.top),
+            slice(cols.start + window.left, cols.stop + window.left),
+        )
+
+    def _draw_window(self) -> tuple[LabelImage, tuple[slice, slice]]:
+        """Return the class indices of the window, and the rows and columns that hold them all."""
+        window = self._window
+        labels = np.zeros((window.bottom - window.top, window.right - window.left), np.uint8)
         nodes = self._classes(self._margins)
         corners = np.stack(_corners(nodes))
         most, least = corners.max(axis=0), corners.min(axis=0)
@@ -164,16 +198,17 @@ class _MaskDrawing:
             np.arange(max(at - radius, 0), min(at + radius + 1, side))
             for at, side in zip(click.pixel, size, strict=True)
         )
-        logits = torch.from_numpy(self._between(self._prediction.logits, rows, cols))[None]
+        logits = torch.from_numpy(self._at(self._prediction.logits, rows, cols))[None]
         values: Probability = logits_to_probability(logits)[0].numpy()
         part = values[0] if len(values) == 1 else values
         corner = (int(rows[0]), int(cols[0]))
-        agreed = honor_part(part, clicks_inside(self._prediction.clicks, size), radius, corner)
+        points = clicks_inside(self._prediction.prompts.points, size)
+        agreed = honor_part(part, points, radius, corner)
         labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = threshold_labels(agreed, self._threshold)
 
     def margins_at(self, pixels: list[tuple[int, int]]) -> NDArray[np.float32]:
         """Return the margins (K, N) at N pixels of the image."""
-        found = [self._between(self._margins, np.array([row]), np.array([col])) for row, col in pixels]
+        found = [self._at(self._margins, np.array([row]), np.array([col])) for row, col in pixels]
         return np.concatenate(found, axis=-1)[:, 0] if found else self._margins[:, :0, 0]
 
     def best_at(self, pixels: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
@@ -188,10 +223,28 @@ class _MaskDrawing:
         best = (margins.argmax(axis=0) + 1).astype(np.uint8)
         return np.where(margins.max(axis=0) >= self._cut, best, np.uint8(0))
 
+    def _at(
+        self, values: NDArray[np.float32], rows: NDArray[np.intp], cols: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Interpolate logits or margins (K, h, w) at rows and columns of the image, (K, rows, cols)."""
+        window = self._window
+        found = np.full((len(values), len(rows), len(cols)), _CERTAIN_BACKGROUND, np.float32)
+        if len(values) != len(self._margins):
+            found[0] = 0
+        down = np.flatnonzero((rows >= window.top) & (rows < window.bottom))
+        across = np.flatnonzero((cols >= window.left) & (cols < window.right))
+        inner_rows, inner_cols = rows[down] - window.top, cols[across] - window.left
+        inner = self._between(values, inner_rows, inner_cols)
+        if self._inside is not None:
+            outside = ~self._inside[inner_rows[:, None], inner_cols]
+            inner[:, outside] = found[:, :1, 0]
+        found[:, down[:, None], across] = inner
+        return found
+
     def _between(
         self, values: NDArray[np.float32], rows: NDArray[np.intp], cols: NDArray[np.intp]
     ) -> NDArray[np.float32]:
-        """Interpolate values (K, h, w) at rows and columns of the image, (K, rows, cols)."""
+        """Interpolate values (K, h, w) at rows and columns of the window, (K, rows, cols)."""
         down, right = self._rows.weight[rows, None], self._cols.weight[cols]
         low, left = self._rows.low[rows, None], self._cols.low[cols]
         return _blend([corner[:, low, left] for corner in _corners(values)], down, right)
@@ -211,6 +264,30 @@ class _MaskDrawing:
             around = [corner[:, top, left][:, :, None, None] for corner in corners]
             values = _blend(around, self._rows.weight[rows][:, :, None], self._cols.weight[cols][:, None])
             flat[(rows * labels.shape[1])[:, :, None] + cols[:, None]] = self._classes(values)
+
+
+def _scaled(box: Box, rows: float, cols: float) -> Box:
+    """Return a box of an image in the pixels of the same image at another size; it keeps a pixel at least."""
+    top, left = math.floor(box.top * rows + 0.5), math.floor(box.left * cols + 0.5)
+    bottom, right = math.floor(box.bottom * rows + 0.5), math.floor(box.right * cols + 0.5)
+    top, left = min(top, math.ceil(box.bottom * rows) - 1), min(left, math.ceil(box.right * cols) - 1)
+    return Box(top, left, max(bottom, top + 1), max(right, left + 1))
+
+
+def _keep_inside(probability: Probability, inside: NDArray[np.bool_]) -> None:
+    """Make all but some pixels of a probability (C, h, w) certain background, in place."""
+    probability[:, ~inside] = 0
+    if len(probability) > 1:
+        probability[0, ~inside] = 1
+
+
+def _surrounded(probability: Probability, window: Box, size: tuple[int, int]) -> Probability:
+    """Return the probability (C, H, W) of an image that is background but for a window."""
+    full = np.zeros((len(probability), *size), np.float32)
+    if len(probability) > 1:
+        full[0] = 1
+    full[:, window.top : window.bottom, window.left : window.right] = probability
+    return full
 
 
 def _cut(threshold: float) -> np.float32:

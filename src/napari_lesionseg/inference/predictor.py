@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ImageError
@@ -20,6 +23,16 @@ from napari_lesionseg.inference.device import autocast, choose_device, describe_
 from napari_lesionseg.inference.postprocess import postprocess as run_postprocess
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.inference.prediction import Prediction
+from napari_lesionseg.inference.prompts import (
+    area_prior,
+    check_prompts,
+    color_features,
+    color_logit,
+    combine_logits,
+    prompt_window,
+    read_prompts,
+    view_of_part,
+)
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.resize import normalize, resize_image, resize_plane, working_shape
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
@@ -27,10 +40,20 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 from napari_lesionseg.models.onnx import load_onnx
 from napari_lesionseg.models.store import ONNX_SUFFIX, ModelStore
-from napari_lesionseg.types import ByteImage, Click, LabelImage, Probability
+from napari_lesionseg.types import (
+    NO_PROMPTS,
+    Box,
+    ByteImage,
+    Click,
+    LabelImage,
+    Probability,
+    Prompts,
+    Scribble,
+)
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+
 SMALLEST = 1e-6  # keeps logits of probabilities finite
 
 
@@ -117,8 +140,7 @@ class Model:
             If the computer has too little memory.
         """
         planes = self.network_input(image)
-        height, width = image.shape[:2]
-        return EncodedImage(self, (height, width), planes, planes if whole is None else whole.network_input)
+        return EncodedImage(self, image, planes, planes if whole is None else whole.network_input)
 
     def network_input(self, image: ByteImage) -> Tensor:
         """Resize and normalize an image (H, W, 3) for the network, to (1, 3, h, w) on the CPU.
@@ -150,6 +172,9 @@ class Model:
         clicks: Sequence[Click] = (),
         previous: Probability | None = None,
         *,
+        box: Box | Sequence[float] | None = None,
+        lasso: Sequence[tuple[float, float]] = (),
+        scribbles: Sequence[Scribble] = (),
         augment: bool = True,
     ) -> Probability:
         """Return the probability that each pixel belongs to the lesion.
@@ -162,6 +187,12 @@ class Model:
             Points that belong to the lesion, or do not; those outside the image are ignored.
         previous : Probability, optional
             The prediction before the last click, shape (H, W) or (C, H, W).
+        box : Box or (top, left, bottom, right), optional
+            A rectangle around the lesion; outside it there is none.
+        lasso : sequence of (row, column)
+            A closed stroke around the lesion, of three points or more; outside it there is none.
+        scribbles : sequence of Scribble
+            Strokes on the lesion, or beside it.
         augment : bool
             Average over the quarter turns of the image if the card asks for it. False: four times as fast,
             slightly worse.
@@ -175,10 +206,14 @@ class Model:
         ------
         ImageError
             If ``image`` is of another shape or type, or ``previous`` is of another size.
+        PromptError
+            If the box, the lasso or a scribble is outside the image or too small, or a number is missing.
         DeviceError
             If the computer has too little memory.
         """
-        return self.encode(image).predict(clicks, previous, augment=augment)
+        return self.encode(image).predict(
+            clicks, previous, box=box, lasso=lasso, scribbles=scribbles, augment=augment
+        )
 
     def move_to_cpu(self) -> DeviceModel:
         """Move to the CPU, as happens automatically when a GPU runs out of memory."""
@@ -194,13 +229,18 @@ class Model:
 class EncodedImage:
     """An image encoded by a model, see `Model.encode`: each further click runs the decoder alone."""
 
-    def __init__(self, model: Model, shape: tuple[int, int], network_input: Tensor, whole: Tensor) -> None:
-        self.shape = shape
+    def __init__(self, model: Model, image: ByteImage, network_input: Tensor, whole: Tensor) -> None:
+        self.image = image
+        """Shape (H, W, 3)."""
+        self.shape: tuple[int, int] = (image.shape[0], image.shape[1])
         """Height and width of the image."""
         self.network_input = network_input
         """Shape (1, 3, h, w)."""
         self._model, self._whole, self._device_model = model, whole, model.device_model
         self._encoded_by: DeviceModel | None = None
+        self._last_part: tuple[Box, EncodedImage] | None = (
+            None  # so that further clicks run the decoder alone
+        )
         self._with_enough_memory(self._encode)
 
     @torch.inference_mode()
@@ -209,6 +249,9 @@ class EncodedImage:
         clicks: Sequence[Click] = (),
         previous: Probability | None = None,
         *,
+        box: Box | Sequence[float] | None = None,
+        lasso: Sequence[tuple[float, float]] = (),
+        scribbles: Sequence[Scribble] = (),
         augment: bool = True,
     ) -> Probability:
         """Predict as `Model.predict` does."""
@@ -216,12 +259,13 @@ class EncodedImage:
             raise ImageError(
                 f"The previous prediction has shape {previous.shape}, but the image has shape {self.shape}."
             )
-        return self._with_enough_memory(self.predict_logits(clicks, previous, augment=augment).probability)
+        prompts = read_prompts(clicks, box, lasso, scribbles)
+        return self._with_enough_memory(self.predict_logits(prompts, previous, augment=augment).probability)
 
     @torch.inference_mode()
     def predict_logits(
         self,
-        clicks: Sequence[Click] = (),
+        prompts: Prompts = NO_PROMPTS,
         previous: Probability | None = None,
         *,
         augment: bool = True,
@@ -230,16 +274,64 @@ class EncodedImage:
 
         Parameters
         ----------
-        clicks : sequence of Click
+        prompts : Prompts
             In pixels of the image.
         previous : Probability, optional
             The answer before the last click, at any size.
         augment : bool
             See `Model.predict`.
         """
-        guidance = self._guidance(clicks_inside(clicks, self.shape), previous)
-        logits = self._with_enough_memory(functools.partial(self._decode, guidance, augment))
-        return Prediction(logits, self.shape, tuple(clicks))
+        check_prompts(prompts, self.shape)
+        window = prompt_window(prompts, self.shape)
+        if window is None:
+            return Prediction(self.network_logits(prompts.points, previous, augment), self.shape, prompts)
+        return Prediction(self._logits_of_area(prompts, window, previous), self.shape, prompts, window)
+
+    def network_logits(
+        self, points: Sequence[Click], previous: Probability | None, augment: bool
+    ) -> NDArray[np.float32]:
+        """Return the network's logits (C, h, w)."""
+        guidance = self._guidance(clicks_inside(points, self.shape), previous)
+        return self._with_enough_memory(functools.partial(self._decode, guidance, augment))
+
+    def _logits_of_area(
+        self, prompts: Prompts, window: Box, previous: Probability | None
+    ) -> NDArray[np.float32]:
+        """Return the logits (C, h, w) of a window around a box or lasso."""
+        part = self._encoded_part(window)
+        view: tuple[int, int] = (part.network_input.shape[-2], part.network_input.shape[-1])
+        points = [
+            replace(click, row=click.row - window.top, col=click.col - window.left)
+            for click in prompts.points
+        ]
+        seen = None if previous is None else _cut_out(previous, window, self.shape, view)
+        logits = torch.from_numpy(part.network_logits(points, seen, False))
+        near = functional.interpolate(logits[None], view, mode="bilinear", align_corners=False)[0]
+        far = None
+        if not prompts.lasso:
+            whole = torch.from_numpy(self.network_logits(prompts.points, previous, False))
+            far = view_of_part(whole, window, self.shape, view)
+        prior = area_prior(prompts, window, view)
+        color = color_logit(part.colors, prior.inside, prior.outside)
+        threshold = self._model.card.threshold
+        cut = math.log(threshold / (1 - threshold))
+        return combine_logits(near, far, prior, color, cut, bool(prompts.lasso))
+
+    def _encoded_part(self, window: Box) -> EncodedImage:
+        """Return a part of the image, encoded."""
+        last = self._last_part
+        if last is None or last[0] != window:
+            crop = self.image[window.top : window.bottom, window.left : window.right]
+            last = self._last_part = window, self._model.encode(crop, self)
+        return last[1]
+
+    @functools.cached_property
+    def colors(self) -> Tensor:
+        """See `color_features`."""
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (self._model.card.mean, self._model.card.std)
+        )
+        return color_features((self.network_input[0] * std + mean).clamp(0, 1))
 
     @torch.inference_mode()
     def _encode(self) -> tuple[Tensor, ...]:
@@ -302,6 +394,16 @@ _TOO_LITTLE_MEMORY = (
 )
 
 
+def _cut_out(
+    previous: Probability, window: Box, size: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the lesion of a prediction of an image, at any size, in a view (h, w) of a window."""
+    lesion = previous if previous.ndim == 2 else 1 - previous[0]
+    rows, cols = lesion.shape[0] / size[0], lesion.shape[1] / size[1]
+    part = (window.top * rows, window.left * cols, window.bottom * rows, window.right * cols)
+    return resize_plane(lesion, shape, part)
+
+
 def load_model(name: str | Path | None = None, device: str | torch.device = "auto") -> Model:
     """Load a model.
 
@@ -337,6 +439,10 @@ def segment(
     threshold: float | None = None,
     clicks: Sequence[Click] = (),
     postprocess: PostprocessConfig | None = None,
+    *,
+    box: Box | Sequence[float] | None = None,
+    lasso: Sequence[tuple[float, float]] = (),
+    scribbles: Sequence[Scribble] = (),
 ) -> LabelImage:
     """Segment the lesions of an image.
 
@@ -352,16 +458,28 @@ def segment(
         Points that belong to the lesion, or do not.
     postprocess : PostprocessConfig, optional
         How the probability becomes a mask.
+    box : Box or (top, left, bottom, right), optional
+        A rectangle around the lesion; outside it there is none.
+    lasso : sequence of (row, column)
+        A closed stroke around the lesion, of three points or more; outside it there is none.
+    scribbles : sequence of Scribble
+        Strokes on the lesion, or beside it.
 
     Returns
     -------
     LabelImage
         uint8 of shape (H, W): class indices, 0 is background.
+
+    Raises
+    ------
+    PromptError
+        If the box, the lasso or a scribble is outside the image or too small, or a number is missing.
     """
     model = model or _shipped_model()
     settings = postprocess or PostprocessConfig()
     level = resolve_threshold(threshold, settings, model.card.threshold)
-    return run_postprocess(model.predict(image, clicks), settings, level, clicks)
+    probability = model.predict(image, clicks, box=box, lasso=lasso, scribbles=scribbles)
+    return run_postprocess(probability, settings, level, read_prompts(clicks, scribbles=scribbles).points)
 
 
 @functools.cache

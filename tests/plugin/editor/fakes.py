@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART, TOOLS, MaskEdit, ToolContext
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.types import ByteImage, Click, LabelImage, Probability
+from napari_lesionseg.types import NO_PROMPTS, ByteImage, Click, LabelImage, Probability, Prompts
 
 PLAIN = PostprocessConfig(threshold=0.5, fill_holes=False, largest_only=False, min_area=0)
 SHAPE = (40, 60)
@@ -80,8 +80,11 @@ class Encoded:
     def __init__(self, model: Network, image: ByteImage) -> None:
         self.model, self.shape = model, image.shape[:2]
 
-    def predict_logits(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Prediction:
-        self.model.inputs.append((tuple(clicks), previous))
+    def predict_logits(
+        self, prompts: Prompts = NO_PROMPTS, previous: Probability | None = None
+    ) -> Prediction:
+        clicks = prompts.points
+        self.model.inputs.append((clicks, previous))
         self.model.started.set()
         if not self.model.gate.wait(timeout=20):
             raise TimeoutError("the test never opened the gate")

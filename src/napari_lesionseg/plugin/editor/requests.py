@@ -21,7 +21,7 @@ from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.undo_history import BoxPrediction, Snapshot
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.types import Box, ByteImage, Click, LabelImage
+from napari_lesionseg.types import Box, ByteImage, Click, LabelImage, Prompts
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -72,7 +72,7 @@ def predict(source: PredictionInput) -> PredictionResult:
             raise ImageError("The image was closed; open it again.")
         encoded = source.model.encode(source.image)
     previous = compose.previous_probability(source.before) if source.before is not None else None
-    return PredictionResult(encoded.predict_logits(source.clicks, previous), encoded)
+    return PredictionResult(encoded.predict_logits(Prompts(source.clicks), previous), encoded)
 
 
 def predict_crop(

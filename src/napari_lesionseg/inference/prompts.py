@@ -1,0 +1,318 @@
+"""Boxes and lassos as evidence about each pixel, and the network's evidence combined with it.
+
+Where a lesion is, and how large, says more about it than a network can on images from a camera it never saw,
+and so do the image's own colors. The weights were chosen on ISIC and PH2 images with simulated gestures
+(`benchmarks/prompts.py` measures them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from napari_lesionseg.errors import PromptError
+from napari_lesionseg.types import Box, Click, Prompts, Scribble
+
+MARGIN = 0.5  # of the longer side: what the network sees around a box or a lasso
+MIN_SIDE = 2  # pixels of a box or a lasso
+PRIOR_LIMIT, COLOR_LIMIT, NETWORK_LIMIT = 8.0, 5.0, 6.0  # logits: nothing is so certain that it decides alone
+
+# An ellipse in the box, soft at its rim, fitted to boxes with 5 % random error around real lesions.
+ELLIPSE_RADIUS, ELLIPSE_SOFTNESS = 0.97, 0.12
+# People draw around a lesion, not on its border: a lasso is some 7 % of the radius too wide.
+LASSO_EXCESS, LASSO_SOFTNESS = 0.07, 0.06
+POINT_REACH = 0.25  # of the equivalent radius: how far from a click the prior begins to count
+
+COLOR_INSIDE = 0.6  # elliptic distance below which a pixel shows the lesion's colors
+LASSO_INSIDE = 0.3  # depth in a lasso, in radii, above which a pixel shows the lesion's colors
+COLOR_SCALES = (0.6, 1.5, 3.5)  # standard deviations of the blur, at half resolution
+COLOR_SAMPLES = 400
+COLOR_MIN_PIXELS = 8  # fewer say nothing about colors
+NEWTON_STEPS = 5
+RIDGE = 0.02
+
+Point = tuple[float, float]
+
+
+class Weights(NamedTuple):
+    """How much each piece of evidence counts, as factors of its logit."""
+
+    window: float  # the network on the window
+    whole: float  # the network on the whole image
+    prior: float
+    color: float
+
+
+BOX_WEIGHTS = Weights(window=0.25, whole=0.5, prior=1.0, color=0.25)
+LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.25)
+
+
+class Prior(NamedTuple):
+    """What a box or lasso says about each pixel of a view, each (h, w)."""
+
+    logit: NDArray[np.float32]
+    inside: NDArray[np.bool_]  # pixels that surely show the lesion's colors
+    outside: NDArray[np.bool_]  # pixels that surely do not
+
+
+def read_prompts(
+    clicks: Sequence[Click] = (),
+    box: Box | Sequence[float] | None = None,
+    lasso: Sequence[Point] = (),
+    scribbles: Sequence[Scribble] = (),
+) -> Prompts:
+    """Return the arguments of `segment` as one value; raise a `PromptError` if a number is missing."""
+    if box is not None and not isinstance(box, Box):
+        sides = np.asarray(box, float)
+        if sides.shape != (4,) or not np.isfinite(sides).all():
+            raise PromptError("A box needs four finite numbers: top, left, bottom and right.")
+        box = Box(*(round(side) for side in sides.tolist()))
+    drawn = tuple(Scribble(_read_points(stroke.points), bool(stroke.positive)) for stroke in scribbles)
+    if not all(stroke.points for stroke in drawn):
+        raise PromptError("A scribble needs at least one point; draw it again.")
+    return Prompts(tuple(clicks), box, _read_points(lasso), drawn)
+
+
+def check_prompts(prompts: Prompts, shape: tuple[int, int]) -> None:
+    """Raise a `PromptError` unless everything can be used on an image (H, W)."""
+    points = [*prompts.lasso, *((click.row, click.col) for click in prompts.points)]
+    if not np.isfinite(np.asarray(points, float)).all():
+        raise PromptError("A point has no finite coordinates; draw it again.")
+    for stroke in prompts.scribbles:
+        if not any(0 <= row + 0.5 < shape[0] and 0 <= col + 0.5 < shape[1] for row, col in stroke.points):
+            raise PromptError("The scribble is outside the image; draw it on the image.")
+    if prompts.lasso and len(prompts.lasso) < 3:
+        raise PromptError("A lasso needs at least three points; draw it around the lesion.")
+    bounds = enclosing_box(prompts)
+    if bounds is None:
+        return
+    kind = "lasso" if prompts.lasso else "box"
+    if min(bounds.bottom - bounds.top, bounds.right - bounds.left) < MIN_SIDE:
+        raise PromptError(f"The {kind} is too small; draw it around the whole lesion.")
+    if bounds.bottom <= 0 or bounds.right <= 0 or bounds.top >= shape[0] or bounds.left >= shape[1]:
+        raise PromptError(f"The {kind} is outside the image; draw it around the lesion.")
+
+
+def enclosing_box(prompts: Prompts) -> Box | None:
+    """Return the bounding box of the lasso, or else the box; None without either."""
+    if not prompts.lasso:
+        return prompts.box
+    (top, left), (bottom, right) = np.min(prompts.lasso, axis=0), np.max(prompts.lasso, axis=0)
+    return Box(math.floor(top + 0.5), math.floor(left + 0.5), math.ceil(bottom + 0.5), math.ceil(right + 0.5))
+
+
+def prompt_window(prompts: Prompts, shape: tuple[int, int]) -> Box | None:
+    """Return the part of an image (H, W) around box or lasso, with a margin; None without either."""
+    area = enclosing_box(prompts)
+    if area is None:
+        return None
+    margin = round(MARGIN * max(area.bottom - area.top, area.right - area.left))
+    return Box(
+        max(area.top - margin, 0),
+        max(area.left - margin, 0),
+        min(area.bottom + margin, shape[0]),
+        min(area.right + margin, shape[1]),
+    )
+
+
+def fill_area(prompts: Prompts, window: Box, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Mark what box and lasso enclose, in a view of ``shape`` (h, w) of a window of the image."""
+    inside = np.ones(shape, bool)
+    if prompts.box is not None:
+        top, left = _to_view((prompts.box.top - 0.5, prompts.box.left - 0.5), window, shape)
+        bottom, right = _to_view((prompts.box.bottom - 0.5, prompts.box.right - 0.5), window, shape)
+        rows, cols = np.ogrid[: shape[0], : shape[1]]
+        inside &= (rows >= top) & (rows < bottom) & (cols >= left) & (cols < right)
+    if prompts.lasso:
+        canvas = Image.new("1", (shape[1], shape[0]))
+        corners = [_to_view(point, window, shape)[::-1] for point in prompts.lasso]
+        ImageDraw.Draw(canvas).polygon(corners, fill=1)
+        inside &= np.asarray(canvas)
+    return inside
+
+
+def area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
+    """Return what box and lasso say about a view (h, w) of a window; with both, what the lasso says.
+
+    Near a point the prior fades, for the network knows better what it means.
+    """
+    prior = _lasso_prior(prompts, window, shape) if prompts.lasso else _box_prior(prompts, window, shape)
+    away = np.ones(shape, bool)
+    for click in prompts.points:
+        row, col = (round(at) for at in _to_view((click.row, click.col), window, shape))
+        if 0 <= row < shape[0] and 0 <= col < shape[1]:
+            away[row, col] = False
+    if away.all():
+        return prior
+    radius = math.sqrt(max(int(np.count_nonzero(prior.logit > 0)), 1) / math.pi)
+    fade = np.minimum(ndimage.distance_transform_edt(away) / (POINT_REACH * radius), 1)
+    return prior._replace(logit=(prior.logit * fade).astype(np.float32))
+
+
+def combine_logits(
+    window: Tensor, whole: Tensor | None, prior: Prior, color: NDArray[np.float32], cut: float, lasso: bool
+) -> NDArray[np.float32]:
+    """Combine what is known about a window into logits (C, h, w).
+
+    ``window`` and ``whole`` (C, h, w) are the network's logits. They steer, with the prior, lesion against
+    background, which meet at the logit ``cut``; which of several classes a pixel has is the network's alone.
+    """
+    weights = LASSO_WEIGHTS if lasso else BOX_WEIGHTS
+    evidence = weights.window * _margin(window, cut)
+    if whole is not None:
+        evidence += weights.whole * _margin(whole, cut)
+    evidence += torch.from_numpy(weights.prior * prior.logit + weights.color * color) + cut
+    if len(window) == 1:
+        return np.asarray(evidence[None].numpy(), np.float32)
+    classes = window[1:] - window[1:].amax(dim=0)
+    return np.asarray(torch.cat([torch.zeros_like(classes[:1]), classes + evidence]).numpy(), np.float32)
+
+
+def view_of_part(logits: Tensor, part: Box, size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Sample logits (C, h, w) of an image of ``size`` at the pixels of a view of a part of it."""
+    sides = zip((part.top, part.left), (part.bottom, part.right), size, shape, strict=True)
+    rows, cols = (
+        2 * (first + (torch.arange(pixels) + 0.5) * (last - first) / pixels) / side - 1
+        for first, last, side, pixels in sides
+    )
+    grid = torch.stack(torch.meshgrid(cols, rows, indexing="xy"), dim=-1)[None]
+    return functional.grid_sample(logits[None], grid, padding_mode="border", align_corners=False)[0]
+
+
+def color_features(image: Tensor) -> Tensor:
+    """Return colors in CIELAB, blurred at three scales: (3, H, W) in [0, 1] to (9, H / 2, W / 2)."""
+    lab = _rgb_to_lab(functional.avg_pool2d(image[None], 2, ceil_mode=True))
+    features = torch.cat([_blur(lab, scale) for scale in COLOR_SCALES], dim=1)[0]
+    mean = features.mean((1, 2), keepdim=True)
+    return (features - mean) / (features.std((1, 2), keepdim=True) + 1e-3)
+
+
+def color_logit(
+    features: Tensor, inside: NDArray[np.bool_], outside: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return how likely each pixel (H, W) has the lesion's colors, learned on this image alone.
+
+    A ridge-penalized logistic regression, fitted by Newton's method to pixels (H, W) known to be inside and
+    outside; 0 everywhere if there are too few.
+    """
+    weights = _fit_colors(features, *(torch.from_numpy(mask[::2, ::2].copy()) for mask in (inside, outside)))
+    if weights is None:
+        return np.zeros(inside.shape, np.float32)
+    logit = torch.einsum("chw,c->hw", features, weights[:-1]) + weights[-1]
+    full = functional.interpolate(logit[None, None], inside.shape, mode="bilinear", align_corners=False)
+    return np.asarray(full[0, 0].clamp(-COLOR_LIMIT, COLOR_LIMIT).numpy())
+
+
+def _read_points(points: Sequence[Point]) -> tuple[Point, ...]:
+    values = np.asarray(points, float)
+    if values.size and (values.ndim != 2 or values.shape[1] != 2):
+        raise PromptError("Points are pairs of a row and a column.")
+    return tuple((row, col) for row, col in values.reshape(-1, 2).tolist())
+
+
+def _to_view(point: Point, window: Box, shape: tuple[int, int]) -> Point:
+    """Convert a position in the image into one in a view (h, w) of a window."""
+    row = (point[0] + 0.5 - window.top) * shape[0] / (window.bottom - window.top) - 0.5
+    col = (point[1] + 0.5 - window.left) * shape[1] / (window.right - window.left) - 0.5
+    return row, col
+
+
+def _box_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
+    """Expect an ellipse in the box."""
+    box = prompts.box
+    if box is None:
+        nothing = np.zeros(shape, bool)
+        return Prior(np.zeros(shape, np.float32), nothing, nothing)
+    top, left = _to_view((box.top - 0.5, box.left - 0.5), window, shape)
+    bottom, right = _to_view((box.bottom - 0.5, box.right - 0.5), window, shape)
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    distance = np.hypot(
+        (rows - (top + bottom) / 2) / ((bottom - top) / 2), (cols - (left + right) / 2) / ((right - left) / 2)
+    )
+    logit = _limited((ELLIPSE_RADIUS - distance) / ELLIPSE_SOFTNESS)
+    return Prior(logit, distance < COLOR_INSIDE, ~fill_area(Prompts(box=box), window, shape))
+
+
+def _lasso_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
+    """Expect a lesion a little smaller than the lasso."""
+    filled = fill_area(Prompts(lasso=prompts.lasso), window, shape)
+    depth = ndimage.distance_transform_edt(filled)
+    signed = depth - ndimage.distance_transform_edt(~filled)
+    radius = math.sqrt(max(int(np.count_nonzero(filled)), 1) / math.pi)
+    logit = _limited((signed / radius - LASSO_EXCESS) / LASSO_SOFTNESS)
+    return Prior(logit, depth > LASSO_INSIDE * radius, ~filled)
+
+
+def _limited(logit: NDArray[np.floating]) -> NDArray[np.float32]:
+    limited: NDArray[np.float32] = np.clip(logit, -PRIOR_LIMIT, PRIOR_LIMIT).astype(np.float32)
+    return limited
+
+
+def _margin(logits: Tensor, cut: float) -> Tensor:
+    """Return by how much logits (C, h, w) favor the lesion, beyond the threshold."""
+    margin = logits[0] if len(logits) == 1 else logits[1:].amax(dim=0) - logits[0]
+    return (margin - cut).clamp(-NETWORK_LIMIT, NETWORK_LIMIT)
+
+
+def _fit_colors(features: Tensor, inside: Tensor, outside: Tensor) -> Tensor | None:
+    """Return the weights (10,) of a logistic regression, the intercept last; None with too few pixels."""
+    colors = features.flatten(1)  # (9, h * w)
+    known = [mask.flatten().nonzero()[:, 0] for mask in (inside, outside)]
+    if min(map(len, known)) < COLOR_MIN_PIXELS:
+        return None
+    # As many from each side, so that the larger does not decide, and evenly spaced, so that it is repeatable.
+    chosen = [index[torch.linspace(0, len(index) - 1, COLOR_SAMPLES).long()] for index in known]
+    samples = torch.cat([colors[:, index] for index in chosen], dim=1).T.double()
+    samples = torch.cat([samples, torch.ones(len(samples), 1, dtype=torch.float64)], dim=1)  # (2 N, 10)
+    target = torch.cat([torch.ones(COLOR_SAMPLES), torch.zeros(COLOR_SAMPLES)]).double()
+    penalty = torch.eye(samples.shape[1], dtype=torch.float64) * RIDGE
+    penalty[-1, -1] = 1e-6
+    weights = torch.zeros(samples.shape[1], dtype=torch.float64)
+    for _ in range(NEWTON_STEPS):
+        probability = torch.sigmoid((samples @ weights).clamp(-30, 30))
+        gradient = samples.T @ (probability - target) / len(samples) + penalty @ weights
+        curvature = probability * (1 - probability) + 1e-6
+        hessian = samples.T @ (samples * curvature[:, None]) / len(samples) + penalty
+        weights = weights - torch.linalg.solve(hessian, gradient)
+    return weights.float()
+
+
+def _rgb_to_lab(image: Tensor) -> Tensor:
+    """Convert sRGB (B, 3, H, W) in [0, 1] to CIELAB under D65."""
+    linear = torch.where(image > 0.04045, ((image + 0.055) / 1.055).clamp_min(1e-6) ** 2.4, image / 12.92)
+    to_xyz = image.new_tensor(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
+    white = image.new_tensor([0.95047, 1.0, 1.08883])
+    x, y, z = torch.einsum("ij,bjhw->ibhw", to_xyz / white[:, None], linear)
+    fx, fy, fz = (
+        torch.where(t > 0.008856, t.clamp_min(1e-6) ** (1 / 3), 7.787 * t + 16 / 116) for t in (x, y, z)
+    )
+    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=1)
+
+
+def _blur(image: Tensor, scale: float) -> Tensor:
+    """Blur each channel (B, C, H, W) by a Gaussian."""
+    radius = max(1, round(2.5 * scale))
+    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype)
+    kernel = torch.exp(-(offsets**2) / (2 * scale**2))
+    kernel /= kernel.sum()
+    channels = image.shape[1]
+    down, across = (kernel.view(1, 1, *size).expand(channels, 1, *size) for size in ((-1, 1), (1, -1)))
+    padded = functional.pad(image, (0, 0, radius, radius), mode="replicate")
+    blurred = functional.conv2d(padded, down, groups=channels)
+    padded = functional.pad(blurred, (radius, radius, 0, 0), mode="replicate")
+    return functional.conv2d(padded, across, groups=channels)
