@@ -94,7 +94,7 @@ class Window:
         )
 
     def double_click(self, widget: QWidget) -> None:
-        """Click twice, with the events that Qt makes of it."""
+        """Click twice, with the events that Qt does with it."""
         button, modifier, pos = (
             Qt.MouseButton.LeftButton,
             Qt.KeyboardModifier.NoModifier,
