@@ -274,3 +274,15 @@ def test_a_table_without_classes_is_refused(
     write_diagnoses(folders[0] / "metadata.csv", [""] * 5)
     assert train(folders, recipe, out, "--classes-from", column) == 2
     assert f"no value in a column '{column}'" in capsys.readouterr().err
+
+
+def test_a_mask_with_an_unknown_class_is_named_and_left_out(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = np.zeros((40, 48), np.uint8)
+    odd[10:20, 10:20] = 3
+    write_mask(folders[1] / "mole-2_mask.png", odd, style="index")
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--classes", "skin", "nevus", "hair") == 1
+    assert "mole-2_mask.png: has a class 3" in capsys.readouterr().err
+    assert out.is_file()

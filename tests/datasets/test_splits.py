@@ -146,11 +146,12 @@ def test_resized_and_recompressed_copies_are_found(kit) -> None:
 
 
 def test_groups_grow_through_common_members() -> None:
-    base = np.zeros(8, np.uint64)
+    base = np.full(48, ~np.uint64(0))
     near, far = base.copy(), base.copy()
-    near[0] = np.uint64(2**30 - 1)
-    far[0] = np.uint64(2**60 - 1)
-    assert find_duplicates({"a": base, "c": far, "b": near, "d": ~base}) == [("a", "c", "b")]
+    near[0] = ~np.uint64(2**30 - 1)
+    far[0] = ~np.uint64(2**60 - 1)
+    other = np.concatenate([~base[:8], base[8:]])
+    assert find_duplicates({"a": base, "c": far, "b": near, "d": other}) == [("a", "c", "b")]
 
 
 def test_nothing_and_one_image_have_no_duplicates(kit) -> None:
@@ -161,3 +162,33 @@ def test_nothing_and_one_image_have_no_duplicates(kit) -> None:
 def test_different_lesions_of_one_collection_are_told_apart(real_data: Path) -> None:
     paths = sorted((real_data / "isic-crop512-val" / "images").iterdir())[:40]
     assert find_duplicates({path.stem: image_hash(read_image(path)) for path in paths}) == []
+
+
+def lesion_in_a_dark_frame(seed: int, noise: float, *, smooth: bool) -> np.ndarray:
+    """A small lesion anywhere on even skin, seen through a round aperture or darkened towards the rim."""
+    rng = np.random.default_rng(seed)
+    rows, cols = np.mgrid[:192, :256]
+    row, col = rng.uniform(60, 130), rng.uniform(80, 170)
+    lesion = np.hypot(rows - row, cols - col) < rng.uniform(14, 34)
+    image = np.where(lesion[..., None], [95.0, 60, 45], [225, 180, 160])
+    distance = np.hypot(rows - 96, cols - 128) / 120
+    frame = np.clip(1.4 - distance**2, 0, 1) if smooth else distance < 1
+    image = image * frame[..., None] + rng.normal(0, noise, (192, 256, 3))
+    return image.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("noise", [0.0, 6.0])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_different_lesions_in_one_dark_frame_are_told_apart(noise: float, smooth: bool) -> None:
+    images = {str(seed): lesion_in_a_dark_frame(seed, noise, smooth=smooth) for seed in range(20)}
+    buffer = io.BytesIO()
+    Image.fromarray(images["3"]).resize((128, 96)).save(buffer, "JPEG", quality=70)
+    images["copy"] = np.asarray(Image.open(buffer))
+    hashes = {name: image_hash(image) for name, image in images.items()}
+    assert find_duplicates(hashes) == [("3", "copy")]
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.1])
+def test_shares_are_numbers(share: float) -> None:
+    with pytest.raises(DatasetError, match="shares"):
+        assign_parts([SplitItem("a")], {"train": 0.5, "val": share})

@@ -21,7 +21,7 @@ from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, 
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.facts import name_key, read_facts
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
-from napari_lesionseg.errors import LesionSegError, TrainingError
+from napari_lesionseg.errors import LesionSegError, MaskError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
@@ -34,7 +34,7 @@ from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair, read_pair
 from napari_lesionseg.training.trainer import EpochResult, Trainer
-from napari_lesionseg.types import Pair
+from napari_lesionseg.types import IGNORED, LabelImage, Pair
 
 EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
@@ -195,11 +195,19 @@ def _read_all(
                 if class_names is not None:
                     name = class_names.get(name_key(pair.stem))
                     sample = sample._replace(labels=label_as(sample.labels, name, classes))
+                _check_classes(pair, sample.labels, classes)
                 cached.append(sample)
             except LesionSegError as error:
                 print_error(str(error))
             progress.advance(task)
     return cached, len(pairs) - len(cached)
+
+
+def _check_classes(pair: Pair, labels: LabelImage, classes: Sequence[str]) -> None:
+    """Raise an error for a mask with a class that a network of several classes does not know."""
+    highest = int(labels.max(initial=0, where=labels != IGNORED))
+    if len(classes) > 2 and highest >= len(classes):
+        raise MaskError(f"{pair.mask}: has a class {highest}, but the network learns {len(classes) - 1}")
 
 
 def _start(

@@ -6,6 +6,7 @@ the same seed give the same answer on every machine, whatever order the images c
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,18 @@ DEFAULT_SHARES: Mapping[Part, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 _SIDE = 16
 _WORDS = 2 * _SIDE * _SIDE // 64
-SAME_BITS = 40
-"""Most bits of 512 in which two copies differ.
+_CONTRAST = 2
+"""Least difference of two neighbors, in gray levels, whose sign says anything of an image."""
 
-Among the 1997 images of the ISIC 2017 training set four pairs differ in at most 31 bits, all of them
+SAME_FRACTION = 40 / 512
+"""Most bits, of those that say anything, in which two copies differ.
+
+Among the 1997 images of the ISIC 2017 training set four pairs differ in at most 31 of 512 bits, all of them
 copies, and the next pair, of different lesions, in 53.
 """
+
+_LEAST_BITS = 32  # images with less contrast are not compared
+_SAME_GRAYS = 16.0  # most gray levels in which the twentieth of the cells that differ most differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,11 @@ def assign_parts(
 ) -> dict[str, Part]:
     """Deal images out to train, validation and test."""
     parts = [part for part in PARTS if shares.get(part, 0.0) > 0]
-    if not parts or min(shares.values()) < 0 or not set(shares) <= set(PARTS):
+    if (
+        not parts
+        or not all(0 <= share < math.inf for share in shares.values())
+        or not set(shares) <= set(PARTS)
+    ):
         raise DatasetError("Give shares of at least 0 for train, val and test, one of them above 0.")
     total = sum(shares[part] for part in parts)
     groups, strata = group_items(items, duplicates=duplicates)
@@ -209,27 +220,49 @@ def _fill_empty(
 
 
 def image_hash(image: ByteImage) -> NDArray[np.uint64]:
-    """Hash an image so that copies, resized or saved again, get nearly the same hash.
+    """Hash an image (H, W, 3) so that copies, resized or saved anew, get nearly the same hash, (48,).
 
-    The signs of the brightness differences between neighbors on a grid of 16 x 16, along rows and along
-    columns (the difference hash of N. Krawetz, "Kind of like that", 2013, in both directions).
+    512 bits are the signs of the brightness differences between neighbors on a grid of 16 x 16, along rows
+    and along columns (the difference hash of N. Krawetz, "Kind of like that", 2013, in both directions), 512
+    bits say which of them have contrast, and 256 bytes are the grid itself: different lesions on even skin in
+    one dark frame differ in few signs, but much where the lesions are.
     """
     gray = Image.fromarray(image).convert("L")
     wide = np.asarray(gray.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)).astype(np.int16)
     tall = np.asarray(gray.resize((_SIDE, _SIDE + 1), Image.Resampling.BOX)).astype(np.int16)
-    signs = np.concatenate([(np.diff(wide, axis=1) > 0).ravel(), (np.diff(tall, axis=0) > 0).ravel()])
-    return np.packbits(signs).view(np.uint64)
+    steps = np.concatenate([np.diff(wide, axis=1).ravel(), np.diff(tall, axis=0).ravel()])
+    bits = np.packbits(np.concatenate([steps > 0, np.abs(steps) >= _CONTRAST]))
+    grid = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX)).ravel()
+    return np.concatenate([bits, grid]).view(np.uint64)
 
 
-def find_duplicates(hashes: Mapping[str, NDArray[np.uint64]], bits: int = SAME_BITS) -> list[tuple[str, ...]]:
-    """Group the images that are copies of each other."""
+def find_duplicates(
+    hashes: Mapping[str, NDArray[np.uint64]], fraction: float = SAME_FRACTION
+) -> list[tuple[str, ...]]:
+    """Group the names of images, by their hashes, that differ in at most this fraction of their bits."""
     names = list(hashes)
-    table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), _WORDS)
+    table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), 6 * _WORDS)
+    signs, contrast = table[:, :_WORDS], table[:, _WORDS : 2 * _WORDS]
+    grids = np.ascontiguousarray(table[:, 2 * _WORDS :]).view(np.uint8)  # (N, 256)
     joined = DisjointSet(range(len(names)))
     for row in range(1, len(names)):
-        # One row against all before it: 80 kB for 10 000 images, where the whole table would take 800 MB.
-        distance = np.bitwise_count(table[:row] ^ table[row]).sum(axis=1, dtype=np.int64)
-        for other in np.flatnonzero(distance <= bits):
+        # One row against all before it: the whole table of 10 000 images would take 800 MB.
+        counted = contrast[:row] | contrast[row]
+        differ = np.bitwise_count((signs[:row] ^ signs[row]) & counted).sum(axis=1, dtype=np.int64)
+        bits = np.bitwise_count(counted).sum(axis=1, dtype=np.int64)
+        alike = np.flatnonzero((differ <= fraction * bits) & (bits >= _LEAST_BITS))
+        for other in alike[_gray_differences(grids[alike], grids[row]) <= _SAME_GRAYS]:
             joined.merge(int(other), row)
     groups = sorted(sorted(group) for group in joined.subsets() if len(group) > 1)
     return [tuple(names[index] for index in group) for group in groups]
+
+
+def _gray_differences(grids: NDArray[np.uint8], grid: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Measure by how much grids (N, 256) differ from one in the worst cells, whatever their brightness."""
+    others, one = grids.astype(np.float64), grid.astype(np.float64)
+    others -= others.mean(axis=1, keepdims=True)
+    one -= one.mean()
+    gain = (others * one).sum(axis=1) / np.maximum((others**2).sum(axis=1), 1e-9)
+    squared = np.sort((gain[:, None] * others - one) ** 2, axis=1)[:, -len(one) // 20 :]
+    differences: NDArray[np.float64] = np.sqrt(squared.mean(axis=1))
+    return differences

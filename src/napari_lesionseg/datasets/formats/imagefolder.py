@@ -45,7 +45,7 @@ def write(plan: Plan) -> Iterator[Placed]:
             files = {"file_name": _below(image), "mask_file_name": _below(mask)}
             facts = facts_of(record)
             lines.append(
-                json.dumps(files | {name: facts.get(name, "") for name in columns}, ensure_ascii=False)
+                json.dumps({name: facts.get(name, "") for name in columns} | files, ensure_ascii=False)
             )
             yield Placed(record.name, image, mask)
         (folder / "metadata.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
