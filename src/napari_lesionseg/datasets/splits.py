@@ -220,7 +220,7 @@ def _fill_empty(
 
 
 def image_hash(image: ByteImage) -> NDArray[np.uint64]:
-    """Hash an image (H, W, 3) so that copies, resized or saved anew, get nearly the same hash, (48,).
+    """Hash an image (H, W, 3) so that copies, resized or saved again, get nearly the same hash, (48,).
 
     512 bits are the signs of the brightness differences between neighbors on a grid of 16 x 16, along rows
     and along columns (the difference hash of N. Krawetz, "Kind of like that", 2013, in both directions), 512
