@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from app_model.types import KeyCode
+from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
 from napari.utils.key_bindings import coerce_keybinding
@@ -86,14 +87,17 @@ def key_of(action: str) -> str:
 
 
 class LayerKeys:
-    """Keys of one layer, bound until it is closed, and bound again when the preferences change.
+    """Keys of a layer, or of the viewer, bound until closed, and again when the preferences change.
 
     If two tools have the same key, the first in the table gets it. A handler that is a generator function
     continues after its ``yield`` when the key is released.
     """
 
     def __init__(
-        self, layer: Layer, handlers: Mapping[str, Handler], changed: Callable[[], None] | None = None
+        self,
+        layer: Layer | ViewerModel,
+        handlers: Mapping[str, Handler],
+        changed: Callable[[], None] | None = None,
     ) -> None:
         self._layer, self._handlers, self._changed = layer, handlers, changed
         self._bound: dict[str, Any] = {}
@@ -115,11 +119,13 @@ class LayerKeys:
             name = str(coerce_keybinding(key))
             if action in self._handlers and name not in self._bound:
                 callback = _callback(self._handlers[action])
-                self._bound[name] = self._layer.bind_key(key, callback, overwrite=True)
+                former = self._layer.bind_key(key, callback, overwrite=True)
+                self._bound[name] = callback, former
 
     def _unbind(self) -> None:
-        for name, former in self._bound.items():
-            self._layer.bind_key(name, former, overwrite=True)
+        for name, (bound, former) in self._bound.items():
+            if self._layer.keymap.get(coerce_keybinding(name)) is bound:
+                self._layer.bind_key(name, former, overwrite=True)
         self._bound.clear()
 
     def _on_settings(self) -> None:
@@ -149,12 +155,11 @@ class WindowKeys(QObject):
         outermost = self._widget
         while (parent := outermost.parentWidget()) is not None:
             outermost = parent
-        for window in {self._widget.window(), outermost}:
-            for action, handler in self._handlers.items():
-                shortcut = QShortcut(QKeySequence(chosen_key(action)), window)
-                shortcut.setAutoRepeat(False)
-                shortcut.activated.connect(handler)
-                self._shortcuts.append(shortcut)
+        for action, handler in self._handlers.items():  # Qt passes keys of a floating dock on to its window
+            shortcut = QShortcut(QKeySequence(chosen_key(action)), outermost)
+            shortcut.setAutoRepeat(False)
+            shortcut.activated.connect(handler)
+            self._shortcuts.append(shortcut)
 
     def close(self) -> None:
         """Release the keys."""
@@ -170,12 +175,12 @@ class WindowKeys(QObject):
         return self._shortcuts[places[0]].key().toString() if self._shortcuts else ""
 
 
-def _callback(handler: Handler) -> Callable[[Layer], Any]:
+def _callback(handler: Handler) -> Callable[[Any], Any]:
     """Convert a handler to what napari binds: a function, or generator function, of the layer."""
     if not inspect.isgeneratorfunction(handler):
-        return lambda layer: handler()
+        return lambda target: handler()
 
-    def held(layer: Layer) -> Iterator[None]:
+    def held(target: Layer | ViewerModel) -> Iterator[None]:
         yield from handler()
 
     return held

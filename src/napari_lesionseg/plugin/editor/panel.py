@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from itertools import groupby
@@ -43,7 +43,7 @@ class CorrectPanel(QWidget):
         super().__init__(parent)
         self._viewer = viewer
         self._context: ToolContext | None = None
-        self._keys: LayerKeys | None = None
+        self._keys: list[LayerKeys] = []  # the tools work whichever layer is selected
         self._last_mode: MouseMode | None = None  # kept for the next image
         self._names: tuple[str, ...] = ("lesion",)
         self.buttons = {tool.id: QPushButton(tool.button) for tool in _BUTTONS}
@@ -73,7 +73,8 @@ class CorrectPanel(QWidget):
         if editor is not None:
             context = self._context = ToolContext(editor, EditMouse(editor), len(self._names))
             handlers = {tool.id: self._handler(tool, tool.function) for tool in TOOLS}
-            self._keys = LayerKeys(editor.labels, handlers, self._update)
+            targets = (editor.labels, editor.image, editor.viewer)
+            self._keys = [LayerKeys(target, handlers, self._update) for target in targets]
             context.mouse.changed.connect(self._update)
             editor.changed.connect(self._on_changed)
             editor.busy.connect(self._on_busy)
@@ -143,11 +144,18 @@ class CorrectPanel(QWidget):
     def _handler(self, tool: Tool, function: Callable[[ToolContext], Any]) -> Callable[[], Any]:
         """Return what a key or button calls: the function, if the tool can be used now."""
         if inspect.isgeneratorfunction(function) and self._context is not None:
-            return partial(function, self._context)
+            context = self._context
+
+            def hold() -> Iterator[None]:
+                _select_outline(context)
+                yield from function(context)
+
+            return hold
 
         def use() -> None:
             reason = _reason_against(tool.needs, self._context)
             if self._context is not None and not reason:
+                _select_outline(self._context)
                 function(self._context)
             else:
                 self.status.setText(reason)
@@ -206,14 +214,21 @@ class CorrectPanel(QWidget):
         self._last_mode = None if mouse.mode == "off" else MouseMode(mouse.mode, mouse.positive)
         mouse.changed.disconnect(self._update)
         mouse.close()
-        if self._keys is not None:
-            self._keys.close()
-        self._keys = None
+        for keys in self._keys:
+            keys.close()
+        self._keys = []
         editor.changed.disconnect(self._on_changed)
         editor.busy.disconnect(self._on_busy)
         editor.failed.disconnect(self._on_failed)
         editor.labels.events.mode.disconnect(self._update)
         editor.labels.events.selected_label.disconnect(self._update)
+
+
+def _select_outline(context: ToolContext) -> None:
+    """Make the outline the active layer, since napari's own tools work on that one."""
+    editor = context.editor
+    if editor.document.layer.usable:
+        editor.viewer.layers.selection.active = editor.labels
 
 
 def _reason_against(need: str, context: ToolContext | None) -> str:

@@ -127,8 +127,9 @@ class ReviewBar(Panel):
         if self.session is None:
             return
         for action, tip in _TIPS.items():
-            self._buttons[action].setEnabled(self.session.review is not None)
-            set_tip(self._buttons[action], tip if self.session.review is not None else _NO_IMAGE, action)
+            expected = self.session.display.expected() is not None  # stays enabled between two images
+            self._buttons[action].setEnabled(expected)
+            set_tip(self._buttons[action], tip if expected else _NO_IMAGE, action)
         can_go_back = self.session.navigation.before(self.session.image_id) is not None
         self.back.setEnabled(can_go_back)
         set_tip(self.back, "Go to the previous image" if can_go_back else "This is the first image", "back")

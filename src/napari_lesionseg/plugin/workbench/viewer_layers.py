@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_info
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
@@ -166,6 +167,7 @@ class ViewerLayers:
         self._viewer = weakref.ref(viewer)
         self._layers: tuple[Image, Labels] | None = None
         viewer.layers.events.removed.connect(self._on_layer_removed)
+        vars(viewer.layers)["remove_selected"] = self._remove_selected
 
     @property
     def viewer(self) -> ViewerModel | None:
@@ -217,7 +219,17 @@ class ViewerLayers:
         viewer = self._viewer()
         if viewer is not None:
             viewer.layers.events.removed.disconnect(self._on_layer_removed)
+            vars(viewer.layers).pop("remove_selected", None)
         _remove(self._viewer, layers or ())
+
+    def _remove_selected(self) -> None:
+        """Remove the selected layers, except those of the study, in place of napari's own method."""
+        viewer = self._viewer()
+        selected = [] if viewer is None else list(viewer.layers.selection)
+        if self._layers is not None and any(layer in self._layers for layer in selected):
+            show_info("The image and outline of a study cannot be deleted. Close the study to remove them.")
+        others = [layer for layer in selected if layer not in (self._layers or ())]
+        _remove(self._viewer, others)
 
     def _on_layer_removed(self, event: Any) -> None:
         if self._layers is None or event.value not in self._layers:

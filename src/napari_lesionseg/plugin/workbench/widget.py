@@ -30,6 +30,7 @@ from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
+from napari_lesionseg.plugin.workbench.focus import DockFocus
 from napari_lesionseg.plugin.workbench.open_study import default_annotator
 from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel, Panel
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
@@ -80,6 +81,8 @@ class Workbench(QWidget):
         self._poll.timeout.connect(self._on_poll)
         self._lay_out()
         self._make_menu()
+        self._focus = DockFocus(self)
+        self._focus.adopt()
         self._show_study()
         self.start.opened.connect(self._on_study)
         when_gone(self, self._close_quietly)
@@ -193,6 +196,8 @@ class Workbench(QWidget):
         self._scroll.setMinimumWidth(inside.minimumSizeHint().width() + bar.sizeHint().width())
 
     def _on_opened(self, editor: MaskEditor | None) -> None:
+        if editor is not None:
+            self._focus.to_canvas()
         self.start.in_use = () if editor is None else (editor.image,)
 
     def _on_poll(self) -> None:
@@ -299,8 +304,10 @@ def _section(panel: Panel) -> QCollapsible:
     panel.unfold.connect(partial(section.expand, animate=False))
     section.content().hide()  # the empty one that it comes with
     section.setContent(panel)
+    section.toggled.connect(panel.setVisible)  # superqt leaves what is folded in the order of the Tab key
     if panel.folded:
         panel.setMaximumHeight(0)
+        panel.hide()
     else:
         section.expand(animate=False)
     return section
