@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.export import export_dataset, write_key
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import ExportConfig, recognize
 from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME
+from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.images import write_image
+from napari_lesionseg.io.tables import read_table
 
 READABLE = ["coco", "folder", "isic"]
 
@@ -138,3 +143,31 @@ def test_stopping_an_import_leaves_nothing_behind(exported: Path) -> None:
             break
     work.close()
     assert sorted(exported.iterdir()) == before
+
+
+ODD_NAMES = [
+    b"a:b", b"back\\slash", b"x" * 245, "\u75c5".encode() * 80, b"caf\xe9", b"[1]", b"-n", b"a\nb", b"p0",
+]  # fmt: skip
+
+
+def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) -> None:
+    for seed, name in enumerate(ODD_NAMES):
+        path = tmp_path / "set" / os.fsdecode(name + b".png")
+        path.parent.mkdir(exist_ok=True)
+        write_image(tmp_path / "x.png", kit.image(seed))
+        (tmp_path / "x.png").rename(path)
+    dataset = read_dataset(tmp_path / "set")
+    assert dataset.problems == ()
+    labelled = [replace(record, mask=kit.labels(2), provenance=Provenance()) for record in dataset.records]
+    assert len(labelled) == len(ODD_NAMES)
+    for convention in ("folder", "isic", "coco", "nnunet", "imagefolder"):
+        config = ExportConfig(pseudonymize="all")
+        report = kit.last(export_dataset(labelled, tmp_path / convention, convention, config=config))
+        assert report.written == len(ODD_NAMES)
+        write_key(report, tmp_path / f"{convention}.csv")
+        assert len(read_table(tmp_path / f"{convention}.csv")) == len(ODD_NAMES)
+    kept = ExportConfig(pseudonymize="nothing")
+    assert kit.last(export_dataset(labelled, tmp_path / "kept", "isic", config=kept)).written == len(
+        ODD_NAMES
+    )
+    assert kit.last(import_dataset(tmp_path / "set", tmp_path / "in")).written == len(ODD_NAMES)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,26 @@ def test_the_hash_is_sha256_of_the_contents(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "x") == hashlib.sha256(payload).hexdigest()
     with pytest.raises(FileNotFoundError):
         sha256_file(tmp_path / "y")
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "out.json"
+    link.symlink_to("elsewhere/real.json")
+    for payload in (b"first", b"second"):
+        write_atomically(link, payload)
+        assert link.is_symlink()
+        assert (tmp_path / "elsewhere/real.json").read_bytes() == payload
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["real.json"]
+
+
+def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:
+    write_atomically("/dev/null", b"x")
+    assert not Path("/dev/null").is_file()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_atomically(pipe, b"payload")
+        assert read.result(timeout=10) == b"payload"
+    assert pipe.is_fifo()

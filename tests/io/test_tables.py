@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -119,3 +120,9 @@ def test_flipped_bytes_give_one_kind_of_error(
     path.write_bytes(payload)
     with contextlib.suppress(DatasetError):
         assert isinstance(read_sheet(path), list)
+
+
+def test_a_table_is_written_whole_whatever_its_letters(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write_table(tmp_path / "key.csv", [{"old": name, "new": "a"}, {"old": "b", "new": "c"}], ("old", "new"))
+    assert [row["old"] for row in read_table(tmp_path / "key.csv")] == [r"caf\udce9.png", "b"]

@@ -26,6 +26,7 @@ _JFIF_LENGTH = 14  # without the thumbnail that may follow
 _UNSAFE = re.compile(r"[^\w.-]+")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _NAME_LENGTH = 80
+_NAME_BYTES = 180  # file systems take 255, and endings such as _attribute_negative_network.png follow
 _LONG = 4  # shorter numbers occur in other numbers by chance
 
 
@@ -89,6 +90,7 @@ def _kept_segment(marker: int, body: bytes) -> bytes:
 def safe_name(name: str) -> str:
     """Return a name that every system takes for a plain file name."""
     plain = _UNSAFE.sub("_", unicodedata.normalize("NFC", name)).strip(".")[:_NAME_LENGTH]
+    plain = plain.encode()[:_NAME_BYTES].decode(errors="ignore")
     return f"_{plain}" if not plain or _RESERVED.fullmatch(plain) else plain
 
 

@@ -228,10 +228,13 @@ def _check_provenance(records: Sequence[Record], convention: Format) -> None:
 
 
 def _check_destination(destination: Path) -> None:
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise DatasetError(f"{destination} already exists; choose a new folder.")
-    if not destination.parent.is_dir():
-        raise DatasetError(f"{destination.parent} does not exist; create it first.")
+    try:
+        if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+            raise DatasetError(f"{destination} already exists; choose a new folder.")
+        if not destination.parent.is_dir():
+            raise DatasetError(f"{destination.parent} does not exist; create it first.")
+    except OSError as error:
+        raise DatasetError(f"{destination} cannot be written: {error.strerror}.") from error
 
 
 def _sweep(destination: Path) -> None:

@@ -15,6 +15,7 @@ from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
+from napari_lesionseg.io.folders import exists, is_dir, is_file
 
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 
@@ -49,10 +50,10 @@ def read_dataset(
 
 
 def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
-    if folder.is_file() and folder.suffix.lower() == ".json":
+    if is_file(folder) and folder.suffix.lower() == ".json":
         root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
         return coco.read(root, [folder])
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise DatasetError(_no_folder(folder))
     folder = _descend(folder)
     convention = get_format(format) if format else recognize(folder)
@@ -67,7 +68,7 @@ def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
 
 
 def _no_folder(path: Path) -> str:
-    if not path.exists():
+    if not exists(path):
         return f"{path} does not exist."
     return f"{path} is neither a folder nor a COCO file nor an archive ({', '.join(ARCHIVE_SUFFIXES)})."
 
@@ -75,8 +76,11 @@ def _no_folder(path: Path) -> str:
 def _descend(folder: Path) -> Path:
     """Go down as long as there is nothing but one folder."""
     while True:
-        entries = [path for path in folder.iterdir() if not folders.is_litter(path.name)]
-        if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
+        try:
+            entries = [path for path in folder.iterdir() if not folders.is_litter(path.name)]
+        except OSError as error:
+            raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
+        if len(entries) != 1 or not is_dir(entries[0]) or entries[0].is_symlink():
             return folder
         folder = entries[0]
 

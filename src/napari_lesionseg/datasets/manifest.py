@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.folders import contained, walk
+from napari_lesionseg.io.folders import contained, is_file, walk
 from napari_lesionseg.io.tables import read_json
 
 MANIFEST_NAME = "manifest.json"
@@ -79,7 +79,7 @@ def write_manifest(folder: Path, *, software: str, convention: str, created: str
 def read_manifest(folder: Path) -> Manifest:
     """Read the list of a data set's files."""
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    if not is_file(path):
         raise DatasetError(f"{folder} has no {MANIFEST_NAME}; only exported data sets can be verified.")
     try:
         manifest = Manifest.model_validate(read_json(path))
@@ -112,7 +112,7 @@ def verify(folder: str | Path) -> Iterator[Hashed | Verification]:
 
 def _compare(folder: Path, entry: ManifestEntry) -> str:
     path = contained(folder, entry.path)
-    if not path.is_file():
+    if not is_file(path):
         return "missing"
     try:
         same = path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256

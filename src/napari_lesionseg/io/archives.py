@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import MAX_ENTRIES, contained
+from napari_lesionseg.io.folders import MAX_ENTRIES, contained, is_file
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Endings of the archives that are unpacked, in lower case."""
@@ -60,7 +60,7 @@ class _Member:
 
 def is_archive(path: Path) -> bool:
     """Tell by its name whether a file is an archive that `unpack` understands."""
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file()
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES) and is_file(path)
 
 
 def unpack(archive: Path, folder: Path) -> Iterator[str]:

@@ -21,9 +21,16 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
 
     The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step
     (`os.replace`). Whoever reads sees the old file or the new one, never a part. A kill or a power cut
-    leaves at worst a temporary file, which `sweep_temporaries` removes.
+    leaves at worst a temporary file, which `sweep_temporaries` removes. Links are followed; pipes and devices
+    are written into.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as stream:  # to put a file in its place would break whoever reads from it
+            stream.write(payload)
+        return
     for attempts_left in reversed(range(_ATTEMPTS)):
         temporary = _write_temporary(path, payload)
         try:

@@ -32,6 +32,24 @@ def follow_links(root: Path | None) -> Iterator[None]:
         _followed.reset(token)
 
 
+# pathlib raises errors for folders without permission, lost shares and impossible names; these say no.
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there that can be asked for."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_dir(path: Path) -> bool:
+    """Whether a folder is there."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or left behind by a system."""
     return name.startswith(".") or name in LITTER
@@ -84,11 +102,11 @@ def passed_over(root: Path) -> Iterator[tuple[Path, str]]:
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
             yield path, "The folder cannot be listed, or is nested too deep."
-        elif entry.is_symlink() and not path.exists():
+        elif entry.is_symlink() and not exists(path):
             yield path, "The link leads to a file that is not there; fetch it first."
         elif entry.is_symlink() and not stays_inside(path, root):
             yield path, "The link leads out of the folder; allow it with --follow-links ROOT."
-        elif entry.is_symlink() and path.is_dir():
+        elif entry.is_symlink() and is_dir(path):
             yield path, "Links to folders inside the data set are not followed."
 
 
@@ -104,7 +122,7 @@ def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False) and not _is_followed_folder(entry, root):
                 yield entry
-            elif not (Path(entry.path) / _STUDY).is_file():
+            elif not is_file(Path(entry.path) / _STUDY):
                 try:
                     below = _listed(Path(entry.path)) if depth < MAX_DEPTH else None
                 except DatasetError:
@@ -120,7 +138,7 @@ def _is_followed_folder(entry: os.DirEntry[str], root: Path) -> bool:
     path = Path(entry.path)
     return (
         entry.is_symlink()
-        and path.is_dir()
+        and is_dir(path)
         and stays_inside(path, root)
         and not path.resolve().is_relative_to(root.resolve())
         and not root.resolve().is_relative_to(path.resolve())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from napari_lesionseg.errors import PairingError
+from napari_lesionseg.io.folders import exists, is_dir, is_file
 from napari_lesionseg.io.images import image_suffixes
 from napari_lesionseg.types import Pair
 
@@ -117,7 +118,7 @@ def _image_and_mask_folders(images: Inputs) -> tuple[Path, Path] | None:
     if len(given) != 1:
         return None
     folders = Path(given[0]) / "images", Path(given[0]) / "masks"
-    return folders if all(map(os.path.isdir, folders)) else None
+    return folders if all(map(is_dir, folders)) else None
 
 
 def _same(images: Inputs, masks: Inputs) -> bool:
@@ -136,14 +137,14 @@ def _unique(paths: Iterable[Path]) -> list[Path]:
 def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list[Path]:
     """Return the files that one input stands for."""
     path = Path(item)
-    if os.path.isdir(path):  # noqa: PTH112 - False, not an error, for impossible names
+    if is_dir(path):
         return list_folder(path)
-    if os.path.exists(path):  # noqa: PTH110
+    if exists(path):
         return [path]
     if not glob.has_magic(str(item)):
         raise PairingError(f"{item} does not exist")
     # A folder name may itself hold brackets: only what is not there is taken as a pattern.
-    parent = glob.escape(str(path.parent)) if os.path.isdir(path.parent) else str(path.parent)  # noqa: PTH112
+    parent = glob.escape(str(path.parent)) if is_dir(path.parent) else str(path.parent)
     found = [Path(name) for name in glob.glob(str(Path(parent) / path.name), recursive=True)]  # noqa: PTH207
     if not found:
         raise PairingError(f"no file matches {item}")
@@ -156,7 +157,7 @@ def _is_image_file(path: Path) -> bool:
         path.suffix.lower() in image_suffixes
         and not path.name.startswith(".")
         and not path.stem.lower().endswith("_superpixels")
-        and (path.is_file() or path.is_symlink())  # links that lead nowhere are named when they are read
+        and (is_file(path) or path.is_symlink())  # links that lead nowhere are named when they are read
     )
 
 
@@ -174,7 +175,7 @@ def _images_in(folder: Path) -> list[Path]:
     if cases:
         return [file for case in cases for file in _files(case / f"{case.name}{_PH2_IMAGE_FOLDER}")]
     files = _files(folder)
-    if not files and (folder / "images").is_dir():
+    if not files and is_dir(folder / "images"):
         return _files(folder / "images")
     return files
 
@@ -188,11 +189,11 @@ def _masks_in(folder: Path) -> list[Path]:
 def _ph2_cases(folder: Path) -> list[Path]:
     """Return the case folders (IMDnnn) of a PH2 folder, of its unpacked archive, or of one case."""
     whole = folder.absolute()  # "." has no name
-    if (whole / f"{whole.name}{_PH2_IMAGE_FOLDER}").is_dir():
+    if is_dir(whole / f"{whole.name}{_PH2_IMAGE_FOLDER}"):
         return [whole]
     for root in (folder / name for name in _PH2_ROOTS):
-        entries = root.iterdir() if os.access(root, os.R_OK) and root.is_dir() else ()
-        cases = [entry for entry in entries if (entry / f"{entry.name}{_PH2_IMAGE_FOLDER}").is_dir()]
+        entries = root.iterdir() if os.access(root, os.R_OK) and is_dir(root) else ()
+        cases = [entry for entry in entries if is_dir(entry / f"{entry.name}{_PH2_IMAGE_FOLDER}")]
         if cases:
             return cases
     return []
@@ -201,7 +202,7 @@ def _ph2_cases(folder: Path) -> list[Path]:
 def _ph2_masks(case: Path) -> list[Path]:
     """Return the lesion mask of a PH2 case; its regions of interest lie in another folder."""
     folder = case / f"{case.name}_lesion"
-    return _files(folder) if folder.is_dir() else []
+    return _files(folder) if is_dir(folder) else []
 
 
 def _split_stem(stem: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 import python_calamine
 
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.atomic import write_atomically
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx")
 """Endings of the tables that are read, in lower case."""
@@ -147,11 +148,15 @@ def _column_number(letters: bytes) -> int:
 
 
 def write_table(path: Path, rows: Iterable[dict[str, str]], columns: Iterable[str]) -> None:
-    """Write a CSV file with a header line; cells that a row lacks stay empty."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write a CSV file with a header line, whole or not at all; cells that a row lacks stay empty.
+
+    Letters that no encoding has, as in the names of files from other systems, are written as their codes.
+    """
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, stream.getvalue().encode("utf-8", errors="backslashreplace"))
 
 
 def _text(path: Path, limit: int) -> str:

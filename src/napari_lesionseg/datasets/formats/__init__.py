@@ -9,6 +9,7 @@ from pathlib import Path
 from napari_lesionseg.datasets.formats.base import DatasetInfo, ExportConfig, Format
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME, read_manifest
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.folders import is_file
 
 __all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognize"]
 
@@ -58,7 +59,7 @@ def recognize(folder: Path) -> Format | None:
     Format or None
         What its manifest says, else the first convention that can be read and recognizes it.
     """
-    if (folder / MANIFEST_NAME).is_file():
+    if is_file(folder / MANIFEST_NAME):
         try:
             return FORMATS.get(read_manifest(folder).format)
         except DatasetError:

@@ -22,7 +22,7 @@ from napari_lesionseg.datasets.facts import name_key
 from napari_lesionseg.datasets.records import STATUSES, Dataset, InstanceImage, Pixels, Provenance, Record
 from napari_lesionseg.datasets.splits import DEFAULT_SHARES, Part
 from napari_lesionseg.errors import DatasetError, ImageError
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.folders import exists, is_file, walk
 from napari_lesionseg.io.images import image_suffixes, read_image, write_image, write_mask
 from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.masks.components import connected_components
@@ -266,7 +266,7 @@ def put_image(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: 
     path.parent.mkdir(parents=True, exist_ok=True)
     jpeg = path.with_name(f"{path.name}.jpg")
     if not png and (_put_clean_jpeg(record, image, jpeg) or plan.config.images == "jpg"):
-        if not jpeg.exists():
+        if not exists(jpeg):
             write_image(jpeg, image, durable=False)
         return jpeg.relative_to(plan.folder).as_posix()
     target = path.with_name(f"{path.name}.png")
@@ -457,7 +457,7 @@ def read_provenance(folder: Path) -> dict[str, Provenance]:
         Provenance by `name_key`; empty when there is no such table.
     """
     path = folder / PROVENANCE_NAME
-    if not path.is_file():
+    if not is_file(path):
         return {}
     return {name_key(row["name"]): _provenance(row) for row in read_table(path) if row.get("name")}
 

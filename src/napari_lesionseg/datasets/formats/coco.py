@@ -48,7 +48,7 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import contained, stays_inside, walk
+from napari_lesionseg.io.folders import contained, is_file, stays_inside, walk
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_image
 from napari_lesionseg.io.tables import read_json
 from napari_lesionseg.masks.components import bounding_box
@@ -307,7 +307,7 @@ class _File:
         spellings = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
         for place, spelling in itertools.product([*places, self.path.parent], spellings):
             file = contained(place, spelling)
-            if file.is_file() and stays_inside(file, self.root):
+            if is_file(file) and stays_inside(file, self.root):
                 return file
         raise DatasetError(f"The image {name[:200]!r} is not there.")
 

@@ -40,7 +40,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
-from napari_lesionseg.io.folders import contained, stays_inside
+from napari_lesionseg.io.folders import contained, is_dir, is_file, stays_inside
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.io.tables import read_table, write_table
@@ -112,9 +112,11 @@ def read(folder: Path) -> Dataset:
     everything: list[tuple[Path, Path | None]] = [(pair.image, pair.mask) for pair in found.pairs]
     everything += [(path, None) for path in (*found.without_mask, *several)]
     for image, mask in everything:  # links that are not followed are named by `read_dataset`
-        if image.is_file() and stays_inside(image, folder):
-            usable = mask is not None and mask.is_file() and stays_inside(mask, folder)
+        if is_file(image) and stays_inside(image, folder):
+            usable = mask is not None and is_file(mask) and stays_inside(mask, folder)
             images.append((image, mask if usable else None))
+        elif not is_file(image) and not image.is_symlink():
+            problems.append(Problem(image.name, "The image cannot be reached."))
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
     legend, odd = (given, []) if given else _look_through(masks)
@@ -145,8 +147,8 @@ def _record(
         name,
         image,
         source,
-        instances=instances if instances.is_file() else None,
-        regions={title: path for title, path in masks.items() if path.is_file()},
+        instances=instances if is_file(instances) else None,
+        regions={title: path for title, path in masks.items() if is_file(path)},
         classes=legend.classes,
         provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
     )
@@ -154,7 +156,7 @@ def _record(
 
 def _region_folders(folder: Path) -> dict[str, Path]:
     root = folder / "regions"
-    return {path.name: path for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
+    return {path.name: path for path in sorted(root.iterdir()) if is_dir(path)} if is_dir(root) else {}
 
 
 def read_legend(folder: Path) -> Legend | None:
@@ -176,10 +178,10 @@ def read_legend(folder: Path) -> Legend | None:
         When indices or colors are none, or come twice.
     """
     table, labelmap = folder / CLASSES_NAME, folder / "labelmap.txt"
-    if table.is_file():
+    if is_file(table):
         rows = read_table(contained(folder, CLASSES_NAME))
         return _legend((row.get("index", ""), row.get("name", ""), row.get("color", "")) for row in rows)
-    if labelmap.is_file():
+    if is_file(labelmap):
         lines = read_table(contained(folder, labelmap.name), delimiter=":")
         cells = sorted(([*line.values(), "", ""] for line in lines), key=lambda row: row[1] != "0,0,0")
         return _legend((str(number), row[0], row[1]) for number, row in enumerate(cells))

@@ -44,7 +44,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.folders import is_dir, walk
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.types import IGNORED, LabelImage
 
@@ -64,7 +64,7 @@ _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test"
 
 def recognizes(folder: Path) -> bool:
     """Tell whether a folder holds masks with ISIC's endings, in other folders than `images` and `masks`."""
-    plain = (folder / "images").is_dir() and (folder / "masks").is_dir()
+    plain = is_dir(folder / "images") and is_dir(folder / "masks")
     pattern = _ATTRIBUTE_MASK if plain else _MASK
     return any_file_matches(folder, lambda path: is_image(path) and pattern.fullmatch(path.stem) is not None)
 
