@@ -146,7 +146,7 @@ def test_stopping_an_import_leaves_nothing_behind(exported: Path) -> None:
 
 
 ODD_NAMES = [
-    b"a:b", b"back\\slash", b"x" * 245, "\u75c5".encode() * 80, b"caf\xe9", b"[1]", b"-n", b"a\nb", b"p0",
+    b"a:b", b"back\\slash", b"x" * 245, "\u75c5".encode() * 80, b"bl\xe5", b"[1]", b"-n", b"a\nb", b"p0",
 ]  # fmt: skip
 
 
@@ -158,16 +158,14 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
         (tmp_path / "x.png").rename(path)
     dataset = read_dataset(tmp_path / "set")
     assert dataset.problems == ()
-    labelled = [replace(record, mask=kit.labels(2), provenance=Provenance()) for record in dataset.records]
-    assert len(labelled) == len(ODD_NAMES)
+    labeled = [replace(record, mask=kit.labels(2), provenance=Provenance()) for record in dataset.records]
+    assert len(labeled) == len(ODD_NAMES)
     for convention in ("folder", "isic", "coco", "nnunet", "imagefolder"):
         config = ExportConfig(pseudonymize="all")
-        report = kit.last(export_dataset(labelled, tmp_path / convention, convention, config=config))
+        report = kit.last(export_dataset(labeled, tmp_path / convention, convention, config=config))
         assert report.written == len(ODD_NAMES)
         write_key(report, tmp_path / f"{convention}.csv")
         assert len(read_table(tmp_path / f"{convention}.csv")) == len(ODD_NAMES)
     kept = ExportConfig(pseudonymize="nothing")
-    assert kit.last(export_dataset(labelled, tmp_path / "kept", "isic", config=kept)).written == len(
-        ODD_NAMES
-    )
+    assert kit.last(export_dataset(labeled, tmp_path / "kept", "isic", config=kept)).written == len(ODD_NAMES)
     assert kit.last(import_dataset(tmp_path / "set", tmp_path / "in")).written == len(ODD_NAMES)

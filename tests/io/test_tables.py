@@ -123,6 +123,6 @@ def test_flipped_bytes_give_one_kind_of_error(
 
 
 def test_a_table_is_written_whole_whatever_its_letters(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.png")
+    name = os.fsdecode(b"bl\xe5.png")
     write_table(tmp_path / "key.csv", [{"old": name, "new": "a"}, {"old": "b", "new": "c"}], ("old", "new"))
-    assert [row["old"] for row in read_table(tmp_path / "key.csv")] == [r"caf\udce9.png", "b"]
+    assert [row["old"] for row in read_table(tmp_path / "key.csv")] == [r"bl\udce5.png", "b"]
