@@ -12,11 +12,21 @@ from typing import Any
 from rich.table import Table
 
 from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar, results
-from napari_lesionseg.cli.options import add_device, add_model, check_out, find_all_pairs, probability
+from napari_lesionseg.cli.options import (
+    add_cluster,
+    add_device,
+    add_model,
+    check_out,
+    cluster_options,
+    find_all_pairs,
+    probability,
+)
+from napari_lesionseg.cluster.engine import open_engine
+from napari_lesionseg.cluster.evaluate import EvaluateJob, evaluate_pairs
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.errors import LesionSegError, PairingError
 from napari_lesionseg.evaluation.calibration import tune
-from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, evaluate, iter_evaluate
+from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, evaluate
 from napari_lesionseg.evaluation.instances import InstanceTally
 from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.evaluation.panoptic import PanopticTally
@@ -25,6 +35,7 @@ from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.types import Pair
 
 EVALUATE_EXAMPLE = """example:
@@ -81,6 +92,7 @@ def configure_evaluate(parser: argparse.ArgumentParser) -> None:
         help="classes that --panoptic does not count one by one, such as hair",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every image here")
+    add_cluster(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -88,15 +100,23 @@ def run_evaluate(options: argparse.Namespace) -> int:
     found = find_pairs([options.images], [options.masks] if options.masks else None)
     for image in found.without_mask:
         print_error(f"{image}: has no mask")
-    model = load_model(options.model, options.device)
+    if not found.pairs:
+        raise PairingError("There are no images with masks to measure the model on.")
+    path = ModelStore().resolve(options.model)
+    model = load_model(path, options.device)
     all_parts = options.all_parts or options.instances or options.panoptic
     config = PostprocessConfig(threshold=options.threshold, largest_only=not all_parts)
     instances = InstanceTally(model.card.classes) if options.instances else None
     panoptic = PanopticTally(model.card.classes, options.stuff) if options.panoptic else None
     tallies = [tally for tally in (instances, panoptic) if tally is not None]
     outcomes = []
-    with progress_bar("Measuring", len(found.pairs)) as (progress, task):
-        for outcome in iter_evaluate(model, found.pairs, postprocess=config, tallies=tallies):
+    job = EvaluateJob(config.model_dump_json(), options.device, tuple(tallies))
+    with (
+        open_engine(cluster_options(options)) as engine,
+        progress_bar("Measuring", len(found.pairs)) as (progress, task),
+    ):
+        engine.install_model(path)
+        for outcome in evaluate_pairs(engine, job, found.pairs):
             outcomes.append(outcome)
             if isinstance(outcome, FailedImage):
                 print_error(name_image(outcome.stem, outcome.reason))

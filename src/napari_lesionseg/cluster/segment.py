@@ -115,13 +115,14 @@ def _run_chunks(
 
 def segment_chunk(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
     """Segment the files of a chunk with a model that is loaded once per process."""
-    model = _load(model_file, job.device)
+    model = load_cached(model_file, job.device)
     config = PostprocessConfig.model_validate_json(job.settings)
     return [_segment(job, model, config, task) for task in tasks]
 
 
 @functools.lru_cache(maxsize=2)
-def _load(path: Path, device: str) -> Model:
+def load_cached(path: Path, device: str) -> Model:
+    """Load a model once per process."""
     return load_model(path, device)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ImageError, MaskError, PairingError
@@ -48,6 +48,14 @@ class Tally(Protocol):
 
     def add(self, measured: Measured) -> None:
         """Add one more image."""
+        ...
+
+    def empty(self) -> Self:
+        """Return a tally of the same kind that counted nothing yet."""
+        ...
+
+    def merge(self, other: Self) -> None:
+        """Add what another tally counted in other images."""
         ...
 
 

@@ -268,9 +268,19 @@ class InstanceTally:
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = tuple(classes)
         self._single = len(classes) == 2
         self._counts = MatchCounts()
         self._hits: list[_Hits] = []
+
+    def empty(self) -> InstanceTally:
+        """Return a tally of the same classes that counted nothing yet."""
+        return InstanceTally(self._classes)
+
+    def merge(self, other: InstanceTally) -> None:
+        """Add what another tally counted in other images."""
+        self._counts += other._counts
+        self._hits += other._hits
 
     def add(self, measured: Measured) -> None:
         """Count the lesions of one more image."""

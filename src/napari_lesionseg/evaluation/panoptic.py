@@ -175,10 +175,19 @@ class PanopticTally:
         unknown = sorted(set(stuff) - set(classes))
         if unknown:
             raise MaskError(f"There is no class '{unknown[0]}'; the classes are {', '.join(classes)}.")
+        self._classes, self._stuff = tuple(classes), tuple(stuff)
         self._single = len(classes) == 2
         self._things = frozenset(i for i, name in enumerate(classes) if i and name not in stuff)
         self._n_classes = len(classes)
         self.quality = PanopticQuality((MatchCounts(),) * len(classes), self._things)
+
+    def empty(self) -> PanopticTally:
+        """Return a tally of the same classes that counted nothing yet."""
+        return PanopticTally(self._classes, self._stuff)
+
+    def merge(self, other: PanopticTally) -> None:
+        """Add what another tally counted in other images."""
+        self.quality += other.quality
 
     def add(self, measured: Measured) -> None:
         """Add one more image, in which things are the connected parts of their classes."""
