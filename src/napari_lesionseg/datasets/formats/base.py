@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 from pydantic import Field
+from scipy import ndimage
 
 from napari_lesionseg.config import Settings
 from napari_lesionseg.datasets.deidentify import clean_jpeg
@@ -25,7 +26,7 @@ from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.folders import exists, is_file, walk
 from napari_lesionseg.io.images import image_suffixes, read_image, write_image, write_mask
 from napari_lesionseg.io.tables import read_table, write_table
-from napari_lesionseg.masks.components import connected_components
+from napari_lesionseg.masks.components import bounding_box, connected_components
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
 
 PROVENANCE_NAME = "provenance.csv"
@@ -340,8 +341,33 @@ def put_json(path: Path, content: Any) -> None:
     path.write_bytes((json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
-def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int]]:
-    """Yield the mask and the class index of each object.
+@dataclass(frozen=True, slots=True)
+class ObjectMask:
+    """One object of an image.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (h, w) uint8 of 0 and 1, no larger than the object: images may hold thousands.
+    box : (slice, slice)
+        Its rows and columns in the image.
+    category : int
+        Class index.
+    """
+
+    mask: LabelImage
+    box: tuple[slice, slice]
+    category: int
+
+    def whole(self, shape: tuple[int, ...]) -> LabelImage:
+        """Return the mask in the size of its image, (H, W)."""
+        whole = np.zeros(shape, np.uint8)
+        whole[self.box] = self.mask
+        return whole
+
+
+def objects_of(pixels: Pixels, *, split: bool) -> Iterator[ObjectMask]:
+    """Yield the objects of one image; an object of two classes comes twice.
 
     Parameters
     ----------
@@ -349,23 +375,21 @@ def objects_of(pixels: Pixels, *, split: bool) -> Iterator[tuple[LabelImage, int
         Of one record.
     split : bool
         If objects are not numbered, count separate parts (8-connected) as objects.
-
-    Yields
-    ------
-    (ndarray, int)
-        (H, W) uint8 of 0 and 1, and the class index; an object of two classes comes twice.
     """
     classes = np.unique(pixels.labels[(pixels.labels > 0) & (pixels.labels != IGNORED)])
     for category in classes.tolist():
         region = pixels.labels == category
-        numbers = np.where(region, 1 if pixels.instances is None else pixels.instances, 0)
-        if pixels.instances is None and split:
-            numbers = connected_components(region)
+        if pixels.instances is not None:
+            numbers = np.where(region, pixels.instances, 0).astype(np.int32)
+        else:
+            numbers = connected_components(region) if split else region.astype(np.int32)
+        for number, box in enumerate(ndimage.find_objects(numbers), 1):
+            if box is not None:
+                yield ObjectMask((numbers[box] == number).astype(np.uint8), box, category)
         loose = region & (numbers == 0)
-        for number in np.unique(numbers[numbers > 0]).tolist():
-            yield (numbers == number).astype(np.uint8), category
-        if loose.any():
-            yield loose.astype(np.uint8), category
+        box = bounding_box(loose)
+        if box is not None:
+            yield ObjectMask(loose[box].astype(np.uint8), box, category)
 
 
 def facts_of(record: Record, key: str = "name") -> dict[str, str]:

@@ -28,7 +28,9 @@ from scipy import ndimage
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts, with_facts
 from napari_lesionseg.datasets.formats.base import (
     MAX_FILES_SCANNED,
+    ExportConfig,
     Format,
+    ObjectMask,
     Placed,
     Plan,
     facts_of,
@@ -51,16 +53,20 @@ from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import contained, is_file, stays_inside, walk
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_image
 from napari_lesionseg.io.tables import read_json
-from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.types import ByteImage, LabelImage
 
 MAX_SIDE = 100_000
 _PIXELS = 200_000_000
-_LEAST_WORK, _MOST_WORK = 400_000, 20_000_000_000  # pixels painted; the first stands for drawing the smallest
-MAX_LENGTH = 400_000
+MAX_OBJECTS = 65_535
+"""Most objects in one image: their numbers have 16 bits."""
+
+MAX_LENGTH = 2_000_000
 """Longest outline that is drawn, over all polygons of a mask, in pixels."""
 
 _FAR = 1e6
+_MOST_WORK = 4_000_000_000  # pixels painted, over all objects of an image
+_OUTLINE_WORK = 25  # pixels that are painted while one pixel of an outline is drawn
+_MOST_INDICES = 4_000_000
 _MOST_DIGITS = 7  # of 5 bits: 34 bits, while an image has fewer than 28
 _FACTS = "facts"
 _NAMES = ("instances", "_annotations.coco")
@@ -316,8 +322,8 @@ def _check(image: Image, objects: Sequence[Annotation], numbers: Mapping[int, in
     """Refuse what cannot be drawn, before any memory is taken."""
     if image.width * image.height > _PIXELS:
         raise DatasetError(f"{image.width} x {image.height} pixels are more than any camera's.")
-    if len(objects) * max(image.width * image.height, _LEAST_WORK) > _MOST_WORK:
-        raise DatasetError(f"{len(objects)} objects in an image of this size are too many.")
+    if len(objects) > MAX_OBJECTS:
+        raise DatasetError(f"{len(objects)} objects are more than an image can hold ({MAX_OBJECTS}).")
     for annotation in objects:
         mask = annotation.segmentation
         if annotation.category_id not in numbers:
@@ -336,23 +342,43 @@ class _Mask:
 
     def labels(self) -> LabelImage:
         """Return class indices, (H, W) uint8."""
-        labels = np.zeros(self._size, np.uint8)
-        for annotation in self._objects:
-            labels[self._draw(annotation) > 0] = self._numbers[annotation.category_id]
-        return labels
+        labels = np.zeros(self._size, np.uint8, order="F")
+        for annotation, lengths in self._drawn():
+            _paint(labels, lengths, self._numbers[annotation.category_id])
+        return np.ascontiguousarray(labels)
 
     def instances(self) -> InstanceImage:
         """Return object numbers, (H, W) uint16."""
-        instances = np.zeros(self._size, np.uint16)
-        for number, annotation in enumerate(self._objects, 1):
-            instances[self._draw(annotation) > 0] = number
-        return instances
+        instances = np.zeros(self._size, np.uint16, order="F")
+        for number, (_, lengths) in enumerate(self._drawn(), 1):
+            _paint(instances, lengths, number)
+        return np.ascontiguousarray(instances)
 
-    def _draw(self, annotation: Annotation) -> LabelImage:
-        mask = annotation.segmentation
-        if not isinstance(mask, RunLengthMask):
-            return draw_polygons(mask, *self._size)
-        return draw_runs(mask.counts, *self._size)
+    def _drawn(self) -> Iterator[tuple[Annotation, NDArray[np.int64]]]:
+        """Yield the run lengths of each object, until they are more work than any image is worth."""
+        work = 0.0
+        for annotation in self._objects:
+            mask = annotation.segmentation
+            if isinstance(mask, RunLengthMask):
+                lengths = _run_lengths(mask.counts, *self._size)
+            else:
+                lengths = _polygon_lengths(mask, *self._size)
+                work += _OUTLINE_WORK * sum(map(_length, mask))
+            work += int(lengths[1::2].sum())
+            if work > _MOST_WORK:
+                raise DatasetError("The objects are too many, too large or too ragged to be drawn.")
+            yield annotation, lengths
+
+
+def _paint(image: NDArray[Any], lengths: NDArray[np.int64], value: int) -> None:
+    """Set the foreground of run lengths; `image` is in column order. The work grows with the foreground."""
+    flat = image.T.reshape(-1)
+    starts, sizes = np.cumsum(lengths)[: lengths.size // 2 * 2 : 2], lengths[1::2]
+    if sizes.sum() > _MOST_INDICES:
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            flat[start : start + size] = value
+    else:
+        flat[np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())] = value
 
 
 def draw_runs(counts: str | Sequence[int], height: int, width: int) -> LabelImage:
@@ -376,39 +402,47 @@ def draw_runs(counts: str | Sequence[int], height: int, width: int) -> LabelImag
     DatasetError
         When the lengths are damaged, negative, or do not fill the image.
     """
-    # pycocotools trusts its input and would read and write beyond its memory.
-    lengths = _unpacked(counts) if isinstance(counts, str) else list(counts)
-    if any(type(length) is not int or length < 0 for length in lengths) or sum(lengths) != height * width:
+    mask = np.zeros((height, width), np.uint8, order="F")
+    _paint(mask, _run_lengths(counts, height, width), 1)
+    return mask
+
+
+def _run_lengths(counts: str | Sequence[int], height: int, width: int) -> NDArray[np.int64]:
+    """Return run lengths that are sure to fill the image."""
+    size = height * width
+    if isinstance(counts, str):
+        lengths = _unpacked(counts)
+    elif all(type(length) is int and 0 <= length <= size for length in counts):
+        lengths = np.array(counts, np.int64)
+    else:
+        lengths = np.array([-1])
+    if ((lengths < 0) | (lengths > size)).any() or lengths.sum() != size:
         raise DatasetError(f"The run lengths of a mask do not fill its {width} x {height} pixels.")
-    packed = {"size": [height, width], "counts": counts}
-    if not isinstance(counts, str):
-        packed = mask_api.frPyObjects(packed, height, width)
-    drawn: LabelImage = mask_api.decode(packed)
-    return drawn
+    return lengths
 
 
-def _unpacked(text: str) -> list[int]:
-    """Return the run lengths in COCO's text: 5 bits a character, differences to the run before last."""
+def _unpacked(text: str) -> NDArray[np.int64]:
+    """Return the run lengths in COCO's text: 5 bits a character, differences to the run before last.
+
+    pycocotools reads beyond a text that is damaged, so it is not asked.
+    """
     try:
         codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
         codes = np.array([-1])
+    if not codes.size:
+        return codes
     last = np.flatnonzero(codes & 0x20 == 0)  # of each number
     sizes = np.diff(last, prepend=-1)
-    damaged = codes.size and (
-        codes.min() < 0 or codes.max() > 63 or not last.size or last[-1] != codes.size - 1
-    )
+    damaged = codes.min() < 0 or codes.max() > 63 or not last.size or last[-1] != codes.size - 1
     if damaged or sizes.max(initial=0) > _MOST_DIGITS:
         raise DatasetError("The packed run lengths of a mask are damaged.")
-    if not codes.size:
-        return []
     shifts = 5 * (np.arange(codes.size) - np.repeat(last - sizes + 1, sizes))
-    values = np.add.reduceat((codes & 0x1F) << shifts, last - sizes + 1)
+    values: NDArray[np.int64] = np.add.reduceat((codes & 0x1F) << shifts, last - sizes + 1)
     values -= np.where(codes[last] & 0x10, 1 << 5 * sizes, 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
-    lengths: list[int] = values.tolist()
-    return lengths
+    return values
 
 
 def draw_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> LabelImage:
@@ -431,14 +465,20 @@ def draw_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
     DatasetError
         When one is no polygon, or together they are absurdly long.
     """
+    mask = np.zeros((height, width), np.uint8, order="F")
+    _paint(mask, _polygon_lengths(polygons, height, width), 1)
+    return mask
+
+
+def _polygon_lengths(polygons: Sequence[Sequence[float]], height: int, width: int) -> NDArray[np.int64]:
+    """Return the run lengths of the union of polygons."""
     # pycocotools takes memory for every fifth of a pixel of the outline, however far outside it runs.
     if sum(map(_length, polygons)) > MAX_LENGTH:
         raise DatasetError("The outline of a mask is too long to be drawn.")
     if not polygons:
-        return np.zeros((height, width), np.uint8)
+        return np.array([height * width])
     runs = mask_api.frPyObjects([list(polygon) for polygon in polygons], height, width)
-    drawn: LabelImage = mask_api.decode(mask_api.merge(runs))
-    return drawn
+    return _unpacked(mask_api.merge(runs)["counts"].decode("ascii"))
 
 
 def _length(polygon: Sequence[float]) -> float:
@@ -474,8 +514,10 @@ def write(plan: Plan) -> Iterator[Placed]:
             placed = put_image(plan, record, pixels.image, plan.folder / "images" / part / record.name)
             number += 1
             images.append(image_entry(number, placed, record, pixels.labels.shape))
-            for mask, category in objects_of(pixels, split=plan.config.split_parts):
-                annotations.append(_annotation(mask, category, number, polygons=plan.config.polygons))
+            annotations += [
+                _annotation(found, number, pixels.labels.shape, plan.config)
+                for found in objects_of(pixels, split=plan.config.split_parts)
+            ]
             yield Placed(record.name, placed, file)
         for index, annotation in enumerate(annotations, 1):
             annotation["id"] = index
@@ -512,52 +554,83 @@ def image_entry(number: int, placed: str, record: Record, shape: tuple[int, ...]
     }
 
 
-def _annotation(mask: LabelImage, category: int, image: int, *, polygons: bool) -> dict[str, Any]:
+def _annotation(
+    found: ObjectMask, image: int, shape: tuple[int, ...], config: ExportConfig
+) -> dict[str, Any]:
     """Return an entry of ``annotations`` but for its id."""
-    shape = {"segmentation": trace_polygons(mask) if polygons else encode_mask(mask)}
-    return {"image_id": image} | segment_entry(0, mask, category) | shape
+    rows, columns = found.box
+    if config.polygons:
+        segmentation: Any = trace_polygons(found.mask, (rows.start, columns.start))
+    else:
+        segmentation = encode_mask(found.mask, (rows.start, columns.start), shape)
+    return {"image_id": image} | segment_entry(0, found) | {"segmentation": segmentation}
 
 
-def segment_entry(number: int, mask: LabelImage, category: int) -> dict[str, Any]:
+def segment_entry(number: int, found: ObjectMask) -> dict[str, Any]:
     """Return what COCO says of an object, and of a segment, whatever way its mask is written.
 
     Parameters
     ----------
     number : int
         Its id.
-    mask : ndarray
-        (H, W) uint8 of 0 and 1, not empty.
-    category : int
-        Class index.
+    found : ObjectMask
+        The object.
 
     Returns
     -------
     dict
         Area in pixels; box as left, top, width and height.
     """
-    rows, columns = bounding_box(mask) or (slice(0, 0), slice(0, 0))
+    rows, columns = found.box
     return {
         "id": number,
-        "category_id": category,
-        "area": int(mask.sum()),
+        "category_id": found.category,
+        "area": int(found.mask.sum()),
         "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
         "iscrowd": 0,
     }
 
 
-def encode_mask(mask: LabelImage) -> dict[str, Any]:
-    """Return a mask (H, W) of 0 and 1 as COCO's packed run lengths."""
-    packed = mask_api.encode(np.asfortranarray(mask))
-    return {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")}
+def encode_mask(
+    mask: LabelImage, corner: tuple[int, int] = (0, 0), shape: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """Return a mask as COCO's packed run lengths.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (h, w) of 0 and 1.
+    corner : (int, int)
+        Row and column of its top left pixel in the image.
+    shape : (int, int), optional
+        Height and width of the image, those of the mask when left out.
+    """
+    height, width = shape or mask.shape
+    columns = np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1)))  # (w, h + 2)
+    steps = np.diff(columns, axis=1)
+    offset = corner[1] * height + corner[0]
+    starts, stops = (np.argwhere(steps == sign) @ (height, 1) + offset for sign in (1, -1))
+    joined = starts[1:] == stops[:-1]  # from the bottom of a column to the top of the next
+    starts, stops = starts[np.r_[True, ~joined][: starts.size]], stops[np.r_[~joined, True][: stops.size]]
+    bounds = np.stack([starts, stops], axis=1).ravel()
+    counts = np.diff(bounds, prepend=0, append=height * width).tolist()
+    packed = mask_api.frPyObjects(
+        {"size": [height, width], "counts": counts if counts[-1] else counts[:-1]}, height, width
+    )
+    return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
 
 
-def trace_polygons(mask: NDArray[np.bool_] | LabelImage) -> list[list[float]]:
+def trace_polygons(
+    mask: NDArray[np.bool_] | LabelImage, corner: tuple[int, int] = (0, 0)
+) -> list[list[float]]:
     """Outline a mask along the edges of its pixels.
 
     Parameters
     ----------
     mask : ndarray
         (H, W); not 0 is foreground.
+    corner : (int, int)
+        Row and column of its top left pixel in the image.
 
     Returns
     -------
@@ -569,7 +642,7 @@ def trace_polygons(mask: NDArray[np.bool_] | LabelImage) -> list[list[float]]:
     polygons = []
     for number, box in enumerate(ndimage.find_objects(parts, max_label=count), 1):
         loops = _loops(parts[box] == number)
-        offset = np.array([box[1].start, box[0].start])
+        offset = np.array([box[1].start + corner[1], box[0].start + corner[0]])
         polygons.append((_joined(loops) + offset).astype(float).ravel().tolist())
     return polygons
 
@@ -704,9 +777,9 @@ def segments_of(pixels: Pixels, *, split: bool) -> tuple[ByteImage, list[dict[st
     """
     numbers = np.zeros(pixels.labels.shape, np.uint32)
     segments = []
-    for number, (mask, category) in enumerate(objects_of(pixels, split=split), 1):
-        numbers[mask > 0] = number
-        segments.append(segment_entry(number, mask, category))
+    for number, found in enumerate(objects_of(pixels, split=split), 1):
+        numbers[found.box][found.mask > 0] = number
+        segments.append(segment_entry(number, found))
     return np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], axis=-1).astype(np.uint8), segments
 
 

@@ -422,12 +422,12 @@ def segmentation(photograph: pydicom.Dataset, pixels: Pixels, record: Record) ->
     hd = _highdicom()
     objects = list(objects_of(pixels, split=False))
     descriptions = [
-        _description(number, record.classes[category], record.provenance)
-        for number, (_, category) in enumerate(objects, 1)
+        _description(number, record.classes[found.category], record.provenance)
+        for number, found in enumerate(objects, 1)
     ]
     made: highdicom.seg.Segmentation = hd.seg.Segmentation(
         source_images=[photograph],
-        pixel_array=np.stack([mask for mask, _ in objects], axis=-1)[None],
+        pixel_array=np.stack([found.whole(pixels.labels.shape) for found in objects], axis=-1)[None],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         series_instance_uid=hd.UID(),
