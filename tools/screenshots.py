@@ -27,7 +27,7 @@ from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
-from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
+from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
@@ -184,12 +184,12 @@ def large_image(folder: Path) -> None:
     drawn = Image.fromarray(synthetic_sample(6, (750, 1000), n_lesions=7).image)
     viewer = open_window()
     viewer.add_image(np.array(drawn.resize((4000, 3000), Image.Resampling.BICUBIC)), name="back", rgb=True)
-    widget = LargeWidget(viewer)
+    widget = TiledWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Segment a very large image", area="right")
     wait_for(lambda: widget.models.choice is not None and widget.models.model.count() > 0)
-    widget.width_of_lesions.setValue(600)
+    widget.form.width_of_lesions.setValue(600)
     widget.segment.click()
-    wait_for(lambda: widget.outline is not None)
+    wait_for(lambda: widget.outline.labels is not None)
     take(viewer, "large-image")
 
 

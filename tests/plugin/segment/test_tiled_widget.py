@@ -12,7 +12,8 @@ from napari.components import ViewerModel
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.links import CLASSES
-from napari_lesionseg.plugin.segment.tiled_widget import LargeWidget
+from napari_lesionseg.plugin.segment.tiled_task import TiledTask
+from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 
 HEIGHT, WIDTH = 8192, 12288
 """A hundred megapixels."""
@@ -85,8 +86,8 @@ def viewer() -> ViewerModel:
     return ViewerModel()
 
 
-def make(qtbot, viewer) -> LargeWidget:
-    widget = LargeWidget(viewer)
+def make(qtbot, viewer) -> TiledWidget:
+    widget = TiledWidget(viewer)
     qtbot.addWidget(widget)
     widget.show()
     return widget
@@ -96,7 +97,7 @@ def wait_for(qtbot, widget):
     qtbot.waitUntil(lambda: not widget._at_work(), timeout=240_000)
 
 
-def test_without_an_image_it_says_what_to_do(qtbot, viewer, model):
+def test_the_status_line_asks_for_an_image(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     assert not widget.segment.isEnabled()
     assert "Open an image first" in widget.status.text()
@@ -107,15 +108,15 @@ def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
     viewer.add_image(Body().array, rgb=True, name="body", contrast_limits=(0, 255))
     widget = make(qtbot, viewer)
     assert "100.7 megapixels" in widget.status.text()
-    widget.width_of_lesions.setValue(800)
+    widget.form.width_of_lesions.setValue(800)
     seen = []
     widget.segment.click()
-    qtbot.waitUntil(lambda: widget._task is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: isinstance(widget._task, TiledTask), timeout=60_000)
     widget._task.progressed.connect(seen.append)
     wait_for(qtbot, widget)
     assert len(seen) > 10
     assert seen == [(place + 1, len(seen)) for place in range(len(seen))]
-    outline = widget.outline
+    outline = widget.outline.labels
     assert outline.name == "body outline"
     assert outline.data.shape == (HEIGHT, WIDTH)
     assert outline.contour == 0  # a contour of so many pixels would take seconds
@@ -126,13 +127,13 @@ def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
     assert "Outlined" in widget.status.text()
 
 
-def test_cancelled_it_changes_nothing(qtbot, viewer, model):
+def test_cancel_changes_nothing(qtbot, viewer, model):
     viewer.add_image(Body().array, rgb=True, name="body", contrast_limits=(0, 255))
     widget = make(qtbot, viewer)
-    widget.width_of_lesions.setValue(800)
+    widget.form.width_of_lesions.setValue(800)
     model.gate.clear()
     widget.segment.click()
-    qtbot.waitUntil(lambda: widget._task is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: isinstance(widget._task, TiledTask), timeout=60_000)
     assert not widget.segment.isEnabled()
     assert "Wait" in widget.segment.toolTip()
     widget.cancel.click()
@@ -150,30 +151,30 @@ def test_another_threshold_redraws_without_the_network(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     widget.segment.click()
     wait_for(qtbot, widget)
-    asked, outline = model.windows, widget.outline
+    asked, outline = model.windows, widget.outline.labels
     before = outline.data.copy()
-    widget.smallest.setValue(1000)
-    widget.threshold.slider.setValue(96)
+    widget.form.smallest.setValue(1000)
+    widget.form.threshold.slider.setValue(96)
     qtbot.waitUntil(lambda: not np.array_equal(outline.data, before), timeout=20_000)
     assert model.windows == asked
-    assert widget.outline is outline
+    assert widget.outline.labels is outline
     outline.undo()
     assert np.array_equal(outline.data, before)
 
 
-def test_a_multiscale_image_is_looked_at_from_afar(qtbot, viewer, model):
+def test_one_large_lesion_is_predicted_at_a_small_level_of_a_multiscale_image(qtbot, viewer, model):
     full = small_image()
     viewer.add_image([full, full[::2, ::2]], rgb=True, name="arm", multiscale=True)
     widget = make(qtbot, viewer)
-    widget.whole.setChecked(True)
-    assert not widget.width_of_lesions.isEnabled()
+    widget.form.whole.setChecked(True)
+    assert not widget.form.width_of_lesions.isEnabled()
     widget.segment.click()
     wait_for(qtbot, widget)
-    assert widget.outline.data.shape == full.shape[:2]
-    assert np.count_nonzero(widget.outline.data) == pytest.approx(100 * 120, rel=0.05)
+    assert widget.outline.labels.data.shape == full.shape[:2]
+    assert np.count_nonzero(widget.outline.labels.data) == pytest.approx(100 * 120, rel=0.05)
 
 
-def test_what_cannot_be_read_says_so(qtbot, viewer, model):
+def test_unsupported_images_are_reported(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     viewer.add_image(np.zeros((3, 64, 64, 3), np.uint8), rgb=True, name="film")
     widget.segment.click()
@@ -190,7 +191,7 @@ def test_an_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
     widget = make(qtbot, viewer)
     model.gate.clear()
     widget.segment.click()
-    qtbot.waitUntil(lambda: widget._task is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: isinstance(widget._task, TiledTask), timeout=60_000)
     viewer.layers.clear()
     model.gate.set()
     wait_for(qtbot, widget)

@@ -181,7 +181,7 @@ def test_while_it_works_it_shows_progress_and_can_be_cancelled(viewer, widget, n
     assert "Stopping" in widget.status.text()
     network.gate.set()
     qtbot.waitUntil(widget.segment.isEnabled, timeout=20_000)
-    assert widget.status.text() == "Cancelled; nothing was changed."
+    assert widget.status.text() == "Canceled; nothing was changed."
     assert widget.progress_bar.isHidden()
     assert len(progress._all_instances) == bars
     assert len(viewer.layers) == 1

@@ -6,7 +6,7 @@ Layers are kept as objects, never by name: they can be renamed, duplicated and d
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class ImageEditors:
     """The images of a viewer, and the editors of their masks."""
 
     def __init__(self, viewer: ViewerModel) -> None:
-        self._viewer = weakref.ref(viewer)
+        self._viewer: Callable[[], Any] = weakref.ref(viewer)
         self._filled = False
 
     def images(self) -> list[Image]:
@@ -85,7 +85,7 @@ class ImageEditors:
     def accept(self, image: Image, shape: tuple[int, ...], result: Result) -> MaskEditor | StackEditor:
         """Draw a result as one undoable step, in a new Labels layer if there is none that fits.
 
-        Raises an ImageError, and draws nothing, if the image has not the shape any more.
+        Raises an ImageError, and draws nothing, if the image no longer has the shape.
         """
         self.check(image, shape)
         editor = self._usable_editor(image)
@@ -93,9 +93,9 @@ class ImageEditors:
             _draw(editor, result)
             return editor
         labels = self._add_labels(image)
-        editor = open_editor(self._require_viewer(), image, labels, result.config)
+        editor = open_editor(self._viewer(), image, labels, result.config)
         _draw(editor, result)
-        # Shown after it was drawn: napari takes a second for the contour of 24 megapixels.
+        # Shown only when it is drawn: napari takes a second for the contour of 24 megapixels.
         labels.visible = image.visible
         show_as(labels, filled=self._filled)
         return editor
@@ -115,7 +115,7 @@ class ImageEditors:
         return True
 
     def settle(self, image: Image) -> None:
-        """End a row of redraws: the next one is a step of its own."""
+        """End a series of redraws: the next one is a new step."""
         editor = self.editor_for(image)
         if editor is not None:
             editor.document.history.end_merging()
@@ -123,9 +123,6 @@ class ImageEditors:
     def _layers(self) -> list[Layer]:
         viewer = self._viewer()
         return list(viewer.layers) if viewer is not None else []
-
-    def _require_viewer(self) -> Any:
-        return self._viewer()
 
     def _usable_editor(self, image: Image) -> MaskEditor | StackEditor | None:
         """Return the image's editor, its layer moved to the image, or None if the layer does not fit."""
@@ -140,7 +137,7 @@ class ImageEditors:
 
     def _add_labels(self, image: Image) -> Labels:
         """Insert an empty Labels layer right above the image."""
-        labels, layers = new_outline(image), self._require_viewer().layers
+        labels, layers = new_outline(image), self._viewer().layers
         selected = set(layers.selection)
         layers.insert(layers.index(image) + 1, labels)
         layers.selection = selected  # napari had selected the new layer instead

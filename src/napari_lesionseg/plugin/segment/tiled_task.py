@@ -1,4 +1,4 @@
-"""The task that segments a very large image in parts. No widgets in here."""
+"""The task that segments a very large image in parts, and the outline that it draws. No widgets in here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
+from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.inference.tiling import TileConfig, predict_tiles, predict_whole
 from napari_lesionseg.inference.tiling_io import (
@@ -19,19 +20,27 @@ from napari_lesionseg.inference.tiling_io import (
     remove_specks,
     threshold_strips,
 )
-from napari_lesionseg.plugin.napari_layers.layers import image_shape
+from napari_lesionseg.plugin.editor.editor import editor_of, open_editor
+from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, show_as
+from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
     from napari_lesionseg.inference.predictor import Model
 
 ENOUGH = 4
 """A multiscale image is predicted as a whole at a level of this many times the network's working size."""
 
+CONTOUR_PIXELS = 30_000_000
+"""Masks of larger images are shown filled, since napari takes seconds to draw their contours."""
+
 
 @dataclass(frozen=True, slots=True)
-class LargeOutline:
+class TiledResult:
     """The result for a very large image."""
 
     stored: NDArray[np.uint8]  # probabilities as bytes, (H, W) or (C, H, W), kept for another threshold
@@ -53,7 +62,7 @@ def draw(stored: NDArray[np.uint8], threshold: float, smallest: int) -> LabelIma
     return mask
 
 
-class TiledTask(Task[LargeOutline]):
+class TiledTask(Task[TiledResult]):
     """Segments one very large image, in memory or not, multiscale or not.
 
     Without a `TileConfig`, a reduced image is predicted as a whole, for one large lesion. `progressed` is
@@ -74,7 +83,7 @@ class TiledTask(Task[LargeOutline]):
         config: TileConfig | None,
         threshold: float,
         smallest: int,
-    ) -> LargeOutline:
+    ) -> TiledResult:
         height, width = levels[0].shape[:2]
         stored = new_output((height, width), model.card.out_channels)
         if config is None:
@@ -85,4 +94,40 @@ class TiledTask(Task[LargeOutline]):
         for part in parts:
             self.report((part.done, part.total))
         made = np.asarray(stored)
-        return LargeOutline(made, draw(made, threshold, smallest))
+        return TiledResult(made, draw(made, threshold, smallest))
+
+
+class TiledOutline:
+    """The outline of a very large image: its stored probabilities, and the layer that shows it."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer, self._editors = viewer, ImageEditors(viewer)
+        self._stored: NDArray[np.uint8] | None = None
+        self._classes: tuple[str, ...] = ()
+        self.image: Image | None = None
+        self.labels: Labels | None = None
+
+    @property
+    def stored(self) -> NDArray[np.uint8] | None:
+        """The probabilities as bytes; None if there are none, or their image was closed."""
+        return self._stored if self.image in self._viewer.layers else None
+
+    def accept(self, image: Image, result: TiledResult, classes: tuple[str, ...]) -> None:
+        """Draw a result; raise an ImageError if the image was closed or changed meanwhile."""
+        self._editors.check(image, result.mask.shape)
+        self.image, self._stored, self._classes = image, result.stored, classes
+        self.write(result.mask)
+
+    def write(self, mask: LabelImage) -> None:
+        """Draw a mask, as an undoable step; the first time, into a new Labels layer."""
+        image, layers = self.image, self._viewer.layers
+        if image is None:
+            return
+        if self.labels is None or self.labels not in layers or not fits(self.labels, image):
+            self.labels = new_outline(image)
+            self.labels.metadata[CLASSES] = self._classes
+            self.labels.data[...] = mask  # the layer is not shown yet: there is nothing to undo
+            show_as(self.labels, filled=mask.size > CONTOUR_PIXELS)
+            layers.insert(layers.index(image) + 1, self.labels)
+        editor = editor_of(self.labels) or open_editor(self._viewer, image, self.labels, PostprocessConfig())
+        editor.document.apply_mask(mask, editor.document.snapshot, manual=False)

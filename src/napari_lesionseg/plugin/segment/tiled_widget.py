@@ -1,30 +1,20 @@
-"""The dock widget for very large images, which are segmented in parts. It only wires."""
+"""The dock widget for very large images, which are segmented in parts."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels
-from napari.utils import progress
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import (
-    QLabel,
-    QRadioButton,
-    QSpinBox,
-    QWidget,
-)
+from napari.layers import Image
+from qtpy.QtWidgets import QGridLayout, QLabel, QRadioButton, QSpinBox, QWidget
 
-from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.inference.tiling import TileConfig
-from napari_lesionseg.plugin.editor.editor import editor_of, open_editor
-from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, show_as
-from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.napari_layers.layers import image_shape
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.segment.tiled_task import LargeOutline, TiledTask, draw
-from napari_lesionseg.plugin.tasks import Task, run_task
+from napari_lesionseg.plugin.segment.tiled_task import TiledOutline, TiledResult, TiledTask, draw
+from napari_lesionseg.plugin.tasks import Delay, Task, run_task
 from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
@@ -41,52 +31,22 @@ if TYPE_CHECKING:
 BEST_WIDTH = 100
 """Pixels; the image is scaled so that lesions have this width for the network."""
 
-CONTOUR_PIXELS = 30_000_000
-"""Masks of larger images are shown filled, since napari takes seconds to draw their contours."""
-
+REDRAW_MS = 300
 _SMALLEST_SCALE, _LARGEST_SCALE = 1 / 64, 8.0
 _NO_IMAGE = "Open an image first: File > Open File(s)."
 _AT_WORK = "Wait until the outline is done, or cancel it"
 
 
-class LargeWidget(QWidget):
-    """Segment an image of many megapixels in bounded memory; it may be on disk (dask, zarr) or multiscale.
+class TileForm:
+    """Widgets for what to look for, to be added to a form."""
 
-    `outline` is the Labels layer that was drawn last.
-    """
-
-    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
-        self._task: TiledTask | None = None
-        self._loading: Task[Model] | None = None
-        self._drawing: Task[LabelImage] | None = None
-        self._made: LargeOutline | None = None
-        self._image: Image | None = None
-        self._bar: progress | None = None
-        self.outline: Labels | None = None
-        self.images = LayerCombo(napari_viewer, Image, "no image is open")
-        self.models = ModelPicker(self)
+    def __init__(self) -> None:
         self.closely = QRadioButton("many small lesions")
-        self.whole = QRadioButton("one large lesion")
-        self.width_of_lesions = QSpinBox()
-        self.threshold = ThresholdSlider()
-        self.smallest = QSpinBox()
-        self._bottom = RunBar()
-        self.segment, self.cancel = self._bottom.segment, self._bottom.cancel
-        self.progress_bar, self.status = self._bottom.progress_bar, self._bottom.status
-        self._redraw_soon = QTimer(self)
-        self._describe()
-        self._lay_out()
-        self._connect()
-        self._update()
-
-    # ------------------------------------------------------------------------------------- building
-
-    def _describe(self) -> None:
         self.closely.setChecked(True)
         self.closely.setToolTip("For photographs of the whole body: every part is segmented in detail")
+        self.whole = QRadioButton("one large lesion")
         self.whole.setToolTip("For dermoscopy: one lesion that fills much of the image")
+        self.width_of_lesions = QSpinBox()
         self.width_of_lesions.setRange(10, 3000)
         self.width_of_lesions.setValue(BEST_WIDTH)
         self.width_of_lesions.setSuffix(" px")
@@ -94,53 +54,13 @@ class LargeWidget(QWidget):
             "Approximate width of the lesions. The model works best on lesions 50 to 200 pixels wide, "
             "so the image is scaled accordingly"
         )
+        self.threshold = ThresholdSlider()
+        self.smallest = QSpinBox()
         self.smallest.setRange(0, 1000)
         self.smallest.setValue(64)
         self.smallest.setSuffix(" px")
         self.smallest.setToolTip("Smaller parts are removed")
-        self.segment.setToolTip("Segment the image in the background")
-        self.cancel.setToolTip("Stop after the current part and change nothing")
-        self._redraw_soon.setSingleShot(True)
-        self._redraw_soon.setInterval(300)
-
-    def _lay_out(self) -> None:
-        grid = captioned(("Image", self.images.native))
-        row = self.models.add_to(grid, 1)
-        for caption, part in (
-            ("Look for", self.closely),
-            ("", self.whole),
-            ("Lesion width", self.width_of_lesions),
-            ("Threshold", self.threshold),
-            ("Smallest part", self.smallest),
-        ):
-            grid.addWidget(QLabel(caption), row, 0)
-            grid.addWidget(part, row, 1)
-            row += 1
-        self._bottom.lay_out(self, grid)
-
-    def _connect(self) -> None:
-        self.images.changed.connect(self._update)
-        self.closely.toggled.connect(self._update)
-        self.width_of_lesions.valueChanged.connect(self._update)
-        self.segment.clicked.connect(self.start)
-        self.cancel.clicked.connect(self._on_cancel)
-        self.threshold.moved.connect(self._redraw_soon.start)
-        self.smallest.valueChanged.connect(self._redraw_soon.start)
-        self._redraw_soon.timeout.connect(self._redraw)
-        when_gone(self, self._tear_down)
-
-    def _tear_down(self) -> None:
-        """Stop listening and working; Qt has deleted the widget."""
-        self.images.disconnect_viewer()
-        self.models.drop()
-        for job in (self._loading, self._drawing):
-            if job is not None:
-                job.close()
-        if self._task is not None:
-            self._task.close()
-        self._close_bar()
-
-    # ----------------------------------------------------------------------------------- outlining
+        self.closely.toggled.connect(self.width_of_lesions.setEnabled)
 
     @property
     def config(self) -> TileConfig | None:
@@ -150,6 +70,66 @@ class LargeWidget(QWidget):
         scale = float(np.clip(BEST_WIDTH / self.width_of_lesions.value(), _SMALLEST_SCALE, _LARGEST_SCALE))
         return TileConfig(scale=scale)
 
+    def threshold_for(self, model: Model) -> float:
+        """Return the chosen threshold, or the model's own."""
+        chosen = self.threshold.threshold
+        return model.card.threshold if chosen is None else chosen
+
+    def add_to(self, grid: QGridLayout, row: int) -> None:
+        """Add the widgets to the rows of a form."""
+        for caption, part in (
+            ("Look for", self.closely),
+            ("", self.whole),
+            ("Lesions of", self.width_of_lesions),
+            ("Threshold", self.threshold),
+            ("Smallest part", self.smallest),
+        ):
+            grid.addWidget(QLabel(caption), row, 0)
+            grid.addWidget(part, row, 1)
+            row += 1
+
+
+class TiledWidget(QWidget):
+    """Segment an image of many megapixels in bounded memory; it may be on disk (dask, zarr) or multiscale."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._task: Task[Any] | None = None  # that loads the model, then that segments
+        self._drawing: Task[LabelImage] | None = None
+        self.outline = TiledOutline(napari_viewer)
+        self.images = LayerCombo(napari_viewer, Image, "no image is open")
+        self.models = ModelPicker(self)
+        self.form = TileForm()
+        self._bar = RunBar()
+        self.segment, self.cancel, self.status = self._bar.segment, self._bar.cancel, self._bar.status
+        self._redraw_soon = Delay(REDRAW_MS, self._redraw)
+        grid = captioned(("Image", self.images.native))
+        self.form.add_to(grid, self.models.add_to(grid, 1))
+        self._bar.lay_out(self, grid)
+        self.cancel.setToolTip("Stop after the current part and change nothing")
+        self._connect()
+        self._update()
+
+    def _connect(self) -> None:
+        self.images.changed.connect(self._update)
+        self.segment.clicked.connect(self.start)
+        self.cancel.clicked.connect(self._on_cancel)
+        self.form.threshold.moved.connect(self._redraw_soon.start)
+        self.form.smallest.valueChanged.connect(self._redraw_soon.start)
+        when_gone(self, self._tear_down)
+
+    def _tear_down(self) -> None:
+        """Stop listening and working; Qt has deleted the widget."""
+        self.images.disconnect_viewer()
+        self.models.close()
+        self._redraw_soon.cancel()
+        for job in (self._task, self._drawing):
+            if job is not None:
+                job.close()
+        self._bar.end_activity()
+
+    # ------------------------------------------------------------------------------------- segmenting
+
     def start(self) -> None:
         """Segment the image."""
         if self.images.layer is None or self._at_work():
@@ -158,7 +138,7 @@ class LargeWidget(QWidget):
             self._go(self.models.loaded)
             return
         choice = self.models.choice
-        self._loading = run_task(
+        self._task = run_task(
             "loading the model",
             task.load,
             choice,
@@ -168,145 +148,111 @@ class LargeWidget(QWidget):
         self._update()
 
     def _on_model(self, choice: ModelChoice, model: Model) -> None:
-        self._loading = None
+        self._task = None
         self.models.remember(choice, model)
         self._go(model)
 
     def _go(self, model: Model) -> None:
-        image = self.images.layer
+        image, form = self.images.layer, self.form
         if image is None:
             self._update()
             return
-        level = self.threshold.threshold
-        self.threshold.set_threshold(level, model.card.threshold)
+        form.threshold.set_threshold(form.threshold.threshold, model.card.threshold)
         try:
-            self._task = TiledTask(model, image, self.config, self._level(model), self.smallest.value())
+            run = TiledTask(model, image, form.config, form.threshold_for(model), form.smallest.value())
         except LesionSegError as error:
             self._on_failed(error)
             return
-        self._image = image
-        self._task.progressed.connect(self._on_progress)
-        self._task.finished.connect(partial(self._on_finished, model))
-        self._task.failed.connect(self._on_failed)
-        self._task.start()
-        self._bar = progress(total=0, desc=f"Outlining {image.name}")
+        run.progressed.connect(self._on_progress)
+        run.finished.connect(partial(self._on_finished, image, model))
+        run.failed.connect(self._on_failed)
+        self._task = run
+        run.start()
+        self._bar.start_activity(f"Outlining {image.name}")
         self._update()
 
     def _on_cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
             self.cancel.setEnabled(False)
-            self._bottom.say("Stopping after the current part.")
+            self._bar.say("Stopping after the current part.")
 
     def _on_progress(self, progress: tuple[int, int]) -> None:
         done, total = progress
         if self._task is None or not self.cancel.isEnabled():
             return
-        self.progress_bar.setRange(0, total)
-        self.progress_bar.setValue(done)
-        self._bottom.say(
+        self._bar.set_progress(done, total)
+        self._bar.say(
             f"Part {done} of {total}." if done < total else "Drawing the outline\N{HORIZONTAL ELLIPSIS}"
         )
-        if self._bar is not None:
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
 
-    def _on_finished(self, model: Model, made: LargeOutline) -> None:
-        image = self._image
-        self._end()
-        if image is None or image not in self._viewer.layers:
-            self._bottom.say("The image was closed before its outline was ready.")
+    def _on_finished(self, image: Image, model: Model, result: TiledResult) -> None:
+        try:
+            self.outline.accept(image, result, model.card.classes)
+        except LesionSegError as error:
+            self._on_failed(error)
             return
-        if image_shape(image) != made.mask.shape:
-            self._bottom.say("The image was changed before its outline was ready; segment it again.")
-            return
-        self._made = made
-        self._write(image, made.mask, model.card.classes)
-        self._bottom.say(self._result(made.mask))
+        self._end(_summary(result.mask))
 
     def _on_failed(self, error: Exception) -> None:
-        self._loading = self._drawing = None
-        self._end()
         cancelled = isinstance(error, CancelledError)
-        self._bottom.say("Canceled; nothing was changed." if cancelled else str(error))
+        self._end("Canceled; nothing was changed." if cancelled else str(error))
 
-    def _end(self) -> None:
-        self._task = None
-        self._close_bar()
+    def _end(self, status: str) -> None:
+        self._task = self._drawing = None
+        self._bar.end_activity()
         self._update()
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _write(self, image: Image, mask: LabelImage, classes: tuple[str, ...]) -> None:
-        """Draw a mask, as an undoable step; the first time, into a new Labels layer."""
-        if self.outline is None or self.outline not in self._viewer.layers or not fits(self.outline, image):
-            self.outline = new_outline(image)
-            self.outline.metadata[CLASSES] = classes
-            self.outline.data[...] = mask  # nobody has seen the layer yet: there is nothing to undo
-            show_as(self.outline, filled=mask.size > CONTOUR_PIXELS)
-            self._viewer.layers.insert(self._viewer.layers.index(image) + 1, self.outline)
-        editor = editor_of(self.outline) or open_editor(
-            self._viewer, image, self.outline, PostprocessConfig()
-        )
-        editor.document.apply_mask(mask, editor.document.snapshot, manual=False)
+        self._bar.say(status)
 
     # ------------------------------------------------------------------------------- another threshold
 
     def _redraw(self) -> None:
         """Redraw the mask from the stored probabilities, in another thread."""
-        made, model = self._made, self.models.loaded
-        if made is None or model is None or self._at_work() or self._image is not self.images.layer:
+        stored, model = self.outline.stored, self.models.loaded
+        if stored is None or model is None or self._at_work() or self.outline.image is not self.images.layer:
             return
         self._drawing = run_task(
             "drawing the outline",
             draw,
-            made.stored,
-            self._level(model),
-            self.smallest.value(),
+            stored,
+            self.form.threshold_for(model),
+            self.form.smallest.value(),
             done=self._on_drawn,
             failed=self._on_failed,
         )
 
     def _on_drawn(self, mask: LabelImage) -> None:
         self._drawing = None
-        model = self.models.loaded
-        if self._image is not None and self._image in self._viewer.layers and model is not None:
-            self._write(self._image, mask, model.card.classes)
-            self._bottom.say(self._result(mask))
-
-    def _level(self, model: Model) -> float:
-        chosen = self.threshold.threshold
-        return model.card.threshold if chosen is None else chosen
-
-    # -------------------------------------------------------------------------------- what is shown
+        if self.outline.stored is not None:
+            self.outline.write(mask)
+            self._bar.say(_summary(mask))
 
     def _at_work(self) -> bool:
-        return self._task is not None or self._loading is not None or self._drawing is not None
+        return self._task is not None or self._drawing is not None
 
     def _update(self) -> None:
-        image, running = self.images.layer, self._task is not None or self._loading is not None
+        """Bring buttons, tooltips and the status line up to date."""
+        image, running = self.images.layer, self._task is not None
+        segmenting = isinstance(self._task, TiledTask)
         self.segment.setEnabled(image is not None and not running)
         self.segment.setToolTip(
             _AT_WORK if running else _NO_IMAGE if image is None else "Segment the image in the background"
         )
-        self.cancel.setEnabled(self._task is not None)
-        self.width_of_lesions.setEnabled(self.closely.isChecked())
-        self.progress_bar.setVisible(running)
-        self.progress_bar.setRange(0, 0)
+        self.cancel.setEnabled(segmenting)
+        self._bar.progress_bar.setVisible(running)
+        self._bar.set_progress(0, 0)
         if running:
-            self._bottom.say("Loading the model" if self._task is None else "Segmenting the first part")
+            self._bar.say("Segmenting the first part" if segmenting else "Loading the model")
         else:
-            self._bottom.say(_NO_IMAGE if image is None else _size_of(image))
+            self._bar.say(_NO_IMAGE if image is None else _size_of(image))
 
-    @staticmethod
-    def _result(mask: LabelImage) -> str:
-        share = np.count_nonzero(mask) / mask.size
-        if not share:
-            return "Nothing was found. Try a lower threshold or another width of the lesions."
-        return f"Outlined {share:.2%} of the image. Plugins > LesionSeg > Single lesions lists the lesions."
+
+def _summary(mask: LabelImage) -> str:
+    """Format how much of an image was outlined."""
+    fraction = np.count_nonzero(mask) / mask.size
+    if not fraction:
+        return "Nothing was found. Try a lower threshold or another width of the lesions."
+    return f"Outlined {fraction:.2%} of the image. Plugins > LesionSeg > Single lesions lists the lesions."
 
 
 def _size_of(image: Image) -> str:

@@ -1,13 +1,10 @@
-"""The dock widget that outlines images. It only wires: the work is done in the modules it imports."""
+"""The dock widget that outlines images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari.layers import Image
-from napari.utils import progress
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
     QHBoxLayout,
@@ -20,6 +17,7 @@ from napari_lesionseg.plugin.napari_layers.layers import shown_frame
 from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.segment.task import SegmentTask
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
+from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
 from napari_lesionseg.plugin.widgets.layer_combo import ImagesCombo
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 _NO_IMAGE = "Open an image first: File > Open File(s), or File > Open Sample > LesionSeg."
 _NONE_SELECTED = "Select images in the layer list first."
-_AT_WORK = "Wait until the outlines in the making are done, or cancel them."
+_AT_WORK = "Wait until the outlines are done, or cancel them."
 
 
 class SegmentWidget(QWidget):
@@ -42,16 +40,15 @@ class SegmentWidget(QWidget):
         self._viewer = napari_viewer
         self._editors = ImageEditors(napari_viewer)
         self._task: SegmentTask | None = None
-        self._bar: progress | None = None
         self.images = ImagesCombo(napari_viewer, self._editors)
         self.models = ModelPicker(self)
         self.controls = PostprocessForm(self)
         self.as_contour = QRadioButton("Outline")
         self.as_filled = QRadioButton("Filled")
-        self._bottom = RunBar()
-        self.segment, self.cancel = self._bottom.segment, self._bottom.cancel
-        self.progress_bar, self.status = self._bottom.progress_bar, self._bottom.status
-        self._redraw_soon = QTimer(self)
+        self._bar = RunBar()
+        self.segment, self.cancel = self._bar.segment, self._bar.cancel
+        self.progress_bar, self.status = self._bar.progress_bar, self._bar.status
+        self._redraw_soon = Delay(0, self._redraw_shown)
         self._describe()
         self._lay_out()
         self._connect()
@@ -66,9 +63,9 @@ class SegmentWidget(QWidget):
         bind_key(self.as_filled, "show filled")
         bind_key(self.segment, "segment")
         bind_key(self.cancel, "cancel")
-        self._shown_as = QButtonGroup(self)
-        self._shown_as.addButton(self.as_contour)
-        self._shown_as.addButton(self.as_filled)
+        shown_as = QButtonGroup(self)
+        shown_as.addButton(self.as_contour)
+        shown_as.addButton(self.as_filled)
         (self.as_filled if self._editors.filled else self.as_contour).setChecked(True)
 
     def _lay_out(self) -> None:
@@ -80,11 +77,9 @@ class SegmentWidget(QWidget):
         shown_as.addStretch()
         grid.addWidget(QLabel("Show as"), row, 0)
         grid.addLayout(shown_as, row, 1)
-        self._bottom.lay_out(self, grid)
+        self._bar.lay_out(self, grid)
 
     def _connect(self) -> None:
-        self._redraw_soon.setSingleShot(True)
-        self._redraw_soon.timeout.connect(self._redraw_shown)
         self.images.changed.connect(self._on_images_changed)
         self.controls.changed.connect(self._redraw_soon.start)
         self.controls.settled.connect(self._redraw_all)
@@ -96,67 +91,53 @@ class SegmentWidget(QWidget):
     def _tear_down(self) -> None:
         """Stop listening and working; Qt's side of the widget is gone."""
         self.images.disconnect_viewer()
-        self.models.drop()
+        self.models.close()
+        self._redraw_soon.cancel()
         if self._task is not None:
             self._task.close()
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.end_activity()
 
     def _on_segment(self) -> None:
         run = SegmentTask(self._editors, self.images.images(), self.controls.config)
         run.progressed.connect(self._on_progress)
         run.finished.connect(self._on_finished)
         self._task = run
-        self._bar = progress(total=run.frames, desc="Outlining images")
+        self._bar.start_activity("Outlining images", run.frames)
         self._update()
         run.start(self.models.choice, self.models.loaded)
 
     def _on_cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            self._bottom.say("Stopping after the image at work.")
+            self._bar.say("Stopping after the current image.")
             self.cancel.setEnabled(False)
 
     def _on_progress(self, done: int, total: int, name: str) -> None:
-        self.progress_bar.setRange(0, total if name else 0)
-        self.progress_bar.setValue(done)
-        self._bottom.say(f"Outlining {name}" if name else "Loading the model")
-        if self._bar is not None and done > self._bar.n:
-            self._bar.update(done - self._bar.n)
+        self._bar.set_progress(done, total if name else 0)
+        self._bar.say(f"Outlining {name}" if name else "Loading the model")
 
     def _on_finished(self, run: SegmentTask) -> None:
         self._task = None
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.end_activity()
         if run.model is not None:
             self.models.remember(run.choice, run.model)
-        changed_meanwhile = self.controls.config != run.config
-        if changed_meanwhile:
+        if self.controls.config != run.config:  # the user changed it meanwhile
             self._redraw_all()
+            self._update()
         else:
-            self._show_settings()
-        self._activate(run.done)
-        self._update()
-        self._bottom.say(_summary(run))
+            self._on_images_changed()
+        editor = self._editors.editor_for(run.done[-1]) if len(run.done) == 1 else None
+        if editor is not None:  # so that Ctrl+Z and the brush work on the outline at once
+            self._viewer.layers.selection.active = editor.labels
+        self._bar.say(_summary(run))
         if run.errors:
             more = f" ({len(run.errors) - 1} more did not work.)" if len(run.errors) > 1 else ""
             show_error(f"{run.errors[0]}{more}")
 
-    def _activate(self, done: list[Image]) -> None:
-        """Make the outline active, so that Ctrl+Z and the brush work on it at once."""
-        editor = self._editors.editor_for(done[-1]) if len(done) == 1 else None
-        if editor is not None:
-            self._viewer.layers.selection.active = editor.labels
-
-    def _on_images_changed(self) -> None:
-        self._show_settings()
-        self._update()
-
     def _on_shown_as(self, filled: bool) -> None:
         self._editors.filled = filled
 
-    def _show_settings(self) -> None:
+    def _on_images_changed(self) -> None:
         """Show the settings an outline was drawn with; a new image starts at the model's threshold."""
         images = self.images.images()
         editor = self._editors.editor_for(images[0]) if len(images) == 1 else None
@@ -166,6 +147,7 @@ class SegmentWidget(QWidget):
         else:
             kept = {"threshold": None} if len(images) == 1 else {}
             self.controls.set_config(self.controls.config.model_copy(update=kept), self.models.threshold)
+        self._update()
 
     def _redraw_shown(self) -> None:
         """Redraw at once what is seen; the other frames of a stack follow in `_redraw_all`."""
@@ -173,7 +155,7 @@ class SegmentWidget(QWidget):
             self._editors.redraw(image, self.controls.config, [shown_frame(image, self._viewer)])
 
     def _redraw_all(self) -> None:
-        self._redraw_soon.stop()
+        self._redraw_soon.cancel()
         for image in self.images.images():
             self._editors.redraw(image, self.controls.config)
             self._editors.settle(image)
@@ -193,24 +175,22 @@ class SegmentWidget(QWidget):
             "cancel",
         )
         self.progress_bar.setVisible(running)
-        self._bottom.say(reason if not running else self.status.text())
+        self._bar.say(reason if not running else self.status.text())
 
 
-def _why_not(running: bool, any_image: bool, any_meant: bool) -> str:
-    """Say why nothing can be outlined now; empty when it can."""
+def _why_not(running: bool, any_image: bool, any_chosen: bool) -> str:
+    """Return why nothing can be outlined now; empty if it can."""
     if running:
         return _AT_WORK
     if not any_image:
         return _NO_IMAGE
-    return "" if any_meant else _NONE_SELECTED
+    return "" if any_chosen else _NONE_SELECTED
 
 
 def _summary(run: SegmentTask) -> str:
-    """Say what became of a run."""
+    """Return the result of a run in one sentence."""
     if run.cancelled:
-        return (
-            f"Cancelled; {len(run.done)} outlined before." if run.done else "Cancelled; nothing was changed."
-        )
+        return f"Canceled; {len(run.done)} outlined before." if run.done else "Canceled; nothing was changed."
     if not run.done:
         return "Nothing was outlined."
     what = run.done[0].name if len(run.done) == 1 else f"{len(run.done)} images"

@@ -35,7 +35,7 @@ class AvailableModels:
 
 
 def available_models() -> AvailableModels:
-    """Look for models and devices; call it in a worker, as PyTorch takes a second or more to start."""
+    """Find models and devices; runs in another thread, since PyTorch takes seconds to start."""
     from napari_lesionseg.inference.device import available_devices, choose_device, describe_device
     from napari_lesionseg.models.store import ModelStore
 
@@ -46,7 +46,7 @@ def available_models() -> AvailableModels:
 class ModelPicker(QObject):
     """Lists for the model and the device; remembers the model that was loaded last.
 
-    What there is to choose from is looked up in a thread, since PyTorch takes its time to start.
+    Models and devices are found in another thread, since PyTorch takes seconds to start.
     """
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -59,7 +59,7 @@ class ModelPicker(QObject):
         keep_narrow(self.device)
         self._fill(AvailableModels((), {}))
         set_tip(self.model, "The model that draws the outlines", "model")
-        set_tip(self.device, "Where the model runs; a GPU is quicker, a processor will do", "device")
+        set_tip(self.device, "Where the model runs; a GPU is faster, but not needed", "device")
         bind_key(self.model, "model")
         bind_key(self.device, "device")
         self._job = run_task(
@@ -84,11 +84,11 @@ class ModelPicker(QObject):
         return self.loaded.card.threshold if self.loaded is not None else None
 
     def remember(self, choice: ModelChoice, model: Model) -> None:
-        """Keep a model that was loaded, in place of the one before."""
+        """Keep a loaded model, in place of the previous one."""
         self._loaded = (choice, model)
 
     def offer(self, name: str) -> None:
-        """Put a model that is new in the model store into the list."""
+        """Add a new model of the model store to the list."""
         if self._place_of(name) < 0:
             self.model.addItem(name, name)
             self.model.setItemData(self.model.count() - 1, name, Qt.ItemDataRole.ToolTipRole)
@@ -99,7 +99,7 @@ class ModelPicker(QObject):
         self.model.setCurrentIndex(self._place_of(name))
 
     def _place_of(self, name: str) -> int:
-        """Find a model in the list, or -1; the shipped one has no value, but its name."""
+        """Return the index of a model in the list, or -1; the shipped one has a name, but no value."""
         place = int(self.model.findData(name))
         return place if place >= 0 else int(self.model.findText(f"{name} (shipped)"))
 
@@ -111,12 +111,12 @@ class ModelPicker(QObject):
             row += 1
         return row
 
-    def drop(self) -> None:
-        """Call off what is being looked up."""
+    def close(self) -> None:
+        """Cancel the search for models and devices."""
         self._job.close()
 
     def _fill(self, found: AvailableModels) -> None:
-        """List what was found, and stay on what was chosen."""
+        """List what was found, and keep the choice."""
         wanted = self.model.currentData() if self.model.count() else self._preferences.model or None
         _list_choices(self.model, _model_entries(found, self._preferences.model), wanted)
         wanted = self.device.currentData() if self.device.count() else self._preferences.device
@@ -145,19 +145,19 @@ def _model_entries(found: AvailableModels, preferred: str) -> list[_Entry]:
 
 
 def _device_entries(found: AvailableModels) -> list[_Entry]:
-    """List all devices; before the search is done, none is known to be missing."""
+    """List all devices; they can all be chosen until the search is done."""
     if not found.devices:
         return [_Entry(name, text) for name, text in DEVICES.items()]
     return [
         _Entry(name, f"{text}: {found.devices[name]}")
         if name in found.devices
-        else _Entry(name, text, "There is none on this computer that PyTorch can use.")
+        else _Entry(name, text, "PyTorch finds none on this computer.")
         for name, text in DEVICES.items()
     ]
 
 
 def _list_choices(box: QComboBox, entries: list[_Entry], wanted: str | None) -> None:
-    """Fill a list, and choose the wanted entry, or the first one when it cannot be had."""
+    """Fill a list, and choose the wanted entry, or the first one if it is not available."""
     with QSignalBlocker(box):
         box.clear()
         for index, entry in enumerate(entries):

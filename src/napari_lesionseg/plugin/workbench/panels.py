@@ -169,7 +169,7 @@ class ModelPanel(Panel):
             self.models.offer(name)
 
     def _close_tasks(self) -> None:
-        self.models.drop()
+        self.models.close()
         if self._loading is not None:
             self._loading.close()
 
