@@ -30,6 +30,9 @@ mask_endings = ("_segmentation", "_mask", "_lesion")
 
 _Chunks: TypeAlias = tuple[tuple[int, int, str], ...]
 
+NO_IMAGES = ("_superpixels", "_overlay")
+"""What the stems of files end in that are no images: ISIC's superpixels, and this program's own overlays."""
+
 _PH2_IMAGE_FOLDER = "_Dermoscopic_Image"
 _PH2_ROOTS = ("", "PH2 Dataset images", "PH2Dataset/PH2 Dataset images", "PH2 Dataset/PH2 Dataset images")
 
@@ -156,7 +159,7 @@ def _is_image_file(path: Path) -> bool:
     return (
         path.suffix.lower() in image_suffixes
         and not path.name.startswith(".")
-        and not path.stem.lower().endswith("_superpixels")
+        and not path.stem.lower().endswith(NO_IMAGES)
         and (is_file(path) or path.is_symlink())  # links that lead nowhere are named when they are read
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
+    is_image,
     put_facts,
     put_image,
     put_instances,
@@ -40,7 +42,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
-from napari_lesionseg.io.folders import contained, is_dir, is_file, stays_inside
+from napari_lesionseg.io.folders import contained, is_dir, is_file, stays_inside, walk
 from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.io.tables import read_table, write_table
@@ -119,6 +121,7 @@ def read(folder: Path) -> Dataset:
             problems.append(Problem(image.name, "The image cannot be reached."))
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
+    problems += _strays(folder, [*everything, *((None, path) for path in found.without_image)])
     legend, odd = (given, []) if given else _look_through(masks)
     problems += [Problem(path.name, reason) for path, reason in odd]
     left_out = {path for path, _ in odd}
@@ -215,6 +218,21 @@ def _color(text: str) -> int:
         red, green, blue = (int(value) for value in match.groups())
         return red << 16 | green << 8 | blue
     raise DatasetError(f"The legend of the classes has a color that is none: {text[:40]!r}.")
+
+
+def _strays(folder: Path, known: Iterable[tuple[Path | None, Path | None]]) -> Iterator[Problem]:
+    """Name the folders with images where none are looked for, such as folders inside ``images``."""
+    taken = {path for pair in known for path in pair if path}
+    places = {path.parent for path in taken}
+    strays = Counter(
+        path.parent
+        for path in walk(folder)
+        if is_image(path) and path not in taken and path.parent not in places
+    )
+    for place, count in sorted(strays.items()):
+        name = place.relative_to(folder).as_posix()
+        if name.split("/")[0] not in ("instances", "regions"):
+            yield Problem(f"{name}/", f"{count} images in this folder are not part of the data set.", False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,6 @@ _NOT_LESION = re.compile(
     r"\b(background|skin|hairs?|rulers?|ink|markers?|bubbles?|stickers?|gel|dark corners?|artifacts?)\b",
     re.IGNORECASE,
 )
-_SUPERPIXELS = re.compile(r".+_superpixels", re.IGNORECASE)
 _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
@@ -118,7 +117,7 @@ class _Found:
 def _sort_out(folder: Path) -> _Found:
     """Tell a folder's files apart by their names."""
     found = _Found()
-    files = [path for path in walk(folder) if is_image(path) and not _SUPERPIXELS.fullmatch(path.stem)]
+    files = [path for path in walk(folder) if is_image(path)]
     stems = {name_key(path.stem) for path in files}
     masks: dict[tuple[str, str], list[Path]] = {}
     for path in files:
