@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models import store as module
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
+from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
 
 
@@ -228,3 +233,87 @@ def test_a_full_disk_leaves_no_trace(
     with pytest.raises(CheckpointError, match="No space left"):
         store.add(model_file, "mine")
     assert names(store) == ["shipped-1.0"]
+
+
+def make_model(seed: int, parent: str | None = None, license_id: str = "CC0-1.0") -> bytes:
+    torch.manual_seed(seed)
+    card = ModelCard(
+        name=f"model {seed}",
+        arch="unet",
+        arch_settings={"width": 2, "depth": 1},
+        parent=parent,
+        license=license_id,
+    )
+    return checkpoint_bytes(build_network("unet", width=2, depth=1), card)
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+def test_history_goes_back_to_the_first_model(own_store: ModelStore) -> None:
+    first = own_store.add(make_model(0), "first")
+    second = own_store.add(make_model(1, parent=sha256_file(first)), "second")
+    own_store.add(make_model(2, parent=sha256_file(second)), "third")
+    own_store.add(make_model(3), "other")
+    assert [entry.name for entry in own_store.history("third")] == ["third", "second", "first"]
+    assert [entry.name for entry in own_store.history("other")] == ["other"]
+
+
+def test_history_survives_renaming_and_losses(own_store: ModelStore) -> None:
+    first = own_store.add(make_model(0), "first")
+    own_store.add(make_model(1, parent=sha256_file(first)), "second")
+    own_store.rename("first", "the old one")
+    assert [entry.name for entry in own_store.history("second")] == ["second", "the old one"]
+    own_store.remove("the old one")
+    assert [entry.name for entry in own_store.history("second")] == ["second"]
+
+
+def test_history_skips_damaged_models(own_store: ModelStore) -> None:
+    own_store.add(make_model(0), "whole")
+    (own_store.folder / "broken.safetensors").write_bytes(b"broken")
+    assert [entry.name for entry in own_store.history("whole")] == ["whole"]
+    (entry,) = own_store.history("broken")
+    assert entry.card is None
+
+
+def test_history_of_a_missing_model(own_store: ModelStore) -> None:
+    with pytest.raises(ModelNotFoundError):
+        own_store.history("none")
+
+
+def test_export_comes_with_card_and_license(own_store: ModelStore, tmp_path: Path) -> None:
+    path = own_store.add(make_model(0, parent="ab" * 32), "ours")
+    model, card, license_file = own_store.export("ours", tmp_path / "for others")
+    assert model.read_bytes() == path.read_bytes()
+    assert load_checkpoint(model).card.name == "model 0"
+    assert json.loads(card.read_text())["license"] == "CC0-1.0"
+    text = license_file.read_text()
+    assert "CC0-1.0" in text
+    assert sha256_file(path) in text
+    assert "ab" * 32 in text
+
+
+def test_export_overwrites_nothing(own_store: ModelStore, tmp_path: Path) -> None:
+    own_store.add(make_model(0), "ours")
+    (tmp_path / "ours.card.json").write_text("mine")
+    with pytest.raises(CheckpointError, match="choose another folder"):
+        own_store.export("ours", tmp_path)
+    assert (tmp_path / "ours.card.json").read_text() == "mine"
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_damaged_models_are_not_exported(own_store: ModelStore, tmp_path: Path) -> None:
+    own_store.folder.mkdir()
+    (own_store.folder / "broken.safetensors").write_bytes(b"broken")
+    with pytest.raises(CheckpointError):
+        own_store.export("broken", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_to_a_folder_that_cannot_be_written(own_store: ModelStore, tmp_path: Path) -> None:
+    own_store.add(make_model(0), "ours")
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        own_store.export("ours", tmp_path / "file" / "folder")

@@ -132,3 +132,53 @@ def test_large_logits_stay_finite() -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(TrainingError, match="bce-dice"):
         segmentation_loss(ONE, MASK, "hinge")
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(2, 3, 5, 6, generator=GENERATOR)
+LABELS = torch.randint(0, 3, (2, 5, 6), generator=GENERATOR, dtype=torch.uint8)
+LABELS[0, :2] = IGNORED
+WEIGHTS = (0.5, 2.0, 3.0)
+
+
+def test_weighted_as_torch_does() -> None:
+    expected = torch.nn.functional.cross_entropy(
+        LOGITS, LABELS.long(), torch.tensor(WEIGHTS), ignore_index=IGNORED
+    )
+    torch.testing.assert_close(segmentation_loss(LOGITS, LABELS, "bce", class_weights=WEIGHTS), expected)
+
+
+def test_one_class_is_weighted_as_two_are() -> None:
+    # softmax(-z/2, z/2) is sigmoid(z)
+    logits, labels = LOGITS[:, :1], LABELS.clamp(max=1)
+    labels[LABELS == IGNORED] = IGNORED
+    two = segmentation_loss(torch.cat([-logits / 2, logits / 2], 1), labels, "bce", class_weights=(0.3, 2.0))
+    torch.testing.assert_close(segmentation_loss(logits, labels, "bce", class_weights=(0.3, 2.0)), two)
+
+
+@pytest.mark.parametrize("kind", ["bce", "bce-dice", "focal-dice"])
+def test_equal_weights_change_nothing(kind: str) -> None:
+    plain = segmentation_loss(LOGITS, LABELS, kind)
+    torch.testing.assert_close(segmentation_loss(LOGITS, LABELS, kind, class_weights=(2.0, 2.0, 2.0)), plain)
+
+
+def test_a_class_of_weight_zero_has_no_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    segmentation_loss(logits, LABELS, "bce", class_weights=(1.0, 0.0, 1.0)).backward()
+    assert logits.grad is not None
+    pulled = logits.grad.abs().sum(1) > 0
+    assert torch.equal(pulled, (LABELS != 1) & (LABELS != IGNORED))
+
+
+def test_ignored_pixels_may_hold_anything() -> None:
+    other = LOGITS.clone()
+    other[0, :, :2] = 50
+    for weights in (None, WEIGHTS):
+        losses = [segmentation_loss(z, LABELS, "bce-dice", class_weights=weights) for z in (LOGITS, other)]
+        torch.testing.assert_close(*losses)
+
+
+def test_ignored_pixels_alone_give_no_loss() -> None:
+    for weights in (None, WEIGHTS):
+        nothing = torch.full_like(LABELS, IGNORED)
+        assert segmentation_loss(LOGITS, nothing, "bce", class_weights=weights) == 0

@@ -5,20 +5,31 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_lesionseg.config import AugmentConfig, TrainConfig
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.evaluation.metrics import score_masks
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.learner import rate_at
-from napari_lesionseg.training.trainer import STATE_KEY, EpochResult, StepResult, Trainer, fit_batch_size
+from napari_lesionseg.training.trainer import (
+    STATE_KEY,
+    EpochResult,
+    StepResult,
+    Trainer,
+    fit_batch_size,
+    validate,
+)
+from napari_lesionseg.types import IGNORED
 
 QUICK = TrainConfig(
     pretrained=False,
@@ -267,3 +278,106 @@ def test_short_runs_learn_with_the_default_schedule(
     scores = list(trainer.run())[-1].validation
     assert scores is not None
     assert scores.jaccard > 0.6
+
+
+@pytest.mark.parametrize("weights", [(-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0)])
+def test_impossible_weights_are_refused(weights: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError):
+        TrainConfig(class_weights=weights)
+
+
+def trainer_of(labels: np.ndarray, **settings: object) -> Trainer:
+    card = ModelCard(arch="unet", arch_settings={"width": 2, "depth": 1}, working_size=32)
+    network = build_network(card.arch, card.out_channels, **card.arch_settings)
+    pair = CachedPair("one", np.zeros((*labels.shape, 3), np.uint8), labels)
+    return Trainer(network, card, [pair], [], TrainConfig(sizes=((0.0, 32),), batch_size=2, **settings))  # type: ignore[arg-type]
+
+
+def test_a_weight_is_needed_for_each_class() -> None:
+    with pytest.raises(TrainingError, match="2 class weights"):
+        trainer_of(np.zeros((32, 32), np.uint8), class_weights=(1.0, 1.0, 1.0))
+    with pytest.raises(TrainingError, match="2 class weights"):
+        trainer_of(np.zeros((32, 32), np.uint8), class_weights=(0.0, 0.0))
+
+
+def test_a_mask_with_an_unknown_class_is_named() -> None:
+    with pytest.raises(TrainingError, match="mask of one has a class 2"):
+        trainer_of(np.full((32, 32), 2, np.uint8))
+
+
+def test_weights_reach_the_loss() -> None:
+    labels = np.zeros((32, 32), np.uint8)
+    labels[:, :4] = 1
+    losses = []
+    for weights in (None, (0.01, 1.0)):
+        torch.manual_seed(0)
+        run = trainer_of(labels, epochs=1, loss="bce", class_weights=weights, precision="float32")
+        losses.append(next(run.run()).loss)
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_ignored_pixels_alone_can_be_learned_from() -> None:
+    run = trainer_of(np.full((32, 32), IGNORED, np.uint8), epochs=1)
+    assert np.isfinite(next(run.run()).loss)
+
+
+CPU = torch.device("cpu")
+
+
+class Dark(SegmentationNetwork):
+    """Takes dark pixels for lesion; with three channels, as the last class."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (image,)
+
+    def decode(
+        self, features: tuple[torch.Tensor, ...], guidance: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        lesion = -20 * features[0].mean(1, keepdim=True)
+        if self.channels == 1:
+            return lesion
+        return torch.cat([torch.zeros_like(lesion), torch.full_like(lesion, -50), lesion], dim=1)
+
+
+def square_pair(drawn: tuple[int, int], true: tuple[int, int], value: int = 1) -> CachedPair:
+    """A 64x64 image with a dark square from row and column a to b, and the mask of another square."""
+    image, labels = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64), np.uint8)
+    image[slice(*drawn), slice(*drawn)] = 0
+    labels[slice(*true), slice(*true)] = value
+    return CachedPair("square", image, labels)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 3)])
+def test_validation_scores_are_those_of_the_metrics(channels: int, classes: int) -> None:
+    pairs = [
+        square_pair((8, 40), (8, 40), 2),
+        square_pair((8, 40), (8, 56)),
+        square_pair((0, 0), (8, 40)),
+        square_pair((0, 0), (0, 0)),
+    ]
+    card = ModelCard(working_size=64, classes=tuple("abc"[:classes]))
+    scores = validate(Dark(channels).eval(), card, pairs, CPU)
+    predicted = [np.where(p.image[..., 0] == 0, 1, 0) for p in pairs]
+    expected = [score_masks(mask, p.labels > 0) for mask, p in zip(predicted, pairs, strict=True)]
+    assert scores.jaccard == pytest.approx(np.mean([e.jaccard for e in expected]), abs=1e-6)
+    assert scores.dice == pytest.approx(np.mean([e.dice for e in expected]), abs=1e-6)
+    assert scores.failures == pytest.approx(np.mean([e.failed for e in expected]))
+
+
+def test_validation_leaves_ignored_pixels_out() -> None:
+    sample = square_pair((8, 40), (8, 40))
+    sample.labels[:, 32:] = IGNORED
+    sample.image[:, 32:] = 0
+    assert validate(Dark().eval(), ModelCard(working_size=64), [sample], CPU).jaccard == 1
+
+
+def test_validation_does_not_change_the_network() -> None:
+    network = build_network("unet", width=2, depth=1).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    validate(network, ModelCard(arch="unet", working_size=64), [square_pair((8, 40), (8, 40))], CPU)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
