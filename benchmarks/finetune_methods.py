@@ -47,29 +47,29 @@ class Variant:
 
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = 200
-    """Of each copy."""
-    copies: int = 1
+    """Of each model."""
+    models: int = 1
     refit: int = 0
-    """Steps of one copy that begins with the mean of the others, with all images."""
+    """Steps of one model on all images, which starts from the mean of the others."""
 
 
 VARIANTS = {
-    "one copy, 200 steps": Variant(),
+    "one model, 200 steps": Variant(),
     "100 steps": Variant(steps=100),
     "at 256 pixels, 100 steps": Variant({"size": 256}, steps=100),
     "at 160 pixels, 6 a step": Variant({"size": 160, "batch_size": 6}),
     "twice the rates": Variant({"encoder_lr": 2e-4, "decoder_lr": 1e-3}),
     "encoder frozen": Variant({"encoder_lr": 0.0}),
     "all stages trained": Variant({"frozen_stages": 0}),
-    "three copies, 65 steps each": Variant(steps=65, copies=3),
-    "three copies, 30 steps, then 110 with all": Variant(steps=30, copies=3, refit=110),
-    "two copies, 45 steps, then 110 with all": Variant(steps=45, copies=2, refit=110),
+    "three models, 65 steps each": Variant(steps=65, models=3),
+    "three models, 30 steps, then 110 on all": Variant(steps=30, models=3, refit=110),
+    "two models, 45 steps, then 110 on all": Variant(steps=45, models=2, refit=110),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a variant made of one turn, for each share of the way: gains in mean Jaccard."""
+    """Gains in mean Jaccard of a variant in one turn, for each interpolation."""
 
     data: str
     variant: str
@@ -85,12 +85,12 @@ class Turn:
 def learn(
     model: ls.Model, pairs: Sequence[CachedPair], fold_of: Sequence[int], way: Variant, seed: int
 ) -> Ensemble:
-    """Train the copies of a variant; return them, or the copy that was trained further."""
+    """Train the models of a variant; return them, or the one that was trained further."""
     config = ls.FineTuneConfig.model_validate({**ALIKE, **way.settings, "seed": seed})
     size = config.size or model.card.working_size
     small = [shrink_pair(*pair, round(SPARE_SIDE * size)) for pair in pairs]
     everything = [Fold(tuple(small), ())]
-    ensemble = Ensemble(model, make_folds(small, fold_of) if way.copies > 1 else everything, config)
+    ensemble = Ensemble(model, make_folds(small, fold_of) if way.models > 1 else everything, config)
     _take_steps(ensemble, way.steps, size, config.warmup)
     if way.refit:
         ensemble = Ensemble(model, everything, config, begin=ensemble.averaged(ensemble.weights()))
@@ -120,7 +120,7 @@ class Bench:
         own = {(turn + offset) % parts for offset in range(LEARNED[data])}
         taken = [pair for pair, part in zip(pairs, part_of, strict=True) if part in own]
         rest = read([pair for pair, part in zip(pairs, part_of, strict=True) if part not in own])
-        fold_of = assign_folds([pair.stem for pair in taken], map(describe, taken), way.copies, draw)
+        fold_of = assign_folds([pair.stem for pair in taken], map(describe, taken), way.models, draw)
         started = time.process_time()
         ensemble = learn(model, read(taken), fold_of, way, draw)
         seconds = time.process_time() - started

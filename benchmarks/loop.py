@@ -6,8 +6,8 @@ Prints a table of ``docs/development/benchmarks.md``::
 
 - A simulated annotator goes through the images in random order with patients kept together, and approves
   outlines with a Jaccard index of at least 0.85 (annotators agree with each other at 0.80 to 0.90). Otherwise
-  she clicks into the largest error, slightly off its center as people do. After 10 clicks she paints the
-  outline.
+  the annotator clicks into the largest error, slightly off its center as people do, and paints the outline
+  after 10 clicks.
 - A click, a painted outline and an approval are one action each. An image that is right at once takes one.
 - After every ``--every`` images the model is fine-tuned on the approved outlines, which are not perfect. The
   new model is used if it is better on its held-out images.
@@ -43,7 +43,7 @@ from napari_lesionseg.types import Click, Pair
 GOOD_ENOUGH = 0.85
 MOST_CLICKS = 10
 JITTER = 0.5
-LONG_SIDE = 1024  # of the images she works on
+LONG_SIDE = 1024  # of the images
 
 
 @dataclass(frozen=True, slots=True)

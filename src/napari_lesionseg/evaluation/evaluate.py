@@ -44,18 +44,18 @@ class Card(Protocol):
 
 
 class Tally(Protocol):
-    """A further score, summed up image by image."""
+    """An additional score, accumulated image by image."""
 
     def add(self, measured: Measured) -> None:
         """Add one more image."""
         ...
 
     def empty(self) -> Self:
-        """Return a tally of the same kind that counted nothing yet."""
+        """Return an empty tally of the same type."""
         ...
 
     def merge(self, other: Self) -> None:
-        """Add what another tally counted in other images."""
+        """Add the tally of other images."""
         ...
 
 

@@ -237,7 +237,7 @@ def average_precision(
     Parameters
     ----------
     images : iterable of Ranked
-        All images; they are gone through once.
+        All images; they are iterated over once.
     thresholds : sequence of float
         Least Jaccard indices of a lesion that counts as found.
 

@@ -31,7 +31,7 @@ class PanopticMap:
     Parameters
     ----------
     classes : LabelImage
-        Class indices, shape (H, W), background first; 255 counts for nothing.
+        Class indices, shape (H, W), background first; 255 is ignored.
     ids : ndarray of int32, shape (H, W)
         Numbers of things; 0 where the class is stuff.
     """
@@ -89,7 +89,7 @@ def make_panoptic(labels: LabelImage, ids: InstanceMap, things: Collection[int])
     Parameters
     ----------
     labels : LabelImage
-        Class indices, shape (H, W), background first; 255 counts for nothing.
+        Class indices, shape (H, W), background first; 255 is ignored.
     ids : InstanceMap
         Lesions, shape (H, W).
     things : collection of int
@@ -98,8 +98,8 @@ def make_panoptic(labels: LabelImage, ids: InstanceMap, things: Collection[int])
     Returns
     -------
     PanopticMap
-        A lesion that spreads over several things has the class of most of its pixels. What is a thing but has
-        no number becomes lesions of its own, numbered after the others. Numbers on stuff are left out.
+        A lesion that covers several things has the class of most of its pixels. Pixels of a thing without a
+        number become additional lesions, numbered after the others. Numbers on stuff are left out.
 
     Raises
     ------

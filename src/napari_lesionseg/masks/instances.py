@@ -156,10 +156,10 @@ def _describe(
     classes: Sequence[str],
 ) -> Instance:
     rows, cols = np.nonzero(own)
-    kind = 1 if labels is None else _majority(labels[region][own])
+    class_index = 1 if labels is None else _majority(labels[region][own])
     confidence = None
     if probability is not None:
-        plane = probability if probability.ndim == 2 else probability[kind]
+        plane = probability if probability.ndim == 2 else probability[class_index]
         confidence = float(plane[region][own].mean(dtype=np.float64))
     return Instance(
         index=value,
@@ -170,8 +170,8 @@ def _describe(
         left=region[1].start,
         bottom=region[0].stop,
         right=region[1].stop,
-        class_index=kind,
-        class_name=classes[kind] if kind < len(classes) else f"class {kind}",
+        class_index=class_index,
+        class_name=classes[class_index] if class_index < len(classes) else f"class {class_index}",
         confidence=confidence,
     )
 

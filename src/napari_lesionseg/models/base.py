@@ -56,7 +56,7 @@ class SegmentationNetwork(nn.Module, ABC):
         return self
 
     def describe(self, image: Tensor) -> Tensor | None:
-        """Describe what kind of images (B, 3, H, W) are, shape (B, numbers); None unless overridden."""
+        """Describe images (B, 3, H, W) as features (B, F) of their domain; None unless overridden."""
         del image
         return None
 
@@ -83,22 +83,24 @@ def _fold_norms(layers: nn.Sequential) -> None:
             layers[index], layers[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def blend(network: SegmentationNetwork, weights: Mapping[str, Tensor], share: float) -> SegmentationNetwork:
-    """Return a copy of ``network`` whose weights went a share of the way to others.
+def blend(
+    network: SegmentationNetwork, weights: Mapping[str, Tensor], interpolation: float
+) -> SegmentationNetwork:
+    """Return a copy of ``network``, interpolated between its weights (0) and others (1).
 
-    On the line from old weights to new, less is lost of what was known than of what was learned: Wortsman
-    et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
+    Between old and fine-tuned weights, a model keeps most of both accuracies: Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models", arXiv:2109.01903.
     """
     blended = copy.deepcopy(network)
     state = blended.state_dict()
     for name, tensor in weights.items():
-        if tensor.is_floating_point():
-            state[name].lerp_(tensor.to(state[name].device), share)
+        if tensor.is_floating_point():  # not the batch counters of the normalization layers
+            state[name].lerp_(tensor.to(state[name].device), interpolation)
     return blended
 
 
 def widths(width: int, levels: int, widest: int) -> tuple[int, ...]:
-    """Count the channels of each level, finest first: doubled from level to level, up to ``widest``."""
+    """Return the channels of each level, finest first: doubled from level to level, up to ``widest``."""
     return tuple(min(width * 2**level, widest) for level in range(levels))
 
 
@@ -123,6 +125,6 @@ def resize_bilinear(features: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def logits_to_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Turn logits into probabilities of the same shape."""
+    """Convert logits to probabilities of the same shape."""
     scaled = logits.float() / temperature
     return torch.sigmoid(scaled) if scaled.shape[1] == 1 else torch.softmax(scaled, dim=1)

@@ -57,7 +57,7 @@ class ModelCard(Settings):
         False, description="Average the outline before the first click over the image's quarter turns."
     )
     domain: DomainStatistics | None = Field(
-        None, description="What the training images look like, to recognize images of another kind."
+        None, description="Statistics of the training images, to recognize images of another domain."
     )
     parent: Line | None = Field(None, description="SHA-256 of the model this one was fine-tuned from.")
     training: dict[str, Any] = Field(

@@ -1,9 +1,9 @@
-"""Classes added to and taken from a model; what it knows about the others is kept.
+"""Add classes to a model and remove them, without changing what it predicts for the others.
 
-All that depends on the number of classes is the network's last layer, ``head``, a convolution: every class
-has its own filter w and bias b there, and the logit z = w * x + b.
+Only the network's last layer, the convolution ``head``, depends on the number of classes: it has a filter w
+and a bias b for every class, and the logit is z = w * x + b.
 
-One class against the background has a single logit z with p = sigmoid(z). Two channels say the same with
+One class against the background has a single logit z with p = sigmoid(z). Two channels are equivalent with
 z_background = 0 and z_class = z, as softmax(0, z) = (1 - p, p). Back again, z = z_class - z_background.
 
 A new class n takes a share s of the probability of an existing class k: with the temperature T,
@@ -32,11 +32,11 @@ from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import IGNORED
 
 MAX_CLASSES = IGNORED
-"""Background included: masks are bytes, and the highest one marks pixels that count for nothing."""
+"""Background included: masks are bytes, and the value 255 marks ignored pixels."""
 
 
 class Rows(NamedTuple):
-    """Filters (C, K, h, w) and biases (C,) of a last layer, one a class, background included."""
+    """Filters (C, K, h, w) and biases (C,) of a last layer, one per class, background included."""
 
     weight: Tensor
     bias: Tensor
@@ -52,9 +52,9 @@ def add_class(
     if name in card.classes or not name:
         raise CheckpointError(f"There is a class '{name}' already; choose another name.")
     if len(card.classes) == MAX_CLASSES:
-        raise CheckpointError(f"A model can tell at most {MAX_CLASSES} classes apart.")
+        raise CheckpointError(f"A model can have at most {MAX_CLASSES} classes.")
     if not 0 < share < 1:
-        raise CheckpointError(f"A new class can take a share between 0 and 1, not {share}.")
+        raise CheckpointError(f"The share of a new class must be between 0 and 1, not {share}.")
     source = 0 if like is None else _position(card, like)
 
     def grow(rows: Rows) -> Rows:
@@ -82,7 +82,7 @@ def remove_class(network: SegmentationNetwork, card: ModelCard, name: str) -> Ch
 def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
     """Return a model with these classes in this order: missing ones are added, others removed."""
     if len(classes) < 2 or len(set(classes)) != len(classes) or "" in classes:
-        raise CheckpointError("Give the background and at least one class, each by a name of its own.")
+        raise CheckpointError("Name the background and at least one class, each differently.")
     current = Checkpoint(network, card.model_copy(update={"classes": (classes[0], *card.classes[1:])}))
     for name in classes[1:]:
         if name not in current.card.classes:
@@ -97,18 +97,18 @@ def with_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequenc
 def fit_classes(network: SegmentationNetwork, card: ModelCard, classes: Sequence[str]) -> Checkpoint:
     """Return a model with the classes of new masks, as a starting point for training.
 
-    Classes of the same name stay. A single class in place of another is renamed. If classes go and others
-    come, the new ones share equally what the first removed one had learned; if none goes, they start with a
-    hundredth of the background.
+    Classes of the same name stay. A single class in place of another is renamed. If classes are removed and
+    others added, the new ones share the probability of the first removed one equally; if none is removed,
+    they start with 1 % of the probability of the background.
     """
     new = [name for name in classes[1:] if name not in card.classes[1:]]
-    gone = [name for name in card.classes[1:] if name not in classes[1:]]
+    removed = [name for name in card.classes[1:] if name not in classes[1:]]
     if len(classes) == len(card.classes) == 2:
         renamed = card.model_copy(update={"classes": tuple(classes)})
         return with_classes(network, renamed, classes)
     current = Checkpoint(network, card)
-    for place, name in enumerate(new if gone else ()):
-        current = add_class(*current, name, like=gone[0], share=1 / (len(new) + 1 - place))
+    for place, name in enumerate(new if removed else ()):
+        current = add_class(*current, name, like=removed[0], share=1 / (len(new) + 1 - place))
     return with_classes(*current, classes)
 
 
@@ -119,7 +119,7 @@ def _position(card: ModelCard, name: str) -> int:
 
 
 def _rows(head: nn.Conv2d) -> Rows:
-    """Copy the filters and biases of a last layer, one a class, background included."""
+    """Copy the filters and biases of a last layer, one per class, background included."""
     weight = head.weight.detach()
     bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach()
     if len(weight) == 1:
@@ -130,7 +130,7 @@ def _rows(head: nn.Conv2d) -> Rows:
 def _with_rows(
     network: SegmentationNetwork, card: ModelCard, classes: tuple[str, ...], change: Callable[[Rows], Rows]
 ) -> Checkpoint:
-    """Build a network like ``network`` with other rows in its last layer, or in those of its experts."""
+    """Build a network like ``network`` with changed rows in its last layer, or in those of its experts."""
     state = dict(network.state_dict())
     for name, head in network.heads().items():
         weight, bias = change(_rows(head))
@@ -140,6 +140,7 @@ def _with_rows(
     channels = 1 if len(classes) == 2 else len(classes)
     grown = build_network(card.arch, channels, **card.arch_settings)
     grown.load_state_dict(state)
+    # The scores were measured with other classes.
     changed = card.model_copy(update={"classes": classes, "scores": {}})
     device = next(network.parameters()).device
     return Checkpoint(grown.to(device).train(network.training), changed)

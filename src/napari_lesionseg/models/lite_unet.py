@@ -144,13 +144,13 @@ class LiteUNet(SegmentationNetwork):
         return resize_bilinear(self.head(coarse), guidance.shape[-2:])
 
     def describe(self, image: Tensor) -> Tensor:
-        """Describe images by how strongly the filters of the early stages answer, and how much that varies.
+        """Describe images by the mean and standard deviation of the features of the early stages.
 
         Parameters
         ----------
         image : Tensor
-            Normalized, shape (B, 3, H, W). It is halved first: what JPEG and the camera's number of pixels do
-            to the finest detail says nothing of the kind of image.
+            Normalized, shape (B, 3, H, W). It is halved first, since the finest detail depends on JPEG and
+            the camera's resolution more than on the domain.
 
         Returns
         -------

@@ -1,7 +1,6 @@
 """Random changes that turn one training image into many: geometry, light, color, artifacts.
 
-Every sample has a random generator of its own, so that a run gives the same images whatever thread makes
-them.
+Every sample has its own random generator, so a run gives the same images whatever thread makes them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from napari_lesionseg.config import AugmentConfig
 from napari_lesionseg.datasets.synthetic.artifacts import random_artifacts
 from napari_lesionseg.types import ByteImage, LabelImage
 
-BLACK_SURROUNDINGS = 0.3  # share of images framed in black instead of mirrored at the border
+BLACK_SURROUNDINGS = 0.3  # fraction of images padded with black instead of mirrored at the border
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -50,7 +49,7 @@ def augment(
 
 
 def plain_sample(image: ByteImage, labels: LabelImage, size: int) -> TrainingSample:
-    """Bring an image and its labels to ``size`` without random changes."""
+    """Resize an image and its labels to ``size`` without random changes."""
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
     marks = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
     return TrainingSample(
@@ -91,22 +90,22 @@ def _change_color(image: Tensor, strength: float, rng: np.random.Generator) -> T
     return ((colored - mean) * contrast + mean).clamp_(0, 1)
 
 
-def _degrade(image: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Blur, compress or add noise to an image (3, H, W) of bytes."""
-    if rng.random() < share:
+def _degrade(image: Tensor, fraction: float, rng: np.random.Generator) -> Tensor:
+    """Blur, add noise to, or compress an image (3, H, W) of bytes."""
+    if rng.random() < fraction:
         as_pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         blurred = as_pillow.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 2.0)))
         image = torch.from_numpy(np.array(blurred)).permute(2, 0, 1)
-    if rng.random() < share:
+    if rng.random() < fraction:
         noise = torch.from_numpy(
             rng.normal(0, rng.uniform(2, 10), size=tuple(image.shape)).astype(np.float32)
         )
         image = (image.float() + noise).clamp_(0, 255).to(torch.uint8)
-    return _compress(image, int(rng.integers(25, 90))) if rng.random() < share else image
+    return _compress(image, int(rng.integers(25, 90))) if rng.random() < fraction else image
 
 
 def _compress(image: Tensor, quality: int) -> Tensor:
-    """Send an image (3, H, W) of bytes through JPEG."""
+    """Compress an image (3, H, W) of bytes as JPEG, and decode it."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(buffer, formats=["JPEG"]))).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Training batches: images kept small in memory, drawn in a reproducible order, made ahead by a thread."""
+"""Training batches: small images in memory, in a reproducible order, prefetched by a thread."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_pair(pair: Pair, side: int) -> CachedPair:
 
 
 class BatchSource:
-    """Draws batches so that step ``n`` of a run is the same whenever and however often it is asked for."""
+    """Batches of a run; the batch of a step depends only on the seed and the step, so runs can be resumed."""
 
     def __init__(
         self, pairs: Sequence[CachedPair], config: AugmentConfig, batch_size: int, seed: int
@@ -62,7 +62,7 @@ class BatchSource:
 
     @property
     def steps_per_pass(self) -> int:
-        """Steps until every image was drawn once."""
+        """Steps in which every image is used once."""
         return max(1, -(-len(self._pairs) // self._batch_size))
 
     def batch(self, step: int, size: int) -> Batch:
@@ -82,7 +82,7 @@ class BatchSource:
     def prefetch(
         self, first: int, last: int, size_of: Callable[[int], int], depth: int = PREFETCHED
     ) -> Iterator[Batch]:
-        """Yield the batches of steps ``first`` to ``last`` - 1, made ahead by one thread."""
+        """Yield the batches of steps ``first`` to ``last`` - 1, prefetched by one thread."""
         return prefetch(self.batch, first, last, size_of, depth)
 
 
@@ -93,7 +93,7 @@ def prefetch(
     size_of: Callable[[int], int],
     depth: int = PREFETCHED,
 ) -> Iterator[Made]:
-    """Yield ``make(step, size)`` of steps ``first`` to ``last`` - 1, made ahead by one thread."""
+    """Yield ``make(step, size)`` of steps ``first`` to ``last`` - 1, prefetched by one thread."""
     with ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             ahead = [pool.submit(make, n, size_of(n)) for n in range(first, min(last, first + depth))]

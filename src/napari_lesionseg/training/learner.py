@@ -26,14 +26,14 @@ AverageFunction: TypeAlias = Callable[[Tensors, Tensors, Tensor | int], None]
 
 
 def rate_at(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate: a linear rise up to ``warmup``, then a half cosine to zero."""
+    """Return the relative learning rate: a linear rise up to ``warmup``, then a half cosine to zero."""
     if progress < warmup:
         return max(progress, 1e-3 * warmup) / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 def average_decay(decay: float, step: int) -> float:
-    """Decay of the moving average after ``step`` steps.
+    """Return the decay of the moving average after ``step`` steps.
 
     An average longer than the run would keep mostly the first weights, so it covers at most the last tenth of
     the steps so far (as TensorFlow's ExponentialMovingAverage with ``num_updates``).
@@ -51,8 +51,8 @@ def _average(decay: float) -> AverageFunction:
 def boundary_of(card: ModelCard) -> float:
     """Return the logit, after the temperature, from which a pixel is lesion; 0 for several classes.
 
-    Training pulls outlines to a probability of 0.5. Shifted by this, it learns the outline that an annotator
-    sees, at the model's own threshold.
+    Training places the boundary at a probability of 0.5. With the logits shifted by this, it is placed at the
+    model's own threshold, which is what an annotator sees.
     """
     return math.log(card.threshold / (1 - card.threshold)) if card.out_channels == 1 else 0.0
 
@@ -104,9 +104,9 @@ class Learner:
         return cast("SegmentationNetwork", self._average.module).eval()
 
     def step(self, batch: Batch, number: int, rate: float) -> float:
-        """Learn from a batch at a share ``rate`` of the learning rates, and return the loss before the step.
+        """Train on a batch, at ``rate`` times the peak learning rates; return the loss before the step.
 
-        The number of the step and the seed decide the simulated clicks.
+        The simulated clicks depend only on the number of the step and the seed.
         """
         self._set_training()
         for norm, momentum in self._new_norms:
@@ -142,7 +142,7 @@ class Learner:
     def _add_guided(
         self, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-        """Add a share of the images a second time, with clicks simulated on the current predictions.
+        """Add some of the images a second time, with clicks simulated on the current predictions.
 
         All images are also decoded without clicks: the decoder is cheap, and automatic outlines matter most.
         """
@@ -216,7 +216,7 @@ class Learner:
             raise TrainingError("The saved training belongs to another network.") from error
         for name, parameter in self._trained().items():
             slots = part(f"optimizer.{name}.")
-            if slots:  # AdamW counts its steps on the processor
+            if slots:  # AdamW counts its steps on the CPU
                 self._optimizer.state[parameter] = {
                     slot: value.cpu() if slot == "step" else value.to(parameter.device)
                     for slot, value in slots.items()

@@ -1,4 +1,4 @@
-"""Losses on logits: what training makes small."""
+"""Loss functions on logits."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def segmentation_loss(
     logits : Tensor
         Shape (B, 1, H, W) for one class, or (B, C, H, W) with the background first.
     labels : Tensor
-        Class indices of shape (B, H, W); 255 counts for nothing. For one class, any index above 0 is it.
+        Class indices of shape (B, H, W); 255 is ignored. For one class, every index above 0 belongs to it.
     kind : str
         "bce": cross-entropy (binary for one class). "bce-dice": plus soft Dice. "focal-dice": cross-entropy
-        weighted towards pixels that are still wrong, plus soft Dice.
+        weighted toward pixels that are still wrong, plus soft Dice.
     smoothing : float
-        Share of the certainty taken from the labels, against wrong ones.
+        Label smoothing, 0 to 0.5, which makes the loss tolerate wrong labels.
     class_weights : sequence of float, optional
-        How much the pixels of each class count in the cross-entropy, background first; its mean is weighted,
-        so that twice the weights give the same loss. Soft Dice needs none: it treats the classes alike.
+        Weight of each class in the cross-entropy, background first. The mean is weighted, so a common factor
+        does not matter. Soft Dice is not weighted: it is averaged over the classes.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def _weights(labels: Tensor, class_weights: Sequence[float]) -> Tensor:
 
 
 def _at_least_a_pixel(counted: Tensor) -> Tensor:
-    """Sum of the weights; 1 where there are none, so that nothing is divided by nothing."""
+    """Return the sum of the weights; 1 if it is 0, to avoid a division by zero."""
     total = counted.sum()
     return torch.where(total > 0, total, torch.ones_like(total))
 
@@ -83,8 +83,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """One minus the soft Dice of each image and class (Milletari et al. 2016), averaged.
 
-    An image without the class costs nothing when nothing is predicted: the smoothing term of one pixel's
-    worth makes the fraction 1 for an empty mask met by an empty prediction.
+    One is added to numerator and denominator, so an empty prediction of an empty mask has no loss.
     """
     counted = (labels != IGNORED)[:, None]
     if logits.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Processor threads of a training: how many, and what to do when others want the cores as well."""
+"""CPU threads of a training: how many, and what to do when other programs need the cores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _changing = threading.Lock()
 
 
 def background_threads() -> int:
-    """Count the threads for work behind a window: one core is left for the window."""
+    """Return the number of threads for work in the background: one core is left for the window."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, cores - 1)
 
@@ -38,8 +38,8 @@ def background_threads() -> int:
 def lower_priority() -> None:
     """Permanently lower the priority of the calling thread and of those it starts.
 
-    Only Linux knows priorities of threads; elsewhere nothing happens. A thread cannot take it back: call it
-    in one that ends with the work.
+    Only Linux has priorities of threads; elsewhere nothing happens. It cannot be undone: call it in a thread
+    that ends with the work.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -49,13 +49,10 @@ def lower_priority() -> None:
 
 @contextlib.contextmanager
 def short_holds() -> Iterator[None]:
-    """Keep all threads from holding the GIL for long, so that a window can draw meanwhile.
-
-    Python looks through all objects there are for garbage now and then, and keeps the lock meanwhile: 0.2 s
-    with PyTorch loaded. Until the end only young objects are looked through. And a thread that computes in
-    Python gives the lock away after 0.5 ms rather than 5: to draw an image takes a hundred calls that ask
-    for the lock again. Both hold for the whole process; several may ask for it at once.
-    """
+    """Keep all threads from holding the GIL for long, so that the window can draw; may be nested."""
+    # A full garbage collection holds the GIL for 0.2 s with PyTorch loaded: only young objects are collected.
+    # A thread that computes in Python releases the GIL after 0.5 ms instead of 5: drawing an image takes a
+    # hundred calls that each need the GIL. Both settings apply to the whole process.
     with _changing:
         young, middle, _ = threshold = gc.get_threshold()
         _before.append((threshold, sys.getswitchinterval()))
@@ -74,7 +71,7 @@ def short_holds() -> Iterator[None]:
 def limited_threads(count: int | None) -> Iterator[None]:
     """Compute with ``count`` threads for a while; None: as many as torch has.
 
-    Torch keeps the number for every thread of Python apart, so it is set by the one that does the work.
+    PyTorch keeps the number per Python thread, so call it in the thread that does the work.
     """
     before = torch.get_num_threads()
     if count is not None:
@@ -86,7 +83,7 @@ def limited_threads(count: int | None) -> Iterator[None]:
 
 
 class ContentionWatch:
-    """Notices that steps suddenly take three times as long, as they do when the cores are wanted elsewhere.
+    """Detects that steps take three times as long, as they do when other programs need the cores.
 
     Threads that wait for each other at every layer lose most of their time as soon as one of them has to wait
     for a core; one thread alone does not.
@@ -112,7 +109,7 @@ class ContentionWatch:
 
 
 class WorkClock:
-    """Adds up the time spent inside ``with`` blocks, so that pauses do not count."""
+    """Sum of the time spent inside ``with`` blocks, so that pauses do not count."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._before = seconds
@@ -120,7 +117,7 @@ class WorkClock:
 
     @property
     def seconds(self) -> float:
-        """Time spent working so far, the present piece included."""
+        """Working time so far, including the current block."""
         return self._before + (time.monotonic() - self._since if self._since is not None else 0.0)
 
     def __enter__(self) -> Self:

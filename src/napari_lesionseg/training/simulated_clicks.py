@@ -1,4 +1,4 @@
-"""A simulated annotator who clicks while the network learns."""
+"""Simulated clicks of an annotator during training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from napari_lesionseg.inference.clicks import draw_disc, next_click
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
 from napari_lesionseg.types import IGNORED
 
-COARSE = 4  # errors are looked for at a quarter of the resolution, which is quick and precise enough
+COARSE = 4  # errors are searched at a quarter of the resolution, which is fast and precise enough
 JITTER = 0.7
-FORGET_PREVIOUS = 0.1  # share of the images whose previous outline is withheld
+FORGET_PREVIOUS = 0.1  # fraction of the images whose previous mask is withheld
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def simulate_guidance(
     threshold: float = 0.5,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Click on the network's errors for one to ``max_rounds`` rounds, feeding its answers back."""
+    """Click on the network's errors for one to ``max_rounds`` rounds, each on the latest prediction."""
     planes = torch.zeros(len(labels), 3, *labels.shape[1:], device=labels.device)
     rounds = rng.integers(1, max_rounds + 1, size=len(labels))
     coarse = labels[:, ::COARSE, ::COARSE].cpu().numpy()

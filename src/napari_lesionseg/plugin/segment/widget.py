@@ -89,7 +89,7 @@ class SegmentWidget(QWidget):
         when_gone(self, self._tear_down)
 
     def _tear_down(self) -> None:
-        """Stop listening and working; Qt's side of the widget is gone."""
+        """Stop listening and working; Qt has deleted the widget."""
         self.images.disconnect_viewer()
         self.models.close()
         self._redraw_soon.cancel()

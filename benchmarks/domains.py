@@ -2,7 +2,7 @@
 
 Prints a table of ``docs/development/fine-tuning.md``::
 
-    python benchmarks/kinds.py [--model M] [--data DIR] [--draws 40]
+    python benchmarks/domains.py [--model M] [--data DIR] [--draws 40]
 
 Images of a set from another camera are drawn at random and define the new domain, as in fine-tuning. The
 table shows how many of the set's other images are recognized, and how many ISIC validation
@@ -24,7 +24,7 @@ from images import add_data_argument, find_set
 from napari_lesionseg.io.images import read_image
 from napari_lesionseg.models.mixture import GATE_THRESHOLD, DomainStatistics
 
-KINDS = {"pad-smartphone": (5, 10, 20), "ph2-sample": (3, 5, 10)}
+DOMAINS = {"pad-smartphone": (5, 10, 20), "ph2-sample": (3, 5, 10)}
 OWN = {
     "ISIC val": "isic2017-val-256",
     "crops": "isic-crop512-val",
@@ -34,20 +34,20 @@ OWN = {
 Descriptions = NDArray[np.float32]
 
 
-def share_far(domain: DomainStatistics, drawn: Descriptions, others: Descriptions) -> float:
-    """Return the share of images that are of the kind of those drawn."""
+def fraction_recognized(domain: DomainStatistics, drawn: Descriptions, others: Descriptions) -> float:
+    """Return the fraction of images that belong to the domain of those drawn."""
     return float((domain.direction_to(drawn).distances(others) > GATE_THRESHOLD).mean())
 
 
 def measure(
-    domain: DomainStatistics, kind: Descriptions, own: Mapping[str, Descriptions], count: int, draws: int
+    domain: DomainStatistics, features: Descriptions, own: Mapping[str, Descriptions], count: int, draws: int
 ) -> list[float]:
     """Average over draws: the fraction recognized, then the fractions mistaken for it."""
     shares = []
     for draw in range(draws):
-        order = np.random.default_rng((2026, draw)).permutation(len(kind))
-        drawn, left = kind[order[:count]], kind[order[count:]]
-        shares.append([share_far(domain, drawn, others) for others in (left, *own.values())])
+        order = np.random.default_rng((2026, draw)).permutation(len(features))
+        drawn, left = features[order[:count]], features[order[count:]]
+        shares.append([fraction_recognized(domain, drawn, others) for others in (left, *own.values())])
     return [float(mean) for mean in np.mean(shares, axis=0)]
 
 
@@ -70,10 +70,10 @@ def main() -> None:
 
     own = {name: describe(folder) for name, folder in OWN.items()}
     table = Table("domain", "drawn", "recognized", *(f"taken of {name}" for name in own))
-    for folder, counts in KINDS.items():
-        kind = describe(folder)
+    for folder, counts in DOMAINS.items():
+        features = describe(folder)
         for count in counts:
-            shares = measure(model.card.domain, kind, own, count, options.draws)
+            shares = measure(model.card.domain, features, own, count, options.draws)
             table.add_row(folder, str(count), *(f"{share:.0%}" for share in shares))
     Console().print(table)
 
