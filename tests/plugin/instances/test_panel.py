@@ -15,7 +15,7 @@ from napari_lesionseg.plugin.instances import model as model_module
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.plugin.napari_layers.links import image_of, outline_of
-from napari_lesionseg.plugin.segment.outlines import Result, Session
+from napari_lesionseg.plugin.segment.outlines import ImageEditors, Result
 
 SCALE = 2.0
 
@@ -359,7 +359,7 @@ def test_the_network_s_confidence_is_shown(qtbot, viewer):
     probability = np.where(numbers() == 5, 0.75, np.where(numbers() == 2, 0.5, 0)).astype(np.float32)
     config = PostprocessConfig(threshold=0.4, largest_only=False, min_area=0)
     result = Result({(): prediction_of(probability)}, None, config)
-    Session(viewer).accept(viewer.layers[0], (60, 80), result)
+    ImageEditors(viewer).accept(viewer.layers[0], (60, 80), result)
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     panel.numbering.button.click()

@@ -462,15 +462,23 @@ def test_a_deleted_layer_closes_the_image_with_its_work_saved(qtbot, desk, which
     assert len(desk.viewer.layers) == 2
 
 
-@pytest.mark.parametrize("how", ["clear", "remove_selected"])
-def test_all_layers_are_deleted_at_once(qtbot, desk, how):
+def test_all_layers_are_deleted_at_once(qtbot, desk):
     desk.paint()
     mask = desk.mask
-    desk.viewer.layers.select_all()
-    getattr(desk.viewer.layers, how)()
+    desk.viewer.layers.clear()
     qtbot.waitUntil(lambda: not desk.viewer.layers)
     desk.saved()
     assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
+
+
+def test_deleting_the_selected_layers_keeps_those_of_the_study(desk):
+    other = Image(np.zeros((9, 9, 3), np.uint8), rgb=True, name="other")
+    desk.viewer.layers.append(other)
+    desk.viewer.layers.select_all()
+    desk.viewer.layers.remove_selected()
+    assert other not in desk.viewer.layers
+    assert len(desk.viewer.layers) == 2
+    assert desk.editor is not None
 
 
 def test_the_next_image_comes_though_a_layer_was_deleted_just_now(qtbot, desk):
