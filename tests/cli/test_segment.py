@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.cluster import segment as module
+from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError
+from napari_lesionseg.inference.postprocess import postprocess
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.io.images import read_image
 
 
 def masks(folder: Path) -> dict[str, np.ndarray]:
@@ -39,6 +43,25 @@ def test_files_and_patterns(run: Callable, images: Path, tmp_path: Path) -> None
     result = run("segment", images / "plain.png", images / "IMD*.png", "--out", tmp_path / "o")
     assert result.code == 0
     assert len(masks(tmp_path / "o")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        ([], PostprocessConfig()),
+        (["--all-parts"], PostprocessConfig(largest_only=False)),
+        (["--smallest", "0", "--all-parts"], PostprocessConfig(largest_only=False, min_area=0)),
+        (["--keep-holes", "--smallest", "900"], PostprocessConfig(fill_holes=False, min_area=900)),
+    ],
+)
+def test_parts_and_holes(
+    run: Callable, images: Path, tmp_path: Path, words: list[str], config: PostprocessConfig
+) -> None:
+    assert run("segment", images / "plain.png", "--out", tmp_path / "o", *words).code == 0
+    model = load_model("default", "cpu")
+    image = read_image(images / "plain.png")
+    wanted = postprocess(model.predict(image), config, model.card.threshold)
+    np.testing.assert_array_equal(masks(tmp_path / "o")["plain_segmentation.png"] > 0, wanted > 0)
 
 
 def test_overlays(run: Callable, images: Path, tmp_path: Path) -> None:

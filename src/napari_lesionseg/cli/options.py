@@ -66,6 +66,14 @@ def probability(text: str) -> float:
     return value
 
 
+def pixel_count(text: str) -> int:
+    """Convert text to a number of pixels, 0 or more, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder for results, if it is not there."""
     try:

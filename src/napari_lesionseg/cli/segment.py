@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar
-from napari_lesionseg.cli.options import add_cluster, add_model, cluster_options, make_folder, probability
+from napari_lesionseg.cli.options import (
+    add_cluster,
+    add_model,
+    cluster_options,
+    make_folder,
+    pixel_count,
+    probability,
+)
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.cluster.segment import SegmentJob, segment_files
 from napari_lesionseg.config import PostprocessConfig
@@ -34,6 +41,16 @@ def configure_segment(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--threshold", type=probability, help="between 0 and 1 (default: the model's own)")
     parser.add_argument(
+        "--all-parts", action="store_true", help="keep every part of the outline, not only the largest"
+    )
+    parser.add_argument(
+        "--smallest",
+        type=pixel_count,
+        metavar="PIXELS",
+        help="remove parts with fewer pixels (default: 64)",
+    )
+    parser.add_argument("--keep-holes", action="store_true", help="do not fill holes in the outline")
+    parser.add_argument(
         "--overlay", action="store_true", help="also write NAME_overlay.png, the image with its outline"
     )
     parser.add_argument(
@@ -53,11 +70,20 @@ def run_segment(options: argparse.Namespace) -> int:
         options.out,
         options.model,
         options.device,
-        PostprocessConfig(threshold=options.threshold),
+        _postprocess_config(options),
         cluster=cluster_options(options),
         overlay=options.overlay,
         resume=options.resume,
     )
+
+
+def _postprocess_config(options: argparse.Namespace) -> PostprocessConfig:
+    config = PostprocessConfig(
+        threshold=options.threshold,
+        largest_only=not options.all_parts,
+        fill_holes=not options.keep_holes,
+    )
+    return config if options.smallest is None else config.model_copy(update={"min_area": options.smallest})
 
 
 def segment_images(
