@@ -227,6 +227,10 @@ def _images() -> tuple[bytes, ...]:
         _encoded(image, "TIFF", compression="tiff_lzw"),
         _encoded(image, "TIFF"),
         _encoded(image, "WEBP"),
+        _encoded(image, "GIF"),
+        _encoded(image, "AVIF"),
+        _encoded(image, "JPEG2000"),
+        _encoded(image, "DIB"),
     )
 
 

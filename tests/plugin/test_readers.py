@@ -271,3 +271,6 @@ def test_broken_entries_of_a_data_set_are_told_and_left_out(tmp_path, spot, told
     (tmp_path / "b_mask.png").write_bytes(b"broken")
     assert [options["name"] for _, options, _ in read_layers(str(tmp_path))] == ["b"]
     assert any("b_mask.png" in message for message in told)
+    (tmp_path / "b.png").write_bytes(b"broken")
+    with pytest.raises(DatasetError, match="no image of it can be read"):
+        read_layers(str(tmp_path))
