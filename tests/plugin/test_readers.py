@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication, QRadioButton
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.records import Record
-from napari_lesionseg.errors import ImageError, PairingError
+from napari_lesionseg.errors import DatasetError, ImageError, PairingError
 from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.plugin import readers
 from napari_lesionseg.plugin.readers import get_reader, read_layers
