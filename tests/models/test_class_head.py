@@ -140,7 +140,7 @@ def test_a_grown_model_learns_its_new_class() -> None:
         (lambda old: remove_class(*old, "skin"), "background"),
         (lambda old: remove_class(*old, "lesion"), "only class"),
         (lambda old: with_classes(*old, ["skin"]), "at least one class"),
-        (lambda old: with_classes(*old, ["skin", "a", "a"]), "name of its own"),
+        (lambda old: with_classes(*old, ["skin", "a", "a"]), "each differently"),
     ],
 )
 def test_impossible_changes_are_refused(change: object, message: str) -> None:
