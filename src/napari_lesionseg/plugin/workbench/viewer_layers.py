@@ -20,6 +20,7 @@ from napari_lesionseg.plugin.editor.undo_history import KeptHistories
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, show_as
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.image_review import ImageReview
+from napari_lesionseg.plugin.workbench.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.workbench.predictions import AHEAD, Prefetcher, Prepared
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
@@ -51,6 +52,7 @@ class ImageDisplay:
         self._awaited: str | None = None
         self._first_view: Mapping[str, Any] | None = None
         self._histories = KeptHistories()
+        self._guard: LayoutGuard | None = None
         self._layers = ViewerLayers(viewer)
         self._layers.losing.connect(self._on_losing)
         self._prefetcher = Prefetcher(study)
@@ -111,6 +113,7 @@ class ImageDisplay:
         self._save_queue.dirty = False
         self._prefetcher.close()
         self._close_review()
+        self._close_guard()
         self._layers.close()
 
     def _close_review(self) -> None:
@@ -128,6 +131,8 @@ class ImageDisplay:
         self._awaited = None
         name = self._study.state.images[prepared.image_id].name
         image, labels = self._layers.show(viewer, prepared.image, name)
+        if self._guard is None:
+            self._guard = LayoutGuard(viewer, image, labels, lambda: len(self._study.info.classes))
         editor = MaskEditor(viewer, image, labels, config=self.config, model=self.model)
         editor.changed.connect(self._on_edited)
         self.review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
@@ -156,6 +161,12 @@ class ImageDisplay:
         """Save and close the image when the user deletes one of its layers."""
         self.save()
         self._close_review()
+        self._close_guard()
+
+    def _close_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
+        self._guard = None
 
 
 class ViewerLayers:
