@@ -17,7 +17,7 @@ _REDO = "Ctrl+Y"  # napari's key for 3D, and that of redo on Windows
 
 
 class LayoutGuard:
-    """Restores what napari changes about the place of two layers, and says so."""
+    """Restores what napari changes about the place of two layers, and reports it."""
 
     def __init__(
         self, viewer: ViewerModel, image: Image, labels: Labels, class_count: Callable[[], int]
