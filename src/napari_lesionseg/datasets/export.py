@@ -202,12 +202,7 @@ def run_export(
     assigned, torn = decide(checked)
     final, names = final_records(checked.records, assigned, config, convention)
     sizes = {names[name]: size for name, size in checked.sizes.items() if name in names}
-    ignored = () if convention.keeps_ignored else checked.ignored
-    background = [
-        Problem(name, f"{convention.title} cannot mark pixels to be ignored; they become background.", False)
-        for name in ignored
-    ]
-    problems = (*found, *checked.problems, *torn, *background)
+    problems = (*found, *checked.problems, *torn, *_lost_marks(checked, convention))
     with _whole(destination) as folder:
         load = functools.partial(prepare, config=config)
         plan = Plan(folder, final, sizes, config, info, load, imported=bare)
@@ -215,6 +210,13 @@ def run_export(
     counts = Counter(record.part for record in final)
     parts = {part or NO_PART: counts[part] for part in (*PARTS, None) if counts[part]}
     yield ExportReport(destination, convention.name, parts, problems, names)
+
+
+def _lost_marks(checked: Checked, convention: Format) -> Iterator[Problem]:
+    """Name the images whose pixels to be ignored become background, since the format cannot mark them."""
+    reason = f"{convention.title} cannot mark pixels to be ignored; they become background."
+    for name in () if convention.keeps_ignored else checked.ignored:
+        yield Problem(name, reason, left_out=False)
 
 
 def _check_provenance(records: Sequence[Record], convention: Format) -> None:
