@@ -40,7 +40,7 @@ QUICK = FineTuneConfig(
 
 
 def draw(number: int) -> CachedPair:
-    """Draw a bright disc on noisy dark ground: the kind of image that the model was trained on."""
+    """Draw a bright disc on noisy dark ground: the domain that the model was trained on."""
     rng = np.random.default_rng(number)
     rows, cols = np.ogrid[:SIDE, :SIDE]
     row, col, radius = rng.uniform(24, 40), rng.uniform(24, 40), rng.uniform(10, 18)
@@ -50,7 +50,7 @@ def draw(number: int) -> CachedPair:
 
 
 def draw_other(number: int) -> CachedPair:
-    """Draw the same disc in other colors: an image of another kind."""
+    """Draw the same disc in other colors: an image of another domain."""
     pair, rng = draw(number), np.random.default_rng((number, 2))
     colors = np.where(pair.labels[..., None] > 0, [220, 180, 170], [120, 60, 180])
     image = (colors + rng.integers(-20, 20, pair.image.shape)).astype(np.uint8)

@@ -147,7 +147,7 @@ def described(*numbers: float) -> Tensor:
     return descriptions
 
 
-def test_an_image_goes_to_the_expert_to_whose_kind_it_is_nearest() -> None:
+def test_an_image_goes_to_the_expert_of_the_nearest_domain() -> None:
     gate = make_gate(4.0, 10.0, -5.0)
     assert gate(described(3, 6.9, 7.1, 50, -2.1, -50)).tolist() == [1, 1, 2, 2, 3, 3]
 
@@ -158,7 +158,7 @@ def test_an_image_that_is_far_in_no_direction_goes_to_the_first() -> None:
     assert gate(described(GATE_THRESHOLD + 0.01, -GATE_THRESHOLD - 0.01)).tolist() == [1, 2]
 
 
-def test_only_kinds_in_whose_direction_it_is_far_count() -> None:
+def test_only_domains_in_whose_direction_it_is_far_count() -> None:
     gate = make_gate(4.0, 10.0)
     gate.bias[0] = -5  # the nearest is now out of the question
     assert gate(described(4.5, 6.9, 7.1)).tolist() == [2, 2, 2]
@@ -182,7 +182,7 @@ def test_a_new_gate_gives_everything_to_the_first() -> None:
     st.lists(st.floats(3, 50, width=32), min_size=3, max_size=3, unique=True),
     st.permutations(range(3)),
 )
-def test_an_image_is_judged_alone_and_the_order_of_kinds_does_not_matter(
+def test_an_image_is_judged_alone_and_the_order_of_domains_does_not_matter(
     numbers: list[float], centers: list[float], order: list[int]
 ) -> None:
     # at the same distance of two kinds, the order decides
@@ -197,7 +197,7 @@ def test_an_image_is_judged_alone_and_the_order_of_kinds_does_not_matter(
     ] == together
 
 
-def test_a_gate_learns_of_a_kind() -> None:
+def test_a_domain_is_added_to_a_gate() -> None:
     old = make_gate(4.0, 10.0)
     before = copy.deepcopy(old.state_dict())
     new = old.with_domain(3, direction(3.0))
@@ -216,7 +216,7 @@ def test_a_gate_learns_of_a_kind() -> None:
 # ------------------------------------------------------------------------------------------ the network
 
 
-def test_kinds_of_images_are_told_from_each_other(network: ExpertNetwork, batch: Tensor) -> None:
+def test_domains_are_told_apart(network: ExpertNetwork, batch: Tensor) -> None:
     with torch.inference_mode():
         assert network.choose(batch).tolist() == [0, 1, 2, 0, 1, 2]
         for expert_index, view in enumerate(batch.split(1)[:3]):
@@ -225,7 +225,7 @@ def test_kinds_of_images_are_told_from_each_other(network: ExpertNetwork, batch:
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_a_batch_of_several_kinds_is_answered_by_their_experts(
+def test_each_image_of_a_mixed_batch_goes_to_its_expert(
     network: ExpertNetwork, batch: Tensor, guidance: Tensor, guided: bool
 ) -> None:
     planes = guidance if guided else None
@@ -319,7 +319,7 @@ def test_a_model_of_one_network_gets_a_second_expert(first: SegmentationNetwork)
         assert torch.equal(tensor, before[name])
 
 
-def test_a_new_expert_leaves_the_others_and_their_kinds_alone(network: ExpertNetwork) -> None:
+def test_a_new_expert_leaves_the_other_experts_and_domains_unchanged(network: ExpertNetwork) -> None:
     before, fourth = copy.deepcopy(network.state_dict()), lite_unet(4)
     made = with_expert(network, 3, fourth, direction(2.0))
     assert isinstance(made, ExpertNetwork)
@@ -380,7 +380,7 @@ def test_where_an_expert_goes_on_learning(first: SegmentationNetwork, network: E
     assert expert_at(network, 3) is network.expert(0)
 
 
-def test_one_network_answers_for_all_kinds(first: SegmentationNetwork) -> None:
+def test_a_network_without_experts_is_used_for_all_domains(first: SegmentationNetwork) -> None:
     assert count_experts(first) == 1
     assert first.network_for(torch.zeros(1, 3, SIDE, SIDE)) is first
 
@@ -396,7 +396,7 @@ def test_the_card_says_how_many_experts_there_are() -> None:
 
 
 @pytest.mark.parametrize("turns", [False, True])
-def test_images_of_the_old_kind_are_outlined_to_the_bit_as_before(
+def test_images_of_the_old_domain_get_exactly_the_same_prediction(
     first: SegmentationNetwork, network: ExpertNetwork, turns: bool
 ) -> None:
     card = CARD.model_copy(update={"test_time_augmentation": turns, "temperature": 1.3})
@@ -413,7 +413,7 @@ def test_images_of_the_old_kind_are_outlined_to_the_bit_as_before(
 
 @pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("kind", [1, 2])
-def test_images_of_an_experts_kind_are_outlined_as_by_the_expert_alone(
+def test_images_of_a_new_domain_are_predicted_by_its_expert(
     network: ExpertNetwork, kind: int, turns: bool
 ) -> None:
     card = CARD.model_copy(update={"test_time_augmentation": turns})
@@ -560,7 +560,7 @@ def test_distances_are_in_standard_deviations_of_the_training_images(
 
 
 @pytest.mark.parametrize("images", [1, 5, 30])
-def test_another_kind_is_far_and_the_same_kind_is_not(domain: DomainStatistics, images: int) -> None:
+def test_only_images_of_another_domain_are_far(domain: DomainStatistics, images: int) -> None:
     spread = np.sqrt(covariance(domain)[1, 1])
     direction = domain.direction_to(draw_descriptions(images, seed=4, shift=6 * spread))
     others, same = draw_descriptions(300, seed=5, shift=6 * spread), draw_descriptions(300, seed=6)
@@ -568,7 +568,7 @@ def test_another_kind_is_far_and_the_same_kind_is_not(domain: DomainStatistics, 
     assert (direction.distances(same) > GATE_THRESHOLD).mean() < 0.06
 
 
-def test_what_hangs_together_is_taken_into_account() -> None:
+def test_distances_take_correlations_into_account() -> None:
     # two numbers that always agree: an image in which they differ by little is as strange as can be
     both = np.random.default_rng(7).normal(size=(1000, 1))
     made = np.hstack([both, both + 0.1 * np.random.default_rng(8).normal(size=(1000, 1))]).astype(np.float32)
