@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.cli.options import find_all_pairs
-from napari_lesionseg.cli.train import _read_all
+from napari_lesionseg.cli.train import _read_all, _split_items
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.images import read_image, write_image, write_mask
@@ -286,3 +287,16 @@ def test_a_mask_with_an_unknown_class_is_named_and_left_out(
     assert train(folders, recipe, out, "--classes", "skin", "nevus", "hair") == 1
     assert "mole-2_mask.png: has a class 3" in capsys.readouterr().err
     assert out.is_file()
+
+
+def test_images_of_one_patient_are_held_out_together(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    stems = [f"m{number:02}" for number in range(40)]
+    rows = "".join(f"{stem}.png;{number % 8}\n" for number, stem in enumerate(stems))
+    (folder / "facts.csv").write_text(f"image;patient_id\n{rows}")
+    options = argparse.Namespace(images=[str(folder)])
+    items = _split_items(options, stems)
+    assert [item.patient for item in items] == [str(number % 8) for number in range(40)]
+    photos = _split_items(options, ["PAT_7_12_3", "PAT_7_13_4"])
+    assert {item.patient for item in photos} == {"7"}

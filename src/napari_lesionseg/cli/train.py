@@ -19,7 +19,8 @@ import torch
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.datasets.facts import name_key, read_facts
+from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
+from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, MaskError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
@@ -153,14 +154,24 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     pairs = find_all_pairs(options.images, options.masks or [])
     if options.val_images:
         return pairs, find_all_pairs(options.val_images, options.val_masks)
-    # Images of one stem, in whatever folder, show one lesion and stay together.
     assignment = assign_parts(
-        [SplitItem(stem) for stem in sorted({pair.stem for pair in pairs})],
+        _split_items(options, sorted({pair.stem for pair in pairs})),
         {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE},
         seed=0,
     )
     held_out = [pair for pair in pairs if assignment[pair.stem] == "val"]
     return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out
+
+
+def _split_items(options: argparse.Namespace, stems: Sequence[str]) -> list[SplitItem]:
+    """Return what keeps images together: their patient and lesion, from tables in the folders and from names.
+
+    Images of one stem, in whatever folder, show one lesion and are one item.
+    """
+    folders = [Path(folder) for folder in options.images if Path(folder).is_dir()]
+    facts = read_facts([table for folder in folders for table in find_tables(folder)], stems)
+    records = [facts.applied(Record(stem, Path(stem))) for stem in stems]
+    return [SplitItem(record.name, record.patient, record.lesion) for record in records]
 
 
 def _read_classes(options: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:
