@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,7 +79,7 @@ class FakeEncoded:
     def predict_logits(
         self, prompts: Prompts = NO_PROMPTS, previous: Probability | None = None
     ) -> Prediction:
-        return prediction_of(self.predict(prompts.points, previous))
+        return replace(prediction_of(self.predict(prompts.points, previous)), prompts=prompts.area)
 
 
 @pytest.fixture(autouse=True)

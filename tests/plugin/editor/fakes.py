@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,15 +64,11 @@ class Network:
         self.card = ModelCard(name="fake", threshold=0.5)
         self.inputs: list[tuple[tuple[Click, ...], Probability | None]] = []
         self.encoded = 0
-        self.crops: list[tuple[tuple[int, ...], Any]] = []
         self.gate, self.started = threading.Event(), threading.Event()
         self.gate.set()
         self.error: Exception | None = None
 
-    def encode(self, image: ByteImage, whole: Any = None) -> Encoded | EncodedCrop:
-        if image.shape[:2] != SHAPE:
-            self.crops.append((image.shape, whole))
-            return EncodedCrop(image)
+    def encode(self, image: ByteImage) -> Encoded:
         self.encoded += 1
         return Encoded(self, image)
 
@@ -90,19 +87,10 @@ class Encoded:
             raise TimeoutError("the test never opened the gate")
         if self.model.error is not None:
             raise self.model.error
-        return prediction_of(stamped(base_probability(self.shape), clicks))
-
-
-class EncodedCrop:
-    """A crop of the image, all of which is lesion except for a rim."""
-
-    def __init__(self, image: ByteImage) -> None:
-        self.shape = image.shape[:2]
-
-    def predict_logits(self) -> Prediction:
-        probability = np.full(self.shape, 0.05, dtype=np.float32)
-        probability[2:-2, 2:-2] = 0.7
-        return prediction_of(probability)
+        if not prompts.has_area:
+            return prediction_of(stamped(base_probability(self.shape), clicks))
+        whole = prediction_of(stamped(np.full(self.shape, 0.7, np.float32), clicks))
+        return replace(whole, prompts=prompts.area)
 
 
 class SlowJobs:

@@ -2,22 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.plugin.editor.fakes import PLAIN, Encoded, RecordedEditor, SlowJobs, base_mask
+from tests.plugin.editor.fakes import PLAIN, RecordedEditor, SlowJobs, base_mask
 
 from napari_lesionseg.types import Box, Click
 
 
 def test_a_box_adds_what_is_found_in_it(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     before = predicted.snapshot.mask
-    predicted.add_box(Box(28, 2, 38, 12))
+    predicted.add_box(Box(28, 2, 38, 12), adds=True)
     jobs.finish()
     assert predicted.kinds == ["box"]
     assert np.all(predicted.snapshot.mask >= before)
     assert predicted.snapshot.mask[30:36, 4:10].all()
-    (height, width, _), whole = predicted.requests.model.crops[0]
-    assert isinstance(whole, Encoded)  # who looks at the part is decided by the whole image
-    assert 10 < height < 40
-    assert 10 < width < 60
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.75}))
     assert not predicted.snapshot.mask[30:36, 4:10].any()
     predicted.set_config(PLAIN)
@@ -28,14 +24,14 @@ def test_a_box_adds_what_is_found_in_it(predicted: RecordedEditor, jobs: SlowJob
 
 def test_what_a_box_added_stays_beside_the_largest_part(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.set_config(PLAIN.model_copy(update={"largest_only": True}))
-    predicted.add_box(Box(30, 0, 40, 10))
+    predicted.add_box(Box(30, 0, 40, 10), adds=True)
     jobs.finish()
     assert predicted.snapshot.mask[35, 5]
     assert predicted.snapshot.mask[20, 30]
 
 
 def test_a_negative_click_removes_what_a_box_added(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_box(Box(30, 0, 40, 10))
+    predicted.add_box(Box(30, 0, 40, 10), adds=True)
     jobs.finish()
     predicted.add_clicks([Click(35, 5, positive=False)])
     jobs.finish()
@@ -51,3 +47,25 @@ def test_boxes_that_are_too_small_or_outside_are_ignored(
     predicted.add_box(box)
     assert not jobs.waiting
     assert not predicted.errors
+
+
+@pytest.mark.parametrize("kind", ["box", "lasso"])
+def test_a_gesture_replaces_the_outline_and_is_undone_as_one_step(
+    predicted: RecordedEditor, jobs: SlowJobs, kind: str
+) -> None:
+    if kind == "box":
+        predicted.add_box(Box(2, 2, 14, 16))
+    else:
+        predicted.add_lasso([(2, 2), (2, 16), (14, 16), (14, 2)])
+    jobs.finish()
+    assert predicted.kinds == [kind]
+    assert predicted.snapshot.mask[4:12, 4:14].all()
+    assert not predicted.snapshot.mask[16:].any()
+    predicted.add_clicks([Click(8, 8, positive=False)])
+    jobs.finish()
+    assert not predicted.snapshot.mask[8, 8]
+    assert predicted.snapshot.mask[4, 13]
+    assert not predicted.snapshot.mask[16:].any()
+    predicted.undo()
+    predicted.undo()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())

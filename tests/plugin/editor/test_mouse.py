@@ -55,8 +55,11 @@ class CalledEditor(MaskEditor):
     def add_clicks(self, clicks: Sequence[Click]) -> None:
         self.calls.append(("add_clicks", *clicks))
 
-    def add_box(self, box: Box) -> None:
-        self.calls.append(("add_box", box))
+    def add_box(self, box: Box, *, adds: bool = False) -> None:
+        self.calls.append(("add_box", box, adds))
+
+    def add_lasso(self, points: Sequence[tuple[float, float]], *, adds: bool = False) -> None:
+        self.calls.append(("add_lasso", points, adds))
 
     def apply(self, edit: MaskEdit, point: tuple[float, float] | None = None) -> None:
         self.calls.append(("apply", edit, point))
@@ -141,8 +144,24 @@ def test_a_box_is_drawn_from_any_corner_and_cut_at_the_border(editor: CalledEdit
     mouse_move_callbacks(editor.labels, Event("move", (-7, 20)))
     assert editor.document.overlay.box == (0, 20, 31, 51)
     mouse_release_callbacks(editor.labels, Event("release", (-7, 20)))
-    assert editor.calls == [("add_box", Box(0, 20, 31, 51))]
+    assert editor.calls == [("add_box", Box(0, 20, 31, 51), False)]
     assert editor.document.overlay.box is None
+
+
+def test_a_lasso_is_drawn_in_one_stroke_and_shift_adds(editor: CalledEditor, mouse: EditMouse) -> None:
+    mouse.start("lasso")
+    mouse_press_callbacks(editor.labels, Event("press", (10, 10)))
+    mouse_move_callbacks(editor.labels, Event("move", (10, 40)))
+    assert editor.document.overlay.lasso == ((10, 10), (10, 40))
+    mouse_release_callbacks(editor.labels, Event("release", (10, 40)))
+    assert editor.document.overlay.lasso == ()
+    drag(editor, (10, 10), (10, 40), (30, 20), modifiers=("Shift",))
+    mouse.start("box")
+    drag(editor, (10, 10), (19, 29), modifiers=("Shift",))
+    assert editor.calls[1:] == [
+        ("add_lasso", ((10, 10), (10, 40), (30, 20)), True),
+        ("add_box", Box(10, 10, 20, 30), True),
+    ]
 
 
 def test_parts_are_removed_by_a_click(editor: CalledEditor, mouse: EditMouse) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_lesionseg.masks.components import Runs, component_at, connected_components
+from napari_lesionseg.masks.components import component_at
 from napari_lesionseg.masks.morphology import thin_path
-from napari_lesionseg.plugin.editor.undo_history import BoxPrediction, Snapshot
-from napari_lesionseg.types import Box, Click, LabelImage, Probability
+from napari_lesionseg.plugin.editor.undo_history import Snapshot
+from napari_lesionseg.types import NO_PROMPTS, Box, Click, LabelImage, Probability
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.prediction import Prediction
@@ -47,14 +47,9 @@ def predicted_mask(snapshot: Snapshot) -> LabelImage:
         drawn = np.zeros(snapshot.mask.shape, np.uint8)  # zeros_like would touch every pixel
     else:
         drawn = snapshot.prediction.to_mask(snapshot.config, snapshot.threshold, snapshot.clicks)
-    every_part = snapshot.config.model_copy(update={"largest_only": False})
-    for found in snapshot.box_predictions:
-        window = drawn[_slices(found.window)]
-        part = found.prediction.to_mask(
-            every_part, snapshot.threshold, _shifted(snapshot.clicks, found.window)
-        )
-        _keep_reaching(part, _relative(found.box, found.window))
-        np.copyto(window, part, where=window == 0)
+    for found in snapshot.added:
+        part = found.to_mask(snapshot.config, snapshot.threshold, snapshot.clicks)
+        np.copyto(drawn, part, where=drawn == 0)
     return drawn
 
 
@@ -74,8 +69,14 @@ def without_edits(
         clicks=(),
         click_counts=(),
         predictions=(prediction,),
-        box_predictions=(),
+        area=NO_PROMPTS,
+        added=(),
     )
+
+
+def with_area(snapshot: Snapshot, prediction: Prediction) -> Snapshot:
+    """Return a snapshot of the prediction of a box or lasso alone; the mask is not redrawn yet."""
+    return replace(without_edits(snapshot, prediction), area=prediction.prompts.area)
 
 
 def previous_probability(snapshot: Snapshot) -> Probability | None:
@@ -91,13 +92,9 @@ def previous_probability(snapshot: Snapshot) -> Probability | None:
         return mask.astype(np.float32) if mask.any() else None
     whole = snapshot.prediction.probability(None if size == shape else size)
     lesion = whole if whole.ndim == 2 else 1 - whole[0]
-    for found in snapshot.box_predictions:
-        part = lesion[_slices(_scaled(found.window, shape, size))]
-        if part.size:
-            inner = found.prediction.probability((part.shape[0], part.shape[1]))
-            box = _scaled(_relative(found.box, found.window), found.prediction.size, inner.shape[-2:])
-            inner = _keep_connected(inner if inner.ndim == 2 else 1 - inner[0], box, snapshot.threshold)
-            np.maximum(part, inner, out=part)
+    for found in snapshot.added:
+        inner = found.probability(None if size == shape else size)
+        np.maximum(lesion, inner if inner.ndim == 2 else 1 - inner[0], out=lesion)
     np.copyto(lesion, mask, where=_sampled(snapshot.manual_mask, size))
     return lesion
 
@@ -117,9 +114,7 @@ def with_clicks(
         clicks=(*snapshot.clicks, *clicks),
         click_counts=(*snapshot.click_counts, *(len(gesture) for gesture in gestures)),
         predictions=(*snapshot.predictions, *(None for _ in gestures[1:]), prediction),
-        box_predictions=tuple(
-            found for found in snapshot.box_predictions if not _denied(found, snapshot, clicks)
-        ),
+        added=tuple(found for found in snapshot.added if not _denied(found, snapshot, clicks)),
     )
 
 
@@ -163,12 +158,6 @@ def clicks_along(
     return [Click(row, col, positive) for row, col in thin_path(points, spacing)]
 
 
-def with_margin(box: Box, shape: tuple[int, ...], margin: float = 0.5) -> Box:
-    """Enlarge a box by a fraction of its longer side, within the image."""
-    pixels = round(margin * max(box.bottom - box.top, box.right - box.left))
-    return clipped(Box(box.top - pixels, box.left - pixels, box.bottom + pixels, box.right + pixels), shape)
-
-
 def clipped(box: Box, shape: tuple[int, ...]) -> Box:
     """Clip a box to the image."""
     return Box(max(box.top, 0), max(box.left, 0), min(box.bottom, shape[0]), min(box.right, shape[1]))
@@ -178,27 +167,6 @@ def is_inside(click: Click, shape: tuple[int, ...]) -> bool:
     """Whether a click is in the image."""
     row, col = click.pixel
     return 0 <= row < shape[0] and 0 <= col < shape[1]
-
-
-def _keep_connected(probability: Probability, box: Box, threshold: float) -> Probability:
-    """Keep of a probability (h, w) what is in a box, or in a part that reaches into it."""
-    inner = np.zeros(probability.shape, dtype=bool)
-    inner[_slices(box)] = True
-    parts = connected_components(probability >= threshold)
-    reaching = np.unique(parts[inner])
-    return np.where(inner | np.isin(parts, reaching[reaching > 0]), probability, np.float32(0))
-
-
-def _keep_reaching(drawn: LabelImage, box: Box) -> None:
-    """Clear, in place, the parts of a mask that do not reach into a box."""
-    mask = drawn > 0
-    runs = Runs.of(mask)
-    parts = runs.parts(diagonal=True)
-    rows = runs.starts // runs.width
-    first, last = (at - rows * runs.width - 1 for at in (runs.starts, runs.stops))
-    reaching = (rows >= box.top) & (rows < box.bottom) & (first < box.right) & (last > box.left)
-    runs.write(mask, ~np.isin(parts, parts[reaching]), False)
-    drawn[~mask] = 0
 
 
 def _with_classes(drawn: LabelImage, snapshot: Snapshot, active: int) -> LabelImage:
@@ -221,34 +189,12 @@ def _released(snapshot: Snapshot, clicks: Sequence[Click]) -> NDArray[np.bool_]:
     return manual
 
 
-def _denied(found: BoxPrediction, snapshot: Snapshot, clicks: Sequence[Click]) -> bool:
-    """Whether a negative click is on what was found in a box."""
-    shifted = _shifted([click for click in clicks if not click.positive], found.window)
+def _denied(found: Prediction, snapshot: Snapshot, clicks: Sequence[Click]) -> bool:
+    """Whether a negative click is on what was found in a box or lasso."""
     return any(
-        found.prediction.contains(*click.pixel, snapshot.threshold)
-        for click in shifted
-        if is_inside(click, found.prediction.size)
-    )
-
-
-def _shifted(clicks: Sequence[Click], window: Box) -> list[Click]:
-    return [replace(click, row=click.row - window.top, col=click.col - window.left) for click in clicks]
-
-
-def _slices(box: Box) -> tuple[slice, slice]:
-    return slice(box.top, box.bottom), slice(box.left, box.right)
-
-
-def _relative(box: Box, window: Box) -> Box:
-    """Return a box in the pixels of a window."""
-    return Box(box.top - window.top, box.left - window.left, box.bottom - window.top, box.right - window.left)
-
-
-def _scaled(box: Box, shape: tuple[int, ...], size: tuple[int, ...]) -> Box:
-    """Return a box of an image in the pixels of the same image at another size."""
-    down, right = size[0] / shape[0], size[1] / shape[1]
-    return Box(
-        round(box.top * down), round(box.left * right), round(box.bottom * down), round(box.right * right)
+        found.contains(*click.pixel, snapshot.threshold)
+        for click in clicks
+        if not click.positive and is_inside(click, found.size)
     )
 
 

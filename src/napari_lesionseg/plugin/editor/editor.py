@@ -25,7 +25,7 @@ from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_thre
 from napari_lesionseg.plugin.editor.stack_editor import StackEditor
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
-from napari_lesionseg.types import Box, Click, LabelImage
+from napari_lesionseg.types import Box, Click, LabelImage, Prompts, Scribble
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -64,9 +64,9 @@ class MaskEditor:
     """Edits the mask of one image.
 
     While it is open, undo and redo of the Labels layer lead here, and napari's own history stays empty.
-    `changed` is emitted with what was done: "prediction", "click", "box", "stroke", "threshold", "tool",
-    "undo", "redo" or "restored"; `busy` when the network starts and stops; `failed` with an exception whose
-    text is for the user.
+    `changed` is emitted with what was done: "prediction", "click", "box", "lasso", "stroke", "threshold",
+    "tool", "undo", "redo" or "restored"; `busy` when the network starts and stops; `failed` with an exception
+    whose text is for the user.
     """
 
     changed = Signal(str)
@@ -149,7 +149,7 @@ class MaskEditor:
             return
         document = self.document
         then = replace(document.snapshot, config=config)
-        if then.prediction is not None or then.box_predictions:
+        if then.prediction is not None or then.added:
             document.redraw(then, "threshold", merge=True)
         elif document.has_mask and self.requests.model is not None:
             self.requests.submit("redraw", config=config)
@@ -172,17 +172,27 @@ class MaskEditor:
         if not now.clicks:
             return
         then = compose.without_last_click(now)
-        known = now.prediction is not None or bool(now.box_predictions)
+        known = now.prediction is not None or bool(now.added)
         if then.prediction is not None or (not then.clicks and not known):
             self.document.redraw(then, "click")
         else:
             self.requests.submit("remove_click")
 
-    def add_box(self, box: Box) -> None:
-        """Predict a part of the image at the network's full resolution, and add what is found in the box."""
+    def add_scribble(self, scribble: Scribble) -> None:
+        """Add a stroke as a row of clicks, which are undone together."""
+        shape = self.document.snapshot.mask.shape
+        self.add_clicks(compose.clicks_along(scribble.points, scribble.positive, shape))
+
+    def add_box(self, box: Box, *, adds: bool = False) -> None:
+        """Draw the lesion in a box: instead of the outline, or added to it."""
         box = compose.clipped(box, self.document.snapshot.mask.shape)
         if min(box.bottom - box.top, box.right - box.left) >= MIN_BOX and self._is_ready():
-            self.requests.submit("box", box=box)
+            self.requests.submit("area", area=Prompts(box=box), adds=adds)
+
+    def add_lasso(self, points: Sequence[tuple[float, float]], *, adds: bool = False) -> None:
+        """Draw the lesion in a closed stroke: instead of the outline, or added to it."""
+        if len(points) > 2 and np.ptp(points, axis=0).min() >= MIN_BOX and self._is_ready():
+            self.requests.submit("area", area=Prompts(lasso=tuple(points)), adds=adds)
 
     def apply(self, edit: MaskEdit, point: tuple[float, float] | None = None) -> None:
         """Apply a tool to the mask, at a point (row, column) if it needs one."""

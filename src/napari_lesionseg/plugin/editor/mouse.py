@@ -11,9 +11,9 @@ from psygnal import Signal
 from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART
-from napari_lesionseg.types import Box, Click
+from napari_lesionseg.types import Box, Click, Scribble
 
-Mode = Literal["off", "click", "box", "remove"]
+Mode = Literal["off", "click", "box", "lasso", "remove"]
 
 CLICK_TOLERANCE = 4.0
 """Screen pixels that the mouse may move during a click before it is a drag."""
@@ -85,7 +85,7 @@ class EditMouse:
             event.handled = True
             self._editor.apply(REMOVE_PART, self._position(event))
             return
-        gesture = self._box if self._mode == "box" else self._clicks
+        gesture = {"box": self._box, "lasso": self._lasso}.get(self._mode, self._clicks)
         yield from gesture(event)
 
     def _clicks(self, event: Any) -> Iterator[None]:
@@ -103,12 +103,15 @@ class EditMouse:
                 self._editor.document.show_clicks(clicks_along(path, positive, self._shape))
             yield
         event.handled = True
-        clicks = clicks_along(path, positive, self._shape) if dragged else [Click(*path[0], positive)]
-        self._editor.add_clicks(clicks)
+        if dragged:
+            self._editor.add_scribble(Scribble(tuple(path), positive))
+        else:
+            self._editor.add_clicks([Click(*path[0], positive)])
 
     def _box(self, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release: the two corners of a box."""
         first = last = self._position(event)
+        adds = "Shift" in event.modifiers
         event.handled = True
         yield
         while event.type == "mouse_move":
@@ -118,7 +121,21 @@ class EditMouse:
             yield
         event.handled = True
         self._editor.document.overlay.show_box(None)
-        self._editor.add_box(self._box_between(first, last))
+        self._editor.add_box(self._box_between(first, last), adds=adds)
+
+    def _lasso(self, event: Any) -> Iterator[None]:
+        """Follow the mouse from press to release: a closed stroke."""
+        path, adds = [self._position(event)], "Shift" in event.modifiers
+        event.handled = True
+        yield
+        while event.type == "mouse_move":
+            event.handled = True
+            path.append(self._position(event))
+            self._editor.document.overlay.show_lasso(path)
+            yield
+        event.handled = True
+        self._editor.document.overlay.show_lasso(())
+        self._editor.add_lasso(tuple(path), adds=adds)
 
     @property
     def _shape(self) -> tuple[int, int]:

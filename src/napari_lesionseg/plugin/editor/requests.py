@@ -18,10 +18,10 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ImageError, LesionSegError, ModelNotFoundError
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
-from napari_lesionseg.plugin.editor.undo_history import BoxPrediction, Snapshot
+from napari_lesionseg.plugin.editor.undo_history import Snapshot
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.types import Box, ByteImage, Click, LabelImage, Prompts
+from napari_lesionseg.types import NO_PROMPTS, ByteImage, Click, LabelImage, Prompts
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -37,10 +37,11 @@ NO_MODEL = "Choose a model first: clicks and boxes need one, the other tools do 
 class Request:
     """Something to be done in another thread; "edit" does not need the network."""
 
-    kind: Literal["predict", "click", "box", "redraw", "remove_click", "edit"]
+    kind: Literal["predict", "click", "area", "redraw", "remove_click", "edit"]
     depth: int  # of the undo history when it was submitted
     clicks: tuple[Click, ...] = ()  # to be added
-    box: Box | None = None
+    area: Prompts = NO_PROMPTS  # a box or a lasso
+    adds: bool = False  # what is found there to the outline; else it replaces the outline
     config: PostprocessConfig | None = None
     edit: MaskEdit | None = None
 
@@ -52,7 +53,7 @@ class PredictionInput:
     model: Model
     encoded: EncodedImage | None  # None: the image has not been encoded yet
     image: ByteImage | None  # (H, W, 3), if it has not
-    clicks: tuple[Click, ...] = ()
+    prompts: Prompts = NO_PROMPTS
     before: Snapshot | None = None  # the mask before the last click
 
 
@@ -72,14 +73,7 @@ def predict(source: PredictionInput) -> PredictionResult:
             raise ImageError("The image was closed; open it again.")
         encoded = source.model.encode(source.image)
     previous = compose.previous_probability(source.before) if source.before is not None else None
-    return PredictionResult(encoded.predict_logits(Prompts(source.clicks), previous), encoded)
-
-
-def predict_crop(
-    model: Model, crop: ByteImage, whole: EncodedImage | None, box: Box, window: Box
-) -> BoxPrediction:
-    """Predict a part of the image at the network's full resolution; runs in another thread."""
-    return BoxPrediction(box, window, model.encode(crop, whole).predict_logits())
+    return PredictionResult(encoded.predict_logits(source.prompts, previous), encoded)
 
 
 def own_threshold(model: Model | None) -> float:
@@ -224,7 +218,7 @@ class PredictionRequests:
     def predict(
         self,
         requests: tuple[Request, ...],
-        clicks: tuple[Click, ...],
+        prompts: Prompts,
         apply: Callable[[Prediction], None],
         before: Snapshot | None = None,
     ) -> None:
@@ -232,7 +226,7 @@ class PredictionRequests:
         if self.model is None:
             raise ModelNotFoundError(NO_MODEL)
         image = read_frame(self.image, ()) if self.encoded is None else None
-        source = PredictionInput(self.model, self.encoded, image, clicks, before)
+        source = PredictionInput(self.model, self.encoded, image, prompts, before)
 
         def remember(result: PredictionResult) -> None:
             self.encoded = result.encoded
@@ -261,10 +255,12 @@ class PredictionRequests:
 
     def _start(self) -> None:
         now = self.document.snapshot
-        needs_prediction = self.queue.waiting[0].kind not in {"predict", "edit"}
+        first = self.queue.waiting[0]
+        replaces = first.kind == "predict" or (first.kind == "area" and not first.adds)
+        needs_prediction = not replaces and first.kind != "edit"
         if needs_prediction and now.prediction is None and now.mask.any():
             # The mask was restored: first find out which of its pixels differ from the model's prediction.
-            self.predict((), now.clicks, partial(_learn_prediction, self))
+            self.predict((), replace(now.area, clicks=now.clicks), partial(_learn_prediction, self))
             return
         request = self.queue.waiting.popleft()
         _STARTERS[request.kind](self, request)
@@ -302,7 +298,7 @@ def _start_prediction(requests: PredictionRequests, request: Request) -> None:
     def apply(prediction: Prediction) -> None:
         document.draw_prediction(prediction, before, own_threshold(requests.model))
 
-    requests.predict((request,), (), apply)
+    requests.predict((request,), NO_PROMPTS, apply)
 
 
 def _start_clicks(requests: PredictionRequests, first: Request) -> None:
@@ -315,23 +311,19 @@ def _start_clicks(requests: PredictionRequests, first: Request) -> None:
         document.redraw(compose.with_clicks(document.snapshot, gestures, prediction), "click")
 
     clicks = (*now.clicks, *(click for gesture in gestures for click in gesture))
-    requests.predict(taken, clicks, apply, before=now)
+    requests.predict(taken, replace(now.area, clicks=clicks), apply, before=now)
 
 
-def _start_box(requests: PredictionRequests, request: Request) -> None:
-    document, box = requests.document, request.box
-    if box is None or requests.model is None:
-        return
+def _start_area(requests: PredictionRequests, request: Request) -> None:
+    """Predict what a box or lasso encloses."""
+    document = requests.document
 
-    def apply(found: BoxPrediction) -> None:
+    def apply(found: Prediction) -> None:
         now = document.snapshot
-        document.redraw(replace(now, box_predictions=(*now.box_predictions, found)), "box")
+        then = replace(now, added=(*now.added, found)) if request.adds else compose.with_area(now, found)
+        document.redraw(then, "lasso" if request.area.lasso else "box")
 
-    window = compose.with_margin(box, document.snapshot.mask.shape)
-    image = read_frame(requests.image, ())
-    crop = image[window.top : window.bottom, window.left : window.right].copy()
-    work = partial(predict_crop, requests.model, crop, requests.encoded, box, window)
-    requests.run((request,), work, apply)
+    requests.predict((request,), request.area, apply)
 
 
 def _start_removing_click(requests: PredictionRequests, request: Request) -> None:
@@ -345,7 +337,8 @@ def _start_removing_click(requests: PredictionRequests, request: Request) -> Non
             then = replace(then, predictions=(*then.predictions[:-1], prediction))
             document.redraw(then, "click")
 
-    requests.predict((request,), compose.without_last_click(document.snapshot).clicks, apply)
+    rest = compose.without_last_click(document.snapshot)
+    requests.predict((request,), replace(rest.area, clicks=rest.clicks), apply)
 
 
 def _start_edit(requests: PredictionRequests, request: Request) -> None:
@@ -369,7 +362,7 @@ def _redraw(requests: PredictionRequests, request: Request) -> None:
 _STARTERS: Mapping[str, Callable[[PredictionRequests, Request], None]] = {
     "predict": _start_prediction,
     "click": _start_clicks,
-    "box": _start_box,
+    "area": _start_area,
     "remove_click": _start_removing_click,
     "edit": _start_edit,
     "redraw": _redraw,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.masks.components import bounding_box
-from napari_lesionseg.types import Box, Click, LabelImage
+from napari_lesionseg.types import NO_PROMPTS, Click, LabelImage, Prompts
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.prediction import Prediction
@@ -26,15 +26,6 @@ HISTORY_BUDGET = 512 << 20
 """Memory in bytes that the history of one image may take."""
 
 _FASTEST = 1  # zlib level: higher levels save little on masks and cost more time
-
-
-@dataclass(frozen=True, slots=True)
-class BoxPrediction:
-    """What the network found in a part of the image."""
-
-    box: Box  # where the annotator asked
-    window: Box  # the larger crop that the network saw
-    prediction: Prediction  # of the window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +41,8 @@ class Snapshot:
     predictions: tuple[Prediction | None, ...] = (None,)
     initial_prediction: Prediction | None = None  # the model's own, without clicks
     model_threshold: float = 0.5
-    box_predictions: tuple[BoxPrediction, ...] = ()
+    area: Prompts = NO_PROMPTS  # the box or lasso that the predictions keep to
+    added: tuple[Prediction, ...] = ()  # further lesions, each of a box or lasso
 
     @property
     def prediction(self) -> Prediction | None:
@@ -74,7 +66,7 @@ class Snapshot:
         """Yield every prediction that the snapshot keeps in memory."""
         kept = (self.initial_prediction, *self.predictions)
         yield from (prediction for prediction in kept if prediction is not None)
-        yield from (found.prediction for found in self.box_predictions)
+        yield from self.added
 
 
 @dataclass(frozen=True, slots=True)

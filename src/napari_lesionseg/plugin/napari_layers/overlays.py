@@ -34,10 +34,11 @@ Overlay = TypeVar("Overlay", bound=SceneOverlay)
 
 
 class ClickOverlay(SceneOverlay):
-    """The clicks of one image, oldest first, and the box being drawn in it."""
+    """The clicks of one image, oldest first, and the box or lasso being drawn in it."""
 
     clicks: tuple[tuple[float, float, bool], ...] = ()  # row, column, positive
     box: _Corners | None = None
+    lasso: tuple[tuple[float, float], ...] = ()  # rows and columns
 
     def show(self, clicks: Sequence[Click]) -> None:
         """Show these clicks and no others."""
@@ -47,9 +48,14 @@ class ClickOverlay(SceneOverlay):
         """Show a box, or none."""
         self.box = None if box is None else (box.top, box.left, box.bottom, box.right)
 
+    def show_lasso(self, path: Sequence[tuple[float, float]]) -> None:
+        """Show a stroke, or none."""
+        self.lasso = tuple(path)
+
     def clear(self) -> None:
         """Show nothing."""
         self.show([])
+        self.show_lasso(())
         self.show_box(None)
 
 
@@ -122,11 +128,11 @@ class VispyClickOverlay(_VispyOverlay):
 
     def __init__(self, **options: Any) -> None:
         self._positive, self._negative = Markers(pos=_HIDDEN), Markers(pos=_HIDDEN)
-        self._line = Line()
-        super().__init__(self._line, self._positive, self._negative, **options)
+        self._line, self._stroke = Line(), Line(pos=_HIDDEN)
+        super().__init__(self._line, self._stroke, self._positive, self._negative, **options)
 
     def _drawn_by(self) -> dict[str, Any]:
-        return {"clicks": self._draw_clicks, "box": self._draw_box}
+        return {"clicks": self._draw_clicks, "box": self._draw_box, "lasso": self._draw_lasso}
 
     def _draw_clicks(self) -> None:
         for markers, positive, color, symbol in (
@@ -152,6 +158,13 @@ class VispyClickOverlay(_VispyOverlay):
             top, left, bottom, right = self.overlay.box
             corners = [(top, left), (top, right), (bottom, right), (bottom, left), (top, left)]
             self._line.set_data(self._on_canvas(corners) - 0.5, color="white", width=2)
+
+    def _draw_lasso(self) -> None:
+        path = self.overlay.lasso
+        self._stroke.visible = len(path) > 1
+        if len(path) > 1:
+            self._stroke.set_data(self._on_canvas([*path, path[0]]), color="white", width=2)
+        self.node.update()
 
 
 class VispyInstanceOverlay(_VispyOverlay):
