@@ -279,13 +279,16 @@ def test_the_queue_is_filtered_and_sorted(desk):
     desk.shown("P3")
 
 
-def test_the_threshold_is_moved_for_this_and_later_images(desk):
+def test_the_threshold_is_moved_for_this_image_only(desk):
     desk.session.display.set_config(CONFIG.model_copy(update={"threshold": 0.05}))
     assert desk.mask.all()
     desk.session.review.approve()
     desk.shown("P2")
-    assert desk.mask.all()
+    assert desk.mask.sum() == SPOT
     assert desk.saved().state("P2").status is Status.PREDICTED
+    desk.session.back()
+    desk.shown("P1")
+    assert desk.editor.requests.config.threshold == pytest.approx(0.05)
 
 
 def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study, network):

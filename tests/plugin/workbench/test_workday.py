@@ -71,8 +71,7 @@ class Workday(RuleBasedStateMachine):
 
     def open(self, study: Study) -> None:
         self.viewer = ViewerModel()
-        config = PLAIN.model_copy(update={"threshold": self.threshold})
-        self.session = StudySession(self.viewer, study, config)
+        self.session = StudySession(self.viewer, study, PLAIN)
         self.session.set_model(self.network)
         self.session.begin()
         self.arrive()
@@ -104,13 +103,13 @@ class Workday(RuleBasedStateMachine):
 
     def arrive(self) -> None:
         self.wait()
+        self.threshold = self.editor.requests.config.threshold
         self.past = [NOTHING] if self.editor.requests.can_undo else []
         self.future, self.moved = [], False
 
     def expected(self, name: str) -> np.ndarray:
         """Say what is to be seen of an image: the annotator's outline, else what the network says."""
-        drawn = SPOT if self.threshold < 0.8 else NOTHING
-        return self.by_hand.get(name, drawn)
+        return self.by_hand.get(name, SPOT)
 
     def step(self, before: np.ndarray, *, moved: bool = False) -> None:
         self.wait()

@@ -151,6 +151,7 @@ class UnsavedMask:
     mask: LabelImage  # (H, W)
     clicks: tuple[Click, ...]
     by_annotator: bool  # False for a prediction
+    threshold: float | None = None
 
 
 class SaveQueue:
@@ -198,7 +199,9 @@ class SaveQueue:
         quality: Quality | None = None,
     ) -> None:
         """Save a mask; its quality, if it is not known yet, is estimated in the background."""
-        self._masks[image_id] = UnsavedMask(mask, tuple(origin.clicks), kind != "prediction")
+        self._masks[image_id] = UnsavedMask(
+            mask, tuple(origin.clicks), kind != "prediction", origin.threshold
+        )
         save: Callable[[str, LabelImage, MaskOrigin], object]
         if kind == "approval":
             save = self._study.approve

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from psygnal import Signal, SignalInstance
 
+from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor
@@ -75,7 +76,7 @@ class ImageReview:
             self.editor.resume(history)
             self.editor.requests.encoded = prepared.encoded
         elif mask is not None and (self._by_annotator or prepared.prediction is None):
-            self.editor.restore(mask, clicks)
+            self.editor.restore(mask, clicks, self._config_of(unsaved))
         if prepared.prediction is not None and not known:
             self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
             is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
@@ -107,10 +108,12 @@ class ImageReview:
     def no_lesion(self) -> None:
         """Decide that the image shows no lesion."""
         self.save()
-        hidden = self._hidden or UnsavedMask(self._mask(), self.editor.snapshot.clicks, self._by_annotator)
+        hidden, history = self._hidden, self._hidden_history
+        if not self._is_no_lesion:
+            hidden = UnsavedMask(self._mask(), self.editor.snapshot.clicks, self._by_annotator)
+            history = self.editor.document.history
         shape = self.state.shape
         self._save_queue.save_no_lesion(self.image_id, shape)
-        history = self.history
         self.editor.restore(np.zeros(shape, np.uint8))
         self._set_dirty(False)
         self._hidden, self._hidden_history, self._is_no_lesion = hidden, history, True
@@ -150,12 +153,24 @@ class ImageReview:
         except StudyError as error:
             self.failed.emit(str(error))
             return
-        if self._hidden_history is not None:
-            self.editor.resume(self._hidden_history)
+        history = self._hidden_history
+        if history is not None and same_pixels(history.current.mask, hidden.mask):
+            self.editor.resume(history)
         else:
             self.editor.restore(hidden.mask, hidden.clicks)
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
+
+    def _config_of(self, unsaved: UnsavedMask | None) -> PostprocessConfig:
+        """Return the settings of the editor, with the threshold that the outline was made with."""
+        current = self.state.current
+        threshold = (
+            unsaved.threshold if unsaved is not None else None if current is None else current.threshold
+        )
+        config, model = self.editor.requests.config, self.editor.requests.model
+        if model is not None and threshold == model.card.threshold:
+            threshold = None  # follow the model's own
+        return config if threshold is None else config.model_copy(update={"threshold": threshold})
 
     def _put(self, kind: MaskKind, mask: LabelImage) -> None:
         editor = self.editor

@@ -95,8 +95,9 @@ class ImageDisplay:
             self.review.set_model(model)
 
     def set_config(self, config: PostprocessConfig) -> None:
-        """Draw this and all later outlines with other settings."""
-        self.config = config
+        """Draw this outline with other settings, and all later ones too, except for the threshold."""
+        threshold = config.threshold if self.review is None else self.config.threshold
+        self.config = config.model_copy(update={"threshold": threshold})
         if self.review is not None:
             self.review.editor.set_config(config)
 
@@ -155,7 +156,8 @@ class ImageDisplay:
 
     def _on_edited(self, what: str) -> None:
         if what in {"undo", "redo"} and self.review is not None:
-            self.config = self.review.editor.requests.config
+            config = self.review.editor.requests.config
+            self.config = config.model_copy(update={"threshold": self.config.threshold})
 
     def _on_losing(self) -> None:
         """Save and close the image when the user deletes one of its layers."""
