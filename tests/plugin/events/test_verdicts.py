@@ -110,3 +110,20 @@ def test_no_lesion_counts_only_once_the_image_was_seen(window: Any) -> None:
     window.key(Qt.Key.Key_F3)
     window.look()
     assert window.reviewed() == ["P1"]
+
+
+def test_the_last_image_is_not_approved_again(window: Any) -> None:
+    for following in ("P2", "P3", "P4", "P4"):
+        window.look()
+        window.key(Qt.Key.Key_W)
+        window.shown(following)
+    assert len(window.reviewed()) == 4
+    when = window.state("P4").when
+    window.look()
+    window.key(Qt.Key.Key_W)
+    assert "last image" in window.bar.message.text()
+    window.saved()
+    assert window.state("P4").when == when
+    window.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    window.shown("P4")
+    assert window.reviewed() == ["P1", "P2", "P3"]

@@ -92,6 +92,10 @@ class Verdicts:
         verdict, review = self._waiting, self._display.review
         if verdict is None:
             return
+        if review is not None and self._is_last_step and self._given[-1] == (review.image_id,) * 2:
+            self._waiting = None
+            self.message.emit("This was the last image. Every image is reviewed.")
+            return
         answer = self.guard.check(_screen(review))
         if answer.wait:
             self.message.emit(f"{_NAMES[verdict]} waits until the outline is ready.")
