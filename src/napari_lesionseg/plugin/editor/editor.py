@@ -222,7 +222,10 @@ class MaskEditor:
         self.document.redraw(bare, "tool")
 
     def undo(self) -> None:
-        """Undo the last step; a click that waits for its prediction goes first."""
+        """Undo the last step; a click that waits for its prediction, or a polygon's corner, goes first."""
+        if self.document.layer.drawing == "polygon":
+            self.document.layer.remove_corner()
+            return
         if not self._is_ready():
             return
         history = self.document.history

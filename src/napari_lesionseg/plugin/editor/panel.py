@@ -237,12 +237,13 @@ def _reason_against(need: str, context: ToolContext | None) -> str:
         return _NO_IMAGE
     requests, document = context.editor.requests, context.editor.document
     no_model = requests.model is None
+    can_undo = requests.can_undo or context.editor.undo_verdict is not None or bool(document.layer.drawing)
     no_prediction = document.snapshot.initial_prediction is None
     reasons = {
         "model": (no_model, _NO_MODEL),
         "outline": (not document.has_mask, "There is no outline yet"),
         "prediction": (no_model and no_prediction, _NO_MODEL),
-        "undo": (not requests.can_undo and context.editor.undo_verdict is None, "There is nothing to undo"),
+        "undo": (not can_undo, "There is nothing to undo"),
         "redo": (not document.can_redo, "There is nothing to redo"),
     }
     missing, reason = reasons.get(need, (False, ""))

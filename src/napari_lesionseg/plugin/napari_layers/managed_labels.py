@@ -85,6 +85,12 @@ class ManagedLabels:
             return "polygon"
         return "stroke" if self._labels._block_history or overlays["brush_stroke"].active else ""
 
+    def remove_corner(self) -> None:
+        """Remove the last corner of the polygon that is being drawn."""
+        overlays: Any = self._labels._overlays
+        points = overlays["polygon"].points  # the last one follows the mouse
+        overlays["polygon"].points = [] if len(points) < 3 else [*points[:-2], points[-1]]
+
     def shows(self, mask: LabelImage) -> bool:
         """Whether it shows exactly this mask."""
         return same_pixels(self._labels.data, mask)
