@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 import napari
 
+from napari_lesionseg.plugin.layout import ImageFirst
+
 if TYPE_CHECKING:
+    from qtpy.QtWidgets import QDockWidget
+
     from napari_lesionseg.plugin.workbench.widget import Workbench
 
 PLUGIN = "napari-lesionseg"
@@ -24,7 +28,9 @@ def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: 
 def make_viewer(folder: Path | None, images: Sequence[Path], masks: Sequence[Path]) -> napari.Viewer:
     """Make the window; see `open_viewer`."""
     viewer = napari.Viewer(title="LesionSeg")
-    workbench = open_workbench(viewer)
+    dock, workbench = _dock_workbench(viewer)
+    ImageFirst(viewer, dock)
+    workbench.fold_settings()
     if images:
         viewer.open([str(path) for path in (*images, *masks)], plugin=PLUGIN)
         viewer.canvas.grid.enabled = False
@@ -35,8 +41,12 @@ def make_viewer(folder: Path | None, images: Sequence[Path], masks: Sequence[Pat
 
 def open_workbench(viewer: napari.Viewer) -> Workbench:
     """Open the workbench in a viewer's window, or return the one that is open."""
-    _, workbench = viewer.window.add_plugin_dock_widget(PLUGIN, WORKBENCH)
-    return cast("Workbench", workbench)
+    return _dock_workbench(viewer)[1]
+
+
+def _dock_workbench(viewer: napari.Viewer) -> tuple[QDockWidget, Workbench]:
+    dock, workbench = viewer.window.add_plugin_dock_widget(PLUGIN, WORKBENCH)
+    return dock, cast("Workbench", workbench)
 
 
 def new_study(viewer: napari.Viewer) -> None:

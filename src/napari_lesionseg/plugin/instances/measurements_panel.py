@@ -14,6 +14,7 @@ from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.masks.measurements import write_measurements
 from napari_lesionseg.plugin.instances.measuring import MeasurementModel
 from napari_lesionseg.plugin.instances.scale_form import ScaleForm
+from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.links import image_of
 from napari_lesionseg.plugin.widgets.forms import captioned, small, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
@@ -35,6 +36,7 @@ class MeasurementsPanel(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        DockTabs(self)
         self._viewer = napari_viewer
         self.model = MeasurementModel(napari_viewer)
         self.layers = LayerCombo(napari_viewer, Labels, "no outline is open")

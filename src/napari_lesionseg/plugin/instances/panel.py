@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.instances.actions import INSTANCE_KEYS, InstanceActions
 from napari_lesionseg.plugin.instances.model import number_parts
+from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
@@ -132,6 +133,7 @@ class InstancesPanel(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        DockTabs(self)
         self._viewer = napari_viewer
         self.current: InstanceActions | None = None  # None while no layer of lesions is chosen
         self._awaited: tuple[int, ...] = ()  # what to select once an edit is listed

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
 from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.segment.task import SegmentTask
@@ -37,6 +38,7 @@ class SegmentWidget(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        DockTabs(self)
         self._viewer = napari_viewer
         self._editors = ImageEditors(napari_viewer)
         self._task: SegmentTask | None = None

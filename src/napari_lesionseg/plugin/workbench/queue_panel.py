@@ -72,7 +72,7 @@ _FILTERS: dict[str, frozenset[Status] | None] = {
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}
-_WIDTHS = {STATUS: 90, QUALITY: 52, AGREE: 46, ANNOTATOR: 70}
+_WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 60, ANNOTATOR: 64}
 
 
 class QueuePanel(Panel):
@@ -196,7 +196,7 @@ class QueuePanel(Panel):
             self.session.failed.emit(f"{count} could not be segmented. First error: {problems[0]}")
 
     def _update_predict_all(self, unreviewed: int) -> None:
-        self.predict_all.setText("Segment all unreviewed images")
+        self.predict_all.setText("Segment all")
         self.predict_all.setEnabled(unreviewed > 0)
         count = "1 unreviewed image" if unreviewed == 1 else f"{unreviewed} unreviewed images"
         self.predict_all.setToolTip(

@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
@@ -82,6 +83,7 @@ class Workbench(QWidget):
         self._lay_out()
         self._make_menu()
         self._focus = DockFocus(self)
+        DockTabs(self)
         self._focus.adopt()
         self._show_study()
         self.start.opened.connect(self._on_study)
@@ -94,6 +96,12 @@ class Workbench(QWidget):
     def open_folder(self, folder: Path) -> None:
         """Open a study, or a folder of images."""
         self.start.open_folder(folder)
+
+    def fold_settings(self) -> None:
+        """Fold the settings that most images need no change of, to leave the height to the list."""
+        frame = self._frames[self.panels.index(self.panel(OutlinePanel))]
+        if isinstance(frame, QCollapsible):
+            frame.collapse(animate=False)
 
     def close_study(self, *, ask: bool = True) -> bool:
         """Close the study that is open; False when the annotator chose to stay.
@@ -141,9 +149,11 @@ class Workbench(QWidget):
         whole.addWidget(self._scroll, 1)
         for panel in self.panels:
             frame = _section(panel) if panel.title else panel
-            (column if panel.title else whole).addWidget(frame)
+            if panel.title:
+                column.addWidget(frame, int(isinstance(panel, QueuePanel)))  # the list takes what is left
+            else:
+                whole.addWidget(frame)
             self._frames.append(frame)
-        column.addStretch()
         self._scroll.setWidget(inside)
 
     def _make_menu(self) -> None:

@@ -1,0 +1,89 @@
+"""How the window is arranged: the image first in LesionSeg's own window, tabs in anybody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtGui import QAction, QKeySequence
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+DOCK_WIDTH = 340
+"""Width of the dock in pixels, if its content leaves the choice."""
+
+FOLD_KEY = "F9"
+_NAPARI_DOCKS = frozenset({"layer controls", "layer list"})
+_OURS = "(napari-lesionseg)"  # how napari ends the title of a plugin's dock
+
+
+class ImageFirst(QObject):
+    """A window of our own: maximized, the image as large as it gets, napari's layer docks folded away."""
+
+    def __init__(self, viewer: Viewer, dock: QDockWidget) -> None:
+        self._window = cast("QMainWindow", dock.window())
+        super().__init__(self._window)
+        self.setObjectName("LesionSeg layout")
+        docks = self._window.findChildren(QDockWidget)
+        self._folded = [found for found in docks if found.objectName() in _NAPARI_DOCKS]
+        self._dock = dock
+        self.action = QAction("Layer list and controls", self._window)
+        self.action.setCheckable(True)
+        self.action.setShortcut(QKeySequence(FOLD_KEY))
+        self.action.toggled.connect(self.show_layers)
+        viewer.window.view_menu.addAction(self.action)
+        self._window.addAction(self.action)  # the key works also while the menu bar is hidden
+        self.show_layers(False)
+        self._window.showMaximized()
+        QTimer.singleShot(0, self._narrow)
+
+    def show_layers(self, shown: bool) -> None:
+        """Show napari's layer list and controls, or fold them away."""
+        for dock in self._folded:
+            dock.setVisible(shown)
+        self._narrow()
+
+    def _narrow(self) -> None:
+        self._window.resizeDocks([self._dock], [DOCK_WIDTH], Qt.Orientation.Horizontal)
+
+
+class DockTabs(QObject):
+    """Puts a widget's dock behind or before the other LesionSeg docks beside it, when it is first shown."""
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        self._widget = widget
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Wait for the widget to be shown in a dock."""
+        if event is not None and event.type() == QEvent.Type.Show:
+            self._widget.removeEventFilter(self)
+            QTimer.singleShot(0, self._tabify)
+        return False
+
+    def _tabify(self) -> None:
+        dock = _dock_of(self._widget)
+        window = None if dock is None else dock.parentWidget()
+        if dock is None or not isinstance(window, QMainWindow) or dock.isFloating():
+            return
+        area = window.dockWidgetArea(dock)
+        others = [
+            other
+            for other in window.findChildren(QDockWidget)
+            if other is not dock and not other.isHidden() and not other.isFloating()
+            if other.objectName().endswith(_OURS) and window.dockWidgetArea(other) == area
+        ]
+        if others and len(window.tabifiedDockWidgets(dock)) < len(others):
+            for other in (*others[1:], dock):  # all of them: a new dock beside tabs may have split them
+                window.tabifyDockWidget(others[0], other)
+            dock.raise_()
+
+
+def _dock_of(widget: QWidget) -> QDockWidget | None:
+    parent: QWidget | None = widget
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parentWidget()
+    return parent

@@ -1,0 +1,109 @@
+"""The image fills the window, and LesionSeg's docks do not stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QDockWidget
+
+from napari_lesionseg.plugin import commands
+from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.widget import Workbench
+
+NAPARI_DOCKS = ("layer list", "layer controls")
+
+
+@pytest.fixture
+def own(
+    qtbot: Any, make_napari_viewer: Any, network: Any, folder: Any, plugins: Any, monkeypatch: Any
+) -> Iterator[Any]:
+    """The window of `lesionseg FOLDER`."""
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr(commands.napari, "Viewer", lambda **more: make_napari_viewer(show=True, **more))
+    viewer = commands.make_viewer(None, (), ())
+    bench = viewer.window._qt_window.findChild(Workbench)
+    bench.annotator.setText("am")
+    qtbot.waitUntil(lambda: bench.panel(ModelPanel).models.loaded is not None, timeout=15_000)
+    bench.open_folder(folder)
+    qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=15_000)
+    yield viewer
+    bench.close_study(ask=False)
+
+
+@pytest.fixture
+def sizes(tmp_path: Path) -> Path:
+    """Images of very different sizes."""
+    made = tmp_path / "sizes"
+    made.mkdir()
+    for name, shape in {"large": (1500, 2000), "tiny": (60, 50), "wide": (200, 900)}.items():
+        image = np.full((*shape, 3), 230, np.uint8)
+        image[shape[0] // 4 : shape[0] // 2, shape[1] // 4 : shape[1] // 2] = 40
+        Image.fromarray(image).save(made / f"{name}.png")
+    return made
+
+
+def set_size(qtbot: Any, viewer: Any, width: int, height: int) -> float:
+    """Make the window as large as a screen; return the share of it that the canvas has."""
+    main, canvas = viewer.window._qt_window, viewer.window._qt_viewer.canvas.native
+    main.showNormal()
+    main.resize(width, height)
+    qtbot.waitUntil(lambda: main.width() <= width, timeout=5000)
+    qtbot.wait(200)
+    return float(canvas.width() * canvas.height() / (width * height))
+
+
+@pytest.mark.parametrize(("width", "height", "least"), [(1366, 728, 0.6), (2560, 1400, 0.75)])
+def test_the_image_has_most_of_the_screen(
+    qtbot: Any, own: Any, width: int, height: int, least: float
+) -> None:
+    """The window is 40 pixels lower than the screen, for its title and the task bar."""
+    assert set_size(qtbot, own, width, height) * height / (height + 40) >= least
+
+
+def test_the_verdicts_are_visible_with_everything_unfolded(qtbot: Any, own: Any) -> None:
+    main = own.window._qt_window
+    bench = main.findChild(Workbench)
+    for panel in bench.panels:
+        panel.unfold.emit()
+    set_size(qtbot, own, 1366, 728)
+    assert main.width() == 1366
+    bar = bench.panel(ReviewBar)
+    for button in (bar.back, bar.no_lesion, bar.flag, bar.approve):
+        corner = button.mapTo(main, button.rect().bottomRight())
+        assert button.isVisible()
+        assert main.rect().contains(corner)
+
+
+def test_one_key_unfolds_and_folds_the_layer_list(qtbot: Any, own: Any) -> None:
+    main = own.window._qt_window
+    docks = [dock for dock in main.findChildren(QDockWidget) if dock.objectName() in NAPARI_DOCKS]
+    assert [dock.isVisible() for dock in docks] == [False, False]
+    main.activateWindow()
+    qtbot.waitUntil(main.isActiveWindow, timeout=10_000)
+    for shown in (True, False):
+        QTest.keyClick(own.window._qt_viewer.canvas.native, Qt.Key.Key_F9)
+        assert [dock.isVisible() for dock in docks] == [shown, shown]
+
+
+def test_a_viewer_that_was_there_before_keeps_its_docks(make_napari_viewer: Any, plugins: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    commands.open_workbench(viewer)
+    docks = viewer.window._qt_window.findChildren(QDockWidget)
+    assert all(dock.isVisible() for dock in docks if dock.objectName() in NAPARI_DOCKS)
+
+
+def test_several_widgets_become_tabs(qtbot: Any, make_napari_viewer: Any, network: Any, plugins: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    first, _ = viewer.window.add_plugin_dock_widget(commands.PLUGIN, commands.WORKBENCH)
+    for name in ("Segment lesions", "Single lesions", "Measure lesions"):
+        viewer.window.add_plugin_dock_widget(commands.PLUGIN, name)
+    main = viewer.window._qt_window
+    qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(first)) == 3, timeout=5000)
