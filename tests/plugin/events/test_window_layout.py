@@ -107,3 +107,45 @@ def test_several_widgets_become_tabs(qtbot: Any, make_napari_viewer: Any, networ
         viewer.window.add_plugin_dock_widget(commands.PLUGIN, name)
     main = viewer.window._qt_window
     qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(first)) == 3, timeout=5000)
+
+
+def in_view(viewer: Any) -> float:
+    """Return which part of the canvas the image fills, in the direction in which it is larger."""
+    height, width = (
+        viewer.window._qt_viewer.canvas.native.height(),
+        viewer.window._qt_viewer.canvas.native.width(),
+    )
+    rows, cols = viewer.layers[0].data.shape[:2]
+    return float(viewer.scene.camera.zoom * max(rows / height, cols / width))
+
+
+def test_an_image_of_another_size_is_shown_whole(qtbot: Any, own: Any, sizes: Any) -> None:
+    bench = own.window._qt_window.findChild(Workbench)
+    bench.close_study(ask=False)
+    bench.open_folder(sizes)
+    for name in ("large", "tiny", "wide"):
+        qtbot.waitUntil(
+            lambda: bench.session is not None and bench.session.editor is not None, timeout=15_000
+        )
+        found = next(s for s in bench.session.study.state.images.values() if s.name == name)
+        bench.session.open_image(found.image_id)
+        qtbot.waitUntil(lambda f=found: bench.session.image_id == f.image_id, timeout=15_000)
+        qtbot.wait(50)
+        rows, cols = own.layers[0].data.shape[:2]
+        assert 0.85 <= in_view(own) <= 1.0
+        assert own.scene.camera.center[-2:] == pytest.approx(((rows - 1) / 2, (cols - 1) / 2), abs=1)
+
+
+def test_the_image_is_fitted_again_after_a_resize(qtbot: Any, own: Any) -> None:
+    for width, height in ((1366, 728), (900, 700), (1800, 1000)):
+        set_size(qtbot, own, width, height)
+        assert 0.85 <= in_view(own) <= 1.0
+
+
+def test_a_zoom_is_kept_relative_to_the_image(qtbot: Any, own: Any) -> None:
+    set_size(qtbot, own, 1366, 728)
+    own.scene.camera.zoom *= 3
+    before, center = in_view(own), own.scene.camera.center
+    set_size(qtbot, own, 1000, 640)
+    assert in_view(own) == pytest.approx(before, rel=0.05)
+    assert own.scene.camera.center == pytest.approx(center)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
 
 
+_SAME_ZOOM = 0.01
+"""Relative difference of zooms that nobody chose."""
+
+
 class ImageDisplay:
     """Loads the images of a study and shows one of them; the next ones are loaded ahead."""
 
@@ -179,7 +183,10 @@ class ViewerLayers:
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)
         self._layers: tuple[Image, Labels] | None = None
+        self._fitted = 0.0  # zoom at which the whole image is in view
+        self._resized: tuple[tuple[float, ...], float] | None = None  # center and magnification before
         viewer.layers.events.removed.connect(self._on_layer_removed)
+        viewer.canvas.events.size.connect(self._on_resized)
         vars(viewer.layers)["remove_selected"] = self._remove_selected
 
     @property
@@ -204,6 +211,7 @@ class ViewerLayers:
             viewer.layers.extend([layer, labels])
         else:
             layer, labels = self._layers
+            _set_visible(self._layers, visible=True)  # napari computes no extent of a hidden layer's new data
             layer.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
         layer.name, labels.name = name, f"{name} outline"
         _set_visible((layer, labels), visible=True)
@@ -219,6 +227,7 @@ class ViewerLayers:
         viewer = self._viewer()
         if viewer is not None:
             viewer.reset_view()
+            self._fitted = viewer.scene.camera.zoom
             if view is not None:
                 apply_view(viewer, view)
 
@@ -232,6 +241,7 @@ class ViewerLayers:
         viewer = self._viewer()
         if viewer is not None:
             viewer.layers.events.removed.disconnect(self._on_layer_removed)
+            viewer.canvas.events.size.disconnect(self._on_resized)
             vars(viewer.layers).pop("remove_selected", None)
         _remove(self._viewer, layers or ())
 
@@ -243,6 +253,25 @@ class ViewerLayers:
             show_info("The image and outline of a study cannot be deleted. Close the study to remove them.")
         others = [layer for layer in selected if layer not in (self._layers or ())]
         _remove(self._viewer, others)
+
+    def _on_resized(self) -> None:
+        """Keep as much of the image in view as before, when the window or a dock changes its size."""
+        viewer = self._viewer()
+        if viewer is not None and self._layers is not None and self._fitted and self._resized is None:
+            camera = viewer.scene.camera
+            self._resized = (camera.center, camera.zoom / self._fitted)
+            QTimer.singleShot(0, self._refit)  # napari has yet to pass the size on to its camera
+
+    def _refit(self) -> None:
+        viewer, resized, self._resized = self._viewer(), self._resized, None
+        if viewer is None or resized is None or self._layers is None:
+            return
+        center, magnified = resized
+        camera = viewer.scene.camera
+        viewer.reset_view()
+        self._fitted = camera.zoom
+        if abs(magnified - 1) > _SAME_ZOOM:
+            camera.center, camera.zoom = center, magnified * self._fitted
 
     def _on_layer_removed(self, event: Any) -> None:
         if self._layers is None or event.value not in self._layers:
