@@ -196,9 +196,12 @@ class ViewerLayers:
 
     @property
     def view(self) -> dict[str, Any] | None:
-        """Center and zoom of the viewer, as of `describe_view`."""
+        """Center and zoom of the viewer; the zoom is relative to the one that shows the whole image."""
         viewer = self._viewer()
-        return None if viewer is None else describe_view(viewer)
+        if viewer is None:
+            return None
+        view = describe_view(viewer)
+        return view | {"zoom": view["zoom"] / self._fitted} if self._fitted else view
 
     def show(self, viewer: ViewerModel, image: ByteImage, name: str) -> tuple[Image, Labels]:
         """Show an image with an empty outline, which becomes the active layer.
@@ -228,8 +231,8 @@ class ViewerLayers:
         if viewer is not None:
             viewer.reset_view()
             self._fitted = viewer.scene.camera.zoom
-            if view is not None:
-                apply_view(viewer, view)
+            if view is not None and isinstance(view.get("zoom"), int | float):
+                apply_view(viewer, {**view, "zoom": view["zoom"] * self._fitted})
 
     def hide(self) -> None:
         """Show nothing until the next image is ready."""

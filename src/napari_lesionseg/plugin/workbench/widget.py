@@ -150,10 +150,11 @@ class Workbench(QWidget):
         for panel in self.panels:
             frame = _section(panel) if panel.title else panel
             if panel.title:
-                column.addWidget(frame, int(isinstance(panel, QueuePanel)))  # the list takes what is left
+                column.addWidget(frame)
             else:
                 whole.addWidget(frame)
             self._frames.append(frame)
+        column.addStretch()
         self._scroll.setWidget(inside)
 
     def _make_menu(self) -> None:
