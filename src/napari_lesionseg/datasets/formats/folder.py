@@ -117,8 +117,11 @@ def read(folder: Path) -> Dataset:
         if is_file(image) and stays_inside(image, folder):
             usable = mask is not None and is_file(mask) and stays_inside(mask, folder)
             images.append((image, mask if usable else None))
-        elif not is_file(image) and not image.is_symlink():
+            continue
+        if not is_file(image) and not image.is_symlink():
             problems.append(Problem(image.name, "The image cannot be reached."))
+        if mask is not None and is_file(mask) and stays_inside(mask, folder):
+            problems.append(Problem(mask.name, f"Its image {image.name} cannot be used."))
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
     problems += _strays(folder, [*everything, *((None, path) for path in found.without_image)])
