@@ -120,7 +120,7 @@ def read(folder: Path) -> Dataset:
             continue
         if not is_file(image) and not image.is_symlink():
             problems.append(Problem(image.name, "The image cannot be reached."))
-        if mask is not None and is_file(mask) and stays_inside(mask, folder):
+        if mask is not None and mask.name != image.name:  # else the image's own problem names both
             problems.append(Problem(mask.name, f"Its image {image.name} cannot be used."))
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
