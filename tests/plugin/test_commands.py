@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.cli import app as cli_app
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.types import ByteImage
 
 
 @pytest.fixture
-def started(make_napari_viewer, monkeypatch, network):
+def started(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, network: Any) -> Any:
     """Viewers that were opened, without waiting for anybody to close them."""
     viewers = []
 
-    def make(**more):
+    def make(**more: Any) -> Any:
         viewers.append(make_napari_viewer(**more))
         return viewers[-1]
 
@@ -26,25 +31,27 @@ def started(make_napari_viewer, monkeypatch, network):
 
 
 @pytest.fixture
-def folder(tmp_path, spot):
+def folder(tmp_path: Path, spot: Any) -> Any:
     made = tmp_path / "nevi"
     made.mkdir()
     Image.fromarray(spot).save(made / "a.png")
     return made
 
 
-def bench_of(viewer) -> Workbench:
+def bench_of(viewer: Any) -> Workbench:
     return viewer.window._qt_window.findChild(Workbench)
 
 
-def test_alone_it_opens_the_workbench_without_a_study(started):
+def test_alone_it_opens_the_workbench_without_a_study(started: Any) -> None:
     commands.open_viewer()
     assert bench_of(started[0]).session is None
     assert started[0].title == "LesionSeg"
 
 
 @pytest.mark.parametrize("command", [[], ["app"]])
-def test_the_command_opens_a_folder(qtbot, started, folder, monkeypatch, command):
+def test_the_command_opens_a_folder(
+    qtbot: QtBot, started: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
     monkeypatch.setattr(cli_app, "why_no_viewer", lambda: "")
     assert main([*command, str(folder)]) == 0
     bench = bench_of(started[0])
@@ -52,7 +59,9 @@ def test_the_command_opens_a_folder(qtbot, started, folder, monkeypatch, command
     assert bench.session.state.name == "a"
 
 
-def test_images_are_shown_with_their_masks(started, folder, tmp_path, spot):
+def test_images_are_shown_with_their_masks(
+    started: Any, folder: Path, tmp_path: Path, spot: ByteImage
+) -> None:
     mask = tmp_path / "a_mask.png"
     Image.fromarray((spot[..., 0] < 100).astype(np.uint8) * 255).save(mask)
     commands.open_viewer(None, [folder / "a.png"], [mask])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import resources
+from typing import Any
 
 import pytest
 import yaml
@@ -21,7 +22,7 @@ def manifest() -> PluginManifest:
     return PluginManifest.from_distribution(PLUGIN)
 
 
-def test_npe2_finds_nothing_wrong(manifest):
+def test_npe2_finds_nothing_wrong(manifest: PluginManifest) -> None:
     path = resources.files("napari_lesionseg") / "napari.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "npe2", "validate", str(path)], capture_output=True, text=True, check=False
@@ -29,19 +30,19 @@ def test_npe2_finds_nothing_wrong(manifest):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_command_can_be_called(manifest, plugins):
+def test_every_command_can_be_called(manifest: PluginManifest, plugins: Any) -> None:
     commands = manifest.contributions.commands
     assert len(commands) >= 5
     for command in commands:
         assert callable(plugins.commands.get(command.id))
 
 
-def titles(menu) -> dict:
+def titles(menu: Any) -> dict:
     return {action.text(): action for action in menu.actions()}
 
 
 @pytest.mark.parametrize("menu", ["plugins", "layers"])
-def test_a_menu_entry_opens_the_widget(make_napari_viewer, network, menu):
+def test_a_menu_entry_opens_the_widget(make_napari_viewer: Any, network: Any, menu: Any) -> None:
     window = make_napari_viewer().window
     parent, name = (
         (window.plugins_menu, "LesionSeg") if menu == "plugins" else (window.layers_menu, "Segment")
@@ -53,14 +54,14 @@ def test_a_menu_entry_opens_the_widget(make_napari_viewer, network, menu):
 
 
 @pytest.fixture
-def small_samples(monkeypatch):
+def small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the samples small, which is quick."""
     drawn = [synthetic_sample(seed, (48, 64)) for seed in range(6)]
     monkeypatch.setattr(sample_data, "sample_set", lambda n: drawn[:n])
 
 
 @pytest.mark.parametrize(("key", "samples"), [("lesion", 1), ("six-lesions", 6)])
-def test_samples_open(make_napari_viewer, small_samples, key, samples):
+def test_samples_open(make_napari_viewer: Any, small_samples: Any, key: Any, samples: Any) -> None:
     viewer = make_napari_viewer()
     viewer.open_sample(PLUGIN, key)
     images = [layer for layer in viewer.layers if isinstance(layer, Image)]
@@ -75,17 +76,19 @@ def test_samples_open(make_napari_viewer, small_samples, key, samples):
     assert [image.visible for image in images] == [True] + [False] * (samples - 1)
 
 
-def test_settings_have_a_page_of_their_own(manifest):
+def test_settings_have_a_page_of_their_own(manifest: PluginManifest) -> None:
     page = manifest.contributions.configurations["segmentation"]
     assert set(page.properties) == {"default_model", "device", "working_size"}
 
 
-def test_the_manifest_imports_nothing_by_itself():
+def test_the_manifest_imports_nothing_by_itself() -> None:
     text = (resources.files("napari_lesionseg") / "napari.yaml").read_text(encoding="utf-8")
     assert "on_activate" not in yaml.safe_load(text)
 
 
-def test_the_file_menu_asks_for_a_new_study_in_the_workbench(make_napari_viewer, network, monkeypatch):
+def test_the_file_menu_asks_for_a_new_study_in_the_workbench(
+    make_napari_viewer: Any, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
     monkeypatch.setattr(StartPanel, "ask_for_new", lambda panel: asked.append(panel))
     window = make_napari_viewer().window

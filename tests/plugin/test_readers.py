@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import napari.layers
 import numpy as np
@@ -20,25 +21,26 @@ from napari_lesionseg.errors import DatasetError, ImageError, PairingError
 from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.plugin import readers
 from napari_lesionseg.plugin.readers import get_reader, read_layers
+from napari_lesionseg.types import ByteImage
 
 
 @pytest.fixture
-def viewer(plugins) -> ViewerModel:
+def viewer(plugins: Any) -> ViewerModel:
     return ViewerModel()
 
 
 @pytest.fixture
-def open_file(viewer):
+def open_file(viewer: ViewerModel) -> Any:
     """Open a path with the plugin's reader; give the layers."""
 
-    def open_path(path: Path, **options):
+    def open_path(path: Path, **options: Any) -> Any:
         return viewer.open(path, plugin="napari-lesionseg", **options)
 
     return open_path
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "tif", "tiff"])
-def test_images_are_opened_as_they_are(open_file, tmp_path, spot, ending):
+def test_images_are_opened_as_they_are(open_file: Any, tmp_path: Path, spot: ByteImage, ending: Any) -> None:
     path = tmp_path / f"IMD 002 æøå.{ending}"
     write_image(path, spot)
     (layer,) = open_file(path)
@@ -49,21 +51,21 @@ def test_images_are_opened_as_they_are(open_file, tmp_path, spot, ending):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "b.JPEG"])
-def test_jpegs_are_opened(open_file, tmp_path, spot, name):
+def test_jpegs_are_opened(open_file: Any, tmp_path: Path, spot: ByteImage, name: Any) -> None:
     write_image(tmp_path / name, spot)
     (layer,) = open_file(tmp_path / name)
     assert layer.rgb
     assert np.abs(layer.data.astype(int) - spot).mean() < 3
 
 
-def test_small_images_are_colors_too(open_file, tmp_path):
+def test_small_images_are_colors_too(open_file: Any, tmp_path: Path) -> None:
     write_image(tmp_path / "tiny.png", np.full((1, 1, 3), 7, dtype=np.uint8))
     (layer,) = open_file(tmp_path / "tiny.png")
     assert layer.rgb
     assert layer.data.shape == (1, 1, 3)
 
 
-def test_exif_turns_an_image_once(open_file, tmp_path, spot):
+def test_exif_turns_an_image_once(open_file: Any, tmp_path: Path, spot: ByteImage) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(spot).save(tmp_path / "turned.png", exif=exif)
@@ -71,7 +73,7 @@ def test_exif_turns_an_image_once(open_file, tmp_path, spot):
     np.testing.assert_array_equal(layer.data, np.rot90(spot, -1))
 
 
-def test_pages_become_a_stack(open_file, tmp_path, spot):
+def test_pages_become_a_stack(open_file: Any, tmp_path: Path, spot: ByteImage) -> None:
     stack = np.stack([spot, 255 - spot, spot // 2])
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="rgb")
     (layer,) = open_file(tmp_path / "stack.tif")
@@ -80,7 +82,9 @@ def test_pages_become_a_stack(open_file, tmp_path, spot):
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_deep_gray_keeps_its_values(open_file, tmp_path, rng, frames):
+def test_deep_gray_keeps_its_values(
+    open_file: Any, tmp_path: Path, rng: np.random.Generator, frames: Any
+) -> None:
     values = rng.integers(0, 4096, (frames, 40, 60), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "deep.tif", values, photometric="minisblack")
     (layer,) = open_file(tmp_path / "deep.tif")
@@ -89,20 +93,20 @@ def test_deep_gray_keeps_its_values(open_file, tmp_path, rng, frames):
     np.testing.assert_array_equal(layer.data, values if frames > 1 else values[0])
 
 
-def test_deep_colors_become_bytes(open_file, tmp_path, spot):
+def test_deep_colors_become_bytes(open_file: Any, tmp_path: Path, spot: ByteImage) -> None:
     tifffile.imwrite(tmp_path / "deep.tif", spot.astype(np.uint16) * 257, photometric="rgb")
     (layer,) = open_file(tmp_path / "deep.tif")
     np.testing.assert_array_equal(layer.data, spot)
 
 
-def test_palettes_become_colors(open_file, tmp_path, spot):
+def test_palettes_become_colors(open_file: Any, tmp_path: Path, spot: ByteImage) -> None:
     Image.fromarray(spot).convert("P").save(tmp_path / "palette.png")
     (layer,) = open_file(tmp_path / "palette.png")
     np.testing.assert_array_equal(layer.data, Image.open(tmp_path / "palette.png").convert("RGB"))
 
 
 @pytest.mark.parametrize("ending", ["_segmentation", "_mask", "_MASK", "_attribute_streaks"])
-def test_masks_become_labels(open_file, tmp_path, spot, ending):
+def test_masks_become_labels(open_file: Any, tmp_path: Path, spot: ByteImage, ending: Any) -> None:
     mask = spot[..., 0] < 100
     write_mask(tmp_path / f"IMD002{ending}.png", mask)
     (layer,) = open_file(tmp_path / f"IMD002{ending}.png")
@@ -110,7 +114,9 @@ def test_masks_become_labels(open_file, tmp_path, spot, ending):
     np.testing.assert_array_equal(layer.data, mask)
 
 
-def test_a_folder_becomes_one_layer_an_image_in_natural_order(open_file, tmp_path, spot):
+def test_a_folder_becomes_one_layer_an_image_in_natural_order(
+    open_file: Any, tmp_path: Path, spot: ByteImage
+) -> None:
     for name in ("IMD10", "IMD2", "IMD1"):
         write_image(tmp_path / f"{name}.png", spot)
     write_mask(tmp_path / "IMD2_segmentation.png", spot[..., 0] < 100)
@@ -121,7 +127,7 @@ def test_a_folder_becomes_one_layer_an_image_in_natural_order(open_file, tmp_pat
     np.testing.assert_array_equal(layers[2].data, spot[..., 0] < 100)
 
 
-def test_several_files_are_opened_together(viewer, tmp_path, spot):
+def test_several_files_are_opened_together(viewer: ViewerModel, tmp_path: Path, spot: ByteImage) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
         write_image(path, spot)
@@ -129,7 +135,7 @@ def test_several_files_are_opened_together(viewer, tmp_path, spot):
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the user is told, in place of a pop-up."""
     said: list[str] = []
     monkeypatch.setattr(readers, "show_info", said.append)
@@ -138,7 +144,9 @@ def told(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_IMAGES", 2), ("MAX_PIXELS", 40 * 60)])
-def test_of_a_large_folder_the_first_images_are_opened(tmp_path, spot, monkeypatch, told, limit, value):
+def test_of_a_large_folder_the_first_images_are_opened(
+    tmp_path: Path, spot: ByteImage, monkeypatch: pytest.MonkeyPatch, told: list[str], limit: Any, value: Any
+) -> None:
     monkeypatch.setattr(readers, limit, value)
     for index in range(3):
         write_image(tmp_path / f"{index}.png", spot)
@@ -147,27 +155,29 @@ def test_of_a_large_folder_the_first_images_are_opened(tmp_path, spot, monkeypat
     assert said.startswith(f"The first 2 of 3 images in {tmp_path.name} are open.")
 
 
-def test_deep_gray_of_a_folder_keeps_its_values(open_file, tmp_path, rng):
+def test_deep_gray_of_a_folder_keeps_its_values(
+    open_file: Any, tmp_path: Path, rng: np.random.Generator
+) -> None:
     values = rng.integers(0, 4096, (40, 60), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "deep.tif", values, photometric="minisblack")
     (layer,) = open_file(tmp_path)
     np.testing.assert_array_equal(layer.data, values)
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="no images found"):
         read_layers(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text", b"\x89PNG\r\n\x1a\n truncated"])
-def test_what_is_no_image_is_named(tmp_path, content):
+def test_what_is_no_image_is_named(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "fake.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"fake\.png"):
         read_layers(str(path))
 
 
-def test_other_files_are_left_to_other_readers(tmp_path):
+def test_other_files_are_left_to_other_readers(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("a,b")
     assert get_reader(str(path)) is None
@@ -175,7 +185,7 @@ def test_other_files_are_left_to_other_readers(tmp_path):
     assert get_reader([str(tmp_path / "a.png"), str(tmp_path)]) is read_layers
 
 
-def test_real_images_of_the_ph2_layout_are_opened(open_file, real_data):
+def test_real_images_of_the_ph2_layout_are_opened(open_file: Any, real_data: Path) -> None:
     layers = open_file(real_data / "ph2-sample")
     assert [layer.name for layer in layers[:2]] == ["IMD032", "IMD032 outline"]
     assert len(layers) == 40
@@ -184,7 +194,7 @@ def test_real_images_of_the_ph2_layout_are_opened(open_file, real_data):
 
 
 @pytest.fixture
-def records():
+def records() -> Any:
     """Two images of two patients with a lesion and a hair."""
     found = []
     for number in range(2):
@@ -199,7 +209,9 @@ def records():
 
 
 @pytest.mark.parametrize("convention", ["isic", "coco", "folder"])
-def test_a_data_set_is_opened_with_its_outlines(open_file, records, tmp_path, convention):
+def test_a_data_set_is_opened_with_its_outlines(
+    open_file: Any, records: Any, tmp_path: Path, convention: Any
+) -> None:
     *_, report = export_dataset(
         records, tmp_path / "set", convention, config=ExportConfig(pseudonymize="nothing")
     )
@@ -212,7 +224,9 @@ def test_a_data_set_is_opened_with_its_outlines(open_file, records, tmp_path, co
         assert isinstance(outline, napari.layers.Labels)
 
 
-def test_a_data_set_can_be_dropped_on_the_window(make_napari_viewer, plugins, records, tmp_path):
+def test_a_data_set_can_be_dropped_on_the_window(
+    make_napari_viewer: Any, plugins: Any, records: Any, tmp_path: Path
+) -> None:
     config = ExportConfig(pseudonymize="nothing")
     *_, report = export_dataset(records, tmp_path / "set", "isic", config=config)
     viewer = make_napari_viewer()
@@ -227,7 +241,7 @@ def test_a_data_set_can_be_dropped_on_the_window(make_napari_viewer, plugins, re
     assert [layer.name for layer in viewer.layers] == ["p0", "p0 outline", "p1", "p1 outline"]
 
 
-def choose_lesionseg():
+def choose_lesionseg() -> None:
     """Answer napari's question which plugin shall open a folder; it opens folders of TIFF itself."""
     for window in QApplication.topLevelWidgets():
         if isinstance(window, QtReaderDialog) and window.isVisible():
@@ -238,7 +252,7 @@ def choose_lesionseg():
             window.accept()
 
 
-def test_a_coco_file_is_opened_and_other_json_is_not(open_file, records, tmp_path):
+def test_a_coco_file_is_opened_and_other_json_is_not(open_file: Any, records: Any, tmp_path: Path) -> None:
     config = ExportConfig(pseudonymize="nothing", shares={"train": 1})
     *_, report = export_dataset(records, tmp_path / "set", "coco", config=config)
     assert len(open_file(report.folder / "annotations/instances_train.json")) == 4
@@ -246,7 +260,7 @@ def test_a_coco_file_is_opened_and_other_json_is_not(open_file, records, tmp_pat
     assert get_reader(str(report.folder / "croissant.json")) is None
 
 
-def test_photographs_that_came_as_dicom_are_opened(open_file, tmp_path, spot):
+def test_photographs_that_came_as_dicom_are_opened(open_file: Any, tmp_path: Path, spot: ByteImage) -> None:
     pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
     dataset = pydicom.Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.7", "1.2.3"
@@ -259,7 +273,9 @@ def test_photographs_that_came_as_dicom_are_opened(open_file, tmp_path, spot):
         np.testing.assert_array_equal(layer.data, spot)
 
 
-def test_broken_entries_of_a_data_set_are_told_and_left_out(tmp_path, spot, told):
+def test_broken_entries_of_a_data_set_are_told_and_left_out(
+    tmp_path: Path, spot: ByteImage, told: list[str]
+) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.png", spot)
         write_mask(tmp_path / f"{name}_mask.png", spot[..., 0] < 100)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from pytestqt.qtbot import QtBot
 
 import napari_lesionseg as ls
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -17,7 +21,7 @@ from napari_lesionseg.plugin.widgets.model_picker import available_models
 
 
 @pytest.fixture(autouse=True)
-def models(tmp_path, monkeypatch):
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with one model, named ``random``."""
     torch.manual_seed(3)
     card = ModelCard(name="random", working_size=96, threshold=0.5)
@@ -27,7 +31,7 @@ def models(tmp_path, monkeypatch):
     monkeypatch.setenv("LESIONSEG_MODELS", str(tmp_path))
 
 
-def test_the_survey_finds_models_and_devices():
+def test_the_survey_finds_models_and_devices() -> None:
     found = available_models()
     problems = {model.name: model.problem for model in found.models if not model.shipped}
     assert problems["random"] == ""
@@ -37,14 +41,14 @@ def test_the_survey_finds_models_and_devices():
 
 
 @pytest.mark.parametrize(("asked", "given"), [(0, 96), (128, 128), (1, MIN_WORKING_SIZE)])
-def test_the_working_size_can_be_chosen(asked, given):
+def test_the_working_size_can_be_chosen(asked: Any, given: Any) -> None:
     model = task.load(ModelChoice("random", "cpu", asked))
     assert model.card.working_size == given
     image = synthetic_sample(1, (50, 70)).image
     assert model.predict(image).shape == (50, 70)
 
 
-def test_the_viewer_and_python_draw_the_same_outline(make_napari_viewer, qtbot):
+def test_the_viewer_and_python_draw_the_same_outline(make_napari_viewer: Any, qtbot: QtBot) -> None:
     image = synthetic_sample(1, (90, 120)).image
     viewer = make_napari_viewer()
     viewer.add_image(image, rgb=True)

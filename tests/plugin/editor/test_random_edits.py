@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ class Correcting(RuleBasedStateMachine):
         self.pump()
 
     @rule(spot=SPOTS, positive=st.booleans())
-    def click(self, spot, positive) -> None:
+    def click(self, spot: Any, positive: Any) -> None:
         if self.now.source == "none" and self.now.mask.any() and not self.flying:
             return  # asks for the answer behind the strokes first: tested apart
         if any(request[0] == "prediction" for request in self.flying):
@@ -120,7 +121,7 @@ class Correcting(RuleBasedStateMachine):
         self.pump()
 
     @rule(spot=SPOTS, size=st.integers(1, 12), value=st.integers(0, 1))
-    def paint(self, spot, size, value) -> None:
+    def paint(self, spot: Any, size: Any, value: Any) -> None:
         rows = range(spot[0], min(spot[0] + size, SHAPE[0]))
         cols = range(spot[1], min(spot[1] + size, SHAPE[1]))
         paint(self.editor, rows, cols, value)
@@ -134,7 +135,7 @@ class Correcting(RuleBasedStateMachine):
             self.step(dataclasses.replace(self.now, mask=mask, hand=self.now.hand | changed), kind)
 
     @rule(threshold=st.sampled_from([0.3, 0.45, 0.5, 0.7]))
-    def move_threshold(self, threshold) -> None:
+    def move_threshold(self, threshold: Any) -> None:
         if self.now.source == "none" and self.now.mask.any():
             return
         self.editor.set_config(PLAIN.model_copy(update={"threshold": threshold}))
@@ -143,7 +144,7 @@ class Correcting(RuleBasedStateMachine):
             self.step(then.redraw() if self.now.source != "none" else then, "threshold")
 
     @rule(spot=SPOTS)
-    def remove_part(self, spot) -> None:
+    def remove_part(self, spot: Any) -> None:
         apply_tool(self.editor, "remove_part", *spot)
         parts, _ = ndimage.label(self.now.mask, np.ones((3, 3)))
         if parts[spot]:

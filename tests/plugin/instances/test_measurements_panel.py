@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
@@ -15,7 +18,7 @@ from napari_lesionseg.plugin.instances.panel import InstancesPanel
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "PAUSE_MS", 5)
 
 
@@ -31,41 +34,41 @@ def viewer() -> ViewerModel:
 
 
 @pytest.fixture
-def panel(qtbot, viewer) -> MeasurementsPanel:
+def panel(qtbot: QtBot, viewer: ViewerModel) -> MeasurementsPanel:
     made = MeasurementsPanel(viewer)
     qtbot.addWidget(made)
     made.show()
     return made
 
 
-def measure(qtbot, panel):
+def measure(qtbot: QtBot, panel: MeasurementsPanel) -> None:
     panel.measure.click()
     finish(qtbot, panel)
 
 
-def finish(qtbot, panel):
+def finish(qtbot: QtBot, panel: MeasurementsPanel) -> None:
     qtbot.waitUntil(lambda: not panel.model.is_running, timeout=20_000)
 
 
-def heads(panel) -> list[str]:
+def heads(panel: MeasurementsPanel) -> list[str]:
     model = panel.table.lesions
     return [model.headerData(place, Qt.Orientation.Horizontal) for place in range(model.columnCount())]
 
 
-def shown(panel, number) -> dict[str, str]:
+def shown(panel: MeasurementsPanel, number: Any) -> dict[str, str]:
     model = panel.table.lesions
     row = model.numbers.index(number)
     return {head: model.data(model.index(row, place)) for place, head in enumerate(heads(panel))}
 
 
-def draw_ruler(viewer, panel, *line):
+def draw_ruler(viewer: ViewerModel, panel: MeasurementsPanel, *line: Any) -> Any:
     panel.form.draw.click()
     ruler = pixel_size.find_ruler(viewer)
     ruler.add_lines([np.array(line, float)])
     return ruler
 
 
-def test_in_pixels_until_a_scale_is_set(qtbot, panel, viewer):
+def test_in_pixels_until_a_scale_is_set(qtbot: QtBot, panel: MeasurementsPanel, viewer: ViewerModel) -> None:
     assert panel.form.scale.text() == "none: pixels"
     assert "lengths are in pixels" in panel.status.text()
     measure(qtbot, panel)
@@ -84,7 +87,9 @@ def test_in_pixels_until_a_scale_is_set(qtbot, panel, viewer):
     assert "area_mm2" not in features
 
 
-def test_millimeters_by_a_line_along_a_ruler(qtbot, panel, viewer):
+def test_millimeters_by_a_line_along_a_ruler(
+    qtbot: QtBot, panel: MeasurementsPanel, viewer: ViewerModel
+) -> None:
     measure(qtbot, panel)
     draw_ruler(viewer, panel, (5, 10), (5, 60))
     assert viewer.layers.selection.active.name == "ruler"
@@ -104,7 +109,7 @@ def test_millimeters_by_a_line_along_a_ruler(qtbot, panel, viewer):
     assert shown(panel, 2)["Area (px²)"] == "800"
 
 
-def test_the_line_is_measured_in_pixels_of_the_image_wherever_it_lies(qtbot):
+def test_the_line_is_measured_in_pixels_of_the_image_wherever_it_lies(qtbot: QtBot) -> None:
     viewer = ViewerModel()
     image = viewer.add_image(
         np.zeros((60, 80, 3), np.uint8), rgb=True, scale=(2, 2), translate=(7, 9), rotate=30
@@ -115,7 +120,7 @@ def test_the_line_is_measured_in_pixels_of_the_image_wherever_it_lies(qtbot):
     assert pixel_size.scale_of_ruler(ruler, image, 10).millimeters == pytest.approx(0.25)
 
 
-def test_without_a_line_it_says_so(panel, viewer):
+def test_without_a_line_it_says_so(panel: MeasurementsPanel, viewer: ViewerModel) -> None:
     panel.form.set.click()
     assert "Draw a line along the ruler first" in panel.status.text()
     panel.form.draw.click()
@@ -128,7 +133,7 @@ def test_without_a_line_it_says_so(panel, viewer):
         pixel_size.scale_of_ruler(ruler, viewer.layers["arm"], 10)
 
 
-def test_a_layer_in_millimeters_brings_its_scale(qtbot):
+def test_a_layer_in_millimeters_brings_its_scale(qtbot: QtBot) -> None:
     viewer = ViewerModel()
     options = {"scale": (50, 50), "units": ("um", "um")}
     viewer.add_image(np.zeros((60, 80, 3), np.uint8), rgb=True, name="slide", **options)
@@ -141,7 +146,7 @@ def test_a_layer_in_millimeters_brings_its_scale(qtbot):
     assert shown(panel, 1)["Area (mm²)"] == "1.00"
 
 
-def test_pixels_that_are_not_square_are_refused(qtbot):
+def test_pixels_that_are_not_square_are_refused(qtbot: QtBot) -> None:
     viewer = ViewerModel()
     options = {"scale": (0.1, 0.2), "units": ("mm", "mm")}
     viewer.add_image(np.zeros((60, 80, 3), np.uint8), rgb=True, **options)
@@ -152,7 +157,9 @@ def test_pixels_that_are_not_square_are_refused(qtbot):
     assert panel.form.scale.text() == "none: pixels"
 
 
-def test_the_scale_of_a_dicom_file(qtbot, panel, monkeypatch):
+def test_the_scale_of_a_dicom_file(
+    qtbot: QtBot, panel: MeasurementsPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = {"photo.dcm": (0.05, 0.05), "plain.dcm": None}
     monkeypatch.setattr(pixel_size, "read_spacing", lambda path: told[path.name])
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *arguments: ("/x/photo.dcm", ""))
@@ -163,7 +170,7 @@ def test_the_scale_of_a_dicom_file(qtbot, panel, monkeypatch):
     assert "does not say how large" in panel.status.text()
 
 
-def test_another_image_in_the_layer_has_no_scale(panel, viewer):
+def test_another_image_in_the_layer_has_no_scale(panel: MeasurementsPanel, viewer: ViewerModel) -> None:
     draw_ruler(viewer, panel, (5, 10), (5, 60))
     panel.form.set.click()
     assert pixel_size.scale_of(viewer.layers["arm"]) is not None
@@ -171,7 +178,9 @@ def test_another_image_in_the_layer_has_no_scale(panel, viewer):
     assert pixel_size.scale_of(viewer.layers["arm"]) is None
 
 
-def test_changed_lesions_have_to_be_measured_again(qtbot, panel, viewer):
+def test_changed_lesions_have_to_be_measured_again(
+    qtbot: QtBot, panel: MeasurementsPanel, viewer: ViewerModel
+) -> None:
     layer = viewer.layers["arm lesions"]
     measure(qtbot, panel)
     layer.contour = 2  # only redrawn
@@ -188,7 +197,7 @@ def test_changed_lesions_have_to_be_measured_again(qtbot, panel, viewer):
     assert int(shown(panel, 5)["Area (px²)"]) > 200
 
 
-def test_both_tables_share_the_features(qtbot, panel, viewer):
+def test_both_tables_share_the_features(qtbot: QtBot, panel: MeasurementsPanel, viewer: ViewerModel) -> None:
     lesions = InstancesPanel(viewer)
     qtbot.addWidget(lesions)
     qtbot.waitUntil(lambda: bool(lesions.current.model.rows))
@@ -204,7 +213,13 @@ def test_both_tables_share_the_features(qtbot, panel, viewer):
     assert lesions.table.selected == (5,)
 
 
-def test_csv(qtbot, panel, viewer, tmp_path, monkeypatch):
+def test_csv(
+    qtbot: QtBot,
+    panel: MeasurementsPanel,
+    viewer: ViewerModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     measure(qtbot, panel)
     path = tmp_path / "arm.csv"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *arguments: (str(path), ""))
@@ -218,7 +233,7 @@ def test_csv(qtbot, panel, viewer, tmp_path, monkeypatch):
     assert "Saved as arm.csv" in panel.status.text()
 
 
-def test_without_a_layer_nothing_is_offered(qtbot):
+def test_without_a_layer_nothing_is_offered(qtbot: QtBot) -> None:
     panel = MeasurementsPanel(ViewerModel())
     qtbot.addWidget(panel)
     for button in (

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import dask.array as da
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from tests.fakes import prediction_of
 from tests.plugin.editor.test_mouse import Event
@@ -21,7 +25,7 @@ SCALE = 2.0
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module, "PAUSE_MS", 5)
 
 
@@ -41,12 +45,12 @@ def numbers() -> np.ndarray:
 
 
 @pytest.fixture
-def labels(viewer):
+def labels(viewer: ViewerModel) -> Any:
     return viewer.add_labels(numbers(), name="arm lesions", scale=(SCALE, SCALE))
 
 
 @pytest.fixture
-def panel(qtbot, viewer, labels) -> InstancesPanel:
+def panel(qtbot: QtBot, viewer: ViewerModel, labels: Any) -> InstancesPanel:
     made = InstancesPanel(viewer)
     qtbot.addWidget(made)
     made.show()
@@ -54,37 +58,37 @@ def panel(qtbot, viewer, labels) -> InstancesPanel:
     return made
 
 
-def settle(qtbot, panel):
+def settle(qtbot: QtBot, panel: InstancesPanel) -> None:
     qtbot.waitUntil(lambda: panel.current is not None and bool(panel.current.model.rows), timeout=10000)
     wait_idle(qtbot, panel)
 
 
-def wait_idle(qtbot, panel):
+def wait_idle(qtbot: QtBot, panel: InstancesPanel) -> None:
     qtbot.waitUntil(lambda: not panel.current.is_busy and not panel.current.model.is_waiting, timeout=10000)
 
 
-def listed(panel) -> list[int]:
+def listed(panel: InstancesPanel) -> list[int]:
     return panel.table.lesions.numbers
 
 
-def cell(panel, number, title) -> str:
+def cell(panel: InstancesPanel, number: Any, title: Any) -> str:
     model = panel.table.lesions
     heads = [model.headerData(place, Qt.Orientation.Horizontal) for place in range(model.columnCount())]
     return model.data(model.index(listed(panel).index(number), heads.index(title)))
 
 
-def select(panel, *chosen):
+def select(panel: InstancesPanel, *chosen: Any) -> None:
     panel.table.select(chosen)
     panel._on_chosen()
 
 
-def press(qtbot, panel, action):
+def press(qtbot: QtBot, panel: InstancesPanel, action: Any) -> None:
     assert panel.buttons[action].isEnabled(), panel.buttons[action].toolTip()
     panel.buttons[action].click()
     wait_idle(qtbot, panel)
 
 
-def drag(layer, *places, **options):
+def drag(layer: Any, *places: Any, **options: Any) -> None:
     """Press at the first place, move over the others, release."""
     mouse_press_callbacks(layer, Event("press", places[0], **options))
     for place in places[1:]:
@@ -92,7 +96,7 @@ def drag(layer, *places, **options):
     mouse_release_callbacks(layer, Event("release", places[-1], **options))
 
 
-def test_without_a_layer_it_says_what_to_do(qtbot, viewer):
+def test_without_a_layer_it_says_what_to_do(qtbot: QtBot, viewer: ViewerModel) -> None:
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
     assert panel.status.text() == "Open or draw an outline first."
@@ -101,7 +105,7 @@ def test_without_a_layer_it_says_what_to_do(qtbot, viewer):
         assert "first" in button.toolTip()
 
 
-def test_every_number_is_a_row_and_its_features(panel, labels):
+def test_every_number_is_a_row_and_its_features(panel: InstancesPanel, labels: Labels) -> None:
     assert listed(panel) == [2, 5]
     assert cell(panel, 2, "Area") == "800"
     assert cell(panel, 2, "Center") == "20, 30"
@@ -115,7 +119,7 @@ def test_every_number_is_a_row_and_its_features(panel, labels):
     assert panel.status.text() == "2 lesions."
 
 
-def test_features_of_others_stay_with_their_lesions(qtbot, viewer):
+def test_features_of_others_stay_with_their_lesions(qtbot: QtBot, viewer: ViewerModel) -> None:
     own = {"index": [5, 2], "note": ["old", "new"]}
     layer = viewer.add_labels(numbers(), features=own)
     panel = InstancesPanel(viewer)
@@ -126,7 +130,7 @@ def test_features_of_others_stay_with_their_lesions(qtbot, viewer):
     assert features["area"].to_dict() == {2: 800, 5: 100}
 
 
-def test_a_row_selects_its_lesion(panel, labels):
+def test_a_row_selects_its_lesion(panel: InstancesPanel, labels: Labels) -> None:
     select(panel, 5)
     assert labels.selected_label == 5
     assert labels._overlays["lesionseg_InstanceOverlay"].boxes == ((40, 60, 50, 70),)
@@ -134,7 +138,7 @@ def test_a_row_selects_its_lesion(panel, labels):
     assert panel._viewer.scene.camera.center[-2:] == pytest.approx((44.5 * SCALE, 64.5 * SCALE))
 
 
-def test_a_click_on_a_lesion_selects_its_row(panel, labels):
+def test_a_click_on_a_lesion_selects_its_row(panel: InstancesPanel, labels: Labels) -> None:
     drag(labels, (45, 65))
     assert panel.table.selected == (5,)
     drag(labels, (20, 20), modifiers=("Shift",))
@@ -145,7 +149,7 @@ def test_a_click_on_a_lesion_selects_its_row(panel, labels):
     assert panel.table.selected == (5,)
 
 
-def test_cut_by_a_line_and_undo(qtbot, panel, labels):
+def test_cut_by_a_line_and_undo(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     press(qtbot, panel, "cut")
     assert "Click once in each part" in panel.status.text()
     drag(labels, (5, 20), (20, 20), (35, 20))
@@ -163,7 +167,7 @@ def test_cut_by_a_line_and_undo(qtbot, panel, labels):
     assert listed(panel) == [2, 5, 6]
 
 
-def test_cut_between_two_clicks(qtbot, panel, labels):
+def test_cut_between_two_clicks(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     press(qtbot, panel, "cut")
     drag(labels, (20, 14))
     assert labels._overlays["lesionseg_InstanceOverlay"].path == ((20.0, 14.0),)
@@ -176,7 +180,7 @@ def test_cut_between_two_clicks(qtbot, panel, labels):
     assert not panel.current.tool.cutting
 
 
-def test_a_cut_that_cuts_nothing_says_so(qtbot, panel, labels):
+def test_a_cut_that_cuts_nothing_says_so(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     press(qtbot, panel, "cut")
     drag(labels, (55, 2), (58, 8))
     assert "crosses no lesion" in panel.status.text()
@@ -189,14 +193,14 @@ def test_a_cut_that_cuts_nothing_says_so(qtbot, panel, labels):
     assert np.array_equal(labels.data, numbers())
 
 
-def test_the_brush_ends_cutting(qtbot, panel, labels):
+def test_the_brush_ends_cutting(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     press(qtbot, panel, "cut")
     labels.mode = "paint"
     assert not panel.current.tool.cutting
     assert not panel.buttons["cut"].isChecked()
 
 
-def test_join_delete_and_undo(qtbot, panel, labels):
+def test_join_delete_and_undo(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     assert "Select two or more lesions" in panel.buttons["join"].toolTip()
     select(panel, 2, 5)
     press(qtbot, panel, "join")
@@ -211,7 +215,7 @@ def test_join_delete_and_undo(qtbot, panel, labels):
     assert listed(panel) == [2, 5]
 
 
-def test_a_deleted_number_never_comes_back(qtbot, panel, labels):
+def test_a_deleted_number_never_comes_back(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     select(panel, 5)
     press(qtbot, panel, "delete")
     press(qtbot, panel, "cut")
@@ -220,7 +224,7 @@ def test_a_deleted_number_never_comes_back(qtbot, panel, labels):
     assert listed(panel) == [2, 6]
 
 
-def test_a_number_typed_over_renumbers(qtbot, panel, labels):
+def test_a_number_typed_over_renumbers(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     model = panel.table.lesions
     index = model.index(listed(panel).index(5), 0)
     assert model.flags(index) & Qt.ItemFlag.ItemIsEditable
@@ -232,7 +236,7 @@ def test_a_number_typed_over_renumbers(qtbot, panel, labels):
     assert "Number 2 is taken" in panel.status.text()
 
 
-def test_keys_pressed_on_the_canvas_work(qtbot, make_napari_viewer):
+def test_keys_pressed_on_the_canvas_work(qtbot: QtBot, make_napari_viewer: Any) -> None:
     viewer = make_napari_viewer(show=True)
     labels = viewer.add_labels(numbers())
     panel = InstancesPanel(viewer)
@@ -258,7 +262,7 @@ def test_keys_pressed_on_the_canvas_work(qtbot, make_napari_viewer):
     panel._close_layer()
 
 
-def test_keys_that_were_bound_before_come_back(qtbot, viewer, labels):
+def test_keys_that_were_bound_before_come_back(qtbot: QtBot, viewer: ViewerModel, labels: Labels) -> None:
     pressed = []
     labels.bind_key("D", lambda layer: pressed.append("mine"))
     panel = InstancesPanel(viewer)
@@ -268,14 +272,16 @@ def test_keys_that_were_bound_before_come_back(qtbot, viewer, labels):
     assert pressed == ["mine"]
 
 
-def test_painting_brings_the_table_up_to_date(qtbot, panel, labels):
+def test_painting_brings_the_table_up_to_date(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     labels.brush_size = 1
     labels.paint((55, 5), 7)
     qtbot.waitUntil(lambda: 7 in listed(panel))
     assert cell(panel, 7, "Area") == "1"
 
 
-def test_measurements_of_changed_lesions_are_forgotten(qtbot, panel, labels):
+def test_measurements_of_changed_lesions_are_forgotten(
+    qtbot: QtBot, panel: InstancesPanel, labels: Labels
+) -> None:
     features = labels.features.copy()
     features["perimeter_px"] = [10.0, 20.0]
     labels.features = features
@@ -285,7 +291,7 @@ def test_measurements_of_changed_lesions_are_forgotten(qtbot, panel, labels):
     assert np.isnan(float(kept[5]))
 
 
-def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
+def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot: QtBot, viewer: ViewerModel) -> None:
     image = viewer.layers[0]
     outline = new_outline(image)
     outline.data = (numbers() > 0).astype(np.uint8)
@@ -307,7 +313,7 @@ def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot, viewer):
 
 
 @pytest.fixture
-def linked(qtbot, viewer):
+def linked(qtbot: QtBot, viewer: ViewerModel) -> Any:
     """A panel on lesions that were numbered from an outline."""
     outline = new_outline(viewer.layers[0])
     outline.data = (numbers() > 0).astype(np.uint8)
@@ -321,7 +327,7 @@ def linked(qtbot, viewer):
     return panel, outline
 
 
-def test_lesions_follow_their_outline(qtbot, linked):
+def test_lesions_follow_their_outline(qtbot: QtBot, linked: Any) -> None:
     panel, outline = linked
     assert not panel.follow.isVisibleTo(panel)
     press(qtbot, panel, "cut")
@@ -339,7 +345,7 @@ def test_lesions_follow_their_outline(qtbot, linked):
     assert not panel.follow.isVisibleTo(panel)
 
 
-def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot, linked):
+def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot: QtBot, linked: Any) -> None:
     panel, outline = linked
     select(panel, 2)
     assert panel.classes.currentText() == "nevus"
@@ -355,7 +361,7 @@ def test_the_class_of_a_lesion_is_written_into_the_outline(qtbot, linked):
     assert cell(panel, 2, "Class") == "nevus"
 
 
-def test_the_network_s_confidence_is_shown(qtbot, viewer):
+def test_the_network_s_confidence_is_shown(qtbot: QtBot, viewer: ViewerModel) -> None:
     probability = np.where(numbers() == 5, 0.75, np.where(numbers() == 2, 0.5, 0)).astype(np.float32)
     config = PostprocessConfig(threshold=0.4, largest_only=False, min_area=0)
     result = Result({(): prediction_of(probability)}, None, config)
@@ -368,7 +374,9 @@ def test_the_network_s_confidence_is_shown(qtbot, viewer):
     assert cell(panel, 2, "Certainty") == "0.75"
 
 
-def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, network):
+def test_an_outline_that_is_corrected_counts_as_an_outline(
+    qtbot: QtBot, viewer: ViewerModel, network: Any
+) -> None:
     outline = new_outline(viewer.layers[0])
     viewer.add_layer(outline)
     editor = MaskEditor(
@@ -384,7 +392,7 @@ def test_an_outline_that_is_corrected_counts_as_an_outline(qtbot, viewer, networ
     editor.close()
 
 
-def test_of_a_stack_the_frame_that_is_shown_is_listed(qtbot):
+def test_of_a_stack_the_frame_that_is_shown_is_listed(qtbot: QtBot) -> None:
     viewer = ViewerModel()
     stack = np.zeros((2, 60, 80), np.int32)
     stack[0] = numbers()
@@ -404,7 +412,7 @@ def test_of_a_stack_the_frame_that_is_shown_is_listed(qtbot):
     assert (layer.data[1] == stack[1]).all()
 
 
-def test_what_is_on_the_disk_is_listed_but_not_edited(qtbot, viewer):
+def test_what_is_on_the_disk_is_listed_but_not_edited(qtbot: QtBot, viewer: ViewerModel) -> None:
     viewer.add_labels(da.from_array(numbers(), chunks=(30, 30)))
     panel = InstancesPanel(viewer)
     qtbot.addWidget(panel)
@@ -415,7 +423,7 @@ def test_what_is_on_the_disk_is_listed_but_not_edited(qtbot, viewer):
     assert not panel.table.lesions.editable
 
 
-def test_a_change_during_an_edit_wins(qtbot, panel, labels):
+def test_a_change_during_an_edit_wins(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     select(panel, 5)
     panel.current.editor.delete([5])
     labels.data_setitem((np.array([0]), np.array([0])), 8)
@@ -425,7 +433,9 @@ def test_a_change_during_an_edit_wins(qtbot, panel, labels):
     assert labels.data[45, 65] == 5
 
 
-def test_closing_the_layer_or_the_panel_leaves_nothing_behind(qtbot, panel, viewer, labels):
+def test_closing_the_layer_or_the_panel_leaves_nothing_behind(
+    qtbot: QtBot, panel: InstancesPanel, viewer: ViewerModel, labels: Labels
+) -> None:
     viewer.layers.remove(labels)
     assert panel.current is None
     assert panel.table.lesions.rowCount() == 0

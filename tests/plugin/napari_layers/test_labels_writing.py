@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def labels() -> Labels:
     return Labels(np.zeros((50, 70), dtype=np.uint8))
 
 
-def test_a_mask_is_one_step_of_undo(labels):
+def test_a_mask_is_one_step_of_undo(labels: Labels) -> None:
     write_masks(labels, {(): square(10)})
     write_masks(labels, {(): square(20)})
     np.testing.assert_array_equal(labels.data, square(20))
@@ -43,7 +44,7 @@ def test_a_mask_is_one_step_of_undo(labels):
     np.testing.assert_array_equal(labels.data, square(10))
 
 
-def test_several_classes_are_one_step(labels):
+def test_several_classes_are_one_step(labels: Labels) -> None:
     mask = square(20)
     mask[30:40, 40:60] = 2
     write_masks(labels, {(): mask})
@@ -52,13 +53,13 @@ def test_several_classes_are_one_step(labels):
     assert not labels.data.any()
 
 
-def test_the_data_stay_the_same_array(labels):
+def test_the_data_stay_the_same_array(labels: Labels) -> None:
     data = labels.data
     write_masks(labels, {(): square(10)})
     assert labels.data is data
 
 
-def test_an_equal_mask_leaves_nothing_to_undo(labels):
+def test_an_equal_mask_leaves_nothing_to_undo(labels: Labels) -> None:
     write_masks(labels, {(): square(10)})
     assert not write_masks(labels, {(): square(10)})
     labels.undo()
@@ -66,7 +67,7 @@ def test_an_equal_mask_leaves_nothing_to_undo(labels):
 
 
 @pytest.mark.parametrize("contour", [0, 2])
-def test_hidden_layers_are_written(contour):
+def test_hidden_layers_are_written(contour: Any) -> None:
     viewer = ViewerModel()
     hidden = viewer.add_labels(np.zeros((50, 70), dtype=np.uint8), visible=False)
     hidden.contour = contour
@@ -75,7 +76,7 @@ def test_hidden_layers_are_written(contour):
     np.testing.assert_array_equal(hidden.data, square(10))
 
 
-def test_a_layer_that_became_a_contour_while_hidden_is_written():
+def test_a_layer_that_became_a_contour_while_hidden_is_written() -> None:
     labels = ViewerModel().add_labels(square(30))
     labels.visible = False
     labels.contour = 2
@@ -83,14 +84,14 @@ def test_a_layer_that_became_a_contour_while_hidden_is_written():
     np.testing.assert_array_equal(labels.data, square(20))
 
 
-def test_it_tells_others_that_it_painted(labels):
+def test_it_tells_others_that_it_painted(labels: Labels) -> None:
     painted = []
     labels.events.paint.connect(painted.append)
     write_masks(labels, {(): square(10)})
     assert len(painted) == 1
 
 
-def test_frames_of_a_stack_are_one_step():
+def test_frames_of_a_stack_are_one_step() -> None:
     labels = Labels(np.zeros((3, 50, 70), dtype=np.uint8))
     write_masks(labels, {(0,): square(10), (2,): square(20)})
     np.testing.assert_array_equal(labels.data, [square(10), square(0), square(20)])
@@ -99,13 +100,13 @@ def test_frames_of_a_stack_are_one_step():
 
 
 @pytest.mark.parametrize(("frame", "shape"), [((), (50, 71)), ((0,), (50, 70))])
-def test_a_mask_that_does_not_fit_is_refused(labels, frame, shape):
+def test_a_mask_that_does_not_fit_is_refused(labels: Labels, frame: Any, shape: Any) -> None:
     with pytest.raises(MaskError, match="size of its image"):
         write_masks(labels, {frame: np.ones(shape, dtype=np.uint8)})
     assert not labels.data.any()
 
 
-def test_the_history_takes_six_bytes_a_pixel(labels):
+def test_the_history_takes_six_bytes_a_pixel(labels: Labels) -> None:
     write_masks(labels, {(): square(30)})
     ((indices, old, new),) = labels._undo_history[-1]
     record = sum(axis.nbytes for axis in indices) + old.nbytes + np.asarray(new).nbytes
@@ -113,7 +114,7 @@ def test_the_history_takes_six_bytes_a_pixel(labels):
 
 
 @pytest.mark.parametrize("contour", [0, 2])
-def test_a_mask_is_shown_without_a_history(contour):
+def test_a_mask_is_shown_without_a_history(contour: Any) -> None:
     layer = Labels(np.zeros((40, 60), np.uint8))
     layer.contour = contour
     mask = np.zeros((40, 60), np.uint8)
@@ -132,14 +133,14 @@ def test_a_mask_is_shown_without_a_history(contour):
     assert np.array_equal(shown, layer._slice.image.view)
 
 
-def test_a_shown_mask_has_to_fit():
+def test_a_shown_mask_has_to_fit() -> None:
     with pytest.raises(MaskError):
         show_mask(Labels(np.zeros((4, 5), np.uint8)), np.zeros((5, 4), np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 @pytest.mark.parametrize("place", [(0, 0), (129, 0), (64, 62), (63, 3)])
-def test_a_single_pixel_makes_the_difference(dtype, place):
+def test_a_single_pixel_makes_the_difference(dtype: Any, place: Any) -> None:
     one, other = np.zeros((130, 63), dtype), np.zeros((130, 63), np.uint8)
     assert same_pixels(one, other)
     one[place] = 1
@@ -159,22 +160,24 @@ def lesion() -> np.ndarray:
 
 @pytest.mark.parametrize("thickness", [1, 2, 4])
 @pytest.mark.parametrize("tile", [1, 16, 256])
-def test_it_looks_as_napari_draws_it(lesion, thickness, tile, monkeypatch):
+def test_it_looks_as_napari_draws_it(
+    lesion: np.ndarray, thickness: Any, tile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(labels_writing, "_TILE", tile)
     expected = get_contours(lesion, thickness, 0)
     assert np.array_equal(fast_contour(lesion, thickness), expected)
     assert expected.any()
 
 
-def test_nothing_has_no_contour():
+def test_nothing_has_no_contour() -> None:
     assert not fast_contour(np.zeros((5, 7), np.uint8), 3).any()
 
 
-def test_the_border_of_the_image_is_no_contour():
+def test_the_border_of_the_image_is_no_contour() -> None:
     assert not fast_contour(np.ones((9, 9), np.uint8), 2).any()
 
 
-def test_touching_classes_are_told_apart():
+def test_touching_classes_are_told_apart() -> None:
     labels = np.ones((6, 8), np.uint8)
     labels[:, 4:] = 2
     assert np.array_equal(np.unique(fast_contour(labels, 1)[:, 4]), [2])
@@ -185,7 +188,7 @@ def displayed(layer: Labels) -> np.ndarray:
 
 
 @pytest.mark.parametrize("contour", [0, 1, 3])
-def test_a_layer_shows_the_same_after_any_edit(lesion, contour):
+def test_a_layer_shows_the_same_after_any_edit(lesion: np.ndarray, contour: Any) -> None:
     ours, naparis = Labels(lesion.copy()), Labels(lesion.copy())
     use_fast_contours(ours)
     for layer in (ours, naparis):
@@ -198,14 +201,14 @@ def test_a_layer_shows_the_same_after_any_edit(lesion, contour):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint16])
-def test_other_types_are_drawn_by_napari(lesion, dtype):
+def test_other_types_are_drawn_by_napari(lesion: np.ndarray, dtype: Any) -> None:
     ours, naparis = Labels(lesion.astype(dtype)), Labels(lesion.astype(dtype))
     use_fast_contours(ours)
     ours.contour = naparis.contour = 2
     assert np.array_equal(displayed(ours), displayed(naparis))
 
 
-def test_a_layer_is_not_kept_alive(lesion):
+def test_a_layer_is_not_kept_alive(lesion: np.ndarray) -> None:
     layer = Labels(lesion)
     use_fast_contours(layer)
     gone = weakref.ref(layer)

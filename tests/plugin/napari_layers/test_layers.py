@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -19,62 +21,63 @@ from napari_lesionseg.plugin.napari_layers.layers import (
     show_as,
     shown_frame,
 )
+from napari_lesionseg.types import ByteImage
 
 
-def test_colors_are_read_as_they_are(spot):
+def test_colors_are_read_as_they_are(spot: ByteImage) -> None:
     image = Image(spot, rgb=True)
     assert image_shape(image) == (40, 60)
     assert frames_of(image) == [()]
     np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
-def test_a_frame_is_a_copy(spot):
+def test_a_frame_is_a_copy(spot: ByteImage) -> None:
     image = Image(spot, rgb=True)
     frame = read_frame(image, ())
     assert not np.shares_memory(frame, image.data)
     assert frame.flags.writeable
 
 
-def test_alpha_is_dropped(spot):
+def test_alpha_is_dropped(spot: ByteImage) -> None:
     with_alpha = np.dstack([spot, np.full(spot.shape[:2], 90, dtype=np.uint8)])
     np.testing.assert_array_equal(read_frame(Image(with_alpha, rgb=True), ()), spot)
 
 
-def test_gray_is_repeated(spot):
+def test_gray_is_repeated(spot: ByteImage) -> None:
     image = Image(spot[..., 0])
     assert image_shape(image) == (40, 60)
     np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
-def test_gray_bytes_keep_their_values_whatever_the_contrast(spot):
+def test_gray_bytes_keep_their_values_whatever_the_contrast(spot: ByteImage) -> None:
     image = Image(spot[..., 0], contrast_limits=(100, 120))
     np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32, np.float64])
-def test_deeper_gray_is_scaled_by_the_contrast_limits(kind):
+def test_deeper_gray_is_scaled_by_the_contrast_limits(kind: Any) -> None:
     values = np.array([[0, 1000, 2000], [3000, 4000, 9000]], dtype=kind)
     frame = read_frame(Image(values, contrast_limits=(1000, 4000)), ())
     np.testing.assert_array_equal(frame[..., 0], [[0, 0, 85], [170, 255, 255]])
 
 
-def test_undefined_values_are_black():
+def test_undefined_values_are_black() -> None:
     values = np.array([[np.nan, 0.5], [np.inf, 1.0]])
     frame = read_frame(Image(values, contrast_limits=(0, 1)), ())
     np.testing.assert_array_equal(frame[..., 1], [[0, 128], [0, 255]])
 
 
-def test_flat_float_images_are_black():
+def test_flat_float_images_are_black() -> None:
     assert not read_frame(Image(np.zeros((5, 6))), ()).any()
 
 
 @pytest.mark.parametrize(("kind", "scale"), [(np.uint16, 257), (np.float32, 1 / 255)])
-def test_deeper_colors_are_scaled(spot, kind, scale):
+def test_deeper_colors_are_scaled(spot: ByteImage, kind: Any, scale: Any) -> None:
     image = Image((spot * np.float64(scale)).astype(kind), rgb=True)
     np.testing.assert_allclose(read_frame(image, ()).astype(int), spot, atol=1)
 
 
-def test_stacks_are_read_frame_by_frame(spot):
+def test_stacks_are_read_frame_by_frame(spot: ByteImage) -> None:
     stack = np.stack([spot, 255 - spot, spot // 2])
     image = Image(stack, rgb=True)
     assert image_shape(image) == (3, 40, 60)
@@ -83,15 +86,15 @@ def test_stacks_are_read_frame_by_frame(spot):
         np.testing.assert_array_equal(read_frame(image, frame), stack[frame])
 
 
-def test_stacks_of_stacks_have_pairs_as_frames(spot):
+def test_stacks_of_stacks_have_pairs_as_frames(spot: ByteImage) -> None:
     image = Image(np.zeros((2, 3, 40, 60), dtype=np.uint8))
     assert frames_of(image) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
-def test_only_the_wanted_frame_of_lazy_data_is_computed(spot):
+def test_only_the_wanted_frame_of_lazy_data_is_computed(spot: ByteImage) -> None:
     computed = []
 
-    def load(block_info=None):
+    def load(block_info: Any = None) -> Any:
         computed.append(block_info[None]["chunk-location"][0])
         return spot[None]
 
@@ -104,10 +107,10 @@ def test_only_the_wanted_frame_of_lazy_data_is_computed(spot):
     assert set(computed) == {3}
 
 
-def test_lazy_data_that_cannot_be_read_are_named(spot):
+def test_lazy_data_that_cannot_be_read_are_named(spot: ByteImage) -> None:
     broken = []
 
-    def load(block_info=None):
+    def load(block_info: Any = None) -> Any:
         if broken:
             raise OSError("share went away")
         return spot
@@ -119,13 +122,13 @@ def test_lazy_data_that_cannot_be_read_are_named(spot):
         read_frame(image, ())
 
 
-def test_the_largest_level_of_a_pyramid_is_read(spot):
+def test_the_largest_level_of_a_pyramid_is_read(spot: ByteImage) -> None:
     image = Image([spot, spot[::2, ::2]], rgb=True, multiscale=True)
     assert image_shape(image) == (40, 60)
     np.testing.assert_array_equal(read_frame(image, ()), spot)
 
 
-def test_huge_images_are_refused_before_they_are_read():
+def test_huge_images_are_refused_before_they_are_read() -> None:
     huge = da.zeros((60_000, 50_000, 3), dtype=np.uint8, chunks=(4096, 4096, 3))
     small = da.zeros((600, 500, 3), dtype=np.uint8)
     image = Image([huge, small], rgb=True, multiscale=True, name="slide")
@@ -133,13 +136,13 @@ def test_huge_images_are_refused_before_they_are_read():
         read_frame(image, ())
 
 
-def test_negative_colors_are_refused_by_name():
+def test_negative_colors_are_refused_by_name() -> None:
     image = Image(np.full((5, 5, 3), -7, dtype=np.int16), rgb=True, name="odd")
     with pytest.raises(ImageError, match="“odd”"):
         read_frame(image, ())
 
 
-def test_an_outline_lies_where_its_image_lies(spot):
+def test_an_outline_lies_where_its_image_lies(spot: ByteImage) -> None:
     image = Image(
         np.stack([spot, spot]),
         rgb=True,
@@ -165,7 +168,7 @@ def test_an_outline_lies_where_its_image_lies(spot):
     np.testing.assert_allclose(labels.data_to_world(corner), image.data_to_world(corner))
 
 
-def test_an_outline_follows_its_image(spot):
+def test_an_outline_follows_its_image(spot: ByteImage) -> None:
     image = Image(spot, rgb=True)
     labels = new_outline(image)
     image.scale, image.translate, image.affine = (3, 3), (5, 6), np.diag([2, 2, 1])
@@ -173,7 +176,7 @@ def test_an_outline_follows_its_image(spot):
     np.testing.assert_allclose(labels.data_to_world((7, 9)), image.data_to_world((7, 9)))
 
 
-def test_only_an_outline_of_the_same_size_fits(spot):
+def test_only_an_outline_of_the_same_size_fits(spot: ByteImage) -> None:
     image = Image(spot, rgb=True)
     labels = new_outline(image)
     assert fits(labels, image)
@@ -183,11 +186,11 @@ def test_only_an_outline_of_the_same_size_fits(spot):
     assert not fits(labels, image)
 
 
-def test_contours_are_wide_enough_to_be_seen_and_narrow_enough_to_be_quick():
+def test_contours_are_wide_enough_to_be_seen_and_narrow_enough_to_be_quick() -> None:
     assert [contour_width((side, side)) for side in (1, 768, 3000, 6000, 20000)] == [2, 2, 4, 7, 8]
 
 
-def test_an_outline_is_shown_as_a_contour_or_filled(spot):
+def test_an_outline_is_shown_as_a_contour_or_filled(spot: ByteImage) -> None:
     labels = new_outline(Image(spot, rgb=True))
     show_as(labels, filled=False)
     assert (labels.contour, labels.opacity) == (2, layers.OUTLINE_OPACITY)
@@ -195,7 +198,7 @@ def test_an_outline_is_shown_as_a_contour_or_filled(spot):
     assert (labels.contour, labels.opacity) == (0, layers.FILLED_OPACITY)
 
 
-def test_every_class_has_a_color_of_its_own():
+def test_every_class_has_a_color_of_its_own() -> None:
     colors = layers.outline_colors()
     drawn = {tuple(colors.map(index).round(3)) for index in range(1, len(layers.CLASS_COLORS) + 1)}
     assert len(drawn) == len(layers.CLASS_COLORS)
@@ -204,14 +207,14 @@ def test_every_class_has_a_color_of_its_own():
 
 
 @pytest.mark.parametrize(("step", "frame"), [(0, 0), (2, 2)])
-def test_the_shown_frame_follows_the_slider(spot, step, frame):
+def test_the_shown_frame_follows_the_slider(spot: ByteImage, step: Any, frame: Any) -> None:
     viewer = ViewerModel()
     image = viewer.add_image(np.stack([spot] * 3), rgb=True, scale=(5, 1, 1), translate=(10, 0, 0))
     viewer.dims.set_current_step(0, step)
     assert shown_frame(image, viewer) == (frame,)
 
 
-def test_a_single_image_shows_its_only_frame(spot):
+def test_a_single_image_shows_its_only_frame(spot: ByteImage) -> None:
     viewer = ViewerModel()
     image = viewer.add_image(spot, rgb=True)
     viewer.add_image(np.stack([spot] * 3), rgb=True)

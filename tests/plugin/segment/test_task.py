@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import dask.array as da
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ModelNotFoundError
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.segment.task import ModelChoice, SegmentTask
+from napari_lesionseg.types import ByteImage
 
 
 @pytest.fixture
@@ -18,10 +22,10 @@ def viewer() -> ViewerModel:
 
 
 @pytest.fixture
-def begin(viewer, network):
+def begin(viewer: ViewerModel, network: Any) -> Any:
     """Begin a run over images; give the run and the list that holds it once it has finished."""
 
-    def begin_run(*images, model=None, config=None):
+    def begin_run(*images: Any, model: Any = None, config: Any = None) -> Any:
         run = SegmentTask(ImageEditors(viewer), images, config or PostprocessConfig())
         over = []
         run.finished.connect(over.append)
@@ -32,10 +36,10 @@ def begin(viewer, network):
 
 
 @pytest.fixture
-def complete(begin, qtbot):
+def complete(begin: Any, qtbot: QtBot) -> Any:
     """Run over images to the end."""
 
-    def complete_run(*images, **options):
+    def complete_run(*images: Any, **options: Any) -> Any:
         run, over = begin(*images, **options)
         qtbot.waitUntil(lambda: bool(over), timeout=20_000)
         return run
@@ -43,7 +47,7 @@ def complete(begin, qtbot):
     return complete_run
 
 
-def outline(viewer, image) -> np.ndarray:
+def outline(viewer: ViewerModel, image: Any) -> np.ndarray:
     return ImageEditors(viewer).editor_for(image).labels.data
 
 
@@ -53,7 +57,7 @@ def is_spot(mask: np.ndarray) -> bool:
     return np.array_equal(mask, expected)
 
 
-def test_an_image_is_outlined(viewer, complete, network, spot):
+def test_an_image_is_outlined(viewer: ViewerModel, complete: Any, network: Any, spot: ByteImage) -> None:
     image = viewer.add_image(spot, rgb=True)
     run = complete(image)
     assert run.done == [image]
@@ -63,13 +67,15 @@ def test_an_image_is_outlined(viewer, complete, network, spot):
     assert ImageEditors(viewer).editor_for(image).document.snapshot.threshold == 0.6
 
 
-def test_several_images_are_outlined_in_their_order(viewer, complete, spot):
+def test_several_images_are_outlined_in_their_order(
+    viewer: ViewerModel, complete: Any, spot: ByteImage
+) -> None:
     images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
     assert complete(*images[::-1]).done == images[::-1]
     assert all(is_spot(outline(viewer, image)) for image in images)
 
 
-def test_progress_counts_frames(viewer, qtbot, network, spot):
+def test_progress_counts_frames(viewer: ViewerModel, qtbot: QtBot, network: Any, spot: ByteImage) -> None:
     stack = viewer.add_image(np.stack([spot, spot]), rgb=True, name="stack")
     single = viewer.add_image(spot, rgb=True, name="single")
     run = SegmentTask(ImageEditors(viewer), [stack, single], PostprocessConfig())
@@ -81,7 +87,9 @@ def test_progress_counts_frames(viewer, qtbot, network, spot):
     assert seen == [(0, 3, ""), (0, 3, "stack"), (1, 3, "stack"), (2, 3, "single")]
 
 
-def test_every_frame_of_a_stack_is_one_outline(viewer, complete, network, spot):
+def test_every_frame_of_a_stack_is_one_outline(
+    viewer: ViewerModel, complete: Any, network: Any, spot: ByteImage
+) -> None:
     image = viewer.add_image(np.stack([spot, np.roll(spot, 5, axis=1), spot]), rgb=True)
     complete(image)
     labels = ImageEditors(viewer).editor_for(image).labels
@@ -106,7 +114,9 @@ def test_every_frame_of_a_stack_is_one_outline(viewer, complete, network, spot):
         ),
     ],
 )
-def test_every_kind_of_image_is_outlined(viewer, complete, network, spot, make):
+def test_every_kind_of_image_is_outlined(
+    viewer: ViewerModel, complete: Any, network: Any, spot: ByteImage, make: Any
+) -> None:
     data, options = make(spot)
     image = viewer.add_image(data, **options)
     run = complete(image)
@@ -116,7 +126,9 @@ def test_every_kind_of_image_is_outlined(viewer, complete, network, spot, make):
     assert network.seen[0].shape == (40, 60, 3)
 
 
-def test_the_network_works_elsewhere_on_a_copy(viewer, begin, qtbot, network, spot):
+def test_the_network_works_elsewhere_on_a_copy(
+    viewer: ViewerModel, begin: Any, qtbot: QtBot, network: Any, spot: ByteImage
+) -> None:
     image = viewer.add_image(spot.copy(), rgb=True)
     network.gate.clear()
     _, over = begin(image)
@@ -128,8 +140,10 @@ def test_the_network_works_elsewhere_on_a_copy(viewer, begin, qtbot, network, sp
     assert is_spot(outline(viewer, image))
 
 
-def test_a_loaded_model_is_not_loaded_again(viewer, complete, network, spot, monkeypatch):
-    def refuse(choice):
+def test_a_loaded_model_is_not_loaded_again(
+    viewer: ViewerModel, complete: Any, network: Any, spot: ByteImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(choice: Any) -> None:
         raise ModelNotFoundError("must not be asked for")
 
     monkeypatch.setattr(task, "load", refuse)
@@ -137,8 +151,10 @@ def test_a_loaded_model_is_not_loaded_again(viewer, complete, network, spot, mon
     assert complete(image, model=network).done == [image]
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_run(viewer, complete, network, spot, monkeypatch):
-    def refuse(choice):
+def test_a_model_that_cannot_be_loaded_ends_the_run(
+    viewer: ViewerModel, complete: Any, network: Any, spot: ByteImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(choice: Any) -> None:
         raise ModelNotFoundError("There is no model 'x'.")
 
     monkeypatch.setattr(task, "load", refuse)
@@ -149,11 +165,13 @@ def test_a_model_that_cannot_be_loaded_ends_the_run(viewer, complete, network, s
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: launch failure"), DeviceError("no memory")])
-def test_an_image_that_fails_is_named_and_the_others_are_done(viewer, complete, network, spot, error):
+def test_an_image_that_fails_is_named_and_the_others_are_done(
+    viewer: ViewerModel, complete: Any, network: Any, spot: ByteImage, error: Any
+) -> None:
     bad, good = viewer.add_image(spot, rgb=True), viewer.add_image(spot, rgb=True)
     predict, calls = network.predict, []
 
-    def fail_once(image):
+    def fail_once(image: Any) -> Any:
         calls.append(image)
         if len(calls) == 1:
             raise error
@@ -167,7 +185,9 @@ def test_an_image_that_fails_is_named_and_the_others_are_done(viewer, complete, 
     assert ImageEditors(viewer).editor_for(bad) is None
 
 
-def test_an_image_that_cannot_be_outlined_is_named_and_the_others_are_done(viewer, complete, spot):
+def test_an_image_that_cannot_be_outlined_is_named_and_the_others_are_done(
+    viewer: ViewerModel, complete: Any, spot: ByteImage
+) -> None:
     huge = viewer.add_image(
         [da.zeros((60_000, 50_000, 3), dtype=np.uint8), da.zeros((60, 50, 3), dtype=np.uint8)],
         rgb=True,
@@ -179,11 +199,13 @@ def test_an_image_that_cannot_be_outlined_is_named_and_the_others_are_done(viewe
     assert "megapixels" in str(run.errors[0])
 
 
-def test_no_images_are_done_at_once(complete):
+def test_no_images_are_done_at_once(complete: Any) -> None:
     assert complete().done == []
 
 
-def test_cancel_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot, network, spot):
+def test_cancel_keeps_what_is_done_and_writes_nothing_more(
+    viewer: ViewerModel, begin: Any, qtbot: QtBot, network: Any, spot: ByteImage
+) -> None:
     images = [viewer.add_image(spot, rgb=True) for _ in range(3)]
     run, over = begin(*images)
     qtbot.waitUntil(lambda: len(run.done) == 1, timeout=20_000)
@@ -199,7 +221,9 @@ def test_cancel_keeps_what_is_done_and_writes_nothing_more(viewer, begin, qtbot,
     assert ImageEditors(viewer).editor_for(images[-1]) is None
 
 
-def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
+def test_a_cancelled_stack_is_left_alone(
+    viewer: ViewerModel, begin: Any, qtbot: QtBot, network: Any, spot: ByteImage
+) -> None:
     image = viewer.add_image(np.stack([spot] * 4), rgb=True)
     network.gate.clear()
     run, over = begin(image)
@@ -212,10 +236,10 @@ def test_a_cancelled_stack_is_left_alone(viewer, begin, qtbot, network, spot):
 
 
 @pytest.fixture
-def midway(viewer, begin, qtbot, network, spot):
+def midway(viewer: ViewerModel, begin: Any, qtbot: QtBot, network: Any, spot: Any) -> Any:
     """Segment an image again; act while the network runs; return the task when it is done."""
 
-    def act_midway(act, data=spot):
+    def act_midway(act: Any, data: Any = spot) -> Any:
         image = viewer.add_image(data, rgb=True, name="IMD002")
         network.gate.clear()
         run, over = begin(image)
@@ -228,33 +252,37 @@ def midway(viewer, begin, qtbot, network, spot):
     return act_midway
 
 
-def test_an_image_renamed_meanwhile_is_outlined(viewer, midway):
+def test_an_image_renamed_meanwhile_is_outlined(viewer: ViewerModel, midway: Any) -> None:
     run, image = midway(lambda image: setattr(image, "name", "other"))
     assert run.done == [image]
     assert ImageEditors(viewer).editor_for(image).labels.name == "other outline"
 
 
-def test_an_image_closed_meanwhile_is_no_error(viewer, midway):
+def test_an_image_closed_meanwhile_is_no_error(viewer: ViewerModel, midway: Any) -> None:
     run, _ = midway(lambda image: viewer.layers.remove(image))
     assert not run.done
     assert not run.errors
     assert not viewer.layers
 
 
-def test_an_image_changed_meanwhile_is_not_written(viewer, midway, spot):
+def test_an_image_changed_meanwhile_is_not_written(viewer: ViewerModel, midway: Any, spot: ByteImage) -> None:
     run, _ = midway(lambda image: setattr(image, "data", spot[:20]))
     assert "segment it again" in str(run.errors[0])
     assert len(viewer.layers) == 1
 
 
-def test_a_stack_shortened_meanwhile_is_not_written(viewer, midway, spot):
+def test_a_stack_shortened_meanwhile_is_not_written(
+    viewer: ViewerModel, midway: Any, spot: ByteImage
+) -> None:
     stack = np.stack([spot] * 3)
     run, _ = midway(lambda image: setattr(image, "data", stack[:1]), data=stack)
     assert "segment it again" in str(run.errors[0])
     assert len(viewer.layers) == 1
 
 
-def test_a_closed_task_emits_nothing(viewer, begin, qtbot, network, spot):
+def test_a_closed_task_emits_nothing(
+    viewer: ViewerModel, begin: Any, qtbot: QtBot, network: Any, spot: ByteImage
+) -> None:
     image = viewer.add_image(spot, rgb=True)
     network.gate.clear()
     run, over = begin(image)
@@ -268,7 +296,7 @@ def test_a_closed_task_emits_nothing(viewer, begin, qtbot, network, spot):
     assert ImageEditors(viewer).editor_for(image) is None
 
 
-def test_settings_are_used(viewer, complete, spot):
+def test_settings_are_used(viewer: ViewerModel, complete: Any, spot: ByteImage) -> None:
     spot[0:3, 0:3] = 40
     image = viewer.add_image(spot, rgb=True)
     complete(image, config=PostprocessConfig(largest_only=False, min_area=0))

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
 import torch
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
@@ -42,12 +44,12 @@ class Darkness:
     def decode(self, features: tuple[torch.Tensor, ...], guidance: None) -> torch.Tensor:
         return 40 * (0.4 - features[0].mean(dim=1, keepdim=True))
 
-    def predict(self, image, clicks=(), previous=None):
+    def predict(self, image: Any, clicks: Any = (), previous: Any = None) -> Any:
         return (image.mean(axis=2) < 100).astype(np.float32)
 
 
 @pytest.fixture
-def model(monkeypatch) -> Darkness:
+def model(monkeypatch: pytest.MonkeyPatch) -> Darkness:
     made = Darkness()
     monkeypatch.setattr("napari_lesionseg.plugin.segment.task.load", lambda choice: made)
     found = SimpleNamespace(models=(), devices={})
@@ -66,7 +68,7 @@ class Body:
             meta=np.zeros((0, 0, 0), np.uint8),
         )
 
-    def _block(self, block_info=None):
+    def _block(self, block_info: Any = None) -> Any:
         (top, _), (left, _), _ = block_info[None]["array-location"]
         pixels = np.full((1024, 1024, 3), 200, np.uint8)
         if top % 2048 == 0 and left % 2048 == 0:
@@ -74,7 +76,7 @@ class Body:
         return pixels
 
 
-def small_image(shape=(600, 900)) -> np.ndarray:
+def small_image(shape: Any = (600, 900)) -> np.ndarray:
     image = np.full((*shape, 3), 200, np.uint8)
     image[90:210, 290:430] = 120  # hardly dark
     image[100:200, 300:420] = 50
@@ -86,25 +88,27 @@ def viewer() -> ViewerModel:
     return ViewerModel()
 
 
-def make(qtbot, viewer) -> TiledWidget:
+def make(qtbot: QtBot, viewer: ViewerModel) -> TiledWidget:
     widget = TiledWidget(viewer)
     qtbot.addWidget(widget)
     widget.show()
     return widget
 
 
-def wait_for(qtbot, widget):
+def wait_for(qtbot: QtBot, widget: Any) -> None:
     qtbot.waitUntil(lambda: not widget._at_work(), timeout=240_000)
 
 
-def test_the_status_line_asks_for_an_image(qtbot, viewer, model):
+def test_the_status_line_asks_for_an_image(qtbot: QtBot, viewer: ViewerModel, model: Darkness) -> None:
     widget = make(qtbot, viewer)
     assert not widget.segment.isEnabled()
     assert "Open an image first" in widget.status.text()
     assert "Open an image first" in widget.segment.toolTip()
 
 
-def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
+def test_a_hundred_megapixels_from_the_disk_tile_by_tile(
+    qtbot: QtBot, viewer: ViewerModel, model: Darkness
+) -> None:
     viewer.add_image(Body().array, rgb=True, name="body", contrast_limits=(0, 255))
     widget = make(qtbot, viewer)
     assert "100.7 megapixels" in widget.status.text()
@@ -127,7 +131,7 @@ def test_a_hundred_megapixels_from_the_disk_tile_by_tile(qtbot, viewer, model):
     assert "Outlined" in widget.status.text()
 
 
-def test_cancel_changes_nothing(qtbot, viewer, model):
+def test_cancel_changes_nothing(qtbot: QtBot, viewer: ViewerModel, model: Darkness) -> None:
     viewer.add_image(Body().array, rgb=True, name="body", contrast_limits=(0, 255))
     widget = make(qtbot, viewer)
     widget.form.width_of_lesions.setValue(800)
@@ -146,7 +150,9 @@ def test_cancel_changes_nothing(qtbot, viewer, model):
     assert widget.segment.isEnabled()
 
 
-def test_another_threshold_redraws_without_the_network(qtbot, viewer, model):
+def test_another_threshold_redraws_without_the_network(
+    qtbot: QtBot, viewer: ViewerModel, model: Darkness
+) -> None:
     viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     widget.segment.click()
@@ -162,7 +168,9 @@ def test_another_threshold_redraws_without_the_network(qtbot, viewer, model):
     assert np.array_equal(outline.data, before)
 
 
-def test_one_large_lesion_is_predicted_at_a_small_level_of_a_multiscale_image(qtbot, viewer, model):
+def test_one_large_lesion_is_predicted_at_a_small_level_of_a_multiscale_image(
+    qtbot: QtBot, viewer: ViewerModel, model: Darkness
+) -> None:
     full = small_image()
     viewer.add_image([full, full[::2, ::2]], rgb=True, name="arm", multiscale=True)
     widget = make(qtbot, viewer)
@@ -174,7 +182,7 @@ def test_one_large_lesion_is_predicted_at_a_small_level_of_a_multiscale_image(qt
     assert np.count_nonzero(widget.outline.labels.data) == pytest.approx(100 * 120, rel=0.05)
 
 
-def test_unsupported_images_are_reported(qtbot, viewer, model):
+def test_unsupported_images_are_reported(qtbot: QtBot, viewer: ViewerModel, model: Darkness) -> None:
     widget = make(qtbot, viewer)
     viewer.add_image(np.zeros((3, 64, 64, 3), np.uint8), rgb=True, name="film")
     widget.segment.click()
@@ -186,7 +194,9 @@ def test_unsupported_images_are_reported(qtbot, viewer, model):
     assert "must be bytes" in widget.status.text()
 
 
-def test_an_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
+def test_an_image_closed_meanwhile_gets_no_outline(
+    qtbot: QtBot, viewer: ViewerModel, model: Darkness
+) -> None:
     viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     model.gate.clear()
@@ -199,7 +209,9 @@ def test_an_image_closed_meanwhile_gets_no_outline(qtbot, viewer, model):
     assert not viewer.layers
 
 
-def test_the_lesions_of_a_large_outline_can_be_numbered(qtbot, viewer, model):
+def test_the_lesions_of_a_large_outline_can_be_numbered(
+    qtbot: QtBot, viewer: ViewerModel, model: Darkness
+) -> None:
     viewer.add_image(small_image(), rgb=True, name="arm")
     widget = make(qtbot, viewer)
     widget.segment.click()

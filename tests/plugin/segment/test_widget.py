@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.layers import Image
 from napari.settings import get_settings
 from napari.utils import progress
 from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QComboBox, QSlider
@@ -15,16 +18,17 @@ from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.widget import SegmentWidget
 from napari_lesionseg.plugin.shortcuts import KEYS, key_of
 from napari_lesionseg.plugin.widgets import postprocess_form
+from napari_lesionseg.types import ByteImage
 
 
 @pytest.fixture
-def viewer(make_napari_viewer):
+def viewer(make_napari_viewer: Any) -> Any:
     notification_manager.records.clear()
     return make_napari_viewer()
 
 
 @pytest.fixture
-def widget(viewer, network, qtbot, monkeypatch) -> SegmentWidget:
+def widget(viewer: Any, network: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> SegmentWidget:
     monkeypatch.setattr(postprocess_form, "SETTLE_MS", 1)
     _, made = viewer.window.add_plugin_dock_widget("napari-lesionseg", "Segment lesions")
     qtbot.waitUntil(lambda: "threads" in made.models.device.currentText(), timeout=20_000)
@@ -32,10 +36,10 @@ def widget(viewer, network, qtbot, monkeypatch) -> SegmentWidget:
 
 
 @pytest.fixture
-def outline(widget, qtbot):
+def outline(widget: SegmentWidget, qtbot: QtBot) -> Any:
     """Press Segment and wait until all is done."""
 
-    def press():
+    def press() -> None:
         widget.segment.click()
         qtbot.waitUntil(widget.segment.isEnabled, timeout=20_000)
 
@@ -46,7 +50,7 @@ def shown_errors() -> list[str]:
     return [record.message for record in notification_manager.records if str(record.severity) == "error"]
 
 
-def test_without_an_image_the_button_says_why(widget):
+def test_without_an_image_the_button_says_why(widget: SegmentWidget) -> None:
     assert not widget.segment.isEnabled()
     assert "Open an image first" in widget.segment.toolTip()
     assert "Open an image first" in widget.status.text()
@@ -54,7 +58,7 @@ def test_without_an_image_the_button_says_why(widget):
     assert "Nothing is being outlined" in widget.cancel.toolTip()
 
 
-def test_an_image_is_outlined(viewer, widget, outline, spot):
+def test_an_image_is_outlined(viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage) -> None:
     image = viewer.add_image(spot, rgb=True, name="IMD002")
     outline()
     assert [layer.name for layer in viewer.layers] == ["IMD002", "IMD002 outline"]
@@ -67,7 +71,9 @@ def test_an_image_is_outlined(viewer, widget, outline, spot):
     assert not shown_errors()
 
 
-def test_running_again_is_one_undoable_edit(viewer, widget, outline, spot):
+def test_running_again_is_one_undoable_edit(
+    viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage
+) -> None:
     viewer.add_image(spot, rgb=True)
     outline()
     labels = viewer.layers[1]
@@ -80,7 +86,9 @@ def test_running_again_is_one_undoable_edit(viewer, widget, outline, spot):
     np.testing.assert_array_equal(labels.data, painted)
 
 
-def test_the_slider_redraws_without_the_network_in_one_step(viewer, widget, outline, network, qtbot):
+def test_the_slider_redraws_without_the_network_in_one_step(
+    viewer: Any, widget: SegmentWidget, outline: Any, network: Any, qtbot: QtBot
+) -> None:
     ramp = np.tile(np.linspace(0, 255, 100), (50, 1)).astype(np.uint8)
     viewer.add_image(ramp)
     outline()
@@ -98,7 +106,9 @@ def test_the_slider_redraws_without_the_network_in_one_step(viewer, widget, outl
     np.testing.assert_array_equal(labels.data, before)
 
 
-def test_an_outline_keeps_its_own_settings(viewer, widget, outline, spot, qtbot):
+def test_an_outline_keeps_its_own_settings(
+    viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage, qtbot: QtBot
+) -> None:
     first = viewer.add_image(spot, rgb=True, name="first")
     outline()
     with qtbot.waitSignal(widget.controls.settled):
@@ -110,7 +120,9 @@ def test_an_outline_keeps_its_own_settings(viewer, widget, outline, spot, qtbot)
     assert widget.controls.config.threshold == pytest.approx(0.7)
 
 
-def test_settings_changed_during_a_run_are_used_in_the_end(viewer, widget, network, spot, qtbot):
+def test_settings_changed_during_a_run_are_used_in_the_end(
+    viewer: Any, widget: SegmentWidget, network: Any, spot: ByteImage, qtbot: QtBot
+) -> None:
     spot[0:20, 50:60] = 40
     viewer.add_image(spot, rgb=True)
     network.gate.clear()
@@ -122,14 +134,18 @@ def test_settings_changed_during_a_run_are_used_in_the_end(viewer, widget, netwo
     assert viewer.layers[1].data.sum() == 20 * 25 + 20 * 10
 
 
-def test_the_models_own_threshold_is_known_after_a_run(viewer, widget, outline, spot):
+def test_the_models_own_threshold_is_known_after_a_run(
+    viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage
+) -> None:
     viewer.add_image(spot, rgb=True)
     assert widget.controls.threshold.caption == "(the model's own)"
     outline()
     assert widget.controls.threshold.caption == "0.60 (the model's own)"
 
 
-def test_all_selected_images_are_outlined(viewer, widget, outline, spot):
+def test_all_selected_images_are_outlined(
+    viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage
+) -> None:
     images = [viewer.add_image(spot, rgb=True, name=name) for name in "abc"]
     widget.images.native.setCurrentIndex(widget.images.native.count() - 1)
     viewer.layers.selection = {images[0], images[2]}
@@ -141,7 +157,9 @@ def test_all_selected_images_are_outlined(viewer, widget, outline, spot):
     assert widget.segment.text() == "Segment 2 images"
 
 
-def test_with_nothing_selected_the_button_says_why(viewer, widget, spot):
+def test_with_nothing_selected_the_button_says_why(
+    viewer: Any, widget: SegmentWidget, spot: ByteImage
+) -> None:
     viewer.add_image(spot, rgb=True)
     widget.images.native.setCurrentIndex(widget.images.native.count() - 1)
     viewer.layers.selection.clear()
@@ -149,7 +167,7 @@ def test_with_nothing_selected_the_button_says_why(viewer, widget, spot):
     assert "Select images" in widget.segment.toolTip()
 
 
-def test_the_list_of_images_follows_the_viewer(viewer, widget, spot):
+def test_the_list_of_images_follows_the_viewer(viewer: Any, widget: SegmentWidget, spot: ByteImage) -> None:
     first, second = (viewer.add_image(spot, rgb=True, name=name) for name in "ab")
     viewer.add_labels(np.zeros((4, 4), dtype=int))
     assert [widget.images.native.itemText(i) for i in range(widget.images.native.count())][:2] == ["a", "b"]
@@ -165,7 +183,9 @@ def test_the_list_of_images_follows_the_viewer(viewer, widget, spot):
     assert not widget.segment.isEnabled()
 
 
-def test_while_it_works_it_shows_progress_and_can_be_cancelled(viewer, widget, network, spot, qtbot):
+def test_while_it_works_it_shows_progress_and_can_be_cancelled(
+    viewer: Any, widget: SegmentWidget, network: Any, spot: ByteImage, qtbot: QtBot
+) -> None:
     bars = len(progress._all_instances)
     viewer.add_image(np.stack([spot] * 3), rgb=True, name="stack")
     network.gate.clear()
@@ -187,7 +207,9 @@ def test_while_it_works_it_shows_progress_and_can_be_cancelled(viewer, widget, n
     assert len(viewer.layers) == 1
 
 
-def test_errors_are_one_sentence(viewer, widget, outline, network, spot):
+def test_errors_are_one_sentence(
+    viewer: Any, widget: SegmentWidget, outline: Any, network: Any, spot: ByteImage
+) -> None:
     network.error = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
     viewer.add_image(spot, rgb=True)
     outline()
@@ -199,7 +221,9 @@ def test_errors_are_one_sentence(viewer, widget, outline, network, spot):
     assert widget.status.text().startswith("Outlined")
 
 
-def test_many_errors_are_one_notification(viewer, widget, outline, network, spot):
+def test_many_errors_are_one_notification(
+    viewer: Any, widget: SegmentWidget, outline: Any, network: Any, spot: ByteImage
+) -> None:
     network.error = RuntimeError("no kernel image")
     for _ in range(3):
         viewer.add_image(spot, rgb=True)
@@ -210,11 +234,18 @@ def test_many_errors_are_one_notification(viewer, widget, outline, network, spot
     assert message.endswith("(2 more did not work.)")
 
 
-def test_a_damaged_model_leaves_the_loaded_one_in_place(viewer, widget, outline, network, spot, monkeypatch):
+def test_a_damaged_model_leaves_the_loaded_one_in_place(
+    viewer: Any,
+    widget: SegmentWidget,
+    outline: Any,
+    network: Any,
+    spot: ByteImage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     viewer.add_image(spot, rgb=True)
     outline()
 
-    def refuse(choice):
+    def refuse(choice: Any) -> None:
         raise CheckpointError("The model file is damaged.")
 
     monkeypatch.setattr(task, "load", refuse)
@@ -226,7 +257,7 @@ def test_a_damaged_model_leaves_the_loaded_one_in_place(viewer, widget, outline,
     assert widget.status.text().startswith("Outlined")
 
 
-def test_outlines_can_be_filled(viewer, widget, outline, spot):
+def test_outlines_can_be_filled(viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage) -> None:
     viewer.add_image(spot, rgb=True)
     outline()
     widget.as_filled.click()
@@ -235,7 +266,9 @@ def test_outlines_can_be_filled(viewer, widget, outline, spot):
     assert viewer.layers[1].contour > 0
 
 
-def test_deleting_the_outline_allows_a_new_start(viewer, widget, outline, spot):
+def test_deleting_the_outline_allows_a_new_start(
+    viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage
+) -> None:
     viewer.add_image(spot, rgb=True)
     outline()
     del viewer.layers[1]
@@ -245,7 +278,9 @@ def test_deleting_the_outline_allows_a_new_start(viewer, widget, outline, spot):
     assert len(viewer.layers) == 2
 
 
-def test_closing_the_viewer_during_a_run_writes_nothing(viewer, widget, network, spot, qtbot):
+def test_closing_the_viewer_during_a_run_writes_nothing(
+    viewer: Any, widget: SegmentWidget, network: Any, spot: ByteImage, qtbot: QtBot
+) -> None:
     image = viewer.add_image(spot, rgb=True)
     network.gate.clear()
     widget.segment.click()
@@ -267,7 +302,9 @@ def running_workers() -> set:
     return WorkerBase._worker_set
 
 
-def test_removing_the_widget_ends_its_work(viewer, widget, network, spot, qtbot):
+def test_removing_the_widget_ends_its_work(
+    viewer: Any, widget: SegmentWidget, network: Any, spot: ByteImage, qtbot: QtBot
+) -> None:
     viewer.add_image(spot, rgb=True)
     network.gate.clear()
     widget.segment.click()
@@ -283,7 +320,7 @@ def test_removing_the_widget_ends_its_work(viewer, widget, network, spot, qtbot)
     assert not shown_errors()
 
 
-def test_every_control_has_a_tooltip_with_its_key(widget):
+def test_every_control_has_a_tooltip_with_its_key(widget: SegmentWidget) -> None:
     kinds = (QAbstractButton, QSlider, QComboBox, QAbstractSpinBox)
     inputs = [child for kind in kinds for child in widget.findChildren(kind)]
     assert len(inputs) == 12
@@ -291,7 +328,7 @@ def test_every_control_has_a_tooltip_with_its_key(widget):
         assert child.toolTip().endswith(tuple(f"({key_of(action)})" for action in KEYS)), child
 
 
-def test_no_key_of_the_window_is_given_twice_nor_taken_by_napari(viewer):
+def test_no_key_of_the_window_is_given_twice_nor_taken_by_napari(viewer: Any) -> None:
     from napari._app_model import get_app_model
 
     own = [QKeySequence(key).toString() for key in KEYS.values() if "+" in key]
@@ -304,7 +341,9 @@ def test_no_key_of_the_window_is_given_twice_nor_taken_by_napari(viewer):
     assert theirs.isdisjoint(own)
 
 
-def test_it_works_by_keys_from_the_canvas(make_napari_viewer, network, spot, qtbot):
+def test_it_works_by_keys_from_the_canvas(
+    make_napari_viewer: Any, network: Any, spot: ByteImage, qtbot: QtBot
+) -> None:
     viewer = make_napari_viewer(show=True)
     viewer.add_image(spot, rgb=True)
     _, widget = viewer.window.add_plugin_dock_widget("napari-lesionseg", "Segment lesions")
@@ -321,7 +360,7 @@ def test_it_works_by_keys_from_the_canvas(make_napari_viewer, network, spot, qtb
     assert not labels.data.any()
 
 
-def test_it_fits_a_small_screen(widget):
+def test_it_fits_a_small_screen(widget: SegmentWidget) -> None:
     hint = widget.minimumSizeHint()
     assert hint.width() <= 360
     assert hint.height() <= 500

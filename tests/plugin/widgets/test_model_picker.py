@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
 from napari_lesionseg.plugin.segment.task import ModelChoice
@@ -18,10 +20,10 @@ def entry(name: str, *, shipped: bool = False, problem: str = "") -> SimpleNames
 
 
 @pytest.fixture
-def pick(qtbot, monkeypatch):
+def pick(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make a picker with preferences, once the search has found what it was given."""
 
-    def make(preferences=DEFAULTS, models=(), devices=("auto", "cpu")):
+    def make(preferences: Any = DEFAULTS, models: Any = (), devices: Any = ("auto", "cpu")) -> Any:
         found = AvailableModels(tuple(models), dict.fromkeys(devices, "CPU, 2 threads"))
         monkeypatch.setattr(model_picker, "read_preferences", lambda: preferences)
         monkeypatch.setattr(model_picker, "available_models", lambda: found)
@@ -32,15 +34,15 @@ def pick(qtbot, monkeypatch):
     return make
 
 
-def texts(box) -> list[str]:
+def texts(box: Any) -> list[str]:
     return [box.itemText(index) for index in range(box.count())]
 
 
-def enabled(box, index: int) -> bool:
+def enabled(box: Any, index: int) -> bool:
     return bool(box.model().index(index, 0).flags() & Qt.ItemFlag.ItemIsEnabled)
 
 
-def test_the_shipped_model_is_the_default(pick):
+def test_the_shipped_model_is_the_default(pick: Any) -> None:
     picker = pick(models=[entry("lesionseg-1.0", shipped=True), entry("clinic")])
     assert texts(picker.model) == ["lesionseg-1.0 (shipped)", "clinic"]
     assert picker.choice == ModelChoice(None, "auto", 0)
@@ -48,42 +50,42 @@ def test_the_shipped_model_is_the_default(pick):
     assert picker.choice.name == "clinic"
 
 
-def test_without_models_the_shipped_one_can_still_be_asked_for(pick):
+def test_without_models_the_shipped_one_can_still_be_asked_for(pick: Any) -> None:
     picker = pick()
     assert texts(picker.model) == [SHIPPED]
     assert picker.choice.name is None
 
 
-def test_damaged_models_are_shown_but_cannot_be_chosen(pick):
+def test_damaged_models_are_shown_but_cannot_be_chosen(pick: Any) -> None:
     picker = pick(models=[entry("a", shipped=True), entry("b", problem="b.safetensors is damaged.")])
     assert not enabled(picker.model, 1)
     assert picker.model.itemData(1, Qt.ItemDataRole.ToolTipRole) == "b.safetensors is damaged."
     assert enabled(picker.model, 0)
 
 
-def test_devices_are_told_in_words(pick):
+def test_devices_are_told_in_words(pick: Any) -> None:
     picker = pick()
     assert texts(picker.device)[:2] == ["Automatic: CPU, 2 threads", "Processor: CPU, 2 threads"]
     assert [enabled(picker.device, index) for index in range(len(DEVICES))] == [True, True, False, False]
     assert "none on this computer" in picker.device.itemData(2, Qt.ItemDataRole.ToolTipRole)
 
 
-def test_preferences_are_chosen(pick):
+def test_preferences_are_chosen(pick: Any) -> None:
     picker = pick(Preferences("clinic", "cpu", 384), models=[entry("a", shipped=True), entry("clinic")])
     assert picker.choice == ModelChoice("clinic", "cpu", 384)
 
 
-def test_a_model_file_of_the_preferences_is_offered(pick):
+def test_a_model_file_of_the_preferences_is_offered(pick: Any) -> None:
     picker = pick(Preferences("/models/clinic.safetensors"), models=[entry("a", shipped=True)])
     assert picker.model.currentText() == "clinic"
     assert picker.choice.name == "/models/clinic.safetensors"
 
 
-def test_a_device_that_is_not_there_is_not_chosen(pick):
+def test_a_device_that_is_not_there_is_not_chosen(pick: Any) -> None:
     assert pick(Preferences(device="cuda")).choice.device == "auto"
 
 
-def test_only_the_model_of_the_choice_is_given_back(pick):
+def test_only_the_model_of_the_choice_is_given_back(pick: Any) -> None:
     picker = pick(models=[entry("a", shipped=True), entry("b")])
     model = SimpleNamespace(card=SimpleNamespace(threshold=0.4))
     assert picker.loaded is None

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.plugin.workbench import autosave
@@ -10,7 +13,7 @@ from napari_lesionseg.plugin.workbench.autosave import Autosaver
 
 
 @pytest.fixture
-def autosaver(qtbot, monkeypatch):
+def autosaver(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(autosave, "RETRY_MS", 10)
     made = Autosaver()
     yield made
@@ -30,7 +33,7 @@ class Disk:
             raise StudyError(f"no room for {what}")
         self.saved.append(what)
 
-    def of(self, what: str):
+    def of(self, what: str) -> Any:
         return lambda: self.save(what)
 
 
@@ -39,11 +42,11 @@ def disk() -> Disk:
     return Disk()
 
 
-def done(autosaver) -> bool:
+def done(autosaver: Any) -> bool:
     return autosaver.pending == 0
 
 
-def test_all_is_saved_in_order_and_in_another_thread(qtbot, autosaver, disk):
+def test_all_is_saved_in_order_and_in_another_thread(qtbot: QtBot, autosaver: Any, disk: Disk) -> None:
     threads = []
     autosaver.put(lambda: threads.append(threading.get_ident()))
     for number in range(5):
@@ -53,7 +56,9 @@ def test_all_is_saved_in_order_and_in_another_thread(qtbot, autosaver, disk):
     assert threads != [threading.get_ident()]
 
 
-def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_saved(qtbot, autosaver, disk):
+def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_saved(
+    qtbot: QtBot, autosaver: Any, disk: Disk
+) -> None:
     gate, begun = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -72,7 +77,7 @@ def test_what_is_newer_takes_the_place_of_what_waits_but_not_of_what_is_being_sa
     assert disk.saved == ["first", "other", "third"]
 
 
-def test_a_failed_save_is_reported_and_tried_again(qtbot, autosaver, disk):
+def test_a_failed_save_is_reported_and_tried_again(qtbot: QtBot, autosaver: Any, disk: Disk) -> None:
     disk.full = True
     told = []
     autosaver.failed.connect(told.append)
@@ -85,7 +90,7 @@ def test_a_failed_save_is_reported_and_tried_again(qtbot, autosaver, disk):
     assert disk.saved == ["a"]
 
 
-def test_an_unexpected_error_is_reported_and_tried_again(qtbot, autosaver):
+def test_an_unexpected_error_is_reported_and_tried_again(qtbot: QtBot, autosaver: Any) -> None:
     calls, told = [], []
 
     def save() -> None:
@@ -99,7 +104,7 @@ def test_an_unexpected_error_is_reported_and_tried_again(qtbot, autosaver):
     assert told == ["ZeroDivisionError: what"]
 
 
-def test_one_that_never_works_holds_up_its_own_group_alone(qtbot, autosaver, disk):
+def test_one_that_never_works_holds_up_its_own_group_alone(qtbot: QtBot, autosaver: Any, disk: Disk) -> None:
     disk.refused = {"a1"}
     for what in ("a1", "b1", "a2", "b2"):
         autosaver.put(disk.of(what), group=what[0])
@@ -109,7 +114,7 @@ def test_one_that_never_works_holds_up_its_own_group_alone(qtbot, autosaver, dis
     assert disk.saved == ["b1", "b2", "a1", "a2"]
 
 
-def test_flush_saves_here_and_now(qtbot, autosaver, disk):
+def test_flush_saves_here_and_now(qtbot: QtBot, autosaver: Any, disk: Disk) -> None:
     gate = threading.Event()
     autosaver.put(lambda: gate.wait(10))
     autosaver.put(disk.of("a"))
@@ -120,7 +125,9 @@ def test_flush_saves_here_and_now(qtbot, autosaver, disk):
     assert done(autosaver)
 
 
-def test_flush_says_what_failed_saves_the_rest_and_goes_on_trying(qtbot, autosaver, disk):
+def test_flush_says_what_failed_saves_the_rest_and_goes_on_trying(
+    qtbot: QtBot, autosaver: Any, disk: Disk
+) -> None:
     disk.refused = {"a1"}
     for what in ("a1", "a2", "b1"):
         autosaver.put(disk.of(what), group=what[0])
@@ -132,7 +139,7 @@ def test_flush_says_what_failed_saves_the_rest_and_goes_on_trying(qtbot, autosav
     assert disk.saved == ["b1", "a1", "a2"]
 
 
-def test_closing_leaves_what_waits(qtbot, disk):
+def test_closing_leaves_what_waits(qtbot: QtBot, disk: Disk) -> None:
     autosaver = Autosaver()
     disk.full = True
     autosaver.put(disk.of("a"))

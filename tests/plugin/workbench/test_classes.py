@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QDialogButtonBox
 
@@ -32,7 +36,7 @@ WAIT = 250_000
 
 
 @pytest.fixture(autouse=True)
-def calm(monkeypatch, tmp_path):
+def calm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr(image_review, "PAUSE_MS", 5)
@@ -64,7 +68,7 @@ TRUTH[46:60] = 3
 
 
 @pytest.fixture
-def bench(qtbot, make_napari_viewer, tmp_path, name) -> Workbench:
+def bench(qtbot: QtBot, make_napari_viewer: Any, tmp_path: Path, name: str) -> Workbench:
     folder = tmp_path / "study"
     Study.create(folder, "am", images={f"P{seed}": random_image(seed) for seed in range(3)}).close()
     viewer = make_napari_viewer()
@@ -78,12 +82,12 @@ def bench(qtbot, make_napari_viewer, tmp_path, name) -> Workbench:
     return made
 
 
-def change(qtbot, bench, *classes, adapt_model=True):
+def change(qtbot: QtBot, bench: Workbench, *classes: Any, adapt_model: Any = True) -> None:
     bench.panel(CorrectSection).apply(classes, adapt_model=adapt_model)
     qtbot.waitUntil(lambda: bench.panel(CorrectSection).task is None, timeout=WAIT)
 
 
-def paint(editor):
+def paint(editor: Any) -> None:
     """Paint the three classes with napari's own tools, the class chosen before each."""
     labels = editor.labels
     for kind in (1, 2, 3):
@@ -94,7 +98,9 @@ def paint(editor):
     labels.data_setitem((rows, cols), 0)
 
 
-def test_three_classes_are_named_painted_trained_and_predicted(qtbot, bench, tmp_path):
+def test_three_classes_are_named_painted_trained_and_predicted(
+    qtbot: QtBot, bench: Workbench, tmp_path: Path
+) -> None:
     assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
     change(qtbot, bench, NEVUS, MELANOMA, HAIR)
     chooser = bench.panel(CorrectSection).tools.classes
@@ -124,7 +130,7 @@ def test_three_classes_are_named_painted_trained_and_predicted(qtbot, bench, tmp
         assert (found[kind == TRUTH] == kind).mean() > 0.3
 
 
-def correct(qtbot, bench):
+def correct(qtbot: QtBot, bench: Workbench) -> None:
     """Paint the image on the screen, and approve it."""
     session = bench.session
     qtbot.waitUntil(
@@ -138,7 +144,7 @@ def correct(qtbot, bench):
     qtbot.waitUntil(lambda: session.study.state.images[shown].status.done, timeout=WAIT)
 
 
-def learn(qtbot, session, model, tmp_path) -> Model:
+def learn(qtbot: QtBot, session: Any, model: Any, tmp_path: Path) -> Model:
     config = FineTuneConfig(
         epochs=200,
         encoder_lr=0.005,
@@ -159,14 +165,16 @@ def learn(qtbot, session, model, tmp_path) -> Model:
     return results[0].model
 
 
-def test_the_model_stays_unless_it_is_adapted(qtbot, bench):
+def test_the_model_stays_unless_it_is_adapted(qtbot: QtBot, bench: Workbench) -> None:
     before = bench.panel(ModelPanel).models.loaded
     change(qtbot, bench, NEVUS, MELANOMA, adapt_model=False)
     assert bench.panel(ModelPanel).models.loaded is before
     assert len(bench.session.study.info.classes) == 2
 
 
-def test_a_class_that_is_used_cannot_be_removed(qtbot, bench, monkeypatch):
+def test_a_class_that_is_used_cannot_be_removed(
+    qtbot: QtBot, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = []
     monkeypatch.setattr(classes_module, "show_error", said.append)
     change(qtbot, bench, NEVUS, MELANOMA, adapt_model=False)
@@ -178,7 +186,7 @@ def test_a_class_that_is_used_cannot_be_removed(qtbot, bench, monkeypatch):
     assert bench.panel(CorrectSection).tools.edit_classes.isEnabled()
 
 
-def test_an_unused_class_is_removed_and_the_model_shrinks(qtbot, bench):
+def test_an_unused_class_is_removed_and_the_model_shrinks(qtbot: QtBot, bench: Workbench) -> None:
     change(qtbot, bench, NEVUS, MELANOMA)
     qtbot.waitUntil(
         lambda: (
@@ -199,7 +207,7 @@ def test_an_unused_class_is_removed_and_the_model_shrinks(qtbot, bench):
     assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
 
 
-def test_the_dialog(qtbot):
+def test_the_dialog(qtbot: QtBot) -> None:
     dialog = ClassesDialog([NEVUS])
     qtbot.addWidget(dialog)
     ok = dialog.buttons.button(QDialogButtonBox.StandardButton.Ok)
@@ -222,8 +230,10 @@ def test_the_dialog(qtbot):
     assert dialog.colors[1].property("color") != dialog.colors[0].property("color")
 
 
-def test_what_the_dialog_says_is_done(qtbot, bench, monkeypatch):
-    def answer(dialog):
+def test_what_the_dialog_says_is_done(
+    qtbot: QtBot, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(dialog: Any) -> Any:
         dialog.names[0].setText("nevus")
         dialog.adapt_model.setChecked(False)
         return 1

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
@@ -16,7 +21,7 @@ WAIT = 20_000
 
 
 @pytest.fixture
-def panel(qtbot, make_napari_viewer, make_study):
+def panel(qtbot: QtBot, make_napari_viewer: Any, make_study: Any) -> Iterator[Any]:
     study = make_study(4)
     mask = np.zeros((40, 60), np.uint8)
     mask[10:30, 20:45] = 1
@@ -31,7 +36,7 @@ def panel(qtbot, make_napari_viewer, make_study):
     session.close(discard=True)
 
 
-def test_approved_images_are_written_and_the_rest_is_named(qtbot, panel, tmp_path):
+def test_approved_images_are_written_and_the_rest_is_named(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
     assert "3 approved" in panel.export.toolTip()
     panel.start(tmp_path / "set")
     assert not panel.export.isEnabled()
@@ -43,14 +48,16 @@ def test_approved_images_are_written_and_the_rest_is_named(qtbot, panel, tmp_pat
 
 
 @pytest.mark.parametrize("convention", ["isic", "coco", "folder", "imagefolder", "nnunet"])
-def test_every_format_can_be_chosen(qtbot, panel, tmp_path, convention):
+def test_every_format_can_be_chosen(qtbot: QtBot, panel: Any, tmp_path: Path, convention: Any) -> None:
     panel.format.setCurrentIndex(panel.format.findData(convention))
     panel.start(tmp_path / "Dataset")
     qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
     assert panel.report.text().startswith("3 images written")
 
 
-def test_one_part_without_holes_on_request(qtbot, make_napari_viewer, make_study, tmp_path):
+def test_one_part_without_holes_on_request(
+    qtbot: QtBot, make_napari_viewer: Any, make_study: Any, tmp_path: Path
+) -> None:
     study = make_study(1)
     mask = np.zeros((40, 60), np.uint8)
     mask[10:30, 20:45] = 1
@@ -70,7 +77,9 @@ def test_one_part_without_holes_on_request(qtbot, make_napari_viewer, make_study
     session.close(discard=True)
 
 
-def test_dicom_asks_for_the_photographs(qtbot, panel, tmp_path, monkeypatch):
+def test_dicom_asks_for_the_photographs(
+    qtbot: QtBot, panel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
     pytest.importorskip("highdicom", reason="needs the extra dicom")
     camera = tmp_path / "camera"
@@ -94,7 +103,7 @@ def test_dicom_asks_for_the_photographs(qtbot, panel, tmp_path, monkeypatch):
     assert len(list((tmp_path / "set").rglob("*_segmentation.dcm"))) == 3
 
 
-def test_a_folder_in_use_is_refused_and_kept(qtbot, panel, tmp_path):
+def test_a_folder_in_use_is_refused_and_kept(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("mine")
     panel.start(tmp_path / "set")
@@ -104,7 +113,7 @@ def test_a_folder_in_use_is_refused_and_kept(qtbot, panel, tmp_path):
     assert panel.export.isEnabled()
 
 
-def test_a_canceled_export_leaves_nothing_behind(qtbot, panel, tmp_path):
+def test_a_canceled_export_leaves_nothing_behind(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
     panel.start(tmp_path / "set")
     panel.task.cancel()
     qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
@@ -112,14 +121,14 @@ def test_a_canceled_export_leaves_nothing_behind(qtbot, panel, tmp_path):
     assert list(tmp_path.glob("*set*")) == []
 
 
-def test_a_canceled_export_is_cleared_before_it_fails(tmp_path, make_study):
+def test_a_canceled_export_is_cleared_before_it_fails(tmp_path: Path, make_study: Any) -> None:
     study, out = make_study(2), tmp_path / "out" / "set"
     out.parent.mkdir()
     for image in study.state.images:
         study.no_lesion(image)
 
     class CancelInTheMiddle(ExportTask):
-        def report(self, progress):
+        def report(self, progress: Any) -> None:
             if list(out.parent.iterdir()):
                 self.cancel()
             super().report(progress)
@@ -133,7 +142,9 @@ def test_a_canceled_export_is_cleared_before_it_fails(tmp_path, make_study):
     study.close()
 
 
-def test_without_a_verdict_there_is_nothing_to_export(qtbot, make_napari_viewer, make_study):
+def test_without_a_verdict_there_is_nothing_to_export(
+    qtbot: QtBot, make_napari_viewer: Any, make_study: Any
+) -> None:
     session = StudySession(make_napari_viewer(), make_study(2), PostprocessConfig())
     panel = ExportPanel(ViewerModel())
     panel.set_session(session)

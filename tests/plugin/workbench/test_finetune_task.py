@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -26,14 +31,14 @@ WAIT = 60_000
 
 
 @pytest.fixture(autouse=True)
-def usual_priority(monkeypatch):
+def usual_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a thread of low priority would hardly get a turn."""
     monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path: Path) -> Iterator[Any]:
     samples = {f"case{seed}": synthetic_sample(seed, (48, 64)) for seed in range(4)}
     with Study.create(tmp_path / "study", "am", images={n: s.image for n, s in samples.items()}) as study:
         for image, state in study.state.images.items():
@@ -45,16 +50,16 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def model():
+def model() -> Any:
     network = build_network("unet", 1, **TINY)
     return Model(network, ModelCard(name="tiny", arch="unet", arch_settings=TINY, working_size=64), "cpu")
 
 
 @pytest.fixture
-def make_run(qtbot, study, model, tmp_path):
+def make_run(qtbot: QtBot, study: Any, model: Any, tmp_path: Path) -> Iterator[Any]:
     runs = []
 
-    def make(seconds=2.0):
+    def make(seconds: Any = 2.0) -> Any:
         run = FineTuneTask(study, model, FineTuneConfig(max_seconds=seconds), tmp_path / "state.safetensors")
         run.events = []
         run.progressed.connect(run.events.append)
@@ -70,14 +75,16 @@ def make_run(qtbot, study, model, tmp_path):
         run.close()
 
 
-def test_only_reviewed_images_are_trained_on_and_no_lesion_counts(study):
+def test_only_reviewed_images_are_trained_on_and_no_lesion_counts(study: Study) -> None:
     states = {state.name: state for state in training_images_of(study)}
     assert set(states) == {"case0", "case1", "case2"}
     assert not read_training_image(study, states["case2"]).labels.any()
     assert read_training_image(study, states["case0"]).labels.any()
 
 
-def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate(qtbot, make_run, model):
+def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate(
+    qtbot: QtBot, make_run: Any, model: Any
+) -> None:
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     run = make_run()
     qtbot.waitUntil(lambda: bool(run.results), timeout=WAIT)
@@ -87,7 +94,7 @@ def test_a_run_tells_its_plan_its_steps_and_its_rounds_and_ends_with_a_candidate
     assert all((before[name] == tensor).all() for name, tensor in model.network.state_dict().items())
 
 
-def test_while_it_is_paused_nothing_happens(qtbot, make_run):
+def test_while_it_is_paused_nothing_happens(qtbot: QtBot, make_run: Any) -> None:
     run = make_run(seconds=30.0)
     qtbot.waitUntil(lambda: any(isinstance(event, StepResult) for event in run.events), timeout=WAIT)
     run.pause()
@@ -99,7 +106,7 @@ def test_while_it_is_paused_nothing_happens(qtbot, make_run):
     qtbot.waitUntil(lambda: len(run.events) > count, timeout=WAIT)
 
 
-def test_stopping_keeps_the_best_so_far(qtbot, make_run):
+def test_stopping_keeps_the_best_so_far(qtbot: QtBot, make_run: Any) -> None:
     run = make_run(seconds=600.0)
     qtbot.waitUntil(lambda: any(isinstance(event, EpochResult) for event in run.events), timeout=WAIT)
     run.stop()
@@ -107,7 +114,7 @@ def test_stopping_keeps_the_best_so_far(qtbot, make_run):
     assert run.results[0].rounds
 
 
-def test_a_canceled_run_fails(qtbot, make_run):
+def test_a_canceled_run_fails(qtbot: QtBot, make_run: Any) -> None:
     run = make_run(seconds=600.0)
     qtbot.waitUntil(lambda: any(isinstance(event, StepResult) for event in run.events), timeout=WAIT)
     run.cancel()
@@ -116,7 +123,14 @@ def test_a_canceled_run_fails(qtbot, make_run):
 
 
 @pytest.fixture
-def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
+def panel(
+    qtbot: QtBot,
+    make_napari_viewer: Any,
+    study: Any,
+    model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Any]:
     from napari_lesionseg.config import PostprocessConfig
     from napari_lesionseg.plugin.workbench.session import StudySession
 
@@ -134,7 +148,7 @@ def panel(qtbot, make_napari_viewer, study, model, tmp_path, monkeypatch):
     session.close(discard=True)
 
 
-def test_the_panel_trains_and_keeps_the_model_under_a_new_name(qtbot, panel):
+def test_the_panel_trains_and_keeps_the_model_under_a_new_name(qtbot: QtBot, panel: Any) -> None:
     assert panel.training_images.text().startswith("3 images to train on: 3 by am")
     panel.controls.start.click()
     assert not panel.controls.start.isEnabled()
@@ -150,7 +164,7 @@ def test_the_panel_trains_and_keeps_the_model_under_a_new_name(qtbot, panel):
     assert len(names) == 2
 
 
-def test_a_discarded_model_is_nowhere(qtbot, panel):
+def test_a_discarded_model_is_nowhere(qtbot: QtBot, panel: Any) -> None:
     panel.controls.start.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
     panel.report.discard.click()
@@ -158,7 +172,7 @@ def test_a_discarded_model_is_nowhere(qtbot, panel):
     assert all(entry.shipped for entry in ModelStore().list())
 
 
-def test_closing_during_training_emits_nothing(qtbot, panel):
+def test_closing_during_training_emits_nothing(qtbot: QtBot, panel: Any) -> None:
     panel.controls.seconds.setValue(600)
     panel.controls.start.click()
     run = panel.task

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QMessageBox
 
@@ -43,7 +47,7 @@ WAIT = 60_000
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(image_review, "PAUSE_MS", 5)
@@ -51,7 +55,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The model to start from, which knows nothing, in the user's list."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
     network = build_network("unet", 1, **TINY)
@@ -64,7 +68,7 @@ def start(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def bench(qtbot, make_napari_viewer, start, tmp_path):
+def bench(qtbot: QtBot, make_napari_viewer: Any, start: Any, tmp_path: Path) -> Any:
     folder = tmp_path / "nevi"
     folder.mkdir()
     for number in range(IMAGES):
@@ -82,11 +86,11 @@ def bench(qtbot, make_napari_viewer, start, tmp_path):
     return made
 
 
-def dark(editor):
+def dark(editor: Any) -> Any:
     return np.nonzero(editor.image.data[..., 0] < 100)
 
 
-def correct_and_approve(qtbot, bench):
+def correct_and_approve(qtbot: QtBot, bench: Any) -> None:
     """Draw what is dark on the image that is shown, and sign it."""
     session = bench.session
     editor, image = session.editor, session.image_id
@@ -96,35 +100,35 @@ def correct_and_approve(qtbot, bench):
     qtbot.waitUntil(lambda: session.editor is not None and session.image_id != image, timeout=WAIT)
 
 
-def masks_of(bench, status):
+def masks_of(bench: Any, status: Any) -> Any:
     study = bench.session.study
     states = [state for state in study.state.images.values() if state.status is status]
     return {state.name: (state.current.revision, study.read_mask(state.image_id)) for state in states}
 
 
-def same_masks(one, other):
+def same_masks(one: Any, other: Any) -> Any:
     return one.keys() == other.keys() and all(
         one[name][0] == other[name][0] and np.array_equal(one[name][1], other[name][1]) for name in one
     )
 
 
-def all_saved(qtbot, bench):
+def all_saved(qtbot: QtBot, bench: Any) -> None:
     qtbot.waitUntil(lambda: bench.session.save_queue.unsaved == 0, timeout=WAIT)
 
 
 class Listener(QObject):
     """Notes what a learning tells."""
 
-    def __init__(self, run):
+    def __init__(self, run: Any) -> None:
         super().__init__()
         self.events = []
         run.progressed.connect(self.events.append)
 
-    def count(self, kind):
+    def count(self, kind: Any) -> Any:
         return sum(isinstance(event, kind) for event in self.events)
 
 
-def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
+def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, start: Any) -> None:
     panel, session = bench.panel(FinetunePanel), bench.session
     assert not panel.controls.start.isEnabled()
     for _ in range(CORRECTED):
@@ -179,12 +183,14 @@ def test_from_corrections_to_a_new_model_and_back(qtbot, bench, start):
     assert {entry.name for entry in ModelStore().list() if not entry.shipped} == {"start", "start-2"}
 
 
-def by_model(bench, status):
+def by_model(bench: Any, status: Any) -> Any:
     states = bench.session.study.state.images.values()
     return {state.current.model for state in states if state.status is status}
 
 
-def test_training_continues_after_the_study_was_closed(qtbot, bench, monkeypatch):
+def test_training_continues_after_the_study_was_closed(
+    qtbot: QtBot, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(3):
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)
@@ -224,7 +230,7 @@ def test_training_continues_after_the_study_was_closed(qtbot, bench, monkeypatch
     assert find_checkpoint(state_path) is None
 
 
-def test_a_canceled_run_leaves_nothing(qtbot, bench, monkeypatch):
+def test_a_canceled_run_leaves_nothing(qtbot: QtBot, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         correct_and_approve(qtbot, bench)
     all_saved(qtbot, bench)

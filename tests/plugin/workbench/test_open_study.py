@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from napari_lesionseg.study.state import Status
 
 
 @pytest.fixture
-def photos(tmp_path):
+def photos(tmp_path: Path) -> Any:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(3):
@@ -32,14 +33,14 @@ def photos(tmp_path):
     return folder
 
 
-def test_the_default_annotator_is_a_valid_name(monkeypatch):
+def test_the_default_annotator_is_a_valid_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_study.getpass, "getuser", lambda: "anna.møller@hospital")
     assert default_annotator() == "annamllerhospital"
     monkeypatch.setattr(open_study.getpass, "getuser", lambda: "x" * 99)
     assert re.fullmatch("x{1,40}", default_annotator())
 
 
-def test_there_is_a_default_annotator_without_an_account(monkeypatch):
+def test_there_is_a_default_annotator_without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> str:
         raise OSError("no account")
 
@@ -47,7 +48,7 @@ def test_there_is_a_default_annotator_without_an_account(monkeypatch):
     assert default_annotator() == "annotator"
 
 
-def test_a_folder_of_images_becomes_a_study_and_stays_one(photos):
+def test_a_folder_of_images_becomes_a_study_and_stays_one(photos: Path) -> None:
     with open_folder(photos, "am") as study:
         assert study.folder == photos / STUDY_FOLDER
         images = list(study.state.images)
@@ -58,20 +59,20 @@ def test_a_folder_of_images_becomes_a_study_and_stays_one(photos):
         assert study.state.images[images[0]].approved is not None
 
 
-def test_images_that_were_added_since_are_taken_in(photos):
+def test_images_that_were_added_since_are_taken_in(photos: Path) -> None:
     open_folder(photos, "am").close()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(photos / "IMD9.png")
     with open_folder(photos, "am") as study:
         assert len(study.state.images) == 4
 
 
-def test_a_study_is_opened_as_it_is(make_study):
+def test_a_study_is_opened_as_it_is(make_study: Any) -> None:
     folder = make_study(2).folder
     with open_folder(folder, "bo") as study:
         assert len(study.state.images) == 2
 
 
-def test_a_study_is_opened_though_its_images_are_gone(photos, tmp_path):
+def test_a_study_is_opened_though_its_images_are_gone(photos: Path, tmp_path: Path) -> None:
     open_folder(photos, "am").close()
     for image in photos.glob("*.png"):
         image.rename(tmp_path / image.name)
@@ -80,18 +81,18 @@ def test_a_study_is_opened_though_its_images_are_gone(photos, tmp_path):
 
 
 @pytest.mark.parametrize("annotator", ["", "a b", "../x"])
-def test_an_invalid_annotator_is_reported(photos, annotator):
+def test_an_invalid_annotator_is_reported(photos: Path, annotator: Any) -> None:
     with pytest.raises(StudyError, match="name"):
         open_folder(photos, annotator)
 
 
-def test_an_empty_folder_is_reported(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LesionSegError):
         open_folder(tmp_path, "am")
     assert not (tmp_path / STUDY_FOLDER).exists()
 
 
-def test_samples_and_images_of_the_viewer(tmp_path):
+def test_samples_and_images_of_the_viewer(tmp_path: Path) -> None:
     with open_samples("am") as study:
         assert len(study.state.images) == 6
     images = {"a": np.zeros((9, 9, 3), np.uint8), "b": np.ones((9, 9, 3), np.uint8)}
@@ -99,7 +100,7 @@ def test_samples_and_images_of_the_viewer(tmp_path):
         assert [state.name for state in study.state.images.values()] == ["a", "b"]
 
 
-def test_what_a_new_study_is_to_be(photos, tmp_path):
+def test_what_a_new_study_is_to_be(photos: Path, tmp_path: Path) -> None:
     plan = NewStudy(
         tmp_path / "new",
         "am",
@@ -119,7 +120,9 @@ def test_what_a_new_study_is_to_be(photos, tmp_path):
 
 
 @pytest.mark.parametrize("more", [{"copy": True}, {"key_file": Path("key.csv")}])
-def test_a_study_of_copies_inside_its_images_is_opened_as_it_is(photos, tmp_path, monkeypatch, more):
+def test_a_study_of_copies_inside_its_images_is_opened_as_it_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Any
+) -> None:
     """Its images are not taken in once more from the files that were copied."""
     monkeypatch.chdir(tmp_path)
     make_study(NewStudy(photos / STUDY_FOLDER, "am", images_folder=photos, **more)).close()
@@ -127,7 +130,7 @@ def test_a_study_of_copies_inside_its_images_is_opened_as_it_is(photos, tmp_path
         assert len(study.state.images) == 3
 
 
-def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path):
+def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data: Path, tmp_path: Path) -> None:
     plan = NewStudy(tmp_path / "new", "am", images_folder=real_data / "ph2-sample")
     with make_study(plan) as study:
         diagnoses = {state.added.stratify_by for state in study.state.images.values()}
@@ -144,27 +147,29 @@ def test_patients_and_diagnoses_of_a_data_set_are_taken_over(real_data, tmp_path
         ({"classes": ()}, "at least one"),
     ],
 )
-def test_settings_that_cannot_be_used_are_reported_before(photos, tmp_path, change, words):
+def test_settings_that_cannot_be_used_are_reported_before(
+    photos: Path, tmp_path: Path, change: Any, words: Any
+) -> None:
     plan = replace(NewStudy(tmp_path / "new", "am", images_folder=photos), **change)
     assert words in plan.problem
     with pytest.raises(StudyError, match=words):
         make_study(plan)
 
 
-def test_an_existing_study_is_reported(photos, tmp_path):
+def test_an_existing_study_is_reported(photos: Path, tmp_path: Path) -> None:
     plan = NewStudy(tmp_path / "new", "am", images_folder=photos)
     make_study(plan).close()
     assert "already" in plan.problem
 
 
-def put_mask(folder, number):
+def put_mask(folder: Any, number: Any) -> Any:
     mask = np.zeros((20, 30), np.uint8)
     mask[5:15, 5 : 10 + number] = 255
     Image.fromarray(mask).save(folder / f"IMD{number}_segmentation.png")
     return mask // 255
 
 
-def test_masks_in_the_folder_are_there_to_be_corrected(photos):
+def test_masks_in_the_folder_are_there_to_be_corrected(photos: Path) -> None:
     mask = put_mask(photos, 0)
     with open_folder(photos, "am") as study:
         first, second, _ = study.state.images
@@ -174,7 +179,7 @@ def test_masks_in_the_folder_are_there_to_be_corrected(photos):
         assert study.read_mask(second) is None
 
 
-def test_masks_that_come_with_new_images_are_taken_over_and_no_others(photos):
+def test_masks_that_come_with_new_images_are_taken_over_and_no_others(photos: Path) -> None:
     put_mask(photos, 0)
     with open_folder(photos, "am") as study:
         first = next(iter(study.state.images))
@@ -186,11 +191,13 @@ def test_masks_that_come_with_new_images_are_taken_over_and_no_others(photos):
         np.testing.assert_array_equal(study.read_mask(list(study.state.images)[3]), mask)
 
 
-def test_a_study_is_left_when_its_masks_are_cancelled(photos, tmp_path, monkeypatch):
+def test_a_study_is_left_when_its_masks_are_cancelled(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = []
     monkeypatch.setattr(open_study.Study, "close", lambda study: left.append(study.folder))
 
-    def cancel(*_):
+    def cancel(*_: Any) -> None:
         raise CancelledError("Cancelled.")
 
     monkeypatch.setattr(open_study, "import_masks", cancel)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import StudyError
@@ -9,30 +13,33 @@ from napari_lesionseg.plugin.workbench import autosave
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.predictions import BatchPrediction, Prefetcher, prepare
 from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.study import Study
 
 
 @pytest.fixture
-def study(make_study):
+def study(make_study: Any) -> Any:
     return make_study(4)
 
 
 @pytest.fixture
-def ids(study) -> list[str]:
+def ids(study: Any) -> list[str]:
     return list(study.state.images)
 
 
 @pytest.fixture
-def prefetcher(qtbot, study):
+def prefetcher(qtbot: QtBot, study: Any) -> Iterator[Any]:
     made = Prefetcher(study)
     yield made
     made.close()
 
 
-def state(study, image_id):
+def state(study: Any, image_id: Any) -> Any:
     return study.state.images[image_id]
 
 
-def test_an_image_is_prepared_with_its_outline_and_the_networks_answer(study, ids, network):
+def test_an_image_is_prepared_with_its_outline_and_the_networks_answer(
+    study: Study, ids: list[str], network: Any
+) -> None:
     made = prepare(study, ids[0], network)
     assert made.image.shape == (40, 60, 3)
     assert made.mask is None
@@ -40,14 +47,14 @@ def test_an_image_is_prepared_with_its_outline_and_the_networks_answer(study, id
     assert made.encoded is not None
 
 
-def test_without_a_model_the_image_is_prepared_alone(study, ids):
+def test_without_a_model_the_image_is_prepared_alone(study: Study, ids: list[str]) -> None:
     study.save_correction(ids[0], np.ones((40, 60), np.uint8))
     made = prepare(study, ids[0], None)
     assert made.prediction is None
     assert made.mask.all()
 
 
-def test_images_are_prepared_in_order(qtbot, prefetcher, ids):
+def test_images_are_prepared_in_order(qtbot: QtBot, prefetcher: Any, ids: list[str]) -> None:
     ready = []
     prefetcher.ready.connect(lambda made: ready.append(made.image_id))
     prefetcher.prefetch(ids[2:0:-1])
@@ -55,7 +62,9 @@ def test_images_are_prepared_in_order(qtbot, prefetcher, ids):
     assert ready == ids[2:0:-1]
 
 
-def test_an_image_is_taken_once_and_not_prepared_again(qtbot, prefetcher, study, ids, network):
+def test_an_image_is_taken_once_and_not_prepared_again(
+    qtbot: QtBot, prefetcher: Any, study: Study, ids: list[str], network: Any
+) -> None:
     prefetcher.set_model(network)
     ready = []
     prefetcher.ready.connect(lambda made: ready.append(prefetcher.take(state(study, made.image_id))))
@@ -66,7 +75,9 @@ def test_an_image_is_taken_once_and_not_prepared_again(qtbot, prefetcher, study,
     assert len(network.seen) == 2
 
 
-def test_an_image_that_changed_is_read_again(qtbot, prefetcher, study, ids):
+def test_an_image_that_changed_is_read_again(
+    qtbot: QtBot, prefetcher: Any, study: Study, ids: list[str]
+) -> None:
     ready = []
     prefetcher.ready.connect(ready.append)
     prefetcher.prefetch(ids[:1])
@@ -78,7 +89,9 @@ def test_an_image_that_changed_is_read_again(qtbot, prefetcher, study, ids):
     assert prefetcher.take(state(study, ids[0])).mask.all()
 
 
-def test_images_that_are_no_longer_wanted_are_dropped(qtbot, prefetcher, study, ids):
+def test_images_that_are_no_longer_wanted_are_dropped(
+    qtbot: QtBot, prefetcher: Any, study: Study, ids: list[str]
+) -> None:
     ready = []
     prefetcher.ready.connect(ready.append)
     prefetcher.prefetch(ids[:2])
@@ -88,7 +101,9 @@ def test_images_that_are_no_longer_wanted_are_dropped(qtbot, prefetcher, study, 
     qtbot.waitUntil(lambda: len(ready) == 4)
 
 
-def test_the_work_of_a_former_model_is_dropped(qtbot, prefetcher, ids, network):
+def test_the_work_of_a_former_model_is_dropped(
+    qtbot: QtBot, prefetcher: Any, ids: list[str], network: Any
+) -> None:
     ready = []
     prefetcher.ready.connect(ready.append)
     prefetcher.set_model(network)
@@ -102,7 +117,9 @@ def test_the_work_of_a_former_model_is_dropped(qtbot, prefetcher, ids, network):
     assert ready[0].encoded.model is other
 
 
-def test_work_goes_on_when_its_image_is_still_the_next(qtbot, prefetcher, ids, network):
+def test_work_goes_on_when_its_image_is_still_the_next(
+    qtbot: QtBot, prefetcher: Any, ids: list[str], network: Any
+) -> None:
     ready = []
     prefetcher.ready.connect(lambda made: ready.append(made.image_id))
     prefetcher.set_model(network)
@@ -116,7 +133,9 @@ def test_work_goes_on_when_its_image_is_still_the_next(qtbot, prefetcher, ids, n
     assert len(network.seen) == 2
 
 
-def test_an_image_that_cannot_be_read_is_reported_and_skipped(qtbot, prefetcher, study, ids):
+def test_an_image_that_cannot_be_read_is_reported_and_skipped(
+    qtbot: QtBot, prefetcher: Any, study: Study, ids: list[str]
+) -> None:
     study.image_path(ids[0]).unlink()
     failed, ready = [], []
     prefetcher.failed.connect(lambda image_id, error: failed.append((image_id, error)))
@@ -127,7 +146,9 @@ def test_an_image_that_cannot_be_read_is_reported_and_skipped(qtbot, prefetcher,
     assert isinstance(failed[0][1], StudyError)
 
 
-def test_a_closed_prefetcher_emits_nothing(qtbot, prefetcher, ids, network):
+def test_a_closed_prefetcher_emits_nothing(
+    qtbot: QtBot, prefetcher: Any, ids: list[str], network: Any
+) -> None:
     ready = []
     prefetcher.ready.connect(ready.append)
     prefetcher.set_model(network)
@@ -147,7 +168,7 @@ CONFIG = PostprocessConfig(min_area=0)
 
 
 class Bench:
-    def __init__(self, study) -> None:
+    def __init__(self, study: Any) -> None:
         self.study = study
         self.ids = list(study.state.images)
         self.save_queue = SaveQueue(study)
@@ -162,7 +183,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(qtbot, make_study, monkeypatch):
+def bench(qtbot: QtBot, make_study: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(autosave, "RETRY_MS", 20)
     made = Bench(make_study(5))
@@ -171,7 +192,7 @@ def bench(qtbot, make_study, monkeypatch):
     made.save_queue.close()
 
 
-def test_every_unreviewed_image_is_saved_as_predicted(qtbot, bench, network):
+def test_every_unreviewed_image_is_saved_as_predicted(qtbot: QtBot, bench: Any, network: Any) -> None:
     bench.study.flag(bench.ids[1])
     bench.on_screen = bench.ids[3]
     bench.batch.start(bench.ids, network, CONFIG)
@@ -185,7 +206,7 @@ def test_every_unreviewed_image_is_saved_as_predicted(qtbot, bench, network):
     assert not bench.batch.is_active
 
 
-def test_a_canceled_batch_keeps_what_is_done(qtbot, bench, network):
+def test_a_canceled_batch_keeps_what_is_done(qtbot: QtBot, bench: Any, network: Any) -> None:
     bench.batch.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: Status.PREDICTED in bench.statuses())
     bench.batch.cancel()
@@ -197,7 +218,7 @@ def test_a_canceled_batch_keeps_what_is_done(qtbot, bench, network):
     assert set(bench.statuses()) == {Status.PREDICTED}
 
 
-def test_what_the_annotator_changed_in_the_meantime_stays(qtbot, bench, network):
+def test_what_the_annotator_changed_in_the_meantime_stays(qtbot: QtBot, bench: Any, network: Any) -> None:
     network.gate.clear()
     bench.batch.start(bench.ids, network, CONFIG)
     assert network.started.wait(10)
@@ -210,7 +231,9 @@ def test_what_the_annotator_changed_in_the_meantime_stays(qtbot, bench, network)
     assert state.predicted is None
 
 
-def test_an_image_that_cannot_be_read_is_reported_at_the_end_of_the_batch(qtbot, bench, network):
+def test_an_image_that_cannot_be_read_is_reported_at_the_end_of_the_batch(
+    qtbot: QtBot, bench: Any, network: Any
+) -> None:
     bench.study.image_path(bench.ids[2]).unlink()
     bench.batch.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: bool(bench.ends))
@@ -219,7 +242,9 @@ def test_an_image_that_cannot_be_read_is_reported_at_the_end_of_the_batch(qtbot,
     assert bench.statuses().count(Status.PREDICTED) == 4
 
 
-def test_a_full_disk_halts_the_batch_until_there_is_room(qtbot, bench, network, trouble):
+def test_a_full_disk_halts_the_batch_until_there_is_room(
+    qtbot: QtBot, bench: Any, network: Any, trouble: Any
+) -> None:
     trouble.on = True
     bench.batch.start(bench.ids, network, CONFIG)
     qtbot.waitUntil(lambda: bool(bench.save_queue.problem))

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from PIL import Image
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QItemSelectionModel, Qt
 from qtpy.QtWidgets import QFileDialog
 
@@ -29,7 +34,7 @@ OUTLINE = np.ones((40, 60), np.uint8)
 
 
 @pytest.fixture
-def study(make_study, monkeypatch):
+def study(make_study: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("os.fsync", lambda file: None)
     made = make_study(12)
     ids = list(made.state.images)
@@ -40,7 +45,7 @@ def study(make_study, monkeypatch):
 
 
 @pytest.fixture
-def session(qtbot, study):
+def session(qtbot: QtBot, study: Any) -> Iterator[Any]:
     viewer = ViewerModel()  # a session does not keep its viewer alive
     made = StudySession(viewer, study, PostprocessConfig(min_area=0))
     yield made
@@ -49,7 +54,7 @@ def session(qtbot, study):
 
 
 @pytest.fixture
-def panel(qtbot, session):
+def panel(qtbot: QtBot, session: Any) -> Iterator[Any]:
     made = QueuePanel(ViewerModel())
     made.set_session(session)
     qtbot.addWidget(made)
@@ -57,16 +62,16 @@ def panel(qtbot, session):
     made.set_session(None)
 
 
-def names(panel) -> list[str]:
+def names(panel: Any) -> list[str]:
     model = panel.model
     return [model.data(model.index(row, IMAGE)) for row in range(model.rowCount())]
 
 
-def cell(panel, row, column, role=Qt.ItemDataRole.DisplayRole):
+def cell(panel: Any, row: Any, column: Any, role: Any = Qt.ItemDataRole.DisplayRole) -> Any:
     return panel.model.data(panel.model.index(row, column), role)
 
 
-def test_rows_say_name_status_how_sure_and_who(panel):
+def test_rows_say_name_status_how_sure_and_who(panel: Any) -> None:
     assert names(panel) == [f"P{number}" for number in range(1, 13)]
     assert [cell(panel, 0, column) for column in (STATUS, QUALITY, ANNOTATOR)] == ["approved", "0.94", "am"]
     assert cell(panel, 1, STATUS) == "flagged “hair?”"
@@ -76,14 +81,14 @@ def test_rows_say_name_status_how_sure_and_who(panel):
     assert color == STATUS_COLORS[Status.APPROVED]
 
 
-def test_progress_says_how_far_the_study_is(panel, study):
+def test_progress_says_how_far_the_study_is(panel: Any, study: Study) -> None:
     assert panel.progress.text() == "1 of 12 approved, 1 flagged"
     study.approve(list(study.state.images)[5], OUTLINE)
     panel.session.changed.emit()
     assert panel.progress.value() == 2
 
 
-def test_search_filter_and_sort(panel, session):
+def test_search_filter_and_sort(panel: Any, session: Any) -> None:
     panel.search.setText("HAIR")
     assert names(panel) == ["P2"]
     panel.search.clear()
@@ -97,12 +102,12 @@ def test_search_filter_and_sort(panel, session):
     assert session.navigation._order is Order.QUALITY
 
 
-def test_every_status_can_be_filtered(panel):
+def test_every_status_can_be_filtered(panel: Any) -> None:
     shown = {panel.filter.itemText(index) for index in range(panel.filter.count())}
     assert {status.words for status in Status} < shown
 
 
-def test_the_image_on_the_screen_is_the_selected_row(qtbot, panel, session):
+def test_the_image_on_the_screen_is_the_selected_row(qtbot: QtBot, panel: Any, session: Any) -> None:
     session.begin()
     qtbot.waitUntil(lambda: session.editor is not None)
     row = panel.model.row_of(session.image_id)
@@ -111,13 +116,13 @@ def test_the_image_on_the_screen_is_the_selected_row(qtbot, panel, session):
     assert panel.table.selectionModel().selectedRows() == []
 
 
-def test_enter_opens_an_image(qtbot, panel, session):
+def test_enter_opens_an_image(qtbot: QtBot, panel: Any, session: Any) -> None:
     panel.table.activated.emit(panel.model.index(3, 0))
     qtbot.waitUntil(lambda: session.editor is not None)
     assert session.state.name == "P4"
 
 
-def test_a_change_of_a_row_keeps_the_selection(panel, study, session):
+def test_a_change_of_a_row_keeps_the_selection(panel: Any, study: Study, session: Any) -> None:
     flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
     panel.table.selectionModel().setCurrentIndex(panel.model.index(4, 0), flags)
     resets, changed = [], []
@@ -129,7 +134,7 @@ def test_a_change_of_a_row_keeps_the_selection(panel, study, session):
     assert changed == [(7, 7)]
 
 
-def test_thumbnails_come_and_bear_the_outline(qtbot, panel, study):
+def test_thumbnails_come_and_bear_the_outline(qtbot: QtBot, panel: Any, study: Study) -> None:
     assert cell(panel, 0, IMAGE, Qt.ItemDataRole.DecorationRole) is None
     qtbot.waitUntil(lambda: cell(panel, 0, IMAGE, Qt.ItemDataRole.DecorationRole) is not None)
     shown = cell(panel, 0, IMAGE, Qt.ItemDataRole.DecorationRole)
@@ -139,7 +144,7 @@ def test_thumbnails_come_and_bear_the_outline(qtbot, panel, study):
     assert not np.array_equal(make_thumbnail(study, ids[0]), make_thumbnail(study, ids[6]))
 
 
-def test_thumbnails_are_bounded(qtbot, study, monkeypatch):
+def test_thumbnails_are_bounded(qtbot: QtBot, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_columns, "MAX_THUMBNAILS", 3)
     monkeypatch.setattr(queue_columns, "MAX_WAITING", 5)
     made = Thumbnails(study)
@@ -152,20 +157,20 @@ def test_thumbnails_are_bounded(qtbot, study, monkeypatch):
     made.close()
 
 
-def test_an_image_that_cannot_be_read_has_no_small_image(qtbot, panel, study):
+def test_an_image_that_cannot_be_read_has_no_small_image(qtbot: QtBot, panel: Any, study: Study) -> None:
     study.image_path(panel.model.image_at(8)).unlink()
     cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole)
     qtbot.waitUntil(lambda: cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole) is not None)
     assert cell(panel, 8, IMAGE, Qt.ItemDataRole.DecorationRole).isNull()
 
 
-def test_what_the_model_drew_is_called_outlined(panel):
+def test_what_the_model_drew_is_called_outlined(panel: Any) -> None:
     assert cell(panel, 2, STATUS) == "outlined"
     panel.search.setText("outlined")
     assert names(panel) == ["P3"]
 
 
-def test_a_click_on_a_column_sorts_by_it(panel):
+def test_a_click_on_a_column_sorts_by_it(panel: Any) -> None:
     header = panel.table.horizontalHeader()
     for column, order in ((QUALITY, Order.QUALITY), (STATUS, Order.STATUS), (IMAGE, Order.NAME)):
         header.sectionClicked.emit(column)
@@ -174,12 +179,14 @@ def test_a_click_on_a_column_sorts_by_it(panel):
     assert panel.sort.currentText() == Order.NAME.value
 
 
-def sign_as(study, annotator, place, outline):
+def sign_as(study: Any, annotator: Any, place: Any, outline: Any) -> None:
     with Study.open(study.folder, annotator) as other:
         other.approve(list(other.state.images)[place], outline)
 
 
-def test_agreement_is_shown_once_there_are_two_annotators(qtbot, panel, study, session):
+def test_agreement_is_shown_once_there_are_two_annotators(
+    qtbot: QtBot, panel: Any, study: Study, session: Any
+) -> None:
     assert panel.table.isColumnHidden(AGREE)
     half = OUTLINE.copy()
     half[:20] = 0
@@ -195,7 +202,9 @@ def test_agreement_is_shown_once_there_are_two_annotators(qtbot, panel, study, s
     qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "1.00")
 
 
-def test_blinded_annotators_see_no_agreement(qtbot, make_study, monkeypatch):
+def test_blinded_annotators_see_no_agreement(
+    qtbot: QtBot, make_study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)
     study = make_study(2, blinded=True)
     study.approve(next(iter(study.state.images)), OUTLINE)
@@ -214,12 +223,14 @@ def test_blinded_annotators_see_no_agreement(qtbot, make_study, monkeypatch):
     session.close(discard=True)
 
 
-def test_columns_say_what_they_are(panel):
+def test_columns_say_what_they_are(panel: Any) -> None:
     for column in range(panel.model.columnCount()):
         assert panel.model.headerData(column, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole)
 
 
-def test_images_that_were_moved_are_located(qtbot, make_study, tmp_path, monkeypatch):
+def test_images_that_were_moved_are_located(
+    qtbot: QtBot, make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)
     photos, moved = tmp_path / "photos", tmp_path / "moved"
     photos.mkdir()

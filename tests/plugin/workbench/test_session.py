@@ -5,11 +5,14 @@ import gc
 import shutil
 import threading
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.workbench import autosave, image_review, predictions
@@ -26,7 +29,7 @@ SPOT = 20 * 25
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_review, "PAUSE_MS", 5)
     monkeypatch.setattr(autosave, "RETRY_MS", 20)
     monkeypatch.setattr("os.fsync", lambda file: None)  # tested with the study; takes seconds on a busy disk
@@ -35,7 +38,7 @@ def soon(monkeypatch):
 class Desk:
     """A session with what a test needs to watch it."""
 
-    def __init__(self, qtbot, study, model, viewer=None) -> None:
+    def __init__(self, qtbot: QtBot, study: Any, model: Any, viewer: Any = None) -> None:
         self.qtbot = qtbot
         self.viewer = viewer if viewer is not None else ViewerModel()
         self.session = StudySession(self.viewer, study, CONFIG)
@@ -71,7 +74,7 @@ class Desk:
     def id(self, name: str) -> str:
         return next(key for key, state in self.study.state.images.items() if state.name == name)
 
-    def state(self, name: str):
+    def state(self, name: str) -> Any:
         return self.study.state.images[self.id(name)]
 
     def paint(self, row: int = 2, col: int = 2) -> None:
@@ -79,23 +82,23 @@ class Desk:
         self.editor.labels.paint((row, col), 1)
 
     @property
-    def editor(self):
+    def editor(self) -> Any:
         return self.session.editor
 
     @property
-    def mask(self):
+    def mask(self) -> Any:
         return self.session.editor.snapshot.mask
 
     @property
-    def name(self):
+    def name(self) -> Any:
         return self.session.state.name
 
 
 @pytest.fixture
-def open_desk(qtbot, make_study, network):
+def open_desk(qtbot: QtBot, make_study: Any, network: Any) -> Iterator[Any]:
     desks = []
 
-    def open_one(*arguments, model=network, viewer=None, **more) -> Desk:
+    def open_one(*arguments: Any, model: Any = network, viewer: Any = None, **more: Any) -> Desk:
         desks.append(Desk(qtbot, make_study(*arguments, **more), model, viewer))
         return desks[-1]
 
@@ -106,11 +109,11 @@ def open_desk(qtbot, make_study, network):
 
 
 @pytest.fixture
-def desk(open_desk) -> Desk:
+def desk(open_desk: Any) -> Desk:
     return open_desk().begin()
 
 
-def facts(study: Study):
+def facts(study: Study) -> Any:
     return {
         state.name: (state.status, state.note, state.annotator, state.current and state.current.revision)
         for state in study.state.images.values()
@@ -120,7 +123,7 @@ def facts(study: Study):
 # ------------------------------------------------------------------------------------------ the rounds
 
 
-def test_a_prediction_is_saved_as_predicted(desk):
+def test_a_prediction_is_saved_as_predicted(desk: Desk) -> None:
     desk.saved()
     state = desk.state("P1")
     assert state.status is Status.PREDICTED
@@ -131,7 +134,7 @@ def test_a_prediction_is_saved_as_predicted(desk):
     assert desk.signs[-1] is True
 
 
-def test_the_prediction_is_kept_when_it_is_edited_at_once(desk):
+def test_the_prediction_is_kept_when_it_is_edited_at_once(desk: Desk) -> None:
     desk.paint()
     desk.session.review.approve()
     desk.saved()
@@ -141,7 +144,7 @@ def test_the_prediction_is_kept_when_it_is_edited_at_once(desk):
     assert desk.study.read_mask(state.image_id, "approved").sum() > SPOT
 
 
-def test_an_edited_outline_is_saved_as_corrected(desk):
+def test_an_edited_outline_is_saved_as_corrected(desk: Desk) -> None:
     desk.saved()
     desk.paint()
     desk.saved()
@@ -152,7 +155,7 @@ def test_an_edited_outline_is_saved_as_corrected(desk):
     assert desk.study.read_mask(state.image_id, "predicted").sum() == SPOT
 
 
-def test_a_click_is_saved_with_the_outline(qtbot, desk):
+def test_a_click_is_saved_with_the_outline(qtbot: QtBot, desk: Desk) -> None:
     desk.editor.add_clicks([Click(2, 2)])
     qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
     desk.saved()
@@ -161,7 +164,7 @@ def test_a_click_is_saved_with_the_outline(qtbot, desk):
     assert outline.clicks == ((2.0, 2.0, True),)
 
 
-def test_a_prediction_requested_after_an_edit_is_saved(qtbot, open_desk, network):
+def test_a_prediction_requested_after_an_edit_is_saved(qtbot: QtBot, open_desk: Any, network: Any) -> None:
     desk = open_desk(model=None).begin()
     desk.paint()
     desk.saved()
@@ -172,7 +175,7 @@ def test_a_prediction_requested_after_an_edit_is_saved(qtbot, open_desk, network
     assert desk.study.read_mask(desk.id("P1")).sum() == SPOT
 
 
-def test_everything_comes_back_as_it_was(qtbot, open_desk):
+def test_everything_comes_back_as_it_was(qtbot: QtBot, open_desk: Any) -> None:
     desk = open_desk(6).begin()
     desk.session.review.approve()
     desk.shown("P2").session.review.flag("hair?")
@@ -208,21 +211,21 @@ def test_everything_comes_back_as_it_was(qtbot, open_desk):
     }
 
 
-def test_an_image_without_lesion_comes_back_empty(desk):
+def test_an_image_without_lesion_comes_back_empty(desk: Desk) -> None:
     desk.session.review.no_lesion()
     desk.shown("P2").saved().open("P1")
     assert not desk.mask.any()
     assert desk.saved().state("P1").status is Status.NO_LESION
 
 
-def test_nothing_is_approved_that_is_empty(open_desk):
+def test_nothing_is_approved_that_is_empty(open_desk: Any) -> None:
     desk = open_desk(model=None).begin()
     desk.session.review.approve()
     assert desk.told == ["The outline is empty. Draw one, or choose No lesion."]
     assert desk.name == "P1"
 
 
-def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_again(desk):
+def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_again(desk: Desk) -> None:
     desk.session.review.approve()
     desk.shown("P2").saved().open("P1")
     desk.paint()
@@ -234,7 +237,7 @@ def test_an_approved_image_that_is_changed_is_corrected_and_can_be_approved_agai
     assert desk.study.read_mask(desk.id("P1"), "approved").sum() > SPOT
 
 
-def test_the_last_image_stays_and_can_be_changed_after_its_verdict(open_desk):
+def test_the_last_image_stays_and_can_be_changed_after_its_verdict(open_desk: Any) -> None:
     desk = open_desk(1).begin()
     desk.session.review.approve()
     desk.saved()
@@ -248,7 +251,7 @@ def test_the_last_image_stays_and_can_be_changed_after_its_verdict(open_desk):
     assert not desk.mask.any()
 
 
-def test_a_verdict_is_taken_back(desk):
+def test_a_verdict_is_taken_back(desk: Desk) -> None:
     desk.session.review.approve()
     desk.shown("P2").saved().open("P1")
     desk.session.review.reopen()
@@ -257,7 +260,7 @@ def test_a_verdict_is_taken_back(desk):
     assert desk.session.next()
 
 
-def test_back_walks_the_way_it_came(desk):
+def test_back_walks_the_way_it_came(desk: Desk) -> None:
     assert desk.session.navigation.before(desk.session.image_id) is None
     assert not desk.session.back()
     desk.session.review.approve()
@@ -268,7 +271,7 @@ def test_back_walks_the_way_it_came(desk):
     assert desk.session.navigation.before(desk.session.image_id) is None
 
 
-def test_the_queue_is_filtered_and_sorted(desk):
+def test_the_queue_is_filtered_and_sorted(desk: Desk) -> None:
     desk.session.review.flag("hair")
     desk.shown("P2").saved()
     desk.session.navigation.sort(Order.NAME, statuses={Status.FLAGGED})
@@ -279,7 +282,7 @@ def test_the_queue_is_filtered_and_sorted(desk):
     desk.shown("P3")
 
 
-def test_the_threshold_is_moved_for_this_image_only(desk):
+def test_the_threshold_is_moved_for_this_image_only(desk: Desk) -> None:
     desk.session.display.set_config(CONFIG.model_copy(update={"threshold": 0.05}))
     assert desk.mask.all()
     desk.session.review.approve()
@@ -291,7 +294,9 @@ def test_the_threshold_is_moved_for_this_image_only(desk):
     assert desk.editor.requests.config.threshold == pytest.approx(0.05)
 
 
-def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study, network):
+def test_the_class_painted_last_is_not_that_of_the_next_image(
+    qtbot: QtBot, make_study: Any, network: Any
+) -> None:
     classes = [StudyClass(name=name, color="#000000") for name in ("lesion", "ulcer")]
     viewer = ViewerModel()
     session = StudySession(viewer, make_study(2, classes=classes), PostprocessConfig(min_area=0))
@@ -307,7 +312,7 @@ def test_the_class_painted_last_is_not_that_of_the_next_image(qtbot, make_study,
     session.close(discard=True)
 
 
-def test_labels_that_the_study_does_not_have_count_as_lesion(desk):
+def test_labels_that_the_study_does_not_have_count_as_lesion(desk: Desk) -> None:
     desk.editor.labels.paint((2, 2), 7)
     desk.saved()
     assert desk.study.read_mask(desk.id("P1")).max() == 1
@@ -317,7 +322,7 @@ def test_labels_that_the_study_does_not_have_count_as_lesion(desk):
 # ------------------------------------------------------------------------------- when saving fails
 
 
-def test_a_failed_save_is_reported_and_saved_later(qtbot, trouble, desk):
+def test_a_failed_save_is_reported_and_saved_later(qtbot: QtBot, trouble: Any, desk: Desk) -> None:
     desk.saved()
     trouble.on = True
     desk.paint()
@@ -332,7 +337,9 @@ def test_a_failed_save_is_reported_and_saved_later(qtbot, trouble, desk):
     assert desk.state("P1").status is Status.CORRECTED
 
 
-def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(qtbot, trouble, desk):
+def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(
+    qtbot: QtBot, trouble: Any, desk: Desk
+) -> None:
     desk.saved()
     trouble.on = True
     desk.paint()
@@ -356,7 +363,9 @@ def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(qtbot, trouble,
     assert np.array_equal(desk.study.read_mask(desk.id("P1")), first)
 
 
-def test_a_prediction_that_is_not_saved_yet_stays_a_prediction(qtbot, trouble, desk):
+def test_a_prediction_that_is_not_saved_yet_stays_a_prediction(
+    qtbot: QtBot, trouble: Any, desk: Desk
+) -> None:
     desk.saved()
     trouble.on = True
     desk.open("P2")
@@ -367,7 +376,7 @@ def test_a_prediction_that_is_not_saved_yet_stays_a_prediction(qtbot, trouble, d
     assert desk.state("P2").status is Status.PREDICTED
 
 
-def test_closing_says_what_is_not_saved_and_stays_open(qtbot, trouble, desk):
+def test_closing_says_what_is_not_saved_and_stays_open(qtbot: QtBot, trouble: Any, desk: Desk) -> None:
     desk.saved()
     trouble.on = True
     desk.paint()
@@ -379,7 +388,7 @@ def test_closing_says_what_is_not_saved_and_stays_open(qtbot, trouble, desk):
     assert desk.session.close() == ""
 
 
-def test_a_folder_that_disappears_and_comes_back(qtbot, desk):
+def test_a_folder_that_disappears_and_comes_back(qtbot: QtBot, desk: Desk) -> None:
     desk.saved()
     away = desk.study.folder.with_name("away")
     desk.study.folder.rename(away)
@@ -397,7 +406,7 @@ def test_a_folder_that_disappears_and_comes_back(qtbot, desk):
     assert desk.state("P1").status is Status.CORRECTED
 
 
-def test_a_full_disk(qtbot, monkeypatch, desk):
+def test_a_full_disk(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, desk: Desk) -> None:
     desk.saved()
 
     def full(file: int) -> None:
@@ -417,12 +426,12 @@ def test_a_full_disk(qtbot, monkeypatch, desk):
     assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
 
 
-def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
+def test_what_comes_late_is_saved_in_order(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, desk: Desk) -> None:
     desk.saved()
     gate, begun = threading.Event(), threading.Event()
     approve = Study.approve
 
-    def slow(*arguments, **more):
+    def slow(*arguments: Any, **more: Any) -> Any:
         begun.set()
         gate.wait(10)
         return approve(*arguments, **more)
@@ -446,12 +455,12 @@ def test_what_comes_late_is_saved_in_order(qtbot, monkeypatch, desk):
 # ------------------------------------------------------------------------------------- the layers
 
 
-def layers_of(desk):
+def layers_of(desk: Desk) -> Any:
     return desk.editor.image, desk.editor.labels
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_deleted_layer_closes_the_image_with_its_work_saved(qtbot, desk, which):
+def test_a_deleted_layer_closes_the_image_with_its_work_saved(qtbot: QtBot, desk: Desk, which: Any) -> None:
     desk.paint()
     mask = desk.mask
     desk.viewer.layers.remove(layers_of(desk)[which])
@@ -465,7 +474,7 @@ def test_a_deleted_layer_closes_the_image_with_its_work_saved(qtbot, desk, which
     assert len(desk.viewer.layers) == 2
 
 
-def test_all_layers_are_deleted_at_once(qtbot, desk):
+def test_all_layers_are_deleted_at_once(qtbot: QtBot, desk: Desk) -> None:
     desk.paint()
     mask = desk.mask
     desk.viewer.layers.clear()
@@ -474,7 +483,7 @@ def test_all_layers_are_deleted_at_once(qtbot, desk):
     assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
 
 
-def test_deleting_the_selected_layers_keeps_those_of_the_study(desk):
+def test_deleting_the_selected_layers_keeps_those_of_the_study(desk: Desk) -> None:
     other = Image(np.zeros((9, 9, 3), np.uint8), rgb=True, name="other")
     desk.viewer.layers.append(other)
     desk.viewer.layers.select_all()
@@ -484,14 +493,14 @@ def test_deleting_the_selected_layers_keeps_those_of_the_study(desk):
     assert desk.editor is not None
 
 
-def test_the_next_image_comes_though_a_layer_was_deleted_just_now(qtbot, desk):
+def test_the_next_image_comes_though_a_layer_was_deleted_just_now(qtbot: QtBot, desk: Desk) -> None:
     desk.viewer.layers.remove(desk.editor.labels)
     desk.open("P2")
     qtbot.waitUntil(lambda: len(desk.viewer.layers) == 2)
     assert desk.mask.sum() == SPOT
 
 
-def test_renamed_and_duplicated_layers_change_nothing(desk):
+def test_renamed_and_duplicated_layers_change_nothing(desk: Desk) -> None:
     image_id, labels = layers_of(desk)
     image_id.name, labels.name = "x", "y"
     desk.viewer.layers.append(Labels(np.ones((40, 60), np.uint8), name="P1 outline"))
@@ -503,7 +512,7 @@ def test_renamed_and_duplicated_layers_change_nothing(desk):
     assert len(desk.viewer.layers) == 4
 
 
-def test_a_reshaped_layer_is_never_written(desk):
+def test_a_reshaped_layer_is_never_written(desk: Desk) -> None:
     desk.paint()
     mask = desk.mask
     desk.editor.labels.data = np.ones((7, 8), np.uint8)
@@ -513,7 +522,7 @@ def test_a_reshaped_layer_is_never_written(desk):
     assert desk.mask.sum() == SPOT
 
 
-def test_fifty_images_take_two_layers_and_are_released(open_desk, network):
+def test_fifty_images_take_two_layers_and_are_released(open_desk: Any, network: Any) -> None:
     desk = open_desk(50).begin()
     seen = []
     for _ in range(49):
@@ -530,7 +539,7 @@ def test_fifty_images_take_two_layers_and_are_released(open_desk, network):
     assert all(state.status is Status.APPROVED for state in list(desk.study.state.images.values())[:49])
 
 
-def test_a_session_that_was_closed_leaves_nothing(qtbot, open_desk):
+def test_a_session_that_was_closed_leaves_nothing(qtbot: QtBot, open_desk: Any) -> None:
     desk = open_desk().begin()
     assert desk.session.close() == ""
     kept = weakref.ref(desk.session)
@@ -542,7 +551,7 @@ def test_a_session_that_was_closed_leaves_nothing(qtbot, open_desk):
 # ----------------------------------------------------------------------------- models, other annotators
 
 
-def test_another_model_predicts_what_nobody_edited(qtbot, desk, network):
+def test_another_model_predicts_what_nobody_edited(qtbot: QtBot, desk: Desk, network: Any) -> None:
     desk.saved()
     other = type(network)()
     other.sha256 = "bb" * 32
@@ -560,7 +569,9 @@ def test_another_model_predicts_what_nobody_edited(qtbot, desk, network):
     assert desk.state("P2").current.model == network.sha256
 
 
-def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, network, open_desk):
+def test_the_same_model_is_not_asked_again_about_what_it_outlined(
+    qtbot: QtBot, desk: Desk, network: Any, open_desk: Any
+) -> None:
     desk.saved()
     assert desk.session.close() == ""
     again = open_desk(model=None).begin()
@@ -572,7 +583,9 @@ def test_the_same_model_is_not_asked_again_about_what_it_outlined(qtbot, desk, n
     assert len(again.study.history(again.id("P1"))) == before
 
 
-def test_a_failing_model_is_reported_and_another_image_opens(qtbot, open_desk, network):
+def test_a_failing_model_is_reported_and_another_image_opens(
+    qtbot: QtBot, open_desk: Any, network: Any
+) -> None:
     network.error = RuntimeError("broken")
     desk = open_desk()
     desk.session.begin()
@@ -584,7 +597,9 @@ def test_a_failing_model_is_reported_and_another_image_opens(qtbot, open_desk, n
 
 
 @pytest.mark.parametrize("blinded", [False, True])
-def test_another_annotators_work_is_seen_unless_blinded(qtbot, open_desk, make_study, blinded):
+def test_another_annotators_work_is_seen_unless_blinded(
+    qtbot: QtBot, open_desk: Any, make_study: Any, blinded: Any
+) -> None:
     desk = open_desk(blinded=blinded).begin()
     desk.saved()
     with make_study(annotator="bo") as other:
@@ -600,7 +615,7 @@ def test_another_annotators_work_is_seen_unless_blinded(qtbot, open_desk, make_s
     assert desk.mask.sum() == (SPOT if blinded else 40 * 60)
 
 
-def test_an_image_that_cannot_be_read_is_reported(qtbot, desk):
+def test_an_image_that_cannot_be_read_is_reported(qtbot: QtBot, desk: Desk) -> None:
     desk.saved()
     path = desk.study.image_path(desk.id("P4"))
     path.unlink()
@@ -610,7 +625,7 @@ def test_an_image_that_cannot_be_read_is_reported(qtbot, desk):
     desk.open("P2")
 
 
-def test_a_view_is_described_and_taken_again(qtbot):
+def test_a_view_is_described_and_taken_again(qtbot: QtBot) -> None:
     viewer = ViewerModel()
     viewer.scene.camera.zoom = 2.5
     view = describe_view(viewer)
@@ -622,7 +637,9 @@ def test_a_view_is_described_and_taken_again(qtbot):
     assert describe_view(other) == view
 
 
-def test_the_first_answer_of_a_model_that_came_late_is_a_prediction(qtbot, open_desk, network):
+def test_the_first_answer_of_a_model_that_came_late_is_a_prediction(
+    qtbot: QtBot, open_desk: Any, network: Any
+) -> None:
     desk = open_desk(model=None).begin()
     assert not desk.mask.any()
     desk.session.set_model(network)
@@ -631,7 +648,7 @@ def test_the_first_answer_of_a_model_that_came_late_is_a_prediction(qtbot, open_
     assert isinstance(desk.state("P1").current, Predicted)
 
 
-def test_no_lesion_taken_back_shows_the_outline_again(desk, open_desk):
+def test_no_lesion_taken_back_shows_the_outline_again(desk: Desk, open_desk: Any) -> None:
     first = desk.id("P1")
     desk.open("P1")
     desk.paint()

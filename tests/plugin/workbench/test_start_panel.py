@@ -1,45 +1,49 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from PIL import Image as PILImage
+from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QDialog, QFileDialog
 
 from napari_lesionseg.plugin.workbench import start_panel
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
 from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog, StartPanel
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
+from napari_lesionseg.types import ByteImage
 
 
 @pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
 @pytest.fixture
-def told(monkeypatch):
+def told(monkeypatch: pytest.MonkeyPatch) -> Any:
     said: list[str] = []
     monkeypatch.setattr(start_panel, "show_error", said.append)
     return said
 
 
 @pytest.fixture
-def viewer():
+def viewer() -> Any:
     return ViewerModel()
 
 
 @pytest.fixture
-def opened():
+def opened() -> Any:
     return []
 
 
 @pytest.fixture
-def panel(qtbot, viewer, opened):
+def panel(qtbot: QtBot, viewer: Any, opened: Any) -> Iterator[Any]:
     made = StartPanel(viewer, lambda: "am", lambda: True)
     qtbot.addWidget(made)
     made.opened.connect(opened.append)
@@ -50,8 +54,14 @@ def panel(qtbot, viewer, opened):
 
 
 def test_images_of_the_viewer_become_a_study_and_their_layers_go(
-    qtbot, panel, viewer, opened, tmp_path, monkeypatch, spot
-):
+    qtbot: QtBot,
+    panel: Any,
+    viewer: Any,
+    opened: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spot: ByteImage,
+) -> None:
     mole, other = Image(spot, rgb=True, name="mole"), Labels(np.zeros((40, 60), np.uint8))
     ours = Image(spot, rgb=True, name="of a study")
     viewer.layers.extend([mole, other, ours])
@@ -68,14 +78,18 @@ def test_images_of_the_viewer_become_a_study_and_their_layers_go(
     assert list(viewer.layers) == [other, ours]
 
 
-def test_a_dialog_that_is_left_makes_nothing(panel, opened, monkeypatch):
+def test_a_dialog_that_is_left_makes_nothing(
+    panel: Any, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(NewStudyDialog, "exec", lambda dialog: int(QDialog.DialogCode.Rejected))
     panel.new_button.click()
     assert panel.new_button.isEnabled()
     assert not opened
 
 
-def test_images_stay_when_no_study_can_be_made(qtbot, panel, viewer, told, tmp_path, spot):
+def test_images_stay_when_no_study_can_be_made(
+    qtbot: QtBot, panel: Any, viewer: Any, told: Any, tmp_path: Path, spot: ByteImage
+) -> None:
     mole = Image(spot, rgb=True)
     viewer.layers.append(mole)
     (tmp_path / "file.txt").write_text("taken")
@@ -86,13 +100,21 @@ def test_images_stay_when_no_study_can_be_made(qtbot, panel, viewer, told, tmp_p
     assert panel.new_button.isEnabled()
 
 
-def test_nothing_is_opened_while_the_annotator_stays(panel, opened, tmp_path):
+def test_nothing_is_opened_while_the_annotator_stays(panel: Any, opened: Any, tmp_path: Path) -> None:
     panel._may_leave = lambda: False
     panel.open_folder(tmp_path)
     assert panel._task is None
 
 
-def test_reading_shows_progress_and_can_be_canceled(qtbot, panel, told, opened, tmp_path, monkeypatch, spot):
+def test_reading_shows_progress_and_can_be_canceled(
+    qtbot: QtBot,
+    panel: Any,
+    told: Any,
+    opened: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spot: ByteImage,
+) -> None:
     for number in range(3):
         image = spot.copy()
         image[0, number] = 9
@@ -100,8 +122,8 @@ def test_reading_shows_progress_and_can_be_canceled(qtbot, panel, told, opened, 
     at_work, go_on = threading.Event(), threading.Event()
     real = start_panel.open_folder
 
-    def slowly(folder, annotator, progress):
-        def waiting(done, total):
+    def slowly(folder: Any, annotator: Any, progress: Any) -> Any:
+        def waiting(done: Any, total: Any) -> None:
             progress(done, total)
             at_work.set()
             go_on.wait(20)
@@ -126,7 +148,7 @@ def test_reading_shows_progress_and_can_be_canceled(qtbot, panel, told, opened, 
 
 
 @pytest.fixture
-def photos(tmp_path, spot) -> Path:
+def photos(tmp_path: Path, spot: Any) -> Path:
     made = tmp_path / "nevi"
     made.mkdir()
     PILImage.fromarray(spot).save(made / "one.png")
@@ -134,19 +156,19 @@ def photos(tmp_path, spot) -> Path:
 
 
 @pytest.fixture
-def dialog(qtbot):
+def dialog(qtbot: QtBot) -> Any:
     made = NewStudyDialog("am", {})
     qtbot.addWidget(made)
     return made
 
 
-def test_with_nothing_given_it_says_what_is_missing(dialog):
+def test_with_nothing_given_it_says_what_is_missing(dialog: Any) -> None:
     assert not dialog.make.isEnabled()
     assert "folder that holds the images" in dialog.problem.text()
     assert not dialog.from_viewer.isEnabled()
 
 
-def test_the_folder_of_the_images_is_enough(dialog, photos):
+def test_the_folder_of_the_images_is_enough(dialog: Any, photos: Path) -> None:
     dialog.images.set_path(photos)
     plan = dialog.plan
     assert dialog.make.isEnabled()
@@ -154,13 +176,13 @@ def test_the_folder_of_the_images_is_enough(dialog, photos):
     assert (plan.copy, plan.key_file, plan.blinded, plan.classes) == (False, None, False, ("lesion",))
 
 
-def test_a_folder_of_ones_own_is_not_replaced(dialog, photos, tmp_path):
+def test_a_folder_of_ones_own_is_not_replaced(dialog: Any, photos: Path, tmp_path: Path) -> None:
     dialog.folder.set_path(tmp_path / "mine")
     dialog.images.set_path(photos)
     assert dialog.plan.folder == tmp_path / "mine"
 
 
-def test_pseudonyms_need_a_key_outside_and_copies(dialog, photos):
+def test_pseudonyms_need_a_key_outside_and_copies(dialog: Any, photos: Path) -> None:
     dialog.images.set_path(photos)
     dialog.pseudonyms.setChecked(True)
     assert dialog.copy.isChecked()
@@ -175,7 +197,7 @@ def test_pseudonyms_need_a_key_outside_and_copies(dialog, photos):
     assert not dialog.plan.copy
 
 
-def test_images_of_the_viewer_are_offered_first(qtbot, spot, tmp_path):
+def test_images_of_the_viewer_are_offered_first(qtbot: QtBot, spot: ByteImage, tmp_path: Path) -> None:
     dialog = NewStudyDialog("am", {"mole": spot})
     qtbot.addWidget(dialog)
     dialog.folder.set_path(tmp_path / "new")
@@ -192,14 +214,14 @@ def test_images_of_the_viewer_are_offered_first(qtbot, spot, tmp_path):
     ("field", "text", "word"),
     [("annotator", "a b", "name"), ("classes", " , ", "lesion"), ("classes", "nevus, nevus", "same name")],
 )
-def test_unusable_input_is_reported(dialog, photos, field, text, word):
+def test_unusable_input_is_reported(dialog: Any, photos: Path, field: Any, text: Any, word: Any) -> None:
     dialog.images.set_path(photos)
     getattr(dialog, field).setText(text)
     assert not dialog.make.isEnabled()
     assert word in dialog.problem.text()
 
 
-def test_classes_and_blinding_are_taken_over(dialog, photos):
+def test_classes_and_blinding_are_taken_over(dialog: Any, photos: Path) -> None:
     dialog.images.set_path(photos)
     dialog.classes.setText("lesion, ulcer")
     dialog.blinded.setChecked(True)
@@ -207,7 +229,7 @@ def test_classes_and_blinding_are_taken_over(dialog, photos):
     assert dialog.plan.blinded
 
 
-def test_browsing_fills_a_path_in(dialog, photos, monkeypatch):
+def test_browsing_fills_a_path_in(dialog: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *arguments: str(photos))
     dialog.images.button.click()
     assert dialog.plan.images_folder == photos

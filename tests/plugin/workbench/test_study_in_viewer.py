@@ -6,9 +6,12 @@ Everything is done by mouse and keys, as an annotator does it: worked on, closed
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QInputDialog
@@ -31,21 +34,21 @@ PLAIN, CTRL = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ControlModifie
 class Hand:
     """An annotator's hand on the mouse and the keys of one window."""
 
-    def __init__(self, qtbot, viewer):
+    def __init__(self, qtbot: QtBot, viewer: Any) -> None:
         self.qtbot, self.viewer = qtbot, viewer
         self.window = viewer.window._qt_window
         self.canvas = viewer.window._qt_viewer.canvas.native
         self.bench = self.window.findChild(Workbench)
 
     @property
-    def session(self):
+    def session(self) -> Any:
         return self.bench.session
 
     @property
-    def editor(self):
+    def editor(self) -> Any:
         return self.bench.session.editor
 
-    def wait(self, name=None):
+    def wait(self, name: Any = None) -> None:
         """Wait until an image is shown with its outline, saved, and the network has nothing to do."""
 
         def there() -> bool:
@@ -65,7 +68,7 @@ class Hand:
         self.qtbot.waitUntil(there, timeout=LONG)
         self.qtbot.waitUntil(lambda: self.session.save_queue.unsaved == 0, timeout=LONG)
 
-    def at(self, row, col) -> QPoint:
+    def at(self, row: Any, col: Any) -> QPoint:
         """Find the place on the canvas of a pixel of the image."""
         camera = self.viewer.scene.camera
         height, width = self.canvas.height(), self.canvas.width()
@@ -75,12 +78,12 @@ class Hand:
             round(height / 2 + (row - center_row) * camera.zoom),
         )
 
-    def click(self, row, col, button=LEFT):
+    def click(self, row: Any, col: Any, button: Any = LEFT) -> None:
         self.qtbot.mouseMove(self.canvas, self.at(row, col))
         self.qtbot.mouseClick(self.canvas, button, PLAIN, self.at(row, col))
         self.qtbot.waitUntil(lambda: not self.editor.requests.queue.is_busy, timeout=LONG)
 
-    def move_to(self, row, col):
+    def move_to(self, row: Any, col: Any) -> None:
         """Move the held mouse until the viewer has noticed; it leaves out moves that come too quickly."""
         here = self.at(row, col)
 
@@ -92,7 +95,7 @@ class Hand:
 
         self.qtbot.waitUntil(noticed, timeout=LONG)
 
-    def drag(self, *places):
+    def drag(self, *places: Any) -> None:
         """Press at the first place, move through the others, release at the last."""
         self.qtbot.mouseMove(self.canvas, self.at(*places[0]))
         self.qtbot.mousePress(self.canvas, LEFT, PLAIN, self.at(*places[0]))
@@ -101,7 +104,7 @@ class Hand:
         self.qtbot.mouseRelease(self.canvas, LEFT, PLAIN, self.at(*places[-1]))
         self.qtbot.waitUntil(lambda: not self.editor.requests.queue.is_busy, timeout=LONG)
 
-    def press(self, key, modifier=PLAIN):
+    def press(self, key: Any, modifier: Any = PLAIN) -> None:
         self.window.activateWindow()
         self.qtbot.waitUntil(lambda: QApplication.activeWindow() is self.window, timeout=LONG)
         self.qtbot.keyClick(self.canvas, key, modifier)
@@ -110,13 +113,13 @@ class Hand:
                 lambda: self.editor is None or not self.editor.requests.queue.is_busy, timeout=LONG
             )
 
-    def take(self, action, key):
+    def take(self, action: Any, key: Any) -> None:
         """Take a tool by its key, unless it is still taken from the image before."""
         if not self.bench.panel(CorrectSection).tools.buttons[action].isChecked():
             self.press(key)
         assert self.bench.panel(CorrectSection).tools.buttons[action].isChecked()
 
-    def facts(self):
+    def facts(self) -> Any:
         """Say what the study knows of every image."""
         return [
             (state.name, state.status, state.note, None if state.current is None else state.current.revision)
@@ -125,7 +128,7 @@ class Hand:
 
 
 @pytest.fixture
-def nevi(real_data, tmp_path):
+def nevi(real_data: Any, tmp_path: Path) -> Any:
     found = sorted((real_data / "ph2-sample").rglob("*_Dermoscopic_Image/*.bmp"))[:10]
     if len(found) < 10:
         pytest.skip(f"fewer than ten images of PH2 under {real_data}")
@@ -137,13 +140,13 @@ def nevi(real_data, tmp_path):
 
 
 @pytest.fixture
-def lesionseg(qtbot, make_napari_viewer, monkeypatch):
+def lesionseg(qtbot: QtBot, make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command, without waiting for anybody to close its window."""
     if not any(entry.shipped and not entry.problem for entry in ModelStore().list()):
         pytest.skip("the model that comes with the program is not in this checkout")
     opened = []
 
-    def make(**more):
+    def make(**more: Any) -> Any:
         opened.append(make_napari_viewer(show=True, **more))
         return opened[-1]
 
@@ -153,7 +156,7 @@ def lesionseg(qtbot, make_napari_viewer, monkeypatch):
     monkeypatch.setattr(commands.napari, "run", lambda: None)
     monkeypatch.setattr(QInputDialog, "getText", lambda *arguments: ("hair over the border", True))
 
-    def run(folder):
+    def run(folder: Any) -> Any:
         assert main([str(folder)]) == 0
         hand = Hand(qtbot, opened[-1])
         hand.wait()
@@ -162,7 +165,7 @@ def lesionseg(qtbot, make_napari_viewer, monkeypatch):
     return run
 
 
-def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, nevi):
+def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot: QtBot, lesionseg: Any, nevi: Any) -> None:
     hand = lesionseg(nevi)
     names = [state.name for state in hand.session.navigation.queue]
     assert len(names) == 10
@@ -196,11 +199,11 @@ def test_ten_images_are_worked_on_and_come_back_as_they_were(qtbot, lesionseg, n
     assert before[4][2] == "hair over the border"
 
 
-def approve_as_it_is(hand):
+def approve_as_it_is(hand: Any) -> None:
     hand.press(Qt.Key.Key_W)
 
 
-def approve_after_clicks(hand):
+def approve_after_clicks(hand: Any) -> None:
     hand.take("positive_click", Qt.Key.Key_C)
     hand.click(12, 14)
     assert hand.editor.snapshot.mask[12, 14] == 1
@@ -210,14 +213,14 @@ def approve_after_clicks(hand):
     hand.press(Qt.Key.Key_W)
 
 
-def approve_painted(hand):
+def approve_painted(hand: Any) -> None:
     hand.take("brush", Qt.Key.Key_P)
     hand.drag((40, 60), (40, 90), (60, 90))
     assert hand.editor.snapshot.mask[40, 75] == 1
     hand.press(Qt.Key.Key_W)
 
 
-def undo_and_approve(hand):
+def undo_and_approve(hand: Any) -> None:
     mask = hand.editor.snapshot.mask
     hand.take("brush", Qt.Key.Key_P)
     hand.drag((40, 60), (40, 90))
@@ -231,15 +234,15 @@ def undo_and_approve(hand):
     hand.press(Qt.Key.Key_W)
 
 
-def flag(hand):
+def flag(hand: Any) -> None:
     hand.press(Qt.Key.Key_F4)
 
 
-def no_lesion(hand):
+def no_lesion(hand: Any) -> None:
     hand.press(Qt.Key.Key_F3)
 
 
-def approve_after_a_scribble(hand):
+def approve_after_a_scribble(hand: Any) -> None:
     hand.take("positive_click", Qt.Key.Key_C)
     hand.drag((30, 40), (30, 90), (30, 140))
     assert len(hand.editor.snapshot.clicks) > 3
@@ -247,13 +250,13 @@ def approve_after_a_scribble(hand):
     hand.press(Qt.Key.Key_W)
 
 
-def approve_after_a_tool(hand):
+def approve_after_a_tool(hand: Any) -> None:
     hand.press(Qt.Key.Key_S)
     hand.press(Qt.Key.Key_O)
     hand.press(Qt.Key.Key_W)
 
 
-def approve_reopen_and_approve(hand):
+def approve_reopen_and_approve(hand: Any) -> None:
     name = hand.session.state.name
     hand.press(Qt.Key.Key_W)
     hand.qtbot.waitUntil(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
 
@@ -22,14 +25,14 @@ from napari_lesionseg.types import Click
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_review, "PAUSE_MS", 5)
     monkeypatch.setattr(autosave, "RETRY_MS", 20)
     monkeypatch.setattr("os.fsync", lambda file: None)  # tested with the study; takes seconds on a busy disk
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Any:
     made = tmp_path / "nevi"
     made.mkdir()
     for number in range(4):
@@ -40,7 +43,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def bench(qtbot, make_napari_viewer, network) -> Workbench:
+def bench(qtbot: QtBot, make_napari_viewer: Any, network: Any) -> Workbench:
     viewer = make_napari_viewer()
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
@@ -51,7 +54,7 @@ def bench(qtbot, make_napari_viewer, network) -> Workbench:
 
 
 @pytest.fixture
-def open_bench(qtbot, bench, folder) -> Workbench:
+def open_bench(qtbot: QtBot, bench: Workbench, folder: Any) -> Workbench:
     bench.open_folder(folder)
     shown(qtbot, bench, "P1")
     qtbot.waitUntil(lambda: bench.session.editor.snapshot.mask.any())
@@ -59,11 +62,11 @@ def open_bench(qtbot, bench, folder) -> Workbench:
 
 
 @pytest.fixture
-def answer(monkeypatch):
+def answer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the annotator says when asked whether to leave unsaved work, and what she was told."""
     said = {"answer": QMessageBox.StandardButton.No, "asked": []}
 
-    def warning(parent, title, text, *buttons):
+    def warning(parent: Any, title: Any, text: Any, *buttons: Any) -> Any:
         said["asked"].append(text)
         return said["answer"]
 
@@ -71,7 +74,7 @@ def answer(monkeypatch):
     return said
 
 
-def shown(qtbot, bench, *names):
+def shown(qtbot: QtBot, bench: Workbench, *names: Any) -> None:
     qtbot.waitUntil(
         lambda: (
             bench.session is not None
@@ -82,22 +85,22 @@ def shown(qtbot, bench, *names):
     )
 
 
-def saved(qtbot, bench):
+def saved(qtbot: QtBot, bench: Workbench) -> None:
     qtbot.waitUntil(lambda: bench.session.save_queue.unsaved == 0)
 
 
-def paint(bench):
+def paint(bench: Workbench) -> None:
     bench.session.editor.labels.paint((2, 2), 1)
 
 
-def test_without_a_study_it_offers_ways_to_begin(bench):
+def test_without_a_study_it_offers_ways_to_begin(bench: Workbench) -> None:
     assert bench.title.text() == "LesionSeg"
     for button in (bench.start.new_button, bench.start.open_button, bench.start.samples_button):
         assert button.isVisibleTo(bench)
     assert bench.close_study()
 
 
-def test_a_folder_is_opened_and_its_first_image_outlined(qtbot, open_bench):
+def test_a_folder_is_opened_and_its_first_image_outlined(qtbot: QtBot, open_bench: Workbench) -> None:
     assert open_bench.title.text() == "nevi"
     assert open_bench.panel(QueuePanel).model.rowCount() == 4
     saved(qtbot, open_bench)
@@ -107,7 +110,7 @@ def test_a_folder_is_opened_and_its_first_image_outlined(qtbot, open_bench):
     assert not open_bench.start.open_button.isVisibleTo(open_bench)
 
 
-def test_approve_by_button_goes_to_the_next_image(qtbot, open_bench):
+def test_approve_by_button_goes_to_the_next_image(qtbot: QtBot, open_bench: Workbench) -> None:
     first = open_bench.session.image_id
     open_bench.panel(ReviewBar).approve.click()
     shown(qtbot, open_bench, "P2")
@@ -117,7 +120,7 @@ def test_approve_by_button_goes_to_the_next_image(qtbot, open_bench):
     shown(qtbot, open_bench, "P1")
 
 
-def test_a_click_in_the_table_opens_an_image(qtbot, open_bench):
+def test_a_click_in_the_table_opens_an_image(qtbot: QtBot, open_bench: Workbench) -> None:
     table = open_bench.panel(QueuePanel).table
     place = table.visualRect(open_bench.panel(QueuePanel).model.index(2, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(place.x(), place.y()))
@@ -125,7 +128,7 @@ def test_a_click_in_the_table_opens_an_image(qtbot, open_bench):
     assert table.selectionModel().selectedRows()[0].row() == 2
 
 
-def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench):
+def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot: QtBot, open_bench: Workbench) -> None:
     area = open_bench.session.editor.snapshot.mask.sum()
     open_bench.panel(OutlinePanel).form.threshold.slider.setValue(95)
     qtbot.waitUntil(lambda: open_bench.session.editor.snapshot.mask.sum() > area)
@@ -133,7 +136,9 @@ def test_the_threshold_redraws_and_undo_takes_the_slider_back(qtbot, open_bench)
     assert open_bench.panel(OutlinePanel).form.threshold.threshold is None
 
 
-def test_a_missing_folder_is_reported(qtbot, bench, tmp_path, monkeypatch):
+def test_a_missing_folder_is_reported(
+    qtbot: QtBot, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = []
     monkeypatch.setattr(start_panel, "show_error", told.append)
     bench.open_folder(tmp_path / "nowhere")
@@ -142,11 +147,13 @@ def test_a_missing_folder_is_reported(qtbot, bench, tmp_path, monkeypatch):
     assert bench.start.open_button.isEnabled()
 
 
-def test_a_model_that_cannot_be_loaded_is_reported(qtbot, bench, monkeypatch):
+def test_a_model_that_cannot_be_loaded_is_reported(
+    qtbot: QtBot, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = []
     monkeypatch.setattr(panels, "show_error", told.append)
 
-    def load(choice):
+    def load(choice: Any) -> None:
         raise ModelNotFoundError("there is none")
 
     monkeypatch.setattr(panels.task, "load", load)
@@ -154,13 +161,15 @@ def test_a_model_that_cannot_be_loaded_is_reported(qtbot, bench, monkeypatch):
     qtbot.waitUntil(lambda: told == ["there is none"])
 
 
-def test_the_sample_images_open(qtbot, bench):
+def test_the_sample_images_open(qtbot: QtBot, bench: Workbench) -> None:
     bench.start.samples_button.click()
     shown(qtbot, bench)
     assert bench.panel(QueuePanel).model.rowCount() == 6
 
 
-def test_the_menu_leads_from_one_study_to_the_next(qtbot, open_bench, make_study):
+def test_the_menu_leads_from_one_study_to_the_next(
+    qtbot: QtBot, open_bench: Workbench, make_study: Any
+) -> None:
     other = make_study(2)
     other.close()
     assert open_bench.menu.isVisibleTo(open_bench)
@@ -178,7 +187,9 @@ def test_the_menu_leads_from_one_study_to_the_next(qtbot, open_bench, make_study
     assert open_bench.start.new_button.isVisibleTo(open_bench)
 
 
-def test_of_two_studies_asked_for_the_later_one_opens(qtbot, bench, folder, make_study):
+def test_of_two_studies_asked_for_the_later_one_opens(
+    qtbot: QtBot, bench: Workbench, folder: Path, make_study: Any
+) -> None:
     other = make_study(2)
     other.close()
     bench.open_folder(folder)
@@ -187,7 +198,7 @@ def test_of_two_studies_asked_for_the_later_one_opens(qtbot, bench, folder, make
     assert bench.panel(QueuePanel).model.rowCount() == 2
 
 
-def test_failing_to_save_is_loud_until_it_works(qtbot, open_bench, trouble):
+def test_failing_to_save_is_loud_until_it_works(qtbot: QtBot, open_bench: Workbench, trouble: Any) -> None:
     saved(qtbot, open_bench)
     trouble.on = True
     paint(open_bench)
@@ -203,7 +214,9 @@ def test_failing_to_save_is_loud_until_it_works(qtbot, open_bench, trouble):
     assert "bold" not in open_bench.panel(ReviewBar).save_status.styleSheet()
 
 
-def test_the_window_asks_before_it_closes_on_unsaved_work(qtbot, open_bench, trouble, answer):
+def test_the_window_asks_before_it_closes_on_unsaved_work(
+    qtbot: QtBot, open_bench: Workbench, trouble: Any, answer: Any
+) -> None:
     saved(qtbot, open_bench)
     window = open_bench._viewer.window._qt_window
     trouble.on = True
@@ -220,7 +233,9 @@ def test_the_window_asks_before_it_closes_on_unsaved_work(qtbot, open_bench, tro
     assert len(answer["asked"]) == 2
 
 
-def test_closing_the_window_saves_everything(qtbot, open_bench, folder, answer):
+def test_closing_the_window_saves_everything(
+    qtbot: QtBot, open_bench: Workbench, folder: Path, answer: Any
+) -> None:
     paint(open_bench)
     image_id, mask = open_bench.session.image_id, open_bench.session.editor.snapshot.mask
     open_bench._viewer.window._qt_window.close()
@@ -231,7 +246,9 @@ def test_closing_the_window_saves_everything(qtbot, open_bench, folder, answer):
         assert study.session.image_id == image_id
 
 
-def test_closing_the_viewer_while_the_network_works(qtbot, open_bench, folder, network, answer):
+def test_closing_the_viewer_while_the_network_works(
+    qtbot: QtBot, open_bench: Workbench, folder: Path, network: Any, answer: Any
+) -> None:
     saved(qtbot, open_bench)
     network.gate.clear()
     network.started.clear()
@@ -245,13 +262,13 @@ def test_closing_the_viewer_while_the_network_works(qtbot, open_bench, folder, n
         assert study.read_mask(image_id)[2, 2] == 1
 
 
-def test_closing_while_the_study_is_being_opened(qtbot, bench, folder):
+def test_closing_while_the_study_is_being_opened(qtbot: QtBot, bench: Workbench, folder: Path) -> None:
     bench.open_folder(folder)
     bench._viewer.close()
     assert bench.session is None
 
 
-def test_a_removed_dock_saves_and_leaves_nothing(qtbot, open_bench, folder):
+def test_a_removed_dock_saves_and_leaves_nothing(qtbot: QtBot, open_bench: Workbench, folder: Path) -> None:
     paint(open_bench)
     image_id, viewer = open_bench.session.image_id, open_bench._viewer
     open_bench.setParent(None)
@@ -263,7 +280,9 @@ def test_a_removed_dock_saves_and_leaves_nothing(qtbot, open_bench, folder):
         assert study.read_mask(image_id)[2, 2] == 1
 
 
-def test_a_removed_dock_goes_on_saving(qtbot, open_bench, folder, monkeypatch, trouble):
+def test_a_removed_dock_goes_on_saving(
+    qtbot: QtBot, open_bench: Workbench, folder: Path, monkeypatch: pytest.MonkeyPatch, trouble: Any
+) -> None:
     saved(qtbot, open_bench)
     told = []
     monkeypatch.setattr(widget, "show_error", told.append)
@@ -281,7 +300,9 @@ def test_a_removed_dock_goes_on_saving(qtbot, open_bench, folder, monkeypatch, t
         assert study.read_mask(image_id)[2, 2] == 1
 
 
-def test_a_floating_dock_does_not_hide_the_window_that_closes(qtbot, open_bench, folder):
+def test_a_floating_dock_does_not_hide_the_window_that_closes(
+    qtbot: QtBot, open_bench: Workbench, folder: Path
+) -> None:
     dock = open_bench.parentWidget()
     while not isinstance(dock, QDockWidget):
         dock = dock.parentWidget()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.workbench import image_review
@@ -77,7 +80,7 @@ class Workday(RuleBasedStateMachine):
         self.arrive()
 
     @property
-    def editor(self):
+    def editor(self) -> Any:
         return self.session.editor
 
     @property
@@ -129,7 +132,7 @@ class Workday(RuleBasedStateMachine):
             self.saved[self.here] = self.by_hand[self.here]
 
     @rule(place=PLACES, size=st.integers(1, 9), value=st.integers(0, 1))
-    def paint(self, place, size, value) -> None:
+    def paint(self, place: Any, size: Any, value: Any) -> None:
         before, mask = self.mask, self.mask
         window = mask[place[0] : place[0] + size, place[1] : place[1] + size]
         window[...] = value
@@ -140,14 +143,14 @@ class Workday(RuleBasedStateMachine):
             assert np.array_equal(self.mask, mask)
 
     @rule(place=PLACES, positive=st.booleans())
-    def click(self, place, positive) -> None:
+    def click(self, place: Any, positive: Any) -> None:
         before = self.mask
         self.editor.add_clicks([Click(*place, positive)])
         self.step(before)
         assert (self.mask[place] > 0) == positive
 
     @rule(threshold=st.sampled_from([0.3, 0.5, 0.9]))
-    def move_threshold(self, threshold) -> None:
+    def move_threshold(self, threshold: Any) -> None:
         if threshold != self.threshold:
             before, self.threshold = self.mask, threshold
             self.session.display.set_config(PLAIN.model_copy(update={"threshold": threshold}))
@@ -184,7 +187,7 @@ class Workday(RuleBasedStateMachine):
         self.changed(mask)
 
     @rule(number=NUMBERS)
-    def go_to(self, number) -> None:
+    def go_to(self, number: Any) -> None:
         if self.ids[number] != self.here:
             self.leave()
             self.session.open_image(self.ids[number])
@@ -229,7 +232,7 @@ class Workday(RuleBasedStateMachine):
             self.by_hand[self.here] = mask
         return True
 
-    def on(self, verdict) -> None:
+    def on(self, verdict: Any) -> None:
         """Say something of the image, which leads to the next one if there is one."""
         self.leave()
         name = self.here
@@ -282,7 +285,9 @@ class Workday(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-def test_whatever_happens_the_annotator_finds_the_same_outlines(qtbot, network, monkeypatch):
+def test_whatever_happens_the_annotator_finds_the_same_outlines(
+    qtbot: QtBot, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(image_review, "PAUSE_MS", LONG_PAUSE_MS)
     monkeypatch.setattr(Workday, "qtbot", qtbot)
