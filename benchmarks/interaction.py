@@ -45,7 +45,7 @@ from napari_lesionseg.plugin.editor.tools import TOOLS, ToolContext
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Box, Click
+from napari_lesionseg.types import Box, Click, Prompts
 
 SIZES = ((560, 768), (4000, 6000))
 TICK_MS = 10
@@ -194,7 +194,7 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
     for tool in ("smooth", "snap"):  # on the network's outline, so that there is something to change
         changes = [lambda t=tool: apply_tool(editor, t)] * few
         rows.append(measure(window, tool, changes, lambda: apply_tool(editor, "back_to_prediction")))
-    rows.append(measure(window, "box", [lambda: editor.add_box(box)] * few))
+    rows.append(measure(window, "box", [lambda: editor.add_area(Prompts(box=box))] * few))
     editor.close()
     window.viewer.close()
     return rows

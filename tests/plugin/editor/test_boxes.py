@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from tests.plugin.editor.fakes import PLAIN, RecordedEditor, SlowJobs, base_mask
 
-from napari_lesionseg.types import Box, Click
+from napari_lesionseg.types import Box, Click, Prompts
 
 
 def test_a_box_adds_what_is_found_in_it(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     before = predicted.snapshot.mask
-    predicted.add_box(Box(28, 2, 38, 12), adds=True)
+    predicted.add_area(Prompts(box=Box(28, 2, 38, 12)), adds=True)
     jobs.finish()
     assert predicted.kinds == ["box"]
     assert np.all(predicted.snapshot.mask >= before)
@@ -24,14 +24,14 @@ def test_a_box_adds_what_is_found_in_it(predicted: RecordedEditor, jobs: SlowJob
 
 def test_what_a_box_added_stays_beside_the_largest_part(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.set_config(PLAIN.model_copy(update={"largest_only": True}))
-    predicted.add_box(Box(30, 0, 40, 10), adds=True)
+    predicted.add_area(Prompts(box=Box(30, 0, 40, 10)), adds=True)
     jobs.finish()
     assert predicted.snapshot.mask[35, 5]
     assert predicted.snapshot.mask[20, 30]
 
 
 def test_a_negative_click_removes_what_a_box_added(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_box(Box(30, 0, 40, 10), adds=True)
+    predicted.add_area(Prompts(box=Box(30, 0, 40, 10)), adds=True)
     jobs.finish()
     predicted.add_clicks([Click(35, 5, positive=False)])
     jobs.finish()
@@ -44,7 +44,7 @@ def test_a_negative_click_removes_what_a_box_added(predicted: RecordedEditor, jo
 def test_boxes_that_are_too_small_or_outside_are_ignored(
     predicted: RecordedEditor, jobs: SlowJobs, box: Box
 ) -> None:
-    predicted.add_box(box)
+    predicted.add_area(Prompts(box=box))
     assert not jobs.waiting
     assert not predicted.errors
 
@@ -54,9 +54,9 @@ def test_a_gesture_replaces_the_outline_and_is_undone_as_one_step(
     predicted: RecordedEditor, jobs: SlowJobs, kind: str
 ) -> None:
     if kind == "box":
-        predicted.add_box(Box(2, 2, 14, 16))
+        predicted.add_area(Prompts(box=Box(2, 2, 14, 16)))
     else:
-        predicted.add_lasso([(2, 2), (2, 16), (14, 16), (14, 2)])
+        predicted.add_area(Prompts(lasso=((2, 2), (2, 16), (14, 16), (14, 2))))
     jobs.finish()
     assert predicted.kinds == [kind]
     assert predicted.snapshot.mask[4:12, 4:14].all()

@@ -25,7 +25,7 @@ from tests.plugin.editor.fakes import (
 from napari_lesionseg.errors import DeviceError, MaskError, ModelNotFoundError
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.types import Box, Click
+from napari_lesionseg.types import Box, Click, Prompts
 
 
 def test_a_prediction_is_drawn_and_undone(editor: RecordedEditor, jobs: SlowJobs) -> None:
@@ -131,7 +131,7 @@ def everything(editor: RecordedEditor) -> None:
     editor.predict()
     editor.add_clicks([Click(3, 3)])
     editor.remove_last_click()
-    editor.add_box(Box(5, 5, 30, 30))
+    editor.add_area(Prompts(box=Box(5, 5, 30, 30)))
     editor.set_config(PLAIN.model_copy(update={"threshold": 0.2}))
     for tool in EDITS:
         apply_tool(editor, tool, 3, 3)

@@ -14,7 +14,7 @@ from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART, MaskEdit
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.types import Box, Click
+from napari_lesionseg.types import Box, Click, Prompts
 
 SCALE = 2.0
 
@@ -55,11 +55,8 @@ class CalledEditor(MaskEditor):
     def add_clicks(self, clicks: Sequence[Click]) -> None:
         self.calls.append(("add_clicks", *clicks))
 
-    def add_box(self, box: Box, *, adds: bool = False) -> None:
-        self.calls.append(("add_box", box, adds))
-
-    def add_lasso(self, points: Sequence[tuple[float, float]], *, adds: bool = False) -> None:
-        self.calls.append(("add_lasso", points, adds))
+    def add_area(self, area: Prompts, *, adds: bool = False) -> None:
+        self.calls.append(("add_area", area, adds))
 
     def apply(self, edit: MaskEdit, point: tuple[float, float] | None = None) -> None:
         self.calls.append(("apply", edit, point))
@@ -144,7 +141,7 @@ def test_a_box_is_drawn_from_any_corner_and_cut_at_the_border(editor: CalledEdit
     mouse_move_callbacks(editor.labels, Event("move", (-7, 20)))
     assert editor.document.overlay.box == (0, 20, 31, 51)
     mouse_release_callbacks(editor.labels, Event("release", (-7, 20)))
-    assert editor.calls == [("add_box", Box(0, 20, 31, 51), False)]
+    assert editor.calls == [("add_area", Prompts(box=Box(0, 20, 31, 51)), False)]
     assert editor.document.overlay.box is None
 
 
@@ -159,8 +156,8 @@ def test_a_lasso_is_drawn_in_one_stroke_and_shift_adds(editor: CalledEditor, mou
     mouse.start("box")
     drag(editor, (10, 10), (19, 29), modifiers=("Shift",))
     assert editor.calls[1:] == [
-        ("add_lasso", ((10, 10), (10, 40), (30, 20)), True),
-        ("add_box", Box(10, 10, 20, 30), True),
+        ("add_area", Prompts(lasso=((10, 10), (10, 40), (30, 20))), True),
+        ("add_area", Prompts(box=Box(10, 10, 20, 30)), True),
     ]
 
 

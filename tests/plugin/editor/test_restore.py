@@ -13,13 +13,16 @@ from tests.plugin.editor.fakes import (
     stamped,
 )
 
+from napari_lesionseg.plugin.editor.editor import saved_history
 from napari_lesionseg.types import Click
 
 
 def test_a_restored_mask_starts_a_new_history(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     mask = np.zeros(SHAPE, dtype=np.uint8)
     mask[20:30, 5:15] = 1
-    predicted.restore(mask, [Click(25, 10)], PLAIN.model_copy(update={"threshold": 0.7}))
+    predicted.restore(
+        saved_history(predicted, mask, [Click(25, 10)], PLAIN.model_copy(update={"threshold": 0.7}))
+    )
     np.testing.assert_array_equal(predicted.snapshot.mask, mask)
     assert predicted.snapshot.clicks == (Click(25, 10),)
     assert predicted.requests.config.threshold == 0.7
@@ -32,7 +35,7 @@ def test_corrections_of_a_restored_mask_survive_clicks(editor: RecordedEditor, j
     mask = base_mask()
     mask[35:39, 2:8] = 1
     mask[12:15, 22:26] = 0
-    editor.restore(mask)
+    editor.restore(saved_history(editor, mask))
     editor.add_clicks([Click(3, 50)])
     jobs.finish()
     assert editor.snapshot.mask[35:39, 2:8].all()
@@ -46,7 +49,7 @@ def test_corrections_of_a_restored_mask_survive_clicks(editor: RecordedEditor, j
 def test_the_threshold_of_a_restored_outline_can_be_moved(editor: RecordedEditor, jobs: SlowJobs) -> None:
     mask = base_mask()
     mask[35:39, 2:8] = 1
-    editor.restore(mask)
+    editor.restore(saved_history(editor, mask))
     editor.set_config(PLAIN.model_copy(update={"threshold": 0.3}))
     jobs.finish()
     expected = base_mask(0.3)
@@ -58,7 +61,9 @@ def test_the_threshold_of_a_restored_outline_can_be_moved(editor: RecordedEditor
 
 def test_the_last_restored_click_can_be_removed(editor: RecordedEditor, jobs: SlowJobs) -> None:
     clicks = [Click(3, 3), Click(3, 50)]
-    editor.restore((stamped(base_probability(), clicks) >= 0.5).astype(np.uint8), clicks)
+    editor.restore(
+        saved_history(editor, (stamped(base_probability(), clicks) >= 0.5).astype(np.uint8), clicks)
+    )
     editor.remove_last_click()
     jobs.finish()
     assert editor.snapshot.clicks == (Click(3, 3),)
@@ -70,7 +75,7 @@ def test_a_prefetched_prediction_does_not_change_a_restored_mask(
 ) -> None:
     mask = base_mask()
     mask[35:39, 2:8] = 1
-    editor.restore(mask)
+    editor.restore(saved_history(editor, mask))
     editor.set_prediction(prediction_of(base_probability()), draw=False)
     np.testing.assert_array_equal(editor.snapshot.mask, mask)
     apply_tool(editor, "back_to_prediction")

@@ -76,16 +76,16 @@ class MaskDocument:
     @property
     def can_undo(self) -> bool:
         """Whether a step, or a stroke not recorded yet, can be undone."""
-        return self.history.depth > 0 or self._is_painted()
+        return self.history.depth > 0 or _is_painted(self)
 
     @property
     def can_redo(self) -> bool:
         """Whether a step can be redone."""
-        return self.history.can_redo and not self._is_painted()
+        return self.history.can_redo and not _is_painted(self)
 
     def record_painting(self) -> bool:
         """Record what was painted since the last step; return whether anything was."""
-        if not self._is_painted():
+        if not _is_painted(self):
             return False
         now, mask = self.snapshot, self.layer.mask
         manual_mask = now.manual_mask | (mask != now.mask)
@@ -130,7 +130,7 @@ class MaskDocument:
             model_threshold=model_threshold,
             config=config or now.config,
         )
-        if self.keeps_first and self._is_first(before):
+        if self.keeps_first and _is_first(self, before):
             self.restart(UndoHistory(compose.compose_mask(then, self.active_class)), "prediction")
         else:
             self.redraw(then, "prediction")
@@ -154,10 +154,12 @@ class MaskDocument:
         self.overlay.clear()
         self.layer.close()
 
-    def _is_first(self, before: Snapshot) -> bool:
-        """Whether nothing has been drawn or predicted yet."""
-        untouched = not self.history.depth and before.initial_prediction is None and before is self.snapshot
-        return untouched and not before.mask.any()
 
-    def _is_painted(self) -> bool:
-        return self.layer.usable and not self.layer.shows(self.snapshot.mask)
+def _is_first(document: MaskDocument, before: Snapshot) -> bool:
+    """Whether nothing has been drawn or predicted yet."""
+    untouched = not document.history.depth and before.initial_prediction is None
+    return untouched and before is document.snapshot and not before.mask.any()
+
+
+def _is_painted(document: MaskDocument) -> bool:
+    return document.layer.usable and not document.layer.shows(document.snapshot.mask)

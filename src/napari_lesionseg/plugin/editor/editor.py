@@ -25,7 +25,7 @@ from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_thre
 from napari_lesionseg.plugin.editor.stack_editor import StackEditor
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
-from napari_lesionseg.types import Box, Click, LabelImage, Prompts, Scribble
+from napari_lesionseg.types import Click, LabelImage, Prompts
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -178,21 +178,15 @@ class MaskEditor:
         else:
             self.requests.submit("remove_click")
 
-    def add_scribble(self, scribble: Scribble) -> None:
-        """Add a stroke as a row of clicks, which are undone together."""
-        shape = self.document.snapshot.mask.shape
-        self.add_clicks(compose.clicks_along(scribble.points, scribble.positive, shape))
-
-    def add_box(self, box: Box, *, adds: bool = False) -> None:
-        """Draw the lesion in a box: instead of the outline, or added to it."""
-        box = compose.clipped(box, self.document.snapshot.mask.shape)
-        if min(box.bottom - box.top, box.right - box.left) >= MIN_BOX and self._is_ready():
-            self.requests.submit("area", area=Prompts(box=box), adds=adds)
-
-    def add_lasso(self, points: Sequence[tuple[float, float]], *, adds: bool = False) -> None:
-        """Draw the lesion in a closed stroke: instead of the outline, or added to it."""
-        if len(points) > 2 and np.ptp(points, axis=0).min() >= MIN_BOX and self._is_ready():
-            self.requests.submit("area", area=Prompts(lasso=tuple(points)), adds=adds)
+    def add_area(self, area: Prompts, *, adds: bool = False) -> None:
+        """Draw the lesion in a box or a lasso: instead of the outline, or added to it."""
+        if area.box is not None:
+            box = compose.clipped(area.box, self.document.snapshot.mask.shape)
+            area, extent = Prompts(box=box), min(box.bottom - box.top, box.right - box.left)
+        else:
+            extent = np.ptp(area.lasso, axis=0).min() if len(area.lasso) > 2 else 0
+        if extent >= MIN_BOX and self._is_ready():
+            self.requests.submit("area", area=area, adds=adds)
 
     def apply(self, edit: MaskEdit, point: tuple[float, float] | None = None) -> None:
         """Apply a tool to the mask, at a point (row, column) if it needs one."""
@@ -242,33 +236,16 @@ class MaskEditor:
             self.requests.cancel()
             self.document.show(self.document.history.redo(), "redo")
 
-    def resume(self, history: UndoHistory) -> None:
-        """Go on with the history that the image had when it was left."""
-        self.requests.cancel()
-        if self.document.layer.usable:
-            self.document.restart(history, "restored")
-
-    def restore(
-        self, mask: LabelImage, clicks: Sequence[Click] = (), config: PostprocessConfig | None = None
-    ) -> None:
-        """Start a new history from a saved mask (H, W), with the clicks and settings it was made with."""
+    def restore(self, history: UndoHistory) -> None:
+        """Use a history kept when the image was left, or one that starts with a saved mask."""
         self.requests.cancel()
         document = self.document
         if not document.layer.usable:
             return
-        if mask.shape != document.snapshot.mask.shape:
+        if history.current.mask.shape != document.snapshot.mask.shape:
             self.failed.emit(MaskError("The saved outline is of another size; segment the image again."))
             return
-        base = Snapshot(
-            mask.astype(np.uint8),
-            np.zeros(mask.shape, bool),
-            config if config is not None else self.requests.config,
-            tuple(clicks),
-            (1,) * len(clicks),
-            (None,) * (len(clicks) + 1),
-            model_threshold=own_threshold(self.requests.model),
-        )
-        document.restart(UndoHistory(base), "restored")
+        document.restart(history, "restored")
 
     def close(self) -> None:
         """Release the layer and the viewer; requests are cancelled."""
@@ -289,3 +266,22 @@ class MaskEditor:
         if not self._closed:
             self.failed.emit(MaskError("The outline or its image was closed or changed; open it again."))
         return False
+
+
+def saved_history(
+    editor: MaskEditor,
+    mask: LabelImage,
+    clicks: Sequence[Click] = (),
+    config: PostprocessConfig | None = None,
+) -> UndoHistory:
+    """Return a new history of a saved mask (H, W), with the clicks and settings it was made with."""
+    base = Snapshot(
+        mask.astype(np.uint8),
+        np.zeros(mask.shape, bool),
+        config if config is not None else editor.document.snapshot.config,
+        tuple(clicks),
+        (1,) * len(clicks),
+        (None,) * (len(clicks) + 1),
+        model_threshold=own_threshold(editor.requests.model),
+    )
+    return UndoHistory(base)

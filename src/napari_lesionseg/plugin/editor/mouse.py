@@ -11,7 +11,7 @@ from psygnal import Signal
 from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART
-from napari_lesionseg.types import Box, Click, Scribble
+from napari_lesionseg.types import Box, Click, Prompts
 
 Mode = Literal["off", "click", "box", "lasso", "remove"]
 
@@ -104,7 +104,7 @@ class EditMouse:
             yield
         event.handled = True
         if dragged:
-            self._editor.add_scribble(Scribble(tuple(path), positive))
+            self._editor.add_clicks(clicks_along(path, positive, self._shape))
         else:
             self._editor.add_clicks([Click(*path[0], positive)])
 
@@ -121,7 +121,7 @@ class EditMouse:
             yield
         event.handled = True
         self._editor.document.overlay.show_box(None)
-        self._editor.add_box(self._box_between(first, last), adds=adds)
+        self._editor.add_area(Prompts(box=self._box_between(first, last)), adds=adds)
 
     def _lasso(self, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release: a closed stroke."""
@@ -135,7 +135,7 @@ class EditMouse:
             yield
         event.handled = True
         self._editor.document.overlay.show_lasso(())
-        self._editor.add_lasso(tuple(path), adds=adds)
+        self._editor.add_area(Prompts(lasso=tuple(path)), adds=adds)
 
     @property
     def _shape(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from psygnal import Signal, SignalInstance
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.evaluation.quality import quality_estimate
-from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.editor.editor import MaskEditor, saved_history
 from napari_lesionseg.plugin.editor.undo_history import UndoHistory
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.tasks import Delay
@@ -73,10 +73,11 @@ class ImageReview:
             self._by_annotator, mask, clicks = unsaved.by_annotator, unsaved.mask, unsaved.clicks
         known = history is not None and mask is not None and same_pixels(mask, history.current.mask)
         if known and history is not None:
-            self.editor.resume(history)
+            self.editor.restore(history)
             self.editor.requests.encoded = prepared.encoded
         elif mask is not None and (self._by_annotator or prepared.prediction is None):
-            self.editor.restore(mask, clicks, self._config_of(unsaved))
+            config = _config_of(self.editor, self.state, unsaved)
+            self.editor.restore(saved_history(self.editor, mask, clicks, config))
         if prepared.prediction is not None and not known:
             self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
             is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
@@ -96,7 +97,7 @@ class ImageReview:
 
     def approve(self) -> None:
         """Approve the outline."""
-        mask = self._mask()
+        mask = _within_classes(self.editor.snapshot.mask, len(self._study.info.classes))
         if not mask.any():
             self.failed.emit("The outline is empty. Draw one, or choose No lesion.")
             return
@@ -110,11 +111,15 @@ class ImageReview:
         self.save()
         hidden, history = self._hidden, self._hidden_history
         if not self._is_no_lesion:
-            hidden = UnsavedMask(self._mask(), self.editor.snapshot.clicks, self._by_annotator)
+            hidden = UnsavedMask(
+                _within_classes(self.editor.snapshot.mask, len(self._study.info.classes)),
+                self.editor.snapshot.clicks,
+                self._by_annotator,
+            )
             history = self.editor.document.history
         shape = self.state.shape
         self._save_queue.save_no_lesion(self.image_id, shape)
-        self.editor.restore(np.zeros(shape, np.uint8))
+        self.editor.restore(saved_history(self.editor, np.zeros(shape, np.uint8)))
         self._set_dirty(False)
         self._hidden, self._hidden_history, self._is_no_lesion = hidden, history, True
         self.decided.emit()
@@ -136,7 +141,10 @@ class ImageReview:
         """Put the outline into the save queue, if it changed."""
         if self._save_queue.dirty:
             self._set_dirty(False)
-            self._put("correction" if self._by_annotator else "prediction", self._mask())
+            self._put(
+                "correction" if self._by_annotator else "prediction",
+                _within_classes(self.editor.snapshot.mask, len(self._study.info.classes)),
+            )
 
     def close(self) -> None:
         """Save the outline and close its editor."""
@@ -155,22 +163,11 @@ class ImageReview:
             return
         history = self._hidden_history
         if history is not None and same_pixels(history.current.mask, hidden.mask):
-            self.editor.resume(history)
+            self.editor.restore(history)
         else:
-            self.editor.restore(hidden.mask, hidden.clicks)
+            self.editor.restore(saved_history(self.editor, hidden.mask, hidden.clicks))
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
-
-    def _config_of(self, unsaved: UnsavedMask | None) -> PostprocessConfig:
-        """Return the settings of the editor, with the threshold that the outline was made with."""
-        current = self.state.current
-        threshold = (
-            unsaved.threshold if unsaved is not None else None if current is None else current.threshold
-        )
-        config, model = self.editor.requests.config, self.editor.requests.model
-        if model is not None and threshold == model.card.threshold:
-            threshold = None  # follow the model's own
-        return config if threshold is None else config.model_copy(update={"threshold": threshold})
 
     def _put(self, kind: MaskKind, mask: LabelImage) -> None:
         editor = self.editor
@@ -181,11 +178,6 @@ class ImageReview:
             label=min(editor.document.active_class, len(self._study.info.classes)),
         )
         self._save_queue.save_mask(kind, self.image_id, mask, origin, _quality_of(editor))
-
-    def _mask(self) -> LabelImage:
-        """Return the outline in the classes of the study; labels beyond count as the last one."""
-        mask, highest = self.editor.snapshot.mask, len(self._study.info.classes)
-        return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))
 
     def _on_edited(self, what: str) -> None:
         self._hidden, self._hidden_history, self._is_no_lesion = None, None, False
@@ -237,3 +229,18 @@ def _quality_of(editor: MaskEditor) -> Quality | None:
 
 def _estimate(prediction: Prediction, threshold: float) -> float:
     return quality_estimate(prediction.low_resolution(), threshold)
+
+
+def _config_of(editor: MaskEditor, state: ImageState, unsaved: UnsavedMask | None) -> PostprocessConfig:
+    """Return the settings of the editor, with the threshold that the outline was made with."""
+    current = state.current
+    threshold = unsaved.threshold if unsaved is not None else None if current is None else current.threshold
+    config, model = editor.requests.config, editor.requests.model
+    if model is not None and threshold == model.card.threshold:
+        threshold = None  # follow the model's own
+    return config if threshold is None else config.model_copy(update={"threshold": threshold})
+
+
+def _within_classes(mask: LabelImage, highest: int) -> LabelImage:
+    """Return a mask in the classes of the study; labels beyond count as the last one."""
+    return mask if mask.max(initial=0) <= highest else np.minimum(mask, np.uint8(highest))

@@ -117,17 +117,19 @@ class ImageDisplay:
         """Remove the layers and release the viewer; nothing is saved."""
         self._save_queue.dirty = False
         self._prefetcher.close()
-        self._close_review()
-        self._close_guard()
+        self._close_review(with_guard=True)
         self._layers.close()
 
-    def _close_review(self) -> None:
+    def _close_review(self, *, with_guard: bool = False) -> None:
         self._awaited = None
         if self.review is not None:
             review, self.review = self.review, None
             self._histories.keep(review.image_id, review.history)
             review.close()
             self.opened.emit(None)
+        if with_guard and self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def _show(self, prepared: Prepared) -> None:
         viewer = self._layers.viewer
@@ -166,13 +168,7 @@ class ImageDisplay:
     def _on_losing(self) -> None:
         """Save and close the image when the user deletes one of its layers."""
         self.save()
-        self._close_review()
-        self._close_guard()
-
-    def _close_guard(self) -> None:
-        if self._guard is not None:
-            self._guard.close()
-        self._guard = None
+        self._close_review(with_guard=True)
 
 
 class ViewerLayers:
