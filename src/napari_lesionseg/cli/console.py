@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from napari_lesionseg.cli.signals import output_error
+from napari_lesionseg.cli.signals import discard, output_error
 
 Result = TypeVar("Result")
 
@@ -38,8 +39,9 @@ class _Output(Console):
         try:
             super().print(*args, **settings)
         except OSError as error:
-            if not self.stderr:  # about standard error itself, nothing can be said
+            if not self.stderr:
                 raise output_error(error) from error
+            discard(sys.stderr)  # about standard error itself, nothing can be said
 
 
 results = _Output()

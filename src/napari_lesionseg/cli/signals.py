@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
 
 from napari_lesionseg.errors import LesionSegError
 
@@ -65,13 +66,15 @@ def default_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def output_error(error: OSError) -> LesionSegError:
-    """Convert a failure of standard output, and send the rest of it nowhere.
-
-    Python would otherwise try to write it again at exit, and complain.
-    """
+def discard(stream: TextIO) -> None:
+    """Send a stream that cannot be written nowhere: at exit Python would try again, and exit with 120."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def output_error(error: OSError) -> LesionSegError:
+    """Convert a failure of standard output, and send the rest of it nowhere."""
+    discard(sys.stdout)
     return LesionSegError(f"The output cannot be written: {error.strerror}.")
