@@ -1,8 +1,9 @@
 """Boxes and lassos as evidence about each pixel, and the network's evidence combined with it.
 
 Where a lesion is, and how large, says more about it than a network can on images from a camera it never saw,
-and so do the image's own colors. The weights were chosen on ISIC and PH2 images with simulated gestures
-(`benchmarks/prompts.py` measures them).
+and so do the image's own colors. The weights were chosen from a coarse grid on ISIC validation images, PH2
+and smartphone photos together, with simulated gestures: what `benchmarks/prompts.py` prints for these sets is
+optimistic.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PRIOR_LIMIT, COLOR_LIMIT, NETWORK_LIMIT = 8.0, 5.0, 6.0  # logits: nothing is so
 
 # An ellipse in the box, soft at its rim, fitted to boxes with 5 % random error around real lesions.
 ELLIPSE_RADIUS, ELLIPSE_SOFTNESS = 0.97, 0.12
-# People draw around a lesion, not on its border: a lasso is some 7 % of the radius too wide.
+# People draw around a lesion, not on its border. How far is a guess: 7 % of the radius, as simulated.
 LASSO_EXCESS, LASSO_SOFTNESS = 0.07, 0.06
 POINT_REACH = 0.25  # of the equivalent radius: how far from a click the prior begins to count
 
