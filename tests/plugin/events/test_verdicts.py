@@ -10,6 +10,7 @@ from qtpy.QtGui import QKeyEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.study.state import Status
 
 
@@ -127,3 +128,27 @@ def test_the_last_image_is_not_approved_again(window: Any) -> None:
     window.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     window.shown("P4")
     assert window.reviewed() == ["P1", "P2", "P3"]
+
+
+def test_the_last_image_can_be_approved_after_it_was_reopened(window: Any) -> None:
+    for following in ("P2", "P3", "P4", "P4"):
+        window.look()
+        window.key(Qt.Key.Key_W)
+        window.shown(following)
+    assert window.status("P4") is Status.APPROVED
+    window.key(Qt.Key.Key_F2)
+    assert window.status("P4") is not Status.APPROVED
+    window.look()
+    window.key(Qt.Key.Key_W)
+    assert window.status("P4") is Status.APPROVED
+
+
+def test_a_verdict_on_the_only_image_left_is_undone_and_given_again(window: Any) -> None:
+    window.bench.panel(QueuePanel).search.setText("P1")  # as if there were no other image
+    for _ in range(2):
+        window.look()
+        window.key(Qt.Key.Key_W)
+        assert window.status("P1") is Status.APPROVED
+        window.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+        window.qtbot.waitUntil(lambda: window.editor is not None)
+        assert window.status("P1") is not Status.APPROVED

@@ -37,6 +37,7 @@ NOTHING = np.zeros(SHAPE, np.uint8)
 LONG_PAUSE_MS = 600_000
 PLACES = st.tuples(st.integers(0, SHAPE[0] - 1), st.integers(0, SHAPE[1] - 1))
 NUMBERS = st.integers(0, 2)
+Steps = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def random_image(number: int) -> np.ndarray:
@@ -67,12 +68,14 @@ class Workday(RuleBasedStateMachine):
         self.ids = list(study.state.images)
         self.by_hand: dict[str, np.ndarray] = {}
         self.saved: dict[str, np.ndarray] = {}
-        self.hidden: dict[str, np.ndarray | None] = {}
+        self.hidden: dict[str, tuple[np.ndarray | None, Steps]] = {}
         self.signed: list[tuple[str, np.ndarray]] = []
-        self.threshold = 0.5
         self.open(study)
 
     def open(self, study: Study) -> None:
+        self.steps: dict[str, Steps] = {}
+        self.verdicts: list[tuple[str, str]] = []  # the image, and the one that came after it
+        self.verdict_is_last = False
         self.viewer = ViewerModel()
         self.session = StudySession(self.viewer, study, PLAIN)
         self.session.set_model(self.network)
@@ -104,11 +107,21 @@ class Workday(RuleBasedStateMachine):
             timeout=20_000,
         )
 
+    @property
+    def past(self) -> list[np.ndarray]:
+        """What undo leads to, the next one last."""
+        return self.steps.setdefault(self.here, ([], []))[0]
+
+    @property
+    def future(self) -> list[np.ndarray]:
+        """What redo leads to, the next one last."""
+        return self.steps.setdefault(self.here, ([], []))[1]
+
     def arrive(self) -> None:
         self.wait()
-        self.threshold = self.editor.requests.config.threshold
-        self.past = [NOTHING] if self.editor.requests.can_undo else []
-        self.future, self.moved = [], False
+        self.threshold, self.moved = self.editor.requests.config.threshold, False
+        if self.here in self.hidden:  # what it hides keeps its steps only while it is on the screen
+            self.hidden[self.here] = (self.hidden[self.here][0], ([], []))
 
     def expected(self, name: str) -> np.ndarray:
         """Say what is to be seen of an image: the annotator's outline, else what the network says."""
@@ -118,13 +131,15 @@ class Workday(RuleBasedStateMachine):
         self.wait()
         if not (moved and self.moved):
             self.past.append(before)
-        self.future, self.moved = [], moved
+        self.future.clear()
+        self.moved = moved
         self.changed(self.mask)
 
     def changed(self, mask: np.ndarray) -> None:
         """Note what is to be seen of the image on the screen from now on."""
         self.by_hand[self.here] = mask
         self.hidden.pop(self.here, None)
+        self.verdict_is_last = False
 
     def leave(self) -> None:
         """Note that what is on the screen goes to the disk."""
@@ -168,10 +183,27 @@ class Workday(RuleBasedStateMachine):
     @rule()
     def undo(self) -> None:
         assert self.editor.requests.can_undo == bool(self.past)
-        if self.past:
+        if self.verdict_comes_first():
+            self.undo_verdict()
+        elif self.past:
             self.future.append(self.mask)
             self.editor.undo()
             self.went_to(self.past.pop())
+
+    def verdict_comes_first(self) -> bool:
+        """Whether undo takes back the verdict that led to this image."""
+        if not self.verdicts or self.verdicts[-1][1] != self.here:
+            return False
+        return not self.past or (self.verdict_is_last and self.verdicts[-1][0] == self.here)
+
+    def undo_verdict(self) -> None:
+        name, _ = self.verdicts.pop()
+        self.leave()
+        self.editor.undo()
+        self.qtbot.waitUntil(lambda: self.here == name, timeout=20_000)
+        self.verdict_is_last = False
+        self.bring_back()
+        self.arrive()
 
     @rule()
     def redo(self) -> None:
@@ -204,8 +236,9 @@ class Workday(RuleBasedStateMachine):
 
     @rule()
     def no_lesion(self) -> None:
-        self.hidden.setdefault(self.here, self.by_hand.get(self.here))
-        self.by_hand[self.here] = NOTHING
+        self.hidden.setdefault(self.here, (self.by_hand.get(self.here), self.steps.get(self.here, ([], []))))
+        self.leave()
+        self.by_hand[self.here], self.steps[self.here] = NOTHING, ([], [])
         self.on(self.session.review.no_lesion)
 
     @rule()
@@ -215,25 +248,24 @@ class Workday(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        if self.bring_back():
-            self.past, self.future = [], []
+        self.bring_back()
         self.leave()
-        self.session.review.reopen()
+        self.verdicts = [verdict for verdict in self.verdicts if verdict[0] != self.here]
+        self.verdict_is_last = False
+        self.session.verdicts.reopen()
         self.wait()
 
-    def bring_back(self) -> bool:
+    def bring_back(self) -> None:
         """Put the outline that "no lesion" hid in its place again."""
-        if self.here not in self.hidden:
-            return False
-        mask = self.hidden.pop(self.here)
-        self.by_hand.pop(self.here)
-        self.saved.pop(self.here, None)
-        if mask is not None:
-            self.by_hand[self.here] = mask
-        return True
+        if self.here in self.hidden:
+            mask, self.steps[self.here] = self.hidden.pop(self.here)
+            self.by_hand.pop(self.here)
+            self.saved.pop(self.here, None)
+            if mask is not None:
+                self.by_hand[self.here] = mask
 
     def on(self, verdict: Any) -> None:
-        """Say something of the image, which leads to the next one if there is one."""
+        """Give a verdict about the image, which leads to the next one if there is one."""
         self.leave()
         name = self.here
         verdict()
@@ -242,9 +274,9 @@ class Workday(RuleBasedStateMachine):
             self.arrive()
         else:
             self.wait()
-            if not self.editor.requests.can_undo:
-                self.past, self.future = [], []
             self.moved = False
+        self.verdicts.append((name, self.here))
+        self.verdict_is_last = True
 
     @rule()
     def save(self) -> None:
@@ -285,15 +317,19 @@ class Workday(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-def test_whatever_happens_the_annotator_finds_the_same_outlines(
-    qtbot: QtBot, network: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def workday(qtbot: QtBot, network: Any, monkeypatch: pytest.MonkeyPatch) -> type[Workday]:
+    """The machine with a network, in which nothing is saved after a pause."""
     monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(image_review, "PAUSE_MS", LONG_PAUSE_MS)
     monkeypatch.setattr(Workday, "qtbot", qtbot)
     monkeypatch.setattr(Workday, "network", network)
+    return Workday
+
+
+def test_whatever_happens_the_annotator_finds_the_same_outlines(workday: type[Workday]) -> None:
     run_state_machine_as_test(
-        Workday,
+        workday,
         settings=settings(
             max_examples=12,
             stateful_step_count=15,
@@ -302,3 +338,51 @@ def test_whatever_happens_the_annotator_finds_the_same_outlines(
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+FOUND: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "undo takes back a flag of the last image before its last step": [
+        ("no_lesion", {}),
+        ("no_lesion", {}),
+        ("flag", {}),
+        ("no_lesion", {}),
+        ("click", {"place": (0, 58), "positive": False}),
+        ("flag", {}),
+        ("undo", {}),
+        ("undo", {}),
+    ],
+    "steps are kept while another image is shown": [
+        ("click", {"place": (0, 58), "positive": True}),
+        ("go_to", {"number": 1}),
+        ("go_to", {"number": 0}),
+        ("undo", {}),
+        ("redo", {}),
+    ],
+    "a move of the slider after a return is a step of its own": [
+        ("move_threshold", {"threshold": 0.9}),
+        ("go_to", {"number": 1}),
+        ("go_to", {"number": 0}),
+        ("move_threshold", {"threshold": 0.3}),
+        ("undo", {}),
+    ],
+    "undo brings back the steps of an outline that no lesion hid": [
+        ("click", {"place": (0, 58), "positive": True}),
+        ("no_lesion", {}),
+        ("undo", {}),
+        ("undo", {}),
+        ("redo", {}),
+    ],
+}
+"""Sequences that once failed."""
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_a_sequence_that_failed_once(workday: type[Workday], found: str) -> None:
+    state = workday()
+    try:
+        state.begin()
+        for name, arguments in FOUND[found]:
+            getattr(state, name)(**arguments)
+            state.what_was_seen_is_seen()
+    finally:
+        state.teardown()

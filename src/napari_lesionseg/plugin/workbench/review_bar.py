@@ -116,8 +116,8 @@ class ReviewBar(Panel):
                 review.flag(note.strip())
         elif action in {"approve", "no lesion"}:
             self.session.verdicts.give("approve" if action == "approve" else "no lesion")
-        elif review is not None:
-            review.reopen()
+        else:
+            self.session.verdicts.reopen()
 
     def _on_message(self, text: str) -> None:
         self.message.setText(text)

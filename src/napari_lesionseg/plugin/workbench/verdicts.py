@@ -75,6 +75,7 @@ class Verdicts:
             self.message.emit(f"The verdict is not saved yet. Try again later: {problem}")
             return True
         self._given.pop()
+        self._is_last_step = False
         self._save_queue.save_reopen(image_id)
         self._save_queue.flush()
         if image_id != review.image_id:
@@ -82,6 +83,15 @@ class Verdicts:
         self._note = "The verdict was taken back."
         self._display.open(image_id)
         return True
+
+    def reopen(self) -> None:
+        """Withdraw the verdict about the image on the screen, however long ago it was given."""
+        review = self._display.review
+        if review is not None:
+            self._given = [given for given in self._given if given[0] != review.image_id]
+            self._is_last_step = False
+            review.reopen()
+            self._offer_undo()
 
     def close(self) -> None:
         """Carry out nothing any more."""

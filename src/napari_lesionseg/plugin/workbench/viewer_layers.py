@@ -124,6 +124,7 @@ class ImageDisplay:
         self._awaited = None
         if self.review is not None:
             review, self.review = self.review, None
+            review.history.end_merging()  # a move of the slider after the return is a step of its own
             self._histories.keep(review.image_id, review.history)
             review.close()
             self.opened.emit(None)
