@@ -96,4 +96,14 @@ def test_the_next_image_comes_round_to_the_start() -> None:
     ]
     assert next_image(QUEUE[:2], None) is None
     assert next_image([QUEUE[2]], QUEUE[2].image_id) is None
-    assert next_image(QUEUE, None, {Status.FLAGGED}) is QUEUE[1]
+    assert next_image(QUEUE, None, lambda state: state.status is Status.FLAGGED) is QUEUE[1]
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_what_was_returned_comes_first(order: Order) -> None:
+    returned = state(9, Status.RETURNED, 0.99)
+    queue = [*QUEUE, returned]
+    assert arrange(queue, order)[0] is returned
+    assert next_image(queue, QUEUE[2].image_id) is returned
+    assert next_image(queue, returned.image_id) is QUEUE[2]
+    assert str(count_images(queue)).endswith("1 returned")

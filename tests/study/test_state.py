@@ -15,12 +15,17 @@ from napari_lesionseg.study.events import (
     AnyEvent,
     Approved,
     Corrected,
+    Described,
     Event,
     Flagged,
+    GoldStandard,
+    GoldWithdrawn,
+    Identified,
     ImageEvent,
     NoLesion,
     Predicted,
     Reopened,
+    Returned,
     Session,
 )
 from napari_lesionseg.study.state import StateStore, Status, StudyState, replay_image, update
@@ -38,7 +43,11 @@ def entry(
         fields.setdefault("image_id", IMAGES[0])
     if kind is Added:
         fields = {"name": "IMD1", "path": "IMD1.png", "own": True, "size": 9, "shape": (3, 4), **fields}
-    if kind in (Predicted, Corrected, Approved):
+    if kind is Described:
+        fields = {"values": {"site": "arm"}, **fields}
+    if kind is Returned:
+        fields = {"to": "am", **fields}
+    if kind in (Predicted, Corrected, Approved, GoldStandard):
         revision = f"{fields.pop('mask', seq):016x}"
         fields = {"revision": revision, "sha256": revision * 4, **fields}
     time = START + timedelta(seconds=seq if second is None else second)
@@ -83,6 +92,11 @@ def status_after(*kinds: type[Any]) -> Status:
         ((NoLesion, Reopened), Status.UNREVIEWED),
         ((Predicted, NoLesion, Reopened), Status.PREDICTED),
         ((Predicted, Corrected, Approved, Reopened), Status.CORRECTED),
+        ((Approved, Returned), Status.RETURNED),
+        ((Approved, Returned, Corrected), Status.RETURNED),
+        ((Approved, Returned, Approved), Status.APPROVED),
+        ((NoLesion, Returned, Reopened), Status.UNREVIEWED),
+        ((Approved, Described, Identified, GoldStandard, GoldWithdrawn), Status.APPROVED),
     ],
 )
 def test_status(kinds: tuple[type[Any], ...], status: Status) -> None:
@@ -171,7 +185,82 @@ def test_the_latest_session_of_each_annotator_counts() -> None:
     }
 
 
-KINDS = (Added, Predicted, Corrected, Approved, NoLesion, Flagged, Reopened, Session)
+def test_a_review_stands_until_the_annotator_decides_again() -> None:
+    entries = [
+        entry(Added, 0),
+        entry(Approved, 1),
+        entry(Approved, 2, annotator="bo", review_of="am"),
+        entry(NoLesion, 3),
+    ]
+    assert set(replay(entries[:3]).images[IMAGES[0]].verdicts) == {"am", "bo"}
+    assert set(replay(entries).images[IMAGES[0]].verdicts) == {"am"}
+
+
+def test_returning_an_image_withdraws_the_verdict_and_tells_why() -> None:
+    entries = [entry(Added, 0), entry(Approved, 1), entry(Returned, 2, annotator="bo", note="too wide")]
+    state = replay(entries).images[IMAGES[0]]
+    assert (dict(state.verdicts), state.note, state.annotator) == ({}, "too wide", "bo")
+    assert state.current == entries[1]
+
+
+def test_what_is_said_of_an_image_does_not_count_as_work_on_its_outline() -> None:
+    entries = [
+        entry(Added, 0, patient="A", lesion="1"),
+        entry(Approved, 1),
+        entry(Described, 2, annotator="bo"),
+        entry(Identified, 3, annotator="bo", patient="A", lesion="2"),
+    ]
+    state = replay(entries).images[IMAGES[0]]
+    assert (state.when, state.annotator) == (entries[1].time, "am")
+    assert (state.patient, state.lesion, state.described) == ("A", "2", (entries[2],))
+
+
+def test_a_gold_standard_is_hidden_from_all_but_its_expert() -> None:
+    entries = [
+        entry(Added, 0),
+        entry(Approved, 1),
+        entry(Approved, 2, annotator="bo"),
+        entry(GoldStandard, 3, mask=1),
+    ]
+    stores = {
+        "am": StateStore("am", blinded=False),
+        "bo": StateStore("bo", blinded=False),
+        "everybody": StateStore("lesionseg", blinded=False, sees_gold=True),
+    }
+    for store in stores.values():
+        store.apply(entries)
+    states = {name: store.state.images[IMAGES[0]] for name, store in stores.items()}
+    assert (states["am"].gold, states["bo"].gold) == (entries[3], None)
+    assert {name: set(state.verdicts) for name, state in states.items()} == {
+        "am": {"am"}, "bo": {"bo"}, "everybody": {"am", "bo"},
+    }  # fmt: skip
+    stores["bo"].apply([entry(GoldWithdrawn, 4)])
+    assert set(stores["bo"].state.images[IMAGES[0]].verdicts) == {"am", "bo"}
+
+
+def test_a_blinded_annotator_hears_what_a_reviewer_returns() -> None:
+    store = StateStore("am", blinded=True)
+    returned = entry(Returned, 2, annotator="bo", note="too wide")
+    store.apply([entry(Added, 0), entry(Approved, 1), returned])
+    assert store.state.images[IMAGES[0]].status is Status.RETURNED
+    assert store.history(IMAGES[0])[-1] == returned
+
+
+KINDS = (
+    Added,
+    Identified,
+    Described,
+    Predicted,
+    Corrected,
+    Approved,
+    NoLesion,
+    Returned,
+    GoldStandard,
+    GoldWithdrawn,
+    Flagged,
+    Reopened,
+    Session,
+)
 
 
 @st.composite
@@ -196,7 +285,7 @@ def test_the_order_of_reading_does_not_matter(entries: list[AnyEvent], chance: r
     shuffled = [*entries, *entries[:3]]  # some are read twice
     chance.shuffle(shuffled)
     assert replay(shuffled) == expected
-    state_store = StateStore("am", blinded=False)
+    state_store = StateStore("am", blinded=False, sees_gold=True)
     while shuffled:
         count = chance.randint(1, 4)
         state_store.apply(shuffled[:count])
@@ -207,7 +296,7 @@ def test_the_order_of_reading_does_not_matter(entries: list[AnyEvent], chance: r
 
 @given(event_logs())
 def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEvent]) -> None:
-    state_store = StateStore("am", blinded=False)
+    state_store = StateStore("am", blinded=False, sees_gold=True)
     state_store.apply(entries)
     for image_id in IMAGES:
         approved = {e.order for e in entries if isinstance(e, Approved) and e.image_id == image_id}
@@ -218,10 +307,11 @@ def test_nothing_that_was_approved_leaves_the_history(entries: list[AnyEvent]) -
 def test_a_blinded_annotator_sees_only_their_own_work(entries: list[AnyEvent]) -> None:
     state_store = StateStore("am", blinded=True)
     state_store.apply(entries)
-    own = [e for e in entries if e.annotator == "am" or isinstance(e, (Added, Session))]
+    told = (Added, Identified, Returned)  # all of them are returned to this annotator
+    own = [e for e in entries if e.annotator == "am" or isinstance(e, (*told, Session))]
     assert dict(state_store.state.images) == dict(replay(own).images)
     assert all(
-        e.annotator == "am" or isinstance(e, Added)
+        e.annotator == "am" or isinstance(e, told)
         for image_id in IMAGES
         for e in state_store.history(image_id)
     )

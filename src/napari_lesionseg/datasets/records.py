@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,15 @@ from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_image, read_mask
 from napari_lesionseg.io.pairing import natural_key
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
 
-Status: TypeAlias = Literal["approved", "no lesion", "corrected", "predicted", "flagged", "unreviewed"]
+Status: TypeAlias = Literal[
+    "approved", "no lesion", "corrected", "predicted", "flagged", "returned", "unreviewed"
+]
 """How far an annotator got with an image."""
 
 SIGNED: frozenset[Status] = frozenset({"approved", "no lesion"})
 """The states in which an annotator has signed the outline."""
 
-STATUSES: tuple[Status, ...] = ("approved", "no lesion", "corrected", "predicted", "flagged", "unreviewed")
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 Source: TypeAlias = Path | NDArray[Any] | Callable[[], NDArray[Any]]
 """A file, an array, or a function that makes the array when it is called."""

@@ -115,8 +115,8 @@ def _record(study: Study, state: ImageState) -> Record:
         image=functools.partial(study.read_image, state.image_id),
         mask=functools.partial(final_mask, study, state) if has_mask else None,
         classes=("background", *(entry.name for entry in study.info.classes)),
-        patient=added.patient,
-        lesion=added.lesion,
+        patient=state.patient,
+        lesion=state.lesion,
         diagnosis=added.stratify_by,
         provenance=_provenance(study, state),
     )

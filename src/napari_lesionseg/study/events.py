@@ -74,6 +74,10 @@ RelativePath: TypeAlias = Annotated[
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Coordinate: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
+Note: TypeAlias = Annotated[str, StringConstraints(max_length=MAX_NOTE)]
+FieldName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+FieldValue: TypeAlias = bool | float | Note | None
+"""Value of a field: yes or no, a number, or text, which choices and dates are too; None: it was cleared."""
 
 
 class StrictModel(BaseModel):
@@ -143,6 +147,30 @@ class Added(ImageEvent):
     stratify_by: Label | None = None
 
 
+class Identified(ImageEvent):
+    """Which patient and lesion an image shows, set by hand; replaces what was known when it was added."""
+
+    event: Literal["identified"] = "identified"
+    patient: Label | None = None
+    lesion: Label | None = None
+
+
+class Described(ImageEvent):
+    """The annotator filled in fields, such as the diagnosis; fields that are not named stay."""
+
+    event: Literal["described"] = "described"
+    values: Annotated[dict[FieldName, FieldValue], Field(min_length=1, max_length=200)]
+
+
+class CarriedMask(StrictModel):
+    """The mask of an earlier image of the lesion that another mask was made of, and how it was moved."""
+
+    image_id: Sha256
+    revision: Revision
+    matrix: tuple[Coordinate, Coordinate, Coordinate, Coordinate, Coordinate, Coordinate]
+    """Rows one and two of the matrix that takes (x, y, 1) in the earlier image to x and y in this one."""
+
+
 class MaskEvent(ImageEvent):
     """A revision of an image's mask, and what it came from (see `MaskOrigin`)."""
 
@@ -153,6 +181,7 @@ class MaskEvent(ImageEvent):
     clicks: Annotated[tuple[tuple[Coordinate, Coordinate, bool], ...], Field(max_length=MAX_CLICKS)] = ()
     quality: Fraction | None = None
     label: Annotated[int, Field(ge=1, le=MAX_CLASS_INDEX)] = 1
+    carried: CarriedMask | None = None
 
     def as_clicks(self) -> tuple[Click, ...]:
         """Return the clicks as the rest of the package knows them."""
@@ -175,19 +204,41 @@ class Approved(MaskEvent):
     """The annotator approved the mask."""
 
     event: Literal["approved"] = "approved"
+    review_of: AnnotatorName | None = None  # whose decision a reviewer accepted or replaced by this
 
 
 class NoLesion(ImageEvent):
     """The annotator decided that there is no lesion."""
 
     event: Literal["no lesion"] = "no lesion"
+    review_of: AnnotatorName | None = None
+
+
+class Returned(ImageEvent):
+    """A reviewer returned the image to an annotator."""
+
+    event: Literal["returned"] = "returned"
+    to: AnnotatorName
+    note: Note = ""
+
+
+class GoldStandard(MaskEvent):
+    """An expert's mask became a standard that annotators are measured by; it is hidden from them."""
+
+    event: Literal["gold standard"] = "gold standard"
+
+
+class GoldWithdrawn(ImageEvent):
+    """The image is no longer a gold standard."""
+
+    event: Literal["gold standard withdrawn"] = "gold standard withdrawn"
 
 
 class Flagged(ImageEvent):
     """The annotator set the image aside."""
 
     event: Literal["flagged"] = "flagged"
-    note: Annotated[str, StringConstraints(max_length=MAX_NOTE)] = ""
+    note: Note = ""
 
 
 class Reopened(ImageEvent):
@@ -204,7 +255,21 @@ class Session(Event):
     view: Annotated[dict[str, JsonValue], AfterValidator(_check_view)] = Field(default_factory=dict)
 
 
-AnyEvent: TypeAlias = Added | Predicted | Corrected | Approved | NoLesion | Flagged | Reopened | Session
+AnyEvent: TypeAlias = (
+    Added
+    | Identified
+    | Described
+    | Predicted
+    | Corrected
+    | Approved
+    | NoLesion
+    | Returned
+    | GoldStandard
+    | GoldWithdrawn
+    | Flagged
+    | Reopened
+    | Session
+)
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 """Parses one line of the event log."""
 
@@ -218,13 +283,15 @@ class MaskOrigin:
     clicks: Sequence[Click] = ()
     quality: float | None = None  # estimated, 0 to 1
     label: int = 1  # class that was being drawn
+    carried: CarriedMask | None = None  # the mask of the last visit, if it was made of that
 
     @classmethod
     def of(cls, event: MaskEvent | None) -> Self:
         """Return what the mask of an event came from."""
         if event is None:
             return cls()
-        return cls(event.model, event.threshold, event.as_clicks(), event.quality, event.label)
+        clicks = event.as_clicks()
+        return cls(event.model, event.threshold, clicks, event.quality, event.label, event.carried)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a `MaskEvent`."""
@@ -234,6 +301,7 @@ class MaskOrigin:
             "clicks": tuple((click.row, click.col, click.positive) for click in self.clicks),
             "quality": self.quality,
             "label": self.label,
+            "carried": self.carried,
         }
 
 

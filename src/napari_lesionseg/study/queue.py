@@ -21,6 +21,9 @@ class Order(StrEnum):
     CHANGED = "last changed first"
 
 
+TO_DO = frozenset({Status.UNREVIEWED, Status.PREDICTED, Status.CORRECTED, Status.RETURNED})
+"""Status of the images that wait for a verdict and are not set aside."""
+
 _STATUS_ORDER = {status: place for place, status in enumerate(Status)}
 _KEYS: Mapping[Order, Callable[[ImageState], Any]] = {
     Order.NAME: lambda state: 0,  # a study's state is in the order of the names, and sorting is stable
@@ -46,7 +49,7 @@ class Counts:
         text = f"{self.by_status[Status.APPROVED]} of {self.total} approved"
         extra = [
             f"{self.by_status[status]} {status.value}"
-            for status in (Status.NO_LESION, Status.FLAGGED)
+            for status in (Status.NO_LESION, Status.FLAGGED, Status.RETURNED)
             if self.by_status[status]
         ]
         return ", ".join([text, *extra])
@@ -65,7 +68,7 @@ def arrange(
     search: str = "",
     statuses: Collection[Status] | None = None,
 ) -> list[ImageState]:
-    """Return the images to show, sorted; ties stay in the order given.
+    """Return the images to show, sorted, those that a reviewer returned first; ties stay in the order given.
 
     All words of `search` must occur in name, note, annotator or status; case and accents do not matter.
     Only images of one of the `statuses` are returned, if given.
@@ -76,23 +79,27 @@ def arrange(
         for state in images
         if (statuses is None or state.status in statuses) and _has_words(state, words)
     ]
-    return sorted(chosen, key=_KEYS[order])
+    ordered = sorted(chosen, key=_KEYS[order])
+    return sorted(ordered, key=lambda state: state.status is not Status.RETURNED)
+
+
+def is_to_do(state: ImageState) -> bool:
+    """Whether an image waits for a verdict and is not set aside."""
+    return state.status in TO_DO
 
 
 def next_image(
-    images: Sequence[ImageState], current: str | None, statuses: Collection[Status] | None = None
+    images: Sequence[ImageState], current: str | None, is_wanted: Callable[[ImageState], bool] = is_to_do
 ) -> ImageState | None:
     """Return the next image of the queue to review, from the current one on and round to the start.
 
-    By default these are the images without a verdict that are not flagged; `statuses` asks for others.
+    An image that was returned goes before all others.
     """
-    wanted = statuses or {Status.UNREVIEWED, Status.PREDICTED, Status.CORRECTED}
     places = [place for place, state in enumerate(images) if state.image_id == current]
     start = places[0] + 1 if places else 0
-    for state in (*images[start:], *images[:start]):
-        if state.status in wanted and state.image_id != current:
-            return state
-    return None
+    ahead = (*images[start:], *images[:start])
+    wanted = [state for state in ahead if is_wanted(state) and state.image_id != current]
+    return min(wanted, key=lambda state: state.status is not Status.RETURNED, default=None)
 
 
 def _has_words(state: ImageState, words: Sequence[str]) -> bool:

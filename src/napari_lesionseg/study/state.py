@@ -8,14 +8,16 @@ What an event does to an image's status:
 
 ============  =======================================================================================
 predicted     "unreviewed" becomes "predicted"; any other status stays
-corrected     "corrected", unless the image is flagged, which it stays until there is a verdict
+corrected     "corrected"; a flagged or returned image stays so until there is a verdict
 approved      "approved"; the note goes
 no lesion     "no lesion"; the note goes
+returned      "returned", with the note; the verdict of the annotator it goes to is withdrawn
 flagged       "flagged", with the note
 reopened      back to "corrected", "predicted" or "unreviewed", whichever mask there is; the note goes
 ============  =======================================================================================
 
-Prediction, correction and approved mask are kept apart, and none takes another's place.
+Prediction, correction and approved mask are kept apart, and none takes another's place. All other events
+leave the status alone.
 """
 
 from __future__ import annotations
@@ -34,17 +36,25 @@ from napari_lesionseg.study.events import (
     AnyEvent,
     Approved,
     Corrected,
+    Described,
     Flagged,
+    GoldStandard,
+    GoldWithdrawn,
+    Identified,
     ImageEvent,
     MaskEvent,
     NoLesion,
     Predicted,
     Reopened,
+    Returned,
     Session,
 )
 
 Verdict: TypeAlias = Approved | NoLesion
 """What an annotator decides: a mask is approved, or there is no lesion."""
+
+_SILENT = (Added, Identified, Described, GoldStandard, GoldWithdrawn)
+"""Events that say nothing about who changed the mask, and when."""
 
 
 class Status(StrEnum):
@@ -56,6 +66,7 @@ class Status(StrEnum):
     APPROVED = "approved"
     NO_LESION = "no lesion"
     FLAGGED = "flagged"
+    RETURNED = "returned"
 
     @property
     def done(self) -> bool:
@@ -83,6 +94,9 @@ class ImageState:
     annotator: str | None = None  # whose event is the latest that shows
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """By annotator; a verdict is withdrawn when the same annotator changes, flags or reopens the image."""
+    described: tuple[Described, ...] = ()  # oldest first
+    identified: Identified | None = None
+    gold: GoldStandard | None = None  # hidden from the annotators who are measured by it
 
     @property
     def image_id(self) -> str:
@@ -93,6 +107,16 @@ class ImageState:
     def name(self) -> str:
         """Name of the image."""
         return self.added.name
+
+    @property
+    def patient(self) -> str | None:
+        """The patient, if known."""
+        return (self.identified or self.added).patient
+
+    @property
+    def lesion(self) -> str | None:
+        """The lesion, if known; lesions of several patients may have one name."""
+        return (self.identified or self.added).lesion
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -119,13 +143,15 @@ class StateStore:
     """All events of a study, and the state that one annotator sees.
 
     Only images with new events are replayed, so that saving costs the same in a study of any size. To a
-    blinded annotator, other annotators' events are invisible, except that they added an image.
+    blinded annotator, other annotators' events are invisible, except that they added or identified an image
+    or returned it to the annotator. Of a gold standard, every annotator is blinded unless `sees_gold`.
     """
 
-    def __init__(self, annotator: str, *, blinded: bool) -> None:
+    def __init__(self, annotator: str, *, blinded: bool, sees_gold: bool = False) -> None:
         self.state = StudyState()
         self._annotator = annotator
         self.blinded = blinded
+        self._sees_gold = sees_gold
         self._events: dict[str, dict[tuple[str, int], ImageEvent]] = {}
 
     def apply(self, events: Iterable[AnyEvent]) -> frozenset[str]:
@@ -162,10 +188,21 @@ class StateStore:
 
     def _visible(self, image_id: str) -> list[ImageEvent]:
         events = self._events.get(image_id, {}).values()
-        return [event for event in events if self._is_visible(event)]
+        if self.blinded or (not self._sees_gold and _is_gold(events)):
+            return [event for event in events if self._is_for_everybody(event)]
+        return list(events)
 
-    def _is_visible(self, event: ImageEvent) -> bool:
-        return not self.blinded or isinstance(event, Added) or event.annotator == self._annotator
+    def _is_for_everybody(self, event: ImageEvent) -> bool:
+        """Whether an event is visible to a blinded annotator."""
+        to_annotator = isinstance(event, Returned) and event.to == self._annotator
+        is_own = event.annotator == self._annotator
+        return to_annotator or is_own or isinstance(event, Added | Identified)
+
+
+def _is_gold(events: Iterable[ImageEvent]) -> bool:
+    """Whether an image is a gold standard after its events, given in any order."""
+    changes = (event for event in events if isinstance(event, GoldStandard | GoldWithdrawn))
+    return isinstance(max(changes, key=lambda event: event.order, default=None), GoldStandard)
 
 
 def update(
@@ -195,7 +232,7 @@ def replay_image(events: Iterable[ImageEvent]) -> ImageState | None:
     for event in ordered:
         changed = _apply(state, event)
         hidden = isinstance(event, Predicted) and changed.current is not event
-        if not isinstance(event, Added) and not hidden:
+        if not isinstance(event, _SILENT) and not hidden:
             changed = replace(changed, when=event.time, annotator=event.annotator)
         state = changed
     return state
@@ -204,19 +241,38 @@ def replay_image(events: Iterable[ImageEvent]) -> ImageState | None:
 def _apply(state: ImageState, event: ImageEvent) -> ImageState:
     """Return the state after one event."""
     match event:
+        case Identified():
+            return replace(state, identified=event)
+        case Described():
+            return replace(state, described=(*state.described, event))
+        case GoldStandard() | GoldWithdrawn():
+            return replace(state, gold=event if isinstance(event, GoldStandard) else None)
+    return _apply_work(state, event)
+
+
+def _apply_work(state: ImageState, event: ImageEvent) -> ImageState:
+    """Return the state after an event about the mask."""
+    match event:
         case Predicted():
             return _with_prediction(state, event)
         case Corrected():
-            status = Status.FLAGGED if state.status is Status.FLAGGED else Status.CORRECTED
-            return replace(_without_verdict(state, event), corrected=event, current=event, status=status)
+            waits = state.status in (Status.FLAGGED, Status.RETURNED)
+            status = state.status if waits else Status.CORRECTED
+            withdrawn = _without_verdict(state, event.annotator)
+            return replace(withdrawn, corrected=event, current=event, status=status)
         case Approved():
             return replace(_with_verdict(state, event, Status.APPROVED), approved=event, current=event)
         case NoLesion():
             return _with_verdict(state, event, Status.NO_LESION)
+        case Returned():
+            withdrawn = _without_verdict(state, event.to)
+            return replace(withdrawn, status=Status.RETURNED, note=event.note)
         case Flagged():
-            return replace(_without_verdict(state, event), status=Status.FLAGGED, note=event.note)
+            withdrawn = _without_verdict(state, event.annotator)
+            return replace(withdrawn, status=Status.FLAGGED, note=event.note)
         case Reopened():
-            return replace(_without_verdict(state, event), status=_status_of_mask(state), note="")
+            withdrawn = _without_verdict(state, event.annotator)
+            return replace(withdrawn, status=_status_of_mask(state), note="")
     return state
 
 
@@ -228,14 +284,17 @@ def _with_prediction(state: ImageState, event: Predicted) -> ImageState:
 
 
 def _with_verdict(state: ImageState, event: Verdict, status: Status) -> ImageState:
-    verdicts = MappingProxyType({**state.verdicts, event.annotator: event})
+    others = _without_verdict(state, event.annotator).verdicts
+    verdicts = MappingProxyType({**others, event.annotator: event})
     return replace(state, status=status, note="", verdicts=verdicts)
 
 
-def _without_verdict(state: ImageState, event: ImageEvent) -> ImageState:
-    """Withdraw the annotator's verdict: it no longer counts once the same annotator continues."""
+def _without_verdict(state: ImageState, annotator: str) -> ImageState:
+    """Withdraw an annotator's verdict, which no longer counts once they continue, and reviews of it."""
     others = {
-        annotator: verdict for annotator, verdict in state.verdicts.items() if annotator != event.annotator
+        name: verdict
+        for name, verdict in state.verdicts.items()
+        if annotator not in (name, verdict.review_of)
     }
     return replace(state, verdicts=MappingProxyType(others))
 

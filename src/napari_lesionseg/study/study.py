@@ -63,7 +63,7 @@ from napari_lesionseg.study.layout import (
     write_info,
 )
 from napari_lesionseg.study.mask_store import MaskStore
-from napari_lesionseg.study.state import ImageState, StateStore, Status, StudyState
+from napari_lesionseg.study.state import ImageState, StateStore, Status, StudyState, Verdict
 from napari_lesionseg.types import ByteImage, LabelImage
 
 _ANNOTATOR: TypeAdapter[str] = TypeAdapter(AnnotatorName)
@@ -75,10 +75,13 @@ Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
 class Study:
     """An open study, as one annotator sees it.
 
-    Open one with `Study.create` or `Study.open`. Methods that save return only when the data is on the disk;
-    they raise `StudyError` when that failed, and can then simply be called again. `state` is a frozen value
-    that is replaced, so other threads may read it at any time. Save from one thread, so that events come in
-    the order they are meant.
+    Open one with `Study.create` or `Study.open`. An image is known by its SHA-256, `image_id`, which is a key
+    of `state.images`. `state` is a frozen value that is replaced, so other threads may read it at any time.
+
+    Methods that save return only when the data is on the disk, most of them with the image's new state. They
+    raise `StudyError` when that failed, and can then simply be called again. Save from one thread, so that
+    events come in the order they are meant. Other methods raise `StudyError` for an image that the study does
+    not have, and for files that are missing or damaged.
 
     Parameters
     ----------
@@ -89,17 +92,23 @@ class Study:
     annotator : str
         Who works in it.
     unblind : bool
-        Show every annotator's work though the study is blinded.
+        Show every annotator's work though the study is blinded, and the gold standard.
+    reviewer : bool
+        Review the work of others, which is shown as with `unblind`: verdicts count as reviews.
     """
 
-    def __init__(self, folder: Path, info: StudyInfo, annotator: str, *, unblind: bool = False) -> None:
+    def __init__(
+        self, folder: Path, info: StudyInfo, annotator: str, *, unblind: bool = False, reviewer: bool = False
+    ) -> None:
         self.folder = folder
         self.info = info
         self.annotator = annotator
+        self.is_reviewer = reviewer
         self._lock = threading.RLock()
         self._closed = False
         self._left_out: list[StudyProblem] = []
-        self._store = StateStore(annotator, blinded=info.blinded and not unblind)
+        sees_all = unblind or reviewer
+        self._store = StateStore(annotator, blinded=info.blinded and not sees_all, sees_gold=sees_all)
         self._files = self._make_files()
         self._masks = self._make_mask_store()
         self._reader = EventReader(folder / EVENTS, self._refuse)
@@ -164,7 +173,9 @@ class Study:
         return study
 
     @classmethod
-    def open(cls, folder: str | Path, annotator: str, *, unblind: bool = False) -> Self:
+    def open(
+        cls, folder: str | Path, annotator: str, *, unblind: bool = False, reviewer: bool = False
+    ) -> Self:
         """Open a study.
 
         Parameters
@@ -173,8 +184,8 @@ class Study:
             The study's folder.
         annotator : str
             Who works in it: letters, digits, ``-`` and ``_``, such as initials.
-        unblind : bool
-            Show every annotator's work though the study is blinded, to compare the annotators.
+        unblind, reviewer : bool
+            As for `Study`.
 
         Returns
         -------
@@ -189,7 +200,7 @@ class Study:
         annotator = check_annotator(annotator)
         with explained("Opening the study"):
             folder = Path(folder).resolve()
-            study = cls(folder, read_info(folder), annotator, unblind=unblind)
+            study = cls(folder, read_info(folder), annotator, unblind=unblind, reviewer=reviewer)
             make_folders(folder)
             sweep(folder)
             study.refresh()
@@ -241,62 +252,23 @@ class Study:
         return self.state.sessions.get(self.annotator)
 
     def refresh(self) -> frozenset[str]:
-        """Read what other annotators have saved since the last call.
+        """Read what others have saved since the last call, and return the images with new events.
 
-        Returns
-        -------
-        frozenset of str
-            SHA-256 of the images with new events.
-
-        Raises
-        ------
-        StudyError
-            When the study's folder cannot be reached; the state stays as it was.
+        The state stays as it was when the study's folder cannot be reached, which is a `StudyError`.
         """
         with self._lock, explained("Reading the study"):
             self._files.clear_listing()
             return self._store.apply(self._reader.read_new(skip=self._writer.own_files))
 
     def image_path(self, image_id: str) -> Path:
-        """Find an image's file, also when it was moved or renamed.
-
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-
-        Returns
-        -------
-        Path
-            A file that has this SHA-256.
-
-        Raises
-        ------
-        StudyError
-            When it is not found.
-        """
+        """Find an image's file by its SHA-256, also when it was moved or renamed."""
         with explained("Reading the image"):
             return self._files.find(self._state_of(image_id).added)
 
     def read_image(self, image_id: str) -> ByteImage:
-        """Read an image, and make sure that it is the one that was added.
+        """Read an image (H, W, 3), and make sure that it is the one that was added.
 
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-
-        Returns
-        -------
-        ndarray
-            (H, W, 3) uint8.
-
-        Raises
-        ------
-        StudyError
-            When it is not found, or its size is not that in the event log.
-        ImageError
-            When it cannot be read.
+        Raises `ImageError` when its file cannot be read.
         """
         state = self._state_of(image_id)
         image = read_image(self.image_path(image_id))
@@ -307,34 +279,16 @@ class Study:
     def missing_images(self) -> tuple[str, ...]:
         """List images whose files are not where they were, without opening any file.
 
-        Returns
-        -------
-        tuple of str
-            SHA-256 of the images, in the order of their names. `image_path` may still find them elsewhere.
+        `image_path` may still find them elsewhere.
         """
         states = self.state.images.items()
         return tuple(image_id for image_id, state in states if not self._files.is_present(state.added))
 
     def read_mask(self, image_id: str, which: Which = "current") -> LabelImage | None:
-        """Read one of an image's masks.
+        """Read one of an image's masks (H, W) as a new array; None when there is none.
 
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-        which : {"current", "predicted", "corrected", "approved"}
-            "current" is the mask to show: all background where there is no lesion, else the latest mask that
-            an annotator drew or approved, else the latest prediction.
-
-        Returns
-        -------
-        ndarray or None
-            (H, W) uint8, a new array; None when there is none.
-
-        Raises
-        ------
-        StudyError
-            When the file is missing, damaged, or does not fit the image.
+        "current" is the mask to show: all background where there is no lesion, else the latest mask that an
+        annotator drew or approved, else the latest prediction.
         """
         state = self._state_of(image_id)
         if which == "current" and state.status is Status.NO_LESION:
@@ -343,94 +297,40 @@ class Study:
         return None if event is None else self.read_revision(event)
 
     def read_revision(self, event: MaskEvent) -> LabelImage:
-        """Read the mask of any event.
-
-        Parameters
-        ----------
-        event : MaskEvent
-            From `history` or from an image's state.
-
-        Returns
-        -------
-        ndarray
-            (H, W) uint8, a new array.
-
-        Raises
-        ------
-        StudyError
-            When the file is missing, damaged, or does not fit the image.
-        """
+        """Read the mask (H, W) of any event, from `history` or an image's state, as a new array."""
         with explained("Reading the outline"):
             return self._masks.read(event, self._state_of(event.image_id).shape)
 
     def revision_path(self, event: MaskEvent) -> Path:
-        """Return the path of the mask of an event.
-
-        Parameters
-        ----------
-        event : MaskEvent
-            From `history` or from an image's state.
-
-        Returns
-        -------
-        Path
-        """
+        """Return the path of the mask of an event."""
         return self._masks.path(event.image_id, event.revision)
 
     def verdict_masks(self, image_id: str) -> dict[str, LabelImage]:
-        """Read the mask of each annotator's verdict, as far as this annotator may see it.
+        """Read the mask (H, W) of each annotator's verdict, by name, as far as this annotator may see it.
 
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-
-        Returns
-        -------
-        dict of str to ndarray
-            (H, W) uint8 by annotator, in the order of the names; "no lesion" is all background.
-
-        Raises
-        ------
-        StudyError
-            When a file is missing, damaged, or does not fit the image.
+        "No lesion" is all background. Reviews are no verdicts: who reviews has seen the other's mask.
         """
-        state = self._state_of(image_id)
         return {
-            annotator: self.read_revision(verdict)
-            if isinstance(verdict, Approved)
-            else np.zeros(state.shape, np.uint8)
-            for annotator, verdict in sorted(state.verdicts.items())
+            annotator: self.read_verdict(verdict)
+            for annotator, verdict in sorted(self._state_of(image_id).verdicts.items())
+            if verdict.review_of is None
         }
 
+    def read_verdict(self, verdict: Verdict) -> LabelImage:
+        """Read the mask (H, W) of a verdict; "no lesion" is all background."""
+        if isinstance(verdict, Approved):
+            return self.read_revision(verdict)
+        return np.zeros(self._state_of(verdict.image_id).shape, np.uint8)
+
     def history(self, image_id: str) -> tuple[ImageEvent, ...]:
-        """List the events of an image, as far as this annotator may see them.
+        """List the events of an image, the oldest first, as far as this annotator may see them.
 
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-
-        Returns
-        -------
-        tuple of ImageEvent
-            The oldest first. Every mask that was ever saved can be read with `read_revision`.
+        Every mask that was ever saved can be read with `read_revision`.
         """
         return self._store.history(image_id)
 
     def check(self, progress: Progress | None = None) -> tuple[StudyProblem, ...]:
-        """Read every image and every mask, and report what is missing or damaged.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Called after each image with the number done and the total.
-
-        Returns
-        -------
-        tuple of StudyProblem
-            Empty when everything is there.
-        """
+        """Read every image and every mask, and report what is missing or damaged."""
         found: list[StudyProblem] = []
         states = list(self.state.images.values())
         for done, state in enumerate(states, start=1):
@@ -493,161 +393,75 @@ class Study:
             self._left_out.extend(item for item in described if isinstance(item, StudyProblem))
             return self._record_added([item for item in described if not isinstance(item, StudyProblem)])
 
+    def record(self, kind: type[ImageEvent], image_id: str, **fields: Any) -> ImageState:
+        """Save an event of an image; its `kind` and `fields` are those of `study.events`."""
+        with self._lock, explained("Saving"):
+            self._check_open()
+            self._state_of(image_id)
+            time = self._store.next_time(image_id)
+            event: Any = self._writer.append(kind, time=time, image_id=image_id, **fields)
+            self._store.apply([event])
+            return self.state.images[image_id]
+
+    def record_mask(
+        self,
+        kind: type[MaskEvent],
+        image_id: str,
+        labels: ArrayLike,
+        origin: MaskOrigin = NO_ORIGIN,
+        **fields: Any,
+    ) -> ImageState:
+        """Save a mask (H, W) of class indices, with the model, threshold and clicks it came from.
+
+        Raises `StudyError` when it does not fit the image.
+        """
+        with self._lock, explained("Saving the outline"):
+            self._check_open()
+            checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
+            # The mask must be on the disk before the event that refers to it.
+            revision, sha256 = self._masks.write(image_id, checked, self._store.hashes(image_id))
+            return self.record(kind, image_id, revision=revision, sha256=sha256, **origin.fields(), **fields)
+
     def record_prediction(
         self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN
     ) -> ImageState:
-        """Save a mask that the model predicted; it never replaces an annotator's mask.
-
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-        labels : array_like
-            (H, W) class indices of the image's size.
-        origin : MaskOrigin
-            Model, threshold and clicks it came from.
-
-        Returns
-        -------
-        ImageState
-            The image's new state.
-
-        Raises
-        ------
-        StudyError
-            When it does not fit the image, or cannot be saved; then it can be tried again.
-        """
-        return self._save_mask(Predicted, image_id, labels, origin)
+        """Save a mask that the model predicted; it never replaces an annotator's mask."""
+        return self.record_mask(Predicted, image_id, labels, origin)
 
     def save_correction(self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN) -> ImageState:
-        """Save a mask that the annotator changed, by hand, by clicks or by the threshold.
-
-        Parameters
-        ----------
-        image_id, labels, origin
-            As for `record_prediction`.
-
-        Returns
-        -------
-        ImageState
-            The image's new state.
-
-        Raises
-        ------
-        StudyError
-            As `record_prediction`.
-        """
-        return self._save_mask(Corrected, image_id, labels, origin)
+        """Save a mask that the annotator changed, by hand, by clicks or by the threshold."""
+        return self.record_mask(Corrected, image_id, labels, origin)
 
     def approve(
         self, image_id: str, labels: ArrayLike | None = None, origin: MaskOrigin | None = None
     ) -> ImageState:
-        """Approve a mask.
-
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-        labels : array_like, optional
-            (H, W) class indices. None: the current mask.
-        origin : MaskOrigin, optional
-            Model, threshold and clicks it came from. None: those of the current mask.
-
-        Returns
-        -------
-        ImageState
-            The image's new state.
-
-        Raises
-        ------
-        StudyError
-            As `record_prediction`, and when there is no mask or it is empty.
-        """
-        current = self._state_of(image_id).current
+        """Approve a mask, by default the current one; an empty one is a `StudyError`."""
+        state = self._state_of(image_id)
         if labels is None:
-            if current is None:
+            if state.current is None:
                 raise StudyError("There is no outline to approve; draw one, or choose No lesion.")
-            labels = self.read_revision(current)
+            labels = self.read_revision(state.current)
         if not np.any(labels):
             raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        return self._save_mask(Approved, image_id, labels, origin or MaskOrigin.of(current))
+        origin = origin or MaskOrigin.of(state.current)
+        return self.record_mask(Approved, image_id, labels, origin, review_of=self._reviewed(state))
 
     def no_lesion(self, image_id: str) -> ImageState:
-        """Record the verdict that the image shows no lesion.
-
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-
-        Returns
-        -------
-        ImageState
-            The image's new state.
-
-        Raises
-        ------
-        StudyError
-            When it cannot be saved; then it can be tried again.
-        """
-        return self._save_event(NoLesion, image_id)
+        """Record the verdict that the image shows no lesion."""
+        return self.record(NoLesion, image_id, review_of=self._reviewed(self._state_of(image_id)))
 
     def flag(self, image_id: str, note: str = "") -> ImageState:
-        """Set an image aside.
-
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-        note : str
-            Why, in at most 4000 characters.
-
-        Returns
-        -------
-        ImageState
-            The image's new state.
-
-        Raises
-        ------
-        StudyError
-            When it cannot be saved; then it can be tried again.
-        """
-        return self._save_event(Flagged, image_id, note=note)
+        """Set an image aside, with a note of at most 4000 characters."""
+        return self.record(Flagged, image_id, note=note)
 
     def reopen(self, image_id: str) -> ImageState:
-        """Withdraw a verdict or a flag; the masks stay.
-
-        Parameters
-        ----------
-        image_id : str
-            SHA-256 of the image.
-
-        Returns
-        -------
-        ImageState
-            The image's new state.
-
-        Raises
-        ------
-        StudyError
-            When it cannot be saved; then it can be tried again.
-        """
-        return self._save_event(Reopened, image_id)
+        """Withdraw a verdict or a flag; the masks stay."""
+        return self.record(Reopened, image_id)
 
     def save_session(self, image_id: str | None, view: Mapping[str, Any]) -> None:
         """Save where the annotator is, to return there.
 
-        Parameters
-        ----------
-        image_id : str, optional
-            SHA-256 of the image on the screen.
-        view : mapping
-            What the viewer needs to look the same again: names, finite numbers, texts, lists.
-
-        Raises
-        ------
-        StudyError
-            When it cannot be saved; then it can be tried again.
+        `view` is what the viewer needs to look the same again: names, finite numbers, texts, lists.
         """
         with self._lock, explained("Saving where you are"):
             self._check_open()
@@ -657,15 +471,7 @@ class Study:
     def set_images_folder(self, folder: str | Path) -> None:
         """Set the folder of the images that were not copied, after they were moved.
 
-        Parameters
-        ----------
-        folder : str or Path
-            The folder that holds them, in the same subfolders or in others.
-
-        Raises
-        ------
-        StudyError
-            When there is no such folder, it holds none of the images, or it cannot be saved.
+        They may be in the same subfolders of it or in others; it is a `StudyError` if none is there.
         """
         with self._lock, explained("Saving where the images are"):
             self._check_open()
@@ -680,16 +486,9 @@ class Study:
     def set_classes(self, classes: Sequence[StudyClass]) -> None:
         """Rename or recolor classes, add some at the end, or remove the last ones.
 
-        Parameters
-        ----------
-        classes : sequence of StudyClass
-            All classes. Masks refer to them by number, so their order cannot change.
-
-        Raises
-        ------
-        StudyError
-            When a name comes twice, a mask that was ever saved uses a class that would go, or they cannot be
-            saved. Annotators who have the study open see new classes when they open it the next time.
+        Masks refer to classes by number, so their order cannot change. It is a `StudyError` when a name comes
+        twice, or a mask that was ever saved uses a class that would go. Annotators who have the study open
+        see new classes when they open it the next time.
         """
         with self._lock, explained("Saving the classes"):
             self._check_open()
@@ -709,24 +508,13 @@ class Study:
 
     # ---- internal
 
-    def _save_event(self, kind: type[ImageEvent], image_id: str, **fields: Any) -> ImageState:
-        with self._lock, explained("Saving"):
-            self._check_open()
-            self._state_of(image_id)
-            time = self._store.next_time(image_id)
-            event: Any = self._writer.append(kind, time=time, image_id=image_id, **fields)
-            self._store.apply([event])
-            return self.state.images[image_id]
-
-    def _save_mask(
-        self, kind: type[MaskEvent], image_id: str, labels: ArrayLike, origin: MaskOrigin
-    ) -> ImageState:
-        with self._lock, explained("Saving the outline"):
-            self._check_open()
-            checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
-            # The mask must be on the disk before the event that refers to it.
-            revision, sha256 = self._masks.write(image_id, checked, self._store.hashes(image_id))
-            return self._save_event(kind, image_id, revision=revision, sha256=sha256, **origin.fields())
+    def _reviewed(self, state: ImageState) -> str | None:
+        """Return the annotator whose verdict a reviewer's own verdict is about; None: no review."""
+        if not self.is_reviewer:
+            return None
+        others = [v for v in state.verdicts.values() if v.annotator != self.annotator and v.review_of is None]
+        latest = max(others, key=lambda verdict: verdict.order, default=None)
+        return None if latest is None else latest.annotator
 
     def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
         """Write the events of new images in one step; of two images with one hash, the first counts."""

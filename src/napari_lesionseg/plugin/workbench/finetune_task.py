@@ -38,7 +38,7 @@ def training_images_of(study: Study) -> list[ImageState]:
 
 def split_items(training_images: Sequence[ImageState]) -> list[SplitItem]:
     """Return the patient and lesion of each image, so that none of them is split."""
-    return [SplitItem(s.name, patient=s.added.patient, lesion=s.added.lesion) for s in training_images]
+    return [SplitItem(s.name, patient=s.patient, lesion=s.lesion) for s in training_images]
 
 
 def read_training_image(study: Study, state: ImageState) -> CachedPair:
@@ -73,7 +73,7 @@ def describe_split(training_images: Sequence[ImageState], config: FineTuneConfig
     sizes = Counter(fold for fold in folds if fold != NOT_HELD_OUT)
     if not sizes:
         return "Too few images for a test: it will not be known whether the new model is better"
-    patients = {state.added.patient for state in training_images}
+    patients = {state.patient for state in training_images}
     kept = "" if None in patients else f"; {len(patients)} patients, each on one side only"
     if len(sizes) == 1:
         return f"{len(training_images) - sizes[0]} for training, {sizes[0]} for testing{kept}"

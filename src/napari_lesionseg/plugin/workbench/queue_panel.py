@@ -37,7 +37,7 @@ from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
 from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.queue_columns import SIDE, AgreementColumn, Thumbnails
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.study.queue import Order, count_images
+from napari_lesionseg.study.queue import TO_DO, Order, count_images
 from napari_lesionseg.study.state import ImageState, Status
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ STATUS_COLORS = {
     Status.NO_LESION: QColor(0, 158, 115),
     Status.CORRECTED: QColor(86, 180, 233),
     Status.FLAGGED: QColor(230, 159, 0),
+    Status.RETURNED: QColor(230, 159, 0),
 }
 
 _FILTERS: dict[str, frozenset[Status] | None] = {
     "all": None,
-    "to do": frozenset({Status.UNREVIEWED, Status.PREDICTED, Status.CORRECTED}),
+    "to do": TO_DO,
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}

@@ -134,7 +134,8 @@ class ReviewBar(Panel):
         self.back.setEnabled(can_go_back)
         set_tip(self.back, "Go to the previous image" if can_go_back else "This is the first image", "back")
         state = self.session.state
-        is_decided = state is not None and (state.status.done or state.status is Status.FLAGGED)
+        set_aside = (Status.FLAGGED, Status.RETURNED)
+        is_decided = state is not None and (state.status.done or state.status in set_aside)
         self._decision_row.setVisible(is_decided)
         if state is not None and is_decided:
             self.decision.setText(describe_decision(state))
