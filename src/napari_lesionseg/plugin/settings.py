@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from napari.settings import get_plugin_settings
 
@@ -18,6 +19,19 @@ class Preferences:
     working_size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class OutlineStyle:
+    """How outlines are drawn."""
+
+    color: str = "sky blue"
+    width: int = 3  # pixels of the screen
+    opacity: float = 1.0
+
+
+WIDTHS = range(1, 11)
+OPACITIES = (0.1, 1.0)
+
+
 def read_preferences() -> Preferences:
     """Read the preferences; the defaults where napari knows of none, as when the plugin is switched off."""
     try:
@@ -25,3 +39,31 @@ def read_preferences() -> Preferences:
     except (KeyError, AttributeError):
         return Preferences()
     return Preferences(page.default_model.strip(), page.device, page.working_size)
+
+
+def read_outline_style() -> OutlineStyle:
+    """Read how outlines are drawn; the defaults where napari knows of none."""
+    try:
+        page = get_plugin_settings(PLUGIN).outline
+    except (KeyError, AttributeError):
+        return OutlineStyle()
+    return OutlineStyle(page.color, page.width, page.opacity)
+
+
+def save_outline_style(style: OutlineStyle) -> None:
+    """Draw outlines in another way from now on; what is out of bounds is set to the bound."""
+    try:
+        page = get_plugin_settings(PLUGIN).outline
+    except (KeyError, AttributeError):
+        return
+    page.color = style.color
+    page.width = min(max(style.width, WIDTHS[0]), WIDTHS[-1])
+    page.opacity = round(min(max(style.opacity, OPACITIES[0]), OPACITIES[1]), 2)
+
+
+def outline_style_events() -> Any:
+    """Return the events of the outline's style; None if napari has no page for it."""
+    try:
+        return get_plugin_settings(PLUGIN).outline.events
+    except (KeyError, AttributeError):
+        return None

@@ -11,7 +11,6 @@ from napari.layers import Image
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.plugin.napari_layers import layers
 from napari_lesionseg.plugin.napari_layers.layers import (
-    contour_width,
     fits,
     frames_of,
     image_shape,
@@ -186,14 +185,10 @@ def test_only_an_outline_of_the_same_size_fits(spot: ByteImage) -> None:
     assert not fits(labels, image)
 
 
-def test_contours_are_wide_enough_to_be_seen_and_narrow_enough_to_be_quick() -> None:
-    assert [contour_width((side, side)) for side in (1, 768, 3000, 6000, 20000)] == [2, 2, 4, 7, 8]
-
-
 def test_an_outline_is_shown_as_a_contour_or_filled(spot: ByteImage) -> None:
     labels = new_outline(Image(spot, rgb=True))
     show_as(labels, filled=False)
-    assert (labels.contour, labels.opacity) == (2, layers.OUTLINE_OPACITY)
+    assert (labels.contour, labels.opacity) == (3, 1)
     show_as(labels, filled=True)
     assert (labels.contour, labels.opacity) == (0, layers.FILLED_OPACITY)
 

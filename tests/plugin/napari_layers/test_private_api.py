@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from napari._vispy.overlays.base import LayerOverlayMixin, VispySceneOverlay
 from napari._vispy.utils.visual import overlay_to_visual
+from napari._vispy.visuals.labels import LabelNode
 from napari.components import ViewerModel
 from napari.components.overlays.base import SceneOverlay
 from napari.layers import Labels
@@ -52,6 +53,19 @@ def check_calculate_contour() -> None:
     contour = Labels._calculate_contour(labels, labels.data, (slice(0, 8), slice(0, 9)))
     assert contour is not None
     assert contour.shape == (8, 9)
+
+
+def check_vispy_visuals_labels() -> None:
+    assert callable(LabelNode)
+
+
+def check_interpolation_fun() -> None:
+    node = LabelNode(np.zeros((2, 2), np.uint8), texture_format="r8")
+    assert "nearest" in node._interpolation_fun
+
+
+def check_need_interpolation_update() -> None:
+    assert LabelNode(np.zeros((2, 2), np.uint8), texture_format="r8")._need_interpolation_update
 
 
 def check_slice() -> None:
@@ -99,6 +113,9 @@ def check_block_history() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     "napari._vispy.overlays.base": check_vispy_overlays_base,
     "napari._vispy.utils.visual": check_vispy_utils_visual,
+    "napari._vispy.visuals.labels": check_vispy_visuals_labels,
+    "_interpolation_fun": check_interpolation_fun,
+    "_need_interpolation_update": check_need_interpolation_update,
     "_overlays": check_overlays,
     "_transforms": check_transforms,
     "_calculate_contour": check_calculate_contour,

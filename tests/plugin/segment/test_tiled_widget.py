@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
-from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.napari_layers.layers import CLASSES
 from napari_lesionseg.plugin.segment.tiled_task import TiledTask
 from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 

@@ -40,6 +40,7 @@ from napari_lesionseg.plugin.napari_layers.links import (
     read_numbers,
     shown_frame_of,
 )
+from napari_lesionseg.plugin.napari_layers.overlays import draw_on_screen
 from napari_lesionseg.plugin.tasks import Delay, Task, run_task
 from napari_lesionseg.types import IGNORED, LabelImage, Probability
 
@@ -232,6 +233,7 @@ def number_parts(
         numbers[frame] = ids
         name = f"{outline.name.removesuffix(' outline')} lesions"
         labels = Labels(numbers, name=name, colormap=instance_colors())
+        draw_on_screen(labels)
         place_like(labels, cast("Image", outline))
         link(labels, outline)
         viewer.layers.insert(viewer.layers.index(outline) + 1, labels)

@@ -1,8 +1,7 @@
-"""Write masks into Labels layers, as edits that Ctrl+Z takes back, and draw their contours quickly."""
+"""Write masks into Labels layers, as edits that Ctrl+Z takes back."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -21,9 +20,6 @@ _Indices: TypeAlias = tuple[NDArray[np.unsignedinteger[Any]], ...]
 
 _STRIP = 64
 """Rows that are compared at once, so that the temporary arrays stay in the processor's cache."""
-
-_TILE = 256
-"""Side of the tiles in which contours are computed, for the same reason."""
 
 
 def write_masks(layer: Labels, masks: Mapping[Frame, LabelImage]) -> bool:
@@ -73,59 +69,6 @@ def _show_stack(layer: Labels, mask: LabelImage) -> bool:
 def same_pixels(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether two masks are equal, compared without a large temporary array."""
     return one.shape == other.shape and next(_differing_strips(one, other), None) is None
-
-
-def use_fast_contours(layer: Labels) -> None:
-    """Draw the contours of a layer with `fast_contour`, as long as its data are bytes."""
-    # napari has no public way to choose the filter. The closure must not keep the layer alive.
-    layer_of = weakref.ref(layer)
-    napari_contour = type(layer)._calculate_contour
-
-    def calculate(labels: NDArray[Any], data_slice: tuple[slice, ...]) -> NDArray[Any] | None:
-        layer = layer_of()
-        if layer is None or layer.contour < 1 or labels.ndim != 2 or labels.dtype != np.uint8:
-            return None if layer is None else napari_contour(layer, labels, data_slice)
-        around = labels[tuple(_widened(cut, layer.contour) for cut in data_slice)]
-        first = [min(cut.start, layer.contour) for cut in data_slice]
-        inner = tuple(slice(at, at + cut.stop - cut.start) for at, cut in zip(first, data_slice, strict=True))
-        return fast_contour(around, int(layer.contour))[inner]
-
-    vars(layer)["_calculate_contour"] = calculate
-
-
-def fast_contour(labels: LabelImage, thickness: int) -> LabelImage:
-    """Keep the pixels of each class that have a smaller class within some steps; 0 elsewhere."""  # (H, W)
-    # The same erosion as napari's, by comparing each pixel with its neighbors, step by step and tile by tile:
-    # some thirty times faster, because tiles of a single class, most of them, have no border.
-    contour = np.zeros(labels.shape, np.uint8)
-    height, width = labels.shape
-    for top in range(0, height, _TILE):
-        for left in range(0, width, 2 * _TILE):
-            rows, cols = slice(top, top + _TILE), slice(left, left + 2 * _TILE)
-            around = labels[_widened(rows, thickness), _widened(cols, thickness)]
-            if around.min() != around.max():
-                inner = labels[rows, cols]
-                first = min(top, thickness), min(left, thickness)
-                eroded = _eroded(around, thickness)[first[0] :, first[1] :]
-                eroded = eroded[: inner.shape[0], : inner.shape[1]]
-                np.multiply(inner, eroded != inner, out=contour[rows, cols])
-    return contour
-
-
-def _widened(cut: slice, margin: int) -> slice:
-    return slice(max(cut.start - margin, 0), cut.stop + margin)  # indexing itself stops at the end
-
-
-def _eroded(labels: LabelImage, times: int) -> LabelImage:
-    """Set every pixel to the smallest class within some steps; the border of the image does not count."""
-    eroded = labels
-    for _ in range(times):
-        before, eroded = eroded, eroded.copy()
-        np.minimum(eroded[1:], before[:-1], out=eroded[1:])
-        np.minimum(eroded[:-1], before[1:], out=eroded[:-1])
-        np.minimum(eroded[:, 1:], before[:, :-1], out=eroded[:, 1:])
-        np.minimum(eroded[:, :-1], before[:, 1:], out=eroded[:, :-1])
-    return eroded
 
 
 def _refresh_hidden(layer: Labels) -> None:

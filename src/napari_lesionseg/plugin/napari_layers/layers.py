@@ -5,7 +5,6 @@ Arrays that leave this module are copies, so that threads never see the memory o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +15,31 @@ from numpy.typing import NDArray
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.io.images import to_byte_image
-from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, use_fast_contours
+from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
+from napari_lesionseg.plugin.napari_layers.overlays import draw_on_screen
+from napari_lesionseg.plugin.settings import read_outline_style
 from napari_lesionseg.types import ByteImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-OUTLINE_OPACITY = 1.0
 FILLED_OPACITY = 0.4
+
+CLASSES = "classes"
+"""Name in a layer's metadata under which the names of its classes stand, the background first."""
 
 # Okabe and Ito's palette, "Color universal design" (2008): distinct with every kind of color vision. Sky
 # blue comes first because skin and lesions hold no blue.
-CLASS_COLORS = ("#56b4e9", "#f0e442", "#009e73", "#e69f00", "#cc79a7", "#0072b2", "#d55e00")
+COLORS = {
+    "sky blue": "#56b4e9",
+    "yellow": "#f0e442",
+    "green": "#009e73",
+    "orange": "#e69f00",
+    "pink": "#cc79a7",
+    "blue": "#0072b2",
+    "red": "#d55e00",
+}
+CLASS_COLORS = tuple(COLORS.values())
 
 
 def image_shape(image: Image) -> tuple[int, ...]:
@@ -89,7 +101,7 @@ def new_outline(image: Image) -> Labels:
         colormap=outline_colors(),
         **_placement(image),
     )
-    use_fast_contours(labels)
+    draw_on_screen(labels)
     return labels
 
 
@@ -106,21 +118,28 @@ def fits(labels: Labels, image: Image) -> bool:
 
 
 def show_as(labels: Labels, *, filled: bool) -> None:
-    """Show an outline as a contour, or filled."""
-    contour = 0 if filled else contour_width(labels.data.shape)
+    """Show an outline as a line, in the style of the preferences, or filled."""
+    style = read_outline_style()
+    contour = 0 if filled else style.width
     if labels.contour != contour:  # napari redraws all of it even if it is the same
         labels.contour = contour
-    labels.opacity = FILLED_OPACITY if filled else OUTLINE_OPACITY
+    labels.opacity = FILLED_OPACITY if filled else style.opacity
 
 
-def contour_width(shape: Sequence[int]) -> int:
-    """Return the width in pixels at which a contour is visible when the whole image is in view."""
-    return int(np.clip(round(max(shape[-2:]) / 1000) + 1, 2, 8))
+def update_style(labels: Labels) -> None:
+    """Draw an outline as the preferences say now; the colors of several classes stay."""
+    if labels.contour:
+        show_as(labels, filled=False)
+    if len(labels.metadata.get(CLASSES, ())) <= 2:
+        labels.colormap = outline_colors()
 
 
 def outline_colors() -> DirectLabelColormap:
-    """Return the colors of the classes; classes beyond the palette are white."""
-    colors: dict[int | None, str] = dict(enumerate(CLASS_COLORS, start=1))
+    """Return the colors of the classes, that of the preferences first; further classes are white."""
+    chosen = read_outline_style().color
+    first = COLORS.get(chosen, chosen)  # black and white are names of their own
+    others = [color for color in CLASS_COLORS if color != first]
+    colors: dict[int | None, str] = dict(enumerate([first, *others], start=1))
     return DirectLabelColormap(color_dict={None: "white", 0: "transparent"} | colors)
 
 

@@ -18,14 +18,11 @@ from napari_lesionseg.masks.instances import InstanceMap
 from napari_lesionseg.masks.measurements import Measurement
 from napari_lesionseg.plugin.editor.editor import editor_of
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
-from napari_lesionseg.plugin.napari_layers.layers import image_shape
+from napari_lesionseg.plugin.napari_layers.layers import CLASSES, image_shape
 from napari_lesionseg.types import Probability
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-CLASSES = "classes"
-"""Name in a layer's metadata under which the names of its classes stand, the background first."""
 
 _ONE_CLASS = ("background", "lesion")
 _MEASURED = frozenset(Measurement.__dataclass_fields__) - {"index", "area"}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels, show_mask
-from napari_lesionseg.plugin.napari_layers.layers import fits
+from napari_lesionseg.plugin.napari_layers.layers import fits, update_style
+from napari_lesionseg.plugin.settings import outline_style_events
 from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ManagedLabels:
         self._writing = self._announced = self._closed = False
         self._notice: Callable[[], bool] = _nothing_new
         self._on_image: Callable[[], None] = _do_nothing
+        self._style_events: Any = None
 
     def take_over(
         self,
@@ -48,6 +50,9 @@ class ManagedLabels:
         self._labels.events.labels_update.connect(self._on_refreshed)
         self._labels.events.data.connect(self._on_painted)
         self._image.events.data.connect(self._on_image_changed)
+        self._style_events = outline_style_events()
+        if self._style_events is not None:
+            self._style_events.connect(self._on_style_changed)
 
     def close(self) -> None:
         """Restore the layer's own undo."""
@@ -59,6 +64,8 @@ class ManagedLabels:
         self._labels.events.labels_update.disconnect(self._on_refreshed)
         self._labels.events.data.disconnect(self._on_painted)
         self._image.events.data.disconnect(self._on_image_changed)
+        if self._style_events is not None:
+            self._style_events.disconnect(self._on_style_changed)
         self._notice, self._on_image = _nothing_new, _do_nothing
 
     @property
@@ -111,6 +118,9 @@ class ManagedLabels:
         if self._announced and not self._writing and self.usable:
             self._announced = False
             self._notice()
+
+    def _on_style_changed(self) -> None:
+        update_style(self._labels)
 
     def _on_image_changed(self) -> None:
         self._on_image()

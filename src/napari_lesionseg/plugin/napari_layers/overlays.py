@@ -1,4 +1,4 @@
-"""Clicks, boxes and cuts drawn over a Labels layer, as overlays of napari.
+"""The outline of a Labels layer, and clicks, boxes and cuts drawn over it, as overlays of napari.
 
 An overlay is neither a layer, which would stand in the layer list and be saved with the others, nor pixels.
 napari has no public way to add a kind of overlay, so its table of visuals is extended here.
@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 from napari._vispy.overlays.base import LayerOverlayMixin, VispySceneOverlay
 from napari._vispy.utils.visual import overlay_to_visual
+from napari._vispy.visuals.labels import LabelNode
 from napari.components.overlays.base import SceneOverlay
 from napari.layers import Labels
 from numpy.typing import NDArray
 from vispy.scene.visuals import Compound, Line, Markers
+from vispy.visuals.shaders import Function
 
 from napari_lesionseg.types import Box, Click
 
@@ -31,6 +33,36 @@ _HIDDEN = np.zeros((2, 2))
 
 _Corners = tuple[int, int, int, int]
 Overlay = TypeVar("Overlay", bound=SceneOverlay)
+
+
+# A label is seen if another one lies within `width` pixels of the screen. Shaders know how far apart pixels
+# of the screen are in the texture, so the outline has the same width at any zoom, and nothing is computed
+# when the mask changes. The inner circle of points finds holes that are narrower than the outline.
+_OUTLINE_SHADER = """
+    vec4 texture_lookup(vec2 texcoord) {
+        if (texcoord.x < 0.0 || texcoord.x > 1.0 || texcoord.y < 0.0 || texcoord.y > 1.0) {
+            discard;
+        }
+        vec2 right = dFdx(texcoord), down = dFdy(texcoord);
+        vec4 here = texture2D($texture, texcoord);
+        if (here.r == 0.0 || $width <= 0.0) {
+            return here;
+        }
+        for (int i = 0; i < 16; i++) {
+            float angle = 0.78539816 * float(i);
+            float reach = i < 8 ? $width : 0.5 * $width;
+            vec2 there = texcoord + reach * (cos(angle) * right + sin(angle) * down);
+            if (texture2D($texture, clamp(there, 0.0, 1.0)).r != here.r) {
+                return here;
+            }
+        }
+        return vec4(0.0);
+    }
+"""
+
+
+class OutlineOverlay(SceneOverlay):
+    """Draws the border of each label as wide as the layer's `contour` says, in pixels of the screen."""
 
 
 class ClickOverlay(SceneOverlay):
@@ -80,6 +112,18 @@ def add_overlay(labels: Labels, kind: type[Overlay]) -> Overlay:
     return overlay
 
 
+def draw_on_screen(labels: Labels) -> None:
+    """Let the `contour` of a layer count pixels of the screen rather than of the image."""
+    # napari would compute the contour in pixels of the image: hardly visible in an image of 24 megapixels, as
+    # thick as the image's pixels where it is magnified, and a second after each stroke.
+    vars(labels)["_calculate_contour"] = _no_contour
+    add_overlay(labels, OutlineOverlay)
+
+
+def _no_contour(labels: NDArray[Any], data_slice: tuple[slice, ...]) -> None:
+    """Return None, with which napari shows the labels as they are."""
+
+
 def remove_overlay(labels: Labels, overlay: SceneOverlay) -> None:
     """Remove an overlay from its layer."""
     key = _key(type(overlay))
@@ -121,6 +165,37 @@ class _VispyOverlay(LayerOverlayMixin, VispySceneOverlay):
         # napari downsamples images that are too large for a texture.
         to_data = self.layer._transforms["tile2data"]
         return np.asarray(to_data.inverse(np.asarray(points, dtype=float)))[:, ::-1]
+
+
+class VispyOutlineOverlay(LayerOverlayMixin, VispySceneOverlay):
+    """Replaces the shader of its layer; draws nothing itself."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(node=Compound([Line(pos=_HIDDEN)]), **options)
+        self._lookup = Function(_OUTLINE_SHADER)
+        self._lookup["width"] = 0.0
+        self.layer.events.contour.connect(self.reset)
+        self.reset()
+
+    def reset(self) -> None:
+        """Draw the outline as wide as it is now."""
+        super().reset()
+        self.node.visible = False
+        labels = self.node.parent
+        if not isinstance(labels, LabelNode):
+            return  # in 3D
+        if labels._interpolation_fun["nearest"] is not self._lookup:
+            labels._interpolation_fun["nearest"] = self._lookup
+            labels._need_interpolation_update = True
+        # Half a pixel less, so that the outline is never wider than the contour where pixels are cut in two.
+        pixel_scale = labels.canvas.pixel_scale if labels.canvas is not None else 1.0
+        self._lookup["width"] = max(self.layer.contour - 0.5, 0.0) * pixel_scale
+        labels.update()
+
+    def close(self) -> None:
+        """Disconnect from the layer."""
+        self.layer.events.contour.disconnect(self.reset)
+        super().close()
 
 
 class VispyClickOverlay(_VispyOverlay):
@@ -205,5 +280,6 @@ def _sides(box: _Corners) -> list[tuple[float, float]]:
     return [end for pair in itertools.pairwise(corners) for end in pair]
 
 
+overlay_to_visual[OutlineOverlay] = VispyOutlineOverlay
 overlay_to_visual[ClickOverlay] = VispyClickOverlay
 overlay_to_visual[InstanceOverlay] = VispyInstanceOverlay

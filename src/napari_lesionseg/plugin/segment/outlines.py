@@ -95,7 +95,6 @@ class ImageEditors:
         labels = self._add_labels(image)
         editor = open_editor(self._viewer(), image, labels, result.config)
         _draw(editor, result)
-        # Shown only when it is drawn: napari takes a second for the contour of 24 megapixels.
         labels.visible = image.visible
         show_as(labels, filled=self._filled)
         return editor

@@ -21,8 +21,7 @@ from napari_lesionseg.inference.tiling_io import (
     threshold_strips,
 )
 from napari_lesionseg.plugin.editor.editor import editor_of, open_editor
-from napari_lesionseg.plugin.napari_layers.layers import fits, image_shape, new_outline, show_as
-from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.napari_layers.layers import CLASSES, fits, image_shape, new_outline, show_as
 from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.types import LabelImage
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
 ENOUGH = 4
 """A multiscale image is predicted as a whole at a level of this many times the network's working size."""
-
-CONTOUR_PIXELS = 30_000_000
-"""Masks of larger images are shown filled, since napari takes seconds to draw their contours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ class TiledOutline:
             self.labels = new_outline(image)
             self.labels.metadata[CLASSES] = self._classes
             self.labels.data[...] = mask  # the layer is not shown yet: there is nothing to undo
-            show_as(self.labels, filled=mask.size > CONTOUR_PIXELS)
+            show_as(self.labels, filled=False)
             layers.insert(layers.index(image) + 1, self.labels)
         editor = editor_of(self.labels) or open_editor(self._viewer, image, self.labels, PostprocessConfig())
         editor.document.apply_mask(mask, editor.document.snapshot, manual=False)

@@ -25,8 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.editor.panel import CorrectPanel
-from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, outline_colors
-from napari_lesionseg.plugin.napari_layers.links import CLASSES
+from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, CLASSES, outline_colors
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.panels import Panel
