@@ -256,7 +256,7 @@ def test_a_class_that_the_model_does_not_know_is_named(
 
 
 def test_labels_read_for_training_have_their_class(folders: tuple[Path, Path]) -> None:
-    pairs = find_all_pairs([str(folders[0])], [str(folders[1])])
+    pairs, _ = find_all_pairs([str(folders[0])], [str(folders[1])])
     names = {"mole-0": "nevus", "mole-1": "melanoma"}
     read, failed = _read_all(
         pairs, "", side=64, class_names=names, classes=("background", "melanoma", "nevus")

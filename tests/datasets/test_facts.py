@@ -28,6 +28,9 @@ def workbook(path: Path) -> None:
     book.save(path)
 
 
+WITH_NAMES = [["name", "image", *ROWS[0][1:]], *(["A. B.", *row] for row in ROWS[1:])]
+PATHS = [["image_path", *ROWS[0][1:]], *([f"D:\\x\\{row[0]}.png", *row[1:]] for row in ROWS[1:])]
+CAMEL = [["imageId", "PatientID", "Diagnosis"], *ROWS[1:]]
 WAYS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "comma": ("metadata.csv", lambda path: path.write_text(text())),
     "semicolon": ("metadata.csv", lambda path: path.write_text(text(";"))),
@@ -42,6 +45,13 @@ WAYS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "endings": ("x.csv", lambda path: path.write_text(text().replace("p1,", "images/p1.PNG,"))),
     "image id": ("x.csv", lambda path: path.write_text(text().replace("name", "img_id"))),
     "workbook": ("x.xlsx", workbook),
+    "utf-16 without mark": ("x.csv", lambda path: path.write_bytes(text().encode("utf-16-le"))),
+    "comment": ("x.csv", lambda path: path.write_text("# from the clinic\n" + text())),
+    "header as comment": ("x.csv", lambda path: path.write_text("# " + text())),
+    "paths": ("x.csv", lambda path: path.write_text(text(rows=PATHS))),
+    "camel case": ("x.csv", lambda path: path.write_text(text(rows=CAMEL))),
+    "spaces": ("x.txt", lambda path: path.write_text(text(" "))),
+    "people's names": ("x.csv", lambda path: path.write_text(text(rows=WITH_NAMES))),
 }  # fmt: skip
 
 
@@ -100,6 +110,11 @@ def test_words_for_unknown_are_no_patient(images: Path, cell: str) -> None:
         ("name,sex,Sex\np1,m,f\n", "same name"),
         ("name\n" + '"' + "x" * 200_000, "not a readable table"),
         ("name,patient\np1,A\np1,B\n", "Rows say different things of p1"),
+        (
+            "name,patient\np1,A\npl2,B\n",
+            "1 rows name no image, and p0, p10, p11, p2, p3 and 6 more are in no",
+        ),
+        ("name,part\np1,fold 3\n", "The parts fold 3 are none of train, val and test"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named(images: Path, table: str, reason: str) -> None:
@@ -108,6 +123,35 @@ def test_a_table_that_cannot_be_used_is_named(images: Path, table: str, reason: 
     assert len(problems) == 1
     assert problems[0].left_out
     assert reason in problems[0].reason
+
+
+@pytest.mark.parametrize("value", ["NA", "nan", "None", "?", "", "-", "<NA>", "#N/A", "Unknown"])
+def test_what_is_unknown_joins_no_images(images: Path, value: str) -> None:
+    (images / "metadata.csv").write_text(f"name,patient,lesion,diagnosis\np1,{value},{value},{value}\n")
+    record = read_dataset(images).records[1]
+    assert (record.patient, record.lesion, record.diagnosis) == (None, None, None)
+
+
+def test_numbers_that_a_spreadsheet_changed_are_the_names(kit, tmp_path: Path) -> None:
+    for name in ("007", "010", "8"):
+        Image.fromarray(kit.image(int(name))).save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.csv").write_text("image,patient\n7,A\n10.0,A\n008,B\n")
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert {record.name: record.patient for record in dataset.records} == {"007": "A", "010": "A", "8": "B"}
+
+
+@pytest.mark.parametrize("name", ["metadata.xls", "Patients.ODS", "t.parquet"])
+def test_a_table_of_another_kind_is_named(images: Path, name: str) -> None:
+    (images / name).write_bytes(b"\xd0\xcf\x11\xe0")
+    (problem,) = read_dataset(images).problems
+    assert problem.name == name
+    assert "save it as CSV" in problem.reason
+
+
+def test_the_table_of_a_larger_data_set_is_no_problem(images: Path) -> None:
+    (images / "metadata.csv").write_text(text() + "p99,P99,nevus\n")
+    assert read_dataset(images).problems == ()
 
 
 def test_notes_are_no_tables(images: Path) -> None:

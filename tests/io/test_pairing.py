@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from napari_lesionseg.errors import PairingError
-from napari_lesionseg.io.pairing import find_images, find_pairs, natural_key
+from napari_lesionseg.io.pairing import find_images, find_pairs, natural_key, search_pairs
 
 Touch = Callable[..., list[Path]]
 
@@ -55,8 +55,16 @@ class TestFindImages:
         assert names(find_images([tmp_path])) == ["a.jpg"]
 
     def test_lesion_may_be_the_name_of_an_image(self, touch: Touch, tmp_path: Path) -> None:
-        touch("overview.jpg", "arm_lesion.jpg")
-        assert names(find_images([tmp_path])) == ["arm_lesion.jpg", "overview.jpg"]
+        touch("overview.jpg", "arm_lesion.jpg", "leg_gt.jpg")
+        assert names(find_images([tmp_path])) == ["arm_lesion.jpg", "leg_gt.jpg", "overview.jpg"]
+
+    @pytest.mark.parametrize("word", ["_seg", "-gt", " label", ".annotation", "_GroundTruth", "_masks"])
+    def test_masks_of_other_programs_beside_an_image_are_no_images(
+        self, touch: Touch, tmp_path: Path, word: str
+    ) -> None:
+        touch("a.jpg", f"a{word}.png")
+        assert names(find_images([tmp_path])) == ["a.jpg"]
+        assert [pair.mask.name for pair in find_pairs(tmp_path).pairs] == [f"a{word}.png"]
 
     def test_files_folders_and_patterns_together_give_each_once(
         self, touch: Touch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,6 +154,10 @@ class TestFindPairs:
             "A B Æ_Mask.JPG",
             "a b æ_lesion.bmp",
             "a b æ_SEGMENTATION.tif",
+            "a b æ-mask.png",
+            "a b æ_gt.png",
+            "a b æ_Ground_Truth.png",
+            "a b æ.labels.png",
         ],
     )
     def test_a_mask_has_the_stem_alone_or_with_an_ending(
@@ -157,13 +169,28 @@ class TestFindPairs:
         assert find_pairs(tmp_path).pairs == (pair,)
 
     @pytest.mark.parametrize(
-        "mask", ["aa.png", "a_1.png", "a_segmentations.png", "_mask.png", "b_a.png", "a_mask_mask.png"]
+        "mask", ["aa.png", "a_1.png", "a_segmentation2.png", "_mask.png", "b_a.png", "a_mask_mask.png"]
     )
     def test_other_stems_do_not_belong(self, touch: Touch, tmp_path: Path, mask: str) -> None:
         touch("images/a.jpg", "images/z.jpg", f"masks/{mask}", "masks/z.png")
         search = find_pairs(tmp_path / "images", tmp_path / "masks")
         assert [pair.stem for pair in search.pairs] == ["z"]
         assert names(search.without_mask) == ["a.jpg"]
+
+    @pytest.mark.parametrize(
+        ("images", "masks"), [("Images", "Masks"), ("imgs", "labels"), ("image", "GroundTruth")]
+    )
+    def test_folders_of_images_and_masks_have_several_names(
+        self, touch: Touch, tmp_path: Path, images: str, masks: str
+    ) -> None:
+        touch(f"{images}/a.jpg", f"{masks}/a.png", "notes/a.png")
+        (pair,) = find_pairs(tmp_path).pairs
+        assert (pair.image.parent.name, pair.mask.parent.name) == (images, masks)
+
+    def test_masks_in_two_folders_are_several_masks(self, touch: Touch, tmp_path: Path) -> None:
+        touch("images/a.jpg", "masks/a.png", "labels/a.png")
+        with pytest.raises(PairingError, match="has several masks"):
+            find_pairs(tmp_path)
 
     def test_masks_may_lie_beside_the_images(self, touch: Touch, tmp_path: Path) -> None:
         touch("a.jpg", "a_mask.png", "a10.jpg", "a10_segmentation.png", "a2.jpg", "a2_lesion.png", "b.jpg")
@@ -245,6 +272,16 @@ class TestFindPairs:
             find_pairs(tmp_path / "images", tmp_path / "empty")
         with pytest.raises(PairingError, match="no masks found in nothing"):
             find_pairs(tmp_path / "images", [])
+
+
+def test_every_file_without_a_partner_is_named(touch: Touch, tmp_path: Path) -> None:
+    touch("images/a.jpg", "images/b.jpg", "images/c.jpg", "images/c.png", "images/d.jpg")
+    touch("masks/a.png", "masks/b.png", "masks/b_mask.png", "masks/z.png")
+    search = search_pairs(tmp_path)
+    assert [pair.stem for pair in search.pairs] == ["a"]
+    said = "\n".join(search.unused())
+    assert all(f"{name} " in said or f"{name}:" in said for name in ("b.jpg", "c.jpg", "c.png", "d.jpg"))
+    assert "z.png: the mask has no image" in said
 
 
 def test_natural_order_counts() -> None:

@@ -24,7 +24,7 @@ from napari_lesionseg.cli.options import (
 from napari_lesionseg.cluster.engine import open_engine
 from napari_lesionseg.cluster.evaluate import EvaluateJob, evaluate_pairs
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import LesionSegError, PairingError
+from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.calibration import tune
 from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, evaluate
 from napari_lesionseg.evaluation.instances import InstanceTally
@@ -32,7 +32,6 @@ from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.evaluation.panoptic import PanopticTally
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.io.atomic import write_atomically
-from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.store import ModelStore
@@ -97,11 +96,7 @@ def configure_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Print the table; 1 if some images could not be measured."""
-    found = find_pairs([options.images], [options.masks] if options.masks else None)
-    for image in found.without_mask:
-        print_error(f"{image}: has no mask")
-    if not found.pairs:
-        raise PairingError("There are no images with masks to measure the model on.")
+    pairs, unused = find_all_pairs([options.images], [options.masks] if options.masks else [])
     path = ModelStore().resolve(options.model)
     model = load_model(path, options.device)
     all_parts = options.all_parts or options.instances or options.panoptic
@@ -113,10 +108,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     job = EvaluateJob(config.model_dump_json(), options.device, tuple(tallies))
     with (
         open_engine(cluster_options(options)) as engine,
-        progress_bar("Measuring", len(found.pairs)) as (progress, task),
+        progress_bar("Measuring", len(pairs)) as (progress, task),
     ):
         engine.install_model(path)
-        for outcome in evaluate_pairs(engine, job, found.pairs):
+        for outcome in evaluate_pairs(engine, job, pairs):
             outcomes.append(outcome)
             if isinstance(outcome, FailedImage):
                 print_error(name_image(outcome.stem, outcome.reason))
@@ -133,7 +128,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         figures["panoptic"] = {name: getattr(panoptic.quality, name) for _, name in PANOPTIC_ROWS}
     if options.json:
         _write_json(options.json, figures)
-    return 1 if evaluation.failed_inputs or found.without_mask else 0
+    return 1 if evaluation.failed_inputs or unused else 0
 
 
 def print_table(evaluation: Evaluation) -> None:
@@ -208,10 +203,12 @@ def run_tune(options: argparse.Namespace) -> int:
         model = Model(
             model.network, model.card.model_copy(update={"test_time_augmentation": True}), model.device
         )
-    folders = {
-        folder: find_all_pairs([folder], [options.masks[index]] if options.masks else [])
-        for index, folder in enumerate(options.images)
-    }
+    folders: dict[str, list[Pair]] = {}
+    unused = 0
+    for index, folder in enumerate(options.images):
+        pairs, count = find_all_pairs([folder], [options.masks[index]] if options.masks else [])
+        folders[folder] = pairs
+        unused += count
     found = tune(model, [pair for pairs in folders.values() for pair in pairs])
     for name, value in asdict(found).items():
         print_result(f"{name.replace('_', ' ')}: {value:.4f}")
@@ -226,7 +223,7 @@ def run_tune(options: argparse.Namespace) -> int:
     card = card.model_copy(update={"scores": _scores(model, card, folders)})
     save_checkpoint(options.out, model.network, card)
     print_result(f"{options.out} written")
-    return 0
+    return 1 if unused else 0
 
 
 def _scores(model: Model, card: ModelCard, folders: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:

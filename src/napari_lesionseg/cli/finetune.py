@@ -70,8 +70,11 @@ def run_finetune(options: argparse.Namespace) -> int:
     check_out(options.out)
     named = {"epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(FineTuneConfig, parse_changes(options.set), options=named)
-    pairs = find_all_pairs(options.images, options.masks or [])
-    held_out = find_all_pairs(options.val_images, options.val_masks) if options.val_images else []
+    pairs, unused = find_all_pairs(options.images, options.masks or [])
+    held_out: list[Pair] = []
+    if options.val_images:
+        held_out, more = find_all_pairs(options.val_images, options.val_masks)
+        unused += more
     model = load_model(options.model, options.device)
     tuning = fine_tune(
         model,
@@ -85,7 +88,7 @@ def run_finetune(options: argparse.Namespace) -> int:
     _show(tuning)
     _write(options, model, tuning.candidate())
     tuning.delete_checkpoint()
-    return 1 if tuning.skipped else 0
+    return 1 if tuning.skipped or unused else 0
 
 
 def read_patients(path: Path, pairs: Sequence[Pair]) -> list[SplitItem]:

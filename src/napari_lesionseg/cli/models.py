@@ -9,12 +9,11 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import one_line, print_error, print_result, progress_bar, results
-from napari_lesionseg.cli.options import add_device
+from napari_lesionseg.cli.options import add_device, find_all_pairs
 from napari_lesionseg.errors import CheckpointError, LesionSegError
 from napari_lesionseg.finetuning.comparison import Comparison, ImageChange, collect_changes, compare_pair
 from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.io.images import read_image, read_mask
-from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint, read_card
 from napari_lesionseg.models.convert import SUFFIXES, import_weights
@@ -121,11 +120,11 @@ def _history(store: ModelStore, options: argparse.Namespace) -> int:
 
 def _compare(_: ModelStore, options: argparse.Namespace) -> int:
     """Print both models' scores and what changed; 1 if an image could not be read."""
-    found = find_pairs([options.images], [options.masks] if options.masks else None)
+    pairs, failed = find_all_pairs([options.images], [options.masks] if options.masks else [])
     old, new = (load_model(name, options.device) for name in (options.old, options.new))
-    changes, failed = list[ImageChange](), 0
-    with progress_bar("Measuring", len(found.pairs)) as (progress, task):
-        for pair in found.pairs:
+    changes = list[ImageChange]()
+    with progress_bar("Measuring", len(pairs)) as (progress, task):
+        for pair in pairs:
             try:
                 image = read_image(pair.image)
                 cached = CachedPair(pair.stem, image, read_mask(pair.mask, image.shape[:2]))

@@ -14,10 +14,12 @@ from napari_lesionseg.cli.console import print_error
 from napari_lesionseg.cluster.engine import ClusterOptions
 from napari_lesionseg.config import Settings
 from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
-from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.types import Pair
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
+MOST_NAMES = 8
+"""How many files that are left out are named."""
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -94,22 +96,26 @@ def check_out(path: Path) -> None:
         raise TrainingError(f"{path} is a folder; give the name of a file.")
 
 
-def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> list[Pair]:
+def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pair], int]:
     """Find the pairs of several folders, each with its own folder of masks, or with none.
 
-    Images without a mask are left out, and their number is printed.
+    Files that are in no pair are named, and their number is returned as well.
     """
     if masks and len(masks) != len(images):
         raise PairingError("Give one folder of masks for each folder of images, in the same order.")
     pairs: list[Pair] = []
-    without = 0
+    unused: list[str] = []
     for index, folder in enumerate(images):
-        found = find_pairs([folder], [masks[index]] if masks else None)
-        without += len(found.without_mask)
+        found = search_pairs([folder], [masks[index]] if masks else None)
+        unused += found.unused()
         pairs += found.pairs
-    if without:
-        print_error(f"{without} images have no mask and are left out")
-    return pairs
+    if not pairs:
+        raise PairingError(f"No image in {', '.join(images)} has a mask. The first reason: {unused[0]}")
+    for line in unused[:MOST_NAMES]:
+        print_error(line)
+    if len(unused) > MOST_NAMES:
+        print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons")
+    return pairs, len(unused)
 
 
 def parse_changes(changes: Iterable[str]) -> dict[str, Any]:

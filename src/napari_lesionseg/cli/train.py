@@ -20,12 +20,13 @@ from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
-from napari_lesionseg.datasets.records import Record
+from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, MaskError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.masks.class_labels import label_as
 from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
@@ -100,15 +101,19 @@ def run_train(options: argparse.Namespace) -> int:
     """Train and write the model."""
     check_out(options.out)
     config = read_recipe(options)
-    pairs, held_out = _find_all(options)
+    pairs, held_out, left_out = _find_all(options)
     side = max(size for _, size in config.sizes)
-    class_names = _read_classes(options, pairs) if options.classes_from else None
+    class_names = _read_classes(options, [*pairs, *held_out]) if options.classes_from else None
     network, card = _start(options, config, side, class_names)
     read = partial(_read_all, side=round(side * 1.25), class_names=class_names, classes=card.classes)
-    learn, failed = read(pairs, "Reading images")
-    measure, failed_too = read(held_out, "Reading held-out images")
+    learn = read(pairs, "Reading images")
+    measure = read(held_out, "Reading held-out images")
+    left_out += len(pairs) - len(learn) + len(held_out) - len(measure)
     state = options.out.with_suffix(".state.safetensors")
-    trainer = Trainer(network, card, learn, measure, config, device=options.device, state_path=state)
+    images = list(learn.values())
+    trainer = Trainer(
+        network, card, images, list(measure.values()), config, device=options.device, state_path=state
+    )
     start = copy.deepcopy(network.state_dict())
     if options.resume:
         trainer.load_state(state)
@@ -119,16 +124,16 @@ def run_train(options: argparse.Namespace) -> int:
     training = {
         "command": _command(),
         "settings": config.model_dump(mode="json"),
-        "data": _data_record(pairs),
+        "data": _data_record([pair for pair in pairs if pair in learn]),
         "last": history[-1:],
     }
     learned = blend(trainer.averaged_network, start, config.start_weight)
-    domain = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in learn))
+    domain = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in images))
     about = {"training": training, "domain": domain}
     save_checkpoint(options.out, learned, card.model_copy(update=about))
     state.unlink(missing_ok=True)
     print_result(f"{options.out} written")
-    return 1 if failed + failed_too else 0
+    return 1 if left_out else 0
 
 
 def read_recipe(options: argparse.Namespace) -> TrainConfig:
@@ -150,28 +155,30 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
     return config
 
 
-def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
-    pairs = find_all_pairs(options.images, options.masks or [])
+def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair], int]:
+    """Return the pairs to train on, those held out, and the number of files that are in neither."""
+    pairs, unused = find_all_pairs(options.images, options.masks or [])
     if options.val_images:
-        return pairs, find_all_pairs(options.val_images, options.val_masks)
-    assignment = assign_parts(
-        _split_items(options, sorted({pair.stem for pair in pairs})),
-        {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE},
-        seed=0,
-    )
+        held_out, more = find_all_pairs(options.val_images, options.val_masks)
+        return pairs, held_out, unused + more
+    items, problems = _split_items(options, sorted({pair.stem for pair in pairs}))
+    for problem in problems:
+        print_error(f"{problem.name}: {problem.reason}")
+    assignment = assign_parts(items, {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE}, seed=0)
     held_out = [pair for pair in pairs if assignment[pair.stem] == "val"]
-    return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out
+    unused += sum(problem.left_out for problem in problems)
+    return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out, unused
 
 
-def _split_items(options: argparse.Namespace, stems: Sequence[str]) -> list[SplitItem]:
+def _split_items(options: argparse.Namespace, stems: Sequence[str]) -> tuple[list[SplitItem], list[Problem]]:
     """Return what keeps images together: their patient and lesion, from tables in the folders and from names.
 
     Images of one stem, in whatever folder, show one lesion and are one item.
     """
-    folders = [Path(folder) for folder in options.images if Path(folder).is_dir()]
+    folders = [Path(folder) for folder in options.images if is_dir(Path(folder))]
     facts = read_facts([table for folder in folders for table in find_tables(folder)], stems)
     records = [facts.applied(Record(stem, Path(stem))) for stem in stems]
-    return [SplitItem(record.name, record.patient, record.lesion) for record in records]
+    return [SplitItem(record.name, record.patient, record.lesion) for record in records], facts.problems
 
 
 def _read_classes(options: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:
@@ -196,9 +203,9 @@ def _read_all(
     side: int,
     class_names: Mapping[str, str] | None,
     classes: Sequence[str],
-) -> tuple[list[CachedPair], int]:
-    """Read pairs into memory; those that cannot be read are named and counted."""
-    cached: list[CachedPair] = []
+) -> dict[Pair, CachedPair]:
+    """Read pairs into memory; those that cannot be read are named and left out."""
+    cached: dict[Pair, CachedPair] = {}
     with progress_bar(description, len(pairs)) as (progress, task):
         for pair in pairs:
             try:
@@ -207,18 +214,20 @@ def _read_all(
                     name = class_names.get(name_key(pair.stem))
                     sample = sample._replace(labels=label_as(sample.labels, name, classes))
                 _check_classes(pair, sample.labels, classes)
-                cached.append(sample)
+                cached[pair] = sample
             except LesionSegError as error:
                 print_error(str(error))
             progress.advance(task)
-    return cached, len(pairs) - len(cached)
+    return cached
 
 
 def _check_classes(pair: Pair, labels: LabelImage, classes: Sequence[str]) -> None:
-    """Raise an error for a mask with a class that a network of several classes does not know."""
+    """Raise an error for a mask with a class that the network does not know."""
     highest = int(labels.max(initial=0, where=labels != IGNORED))
-    if len(classes) > 2 and highest >= len(classes):
-        raise MaskError(f"{pair.mask}: has a class {highest}, but the network learns {len(classes) - 1}")
+    if highest >= len(classes):
+        raise MaskError(
+            f"{pair.mask}: has a class {highest}, which has no name; the classes are {', '.join(classes)}"
+        )
 
 
 def _start(

@@ -16,6 +16,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.inference.predictor import Model, load_model, segment
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
+from napari_lesionseg.io.folders import exists
 from napari_lesionseg.io.images import read_image, write_image, write_mask
 from napari_lesionseg.io.overlay import draw_outline
 
@@ -182,7 +183,7 @@ def _check_free(task: FileTask, written: dict[str, Path], *, own: bool) -> None:
     first = written.setdefault(task.source.stem.casefold(), task.source)
     if first is not task.source:
         raise LesionSegError(f"{task.source}: left out, because its mask would replace that of {first}.")
-    if not own and task.mask.exists() and task.folder.samefile(task.source.parent):
+    if not own and exists(task.mask) and task.folder.samefile(task.source.parent):
         raise LesionSegError(
             f"{task.source}: left out, because {task.mask.name} beside it may be an annotator's own mask."
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -17,23 +17,32 @@ from napari_lesionseg.datasets.splits import Part, SplitItem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import image_suffixes
-from napari_lesionseg.io.tables import TABLE_SUFFIXES, read_table
+from napari_lesionseg.io.tables import TABLE_SUFFIXES, UNREAD_TABLES, read_table
 
-NAME_COLUMNS = ("name", "isic_id", "image_id", "img_id", "image", "image_name", "file_name", "filename")
-"""Columns that may hold an image's name; the first that a table has is taken."""
+NAME_COLUMNS = (
+    "name", "isic_id", "image_id", "img_id", "image", "image_name", "file_name", "image_file", "image_path",
+    "file_path", "path", "file", "img", "img_name", "image_file_name",
+)  # fmt: skip
+"""Columns that may hold an image's name; that which names most images is taken."""
 
-PATIENT_COLUMNS = ("patient_id", "patient")
-LESION_COLUMNS = ("lesion_id", "lesion")
+PATIENT_COLUMNS = ("patient_id", "patient", "subject_id", "subject", "patient_number", "patient_no")
+LESION_COLUMNS = ("lesion_id", "lesion", "lesion_number")
+PART_COLUMNS = ("part", "split", "subset")
 DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnostic")
 
 _OWN_TABLES = {"provenance.csv", "classes.csv", "labelmap.txt", "ph2_dataset.txt", "ph2_dataset.xlsx"}
-_UNKNOWN = {"", "na", "n/a", "nan", "none", "null", "?", "unknown"}
+_UNKNOWN = {
+    "", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "nat", "none", "null", "nil", "?", "unknown", "missing",
+    "-", "--", ".",
+}  # fmt: skip
 _PARTS: Mapping[str, Part] = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "holdout": "test",
 }  # fmt: skip
 _ONE_HOT = ("melanoma", "seborrheic_keratosis")
 _PAD_UFES = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
+_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")  # spreadsheets make 7 or 7.0 of 007
+_SEPARATORS = re.compile(r"[\W_]+")
 _SEVERAL = 5  # names that are listed of images with contradicting rows
 
 
@@ -51,7 +60,7 @@ class Facts:
     def split_items(self) -> list[SplitItem]:
         """Return patient, lesion and diagnosis of every row, as splits need them."""
         return [
-            SplitItem(name, _first(row, PATIENT_COLUMNS), _first(row, LESION_COLUMNS), _diagnosis(row))
+            SplitItem(name, _known(row, "patient_id"), _known(row, "lesion_id"), _diagnosis(row))
             for name, row in self.rows.items()
         ]
 
@@ -68,7 +77,7 @@ def find_tables(folder: Path) -> list[Path]:
     return [
         path
         for path in walk(folder)
-        if path.suffix.lower() in TABLE_SUFFIXES and path.name.lower() not in _OWN_TABLES
+        if path.suffix.lower() in {*TABLE_SUFFIXES, *UNREAD_TABLES} and path.name.lower() not in _OWN_TABLES
     ]
 
 
@@ -86,45 +95,126 @@ def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
     -------
     Facts
         The rows of these images. Among the problems are tables that cannot be read, have no column of names,
-        or name none of the images, and images of which two rows say different things.
+        or name none of the images, tables that lack some images and name others that are not there, and
+        images of which two rows say different things.
     """
     facts = Facts()
-    known = {name_key(name) for name in names}
+    known = _Names(names)
     contradicting: dict[str, list[str]] = {}
+    unused: dict[Path, int] = {}  # rows
     for path in tables:
         try:
-            rows = read_table(path)
+            rows = [_with_usual_columns(row) for row in read_table(path)]
         except DatasetError as error:
             facts.problems.append(Problem(path.name, str(error)))
             continue
-        column = next((name for name in NAME_COLUMNS if rows and name in rows[0]), None)
-        if column is None:
+        named = _named_rows(rows, known)
+        if named is None:
             if path.suffix.lower() != ".txt":
                 facts.problems.append(Problem(path.name, _no_names(rows)))
             continue
-        used = [row for row in rows if name_key(row[column]) in known]
-        if not used:
-            facts.problems.append(
-                Problem(path.name, f"No row of the table names an image (column {column}).")
-            )
-        for row in used:
-            fresh = {key: value for key, value in row.items() if value and key != column}
-            merged = facts.rows.setdefault(name_key(row[column]), {})
-            for key in fresh.keys() & merged.keys():
-                if fresh[key] != merged[key]:
-                    contradicting.setdefault(key, []).append(row[column])
-            facts.rows[name_key(row[column])] = fresh | merged
-    for key, images in contradicting.items():
-        more = f" and {len(images) - _SEVERAL} more" if len(images) > _SEVERAL else ""
-        text = f"Rows say different things of {', '.join(images[:_SEVERAL])}{more}; the first is taken."
-        facts.problems.append(Problem(key, text))
+        unused[path] = len(rows) - len(named)
+        facts.problems += _mismatches(path, rows, named)
+        _merge(facts, named, contradicting)
+    for column, images in contradicting.items():
+        text = f"Rows say different things of {_list_names(images)}; the first is taken."
+        facts.problems.append(Problem(column, text))
+    lacking = sorted(known.keys - facts.rows.keys())
+    for path, count in unused.items():
+        if lacking and count and facts.rows:  # the table of a larger data set is none to complain of
+            reason = f"{count} rows name no image, and {_list_names(lacking)} are in no table."
+            facts.problems.append(Problem(path.name, reason))
     return facts
 
 
-def _no_names(rows: list[dict[str, str]]) -> str:
+def _merge(
+    facts: Facts, named: Iterable[tuple[str, dict[str, str]]], contradicting: dict[str, list[str]]
+) -> None:
+    """Add rows to what is known; of values that differ, the first is kept, and the image is noted."""
+    for key, row in named:
+        before = facts.rows.get(key, {})
+        for column in row.keys() & before.keys():
+            if row[column] != before[column]:
+                contradicting.setdefault(column, []).append(key)
+        facts.rows[key] = row | before
+
+
+class _Names:
+    """The names of the images of a data set, as the cells of tables may spell them."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.keys = {name_key(name) for name in names}
+        numbers: dict[str, list[str]] = {}
+        for key in self.keys:
+            if match := _NUMBER.fullmatch(key):
+                numbers.setdefault(match[1], []).append(key)
+        self._numbers = {number: keys[0] for number, keys in numbers.items() if len(keys) == 1}
+
+    def find(self, cell: str) -> str | None:
+        """Return the `name_key` of the image that a cell names."""
+        key = name_key(cell)
+        if key in self.keys:
+            return key
+        match = _NUMBER.fullmatch(key)
+        return self._numbers.get(match[1]) if match else None
+
+
+def _with_usual_columns(row: Mapping[str, str]) -> dict[str, str]:
+    """Return a row with the usual headers for names, patients, lesions and parts; imageId is image_id."""
+    usual: dict[str, str] = {}
+    for header, cell in row.items():
+        column = _COLUMNS.get(_SEPARATORS.sub("", header), header)
+        if column not in row or column == header:
+            usual.setdefault(column, cell)
+    return usual
+
+
+def _named_rows(rows: Sequence[dict[str, str]], known: _Names) -> list[tuple[str, dict[str, str]]] | None:
+    """Return what the rows of known images say, by the column that names most of them; None without one."""
+    columns = [column for column in NAME_COLUMNS if rows and column in rows[0]]
+    if not columns:
+        return None
+    found = {column: [known.find(row[column]) for row in rows] for column in columns}
+    best = max(columns, key=lambda column: sum(key is not None for key in found[column]))
+    return [
+        (key, {header: cell for header, cell in row.items() if cell and header != best})
+        for key, row in zip(found[best], rows, strict=True)
+        if key is not None
+    ]
+
+
+def _mismatches(
+    path: Path, rows: Sequence[dict[str, str]], named: Sequence[tuple[str, dict[str, str]]]
+) -> Iterator[Problem]:
+    """Say that a table names no image, or parts that are unknown."""
+    if not named:
+        columns = ", ".join(column for column in NAME_COLUMNS if column in rows[0])
+        yield Problem(path.name, f"No row of the table names an image (column {columns}).")
+    words = {row["part"] for _, row in named if not _is_part(row.get("part", ""))}
+    if words:
+        yield Problem(path.name, f"The parts {_list_names(sorted(words))} are none of train, val and test.")
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SEVERAL} more" if len(names) > _SEVERAL else ""
+    return ", ".join(names[:_SEVERAL]) + more
+
+
+def _is_part(word: str) -> bool:
+    return word.casefold() in {*_PARTS, *_UNKNOWN}
+
+
+def _no_names(rows: Sequence[dict[str, str]]) -> str:
     if not rows:
         return "The table has no rows."
     return f"The table has no column with the names of images ({', '.join(NAME_COLUMNS)})."
+
+
+_COLUMNS = {
+    _SEPARATORS.sub("", alias): aliases[0]
+    for aliases in (PATIENT_COLUMNS, LESION_COLUMNS, PART_COLUMNS)
+    for alias in aliases
+} | {_SEPARATORS.sub("", name): name for name in (*NAME_COLUMNS, *DIAGNOSIS_COLUMNS)}
 
 
 def with_facts(record: Record, row: Mapping[str, str]) -> Record:
@@ -144,14 +234,14 @@ def with_facts(record: Record, row: Mapping[str, str]) -> Record:
         (PAD-UFES-20) give patient and lesion by themselves.
     """
     pad = _PAD_UFES.fullmatch(record.name)
-    patient = _first(row, PATIENT_COLUMNS) or (pad["patient"] if pad else record.patient)
+    patient = _known(row, "patient_id") or (pad["patient"] if pad else record.patient)
     if pad and patient:  # the table of PAD-UFES-20 has PAT_355 where others have 355
         patient = re.sub("^PAT_", "", patient, flags=re.IGNORECASE)
-    fixed = {*NAME_COLUMNS, *PATIENT_COLUMNS, *LESION_COLUMNS, "diagnosis", "part"}
+    fixed = {*NAME_COLUMNS, "patient_id", "lesion_id", "diagnosis", "part"}
     return replace(
         record,
         patient=patient,
-        lesion=_first(row, LESION_COLUMNS) or (pad["lesion"] if pad else record.lesion),
+        lesion=_known(row, "lesion_id") or (pad["lesion"] if pad else record.lesion),
         diagnosis=_diagnosis(row) or record.diagnosis,
         part=_PARTS.get(row.get("part", "").casefold(), record.part),
         metadata={
@@ -161,13 +251,14 @@ def with_facts(record: Record, row: Mapping[str, str]) -> Record:
     )
 
 
-def _first(row: Mapping[str, str], columns: Iterable[str]) -> str | None:
-    """Return the first value that is known."""
-    values = (row.get(column, "") for column in columns)
-    return next((value for value in values if value.casefold() not in _UNKNOWN), None)
+def _known(row: Mapping[str, str], column: str) -> str | None:
+    """Return the value of a column, if it is known."""
+    value = row.get(column, "")
+    return None if value.casefold() in _UNKNOWN else value
 
 
 def _diagnosis(row: Mapping[str, str]) -> str | None:
     """Return the diagnosis; the challenge of 2017 has a column of 0.0 and 1.0 for each."""
+    told = (_known(row, column) for column in DIAGNOSIS_COLUMNS)
     one_hot = (name for name in _ONE_HOT if row.get(name) in ("1", "1.0"))
-    return _first(row, DIAGNOSIS_COLUMNS) or next(one_hot, None)
+    return next((diagnosis for diagnosis in told if diagnosis), None) or next(one_hot, None)

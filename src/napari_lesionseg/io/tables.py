@@ -18,8 +18,11 @@ import python_calamine
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import write_atomically
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm")
 """Endings of the tables that are read, in lower case."""
+
+UNREAD_TABLES = (".xls", ".xlsb", ".ods", ".numbers", ".parquet", ".feather")
+"""Endings of tables that are named, since nobody else says that they are not read."""
 
 MAX_JSON_BYTES = 2 * 1024**3
 MAX_TABLE_BYTES = 256 * 1024**2
@@ -29,7 +32,9 @@ MAX_SHEET_BYTES = 64 * 1024**2
 MAX_CELLS = 5_000_000
 # All references of cells and rows: calamine takes memory for the whole rectangle that they span.
 _REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Za-z]*)(\d*)["']""")
+_HEAD = 200
 _SPACES = re.compile(r"\s+")
+_COMMENTS = re.compile(r"(?:[ \r\n\ufeff]|#[^\n,;\t|:]*(?:\n|\Z))*")  # a line with delimiters is the header
 _SEP_LINE = re.compile(r"sep=(.)[^\n]*\n")  # Excel's own hint
 _DAMAGED = (
     EOFError,
@@ -59,12 +64,15 @@ def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]
     Headers come in lower case, with `_` for spaces. Workbooks, and text with any delimiter and encoding that
     spreadsheets write, are read; the first line that is not blank is the header.
     """
-    rows = read_sheet(path) if path.suffix.lower() == ".xlsx" else _read_cells(path, delimiter)
+    suffix = path.suffix.lower()
+    if suffix in UNREAD_TABLES:
+        raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV or XLSX.")
+    rows = read_sheet(path) if suffix in (".xlsx", ".xlsm") else _read_cells(path, delimiter)
     cells = [[cell.strip() for cell in row] for row in rows]
     filled = [row for row in cells if any(row)]
     if not filled:
         return []
-    header = [_SPACES.sub("_", name.casefold()) for name in filled[0]]
+    header = [_SPACES.sub("_", name.casefold().lstrip("# ")) for name in filled[0]]
     if len({name for name in header if name}) != sum(map(bool, header)):
         raise DatasetError(f"Two columns of {path} have the same name.")
     padding = [""] * len(header)
@@ -75,21 +83,22 @@ def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]
 
 
 def _read_cells(path: Path, delimiter: str | None) -> list[list[str]]:
-    text = _text(path, MAX_TABLE_BYTES).lstrip("\r\n \ufeff")
+    text = _COMMENTS.sub("", _text(path, MAX_TABLE_BYTES), count=1)
     named = _SEP_LINE.match(text)
     if named:
         delimiter, text = named[1], text[named.end() :].lstrip("\r\n ")
+    delimiter = delimiter or _find_delimiter(text)
     try:
-        stream = io.StringIO(text, newline="")
-        return list(csv.reader(stream, delimiter=delimiter or _find_delimiter(text)))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
     except csv.Error as error:
         raise DatasetError(f"{path} is not a readable table: {error}.") from error
 
 
 def _find_delimiter(text: str) -> str:
-    """Return what separates the names in the header: the candidate that occurs most often."""
-    header = text.partition("\n")[0]
-    return max(",;\t|", key=header.count)
+    """Return what separates the names in the header: the candidate that occurs most often, else spaces."""
+    header = text.partition("\n")[0].strip(" \r")
+    found = max(",;\t|", key=header.count)
+    return found if found in header or " " not in header else " "
 
 
 def read_sheet(path: Path) -> list[list[str]]:
@@ -169,6 +178,8 @@ def _text(path: Path, limit: int) -> str:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
     if payload.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return payload.decode("utf-16", errors="replace")
+    if b"\0" in payload[:_HEAD]:  # no mark, but every other byte of Western letters is 0
+        return payload.decode("utf-16-be" if payload[:1] == b"\0" else "utf-16-le", errors="replace")
     try:
         return payload.decode("utf-8-sig")
     except UnicodeDecodeError:

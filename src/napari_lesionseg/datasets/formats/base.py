@@ -24,8 +24,8 @@ from napari_lesionseg.datasets.records import STATUSES, Dataset, InstanceImage, 
 from napari_lesionseg.datasets.splits import DEFAULT_SHARES, Part
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.folders import exists, is_file, walk
-from napari_lesionseg.io.images import image_suffixes, read_image, write_image, write_mask
-from napari_lesionseg.io.pairing import NO_IMAGES
+from napari_lesionseg.io.images import read_image, write_image, write_mask
+from napari_lesionseg.io.pairing import is_image_name
 from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.masks.components import bounding_box, connected_components
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
@@ -456,7 +456,7 @@ def any_file_matches(folder: Path, found: Callable[[Path], bool]) -> bool:
 
 def is_image(path: Path) -> bool:
     """Tell by its name whether a file is an image."""
-    return path.suffix.lower() in image_suffixes and not path.stem.lower().endswith(NO_IMAGES)
+    return is_image_name(path.name)
 
 
 def part_of(path: Path, root: Path) -> Part | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,16 +44,15 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import is_dir, walk
+from napari_lesionseg.io.folders import walk
 from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.io.pairing import image_and_mask_folders, split_stem, without_masks
 from napari_lesionseg.types import IGNORED, LabelImage
 
 ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst", "globules")
 """The dermoscopic attributes of task 2, all of which lie inside the lesion."""
 
-_MASK = re.compile(r"(?P<name>.+?)_(?:segmentation|attribute_(?P<attribute>\w+))", re.IGNORECASE)
-_ATTRIBUTE_MASK = re.compile(r".+_attribute_\w+", re.IGNORECASE)
-_PLAIN_MASK = re.compile(r"(?P<name>.+)_(?:mask|lesion)", re.IGNORECASE)
+_ATTRIBUTE_MASK = re.compile(r"(?P<name>.+?)_attribute_(?P<attribute>\w+)", re.IGNORECASE)
 _NOT_LESION = re.compile(
     r"\b(background|skin|hairs?|rulers?|ink|markers?|bubbles?|stickers?|gel|dark corners?|artifacts?)\b",
     re.IGNORECASE,
@@ -63,9 +62,14 @@ _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test"
 
 def recognizes(folder: Path) -> bool:
     """Tell whether a folder holds masks with ISIC's endings, in other folders than `images` and `masks`."""
-    plain = is_dir(folder / "images") and is_dir(folder / "masks")
-    pattern = _ATTRIBUTE_MASK if plain else _MASK
-    return any_file_matches(folder, lambda path: is_image(path) and pattern.fullmatch(path.stem) is not None)
+    plain = image_and_mask_folders(folder) is not None
+    return any_file_matches(folder, lambda path: is_image(path) and _is_isic_mask(path.stem, plain=plain))
+
+
+def _is_isic_mask(stem: str, *, plain: bool) -> bool:
+    if _ATTRIBUTE_MASK.fullmatch(stem):
+        return True
+    return not plain and split_stem(stem)[1] == "segmentation"
 
 
 def read(folder: Path) -> Dataset:
@@ -115,27 +119,38 @@ class _Found:
 
 
 def _sort_out(folder: Path) -> _Found:
-    """Tell a folder's files apart by their names."""
-    found = _Found()
+    """Tell a folder's files apart by their names; what has a name that another has is left out."""
     files = [path for path in walk(folder) if is_image(path)]
-    stems = {name_key(path.stem) for path in files}
+    images: dict[str, list[Path]] = {}
     masks: dict[tuple[str, str], list[Path]] = {}
+    attributes = {path: match for path in files if (match := _ATTRIBUTE_MASK.fullmatch(path.stem))}
+    plain_images = set(without_masks(path for path in files if path not in attributes))
     for path in files:
-        match = _MASK.fullmatch(path.stem) or _PLAIN_MASK.fullmatch(path.stem)
-        if match and (match.re is _MASK or name_key(match["name"]) in stems):
-            attribute = (match.groupdict().get("attribute") or "").lower()
-            masks.setdefault((name_key(match["name"]), attribute), []).append(path)
-        elif found.images.setdefault(name_key(path.stem), path) is not path:
-            reason = "An image of this name was found before; this one is left out."
-            found.problems.append(Problem(path.name, reason))
+        if path in attributes:
+            name, attribute = attributes[path].group("name", "attribute")
+            masks.setdefault((name_key(name), attribute.lower()), []).append(path)
+        elif path in plain_images:
+            images.setdefault(name_key(path.stem), []).append(path)
+        else:
+            masks.setdefault((split_stem(path.stem)[0], ""), []).append(path)
+    found = _Found()
+    for name, paths in images.items():
+        if len(paths) == 1:
+            found.images[name] = paths[0]
+        else:
+            reason = f"Images have the same name, {_places(paths, folder)}; none is used."
+            found.problems.append(Problem(paths[0].name, reason))
     for (name, attribute), paths in masks.items():
         if len(paths) == 1:
             found.masks.setdefault(name, {})[attribute] = paths[0]
         else:
-            places = " and ".join(str(path.relative_to(folder)) for path in paths)
-            reason = f"The image has several masks, {places}; none is used."
+            reason = f"The image has several masks, {_places(paths, folder)}; none is used."
             found.problems.append(Problem(paths[0].name, reason))
     return found
+
+
+def _places(paths: Iterable[Path], folder: Path) -> str:
+    return " and ".join(str(path.relative_to(folder)) for path in paths)
 
 
 def _classes(masks: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
