@@ -25,12 +25,15 @@ from superqt import QCollapsible
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
+from napari_lesionseg.plugin.commands import make_viewer
+from napari_lesionseg.plugin.commands import open_workbench as open_workbench_of
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import StudyClass
@@ -65,10 +68,16 @@ def open_window() -> napari.Viewer:
     return viewer
 
 
-def take(viewer: napari.Viewer, name: str) -> None:
-    """Take a screenshot once everything is drawn."""
+def save(viewer: napari.Viewer, name: str) -> None:
+    """Take a screenshot once everything is drawn, in as few colors as it needs."""
     spin(2)
-    viewer.screenshot(str(IMAGES / f"{name}.png"), canvas_only=False, flash=False)
+    shot = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+    shot.quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+
+
+def take(viewer: napari.Viewer, name: str) -> None:
+    """Take the last screenshot of a window."""
+    save(viewer, name)
     viewer.close()
 
 
@@ -99,8 +108,8 @@ def open_workbench(folder: Path) -> Workbench:
     return bench
 
 
-def workbench(folder: Path) -> None:
-    """Show a study in which some images are reviewed, with an outline corrected by a click."""
+def open_nevi(folder: Path) -> Workbench:
+    """Open a study in which one image is approved and one is flagged."""
     samples = {f"nevus-{seed:02d}": synthetic_sample(seed) for seed in range(1, 13)}
     images = {name: sample.image for name, sample in samples.items()}
     with Study.create(folder / "nevi-2026", "bk", images=images) as study:
@@ -108,11 +117,43 @@ def workbench(folder: Path) -> None:
         study.approve(first, samples["nevus-01"].mask)
         study.flag(second, "hair?")
     bench = open_workbench(folder / "nevi-2026")
+    wait_for(lambda: bench.session.editor.snapshot.mask.any())
+    return bench
+
+
+def click_below(bench: Workbench) -> None:
+    """Correct the outline by a click on its lowest point."""
     editor = bench.session.editor
-    wait_for(lambda: editor.snapshot.mask.any())
     rows, cols = np.nonzero(editor.snapshot.mask)
     editor.add_clicks([Click(int(rows.max()), int(cols[rows.argmax()]), positive=True)])
+
+
+def workbench(folder: Path) -> None:
+    """Show a study in which some images are reviewed, with an outline corrected by a click."""
+    bench = open_nevi(folder)
+    click_below(bench)
     take(bench._viewer, "workbench")
+
+
+def loop_open(folder: Path) -> None:
+    """Show the window as it opens."""
+    del folder
+    viewer = make_viewer(None, (), ())
+    viewer.window.resize(1366, 768)
+    open_workbench_of(viewer).annotator.setText("am")
+    take(viewer, "loop-open")
+
+
+def loop_review(folder: Path) -> None:
+    """Show an outline, its correction, and the next image after the approval."""
+    bench = open_nevi(folder)
+    save(bench._viewer, "loop-outline")
+    click_below(bench)
+    save(bench._viewer, "loop-correct")
+    opened = bench.session.editor
+    bench.panel(ReviewBar).approve.click()
+    wait_for(lambda: bench.session.editor is not None and bench.session.editor is not opened)
+    take(bench._viewer, "loop-approve")
 
 
 def new_study(folder: Path) -> None:
@@ -197,6 +238,8 @@ def main(names: list[str]) -> int:
     """Take the named screenshots, or all."""
     images = {
         "workbench": workbench,
+        "loop-open": loop_open,
+        "loop-review": loop_review,
         "new-study": new_study,
         "classes": classes,
         "lesions": lesions,
