@@ -43,6 +43,10 @@ class StudyError(LesionSegError):
     """A study folder cannot be opened, read or written."""
 
 
+class FieldError(StudyError):
+    """A value does not fit its field."""
+
+
 class DatasetError(LesionSegError):
     """A data set cannot be imported or exported."""
 

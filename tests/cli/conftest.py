@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from napari_lesionseg.cli import main
+from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import write_image
 from napari_lesionseg.models import store
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.study.study import Study
 
 SETTINGS = {"width": 2, "depth": 1}
 
@@ -85,3 +87,25 @@ def images(tmp_path: Path) -> Path:
     for name, shape in (("plain", (40, 50)), ("IMD 7 [b] ñ", (33, 60))):
         write_image(folder / f"{name}.png", rng.integers(0, 256, (*shape, 3), np.uint8))
     return folder
+
+
+@pytest.fixture
+def study_folder(tmp_path: Path) -> Path:
+    """A study in which two annotators approved two images, and one image is left open."""
+    samples = {f"case{seed}": synthetic_sample(seed, (64, 80)) for seed in range(3)}
+    images = {name: sample.image for name, sample in samples.items()}
+    folder = tmp_path / "study"
+    with Study.create(folder, "am", images=images) as study:
+        for name, image in _by_name(study).items():
+            if name != "case2":
+                study.record_prediction(image, np.zeros((64, 80), np.uint8))
+                study.approve(image, samples[name].mask)
+    with Study.open(folder, "bo") as study:
+        for name, image in _by_name(study).items():
+            if name != "case2":
+                study.approve(image, np.roll(samples[name].mask, 2, axis=1))
+    return folder
+
+
+def _by_name(study: Study) -> dict[str, str]:
+    return {state.name: image for image, state in study.state.images.items()}

@@ -15,24 +15,6 @@ from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 
 
-@pytest.fixture
-def study_folder(tmp_path):
-    """A study in which two annotators approved two images, and one image is left open."""
-    samples = {f"case{seed}": synthetic_sample(seed, (64, 80)) for seed in range(3)}
-    images = {name: sample.image for name, sample in samples.items()}
-    folder = tmp_path / "study"
-    with Study.create(folder, "am", images=images) as study:
-        for name, image in _by_name(study).items():
-            if name != "case2":
-                study.record_prediction(image, np.zeros((64, 80), np.uint8))
-                study.approve(image, samples[name].mask)
-    with Study.open(folder, "bo") as study:
-        for name, image in _by_name(study).items():
-            if name != "case2":
-                study.approve(image, np.roll(samples[name].mask, 2, axis=1))
-    return folder
-
-
 def _by_name(study):
     return {state.name: image for image, state in study.state.images.items()}
 
@@ -186,38 +168,6 @@ def test_options_are_settings(study_folder, tmp_path):
     assert {row["old_name"] for row in rows} == {"case0", "case1"}
     assert {row["new_name"] for row in rows} == {"image_00001", "image_00002"}
     assert not any("case" in path.read_text(encoding="utf-8") for path in out.glob("*.csv"))
-
-
-def test_agreement_of_two_annotators_is_printed(study_folder, capsys):
-    assert main(["agreement", str(study_folder)]) == 0
-    said = capsys.readouterr().out
-    assert "am and bo" in said
-    assert "2" in said
-
-
-def test_consensus_masks_go_into_a_new_folder(study_folder, tmp_path, capsys):
-    pytest.importorskip("SimpleITK", reason="needs the extra agreement")
-    out = tmp_path / "new" / "consensus"
-    assert main(["agreement", str(study_folder), "--consensus", str(out)]) == 0
-    assert "2 consensus masks" in capsys.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["case0_segmentation.png", "case1_segmentation.png"]
-    assert all(read_mask(path).any() for path in out.iterdir())
-
-
-def test_consensus_masks_of_images_of_one_name_do_not_overwrite_each_other(tmp_path):
-    samples = [synthetic_sample(seed, (64, 80)) for seed in range(3)]
-    folder = tmp_path / "study"
-    for number, name in enumerate(("left/a", "left/A", "b/../c")):
-        with Study.create(folder, "am") if not number else Study.open(folder, "am") as study:
-            (image,) = study.add_images(images={name: samples[number].image})
-            study.approve(image, samples[number].mask)
-        with Study.open(folder, "bo") as study:
-            study.approve(image, samples[number].mask)
-    assert main(["agreement", str(folder), "--consensus", str(tmp_path / "out")]) == 0
-    masks = {path.name: read_mask(path) for path in (tmp_path / "out").iterdir()}
-    assert len(masks) == 3
-    assert "b_.._c_segmentation.png" in masks
-    assert all(any(np.array_equal(mask, sample.mask) for mask in masks.values()) for sample in samples)
 
 
 def test_verify_finds_a_damaged_mask_of_a_study(study_folder, capsys):

@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.agreement import dice, find_consensus, measure_agreement
+from napari_lesionseg.study.agreement import (
+    dice,
+    find_consensus,
+    measure_agreement,
+    measure_field_agreement,
+)
 
 needs_simpleitk = pytest.mark.skipif(
     importlib.util.find_spec("SimpleITK") is None,
     reason="SimpleITK, of the extra [agreement], is not installed",
+)
+needs_statsmodels = pytest.mark.skipif(
+    importlib.util.find_spec("statsmodels") is None,
+    reason="statsmodels, of the extra [agreement], is not installed",
 )
 
 
@@ -111,3 +120,41 @@ def test_without_simpleitk_the_error_names_the_extra_to_install(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(StudyError, match=r"napari-lesionseg\[agreement\]"):
         find_consensus({"am": disc(30, 40, 9), "bo": disc(30, 40, 8)})
+
+
+@needs_statsmodels
+def test_cohens_kappa_of_a_textbook_table() -> None:
+    """20 times both yes, 15 times both no, 5 and 10 times yes and no: 0.4."""
+    pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
+    found = measure_field_agreement("veil", [{"am": a, "bo": b} for a, b in pairs] + [{"am": "yes"}])
+    assert found is not None
+    assert found.images == 50
+    count, kappa = found.cohen["am", "bo"]
+    assert (count, kappa) == (50, pytest.approx(0.4))
+
+
+@needs_statsmodels
+def test_fleiss_kappa_of_fleiss_own_kind_of_table() -> None:
+    """Ten subjects, fourteen raters, five categories: 0.210, the standard example."""
+    counts = [
+        (0, 0, 0, 0, 14), (0, 2, 6, 4, 2), (0, 0, 3, 5, 6), (0, 3, 9, 2, 0), (2, 2, 8, 1, 1),
+        (7, 7, 0, 0, 0), (3, 2, 6, 3, 0), (2, 5, 3, 2, 2), (6, 5, 2, 1, 0), (0, 2, 2, 3, 7),
+    ]  # fmt: skip
+    ratings = []
+    for row in counts:
+        values = [str(value) for value, count in enumerate(row) for _ in range(count)]
+        ratings.append({f"r{number:02}": value for number, value in enumerate(values)})
+    found = measure_field_agreement("finding", ratings)
+    assert found is not None
+    assert found.fleiss == pytest.approx(0.210, abs=0.0005)
+
+
+def test_kappa_needs_two_annotators() -> None:
+    assert measure_field_agreement("veil", [{"am": "yes"}, {"bo": "no"}, {}]) is None
+
+
+@needs_statsmodels
+def test_kappa_is_not_defined_where_everybody_always_says_the_same() -> None:
+    found = measure_field_agreement("veil", [{"am": "no", "bo": "no"}] * 3)
+    assert found is not None
+    assert np.isnan(found.cohen["am", "bo"][1])

@@ -9,7 +9,7 @@ import pytest
 
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.io.images import write_image, write_mask
-from napari_lesionseg.study.datasets import IMPORTED, import_masks, study_from_dataset
+from napari_lesionseg.study.datasets import IMPORTED, import_annotations, study_from_dataset
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
@@ -54,7 +54,7 @@ def test_what_an_annotator_saved_is_left_alone(folder):
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         first = next(iter(study.state.images))
         study.no_lesion(first)
-        assert import_masks(study, records) == 0  # hairs are no class of this study
+        assert import_annotations(study, records) == 0  # hairs are no class of this study
         assert study.state.images[first].status is Status.NO_LESION
 
 
@@ -77,7 +77,7 @@ def lesion_masks(folder):
 def test_outlines_that_came_along_are_nobodys_verdict_and_yield_to_no_network(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
-        assert import_masks(study, records) == 3
+        assert import_annotations(study, records) == 3
         image, state = next(iter(study.state.images.items()))
         assert state.annotator == IMPORTED
         assert not state.verdicts
@@ -96,8 +96,8 @@ def test_what_was_drawn_is_never_overwritten(folder):
         drawn[0, 0] = 1
         study.save_correction(first, drawn)
         study.record_prediction(second, drawn)
-        assert import_masks(study, records) == 1
-        assert import_masks(study, records) == 0
+        assert import_annotations(study, records) == 1
+        assert import_annotations(study, records) == 0
         np.testing.assert_array_equal(study.read_mask(first), drawn)
         np.testing.assert_array_equal(study.read_mask(second), drawn)
         assert study.state.images[third].annotator == IMPORTED
@@ -107,7 +107,7 @@ def test_images_are_known_by_their_content(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images") as study:
         swapped = [dataclasses.replace(record, name="other") for record in records]
-        assert import_masks(study, swapped) == 3
+        assert import_annotations(study, swapped) == 3
 
 
 def test_copies_are_known_by_their_names(folder):
@@ -117,11 +117,11 @@ def test_copies_are_known_by_their_names(folder):
         image = np.full((20, 30, 3), 40 * number, np.uint8)
         write_image(folder / f"jpg/p{number}.jpg", image)
     with Study.create(folder / "study", "am", paths=folder / "jpg", copy=True) as study:
-        assert import_masks(study, records) == 3
+        assert import_annotations(study, records) == 3
 
 
 def test_a_blinded_study_takes_none(folder):
     records = lesion_masks(folder)
     with Study.create(folder / "study", "am", paths=folder / "images", blinded=True) as study:
-        assert import_masks(study, records) == 0
+        assert import_annotations(study, records) == 0
         assert {state.status for state in study.state.images.values()} == {Status.UNREVIEWED}

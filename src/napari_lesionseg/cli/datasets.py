@@ -1,27 +1,22 @@
-"""``lesionseg export``, ``import``, ``verify`` and ``agreement``: studies and data sets."""
+"""``lesionseg export``, ``import`` and ``verify``: studies and data sets."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.table import Table
 
 from napari_lesionseg.cli.console import (
     print_error,
     print_result,
     progress_bar,
-    results,
     run_with_progress,
 )
-from napari_lesionseg.cli.options import make_folder, make_settings, parse_changes
+from napari_lesionseg.cli.options import make_settings, parse_changes
 from napari_lesionseg.datasets.export import ExportReport, check_key_place, export_dataset, write_key
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
@@ -29,10 +24,8 @@ from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.datasets.splits import PARTS
-from napari_lesionseg.errors import DatasetError, StudyError
-from napari_lesionseg.io.images import write_mask
-from napari_lesionseg.study.agreement import find_consensus, measure_agreement
-from napari_lesionseg.study.datasets import study_from_dataset, study_records
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.study.datasets import field_problems, study_from_dataset, study_records
 from napari_lesionseg.study.layout import READ_ONLY, STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study
 
@@ -45,8 +38,6 @@ IMPORT_EXAMPLE = """examples:
   lesionseg import ISIC2018/ --out isic/ --annotator am"""
 VERIFY_EXAMPLE = """example:
   lesionseg verify my-dataset/"""
-AGREEMENT_EXAMPLE = """example:
-  lesionseg agreement my-study/ --consensus consensus/"""
 MOST_NAMES = 8  # that are listed where many entries have the same problem
 
 
@@ -153,7 +144,7 @@ def open_records(
     place = find_study(source)
     if place is not None:
         with Study.open(place, READ_ONLY, unblind=True) as study:
-            yield study_records(study), ()
+            yield study_records(study), field_problems(study)
     else:
         with open_dataset(source, follow_links=follow_links) as dataset:
             yield dataset.records, dataset.problems
@@ -266,56 +257,3 @@ def check_study(folder: Path) -> int:
             print_error(str(problem))
     print_result(f"{total} images and their masks checked: {'damaged' if problems else 'intact'}")
     return 1 if problems else 0
-
-
-def configure_agreement(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog = AGREEMENT_EXAMPLE
-    parser.add_argument("study", type=Path, help="a study with several annotators")
-    parser.add_argument(
-        "--consensus", type=Path, metavar="DIR", help="write the annotators' STAPLE consensus masks here"
-    )
-
-
-def run_agreement(options: argparse.Namespace) -> int:
-    """Print the mean Dice of every pair of annotators."""
-    with Study.open(options.study, READ_ONLY, unblind=True) as study:
-        print_agreement(study)
-        if options.consensus is not None:
-            written = write_consensus(study, options.consensus)
-            print_result(f"{written} consensus masks written to {options.consensus}")
-    return 0
-
-
-def print_agreement(study: Study) -> None:
-    """Print how well each pair of annotators agrees."""
-    found = measure_agreement(study.verdict_masks(image) for image in study.state.images)
-    if found.mean is None:
-        raise StudyError("No image has a verdict of two annotators yet.")
-    table = Table("annotators", "images", "mean Dice", title="Agreement", title_justify="left")
-    for (i, first), (j, second) in itertools.combinations(enumerate(found.annotators), 2):
-        if found.images[i, j]:
-            table.add_row(f"{first} and {second}", str(found.images[i, j]), f"{found.dice[i, j]:.3f}")
-    results.print(table)
-
-
-def write_consensus(study: Study, folder: Path) -> int:
-    """Write the consensus of every image with two verdicts; return how many."""
-    make_folder(folder)
-    states = study.state.images.values()
-    repeated = Counter(_stem(state.name).casefold() for state in states)
-    written = 0
-    for state in states:
-        masks = study.verdict_masks(state.image_id)
-        if len(masks) > 1:
-            stem = _stem(state.name)
-            # Images of one name, from different folders, must not overwrite each other.
-            unique = stem if repeated[stem.casefold()] == 1 else f"{stem}-{state.image_id[:8]}"
-            write_mask(folder / f"{unique}_segmentation.png", find_consensus(masks).labels)
-            written += 1
-    return written
-
-
-def _stem(name: str) -> str:
-    """Return the name of an image as part of a file name; names of arrays may hold any letter."""
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)

@@ -16,6 +16,7 @@ from napari_lesionseg.io.tables import write_table
 DATASHEET_NAME = "DATASHEET.md"
 CROISSANT_NAME = "croissant.json"
 _UNKNOWN = "not stated"
+_MOST_VALUES = 20
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -108,7 +109,15 @@ def _contents(plan: Plan, convention: str, created: str) -> list[str]:
         f"Classes: {', '.join(plan.classes)}. Images from {sizes[0][1]} x {sizes[0][0]} to "
         f"{sizes[-1][1]} x {sizes[-1][0]} pixels.",
         f"Diagnoses: {_counts(diagnoses)}.",
+        *_attributes(plan.records),
     ]
+
+
+def _attributes(records: Sequence[Record]) -> list[str]:
+    """Count the values of each field that has few, as choices have."""
+    names = dict.fromkeys(name for record in records for name in record.attributes)
+    counts = {name: Counter(record.attributes.get(name, _UNKNOWN) for record in records) for name in names}
+    return [f"{name}: {_counts(found)}." for name, found in counts.items() if len(found) <= _MOST_VALUES]
 
 
 def _counts(counts: Mapping[Any, int]) -> str:

@@ -31,10 +31,12 @@ PART_COLUMNS = ("part", "split", "subset")
 DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnostic")
 
 _OWN_TABLES = {"provenance.csv", "classes.csv", "labelmap.txt", "ph2_dataset.txt", "ph2_dataset.xlsx"}
-_UNKNOWN = {
+UNKNOWN = {
     "", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "nat", "none", "null", "nil", "?", "unknown", "missing",
     "-", "--", ".",
 }  # fmt: skip
+"""What tables say, in lower case, where a value is not known."""
+
 _PARTS: Mapping[str, Part] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "holdout": "test",
@@ -201,7 +203,7 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def _is_part(word: str) -> bool:
-    return word.casefold() in {*_PARTS, *_UNKNOWN}
+    return word.casefold() in {*_PARTS, *UNKNOWN}
 
 
 def _no_names(rows: Sequence[dict[str, str]]) -> str:
@@ -237,7 +239,7 @@ def with_facts(record: Record, row: Mapping[str, str]) -> Record:
     patient = _known(row, "patient_id") or (pad["patient"] if pad else record.patient)
     if pad and patient:  # the table of PAD-UFES-20 has PAT_355 where others have 355
         patient = re.sub("^PAT_", "", patient, flags=re.IGNORECASE)
-    fixed = {*NAME_COLUMNS, "patient_id", "lesion_id", "diagnosis", "part"}
+    fixed = {*NAME_COLUMNS, "mask_file_name", "patient_id", "lesion_id", "diagnosis", "part"}
     return replace(
         record,
         patient=patient,
@@ -254,7 +256,7 @@ def with_facts(record: Record, row: Mapping[str, str]) -> Record:
 def _known(row: Mapping[str, str], column: str) -> str | None:
     """Return the value of a column, if it is known."""
     value = row.get(column, "")
-    return None if value.casefold() in _UNKNOWN else value
+    return None if value.casefold() in UNKNOWN else value
 
 
 def _diagnosis(row: Mapping[str, str]) -> str | None:

@@ -125,6 +125,8 @@ class Record:
         As the source has them.
     metadata : mapping
         Further facts, as text.
+    attributes : mapping
+        What annotators filled in, as text by the name of the field. Unlike `metadata`, it is exported whole.
     provenance : Provenance
         The annotator.
     part : str or None
@@ -143,6 +145,7 @@ class Record:
     lesion: str | None = None
     diagnosis: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     provenance: Provenance = Provenance()
     part: Part | None = None
     origin: Path | None = None

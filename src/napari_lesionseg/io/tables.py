@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import python_calamine
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import write_atomically
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".jsonl")
 """Endings of the tables that are read, in lower case."""
 
 UNREAD_TABLES = (".xls", ".xlsb", ".ods", ".numbers", ".parquet", ".feather")
@@ -61,12 +61,15 @@ def read_json(path: Path) -> Any:
 def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]:
     """Return the rows of a table, header to cell; missing cells are "", empty rows are left out.
 
+    A line of a file of JSON lines is a row, without what is neither text nor number in it.
     Headers come in lower case, with `_` for spaces. Workbooks, and text with any delimiter and encoding that
     spreadsheets write, are read; the first line that is not blank is the header.
     """
     suffix = path.suffix.lower()
     if suffix in UNREAD_TABLES:
         raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV or XLSX.")
+    if suffix == ".jsonl":
+        return [dict(_json_cells(line, path)) for line in _text(path, MAX_TABLE_BYTES).splitlines() if line]
     rows = read_sheet(path) if suffix in (".xlsx", ".xlsm") else _read_cells(path, delimiter)
     cells = [[cell.strip() for cell in row] for row in rows]
     filled = [row for row in cells if any(row)]
@@ -80,6 +83,18 @@ def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]
         {name: cell for name, cell in zip(header, [*row, *padding], strict=False) if name}
         for row in filled[1:]
     ]
+
+
+def _json_cells(line: str, path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not a readable file of JSON lines: {error}.") from error
+    if not isinstance(row, dict):
+        raise DatasetError(f"{path} is not a table: a line of it is no JSON object.")
+    for name, cell in row.items():
+        if isinstance(cell, str | int | float):
+            yield _SPACES.sub("_", name.casefold()), str(cell).strip()
 
 
 def _read_cells(path: Path, delimiter: str | None) -> list[list[str]]:

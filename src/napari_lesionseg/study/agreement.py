@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +70,61 @@ def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | No
         means[i, j] = means[j, i] = np.mean(values)
         counts[i, j] = counts[j, i] = len(values)
     return Agreement(annotators, means, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldAgreement:
+    """How well annotators agree on the value of a field, beyond chance: 1 is full agreement, 0 is chance."""
+
+    field: str
+    images: int  # that at least two annotators filled in
+    cohen: Mapping[tuple[str, str], tuple[int, float]]  # by pair: images of both, and Cohen's kappa
+    fleiss: float | None  # over the images that all annotators filled in; None where there are none
+
+
+def measure_field_agreement(field: str, ratings: Sequence[Mapping[str, str]]) -> FieldAgreement | None:
+    """Compare what annotators filled in, given as values by annotator for each image or lesion.
+
+    J. Cohen, "A coefficient of agreement for nominal scales" (1960); J. L. Fleiss, "Measuring nominal scale
+    agreement among many raters" (1971), as statsmodels has them. Kappa is NaN where everybody always fills
+    in the same value, since chance alone would explain that. None: no image was filled in by two annotators.
+    """
+    shared = [rating for rating in ratings if len(rating) > 1]
+    if not shared:
+        return None
+    annotators = sorted({annotator for rating in shared for annotator in rating})
+    cohen: dict[tuple[str, str], tuple[int, float]] = {}
+    for pair in itertools.combinations(annotators, 2):
+        both = [[rating[name] for name in pair] for rating in shared if set(pair) <= rating.keys()]
+        if both:
+            cohen[pair] = len(both), _kappa(both)
+    complete = [[rating[name] for name in annotators] for rating in shared if len(rating) == len(annotators)]
+    fleiss = _kappa(complete, fleiss=True) if complete else None
+    return FieldAgreement(field, len(shared), cohen, fleiss)
+
+
+def _kappa(ratings: Sequence[Sequence[str]], *, fleiss: bool = False) -> float:
+    """Return Cohen's or Fleiss' kappa of one row of values for each image."""
+    inter_rater = _inter_rater()
+    values = {value: number for number, value in enumerate(sorted({v for row in ratings for v in row}))}
+    if len(values) < 2:
+        return math.nan
+    table = np.array([[values[value] for value in row] for row in ratings])
+    if fleiss:
+        return float(inter_rater.fleiss_kappa(inter_rater.aggregate_raters(table, len(values))[0]))
+    counts = inter_rater.to_table(table, len(values))[0]
+    return float(inter_rater.cohens_kappa(counts, return_results=False))
+
+
+def _inter_rater() -> Any:
+    """Import statsmodels, which is large and only needed here."""
+    try:
+        return importlib.import_module("statsmodels.stats.inter_rater")
+    except ImportError as error:
+        raise StudyError(
+            "The agreement on fields needs statsmodels; install it with: "
+            "pip install 'napari-lesionseg[agreement]'"
+        ) from error
 
 
 def find_consensus(masks: Mapping[str, LabelImage], label: int = 1) -> Consensus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Reco
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.study.events import LESION, StudyClass
+from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.images import Progress
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
@@ -43,7 +44,7 @@ def study_from_dataset(
         progress=progress,
     )
     with study:
-        return import_masks(study, dataset.records, progress)
+        return import_annotations(study, dataset.records, progress)
 
 
 def _study_classes(names: Sequence[str]) -> list[StudyClass]:
@@ -53,28 +54,30 @@ def _study_classes(names: Sequence[str]) -> list[StudyClass]:
     ]
 
 
-def import_masks(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
-    """Save the masks of a data set in a study that has its images, and return how many were saved.
+def import_annotations(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
+    """Save masks and facts of a data set in a study that has its images; return how many masks were saved.
 
-    They count as corrected by the annotator `IMPORTED`: no prediction replaces them, and they are still to be
-    approved. An image that has any mask or verdict is left alone, and so is one whose mask is empty. A mask
-    that cannot be read, or has a class that the study lacks, is among the study's `problems`. A blinded
-    study, in which annotators see only their own work, imports none.
+    Facts that the study has fields for are filled in. Masks count as corrected by the annotator `IMPORTED`:
+    no prediction replaces them, and they are still to be approved. An image that has any mask or verdict is
+    left alone, and so is one whose mask is empty. A mask that cannot be read, or has a class that the study
+    lacks, is among the study's `problems`. A blinded study, in which annotators see only their own work,
+    imports nothing.
     """
     if study.info.blinded:
         return 0
+    images = _match(study, records)
+    _, misfits = StudyFields(study).import_records(images, IMPORTED)
     known = ("background", *(entry.name for entry in study.info.classes))
-    names = Counter(state.name for state in study.state.images.values())
-    by_name = {state.name: image for image, state in study.state.images.items() if names[state.name] == 1}
+    image_of = {record: image for image, record in images.items()}
     saved = 0
-    problems: list[Problem] = []
+    problems = list(misfits)
     with Study.open(study.folder, IMPORTED) as importer:
         for done, record in enumerate(records, start=1):
             if record.mask is not None and record.classes != known[: len(record.classes)]:
                 lacking = ", ".join(name for name in record.classes if name not in known) or "other classes"
                 problems.append(Problem(record.name, f"The mask has {lacking}, which the study does not."))
             elif record.mask is not None:
-                saved += _import_mask(importer, by_name, record, problems)
+                saved += _import_mask(importer, image_of.get(record, ""), record, problems)
             if progress is not None:
                 progress(done, len(records))
     study.refresh()
@@ -82,16 +85,30 @@ def import_masks(study: Study, records: Sequence[Record], progress: Progress | N
     return saved
 
 
-def _import_mask(study: Study, by_name: Mapping[str, str], record: Record, problems: list[Problem]) -> bool:
-    """Save the mask of one record, unless its image has one; a renamed image is found by its hash."""
+def _match(study: Study, records: Sequence[Record]) -> dict[str, Record]:
+    """Find the image of each record: by its hash, since it may have a pseudonym, else by its name."""
+    names = Counter(state.name for state in study.state.images.values())
+    by_name = {state.name: image for image, state in study.state.images.items() if names[state.name] == 1}
+    found: dict[str, Record] = {}
+    for record in records:
+        try:
+            sha256 = sha256_file(record.image) if isinstance(record.image, Path) else ""
+        except OSError:
+            continue  # reported when the image was to be added
+        image = sha256 if sha256 in study.state.images else by_name.get(record.name)
+        if image is not None:
+            found.setdefault(image, record)
+    return found
+
+
+def _import_mask(study: Study, image: str, record: Record, problems: list[Problem]) -> bool:
+    """Save the mask of one record, unless its image has one."""
+    state = study.state.images.get(image)
+    if state is None or state.status is not Status.UNREVIEWED:
+        return False
     try:
-        sha256 = sha256_file(record.image) if isinstance(record.image, Path) else ""
-        image = sha256 if sha256 in study.state.images else by_name.get(record.name, "")
-        state = study.state.images.get(image)
-        if state is None or state.status is not Status.UNREVIEWED:
-            return False
         labels = record.load().without_ignored().labels
-    except (DatasetError, OSError) as error:
+    except DatasetError as error:
         problems.append(Problem(record.name, str(error)))
         return False
     if labels.shape != state.shape:
@@ -104,11 +121,18 @@ def _import_mask(study: Study, by_name: Mapping[str, str], record: Record, probl
 
 def study_records(study: Study) -> list[Record]:
     """List all images of a study with their final masks; pixels are read later, while the study is open."""
-    return [_record(study, state) for state in study.state.images.values()]
+    fields = StudyFields(study)
+    return [_record(study, state, fields) for state in study.state.images.values()]
 
 
-def _record(study: Study, state: ImageState) -> Record:
-    added = state.added
+def field_problems(study: Study) -> tuple[Problem, ...]:
+    """List the values that do not fit their fields, and so are in no record."""
+    fields = StudyFields(study)
+    return tuple(problem for image in study.state.images for problem in fields.problems(image))
+
+
+def _record(study: Study, state: ImageState, fields: StudyFields) -> Record:
+    attributes = fields.exported(state.image_id)
     has_mask = state.current is not None or state.status is Status.NO_LESION
     return Record(
         name=state.name,
@@ -117,13 +141,16 @@ def _record(study: Study, state: ImageState) -> Record:
         classes=("background", *(entry.name for entry in study.info.classes)),
         patient=state.patient,
         lesion=state.lesion,
-        diagnosis=added.stratify_by,
+        diagnosis=attributes.pop("diagnosis", state.added.stratify_by),
+        attributes=attributes,
         provenance=_provenance(study, state),
     )
 
 
 def final_mask(study: Study, state: ImageState) -> LabelImage:
-    """Read the approved mask as it was approved, else the latest one; all background for "no lesion"."""
+    """Read the gold standard, else the approved mask, else the latest; all background for "no lesion"."""
+    if state.gold is not None:
+        return study.read_revision(state.gold)
     if state.status is Status.NO_LESION or state.current is None:
         return np.zeros(state.shape, np.uint8)
     approved = state.approved if state.status is Status.APPROVED else None

@@ -422,6 +422,19 @@ class Study:
             revision, sha256 = self._masks.write(image_id, checked, self._store.hashes(image_id))
             return self.record(kind, image_id, revision=revision, sha256=sha256, **origin.fields(), **fields)
 
+    def record_together(
+        self, kind: type[ImageEvent], records: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, ...]:
+        """Save events of several images in one step, all or none, and return the images."""
+        with self._lock, explained("Saving"):
+            self._check_open()
+            times = [self._store.next_time(record["image_id"]) for record in records]
+            events: Any = self._writer.append_together(
+                kind, records, time=max(times, default=datetime.now(UTC))
+            )
+            self._store.apply(events)
+            return tuple(event.image_id for event in events)
+
     def record_prediction(
         self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN
     ) -> ImageState:
@@ -518,14 +531,11 @@ class Study:
 
     def _record_added(self, records: list[dict[str, Any]]) -> tuple[str, ...]:
         """Write the events of new images in one step; of two images with one hash, the first counts."""
-        self._check_open()
         new: dict[str, dict[str, Any]] = {}
         for record in records:
             if record["image_id"] not in self.state.images:
                 new.setdefault(record["image_id"], record)
-        events = self._writer.append_together(Added, new.values(), time=datetime.now(UTC))
-        self._store.apply(events)
-        return tuple(event.image_id for event in events)
+        return self.record_together(Added, list(new.values()))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -105,6 +105,21 @@ def test_segmentations_are_read_back(kit, outlined, tmp_path: Path) -> None:
     assert [record.provenance.status for record in by_name.values()] == ["no lesion"]
 
 
+def test_a_segment_has_the_codes_of_diagnosis_and_site(kit, outlined, tmp_path: Path) -> None:
+    described = {"anatom_site_general": "upper extremity"}
+    known = replace(outlined[0], diagnosis="melanoma", attributes=described)
+    kit.last(export_dataset([known, *outlined[1:3]], tmp_path / "set", "dicom"))
+    segments = [
+        segment
+        for path in (tmp_path / "set").rglob("*_segmentation.dcm")
+        for segment in pydicom.dcmread(path).SegmentSequence
+    ]
+    codes = {segment.SegmentedPropertyTypeCodeSequence[0].CodeValue: segment for segment in segments}
+    assert {"372244006", "95324001"} <= codes.keys()
+    assert codes["372244006"].AnatomicRegionSequence[0].CodeValue == "371311000"
+    assert "AnatomicRegionSequence" not in codes["95324001"]
+
+
 def test_our_own_reader_gives_the_same(kit, outlined, tmp_path: Path) -> None:
     kit.last(export_dataset(outlined, tmp_path / "out", "dicom"))
     masks = {record.name: record.mask for record in outlined}

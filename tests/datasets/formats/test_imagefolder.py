@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from napari_lesionseg.datasets.export import export_dataset
-from napari_lesionseg.datasets.formats import DatasetInfo
-from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.datasets.formats import DatasetInfo, ExportConfig
+from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.datasets.records import natural_order
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.images import read_image, read_mask, write_image
 
 
 def test_every_row_names_an_image_and_its_mask(kit, tmp_path: Path) -> None:
@@ -33,3 +37,34 @@ def test_every_row_names_an_image_and_its_mask(kit, tmp_path: Path) -> None:
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert card.startswith('---\npretty_name: "Nævi: a \\"set\\""\nlicense: "cc-by-4.0"\n')
     assert "0 background, 255 lesion" in card
+
+
+def test_what_was_written_is_read_again(kit, tmp_path: Path) -> None:
+    records = [kit.record(seed, diagnosis="nevus", metadata={"sex": "male"}) for seed in range(6)]
+    kept = ExportConfig(pseudonymize="nothing")
+    kit.last(export_dataset(records, tmp_path / "out", "imagefolder", config=kept))
+    found = read_dataset(tmp_path / "out")
+    assert (found.format, found.problems) == ("imagefolder", ())
+    for record, again in zip(natural_order(records), found.records, strict=True):
+        assert (again.name, again.diagnosis, again.metadata["sex"]) == (record.name, "nevus", "male")
+        assert again.part is not None
+        assert np.array_equal(again.load().labels, record.mask)
+        assert "mask_file_name" not in again.metadata
+
+
+def test_rows_that_name_no_image_inside_are_listed(kit, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_image(tmp_path / "set" / "a.png", kit.image(1))
+    (tmp_path / "secret.png").write_bytes((tmp_path / "set" / "a.png").read_bytes())
+    lines = [{"file_name": name} for name in ("a.png", "a.png", "b.png", "../secret.png")]
+    table = tmp_path / "set" / "metadata.jsonl"
+    table.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = read_dataset(tmp_path / "set")
+    assert [record.name for record in found.records] == ["a"]
+    assert len(found.problems) == 3
+    table.write_text("[1]\n")
+    with pytest.raises(DatasetError, match="no JSON object"):
+        read_dataset(tmp_path / "set")
+    table.write_text("{\n")
+    with pytest.raises(DatasetError, match="not a readable file of JSON lines"):
+        read_dataset(tmp_path / "set")

@@ -200,7 +200,7 @@ def test_a_study_is_left_when_its_masks_are_cancelled(
     def cancel(*_: Any) -> None:
         raise CancelledError("Cancelled.")
 
-    monkeypatch.setattr(open_study, "import_masks", cancel)
+    monkeypatch.setattr(open_study, "import_annotations", cancel)
     with pytest.raises(CancelledError):
         make_study(NewStudy(tmp_path / "study", "am", photos))
     assert left[-1] == tmp_path / "study"

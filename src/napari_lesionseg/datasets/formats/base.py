@@ -68,6 +68,8 @@ SHARED_FACTS = (
     "pigment_network",
     "dots_globules",
     "streaks",
+    "vascular_structures",
+    "pigmentation",
     "regression_areas",
     "blue_whitish_veil",
     "colors",
@@ -415,7 +417,8 @@ def facts_of(record: Record, key: str = "name") -> dict[str, str]:
         "diagnosis": record.diagnosis or "",
         "part": record.part or "",
     }
-    return fixed | {name: value for name, value in record.metadata.items() if name not in fixed}
+    further = {**record.metadata, **record.attributes}
+    return fixed | {name: value for name, value in further.items() if name not in fixed}
 
 
 def put_facts(plan: Plan, path: Path, key: str = "name") -> None:

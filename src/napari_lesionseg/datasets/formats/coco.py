@@ -116,6 +116,7 @@ class Annotation(_Lenient):
     image_id: int
     category_id: int
     segmentation: RunLengthMask | Annotated[list[list[float]], Field(min_length=1)]
+    attributes: Any = None  # by name, as CVAT writes them
 
 
 def recognizes(folder: Path) -> bool:
@@ -294,7 +295,18 @@ def _record(
         provenance=source.provenance.get(name, Provenance(status="approved" if objects else "no lesion")),
         part=part_of(source.path.with_suffix("") / "x", source.root),
     )
-    return with_facts(record, image.facts)
+    return with_facts(record, {**_attributes_of(objects), **image.facts})
+
+
+def _attributes_of(objects: Sequence[Annotation]) -> dict[str, str]:
+    """Return as text the attributes that the objects of an image agree on."""
+    found: dict[str, set[str]] = {}
+    for annotation in objects:
+        named = annotation.attributes if isinstance(annotation.attributes, dict) else {}
+        for name, value in named.items():
+            if isinstance(value, bool | int | float | str) and str(value):
+                found.setdefault(name.casefold().replace(" ", "_"), set()).add(str(value))
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +528,7 @@ def write(plan: Plan) -> Iterator[Placed]:
             images.append(image_entry(number, placed, record, pixels.labels.shape))
             annotations += [
                 _annotation(found, number, pixels.labels.shape, plan.config)
+                | ({"attributes": dict(record.attributes)} if record.attributes else {})
                 for found in objects_of(pixels, split=plan.config.split_parts)
             ]
             yield Placed(record.name, placed, file)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.datasets.formats.base import objects_of
-from napari_lesionseg.datasets.records import InstanceImage, Pixels, Provenance, Record
+from napari_lesionseg.datasets.records import InstanceImage, Pixels, Record
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.io.images import to_byte_image
@@ -422,7 +422,7 @@ def segmentation(photograph: pydicom.Dataset, pixels: Pixels, record: Record) ->
     hd = _highdicom()
     objects = list(objects_of(pixels, split=False))
     descriptions = [
-        _description(number, record.classes[found.category], record.provenance)
+        _description(number, record.classes[found.category], record)
         for number, found in enumerate(objects, 1)
     ]
     made: highdicom.seg.Segmentation = hd.seg.Segmentation(
@@ -444,14 +444,31 @@ def segmentation(photograph: pydicom.Dataset, pixels: Pixels, record: Record) ->
     return made
 
 
-def _description(number: int, label: str, provenance: Provenance) -> highdicom.seg.SegmentDescription:
-    """Describe one segment: what it shows, and whether a program helped."""
+DIAGNOSES: Mapping[str, tuple[str, str]] = {
+    "melanoma": ("372244006", "Malignant melanoma"),
+    "basal cell carcinoma": ("254701007", "Basal cell carcinoma of skin"),
+    "squamous cell carcinoma": ("254651007", "Squamous cell carcinoma of skin"),
+    "actinic keratosis": ("201101007", "Actinic keratosis"),
+}
+"""Diagnoses as types of a segment, with their codes in SNOMED CT."""
+
+SITES: Mapping[str, tuple[str, str]] = {
+    "anterior torso": ("181491009", "Skin of anterior trunk"),
+    "upper extremity": ("371311000", "Skin of upper extremity"),
+    "lower extremity": ("371304004", "Skin of lower extremity"),
+}
+"""Anatomical sites of the ISIC archive that DICOM has a code of SNOMED CT for (CID 4029, CID 8134)."""
+
+
+def _description(number: int, label: str, record: Record) -> highdicom.seg.SegmentDescription:
+    """Describe one segment: what it shows, where, and whether a program helped."""
     hd = _highdicom()
-    kind = (
-        ("95324001", "SCT", "Skin lesion")
-        if label == "lesion"
-        else (_private(label), "99LESIONSEG", label[:64])
-    )
+    provenance = record.provenance
+    kind = (_private(label), "99LESIONSEG", label[:64])
+    if label == "lesion":
+        value, meaning = DIAGNOSES.get(record.diagnosis or "", ("95324001", "Skin lesion"))
+        kind = (value, "SCT", meaning)
+    site = SITES.get(record.attributes.get("anatom_site_general", ""))
     algorithm = None
     if provenance.model:
         algorithm = hd.AlgorithmIdentificationSequence(
@@ -468,6 +485,7 @@ def _description(number: int, label: str, provenance: Provenance) -> highdicom.s
         segmented_property_type=hd.sr.CodedConcept(*kind),
         algorithm_type="SEMIAUTOMATIC" if provenance.model else "MANUAL",
         algorithm_identification=algorithm,
+        anatomic_regions=None if site is None else [hd.sr.CodedConcept(site[0], "SCT", site[1])],
         tracking_uid=hd.UID(),
         tracking_id=f"{label[:58]} {number}",
     )

@@ -125,7 +125,7 @@ def read(folder: Path) -> Dataset:
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
     problems += _strays(folder, [*everything, *((None, path) for path in found.without_image)])
-    legend, odd = (given, []) if given else _look_through(masks)
+    legend, odd = (given, []) if given else look_through(masks)
     problems += [Problem(path.name, reason) for path, reason in odd]
     left_out = {path for path, _ in odd}
     images = [(image, None if mask in left_out else mask) for image, mask in images]
@@ -258,7 +258,7 @@ def _kind_of(path: Path) -> _MaskKind:
     return _MaskKind(highest=highest, white=highest == 1 and int(decoded.array.max()) > MAX_CLASS_INDEX)
 
 
-def _look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]:
+def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]:
     """Find the classes or colors of masks, and the masks that cannot be read or do not fit the others."""
     kinds: dict[Path, _MaskKind] = {}
     odd: list[tuple[Path, str]] = []

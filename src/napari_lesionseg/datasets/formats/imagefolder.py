@@ -12,12 +12,98 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, facts_of, put_image, put_mask
+from napari_lesionseg.datasets.facts import with_facts
+from napari_lesionseg.datasets.formats.base import (
+    Format,
+    Placed,
+    Plan,
+    any_file_matches,
+    facts_of,
+    part_of,
+    put_image,
+    put_mask,
+    read_provenance,
+)
+from napari_lesionseg.datasets.formats.folder import look_through
+from napari_lesionseg.datasets.records import (
+    NOT_OUTLINED,
+    Dataset,
+    Problem,
+    Provenance,
+    Record,
+    natural_order,
+)
 from napari_lesionseg.datasets.splits import Part
+from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.folders import contained, is_file, walk
+from napari_lesionseg.io.tables import read_table
 
+_TABLE = "metadata.jsonl"
 _FOLDERS: Mapping[Part, str] = {"train": "train", "val": "validation", "test": "test"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "n>100K"))
+
+
+def recognizes(folder: Path) -> bool:
+    """Tell whether a folder holds a table of its images as JSON lines."""
+    return any_file_matches(folder, lambda path: path.name == _TABLE)
+
+
+def read(folder: Path) -> Dataset:
+    """List the images that the tables name, with their masks and facts.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``metadata.jsonl``, or folders that do; ``file_name`` and ``mask_file_name`` are relative to it.
+
+    Returns
+    -------
+    Dataset
+        Images without a mask are records without one.
+
+    Raises
+    ------
+    DatasetError
+        When no table names an image.
+    """
+    problems: list[Problem] = []
+    rows = [(path, row) for path in walk(folder) if path.name == _TABLE for row in read_table(path)]
+    found: dict[Path, tuple[Path | None, dict[str, str]]] = {}
+    for table, row in rows:
+        try:
+            image = contained(table.parent, row.get("file_name", ""))
+            mask = contained(table.parent, row["mask_file_name"]) if row.get("mask_file_name") else None
+        except DatasetError as error:
+            problems.append(Problem(table.name, str(error)))
+            continue
+        if is_file(image) and image not in found:
+            found[image] = (mask if mask is not None and is_file(mask) else None, row)
+        else:
+            reason = "The image is listed twice." if image in found else "The image is missing."
+            problems.append(Problem(image.name, reason))
+    if not found:
+        raise DatasetError(f"{folder} holds no image that a {_TABLE} names.")
+    legend, odd = look_through([mask for mask, _ in found.values() if mask is not None])
+    problems += [Problem(path.name, reason) for path, reason in odd]
+    unusable = {path for path, _ in odd}
+    provenance = read_provenance(folder)
+    records = [
+        _record(image, None if mask in unusable else mask, legend.classes, part_of(image, folder))
+        for image, (mask, _) in found.items()
+    ]
+    described = [
+        with_facts(replace(record, provenance=provenance.get(record.name.casefold(), record.provenance)), row)
+        for record, (_, row) in zip(records, found.values(), strict=True)
+    ]
+    return Dataset("imagefolder", natural_order(described), tuple(problems))
+
+
+def _record(image: Path, mask: Path | None, classes: tuple[str, ...], part: Part | None) -> Record:
+    provenance = Provenance() if mask is not None else NOT_OUTLINED
+    return Record(image.stem, image, mask, classes=classes, provenance=provenance, part=part)
 
 
 def write(plan: Plan) -> Iterator[Placed]:
@@ -92,4 +178,4 @@ def card(plan: Plan) -> str:
     return "---\n" + "\n".join(lines) + "\n---\n\n" + "\n\n".join(word for word in words if word) + "\n"
 
 
-FORMATS = (Format("imagefolder", "Hugging Face imagefolder", write=write, keeps_ignored=True),)
+FORMATS = (Format("imagefolder", "Hugging Face imagefolder", recognizes, read, write, keeps_ignored=True),)

@@ -16,7 +16,7 @@ from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import DatasetError, PairingError, StudyError
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task
-from napari_lesionseg.study.datasets import import_masks
+from napari_lesionseg.study.datasets import import_annotations
 from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.images import Progress
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
@@ -121,7 +121,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     )
     with _closed_on_error(study):
         study.add_problems(dataset.problems)
-        import_masks(study, dataset.records, progress)
+        import_annotations(study, dataset.records, progress)
     return study
 
 
@@ -143,7 +143,7 @@ def open_folder(folder: Path, annotator: str, progress: Progress | None = None) 
             study.add_problems(dataset.problems)
             groups = [record.split_item() for record in dataset.records]
             if study.add_images(folder, groups=groups, progress=progress):
-                import_masks(study, dataset.records, progress)
+                import_annotations(study, dataset.records, progress)
     return study
 
 

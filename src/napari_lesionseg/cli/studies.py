@@ -1,0 +1,193 @@
+"""``lesionseg fields`` and ``agreement``: what annotators of a study said, and how well they agree."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from collections import Counter
+from pathlib import Path
+
+from rich.table import Table
+
+from napari_lesionseg.cli.console import print_error, print_result, results
+from napari_lesionseg.cli.datasets import print_problems
+from napari_lesionseg.cli.options import make_folder
+from napari_lesionseg.datasets.facts import read_facts
+from napari_lesionseg.datasets.records import Problem, Record
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.io.tables import write_table
+from napari_lesionseg.study.agreement import find_consensus, measure_agreement, measure_field_agreement
+from napari_lesionseg.study.datasets import IMPORTED, field_problems
+from napari_lesionseg.study.fields import (
+    StudyFields,
+    field_counts,
+    ratings_of,
+    read_template,
+    text_of,
+)
+from napari_lesionseg.study.layout import READ_ONLY, find_study
+from napari_lesionseg.study.study import Study
+
+FIELDS_EXAMPLE = """examples:
+  lesionseg fields my-study/
+  lesionseg fields my-study/ --template fields.json
+  lesionseg fields my-study/ --import metadata.csv --out values.csv"""
+AGREEMENT_EXAMPLE = """example:
+  lesionseg agreement my-study/ --consensus consensus/"""
+_MOST_VALUES = 8
+
+
+def open_study(folder: Path, annotator: str = READ_ONLY) -> Study:
+    """Open a study, or the one inside a folder of images, with the work of all annotators."""
+    place = find_study(folder)
+    if place is None:
+        raise StudyError(f"{folder} holds no study; choose the folder of a study.")
+    return Study.open(place, annotator, unblind=True)
+
+
+def configure_fields(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = FIELDS_EXAMPLE
+    parser.add_argument("study", type=Path, help="a study, or a folder of images with a study in it")
+    parser.add_argument("--template", type=Path, metavar="FILE", help="use the fields of this JSON file")
+    parser.add_argument(
+        "--import",
+        dest="table",
+        type=Path,
+        metavar="TABLE",
+        help="fill in fields from a table with a row for each image (.csv, .tsv, .xlsx, .jsonl)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all values, a row for each image")
+
+
+def run_fields(options: argparse.Namespace) -> int:
+    """Print the fields and their values; 1 if something does not fit."""
+    with open_study(options.study) as study:
+        fields = StudyFields(study)
+        problems = []
+        if options.template is not None:
+            fields.set_template(read_template(options.template))
+        if options.table is not None:
+            problems += import_table(study, fields, options.table)
+        problems += field_problems(study)
+        print_fields(study, fields)
+        if options.out is not None:
+            write_values(study, fields, options.out)
+    print_problems(problems)
+    return int(bool(problems))
+
+
+def import_table(study: Study, fields: StudyFields, path: Path) -> list[Problem]:
+    """Fill in fields from a table; return what could not be used of it."""
+    states = list(study.state.images.values())
+    facts = read_facts([path], [state.name for state in states])
+    found = [facts.applied(Record(state.name, Path(state.added.path))) for state in states]
+    images = {state.image_id: record for state, record in zip(states, found, strict=True)}
+    filled, misfits = fields.import_records(images, IMPORTED)
+    print_result(f"Fields of {filled} images filled in from {path}")
+    return [*facts.problems, *misfits]
+
+
+def print_fields(study: Study, fields: StudyFields) -> None:
+    """Print each field, what it is about, and its commonest values."""
+    counts = field_counts(fields.values(image_id) for image_id in study.state.images)
+    title = f"Fields ({fields.template.name})"
+    table = Table("field", "of", "kind", "images", "values", title=title, title_justify="left")
+    for field in fields.template.fields:
+        found = counts.get(field.name, {})
+        common = sorted(found.items(), key=lambda item: -item[1])[:_MOST_VALUES]
+        shown = ", ".join(f"{value} {count}" for value, count in common)
+        more = ", ..." if len(found) > _MOST_VALUES else ""
+        images = str(sum(found.values()))
+        table.add_row(field.name, field.scope, field.kind, images, f"{shown}{more}")
+    results.print(table)
+
+
+def write_values(study: Study, fields: StudyFields, path: Path) -> None:
+    """Write all values as a table, those that do not fit the template too."""
+    rows = [
+        {"name": state.name, "patient_id": state.patient or "", "lesion_id": state.lesion or ""}
+        | {name: text_of(value) for name, value in fields.values(state.image_id).items()}
+        for state in study.state.images.values()
+    ]
+    known = ["name", "patient_id", "lesion_id", *(field.name for field in fields.template.fields)]
+    columns = list(dict.fromkeys([*known, *(name for row in rows for name in row)]))
+    try:
+        write_table(path, rows, columns)
+    except OSError as error:
+        raise StudyError(f"{path} cannot be written: {error.strerror}.") from error
+    print_result(f"Values of {len(rows)} images written to {path}")
+
+
+def configure_agreement(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = AGREEMENT_EXAMPLE
+    parser.add_argument("study", type=Path, help="a study with several annotators")
+    parser.add_argument(
+        "--consensus", type=Path, metavar="DIR", help="write the annotators' STAPLE consensus masks here"
+    )
+
+
+def run_agreement(options: argparse.Namespace) -> int:
+    """Print how well annotators agree on outlines (mean Dice) and on fields (kappa)."""
+    with Study.open(options.study, READ_ONLY, unblind=True) as study:
+        print_agreement(study)
+        print_field_agreement(study)
+        if options.consensus is not None:
+            written = write_consensus(study, options.consensus)
+            print_result(f"{written} consensus masks written to {options.consensus}")
+    return 0
+
+
+def print_agreement(study: Study) -> None:
+    """Print how well each pair of annotators agrees."""
+    found = measure_agreement(study.verdict_masks(image) for image in study.state.images)
+    if found.mean is None:
+        print_error("No image has a verdict of two annotators yet.")
+        return
+    table = Table("annotators", "images", "mean Dice", title="Agreement", title_justify="left")
+    for (i, first), (j, second) in itertools.combinations(enumerate(found.annotators), 2):
+        if found.images[i, j]:
+            table.add_row(f"{first} and {second}", str(found.images[i, j]), f"{found.dice[i, j]:.3f}")
+    results.print(table)
+
+
+def print_field_agreement(study: Study) -> None:
+    """Print how well annotators agree on each field that two of them filled in."""
+    fields = StudyFields(study)
+    table = Table("field", "annotators", "images", "Cohen's kappa", title="Fields", title_justify="left")
+    for field in fields.template.fields:
+        ratings = ratings_of(fields, study.state.images.values(), field)
+        found = measure_field_agreement(field.name, ratings)
+        if found is None or field.kind not in ("choice", "yes/no"):
+            continue
+        for (first, second), (images, kappa) in found.cohen.items():
+            table.add_row(field.name, f"{first} and {second}", str(images), f"{kappa:.3f}")
+        if found.fleiss is not None and len(found.cohen) > 1:
+            table.add_row(field.name, "all (Fleiss)", "", f"{found.fleiss:.3f}")
+    if table.row_count:
+        results.print(table)
+
+
+def write_consensus(study: Study, folder: Path) -> int:
+    """Write the consensus of every image with two verdicts; return how many."""
+    make_folder(folder)
+    states = study.state.images.values()
+    repeated = Counter(_stem(state.name).casefold() for state in states)
+    written = 0
+    for state in states:
+        masks = study.verdict_masks(state.image_id)
+        if len(masks) > 1:
+            stem = _stem(state.name)
+            # Images of one name, from different folders, must not overwrite each other.
+            unique = stem if repeated[stem.casefold()] == 1 else f"{stem}-{state.image_id[:8]}"
+            write_mask(folder / f"{unique}_segmentation.png", find_consensus(masks).labels)
+            written += 1
+    return written
+
+
+def _stem(name: str) -> str:
+    """Return the name of an image as part of a file name; names of arrays may hold any letter."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)

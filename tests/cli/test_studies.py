@@ -1,0 +1,160 @@
+"""The commands about the annotators of a study: their fields, and how well they agree."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_lesionseg.cli import main
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.study import Study
+
+Captured = pytest.CaptureFixture[str]
+
+
+def describe(folder: Path, annotator: str, *diagnoses: str) -> None:
+    with Study.open(folder, annotator) as study:
+        fields = StudyFields(study)
+        for image_id, diagnosis in zip(study.state.images, diagnoses, strict=False):
+            fields.set(image_id, {"diagnosis": diagnosis})
+
+
+def values_of(folder: Path) -> list[dict[str, Any]]:
+    with Study.open(folder, "cy") as study:
+        fields = StudyFields(study)
+        return [fields.values(image_id) for image_id in study.state.images]
+
+
+def test_agreement_of_two_annotators_is_printed(study_folder: Path, capsys: Captured) -> None:
+    assert main(["agreement", str(study_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "am and bo" in said
+    assert "2" in said
+
+
+def test_consensus_masks_go_into_a_new_folder(study_folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    pytest.importorskip("SimpleITK", reason="needs the extra agreement")
+    out = tmp_path / "new" / "consensus"
+    assert main(["agreement", str(study_folder), "--consensus", str(out)]) == 0
+    assert "2 consensus masks" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["case0_segmentation.png", "case1_segmentation.png"]
+    assert all(read_mask(path).any() for path in out.iterdir())
+
+
+def test_consensus_masks_of_images_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    samples = [synthetic_sample(seed, (64, 80)) for seed in range(3)]
+    folder = tmp_path / "study"
+    for number, name in enumerate(("left/a", "left/A", "b/../c")):
+        with Study.create(folder, "am") if not number else Study.open(folder, "am") as study:
+            (image,) = study.add_images(images={name: samples[number].image})
+            study.approve(image, samples[number].mask)
+        with Study.open(folder, "bo") as study:
+            study.approve(image, samples[number].mask)
+    assert main(["agreement", str(folder), "--consensus", str(tmp_path / "out")]) == 0
+    masks = {path.name: read_mask(path) for path in (tmp_path / "out").iterdir()}
+    assert len(masks) == 3
+    assert "b_.._c_segmentation.png" in masks
+    assert all(any(np.array_equal(mask, sample.mask) for mask in masks.values()) for sample in samples)
+
+
+def test_kappa_of_the_annotators_is_printed(study_folder: Path, capsys: Captured) -> None:
+    pytest.importorskip("statsmodels", reason="needs the extra agreement")
+    describe(study_folder, "am", "nevus", "nevus", "melanoma")
+    describe(study_folder, "bo", "nevus", "melanoma", "melanoma")
+    assert main(["agreement", str(study_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "diagnosis" in said
+    assert "0.400" in said  # observed 2/3, by chance 4/9
+    describe(study_folder, "cy", "nevus", "nevus", "nevus")
+    main(["agreement", str(study_folder)])
+    assert "all (Fleiss)" in capsys.readouterr().out
+
+
+def test_fields_are_listed_with_their_values(study_folder: Path, capsys: Captured) -> None:
+    describe(study_folder, "am", "nevus", "nevus", "halo nevus")
+    assert main(["fields", str(study_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "Fields (dermoscopy)" in said
+    assert "nevus 2, halo nevus 1" in said
+    assert main(["fields", str(study_folder.parent)]) == 2
+    assert "holds no study" in capsys.readouterr().err
+
+
+def test_another_template_keeps_the_values_that_it_has_no_field_for(
+    study_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    describe(study_folder, "am", "nevus")
+    template = tmp_path / "fields.json"
+    template.write_text('{"name": "sizes", "fields": [{"name": "width", "title": "W", "kind": "number"}]}')
+    assert main(["fields", str(study_folder), "--template", str(template)]) == 1
+    said = capsys.readouterr()
+    assert "Fields (sizes)" in said.out
+    assert "The template has no field diagnosis any more" in said.err
+    assert values_of(study_folder)[0] == {"diagnosis": "nevus"}
+    template.write_text("{}")
+    assert main(["fields", str(study_folder), "--template", str(template)]) == 2
+    assert "not a template of fields" in capsys.readouterr().err
+
+
+def test_a_table_fills_in_fields_and_they_are_written(
+    study_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    table, out = tmp_path / "metadata.csv", tmp_path / "values.csv"
+    table.write_text("image;dx;streaks\ncase0.jpg;mel;P\ncase1.jpg;nv;many\ncase9.jpg;nv;P\n")
+    assert main(["fields", str(study_folder), "--import", str(table), "--out", str(out)]) == 1
+    assert "“many” is no choice of Streaks" in capsys.readouterr().err
+    assert values_of(study_folder) == [
+        {"diagnosis": "melanoma", "streaks": "present"},
+        {"diagnosis": "nevus", "streaks": "many"},
+        {},
+    ]
+    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+    assert [(row["name"], row["diagnosis"], row["streaks"]) for row in rows] == [
+        ("case0", "melanoma", "present"),
+        ("case1", "nevus", "many"),
+        ("case2", "", ""),
+    ]
+    assert main(["verify", str(study_folder)]) == 0
+
+
+@pytest.mark.parametrize("convention", ["isic", "coco", "imagefolder", "folder"])
+def test_values_survive_the_way_through_a_data_set(
+    study_folder: Path, tmp_path: Path, convention: str
+) -> None:
+    """Exported and imported again, fields have the values that annotators filled in."""
+    values = {
+        "diagnosis": "melanoma",
+        "anatom_site_general": "upper extremity",
+        "pigment_network": "atypical",
+    }
+    private = {"remarks": "Ola Nordmann", "taken_on": "2026-03-01"}
+    with Study.open(study_folder, "am") as study:
+        StudyFields(study).set(next(iter(study.state.images)), values | private)
+    out, again = tmp_path / "set", tmp_path / "again"
+    names = ["--names", "nothing"]
+    assert main(["export", str(study_folder), "--format", convention, "--out", str(out), *names]) == 1
+    told = b"".join(
+        path.read_bytes() for path in out.rglob("*.*") if path.is_file() and path.suffix != ".png"
+    )
+    assert b"Nordmann" not in told
+    assert b"2026-03-01" not in told
+    sheet = (out / "DATASHEET.md").read_text(encoding="utf-8")
+    assert "anatom_site_general: upper extremity 1, not stated 1." in sheet
+    main(["import", str(out), "--out", str(again), "--annotator", "am"])
+    assert values in values_of(again / "lesionseg-study")
+
+
+def test_coco_objects_have_the_attributes_of_their_lesion(study_folder: Path, tmp_path: Path) -> None:
+    with Study.open(study_folder, "am") as study:
+        StudyFields(study).set(next(iter(study.state.images)), {"streaks": "regular"})
+    main(["export", str(study_folder), "--format", "coco", "--out", str(tmp_path / "set")])
+    files = (tmp_path / "set" / "annotations").glob("*.json")
+    objects = [entry for file in files for entry in json.loads(file.read_text())["annotations"]]
+    assert [entry["attributes"] for entry in objects if "attributes" in entry] == [{"streaks": "regular"}]
