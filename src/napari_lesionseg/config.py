@@ -100,6 +100,29 @@ class LearningConfig(Settings):
     num_threads: int | None = Field(None, ge=1, description="CPU threads; None: PyTorch's default.")
 
 
+class PromptConfig(Settings):
+    """How the part of a network that answers to boxes, lassos and strokes is trained."""
+
+    strokes_only: float = Field(
+        0.25, ge=0, le=1, description="Share of the samples without a box or a lasso, with strokes alone."
+    )
+    lasso: float = Field(
+        0.3, ge=0, le=1, description="Share of the samples with a lasso; the rest get a box."
+    )
+    margin: tuple[float, float] = Field(
+        (0.25, 0.65), description="Range of the margin around a lesion, as a share of its longer side."
+    )
+    recolor: float = Field(
+        1.0, ge=0, le=1, description="Strength of the random changes of color, contrast and texture."
+    )
+    artifacts: float = Field(
+        0.35, ge=0, le=1, description="Share of images that get hairs, bubbles, rulers, ink or dark corners."
+    )
+    judged: float = Field(
+        0.25, gt=0, le=1, description="Share of the held-out images scored after each pass, with a box."
+    )
+
+
 class TrainConfig(LearningConfig):
     """Settings of a training run."""
 
@@ -111,6 +134,11 @@ class TrainConfig(LearningConfig):
         True, description="Start the encoder from ImageNet weights where the network has them."
     )
     epochs: int = Field(30, ge=1, description="Passes over the images.")
+    prompts: PromptConfig | None = Field(
+        None,
+        description="Train the part that answers to boxes, lassos and strokes, and nothing else; None: the "
+        "automatic outline and clicks.",
+    )
     start_weight: float = Field(
         0.0, ge=0, lt=1, description="Share of the initial weights in the final weights."
     )

@@ -8,7 +8,8 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -35,6 +36,7 @@ from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair, read_pair
+from napari_lesionseg.training.prompt_training import PromptTrainer
 from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.types import IGNORED, LabelImage, Pair
 
@@ -42,6 +44,7 @@ EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
   lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis"""
 HELD_OUT_SHARE = 0.1
+LOG_EVERY_SECONDS = 25.0
 
 
 def configure_train(parser: argparse.ArgumentParser) -> None:
@@ -105,20 +108,23 @@ def run_train(options: argparse.Namespace) -> int:
     side = max(size for _, size in config.sizes)
     class_names = _read_classes(options, [*pairs, *held_out]) if options.classes_from else None
     network, card = _start(options, config, side, class_names)
-    read = partial(_read_all, side=round(side * 1.25), class_names=class_names, classes=card.classes)
+    # A window around a lesion is enlarged, so it needs more detail than the whole image.
+    cached_side = round(side * (2 if config.prompts else 1.25))
+    read = partial(_read_all, side=cached_side, class_names=class_names, classes=card.classes)
     learn = read(pairs, "Reading images")
     measure = read(held_out, "Reading held-out images")
     left_out += len(pairs) - len(learn) + len(held_out) - len(measure)
     state = options.out.with_suffix(".state.safetensors")
     images = list(learn.values())
-    trainer = Trainer(
+    kind = PromptTrainer if config.prompts else Trainer
+    trainer = kind(
         network, card, images, list(measure.values()), config, device=options.device, state_path=state
     )
     start = copy.deepcopy(network.state_dict())
     if options.resume:
         trainer.load_state(state)
     history = []
-    for epoch in trainer.run():
+    for epoch in _log_steps(trainer):
         history.append(_as_record(epoch))
         print_result(describe_epoch(epoch))
     training = {
@@ -128,12 +134,31 @@ def run_train(options: argparse.Namespace) -> int:
         "last": history[-1:],
     }
     learned = blend(trainer.averaged_network, start, config.start_weight)
-    domain = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in images))
-    about = {"training": training, "domain": domain}
+    about: dict[str, Any] = {"training": training}
+    if config.prompts:
+        about["arch_settings"] = {**card.arch_settings, "prompts": 1}
+    else:
+        about["domain"] = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in images))
     save_checkpoint(options.out, learned, card.model_copy(update=about))
     state.unlink(missing_ok=True)
     print_result(f"{options.out} written")
     return 1 if left_out else 0
+
+
+def _log_steps(trainer: Trainer) -> Iterator[EpochResult]:
+    """Train, print the mean loss now and then, and yield after every pass."""
+    losses, logged = list[float](), time.monotonic()
+    for result in trainer.steps():
+        if isinstance(result, EpochResult):
+            yield result
+            continue
+        losses.append(result.loss)
+        if time.monotonic() - logged >= LOG_EVERY_SECONDS:
+            print_result(
+                f"step {result.step}  {result.progress:.1%}  {result.seconds:7.0f} s  "
+                f"loss {sum(losses) / len(losses):.4f}"
+            )
+            losses, logged = [], time.monotonic()
 
 
 def read_recipe(options: argparse.Namespace) -> TrainConfig:
@@ -244,6 +269,8 @@ def _start(
         path = ModelStore().resolve(options.start)
         network, old = load_checkpoint(path)
         _check_start(options, old)
+        if config.prompts:  # the automatic outline stays as it is, and so do its threshold and its scores
+            return Checkpoint(network, old.model_copy(update={**about, "parent": sha256_file(path)}))
         return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))
     classes = options.classes or ModelCard().classes
     if class_names is not None and not options.classes:

@@ -1,12 +1,15 @@
-"""Choice and description of the device that computes."""
+"""Choice and description of the device that computes, and networks on it."""
 
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from napari_lesionseg.errors import DeviceError
+from napari_lesionseg.models.base import SegmentationNetwork
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -66,3 +69,36 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch ran out of memory: some devices raise an error class for it, others only a message."""
     words = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
+
+
+class DeviceModel(NamedTuple):
+    """A network prepared for inference on a device; never changed, so that threads can share it."""
+
+    network: SegmentationNetwork
+    device: torch.device
+    precision: str
+
+    def for_image(self, planes: Tensor) -> DeviceModel:
+        """Return the model for an image (1, 3, h, w): one of its experts, if the network has several."""
+        return self._replace(network=self.network.network_for(self._place(planes)))
+
+    def for_prompts(self) -> DeviceModel | None:
+        """Return the part of the model that answers to boxes, lassos and strokes, if it has one."""
+        prompted = self.network.for_prompts()
+        return None if prompted is None else self._replace(network=prompted)
+
+    def encode(self, planes: Tensor) -> tuple[Tensor, ...]:
+        """Encode images (B, 3, h, w) in float32."""
+        # Rounding errors of the encoder grow on their way through the decoder: with the decoder alone in
+        # bfloat16 logits differ four times less from float32 than with both. It costs little time, for the
+        # encoder's thin filters wait for memory, not for arithmetic.
+        return self.network.encode(self._place(planes))
+
+    def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None) -> Tensor:
+        """Decode features, with guidance (B, 3, h, w), into logits (B, C, h, w) in float32."""
+        placed = None if guidance is None else self._place(guidance)
+        with autocast(self.device, self.precision):
+            return self.network.decode(features, placed).float()
+
+    def _place(self, planes: Tensor) -> Tensor:
+        return planes.to(self.device).contiguous(memory_format=torch.channels_last)

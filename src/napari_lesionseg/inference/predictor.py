@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,16 @@ from torch.nn import functional
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ImageError
 from napari_lesionseg.inference.clicks import clicks_inside, guidance_planes
-from napari_lesionseg.inference.device import autocast, choose_device, describe_device, is_out_of_memory
+from napari_lesionseg.inference.device import (
+    DeviceModel,
+    choose_device,
+    describe_device,
+    is_out_of_memory,
+)
 from napari_lesionseg.inference.postprocess import postprocess as run_postprocess
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.inference.prediction import Prediction
+from napari_lesionseg.inference.prompt_view import PromptView
 from napari_lesionseg.inference.prompts import (
     area_prior,
     check_prompts,
@@ -31,6 +37,7 @@ from napari_lesionseg.inference.prompts import (
     combine_logits,
     prompt_window,
     read_prompts,
+    undo_normalization,
     view_of_part,
 )
 from napari_lesionseg.io.atomic import sha256_file
@@ -55,34 +62,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 SMALLEST = 1e-6  # keeps logits of probabilities finite
-
-
-class DeviceModel(NamedTuple):
-    """A network prepared for inference on a device; never changed, so that threads can share it."""
-
-    network: SegmentationNetwork
-    device: torch.device
-    precision: str
-
-    def for_image(self, planes: Tensor) -> DeviceModel:
-        """Return the model for an image (1, 3, h, w): one of its experts, if the network has several."""
-        return self._replace(network=self.network.network_for(self._place(planes)))
-
-    def encode(self, planes: Tensor) -> tuple[Tensor, ...]:
-        """Encode images (B, 3, h, w) in float32."""
-        # Rounding errors of the encoder grow on their way through the decoder: with the decoder alone in
-        # bfloat16 logits differ four times less from float32 than with both. It costs little time, for the
-        # encoder's thin filters wait for memory, not for arithmetic.
-        return self.network.encode(self._place(planes))
-
-    def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None) -> Tensor:
-        """Decode features, with guidance (B, 3, h, w), into logits (B, C, h, w) in float32."""
-        placed = None if guidance is None else self._place(guidance)
-        with autocast(self.device, self.precision):
-            return self.network.decode(features, placed).float()
-
-    def _place(self, planes: Tensor) -> Tensor:
-        return planes.to(self.device).contiguous(memory_format=torch.channels_last)
 
 
 class Model:
@@ -241,6 +220,7 @@ class EncodedImage:
         self._last_part: tuple[Box, EncodedImage] | None = (
             None  # so that further clicks run the decoder alone
         )
+        self._last_view: PromptView | None = None  # likewise
         self._with_enough_memory(self._encode)
 
     @torch.inference_mode()
@@ -298,6 +278,10 @@ class EncodedImage:
         self, prompts: Prompts, window: Box, previous: Probability | None
     ) -> NDArray[np.float32]:
         """Return the logits (C, h, w) of a window around a box or lasso."""
+        if self._encode() and (prompted := self._expert.for_prompts()) is not None:
+            return self._with_enough_memory(
+                functools.partial(self._ask_view, prompted, prompts, window, previous)
+            )
         part = self._encoded_part(window)
         view: tuple[int, int] = (part.network_input.shape[-2], part.network_input.shape[-1])
         points = [
@@ -317,6 +301,20 @@ class EncodedImage:
         cut = math.log(threshold / (1 - threshold))
         return combine_logits(near, far, prior, color, cut, bool(prompts.lasso))
 
+    def _ask_view(
+        self, prompted: DeviceModel, prompts: Prompts, window: Box, previous: Probability | None
+    ) -> NDArray[np.float32]:
+        """Return the logits (1, h, w) of a window from the network for prompts."""
+        view = self._last_view
+        if view is None or view.window != window or view.model != prompted:
+            crop = self.image[window.top : window.bottom, window.left : window.right]
+            planes = self._model.network_input(np.ascontiguousarray(crop))
+            view = self._last_view = PromptView(prompted, self._model.card, planes, window)
+        seen = None
+        if previous is not None and prompts.points:  # a box or a lasso alone begins anew
+            seen = _cut_out(previous, window, self.shape, view.shape)
+        return view.logits(prompts, seen)
+
     def _encoded_part(self, window: Box) -> EncodedImage:
         """Return a part of the image, encoded."""
         last = self._last_part
@@ -328,10 +326,7 @@ class EncodedImage:
     @functools.cached_property
     def colors(self) -> Tensor:
         """See `color_features`."""
-        mean, std = (
-            torch.tensor(values)[:, None, None] for values in (self._model.card.mean, self._model.card.std)
-        )
-        return color_features((self.network_input[0] * std + mean).clamp(0, 1))
+        return color_features(undo_normalization(self.network_input[0], self._model.card))
 
     @torch.inference_mode()
     def _encode(self) -> tuple[Tensor, ...]:

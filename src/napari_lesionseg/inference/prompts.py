@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_lesionseg.errors import PromptError
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.lite_unet import COLOR_LIMIT, PRIOR_LIMIT
 from napari_lesionseg.types import Box, Click, Prompts, Scribble
 
 MARGIN = 0.5  # of the longer side: what the network sees around a box or a lasso
 MIN_SIDE = 2  # pixels of a box or a lasso
-PRIOR_LIMIT, COLOR_LIMIT, NETWORK_LIMIT = 8.0, 5.0, 6.0  # logits: nothing is so certain that it decides alone
+NETWORK_LIMIT = 6.0  # logit: nothing is so certain that it decides alone
 
 # An ellipse in the box, soft at its rim, fitted to boxes with 5 % random error around real lesions.
 ELLIPSE_RADIUS, ELLIPSE_SOFTNESS = 0.97, 0.12
@@ -37,6 +39,7 @@ COLOR_INSIDE = 0.6  # elliptic distance below which a pixel shows the lesion's c
 LASSO_INSIDE = 0.3  # depth in a lasso, in radii, above which a pixel shows the lesion's colors
 COLOR_SCALES = (0.6, 1.5, 3.5)  # standard deviations of the blur, at half resolution
 COLOR_SAMPLES = 400
+SURELY = 0.9  # probability of the previous outline beyond which a pixel shows the lesion's colors
 COLOR_MIN_PIXELS = 8  # fewer say nothing about colors
 NEWTON_STEPS = 5
 RIDGE = 0.02
@@ -129,13 +132,13 @@ def fill_area(prompts: Prompts, window: Box, shape: tuple[int, int]) -> NDArray[
     """Mark what box and lasso enclose, in a view of ``shape`` (h, w) of a window of the image."""
     inside = np.ones(shape, bool)
     if prompts.box is not None:
-        top, left = _to_view((prompts.box.top - 0.5, prompts.box.left - 0.5), window, shape)
-        bottom, right = _to_view((prompts.box.bottom - 0.5, prompts.box.right - 0.5), window, shape)
+        top, left = to_view((prompts.box.top - 0.5, prompts.box.left - 0.5), window, shape)
+        bottom, right = to_view((prompts.box.bottom - 0.5, prompts.box.right - 0.5), window, shape)
         rows, cols = np.ogrid[: shape[0], : shape[1]]
         inside &= (rows >= top) & (rows < bottom) & (cols >= left) & (cols < right)
     if prompts.lasso:
         canvas = Image.new("1", (shape[1], shape[0]))
-        corners = [_to_view(point, window, shape)[::-1] for point in prompts.lasso]
+        corners = [to_view(point, window, shape)[::-1] for point in prompts.lasso]
         ImageDraw.Draw(canvas).polygon(corners, fill=1)
         inside &= np.asarray(canvas)
     return inside
@@ -146,10 +149,10 @@ def area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
 
     Near a point the prior fades, for the network knows better what it means.
     """
-    prior = _lasso_prior(prompts, window, shape) if prompts.lasso else _box_prior(prompts, window, shape)
+    prior = _area_prior(prompts, window, shape)
     away = np.ones(shape, bool)
     for click in prompts.points:
-        row, col = (round(at) for at in _to_view((click.row, click.col), window, shape))
+        row, col = (round(at) for at in to_view((click.row, click.col), window, shape))
         if 0 <= row < shape[0] and 0 <= col < shape[1]:
             away[row, col] = False
     if away.all():
@@ -157,6 +160,22 @@ def area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
     radius = math.sqrt(max(int(np.count_nonzero(prior.logit > 0)), 1) / math.pi)
     fade = np.minimum(ndimage.distance_transform_edt(away) / (POINT_REACH * radius), 1)
     return prior._replace(logit=(prior.logit * fade).astype(np.float32))
+
+
+def prompt_planes(
+    strokes: NDArray[np.float32], previous: NDArray[np.float32], prior: Prior, colors: Tensor
+) -> NDArray[np.float32]:
+    """Return the guidance (5, h, w) of a `PromptUNet`.
+
+    ``strokes`` (2, h, w) marks positive and negative strokes, ``previous`` (h, w) is the probability before
+    them, 0.5 at the outline, and ``colors`` are `color_features`.
+    """
+    positive, negative = strokes > 0
+    inside, outside = prior.inside | positive, prior.outside | negative
+    if not prior.logit.any() and previous.any():
+        inside, outside = inside | (previous > SURELY), outside | (previous < 1 - SURELY)
+    color = color_logit(colors, inside & ~negative, outside & ~positive)
+    return np.stack([*strokes, previous, prior.logit / PRIOR_LIMIT, color / COLOR_LIMIT]).astype(np.float32)
 
 
 def combine_logits(
@@ -187,6 +206,12 @@ def view_of_part(logits: Tensor, part: Box, size: tuple[int, int], shape: tuple[
     )
     grid = torch.stack(torch.meshgrid(cols, rows, indexing="xy"), dim=-1)[None]
     return functional.grid_sample(logits[None], grid, padding_mode="border", align_corners=False)[0]
+
+
+def undo_normalization(planes: Tensor, card: ModelCard) -> Tensor:
+    """Return the colors (3, h, w) in [0, 1] of a network's input."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
+    return (planes * std + mean).clamp(0, 1)
 
 
 def color_features(image: Tensor) -> Tensor:
@@ -220,21 +245,26 @@ def _read_points(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple((row, col) for row, col in values.reshape(-1, 2).tolist())
 
 
-def _to_view(point: Point, window: Box, shape: tuple[int, int]) -> Point:
+def to_view(point: Point, window: Box, shape: tuple[int, int]) -> Point:
     """Convert a position in the image into one in a view (h, w) of a window."""
     row = (point[0] + 0.5 - window.top) * shape[0] / (window.bottom - window.top) - 0.5
     col = (point[1] + 0.5 - window.left) * shape[1] / (window.right - window.left) - 0.5
     return row, col
 
 
+def _area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
+    if prompts.lasso:
+        return lasso_prior(fill_area(Prompts(lasso=prompts.lasso), window, shape))
+    return _box_prior(prompts, window, shape)
+
+
 def _box_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
     """Expect an ellipse in the box."""
     box = prompts.box
     if box is None:
-        nothing = np.zeros(shape, bool)
-        return Prior(np.zeros(shape, np.float32), nothing, nothing)
-    top, left = _to_view((box.top - 0.5, box.left - 0.5), window, shape)
-    bottom, right = _to_view((box.bottom - 0.5, box.right - 0.5), window, shape)
+        return no_prior(shape)
+    top, left = to_view((box.top - 0.5, box.left - 0.5), window, shape)
+    bottom, right = to_view((box.bottom - 0.5, box.right - 0.5), window, shape)
     rows, cols = np.ogrid[: shape[0], : shape[1]]
     distance = np.hypot(
         (rows - (top + bottom) / 2) / ((bottom - top) / 2), (cols - (left + right) / 2) / ((right - left) / 2)
@@ -243,9 +273,14 @@ def _box_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
     return Prior(logit, distance < COLOR_INSIDE, ~fill_area(Prompts(box=box), window, shape))
 
 
-def _lasso_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
-    """Expect a lesion a little smaller than the lasso."""
-    filled = fill_area(Prompts(lasso=prompts.lasso), window, shape)
+def no_prior(shape: tuple[int, ...]) -> Prior:
+    """Return what is known without a box or a lasso: nothing."""
+    nothing = np.zeros(shape, bool)
+    return Prior(np.zeros(shape, np.float32), nothing, nothing)
+
+
+def lasso_prior(filled: NDArray[np.bool_]) -> Prior:
+    """Expect a lesion a little smaller than the lasso, whose inside is ``filled`` (h, w)."""
     depth = ndimage.distance_transform_edt(filled)
     signed = depth - ndimage.distance_transform_edt(~filled)
     radius = math.sqrt(max(int(np.count_nonzero(filled)), 1) / math.pi)

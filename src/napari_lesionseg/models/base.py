@@ -55,6 +55,10 @@ class SegmentationNetwork(nn.Module, ABC):
         del view
         return self
 
+    def for_prompts(self) -> SegmentationNetwork | None:
+        """Return the network that outlines what a box, a lasso or a stroke shows: none unless overridden."""
+        return None
+
     def describe(self, image: Tensor) -> Tensor | None:
         """Describe images (B, 3, H, W) as features (B, F) of their domain; None unless overridden."""
         del image

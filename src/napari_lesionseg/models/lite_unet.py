@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from napari_lesionseg.models.efficientnet_lite import (
 )
 
 GUIDANCE_PLANES = 3  # positive clicks, negative clicks, previous probability
+PRIOR_LIMIT, COLOR_LIMIT = 8.0, 5.0  # logits: the largest evidence of a box or lasso, and of colors
 DECODER_CHANNELS = (128, 64, 48, 32)  # strides 16, 8, 4, 2
 GUIDANCE_CHANNELS = (16, 24, 32, 48, 64)  # strides 2, 4, 8, 16, 32
 DESCRIBING_STAGES = 2
@@ -34,9 +36,9 @@ class GuidancePyramid(nn.Module):
     decoder alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, planes: int = GUIDANCE_PLANES) -> None:
         super().__init__()
-        channels = (GUIDANCE_PLANES, *GUIDANCE_CHANNELS)
+        channels = (planes, *GUIDANCE_CHANNELS)
         self.levels = nn.ModuleList(
             conv_norm_act(before, after, stride=2) for before, after in pairwise(channels)
         )
@@ -49,7 +51,7 @@ class GuidancePyramid(nn.Module):
             nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
 
     def forward(self, guidance: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Add guidance (B, 3, H, W) to ``features``, finest first; the shapes stay as they are."""
+        """Add guidance (B, planes, H, W) to ``features``, finest first; the shapes stay as they are."""
         steered, level = [], guidance
         for shrink, project, feature in zip(self.levels, self.projections, features, strict=True):
             level = shrink(level)
@@ -98,15 +100,20 @@ class LiteUNet(SegmentationNetwork):
     ----------
     out_channels : int
         1 for one class against the background, otherwise the number of classes, background included.
+    prompts : int
+        1: with a second network, a `PromptUNet`, that outlines what a box, a lasso or a stroke shows.
     """
 
     guided = True
+    guidance_planes: ClassVar[int] = GUIDANCE_PLANES
 
-    def __init__(self, out_channels: int = 1) -> None:
+    def __init__(self, out_channels: int = 1, prompts: int = 0) -> None:
         super().__init__()
+        if prompts not in (0, 1):
+            raise ValueError("prompts must be 0 or 1")
         *skips, deepest = FEATURE_CHANNELS
         self.encoder = EfficientNetLite0()
-        self.guidance = GuidancePyramid()
+        self.guidance = GuidancePyramid(self.guidance_planes)
         self.context = nn.Sequential(
             conv_norm_act(deepest, DECODER_CHANNELS[0], 1),
             ContextBlock(DECODER_CHANNELS[0]),
@@ -118,6 +125,7 @@ class LiteUNet(SegmentationNetwork):
             for before, skip, after in zip(inputs, reversed(skips), DECODER_CHANNELS, strict=False)
         )
         self.head = nn.Conv2d(DECODER_CHANNELS[-1], out_channels, 1)
+        self.prompt_network = PromptUNet() if prompts else None
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """Take features from a normalized image (B, 3, H, W); the image is passed along for its size."""
@@ -136,12 +144,16 @@ class LiteUNet(SegmentationNetwork):
         """
         image, *maps = features
         if guidance is None:
-            guidance = torch.zeros_like(image)
+            guidance = image.new_zeros(len(image), self.guidance_planes, *image.shape[-2:])
         *skips, deepest = self.guidance(guidance, tuple(maps))
         coarse = self.context(deepest)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             coarse = block(coarse, skip)
         return resize_bilinear(self.head(coarse), guidance.shape[-2:])
+
+    def for_prompts(self) -> PromptUNet | None:
+        """Return the network that outlines what a box, a lasso or a stroke shows; None without one."""
+        return self.prompt_network
 
     def describe(self, image: Tensor) -> Tensor:
         """Describe images by the mean and standard deviation of the features of the early stages.
@@ -174,3 +186,49 @@ class LiteUNet(SegmentationNetwork):
     def early_modules(self, stages: int) -> list[nn.Module]:
         """Modules that training may freeze: the encoder's stem and first ``stages`` stages."""
         return self.encoder.early_modules(stages)
+
+
+class PromptUNet(LiteUNet):
+    """Outline what a box, a lasso or strokes show, in a window of the image around it.
+
+    Guidance has five planes: positive strokes and negative strokes (0 or 1), the previous probability, and
+    two kinds of evidence as logits divided by `PRIOR_LIMIT` and `COLOR_LIMIT`: that of the box or lasso, and
+    that of the image's own colors. The network weighs both at every pixel, since how far a gesture or a
+    color can be trusted depends on the image.
+    """
+
+    guidance_planes = GUIDANCE_PLANES + 2
+
+    def __init__(self) -> None:
+        super().__init__(out_channels=3)  # a logit of its own, and the weight of each kind of evidence
+
+    @classmethod
+    def starting_from(cls, network: LiteUNet, temperature: float, boundary: float) -> PromptUNet:
+        """Return an untrained network that adds half of another's logit to the evidence.
+
+        ``boundary`` is the logit from which ``network``, after division by ``temperature``, sees a lesion.
+        """
+        made = cls()
+        state = {name: tensor for name, tensor in network.state_dict().items() if name in made.state_dict()}
+        first = made.guidance.levels[0][0].weight.detach().clone()  # type: ignore[index]
+        first[:, :GUIDANCE_PLANES] = state["guidance.levels.0.0.weight"]
+        weight, bias = state["head.weight"], state["head.bias"]
+        half = 0.5 / temperature
+        trust = weight.new_tensor([1.0, 0.3])
+        state |= {
+            "guidance.levels.0.0.weight": first,
+            "head.weight": torch.cat([half * weight, torch.zeros_like(weight).repeat(2, 1, 1, 1)]),
+            "head.bias": torch.cat([half * bias - 0.5 * boundary, trust]),
+        }
+        made.load_state_dict(state)
+        return made
+
+    def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
+        """Turn features, and guidance of shape (B, 5, H, W), into the logit (B, 1, H, W) of the lesion."""
+        image = features[0]
+        if guidance is None:
+            guidance = image.new_zeros(len(image), self.guidance_planes, *image.shape[-2:])
+        found = super().decode(features, guidance).float()
+        limits = guidance.new_tensor([PRIOR_LIMIT, COLOR_LIMIT]).view(1, 2, 1, 1)
+        evidence = guidance[:, GUIDANCE_PLANES:] * limits
+        return found[:, :1] + (found[:, 1:] * evidence).sum(dim=1, keepdim=True)

@@ -178,6 +178,8 @@ class ExpertNetwork(SegmentationNetwork):
         1 for one class against the background, otherwise the number of classes, background included.
     experts : int
         Number of networks; the first takes all images that belong to no other expert's domain.
+    prompts : int
+        As of each `LiteUNet`.
 
     Notes
     -----
@@ -187,11 +189,11 @@ class ExpertNetwork(SegmentationNetwork):
 
     guided = True
 
-    def __init__(self, out_channels: int = 1, experts: int = 2) -> None:
+    def __init__(self, out_channels: int = 1, experts: int = 2, prompts: int = 0) -> None:
         super().__init__()
         if not 2 <= experts <= MAX_EXPERTS:
             raise ValueError(f"experts must be 2 to {MAX_EXPERTS}")
-        self.experts = nn.ModuleList(LiteUNet(out_channels) for _ in range(experts))
+        self.experts = nn.ModuleList(LiteUNet(out_channels, prompts) for _ in range(experts))
         self.gate = DomainGate(experts - 1)
 
     def expert(self, index: int) -> SegmentationNetwork:
@@ -308,7 +310,8 @@ def card_with_experts(card: ModelCard, experts: int) -> ModelCard:
     """Return the card of a mixture of so many experts; for one, the card itself."""
     if experts == 1:
         return card
-    return card.model_copy(update={"arch": ARCHITECTURE, "arch_settings": {"experts": experts}})
+    settings = {**card.arch_settings, "experts": experts}
+    return card.model_copy(update={"arch": ARCHITECTURE, "arch_settings": settings})
 
 
 def _channels(network: SegmentationNetwork) -> int:

@@ -44,7 +44,7 @@ def augment(
     warped = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode=mode, align_corners=False)[0]
     moved = functional.grid_sample(marks, grid, mode="nearest", padding_mode=mode, align_corners=False)[0, 0]
     colored = _change_color(warped / 255.0, config.color, rng)
-    degraded = _degrade((colored * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
+    degraded = degrade((colored * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
     return TrainingSample(degraded, moved.round().to(torch.uint8))
 
 
@@ -90,7 +90,7 @@ def _change_color(image: Tensor, strength: float, rng: np.random.Generator) -> T
     return ((colored - mean) * contrast + mean).clamp_(0, 1)
 
 
-def _degrade(image: Tensor, fraction: float, rng: np.random.Generator) -> Tensor:
+def degrade(image: Tensor, fraction: float, rng: np.random.Generator) -> Tensor:
     """Blur, add noise to, or compress an image (3, H, W) of bytes."""
     if rng.random() < fraction:
         as_pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())

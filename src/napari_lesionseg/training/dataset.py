@@ -72,12 +72,14 @@ class BatchSource:
         return Batch(torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples]))
 
     def _sample(self, position: int, size: int) -> TrainingSample:
+        pair, rng = self._pair_at(position)
+        return augment(pair.image, pair.labels, self._config, size, rng)
+
+    def _pair_at(self, position: int) -> tuple[CachedPair, np.random.Generator]:
+        """Return a pair, and the random generator of its sample."""
         turn, place = divmod(position, len(self._pairs))
         order = np.random.default_rng((self._seed, turn)).permutation(len(self._pairs))
-        pair = self._pairs[order[place]]
-        return augment(
-            pair.image, pair.labels, self._config, size, np.random.default_rng((self._seed, 1, position))
-        )
+        return self._pairs[order[place]], np.random.default_rng((self._seed, 1, position))
 
     def prefetch(
         self, first: int, last: int, size_of: Callable[[int], int], depth: int = PREFETCHED

@@ -123,9 +123,9 @@ class Learner:
         rng = np.random.default_rng((self._config.seed, 2, number))
         with autocast(self._device, self._config.precision):
             features = self.network.encode(images)
-            features, labels, guidance = self._add_guided(features, labels, rng)
+            features, labels, guidance = self._add_guided(batch, features, labels, rng)
             logits = self.network.decode(features, guidance)  # (B + guided, C, S, S)
-        config, logits = self._config, logits.float() / self._card.temperature - self._boundary
+        config, logits = self._config, self._calibrate(logits.float())
         loss = segmentation_loss(logits, labels, config.loss, config.label_smoothing, config.class_weights)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -140,12 +140,13 @@ class Learner:
         return float(loss.detach())
 
     def _add_guided(
-        self, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
+        self, batch: Batch, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         """Add some of the images a second time, with clicks simulated on the current predictions.
 
         All images are also decoded without clicks: the decoder is cheap, and automatic outlines matter most.
         """
+        del batch
         guided = round(self._config.click_fraction * len(labels))
         if not self.network.guided or not guided:
             return features, labels, None
@@ -165,6 +166,10 @@ class Learner:
         joined = tuple(torch.cat(both) for both in zip(features, again, strict=True))
         no_clicks = clicks.new_zeros(len(labels), *clicks.shape[1:])
         return joined, torch.cat([labels, truth]), torch.cat([no_clicks, clicks])
+
+    def _calibrate(self, logits: Tensor) -> Tensor:
+        """Return logits that are 0 at the boundary the annotator sees."""
+        return logits / self._card.temperature - self._boundary
 
     def _set_training(self) -> None:
         self.network.train()

@@ -121,9 +121,7 @@ class Trainer:
         check_classes(card, pairs, config)
         self._device = choose_device(device)
         self._card, self._held_out, self._config = card, held_out, config
-        self._source = BatchSource(pairs, config.augment, fit_batch_size(config, len(pairs)), config.seed)
-        frozen = network.early_modules(config.frozen_stages) if config.pretrained else ()
-        self._learner = Learner(network, card, config, self._device, frozen=frozen)
+        self._source, self._learner = self._new_source(pairs), self._new_learner(network)
         self._state_path, self._saved_at = state_path, 0.0
         self._step, self._seconds, self._loss_sum = 0, 0.0, 0.0
         self._clock = WorkClock()
@@ -179,17 +177,24 @@ class Trainer:
         """The network with the moving average of the weights: the one to keep."""
         return self._learner.averaged_network
 
+    def _new_source(self, pairs: Sequence[CachedPair]) -> BatchSource:
+        config = self._config
+        return BatchSource(pairs, config.augment, fit_batch_size(config, len(pairs)), config.seed)
+
+    def _new_learner(self, network: SegmentationNetwork) -> Learner:
+        frozen = network.early_modules(self._config.frozen_stages) if self._config.pretrained else ()
+        return Learner(network, self._card, self._config, self._device, frozen=frozen)
+
+    def _score(self) -> ValidationScores | None:
+        return validate(self.averaged_network, self._card, self._held_out, self._device)
+
     def _finish_pass(self, size: int) -> EpochResult:
         steps = (
             self._step
             - (math.ceil(self._step / self._source.steps_per_pass) - 1) * self._source.steps_per_pass
         )
         loss, self._loss_sum = self._loss_sum / steps, 0.0
-        scores = (
-            validate(self.averaged_network, self._card, self._held_out, self._device)
-            if self._held_out
-            else None
-        )
+        scores = self._score() if self._held_out else None
         self.save_state()
         return EpochResult(
             epoch=math.ceil(self._step / self._source.steps_per_pass),
