@@ -1,19 +1,26 @@
-"""Measure outlines after one gesture: a box, a lasso, a scribble, or clicks.
+"""Measure outlines after one gesture, and how many gestures a good outline takes.
 
-Prints a table of ``docs/development/benchmarks.md``::
+Prints the tables of ``docs/development/benchmarks.md``::
 
-    python benchmarks/prompts.py [--model M] [--data DIR] [--sets S ...] [--every N] [--baselines] [--json F]
+    python benchmarks/prompts.py [--models M ...] [--data DIR] [--sets S ...] [--every N]
+        [--baselines] [--actions N] [--json F]
 
+- Several models are measured side by side, with the same gestures.
 - Gestures are imperfect, as people's are, and around all lesions of the image together. Each side of a
-  box is off by a normally distributed error of 5 % of the box's side. A lasso is 5 to 12 % of the equivalent
-  radius too wide, with low-frequency noise. A scribble is a short stroke through the deepest place of the
-  largest error of the automatic outline. Clicks are those of ``benchmarks/clicks.py``, exact.
+  box is off by a normally distributed error of 5 % of the box's side. A lasso follows a smoothed outline,
+  5 to 12 % of the equivalent radius too wide, with low-frequency noise of 4 % that is independent of the
+  image. A scribble is a short stroke through the deepest place of the largest error of the automatic outline.
+  Clicks are those of ``benchmarks/clicks.py``, exact.
 - "ellipse" and "lasso filled" are the gestures themselves, without a network.
 - ``--baselines`` adds GrabCut (OpenCV, which is not a dependency: ``pip install opencv-python-headless``),
   started from the ellipse in the box, and the random walker of scikit-image between the ellipse's core and
   the outside of the box.
 - Images with more than 900 pixels along a side are made smaller first.
 - For each gesture: the mean Jaccard index, and the percentage of images with 0.85 or more.
+- ``--actions N`` counts the gestures until an outline reaches 0.85 and 0.90 (N + 1 if more than N). Each
+  time, a simulated annotator chooses what helps most: a box or a lasso if there is none yet, a click or a
+  scribble.
+- Calibration is the expected calibration error of all pixels together. Times are medians of further clicks.
 """
 
 from __future__ import annotations
@@ -22,9 +29,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,20 +46,23 @@ from skimage.morphology import skeletonize
 import napari_lesionseg as ls
 from images import add_data_argument, find_set, jaccard
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.evaluation.calibration import expected_calibration_error
 from napari_lesionseg.inference.clicks import next_click
+from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.inference.predictor import EncodedImage, Model
 from napari_lesionseg.inference.prompts import fill_area
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.types import Box, ByteImage, Click, LabelImage, Prompts, Scribble
 
-SETS = ("isic-crop512-val", "ph2-sample", "pad-smartphone")
+SETS = ("isic-crop512-val", "isic2017-val-256", "isic2017-val-fullres", "ph2-sample", "pad-smartphone")
 LONGEST_SIDE = 900
 BOX_ERROR = 0.05
-LASSO_WIDER = (0.05, 0.12)
+LASSO_WIDER, LASSO_NOISE, LASSO_SMOOTHING = (0.05, 0.12), 0.04, 0.1  # of the equivalent radius
 SCRIBBLE_REACH = 3.0  # of the depth of the error: how far a scribble goes from the deepest place
 CLICKS = (1, 2, 3, 5)
-GOOD = 0.85
+GOOD, VERY_GOOD = 0.85, 0.9
+CALIBRATION_PIXELS = 4096  # of an image
 
 Mask = NDArray[np.bool_]
 
@@ -67,20 +78,20 @@ def draw_box(truth: Mask, rng: np.random.Generator) -> Box:
 
 
 def draw_lasso(truth: Mask, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
-    """Draw a closed stroke around a mask, too wide and not smooth."""
+    """Draw a closed stroke around a mask, too wide, without its detail, and with errors of its own."""
     radius = math.sqrt(truth.sum() / math.pi)
     pad = math.ceil(radius / 2) + 2
     padded = np.pad(truth, pad)
-    rows, cols = np.nonzero(padded)
-    center = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
+    smooth = ndimage.gaussian_filter(padded.astype(float), LASSO_SMOOTHING * radius) >= 0.5
+    shape = smooth if smooth.any() else padded
+    distance = ndimage.distance_transform_edt(~shape) - ndimage.distance_transform_edt(shape)
+    rows, cols = np.nonzero(shape)
     angle = np.arctan2(
-        np.arange(padded.shape[0])[:, None] - center[0], np.arange(padded.shape[1]) - center[1]
+        np.arange(shape.shape[0])[:, None] - rows.mean(), np.arange(shape.shape[1]) - cols.mean()
     )
-    noise = sum(
-        rng.normal(0, 0.03 / math.sqrt(turn)) * np.cos(turn * angle + rng.uniform(0, 2 * math.pi))
-        for turn in range(2, 7)
-    )
-    distance = ndimage.distance_transform_edt(~padded) - ndimage.distance_transform_edt(padded)
+    turns = range(1, 7)
+    waves = [rng.normal() * np.cos(turn * angle + rng.uniform(0, 2 * math.pi)) for turn in turns]
+    noise = LASSO_NOISE * np.sum(waves, axis=0) * math.sqrt(2 / len(turns))
     outline = find_contours(distance - radius * (rng.uniform(*LASSO_WIDER) + noise), 0)
     longest = max(outline, key=len) - pad
     return tuple((row, col) for row, col in longest[:: max(1, len(longest) // 100)].tolist())
@@ -103,45 +114,92 @@ def draw_scribble(predicted: Mask, truth: Mask) -> Scribble | None:
     return Scribble(points, click.positive)
 
 
+@dataclass
+class Scores:
+    """What was measured with one model on one dataset."""
+
+    jaccard: dict[str, list[float]] = field(default_factory=dict)  # by gesture, a value an image
+    actions: dict[str, list[int]] = field(default_factory=dict)  # by goal, a value an image
+    pixels: dict[str, list[tuple[NDArray[np.float32], Mask]]] = field(default_factory=dict)
+    click_ms: list[float] = field(default_factory=list)
+
+    def calibration(self, gesture: str) -> float:
+        """Return the expected calibration error after a gesture."""
+        values, truths = (np.concatenate(each) for each in zip(*self.pixels[gesture], strict=True))
+        return float(expected_calibration_error(values, truths))
+
+
 class Subject:
     """One image with its true mask, encoded by a model."""
 
     def __init__(self, model: Model, image: ByteImage, truth: LabelImage, seed: int) -> None:
         self.image, self.truth, self.model = image, truth, model
         self.encoded: EncodedImage = model.encode(image)
-        self.automatic = self.outline(Prompts())
+        self.first = self.encoded.predict_logits()
         rng = np.random.default_rng(seed)
         self.box, self.lasso = draw_box(truth > 0, rng), draw_lasso(truth > 0, rng)
 
-    def outline(self, prompts: Prompts) -> LabelImage:
+    def outline(self, prediction: Prediction) -> LabelImage:
         """Make the outline as the program does."""
-        prediction = self.encoded.predict_logits(prompts)
-        return prediction.to_mask(PostprocessConfig(), self.model.card.threshold, prompts.points)
+        points = prediction.prompts.points
+        return prediction.to_mask(PostprocessConfig(), self.model.card.threshold, points)
 
-    def gestures(self) -> Iterator[tuple[str, LabelImage]]:
-        """Yield the outline after each gesture."""
-        yield "automatic", self.automatic
-        yield "ellipse", self.ellipse(0.97).astype(np.uint8)
-        yield "box", self.outline(Prompts(box=self.box))
-        whole = Box(0, 0, *self.truth.shape)
-        yield "lasso filled", fill_area(Prompts(lasso=self.lasso), whole, self.truth.shape).astype(np.uint8)
-        yield "lasso", self.outline(Prompts(lasso=self.lasso))
-        scribble = draw_scribble(self.automatic > 0, self.truth > 0)
-        yield "scribble", self.outline(Prompts(scribbles=(scribble,))) if scribble else self.automatic
-        yield from self._clicks()
+    def gestures(self) -> Iterator[tuple[str, Prediction]]:
+        """Yield the prediction after each gesture."""
+        yield "automatic", self.first
+        yield "box", self.encoded.predict_logits(Prompts(box=self.box))
+        yield "lasso", self.encoded.predict_logits(Prompts(lasso=self.lasso))
+        scribble = draw_scribble(self.outline(self.first) > 0, self.truth > 0)
+        drawn = Prompts(scribbles=(scribble,)) if scribble else Prompts()
+        yield "scribble", self.encoded.predict_logits(drawn, self.first.probability())
+        yield from self.clicks("click", Prompts(), self.first, CLICKS)
+        yield from self.clicks("box, click", Prompts(box=self.box), None, CLICKS[:2])
 
-    def _clicks(self) -> Iterator[tuple[str, LabelImage]]:
-        outline, clicks = self.automatic, list[Click]()
-        probability = self.encoded.predict()
-        for count in range(1, max(CLICKS) + 1):
-            click = next_click(outline > 0, self.truth > 0)
+    def clicks(
+        self, name: str, prompts: Prompts, before: Prediction | None, counts: Sequence[int]
+    ) -> Iterator[tuple[str, Prediction]]:
+        """Yield the predictions after so many clicks, on top of other prompts."""
+        prediction = before or self.encoded.predict_logits(prompts)
+        for count in range(1, max(counts) + 1):
+            click = next_click(self.outline(prediction) > 0, self.truth > 0)
             if click is not None:
-                clicks.append(click)
-                prediction = self.encoded.predict_logits(Prompts(tuple(clicks)), probability)
-                probability = prediction.probability()
-                outline = prediction.to_mask(PostprocessConfig(), self.model.card.threshold, clicks)
-            if count in CLICKS:
-                yield f"{count} clicks" if count > 1 else "1 click", outline
+                prompts = replace(prompts, clicks=(*prompts.clicks, click))
+                prediction = self.encoded.predict_logits(prompts, prediction.probability())
+            if count in counts:
+                yield name if count == 1 else f"{name} x {count}", prediction
+
+    def time_click(self) -> float:
+        """Return the milliseconds that a second click takes."""
+        first = Click(*(float(at) for at in np.argwhere(self.truth > 0)[0]))
+        probability = self.encoded.predict_logits(Prompts((first,)), self.first.probability()).probability()
+        started = time.perf_counter()
+        prompts = Prompts((first, Click(1.0, 1.0, positive=False)))
+        self.outline(self.encoded.predict_logits(prompts, probability))
+        return 1000 * (time.perf_counter() - started)
+
+    def count_actions(self, most: int) -> dict[str, int]:
+        """Count the gestures to each goal; ``most`` + 1 if they are too many."""
+        goals = {f"NoC@{round(100 * goal)}": goal for goal in (GOOD, VERY_GOOD)}
+        prediction, score = self.first, jaccard(self.outline(self.first), self.truth)
+        needed = {name: 0 if score >= goal else most + 1 for name, goal in goals.items()}
+        for count in range(1, most + 1):
+            if score >= VERY_GOOD:
+                break
+            prediction, score = self._best_gesture(prediction)
+            needed |= {n: count for n, goal in goals.items() if score >= goal and needed[n] > count}
+        return needed
+
+    def _best_gesture(self, before: Prediction) -> tuple[Prediction, float]:
+        prompts, wrong = before.prompts, self.outline(before) > 0
+        click, scribble = next_click(wrong, self.truth > 0), draw_scribble(wrong, self.truth > 0)
+        tried = [replace(prompts, clicks=(*prompts.clicks, click))] if click else []
+        if scribble is not None:
+            tried.append(replace(prompts, scribbles=(*prompts.scribbles, scribble)))
+        if not prompts.has_area:
+            tried += [replace(prompts, box=self.box), replace(prompts, lasso=self.lasso)]
+        probability = before.probability()
+        found = [self.encoded.predict_logits(prompt, probability) for prompt in tried]
+        return max(((p, jaccard(self.outline(p), self.truth)) for p in found), key=lambda pair: pair[1])
 
     def ellipse(self, radius: float) -> Mask:
         """Fill the ellipse that touches the sides of the box, or a part of it."""
@@ -152,11 +210,15 @@ class Subject:
         filled: Mask = np.hypot(down, across) <= radius
         return filled
 
-    def baselines(self) -> Iterator[tuple[str, LabelImage]]:
-        """Yield the outlines of methods without a network, started from the box."""
-        inside = fill_area(Prompts(box=self.box), Box(0, 0, *self.truth.shape), self.truth.shape)
-        yield "GrabCut", grab_cut(self.image, inside, self.ellipse(0.97), self.ellipse(0.6))
-        yield "random walker", walk_randomly(self.image, inside, self.ellipse(0.6))
+    def without_network(self, baselines: bool) -> Iterator[tuple[str, LabelImage]]:
+        """Yield the gestures themselves, and the outlines of methods started from the box."""
+        whole, shape = Box(0, 0, *self.truth.shape), self.truth.shape
+        yield "ellipse", self.ellipse(0.97).astype(np.uint8)
+        yield "lasso filled", fill_area(Prompts(lasso=self.lasso), whole, shape).astype(np.uint8)
+        if baselines:
+            inside = fill_area(Prompts(box=self.box), whole, shape)
+            yield "GrabCut", grab_cut(self.image, inside, self.ellipse(0.97), self.ellipse(0.6))
+            yield "random walker", walk_randomly(self.image, inside, self.ellipse(0.6))
 
 
 def grab_cut(image: ByteImage, inside: Mask, likely: Mask, sure: Mask) -> LabelImage:
@@ -183,12 +245,26 @@ def walk_randomly(image: ByteImage, inside: Mask, sure: Mask) -> LabelImage:
     return resize_labels((walked == 1).astype(np.uint8), (inside.shape[0], inside.shape[1]))
 
 
-def measure_set(
-    model: Model, folder: Path, every: int, more: Callable[[Subject], Iterator[tuple[str, LabelImage]]] | None
-) -> dict[str, list[float]]:
-    """Return the Jaccard indices of every gesture on a dataset."""
-    scores: dict[str, list[float]] = {}
-    pairs = find_set(folder)[::every]
+def measure_image(subject: Subject, scores: Scores, baselines: bool, most: int) -> None:
+    """Add the figures of one image."""
+    places = np.linspace(0, subject.truth.size - 1, CALIBRATION_PIXELS).astype(int)
+    for name, prediction in subject.gestures():
+        found = jaccard(subject.outline(prediction), subject.truth)
+        scores.jaccard.setdefault(name, []).append(found)
+        pixels = prediction.probability().ravel()[places], (subject.truth > 0).ravel()[places]
+        scores.pixels.setdefault(name, []).append(pixels)
+    for name, outline in subject.without_network(baselines):
+        scores.jaccard.setdefault(name, []).append(jaccard(outline, subject.truth))
+    if most:
+        for name, count in subject.count_actions(most).items():
+            scores.actions.setdefault(name, []).append(count)
+    scores.click_ms.append(subject.time_click())
+
+
+def measure_set(models: Sequence[Model], folder: Path, options: argparse.Namespace) -> list[Scores]:
+    """Measure every model on a dataset."""
+    measured = [Scores() for _ in models]
+    pairs = find_set(folder)[:: options.every]
     for seed, pair in enumerate(track(pairs, folder.name, console=Console(stderr=True))):
         image = read_image(pair.image)
         truth = (read_mask(pair.mask, image.shape[:2]) > 0).astype(np.uint8)
@@ -196,20 +272,40 @@ def measure_set(
             continue
         scale = min(1.0, LONGEST_SIDE / max(truth.shape))
         shape = round(truth.shape[0] * scale), round(truth.shape[1] * scale)
-        subject = Subject(model, resize_image(image, shape), resize_labels(truth, shape), seed)
-        for name, outline in (*subject.gestures(), *(more(subject) if more else ())):
-            scores.setdefault(name, []).append(jaccard(outline, subject.truth))
-    return scores
+        small, mask = resize_image(image, shape), resize_labels(truth, shape)
+        for model, scores in zip(models, measured, strict=True):
+            first = scores is measured[0]
+            measure_image(
+                Subject(model, small, mask, seed), scores, options.baselines and first, options.actions
+            )
+    return measured
 
 
-def make_table(results: dict[str, dict[str, list[float]]], title: str) -> Table:
+def make_table(results: dict[str, list[Scores]], names: Sequence[str]) -> Table:
     """Lay out the figures, a row for each gesture."""
-    sizes = {name: len(next(iter(scores.values()))) for name, scores in results.items()}
-    table = Table("gesture", *(f"{name}, {size} images" for name, size in sizes.items()), title=title)
-    for gesture in next(iter(results.values())):
-        cells = (np.array(scores[gesture]) for scores in results.values())
-        table.add_row(gesture, *(f"{cell.mean():.3f}, {100 * (cell >= GOOD).mean():.0f} %" for cell in cells))
+    table = Table("gesture", title="Jaccard index, images with 0.85 or more", show_lines=False)
+    columns = [(data, index) for data in results for index in range(len(names))]
+    for data, index in columns:
+        count = len(results[data][index].jaccard["automatic"])
+        table.add_column(f"{data} ({count}), {names[index]}")
+    rows = dict.fromkeys(gesture for each in results.values() for gesture in each[0].jaccard)
+    for gesture in rows:
+        cells = [np.array(results[data][index].jaccard.get(gesture, ())) for data, index in columns]
+        table.add_row(gesture, *(_cell(values) for values in cells))
+    for goal in ("NoC@85", "NoC@90"):
+        counts = [results[data][index].actions.get(goal) for data, index in columns]
+        if all(counts):
+            table.add_row(goal, *(f"{np.mean(values):.2f}" for values in counts if values))
+    for gesture in ("automatic", "box", "lasso", "click"):
+        errors = [results[data][index].calibration(gesture) for data, index in columns]
+        table.add_row(f"calibration, {gesture}", *(f"{error:.3f}" for error in errors))
+    times = [np.median(results[data][index].click_ms) for data, index in columns]
+    table.add_row("click, ms", *(f"{value:.0f}" for value in times))
     return table
+
+
+def _cell(values: NDArray[np.float64]) -> str:
+    return f"{values.mean():.3f}, {100 * (values >= GOOD).mean():.0f} %" if len(values) else ""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -217,11 +313,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
+    parser.add_argument("--models", nargs="*", help="names or files of models (default: the shipped one)")
     add_data_argument(parser)
     parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="data sets to measure on")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every Nth image only")
     parser.add_argument("--baselines", action="store_true", help="also GrabCut and the random walker")
+    parser.add_argument("--actions", type=int, default=0, metavar="N", help="count gestures, up to N")
     parser.add_argument("--json", type=Path, help="write all scores, also per image, to this file")
     return parser.parse_args(arguments)
 
@@ -229,13 +326,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main() -> None:
     """Measure, print the table and write the file asked for."""
     options = parse_arguments()
-    model = ls.load_model(options.model)
-    more: Any = Subject.baselines if options.baselines else None
-    results = {name: measure_set(model, options.data / name, options.every, more) for name in options.sets}
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(make_table(results, f"{model.card.name}: Jaccard index, images with {GOOD} or more"))
+    models = [ls.load_model(name) for name in options.models or [None]]
+    names = [model.card.name for model in models]
+    results = {name: measure_set(models, options.data / name, options) for name in options.sets}
+    console = Console() if sys.stdout.isatty() else Console(width=60 + 26 * len(models) * len(results))
+    console.print(make_table(results, names))
     if options.json:
-        options.json.write_text(json.dumps({"model": model.card.name, "scores": results}, indent=1))
+        kept = {
+            name: [{"jaccard": scores.jaccard, "actions": scores.actions} for scores in measured]
+            for name, measured in results.items()
+        }
+        options.json.write_text(json.dumps({"models": names, "scores": kept}, indent=1))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,36 @@ def test_recipes_of_the_package_go_on_from_the_shipped_model(
     assert settings["frozen_stages"] == {"refine": 2, "finish": 0}[name]
 
 
+def test_the_recipe_for_prompts_keeps_the_automatic_outline(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "net.safetensors"
+    path = ModelStore().resolve()
+    quick = ("--epochs", "1", "--set", "sizes=[[0,64]]", "--set", "batch_size=2")
+    assert train(folders, "prompts", out, "--start", path.stem, *quick) == 0
+    network, card = load_checkpoint(out)
+    started, old = load_checkpoint(path)
+    kept = started.state_dict()
+    assert all(
+        torch.equal(tensor, kept[name])
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("prompt_network.")
+    )
+    assert card.arch_settings == {"prompts": 1}
+    assert card.parent == sha256_file(path)
+    unchanged = ("threshold", "temperature", "test_time_augmentation", "domain", "working_size", "scores")
+    assert all(getattr(card, name) == getattr(old, name) for name in unchanged)
+    assert card.training["settings"]["prompts"]["recolor"] == 1
+
+
+def test_a_network_without_a_part_for_prompts_is_named(
+    folders: tuple[Path, Path], tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out, "--set", 'prompts={"lasso": 0.2}') == 2
+    assert "'lite-unet' with one class" in capsys.readouterr().err
+
+
 def test_starts_from_a_model(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert train(folders, recipe, first, "--classes", "skin", "mole") == 0

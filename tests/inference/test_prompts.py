@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import PromptError
+from napari_lesionseg.inference.device import DeviceModel
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.inference.prompts import (
@@ -23,10 +25,13 @@ from napari_lesionseg.inference.prompts import (
     color_features,
     color_logit,
     fill_area,
+    no_prior,
+    prompt_planes,
     prompt_window,
     view_of_part,
 )
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.lite_unet import LiteUNet
 from napari_lesionseg.models.onnx import export_onnx
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.types import Box, ByteImage, Click, Prompts, Scribble
@@ -34,12 +39,17 @@ from napari_lesionseg.types import Box, ByteImage, Click, Prompts, Scribble
 SHAPE = (80, 100)
 BOX = Box(20, 30, 60, 80)
 LASSO = ((15.0, 30.0), (12.0, 70.0), (40.0, 85.0), (66.0, 60.0), (50.0, 25.0))
-ARCHS = {"lite-unet": {}, "unet": {"width": 4, "depth": 2}, "segnet": {"width": 4}}
+ARCHS: dict[str, tuple[str, dict[str, int]]] = {
+    "lite-unet": ("lite-unet", {}),
+    "lite-unet with prompts": ("lite-unet", {"prompts": 1}),
+    "unet": ("unet", {"width": 4, "depth": 2}),
+    "segnet": ("segnet", {"width": 4}),
+}
 
 
 def make_model(arch: str = "unet", classes: tuple[str, ...] = ("background", "lesion")) -> Model:
     torch.manual_seed(1)
-    settings = ARCHS[arch]
+    arch, settings = ARCHS[arch]
     card = ModelCard(
         name="tiny", arch=arch, arch_settings=settings, working_size=64, classes=classes, threshold=0.6
     )
@@ -179,6 +189,16 @@ def test_every_model_keeps_to_the_area_and_honors_every_point(
         assert all(labels[int(row), int(col)] > 0 for row, col in stroke)
 
 
+def test_onnx_models_have_no_part_for_prompts_and_answer_without_it(image: ByteImage, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    model, plain = prompted_and_plain()
+    export_onnx(model.network, model.card, tmp_path / "tiny.onnx")
+    exported = load_model(tmp_path / "tiny.onnx")
+    np.testing.assert_allclose(exported.predict(image), plain.predict(image), atol=1e-3)
+    np.testing.assert_allclose(exported.predict(image, box=BOX), plain.predict(image, box=BOX), atol=1e-3)
+
+
 def test_onnx_models_take_prompts(image: ByteImage, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
@@ -198,8 +218,9 @@ def test_scribbles_alone_steer_like_rows_of_clicks(image: ByteImage) -> None:
     )
 
 
-def test_answers_do_not_depend_on_earlier_prompts(image: ByteImage) -> None:
-    encoded = make_model("lite-unet").encode(image)
+@pytest.mark.parametrize("arch", ["lite-unet", "lite-unet with prompts"])
+def test_answers_do_not_depend_on_earlier_prompts(image: ByteImage, arch: str) -> None:
+    encoded = make_model(arch).encode(image)
     first = encoded.predict(box=BOX)
     encoded.predict([Click(40, 50)], box=BOX)
     encoded.predict(lasso=LASSO)
@@ -207,11 +228,15 @@ def test_answers_do_not_depend_on_earlier_prompts(image: ByteImage) -> None:
     np.testing.assert_array_equal(encoded.predict(box=BOX), first)
 
 
-def test_further_clicks_in_an_area_encode_nothing(image: ByteImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model()
+@pytest.mark.parametrize("arch", ["unet", "lite-unet with prompts"])
+def test_further_clicks_in_an_area_encode_nothing(
+    image: ByteImage, arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(arch)
     encoded = model.encode(image)
     encoded.predict(box=BOX)
     monkeypatch.setattr(Model, "encode", None)
+    monkeypatch.setattr(DeviceModel, "encode", None)
     encoded.predict([Click(40, 50)], box=BOX)
     encoded.predict([Click(40, 50), Click(30, 40, False)], encoded.predict(box=BOX), box=BOX)
 
@@ -272,6 +297,51 @@ def test_a_box_may_reach_beyond_the_image(image: ByteImage) -> None:
     assert inside.any()
     assert not inside[50:].any()
     assert not inside[:, 60:].any()
+
+
+def prompted_and_plain() -> tuple[Model, Model]:
+    """Make a model with a part for prompts, and one without it but with the same other weights."""
+    model = make_model("lite-unet with prompts")
+    network, card = build_network("lite-unet"), model.card.model_copy(update={"arch_settings": {}})
+    state = {k: v for k, v in model.network.state_dict().items() if not k.startswith("prompt_network.")}
+    network.load_state_dict(state)
+    return model, Model(network, card, "cpu", precision="float32")
+
+
+def test_a_part_for_prompts_leaves_the_automatic_outline_alone(image: ByteImage) -> None:
+    model, plain = prompted_and_plain()
+    np.testing.assert_array_equal(model.predict(image), plain.predict(image))
+    assert np.abs(model.predict(image, box=BOX) - plain.predict(image, box=BOX)).max() > 0.01
+
+
+def test_a_box_begins_anew_and_clicks_correct_what_was_there(image: ByteImage) -> None:
+    model = make_model("lite-unet with prompts")
+    prompted = cast("LiteUNet", model.network).for_prompts()
+    assert prompted is not None
+    for projection in prompted.guidance.projections:  # of an untrained network they are zero
+        torch.nn.init.normal_(cast("torch.nn.Conv2d", projection).weight)
+    encoded = Model(model.network, model.card, "cpu", precision="float32").encode(image)
+    ones, zeros = np.ones(SHAPE, np.float32), np.zeros(SHAPE, np.float32)
+    np.testing.assert_array_equal(encoded.predict((), ones, box=BOX), encoded.predict((), zeros, box=BOX))
+    after = [encoded.predict([Click(40, 50)], seen, box=BOX) for seen in (ones, zeros)]
+    assert np.abs(after[0] - after[1]).max() > 1e-4
+
+
+def test_the_guidance_says_what_was_drawn() -> None:
+    colors, inside = two_colors()
+    strokes = np.zeros((2, *inside.shape), np.float32)
+    strokes[0, 30:34, 40:44], strokes[1, 2:6, 2:6] = 1, 1
+    previous = np.where(inside, 0.95, 0.05).astype(np.float32)
+    features = color_features(torch.from_numpy(colors.transpose(2, 0, 1)))
+    planes = prompt_planes(strokes, previous, no_prior(inside.shape), features)
+    np.testing.assert_array_equal(planes[:2], strokes)
+    np.testing.assert_array_equal(planes[2], previous)
+    assert not planes[3].any()
+    assert jaccard(planes[4] > 0, inside) > 0.9  # colors are those of the previous outline
+    boxed = area_prior(Prompts(box=Box(16, 24, 48, 72)), Box(0, 0, 64, 96), (64, 96))
+    planes = prompt_planes(strokes, 0 * previous, boxed, features)
+    np.testing.assert_allclose(8 * planes[3], boxed.logit, rtol=1e-6)
+    assert np.abs(planes).max() <= 1
 
 
 def rough_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> Box:

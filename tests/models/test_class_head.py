@@ -10,7 +10,7 @@ from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probabil
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint
 from napari_lesionseg.models.class_head import MAX_CLASSES, add_class, fit_classes, remove_class, with_classes
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH, LiteUNet
 from napari_lesionseg.models.mixture import ExpertNetwork, count_experts
 from napari_lesionseg.models.registry import ARCHITECTURES, build_network
 
@@ -239,3 +239,14 @@ def test_every_expert_is_brought_to_somebodys_classes(experts: Checkpoint) -> No
     check_gate_kept(turned, experts)
     for old, new in zip(alone(fitted), alone(turned), strict=True):
         torch.testing.assert_close(new, old[[0, 2, 1]])
+
+
+def test_the_part_for_prompts_stays_when_a_class_is_added() -> None:
+    network = LiteUNet(prompts=1).eval()
+    card = ModelCard(arch_settings={"prompts": 1})
+    grown, new_card = add_class(network, card, "mole")
+    part, same = network.for_prompts(), grown.for_prompts()
+    assert new_card.arch_settings == {"prompts": 1}
+    assert part is not None
+    assert same is not None
+    assert all(torch.equal(same.state_dict()[name], tensor) for name, tensor in part.state_dict().items())

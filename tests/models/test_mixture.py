@@ -18,7 +18,7 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH, LiteUNet
 from napari_lesionseg.models.mixture import (
     ARCHITECTURE,
     GATE_THRESHOLD,
@@ -608,3 +608,15 @@ def test_fewer_images_than_numbers_give_finite_distances(images: int, seed: int)
     assert domain is not None
     other = draw_descriptions(3, seed=40 + seed)
     assert np.isfinite(domain.direction_to(other).distances(other)).all()
+
+
+def test_experts_keep_their_part_for_prompts(network: ExpertNetwork) -> None:
+    torch.manual_seed(0)
+    plain = LiteUNet(prompts=1).eval()
+    mixture = with_expert(plain, 1, copy.deepcopy(plain), direction(1.0))
+    card = card_with_experts(ModelCard(arch_settings={"prompts": 1}), 2)
+    rebuilt = build_network(card.arch, card.out_channels, **card.arch_settings)
+    rebuilt.load_state_dict(mixture.state_dict())
+    chosen = rebuilt.network_for(torch.zeros(1, 3, 64, 64))
+    assert chosen.for_prompts() is not None
+    assert network.expert(0).for_prompts() is None

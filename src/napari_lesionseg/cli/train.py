@@ -270,7 +270,8 @@ def _start(
         network, old = load_checkpoint(path)
         _check_start(options, old)
         if config.prompts:  # the automatic outline stays as it is, and so do its threshold and its scores
-            return Checkpoint(network, old.model_copy(update={**about, "parent": sha256_file(path)}))
+            kept = {"working_size": old.working_size, "parent": sha256_file(path)}
+            return Checkpoint(network, old.model_copy(update=about | kept))
         return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))
     classes = options.classes or ModelCard().classes
     if class_names is not None and not options.classes:

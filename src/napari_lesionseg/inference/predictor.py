@@ -37,6 +37,7 @@ from napari_lesionseg.inference.prompts import (
     combine_logits,
     prompt_window,
     read_prompts,
+    share_among_classes,
     undo_normalization,
     view_of_part,
 )
@@ -278,10 +279,14 @@ class EncodedImage:
         self, prompts: Prompts, window: Box, previous: Probability | None
     ) -> NDArray[np.float32]:
         """Return the logits (C, h, w) of a window around a box or lasso."""
-        if self._encode() and (prompted := self._expert.for_prompts()) is not None:
-            return self._with_enough_memory(
-                functools.partial(self._ask_view, prompted, prompts, window, previous)
-            )
+        self._encode()
+        prompted = self._expert.for_prompts()
+        lesion = None
+        if prompted is not None:
+            ask = functools.partial(self._ask_view, prompted, prompts, window, previous)
+            lesion = self._with_enough_memory(ask)
+            if self._model.card.out_channels == 1:
+                return lesion[None]
         part = self._encoded_part(window)
         view: tuple[int, int] = (part.network_input.shape[-2], part.network_input.shape[-1])
         points = [
@@ -291,6 +296,8 @@ class EncodedImage:
         seen = None if previous is None else _cut_out(previous, window, self.shape, view)
         logits = torch.from_numpy(part.network_logits(points, seen, False))
         near = functional.interpolate(logits[None], view, mode="bilinear", align_corners=False)[0]
+        if lesion is not None:
+            return share_among_classes(torch.from_numpy(lesion), near)
         far = None
         if not prompts.lasso:
             whole = torch.from_numpy(self.network_logits(prompts.points, previous, False))
@@ -304,7 +311,7 @@ class EncodedImage:
     def _ask_view(
         self, prompted: DeviceModel, prompts: Prompts, window: Box, previous: Probability | None
     ) -> NDArray[np.float32]:
-        """Return the logits (1, h, w) of a window from the network for prompts."""
+        """Return the logit (h, w) of the lesion in a window from the network for prompts."""
         view = self._last_view
         if view is None or view.window != window or view.model != prompted:
             crop = self.image[window.top : window.bottom, window.left : window.right]
@@ -313,7 +320,7 @@ class EncodedImage:
         seen = None
         if previous is not None and prompts.points:  # a box or a lasso alone begins anew
             seen = _cut_out(previous, window, self.shape, view.shape)
-        return view.logits(prompts, seen)
+        return view.logit(prompts, seen)
 
     def _encoded_part(self, window: Box) -> EncodedImage:
         """Return a part of the image, encoded."""

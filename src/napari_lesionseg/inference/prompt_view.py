@@ -32,14 +32,14 @@ class PromptView:
         self._card, self._planes = card, planes  # (1, 3, h, w)
         self._features = model.encode(planes)
 
-    def logits(self, prompts: Prompts, previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Return the logits (1, h, w) of the lesion; ``previous`` (h, w) is the probability before."""
+    def logit(self, prompts: Prompts, previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Return the logit (h, w) of the lesion; ``previous`` (h, w) is the probability before."""
         seen = np.zeros(self.shape, np.float32) if previous is None else self._centered(previous)
         prior = area_prior(prompts.area, self.window, self.shape)
         guidance = prompt_planes(self._strokes(prompts), seen, prior, self._colors)
-        logits = self.model.decode(self._features, torch.from_numpy(guidance)[None])[0]
+        logit = self.model.decode(self._features, torch.from_numpy(guidance)[None])[0, 0]
         threshold = self._card.threshold  # where the annotator sees the outline; the network places it at 0
-        return np.asarray(logits.cpu().numpy() + math.log(threshold / (1 - threshold)), np.float32)
+        return np.asarray(logit.cpu().numpy() + math.log(threshold / (1 - threshold)), np.float32)
 
     @functools.cached_property
     def _colors(self) -> Tensor:

@@ -191,10 +191,15 @@ def combine_logits(
     if whole is not None:
         evidence += weights.whole * _margin(whole, cut)
     evidence += torch.from_numpy(weights.prior * prior.logit + weights.color * color) + cut
-    if len(window) == 1:
-        return np.asarray(evidence[None].numpy(), np.float32)
-    classes = window[1:] - window[1:].amax(dim=0)
-    return np.asarray(torch.cat([torch.zeros_like(classes[:1]), classes + evidence]).numpy(), np.float32)
+    return share_among_classes(evidence, window)
+
+
+def share_among_classes(lesion: Tensor, network: Tensor) -> NDArray[np.float32]:
+    """Return logits (C, h, w) with a logit (h, w) of the lesion, and of each class what the network says."""
+    if len(network) == 1:
+        return np.asarray(lesion[None].numpy(), np.float32)
+    classes = network[1:] - network[1:].amax(dim=0)
+    return np.asarray(torch.cat([torch.zeros_like(classes[:1]), classes + lesion]).numpy(), np.float32)
 
 
 def view_of_part(logits: Tensor, part: Box, size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
