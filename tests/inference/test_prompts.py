@@ -314,7 +314,7 @@ def test_a_part_for_prompts_leaves_the_automatic_outline_alone(image: ByteImage)
     assert np.abs(model.predict(image, box=BOX) - plain.predict(image, box=BOX)).max() > 0.01
 
 
-def test_a_box_begins_anew_and_clicks_correct_what_was_there(image: ByteImage) -> None:
+def test_a_box_starts_over_and_clicks_correct_what_was_there(image: ByteImage) -> None:
     model = make_model("lite-unet with prompts")
     prompted = cast("LiteUNet", model.network).for_prompts()
     assert prompted is not None

@@ -318,7 +318,7 @@ class EncodedImage:
             planes = self._model.network_input(np.ascontiguousarray(crop))
             view = self._last_view = PromptView(prompted, self._model.card, planes, window)
         seen = None
-        if previous is not None and prompts.points:  # a box or a lasso alone begins anew
+        if previous is not None and prompts.points:  # a box or a lasso alone starts over
             seen = _cut_out(previous, window, self.shape, view.shape)
         return view.logit(prompts, seen)
 

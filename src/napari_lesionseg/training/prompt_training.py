@@ -1,4 +1,4 @@
-"""Training of a `PromptUNet`: first a gesture, then corrections of what the network makes of it."""
+"""Training of a `PromptUNet`: first a gesture, then corrections of the network's answer."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PromptLearner(Learner):
         return planes(range(count))
 
     def _automatic_outlines(self, images: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return what the automatic network makes of normalized images, (B, S, S), 0.5 at its boundary."""
+        """Return the automatic probability of normalized images, (B, S, S), 0.5 at its boundary."""
         logits = self._automatic(images).float()[:, 0] / self._card.temperature - boundary_of(self._card)
         return np.asarray(torch.sigmoid(logits).cpu().numpy())
 
