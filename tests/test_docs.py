@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 import yaml
-from tools import check_site
+from tools import check_site, release_notes
 
 import napari_lesionseg
 from napari_lesionseg.cli.main import COMMANDS
@@ -76,6 +76,14 @@ def test_api_reference_has_every_public_name() -> None:
     page = (ROOT / "docs" / "reference" / "api" / "index.md").read_text(encoding="utf-8")
     public = set(napari_lesionseg.__all__) - {"__version__"}
     assert set(re.findall(r"^::: napari_lesionseg\.(\w+)$", page, re.MULTILINE)) == public
+
+
+def test_changelog_has_the_notes_of_the_first_release(capsys: pytest.CaptureFixture[str]) -> None:
+    assert release_notes.main(["0.1.0"]) == 0
+    notes = capsys.readouterr().out
+    assert notes.startswith("### Added")
+    assert "https://" not in notes.splitlines()[-1]
+    assert release_notes.main(["9.9.9"]) == 1
 
 
 def test_site_check_names_broken_links(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
