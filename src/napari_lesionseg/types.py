@@ -109,5 +109,8 @@ class Pair:
     mask: Path
 
 
+MAX_CLASS_INDEX = 127
+"""Largest class index of an index mask: values above it mean black and white."""
+
 IGNORED = 255
 """Label of pixels that count for nothing in training and measuring."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from napari_lesionseg.datasets.splits import Part, SplitItem
 from napari_lesionseg.errors import DatasetError, ImageError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_image, read_mask
+from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.pairing import natural_key
-from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
+from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage
 
 Status: TypeAlias = Literal[
     "approved", "no lesion", "corrected", "predicted", "flagged", "returned", "unreviewed"

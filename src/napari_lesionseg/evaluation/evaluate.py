@@ -21,7 +21,8 @@ from napari_lesionseg.evaluation.metrics import (
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference import postprocess as postprocess_module
 from napari_lesionseg.io.images import read_image, read_mask
-from napari_lesionseg.types import ByteImage, LabelImage, Pair, Probability
+from napari_lesionseg.io.labels import MAX_COLORS
+from napari_lesionseg.types import IGNORED, ByteImage, LabelImage, Pair, Probability
 
 
 class Card(Protocol):
@@ -282,6 +283,7 @@ def measure_pair(
     level = postprocess_module.resolve_threshold(threshold, config, model.card.threshold)
     image = read_image(pair.image)
     truth = read_mask(pair.mask, image.shape[:2])
+    _check_classes(pair, truth, model.card.classes)
     probability = model.predict(image)
     predicted = postprocess_module.postprocess(probability, config, level)
     many = probability.ndim == 3 and len(probability) > 2
@@ -292,6 +294,13 @@ def measure_pair(
         classes=score_classes(predicted, truth, model.card.classes) if many else (),
     )
     return Measured(result, image, probability, predicted, truth)
+
+
+def _check_classes(pair: Pair, truth: LabelImage, classes: Sequence[str]) -> None:
+    """Raise `MaskError` for a class that a model of several classes lacks; others find any class."""
+    highest = int(truth.max(initial=0, where=truth != IGNORED))
+    if highest >= (len(classes) if len(classes) > 2 else MAX_COLORS):
+        raise MaskError(f"{pair.mask}: has a class {highest}; the model's classes are {', '.join(classes)}")
 
 
 def collect(

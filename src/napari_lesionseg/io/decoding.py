@@ -255,11 +255,26 @@ def _decode_pillow(image: ImageFile.ImageFile) -> Decoded:
     _check_size(*image.size)
     image.load()
     array, palette = _stored_values(image)
-    alpha = np.asarray(image.getchannel("A")) if image.mode in _ALPHA_MODES else None
+    alpha = _alpha(image)
     orientation = _orientation(image)
     if alpha is not None:
         alpha = upright(alpha, orientation)
     return Decoded(upright(array, orientation), palette, image.format in _LOSSY, alpha)
+
+
+def _alpha(image: Image.Image) -> NDArray[Any] | None:
+    """Return the opacity of an image that has an alpha channel, or transparent colors in its palette."""
+    if image.mode in _ALPHA_MODES:
+        return np.asarray(image.getchannel("A"))
+    transparent = image.info.get("transparency")
+    if image.mode != "P" or transparent is None:
+        return None
+    table = np.full(256, 255, np.uint8)
+    if isinstance(transparent, bytes):
+        table[: len(transparent)] = np.frombuffer(transparent[:256], np.uint8)
+    else:
+        table[int(transparent) & 255] = 0
+    return np.asarray(table[np.asarray(image)])
 
 
 def _orientation(image: Image.Image) -> object:

@@ -17,7 +17,8 @@ from PIL import Image
 from napari_lesionseg.errors import ImageError, LesionSegError, MaskError
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
-from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
+from napari_lesionseg.io.labels import decoded_labels
+from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage
 
 image_suffixes = frozenset({
     ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
@@ -25,14 +26,10 @@ image_suffixes = frozenset({
 })  # fmt: skip
 """File name endings of images, in lower case; reading says which of them need another package."""
 
-MAX_CLASS_INDEX = 127
-"""Largest class index of an index mask: values above it mean black and white."""
-
 _MASK_FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 _IMAGE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
 _JPEG_QUALITY = 95
 _PNG_LEVEL = 3  # files of dermoscopy images are 4 % larger than at zlib's 6, and written 2.6 times as fast
-_NEARLY = 32  # so near to black or white a soft or lossy mask's pixels lie
 _OVERSHOOT = 0.1  # resampling filters leave floats a little outside [0, 1]
 
 
@@ -101,24 +98,24 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
 
     The rule, in this order:
 
-    1. Colors are reduced to their strongest channel, so any bright color on black is a lesion. A palette of
-       grays stands for its grays; the indices of a colorful palette are class indices and are kept, but of
-       two colors the black one is the background.
-    2. 1-bit files: white is lesion, 1.
-    3. JPEG and WebP, whose values are approximate: above 127 is lesion.
-    4. No value above 127: class indices (0 and 1, for one class), as they are.
-    5. One or two values, such as 0 and 255 or 0 and 65535: above 127 is lesion.
-    6. Class indices and 255: pixels of 255 are to be ignored (`types.IGNORED`).
-    7. More values, up to 255 (soft borders): above 127 is lesion.
-    8. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
+    1. Colors on black: any color is a lesion, 1, with soft edges cut where they are as near to black. VOC's
+       border (224, 224, 192) is to be ignored. A palette of grays stands for its grays; the indices of a
+       colorful palette whose first color is black are class indices and are kept.
+    2. Where some pixels are transparent and all others have one color, the opaque ones are the lesion.
+    3. 1-bit files: white is lesion, 1.
+    4. JPEG and WebP, whose values are approximate: above 127 is lesion.
+    5. No value above 127: class indices (0 and 1, for one class), as they are.
+    6. One or two values, such as 0 and 255 or 0 and 65535: above 127 is lesion.
+    7. Class indices and 255: pixels of 255 are to be ignored (`types.IGNORED`).
+    8. More values, up to 255 (soft borders): above 127 is lesion.
+    9. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
 
-    Where some pixels are transparent and all others have one color, the opaque ones are the lesion.
-
-    Refused are images in colors or under 3 and 7 of which more than a quarter lies between black and white
-    (a photograph), larger and negative values, and fractions above 1.
+    Refused are colors without a black background, images of which more than a quarter lies between black and
+    white (a photograph), areas of gray (classes written as grays), dark JPEGs (class indices whose values are
+    lost), larger and negative values, and fractions above 1.
     """
     try:
-        labels = np.ascontiguousarray(_as_labels(decode(Path(path))))
+        labels = np.ascontiguousarray(decoded_labels(decode(Path(path))))
     except (DecodingError, MaskError, MemoryError) as error:
         raise MaskError(f"{path}: {error}") from error
     if shape is not None and labels.shape != tuple(shape):
@@ -224,88 +221,6 @@ def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     return scaled.clip(0, 255).astype(np.uint8)
 
 
-def _as_labels(decoded: Decoded) -> LabelImage:
-    """Class indices of a decoded file, by the rule of `read_mask`."""
-    array = decoded.array
-    if decoded.alpha is not None and decoded.alpha.min() != decoded.alpha.max():
-        return _transparent_labels(decoded)
-    if decoded.palette is not None:
-        used = np.unique(array)
-        colors = decoded.palette[used]
-        if (colors != colors[:, :1]).any():
-            return _palette_labels(array, used[~colors.any(axis=1)])
-        array = decoded.palette[array]
-    if array.ndim == 3:
-        for channel in range(array.shape[2]):
-            _check_black_and_white(array[..., channel])
-        array = array.max(axis=2)
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    if decoded.lossy:
-        return _black_and_white(array)
-    return _gray_labels(array)
-
-
-def _palette_labels(indices: NDArray[Any], black: NDArray[Any]) -> LabelImage:
-    """Class indices of a colorful palette; of two colors the black one is the background."""
-    others = indices[~np.isin(indices, black)]
-    if len(black) == 1 and black[0] and not (others != others[:1]).any():
-        return np.asarray(indices != black[0], dtype=np.uint8)
-    return indices.astype(np.uint8)
-
-
-def _transparent_labels(decoded: Decoded) -> LabelImage:
-    """Class indices of an image in which some pixels are transparent.
-
-    Of one color alone, the opaque pixels are the mask. Else the colors must show the same as the opacity.
-    """
-    alpha = np.asarray(decoded.alpha)
-    opaque = _black_and_white(alpha if alpha.dtype == np.uint8 else _to_bytes(alpha))
-    flat = decoded.array.reshape(*opaque.shape, -1)
-    if (flat[opaque > 0] == flat[opaque > 0][:1]).all():
-        return opaque
-    labels = _as_labels(Decoded(decoded.array, decoded.palette, decoded.lossy))
-    if (labels[opaque == 0] > 0).any():
-        raise MaskError("its colors and its transparency show different shapes; save it without transparency")
-    return labels
-
-
-def _gray_labels(array: NDArray[Any]) -> LabelImage:
-    """Class indices of lossless gray values."""
-    if array.dtype.kind not in "uif":
-        raise MaskError(f"values of type {array.dtype} stand for no class")
-    low, high = array.min(), array.max()
-    if not (low >= 0 and np.isfinite(high)):
-        raise MaskError("it holds values below 0 or undefined ones, which stand for no class")
-    if array.dtype.kind == "f" and (array % 1).any():
-        if high > 1:
-            raise MaskError(f"it holds fractions up to {high:.4g}; probabilities go from 0 to 1")
-        return (array > 0.5).astype(np.uint8)
-    if high <= MAX_CLASS_INDEX:
-        return array.astype(np.uint8)
-    if ((array == low) | (array == high)).all():
-        return (array > 127).astype(np.uint8)
-    if high == IGNORED and not ((array > MAX_CLASS_INDEX) & (array != IGNORED)).any():
-        return array.astype(np.uint8)
-    return _black_and_white(array)
-
-
-def _black_and_white(array: NDArray[Any]) -> LabelImage:
-    """Cut soft or approximate black and white at 127."""
-    high = array.max()
-    if high > 255:
-        raise MaskError(f"it holds several values up to {high}; class indices go to {MAX_CLASS_INDEX}")
-    _check_black_and_white(array)
-    return (array > 127).astype(np.uint8)
-
-
-def _check_black_and_white(array: NDArray[Any]) -> None:
-    """Refuse gray values of which too many lie between black and the brightest."""
-    between = np.count_nonzero((array >= _NEARLY) & (array <= int(array.max()) - _NEARLY))
-    if between * 4 > array.size:
-        raise MaskError("more than a quarter of it is neither black nor white; it may be a photograph")
-
-
 def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
     """Return the bytes that stand for labels in a file."""
     if style not in ("binary", "index"):
@@ -318,7 +233,7 @@ def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
     classes = values[values != IGNORED]
     ignored = classes.size < values.size and bool((classes > 0).any())
     if style == "binary" and not ignored:
-        return _to_bytes(values > 0)
+        return np.where(values > 0, np.uint8(255), np.uint8(0))
     if classes.max(initial=0) > MAX_CLASS_INDEX:
         raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
     if classes.size < values.size and not ignored:

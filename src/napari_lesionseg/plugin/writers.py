@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.io.atomic import write_atomically
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_mask
+from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.types import MAX_CLASS_INDEX
 
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 

@@ -25,8 +25,7 @@ from pydantic import (
     TypeAdapter,
 )
 
-from napari_lesionseg.io.images import MAX_CLASS_INDEX
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import MAX_CLASS_INDEX, Click
 
 SCHEMA_VERSION: Literal[1] = 1
 """Version of ``study.json`` and of the events that this package writes and reads."""

@@ -51,9 +51,9 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import contained, is_file, stays_inside, walk
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, write_image
+from napari_lesionseg.io.images import write_image
 from napari_lesionseg.io.tables import read_json
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import MAX_CLASS_INDEX, ByteImage, LabelImage
 
 MAX_SIDE = 100_000
 _PIXELS = 200_000_000

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_lesionseg.datasets.deidentify import safe_name
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
@@ -41,15 +40,15 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
-from napari_lesionseg.io.decoding import Decoded, DecodingError, decode
+from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.folders import contained, is_dir, is_file, stays_inside, walk
-from napari_lesionseg.io.images import MAX_CLASS_INDEX, read_mask
+from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, mask_colors
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.io.tables import read_table, write_table
-from napari_lesionseg.types import IGNORED, LabelImage
+from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
 
 CLASSES_NAME = "classes.csv"
-_MOST_COLORS = 32  # more are soft edges of one color
 _ODD_INDICES = "The mask holds class indices, while most others are black and white."
 _ODD_WHITE = "The mask is black and white, while most others hold class indices."
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
@@ -250,11 +249,13 @@ class _MaskKind:
 def _kind_of(path: Path) -> _MaskKind:
     """Look at one mask."""
     decoded = decode(path)
-    found = frozenset(np.unique(_packed(decoded.array)).tolist()) if _is_colored(decoded) else frozenset()
-    if any(map(_is_color, found)) and len(found) <= _MOST_COLORS:
-        return _MaskKind(found)
-    labels = read_mask(path)
+    colors = mask_colors(decoded)
+    labels = decoded_labels(decoded)
+    if colors is not None:
+        return _MaskKind(frozenset(np.unique(colors).tolist()))
     highest = int(labels.max(initial=0, where=labels != IGNORED))
+    if highest > MAX_COLORS:
+        raise MaskError(f"{path}: it has a class {highest}, which {CLASSES_NAME} would have to name")
     return _MaskKind(highest=highest, white=highest == 1 and int(decoded.array.max()) > MAX_CLASS_INDEX)
 
 
@@ -273,7 +274,7 @@ def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]
         if white and indices and (kind.highest > 1 if white >= indices else kind.white):
             odd.append((path, _ODD_INDICES if kind.highest > 1 else _ODD_WHITE))
             del kinds[path]
-    colors = {color for kind in kinds.values() for color in kind.colors}
+    colors = {color for kind in kinds.values() for color in kind.colors} - {VOID_COLOR}
     if len(colors) > MAX_CLASS_INDEX:
         raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colors.")
     return _legend_of(colors, max([1, *(kind.highest for kind in kinds.values())])), odd
@@ -288,37 +289,21 @@ def _legend_of(colors: set[int], highest: int) -> Legend:
     return Legend((*LESION_CLASSES, *(f"class {index}" for index in range(2, highest + 1))), {})
 
 
-def _is_colored(decoded: Decoded) -> bool:
-    return decoded.array.ndim == 3 and decoded.array.dtype == np.uint8 and not decoded.lossy
-
-
-def _is_color(value: int) -> bool:
-    return not (value >> 16 == (value >> 8) & 255 == value & 255)
-
-
-def _packed(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Turn (H, W, 3) bytes into (H, W) numbers 0xRRGGBB."""
-    wide = colors.astype(np.uint32)
-    return (wide @ np.array([65536, 256, 1], np.uint32)).astype(np.uint32)
-
-
 def _read_colors(path: Path, legend: Legend) -> LabelImage:
     """Read a mask of colors; a mask without colors is read as any other."""
     try:
-        decoded = decode(path)
+        colors = mask_colors(decode(path), legend.colors.keys())
     except DecodingError as error:
         raise MaskError(f"{path}: {error}") from error
-    if not _is_colored(decoded):
+    if colors is None:
         return read_mask(path)
-    packed = _packed(decoded.array)
-    if len(np.unique(packed)) > _MOST_COLORS:
-        return read_mask(path)
-    values, inverse = np.unique(packed, return_inverse=True)
-    unknown = [value for value in values.tolist() if value not in legend.colors]
+    table = {VOID_COLOR: IGNORED, **legend.colors}
+    values, inverse = np.unique(colors, return_inverse=True)
+    unknown = [value for value in values.tolist() if value not in table]
     if unknown:
         raise MaskError(f"{path}: the color #{unknown[0]:06x} stands for no class")
-    table = np.array([legend.colors[value] for value in values.tolist()], np.uint8)
-    labels: LabelImage = table[inverse.reshape(packed.shape)]
+    indices = np.array([table[value] for value in values.tolist()], np.uint8)
+    labels: LabelImage = indices[inverse.reshape(colors.shape)]
     return labels
 
 
