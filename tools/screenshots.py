@@ -31,6 +31,7 @@ from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPan
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog
+from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
@@ -234,6 +235,20 @@ def large_image(folder: Path) -> None:
     take(viewer, "large-image")
 
 
+def fields(folder: Path) -> None:
+    """Show the form for the fields of an image, filled in."""
+    bench = open_nevi(folder)
+    panel = bench.panel(FieldsPanel)
+    show_only(bench, panel.title)
+    image_id = bench.session.image_id
+    values = {"diagnosis": "nevus", "anatom_site_general": "anterior torso", "fitzpatrick_skin_type": "II"}
+    values |= {"image_type": "dermoscopic", "pigment_network": "typical", "taken_on": "2026-03-01"}
+    for name, value in values.items():
+        bench.session.fields.set(image_id, name, value)
+    bench.session.fields.identify(image_id, "017", "2")
+    take(bench.session.display._layers.viewer, "fields")
+
+
 def main(names: list[str]) -> int:
     """Take the named screenshots, or all."""
     images = {
@@ -245,6 +260,7 @@ def main(names: list[str]) -> int:
         "lesions": lesions,
         "fine-tune": fine_tune,
         "large-image": large_image,
+        "fields": fields,
     }
     unknown = set(names) - images.keys()
     if unknown:

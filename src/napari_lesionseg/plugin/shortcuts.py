@@ -48,6 +48,7 @@ REVIEW_KEYS: Mapping[str, str] = {
     "no lesion": "F3",
     "flag": "F4",
     "reopen": "F2",
+    "fields": "F6",
 }
 """Default keys of the review of a study; the preferences can change them."""
 

@@ -7,9 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
+from napari_lesionseg.study.events import FieldValue
+from napari_lesionseg.study.fields import matches
 from napari_lesionseg.study.state import ImageState, Status
+
+ValuesOf: TypeAlias = Callable[[str], Mapping[str, FieldValue]]
+"""Returns the values of an image's fields."""
 
 
 class Order(StrEnum):
@@ -67,17 +72,19 @@ def arrange(
     *,
     search: str = "",
     statuses: Collection[Status] | None = None,
+    values_of: ValuesOf = lambda image_id: {},
 ) -> list[ImageState]:
     """Return the images to show, sorted, those that a reviewer returned first; ties stay in the order given.
 
-    All words of `search` must occur in name, note, annotator or status; case and accents do not matter.
+    All words of `search` must occur in name, note, annotator, status or the values of fields, or be such as
+    ``diagnosis=nevus``; case and accents do not matter.
     Only images of one of the `statuses` are returned, if given.
     """
     words = _plain(search).split()
     chosen = [
         state
         for state in images
-        if (statuses is None or state.status in statuses) and _has_words(state, words)
+        if (statuses is None or state.status in statuses) and _has_words(state, words, values_of)
     ]
     ordered = sorted(chosen, key=_KEYS[order])
     return sorted(ordered, key=lambda state: state.status is not Status.RETURNED)
@@ -102,11 +109,13 @@ def next_image(
     return min(wanted, key=lambda state: state.status is not Status.RETURNED, default=None)
 
 
-def _has_words(state: ImageState, words: Sequence[str]) -> bool:
+def _has_words(state: ImageState, words: Sequence[str], values_of: ValuesOf) -> bool:
     if not words:
         return True
     text = _plain(f"{state.name} {state.note} {state.annotator or ''} {state.status.words}")
-    return all(word in text for word in words)
+    left = [word for word in words if word not in text]
+    values = values_of(state.image_id) if left else {}
+    return all(matches(values, word) for word in left)
 
 
 def _plain(text: str) -> str:

@@ -213,27 +213,32 @@ class SaveQueue:
             save = self._study.record_prediction
         # A newer mask replaces one that waits, but every approval is kept.
         replaces = None if kind == "approval" else (kind, image_id)
-        self._put(partial(_save_mask, save, image_id, mask, origin, quality), replaces, image_id)
+        self.put(partial(_save_mask, save, image_id, mask, origin, quality), image_id, replaces)
 
     def save_no_lesion(self, image_id: str, shape: tuple[int, int]) -> None:
         """Save that the image shows no lesion."""
         self._masks[image_id] = UnsavedMask(np.zeros(shape, np.uint8), (), by_annotator=True)
         self._decided.add(image_id)
-        self._put(partial(self._study.no_lesion, image_id), None, image_id)
+        self.put(partial(self._study.no_lesion, image_id), image_id)
 
     def save_flag(self, image_id: str, note: str) -> None:
         """Save that the image is set aside."""
         self._decided.add(image_id)
-        self._put(partial(self._study.flag, image_id, note), None, image_id)
+        self.put(partial(self._study.flag, image_id, note), image_id)
 
     def save_reopen(self, image_id: str) -> None:
         """Save that the decision about an image is withdrawn."""
         self._decided.discard(image_id)
-        self._put(partial(self._study.reopen, image_id), None, image_id)
+        self.put(partial(self._study.reopen, image_id), image_id)
 
     def save_place(self, image_id: str, view: Mapping[str, Any]) -> None:
         """Save where the annotator is."""
         self._autosaver.put(partial(self._study.save_session, image_id, view), "place", "place")
+
+    def put(self, save: Callable[[], object], image_id: str, replaces: Hashable = None) -> None:
+        """Save something about an image, after all that waits of it, in place of what it `replaces`."""
+        self._autosaver.put(save, replaces, image_id)
+        self.all_saved.emit(False)
 
     def flush(self) -> str:
         """Save all that waits; return why something could not be saved, or an empty string."""
@@ -246,10 +251,6 @@ class SaveQueue:
         """Stop saving; what still waits is lost."""
         self._autosaver.close()
         self._masks.clear()
-
-    def _put(self, save: Callable[[], object], replaces: Hashable, image_id: str) -> None:
-        self._autosaver.put(save, replaces, image_id)
-        self.all_saved.emit(False)
 
     def _on_saved(self) -> None:
         if not self.pending:

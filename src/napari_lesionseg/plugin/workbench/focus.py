@@ -45,7 +45,7 @@ class DockFocus(QObject):
 
     def to_canvas(self, *_: object) -> None:
         """Move the focus to the canvas, unless another window is active."""
-        canvas = self._canvas()
+        canvas = canvas_of(self._dock)
         if canvas is not None and QApplication.activeWindow() in (None, canvas.window(), self._dock.window()):
             canvas.setFocus()
 
@@ -58,7 +58,7 @@ class DockFocus(QObject):
             if pressed:
                 self.to_canvas()
             return False  # the field takes the key as well
-        canvas = self._canvas()
+        canvas = canvas_of(self._dock)
         if canvas is None or not _is_number_field(watched) or not _is_letter(event):
             return False
         if pressed:
@@ -70,12 +70,14 @@ class DockFocus(QObject):
         event.ignore()
         return True
 
-    def _canvas(self) -> QWidget | None:
-        outermost = self._dock
-        while (parent := outermost.parentWidget()) is not None:
-            outermost = parent
-        center = outermost.centralWidget() if isinstance(outermost, QMainWindow) else None
-        return None if center is None else center.findChild(QOpenGLWidget)
+
+def canvas_of(widget: QWidget) -> QWidget | None:
+    """Return the canvas of the window that a widget is in."""
+    outermost = widget
+    while (parent := outermost.parentWidget()) is not None:
+        outermost = parent
+    center = outermost.centralWidget() if isinstance(outermost, QMainWindow) else None
+    return None if center is None else center.findChild(QOpenGLWidget)
 
 
 def _is_number_field(watched: QObject | None) -> bool:

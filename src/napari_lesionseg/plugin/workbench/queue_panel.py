@@ -129,7 +129,10 @@ class QueuePanel(Panel):
             self.sort.addItem(order.value, order)
         keep_narrow(self.filter)
         keep_narrow(self.sort)
-        self.search.setToolTip("Show only images whose name, note, annotator or status contains these words")
+        self.search.setToolTip(
+            "Show only images with these words in name, note, annotator, status or a field, or with a value, "
+            "such as diagnosis=nevus; diagnosis= finds those without one"
+        )
         self.filter.setToolTip("Show only images with this status")
         self.sort.setToolTip("Order of the images")
         self.progress.setToolTip("Images that are done: approved, or without a lesion")

@@ -13,10 +13,11 @@ from psygnal import Signal
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
+from napari_lesionseg.plugin.workbench.field_edits import FieldEdits
 from napari_lesionseg.plugin.workbench.predictions import BatchPrediction
 from napari_lesionseg.plugin.workbench.verdicts import Verdicts
 from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
-from napari_lesionseg.study.queue import Order, arrange, next_image
+from napari_lesionseg.study.queue import Order, ValuesOf, arrange, next_image
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 
@@ -42,7 +43,8 @@ class StudySession:
         self.interruptible = ""
         self.save_queue = SaveQueue(study)
         self.save_queue.saved.connect(self.changed.emit)
-        self.navigation = Navigation(study, self.save_queue)
+        self.fields = FieldEdits(study, self.save_queue)
+        self.navigation = Navigation(study, self.save_queue, self.fields.values)
         self.display = ImageDisplay(viewer, study, self.save_queue, self.navigation.ahead_of, config)
         self.display.opened.connect(self._on_opened)
         self.display.failed.connect(self.failed.emit)
@@ -169,8 +171,8 @@ class Navigation:
 
     changed = Signal()
 
-    def __init__(self, study: Study, save_queue: SaveQueue) -> None:
-        self._study, self._save_queue = study, save_queue
+    def __init__(self, study: Study, save_queue: SaveQueue, values_of: ValuesOf) -> None:
+        self._study, self._save_queue, self._values_of = study, save_queue, values_of
         self._visited: list[str] = []
         self._order, self._search = Order.NAME, ""
         self._statuses: frozenset[Status] | None = None
@@ -179,7 +181,9 @@ class Navigation:
     def queue(self) -> list[ImageState]:
         """The images as they are filtered and sorted."""
         images = self._study.state.images.values()
-        return arrange(images, self._order, search=self._search, statuses=self._statuses)
+        return arrange(
+            images, self._order, search=self._search, statuses=self._statuses, values_of=self._values_of
+        )
 
     def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
         """Choose which images the queue shows, and in which order."""

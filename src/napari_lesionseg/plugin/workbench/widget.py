@@ -30,6 +30,7 @@ from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
+from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.focus import DockFocus
 from napari_lesionseg.plugin.workbench.open_study import default_annotator
@@ -50,6 +51,7 @@ PANELS: tuple[type[Panel], ...] = (
     QueuePanel,
     OutlinePanel,
     CorrectSection,
+    FieldsPanel,
     FinetunePanel,
     ExportPanel,
     ModelPanel,

@@ -1,0 +1,86 @@
+"""What an annotator fills in about images, until it is saved, and how it is taken back. No Qt in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from psygnal import Signal
+
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.events import FieldValue, Identified
+from napari_lesionseg.study.fields import FieldTemplate, StudyFields
+
+if TYPE_CHECKING:
+    from napari_lesionseg.plugin.workbench.autosave import SaveQueue
+    from napari_lesionseg.study.study import Study
+
+
+class FieldEdits:
+    """The fields of a study's images, with what is not on the disk yet, and an undo history."""
+
+    changed = Signal(str)
+
+    def __init__(self, study: Study, save_queue: SaveQueue) -> None:
+        self._study, self._save_queue = study, save_queue
+        self._unsaved: dict[str, dict[str, FieldValue]] = {}
+        self._past: list[tuple[str, dict[str, FieldValue]]] = []
+        self.problem = ""  # why there are no fields
+        self._fields: StudyFields | None = None
+        try:
+            self._fields = StudyFields(study)
+        except StudyError as error:
+            self.problem = str(error)
+        save_queue.all_saved.connect(self._on_all_saved)
+
+    @property
+    def template(self) -> FieldTemplate:
+        """The fields, in the order of the form."""
+        return FieldTemplate(name="none") if self._fields is None else self._fields.template
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether something was filled in since the study was opened."""
+        return bool(self._past)
+
+    def values(self, image_id: str) -> Mapping[str, FieldValue]:
+        """Return the values of an image, those that are not saved yet included."""
+        saved = {} if self._fields is None else self._fields.values(image_id)
+        merged = {**saved, **self._unsaved.get(image_id, {})}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    def set(self, image_id: str, name: str, text: FieldValue) -> None:
+        """Fill in a field; a `FieldError` if the value does not fit, and nothing is changed."""
+        field = self.template.find(name)
+        if field is None or self._fields is None:
+            return
+        value, before = field.parse(text), self.values(image_id).get(name)
+        if value != before:
+            self._past.append((image_id, {name: before}))
+            self._save(image_id, {name: value})
+
+    def undo(self) -> str | None:
+        """Take back what was filled in last, and return its image; None if there is nothing."""
+        if not self._past:
+            return None
+        image_id, before = self._past.pop()
+        self._save(image_id, before)
+        return image_id
+
+    def identify(self, image_id: str, patient: str, lesion: str) -> None:
+        """Save which patient and lesion an image shows; empty: it is not known."""
+        state = self._study.state.images[image_id]
+        if (patient, lesion) != (state.patient or "", state.lesion or ""):
+            fields = {"patient": patient or None, "lesion": lesion or None}
+            self._save_queue.put(partial(self._study.record, Identified, image_id, **fields), image_id)
+
+    def _save(self, image_id: str, values: dict[str, FieldValue]) -> None:
+        if self._fields is not None:
+            self._unsaved.setdefault(image_id, {}).update(values)
+            self._save_queue.put(partial(self._fields.take_back, image_id, values), image_id)
+            self.changed.emit(image_id)
+
+    def _on_all_saved(self, all_saved: bool) -> None:
+        if all_saved:
+            self._unsaved.clear()

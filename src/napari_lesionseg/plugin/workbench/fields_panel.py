@@ -1,0 +1,229 @@
+"""The form for the fields of the image on the screen: diagnosis, site, and what else the template has."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
+from qtpy.QtWidgets import (
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_lesionseg.errors import FieldError
+from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip
+from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.workbench.focus import canvas_of
+from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.events import FieldValue
+from napari_lesionseg.study.fields import StudyField, text_of
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+_NARROW = 60  # pixels; a dock of 340 has room for three columns, with the captions above
+_WIDE = 170  # of an open list, whose box cuts long choices off
+_LEAVE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape)
+_COLUMNS = 3
+
+
+class FieldsPanel(Panel):
+    """The fields of the image on the screen, filled in with the keyboard: Tab goes on, Enter goes back."""
+
+    title, folded = "Fields", True
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__(viewer)
+        self.widgets: dict[str, QComboBox | QLineEdit] = {}
+        self.patient, self.lesion = QLineEdit(), QLineEdit()
+        self.message = small(QLabel())
+        self.undo = QPushButton("Undo")
+        self._form = QWidget()
+        self._lay_out()
+        self.undo.clicked.connect(self._on_undo)
+        for edit in (self.patient, self.lesion):
+            edit.editingFinished.connect(self._on_identified)
+            edit.installEventFilter(self)
+        self.keys = WindowKeys(self, {"fields": self.focus_first})
+        self.keys.bind()
+        when_gone(self, self.keys.close)
+
+    def show_session(self, session: StudySession) -> None:
+        """Make the form for the study's template."""
+        self._build(session)
+        self.message.setText(session.fields.problem)
+        self.message.setVisible(bool(session.fields.problem))
+        self.listen(session.opened, self._update)
+        self.listen(session.changed, self._update)
+        self.listen(session.fields.changed, self._update)
+        self._update()
+
+    def focus_first(self) -> None:
+        """Unfold the form and go to its first field."""
+        if self.session is not None:
+            self.unfold.emit()
+            first = next(iter(self.widgets.values()), self.patient)
+            first.setFocus(Qt.FocusReason.TabFocusReason)
+
+    def _lay_out(self) -> None:
+        self.message.setWordWrap(True)
+        self.patient.setToolTip("Patient that the image shows")
+        self.lesion.setToolTip("Lesion that the image shows; images of one lesion make a follow-up")
+        set_tip(self, "Fields of the image on the screen", "fields")
+        self.undo.setToolTip("Take back what was filled in last (Ctrl+Z in the form)")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        column.addWidget(self._form)
+        row = QHBoxLayout()
+        row.addWidget(self.message, 1)
+        row.addWidget(self.undo, 0, Qt.AlignmentFlag.AlignRight)
+        column.addLayout(row)
+
+    def _build(self, session: StudySession) -> None:
+        """Make a widget for each field, row by row."""
+        former = self._form
+        for edit in (self.patient, self.lesion):
+            edit.setParent(self)
+        self._form = QWidget()
+        self.layout().replaceWidget(former, self._form)
+        former.deleteLater()
+        grid = QGridLayout(self._form)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setVerticalSpacing(2)
+        self.widgets = {}
+        for field in session.fields.template.fields:
+            self.widgets[field.name] = self._widget_for(field)
+        rows = [
+            *((field.title, self.widgets[field.name]) for field in session.fields.template.fields),
+            ("Patient", self.patient),
+            ("Lesion", self.lesion),
+        ]
+        for place, (caption, widget) in enumerate(rows):
+            down, across = divmod(place, _COLUMNS)
+            widget.setMinimumWidth(_NARROW)
+            cell = QVBoxLayout()
+            cell.setSpacing(0)
+            cell.addWidget(small(QLabel(caption)))
+            cell.addWidget(widget)
+            grid.addLayout(cell, down, across)
+        for across in range(_COLUMNS):
+            grid.setColumnStretch(across, 1)
+        # Children get the order of the Tab key by when they were made; those of an earlier study come first.
+        for (_, before), (_, after) in itertools.pairwise(rows):
+            QWidget.setTabOrder(before, after)
+
+    def _widget_for(self, field: StudyField) -> QComboBox | QLineEdit:
+        if field.kind in ("choice", "yes/no"):
+            box = QComboBox()
+            box.addItems(["", *(field.choices if field.kind == "choice" else ("yes", "no"))])
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(4)
+            box.view().setMinimumWidth(_WIDE)
+            box.setEditable(field.open)
+            # Without a popup, each letter that is typed is a choice already.
+            box.activated.connect(partial(self._on_filled_in, field.name))
+            if field.open:
+                box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+                box.lineEdit().editingFinished.connect(partial(self._on_filled_in, field.name))
+                box.lineEdit().installEventFilter(self)
+            made: QComboBox | QLineEdit = box
+        else:
+            made = QLineEdit()
+            made.editingFinished.connect(partial(self._on_filled_in, field.name))
+        made.setToolTip(f"{field.title}: {field.help}" if field.help else field.title)
+        made.installEventFilter(self)
+        return made
+
+    def _on_filled_in(self, name: str, *_: object) -> None:
+        session, widget = self.session, self.widgets[name]
+        if session is None or session.image_id is None:
+            return
+        try:
+            session.fields.set(session.image_id, name, _text_in(widget))
+        except FieldError as error:
+            self.message.setText(str(error))
+            self.message.show()
+            widget.setStyleSheet("border: 1px solid #e69f00;")
+            return
+        self.message.hide()
+        widget.setStyleSheet("")
+
+    def _on_identified(self) -> None:
+        session = self.session
+        if session is not None and session.image_id is not None:
+            patient, lesion = self.patient.text().strip(), self.lesion.text().strip()
+            session.fields.identify(session.image_id, patient, lesion)
+
+    def _on_undo(self) -> None:
+        if self.session is not None:
+            image_id = self.session.fields.undo()
+            if image_id is not None and image_id != self.session.image_id:
+                self.session.open_image(image_id)
+
+    def _update(self, *_: object) -> None:
+        """Show the values of the image on the screen; what is being typed stays."""
+        session = self.session
+        if session is None:
+            return
+        state = session.state
+        values = {} if state is None else session.fields.values(state.image_id)
+        for name, widget in self.widgets.items():
+            widget.setEnabled(state is not None)
+            if not widget.hasFocus() or (isinstance(widget, QComboBox) and not widget.isEditable()):
+                _show(widget, values.get(name))
+        for edit, text in ((self.patient, state and state.patient), (self.lesion, state and state.lesion)):
+            edit.setEnabled(state is not None)
+            if not edit.hasFocus():
+                edit.setText(text or "")
+        self.undo.setEnabled(session.fields.can_undo)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
+        """Bind the key in the window that the dock is in now."""
+        super().showEvent(event)
+        self.keys.bind()
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Keep letters in the form, which would approve an image elsewhere; Enter leaves it."""
+        if not isinstance(event, QKeyEvent):
+            return False
+        is_undo = event.matches(QKeySequence.StandardKey.Undo)
+        if event.type() == QEvent.Type.ShortcutOverride and (event.text().isprintable() or is_undo):
+            event.accept()
+            return False
+        if event.type() != QEvent.Type.KeyPress:
+            return False
+        if is_undo and not (isinstance(watched, QLineEdit) and watched.isUndoAvailable()):
+            self._on_undo()
+            return True
+        if event.key() in _LEAVE:
+            canvas = canvas_of(self)
+            if canvas is not None:
+                canvas.setFocus()
+        return False
+
+
+def _text_in(widget: QComboBox | QLineEdit) -> str:
+    return str(widget.currentText() if isinstance(widget, QComboBox) else widget.text())
+
+
+def _show(widget: QComboBox | QLineEdit, value: FieldValue) -> None:
+    """Show a value; one that is not among the choices is added to them."""
+    text = text_of(value)
+    widget.setStyleSheet("")
+    if isinstance(widget, QLineEdit):
+        widget.setText(text)
+        return
+    if widget.findText(text) < 0:
+        widget.addItem(text)
+    widget.setCurrentIndex(widget.findText(text))
