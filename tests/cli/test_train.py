@@ -75,6 +75,21 @@ def test_writes_a_model_with_its_card(
     assert sorted(path.name for path in out.parent.iterdir()) == ["net.safetensors"]
 
 
+def test_a_log_file_shows_life_before_the_first_pass_ends(
+    folders: tuple[Path, Path],
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("napari_lesionseg.cli.console.LOG_SECONDS", 0.0)
+    assert train(folders, recipe, tmp_path / "net.safetensors") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training: ")]
+    assert lines[0].startswith("Training: 1 of 4, ")
+    assert "a second" in lines[0]
+    assert "left, loss " in lines[0]
+
+
 def test_settings_can_be_changed(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "net.safetensors"
     assert train(folders, recipe, out, "--epochs", "1", "--set", "decoder_lr=0.003", "--name", "mine") == 0

@@ -39,7 +39,8 @@ def labels() -> Tensor:
 
 def simulate(network: SimulatedAnnotator, labels: Tensor, rounds: int = 3, seed: int = 0) -> Tensor:
     features = network.encode(torch.zeros(len(labels), 3, *labels.shape[1:]))
-    return simulate_guidance(network, features, labels, rounds, np.random.default_rng(seed))
+    rngs = [np.random.default_rng((seed, index)) for index in range(len(labels))]
+    return simulate_guidance(network, features, labels, rounds, rngs)
 
 
 def test_missed_lesions_get_positive_clicks(labels: Tensor) -> None:

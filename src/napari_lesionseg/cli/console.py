@@ -58,6 +58,18 @@ def print_error(message: str) -> None:
     messages.print(f"lesionseg: {one_line(message)}")
 
 
+@contextmanager
+def silenced(silent: bool) -> Iterator[None]:
+    """Print nothing for a while, if another process of the same training prints it."""
+    for console in (results, messages):
+        console.quiet = silent
+    try:
+        yield
+    finally:
+        for console in (results, messages):
+            console.quiet = False
+
+
 def one_line(text: str) -> str:
     """Escape what does not print: a file name may hold line breaks and broken letters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -68,6 +80,7 @@ class LoggedProgress(Progress):
 
     def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
         self._begun = self._logged = time.monotonic()
+        self._stage = ""
         super().__init__(*columns, console=messages, disable=not messages.is_terminal, **settings)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
@@ -82,16 +95,20 @@ class LoggedProgress(Progress):
 
     def _log(self, task_id: TaskID) -> None:
         now = time.monotonic()
+        task = self.tasks[self.task_ids.index(task_id)]
+        if task.description != self._stage:  # another part of the work has a rate of its own
+            self._begun = now if self._stage else self._begun
+            self._stage = task.description
         if messages.is_terminal or now - self._logged < LOG_SECONDS:
             return
         self._logged = now
-        task = self.tasks[self.task_ids.index(task_id)]
         rate = task.completed / max(now - self._begun, 1e-9)
         parts = [f"{task.completed:g} of {task.total:g}" if task.total else f"{task.completed:g}"]
         if task.completed:
             parts.append(f"{rate:.3g} a second")
         if task.total and rate:
             parts.append(f"{timedelta(seconds=round((task.total - task.completed) / rate))} left")
+        parts += [f"{name} {value:.4f}" for name, value in task.fields.items()]
         messages.print(f"{task.description}: {', '.join(parts)}")
 
 

@@ -8,16 +8,17 @@ import hashlib
 import json
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from napari_lesionseg.cli.console import print_error, print_result, progress_bar
+from napari_lesionseg.cli.console import print_error, print_result, progress_bar, silenced
 from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
@@ -29,13 +30,14 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.masks.class_labels import label_as
-from napari_lesionseg.models.base import blend
+from napari_lesionseg.models.base import SegmentationNetwork, blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair, read_pair
+from napari_lesionseg.training.distributed import Joined, join_ranks
 from napari_lesionseg.training.prompt_training import PromptTrainer
 from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.types import IGNORED, LabelImage, Pair
@@ -44,7 +46,7 @@ EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
   lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis"""
 HELD_OUT_SHARE = 0.1
-LOG_EVERY_SECONDS = 25.0
+RECENT_STEPS = 50  # whose mean loss is logged
 
 
 def configure_train(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +103,12 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Train and write the model."""
+    """Train and write the model; of several processes that torchrun started, the first one writes."""
+    with join_ranks(options.device) as joined, silenced(not joined.ranks.is_first):
+        return _train(options, joined)
+
+
+def _train(options: argparse.Namespace, joined: Joined) -> int:
     check_out(options.out)
     config = read_recipe(options)
     pairs, held_out, left_out = _find_all(options)
@@ -115,50 +122,61 @@ def run_train(options: argparse.Namespace) -> int:
     measure = read(held_out, "Reading held-out images")
     left_out += len(pairs) - len(learn) + len(held_out) - len(measure)
     state = options.out.with_suffix(".state.safetensors")
-    images = list(learn.values())
-    kind = PromptTrainer if config.prompts else Trainer
-    trainer = kind(
-        network, card, images, list(measure.values()), config, device=options.device, state_path=state
-    )
     start = copy.deepcopy(network.state_dict())
+    kind = PromptTrainer if config.prompts else Trainer
+    images, ranks = list(learn.values()), joined.ranks
+    measured = list(measure.values())
+    trainer = kind(
+        network, card, images, measured, config, device=joined.device, state_path=state, ranks=ranks
+    )
     if options.resume:
         trainer.load_state(state)
-    history = []
-    for epoch in _log_steps(trainer):
-        history.append(_as_record(epoch))
-        print_result(describe_epoch(epoch))
-    training = {
-        "command": _command(),
-        "settings": config.model_dump(mode="json"),
-        "data": _data_record([pair for pair in pairs if pair in learn]),
-        "last": history[-1:],
-    }
-    learned = blend(trainer.averaged_network, start, config.start_weight)
-    about: dict[str, Any] = {"training": training}
-    if config.prompts:
-        about["arch_settings"] = {**card.arch_settings, "prompts": 1}
-    else:
-        about["domain"] = measure_domain(Model(learned, card, "cpu"), (pair.image for pair in images))
-    save_checkpoint(options.out, learned, card.model_copy(update=about))
-    state.unlink(missing_ok=True)
-    print_result(f"{options.out} written")
+    history = _run(trainer)
+    if ranks.is_first:
+        training = {
+            "command": _command(),
+            "settings": config.model_dump(mode="json"),
+            "data": _data_record([pair for pair in pairs if pair in learn]),
+            "last": history[-1:],
+        }
+        learned = blend(trainer.averaged_network, start, config.start_weight)
+        _write(options.out, learned, card, training, images, prompts=config.prompts is not None)
+        state.unlink(missing_ok=True)
     return 1 if left_out else 0
 
 
-def _log_steps(trainer: Trainer) -> Iterator[EpochResult]:
-    """Train, print the mean loss now and then, and yield after every pass."""
-    losses, logged = list[float](), time.monotonic()
-    for result in trainer.steps():
-        if isinstance(result, EpochResult):
-            yield result
-            continue
-        losses.append(result.loss)
-        if time.monotonic() - logged >= LOG_EVERY_SECONDS:
-            print_result(
-                f"step {result.step}  {result.progress:.1%}  {result.seconds:7.0f} s  "
-                f"loss {sum(losses) / len(losses):.4f}"
-            )
-            losses, logged = [], time.monotonic()
+def _write(
+    out: Path,
+    network: SegmentationNetwork,
+    card: ModelCard,
+    training: Mapping[str, Any],
+    images: Sequence[CachedPair],
+    *,
+    prompts: bool,
+) -> None:
+    about: dict[str, Any] = {"training": training}
+    if prompts:
+        about["arch_settings"] = {**card.arch_settings, "prompts": 1}
+    else:
+        about["domain"] = measure_domain(Model(network, card, "cpu"), (pair.image for pair in images))
+    save_checkpoint(out, network, card.model_copy(update=about))
+    print_result(f"{out} written")
+
+
+def _run(trainer: Trainer) -> list[dict[str, Any]]:
+    """Train, print a line for every pass, and show progress in between; return what the card keeps."""
+    history, losses = list[dict[str, Any]](), deque[float](maxlen=RECENT_STEPS)
+    with progress_bar("Training", 0) as (progress, task):
+        for event in trainer.steps():
+            if isinstance(event, EpochResult):
+                history.append(_as_record(event))
+                print_result(describe_epoch(event))
+            else:
+                losses.append(event.loss)
+                # A budget of time makes the number of steps an estimate.
+                steps = round(event.step / event.progress)
+                progress.update(task, completed=event.step, total=steps, loss=fmean(losses))
+    return history
 
 
 def read_recipe(options: argparse.Namespace) -> TrainConfig:

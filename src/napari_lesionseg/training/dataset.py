@@ -53,12 +53,22 @@ def read_pair(pair: Pair, side: int) -> CachedPair:
 
 
 class BatchSource:
-    """Batches of a run; the batch of a step depends only on the seed and the step, so runs can be resumed."""
+    """Batches of a run; the batch of a step depends only on the seed and the step, so runs can be resumed.
+
+    Of several processes, each makes every ``parts``-th image of a batch, from the ``part``-th on.
+    """
 
     def __init__(
-        self, pairs: Sequence[CachedPair], config: AugmentConfig, batch_size: int, seed: int
+        self,
+        pairs: Sequence[CachedPair],
+        config: AugmentConfig,
+        batch_size: int,
+        seed: int,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         self._pairs, self._config, self._batch_size, self._seed = pairs, config, batch_size, seed
+        self._part, self._parts = part, parts
 
     @property
     def steps_per_pass(self) -> int:
@@ -68,7 +78,8 @@ class BatchSource:
     def batch(self, step: int, size: int) -> Batch:
         """Make the batch of ``step`` at ``size`` pixels a side."""
         first = step * self._batch_size
-        samples = [self._sample(position, size) for position in range(first, first + self._batch_size)]
+        mine = range(first + self._part, first + self._batch_size, self._parts)
+        samples = [self._sample(position, size) for position in mine]
         return Batch(torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples]))
 
     def _sample(self, position: int, size: int) -> TrainingSample:

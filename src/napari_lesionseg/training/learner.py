@@ -17,6 +17,7 @@ from napari_lesionseg.inference.device import autocast
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.training.dataset import Batch
+from napari_lesionseg.training.distributed import ONE_RANK, Ranks
 from napari_lesionseg.training.losses import segmentation_loss
 from napari_lesionseg.training.simulated_clicks import simulate_guidance
 
@@ -60,7 +61,8 @@ def boundary_of(card: ModelCard) -> float:
 class Learner:
     """A network with its optimizer and the average of its weights; it is trained in place, step by step.
 
-    ``frozen`` lists the parts of the network that are not trained.
+    ``frozen`` lists the parts of the network that are not trained. With several ``ranks``, each has a
+    learner, and a batch is the images of all of them.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class Learner:
         device: torch.device,
         *,
         frozen: Sequence[nn.Module] = (),
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         self.network: SegmentationNetwork = network.to(  # type: ignore[call-overload]
             device, memory_format=torch.channels_last
         )
-        self._config, self._device, self._frozen = config, device, list(frozen)
+        self._config, self._device, self._frozen, self._ranks = config, device, list(frozen), ranks
         for module in self._frozen:
             module.requires_grad_(False)
         if config.encoder_lr == 0:
@@ -95,6 +98,7 @@ class Learner:
         self._card, self._boundary = card, boundary_of(card)
         self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1)
+        self._forward = ranks.wrap(_ForwardPass(self.network, self._run_network))
 
     @property
     def averaged_network(self) -> SegmentationNetwork:
@@ -113,41 +117,50 @@ class Learner:
             # New statistics are zeros and ones. A plain average over the first steps replaces them at once;
             # the usual decay would need some fifty steps.
             norm.momentum = max(momentum, 1 / (number + 1))
-        images = batch.images.to(self._device)  # (B, 3, S, S)
-        labels = batch.labels.to(self._device)  # (B, S, S)
-        images = ((images.float() / 255 - self._mean) / self._std).contiguous(
-            memory_format=torch.channels_last
-        )
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
-        rng = np.random.default_rng((self._config.seed, 2, number))
-        with autocast(self._device, self._config.precision):
-            features = self.network.encode(images)
-            features, labels, guidance = self._add_guided(batch, features, labels, rng)
-            logits = self.network.decode(features, guidance)  # (B + guided, C, S, S)
-        config, logits = self._config, self._calibrate(logits.float())
-        loss = segmentation_loss(logits, labels, config.loss, config.label_smoothing, config.class_weights)
+        logits, labels = self._forward(batch, number)
+        config, ranks = self._config, self._ranks
+        share = segmentation_loss(
+            logits, labels, config.loss, config.label_smoothing, config.class_weights, ranks.total
+        )
+        loss = ranks.total(share.detach())
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"Training failed at step {number}: the loss is not finite. Try a lower learning rate."
             )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (share * ranks.count).backward()  # the shares add up, but gradients are averaged over the ranks
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         if self._average:
             self._average.update_parameters(self.network)
-        return float(loss.detach())
+        return float(loss)
+
+    def _run_network(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """Return the logits (B + guided, C, S, S) of a batch, calibrated, and their labels."""
+        images = batch.images.to(self._device)  # (B, 3, S, S)
+        labels = batch.labels.to(self._device)  # (B, S, S)
+        images = ((images.float() / 255 - self._mean) / self._std).contiguous(
+            memory_format=torch.channels_last
+        )
+        with autocast(self._device, self._config.precision):
+            features = self.network.encode(images)
+            features, labels, guidance = self._add_guided(batch, features, labels, number)
+            logits = self.network.decode(features, guidance)
+        return self._calibrate(logits.float()), labels
 
     def _add_guided(
-        self, batch: Batch, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
+        self, batch: Batch, features: tuple[Tensor, ...], labels: Tensor, number: int
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         """Add some of the images a second time, with clicks simulated on the current predictions.
 
         All images are also decoded without clicks: the decoder is cheap, and automatic outlines matter most.
         """
         del batch
-        guided = round(self._config.click_fraction * len(labels))
+        size = int(self._ranks.total(torch.tensor(float(len(labels)))))
+        mine = range(self._ranks.index, round(self._config.click_fraction * size), self._ranks.count)
+        guided = len(mine)
         if not self.network.guided or not guided:
             return features, labels, None
         again, truth = tuple(f[:guided] for f in features), labels[:guided]
@@ -158,7 +171,7 @@ class Learner:
             detached,
             truth,
             self._config.click_rounds,
-            rng,
+            [np.random.default_rng((self._config.seed, 2, number, index)) for index in mine],
             threshold=self._card.threshold,
             temperature=self._card.temperature,
         )
@@ -226,6 +239,20 @@ class Learner:
                     slot: value.cpu() if slot == "step" else value.to(parameter.device)
                     for slot, value in slots.items()
                 }
+
+
+class _ForwardPass(nn.Module):
+    """All uses of the weights in a step: DistributedDataParallel, which may wrap it, watches one call."""
+
+    def __init__(
+        self, network: SegmentationNetwork, run: Callable[[Batch, int], tuple[Tensor, Tensor]]
+    ) -> None:
+        super().__init__()
+        self.network, self._run = network, run
+
+    def forward(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """Run the network."""
+        return self._run(batch, number)
 
 
 def _is_new_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ def segmentation_loss(
     kind: str = "bce-dice",
     smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
+    total: Callable[[Tensor], Tensor] = lambda count: count,
 ) -> Tensor:
     """Compare logits with labels.
 
@@ -38,6 +39,9 @@ def segmentation_loss(
     class_weights : sequence of float, optional
         Weight of each class in the cross-entropy, background first. The mean is weighted, so a common factor
         does not matter. Soft Dice is not weighted: it is averaged over the classes.
+    total : callable
+        Sums a count over the processes of a training, each of which has a part of the batch. The loss is then
+        the part's share: the sum over all parts is the loss of the batch.
 
     Returns
     -------
@@ -53,8 +57,8 @@ def segmentation_loss(
     pixelwise = _cross_entropy(logits, labels, smoothing)
     if kind == "focal-dice":
         pixelwise = pixelwise * (1 - torch.exp(-pixelwise.detach())) ** FOCUS
-    entropy = (pixelwise * counted).sum() / _at_least_a_pixel(counted)
-    return entropy if kind == "bce" else entropy + soft_dice_loss(logits, labels)
+    entropy = (pixelwise * counted).sum() / _at_least_a_pixel(total(counted.sum()))
+    return entropy if kind == "bce" else entropy + soft_dice_loss(logits, labels, total)
 
 
 def _weights(labels: Tensor, class_weights: Sequence[float]) -> Tensor:
@@ -64,9 +68,8 @@ def _weights(labels: Tensor, class_weights: Sequence[float]) -> Tensor:
     return table[labels.long()]
 
 
-def _at_least_a_pixel(counted: Tensor) -> Tensor:
-    """Return the sum of the weights; 1 if it is 0, to avoid a division by zero."""
-    total = counted.sum()
+def _at_least_a_pixel(total: Tensor) -> Tensor:
+    """Return a sum of weights; 1 if it is 0, to avoid a division by zero."""
     return torch.where(total > 0, total, torch.ones_like(total))
 
 
@@ -80,7 +83,9 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     )
 
 
-def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def soft_dice_loss(
+    logits: Tensor, labels: Tensor, total: Callable[[Tensor], Tensor] = lambda count: count
+) -> Tensor:
     """One minus the soft Dice of each image and class (Milletari et al. 2016), averaged.
 
     One is added to numerator and denominator, so an empty prediction of an empty mask has no loss.
@@ -94,5 +99,6 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
         target = labels[:, None] == classes
     probability, target = probability * counted, (target & counted).to(probability.dtype)
     overlap = (probability * target).sum((2, 3))
-    total = probability.sum((2, 3)) + target.sum((2, 3))
-    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+    both = probability.sum((2, 3)) + target.sum((2, 3))
+    losses = 1 - (2 * overlap + 1) / (both + 1)  # (B, C)
+    return losses.sum() / total(torch.tensor(float(losses.numel()), device=losses.device))

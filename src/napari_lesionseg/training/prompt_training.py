@@ -20,6 +20,7 @@ from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.lite_unet import LiteUNet, PromptUNet
 from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
+from napari_lesionseg.training.distributed import ONE_RANK, Ranks
 from napari_lesionseg.training.learner import Learner, boundary_of
 from napari_lesionseg.training.prompt_samples import PromptBatch, PromptSource
 from napari_lesionseg.training.simulated_prompts import correct, simulate_box
@@ -44,12 +45,13 @@ class PromptLearner(Learner):
         return logits
 
     def _add_guided(
-        self, batch: Batch, features: tuple[Tensor, ...], labels: Tensor, rng: np.random.Generator
+        self, batch: Batch, features: tuple[Tensor, ...], labels: Tensor, number: int
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         """Return the guidance (B, 5, S, S) after the gestures and up to so many corrections."""
         gestures: PromptBatch = batch  # type: ignore[assignment]
         detached = tuple(f.detach() for f in features)
         self.network.eval()
+        rng = np.random.default_rng((self._config.seed, 2, number))
         guidance = self._simulate(gestures, detached, labels, rng)
         self._set_training()
         return features, labels, guidance
@@ -104,9 +106,12 @@ class PromptTrainer(Trainer):
         held_out: Sequence[CachedPair],
         config: TrainConfig,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         state_path: Path | None = None,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
+        if ranks.count > 1:
+            raise TrainingError("Boxes and lassos are learned by one process; start it without torchrun.")
         self._whole = with_prompts(network, card)
         super().__init__(network, card, pairs, held_out, config, device=device, state_path=state_path)
 

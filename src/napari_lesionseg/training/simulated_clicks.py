@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,14 +23,17 @@ def simulate_guidance(
     features: tuple[Tensor, ...],
     labels: Tensor,
     max_rounds: int,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
     *,
     threshold: float = 0.5,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Click on the network's errors for one to ``max_rounds`` rounds, each on the latest prediction."""
+    """Click on the network's errors for one to ``max_rounds`` rounds, each on the latest prediction.
+
+    Each image has a generator of its own, so that its clicks do not depend on the images beside it.
+    """
     planes = torch.zeros(len(labels), 3, *labels.shape[1:], device=labels.device)
-    rounds = rng.integers(1, max_rounds + 1, size=len(labels))
+    rounds = np.array([rng.integers(1, max_rounds + 1) for rng in rngs])
     coarse = labels[:, ::COARSE, ::COARSE].cpu().numpy()
     counted = coarse != IGNORED
     truth = (coarse > 0) & counted
@@ -36,12 +41,12 @@ def simulate_guidance(
         probability = _foreground(network.decode(features, planes), temperature)
         predicted = (probability[:, ::COARSE, ::COARSE] >= threshold).cpu().numpy() & counted
         for index in np.flatnonzero(rounds > turn):
-            click = next_click(predicted[index], truth[index], rng, JITTER)
+            click = next_click(predicted[index], truth[index], rngs[int(index)], JITTER)
             if click is not None:
                 disc = draw_disc((labels.shape[1], labels.shape[2]), click.row * COARSE, click.col * COARSE)
                 planes[index, 0 if click.positive else 1, torch.from_numpy(disc)] = 1
             planes[index, 2] = probability[index]
-    planes[torch.from_numpy(rng.random(len(labels)) < FORGET_PREVIOUS), 2] = 0
+    planes[torch.tensor([rng.random() < FORGET_PREVIOUS for rng in rngs]), 2] = 0
     return planes
 
 

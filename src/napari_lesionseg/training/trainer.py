@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from napari_lesionseg.config import LearningConfig, TrainConfig
 from napari_lesionseg.errors import TrainingError
@@ -30,6 +30,7 @@ from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.training.dataset import BatchSource, CachedPair
+from napari_lesionseg.training.distributed import ONE_RANK, Ranks
 from napari_lesionseg.training.learner import Learner, rate_at
 from napari_lesionseg.training.resources import WorkClock, limited_threads
 from napari_lesionseg.types import IGNORED
@@ -50,11 +51,17 @@ class ValidationScores:
 
 
 def validate(
-    network: SegmentationNetwork, card: ModelCard, pairs: Sequence[CachedPair], device: torch.device
+    network: SegmentationNetwork,
+    card: ModelCard,
+    pairs: Sequence[CachedPair],
+    device: torch.device,
+    ranks: Ranks = ONE_RANK,
 ) -> ValidationScores:
-    """Score the predictions at a threshold of 0.5, without postprocessing."""
-    model = Model(network, card, device)
-    scores = np.array([_score(model, pair) for pair in pairs])  # (N, 2): Dice and Jaccard
+    """Score the predictions at a threshold of 0.5, without postprocessing; each rank scores its part."""
+    model, scores = Model(network, card, device), np.zeros((len(pairs), 2))  # Dice and Jaccard
+    for index in range(ranks.index, len(pairs), ranks.count):
+        scores[index] = _score(model, pairs[index])
+    scores = ranks.collect(scores)
     dice, jaccard = scores.mean(axis=0).tolist()
     return ValidationScores(dice, jaccard, float((scores[:, 1] < FAILURE_LIMIT).mean()))
 
@@ -113,14 +120,15 @@ class Trainer:
         held_out: Sequence[CachedPair],
         config: TrainConfig,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         state_path: Path | None = None,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         if not pairs:
             raise TrainingError("There are no images with masks to learn from.")
         check_classes(card, pairs, config)
         self._device = choose_device(device)
-        self._card, self._held_out, self._config = card, held_out, config
+        self._card, self._held_out, self._config, self._ranks = card, held_out, config, ranks
         self._source, self._learner = self._new_source(pairs), self._new_learner(network)
         self._state_path, self._saved_at = state_path, 0.0
         self._step, self._seconds, self._loss_sum = 0, 0.0, 0.0
@@ -154,7 +162,7 @@ class Trainer:
             )
             self._loss_sum += loss
             self._step += 1
-            self._seconds = self._clock.seconds
+            self._seconds = self._ranks.decided(self._clock.seconds)  # or the ranks would end at other steps
             done = self.progress >= 1
             yield StepResult(self._step, self.progress, self._seconds, loss)
             if self._step % per_pass == 0 or done:
@@ -178,15 +186,21 @@ class Trainer:
         return self._learner.averaged_network
 
     def _new_source(self, pairs: Sequence[CachedPair]) -> BatchSource:
-        config = self._config
-        return BatchSource(pairs, config.augment, fit_batch_size(config, len(pairs)), config.seed)
+        config, ranks = self._config, self._ranks
+        batch = fit_batch_size(config, len(pairs))
+        if batch < ranks.count:
+            raise TrainingError(
+                f"A batch of {batch} images cannot be shared by {ranks.count} processes: start fewer, or set "
+                "a larger batch_size or more passes."
+            )
+        return BatchSource(pairs, config.augment, batch, config.seed, part=ranks.index, parts=ranks.count)
 
     def _new_learner(self, network: SegmentationNetwork) -> Learner:
         frozen = network.early_modules(self._config.frozen_stages) if self._config.pretrained else ()
-        return Learner(network, self._card, self._config, self._device, frozen=frozen)
+        return Learner(network, self._card, self._config, self._device, frozen=frozen, ranks=self._ranks)
 
     def _score(self) -> ValidationScores | None:
-        return validate(self.averaged_network, self._card, self._held_out, self._device)
+        return validate(self.averaged_network, self._card, self._held_out, self._device, self._ranks)
 
     def _finish_pass(self, size: int) -> EpochResult:
         steps = (
@@ -217,9 +231,9 @@ class Trainer:
     # ------------------------------------------------------------------------------------ state on disk
 
     def save_state(self) -> None:
-        """Write the checkpoint atomically, if a path was given."""
+        """Write the checkpoint atomically, if a path was given; the first rank alone does."""
         self._saved_at = time.monotonic()
-        if self._state_path is None:
+        if self._state_path is None or not self._ranks.is_first:
             return
         position = {
             "step": self._step,
@@ -237,11 +251,10 @@ class Trainer:
 
     def load_state(self, path: Path) -> None:
         """Continue from the checkpoint at ``path``."""
+        data = self._ranks.share(_read_or_empty(path) if self._ranks.is_first else b"")
         try:
-            with safe_open(path, framework="pt", device=str(self._device)) as file:
-                position = json.loads((file.metadata() or {})[STATE_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            position, tensors = json.loads(_metadata(data)[STATE_KEY]), load(data)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise TrainingError(f"{path} is not a training that can be resumed.") from error
         if _read_config(position) != self._config:
             raise TrainingError(
@@ -255,6 +268,18 @@ class Trainer:
 def fit_batch_size(config: TrainConfig, images: int) -> int:
     """Return the batch size: smaller than configured if the run would have too few steps to learn."""
     return min(config.batch_size, max(SMALLEST_BATCH, config.epochs * images // ENOUGH_STEPS))
+
+
+def _read_or_empty(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata of a safetensors file: JSON after eight bytes that hold its length."""
+    metadata: dict[str, str] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return metadata
 
 
 def _read_config(position: dict[str, Any]) -> TrainConfig | None:
