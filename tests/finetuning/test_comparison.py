@@ -10,6 +10,7 @@ from napari_lesionseg.finetuning.comparison import (
     collect_changes,
     compare,
     compare_pair,
+    judge,
     predict_pair,
 )
 from napari_lesionseg.inference.predictor import Model
@@ -42,7 +43,21 @@ def test_differences_are_paired() -> None:
     assert difference.high is not None
     assert difference.low <= difference.mean <= difference.high
     assert (comparison.failures.before, comparison.failures.after) == pytest.approx((2 / 3, 0))
-    assert comparison.better
+    assert comparison.gains
+    assert not comparison.better  # one image did not change, so the interval of three includes zero
+
+
+def test_better_is_a_gain_whose_interval_excludes_zero() -> None:
+    before = [outlined(str(number), 5) for number in range(8)]
+    steady = compare(before, [outlined(str(number), 6 + number % 2) for number in range(8)])
+    mixed = compare(before, [outlined(str(number), 6 if number == 0 else 4) for number in range(8)])
+    lucky = compare(before, [outlined(str(number), 10 if number < 2 else 5) for number in range(8)])
+    assert (steady.gains, steady.better) == (True, True)
+    assert (mixed.gains, mixed.better) == (False, False)
+    assert (lucky.gains, lucky.better) == (True, False)
+    assert judge(steady)[1].startswith("The new model is better: ")
+    assert judge(lucky)[1].startswith("The new model may be better, but this could be chance: ")
+    assert judge(mixed)[1].startswith("The new model is no better: ")
 
 
 def test_what_is_alike_in_both_cancels_out() -> None:
@@ -67,8 +82,9 @@ def test_a_gain_that_is_told_as_the_same_figure_is_none() -> None:
         ScoredPrediction(pair, mask, score_masks(mask, large)) for mask in (less, hardly, large)
     )
     assert compare([old], [new]).jaccard.difference.mean > 0
-    assert not compare([old], [new]).better
-    assert compare([old], [best]).better
+    assert not compare([old], [new]).gains
+    assert compare([old], [best]).gains
+    assert not compare([old], [best]).better  # one image has no interval
 
 
 def test_one_image_has_no_interval() -> None:

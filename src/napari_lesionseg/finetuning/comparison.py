@@ -79,9 +79,15 @@ class Comparison:
     images: tuple[ImageChange, ...]
 
     @property
-    def better(self) -> bool:
-        """Whether the new model's mean Jaccard is higher by more than `SMALLEST_GAIN`."""
+    def gains(self) -> bool:
+        """Whether the new model's mean Jaccard is higher by more than `SMALLEST_GAIN`, perhaps by chance."""
         return self.jaccard.difference.mean > SMALLEST_GAIN
+
+    @property
+    def better(self) -> bool:
+        """Whether it gains, and the interval of the gain excludes zero."""
+        low = self.jaccard.difference.low
+        return self.gains and low is not None and low > 0
 
     def most_changed(self, count: int = SHOWN) -> tuple[ImageChange, ...]:
         """Return the images whose outlines differ most, the most different first."""
@@ -200,6 +206,8 @@ def judge(comparison: Comparison | None) -> tuple[bool, str]:
     figures = f"Dice {before:.3f} before, {after:.3f} after, on {len(comparison.images)} held-out images"
     if comparison.better:
         return True, f"The new model is better: {figures}."
+    if comparison.gains:
+        return True, f"The new model may be better, but this could be chance: {figures}."
     return False, f"The new model is no better: {figures}."
 
 

@@ -13,10 +13,21 @@ from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.workbench.finetune_task import FEW
 
 if TYPE_CHECKING:
-    from napari_lesionseg.finetuning.comparison import Candidate, Change, ImageChange, ScoredPrediction
+    from napari_lesionseg.finetuning.comparison import (
+        Candidate,
+        Change,
+        Comparison,
+        ImageChange,
+        ScoredPrediction,
+    )
     from napari_lesionseg.types import ByteImage, LabelImage
+
+_USE = "Use the new model from now on. The old one stays in the list"
+_USE_ANYWAY = f"The test is not certain. {_USE}"
+_NOT_OFFERED = "The new model is not better in the test. Keep both to try it anyway"
 
 SHOWN = 3
 """Images that are shown."""
@@ -63,20 +74,16 @@ class FineTuneReport(QWidget):
         """Show the result of a fine-tuning."""
         self.clear()
         comparison = candidate.comparison
-        if comparison is None:
-            self.figures.setText(candidate.reason)
-            self.legend.hide()
-        else:
-            self.figures.setText(f"{candidate.reason}\n{describe_change(comparison.dice)}")
-            self.legend.show()
+        self.figures.setText(describe_result(comparison))
+        self.figures.setToolTip("" if comparison is None else describe_change(comparison.dice))
+        self.legend.setVisible(comparison is not None)
+        if comparison is not None:
             for row, change in enumerate(comparison.most_changed(SHOWN)):
                 self._add_row(row, change)
+        certain = comparison is not None and comparison.better
+        self.use.setText("Use" if certain or not candidate.offered else "Use anyway")
         self.use.setEnabled(candidate.offered)
-        self.use.setToolTip(
-            "Use the new model from now on. The old one stays in the list"
-            if candidate.offered
-            else "The new model is not better in the test. Keep both to try it anyway"
-        )
+        self.use.setToolTip(_USE if certain else _USE_ANYWAY if candidate.offered else _NOT_OFFERED)
         self.show()
 
     def clear(self) -> None:
@@ -95,7 +102,7 @@ class FineTuneReport(QWidget):
     def _add_row(self, row: int, change: ImageChange) -> None:
         before, after = change.before, change.after
         caption = small(
-            QLabel(f"{change.stem}: {before.scores.dice:.2f} \N{RIGHTWARDS ARROW} {after.scores.dice:.2f}")
+            QLabel(f"{change.stem}: {before.scores.dice:.0%} \N{RIGHTWARDS ARROW} {after.scores.dice:.0%}")
         )
         caption.setToolTip("Agreement with the approved outline (Dice): old model, then new model")
         self._grid.addWidget(caption, 2 * row, 0, 1, 3)
@@ -107,10 +114,30 @@ class FineTuneReport(QWidget):
             self._grid.addWidget(label, 2 * row + 1, column)
 
 
+def describe_result(comparison: Comparison | None) -> str:
+    """Describe whether the new model is better, and how much is known of it."""
+    if comparison is None:
+        return "It is not known whether the new model is better: there were too few images for a test."
+    count, dice = len(comparison.images), comparison.dice
+    tested = "1 image" if count == 1 else f"{count} images"
+    figures = (
+        f"Agreement with your outlines: {dice.before:.1%} with the old model, {dice.after:.1%} with the new "
+        f"one ({tested}, outlined by models that had not seen them)."
+    )
+    if comparison.better:
+        headline = "The new model is better."
+    elif comparison.gains:
+        headline = "The new model may be better, but this could be chance. Look at the images below."
+    else:
+        headline = "The new model is no better."
+    few = f"\nWith {tested}, this says little about others. Approve more, and try again." * (count < FEW)
+    return f"{headline}\n{figures}{few}"
+
+
 def describe_change(change: Change) -> str:
-    """Describe a difference with its interval."""
+    """Describe a difference of the Dice index with its interval."""
     difference = change.difference
-    text = f"Agreement {difference.mean:+z.3f}"
+    text = f"Change of the mean Dice index: {difference.mean:+z.3f}"
     if difference.low is None or difference.high is None:
         return f"{text}; a single image is a weak test"
     return f"{text} (95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"

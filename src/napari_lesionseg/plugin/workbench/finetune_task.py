@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from napari_lesionseg.finetuning.session import FineTuning
     from napari_lesionseg.inference.predictor import Model
 
+FEW = 5
+"""With fewer images, a test says little."""
+
+MOSTLY = 0.9
+"""Part of the outlines that, approved unchanged, leaves next to nothing to learn."""
+
 SIDE = 512
 """Longer side in pixels of the images kept in memory during fine-tuning."""
 
@@ -61,8 +67,25 @@ def describe_training_images(training_images: Sequence[ImageState]) -> str:
     return f"{images} to train on: {approved}"
 
 
+def describe_unchanged(training_images: Sequence[ImageState]) -> str:
+    """Warn when there is next to nothing to learn; empty if there is enough."""
+    unchanged = sum(is_unchanged(state) for state in training_images)
+    if not training_images or unchanged < MOSTLY * len(training_images):
+        return ""
+    return (
+        f"{unchanged} of {len(training_images)} outlines were approved unchanged. "
+        "The model already draws what you want, so fine-tuning will hardly change it"
+    )
+
+
+def is_unchanged(state: ImageState) -> bool:
+    """Whether the model's outline was approved as it was."""
+    approved, predicted = state.approved, state.predicted
+    return approved is not None and predicted is not None and approved.revision == predicted.revision
+
+
 def describe_split(training_images: Sequence[ImageState], config: FineTuneConfig) -> str:
-    """Describe which images are kept aside for testing; empty without any images."""
+    """Describe how the new model is tested, and what the test cannot show; empty without any images."""
     from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, assign_folds
 
     if not training_images:
@@ -77,8 +100,9 @@ def describe_split(training_images: Sequence[ImageState], config: FineTuneConfig
     kept = "" if None in patients else f"; {len(patients)} patients, each on one side only"
     if len(sizes) == 1:
         return f"{len(training_images) - sizes[0]} for training, {sizes[0]} for testing{kept}"
-    parts = " + ".join(str(sizes[fold]) for fold in sorted(sizes))
-    return f"Tested in turn on {parts} images{kept}"
+    if sizes.total() < FEW:
+        return f"Tested on {sizes.total()} images{kept}: too few to show whether the new model is better"
+    return f"Tested on every image, by models that have not seen it{kept}"
 
 
 def parent_of(model: Model) -> ModelEntry | None:
