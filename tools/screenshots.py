@@ -2,13 +2,14 @@
 
     xvfb-run -a -s "-screen 0 1366x768x24" python tools/screenshots.py [NAME ...]
 
-They are written to ``docs/images``. Look at them before they are committed.
+They are written to ``docs/images``, or with ``--out`` to another folder. Look at them before they are
+committed. ``--size 2560x1440`` needs a screen that large, and shows whether the window is usable there.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,11 +27,11 @@ from superqt import QCollapsible
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.commands import make_viewer
-from napari_lesionseg.plugin.commands import open_workbench as open_workbench_of
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog
+from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
@@ -42,6 +43,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+options = argparse.Namespace(out=IMAGES, size=(1366, 768))
 APPROVED, WIDER, LEARN_SECONDS = 12, 14, 90
 PATIENCE_S = 600
 
@@ -63,17 +65,29 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 
 def open_window() -> napari.Viewer:
-    """Open a window of the smallest supported size."""
+    """Open napari's own window."""
     viewer = napari.Viewer()
-    viewer.window.resize(1366, 768)
+    viewer.window.resize(*options.size)
     return viewer
+
+
+def open_own_window() -> tuple[napari.Viewer, Workbench]:
+    """Open the window of `lesionseg`, with the workbench."""
+    viewer = make_viewer(None, (), ())
+    main = viewer.window._qt_window
+    main.showNormal()
+    viewer.window.resize(*options.size)
+    bench = main.findChild(Workbench)
+    wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
+    bench.annotator.setText("am")
+    return viewer, bench
 
 
 def save(viewer: napari.Viewer, name: str) -> None:
     """Take a screenshot once everything is drawn, in as few colors as it needs."""
     spin(2)
     shot = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
-    shot.quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+    shot.quantize(256, dither=Image.Dither.NONE).save(options.out / f"{name}.png", optimize=True)
 
 
 def take(viewer: napari.Viewer, name: str) -> None:
@@ -99,11 +113,7 @@ def make_study(folder: Path) -> None:
 
 def open_workbench(folder: Path) -> Workbench:
     """Open a study in the workbench and wait for its first outline."""
-    viewer = open_window()
-    bench = Workbench(viewer)
-    viewer.window.add_dock_widget(bench, name="LesionSeg workbench", area="right")
-    wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
-    bench.annotator.setText("am")
+    _, bench = open_own_window()
     bench.open_folder(folder)
     wait_for(lambda: bench.session is not None and bench.session.editor is not None)
     return bench
@@ -139,10 +149,7 @@ def workbench(folder: Path) -> None:
 def loop_open(folder: Path) -> None:
     """Show the window as it opens."""
     del folder
-    viewer = make_viewer(None, (), ())
-    viewer.window.resize(1366, 768)
-    open_workbench_of(viewer).annotator.setText("am")
-    take(viewer, "loop-open")
+    take(open_own_window()[0], "loop-open")
 
 
 def loop_review(folder: Path) -> None:
@@ -155,6 +162,26 @@ def loop_review(folder: Path) -> None:
     bench.panel(ReviewBar).approve.click()
     wait_for(lambda: bench.session.editor is not None and bench.session.editor is not opened)
     take(bench._viewer, "loop-approve")
+
+
+def export(folder: Path) -> None:
+    """Show a data set that was exported."""
+    make_study(folder / "nevi-2026")
+    bench = open_workbench(folder / "nevi-2026")
+    panel = bench.panel(ExportPanel)
+    show_only(bench, "Export")
+    panel.start(folder / "nevi-isic")
+    wait_for(lambda: panel.task is None)
+    take(bench._viewer, "export")
+
+
+def unfolded(folder: Path) -> None:
+    """Show the workbench with every section unfolded."""
+    make_study(folder / "nevi-2026")
+    bench = open_workbench(folder / "nevi-2026")
+    for panel in bench.panels:
+        panel.unfold.emit()
+    take(bench._viewer, "unfolded")
 
 
 def new_study(folder: Path) -> None:
@@ -181,7 +208,7 @@ def take_dialog(viewer: napari.Viewer, dialog: QDialog, name: str) -> None:
     dialog.setStyleSheet(get_stylesheet("dark"))
     dialog.show()
     spin(1)
-    dialog.grab().save(str(IMAGES / f"{name}.png"))
+    dialog.grab().save(str(options.out / f"{name}.png"))
     dialog.close()
     viewer.close()
 
@@ -249,29 +276,36 @@ def fields(folder: Path) -> None:
     take(bench.session.display._layers.viewer, "fields")
 
 
-def main(names: list[str]) -> int:
-    """Take the named screenshots, or all."""
-    images = {
-        "workbench": workbench,
-        "loop-open": loop_open,
-        "loop-review": loop_review,
-        "new-study": new_study,
-        "classes": classes,
-        "lesions": lesions,
-        "fine-tune": fine_tune,
-        "large-image": large_image,
-        "fields": fields,
-    }
-    unknown = set(names) - images.keys()
-    if unknown:
-        sys.stderr.write(f"{__doc__}\n")
-        return 2
-    for name in names or images:
+IN_DOCS = {
+    "workbench": workbench,
+    "new-study": new_study,
+    "classes": classes,
+    "lesions": lesions,
+    "fine-tune": fine_tune,
+    "large-image": large_image,
+    "loop-open": loop_open,
+    "loop-review": loop_review,
+    "fields": fields,
+}
+OTHERS = {"export": export, "unfolded": unfolded}
+
+
+def main() -> int:
+    """Take the named screenshots, or all of the documentation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "names", nargs="*", choices=[*IN_DOCS, *OTHERS], default=list(IN_DOCS), metavar="NAME"
+    )
+    parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=options.size)
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    parser.parse_args(namespace=options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
             os.environ[FOLDER_VARIABLE] = str(Path(folder) / "models")
-            images[name](Path(folder))
+            (IN_DOCS | OTHERS)[name](Path(folder))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

@@ -92,16 +92,26 @@ def test_a_folder_in_place_of_a_command_opens_the_viewer(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path | None] = []
-    monkeypatch.setattr(app, "open_viewer", lambda folder=None: opened.append(folder))
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None, annotator=None: opened.append(folder))
     assert [run().code, run(tmp_path).code, run("app", tmp_path).code] == [0, 0, 0]
     assert opened == [None, tmp_path, tmp_path]
+
+
+def test_the_annotator_is_named_on_the_command_line(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(app, "open_viewer", lambda folder, annotator: opened.append((folder, annotator)))
+    assert run("app", tmp_path, "--annotator", "am").code == 0
+    assert run("app", tmp_path, "--annotator", "a/m").code == 2
+    assert opened == [(tmp_path, "am")]
 
 
 def test_the_images_of_a_study_are_relocated(
     run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path | None] = []
-    monkeypatch.setattr(app, "open_viewer", lambda folder=None: opened.append(folder))
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None, annotator=None: opened.append(folder))
     study = tmp_path / "study"
     Study.create(study, "am", paths=images).close()
     moved = images.rename(tmp_path / "archive")
@@ -151,11 +161,12 @@ def test_the_viewer_gets_what_it_is_to_show(monkeypatch: pytest.MonkeyPatch, tmp
     entry = SimpleNamespace(load=lambda: lambda *what: shown.append(what))
     monkeypatch.setattr(app, "entry_points", lambda group: (entry,))
     app.open_viewer(tmp_path, [tmp_path / "a.png"], [])
-    assert shown == [(tmp_path, [tmp_path / "a.png"], [])]
+    app.open_viewer(tmp_path, annotator="am")
+    assert shown == [(tmp_path, [tmp_path / "a.png"], [], None), (tmp_path, (), (), "am")]
 
 
 def test_stopped_by_hand(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(folder: Path) -> None:
+    def interrupt(folder: Path, annotator: str | None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "open_viewer", interrupt)
@@ -167,7 +178,7 @@ def test_stopped_by_hand(run: Callable, tmp_path: Path, monkeypatch: pytest.Monk
 def test_errors_are_one_line_whatever_they_say(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, annotator: str | None) -> None:
         raise LesionSegError("a\nb\x1b[31m [/red] :smile: \udce6 æ")
 
     monkeypatch.setattr(app, "open_viewer", fail)
@@ -176,7 +187,7 @@ def test_errors_are_one_line_whatever_they_say(
 
 
 def test_program_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, annotator: str | None) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(app, "open_viewer", fail)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import napari.settings
 import pytest
 from napari.settings import get_plugin_settings
 
-from napari_lesionseg.plugin.settings import PLUGIN, Preferences, read_preferences
+from napari_lesionseg.plugin.settings import PLUGIN, Preferences, read_preferences, remember_annotator
 
 
 def test_defaults_are_read(plugins: Any) -> None:
@@ -25,3 +26,14 @@ def test_a_device_that_does_not_exist_is_refused(plugins: Any) -> None:
 
 def test_without_the_plugin_the_defaults_hold(plugin_settings: Any) -> None:
     assert read_preferences() == Preferences()
+
+
+def test_the_annotator_is_remembered(plugins: Any) -> None:
+    remember_annotator("am")
+    napari.settings._clear_plugin_settings_cache()  # as when napari is started again
+    assert read_preferences().annotator == "am"
+
+
+def test_without_the_plugin_no_annotator_is_remembered(plugin_settings: Any) -> None:
+    remember_annotator("am")
+    assert read_preferences().annotator == ""

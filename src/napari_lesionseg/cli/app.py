@@ -19,6 +19,7 @@ from napari_lesionseg.errors import LesionSegError
 
 EXAMPLE = """examples:
   lesionseg app images/
+  lesionseg app my-study/ --annotator am
   lesionseg app my-study/ --images /media/archive/images"""
 ENTRY_POINTS = "napari_lesionseg.viewer"
 
@@ -27,6 +28,7 @@ def configure_app(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument("folder", nargs="?", type=Path, help="a folder of images or a study")
+    parser.add_argument("--annotator", metavar="NAME", help="your name or initials, saved with every outline")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="where the images of the study are, after they were moved"
     )
@@ -40,7 +42,11 @@ def run_app(options: argparse.Namespace) -> int:
         )
     if options.images is not None:
         relocate_images(options.folder, options.images)
-    open_viewer(options.folder)
+    if options.annotator is not None:
+        from napari_lesionseg.study.study import check_annotator  # help need not wait for it
+
+        check_annotator(options.annotator)
+    open_viewer(options.folder, annotator=options.annotator)
     return 0
 
 
@@ -56,7 +62,12 @@ def relocate_images(folder: Path | None, images: Path) -> None:
         study.set_images_folder(images)
 
 
-def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
+def open_viewer(
+    folder: Path | None = None,
+    images: Sequence[Path] = (),
+    masks: Sequence[Path] = (),
+    annotator: str | None = None,
+) -> None:
     """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
     reason = why_no_viewer()
     if reason:
@@ -66,7 +77,7 @@ def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: 
         raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
     show = entry.load()
     with default_signals():
-        show(folder, images, masks)
+        show(folder, images, masks, annotator)
 
 
 def why_no_viewer() -> str:

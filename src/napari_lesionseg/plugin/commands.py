@@ -19,18 +19,27 @@ PLUGIN = "napari-lesionseg"
 WORKBENCH = "LesionSeg workbench"
 
 
-def open_viewer(folder: Path | None = None, images: Sequence[Path] = (), masks: Sequence[Path] = ()) -> None:
+def open_viewer(
+    folder: Path | None = None,
+    images: Sequence[Path] = (),
+    masks: Sequence[Path] = (),
+    annotator: str | None = None,
+) -> None:
     """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
-    make_viewer(folder, images, masks)
+    make_viewer(folder, images, masks, annotator)
     napari.run()
 
 
-def make_viewer(folder: Path | None, images: Sequence[Path], masks: Sequence[Path]) -> napari.Viewer:
+def make_viewer(
+    folder: Path | None, images: Sequence[Path], masks: Sequence[Path], annotator: str | None = None
+) -> napari.Viewer:
     """Make the window; see `open_viewer`."""
     viewer = napari.Viewer(title="LesionSeg")
     dock, workbench = _dock_workbench(viewer)
     ImageFirst(viewer, dock)
     workbench.fold_settings()
+    if annotator is not None:
+        workbench.annotator.setText(annotator)
     if images:
         viewer.open([str(path) for path in (*images, *masks)], plugin=PLUGIN)
         viewer.canvas.grid.enabled = False

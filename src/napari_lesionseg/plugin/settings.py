@@ -17,6 +17,7 @@ class Preferences:
     model: str = ""
     device: str = "auto"
     working_size: int = 0
+    annotator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,11 @@ OPACITIES = (0.1, 1.0)
 def read_preferences() -> Preferences:
     """Read the preferences; the defaults where napari knows of none, as when the plugin is switched off."""
     try:
-        page = get_plugin_settings(PLUGIN).segmentation
+        settings = get_plugin_settings(PLUGIN)
+        page, annotator = settings.segmentation, settings.review.annotator
     except (KeyError, AttributeError):
         return Preferences()
-    return Preferences(page.default_model.strip(), page.device, page.working_size)
+    return Preferences(page.default_model.strip(), page.device, page.working_size, annotator.strip())
 
 
 def read_outline_style() -> OutlineStyle:
@@ -67,3 +69,11 @@ def outline_style_events() -> Any:
         return get_plugin_settings(PLUGIN).outline.events
     except (KeyError, AttributeError):
         return None
+
+
+def remember_annotator(name: str) -> None:
+    """Save the annotator's name in the preferences, if napari knows of them."""
+    try:
+        get_plugin_settings(PLUGIN).review.annotator = name
+    except (KeyError, AttributeError):
+        return

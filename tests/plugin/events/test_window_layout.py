@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.settings import get_settings
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
@@ -15,6 +16,7 @@ from qtpy.QtWidgets import QDockWidget
 
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 
@@ -68,18 +70,48 @@ def test_the_image_has_most_of_the_screen(
     assert set_size(qtbot, own, width, height) * height / (height + 40) >= least
 
 
-def test_the_verdicts_are_visible_with_everything_unfolded(qtbot: Any, own: Any) -> None:
+@pytest.fixture
+def font_size(request: Any) -> Iterator[int]:
+    """A size of the font, from napari's preferences."""
+    appearance = get_settings().appearance
+    before = appearance.font_size
+    appearance.font_size = request.param
+    yield request.param
+    appearance.font_size = before
+
+
+@pytest.mark.parametrize(("font_size", "least"), [(9, 0.6), (14, 0.5)], indirect=["font_size"])
+def test_the_verdicts_are_visible_with_everything_unfolded(
+    qtbot: Any, own: Any, font_size: int, least: float
+) -> None:
     main = own.window._qt_window
     bench = main.findChild(Workbench)
     for panel in bench.panels:
         panel.unfold.emit()
-    set_size(qtbot, own, 1366, 728)
+    assert set_size(qtbot, own, 1366, 728) * 728 / 768 >= least
     assert main.width() == 1366
     bar = bench.panel(ReviewBar)
     for button in (bar.back, bar.no_lesion, bar.flag, bar.approve):
         corner = button.mapTo(main, button.rect().bottomRight())
         assert button.isVisible()
         assert main.rect().contains(corner)
+    for panel in bench.panels:
+        assert panel.width() >= panel.minimumSizeHint().width(), "a row is cut off"
+
+
+def test_the_list_of_images_takes_the_height_that_is_left(qtbot: Any, own: Any) -> None:
+    bench = own.window._qt_window.findChild(Workbench)
+    table = bench.panel(QueuePanel).table
+    set_size(qtbot, own, 1366, 728)
+    assert not bench._sections.verticalScrollBar().isVisible()
+    low = table.height()
+    set_size(qtbot, own, 1366, 1000)
+    assert table.height() == pytest.approx(low + 272, abs=5)
+
+
+def test_the_dock_is_narrow(qtbot: Any, own: Any) -> None:
+    set_size(qtbot, own, 1366, 728)
+    assert 320 <= own.window._qt_window.findChild(Workbench).width() <= 360
 
 
 def test_one_key_unfolds_and_folds_the_layer_list(qtbot: Any, own: Any) -> None:

@@ -138,9 +138,9 @@ def test_the_models_own_threshold_is_known_after_a_run(
     viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage
 ) -> None:
     viewer.add_image(spot, rgb=True)
-    assert widget.controls.threshold.caption == "(the model's own)"
+    assert widget.controls.threshold.caption == "(default)"
     outline()
-    assert widget.controls.threshold.caption == "0.60 (the model's own)"
+    assert widget.controls.threshold.caption == "0.60 (default)"
 
 
 def test_all_selected_images_are_outlined(

@@ -90,7 +90,7 @@ def test_leaving_the_number_as_it_is_settles_nothing(form: Any, qtbot: QtBot) ->
 
 def test_the_models_own_threshold_is_shown_until_another_is_chosen(form: Any, qtbot: QtBot) -> None:
     form.set_config(PostprocessConfig(), own=0.437)
-    assert form.threshold.caption == "0.44 (the model's own)"
+    assert form.threshold.caption == "0.44 (default)"
     assert not form.threshold.reset.isEnabled()
     assert "already" in form.threshold.reset.toolTip()
     form.threshold.slider.setValue(30)
@@ -104,7 +104,7 @@ def test_the_models_own_threshold_is_shown_until_another_is_chosen(form: Any, qt
 def test_an_unknown_threshold_has_no_number(qtbot: QtBot) -> None:
     slider = ThresholdSlider()
     qtbot.addWidget(slider)
-    assert slider.caption == "(the model's own)"
+    assert slider.caption == "(default)"
     assert slider.threshold is None
 
 

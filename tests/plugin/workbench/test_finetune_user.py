@@ -139,7 +139,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     approved = masks_of(bench, Status.APPROVED)
     assert panel.training_images.text().splitlines() == [
         "8 images to train on: 8 by am",
-        "Tested in turn on 3 + 3 + 2 images",
+        "Tested on every image, by models that have not seen it",
     ]
 
     panel.controls.start.click()
@@ -165,7 +165,12 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     comparison = panel.candidate.comparison
     assert panel.candidate.offered
     assert panel.report.images() == [change.stem for change in comparison.most_changed(3)]
-    assert "interval" in panel.report.figures.text()
+    assert "interval" in panel.report.figures.toolTip()
+    assert bench.notice.text.text().startswith("Fine-tuning has ended. The new model ")
+    assert not bench.notice.isHidden()
+    bench.notice.show_panel.click()
+    assert bench.notice.isHidden()
+    assert not panel.isHidden()
     panel.report.use.click()
     qtbot.waitUntil(lambda: session.model is not None and session.model.sha256 != start.sha256, timeout=WAIT)
     new = session.model
@@ -218,6 +223,8 @@ def test_training_continues_after_the_study_was_closed(
     panel = bench.panel(FinetunePanel)
     assert not panel.checkpoint.isHidden()
     assert "start" in panel.checkpoint.text.text()
+    assert bench.notice.text.text() == panel.checkpoint.text.text()
+    assert not bench.notice.isHidden()
     panel.checkpoint.resume.click()
     told = Listener(panel.task)
     qtbot.waitUntil(lambda: told.count(EpochResult) > 0, timeout=WAIT)

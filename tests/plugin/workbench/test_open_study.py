@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from napari_lesionseg.errors import CancelledError, LesionSegError, StudyError
 from napari_lesionseg.plugin.workbench import open_study
 from napari_lesionseg.plugin.workbench.open_study import (
     NewStudy,
-    default_annotator,
     make_study,
     open_folder,
     open_samples,
@@ -31,21 +29,6 @@ def photos(tmp_path: Path) -> Any:
         pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"IMD{number}.png")
     return folder
-
-
-def test_the_default_annotator_is_a_valid_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_study.getpass, "getuser", lambda: "anna.møller@hospital")
-    assert default_annotator() == "annamllerhospital"
-    monkeypatch.setattr(open_study.getpass, "getuser", lambda: "x" * 99)
-    assert re.fullmatch("x{1,40}", default_annotator())
-
-
-def test_there_is_a_default_annotator_without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> str:
-        raise OSError("no account")
-
-    monkeypatch.setattr(open_study.getpass, "getuser", nobody)
-    assert default_annotator() == "annotator"
 
 
 def test_a_folder_of_images_becomes_a_study_and_stays_one(photos: Path) -> None:

@@ -16,6 +16,7 @@ from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.workbench import autosave, image_review, predictions
+from napari_lesionseg.plugin.workbench.review_bar import describe_decision
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.viewer_layers import apply_view, describe_view
 from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
@@ -613,6 +614,43 @@ def test_another_annotators_work_is_seen_unless_blinded(
     assert desk.state("P3").annotator == (None if blinded else "bo")
     desk.open("P3")
     assert desk.mask.sum() == (SPOT if blinded else 40 * 60)
+
+
+@pytest.mark.parametrize("verdict", ["approved", "no lesion"])
+def test_an_image_approved_by_another_annotator_shows_that_annotators_outline(
+    qtbot: QtBot, desk: Desk, make_study: Any, verdict: str
+) -> None:
+    desk.saved()
+    with make_study(annotator="bo") as other:
+        if verdict == "approved":
+            other.approve(desk.id("P1"), np.ones((40, 60), np.uint8))
+        else:
+            other.no_lesion(desk.id("P1"))
+    desk.session.poller.poll()
+    qtbot.waitUntil(lambda: not desk.session.poller.is_busy)
+    desk.shown("P1")
+    qtbot.waitUntil(lambda: desk.mask.sum() == (40 * 60 if verdict == "approved" else 0))
+    assert describe_decision(desk.session.state).startswith(f"{verdict} by bo")
+
+
+def test_work_on_an_image_that_another_annotator_approves_stays_on_the_screen(
+    qtbot: QtBot, desk: Desk, make_study: Any
+) -> None:
+    desk.saved()
+    desk.paint()
+    desk.saved()
+    mask = desk.mask
+    with make_study(annotator="bo") as other:
+        other.approve(desk.id("P1"), np.ones((40, 60), np.uint8))
+    desk.session.poller.poll()
+    qtbot.waitUntil(lambda: not desk.session.poller.is_busy)
+    desk.shown("P1")
+    assert np.array_equal(desk.mask, mask)
+    assert image_review.changed_by_another(desk.session.review)
+    desk.session.review.approve()
+    desk.saved()
+    assert desk.state("P1").annotator == "am"
+    assert np.array_equal(desk.study.read_mask(desk.id("P1")), mask)
 
 
 def test_an_image_that_cannot_be_read_is_reported(qtbot: QtBot, desk: Desk) -> None:

@@ -110,7 +110,7 @@ def small(label: QLabel) -> QLabel:
 def keep_narrow(box: QComboBox) -> None:
     """Keep long names from widening a list: they are cut off with an ellipsis."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    box.setMinimumContentsLength(8)
 
 
 def status_line() -> QLabel:

@@ -91,7 +91,7 @@ class ThresholdSlider(QWidget):
         with QSignalBlocker(self.slider):
             self.slider.setValue(round(100 - 100 * (0.5 if shown is None else shown)))
         number = "" if shown is None else f"{shown:.2f}"
-        self._value.setText(number if self._threshold is not None else f"{number} (the model's own)".strip())
+        self._value.setText(number if self._threshold is not None else f"{number} (default)".strip())
         self.reset.setEnabled(self._threshold is not None)
         own = self._threshold is None
         tip = "The model's own threshold is already in use" if own else "Use the model's own threshold again"
@@ -142,7 +142,7 @@ class PostprocessForm(QObject):
         boxes.addWidget(self.fill_holes)
         boxes.addWidget(self.largest_only)
         boxes.addStretch()
-        grid.addLayout(boxes, row + 2, 1)
+        grid.addLayout(boxes, row + 2, 0, 1, 2)  # beside a caption, they would need the widest dock
         return row + 3
 
     def _bind_keys(self) -> None:

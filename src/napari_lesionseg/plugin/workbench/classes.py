@@ -63,6 +63,9 @@ class CorrectSection(Panel):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.tools)
+        within = self.tools.layout()
+        if within is not None:
+            within.setContentsMargins(0, 0, 0, 0)
         self.tools.edit_classes.clicked.connect(self.ask)
 
     def show_session(self, session: StudySession) -> None:

@@ -34,6 +34,7 @@ from napari_lesionseg.plugin.workbench.finetune_task import (
     checkpoint_path_of,
     describe_split,
     describe_training_images,
+    describe_unchanged,
     parent_of,
     training_images_of,
 )
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
 
 PLOT_HEIGHT = 110
+PLOT_TIP = (
+    "Blue: how far the model is from your outlines while it trains (the training loss). "
+    "Orange: how well it agrees with outlines it has not seen (mean Dice index)"
+)
 # Okabe and Ito (2008): blue for the loss, orange for the agreement.
 LOSS_COLOR, DICE_COLOR = "#56b4e9", "#e69f00"
 STAGES = {
@@ -109,7 +114,7 @@ class FinetunePanel(Panel):
         self.progress.hide()
         self.report.clear()
         if self.checkpoint.show_path(checkpoint_path_of(session.study)):
-            self.unfold.emit()
+            self.notice.emit(self.checkpoint.text.text())
         self.parent_model.session = session
         self.listen(session.changed, self._update)
         self.listen(session.model_changed, self._update)
@@ -140,6 +145,7 @@ class FinetunePanel(Panel):
         self.report.clear()
         self.message.setText("")
         self.checkpoint.hide()
+        self.notice.emit("")
         self.progress.begin()
         path = checkpoint_path_of(session.study)
         path.parent.mkdir(exist_ok=True)
@@ -156,6 +162,8 @@ class FinetunePanel(Panel):
         self.candidate = candidate
         self.report.show_candidate(candidate)
         self.progress.show_plot_only()
+        headline = self.report.figures.text().splitlines()[0]
+        self.notice.emit(f"Fine-tuning has ended. {headline}")
         self._end(" ".join(problems))
 
     def _on_failed(self, error: Exception) -> None:
@@ -164,6 +172,7 @@ class FinetunePanel(Panel):
             self.checkpoint.delete()
         elif isinstance(error, LesionSegError):
             show_error(str(error))
+            self.notice.emit(f"Fine-tuning has ended with an error: {error}")
         self._end(str(error))
 
     def _end(self, message: str) -> None:
@@ -196,6 +205,7 @@ class FinetunePanel(Panel):
     def _close_report(self, message: str) -> None:
         self.candidate = None
         self.report.clear()
+        self.notice.emit("")
         self.checkpoint.delete()
         self.message.setText(message)
         self._update()
@@ -207,7 +217,11 @@ class FinetunePanel(Panel):
         images = training_images_of(session.study)
         if self._counted != [id(state) for state in images] or not images:  # the split takes its time
             self._counted = [id(state) for state in images]
-            lines = (describe_training_images(images), describe_split(images, FineTuneConfig()))
+            lines = (
+                describe_training_images(images),
+                describe_split(images, FineTuneConfig()),
+                describe_unchanged(images),
+            )
             self.training_images.setText("\n".join(line for line in lines if line))
         why_not = "" if images else "Approve some images first"
         self.controls.update_for(self.task, "Choose a model first" if session.model is None else why_not)
@@ -318,6 +332,7 @@ class TrainingProgress(QWidget):
         self.bar = QProgressBar()
         self.plot = pg.PlotWidget(background=None)
         self.plot.setFixedHeight(PLOT_HEIGHT)
+        self.plot.setToolTip(PLOT_TIP)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
         self.plot.setMenuEnabled(False)
@@ -328,7 +343,7 @@ class TrainingProgress(QWidget):
             symbol="o",
             symbolSize=5,
             symbolBrush=DICE_COLOR,
-            name="agreement in the test (Dice)",
+            name="agreement in the test",
         )
         self._plan: FineTunePlan | None = None
         self._losses: list[tuple[float, float]] = []  # (seconds, loss)

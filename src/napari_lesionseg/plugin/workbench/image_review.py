@@ -43,7 +43,9 @@ class ImageReview:
         self.editor = editor
         editor.document.keeps_first = True
         self.image_id = image_id
+        self.annotator = study.annotator
         self._study, self._save_queue = study, save_queue
+        self.shown_state = self.state
         self._by_annotator = False
         self._is_no_lesion = self.state.status is Status.NO_LESION
         self._hidden: UnsavedMask | None = None
@@ -195,6 +197,12 @@ class ImageReview:
             self._save_soon.start()
         else:
             self._save_soon.cancel()
+
+
+def changed_by_another(review: ImageReview) -> bool:
+    """Whether another annotator has changed the image since its outline was shown."""
+    state = review.state
+    return state.annotator not in (None, review.annotator) and state.when != review.shown_state.when
 
 
 def is_by_annotator(state: ImageState) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +20,6 @@ from napari_lesionseg.study.images import Progress
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
 from napari_lesionseg.study.study import Study, check_annotator
 from napari_lesionseg.types import ByteImage
-
-MAX_ANNOTATOR = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +84,6 @@ class OpenStudyTask(Task[Study]):
 
     def _open(self, open_study: Callable[[Progress], Study]) -> Study:
         return open_study(lambda done, total: self.report((done, total)))
-
-
-def default_annotator() -> str:
-    """Return the name of the user's account, without the letters that a study does not allow."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):
-        name = ""
-    return re.sub(r"[^A-Za-z0-9_-]", "", name)[:MAX_ANNOTATOR] or "annotator"
 
 
 def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:

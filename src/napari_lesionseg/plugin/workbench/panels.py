@@ -34,12 +34,19 @@ class Panel(QWidget):
     """
 
     unfold = Signal()
+    """Emit to unfold its section and scroll to it."""
+
+    notice = Signal(str)
+    """Emit to report, outside its section, what it has to show; an empty text takes the last report back."""
 
     title: ClassVar[str] = ""
     """Heading of its foldable section; without one, the panel stands below the sections."""
 
     folded: ClassVar[bool] = False
     """Whether the section is folded at first."""
+
+    grows: ClassVar[bool] = False
+    """Whether its section takes the height that the others leave."""
 
     needs_study: ClassVar[bool] = True
     """Whether it is hidden while no study is open."""

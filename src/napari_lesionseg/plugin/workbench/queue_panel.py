@@ -43,7 +43,7 @@ from napari_lesionseg.study.state import ImageState, Status
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-ROWS = 3
+ROWS = 2
 """Rows that are visible in a low window; a taller one shows more."""
 
 COLUMNS = ("Image", "Status", "Quality", "Agree", "Annotator")
@@ -79,7 +79,7 @@ _WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 60, ANNOTATOR: 64}
 class QueuePanel(Panel):
     """The images of a study; a click on one opens it."""
 
-    title = "Images"
+    title, grows = "Images", True
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

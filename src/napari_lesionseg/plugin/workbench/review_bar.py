@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QLabel, QPushButton, QVBox
 
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip, settings_events
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.workbench.image_review import changed_by_another
 from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import ImageState, Status
@@ -18,6 +19,7 @@ from napari_lesionseg.study.state import ImageState, Status
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+_NOT_SHOWN = ". The outline on the screen is yours; open the image again to see theirs."
 _NO_IMAGE = "Open an image of the study first"
 _TIPS = {
     "no lesion": "Mark that this image shows no lesion, and go to the next image",
@@ -138,7 +140,9 @@ class ReviewBar(Panel):
         is_decided = state is not None and (state.status.done or state.status in set_aside)
         self._decision_row.setVisible(is_decided)
         if state is not None and is_decided:
-            self.decision.setText(describe_decision(state))
+            review = self.session.review
+            is_others = review is not None and changed_by_another(review)
+            self.decision.setText(describe_decision(state) + _NOT_SHOWN * is_others)
 
     def _on_all_saved(self, all_saved: bool) -> None:
         if self.session is not None and self.session.save_queue.problem and not all_saved:

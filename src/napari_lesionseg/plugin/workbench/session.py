@@ -14,6 +14,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.field_edits import FieldEdits
+from napari_lesionseg.plugin.workbench.image_review import ImageReview, changed_by_another
 from napari_lesionseg.plugin.workbench.predictions import BatchPrediction
 from napari_lesionseg.plugin.workbench.verdicts import Verdicts
 from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from napari_lesionseg.inference.predictor import Model
     from napari_lesionseg.plugin.editor.editor import MaskEditor
-    from napari_lesionseg.plugin.workbench.image_review import ImageReview
 
 
 class StudySession:
@@ -51,7 +51,7 @@ class StudySession:
         self.verdicts = Verdicts(self.display, self.navigation, self.save_queue)
         self.navigation.changed.connect(self.display.prefetch)
         self.navigation.changed.connect(self.changed.emit)
-        self.poller = StudyPoller(study)
+        self.poller = StudyPoller(study, self.display)
         self.poller.found.connect(self.changed.emit)
         self.poller.failed.connect(self.failed.emit)
         self.batch = BatchPrediction(study, self.save_queue, self.display.expected)
@@ -224,13 +224,13 @@ class Navigation:
 
 
 class StudyPoller:
-    """Reads in another thread what other annotators saved."""
+    """Reads in another thread what other annotators saved, and shows it if it is about the open image."""
 
     found = Signal()
     failed = Signal(str)
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, display: ImageDisplay) -> None:
+        self._study, self._display = study, display
         self._task: Task[frozenset[str]] | None = None
         self._reported = ""
 
@@ -256,11 +256,21 @@ class StudyPoller:
 
     def _on_done(self, images: frozenset[str]) -> None:
         self._task, self._reported = None, ""
-        if images:
-            self.found.emit()
+        if not images:
+            return
+        review = self._display.review
+        if review is not None and changed_by_another(review) and not _is_worked_on(review):
+            self._display.open(review.image_id)
+        self.found.emit()
 
     def _on_failed(self, error: Exception) -> None:
         self._task = None
         if str(error) != self._reported:
             self._reported = str(error)
             self.failed.emit(str(error))
+
+
+def _is_worked_on(review: ImageReview) -> bool:
+    """Whether the annotator has done anything to the outline that would be lost from the screen."""
+    requests = review.editor.requests
+    return requests.can_undo or requests.queue.is_busy or bool(review.editor.document.layer.drawing)

@@ -53,6 +53,7 @@ _COPY_FIXED = "These images are always saved in the study"
 class StartPanel(QWidget):
     """Buttons to make or open a study.
 
+    `annotator` returns the annotator's name, or an empty string when asked in vain.
     `may_leave` closes the study that is open, and returns False when the annotator chose to stay.
     """
 
@@ -90,7 +91,10 @@ class StartPanel(QWidget):
         except LesionSegError as error:
             show_error(str(error))
             return
-        dialog = NewStudyDialog(self._annotator(), images, self)
+        annotator = self._annotator()
+        if not annotator:
+            return
+        dialog = NewStudyDialog(annotator, images, self)
         if dialog.exec():
             self.make(dialog.plan, layers if dialog.from_viewer.isChecked() else ())
 
@@ -106,11 +110,15 @@ class StartPanel(QWidget):
 
     def open_folder(self, folder: Path) -> None:
         """Open a study, or a folder of images."""
-        self._begin(partial(open_folder, folder, self._annotator()))
+        annotator = self._annotator()
+        if annotator:
+            self._begin(partial(open_folder, folder, annotator))
 
     def open_samples(self) -> None:
         """Open a study of synthetic images."""
-        self._begin(partial(open_samples, self._annotator()))
+        annotator = self._annotator()
+        if annotator:
+            self._begin(partial(open_samples, annotator))
 
     def _lay_out(self) -> None:
         self.new_button.setToolTip("Choose images, a folder for the study, and what annotators see")

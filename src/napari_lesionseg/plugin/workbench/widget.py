@@ -9,34 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
     QHBoxLayout,
     QLabel,
-    QLineEdit,
     QMenu,
     QMessageBox,
-    QScrollArea,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.focus import DockFocus
-from napari_lesionseg.plugin.workbench.open_study import default_annotator
 from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel, Panel
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.sections import Notice, Sections
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.start_panel import StartPanel
 from napari_lesionseg.study.layout import STUDY_FOLDER
@@ -62,7 +60,6 @@ PANELS: tuple[type[Panel], ...] = (
 POLL_MS = 5000
 """Interval at which other annotators' work is looked for."""
 
-_UNLIMITED = 16_777_215  # Qt's own QWIDGETSIZE_MAX
 P = TypeVar("P", bound=Panel)
 
 
@@ -73,12 +70,16 @@ class Workbench(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self.session: StudySession | None = None
-        self.annotator = QLineEdit(default_annotator())
+        self.annotator = AnnotatorField()
         self.title = QLabel()
         self.menu = QToolButton()
-        self.start = StartPanel(napari_viewer, self.annotator.text, self.close_study)
+        self.start = StartPanel(napari_viewer, self.annotator.name, self.close_study)
         self.panels = [panel_type(napari_viewer) for panel_type in PANELS]
-        self._guard = WindowGuard(self, self.close_study)
+        self.notice = Notice()
+        self._sections = Sections(self.start)
+        self._guard = WindowGuard(
+            self, lambda ask: None if self.session is None else self.close_study(ask=ask)
+        )
         self._poll = QTimer(self)
         self._poll.setInterval(POLL_MS)
         self._poll.timeout.connect(self._on_poll)
@@ -101,9 +102,15 @@ class Workbench(QWidget):
 
     def fold_settings(self) -> None:
         """Fold the settings that most images need no change of, to leave the height to the list."""
-        frame = self._frames[self.panels.index(self.panel(OutlinePanel))]
-        if isinstance(frame, QCollapsible):
-            frame.collapse(animate=False)
+        self._sections.fold(self.panel(OutlinePanel))
+
+    def change_annotator(self) -> None:
+        """Ask for another annotator, and open the study again for that one."""
+        session = self.session
+        if session is None or not self.close_study():
+            return
+        self.annotator.ask()
+        self.open_folder(session.study.folder)
 
     def close_study(self, *, ask: bool = True) -> bool:
         """Close the study that is open; False when the annotator chose to stay.
@@ -121,43 +128,33 @@ class Workbench(QWidget):
         if problem:
             session.close(discard=True)
         self._poll.stop()
+        self.notice.hide()
         self._set_session(None)
         self._show_study()
         return True
 
     def _lay_out(self) -> None:
         self.title.setStyleSheet("font-weight: bold;")
-        self.annotator.setMaximumWidth(90)
-        self.annotator.setToolTip("Your name or initials, saved with every outline")
         header = QHBoxLayout()
         header.addWidget(self.title, 1)
         header.addWidget(small(QLabel("Annotator")))
         header.addWidget(self.annotator)
         header.addWidget(self.menu)
-        inside = QWidget()
-        column = QVBoxLayout(inside)
-        column.setContentsMargins(4, 0, 4, 0)
-        column.setSpacing(2)
-        column.addWidget(self.start)
-        self._frames: list[QWidget] = []
-        self._scroll = QScrollArea()
-        self._scroll.setWidgetResizable(True)
-        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._scroll.setFrameShape(QScrollArea.Shape.NoFrame)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(4, 0, 4, 4)
         whole.setSpacing(3)
         whole.addLayout(header)
-        whole.addWidget(self._scroll, 1)
+        whole.addWidget(self._sections, 1)
+        whole.addWidget(self.notice)
+        self._frames: list[QWidget] = []
         for panel in self.panels:
-            frame = _section(panel) if panel.title else panel
+            panel.notice.connect(partial(self.notice.show_text, panel))
             if panel.title:
-                column.addWidget(frame)
+                panel.unfold.connect(partial(self._sections.reveal, panel))
+                self._frames.append(self._sections.add(panel))
             else:
-                whole.addWidget(frame)
-            self._frames.append(frame)
-        column.addStretch()
-        self._scroll.setWidget(inside)
+                whole.addWidget(panel)
+                self._frames.append(panel)
 
     def _make_menu(self) -> None:
         self.menu.setText("\N{MIDLINE HORIZONTAL ELLIPSIS}")
@@ -171,6 +168,7 @@ class Workbench(QWidget):
         entries.addAction(self.start.open_button.text(), self.start.ask_for_folder)
         missing = self.panel(QueuePanel).missing
         entries.addAction(missing.locate.text(), missing.ask)
+        entries.addAction("Change annotator\N{HORIZONTAL ELLIPSIS}", self.change_annotator)
         entries.addAction("Close study", self.close_study)
         self.menu.setMenu(entries)
 
@@ -182,7 +180,7 @@ class Workbench(QWidget):
         session.opened.connect(self._on_opened)
         self._set_session(session)
         self._show_study()
-        QTimer.singleShot(0, self._fit_width)
+        QTimer.singleShot(0, self._sections.fit_width)
         self._poll.start()
         for problem in study.problems[:3]:
             show_info(str(problem))
@@ -196,17 +194,12 @@ class Workbench(QWidget):
     def _show_study(self) -> None:
         is_open = self.session is not None
         self.title.setText("LesionSeg" if self.session is None else _study_name(self.session.study.folder))
-        self.annotator.setReadOnly(is_open)
+        self.annotator.show_open(is_open)
         self.start.setVisible(not is_open)
         self.menu.setVisible(is_open)
         for panel, frame in zip(self.panels, self._frames, strict=True):
             frame.setVisible(is_open or not panel.needs_study)
-        self._fit_width()
-
-    def _fit_width(self) -> None:
-        """Make the dock wide enough for its widest row, since it scrolls vertically only."""
-        inside, bar = self._scroll.widget(), self._scroll.verticalScrollBar()
-        self._scroll.setMinimumWidth(inside.minimumSizeHint().width() + bar.sizeHint().width())
+        self._sections.fit_width()
 
     def _on_opened(self, editor: MaskEditor | None) -> None:
         if editor is not None:
@@ -234,9 +227,13 @@ class Workbench(QWidget):
 
 
 class WindowGuard(QObject):
-    """Keeps the main window open until `may_close` agrees, also if the workbench floats."""
+    """Keeps the main window open until `may_close` agrees, also if the workbench floats.
 
-    def __init__(self, widget: QWidget, may_close: Callable[..., bool]) -> None:
+    `may_close` returns None if there was nothing to close. Else the window is closed without a question of
+    napari's own: everything is saved, and the annotator was asked already.
+    """
+
+    def __init__(self, widget: QWidget, may_close: Callable[[bool], bool | None]) -> None:
         super().__init__(widget)
         self._widget, self._may_close = widget, may_close
         self._window: weakref.ref[QWidget] | None = None
@@ -252,12 +249,17 @@ class WindowGuard(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Ignore the closing of the window as long as something is not saved."""
-        is_window = self._window is not None and watched is self._window()
-        closing = is_window and event is not None and event.type() == QEvent.Type.Close
-        if closing and event is not None and not self._may_close(ask=event.spontaneous()):
-            event.ignore()
-            return True
-        return False
+        window = None if self._window is None else self._window()
+        closing = watched is window and event is not None and event.type() == QEvent.Type.Close
+        if not closing or window is None or event is None:
+            return False
+        closed = self._may_close(event.spontaneous())
+        if closed is None or (closed and not event.spontaneous()):
+            return False
+        event.ignore()
+        if closed:
+            QTimer.singleShot(0, window.close)  # napari asks only when the window manager closes the window
+        return True
 
 
 class UnsavedSession(QObject):
@@ -307,29 +309,10 @@ def _confirm_interruption(parent: QWidget, what: str) -> bool:
     return bool(answer == QMessageBox.StandardButton.Yes)
 
 
-def _section(panel: Panel) -> QCollapsible:
-    """Put a panel into a foldable section."""
-    section = QCollapsible(panel.title)
-    section.setDuration(0)
-    section.layout().setSpacing(3)
-    section.layout().setContentsMargins(0, 0, 0, 0)
-    section.toggled.connect(partial(_release_height, panel))
-    panel.unfold.connect(partial(section.expand, animate=False))
-    section.content().hide()  # the empty one that it comes with
-    section.setContent(panel)
-    section.toggled.connect(panel.setVisible)  # superqt leaves what is folded in the order of the Tab key
-    if panel.folded:
-        panel.setMaximumHeight(0)
-        panel.hide()
-    else:
-        section.expand(animate=False)
-    return section
-
-
-def _release_height(panel: Panel, unfolded: bool) -> None:
-    """Remove the limit that superqt sets to the height that the panel had at first."""
-    if unfolded:
-        panel.setMaximumHeight(_UNLIMITED)
+def _close_if_open(workbench: weakref.ref[Workbench], ask: bool) -> bool | None:
+    """Close the study that is open; None if there is none."""
+    bench = workbench()
+    return None if bench is None or bench.session is None else bench.close_study(ask=ask)
 
 
 def _study_name(folder: Path) -> str:
