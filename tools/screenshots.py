@@ -22,6 +22,7 @@ from PIL import Image
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QDialog
 from scipy import ndimage
+from skimage.transform import SimilarityTransform, warp
 from superqt import QCollapsible
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -34,11 +35,13 @@ from napari_lesionseg.plugin.workbench.classes import ClassesDialog
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
+from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
-from napari_lesionseg.study.events import StudyClass
+from napari_lesionseg.study.events import Identified, StudyClass
+from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
 
@@ -273,7 +276,32 @@ def fields(folder: Path) -> None:
     for name, value in values.items():
         bench.session.fields.set(image_id, name, value)
     bench.session.fields.identify(image_id, "017", "2")
-    take(bench.session.display._layers.viewer, "fields")
+    take(bench._viewer, "fields")
+
+
+def follow_up(folder: Path) -> None:
+    """Show three visits of one lesion, with the outline of the last one carried over to the next."""
+    sample = synthetic_sample(3)
+    center = SimilarityTransform(translation=np.array(sample.image.shape[1::-1]) / 2)
+    visits = {}
+    for number, (degrees, scale) in enumerate(((0, 1.0), (25, 1.08), (-15, 1.15)), 1):
+        turn = SimilarityTransform(rotation=np.deg2rad(degrees), scale=scale)
+        back = (center.inverse + turn + center).inverse
+        pixels = warp(sample.image, back, mode="reflect")
+        mask = warp(sample.mask, back, order=0, preserve_range=True).astype(np.uint8)
+        visits[f"visit-{number}"] = (255 * pixels).astype(np.uint8), mask
+    images = {name: image for name, (image, _) in visits.items()}
+    with Study.create(folder / "nevi-2026", "am", images=images) as study:
+        fields = StudyFields(study)
+        for number, (image_id, state) in enumerate(study.state.images.items(), 1):
+            study.record(Identified, image_id, patient="017", lesion="2")
+            fields.set(image_id, {"taken_on": f"2026-0{2 * number}-01", "mm_per_pixel": 0.02})
+            if number < len(visits):
+                study.approve(image_id, visits[state.name][1])
+    bench = open_workbench(folder / "nevi-2026")
+    show_only(bench, FollowUpPanel.title)
+    wait_for(lambda: bench.panel(FollowUpPanel).table.rowCount() == len(visits))
+    take(bench._viewer, "follow-up")
 
 
 IN_DOCS = {
@@ -286,6 +314,7 @@ IN_DOCS = {
     "loop-open": loop_open,
     "loop-review": loop_review,
     "fields": fields,
+    "follow-up": follow_up,
 }
 OTHERS = {"export": export, "unfolded": unfolded}
 

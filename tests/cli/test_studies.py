@@ -13,6 +13,7 @@ import pytest
 from napari_lesionseg.cli import main
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.study.events import Identified
 from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.study import Study
 
@@ -75,6 +76,25 @@ def test_kappa_of_the_annotators_is_printed(study_folder: Path, capsys: Captured
     describe(study_folder, "cy", "nevus", "nevus", "nevus")
     main(["agreement", str(study_folder)])
     assert "all (Fleiss)" in capsys.readouterr().out
+
+
+def test_a_lesion_is_followed(study_folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert main(["followup", str(study_folder)]) == 2
+    assert "No lesion has several images" in capsys.readouterr().err
+    with Study.open(study_folder, "am") as study:
+        for image_id, day in zip(study.state.images, ("2026-02-01", "2026-01-01", "2026-03-01"), strict=True):
+            study.record(Identified, image_id, patient="A", lesion="1")
+            StudyFields(study).set(image_id, {"taken_on": day, "mm_per_pixel": 0.1})
+    out = tmp_path / "followup.csv"
+    assert main(["followup", str(study_folder), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "3 visits of 1 lesions written" in said
+    assert "no diagnosis" in said
+    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+    assert [row["image"] for row in rows] == ["case1", "case0", "case2"]
+    assert [row["unit"] for row in rows] == ["mm", "mm", ""]
+    change = float(rows[1]["area"]) / float(rows[0]["area"]) - 1
+    assert float(rows[1]["area_change"]) == pytest.approx(change, rel=1e-4)
 
 
 def test_fields_are_listed_with_their_values(study_folder: Path, capsys: Captured) -> None:

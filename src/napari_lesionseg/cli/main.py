@@ -53,6 +53,7 @@ COMMANDS = {
     "export": Command("datasets", "write a study as a data set that other tools accept"),
     "import": Command("datasets", "import a data set for the workbench"),
     "fields": Command("studies", "list, fill in or write the fields of a study, such as the diagnosis"),
+    "followup": Command("studies", "measure lesions over time"),
     "verify": Command("datasets", "check that a data set is as it was written"),
     "agreement": Command("studies", "measure how well the annotators of a study agree"),
 }

@@ -27,6 +27,12 @@ from napari_lesionseg.study.fields import (
     read_template,
     text_of,
 )
+from napari_lesionseg.study.followup import (
+    VisitMeasurement,
+    followed_lesions,
+    measure_visits,
+    write_followup,
+)
 from napari_lesionseg.study.layout import READ_ONLY, find_study
 from napari_lesionseg.study.study import Study
 
@@ -34,6 +40,8 @@ FIELDS_EXAMPLE = """examples:
   lesionseg fields my-study/
   lesionseg fields my-study/ --template fields.json
   lesionseg fields my-study/ --import metadata.csv --out values.csv"""
+FOLLOWUP_EXAMPLE = """example:
+  lesionseg followup my-study/ --out followup.csv"""
 AGREEMENT_EXAMPLE = """example:
   lesionseg agreement my-study/ --consensus consensus/"""
 _MOST_VALUES = 8
@@ -59,7 +67,7 @@ def configure_fields(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help="fill in fields from a table with a row for each image (.csv, .tsv, .xlsx, .jsonl)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all values, a row for each image")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all values as a table")
 
 
 def run_fields(options: argparse.Namespace) -> int:
@@ -119,6 +127,55 @@ def write_values(study: Study, fields: StudyFields, path: Path) -> None:
     except OSError as error:
         raise StudyError(f"{path} cannot be written: {error.strerror}.") from error
     print_result(f"Values of {len(rows)} images written to {path}")
+
+
+def configure_followup(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = FOLLOWUP_EXAMPLE
+    parser.add_argument("study", type=Path, help="a study with several images of a lesion")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.csv", help="write all figures, a row for each image"
+    )
+
+
+def run_followup(options: argparse.Namespace) -> int:
+    """Print sizes and their changes for each lesion with several images."""
+    with open_study(options.study) as study:
+        lesions = followed_lesions(study, StudyFields(study))
+        if not lesions:
+            raise StudyError(
+                "No lesion has several images; fill in their patient and lesion in the section Fields of "
+                "the workbench, or in a table for `lesionseg import`."
+            )
+        rows = [row for visits in lesions for row in measure_visits(study, visits)]
+    table = Table(
+        "lesion", "date", "image", "area", "change", "diameter", "asymmetry", "contrast",
+        title="Follow-up: measurements, no diagnosis", title_justify="left",
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(*visit_cells(row))
+    results.print(table)
+    if options.out is not None:
+        write_followup(options.out, rows)
+        print_result(f"{len(rows)} visits of {len(lesions)} lesions written to {options.out}")
+    return 0
+
+
+def visit_cells(row: VisitMeasurement) -> tuple[str, ...]:
+    """Return what the table shows of a visit; its status where nothing was measured."""
+    lesion = f"{row.patient}/{row.lesion}" if row.patient else row.lesion
+    if row.area is None:
+        return lesion, row.taken_on, row.image, row.status, "", "", "", ""
+    return (
+        lesion,
+        row.taken_on,
+        row.image,
+        f"{row.area:.4g} {row.unit}²",
+        "" if row.area_change is None else f"{row.area_change:+.1%}",
+        f"{row.longest_diameter:.4g} {row.unit}",
+        f"{row.asymmetry:.2f}",
+        "" if row.contrast is None else f"{row.contrast:.1f}",
+    )
 
 
 def configure_agreement(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,7 @@ MAX_STACK_PIXELS = 1_000_000_000
 """Largest stack that is read, over all frames: 3 GB as color bytes."""
 
 _ORIENTATION = 0x0112
+_EXIF_IFD, _DATE_TAKEN, _DATE = 0x8769, 0x9003, 0x0132
 _SIDEWAYS = (5, 6, 7, 8)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -134,6 +136,17 @@ def decode_shape(path: Path) -> tuple[int, int]:
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
         return (width, height) if turned else (height, width)
+
+
+def date_taken(path: Path) -> str | None:
+    """Return the date on which a camera took an image, as 2026-03-01; None if the file does not say."""
+    try:
+        with _named_reasons(), _open(path) as stream:
+            exif = _find_reader(_signature(stream))(stream).getexif()
+            text = exif.get_ifd(_EXIF_IFD).get(_DATE_TAKEN) or exif.get(_DATE)
+            return datetime.strptime(str(text)[:10], "%Y:%m:%d").date().isoformat()
+    except (DecodingError, OSError, ValueError):
+        return None
 
 
 def decode_stack(path: Path) -> list[Decoded]:

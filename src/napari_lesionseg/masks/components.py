@@ -40,7 +40,7 @@ def connected_components(mask: NDArray[Any], *, diagonal: bool = True) -> NDArra
     With ``diagonal``, pixels that share no more than a corner belong together.
     """
     values = mask.view(np.uint8) if mask.dtype == bool else mask
-    parts = measure.label(values, background=0, connectivity=1 + diagonal)  # type: ignore[no-untyped-call]
+    parts = measure.label(values, background=0, connectivity=1 + diagonal)
     return np.asarray(parts, dtype=np.int32)
 
 

@@ -160,7 +160,7 @@ def _draw(line: Sequence[_Point], region: _Region) -> NDArray[np.bool_]:
     canvas = np.zeros((shape[0] + 2, shape[1] + 2), dtype=bool)
     corners = [(round(row) - region[0].start + 1, round(col) - region[1].start + 1) for row, col in line]
     for start, stop in pairwise(corners):
-        rows, cols = draw.line(*start, *stop)  # type: ignore[no-untyped-call]
+        rows, cols = draw.line(*start, *stop)
         inside = (rows >= 0) & (rows < canvas.shape[0]) & (cols >= 0) & (cols < canvas.shape[1])
         canvas[rows[inside], cols[inside]] = True
     return np.asarray(ndimage.binary_dilation(canvas, _CROSS)[1:-1, 1:-1])

@@ -198,7 +198,7 @@ def each_instance(ids: InstanceMap) -> Iterator[tuple[int, _Region, NDArray[np.b
     """Yield number, bounding box and pixels within the box of each lesion, by number."""
     values: Mapping[int, int] | None = None
     if highest(ids) > _MANY:
-        ids, _, inverse = relabel_sequential(ids)  # type: ignore[no-untyped-call]
+        ids, _, inverse = relabel_sequential(ids)
         values = {place: int(inverse[place]) for place in range(1, highest(ids) + 1)}
     for place, region in enumerate(ndimage.find_objects(ids.astype(np.int32, copy=False)), 1):
         if region is not None:
@@ -233,8 +233,8 @@ def _seeds(depth: NDArray[np.float64], narrow_point: float) -> tuple[NDArray[np.
     """Mark the centers of a part with numbers from 1, and count them."""
     floor = max(SMALLEST_RADIUS, SMALLEST_SHARE * float(depth.max(initial=0)))
     filled = np.maximum(depth, floor) * (depth > 0)
-    rebuilt = reconstruction(filled * narrow_point, filled)  # type: ignore[no-untyped-call]
-    centers = local_maxima(rebuilt, connectivity=2)  # type: ignore[no-untyped-call]
+    rebuilt = reconstruction(filled * narrow_point, filled)
+    centers = local_maxima(rebuilt, connectivity=2)
     seeds = connected_components(centers > 0)
     return seeds, highest(seeds)
 
@@ -244,7 +244,7 @@ def flood(
 ) -> NDArray[np.int32]:
     """Divide a region among seeds; what no seed reaches goes to the nearest piece."""
     # Never with watershed_line: on plateaus, which distances are full of, it takes forever and all memory.
-    pieces = watershed(-depth, seeds, mask=own, connectivity=_EIGHT)  # type: ignore[no-untyped-call]
+    pieces = watershed(-depth, seeds, mask=own, connectivity=_EIGHT)
     if (pieces[own] == 0).any():
         pieces = np.where(own, _nearest_piece(pieces), 0)
     return np.asarray(pieces, dtype=np.int32)

@@ -189,7 +189,7 @@ def perimeter(own: NDArray[np.bool_]) -> float:
     Crofton's formula in four directions: of the counts of crossings, it is right within 1 % for discs of a
     radius of 8 pixels and more, where the length of the staircase would be 27 % too long.
     """
-    return float(perimeter_crofton(np.pad(own, 1), directions=4))  # type: ignore[no-untyped-call]
+    return float(perimeter_crofton(np.pad(own, 1), directions=4))
 
 
 def border_irregularity(around: float, area: float) -> float:

@@ -162,7 +162,7 @@ def _snapped(image: ByteImage, inside: Region, reach: float) -> NDArray[np.float
     edges = ndimage.gaussian_gradient_magnitude(gray, sigma=max(1.0, reach / 5))
     # A little is added away from the outline, so that where there is no edge it stays where it is.
     pull = edges.max() * 0.15 * (1 - np.clip(np.abs(signed) / reach, 0, 1))
-    pieces = watershed(edges + pull, markers)  # type: ignore[no-untyped-call]
+    pieces = watershed(edges + pull, markers)
     return _blur((pieces == 1).astype(np.float32), max(1.0, reach / 6))
 
 

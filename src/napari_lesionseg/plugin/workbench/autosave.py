@@ -150,7 +150,7 @@ class UnsavedMask:
 
     mask: LabelImage  # (H, W)
     clicks: tuple[Click, ...]
-    by_annotator: bool  # False for a prediction
+    by_annotator: bool  # False for a prediction, but for one of the outline of the last visit
     threshold: float | None = None
 
 
@@ -199,9 +199,8 @@ class SaveQueue:
         quality: Quality | None = None,
     ) -> None:
         """Save a mask; its quality, if it is not known yet, is estimated in the background."""
-        self._masks[image_id] = UnsavedMask(
-            mask, tuple(origin.clicks), kind != "prediction", origin.threshold
-        )
+        by_annotator = kind != "prediction" or origin.carried is not None
+        self._masks[image_id] = UnsavedMask(mask, tuple(origin.clicks), by_annotator, origin.threshold)
         save: Callable[[str, LabelImage, MaskOrigin], object]
         if kind == "approval":
             save = self._study.approve

@@ -14,10 +14,12 @@ from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor, saved_history
 from napari_lesionseg.plugin.editor.undo_history import UndoHistory
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
+from napari_lesionseg.plugin.shortcuts import key_of
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
 from napari_lesionseg.plugin.workbench.predictions import Prepared
-from napari_lesionseg.study.events import MaskOrigin, Predicted
+from napari_lesionseg.study.events import CarriedMask, MaskOrigin, Predicted
+from napari_lesionseg.study.followup import CarriedOutline
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click, LabelImage
@@ -50,6 +52,8 @@ class ImageReview:
         self._is_no_lesion = self.state.status is Status.NO_LESION
         self._hidden: UnsavedMask | None = None
         self._hidden_history: UndoHistory | None = None
+        self.hint = ""  # where the first outline is from, if not from the model
+        self._carried: CarriedMask | None = None
         self._save_soon = Delay(PAUSE_MS, self.save)
 
     @property
@@ -71,8 +75,14 @@ class ImageReview:
         if unsaved is None:
             self._by_annotator = self._is_no_lesion or is_by_annotator(state)
             mask, clicks = prepared.mask, saved_mask_clicks(state)
+            self._carried = None if state.current is None else state.current.carried
         else:
             self._by_annotator, mask, clicks = unsaved.by_annotator, unsaved.mask, unsaved.clicks
+        carried = prepared.carried if unsaved is None else None
+        if carried is not None:
+            mask, clicks, self._by_annotator = carried.mask, (), True
+            self._carried, self.hint = carried.origin.carried, _describe_carried(carried)
+            self._save_queue.save_mask("prediction", self.image_id, carried.mask, carried.origin)
         known = history is not None and mask is not None and same_pixels(mask, history.current.mask)
         if known and history is not None:
             self.editor.restore(history)
@@ -173,10 +183,14 @@ class ImageReview:
 
     def _put(self, kind: MaskKind, mask: LabelImage) -> None:
         editor = self.editor
+        model = editor.requests.model
+        if self._carried is not None and not editor.snapshot.clicks:
+            model = None  # it has no part in the outline
         origin = MaskOrigin(
-            model=None if editor.requests.model is None else editor.requests.model.sha256,
+            model=None if model is None else model.sha256,
             threshold=editor.snapshot.threshold,
             clicks=editor.snapshot.clicks,
+            carried=self._carried,
             label=min(editor.document.active_class, len(self._study.info.classes)),
         )
         self._save_queue.save_mask(kind, self.image_id, mask, origin, _quality_of(editor))
@@ -205,9 +219,15 @@ def changed_by_another(review: ImageReview) -> bool:
     return state.annotator not in (None, review.annotator) and state.when != review.shown_state.when
 
 
+def _describe_carried(carried: CarriedOutline) -> str:
+    visit = "last visit" if carried.day is None else f"visit of {carried.day.isoformat()}"
+    return f"This is the outline of the {visit}. {key_of('back_to_prediction')} draws the model's own."
+
+
 def is_by_annotator(state: ImageState) -> bool:
-    """Whether an annotator changed or approved the outline of an image."""
-    return state.current is not None and not isinstance(state.current, Predicted)
+    """Whether an annotator changed or approved the outline of an image, or that of the last visit."""
+    current = state.current
+    return current is not None and (not isinstance(current, Predicted) or current.carried is not None)
 
 
 def saved_mask_clicks(state: ImageState) -> tuple[Click, ...]:

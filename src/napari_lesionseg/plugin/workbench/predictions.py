@@ -17,6 +17,8 @@ from napari_lesionseg.inference.postprocess import postprocess, resolve_threshol
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.study.events import MaskOrigin
+from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.followup import CarriedOutline, carry_outline
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
@@ -39,6 +41,7 @@ class Prepared:
     mask: LabelImage | None  # (H, W), as saved
     prediction: Prediction | None  # None without a model
     encoded: EncodedImage | None
+    carried: CarriedOutline | None = None  # of the last visit, to begin with
 
 
 def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
@@ -46,10 +49,12 @@ def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
     when = study.state.images[image_id].when
     image = study.read_image(image_id)
     mask = study.read_mask(image_id)
+    is_followed = study.state.images[image_id].lesion is not None
+    carried = carry_outline(study, StudyFields(study), image_id) if is_followed else None
     if model is None:
-        return Prepared(image_id, image, when, mask, None, None)
+        return Prepared(image_id, image, when, mask, None, None, carried)
     encoded = model.encode(image)
-    return Prepared(image_id, image, when, mask, encoded.predict_logits(), encoded)
+    return Prepared(image_id, image, when, mask, encoded.predict_logits(), encoded, carried)
 
 
 class Prefetcher:
@@ -196,6 +201,8 @@ class BatchPrediction:
         """Whether nobody has reviewed or touched an image, as far as is known now."""
         state = self._study.state.images[image_id]
         if image_id == self._on_screen() or self._save_queue.unsaved_mask(image_id) is not None:
+            return False
+        if state.current is not None and state.current.carried is not None:
             return False
         if self._refreshing:
             is_known = state.current is not None and state.current.model == self._model.sha256

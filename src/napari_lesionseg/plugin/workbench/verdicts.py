@@ -121,7 +121,7 @@ class Verdicts:
         self._watch(None if review is None else review.editor)
         self.guard.note_image()
         if review is not None:
-            self.message.emit(self._note)
+            self.message.emit(self._note or review.hint)
             self._note = ""
             review.decided.connect(partial(self._on_decided, review.image_id))
             self._offer_undo()

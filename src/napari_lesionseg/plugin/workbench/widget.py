@@ -31,6 +31,7 @@ from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.focus import DockFocus
+from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel, Panel
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
@@ -50,6 +51,7 @@ PANELS: tuple[type[Panel], ...] = (
     OutlinePanel,
     CorrectSection,
     FieldsPanel,
+    FollowUpPanel,
     FinetunePanel,
     ExportPanel,
     ModelPanel,

@@ -1,0 +1,167 @@
+"""Following a lesion in the workbench: its visits, and an outline that is carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QFileDialog
+
+from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
+from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.agreement import dice
+from napari_lesionseg.study.events import Approved, Identified, Predicted
+from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.study import Study
+
+SIZE = (160, 200)
+SAMPLE = synthetic_sample(3, SIZE)
+
+
+@pytest.fixture
+def session(
+    qtbot: QtBot, tmp_path: Path, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[StudySession]:
+    """Two visits of a lesion, the first of which is approved, and an image of no known lesion."""
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    later = np.roll(SAMPLE.image, (6, -9), axis=(0, 1))
+    images = {"first": SAMPLE.image, "second": later, "third": synthetic_sample(8, SIZE).image}
+    study = Study.create(tmp_path / "study", "am", images=images)
+    for name, day in (("first", "2026-01-01"), ("second", "2026-03-01")):
+        study.record(Identified, image_of(study, name), patient="017", lesion="2")
+        StudyFields(study).set(image_of(study, name), {"taken_on": day, "mm_per_pixel": 0.1})
+    study.approve(image_of(study, "first"), SAMPLE.mask)
+    viewer = ViewerModel()  # a session does not keep its viewer alive
+    made = StudySession(viewer, study, PostprocessConfig(min_area=0))
+    made.set_model(network)
+    yield made
+    made.close(discard=True)
+    viewer.layers.clear()
+
+
+def image_of(study: Study, name: str) -> str:
+    return next(image for image, state in study.state.images.items() if state.name == name)
+
+
+def open_image(qtbot: QtBot, session: StudySession, name: str) -> str:
+    image_id = image_of(session.study, name)
+    session.open_image(image_id)
+    qtbot.waitUntil(lambda: session.image_id == image_id, timeout=15000)
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=15000)
+    return image_id
+
+
+def mask_of(session: StudySession) -> np.ndarray:
+    assert session.editor is not None
+    return session.editor.snapshot.mask
+
+
+def test_the_outline_of_the_last_visit_is_the_first_one(qtbot: QtBot, session: StudySession) -> None:
+    said: list[str] = []
+    session.verdicts.message.connect(said.append)
+    image_id = open_image(qtbot, session, "second")
+    carried = np.roll(SAMPLE.mask, (6, -9), axis=(0, 1))
+    assert dice(mask_of(session), carried) > 0.97
+    assert "This is the outline of the visit of 2026-01-01." in said[-1]
+    state = session.study.state.images[image_id]
+    assert (state.status, type(state.current)) == (Status.PREDICTED, Predicted)
+    assert state.current is not None
+    assert state.current.model is None
+    assert state.current.carried is not None
+    open_image(qtbot, session, "third")  # and back: it is still there
+    open_image(qtbot, session, "second")
+    assert dice(mask_of(session), carried) > 0.97
+    assert session.review is not None
+    session.review.approve()
+    assert session.save_queue.flush() == ""
+    approved = [event for event in session.study.history(image_id) if isinstance(event, Approved)]
+    assert [event.carried for event in approved] == [state.current.carried]
+
+
+def test_the_model_s_own_outline_can_be_had_instead(qtbot: QtBot, session: StudySession) -> None:
+    open_image(qtbot, session, "second")
+    editor = session.editor
+    assert editor is not None
+    before = mask_of(session).copy()
+    editor.reset(editor.snapshot.initial_prediction)
+    qtbot.waitUntil(lambda: not np.array_equal(mask_of(session), before), timeout=15000)
+    editor.undo()
+    assert np.array_equal(mask_of(session), before)
+
+
+def test_other_images_begin_with_the_model(qtbot: QtBot, session: StudySession, network: Any) -> None:
+    image_id = open_image(qtbot, session, "third")
+    current = session.study.state.images[image_id].current
+    assert current is not None
+    assert (current.carried, current.model) == (None, network.sha256)
+
+
+@pytest.fixture
+def panel(qtbot: QtBot, session: StudySession) -> Iterator[FollowUpPanel]:
+    made = FollowUpPanel(ViewerModel())
+    qtbot.addWidget(made)
+    made.show()
+    made.set_session(session)
+    yield made
+    made.set_session(None)
+
+
+def cells(panel: FollowUpPanel) -> list[list[str]]:
+    table = panel.table
+    return [
+        [table.item(row, column).text() for column in range(table.columnCount())]
+        for row in range(table.rowCount())
+    ]
+
+
+def test_visits_are_listed_and_opened(qtbot: QtBot, session: StudySession, panel: FollowUpPanel) -> None:
+    open_image(qtbot, session, "third")
+    assert "fill in Patient and Lesion" in panel.message.text()
+    open_image(qtbot, session, "second")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2, timeout=15000)
+    first, second = cells(panel)
+    assert (first[0], second[:2]) == ("2026-01-01", ["2026-03-01", "outlined"])
+    assert first[1].endswith("mm²")
+    assert "no diagnosis" in panel.message.text()
+    assert session.review is not None
+    session.review.approve()
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=15000)
+    open_image(qtbot, session, "second")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[1][2].endswith("%"), timeout=15000)
+    for place in range(panel.curve.count()):
+        panel.curve.setCurrentIndex(place)
+        (curve,) = panel.plot.listDataItems()
+        assert len(curve.getData()[0]) == 2
+    panel.table.cellClicked.emit(0, 0)
+    qtbot.waitUntil(lambda: session.image_id == image_of(session.study, "first"), timeout=15000)
+
+
+def test_an_image_that_is_given_the_same_lesion_joins_in(
+    qtbot: QtBot, session: StudySession, panel: FollowUpPanel
+) -> None:
+    image_id = open_image(qtbot, session, "third")
+    session.fields.identify(image_id, "017", "2")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 3, timeout=15000)
+    assert cells(panel)[2][0] == "no date"
+
+
+def test_the_follow_up_is_exported(
+    qtbot: QtBot,
+    session: StudySession,
+    panel: FollowUpPanel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (str(out), ""))
+    panel.export.click()
+    qtbot.waitUntil(out.is_file, timeout=15000)
+    assert out.read_text(encoding="utf-8").count("\n") == 3
