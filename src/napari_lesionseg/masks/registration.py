@@ -2,8 +2,8 @@
 
 Key points of both images (SIFT) are matched, and the similarity (shift, turn, zoom) that most matches agree
 on is found with RANSAC, as scikit-image has them. Of the methods that were compared on changed copies of real
-images, this was the most exact and the fastest of those that never failed: see ``benchmarks/registration.py``
-and the table in ``docs/development/benchmarks.md``.
+images, this was the most exact, and the only one that always found an answer: see
+``benchmarks/registration.py`` and the table in ``docs/development/benchmarks.md``.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _change(now: float, before: float | None) -> float | None:
 def _contrast(image: ByteImage, lesion: NDArray[np.bool_], diameter: float) -> float | None:
     """Return how far the mean color of a lesion is from that of the skin around it, in CIELAB.
 
-    The skin is in the same picture, so that light and camera matter less than for colors by themselves.
+    The skin is in the same image, so that light and camera matter less than for colors by themselves.
     """
     distance = ndimage.distance_transform_edt(~lesion)
     skin = (distance > 2) & (distance <= max(4.0, _RING * diameter))
