@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import groupby
 from pathlib import Path
 
 from napari_lesionseg.plugin.editor.tools import TOOLS
-from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS, WIDGET_KEYS, setting_of
+from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS, REVIEW_TIPS, all_keys, setting_of
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "src" / "napari_lesionseg" / "napari.yaml"
@@ -27,7 +28,9 @@ def manifest() -> str:
         raise SystemExit(f"{MANIFEST} has no line {BEGIN.strip()!r}")
     lines = ["    keys:", "      title: Keys", "      properties:"]
     entries = [(tool.id, tool.title, tool.key, tool.tooltip) for tool in TOOLS]
-    entries += [(setting_of(name), name.capitalize(), key, "") for name, key in REVIEW_KEYS.items()]
+    entries += [
+        (setting_of(name), name.capitalize(), key, REVIEW_TIPS[name]) for name, key in REVIEW_KEYS.items()
+    ]
     for name, title, key, description in entries:
         lines += [f"        {name}:", f'          title: "{title}"', "          type: string"]
         lines += [f'          default: "{key}"']
@@ -35,43 +38,30 @@ def manifest() -> str:
     return kept + BEGIN + "\n".join(lines) + "\n"
 
 
+GROUPS = {
+    "Correction tools": "These keys work while an image is open, whichever layer is selected.",
+    "Review": "These keys work in the whole window, also while the dock floats.",
+    "Window": "",
+    "Widgets": "These keys work in the whole window while the widget is visible. They cannot be changed.",
+    "napari": "napari's own keys that are useful here. Change them in *Preferences > Shortcuts*.",
+}
+
+
 def page() -> str:
     """Return the page of the documentation."""
-    tools = [f"| {tool.title} | `{tool.key}` | {tool.tooltip}. |" for tool in TOOLS]
-    reviews = [f"| {name.capitalize()} | `{key}` |" for name, key in REVIEW_KEYS.items()]
-    widgets = [f"| {name.capitalize()} | `{key}` |" for name, key in WIDGET_KEYS.items()]
-    return "\n".join(
-        [
-            "# Keys",
-            "",
-            "<!-- Written by tools/generate_tool_tables.py -->",
-            "",
-            "Change the keys of the correction tools and of the review in *Preferences > LesionSeg > Keys*.",
-            "",
-            "## Correction tools",
-            "",
-            "These keys work while the outline is the active layer.",
-            "",
-            "| Tool | Key | What it does |",
-            "|---|---|---|",
-            *tools,
-            "",
-            "## Review",
-            "",
-            "| Action | Key |",
-            "|---|---|",
-            *reviews,
-            "",
-            "## Widgets",
-            "",
-            "These keys work in the whole window while the widget is visible. They cannot be changed.",
-            "",
-            "| Control | Key |",
-            "|---|---|",
-            *widgets,
-            "",
-        ]
-    )
+    lines = [
+        "# Keys",
+        "",
+        "<!-- Written by tools/generate_tool_tables.py -->",
+        "",
+        "Change the keys of the correction tools and of the review in *Preferences > LesionSeg > Keys*.",
+    ]
+    for group, rows in groupby(all_keys(), key=lambda row: row.group):
+        lines += ["", f"## {group}", ""]
+        lines += [GROUPS[group], ""] if GROUPS[group] else []
+        lines += ["| Action | Key | What it does |", "|---|---|---|"]
+        lines += [f"| {row.title} | `{row.key}` | {row.tip}{'.' * bool(row.tip)} |" for row in rows]
+    return "\n".join([*lines, ""])
 
 
 def main() -> int:

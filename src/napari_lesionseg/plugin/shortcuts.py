@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from app_model.types import KeyCode
@@ -16,12 +17,14 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
 from napari.utils.key_bindings import coerce_keybinding
+from napari.utils.shortcuts import default_shortcuts
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
 from napari_lesionseg.plugin.editor.tools import TOOLS
+from napari_lesionseg.plugin.layout import FOLD_KEY
 
 WIDGET_KEYS: Mapping[str, str] = {
     "image": "Alt+B",
@@ -49,14 +52,74 @@ REVIEW_KEYS: Mapping[str, str] = {
     "flag": "F4",
     "reopen": "F2",
     "fields": "F6",
+    "previous": "F7",
+    "next": "F8",
+    "next unreviewed": "Shift+F8",
 }
 """Default keys of the review of a study; the preferences can change them."""
+
+REVIEW_TIPS: Mapping[str, str] = {
+    "back": "Go back to the image that was shown before",
+    "approve": "Approve the outline, and go to the next unreviewed image",
+    "no lesion": "Mark that the image shows no lesion, and go to the next unreviewed image",
+    "flag": "Set the image aside with a note, and go to the next unreviewed image",
+    "reopen": "Withdraw the decision about the image",
+    "fields": "Fill in the fields of the image",
+    "previous": "Go to the previous image of the list, without a decision",
+    "next": "Go to the next image of the list, without a decision",
+    "next unreviewed": "Go to the next unreviewed image, without a decision",
+}
+
+WINDOW_KEYS: Mapping[str, tuple[str, str]] = {
+    "layer list": (FOLD_KEY, "Show or fold away napari's layer list and controls, in LesionSeg's own window"),
+    "dock focus": ("Tab", "Go to the next button or field; Enter or Esc leads back to the image"),
+}
+"""Keys of the window that cannot be changed, and what they do."""
+
+NAPARI_ACTIONS: Mapping[str, str] = {
+    "reset_view": "Show the whole image",
+    "complete_polygon": "Finish the polygon",
+    "reset_polygon": "Discard the polygon",
+    "toggle_selected_visibility": "Hide and show the selected layer",
+    "activate_labels_erase_mode": "Erase",
+    "activate_labels_paint_mode": "Paint",
+    "activate_labels_polygon_mode": "Draw a polygon",
+    "activate_labels_fill_mode": "Fill a connected area",
+    "activate_labels_picker_mode": "Pick the class under the pointer",
+    "activate_labels_pan_zoom_mode": "Move the image with the mouse",
+}
+"""napari's own actions that are useful while correcting."""
 
 KEYS: Mapping[str, str] = {**WIDGET_KEYS, **TOOL_KEYS, **REVIEW_KEYS}
 
 _PLUGIN = "napari-lesionseg"
 _NO_KEYS = (None, KeyCode.UNKNOWN, KeyCode.Ctrl, KeyCode.Shift, KeyCode.Alt, KeyCode.Meta)
 Handler = Callable[[], Iterator[None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A row of the table of all keys."""
+
+    group: str
+    title: str
+    key: str
+    tip: str = ""
+
+
+def all_keys() -> Iterator[KeyRow]:
+    """Yield every key, group by group, with its default."""
+    for tool in TOOLS:
+        yield KeyRow("Correction tools", tool.title, tool.key, tool.tooltip)
+    for name, key in REVIEW_KEYS.items():
+        yield KeyRow("Review", name.capitalize(), key, REVIEW_TIPS[name])
+    for name, (key, tip) in WINDOW_KEYS.items():
+        yield KeyRow("Window", name.capitalize(), key, tip)
+    for name, key in WIDGET_KEYS.items():
+        yield KeyRow("Widgets", name.capitalize(), key)
+    for name, tip in NAPARI_ACTIONS.items():
+        key = str(default_shortcuts[f"napari:{name}"][0])
+        yield KeyRow("napari", name.replace("_", " ").capitalize(), key, tip)
 
 
 def setting_of(action: str) -> str:

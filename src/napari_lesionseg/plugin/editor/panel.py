@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import TOOLS, LayerMode, MouseMode, Tool, ToolContext
-from napari_lesionseg.plugin.shortcuts import LayerKeys, key_of, set_tip
+from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS, LayerKeys, key_of, set_tip
 from napari_lesionseg.plugin.widgets.forms import small
 
 if TYPE_CHECKING:
@@ -251,8 +251,9 @@ def _reason_against(need: str, context: ToolContext | None) -> str:
 
 
 def _list_of_keys() -> str:
-    """Return all keys as running text, which fits a panel of any width."""
-    entries = (f"<b>{escape(key_of(tool.id))}</b> {escape(tool.title)}" for tool in TOOLS)
+    """Return the keys of the tools and of the review as running text, which fits a panel of any width."""
+    titles = {tool.id: tool.title for tool in TOOLS} | {name: name.capitalize() for name in REVIEW_KEYS}
+    entries = (f"<b>{escape(key_of(name))}</b> {escape(title)}" for name, title in titles.items())
     return " &nbsp; ".join(entry.replace(" ", "&nbsp;") for entry in entries)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from napari_lesionseg.masks import morphology
+from napari_lesionseg.plugin.editor import view_tools
 from napari_lesionseg.plugin.napari_layers.layers import show_as
 from napari_lesionseg.types import ByteImage, LabelImage
 
@@ -318,4 +319,14 @@ TOOLS = (
     Tool("hide", hide, "", "H", "Hide the outline while the key is held"),
     Tool("show_filled", show_filled, "", "A", "Fill the outline while the key is held"),
     Tool("move_image", move_image, "", "Space", "Move the image with the mouse while the key is held"),
+    Tool(
+        "show_original",
+        view_tools.show_original,
+        "",
+        "B",
+        "Show the model's own outline, before your corrections, while the key is held",
+        "prediction",
+    ),
+    Tool("fit", view_tools.fit, "", "Home", "Show the whole image"),
+    Tool("zoom_to_lesion", view_tools.zoom_to_lesion, "", "End", "Zoom to the lesion", "outline"),
 )

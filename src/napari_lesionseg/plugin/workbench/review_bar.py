@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _NOT_SHOWN = ". The outline on the screen is yours; open the image again to see theirs."
 _NO_IMAGE = "Open an image of the study first"
+_ENDS = {
+    "previous": "This is the first image of the list.",
+    "next": "This is the last image of the list.",
+    "next unreviewed": "There is no other unreviewed image in the list.",
+}
 _TIPS = {
     "no lesion": "Mark that this image shows no lesion, and go to the next image",
     "flag": "Set the image aside with a note, and go to the next image",
@@ -51,7 +56,9 @@ class ReviewBar(Panel):
         self._lay_out()
         for action, button in self._buttons.items():
             button.clicked.connect(partial(self._on_clicked, action))
-        self.keys = WindowKeys(self, {action: partial(self._on_key, action) for action in self._buttons})
+        handlers = {action: partial(self._on_key, action) for action in self._buttons}
+        steps = {action: partial(self._on_step, action) for action in _ENDS}
+        self.keys = WindowKeys(self, handlers | steps)
         self._bind_keys()
         when_gone(self, self.keys.close)
 
@@ -120,6 +127,21 @@ class ReviewBar(Panel):
             self.session.verdicts.give("approve" if action == "approve" else "no lesion")
         else:
             self.session.verdicts.reopen()
+
+    def _on_step(self, action: str) -> None:
+        """Go to another image without a decision."""
+        session = self.session
+        if session is None:
+            return
+        navigation, here = session.navigation, session.display.expected()
+        if action == "next unreviewed":
+            image_id = navigation.next_of(here)
+        else:
+            image_id = navigation.neighbor(here, 1 if action == "next" else -1)
+        if image_id is None:
+            self._on_message(_ENDS[action])
+        else:
+            session.open_image(image_id)
 
     def _on_message(self, text: str) -> None:
         self.message.setText(text)

@@ -198,6 +198,12 @@ class Navigation:
         state = next_image(waiting, image_id)
         return None if state is None else state.image_id
 
+    def neighbor(self, image_id: str | None, step: int) -> str | None:
+        """Return the image that is some steps further in the queue; None at its ends."""
+        images = [state.image_id for state in self.queue]
+        place = images.index(image_id) + step if image_id in images else 0
+        return images[place] if 0 <= place < len(images) else None
+
     def ahead_of(self, image_id: str, count: int) -> list[str]:
         """Return the images that will probably be opened after one."""
         ahead: list[str] = []

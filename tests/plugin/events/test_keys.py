@@ -1,0 +1,104 @@
+"""The keys that move between images and change what is seen, pressed in the window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+
+from napari_lesionseg.plugin.shortcuts import KEYS, NAPARI_ACTIONS, all_keys
+
+SHIFT = Qt.KeyboardModifier.ShiftModifier
+
+
+def test_keys_step_through_the_list_without_a_decision(window: Any) -> None:
+    window.key(Qt.Key.Key_F8)
+    window.shown("P2")
+    window.key(Qt.Key.Key_F8)
+    window.shown("P3")
+    window.key(Qt.Key.Key_F7)
+    window.shown("P2")
+    assert window.reviewed() == []
+
+
+def test_the_ends_of_the_list_are_named(window: Any) -> None:
+    window.key(Qt.Key.Key_F7)
+    assert "first image" in window.bar.message.text()
+    assert window.name == "P1"
+    for name in ("P2", "P3", "P4"):
+        window.key(Qt.Key.Key_F8)
+        window.shown(name)
+    window.key(Qt.Key.Key_F8)
+    assert "last image" in window.bar.message.text()
+
+
+def test_a_key_goes_to_the_next_unreviewed_image(window: Any) -> None:
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P3")
+    window.key(Qt.Key.Key_Q)
+    window.shown("P2")
+    window.key(Qt.Key.Key_Q)
+    window.shown("P1")
+    window.key(Qt.Key.Key_F8, SHIFT)
+    window.shown("P3")
+    assert window.reviewed() == ["P1", "P2"]
+
+
+def test_a_key_zooms_to_the_lesion_and_another_shows_the_whole_image(window: Any) -> None:
+    camera = window.viewer.scene.camera
+    fitted = camera.zoom
+    window.key(Qt.Key.Key_End)
+    rows, cols = np.nonzero(window.mask)
+    assert camera.zoom > 1.2 * fitted
+    middle = ((rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2)
+    assert camera.center[-2:] == pytest.approx(middle, abs=1)
+    corners = [window.at(rows.min(), cols.min()), window.at(rows.max(), cols.max())]
+    assert all(window.canvas.rect().contains(corner) for corner in corners)
+    window.key(Qt.Key.Key_Home)
+    assert camera.zoom == pytest.approx(fitted)
+
+
+def test_the_models_own_outline_is_shown_while_a_key_is_held(window: Any) -> None:
+    window.key(Qt.Key.Key_P)
+    window.drag((10, 20), (10, 40))
+    window.key(Qt.Key.Key_P)
+    painted = window.mask.copy()
+    overlay = window.editor.document.overlay
+    opacity = window.labels.opacity
+    QTest.keyPress(window.canvas, Qt.Key.Key_B)
+    window.qtbot.waitUntil(lambda: len(overlay.lasso) > 10)
+    rows, cols = np.array(overlay.lasso).T
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (29.5, 89.5, 49.5, 109.5)
+    assert window.labels.opacity == 0
+    window.look()
+    window.bar.approve.click()
+    assert "hidden" in window.bar.message.text()
+    QTest.keyRelease(window.canvas, Qt.Key.Key_B)
+    window.qtbot.waitUntil(lambda: not overlay.lasso)
+    assert window.labels.opacity == opacity
+    assert np.array_equal(window.mask, painted)
+    assert window.reviewed() == []
+
+
+def test_the_table_lists_every_key() -> None:
+    listed = [row.key for row in all_keys()]
+    assert set(KEYS.values()) | {"F9"} <= set(listed)
+    own = [row for row in all_keys() if row.group != "napari"]
+    assert len({row.key for row in own}) == len(own)
+    assert {f"napari:{name}" for name in NAPARI_ACTIONS} <= default_shortcuts.keys()
+
+
+def test_the_tools_of_napari_in_the_table_work(window: Any) -> None:
+    for key, mode in ((Qt.Key.Key_2, "paint"), (Qt.Key.Key_1, "erase"), (Qt.Key.Key_4, "fill")):
+        window.key(key)
+        assert str(window.labels.mode) == mode
+    window.key(Qt.Key.Key_6)
+    assert str(window.labels.mode) == "pan_zoom"
