@@ -28,6 +28,7 @@ from napari_lesionseg.inference.prompts import (
     no_prior,
     prompt_planes,
     prompt_window,
+    stroke_window,
     view_of_part,
 )
 from napari_lesionseg.models.card import ModelCard
@@ -325,6 +326,36 @@ def test_a_box_starts_over_and_clicks_correct_what_was_there(image: ByteImage) -
     np.testing.assert_array_equal(encoded.predict((), ones, box=BOX), encoded.predict((), zeros, box=BOX))
     after = [encoded.predict([Click(40, 50)], seen, box=BOX) for seen in (ones, zeros)]
     assert np.abs(after[0] - after[1]).max() > 1e-4
+
+
+def test_windows_around_strokes_hold_outline_and_points_and_stay_while_little_changes() -> None:
+    outline = np.zeros((40, 50), bool)
+    outline[15:20, 20:26] = True  # of an image of twice the size: rows 30 to 40, columns 40 to 52
+    window = stroke_window([Click(34, 60)], outline, SHAPE)
+    assert (window.top, window.left) <= (30 - 10, 40 - 20)
+    assert window.bottom >= 40 + 20
+    assert window.right >= 61 + 20
+    outline[15:20, 25] = False
+    assert stroke_window([Click(34, 60), Click(35, 50)], outline, SHAPE) == window
+    corner = stroke_window([Click(0, 99)], outline, SHAPE)
+    assert (corner.top, corner.right) == (0, 100)
+    assert stroke_window([Click(3, 4)], ~outline & outline, SHAPE) == Box(0, 0, *SHAPE)
+
+
+@pytest.mark.parametrize("classes", [("background", "lesion"), ("skin", "nevus", "melanoma")])
+def test_strokes_alone_are_honored_by_the_part_for_prompts(
+    image: ByteImage, classes: tuple[str, ...]
+) -> None:
+    encoded = make_model("lite-unet with prompts", classes).encode(image)
+    first, points = encoded.predict(), [Click(30, 40), Click(60, 20, False)]
+    for seen in (None, first):
+        steered = encoded.predict(points, seen)
+        assert steered.shape == first.shape
+        lesion = steered if steered.ndim == 2 else 1 - steered[0]
+        assert lesion[30, 40] == 1
+        assert lesion[60, 20] == 0
+    outside = encoded.predict([Click(-50, 500)])
+    np.testing.assert_array_equal(outside, first)
 
 
 def test_the_guidance_says_what_was_drawn() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.lite_unet import LiteUNet
 from napari_lesionseg.training.dataset import BatchSource, CachedPair
 from napari_lesionseg.training.learner import Learner, average_decay, boundary_of
 
@@ -51,6 +52,17 @@ def test_what_is_learned_shows_at_the_models_threshold(tiny_model: Model, discs:
     for pair in discs:
         outline, disc = torch.from_numpy(model.predict(pair.image) >= 0.9), torch.from_numpy(pair.labels > 0)
         assert (outline & disc).sum() / (outline | disc).sum() > 0.7
+
+
+def test_the_part_for_prompts_is_left_alone(discs: list[CachedPair]) -> None:
+    network, card = LiteUNet(prompts=1), ModelCard(arch_settings={"prompts": 1})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    learner = Learner(network, card, CONFIG, torch.device("cpu"))
+    learner.step(BatchSource(discs, AugmentConfig(), 4, 0).batch(0, 32), 0, 1.0)
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert "head.weight" in changed
+    assert not any(name.startswith("prompt_network.") for name in changed)
+    assert not any(name.startswith("optimizer.prompt_network.") for name in learner.state_tensors())
 
 
 @pytest.mark.parametrize("steps", [5, 50, 500, 5000])

@@ -77,6 +77,7 @@ class DeviceModel(NamedTuple):
     network: SegmentationNetwork
     device: torch.device
     precision: str
+    answers_prompts: bool = False  # the network is the part of a model for boxes, lassos and strokes
 
     def for_image(self, planes: Tensor) -> DeviceModel:
         """Return the model for an image (1, 3, h, w): one of its experts, if the network has several."""
@@ -85,7 +86,7 @@ class DeviceModel(NamedTuple):
     def for_prompts(self) -> DeviceModel | None:
         """Return the part of the model that answers to boxes, lassos and strokes, if it has one."""
         prompted = self.network.for_prompts()
-        return None if prompted is None else self._replace(network=prompted)
+        return None if prompted is None else self._replace(network=prompted, answers_prompts=True)
 
     def encode(self, planes: Tensor) -> tuple[Tensor, ...]:
         """Encode images (B, 3, h, w) in float32."""

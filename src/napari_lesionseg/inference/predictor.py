@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import DeviceError, ImageError
@@ -28,19 +26,19 @@ from napari_lesionseg.inference.device import (
 from napari_lesionseg.inference.postprocess import postprocess as run_postprocess
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.inference.prediction import Prediction
-from napari_lesionseg.inference.prompt_view import PromptView
 from napari_lesionseg.inference.prompts import (
     area_prior,
     check_prompts,
-    color_features,
-    color_logit,
-    combine_logits,
+    combine_evidence,
+    lesion_margin,
     prompt_window,
     read_prompts,
     share_among_classes,
-    undo_normalization,
+    stroke_window,
     view_of_part,
+    weights_of,
 )
+from napari_lesionseg.inference.window_view import WindowView
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.resize import normalize, resize_image, resize_plane, working_shape
 from napari_lesionseg.models.base import SegmentationNetwork, logits_to_probability
@@ -218,10 +216,7 @@ class EncodedImage:
         """Shape (1, 3, h, w)."""
         self._model, self._whole, self._device_model = model, whole, model.device_model
         self._encoded_by: DeviceModel | None = None
-        self._last_part: tuple[Box, EncodedImage] | None = (
-            None  # so that further clicks run the decoder alone
-        )
-        self._last_view: PromptView | None = None  # likewise
+        self._views: dict[DeviceModel, WindowView] = {}  # of the last window
         self._with_enough_memory(self._encode)
 
     @torch.inference_mode()
@@ -263,10 +258,16 @@ class EncodedImage:
             See `Model.predict`.
         """
         check_prompts(prompts, self.shape)
+        points = clicks_inside(prompts.points, self.shape)
         window = prompt_window(prompts, self.shape)
+        if window is None and points and self._prompted is not None:
+            if previous is None:
+                previous = Prediction(self.network_logits((), None, augment), self.shape).low_resolution()
+            window = stroke_window(points, _lesion(previous) >= self._model.card.threshold, self.shape)
         if window is None:
-            return Prediction(self.network_logits(prompts.points, previous, augment), self.shape, prompts)
-        return Prediction(self._logits_of_area(prompts, window, previous), self.shape, prompts, window)
+            return Prediction(self.network_logits(points, previous, augment), self.shape, prompts)
+        work = functools.partial(self._logits_of_window, prompts, window, previous)
+        return Prediction(self._with_enough_memory(work), self.shape, prompts, window)
 
     def network_logits(
         self, points: Sequence[Click], previous: Probability | None, augment: bool
@@ -275,65 +276,41 @@ class EncodedImage:
         guidance = self._guidance(clicks_inside(points, self.shape), previous)
         return self._with_enough_memory(functools.partial(self._decode, guidance, augment))
 
-    def _logits_of_area(
+    @property
+    def _prompted(self) -> DeviceModel | None:
+        """The part of the model for prompts."""
+        self._encode()
+        return self._expert.for_prompts()
+
+    def _logits_of_window(
         self, prompts: Prompts, window: Box, previous: Probability | None
     ) -> NDArray[np.float32]:
-        """Return the logits (C, h, w) of a window around a box or lasso."""
-        self._encode()
-        prompted = self._expert.for_prompts()
-        lesion = None
-        if prompted is not None:
-            ask = functools.partial(self._ask_view, prompted, prompts, window, previous)
-            lesion = self._with_enough_memory(ask)
-            if self._model.card.out_channels == 1:
-                return lesion[None]
-        part = self._encoded_part(window)
-        view: tuple[int, int] = (part.network_input.shape[-2], part.network_input.shape[-1])
-        points = [
-            replace(click, row=click.row - window.top, col=click.col - window.left)
-            for click in prompts.points
-        ]
-        seen = None if previous is None else _cut_out(previous, window, self.shape, view)
-        logits = torch.from_numpy(part.network_logits(points, seen, False))
-        near = functional.interpolate(logits[None], view, mode="bilinear", align_corners=False)[0]
-        if lesion is not None:
-            return share_among_classes(torch.from_numpy(lesion), near)
+        """Return the logits (C, h, w) of a window around a box, a lasso or strokes."""
+        threshold, prompted = self._model.card.threshold, self._prompted
+        cut, weights = math.log(threshold / (1 - threshold)), weights_of(prompts, prompted is not None)
+        view = self._view(window, prompted or self._expert)
+        before = previous if prompts.points else None  # a box or a lasso alone starts over
+        seen = None if before is None else _cut_out(before, window, self.shape, view.shape)
+        prior = area_prior(prompts, window, view.shape)
         far = None
-        if not prompts.lasso:
-            whole = torch.from_numpy(self.network_logits(prompts.points, previous, False))
-            far = view_of_part(whole, window, self.shape, view)
-        prior = area_prior(prompts, window, view)
-        color = color_logit(part.colors, prior.inside, prior.outside)
-        threshold = self._model.card.threshold
-        cut = math.log(threshold / (1 - threshold))
-        return combine_logits(near, far, prior, color, cut, bool(prompts.lasso))
+        if weights.whole:
+            whole = torch.from_numpy(self.network_logits(prompts.points, before, False))
+            far = lesion_margin(view_of_part(whole, window, self.shape, view.shape), cut)
+        near = view.margin(prompts, seen, cut)
+        lesion = combine_evidence(weights, near, far, prior, view.color(prior)) + cut
+        if self._model.card.out_channels == 1:
+            return np.asarray(lesion[None].numpy())
+        return share_among_classes(lesion, self._view(window, self._expert).automatic(prompts, seen))
 
-    def _ask_view(
-        self, prompted: DeviceModel, prompts: Prompts, window: Box, previous: Probability | None
-    ) -> NDArray[np.float32]:
-        """Return the logit (h, w) of the lesion in a window from the network for prompts."""
-        view = self._last_view
-        if view is None or view.window != window or view.model != prompted:
+    def _view(self, window: Box, model: DeviceModel) -> WindowView:
+        """Return a window of the image, encoded by a part of the model."""
+        views = {key: view for key, view in self._views.items() if view.window == window}
+        if model not in views:
             crop = self.image[window.top : window.bottom, window.left : window.right]
             planes = self._model.network_input(np.ascontiguousarray(crop))
-            view = self._last_view = PromptView(prompted, self._model.card, planes, window)
-        seen = None
-        if previous is not None and prompts.points:  # a box or a lasso alone starts over
-            seen = _cut_out(previous, window, self.shape, view.shape)
-        return view.logit(prompts, seen)
-
-    def _encoded_part(self, window: Box) -> EncodedImage:
-        """Return a part of the image, encoded."""
-        last = self._last_part
-        if last is None or last[0] != window:
-            crop = self.image[window.top : window.bottom, window.left : window.right]
-            last = self._last_part = window, self._model.encode(crop, self)
-        return last[1]
-
-    @functools.cached_property
-    def colors(self) -> Tensor:
-        """See `color_features`."""
-        return color_features(undo_normalization(self.network_input[0], self._model.card))
+            views[model] = WindowView(model, self._model.card, planes, window)
+        self._views = views
+        return views[model]
 
     @torch.inference_mode()
     def _encode(self) -> tuple[Tensor, ...]:
@@ -368,7 +345,7 @@ class EncodedImage:
             return None
         shape = (self.network_input.shape[-2], self.network_input.shape[-1])
         if previous is not None:
-            previous = resize_plane(previous if previous.ndim == 2 else 1 - previous[0], shape)
+            previous = resize_plane(_lesion(previous), shape)
         return torch.from_numpy(guidance_planes(clicks, previous, self.shape, shape))[None]
 
     def _with_enough_memory(self, work: Callable[[], Result]) -> Result:
@@ -396,11 +373,16 @@ _TOO_LITTLE_MEMORY = (
 )
 
 
+def _lesion(probability: Probability) -> NDArray[np.float32]:
+    """Return the probability (H, W) of anything but background."""
+    return probability if probability.ndim == 2 else 1 - probability[0]
+
+
 def _cut_out(
     previous: Probability, window: Box, size: tuple[int, int], shape: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Return the lesion of a prediction of an image, at any size, in a view (h, w) of a window."""
-    lesion = previous if previous.ndim == 2 else 1 - previous[0]
+    lesion = _lesion(previous)
     rows, cols = lesion.shape[0] / size[0], lesion.shape[1] / size[1]
     part = (window.top * rows, window.left * cols, window.bottom * rows, window.right * cols)
     return resize_plane(lesion, shape, part)

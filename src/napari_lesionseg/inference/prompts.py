@@ -26,6 +26,8 @@ from napari_lesionseg.models.lite_unet import COLOR_LIMIT, PRIOR_LIMIT
 from napari_lesionseg.types import Box, Click, Prompts, Scribble
 
 MARGIN = 0.5  # of the longer side: what the network sees around a box or a lasso
+STROKE_MARGIN = 1.0  # likewise, around an outline that strokes correct, which may be much too small
+GRID = 16  # windows around strokes end at sixteenths of the image, so that most of them stay between strokes
 MIN_SIDE = 2  # pixels of a box or a lasso
 NETWORK_LIMIT = 6.0  # logit: nothing is so certain that it decides alone
 
@@ -50,14 +52,28 @@ Point = tuple[float, float]
 class Weights(NamedTuple):
     """How much each piece of evidence counts, as factors of its logit."""
 
-    window: float  # the network on the window
-    whole: float  # the network on the whole image
+    window: float  # the network on the window: the part for prompts, or else the automatic one
+    whole: float  # the automatic network on the whole image
     prior: float
     color: float
 
 
 BOX_WEIGHTS = Weights(window=0.25, whole=0.5, prior=1.0, color=0.25)
 LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.25)
+# With a part for prompts, which has learned to weigh a box and the colors by itself. Lassos are the
+# exception: even rough ones follow the outline more closely than the network does.
+PROMPTED_BOX_WEIGHTS = Weights(window=1.0, whole=0.3, prior=0.0, color=0.0)
+PROMPTED_LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.25)
+PROMPTED_STROKE_WEIGHTS = Weights(window=0.7, whole=0.3, prior=0.0, color=0.0)
+
+
+def weights_of(prompts: Prompts, prompted: bool) -> Weights:
+    """Return the weights for prompts; ``prompted``: of a network with a part for them."""
+    if prompts.lasso:
+        return PROMPTED_LASSO_WEIGHTS if prompted else LASSO_WEIGHTS
+    if prompts.box is not None:
+        return PROMPTED_BOX_WEIGHTS if prompted else BOX_WEIGHTS
+    return PROMPTED_STROKE_WEIGHTS
 
 
 class Prior(NamedTuple):
@@ -128,6 +144,31 @@ def prompt_window(prompts: Prompts, shape: tuple[int, int]) -> Box | None:
     )
 
 
+def stroke_window(points: Sequence[Click], outline: NDArray[np.bool_], shape: tuple[int, int]) -> Box:
+    """Return the part of an image (H, W) around an outline, at any size, and points in the image."""
+    rows, cols = (np.flatnonzero(outline.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return Box(0, 0, *shape)
+    down, across = shape[0] / outline.shape[0], shape[1] / outline.shape[1]
+    top, bottom = rows[0] * down, (rows[-1] + 1) * down
+    left, right = cols[0] * across, (cols[-1] + 1) * across
+    for point in points:
+        top, bottom = min(top, point.row), max(bottom, point.row + 1)
+        left, right = min(left, point.col), max(right, point.col + 1)
+    margin = STROKE_MARGIN * max(bottom - top, right - left)
+    (first_row, last_row), (first_col, last_col) = (
+        _on_grid(first - margin, last + margin, side)
+        for first, last, side in ((top, bottom, shape[0]), (left, right, shape[1]))
+    )
+    return Box(first_row, first_col, last_row, last_col)
+
+
+def _on_grid(first: float, last: float, side: int) -> tuple[int, int]:
+    """Widen a range of pixels to sixteenths of a side, and keep it inside."""
+    low, high = math.floor(first * GRID / side), math.ceil(last * GRID / side)
+    return max(low, 0) * side // GRID, -(-min(high, GRID) * side // GRID)
+
+
 def fill_area(prompts: Prompts, window: Box, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Mark what box and lasso enclose, in a view of ``shape`` (h, w) of a window of the image."""
     inside = np.ones(shape, bool)
@@ -178,20 +219,17 @@ def prompt_planes(
     return np.stack([*strokes, previous, prior.logit / PRIOR_LIMIT, color / COLOR_LIMIT]).astype(np.float32)
 
 
-def combine_logits(
-    window: Tensor, whole: Tensor | None, prior: Prior, color: NDArray[np.float32], cut: float, lasso: bool
-) -> NDArray[np.float32]:
-    """Combine what is known about a window into logits (C, h, w).
+def combine_evidence(
+    weights: Weights, window: Tensor, whole: Tensor | None, prior: Prior, color: NDArray[np.float32]
+) -> Tensor:
+    """Return the logit (h, w) of the lesion in a window, 0 at the outline.
 
-    ``window`` and ``whole`` (C, h, w) are the network's logits. They steer, with the prior, lesion against
-    background, which meet at the logit ``cut``; which of several classes a pixel has is the network's alone.
+    ``window`` and ``whole`` (h, w) are logits of networks, 0 at the outline as well.
     """
-    weights = LASSO_WEIGHTS if lasso else BOX_WEIGHTS
-    evidence = weights.window * _margin(window, cut)
+    evidence = weights.window * window
     if whole is not None:
-        evidence += weights.whole * _margin(whole, cut)
-    evidence += torch.from_numpy(weights.prior * prior.logit + weights.color * color) + cut
-    return share_among_classes(evidence, window)
+        evidence = evidence + weights.whole * whole
+    return evidence + torch.from_numpy(weights.prior * prior.logit + weights.color * color)
 
 
 def share_among_classes(lesion: Tensor, network: Tensor) -> NDArray[np.float32]:
@@ -298,7 +336,7 @@ def _limited(logit: NDArray[np.floating]) -> NDArray[np.float32]:
     return limited
 
 
-def _margin(logits: Tensor, cut: float) -> Tensor:
+def lesion_margin(logits: Tensor, cut: float) -> Tensor:
     """Return by how much logits (C, h, w) favor the lesion, beyond the threshold."""
     margin = logits[0] if len(logits) == 1 else logits[1:].amax(dim=0) - logits[0]
     return (margin - cut).clamp(-NETWORK_LIMIT, NETWORK_LIMIT)

@@ -1,20 +1,24 @@
-"""A window of an image, encoded by the part of a network that answers to boxes, lassos and strokes."""
+"""A window of an image, encoded for one network."""
 
 from __future__ import annotations
 
 import functools
-import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from napari_lesionseg.inference.clicks import draw_disc
+from napari_lesionseg.inference.clicks import clicks_inside, draw_disc, guidance_planes
 from napari_lesionseg.inference.device import DeviceModel
 from napari_lesionseg.inference.prompts import (
+    Prior,
     area_prior,
     color_features,
+    color_logit,
+    lesion_margin,
     prompt_planes,
     to_view,
     undo_normalization,
@@ -23,7 +27,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.types import Box, Prompts
 
 
-class PromptView:
+class WindowView:
     """A window of an image; each further prompt in it runs the decoder alone."""
 
     def __init__(self, model: DeviceModel, card: ModelCard, planes: Tensor, window: Box) -> None:
@@ -32,14 +36,33 @@ class PromptView:
         self._card, self._planes = card, planes  # (1, 3, h, w)
         self._features = model.encode(planes)
 
-    def logit(self, prompts: Prompts, previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Return the logit (h, w) of the lesion; ``previous`` (h, w) is the probability before."""
+    def automatic(self, prompts: Prompts, previous: NDArray[np.float32] | None) -> Tensor:
+        """Return the logits (C, h, w) of a network that knows of points alone."""
+        guidance = None
+        window, size = (
+            self.window,
+            (self.window.bottom - self.window.top, self.window.right - self.window.left),
+        )
+        points = [replace(p, row=p.row - window.top, col=p.col - window.left) for p in prompts.points]
+        points = clicks_inside(points, size)
+        if self.model.network.guided and (points or previous is not None):
+            guidance = torch.from_numpy(guidance_planes(points, previous, size, self.shape))[None]
+        logits = self.model.decode(self._features, guidance).cpu() / self._card.temperature
+        # Networks such as SegNet give fewer pixels than they get where sides are no multiples of theirs.
+        return functional.interpolate(logits, self.shape, mode="bilinear", align_corners=False)[0]
+
+    def margin(self, prompts: Prompts, previous: NDArray[np.float32] | None, cut: float) -> Tensor:
+        """Return the logit (h, w) of the lesion, 0 at the outline; ``previous`` (h, w) is the probability."""
+        if not self.model.answers_prompts:
+            return lesion_margin(self.automatic(prompts, previous), cut)
         seen = np.zeros(self.shape, np.float32) if previous is None else self._centered(previous)
         prior = area_prior(prompts.area, self.window, self.shape)
         guidance = prompt_planes(self._strokes(prompts), seen, prior, self._colors)
-        logit = self.model.decode(self._features, torch.from_numpy(guidance)[None])[0, 0]
-        threshold = self._card.threshold  # where the annotator sees the outline; the network places it at 0
-        return np.asarray(logit.cpu().numpy() + math.log(threshold / (1 - threshold)), np.float32)
+        return self.model.decode(self._features, torch.from_numpy(guidance)[None])[0, 0].cpu()
+
+    def color(self, prior: Prior) -> NDArray[np.float32]:
+        """Return the logit (h, w) of the colors alone."""
+        return color_logit(self._colors, prior.inside, prior.outside)
 
     @functools.cached_property
     def _colors(self) -> Tensor:
