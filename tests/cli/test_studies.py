@@ -97,6 +97,26 @@ def test_a_lesion_is_followed(study_folder: Path, tmp_path: Path, capsys: Captur
     assert float(rows[1]["area_change"]) == pytest.approx(change, rel=1e-4)
 
 
+def test_gold_standards_are_mixed_in_and_reported(
+    study_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["review", str(study_folder), "--gold", "1"]) == 2
+    assert "--expert NAME" in capsys.readouterr().err
+    with Study.open(study_folder, "chief", unblind=True) as study:
+        image_id = list(study.state.images)[2]
+        study.approve(image_id, np.pad(np.ones((20, 20), np.uint8), ((10, 34), (10, 50))))
+    assert main(["review", str(study_folder), "--gold", "1", "--expert", "chief"]) == 0
+    assert "1 images of chief are gold standards now" in capsys.readouterr().out
+    with Study.open(study_folder, "am") as study:
+        assert not study.state.images[image_id].status.done
+        study.approve(image_id, np.pad(np.ones((20, 20), np.uint8), ((10, 34), (20, 40))))
+    out = tmp_path / "gold.csv"
+    assert main(["review", str(study_folder), "--out", str(out)]) == 0
+    assert "0.500" in capsys.readouterr().out
+    (row,) = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
+    assert (row["annotator"], row["image"], float(row["dice"])) == ("am", "case2", pytest.approx(0.5))
+
+
 def test_fields_are_listed_with_their_values(study_folder: Path, capsys: Captured) -> None:
     describe(study_folder, "am", "nevus", "nevus", "halo nevus")
     assert main(["fields", str(study_folder)]) == 0

@@ -54,6 +54,7 @@ COMMANDS = {
     "import": Command("datasets", "import a data set for the workbench"),
     "fields": Command("studies", "list, fill in or write the fields of a study, such as the diagnosis"),
     "followup": Command("studies", "measure lesions over time"),
+    "review": Command("studies", "show how reviews and gold standards turned out"),
     "verify": Command("datasets", "check that a data set is as it was written"),
     "agreement": Command("studies", "measure how well the annotators of a study agree"),
 }

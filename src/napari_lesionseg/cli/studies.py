@@ -7,12 +7,13 @@ import itertools
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 from rich.table import Table
 
 from napari_lesionseg.cli.console import print_error, print_result, results
 from napari_lesionseg.cli.datasets import print_problems
-from napari_lesionseg.cli.options import make_folder
+from napari_lesionseg.cli.options import make_folder, positive
 from napari_lesionseg.datasets.facts import read_facts
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import StudyError
@@ -34,6 +35,7 @@ from napari_lesionseg.study.followup import (
     write_followup,
 )
 from napari_lesionseg.study.layout import READ_ONLY, find_study
+from napari_lesionseg.study.review import mix_in_gold, summarize_reviews, write_gold_scores
 from napari_lesionseg.study.study import Study
 
 FIELDS_EXAMPLE = """examples:
@@ -42,9 +44,13 @@ FIELDS_EXAMPLE = """examples:
   lesionseg fields my-study/ --import metadata.csv --out values.csv"""
 FOLLOWUP_EXAMPLE = """example:
   lesionseg followup my-study/ --out followup.csv"""
+REVIEW_EXAMPLE = """examples:
+  lesionseg review my-study/ --out gold.csv
+  lesionseg review my-study/ --gold 20 --expert chief"""
 AGREEMENT_EXAMPLE = """example:
   lesionseg agreement my-study/ --consensus consensus/"""
 _MOST_VALUES = 8
+_LAST = 10  # comparisons that show how an annotator does now
 
 
 def open_study(folder: Path, annotator: str = READ_ONLY) -> Study:
@@ -176,6 +182,52 @@ def visit_cells(row: VisitMeasurement) -> tuple[str, ...]:
         f"{row.asymmetry:.2f}",
         "" if row.contrast is None else f"{row.contrast:.1f}",
     )
+
+
+def configure_review(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = REVIEW_EXAMPLE
+    parser.add_argument("study", type=Path, help="a study with the work of several annotators")
+    parser.add_argument(
+        "--gold",
+        type=positive,
+        metavar="N",
+        help="mix N images that --expert approved into the others' queues, to measure them by",
+    )
+    parser.add_argument("--expert", metavar="NAME", help="whose approved outlines are the gold standard")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all Dice values over time")
+
+
+def run_review(options: argparse.Namespace) -> int:
+    """Print how the work of each annotator was reviewed, and how it compares with the gold standard."""
+    if options.gold is not None:
+        if options.expert is None:
+            raise StudyError("Name the expert whose outlines are the gold standard: --expert NAME.")
+        with open_study(options.study, options.expert) as study:
+            marked = mix_in_gold(study, options.gold, options.seed)
+        print_result(f"{len(marked)} images of {options.expert} are gold standards now")
+    with open_study(options.study) as study:
+        summaries = summarize_reviews(study)
+    table = Table(
+        "annotator", "decided", "to review", "accepted", "edited", "returned",
+        "gold", "mean Dice", "last 10", title="Review", title_justify="left",
+    )  # fmt: skip
+    for found in summaries:
+        last = [score.dice for score in found.gold[-_LAST:]]
+        table.add_row(
+            found.annotator,
+            *map(str, (found.decided, found.waiting, found.accepted, found.edited, found.returned)),
+            str(len(found.gold)),
+            "" if found.gold_dice is None else f"{found.gold_dice:.3f}",
+            f"{fmean(last):.3f}" if last else "",
+        )
+    results.print(table)
+    if options.out is not None:
+        scores = [score for found in summaries for score in found.gold]
+        write_gold_scores(options.out, scores)
+        print_result(f"{len(scores)} comparisons with the gold standard written to {options.out}")
+    return 0
 
 
 def configure_agreement(parser: argparse.ArgumentParser) -> None:
