@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
     """Base of all settings: frozen, and strict about unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Skeleton(Settings):
+    """Names of the landmarks of a person, a face or a ruler, and which of them are joined or mirrored."""
+
+    names: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        min_length=1, max_length=500, description="One for each landmark."
+    )
+    edges: tuple[tuple[int, int], ...] = Field(
+        (), max_length=5000, description="Pairs of landmarks that a line joins, counted from 0."
+    )
+    symmetries: tuple[tuple[int, int], ...] = Field(
+        (), max_length=500, description="Pairs of landmarks that a mirrored image swaps, counted from 0."
+    )
+
+    @model_validator(mode="after")
+    def _names_and_pairs_fit(self) -> Self:
+        if len(set(self.names)) < len(self.names) or not all(name.isprintable() for name in self.names):
+            raise ValueError("every landmark needs a printable name of its own")
+        for pair in (*self.edges, *self.symmetries):
+            if pair[0] == pair[1] or not all(0 <= index < len(self.names) for index in pair):
+                raise ValueError(f"{pair} does not join two of the {len(self.names)} landmarks")
+        swapped = [index for pair in self.symmetries for index in pair]
+        if len(set(swapped)) < len(swapped):
+            raise ValueError("a landmark has two mirror images")
+        return self
+
+    @property
+    def mirrored(self) -> list[int]:
+        """The landmark that each one becomes in a mirrored image."""
+        order = list(range(len(self.names)))
+        for one, other in self.symmetries:
+            order[one], order[other] = other, one
+        return order
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], edges: Sequence[tuple[int, int]] = ()) -> Skeleton:
+        """Make a skeleton whose symmetries follow from the names, as left_eye and right_eye."""
+        return cls(names=tuple(names), edges=tuple(edges), symmetries=find_symmetries(names))
+
+
+def find_symmetries(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of names that differ in left and right, or in l and r as a part of their own."""
+    places = {name.casefold(): index for index, name in enumerate(names)}
+    pairs = []
+    for name, index in places.items():
+        for left, right in (("left", "right"), (r"(?<![a-z])l(?![a-z])", "r")):
+            other = places.get(re.sub(left, right, name))
+            if other is not None and other != index:
+                pairs.append((index, other))
+                break
+    return tuple(pairs)
 
 
 class PostprocessConfig(Settings):
@@ -44,6 +98,7 @@ class AugmentConfig(Settings):
     )
     aspect: float = Field(0.25, ge=0, description="Largest logarithm of the stretch between the axes.")
     shift: float = Field(0.15, ge=0, description="Largest shift, as a share of the side.")
+    rotation: float = Field(180, ge=0, le=180, description="Largest rotation, in degrees.")
     color: float = Field(
         1.0, ge=0, description="Strength of brightness, contrast, saturation and color-cast changes."
     )

@@ -57,3 +57,7 @@ class CancelledError(LesionSegError):
 
 class ClusterError(LesionSegError):
     """A dask cluster cannot be started, joined or used."""
+
+
+class LandmarkError(LesionSegError):
+    """Landmarks cannot be used: their number, positions or visibility do not fit."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from napari_lesionseg.errors import LandmarkError
 
 ByteImage: TypeAlias = NDArray[np.uint8]
 """An image, shape (H, W, 3), RGB, 0 to 255."""
@@ -98,6 +100,83 @@ class Prompts:
 
 
 NO_PROMPTS = Prompts()
+
+
+NOT_LABELED, OCCLUDED, VISIBLE = 0, 1, 2
+"""Visibility of a landmark, with COCO's numbers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landmarks:
+    """Landmarks of one person, or of whatever else a skeleton describes.
+
+    Parameters
+    ----------
+    points : ndarray
+        Rows and columns, shape (K, 2), float32, in pixels of the image, as those of a `Click`; NaN where a
+        landmark is not labeled.
+    visibility : ndarray
+        Shape (K,), uint8: 0 not labeled, 1 labeled but occluded, 2 visible.
+    scores : ndarray
+        Confidence, shape (K,), float32 in [0, 1]; 1 for what a person marked.
+    id : str
+        Tells several people in an image, or in a video, apart.
+
+    Raises
+    ------
+    LandmarkError
+        If the shapes differ, a labeled landmark has no position, or a visibility or score is out of range.
+    """
+
+    points: NDArray[np.float32]
+    visibility: NDArray[np.uint8]
+    scores: NDArray[np.float32]
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        count = len(self.points)
+        if self.points.shape != (count, 2) or {self.visibility.shape, self.scores.shape} != {(count,)}:
+            raise LandmarkError("Landmarks need a position, a visibility and a score each.")
+        if (self.visibility > VISIBLE).any():
+            raise LandmarkError("The visibility of a landmark is 0, 1 or 2.")
+        if not ((self.scores >= 0) & (self.scores <= 1)).all():
+            raise LandmarkError("The score of a landmark must lie between 0 and 1.")
+        if not np.isfinite(self.points[self.labeled]).all():
+            raise LandmarkError("A labeled landmark has no position.")
+
+    @property
+    def labeled(self) -> NDArray[np.bool_]:
+        """Which landmarks have a position, shape (K,)."""
+        return self.visibility > NOT_LABELED
+
+    @property
+    def score(self) -> float:
+        """Mean score of the labeled landmarks; 0 without any."""
+        return float(self.scores[self.labeled].mean()) if self.labeled.any() else 0.0
+
+    @property
+    def bounds(self) -> NDArray[np.float32]:
+        """Top, left, bottom and right of the labeled landmarks, shape (4,); NaN without any."""
+        if not self.labeled.any():
+            return np.full(4, np.nan, np.float32)
+        points = self.points[self.labeled]
+        return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def make_landmarks(
+    points: ArrayLike,
+    visibility: ArrayLike | None = None,
+    scores: ArrayLike | None = None,
+    id: str = "",  # noqa: A002
+) -> Landmarks:
+    """Make `Landmarks` from positions (K, 2); those that are NaN, or of visibility 0, are not labeled."""
+    placed = np.array(points, np.float32).reshape(-1, 2)
+    known = np.isfinite(placed).all(axis=1)
+    seen = np.full(len(placed), VISIBLE) if visibility is None else np.asarray(visibility)
+    kept = np.where(known, seen, NOT_LABELED).astype(np.uint8)
+    placed[kept == NOT_LABELED] = np.nan
+    confident = np.ones(len(placed)) if scores is None else np.asarray(scores)
+    return Landmarks(placed, kept, np.where(kept > NOT_LABELED, confident, 0).astype(np.float32), id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_lesionseg.datasets.synthetic import (
+    FIGURE_SKELETON,
     LESION_KINDS,
     Sample,
     sample_set,
@@ -20,6 +21,7 @@ from napari_lesionseg.datasets.synthetic import (
 )
 from napari_lesionseg.datasets.synthetic.skin import SKIN_LAB
 from napari_lesionseg.errors import ImageError
+from napari_lesionseg.types import VISIBLE
 
 SIZE = (112, 154)
 EIGHT = np.ones((3, 3))
@@ -225,3 +227,26 @@ def test_figures_of_any_size(size: tuple[int, int]) -> None:
 def test_figure_too_small_is_refused() -> None:
     with pytest.raises(ImageError, match="too small"):
         synthetic_figure(0, (20, 64))
+
+
+def test_figures_know_their_joints() -> None:
+    names = FIGURE_SKELETON.names
+    for seed in range(6):
+        sample = synthetic_figure(seed, (192, 256), people=1 + seed % 3)
+        assert len(sample.landmarks) == 1 + seed % 3
+        for number, person in enumerate(sample.landmarks, 1):
+            inner = [n for n in range(len(names)) if not names[n].endswith(("wrist", "eye"))]
+            rows, cols = np.rint(person.points[inner]).astype(int).T
+            assert (sample.instances[rows, cols] == number).mean() > 0.85
+            place = dict(zip(names, person.points, strict=True))
+            assert place["left_shoulder"][1] > place["right_shoulder"][1]
+            assert place["nose"][0] < place["left_hip"][0] < place["left_ankle"][0]
+            assert (person.visibility == VISIBLE).all()
+
+
+def test_joints_outside_the_image_are_not_labeled() -> None:
+    people = [p for seed in range(40) for p in synthetic_figure(seed, (200, 40)).landmarks]
+    for person in people:
+        inside = person.points[person.labeled]
+        assert (inside >= -0.5).all()
+        assert (inside <= np.array([199.5, 39.5])).all()

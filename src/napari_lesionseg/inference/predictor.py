@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import DeviceError, ImageError
+from napari_lesionseg.errors import CheckpointError, DeviceError, ImageError
 from napari_lesionseg.inference.clicks import clicks_inside, guidance_planes
 from napari_lesionseg.inference.device import (
     DeviceModel,
@@ -401,9 +401,19 @@ def load_model(name: str | Path | None = None, device: str | torch.device = "aut
     Raises
     ------
     ModelNotFoundError, CheckpointError, DeviceError
-        If there is no such model, its file is damaged, or the device is not available.
+        If there is no such model, its file is damaged or it finds landmarks, or the device is not available.
     """
     path = ModelStore().resolve(name)
+    model = open_model(path, device)
+    if model.card.landmarks is not None:
+        raise CheckpointError(
+            f"{path.name} finds landmarks and draws no outlines: use it with `lesionseg landmarks`."
+        )
+    return model
+
+
+def open_model(path: Path, device: str | torch.device = "auto") -> Model:
+    """Load a model of outlines or of landmarks from its file."""
     target = choose_device(device)
     if path.suffix == ONNX_SUFFIX:
         if device != "auto" and target.type != "cpu":

@@ -70,7 +70,7 @@ def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]
         raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV or XLSX.")
     if suffix == ".jsonl":
         return [dict(_json_cells(line, path)) for line in _text(path, MAX_TABLE_BYTES).splitlines() if line]
-    rows = read_sheet(path) if suffix in (".xlsx", ".xlsm") else _read_cells(path, delimiter)
+    rows = read_sheet(path) if suffix in (".xlsx", ".xlsm") else read_cells(path, delimiter)
     cells = [[cell.strip() for cell in row] for row in rows]
     filled = [row for row in cells if any(row)]
     if not filled:
@@ -97,7 +97,8 @@ def _json_cells(line: str, path: Path) -> Iterator[tuple[str, str]]:
             yield _SPACES.sub("_", name.casefold()), str(cell).strip()
 
 
-def _read_cells(path: Path, delimiter: str | None) -> list[list[str]]:
+def read_cells(path: Path, delimiter: str | None) -> list[list[str]]:
+    """Return the cells of a text table, header included; None: the first line shows the delimiter."""
     text = _COMMENTS.sub("", _text(path, MAX_TABLE_BYTES), count=1)
     named = _SEP_LINE.match(text)
     if named:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from napari_lesionseg.errors import CheckpointError
+
 
 class SegmentationNetwork(nn.Module, ABC):
     """What training and inference ask of a network; every network derives from it.
@@ -37,6 +39,10 @@ class SegmentationNetwork(nn.Module, ABC):
     @abstractmethod
     def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
         """Turn features, and guidance of shape (B, 3, H, W), into logits of shape (B, C, H, W)."""
+
+    def decode_features(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
+        """Turn features into the map (B, F, h, w) that the head sees; not every network has one."""
+        raise CheckpointError(f"The network '{type(self).__name__}' cannot find landmarks.")
 
     def for_inference(self) -> SegmentationNetwork:
         """Return a faster copy in evaluation mode with the same output, which cannot be trained.

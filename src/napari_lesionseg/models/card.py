@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
-from napari_lesionseg.config import Settings
+from napari_lesionseg.config import Settings, Skeleton
 from napari_lesionseg.models.mixture import DomainStatistics
 
 FORMAT_VERSION = 1
@@ -47,6 +47,10 @@ class ModelCard(Settings):
         IMAGENET_STD, description="Divides RGB after the mean was subtracted."
     )
     classes: tuple[Line, ...] = Field(("background", "lesion"), min_length=2, max_length=256)
+    landmarks: Skeleton | None = Field(None, description="Landmarks it finds; None: it outlines `classes`.")
+    individuals: Literal["one", "several"] = Field(
+        "one", description="How many people, or other owners of a set of landmarks, an image may show."
+    )
     threshold: float = Field(
         0.5, gt=0, lt=1, description="Probability above which a pixel belongs to the class."
     )
@@ -83,5 +87,12 @@ class ModelCard(Settings):
 
     @property
     def out_channels(self) -> int:
-        """Channels of the network's output: 1 for one class against the background, else one a class."""
+        """Channels of the network's output: 1 for one class against the background, else one a class.
+
+        For landmarks: a heat map each; for several people a heat map of their centers as well, and the
+        distances down and across from a center to each of its landmarks.
+        """
+        if self.landmarks is not None:
+            count = len(self.landmarks.names)
+            return count if self.individuals == "one" else 3 * count + 1
         return 1 if len(self.classes) == 2 else len(self.classes)

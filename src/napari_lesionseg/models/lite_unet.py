@@ -142,6 +142,10 @@ class LiteUNet(SegmentationNetwork):
             Shape (B, 3, H, W), values in [0, 1]: discs at positive clicks, at negative clicks, and the
             previous probability. None: no clicks and no previous outline.
         """
+        return resize_bilinear(self.head(self.decode_features(features, guidance)), features[0].shape[-2:])
+
+    def decode_features(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
+        """Turn `encode`'s features into those that the head sees, at stride 2."""
         image, *maps = features
         if guidance is None:
             guidance = image.new_zeros(len(image), self.guidance_planes, *image.shape[-2:])
@@ -149,7 +153,8 @@ class LiteUNet(SegmentationNetwork):
         coarse = self.context(deepest)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             coarse = block(coarse, skip)
-        return resize_bilinear(self.head(coarse), guidance.shape[-2:])
+        decoded: Tensor = coarse
+        return decoded
 
     def for_prompts(self) -> PromptUNet | None:
         """Return the network that outlines what a box, a lasso or a stroke shows; None without one."""

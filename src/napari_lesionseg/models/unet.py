@@ -55,13 +55,19 @@ class UNet(SegmentationNetwork):
 
     def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
         """Turn features into logits of shape (B, C, H, W); clicks are not used."""
+        logits: Tensor = self.head(self.decode_features(features))
+        return logits
+
+    def decode_features(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
+        """Turn features into those that the head sees, at the size of the image; clicks are not used."""
+        del guidance
         *skips, coarse = features
         for enlarge, mix, skip in zip(self.enlarge, self.up, reversed(skips), strict=True):
             height, width = skip.shape[-2:]
             enlarged = enlarge(coarse)[..., :height, :width]
             coarse = mix(torch.cat([skip, enlarged], dim=1))  # (B, 2 * fine, h, w) -> (B, fine, h, w)
-        logits: Tensor = self.head(coarse)
-        return logits
+        features_of_head: Tensor = coarse
+        return features_of_head
 
 
 def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:

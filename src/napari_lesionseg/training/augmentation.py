@@ -28,7 +28,7 @@ class TrainingSample(NamedTuple):
     image: Tensor
     """uint8, shape (3, S, S)."""
     labels: Tensor
-    """uint8, shape (S, S)."""
+    """uint8, shape (S, S); or landmarks, float32 (P, K, 3)."""
 
 
 def augment(
@@ -36,16 +36,25 @@ def augment(
 ) -> TrainingSample:
     """Change an image and its labels at random."""
     image = random_artifacts(image, rng, config.artifacts, hiding=not _touches_rim(labels))
-    theta = _random_affine(config, rng)
+    theta = random_affine(config, rng)
     mode = "zeros" if rng.random() < BLACK_SURROUNDINGS else "reflection"
     grid = functional.affine_grid(theta[None], [1, 3, size, size], align_corners=False)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    warped = warp_image(image, grid, mode)
     marks = torch.from_numpy(np.ascontiguousarray(labels))[None, None].float()
-    warped = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode=mode, align_corners=False)[0]
     moved = functional.grid_sample(marks, grid, mode="nearest", padding_mode=mode, align_corners=False)[0, 0]
-    colored = _change_color(warped / 255.0, config.color, rng)
-    degraded = degrade((colored * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
-    return TrainingSample(degraded, moved.round().to(torch.uint8))
+    return TrainingSample(change_look(warped, config, rng), moved.round().to(torch.uint8))
+
+
+def warp_image(image: ByteImage, grid: Tensor, padding: str) -> Tensor:
+    """Sample an image (H, W, 3) at a grid (1, S, S, 2), into (3, S, S) from 0 to 255."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
+
+
+def change_look(image: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """Change light, color and sharpness of an image (3, S, S) from 0 to 255, into bytes."""
+    colored = _change_color(image / 255.0, config.color, rng)
+    return degrade((colored * 255.0).round().clamp(0, 255).to(torch.uint8), config.blur, rng)
 
 
 def plain_sample(image: ByteImage, labels: LabelImage, size: int) -> TrainingSample:
@@ -61,12 +70,13 @@ def _touches_rim(labels: LabelImage) -> bool:
     return bool(labels[[0, -1]].any() or labels[:, [0, -1]].any())
 
 
-def _random_affine(config: AugmentConfig, rng: np.random.Generator) -> Tensor:
+def random_affine(config: AugmentConfig, rng: np.random.Generator) -> Tensor:
     """Draw the map from the sample's coordinates to the image's, both in [-1, 1]; shape (2, 3)."""
     low, high = config.scale
     zoom = np.exp(rng.uniform(np.log(low), np.log(high)))
     stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
-    angle = rng.uniform(0, 2 * np.pi)
+    turned = rng.uniform(0, 2 * np.pi)
+    angle = ((turned + np.pi) % (2 * np.pi) - np.pi) * config.rotation / 180
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     flip = np.diag([rng.choice([-1.0, 1.0]), 1.0])
     matrix = np.diag([stretch, 1 / stretch]) @ turn @ flip / zoom

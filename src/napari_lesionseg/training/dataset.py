@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_lesionseg.config import AugmentConfig
@@ -18,6 +19,9 @@ from napari_lesionseg.types import ByteImage, LabelImage, Pair
 
 PREFETCHED = 3
 Made = TypeVar("Made")
+Augmentation: TypeAlias = Callable[
+    [ByteImage, NDArray[Any], AugmentConfig, int, np.random.Generator], TrainingSample
+]
 
 
 class CachedPair(NamedTuple):
@@ -25,7 +29,8 @@ class CachedPair(NamedTuple):
 
     stem: str
     image: ByteImage
-    labels: LabelImage
+    labels: NDArray[Any]
+    """Class indices, uint8 (H, W); or landmarks, float32 (P, K, 3): row, column and visibility of each."""
 
 
 class Batch(NamedTuple):
@@ -34,7 +39,7 @@ class Batch(NamedTuple):
     images: Tensor
     """uint8, shape (B, 3, S, S)."""
     labels: Tensor
-    """uint8, shape (B, S, S)."""
+    """uint8, shape (B, S, S); or landmarks, float32 (B, P, K, 3), NaN where there is none."""
 
 
 def shrink_pair(stem: str, image: ByteImage, labels: LabelImage, side: int) -> CachedPair:
@@ -69,6 +74,7 @@ class BatchSource:
     ) -> None:
         self._pairs, self._config, self._batch_size, self._seed = pairs, config, batch_size, seed
         self._part, self._parts = part, parts
+        self.augment: Augmentation = augment
 
     @property
     def steps_per_pass(self) -> int:
@@ -84,7 +90,7 @@ class BatchSource:
 
     def _sample(self, position: int, size: int) -> TrainingSample:
         pair, rng = self._pair_at(position)
-        return augment(pair.image, pair.labels, self._config, size, rng)
+        return self.augment(pair.image, pair.labels, self._config, size, rng)
 
     def _pair_at(self, position: int) -> tuple[CachedPair, np.random.Generator]:
         """Return a pair, and the random generator of its sample."""

@@ -121,11 +121,7 @@ class Learner:
             norm.momentum = max(momentum, 1 / (number + 1))
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
-        logits, labels = self._forward(batch, number)
-        config, ranks = self._config, self._ranks
-        share = segmentation_loss(
-            logits, labels, config.loss, config.label_smoothing, config.class_weights, ranks.total
-        )
+        share, ranks = self._loss(*self._forward(batch, number)), self._ranks
         loss = ranks.total(share.detach())
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -141,16 +137,24 @@ class Learner:
 
     def _run_network(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """Return the logits (B + guided, C, S, S) of a batch, calibrated, and their labels."""
-        images = batch.images.to(self._device)  # (B, 3, S, S)
         labels = batch.labels.to(self._device)  # (B, S, S)
-        images = ((images.float() / 255 - self._mean) / self._std).contiguous(
-            memory_format=torch.channels_last
-        )
         with autocast(self._device, self._config.precision):
-            features = self.network.encode(images)
+            features = self.network.encode(self._normalize(batch.images))
             features, labels, guidance = self._add_guided(batch, features, labels, number)
             logits = self.network.decode(features, guidance)
         return self._calibrate(logits.float()), labels
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, S, S) of bytes as the network sees them."""
+        scaled = (images.to(self._device).float() / 255 - self._mean) / self._std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the share of this rank in the loss; the shares add up."""
+        config = self._config
+        return segmentation_loss(
+            logits, labels, config.loss, config.label_smoothing, config.class_weights, self._ranks.total
+        )
 
     def _add_guided(
         self, batch: Batch, features: tuple[Tensor, ...], labels: Tensor, number: int

@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 
 from napari_lesionseg.config import LearningConfig, TrainConfig
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.evaluation.keypoints import LandmarkScores
 from napari_lesionseg.evaluation.metrics import FAILURE_LIMIT, overlap
 from napari_lesionseg.inference.device import choose_device
 from napari_lesionseg.inference.predictor import Model
@@ -105,8 +106,10 @@ class EpochResult:
     """Mean training loss of the pass."""
     size: int
     """Side of the training images in pixels."""
-    validation: ValidationScores | None
+    validation: ValidationScores | None = None
     """Scores of the averaged weights on the held-out images; None without held-out images."""
+    landmarks: LandmarkScores | None = None
+    """The same for landmarks."""
 
 
 class Trainer:
@@ -292,6 +295,8 @@ def _read_config(position: dict[str, Any]) -> TrainConfig | None:
 
 def check_classes(card: ModelCard, pairs: Sequence[CachedPair], config: LearningConfig) -> None:
     """Raise a TrainingError if masks or class weights do not fit the classes of the card."""
+    if card.landmarks is not None:  # no classes, and no masks
+        return
     weights = config.class_weights
     if weights is not None and (len(weights) != len(card.classes) or not any(weights)):
         names = ", ".join(card.classes)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_lesionseg.datasets.synthetic.artifacts import random_artifacts
+from napari_lesionseg.datasets.synthetic.figures import FIGURE_SKELETON as FIGURE_SKELETON
 from napari_lesionseg.datasets.synthetic.figures import draw_figures
 from napari_lesionseg.datasets.synthetic.lesions import KINDS, Place, draw_outline, paint_lesion
 from napari_lesionseg.datasets.synthetic.skin import Skin, draw_skin
 from napari_lesionseg.errors import ImageError
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage, Landmarks
 
 SMALLEST_SIDE = 32
 LESION_KINDS: tuple[str, ...] = tuple(KINDS)
@@ -41,12 +42,15 @@ class Sample:
         1 where the subject is, 0 elsewhere.
     instances : array of uint8, shape (H, W)
         0 background, 1 the first lesion or person, 2 the second, and so on.
+    landmarks : tuple of Landmarks
+        Joints of each person, in the order of `FIGURE_SKELETON`.
     """
 
     name: str
     image: ByteImage
     mask: LabelImage
     instances: LabelImage
+    landmarks: tuple[Landmarks, ...] = ()
 
 
 def synthetic_sample(
@@ -208,8 +212,19 @@ def sample_set(n: int = 6) -> list[Sample]:
     return samples
 
 
-def synthetic_figure(seed: int, size: tuple[int, int] = (256, 256)) -> Sample:
-    """Draw one or two standing people with an exact mask: a subject that is no lesion, to train on."""
-    _check(size, None, None, 1)
-    image, instances = draw_figures(np.random.default_rng(seed), size)
-    return Sample(f"figure-{seed}", image, (instances > 0).astype(np.uint8), instances)
+def synthetic_figure(seed: int, size: tuple[int, int] = (256, 256), people: int | None = None) -> Sample:
+    """Draw standing people with exact masks and joints: a subject that is no lesion, to train on.
+
+    Parameters
+    ----------
+    seed : int
+        Which image, 0 or more.
+    size : tuple of int
+        Height and width, 32 or more each.
+    people : int, optional
+        How many, side by side; None: one or two.
+    """
+    _check(size, None, None, people or 1)
+    drawn = draw_figures(np.random.default_rng(seed), size, people)
+    mask = (drawn.instances > 0).astype(np.uint8)
+    return Sample(f"figure-{seed}", drawn.image, mask, drawn.instances, drawn.landmarks)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from skimage.color import lab2rgb
 
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.synthetic.skin import SKIN_LAB
 from napari_lesionseg.datasets.synthetic.textures import noise
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage, Landmarks, make_landmarks
 
 _SUPERSAMPLING = 4
 _REACH = 0.49  # of an arm stretched out sideways, as a share of the height
+_ARM, _LEG = ("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle")
+_SIDES = ("left", "right")
+FIGURE_SKELETON = Skeleton.from_names(
+    ("nose", *(f"{side}_{joint}" for joint in ("eye", *_ARM, *_LEG) for side in _SIDES)),
+    # The landmarks of the left side have odd numbers: eyes 1, shoulders 3, elbows 5, wrists 7, hips 9, ...
+    [(0, 1), (0, 2), (3, 4), (9, 10), *((n, n + 2) for n in (3, 4, 5, 6, 9, 10, 11, 12)), (3, 9), (4, 10)],
+)
+"""Landmarks of a drawn person, with COCO's names."""
+
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
@@ -63,6 +74,10 @@ class _Sketch:
         for point in points:
             self.ellipse(point, (thickness / 2, thickness / 2), color)
 
+    def pixels(self, points: list[Point]) -> NDArray[np.float64]:
+        """Return rows and columns, in pixels of the finished image, shape (K, 2)."""
+        return np.array(self._at(points))[:, ::-1] / _SUPERSAMPLING - 0.5 + 0.5 / _SUPERSAMPLING
+
     def finish(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Shrink: colors times coverage, shape (H, W, 3), and coverage, shape (H, W), both 0 to 1."""
         white = np.float32(255)
@@ -71,25 +86,44 @@ class _Sketch:
         return color, cover
 
 
-def draw_figures(rng: np.random.Generator, size: tuple[int, int]) -> tuple[ByteImage, LabelImage]:
-    """Draw one or two standing people before a wall."""
+class Figures(NamedTuple):
+    """Drawn people."""
+
+    image: ByteImage
+    instances: LabelImage
+    landmarks: tuple[Landmarks, ...]
+    """One for each person, from left to right, in the order of `FIGURE_SKELETON`."""
+
+
+def draw_figures(rng: np.random.Generator, size: tuple[int, int], people: int | None = None) -> Figures:
+    """Draw standing people before a wall, one or two if not told how many."""
     height, width = size
     image = _draw_room(rng, size)
     instances = np.zeros(size, dtype=np.uint8)
-    count = 2 if width >= 0.9 * height and rng.random() < 0.35 else 1
+    count = people or (2 if width >= 0.9 * height and rng.random() < 0.35 else 1)
     lane = width / count
+    joints = []
     for index in range(count):
         tall = min(height * rng.uniform(0.62, 0.88), lane / (2 * _REACH))
         room = max(0.0, lane / 2 - _REACH * tall)
         feet = (lane * (index + 0.5) + rng.uniform(-room, room), height * rng.uniform(0.91, 0.97))
-        color, cover = _draw_person(rng, size, feet, tall)
+        (color, cover), points = _draw_person(rng, size, feet, tall)
+        joints.append(points)
         light = 1 + 0.07 * noise(rng, size, tall / 6, 3)
         shadow = np.roll(cover, (max(1, int(tall / 60)), max(1, int(tall / 40))), axis=(0, 1))
         image *= 1 - 0.22 * shadow[..., None]
         image += color * light[..., None] - image * cover[..., None]
         instances[cover >= 0.5] = index + 1
     image += 0.012 * rng.standard_normal(image.shape, dtype=np.float32)
-    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8), instances
+    drawn = (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
+    return Figures(drawn, instances, tuple(_landmarks(points, size) for points in joints))
+
+
+def _landmarks(points: NDArray[np.float64], size: tuple[int, int]) -> Landmarks:
+    """Return joints as landmarks; those outside the image are not labeled."""
+    outside = (points < -0.5) | (points > np.array(size) - 0.5)
+    points[outside] = np.nan
+    return make_landmarks(points)
 
 
 def _draw_room(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -116,7 +150,8 @@ def _muted(rng: np.random.Generator, darkest: float, brightest: float) -> NDArra
 
 def _draw_person(
     rng: np.random.Generator, size: tuple[int, int], feet: Point, tall: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]:
+    """Return color and coverage, and rows and columns of the joints, shape (K, 2)."""
     sketch = _Sketch(size, feet, tall)
     look = _choose_look(rng)
     spread = rng.uniform(0.03, 0.09)
@@ -125,10 +160,15 @@ def _draw_person(
         sketch.ellipse((0, 0.89), (0.075, 0.10), look.hair)
     _draw_legs(sketch, look, spread, skirt=rng.random() < 0.3)
     _draw_torso(sketch, look, striped=rng.random() < 0.4)
-    for side in (-1, 1):
-        _draw_arm(sketch, look, side, rng.uniform(-0.1, 1.1), rng.uniform(-0.4, 0.8), bare=rng.random() < 0.5)
+    joints = {"nose": (0.0, 0.905)}
+    for side, name in ((-1, "right"), (1, "left")):  # who faces the camera has the left side on the right
+        lift, bend = rng.uniform(-0.1, 1.1), rng.uniform(-0.4, 0.8)
+        arm = _draw_arm(sketch, look, side, lift, bend, bare=rng.random() < 0.5)
+        joints |= {f"{name}_{joint}": point for joint, point in zip(_ARM, arm, strict=True)}
+        joints |= {f"{name}_{joint}": point for joint, point in zip(_LEG, _leg(side, spread), strict=True)}
+        joints[f"{name}_eye"] = (side * 0.02, 0.925)
     _draw_head(sketch, look, hat=rng.random() < 0.25)
-    return sketch.finish()
+    return sketch.finish(), sketch.pixels([joints[name] for name in FIGURE_SKELETON.names])
 
 
 def _choose_look(rng: np.random.Generator) -> _Look:
@@ -143,13 +183,14 @@ def _as_bytes(color: NDArray[np.float32]) -> Color:
     return red, green, blue
 
 
+def _leg(side: int, spread: float) -> tuple[Point, Point, Point]:
+    """Return hip, knee and ankle."""
+    return (side * 0.05, 0.50), (side * (0.05 + spread / 2), 0.27), (side * (0.05 + spread), 0.03)
+
+
 def _draw_legs(sketch: _Sketch, look: _Look, spread: float, *, skirt: bool) -> None:
     for side in (-1, 1):
-        hip, knee, foot = (
-            (side * 0.05, 0.50),
-            (side * (0.05 + spread / 2), 0.27),
-            (side * (0.05 + spread), 0.03),
-        )
+        hip, knee, foot = _leg(side, spread)
         sketch.limb([hip, knee, foot], 0.07 if skirt else 0.09, look.skin if skirt else look.bottom)
         sketch.ellipse((foot[0] + side * 0.02, 0.02), (0.05, 0.022), look.shoes)
     if skirt:
@@ -172,14 +213,17 @@ def _draw_torso(sketch: _Sketch, look: _Look, *, striped: bool) -> None:
         sketch.polygon([(-low, y), (low, y), (high, y + 0.025), (-high, y + 0.025)], look.trim)
 
 
-def _draw_arm(sketch: _Sketch, look: _Look, side: int, lift: float, bend: float, *, bare: bool) -> None:
-    """Draw an arm that is lifted by `lift` radians from hanging and bent by `bend` at the elbow."""
+def _draw_arm(
+    sketch: _Sketch, look: _Look, side: int, lift: float, bend: float, *, bare: bool
+) -> tuple[Point, Point, Point]:
+    """Draw an arm, lifted by ``lift`` radians and bent by ``bend``; return shoulder, elbow and hand."""
     shoulder = (side * 0.115, 0.765)
     elbow = (shoulder[0] + side * 0.17 * np.sin(lift), shoulder[1] - 0.17 * np.cos(lift))
     hand = (elbow[0] + side * 0.16 * np.sin(lift + bend), elbow[1] - 0.16 * np.cos(lift + bend))
     sketch.limb([elbow, hand], 0.05, look.skin if bare else look.top)
     sketch.limb([shoulder, elbow], 0.06, look.top)
     sketch.ellipse(hand, (0.03, 0.03), look.skin)
+    return shoulder, elbow, hand
 
 
 def _draw_head(sketch: _Sketch, look: _Look, *, hat: bool) -> None:
