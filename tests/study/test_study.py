@@ -15,7 +15,7 @@ from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.events import Approved, MaskEvent, MaskOrigin, StudyClass
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import Box, Click, Prompts
 
 MODEL = "c" * 64
 
@@ -37,6 +37,15 @@ def test_an_image_from_prediction_to_approval(study: Study, images: list[str], o
     assert predicted is not None
     assert (predicted.model, predicted.threshold, predicted.annotator) == (MODEL, 0.46, "am")
     assert predicted.as_clicks() == origin.clicks
+
+
+def test_boxes_and_lassos_survive_a_restart(study: Study, images: list[str], outline: np.ndarray) -> None:
+    areas = (Prompts(box=Box(-2, 3, 40, 50)), Prompts(lasso=((1.5, 2.0), (30.0, 4.0), (9.0, 25.25))))
+    study.save_correction(images[0], outline, MaskOrigin(MODEL, 0.65, areas=areas))
+    with Study.open(study.folder, "am") as again:
+        current = again.state.images[images[0]].current
+        assert MaskOrigin.of(current).areas == areas
+        assert MaskOrigin.of(again.approve(images[0]).current).areas == areas
 
 
 def test_approving_keeps_where_the_outline_came_from(
@@ -192,6 +201,8 @@ def test_booleans_are_outlines(study: Study, images: list[str], outline: np.ndar
         MaskOrigin(quality=-1),
         MaskOrigin(clicks=(Click(float("inf"), 0),)),
         MaskOrigin(clicks=(Click(1, 1),) * 10_001),
+        MaskOrigin(areas=(Prompts(lasso=((1, float("nan")), (2, 3), (4, 5))),)),
+        MaskOrigin(areas=(Prompts(box=Box(1, 2, 3, 10**9)),)),
         MaskOrigin(label=0),
     ],
 )

@@ -25,13 +25,14 @@ from pydantic import (
     TypeAdapter,
 )
 
-from napari_lesionseg.types import MAX_CLASS_INDEX, Click
+from napari_lesionseg.types import MAX_CLASS_INDEX, Box, Click, Prompts
 
 SCHEMA_VERSION: Literal[1] = 1
 """Version of ``study.json`` and of the events that this package writes and reads."""
 
 STUDY_FORMAT: Literal["napari-lesionseg study"] = "napari-lesionseg study"
 MAX_CLICKS = 10_000
+MAX_AREAS = 1_000
 MAX_NOTE = 4_000
 MAX_VIEW = 16_000
 
@@ -73,6 +74,7 @@ RelativePath: TypeAlias = Annotated[
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Coordinate: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
+Pixel: TypeAlias = Annotated[int, Field(ge=-1_000_000, le=10_000_000)]
 Note: TypeAlias = Annotated[str, StringConstraints(max_length=MAX_NOTE)]
 FieldName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 FieldValue: TypeAlias = bool | float | Note | None
@@ -170,6 +172,26 @@ class CarriedMask(StrictModel):
     """Rows one and two of the matrix that takes (x, y, 1) in the earlier image to x and y in this one."""
 
 
+class Area(StrictModel):
+    """A box (top, left, bottom, right) or a lasso (rows and columns) that an outline keeps to."""
+
+    model_config = ConfigDict(revalidate_instances="always")  # `of` leaves the checks to the event
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] | None = None
+    lasso: Annotated[tuple[tuple[Coordinate, Coordinate], ...], Field(max_length=MAX_CLICKS)] = ()
+
+    @classmethod
+    def of(cls, prompts: Prompts) -> Area:
+        """Return the area of prompts."""
+        box = prompts.box
+        sides = None if box is None else (box.top, box.left, box.bottom, box.right)
+        return cls.model_construct(box=sides, lasso=tuple(prompts.lasso))
+
+    def as_prompts(self) -> Prompts:
+        """Return the area as the rest of the package knows it."""
+        return Prompts(box=None if self.box is None else Box(*self.box), lasso=self.lasso)
+
+
 class MaskEvent(ImageEvent):
     """A revision of an image's mask, and what it came from (see `MaskOrigin`)."""
 
@@ -178,6 +200,7 @@ class MaskEvent(ImageEvent):
     model: Sha256 | None = None
     threshold: Fraction | None = None
     clicks: Annotated[tuple[tuple[Coordinate, Coordinate, bool], ...], Field(max_length=MAX_CLICKS)] = ()
+    areas: Annotated[tuple[Area, ...], Field(max_length=MAX_AREAS)] = ()
     quality: Fraction | None = None
     label: Annotated[int, Field(ge=1, le=MAX_CLASS_INDEX)] = 1
     carried: CarriedMask | None = None
@@ -283,14 +306,16 @@ class MaskOrigin:
     quality: float | None = None  # estimated, 0 to 1
     label: int = 1  # class that was being drawn
     carried: CarriedMask | None = None  # the mask of the last visit, if it was made of that
+    areas: Sequence[Prompts] = ()  # boxes and lassos
 
     @classmethod
     def of(cls, event: MaskEvent | None) -> Self:
         """Return what the mask of an event came from."""
         if event is None:
             return cls()
-        clicks = event.as_clicks()
-        return cls(event.model, event.threshold, clicks, event.quality, event.label, event.carried)
+        areas = tuple(area.as_prompts() for area in event.areas)
+        known = (event.model, event.threshold, event.as_clicks(), event.quality, event.label, event.carried)
+        return cls(*known, areas)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a `MaskEvent`."""
@@ -298,6 +323,7 @@ class MaskOrigin:
             "model": self.model,
             "threshold": self.threshold,
             "clicks": tuple((click.row, click.col, click.positive) for click in self.clicks),
+            "areas": tuple(Area.of(area) for area in self.areas),
             "quality": self.quality,
             "label": self.label,
             "carried": self.carried,

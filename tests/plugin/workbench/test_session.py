@@ -23,7 +23,7 @@ from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import Box, Click, Prompts
 
 CONFIG = PostprocessConfig(min_area=0)
 SPOT = 20 * 25
@@ -163,6 +163,19 @@ def test_a_click_is_saved_with_the_outline(qtbot: QtBot, desk: Desk) -> None:
     outline = desk.state("P1").current
     assert isinstance(outline, Corrected)
     assert outline.clicks == ((2.0, 2.0, True),)
+
+
+def test_boxes_are_saved_with_the_outline(qtbot: QtBot, desk: Desk) -> None:
+    desk.editor.add_area(Prompts(box=Box(2, 3, 20, 30)))
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    desk.editor.add_area(Prompts(lasso=((2.0, 3.0), (2.0, 30.0), (20.0, 30.0))), adds=True)
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    desk.saved()
+    outline = desk.state("P1").current
+    assert isinstance(outline, Corrected)
+    box, lasso = outline.areas
+    assert box.box == (2, 3, 20, 30)
+    assert lasso.lasso == ((2.0, 3.0), (2.0, 30.0), (20.0, 30.0))
 
 
 def test_a_prediction_requested_after_an_edit_is_saved(qtbot: QtBot, open_desk: Any, network: Any) -> None:

@@ -50,6 +50,12 @@ class Snapshot:
         return self.predictions[-1]
 
     @property
+    def areas(self) -> tuple[Prompts, ...]:
+        """The boxes and lassos that the mask came from, without the clicks."""
+        found = (self.area, *(prediction.prompts.area for prediction in self.added))
+        return tuple(area for area in found if area.has_area)
+
+    @property
     def threshold(self) -> float:
         """The threshold of the settings, else the model's own."""
         return resolve_threshold(None, self.config, self.model_threshold)

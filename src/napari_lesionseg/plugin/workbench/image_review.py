@@ -190,6 +190,7 @@ class ImageReview:
             model=None if model is None else model.sha256,
             threshold=editor.snapshot.threshold,
             clicks=editor.snapshot.clicks,
+            areas=editor.snapshot.areas,
             carried=self._carried,
             label=min(editor.document.active_class, len(self._study.info.classes)),
         )
