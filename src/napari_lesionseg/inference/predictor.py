@@ -297,7 +297,8 @@ class EncodedImage:
             whole = torch.from_numpy(self.network_logits(prompts.points, before, False))
             far = lesion_margin(view_of_part(whole, window, self.shape, view.shape), cut)
         near = view.margin(prompts, seen, cut)
-        lesion = combine_evidence(weights, near, far, prior, view.color(prior)) + cut
+        color = view.color(prior) if weights.color else None
+        lesion = combine_evidence(weights, near, far, prior, color) + cut
         if self._model.card.out_channels == 1:
             return np.asarray(lesion[None].numpy())
         return share_among_classes(lesion, self._view(window, self._expert).automatic(prompts, seen))

@@ -1,9 +1,8 @@
 """Boxes and lassos as evidence about each pixel, and the network's evidence combined with it.
 
 Where a lesion is, and how large, says more about it than a network can on images from a camera it never saw,
-and so do the image's own colors. The weights were chosen from a coarse grid on ISIC validation images, PH2
-and smartphone photos together, with simulated gestures: what `benchmarks/prompts.py` prints for these sets is
-optimistic.
+and so do the image's own colors. The weights were chosen from a coarse grid on ISIC validation images with
+simulated gestures.
 """
 
 from __future__ import annotations
@@ -59,12 +58,12 @@ class Weights(NamedTuple):
 
 
 BOX_WEIGHTS = Weights(window=0.25, whole=0.5, prior=1.0, color=0.25)
-LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.25)
+LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.0)
 # With a part for prompts, which has learned to weigh a box and the colors by itself. Lassos are the
 # exception: even rough ones follow the outline more closely than the network does.
 PROMPTED_BOX_WEIGHTS = Weights(window=1.0, whole=0.3, prior=0.0, color=0.0)
-PROMPTED_LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.25)
-PROMPTED_STROKE_WEIGHTS = Weights(window=0.7, whole=0.3, prior=0.0, color=0.0)
+PROMPTED_LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.0)
+PROMPTED_STROKE_WEIGHTS = Weights(window=1.0, whole=0.0, prior=0.0, color=0.0)
 
 
 def weights_of(prompts: Prompts, prompted: bool) -> Weights:
@@ -220,16 +219,20 @@ def prompt_planes(
 
 
 def combine_evidence(
-    weights: Weights, window: Tensor, whole: Tensor | None, prior: Prior, color: NDArray[np.float32]
+    weights: Weights,
+    window: Tensor,
+    whole: Tensor | None,
+    prior: Prior,
+    color: NDArray[np.float32] | None,
 ) -> Tensor:
     """Return the logit (h, w) of the lesion in a window, 0 at the outline.
 
     ``window`` and ``whole`` (h, w) are logits of networks, 0 at the outline as well.
     """
-    evidence = weights.window * window
+    evidence = weights.window * window + weights.prior * torch.from_numpy(prior.logit)
     if whole is not None:
         evidence = evidence + weights.whole * whole
-    return evidence + torch.from_numpy(weights.prior * prior.logit + weights.color * color)
+    return evidence if color is None else evidence + weights.color * torch.from_numpy(color)
 
 
 def share_among_classes(lesion: Tensor, network: Tensor) -> NDArray[np.float32]:
