@@ -53,7 +53,10 @@ class SavedRound(Settings):
     @classmethod
     def of(cls, result: EpochResult) -> SavedRound:
         """Convert an `EpochResult`."""
-        return cls.model_validate(dataclasses.asdict(result))
+        known = {
+            name: value for name, value in dataclasses.asdict(result).items() if name in cls.model_fields
+        }
+        return cls.model_validate(known)  # fine-tuning has no scores of landmarks
 
     def result(self) -> EpochResult:
         """Convert back to an `EpochResult`."""
