@@ -38,10 +38,12 @@ from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
 from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import Identified, StudyClass
 from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.review import mark_gold, return_image
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
 
@@ -304,6 +306,33 @@ def follow_up(folder: Path) -> None:
     take(bench._viewer, "follow-up")
 
 
+def review(folder: Path) -> None:
+    """Show a reviewer's work on the outlines of two annotators, who were measured by a gold standard."""
+    samples = {f"nevus-{seed:02d}": synthetic_sample(seed) for seed in range(1, 13)}
+    images = {name: sample.image for name, sample in samples.items()}
+    where = folder / "nevi-2026"
+    with Study.create(where, "chief", images=images) as study:
+        for image_id in list(study.state.images)[:5]:
+            study.approve(image_id, samples[study.state.images[image_id].name].mask)
+            mark_gold(study, image_id)
+    for width, annotator in enumerate(("am", "bk")):
+        with Study.open(where, annotator) as study:
+            for place, image_id in enumerate(list(study.state.images)[: 9 - 2 * width]):
+                mask = samples[study.state.images[image_id].name].mask
+                wide = ndimage.binary_dilation(mask, iterations=2 + 5 * width + (place * 3) % 4)
+                study.approve(image_id, wide.astype(np.uint8))
+    with Study.open(where, "chief", reviewer=True) as study:
+        study.approve(list(study.state.images)[7])
+        return_image(study, list(study.state.images)[8], "too wide at the top")
+    bench = open_workbench(where)
+    opened = bench.session
+    bench.start.open_for_review(where, "chief")
+    wait_for(lambda: bench.session not in (None, opened) and bench.session.editor is not None)
+    show_only(bench, ReviewerPanel.title)
+    wait_for(lambda: bench.panel(ReviewerPanel).table.rowCount() > 1)
+    take(bench._viewer, "review")
+
+
 IN_DOCS = {
     "workbench": workbench,
     "new-study": new_study,
@@ -315,6 +344,7 @@ IN_DOCS = {
     "loop-review": loop_review,
     "fields": fields,
     "follow-up": follow_up,
+    "review": review,
 }
 OTHERS = {"export": export, "unfolded": unfolded}
 

@@ -220,6 +220,7 @@ class Corrected(MaskEvent):
     """The annotator changed the mask: by hand, by clicks, by the threshold."""
 
     event: Literal["corrected"] = "corrected"
+    review_of: AnnotatorName | None = None  # whose decision stands until the reviewer replaces it
 
 
 class Approved(MaskEvent):

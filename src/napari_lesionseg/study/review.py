@@ -36,7 +36,7 @@ class AnnotatorSummary:
     """How far the review of one annotator's work is, and what came of it."""
 
     annotator: str
-    decided: int  # images with a verdict of theirs
+    decided: int  # images with a verdict of theirs, without gold standards
     accepted: int
     edited: int
     returned: int  # images that wait for the annotator now
@@ -63,6 +63,15 @@ def verdict_to_review(state: ImageState, reviewer: str) -> Verdict | None:
         if _review_of(state, verdict) is None
     ]
     return max(waiting, key=lambda verdict: verdict.order, default=None)
+
+
+def is_to_review(state: ImageState, reviewer: str) -> bool:
+    """Whether an image waits for a reviewer: not while it is returned, nor if it only measures annotators."""
+    return (
+        state.status is not Status.RETURNED
+        and state.gold is None
+        and verdict_to_review(state, reviewer) is not None
+    )
 
 
 def _review_of(state: ImageState, verdict: Verdict) -> Verdict | None:
@@ -132,6 +141,8 @@ def _summarize(study: Study, annotator: str, scores: list[GoldScore]) -> Annotat
     decided = accepted = returned = 0
     edits: list[float] = []
     for state in study.state.images.values():
+        if state.gold is not None:
+            continue
         returned += _returned_to(study, state) == annotator
         verdict = state.verdicts.get(annotator)
         if verdict is None or verdict.review_of is not None:

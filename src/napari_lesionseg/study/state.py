@@ -8,12 +8,14 @@ What an event does to an image's status:
 
 ============  =======================================================================================
 predicted     "unreviewed" becomes "predicted"; any other status stays
-corrected     "corrected"; a flagged or returned image stays so until there is a verdict
+corrected     "corrected"; a flagged or returned image stays so until there is a verdict, and so does any
+              other image that a reviewer changes
 approved      "approved"; the note goes
 no lesion     "no lesion"; the note goes
 returned      "returned", with the note; the verdict of the annotator it goes to is withdrawn
 flagged       "flagged", with the note
-reopened      back to "corrected", "predicted" or "unreviewed", whichever mask there is; the note goes
+reopened      back to "corrected", "predicted" or "unreviewed", whichever mask there is; the note goes. After
+              a review, the verdict that it was about counts again
 ============  =======================================================================================
 
 Prediction, correction and approved mask are kept apart, and none takes another's place. All other events
@@ -255,6 +257,8 @@ def _apply_work(state: ImageState, event: ImageEvent) -> ImageState:
     match event:
         case Predicted():
             return _with_prediction(state, event)
+        case Corrected() if event.review_of is not None:
+            return replace(state, corrected=event, current=event)
         case Corrected():
             waits = state.status in (Status.FLAGGED, Status.RETURNED)
             status = state.status if waits else Status.CORRECTED
@@ -271,8 +275,7 @@ def _apply_work(state: ImageState, event: ImageEvent) -> ImageState:
             withdrawn = _without_verdict(state, event.annotator)
             return replace(withdrawn, status=Status.FLAGGED, note=event.note)
         case Reopened():
-            withdrawn = _without_verdict(state, event.annotator)
-            return replace(withdrawn, status=_status_of_mask(state), note="")
+            return _reopen(state, event)
     return state
 
 
@@ -287,6 +290,17 @@ def _with_verdict(state: ImageState, event: Verdict, status: Status) -> ImageSta
     others = _without_verdict(state, event.annotator).verdicts
     verdicts = MappingProxyType({**others, event.annotator: event})
     return replace(state, status=status, note="", verdicts=verdicts)
+
+
+def _reopen(state: ImageState, event: Reopened) -> ImageState:
+    """Withdraw a verdict; if it was a review, the verdict that it was about counts again."""
+    mine = state.verdicts.get(event.annotator)
+    withdrawn = _without_verdict(state, event.annotator)
+    reviewed = withdrawn.verdicts.get((mine and mine.review_of) or "")
+    if isinstance(reviewed, Approved):
+        return replace(withdrawn, status=Status.APPROVED, note="", approved=reviewed, current=reviewed)
+    status = _status_of_mask(state) if reviewed is None else Status.NO_LESION
+    return replace(withdrawn, status=status, note="")
 
 
 def _without_verdict(state: ImageState, annotator: str) -> ImageState:

@@ -443,7 +443,8 @@ class Study:
 
     def save_correction(self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN) -> ImageState:
         """Save a mask that the annotator changed, by hand, by clicks or by the threshold."""
-        return self.record_mask(Corrected, image_id, labels, origin)
+        review_of = self._reviewed(self._state_of(image_id))
+        return self.record_mask(Corrected, image_id, labels, origin, review_of=review_of)
 
     def approve(
         self, image_id: str, labels: ArrayLike | None = None, origin: MaskOrigin | None = None

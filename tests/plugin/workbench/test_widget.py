@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
-from qtpy.QtWidgets import QApplication, QDockWidget, QMessageBox
+from qtpy.QtWidgets import QApplication, QDockWidget, QInputDialog, QMessageBox
 
 from napari_lesionseg.errors import ModelNotFoundError
 from napari_lesionseg.plugin.workbench import autosave, image_review, panels, start_panel, widget
@@ -17,6 +17,7 @@ from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
@@ -313,3 +314,20 @@ def test_a_floating_dock_does_not_hide_the_window_that_closes(
     assert open_bench.session is None
     with Study.open(folder / STUDY_FOLDER, "am") as study:
         assert study.read_mask(image_id)[2, 2] == 1
+
+
+def test_a_study_is_opened_again_for_review(
+    qtbot: QtBot, open_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_bench.session
+    open_bench.panel(ReviewBar).approve.click()
+    shown(qtbot, open_bench, "P2")
+    qtbot.waitUntil(lambda: before.save_queue.unsaved == 0)
+    monkeypatch.setattr(QInputDialog, "getText", lambda *args, **named: ("chief", True))
+    open_bench.panel(ReviewerPanel).begin.click()
+    qtbot.waitUntil(lambda: open_bench.session not in (None, before), timeout=15000)
+    shown(qtbot, open_bench, "P1")
+    assert open_bench.session.study.is_reviewer
+    assert open_bench.annotator.text() == "chief"
+    assert open_bench.panel(ReviewBar).approve.text().startswith("Accept")
+    assert "This outline is by am" in open_bench.panel(ReviewerPanel).message.text()

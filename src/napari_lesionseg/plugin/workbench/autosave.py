@@ -217,13 +217,11 @@ class SaveQueue:
     def save_no_lesion(self, image_id: str, shape: tuple[int, int]) -> None:
         """Save that the image shows no lesion."""
         self._masks[image_id] = UnsavedMask(np.zeros(shape, np.uint8), (), by_annotator=True)
-        self._decided.add(image_id)
-        self.put(partial(self._study.no_lesion, image_id), image_id)
+        self.put(partial(self._study.no_lesion, image_id), image_id, decides=True)
 
     def save_flag(self, image_id: str, note: str) -> None:
         """Save that the image is set aside."""
-        self._decided.add(image_id)
-        self.put(partial(self._study.flag, image_id, note), image_id)
+        self.put(partial(self._study.flag, image_id, note), image_id, decides=True)
 
     def save_reopen(self, image_id: str) -> None:
         """Save that the decision about an image is withdrawn."""
@@ -234,8 +232,20 @@ class SaveQueue:
         """Save where the annotator is."""
         self._autosaver.put(partial(self._study.save_session, image_id, view), "place", "place")
 
-    def put(self, save: Callable[[], object], image_id: str, replaces: Hashable = None) -> None:
-        """Save something about an image, after all that waits of it, in place of what it `replaces`."""
+    def put(
+        self,
+        save: Callable[[], object],
+        image_id: str,
+        replaces: Hashable = None,
+        *,
+        decides: bool = False,
+    ) -> None:
+        """Save something about an image, after all that waits of it, in place of what it `replaces`.
+
+        If it `decides` about the image, that is not offered again in the meantime.
+        """
+        if decides:
+            self._decided.add(image_id)
         self._autosaver.put(save, replaces, image_id)
         self.all_saved.emit(False)
 

@@ -74,6 +74,8 @@ class ReviewBar(Panel):
             self.listen(events, self._bind_keys)
         self._bind_keys()
         self.save_status.setText("")
+        verb = "Accept" if session.study.is_reviewer else "Approve"
+        self.approve.setText(f"{verb} \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
         self._update()
 
     def _lay_out(self) -> None:

@@ -5,7 +5,8 @@ There is one image in the viewer at a time. Its decision is saved while the next
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from psygnal import Signal
@@ -18,7 +19,8 @@ from napari_lesionseg.plugin.workbench.image_review import ImageReview, changed_
 from napari_lesionseg.plugin.workbench.predictions import BatchPrediction
 from napari_lesionseg.plugin.workbench.verdicts import Verdicts
 from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
-from napari_lesionseg.study.queue import Order, ValuesOf, arrange, next_image
+from napari_lesionseg.study.queue import Order, ValuesOf, arrange, is_to_do, next_image
+from napari_lesionseg.study.review import is_to_review
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 
@@ -44,7 +46,8 @@ class StudySession:
         self.save_queue = SaveQueue(study)
         self.save_queue.saved.connect(self.changed.emit)
         self.fields = FieldEdits(study, self.save_queue)
-        self.navigation = Navigation(study, self.save_queue, self.fields.values)
+        is_wanted = partial(is_to_review, reviewer=study.annotator) if study.is_reviewer else is_to_do
+        self.navigation = Navigation(study, self.save_queue, self.fields.values, is_wanted)
         self.display = ImageDisplay(viewer, study, self.save_queue, self.navigation.ahead_of, config)
         self.display.opened.connect(self._on_opened)
         self.display.failed.connect(self.failed.emit)
@@ -82,10 +85,14 @@ class StudySession:
         return self.display.model
 
     def begin(self) -> None:
-        """Open the image that was open the last time, or else the first one to be reviewed."""
+        """Open what a reviewer returned, or else the image that was open the last time, or the next one."""
         session = self.study.session
         known = self.study.state.images
-        if session is not None and session.image_id is not None and session.image_id in known:
+        first = self.navigation.next_of(None)
+        is_urgent = first is not None and known[first].status is Status.RETURNED
+        if first is not None and (is_urgent or self.study.is_reviewer):
+            self.open_image(first)
+        elif session is not None and session.image_id is not None and session.image_id in known:
             self.display.open(session.image_id, session.view)
         elif not self.next() and known:
             self.open_image(next(iter(known)))
@@ -171,8 +178,15 @@ class Navigation:
 
     changed = Signal()
 
-    def __init__(self, study: Study, save_queue: SaveQueue, values_of: ValuesOf) -> None:
+    def __init__(
+        self,
+        study: Study,
+        save_queue: SaveQueue,
+        values_of: ValuesOf,
+        is_wanted: Callable[[ImageState], bool] = is_to_do,
+    ) -> None:
         self._study, self._save_queue, self._values_of = study, save_queue, values_of
+        self._is_wanted = is_wanted
         self._visited: list[str] = []
         self._order, self._search = Order.NAME, ""
         self._statuses: frozenset[Status] | None = None
@@ -195,7 +209,7 @@ class Navigation:
         """Return the next image to be reviewed after one; None when there is none."""
         away = self._save_queue.decided | set(skip)
         waiting = [state for state in self.queue if state.image_id == image_id or state.image_id not in away]
-        state = next_image(waiting, image_id)
+        state = next_image(waiting, image_id, self._is_wanted)
         return None if state is None else state.image_id
 
     def neighbor(self, image_id: str | None, step: int) -> str | None:

@@ -114,6 +114,10 @@ class StartPanel(QWidget):
         if annotator:
             self._begin(partial(open_folder, folder, annotator))
 
+    def open_for_review(self, folder: Path, reviewer: str) -> None:
+        """Open a study as a reviewer of the work of others."""
+        self._begin(lambda progress: Study.open(folder, reviewer, reviewer=True))
+
     def open_samples(self) -> None:
         """Open a study of synthetic images."""
         annotator = self._annotator()

@@ -35,6 +35,7 @@ from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel, Panel
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
 from napari_lesionseg.plugin.workbench.sections import Notice, Sections
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.start_panel import StartPanel
@@ -53,6 +54,7 @@ PANELS: tuple[type[Panel], ...] = (
     FieldsPanel,
     FollowUpPanel,
     FinetunePanel,
+    ReviewerPanel,
     ExportPanel,
     ModelPanel,
     ReviewBar,
@@ -92,6 +94,7 @@ class Workbench(QWidget):
         self._focus.adopt()
         self._show_study()
         self.start.opened.connect(self._on_study)
+        self.panel(ReviewerPanel).requested.connect(self.start.open_for_review)
         when_gone(self, self._close_quietly)
 
     def panel(self, panel_type: type[P]) -> P:
