@@ -13,7 +13,7 @@ import pytest
 from napari_lesionseg.cli import main
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import read_mask
-from napari_lesionseg.study.events import Identified
+from napari_lesionseg.study.events import CarriedMask, Identified, MaskOrigin
 from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.study import Study
 
@@ -198,3 +198,22 @@ def test_coco_objects_have_the_attributes_of_their_lesion(study_folder: Path, tm
     files = (tmp_path / "set" / "annotations").glob("*.json")
     objects = [entry for file in files for entry in json.loads(file.read_text())["annotations"]]
     assert [entry["attributes"] for entry in objects if "attributes" in entry] == [{"streaks": "regular"}]
+
+
+def test_verify_looks_at_fields_and_at_what_outlines_were_made_from(
+    study_folder: Path, capsys: Captured
+) -> None:
+    describe(study_folder, "am", "nevus")
+    (study_folder / "fields.json").write_text('{"name": "none", "fields": []}')
+    assert main(["verify", str(study_folder)]) == 0  # kept, and no damage
+    assert "The template has no field diagnosis any more" in capsys.readouterr().err
+    (study_folder / "fields.json").write_text("{")
+    assert main(["verify", str(study_folder)]) == 1
+    assert "not a template of fields" in capsys.readouterr().err
+    (study_folder / "fields.json").unlink()
+    with Study.open(study_folder, "am") as study:
+        source = CarriedMask(image_id="a" * 64, revision="b" * 16, matrix=(1, 0, 0, 0, 1, 0))
+        image_id = list(study.state.images)[2]
+        study.record_prediction(image_id, np.ones((64, 80), np.uint8), MaskOrigin(carried=source))
+    assert main(["verify", str(study_folder)]) == 1
+    assert "made from that of an image that nobody added" in capsys.readouterr().err

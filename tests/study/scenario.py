@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.study.events import Approved, MaskEvent, MaskOrigin
+from napari_lesionseg.study.events import Approved, Identified, MaskEvent, MaskOrigin, Returned
+from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.review import mark_gold
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Click
@@ -24,6 +26,9 @@ class Seen:
     outline: bytes | None = None
     note: str = ""
     approved: tuple[bytes, ...] = ()
+    values: tuple[tuple[str, object], ...] = ()  # of the fields, by name
+    lesion: str | None = None
+    gold: bytes | None = None
 
 
 World = dict[str, Seen]
@@ -46,7 +51,7 @@ def draw(rng: np.random.Generator) -> np.ndarray:
 
 
 def plan(images: list[str], rounds: int, seed: int = 0, before: World | None = None) -> Work:
-    """Plan work on images: predict, correct, approve, flag, no lesion, reopen, correct again, approve."""
+    """Plan work on images: predict, correct, describe, approve, return, flag and all else that is saved."""
     rng = np.random.default_rng(seed)
     work = Work(worlds=[before if before is not None else {image_id: Seen() for image_id in images}])
     for number in range(rounds):
@@ -78,6 +83,10 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
         ),
     )
     yield (
+        lambda study: StudyFields(study).set(image_id, {"diagnosis": "nevus", "mm_per_pixel": 0.05}),
+        lambda seen: replace(seen, values=(("diagnosis", "nevus"), ("mm_per_pixel", 0.05))),
+    )
+    yield (
         lambda study: study.approve(image_id, second),
         lambda seen: replace(
             seen,
@@ -88,12 +97,28 @@ def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, 
         ),
     )
     yield (
+        lambda study: mark_gold(study, image_id),
+        lambda seen: replace(seen, gold=second.tobytes()),
+    )
+    yield (
+        lambda study: study.record(Returned, image_id, to="am", note="too wide"),
+        lambda seen: replace(seen, status="returned", note="too wide"),
+    )
+    yield (
+        lambda study: study.record(Identified, image_id, patient="A", lesion=image_id[:8]),
+        lambda seen: replace(seen, lesion=image_id[:8]),
+    )
+    yield (
         lambda study: study.flag(image_id, "hair?"),
         lambda seen: replace(seen, status="flagged", note="hair?"),
     )
     yield (
         lambda study: study.no_lesion(image_id),
         lambda seen: replace(seen, status="no lesion", note=""),
+    )
+    yield (
+        lambda study: StudyFields(study).set(image_id, {"diagnosis": None}),
+        lambda seen: replace(seen, values=(("mm_per_pixel", 0.05),)),
     )
     yield (
         lambda study: study.reopen(image_id),
@@ -128,7 +153,9 @@ def _see(study: Study, image_id: str) -> Seen:
         if isinstance(entry, MaskEvent):
             study.read_revision(entry)
     approved = tuple(study.read_revision(entry).tobytes() for entry in entries if isinstance(entry, Approved))
-    return Seen(state.status.value, outline, state.note, approved)
+    values = tuple(sorted(StudyFields(study).values(image_id).items()))
+    gold = None if state.gold is None else study.read_revision(state.gold).tobytes()
+    return Seen(state.status.value, outline, state.note, approved, values, state.lesion, gold)
 
 
 def differences(folder: Path, work: Work, done: int) -> list[str]:

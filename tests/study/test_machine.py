@@ -6,6 +6,7 @@ import errno
 import itertools
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from seam import Tap, fail_at
 
 from conftest import MEMORY, SHAPE, noise
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.events import Described, Returned
 from napari_lesionseg.study.study import Study
 
 numbers = st.integers(0, 2)
@@ -55,18 +57,24 @@ class Workday(RuleBasedStateMachine):
 
     def act(self, name: str, image_id: str, *args: object) -> None:
         """Do something, after it failed once where a fault is waiting."""
+        if name == "record":
+            self._act(lambda: self.study.record(args[0], image_id, **args[1]))
+        else:
+            self._act(lambda: getattr(self.study, name)(image_id, *args))
+
+    def _act(self, do: Callable[[], object]) -> None:
         if self.fault is not None:
             before, (point, error) = self.study.state, divmod(self.fault, 3)
             listener = fail_at(point, (errno.ENOSPC, errno.EIO, errno.EACCES)[error], lasting=True)
             self.fault = None
             try:
                 with Tap(self.study.folder, listener):
-                    getattr(self.study, name)(image_id, *args)
+                    do()
             except StudyError:
                 assert self.study.state is before
             else:
                 return
-        getattr(self.study, name)(image_id, *args)
+        do()
 
     def image_id(self, number: int) -> str:
         return list(self.world)[number]
@@ -88,8 +96,9 @@ class Workday(RuleBasedStateMachine):
         image_id = self.image_id(number)
         self.act("save_correction", image_id, labels_of(seed))
         self.drawn.add(image_id)
-        flagged = self.world[image_id].status == "flagged"
-        self.see(image_id, status="flagged" if flagged else "corrected", outline=labels_of(seed).tobytes())
+        status = self.world[image_id].status
+        waits = status in ("flagged", "returned")
+        self.see(image_id, status=status if waits else "corrected", outline=labels_of(seed).tobytes())
 
     @rule(number=numbers, seed=seeds)
     def approve(self, number: int, seed: int) -> None:
@@ -119,6 +128,18 @@ class Workday(RuleBasedStateMachine):
     def flag(self, number: int, note: str) -> None:
         self.act("flag", self.image_id(number), note)
         self.see(self.image_id(number), status="flagged", note=note)
+
+    @rule(number=numbers, value=st.sampled_from(["nevus", "melanoma", "halo nevus"]))
+    def describe(self, number: int, value: str) -> None:
+        image_id = self.image_id(number)
+        self.act("record", image_id, Described, {"values": {"diagnosis": value}})
+        self.see(image_id, values=(("diagnosis", value),))
+
+    @rule(number=numbers, note=st.text(max_size=5))
+    def return_to_am(self, number: int, note: str) -> None:
+        image_id = self.image_id(number)
+        self.act("record", image_id, Returned, {"to": "am", "note": note})
+        self.see(image_id, status="returned", note=note)
 
     @rule(number=numbers)
     def reopen(self, number: int) -> None:

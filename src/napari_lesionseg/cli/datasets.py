@@ -24,7 +24,7 @@ from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.datasets.splits import PARTS
-from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.study.datasets import field_problems, study_from_dataset, study_records
 from napari_lesionseg.study.layout import READ_ONLY, STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study
@@ -252,8 +252,12 @@ def check_study(folder: Path) -> int:
         total = len(study.state.images)
         with progress_bar("Checking", total) as (progress, task):
             found = study.check(lambda done, _: progress.update(task, completed=done))
-        problems = (*study.problems, *found)
+        problems = [str(problem) for problem in (*study.problems, *found)]
+        try:
+            print_problems(field_problems(study))  # they are kept, and no damage
+        except StudyError as error:
+            problems.append(str(error))
         for problem in problems:
-            print_error(str(problem))
+            print_error(problem)
     print_result(f"{total} images and their masks checked: {'damaged' if problems else 'intact'}")
     return 1 if problems else 0

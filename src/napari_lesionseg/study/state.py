@@ -96,7 +96,7 @@ class ImageState:
     annotator: str | None = None  # whose event is the latest that shows
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """By annotator; a verdict is withdrawn when the same annotator changes, flags or reopens the image."""
-    described: tuple[Described, ...] = ()  # oldest first
+    described: tuple[Described, ...] = ()  # oldest first, without those that later ones replace
     identified: Identified | None = None
     gold: GoldStandard | None = None  # hidden from the annotators who are measured by it
 
@@ -246,7 +246,7 @@ def _apply(state: ImageState, event: ImageEvent) -> ImageState:
         case Identified():
             return replace(state, identified=event)
         case Described():
-            return replace(state, described=(*state.described, event))
+            return replace(state, described=(*_still_needed(state.described, event), event))
         case GoldStandard() | GoldWithdrawn():
             return replace(state, gold=event if isinstance(event, GoldStandard) else None)
     return _apply_work(state, event)
@@ -277,6 +277,15 @@ def _apply_work(state: ImageState, event: ImageEvent) -> ImageState:
         case Reopened():
             return _reopen(state, event)
     return state
+
+
+def _still_needed(described: Iterable[Described], event: Described) -> list[Described]:
+    """Return the events of which some value is not filled in again by the same annotator's later event."""
+    return [
+        earlier
+        for earlier in described
+        if earlier.annotator != event.annotator or not earlier.values.keys() <= event.values.keys()
+    ]
 
 
 def _with_prediction(state: ImageState, event: Predicted) -> ImageState:

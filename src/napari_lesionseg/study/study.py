@@ -566,6 +566,9 @@ class Study:
                 self.read_revision(event)
             except StudyError as error:
                 found.append(StudyProblem(f"{MASKS}/{event.image_id}/{event.revision}.png", 0, str(error)))
+            if event.carried is not None and event.carried.image_id not in self.state.images:
+                reason = f"an outline of {state.name} was made from that of an image that nobody added"
+                found.append(StudyProblem(EVENTS, 0, reason))
         return found
 
     def _refuse(self, event: AnyEvent) -> str | None:
