@@ -35,6 +35,8 @@ _YES = {"yes", "y", "true", "1", "1.0", "present"}
 _NO = {"no", "n", "false", "0", "0.0", "absent"}
 
 Scope: TypeAlias = Literal["image", "lesion", "patient"]
+_SHARED: tuple[Scope, ...] = ("lesion", "patient")
+_SCOPES: tuple[Scope, ...] = ("image", *_SHARED)
 Kind: TypeAlias = Literal["choice", "number", "yes/no", "text", "date"]
 
 
@@ -166,27 +168,44 @@ class StudyFields:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._file = study.folder / TEMPLATE_FILE
-        self.template = read_template(self._file) if self._file.is_file() else default_template()
+        self._use(read_template(self._file) if self._file.is_file() else default_template())
         self._images: Mapping[str, ImageState] = {}  # of the state that the groups are from
-        self._groups: dict[tuple[str, str], list[ImageState]] = {}
+        self._groups: dict[str, list[ImageState]] = {}
 
     def set_template(self, template: FieldTemplate) -> None:
         """Use other fields; all values are kept, those of fields that are gone too."""
         write_atomically(self._file, template.model_dump_json(indent=2, exclude_defaults=True).encode())
+        self._use(template)
+
+    def _use(self, template: FieldTemplate) -> None:
         self.template = template
+        self._scopes = {field.name: field.scope for field in template.fields}
+        self._known: dict[str, dict[str, FieldValue]] = {}
 
     def values(self, image_id: str, annotator: str | None = None) -> dict[str, FieldValue]:
         """Return the latest value of each field of an image, of one annotator or of all."""
-        found: dict[str, tuple[Described, FieldValue]] = {}
-        for scope in ("image", "lesion", "patient"):
+        self._follow_study()
+        if annotator is None and image_id in self._known:
+            return dict(self._known[image_id])
+        found: dict[str, Described] = {}
+        for scope in _SCOPES:
             for state in self._together(image_id, scope):
                 for event in state.described:
-                    for name, value in event.values.items():
-                        if self._scope(name) != scope or annotator not in (None, event.annotator):
-                            continue
-                        if name not in found or found[name][0].order <= event.order:
-                            found[name] = event, value
-        return {name: value for name, (_, value) in found.items() if value is not None}
+                    if annotator in (None, event.annotator):
+                        self._take_latest(event, scope, found)
+        values = {name: event.values[name] for name, event in found.items()}
+        known: dict[str, FieldValue] = {name: value for name, value in values.items() if value is not None}
+        if annotator is None:
+            self._known[image_id] = dict(known)
+        return known
+
+    def _take_latest(self, event: Described, scope: Scope, found: dict[str, Described]) -> None:
+        """Note an event for each field of a scope that it fills in later than others."""
+        for name in event.values:
+            # A field that is not in the template any more is about the image.
+            is_about_it = self._scopes.get(name, "image") == scope
+            if is_about_it and (name not in found or found[name].order <= event.order):
+                found[name] = event
 
     def set(self, image_id: str, values: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
         """Save values of an image, and return what they were before; a `FieldError` if one does not fit."""
@@ -263,22 +282,21 @@ class StudyFields:
                 misfits[field.name, str(error)] += 1
                 yield field.name, text
 
-    def _scope(self, name: str) -> Scope:
-        """Return what a field is about; one that is not in the template any more, about the image."""
-        field = self.template.find(name)
-        return "image" if field is None else field.scope
-
-    def _together(self, image_id: str, scope: str) -> Sequence[ImageState]:
-        """Return the images that share a value of this scope with an image."""
+    def _follow_study(self) -> None:
+        """Forget what was known of an earlier state of the study."""
         images = self._study.state.images
         if images is not self._images:
-            groups: dict[tuple[str, str], list[ImageState]] = defaultdict(list)
+            groups: dict[str, list[ImageState]] = defaultdict(list)
             for state in images.values():
-                for key in ("lesion", "patient"):
-                    groups[key, group_of(state, key)].append(state)
+                for scope in _SHARED:
+                    groups[group_of(state, scope)].append(state)
             self._images, self._groups = images, groups
-        state = images[image_id]
-        return [state] if scope == "image" else self._groups[scope, group_of(state, scope)]
+            self._known.clear()
+
+    def _together(self, image_id: str, scope: Scope) -> Sequence[ImageState]:
+        """Return the images that share a value of this scope with an image."""
+        state = self._images[image_id]
+        return [state] if scope == "image" else self._groups[group_of(state, scope)]
 
 
 def ratings_of(fields: StudyFields, states: Iterable[ImageState], field: StudyField) -> list[dict[str, str]]:
@@ -294,14 +312,14 @@ def ratings_of(fields: StudyFields, states: Iterable[ImageState], field: StudyFi
     return list(found.values())
 
 
-def group_of(state: ImageState, scope: str) -> str:
-    """Return what the images of a lesion or patient have in common; nothing if it is not known.
+def group_of(state: ImageState, scope: Scope) -> str:
+    """Return what the images of a lesion or patient have in common; of an image alone, its own ID.
 
     Lesions of several patients may have one name, so the patient is part of it.
     """
     if scope == "patient":
-        return f"patient {state.patient}" if state.patient else state.image_id
-    return f"lesion {state.patient or ''}\0{state.lesion}" if state.lesion else state.image_id
+        return f"patient {state.patient}" if state.patient else f"patient of {state.image_id}"
+    return f"lesion {state.patient or ''}\0{state.lesion}" if state.lesion else f"lesion of {state.image_id}"
 
 
 def text_of(value: FieldValue) -> str:
