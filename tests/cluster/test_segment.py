@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,10 +18,19 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, Engine, open_engine
-from napari_lesionseg.cluster.segment import LOG, FileResult, SegmentJob, SegmentLog, segment_files
+from napari_lesionseg.cluster.segment import (
+    LOG,
+    FileResult,
+    FileTask,
+    SegmentJob,
+    SegmentLog,
+    segment_chunk,
+    segment_files,
+)
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.registry import build_network
@@ -141,7 +151,7 @@ def test_every_mask_is_written_once_though_a_worker_is_killed(
         (tmp_path / "o").mkdir()
         results = segment_files(engine, job_of(model_file), images, tmp_path / "o")
         first = next(results)
-        os.kill(next(iter(engine._client.run(os.getpid).values())), signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(next(iter(engine.client.run(os.getpid).values())), signal.SIGKILL)  # type: ignore[attr-defined]
         rest = list(results)
     run_here(model_file, images, tmp_path / "here")
     assert [result.source for result in (first, *rest)] == images
@@ -187,7 +197,7 @@ def test_without_distributed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_workers_of_another_version_are_named(monkeypatch: pytest.MonkeyPatch, two_workers: Engine) -> None:
     monkeypatch.setattr("napari_lesionseg.cluster.engine.__version__", "0")
-    address = two_workers._client.scheduler.address  # type: ignore[attr-defined]
+    address = two_workers.client.scheduler.address  # type: ignore[attr-defined]
     with (
         pytest.raises(ClusterError, match="install the same versions"),
         open_engine(ClusterOptions(scheduler=address)),
@@ -199,7 +209,7 @@ def test_a_running_cluster_is_joined(
     two_workers: Engine, model_file: Path, images: list[Path], tmp_path: Path
 ) -> None:
     scheduler = tmp_path / "scheduler.json"
-    two_workers._client.write_scheduler_file(str(scheduler))  # type: ignore[attr-defined]
+    two_workers.client.write_scheduler_file(str(scheduler))  # type: ignore[attr-defined]
     with open_engine(ClusterOptions(scheduler_file=scheduler)) as engine:
         assert engine.description == "dask cluster of 2 workers"
         assert len(run(engine, model_file, images[:3], tmp_path / "o")) == 3
@@ -213,6 +223,48 @@ def test_a_scheduler_that_goes_away_is_one_sentence(
         engine.install_model(model_file)
         results = segment_files(engine, job_of(model_file), images * 30, tmp_path / "o")
         next(results)
-        engine._client.cluster.close()  # type: ignore[attr-defined]
-        with pytest.raises(ClusterError, match="--resume"):
+        engine.client.cluster.close()  # type: ignore[attr-defined]
+        with pytest.raises(ClusterError, match="connection to the dask scheduler is lost"):
             list(results)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes_on(
+    shared: bool, model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, *args: object, **settings: object) -> None:
+        if "012" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_mask(path, *args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("napari_lesionseg.cluster.segment.write_mask", write)
+    payload = None if shared else images[12].read_bytes()
+    tasks = [FileTask(image, tmp_path, payload) for image in images[11:14]]
+    results = segment_chunk(job_of(model_file), model_file, tasks)
+    assert [result.error != "" for result in results] == [False, True, False]
+    assert "No space left on device" in results[1].error
+
+
+def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp_path: Path) -> None:
+    gone = tmp_path / "gone.safetensors"
+    results = segment_chunk(
+        SegmentJob("", PostprocessConfig().model_dump_json(), "cpu"),
+        gone,
+        [FileTask(image, tmp_path) for image in images[:2]],
+    )
+    assert all(str(gone) in result.error for result in results)
+
+
+def test_ctrl_c_ends_the_workers_in_silence(model_file: Path, images: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "napari_lesionseg", "segment", str(images[0].parent), "--out"]
+    command += [str(tmp_path / "o"), "--model", str(model_file), "--device", "cpu", "--workers", "2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 200
+        while not hashes(tmp_path / "o") and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the client and to all workers
+        _, errors = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert [line for line in errors.splitlines() if "image 005" not in line] == ["lesionseg: Stopped."]

@@ -18,6 +18,7 @@ from napari_lesionseg.cli.options import (
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.cluster.segment import SegmentJob, segment_files
 from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.inference.device import choose_device, describe_device
 from napari_lesionseg.inference.predictor import read_model_card
 from napari_lesionseg.io.atomic import sha256_file
@@ -103,12 +104,16 @@ def segment_images(
     failures = skipped = 0
     with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
         engine.install_model(path)
-        for result in segment_files(engine, job, images, out, resume=resume):
-            if result.error:
-                failures += 1
-                print_error(name_image(result.source, result.error))
-            skipped += result.skipped
-            progress.advance(task)
+        try:
+            for result in segment_files(engine, job, images, out, resume=resume):
+                if result.error:
+                    failures += 1
+                    print_error(name_image(result.source, result.error))
+                skipped += result.skipped
+                progress.advance(task)
+        except ClusterError as error:
+            print_error(f"{error} Start the command again with --resume to outline the rest.")
+            return 1
         where = describe_device(choose_device(device)) if engine.in_process else engine.description
     done = len(images) - failures
     kept = f", {skipped} of them before" if skipped else ""

@@ -23,6 +23,7 @@ Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CHUNKS_AHEAD = 4
 """Chunks that wait for each worker: enough to keep it busy, few enough that memory stays flat."""
 
@@ -91,7 +92,7 @@ class DaskEngine:
     in_process = False
 
     def __init__(self, client: Client, description: str) -> None:
-        self._client = client
+        self.client = client
         self._model = ""
         self.description = description
 
@@ -104,13 +105,21 @@ class DaskEngine:
         with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
             named = Path(folder) / self._model
             named.write_bytes(path.read_bytes())
-            self._client.register_plugin(UploadFile(str(named), load=False))
+            self.client.register_plugin(UploadFile(str(named), load=False))
 
     def sees(self, path: Path) -> bool:
         """Whether every worker reads the same bytes at this path."""
         expected = sha256_file(path)
-        found = self._client.run(_hash_or_none, str(path))
+        found = self.client.run(_hash_or_none, str(path))
         return bool(found) and all(sha256 == expected for sha256 in found.values())
+
+    def start(self, function: Callable[[Chunk, Path], Result], argument: Chunk) -> Any:
+        """Start one piece of work on a worker, and return its future."""
+        import dask
+
+        # A part of the graph, though large: what is scattered would be lost with the worker that holds it.
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
+            return self.client.submit(_start_on_worker, function, self._model, argument, pure=False)
 
     def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
         """Yield the result of each chunk, in order, with few chunks in flight."""
@@ -118,7 +127,7 @@ class DaskEngine:
         remaining = iter(chunks)
         try:
             while True:
-                ahead = CHUNKS_AHEAD * max(1, len(self._client.scheduler_info().get("workers", ())))
+                ahead = CHUNKS_AHEAD * max(1, len(self.client.scheduler_info().get("workers", ())))
                 for chunk in remaining:
                     waiting.append(self._submit(function, chunk))
                     if len(waiting) >= ahead:
@@ -127,16 +136,16 @@ class DaskEngine:
                     return
                 yield self._result(waiting.popleft())
         finally:
-            if self._client.status == "running":
-                self._client.cancel(list(waiting))  # type: ignore[no-untyped-call]
+            if self.client.status == "running":
+                self.client.cancel(list(waiting))  # type: ignore[no-untyped-call]
 
     def _submit(self, function: Callable[[Path, Chunk], Result], chunk: Chunk) -> Any:
         from distributed.client import ClosedClientError
 
         try:
-            return self._client.submit(_run_on_worker, function, self._model, chunk, pure=False)
+            return self.client.submit(_run_on_worker, function, self._model, chunk, pure=False)
         except ClosedClientError as error:
-            raise ClusterError(_GONE) from error
+            raise ClusterError(GONE) from error
 
     def _result(self, future: Any) -> Any:
         from concurrent.futures import CancelledError
@@ -147,22 +156,22 @@ class DaskEngine:
             try:
                 return future.result(timeout=1)
             except TimeoutError:
-                if self._client.status != "running":
-                    raise ClusterError(_GONE) from None
+                if self.client.status != "running":
+                    raise ClusterError(GONE) from None
             except KilledWorker as error:
                 raise ClusterError(
                     "Workers died repeatedly at the same images, perhaps for want of memory; "
                     "use fewer workers."
                 ) from error
             except CancelledError as error:
-                raise ClusterError(_GONE) from error
+                raise ClusterError(GONE) from error
             except OSError as error:
-                if self._client.status == "running":
+                if self.client.status == "running":
                     raise
-                raise ClusterError(_GONE) from error
+                raise ClusterError(GONE) from error
 
 
-_GONE = "The connection to the dask scheduler is lost; start it again and add --resume."
+GONE = "The connection to the dask scheduler is lost."
 
 
 @contextmanager
@@ -196,6 +205,8 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
         "distributed.worker.daemon": True,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         "distributed.admin.log-length": 0,
+        # Set before torch is loaded: it keeps the number per thread, and tasks run in threads of their own.
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, threads),
     }
     with (
         tempfile.TemporaryDirectory(prefix="lesionseg-") as folder,
@@ -210,7 +221,6 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
         ) as cluster,
         Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
-        client.run(_limit_threads, threads)
         yield client, f"{workers} processes, {threads} thread{'s' if threads > 1 else ''} each"
 
 
@@ -234,7 +244,7 @@ def _joined(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
         workers = client.scheduler_info()["workers"]
         if not workers:
             raise ClusterError("The dask cluster has no workers; start some and try again.")
-        yield client, f"dask cluster of {len(workers)} workers"
+        yield client, f"dask cluster of {len(workers)} worker{'s' if len(workers) > 1 else ''}"
 
 
 def _check_versions(client: Client) -> None:
@@ -253,10 +263,10 @@ def _run_on_worker(function: Callable[[Path, Chunk], Result], model: str, chunk:
     return function(Path(get_worker().local_directory) / model, chunk)
 
 
-def _limit_threads(threads: int) -> None:
-    import torch  # the options of the command line are here too, and must not wait for torch
+def _start_on_worker(function: Callable[[Chunk, Path], Result], model: str, argument: Chunk) -> Result:
+    from distributed import get_worker
 
-    torch.set_num_threads(threads)
+    return function(argument, Path(get_worker().local_directory) / model)
 
 
 def _versions() -> tuple[str, str]:

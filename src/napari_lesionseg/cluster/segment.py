@@ -116,7 +116,10 @@ def _run_chunks(
 
 def segment_chunk(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
     """Segment the files of a chunk with a model that is loaded once per process."""
-    model = load_cached(model_file, job.device)
+    try:
+        model = load_cached(model_file, job.device)
+    except LesionSegError as error:  # its file vanished here; other workers may still have it
+        return [FileResult(task.source, str(error)) for task in tasks]
     config = PostprocessConfig.model_validate_json(job.settings)
     return [_segment(job, model, config, task) for task in tasks]
 
@@ -128,33 +131,38 @@ def load_cached(path: Path, device: str) -> Model:
 
 
 def _segment(job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask) -> FileResult:
-    if task.payload is None:
-        return _segment_here(job, model, config, task)
-    # The worker does not see the files of this computer: it works on copies, and only masks go back.
+    try:
+        if task.payload is None:
+            return _segment_here(job, model, config, task)
+        return _segment_copy(job, model, config, task, task.payload)
+    except LesionSegError as error:
+        return FileResult(task.source, str(error))
+    except OSError as error:  # such as a full disk
+        return FileResult(task.source, f"{error.filename or task.source}: {error.strerror}.")
+
+
+def _segment_copy(
+    job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask, payload: bytes
+) -> FileResult:
+    """Segment a copy, where the worker does not see the files of the client; only masks go back."""
     with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
         copy = FileTask(Path(folder) / task.source.name, Path(folder))
-        copy.source.write_bytes(task.payload)
-        result = _segment_here(job, model, config, copy)
-        if result.error:
-            return replace(result, error=result.error.replace(str(copy.source), str(task.source)))
+        try:
+            copy.source.write_bytes(payload)
+            result = _segment_here(job, model, config, copy)
+        except LesionSegError as error:
+            return FileResult(task.source, str(error).replace(str(copy.source), str(task.source)))
         overlay = copy.overlay.read_bytes() if job.overlay else b""
         return replace(result, mask=copy.mask.read_bytes(), overlay=overlay)
 
 
 def _segment_here(job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask) -> FileResult:
-    try:
-        image = read_image(task.source)
-        labels = segment(image, model=model, postprocess=config)
-        write_mask(task.mask, labels, style="binary" if len(model.card.classes) == 2 else "index")
-        if job.overlay:
-            write_image(task.overlay, draw_outline(image, labels))
-        return FileResult(
-            task.source, image_sha256=sha256_file(task.source), mask_sha256=sha256_file(task.mask)
-        )
-    except LesionSegError as error:
-        return FileResult(task.source, str(error))
-    except OSError as error:
-        return FileResult(task.source, f"{error.filename or task.source}: {error.strerror}.")
+    image = read_image(task.source)
+    labels = segment(image, model=model, postprocess=config)
+    write_mask(task.mask, labels, style="binary" if len(model.card.classes) == 2 else "index")
+    if job.overlay:
+        write_image(task.overlay, draw_outline(image, labels))
+    return FileResult(task.source, image_sha256=sha256_file(task.source), mask_sha256=sha256_file(task.mask))
 
 
 def _with_payload(task: FileTask) -> FileTask:

@@ -149,7 +149,9 @@ class FinetunePanel(Panel):
         self.progress.begin()
         path = checkpoint_path_of(session.study)
         path.parent.mkdir(exist_ok=True)
-        self.task = FineTuneTask(session.study, session.model, config, path, resume=resume)
+        self.task = FineTuneTask(
+            session.study, session.model, config, path, resume=resume, compute=session.compute
+        )
         self.task.progressed.connect(self.progress.show_event)
         self.task.finished.connect(self._on_finished)
         self.task.failed.connect(self._on_failed)
@@ -365,9 +367,12 @@ class TrainingProgress(QWidget):
         for widget in (self.plan, self.bar, self):
             widget.show()
 
-    def show_event(self, event: Event) -> None:
+    def show_event(self, event: Event | str) -> None:
         """Show what a fine-tuning reported."""
-        if isinstance(event, FineTunePlan):
+        if isinstance(event, str):  # the cluster was lost, and all begins again here
+            show_info(event)
+            self.begin()
+        elif isinstance(event, FineTunePlan):
             self._plan = event
             self.plan.setText(describe_plan(event))
         elif isinstance(event, Progress):

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task
@@ -20,6 +22,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.dataset import CachedPair, shrink_pair
 
 if TYPE_CHECKING:
+    from napari_lesionseg.cluster.finetune import ClusterFineTuning
     from napari_lesionseg.finetuning.comparison import Candidate
     from napari_lesionseg.finetuning.session import FineTuning
     from napari_lesionseg.inference.predictor import Model
@@ -130,6 +133,7 @@ class FineTuneTask(Task["Candidate"]):
         checkpoint_path: Path,
         *,
         resume: bool = False,
+        compute: ClusterOptions = IN_PROCESS,
     ) -> None:
         super().__init__(
             "fine-tuning the model",
@@ -141,12 +145,13 @@ class FineTuneTask(Task["Candidate"]):
             checkpoint_path,
             resume,
         )
+        self._compute = compute
         self.problems: tuple[str, ...] = ()
         """What went wrong without ending it, one sentence each; known at the end."""
         self._may_go_on = threading.Event()
         self._may_go_on.set()
         self._ended = threading.Event()
-        self._tuning: FineTuning | None = None
+        self._tuning: FineTuning | ClusterFineTuning | None = None
 
     @property
     def is_paused(self) -> bool:
@@ -203,15 +208,31 @@ class FineTuneTask(Task["Candidate"]):
             pairs.append(read_training_image(study, state))
         self.check_cancelled()
         items = split_items(training_images)
-        self._tuning = tuning = FineTuning(
-            model, pairs, config, items=items, state_path=checkpoint_path, resume=resume
+        lost = ""
+        # An interrupted fine-tuning goes on here, where its checkpoint is.
+        if not self._compute.in_process and not resume:
+            from napari_lesionseg.cluster.finetune import ClusterFineTuning
+
+            try:
+                return self._follow(ClusterFineTuning(self._compute, model, pairs, config, items))
+            except ClusterError as error:
+                lost = f"{error} The model was fine-tuned on this computer."
+                self.report(lost)
+        candidate = self._follow(
+            FineTuning(model, pairs, config, items=items, state_path=checkpoint_path, resume=resume)
         )
+        self.problems = (lost, *self.problems) if lost else self.problems
+        return candidate
+
+    def _follow(self, tuning: FineTuning | ClusterFineTuning) -> Candidate:
+        """Report every event, and wait or end when asked to."""
+        self._tuning = tuning
         try:
             for event in tuning.steps():
                 self.report(event)
                 self._may_go_on.wait()
                 self.check_cancelled()
+            return tuning.candidate()
         finally:
+            self.problems = tuning.problems
             tuning.close()
-        self.problems = tuning.problems
-        return tuning.candidate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
+from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.evaluation.quality import quality_estimate
-from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.study.events import MaskOrigin
@@ -24,11 +24,14 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
+    from napari_lesionseg.cluster.predict import ImageFile, Outline, OutlineResult
     from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import EncodedImage, Model
 
 AHEAD = 2
 """Images that are prepared ahead of the one on the screen."""
+UNSAVED = 64
+"""Masks from a cluster that may wait to be saved, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,11 +149,66 @@ def predict_image(
     study: Study, image_id: str, model: Model, config: PostprocessConfig
 ) -> tuple[str, LabelImage, MaskOrigin]:
     """Read and segment an image of a study; runs in another thread."""
-    probability = model.predict(study.read_image(image_id))
-    threshold = resolve_threshold(None, config, model.card.threshold)
-    mask = postprocess(probability, config, threshold)
-    quality = quality_estimate(probability, threshold)
-    return image_id, mask, MaskOrigin(model=model.sha256, threshold=threshold, quality=quality)
+    from napari_lesionseg.cluster.predict import outline_image
+
+    outline = outline_image(model, study.read_image(image_id), config)
+    return image_id, outline.mask, _origin_of(outline, model)
+
+
+def _origin_of(outline: Outline, model: Model) -> MaskOrigin:
+    return MaskOrigin(model=model.sha256, threshold=outline.threshold, quality=outline.quality)
+
+
+class ClusterPrediction(Task[None]):
+    """Segments images on a cluster; `progressed` is emitted with the result of each, in order."""
+
+    def __init__(
+        self,
+        study: Study,
+        images: Sequence[str],
+        model: Model,
+        config: PostprocessConfig,
+        compute: ClusterOptions,
+    ) -> None:
+        super().__init__("segmenting on the cluster", self._run, study, images, model, config, compute)
+        self._room = threading.Semaphore(UNSAVED)
+
+    def make_room(self) -> None:
+        """Count a result as saved, so that another one may come."""
+        self._room.release()
+
+    def cancel(self) -> None:
+        """Stop after the next result."""
+        super().cancel()
+        self._room.release()
+
+    def _run(
+        self,
+        study: Study,
+        images: Sequence[str],
+        model: Model,
+        config: PostprocessConfig,
+        compute: ClusterOptions,
+    ) -> None:
+        from napari_lesionseg.cluster.predict import outline_images
+
+        files = (_read_file(study, image_id) for image_id in images)
+        with open_engine(compute) as engine:
+            for result in outline_images(engine, model, config, files):
+                self._room.acquire()
+                self.report(result)
+
+
+def _read_file(study: Study, image_id: str) -> ImageFile:
+    """Read the file of an image; one that cannot be read is left to the worker's error."""
+    from napari_lesionseg.cluster.predict import ImageFile
+
+    name = study.state.images[image_id].name
+    try:
+        path = study.image_path(image_id)
+        return ImageFile(image_id, f"{name}{path.suffix}", path.read_bytes())
+    except (OSError, LesionSegError):
+        return ImageFile(image_id, name, b"")
 
 
 class BatchPrediction:
@@ -162,18 +220,27 @@ class BatchPrediction:
 
     progressed = Signal(int, int)
     finished = Signal(object)
+    failed = Signal(str)
 
     def __init__(self, study: Study, save_queue: SaveQueue, on_screen: Callable[[], str | None]) -> None:
         self._study, self._save_queue, self._on_screen = study, save_queue, on_screen
         self._waiting: deque[str] = deque()
         self._task: Task[tuple[str, LabelImage, MaskOrigin]] | None = None
+        self._cluster: ClusterPrediction | None = None
+        self._arrived: deque[OutlineResult] = deque()
         self._problems: list[str] = []
         self._total = 0
         self.is_active = False
         self._refreshing = False
 
     def start(
-        self, images: Iterable[str], model: Model, config: PostprocessConfig, *, refresh: bool = False
+        self,
+        images: Iterable[str],
+        model: Model,
+        config: PostprocessConfig,
+        *,
+        refresh: bool = False,
+        compute: ClusterOptions = IN_PROCESS,
     ) -> None:
         """Begin with the first of the images that nobody has reviewed.
 
@@ -184,6 +251,12 @@ class BatchPrediction:
         self._problems = []
         self._total, self.is_active = len(self._waiting), True
         self._save_queue.saved.connect(self._next)
+        if self._waiting and not compute.in_process:
+            self._cluster = ClusterPrediction(self._study, tuple(self._waiting), model, config, compute)
+            self._cluster.progressed.connect(self._on_arrived)
+            self._cluster.finished.connect(self._on_cluster_ended)
+            self._cluster.failed.connect(self._on_cluster_ended)
+            self._cluster.start()
         self._next()
 
     def cancel(self) -> None:
@@ -191,9 +264,11 @@ class BatchPrediction:
         if self.is_active:
             self.is_active = False
             self._waiting.clear()
-            if self._task is not None:
-                self._task.close()
-            self._task = None
+            for task in (self._task, self._cluster):
+                if task is not None:
+                    task.close()
+            self._task = self._cluster = None
+            self._arrived.clear()
             self._save_queue.saved.disconnect(self._next)
             self.finished.emit(tuple(self._problems))
 
@@ -212,6 +287,12 @@ class BatchPrediction:
     def _next(self) -> None:
         if self._task is not None or self._save_queue.pending or not self.is_active:
             return
+        if self._arrived:
+            self._save_arrived(self._arrived.popleft())
+            return
+        if self._cluster is not None:
+            self.progressed.emit(self._total - len(self._waiting), self._total)
+            return
         while self._waiting and not self._is_free(self._waiting[0]):
             self._waiting.popleft()
         self.progressed.emit(self._total - len(self._waiting), self._total)
@@ -229,6 +310,28 @@ class BatchPrediction:
             done=self._on_predicted,
             failed=self._on_failed,
         )
+
+    def _on_arrived(self, result: OutlineResult) -> None:
+        self._arrived.append(result)
+        self._next()
+
+    def _save_arrived(self, result: OutlineResult) -> None:
+        """Save what came from the cluster; the rest stays in line, in case the connection is lost."""
+        if self._cluster is not None:
+            self._cluster.make_room()
+        self._waiting.remove(result.key)
+        if result.outline is None:
+            self._problems.append(result.error)
+            self._next()
+        else:
+            self._on_predicted((result.key, result.outline.mask, _origin_of(result.outline, self._model)))
+
+    def _on_cluster_ended(self, error: Exception | None) -> None:
+        """Go on here with the images that did not come, if the cluster failed."""
+        self._cluster = None
+        if error is not None:
+            self.failed.emit(f"{error} The remaining images are segmented on this computer.")
+        self._next()
 
     def _on_predicted(self, result: tuple[str, LabelImage, MaskOrigin]) -> None:
         image_id, mask, origin = result

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
+from napari_lesionseg.cluster.engine import IN_PROCESS
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
@@ -43,6 +44,8 @@ class StudySession:
     def __init__(self, viewer: ViewerModel, study: Study, config: PostprocessConfig) -> None:
         self.study = study
         self.interruptible = ""
+        self.compute = IN_PROCESS
+        """Where all images are segmented and models are fine-tuned; the image on the screen stays here."""
         self.save_queue = SaveQueue(study)
         self.save_queue.saved.connect(self.changed.emit)
         self.fields = FieldEdits(study, self.save_queue)
@@ -58,6 +61,7 @@ class StudySession:
         self.poller.found.connect(self.changed.emit)
         self.poller.failed.connect(self.failed.emit)
         self.batch = BatchPrediction(study, self.save_queue, self.display.expected)
+        self.batch.failed.connect(self.failed.emit)
 
     @property
     def review(self) -> ImageReview | None:
@@ -130,7 +134,7 @@ class StudySession:
         self.display.set_model(model)
         if before is not None and model is not None and before.sha256 != model.sha256:
             images = [state.image_id for state in self.navigation.queue]
-            self.batch.start(images, model, self.display.config, refresh=True)
+            self.batch.start(images, model, self.display.config, refresh=True, compute=self.compute)
         self.model_changed.emit()
 
     def predict_all(self) -> None:
@@ -139,7 +143,7 @@ class StudySession:
             self.failed.emit("Choose a model first, or wait until it is loaded.")
         elif not self.batch.is_active:
             images = [state.image_id for state in self.navigation.queue]
-            self.batch.start(images, self.model, self.display.config)
+            self.batch.start(images, self.model, self.display.config, compute=self.compute)
 
     def close(self, *, discard: bool = False) -> str:
         """Save everything and leave the study; with `discard`, lose what cannot be saved.

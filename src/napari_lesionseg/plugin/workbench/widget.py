@@ -27,6 +27,7 @@ from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
+from napari_lesionseg.plugin.workbench.compute_panel import ComputePanel
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
@@ -57,6 +58,7 @@ PANELS: tuple[type[Panel], ...] = (
     ReviewerPanel,
     ExportPanel,
     ModelPanel,
+    ComputePanel,
     ReviewBar,
 )
 """The panels, from top to bottom."""

@@ -1,0 +1,171 @@
+"""Fine-tune on a worker of a dask cluster; what happens there is reported while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError as FutureCancelled
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from napari_lesionseg.cluster.engine import GONE, ClusterOptions, DaskEngine, open_engine
+from napari_lesionseg.cluster.predict import install_network
+from napari_lesionseg.cluster.segment import load_cached
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.datasets.splits import SplitItem
+from napari_lesionseg.errors import CancelledError, ClusterError, TrainingError
+from napari_lesionseg.finetuning.comparison import Candidate
+from napari_lesionseg.finetuning.session import Event, FineTuning
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.training.dataset import CachedPair
+
+EVENTS_AHEAD = 8
+"""Events that wait to be read. When they are not, as during a pause, the worker waits as well."""
+LONGEST_PAUSE = 3600.0  # seconds after which the worker is free for others
+GO, STOP, CANCEL = "go", "stop", "cancel"
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FineTuneJob:
+    """All that a worker needs besides the model."""
+
+    channel: str
+    pairs: tuple[CachedPair, ...]
+    config: FineTuneConfig
+    items: tuple[SplitItem, ...]
+    sha256: str | None
+    """Hash of the file that the model came from."""
+
+
+class ClusterFineTuning:
+    """A fine-tuning on a worker, with the interface of `FineTuning`; only `stop` is for other threads.
+
+    The connection is made by the first step, and released by `close` or at the end.
+    """
+
+    problems: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        options: ClusterOptions,
+        model: Model,
+        pairs: Sequence[CachedPair],
+        config: FineTuneConfig,
+        items: Sequence[SplitItem] = (),
+    ) -> None:
+        self._options, self._model = options, model
+        self._job = FineTuneJob(uuid.uuid4().hex, tuple(pairs), config, tuple(items), model.sha256)
+        self._stopping = False
+        self._candidate: Candidate | None = None
+        self._events = self._work()
+
+    def steps(self) -> Iterator[Event]:
+        """Iterate over all events, as `FineTuning.steps` does."""
+        return self._events
+
+    def stop(self) -> None:
+        """End soon, and keep the best model so far."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Cancel what runs, and leave the cluster."""
+        self._events.close()
+
+    def candidate(self) -> Candidate:
+        """Return the new model once the steps are done."""
+        if self._candidate is None:
+            raise TrainingError("Nothing has been learned yet. Finish at least one round.")
+        return self._candidate
+
+    def _work(self) -> Generator[Event]:
+        with open_engine(self._options) as engine:
+            if not isinstance(engine, DaskEngine):
+                raise ClusterError("Choose a cluster first.")
+            install_network(engine, self._model)
+            with _lost_connections():
+                future = engine.start(_finetune, self._job)
+                yield from self._events_of(engine, future)
+                self._candidate = future.result()
+
+    def _events_of(self, engine: DaskEngine, future: Any) -> Iterator[Event]:
+        """Yield events until the worker is done; leaving the iteration cancels it."""
+        from distributed import Queue, Variable
+
+        queue = Queue(self._job.channel, client=engine.client, maxsize=EVENTS_AHEAD)  # type: ignore[no-untyped-call]
+        command = Variable(self._job.channel, client=engine.client)  # type: ignore[no-untyped-call]
+        command.set(GO)  # type: ignore[no-untyped-call]
+        said, ended = GO, False
+        try:
+            while not ended:
+                if self._stopping and said == GO:
+                    said = STOP
+                    command.set(said)  # type: ignore[no-untyped-call]
+                text = _next_text(queue, engine, future)
+                ended = not text
+                if text:
+                    yield EVENTS.validate_json(text)
+        finally:
+            if engine.client.status == "running" and not ended:
+                command.set(CANCEL)  # type: ignore[no-untyped-call]
+                _empty(queue)
+
+
+def _next_text(queue: Any, engine: DaskEngine, future: Any) -> str:
+    """Return the next event, as soon as there is one; nothing when the worker is done."""
+    while True:
+        try:
+            text: str = queue.get(timeout=1)
+            return text
+        except TimeoutError:
+            if engine.client.status != "running":
+                raise ClusterError(GONE) from None
+            if future.status in ("error", "cancelled", "lost"):
+                return ""
+
+
+def _empty(queue: Any) -> None:
+    """Make room for events that nobody reads, so that the worker sees that it is to end."""
+    with contextlib.suppress(TimeoutError):
+        while True:
+            queue.get(timeout=0.2)
+
+
+@contextlib.contextmanager
+def _lost_connections() -> Iterator[None]:
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise ClusterError("The worker that was fine-tuning died, perhaps for want of memory.") from error
+    except (OSError, FutureCancelled) as error:
+        raise ClusterError(GONE) from error
+
+
+def _finetune(job: FineTuneJob, model_file: Path) -> Candidate:
+    """Fine-tune; runs on a worker."""
+    from distributed import Queue, Variable, get_worker
+
+    queue = Queue(job.channel, maxsize=EVENTS_AHEAD)  # type: ignore[no-untyped-call]
+    command = Variable(job.channel)  # type: ignore[no-untyped-call]
+    loaded = load_cached(model_file, "auto")
+    model = Model(loaded.network, loaded.card, loaded.device, sha256=job.sha256)
+    config = job.config.model_copy(update={"num_threads": get_worker().state.nthreads})
+    tuning = FineTuning(model, job.pairs, config, items=job.items)
+    try:
+        for event in tuning.steps():
+            queue.put(EVENTS.dump_json(event).decode(), timeout=LONGEST_PAUSE)  # type: ignore[no-untyped-call]
+            said = command.get(timeout=LONGEST_PAUSE)  # type: ignore[no-untyped-call]
+            if said == CANCEL:
+                raise CancelledError("The fine-tuning was canceled.")
+            if said == STOP:
+                tuning.stop()
+        queue.put("", timeout=LONGEST_PAUSE)  # type: ignore[no-untyped-call]
+        return tuning.candidate()
+    finally:
+        tuning.close()

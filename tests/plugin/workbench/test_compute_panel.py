@@ -1,0 +1,187 @@
+"""Correct here, segment and fine-tune on a cluster, and go on here when it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pytestqt.qtbot import QtBot
+
+from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, DaskEngine, open_engine
+from napari_lesionseg.cluster.predict import outline_image
+from napari_lesionseg.config import AugmentConfig, FineTuneConfig
+from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import checkpoint_bytes
+from napari_lesionseg.models.registry import build_network
+from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
+from napari_lesionseg.plugin.workbench import finetune_panel, image_review
+from napari_lesionseg.plugin.workbench.compute_panel import CLUSTER, HERE, ComputePanel
+from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
+from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.state import Status
+
+TINY = {"width": 4, "depth": 2}
+QUICK = FineTuneConfig(
+    epochs=30,
+    rounds=2,
+    folds=2,
+    batch_size=4,
+    decoder_lr=2e-2,
+    freeze_norm=False,
+    precision="float32",
+    num_threads=1,
+    augment=AugmentConfig(artifacts=0, blur=0),
+)
+NOBODY = "tcp://127.0.0.1:9"
+WAIT = 120_000
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with open_engine(ClusterOptions(workers=1), threads=1) as engine:
+        assert isinstance(engine, DaskEngine)
+        yield engine.client.scheduler.address
+
+
+@pytest.fixture
+def bench(
+    qtbot: QtBot, make_napari_viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    monkeypatch.setattr("napari_lesionseg.training.resources.BACKGROUND_NICENESS", 0)
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr(image_review, "PAUSE_MS", 5)
+    monkeypatch.setattr(finetune_panel.FinetuneControls, "config", QUICK)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    card = ModelCard(name="start", arch="unet", arch_settings=TINY, working_size=64)
+    ModelStore().add(checkpoint_bytes(build_network("unet", 1, **TINY), card), "start")
+    monkeypatch.setattr(
+        "napari_lesionseg.plugin.segment.task.load", lambda choice: load_model(choice.name or "start", "cpu")
+    )
+    (tmp_path / "nevi").mkdir()
+    for number in range(6):
+        image = np.full((48, 64, 3), 230, np.uint8)
+        image[10:30, 12 + number : 37 + number] = 40
+        Image.fromarray(image).save(tmp_path / "nevi" / f"P{number + 1}.png")
+    viewer = make_napari_viewer()
+    made = Workbench(viewer)
+    viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
+    made.annotator.setText("am")
+    made.panel(OutlinePanel).form.min_area.setValue(0)
+    qtbot.waitUntil(lambda: made.panel(ModelPanel).models.loaded is not None, timeout=WAIT)
+    made.open_folder(tmp_path / "nevi")
+    qtbot.waitUntil(lambda: made.session is not None and made.session.editor is not None, timeout=WAIT)
+    yield made
+    made.close_study(ask=False)
+
+
+def choose(bench: Any, address: str) -> Any:
+    panel = bench.panel(ComputePanel)
+    panel.where.setCurrentText(CLUSTER)
+    panel.address.setText(address)
+    return panel
+
+
+def correct_and_approve(qtbot: QtBot, bench: Any, count: int) -> None:
+    session = bench.session
+    for _ in range(count):
+        editor, image = session.editor, session.image_id
+        editor.labels.data_setitem(np.nonzero(editor.labels.data), 0)
+        editor.labels.data_setitem(np.nonzero(editor.image.data[..., 0] < 100), 1)
+        bench.panel(ReviewBar).approve.click()
+        qtbot.waitUntil(lambda: session.editor is not None and session.image_id != image, timeout=WAIT)  # noqa: B023
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=WAIT)
+
+
+def predicted(bench: Any) -> int:
+    states = bench.session.study.state.images.values()
+    return sum(state.status is Status.PREDICTED for state in states)
+
+
+def segment_all(qtbot: QtBot, bench: Any) -> None:
+    bench.panel(QueuePanel).predict_all.click()
+    qtbot.waitUntil(lambda: not bench.session.batch.is_active, timeout=WAIT)
+    qtbot.waitUntil(lambda: bench.session.save_queue.unsaved == 0, timeout=WAIT)
+
+
+def test_correct_fine_tune_on_the_cluster_and_adopt(
+    qtbot: QtBot, bench: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_here(*args: object, **settings: object) -> None:
+        raise AssertionError("this was to run on the cluster")
+
+    monkeypatch.setattr("napari_lesionseg.finetuning.session.FineTuning._work", not_here)
+    panel = choose(bench, address)
+    panel.test.click()
+    qtbot.waitUntil(lambda: panel.test.isEnabled(), timeout=WAIT)
+    assert panel.status.text() == "Connected: dask cluster of 1 worker."
+    correct_and_approve(qtbot, bench, 4)
+    finetuning = bench.panel(FinetunePanel)
+    finetuning.controls.start.click()
+    qtbot.waitUntil(lambda: finetuning.task is None, timeout=WAIT)
+    candidate = finetuning.candidate
+    assert candidate is not None, finetuning.message.text()
+    assert candidate.rounds
+    before = bench.session.model.sha256
+    finetuning._on_accept(True)
+    qtbot.waitUntil(lambda: bench.session.model.sha256 != before, timeout=WAIT)
+    assert bench.session.model.card.parent == before
+
+
+def test_all_images_are_segmented_on_the_cluster_as_they_would_be_here(
+    qtbot: QtBot, bench: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmented = []
+    monkeypatch.setattr(
+        "napari_lesionseg.plugin.workbench.predictions.predict_image", lambda *job: segmented.append(job)
+    )
+    choose(bench, address)
+    segment_all(qtbot, bench)
+    assert predicted(bench) == 6
+    assert not segmented
+    study, model = bench.session.study, bench.session.model
+    for state in study.state.images.values():
+        assert state.current.model == model.sha256
+        here = outline_image(model, study.read_image(state.image_id), bench.session.display.config)
+        np.testing.assert_array_equal(study.read_mask(state.image_id), here.mask)
+
+
+def test_a_cluster_that_does_not_answer_is_a_message_and_the_work_goes_on_here(
+    qtbot: QtBot, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.engine.CONNECT_SECONDS", 1)
+    messages: list[str] = []
+    bench.session.failed.disconnect()
+    bench.session.failed.connect(messages.append)
+    monkeypatch.setattr(finetune_panel, "show_info", messages.append)
+    panel = choose(bench, NOBODY)
+    panel.test.click()
+    qtbot.waitUntil(lambda: "No dask scheduler answers" in panel.status.text(), timeout=WAIT)
+    segment_all(qtbot, bench)
+    assert predicted(bench) == 6
+    assert "segmented on this computer" in messages[0]
+    correct_and_approve(qtbot, bench, 3)
+    finetuning = bench.panel(FinetunePanel)
+    finetuning.controls.start.click()
+    qtbot.waitUntil(lambda: finetuning.task is None, timeout=WAIT)
+    assert finetuning.candidate is not None
+    assert "fine-tuned on this computer" in messages[1]
+    assert "fine-tuned on this computer" in finetuning.message.text()
+
+
+def test_without_an_address_everything_stays_here(bench: Any) -> None:
+    assert bench.session.compute is IN_PROCESS
+    panel = choose(bench, "")
+    assert bench.session.compute is IN_PROCESS
+    assert not panel.test.isEnabled()
+    choose(bench, NOBODY)
+    assert bench.session.compute == ClusterOptions(scheduler=NOBODY)
+    panel.where.setCurrentText(HERE)
+    assert bench.session.compute is IN_PROCESS
