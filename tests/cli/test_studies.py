@@ -217,3 +217,28 @@ def test_verify_looks_at_fields_and_at_what_outlines_were_made_from(
         study.record_prediction(image_id, np.ones((64, 80), np.uint8), MaskOrigin(carried=source))
     assert main(["verify", str(study_folder)]) == 1
     assert "made from that of an image that nobody added" in capsys.readouterr().err
+
+
+def test_a_table_says_which_images_belong_together(
+    study_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    table = tmp_path / "visits.csv"
+    rows = ("case0,A,1,2026-01-01", "case1,A,1,2026-02-01", "case2,A,2,2026-03-01")
+    table.write_text("\n".join(("image_id,patient_id,lesion_id,date", *rows)))
+    assert main(["fields", str(study_folder), "--import", str(table)]) == 0
+    assert main(["followup", str(study_folder)]) == 0
+    said = capsys.readouterr().out
+    assert said.index("case0") < said.index("case1")
+    assert "case2" not in said.split("Follow-up")[1]
+
+
+def test_commands_say_when_there_is_nothing_to_show(tmp_path: Path, capsys: Captured) -> None:
+    folder = tmp_path / "study"
+    Study.create(folder, "am", images={"a": np.zeros((8, 9, 3), np.uint8)}).close()
+    for command, said in (
+        ("agreement", "No image was decided about or described by two annotators yet."),
+        ("review", "Nobody has decided about an image of this study yet."),
+        ("followup", "No lesion has several images"),
+    ):
+        assert main([command, str(folder)]) == 2
+        assert said in capsys.readouterr().err

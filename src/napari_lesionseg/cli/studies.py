@@ -11,7 +11,7 @@ from statistics import fmean
 
 from rich.table import Table
 
-from napari_lesionseg.cli.console import print_error, print_result, results
+from napari_lesionseg.cli.console import print_result, results
 from napari_lesionseg.cli.datasets import print_problems
 from napari_lesionseg.cli.options import make_folder, positive
 from napari_lesionseg.datasets.facts import read_facts
@@ -209,17 +209,18 @@ def run_review(options: argparse.Namespace) -> int:
         print_result(f"{len(marked)} images of {options.expert} are gold standards now")
     with open_study(options.study) as study:
         summaries = summarize_reviews(study)
+    if not summaries:
+        raise StudyError("Nobody has decided about an image of this study yet.")
     table = Table(
-        "annotator", "decided", "to review", "accepted", "edited", "returned",
-        "gold", "mean Dice", "last 10", title="Review", title_justify="left",
+        "annotator", "waiting", "accepted", "edited", "returned", "gold: Dice", "last 10",
+        title="Review", title_justify="left",
     )  # fmt: skip
     for found in summaries:
         last = [score.dice for score in found.gold[-_LAST:]]
         table.add_row(
             found.annotator,
-            *map(str, (found.decided, found.waiting, found.accepted, found.edited, found.returned)),
-            str(len(found.gold)),
-            "" if found.gold_dice is None else f"{found.gold_dice:.3f}",
+            *map(str, (found.waiting, found.accepted, found.edited, found.returned)),
+            "" if found.gold_dice is None else f"{found.gold_dice:.3f} ({len(found.gold)})",
             f"{fmean(last):.3f}" if last else "",
         )
     results.print(table)
@@ -241,30 +242,30 @@ def configure_agreement(parser: argparse.ArgumentParser) -> None:
 
 def run_agreement(options: argparse.Namespace) -> int:
     """Print how well annotators agree on outlines (mean Dice) and on fields (kappa)."""
-    with Study.open(options.study, READ_ONLY, unblind=True) as study:
-        print_agreement(study)
-        print_field_agreement(study)
+    with open_study(options.study) as study:
+        if not print_agreement(study) | print_field_agreement(study):
+            raise StudyError("No image was decided about or described by two annotators yet.")
         if options.consensus is not None:
             written = write_consensus(study, options.consensus)
             print_result(f"{written} consensus masks written to {options.consensus}")
     return 0
 
 
-def print_agreement(study: Study) -> None:
-    """Print how well each pair of annotators agrees."""
+def print_agreement(study: Study) -> bool:
+    """Print how well each pair of annotators agrees on outlines; return whether there is any."""
     found = measure_agreement(study.verdict_masks(image) for image in study.state.images)
     if found.mean is None:
-        print_error("No image has a verdict of two annotators yet.")
-        return
+        return False
     table = Table("annotators", "images", "mean Dice", title="Agreement", title_justify="left")
     for (i, first), (j, second) in itertools.combinations(enumerate(found.annotators), 2):
         if found.images[i, j]:
             table.add_row(f"{first} and {second}", str(found.images[i, j]), f"{found.dice[i, j]:.3f}")
     results.print(table)
+    return True
 
 
-def print_field_agreement(study: Study) -> None:
-    """Print how well annotators agree on each field that two of them filled in."""
+def print_field_agreement(study: Study) -> bool:
+    """Print how well annotators agree on each field that two of them filled in; return whether any was."""
     fields = StudyFields(study)
     table = Table("field", "annotators", "images", "Cohen's kappa", title="Fields", title_justify="left")
     for field in fields.template.fields:
@@ -278,6 +279,7 @@ def print_field_agreement(study: Study) -> None:
             table.add_row(field.name, "all (Fleiss)", "", f"{found.fleiss:.3f}")
     if table.row_count:
         results.print(table)
+    return bool(table.row_count)
 
 
 def write_consensus(study: Study, folder: Path) -> int:

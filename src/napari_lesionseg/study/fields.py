@@ -23,7 +23,14 @@ from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import FieldError, StudyError
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.study.event_log import explain
-from napari_lesionseg.study.events import Described, FieldName, FieldValue, Label, StrictModel
+from napari_lesionseg.study.events import (
+    Described,
+    FieldName,
+    FieldValue,
+    Identified,
+    Label,
+    StrictModel,
+)
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 
@@ -243,12 +250,13 @@ class StudyFields:
         }
 
     def import_records(self, images: Mapping[str, Record], annotator: str) -> tuple[int, tuple[Problem, ...]]:
-        """Save what the records of a data set, by image, say of the fields; return for how many images.
+        """Save what the records of a data set, by image, say of fields, patients and lesions.
 
-        What was imported before is not written again. Values that do not fit are kept as they are, and
-        reported once for each kind.
+        Return for how many images fields were filled in, and what did not fit: it is kept as it is, and
+        reported once for each kind. What was imported before is not written again.
         """
         events: dict[str, dict[str, FieldValue]] = {}
+        identities = list(self._new_identities(images))
         misfits: dict[tuple[str, str], int] = defaultdict(int)
         for image_id, record in images.items():
             found = dict(self._of_record(record, misfits))
@@ -257,6 +265,7 @@ class StudyFields:
             if new:
                 events[image_id] = new
         with Study.open(self._study.folder, annotator) as importer:
+            importer.record_together(Identified, identities)
             importer.record_together(
                 Described, [{"image_id": key, "values": values} for key, values in events.items()]
             )
@@ -266,6 +275,14 @@ class StudyFields:
             for (name, reason), count in misfits.items()
         )
         return len(events), tuple(reports)
+
+    def _new_identities(self, images: Mapping[str, Record]) -> Iterator[dict[str, str | None]]:
+        """Yield patient and lesion of images of which something else was known; a pseudonym stays."""
+        for image_id, record in images.items() if not self._study.info.pseudonymized else ():
+            state = self._study.state.images[image_id]
+            patient, lesion = record.patient or state.patient, record.lesion or state.lesion
+            if (patient, lesion) != (state.patient, state.lesion):
+                yield {"image_id": image_id, "patient": patient, "lesion": lesion}
 
     def _of_record(
         self, record: Record, misfits: dict[tuple[str, str], int]
