@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_lesionseg.study.events import MaskEvent
 from napari_lesionseg.study.study import Study
 
 # The killer test's worker runs as a script, so what it shares with the tests lies beside them.
@@ -25,6 +26,11 @@ MEMORY = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
 
 def noise(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def revision_path(study: Study, event: MaskEvent) -> Path:
+    """Return the path of the mask of an event."""
+    return study.folder / "masks" / event.image_id / f"{event.revision}.png"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from seam import Tap, fail_at
 
 from conftest import MEMORY, SHAPE, noise
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.study import Study
+from napari_lesionseg.study.study import Study, find_damage
 
 ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -113,7 +113,7 @@ def check_one_fault(study: Study, act: Callable[[Study], object], tap: Tap, name
         assert again.problems == (), name
         assert read_world(again) == world, name
         assert again.info == study.info, name
-        assert again.check() == (), name
+        assert find_damage(again) == (), name
     assert not list(study.folder.rglob("*.tmp")), name
 
 
@@ -132,7 +132,7 @@ def test_making_a_study_may_fail_anywhere_and_be_tried_again(scratch: Path, erro
             Study.create(folder, "am", images=images)
         with Study.open(folder, "am") as study:
             assert len(study.state.images) == 2, name
-            assert study.problems == study.check() == (), name
+            assert study.problems == find_damage(study) == (), name
 
 
 def test_a_whole_round_of_work_while_the_disk_comes_and_goes(template: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_folder_that_disappears_and_comes_back(template: Path, tmp_path: Path)
         study.refresh()
     with Study.open(folder, "am") as again:
         assert again.state == study.state
-        assert again.problems == again.check() == ()
+        assert again.problems == find_damage(again) == ()
 
 
 def test_a_folder_that_is_taken_away_for_good_and_put_back_from_a_backup(
@@ -210,7 +210,7 @@ def test_a_folder_that_is_taken_away_for_good_and_put_back_from_a_backup(
         shutil.copytree(template, folder)
         draw_and_approve(study)
     with Study.open(folder, "am") as again:
-        assert again.problems == again.check() == ()
+        assert again.problems == find_damage(again) == ()
         assert all(state.approved for state in again.state.images.values())
 
 
@@ -248,7 +248,7 @@ def test_a_read_only_study_can_be_opened(template: Path) -> None:
                     act(study)
             assert read_world(study) == expected
         draw_and_approve(study := Study.open(folder, "am"))
-        assert study.check() == ()
+        assert find_damage(study) == ()
 
 
 FULL_DISK = """
@@ -256,7 +256,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.study import Study
+from napari_lesionseg.study.study import Study, find_damage
 
 study = Study.open(Path(sys.argv[1]), "am")
 image = list(study.state.images)[2]
@@ -276,7 +276,7 @@ while True:
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 study.approve(image, labels)
 again = Study.open(Path(sys.argv[1]), "am")
-assert again.problems == again.check() == ()
+assert again.problems == find_damage(again) == ()
 assert again.state == study.state
 found = [again.read_revision(entry) for entry in again.history(image) if entry.event == "approved"]
 assert [labels.tolist() for labels in found] == [labels.tolist() for labels in [*approved, labels]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.agreement import measure_agreement
+from napari_lesionseg.study.agreement import measure_agreement, verdict_masks
 from napari_lesionseg.study.datasets import final_mask
 from napari_lesionseg.study.events import Approved, GoldStandard, Returned
 from napari_lesionseg.study.queue import arrange, next_image
@@ -25,7 +25,7 @@ from napari_lesionseg.study.review import (
     write_gold_scores,
 )
 from napari_lesionseg.study.state import Status
-from napari_lesionseg.study.study import Study
+from napari_lesionseg.study.study import Study, find_damage
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_same_outline_accepts_and_another_one_edits(
     assert 0.5 < found.edit_dice < 1
     assert final_mask(chief, edited).tolist() == np.roll(outline, 2).tolist()
     decided.refresh()  # a reviewer has seen the outline: this is no agreement of two annotators
-    assert measure_agreement(decided.verdict_masks(image) for image in images).annotators == ("am",)
+    assert measure_agreement(verdict_masks(decided, image) for image in images).annotators == ("am",)
 
 
 def test_what_is_returned_comes_first_and_is_reviewed_again(
@@ -149,7 +149,7 @@ def test_annotators_are_measured_by_a_gold_standard_that_they_do_not_see(
         assert (am.gold, bo_summary.gold_dice) == ((), pytest.approx(0.375))
         # What leaves the house is the expert's outline, not the one that was measured.
         assert final_mask(everybody, everybody.state.images[images[0]]).tolist() == outline.tolist()
-        assert everybody.check() == ()
+        assert find_damage(everybody) == ()
         write_gold_scores(tmp_path / "gold.csv", [first, second])
     rows = list(csv.DictReader((tmp_path / "gold.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["dice"] for row in rows] == ["0.750000", "0.000000"]

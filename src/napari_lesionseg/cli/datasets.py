@@ -27,7 +27,7 @@ from napari_lesionseg.datasets.splits import PARTS
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.study.datasets import field_problems, study_from_dataset, study_records
 from napari_lesionseg.study.layout import READ_ONLY, STUDY_FOLDER, find_study
-from napari_lesionseg.study.study import Study
+from napari_lesionseg.study.study import Study, find_damage
 
 EXPORT_EXAMPLE = """examples:
   lesionseg export images/ --out nevi-isic --info about.json
@@ -251,7 +251,7 @@ def check_study(folder: Path) -> int:
     with Study.open(folder, READ_ONLY, unblind=True) as study:
         total = len(study.state.images)
         with progress_bar("Checking", total) as (progress, task):
-            found = study.check(lambda done, _: progress.update(task, completed=done))
+            found = find_damage(study, lambda done, _: progress.update(task, completed=done))
         problems = [str(problem) for problem in (*study.problems, *found)]
         try:
             print_problems(field_problems(study))  # they are kept, and no damage

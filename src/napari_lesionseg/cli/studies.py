@@ -19,7 +19,12 @@ from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.io.tables import write_table
-from napari_lesionseg.study.agreement import find_consensus, measure_agreement, measure_field_agreement
+from napari_lesionseg.study.agreement import (
+    find_consensus,
+    measure_agreement,
+    measure_field_agreement,
+    verdict_masks,
+)
 from napari_lesionseg.study.datasets import IMPORTED, field_problems
 from napari_lesionseg.study.fields import (
     StudyFields,
@@ -253,7 +258,7 @@ def run_agreement(options: argparse.Namespace) -> int:
 
 def print_agreement(study: Study) -> bool:
     """Print how well each pair of annotators agrees on outlines; return whether there is any."""
-    found = measure_agreement(study.verdict_masks(image) for image in study.state.images)
+    found = measure_agreement(verdict_masks(study, image) for image in study.state.images)
     if found.mean is None:
         return False
     table = Table("annotators", "images", "mean Dice", title="Agreement", title_justify="left")
@@ -289,7 +294,7 @@ def write_consensus(study: Study, folder: Path) -> int:
     repeated = Counter(_stem(state.name).casefold() for state in states)
     written = 0
     for state in states:
-        masks = study.verdict_masks(state.image_id)
+        masks = verdict_masks(study, state.image_id)
         if len(masks) > 1:
             stem = _stem(state.name)
             # Images of one name, from different folders, must not overwrite each other.

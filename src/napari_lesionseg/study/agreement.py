@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.study.events import Approved
+from napari_lesionseg.study.state import Verdict
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import LabelImage
 
 _ITERATIONS = 200
@@ -44,6 +47,25 @@ class Consensus:
     specificity: Mapping[str, float]
 
 
+def verdict_masks(study: Study, image_id: str) -> dict[str, LabelImage]:
+    """Read the mask (H, W) of each annotator's verdict, by name, as far as it may be seen.
+
+    "No lesion" is all background. Reviews are no verdicts: who reviews has seen the other's mask.
+    """
+    return {
+        annotator: read_verdict(study, verdict)
+        for annotator, verdict in sorted(study.state.images[image_id].verdicts.items())
+        if verdict.review_of is None
+    }
+
+
+def read_verdict(study: Study, verdict: Verdict) -> LabelImage:
+    """Read the mask (H, W) of a verdict; "no lesion" is all background."""
+    if isinstance(verdict, Approved):
+        return study.read_revision(verdict)
+    return np.zeros(study.state.images[verdict.image_id].shape, np.uint8)
+
+
 def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> float:
     """Return the Dice coefficient, 2 |A and B| / (|A| + |B|), of a class (None: all); 1 if both are empty."""
     if first.shape != second.shape:
@@ -54,7 +76,7 @@ def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> flo
 
 
 def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | None = None) -> Agreement:
-    """Compare every pair of annotators over all images they share, given as `Study.verdict_masks`."""
+    """Compare every pair of annotators over all images they share, given as `verdict_masks`."""
     found: dict[tuple[str, str], list[float]] = {}
     for by_annotator in masks:
         names = sorted(by_annotator)

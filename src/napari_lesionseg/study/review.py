@@ -15,7 +15,7 @@ from statistics import fmean
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.tables import write_table
-from napari_lesionseg.study.agreement import dice
+from napari_lesionseg.study.agreement import dice, read_verdict
 from napari_lesionseg.study.events import Approved, GoldStandard, GoldWithdrawn, MaskOrigin, Returned
 from napari_lesionseg.study.state import ImageState, Status, Verdict
 from napari_lesionseg.study.study import Study
@@ -99,7 +99,7 @@ def mark_gold(study: Study, image_id: str) -> ImageState:
     if verdict is None:
         raise StudyError(f"Approve {state.name} first; its outline then becomes the gold standard.")
     origin = MaskOrigin.of(verdict) if isinstance(verdict, Approved) else MaskOrigin()
-    return study.record_mask(GoldStandard, image_id, study.read_verdict(verdict), origin)
+    return study.record_mask(GoldStandard, image_id, read_verdict(study, verdict), origin)
 
 
 def withdraw_gold(study: Study, image_id: str) -> ImageState:
@@ -154,7 +154,7 @@ def _summarize(study: Study, annotator: str, scores: list[GoldScore]) -> Annotat
         if _revision(review) == _revision(verdict):
             accepted += 1
         else:
-            edits.append(dice(study.read_verdict(verdict), study.read_verdict(review)))
+            edits.append(dice(read_verdict(study, verdict), read_verdict(study, review)))
     gold = tuple(score for score in scores if score.annotator == annotator)
     edit_dice = fmean(edits) if edits else None
     return AnnotatorSummary(annotator, decided, accepted, len(edits), returned, edit_dice, gold)
@@ -169,7 +169,7 @@ def gold_scores(study: Study) -> Iterator[GoldScore]:
         truth = study.read_revision(state.gold)
         for annotator, verdict in state.verdicts.items():
             if annotator != state.gold.annotator and verdict.review_of is None:
-                score = dice(study.read_verdict(verdict), truth)
+                score = dice(read_verdict(study, verdict), truth)
                 found.append(GoldScore(annotator, state.name, verdict.time, score))
     yield from sorted(found, key=lambda score: score.time)
 

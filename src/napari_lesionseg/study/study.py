@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +63,7 @@ from napari_lesionseg.study.layout import (
     write_info,
 )
 from napari_lesionseg.study.mask_store import MaskStore
-from napari_lesionseg.study.state import ImageState, StateStore, Status, StudyState, Verdict
+from napari_lesionseg.study.state import ImageState, StateStore, Status, StudyState
 from napari_lesionseg.types import ByteImage, LabelImage
 
 _ANNOTATOR: TypeAdapter[str] = TypeAdapter(AnnotatorName)
@@ -301,43 +301,12 @@ class Study:
         with explained("Reading the outline"):
             return self._masks.read(event, self._state_of(event.image_id).shape)
 
-    def revision_path(self, event: MaskEvent) -> Path:
-        """Return the path of the mask of an event."""
-        return self._masks.path(event.image_id, event.revision)
-
-    def verdict_masks(self, image_id: str) -> dict[str, LabelImage]:
-        """Read the mask (H, W) of each annotator's verdict, by name, as far as this annotator may see it.
-
-        "No lesion" is all background. Reviews are no verdicts: who reviews has seen the other's mask.
-        """
-        return {
-            annotator: self.read_verdict(verdict)
-            for annotator, verdict in sorted(self._state_of(image_id).verdicts.items())
-            if verdict.review_of is None
-        }
-
-    def read_verdict(self, verdict: Verdict) -> LabelImage:
-        """Read the mask (H, W) of a verdict; "no lesion" is all background."""
-        if isinstance(verdict, Approved):
-            return self.read_revision(verdict)
-        return np.zeros(self._state_of(verdict.image_id).shape, np.uint8)
-
     def history(self, image_id: str) -> tuple[ImageEvent, ...]:
         """List the events of an image, the oldest first, as far as this annotator may see them.
 
         Every mask that was ever saved can be read with `read_revision`.
         """
         return self._store.history(image_id)
-
-    def check(self, progress: Progress | None = None) -> tuple[StudyProblem, ...]:
-        """Read every image and every mask, and report what is missing or damaged."""
-        found: list[StudyProblem] = []
-        states = list(self.state.images.values())
-        for done, state in enumerate(states, start=1):
-            found.extend(self._check_image(state))
-            if progress is not None:
-                progress(done, len(states))
-        return tuple(found)
 
     # ---- saving
 
@@ -387,8 +356,8 @@ class Study:
             if self.info.pseudonymized:
                 sources = pseudonymize_all(sources, key_file, self.folder)
                 copy = True
-            if files and not copy:
-                self._ensure_outside(files)
+            if files and not copy and self._files.outside is None:
+                self._set_outside(common_folder(files))
             described = list(describe(sources, self._files, self.state.images, progress, copy=copy))
             self._left_out.extend(item for item in described if isinstance(item, StudyProblem))
             return self._record_added([item for item in described if not isinstance(item, StudyProblem)])
@@ -509,7 +478,7 @@ class Study:
             names = [entry.name for entry in classes]
             if not names or len(set(names)) != len(names):
                 raise StudyError("Every class needs a different name, and a study needs at least one class.")
-            if len(names) < len(self.info.classes) and self._highest_label() > len(names):
+            if len(names) < len(self.info.classes) and _highest_label(self) > len(names):
                 last = self.info.classes[-1].name
                 raise StudyError(f"“{last}” cannot be removed: a saved outline uses a class that would go.")
             try:
@@ -548,29 +517,6 @@ class Study:
         except KeyError:
             raise StudyError(f"The study has no image {image_id}; add it first.") from None
 
-    def _highest_label(self) -> int:
-        """Return the highest label in any mask that was ever saved."""
-        events = (event for image_id in self.state.images for event in self.history(image_id))
-        masks = (event for event in events if isinstance(event, MaskEvent))
-        return max((int(self.read_revision(event).max(initial=0)) for event in masks), default=0)
-
-    def _check_image(self, state: ImageState) -> list[StudyProblem]:
-        found: list[StudyProblem] = []
-        try:
-            self.image_path(state.image_id)
-        except StudyError as error:
-            found.append(StudyProblem(state.added.path, 0, str(error)))
-        masks = {e.revision: e for e in self.history(state.image_id) if isinstance(e, MaskEvent)}
-        for event in masks.values():
-            try:
-                self.read_revision(event)
-            except StudyError as error:
-                found.append(StudyProblem(f"{MASKS}/{event.image_id}/{event.revision}.png", 0, str(error)))
-            if event.carried is not None and event.carried.image_id not in self.state.images:
-                reason = f"an outline of {state.name} was made from that of an image that nobody added"
-                found.append(StudyProblem(EVENTS, 0, reason))
-        return found
-
     def _refuse(self, event: AnyEvent) -> str | None:
         """Return why a well-formed event is still left out, or None."""
         if isinstance(event, Added) and self._files.leads_out(event):
@@ -578,11 +524,6 @@ class Study:
         if isinstance(event, MaskEvent) and event.label > len(self.info.classes):
             return f"the study has no class {event.label}"
         return None
-
-    def _ensure_outside(self, files: Sequence[Path]) -> None:
-        """Set the folder of the images that are not copied to that of the first ones."""
-        if self._files.outside is None:
-            self._set_outside(common_folder(files))
 
     def _set_outside(self, outside: Path) -> None:
         try:
@@ -601,6 +542,40 @@ class Study:
 
     def _make_mask_store(self) -> MaskStore:
         return MaskStore(self.folder / MASKS, "binary" if len(self.info.classes) == 1 else "index")
+
+
+def find_damage(study: Study, progress: Progress | None = None) -> tuple[StudyProblem, ...]:
+    """Read every image and every mask of a study, and report what is missing or damaged."""
+    found: list[StudyProblem] = []
+    states = list(study.state.images.values())
+    for done, state in enumerate(states, start=1):
+        found.extend(_find_damage_of(study, state))
+        if progress is not None:
+            progress(done, len(states))
+    return tuple(found)
+
+
+def _find_damage_of(study: Study, state: ImageState) -> Iterator[StudyProblem]:
+    try:
+        study.image_path(state.image_id)
+    except StudyError as error:
+        yield StudyProblem(state.added.path, 0, str(error))
+    masks = {e.revision: e for e in study.history(state.image_id) if isinstance(e, MaskEvent)}
+    for event in masks.values():
+        try:
+            study.read_revision(event)
+        except StudyError as error:
+            yield StudyProblem(f"{MASKS}/{event.image_id}/{event.revision}.png", 0, str(error))
+        if event.carried is not None and event.carried.image_id not in study.state.images:
+            reason = f"an outline of {state.name} was made from that of an image that nobody added"
+            yield StudyProblem(EVENTS, 0, reason)
+
+
+def _highest_label(study: Study) -> int:
+    """Return the highest label in any mask that was ever saved."""
+    events = (event for image_id in study.state.images for event in study.history(image_id))
+    masks = (event for event in events if isinstance(event, MaskEvent))
+    return max((int(study.read_revision(event).max(initial=0)) for event in masks), default=0)
 
 
 def check_annotator(annotator: str) -> str:
