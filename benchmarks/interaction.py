@@ -9,6 +9,7 @@ Prints tables of ``docs/development/benchmarks.md``::
   rendered on the CPU.
 - "late" is how late a 10 ms timer fires meanwhile: how responsive the interface feels.
 - The network runs once before clicks are timed, as when an image is opened.
+- Each box and lasso is another part of the image, which the network has not seen yet.
 - "threshold" is a move of the slider, and "slider let go" the last one. Tools start from the predicted
   outline.
 - "next image" is a prefetched image of a study, while the previous one is being saved.
@@ -38,18 +39,20 @@ from rich.table import Table
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.inference.prompts import enclosing_box
 from napari_lesionseg.io.images import write_image
+from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import TOOLS, ToolContext
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Box, Click, Prompts
+from napari_lesionseg.types import Click, Prompts
 
 SIZES = ((560, 768), (4000, 6000))
 TICK_MS = 10
-GOALS_MS = {"click": 100, "threshold": 30, "next image": 150}
+GOALS_MS = {"click": 100, "box": 100, "lasso": 100, "scribble": 100, "threshold": 30, "next image": 150}
 BREATH_S = 0.0005
 NEXT = 5
 TIMEOUT_S = 120
@@ -179,7 +182,6 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
     window.run(editor.predict)
     spots = rng.uniform(0.2, 0.8, (repeats + 1, 2)) * shape
     thresholds = np.resize([0.3, 0.33, 0.36, 0.4, 0.45, 0.5, 0.45, 0.4], repeats + 1)
-    box = Box(shape[0] // 8, shape[1] // 8, shape[0] // 3, shape[1] // 3)
     few = max(2, repeats // 4)
     rows = [
         measure(
@@ -194,10 +196,23 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
     for tool in ("smooth", "snap"):  # on the network's outline, so that there is something to change
         changes = [lambda t=tool: apply_tool(editor, t)] * few
         rows.append(measure(window, tool, changes, lambda: apply_tool(editor, "back_to_prediction")))
-    rows.append(measure(window, "box", [lambda: editor.add_area(Prompts(box=box))] * few))
+    areas = [area_around(shape, number) for number in range(few + 1)]  # each in another part of the image
+    boxes = [Prompts(box=enclosing_box(area)) for area in areas]
+    rows.append(measure(window, "box", [lambda a=a: editor.add_area(a) for a in boxes]))
+    rows.append(measure(window, "lasso", [lambda a=a: editor.add_area(a) for a in areas]))
+    strokes = [clicks_along(area.lasso[:8], True, shape) for area in areas]
+    rows.append(measure(window, "scribble", [lambda s=s: editor.add_clicks(s) for s in strokes]))
     editor.close()
     window.viewer.close()
     return rows
+
+
+def area_around(shape: tuple[int, int], number: int) -> Prompts:
+    """Return a lasso around the middle of the image, each a little larger than the one before."""
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    radius = (0.2 + 0.01 * number) * min(shape)
+    rows, cols = shape[0] / 2 + radius * np.sin(angles), shape[1] / 2 + radius * np.cos(angles)
+    return Prompts(lasso=tuple(zip(rows.tolist(), cols.tolist(), strict=True)))
 
 
 def measure_next(shape: tuple[int, int], model: Any, folder: Path) -> Timing:

@@ -110,3 +110,16 @@ def test_a_refused_mask_leaves_the_old_file(tmp_path: Path, mask: np.ndarray) ->
     with pytest.raises(MaskError):
         write_labels(str(path), mask.astype(int) * -1, {})
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("by_napari", [True, False])
+def test_a_multiscale_outline_is_saved_at_full_size(
+    viewer: ViewerModel, tmp_path: Path, mask: np.ndarray, by_napari: bool
+) -> None:
+    path = tmp_path / "outline.png"
+    levels = [mask, mask[::2, ::2]]
+    if by_napari:
+        viewer.add_labels(levels, multiscale=True).save(path, plugin="napari-lesionseg")
+    else:
+        write_labels(str(path), levels, {"multiscale": True})
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), mask * 255)

@@ -23,8 +23,9 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
     Outlines of one kind become 0 and 255, several classes their indices, both with 8 bits. Stacks and labels
     above 127 (numbered parts, rather than classes) go into a TIFF, one page a frame, with their own numbers.
+    Multiscale layers are saved at full size.
     """
-    labels = np.asarray(data)
+    labels = np.asarray(data[0] if attributes.get("multiscale") else data)
     highest = int(labels.max(initial=0))
     if labels.ndim == 2 and highest <= MAX_CLASS_INDEX:
         write_mask(path, labels, style="binary" if highest <= 1 else "index")

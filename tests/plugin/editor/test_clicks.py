@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from tests.plugin.editor.fakes import SHAPE, RecordedEditor, SlowJobs, base_mask, paint
+from tests.plugin.editor.fakes import SHAPE, RecordedEditor, SlowJobs, apply_tool, base_mask, paint
 
 from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.types import Click
@@ -69,7 +71,7 @@ def test_undo_cancels_a_click_without_a_prediction(predicted: RecordedEditor, jo
     jobs.finish()
     assert predicted.snapshot.clicks == ()
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
-    assert predicted.requests.can_undo
+    assert not predicted.requests.can_undo
 
 
 def test_a_drawn_line_is_several_clicks_and_one_undo_step(predicted: RecordedEditor, jobs: SlowJobs) -> None:
@@ -118,3 +120,31 @@ def test_a_contradicting_click_returns_the_painted_part_to_the_network(
     jobs.finish()
     assert not predicted.snapshot.mask[35:39, 2:8].any()
     assert predicted.snapshot.mask[35:39, 50:58].all()
+
+
+def test_after_clear_the_network_does_not_see_its_old_answer(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    network: Any = predicted.requests.model
+    predicted.add_clicks([Click(3, 3)])
+    jobs.finish()
+    assert network.inputs[-1][1] is not None
+    apply_tool(predicted, "clear")
+    assert not predicted.snapshot.mask.any()
+    predicted.add_clicks([Click(20, 30)])
+    jobs.finish()
+    assert network.inputs[-1] == ((Click(20, 30),), None)
+    assert predicted.snapshot.mask[20, 30]
+
+
+def test_what_was_painted_after_clear_is_seen_by_the_network(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    network: Any = predicted.requests.model
+    apply_tool(predicted, "clear")
+    paint(predicted, range(5, 9), range(5, 9))
+    predicted.add_clicks([Click(20, 30)])
+    jobs.finish()
+    previous = network.inputs[-1][1]
+    assert previous[5:9, 5:9].min() == 1
+    assert previous[15:25, 25:35].max() < 0.01

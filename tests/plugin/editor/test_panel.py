@@ -87,13 +87,15 @@ def test_without_a_model_clicks_say_so(qtbot: QtBot, outlined: MaskEditor) -> No
 
 def test_undo_and_redo_follow_the_history(panel: CorrectPanel, outlined: MaskEditor) -> None:
     undo, redo = panel.buttons["undo"], panel.buttons["redo"]
+    assert not undo.isEnabled()
+    panel.buttons["clear"].click()
     assert undo.isEnabled()
     assert not redo.isEnabled()
     undo.click()
-    assert not outlined.snapshot.mask.any()
+    assert outlined.snapshot.mask.any()
     assert not undo.isEnabled()
     redo.click()
-    assert outlined.snapshot.mask.any()
+    assert not outlined.snapshot.mask.any()
 
 
 @pytest.mark.parametrize(("action", "mode"), MODES.items())
@@ -232,3 +234,28 @@ def test_a_destroyed_panel_releases_the_layer(qtbot: QtBot, outlined: MaskEditor
 def test_it_is_narrow_enough_for_a_dock(panel: CorrectPanel) -> None:
     panel.show_keys.click()
     assert panel.minimumSizeHint().width() <= 340
+
+
+def test_a_gesture_is_suggested_once_if_the_outline_may_be_poor(qtbot: QtBot, editor: MaskEditor) -> None:
+    panel = CorrectPanel(editor.viewer, editor)
+    qtbot.addWidget(panel)
+    unsure = np.full((40, 60), 0.4, np.float32)
+    unsure[10:30, 20:45] = 0.61
+    editor.set_prediction(prediction_of(unsure))
+    assert panel.status.text() == "This outline may be poor. Press L and draw around the lesion, roughly."
+    editor.set_config(PostprocessConfig(min_area=0, threshold=0.5))
+    assert panel.status.text() == ""
+    editor.set_prediction(prediction_of(unsure))
+    assert panel.status.text() == ""
+
+
+def test_nothing_is_suggested_for_a_sure_or_corrected_outline(qtbot: QtBot, outlined: MaskEditor) -> None:
+    panel = CorrectPanel(outlined.viewer, outlined)
+    qtbot.addWidget(panel)
+    assert panel.status.text() == ""
+    unsure = np.full((40, 60), 0.4, np.float32)
+    unsure[10:30, 20:45] = 0.61
+    outlined.labels.data_setitem((np.array([5]), np.array([5])), 1)
+    outlined.set_prediction(prediction_of(unsure), draw=False)
+    panel.set_editor(outlined)
+    assert panel.status.text() == ""

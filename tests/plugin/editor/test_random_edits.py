@@ -49,6 +49,11 @@ class Seen:
         return dataclasses.replace(self, mask=np.where(self.hand, self.mask, drawn))
 
 
+def first_outline(seen: Seen) -> Seen:
+    """Put the first prediction below what was painted before it."""
+    return dataclasses.replace(seen, clicks=(), source="network").redraw()
+
+
 NO_HAND = np.zeros(SHAPE, dtype=bool)
 SPOTS = st.tuples(st.integers(0, SHAPE[0] - 1), st.integers(0, SHAPE[1] - 1))
 
@@ -102,7 +107,10 @@ class Correcting(RuleBasedStateMachine):
             self.jobs.waiting.pop(0)
         self.jobs.finish_one()
         flown, self.flying = self.flying, []
-        if flown[0][0] == "prediction":
+        if flown[0][0] == "prediction" and self.now.source == "none":
+            self.past = [first_outline(seen) for seen in self.past]
+            self.now, self.future, self.last = first_outline(self.now), [], ""
+        elif flown[0][0] == "prediction":
             since = self.now.mask != flown[0][3].mask
             fresh = dataclasses.replace(self.now, hand=since, clicks=(), source="network")
             self.step(fresh.redraw(), "prediction")

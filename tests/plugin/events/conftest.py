@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from napari.viewer import Viewer
 from PIL import Image
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -113,12 +114,32 @@ class Window:
             round(size.height() / 2 + (row - center[0]) * camera.zoom),
         )
 
-    def click_image(self, row: float, col: float) -> None:
-        self.click(self.canvas, self.at(row, col))
+    def click_image(self, row: float, col: float, button: Qt.MouseButton = Qt.MouseButton.LeftButton) -> None:
+        QTest.mouseClick(self.canvas, button, Qt.KeyboardModifier.NoModifier, self.at(row, col))
 
-    def drag(self, *places: tuple[float, float]) -> None:
+    def scroll(self, row: float, col: float, steps: int) -> None:
+        """Turn the wheel over the image, away from the user for positive steps."""
+        pos, nowhere = QPointF(self.at(row, col)), QPoint(0, 0)
+        for _ in range(abs(steps)):
+            event = QWheelEvent(
+                pos,
+                QPointF(self.canvas.mapToGlobal(pos)),
+                nowhere,
+                QPoint(0, 120 if steps > 0 else -120),
+                Qt.MouseButton.NoButton,
+                Qt.KeyboardModifier.NoModifier,
+                Qt.ScrollPhase.NoScrollPhase,
+                False,
+            )
+            QApplication.sendEvent(self.canvas, event)
+
+    def drag(
+        self,
+        *places: tuple[float, float],
+        modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier,
+    ) -> None:
         """Drag the left button over the image."""
-        button, modifier = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        button = Qt.MouseButton.LeftButton
         QTest.mouseMove(self.canvas, self.at(*places[0]))
         QTest.mousePress(self.canvas, button, modifier, self.at(*places[0]))
         for place in places[1:]:

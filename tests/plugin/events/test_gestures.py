@@ -1,4 +1,4 @@
-"""Boxes, lassos and scribbles drawn with the mouse in a real window."""
+"""Clicks, boxes, lassos, scribbles and the brush, by mouse and keyboard in a real window."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from tests.plugin.conftest import FakeModel
+
+from napari_lesionseg.plugin.workbench.classes import CorrectSection
 
 GESTURES = {
     "box": (Qt.Key.Key_R, ((20, 40), (50, 70), (60, 80))),
@@ -42,3 +45,176 @@ def test_a_drag_with_the_click_tool_is_a_scribble_undone_at_once(window: Any) ->
     assert not any(window.mask[click.pixel] for click in window.editor.snapshot.clicks)
     window.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     window.qtbot.waitUntil(lambda: np.array_equal(window.mask, before), timeout=10_000)
+
+
+CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+
+
+def done(window: Any) -> None:
+    """Wait until the network has answered."""
+    window.qtbot.waitUntil(lambda: not window.editor.requests.queue, timeout=20_000)
+
+
+def undo(window: Any) -> None:
+    window.key(Qt.Key.Key_Z, CTRL)
+
+
+@pytest.mark.parametrize("kind", GESTURES)
+def test_with_shift_a_gesture_adds_one_lesion(window: Any, kind: str) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_R)
+    window.drag((25, 45), (40, 80), (50, 115))
+    done(window)
+    upper = window.mask.copy()
+    assert not upper[52:].any()
+    if kind == "lasso":
+        window.key(Qt.Key.Key_L)
+        window.drag((60, 45), (60, 115), (95, 115), (95, 45), modifier=SHIFT)
+    else:
+        window.drag((60, 45), (80, 80), (95, 115), modifier=SHIFT)
+    done(window)
+    assert np.array_equal(window.mask[:55], upper[:55])
+    assert window.mask[65:85, 60:100].all()
+    undo(window)
+    assert np.array_equal(window.mask, upper)
+
+
+def test_right_click_and_left_click_are_undone_one_by_one(window: Any) -> None:
+    outlines = [window.mask.copy()]
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_C)
+    window.click_image(10, 20)
+    done(window)
+    assert window.mask[10, 20]
+    outlines.append(window.mask.copy())
+    window.click_image(60, 80, Qt.MouseButton.RightButton)
+    done(window)
+    assert not window.mask[60, 80]
+    undo(window)
+    assert np.array_equal(window.mask, outlines[1])
+    undo(window)
+    assert np.array_equal(window.mask, outlines[0])
+
+
+def test_a_mixture_of_prompts_is_undone_step_by_step(window: Any) -> None:
+    outlines = [window.mask.copy()]
+    window.canvas.setFocus()
+
+    def step(key: Any, *places: tuple[float, float]) -> None:
+        window.key(key)
+        if len(places) == 1:
+            window.click_image(*places[0])
+        else:
+            window.drag(*places)
+        done(window)
+        assert not np.array_equal(window.mask, outlines[-1])
+        outlines.append(window.mask.copy())
+
+    step(*(Qt.Key.Key_R, (20, 40), (50, 70), (70, 90)))
+    step(*(Qt.Key.Key_C, (33, 43)))
+    step(*(Qt.Key.Key_N, (50, 70), (55, 75), (60, 80)))
+    step(*(Qt.Key.Key_L, (28, 45), (28, 80), (60, 80), (60, 45)))
+    for outline in reversed(outlines[:-1]):
+        undo(window)
+        assert np.array_equal(window.mask, outline)
+    for outline in outlines[1:]:
+        window.key(Qt.Key.Key_Z, CTRL | SHIFT)
+        assert np.array_equal(window.mask, outline)
+
+
+def test_clear_then_a_box_finds_only_what_is_in_the_box(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_0)
+    assert not window.mask.any()
+    window.key(Qt.Key.Key_R)
+    window.drag((40, 60), (50, 70), (60, 80))
+    done(window)
+    assert window.mask[50, 70]
+    outside = window.mask.copy()
+    outside[38:63, 58:83] = 0
+    assert not outside.any()
+
+
+def test_held_prompts_are_answered_at_once(window: Any, network: FakeModel) -> None:
+    before, runs = window.mask.copy(), len(network.seen)
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_I)
+    window.key(Qt.Key.Key_R)
+    window.drag((20, 40), (50, 70), (70, 90))
+    window.key(Qt.Key.Key_N)
+    window.click_image(50, 70)
+    window.wait(100)
+    assert np.array_equal(window.mask, before)
+    assert window.bench.panel(CorrectSection).tools.buttons["hold"].isChecked()
+    window.look()
+    window.key(Qt.Key.Key_W)  # nothing is signed before what was collected is outlined
+    window.wait(100)
+    assert window.name == "P1"
+    window.key(Qt.Key.Key_I)
+    done(window)
+    assert len(network.seen) == runs + 1
+    assert not window.mask[50, 70]
+    assert window.mask[45, 65]
+    assert not window.mask[75, 95]
+
+
+def test_the_brush_keeps_its_size_on_the_screen(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_P)
+    brush = window.bench.panel(CorrectSection).tools.brush
+    camera = window.viewer.scene.camera
+    assert window.labels.brush_size == round(brush.value() / camera.zoom)
+    zoom = camera.zoom
+    window.scroll(60, 80, -4)
+    assert camera.zoom < zoom
+    assert window.labels.brush_size == round(brush.value() / camera.zoom)
+    size = brush.value()
+    window.key(Qt.Key.Key_BracketRight)
+    window.key(Qt.Key.Key_BracketRight)
+    assert brush.value() > size
+    assert window.labels.brush_size == round(brush.value() / camera.zoom)
+    window.key(Qt.Key.Key_BracketLeft)
+    assert size < brush.value()
+    window.labels.brush_size = 10  # as napari's own slider does
+    assert brush.value() == round(10 * camera.zoom)
+
+
+def test_the_outline_is_made_wider_and_fainter_by_keys(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_Up, SHIFT)
+    window.key(Qt.Key.Key_Up, SHIFT)
+    window.key(Qt.Key.Key_Down, SHIFT)
+    window.key(Qt.Key.Key_Left, SHIFT)
+    assert (window.labels.contour, round(window.labels.opacity, 2)) == (4, 0.9)
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    assert (window.labels.contour, round(window.labels.opacity, 2)) == (4, 0.9)
+
+
+def test_a_tool_that_stays_selected_says_so_at_the_next_image(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_R)
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    tools = window.bench.panel(CorrectSection).tools
+    assert tools.status.text().startswith("Box is still selected. Press R to put it down.")
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_R)
+    assert not tools.buttons["box"].isChecked()
+
+
+@pytest.mark.parametrize(
+    ("key", "modifier", "text"),
+    [
+        (Qt.Key.Key_Z, CTRL | SHIFT, "There is nothing to redo"),
+        (Qt.Key.Key_U, Qt.KeyboardModifier.NoModifier, "The outline has only one part."),
+        (Qt.Key.Key_O, Qt.KeyboardModifier.NoModifier, "The outline has no holes."),
+        (Qt.Key.Key_Period, Qt.KeyboardModifier.NoModifier, "There is only one class."),
+    ],
+)
+def test_a_key_without_effect_says_why(window: Any, key: Any, modifier: Any, text: str) -> None:
+    window.canvas.setFocus()
+    window.key(key, modifier)
+    assert window.bench.panel(CorrectSection).tools.status.text() == text

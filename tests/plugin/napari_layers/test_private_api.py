@@ -13,6 +13,7 @@ from napari._vispy.overlays.base import LayerOverlayMixin, VispySceneOverlay
 from napari._vispy.utils.visual import overlay_to_visual
 from napari._vispy.visuals.labels import LabelNode
 from napari.components import ViewerModel
+from napari.components._viewer_mouse_bindings import double_click_to_zoom, drag_to_zoom
 from napari.components.overlays.base import SceneOverlay
 from napari.layers import Labels
 
@@ -57,6 +58,12 @@ def check_calculate_contour() -> None:
 
 def check_vispy_visuals_labels() -> None:
     assert callable(LabelNode)
+
+
+def check_viewer_mouse_bindings() -> None:
+    viewer = ViewerModel()
+    assert double_click_to_zoom in viewer.mouse_double_click_callbacks
+    assert drag_to_zoom in viewer.mouse_drag_callbacks
 
 
 def check_interpolation_fun() -> None:
@@ -114,6 +121,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "napari._vispy.overlays.base": check_vispy_overlays_base,
     "napari._vispy.utils.visual": check_vispy_utils_visual,
     "napari._vispy.visuals.labels": check_vispy_visuals_labels,
+    "napari.components._viewer_mouse_bindings": check_viewer_mouse_bindings,
     "_interpolation_fun": check_interpolation_fun,
     "_need_interpolation_update": check_need_interpolation_update,
     "_overlays": check_overlays,

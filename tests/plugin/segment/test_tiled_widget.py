@@ -168,6 +168,30 @@ def test_another_threshold_redraws_without_the_network(
     assert np.array_equal(outline.data, before)
 
 
+def test_another_threshold_keeps_what_was_painted_and_another_run_does_not(
+    qtbot: QtBot, viewer: ViewerModel, model: Darkness
+) -> None:
+    viewer.add_image(small_image(), rgb=True, name="arm")
+    widget = make(qtbot, viewer)
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    outline = widget.outline.labels
+    before = outline.data.copy()
+    empty = tuple(np.argwhere(before == 0)[0])
+    outline.data_setitem(tuple(np.array([at]) for at in empty), 1)
+    widget.form.threshold.slider.setValue(96)
+    qtbot.waitUntil(lambda: outline.data.sum() > before.sum() + 1, timeout=60_000)
+    assert outline.data[empty] == 1
+    widget.form.threshold.slider.setValue(4)
+    qtbot.waitUntil(lambda: outline.data.sum() < before.sum(), timeout=60_000)
+    assert outline.data[empty] == 1
+    widget.segment.click()
+    wait_for(qtbot, widget)
+    assert outline.data[empty] == 0
+    outline.undo()
+    assert outline.data[empty] == 1
+
+
 def test_one_large_lesion_is_predicted_at_a_small_level_of_a_multiscale_image(
     qtbot: QtBot, viewer: ViewerModel, model: Darkness
 ) -> None:

@@ -5,10 +5,12 @@ from typing import Literal
 import pytest
 from pydantic import Field
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QLocale, Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QWidget
 
 from napari_lesionseg.config import Settings
-from napari_lesionseg.plugin.widgets.forms import SettingsForm, settings_form
+from napari_lesionseg.plugin.widgets.forms import DecimalBox, SettingsForm, settings_form, whole_number_box
 
 
 class Example(Settings):
@@ -77,3 +79,39 @@ def test_every_field_but_a_check_box_has_a_caption(form: SettingsForm[Example], 
     assert form.add_to(QGridLayout(window), 0) == len(Example.model_fields)
     captions = [label.text() for label in window.findChildren(QLabel)]
     assert [text for text in captions if text] == ["Count", "Margin (px)", "Kind", "Time"]
+
+
+@pytest.mark.parametrize("language", ["C", "German", "Danish"])
+@pytest.mark.parametrize("text", ["1.5", "1,5"])
+def test_point_and_comma_mean_the_same_in_every_language(qtbot: QtBot, language: str, text: str) -> None:
+    before = QLocale()
+    QLocale.setDefault(QLocale(getattr(QLocale.Language, language)))
+    try:
+        box = DecimalBox()
+        qtbot.addWidget(box)
+        box.setSuffix(" mm")
+        box.show()
+        box.selectAll()
+        QTest.keyClicks(box, text)
+        QTest.keyClick(box, Qt.Key.Key_Return)
+        assert box.value() == 1.5
+        assert box.text() == "1.50 mm"
+    finally:
+        QLocale.setDefault(before)
+
+
+def test_thousands_have_no_separators(qtbot: QtBot) -> None:
+    before = QLocale()
+    QLocale.setDefault(QLocale(QLocale.Language.German))
+    try:
+        box = whole_number_box()
+        qtbot.addWidget(box)
+        box.setMaximum(5000)
+        box.setValue(3000)
+        assert box.text() == "3000"
+        box.selectAll()
+        QTest.keyClicks(box, "1.234")
+        QTest.keyClick(box, Qt.Key.Key_Return)
+        assert box.value() == 1234  # the point is not typed
+    finally:
+        QLocale.setDefault(before)

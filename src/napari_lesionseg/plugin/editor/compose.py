@@ -26,6 +26,9 @@ _Value = TypeVar("_Value", bound=np.generic)
 PREVIOUS_PIXELS = 1 << 19
 """Most pixels at which the network is shown the mask before a click; it shrinks the mask anyway."""
 
+NEGLIGIBLE = 1e-6
+"""Probability below which a pixel is as good as cleared."""
+
 CLICK_SPACING = 1 / 50
 """Distance between the clicks along a drawn line, as a fraction of the image's diagonal."""
 
@@ -74,13 +77,21 @@ def without_edits(
     )
 
 
-def with_area(snapshot: Snapshot, prediction: Prediction) -> Snapshot:
-    """Return a snapshot of the prediction of a box or lasso alone; the mask is not redrawn yet."""
-    return replace(without_edits(snapshot, prediction), area=prediction.prompts.area)
+def with_area(
+    snapshot: Snapshot, prediction: Prediction, gestures: Sequence[tuple[Click, ...]] = ()
+) -> Snapshot:
+    """Return a snapshot of the prediction of a box or lasso and gestures of clicks; not redrawn yet."""
+    return replace(
+        without_edits(snapshot, prediction),
+        area=prediction.prompts.area,
+        clicks=tuple(click for gesture in gestures for click in gesture),
+        click_counts=tuple(len(gesture) for gesture in gestures),
+        predictions=(*(None for _ in gestures), prediction),
+    )
 
 
 def previous_probability(snapshot: Snapshot) -> Probability | None:
-    """Return the mask as the network sees it before the next click, (h, w); None if it is empty.
+    """Return the mask as the network sees it before the next click, (h, w); None if it is empty or cleared.
 
     That is its own probability, with what was found in boxes, and certainty at manual pixels.
     """
@@ -96,7 +107,7 @@ def previous_probability(snapshot: Snapshot) -> Probability | None:
         inner = found.probability(None if size == shape else size)
         np.maximum(lesion, inner if inner.ndim == 2 else 1 - inner[0], out=lesion)
     np.copyto(lesion, mask, where=_sampled(snapshot.manual_mask, size))
-    return lesion
+    return lesion if lesion.max(initial=0) > NEGLIGIBLE else None
 
 
 def with_clicks(
@@ -171,7 +182,7 @@ def is_inside(click: Click, shape: tuple[int, ...]) -> bool:
 
 def _with_classes(drawn: LabelImage, snapshot: Snapshot, active: int) -> LabelImage:
     """Give pixels drawn by a model of one class the class that they have, or the active one."""
-    if len(snapshot.predictions[0].shape if snapshot.predictions[0] is not None else ()) == 3:
+    if any(len(prediction.shape) == 3 for prediction in snapshot.all_predictions()):
         return drawn
     if active == 1 and snapshot.mask.max(initial=0) <= 1:
         return drawn

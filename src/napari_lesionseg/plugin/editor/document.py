@@ -15,7 +15,7 @@ from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.managed_labels import ManagedLabels
 from napari_lesionseg.plugin.napari_layers.overlays import ClickOverlay, add_overlay
-from napari_lesionseg.types import Click, LabelImage
+from napari_lesionseg.types import NO_PROMPTS, Click, LabelImage, Prompts
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -45,8 +45,7 @@ class MaskDocument:
     ) -> None:
         self.layer = ManagedLabels(viewer, image, labels)
         self.overlay = add_overlay(labels, ClickOverlay)
-        self.keeps_first = False  # whether undo never removes the model's first outline
-        self.pending_clicks: Sequence[Click] = ()  # the network has not predicted with these yet
+        self.pending = NO_PROMPTS  # the network has not predicted with these yet
         manual_mask = np.zeros(labels.data.shape, dtype=bool)
         self.history = UndoHistory(
             Snapshot(self.layer.mask, manual_mask, config, model_threshold=model_threshold)
@@ -111,7 +110,14 @@ class MaskDocument:
 
     def show_clicks(self, preview: Sequence[Click] = ()) -> None:
         """Show the current, pending and previewed clicks."""
-        self.overlay.show([*self.snapshot.clicks, *self.pending_clicks, *preview])
+        self.overlay.show([*self.snapshot.clicks, *self.pending.clicks, *preview])
+
+    def show_pending(self, pending: Prompts) -> None:
+        """Show what the network has not answered yet."""
+        self.pending = pending
+        self.show_clicks()
+        self.overlay.show_box(pending.box)
+        self.overlay.show_lasso(pending.lasso)
 
     def draw_prediction(
         self,
@@ -122,43 +128,47 @@ class MaskDocument:
     ) -> None:
         """Draw the model's own prediction; what was painted since `before` stays."""
         now = self.snapshot
-        since: NDArray[np.bool_] | None = None if before is now else (now.mask != before.mask)
-        bare = compose.without_edits(now, prediction, since)
-        then = replace(
-            bare,
-            initial_prediction=prediction,
-            model_threshold=model_threshold,
-            config=config or now.config,
-        )
-        if self.keeps_first and _is_first(self, before):
-            self.restart(UndoHistory(compose.compose_mask(then, self.active_class)), "prediction")
+
+        def predicted(snapshot: Snapshot, manual_mask: NDArray[np.bool_] | None) -> Snapshot:
+            bare = compose.without_edits(snapshot, prediction, manual_mask)
+            then = replace(
+                bare,
+                initial_prediction=prediction,
+                model_threshold=model_threshold,
+                config=config or snapshot.config,
+            )
+            return compose.compose_mask(then, self.active_class)
+
+        if self.history.begins_empty:
+            # The first outline is what undo ends at, below all that was painted while the network worked.
+            self.history.rebase(lambda snapshot: predicted(snapshot, snapshot.manual_mask))
+            self.show(self.snapshot, "prediction")
         else:
-            self.redraw(then, "prediction")
+            self.record(predicted(now, None if before is now else now.mask != before.mask), "prediction")
 
     def restart(self, history: UndoHistory, kind: str) -> None:
         """Use another history, and show its current snapshot."""
         self.history = history
         self.show(history.current, kind)
 
-    def apply_mask(self, mask: LabelImage, before: Snapshot, *, manual: bool) -> None:
-        """Record what a tool made of the mask in `before`; what was painted since stays."""
+    def apply_mask(self, mask: LabelImage, before: Snapshot, *, manual: bool) -> bool:
+        """Record what a tool made of the mask in `before`; return whether that changed anything.
+
+        What was painted since stays.
+        """
         now = self.snapshot
         if before is not now:
             mask = np.where(now.mask != before.mask, now.mask, mask)
-        if not np.array_equal(mask, now.mask):
-            manual_mask = now.manual_mask | (mask != now.mask) if manual else now.manual_mask
-            self.record(replace(now, mask=mask, manual_mask=manual_mask), "tool")
+        if np.array_equal(mask, now.mask):
+            return False
+        manual_mask = now.manual_mask | (mask != now.mask) if manual else now.manual_mask
+        self.record(replace(now, mask=mask, manual_mask=manual_mask), "tool")
+        return True
 
     def close(self) -> None:
         """Release the layer."""
         self.overlay.clear()
         self.layer.close()
-
-
-def _is_first(document: MaskDocument, before: Snapshot) -> bool:
-    """Whether nothing has been drawn or predicted yet."""
-    untouched = not document.history.depth and before.initial_prediction is None
-    return untouched and before is document.snapshot and not before.mask.any()
 
 
 def _is_painted(document: MaskDocument) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +22,11 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError, MaskError
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
+from napari_lesionseg.plugin.editor.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_threshold
 from napari_lesionseg.plugin.editor.stack_editor import StackEditor
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
-from napari_lesionseg.plugin.napari_layers.layers import read_frame
+from napari_lesionseg.plugin.napari_layers.layers import CLASSES, read_frame
 from napari_lesionseg.types import Click, LabelImage, Prompts
 
 if TYPE_CHECKING:
@@ -55,9 +57,18 @@ def open_editor(
 ) -> MaskEditor | StackEditor:
     """Open the editor of a single image or of a stack."""
     if labels.ndim == 2:
-        return MaskEditor(viewer, image, labels, config=config, model=None)
+        made = MaskEditor(viewer, image, labels, config=config, model=None)
+        made.guard = LayoutGuard(viewer, image, labels, partial(_class_count, made))
+        return made
     editor = labels.metadata[_EDITOR] = StackEditor(viewer, image, labels, config=config)
     return editor
+
+
+def _class_count(editor: MaskEditor) -> int:
+    """Return how many classes the outline of an image can have."""
+    prediction = editor.document.snapshot.prediction
+    names = editor.labels.metadata.get(CLASSES, ())
+    return max(len(names) - 1, 1 if prediction is None else len(prediction.logits) - 1, 1)
 
 
 class MaskEditor:
@@ -72,6 +83,7 @@ class MaskEditor:
     changed = Signal(str)
     busy = Signal(bool)
     failed = Signal(Exception)
+    noted = Signal(str)  # why something had no effect
 
     def __init__(
         self,
@@ -87,9 +99,11 @@ class MaskEditor:
         self.viewer, self.image, self.labels = viewer, image, labels
         self.document = MaskDocument(viewer, image, labels, config, own_threshold(model))
         self.requests = PredictionRequests(self.document, image, model)
+        self.guard: LayoutGuard | None = None  # closed with the editor
         self.undo_verdict: Callable[[], bool] | None = None  # tried before a step is undone
         self._closed = False
         self.document.changed.connect(self.changed.emit)
+        self.requests.noted.connect(self.noted.emit)
         self.requests.failed.connect(self.failed.emit)
         self.requests.queue.busy.connect(self.busy.emit)
         self.document.layer.take_over(
@@ -161,7 +175,9 @@ class MaskEditor:
         inside = tuple(
             click for click in clicks if compose.is_inside(click, self.document.snapshot.mask.shape)
         )
-        if inside and self._is_ready():
+        if not inside:
+            self.noted.emit("Click on the image.")
+        elif self._is_ready():
             self.requests.submit("click", inside)
 
     def remove_last_click(self) -> None:
@@ -170,6 +186,7 @@ class MaskEditor:
             return
         now = self.document.snapshot
         if not now.clicks:
+            self.noted.emit("There is no click to remove.")
             return
         then = compose.without_last_click(now)
         known = now.prediction is not None or bool(now.added)
@@ -185,7 +202,9 @@ class MaskEditor:
             area, extent = Prompts(box=box), min(box.bottom - box.top, box.right - box.left)
         else:
             extent = np.ptp(area.lasso, axis=0).min() if len(area.lasso) > 2 else 0
-        if extent >= MIN_BOX and self._is_ready():
+        if extent < MIN_BOX:
+            self.noted.emit("Too small: draw around the whole lesion.")
+        elif self._is_ready():
             self.requests.submit("area", area=area, adds=adds)
 
     def apply(self, edit: MaskEdit, point: tuple[float, float] | None = None) -> None:
@@ -202,7 +221,8 @@ class MaskEditor:
         except LesionSegError as error:
             self.failed.emit(error)
             return
-        document.apply_mask(mask, now, manual=not edit.reshapes)
+        if not document.apply_mask(mask, now, manual=not edit.reshapes):
+            self.noted.emit(edit.no_effect)
 
     def reset(self, prediction: Prediction | None) -> None:
         """Discard clicks and manual edits and draw a prediction; request it if there is none."""
@@ -212,8 +232,12 @@ class MaskEditor:
             self.predict()
             return
         self.requests.cancel()
-        bare = compose.without_edits(self.document.snapshot, prediction)
-        self.document.redraw(bare, "tool")
+        document, now = self.document, self.document.snapshot
+        drawn = compose.compose_mask(compose.without_edits(now, prediction), document.active_class)
+        if now.prediction is prediction and not now.clicks and np.array_equal(drawn.mask, now.mask):
+            self.noted.emit("The outline is as the model drew it.")
+        else:
+            document.record(drawn, "tool")
 
     def undo(self) -> None:
         """Undo the last step; a click that waits for its prediction, or a polygon's corner, goes first."""
@@ -229,12 +253,19 @@ class MaskEditor:
             self.changed.emit("undo")
         elif history.depth:
             self.document.show(history.undo(), "undo")
+            self.requests.send_again()
+        else:
+            self.noted.emit("There is nothing to undo.")
 
     def redo(self) -> None:
         """Redo the step that was undone last."""
-        if self._is_ready() and self.document.history.can_redo:
+        if not self._is_ready():
+            return
+        if self.document.history.can_redo:
             self.requests.cancel()
             self.document.show(self.document.history.redo(), "redo")
+        else:
+            self.noted.emit("There is nothing to redo.")
 
     def restore(self, history: UndoHistory) -> None:
         """Use a history kept when the image was left, or one that starts with a saved mask."""
@@ -252,6 +283,8 @@ class MaskEditor:
         if self._closed:
             return
         self._closed = True
+        if self.guard is not None:
+            self.guard.close()
         self.requests.cancel()
         self.requests.forget_image()
         self.labels.metadata.pop(_EDITOR, None)

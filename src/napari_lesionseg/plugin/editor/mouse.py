@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from psygnal import Signal
@@ -11,17 +11,69 @@ from psygnal import Signal
 from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART
+from napari_lesionseg.plugin.napari_layers.managed_labels import suspend_zooms
 from napari_lesionseg.types import Box, Click, Prompts
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Labels
 
 Mode = Literal["off", "click", "box", "lasso", "remove"]
 
 CLICK_TOLERANCE = 4.0
 """Screen pixels that the mouse may move during a click before it is a drag."""
 
-_ZOOMS = ("double_click_to_zoom", "drag_to_zoom")
-"""napari's own gestures, which two quick clicks, or a drag with Alt, would trigger as well."""
-
 _RIGHT = 2
+
+
+BRUSH_PIXELS = 24
+"""Diameter of the brush on the screen, if none was chosen."""
+
+BRUSHES = range(2, 401)
+
+
+class Brush:
+    """Keeps the brush of a Labels layer at the same size on the screen at any zoom.
+
+    It covers a pixel of the image at least. `changed` is emitted after a change of its size.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: ViewerModel, labels: Labels) -> None:
+        self.pixels = BRUSH_PIXELS  # on the screen
+        self._camera, self._labels = viewer.scene.camera, labels
+        self._zooming = False
+        self._camera.events.zoom.connect(self._on_zoom)
+        labels.events.brush_size.connect(self._on_size)
+        self._on_zoom()
+
+    def resize(self, pixels: int) -> None:
+        """Set the diameter on the screen."""
+        self.pixels = min(max(pixels, BRUSHES[0]), BRUSHES[-1])
+        self._on_zoom()
+        self.changed.emit()
+
+    def close(self) -> None:
+        """Leave the brush as it is."""
+        self._camera.events.zoom.disconnect(self._on_zoom)
+        self._labels.events.brush_size.disconnect(self._on_size)
+
+    @property
+    def _magnified(self) -> float:
+        """How many pixels of the screen a pixel of the image takes."""
+        return float(self._camera.zoom * np.abs(self._labels.scale[-2:]).min())
+
+    def _on_zoom(self) -> None:
+        self._zooming = True
+        self._labels.brush_size = max(1, round(self.pixels / self._magnified))
+        self._zooming = False
+
+    def _on_size(self) -> None:
+        """Follow napari's own slider."""
+        if not self._zooming:
+            self.pixels = round(self._labels.brush_size * self._magnified)
+            self.changed.emit()
 
 
 class EditMouse:
@@ -37,7 +89,8 @@ class EditMouse:
         self._editor, self._labels = editor, editor.labels
         self._mode: Mode = "off"
         self._positive = True
-        self._zooms: dict[str, list[Callable[..., Any]]] = {}
+        self._resume_zooms: Callable[[], None] | None = None
+        self.brush = Brush(editor.viewer, editor.labels)
         self.panning = False  # while True, the mouse moves the image in any mode
         self._labels.mouse_drag_callbacks.append(self._on_drag)
         self._labels.events.mode.connect(self._on_layer_mode)
@@ -57,10 +110,10 @@ class EditMouse:
         if mode != "off":
             self._labels.mode = "pan_zoom"  # deselects the brush
             self._labels.cursor = "cross"
-            self._suspend_zooms()
+            self._resume_zooms = self._resume_zooms or suspend_zooms(self._editor.viewer)
         elif self._mode != "off":
             self._labels.cursor = "standard"
-            self._resume_zooms()
+            self._stop()
         self._mode, self._positive = mode, positive
         self.changed.emit()
 
@@ -68,6 +121,7 @@ class EditMouse:
         """Return the mouse to napari."""
         if self._mode != "off":
             self.start("off")
+        self.brush.close()
         self._labels.events.mode.disconnect(self._on_layer_mode)
         if self._on_drag in self._labels.mouse_drag_callbacks:
             self._labels.mouse_drag_callbacks.remove(self._on_drag)
@@ -75,8 +129,13 @@ class EditMouse:
     def _on_layer_mode(self) -> None:
         if self._mode != "off" and str(self._labels.mode) != "pan_zoom":
             self._mode = "off"
-            self._resume_zooms()
+            self._stop()
             self.changed.emit()
+
+    def _stop(self) -> None:
+        if self._resume_zooms is not None:
+            self._resume_zooms()
+            self._resume_zooms = None
 
     def _on_drag(self, layer: Any, event: Any) -> Iterator[None]:
         if self._mode == "off" or self.panning:
@@ -153,17 +212,3 @@ class EditMouse:
         corners = np.clip(np.round([first, last]), 0, (height - 1, width - 1)).astype(int)
         (top, left), (bottom, right) = corners.min(axis=0), corners.max(axis=0)
         return Box(int(top), int(left), int(bottom) + 1, int(right) + 1)
-
-    def _suspend_zooms(self) -> None:
-        viewer: Any = self._editor.viewer
-        for name in ("mouse_double_click_callbacks", "mouse_drag_callbacks"):
-            callbacks = getattr(viewer, name)
-            held = [callback for callback in callbacks if getattr(callback, "__name__", "") in _ZOOMS]
-            for callback in held:
-                callbacks.remove(callback)
-            self._zooms.setdefault(name, []).extend(held)
-
-    def _resume_zooms(self) -> None:
-        for name, held in self._zooms.items():
-            getattr(self._editor.viewer, name).extend(held)
-        self._zooms.clear()

@@ -20,14 +20,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor
-from napari_lesionseg.plugin.editor.mouse import EditMouse
-from napari_lesionseg.plugin.editor.tools import TOOLS, LayerMode, MouseMode, Tool, ToolContext
+from napari_lesionseg.plugin.editor.mouse import BRUSH_PIXELS, BRUSHES, EditMouse
+from napari_lesionseg.plugin.editor.tools import SELECTABLE, TOOLS, MouseMode, Tool, ToolContext
 from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS, LayerKeys, key_of, set_tip
-from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.widgets.forms import small, whole_number_box
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+POOR = 0.8
+"""Estimated quality of an outline below which a gesture is suggested."""
 
 _NO_IMAGE = "Open an image first"
 _NO_MODEL = "Choose a model first"
@@ -46,7 +50,9 @@ class CorrectPanel(QWidget):
         self._keys: list[LayerKeys] = []  # the tools work whichever layer is selected
         self._last_mode: MouseMode | None = None  # kept for the next image
         self._names: tuple[str, ...] = ("lesion",)
+        self._suggested = False
         self.buttons = {tool.id: QPushButton(tool.button) for tool in _BUTTONS}
+        self.brush = whole_number_box()
         self.classes = QComboBox()
         self.edit_classes = QToolButton()
         self.show_keys = QToolButton()
@@ -72,13 +78,16 @@ class CorrectPanel(QWidget):
         self._detach()
         if editor is not None:
             context = self._context = ToolContext(editor, EditMouse(editor), len(self._names))
+            context.mouse.brush.resize(self.brush.value())
             handlers = {tool.id: self._handler(tool, tool.function) for tool in TOOLS}
             targets = (editor.labels, editor.image, editor.viewer)
             self._keys = [LayerKeys(target, handlers, self._update) for target in targets]
             context.mouse.changed.connect(self._update)
+            context.mouse.brush.changed.connect(self._update)
             editor.changed.connect(self._on_changed)
             editor.busy.connect(self._on_busy)
             editor.failed.connect(self._on_failed)
+            editor.noted.connect(self._on_noted)
             editor.labels.events.mode.connect(self._update)
             editor.labels.events.selected_label.connect(self._update)
             last = self._last_mode
@@ -86,7 +95,9 @@ class CorrectPanel(QWidget):
                 "outline" if last.mode == "remove" else "model", context
             ):
                 context.mouse.start(last.mode, last.positive)
-        self.status.clear()
+        self._suggested = False
+        self.status.setText(_still_selected(self._context))
+        self._suggest()
         self._update()
 
     def set_classes(self, names: Sequence[str]) -> None:
@@ -109,12 +120,17 @@ class CorrectPanel(QWidget):
             line.setSpacing(4)
             for tool in tools:
                 button = self.buttons[tool.id]
-                button.setCheckable(isinstance(tool.on_button, MouseMode | LayerMode))
+                button.setCheckable(isinstance(tool.on_button, SELECTABLE))
                 button.setMinimumWidth(40)
                 line.addWidget(button, len(tool.button) + 4)
             column.addLayout(line)
         self._class_caption = QLabel("Class")
+        self.brush.setRange(BRUSHES[0], BRUSHES[-1])
+        self.brush.setValue(BRUSH_PIXELS)
+        self.brush.setSuffix(" px")
         classes = QHBoxLayout()
+        classes.addWidget(QLabel("Brush"))
+        classes.addWidget(self.brush)
         classes.addWidget(self._class_caption)
         classes.addWidget(self.classes, 1)
         self.edit_classes.setText("Classes\N{HORIZONTAL ELLIPSIS}")
@@ -137,6 +153,7 @@ class CorrectPanel(QWidget):
         for tool in _BUTTONS:
             handler = self._handler(tool, tool.on_button)
             self.buttons[tool.id].clicked.connect(partial(_without_arguments, handler))
+        self.brush.valueChanged.connect(self._on_brush)
         self.classes.activated.connect(self._on_class)
         self.show_keys.toggled.connect(self._on_show_keys)
         self.destroyed.connect(partial(_without_arguments, self._detach))
@@ -163,6 +180,10 @@ class CorrectPanel(QWidget):
 
         return use
 
+    def _on_brush(self, pixels: int) -> None:
+        if self._context is not None:
+            self._context.mouse.brush.resize(pixels)
+
     def _on_class(self, index: int) -> None:
         if self._context is not None:
             self._context.editor.labels.selected_label = index + 1
@@ -173,7 +194,16 @@ class CorrectPanel(QWidget):
 
     def _on_changed(self, kind: str) -> None:
         self.status.clear()
+        if kind == "prediction":
+            self._suggest()
         self._update()
+
+    def _suggest(self) -> None:
+        """Suggest a gesture, once for each image."""
+        suggestion = "" if self._suggested or self._context is None else _suggestion(self._context)
+        if suggestion:
+            self._suggested = True
+            self.status.setText(f"{self.status.text()} {suggestion}".strip())
 
     def _on_busy(self, busy: bool) -> None:
         if busy:
@@ -181,6 +211,10 @@ class CorrectPanel(QWidget):
         elif self.status.text() == "Outlining":
             self.status.clear()
         self._update()
+
+    def _on_noted(self, text: str) -> None:
+        self._update()
+        self.status.setText(text)
 
     def _on_failed(self, error: Exception) -> None:
         self.status.setText(str(error))
@@ -195,8 +229,15 @@ class CorrectPanel(QWidget):
             button.setEnabled(not reason)
             set_tip(button, reason or tool.tooltip, tool.id)
             mode = tool.on_button
-            if isinstance(mode, MouseMode | LayerMode):
+            if isinstance(mode, SELECTABLE):
                 button.setChecked(context is not None and mode.is_selected(context))
+        if context is not None:
+            with QSignalBlocker(self.brush):
+                self.brush.setValue(context.mouse.brush.pixels)
+        self.brush.setToolTip(
+            f"Diameter of brush and eraser in pixels of the screen ({key_of('smaller_brush')} and "
+            f"{key_of('bigger_brush')})"
+        )
         self.classes.setEnabled(context is not None)
         set_tip(self.classes, "The class to paint" if context else _NO_IMAGE, "next_class")
         if context is not None:
@@ -213,6 +254,7 @@ class CorrectPanel(QWidget):
         editor, mouse = context.editor, context.mouse
         self._last_mode = None if mouse.mode == "off" else MouseMode(mouse.mode, mouse.positive)
         mouse.changed.disconnect(self._update)
+        mouse.brush.changed.disconnect(self._update)
         mouse.close()
         for keys in self._keys:
             keys.close()
@@ -220,6 +262,7 @@ class CorrectPanel(QWidget):
         editor.changed.disconnect(self._on_changed)
         editor.busy.disconnect(self._on_busy)
         editor.failed.disconnect(self._on_failed)
+        editor.noted.disconnect(self._on_noted)
         editor.labels.events.mode.disconnect(self._update)
         editor.labels.events.selected_label.disconnect(self._update)
 
@@ -248,6 +291,29 @@ def _reason_against(need: str, context: ToolContext | None) -> str:
     }
     missing, reason = reasons.get(need, (False, ""))
     return reason if missing else ""
+
+
+def _still_selected(context: ToolContext | None) -> str:
+    """Return that a tool stayed selected from the last image, and how to put it down; empty if none did."""
+    if context is None:
+        return ""
+    for tool in TOOLS:
+        selected = tool.on_button
+        if isinstance(selected, SELECTABLE) and selected.is_selected(context):
+            return f"{tool.title} is still selected. Press {key_of(tool.id)} to put it down."
+    return ""
+
+
+def _suggestion(context: ToolContext) -> str:
+    """Return the gesture that helps most if the outline is the model's own and may be poor; else nothing."""
+    snapshot = context.editor.snapshot
+    prediction = snapshot.initial_prediction
+    corrected = snapshot.prediction is not prediction or snapshot.added or snapshot.manual_mask.any()
+    if prediction is None or corrected or context.editor.requests.model is None:
+        return ""
+    if quality_estimate(prediction.low_resolution(), snapshot.threshold) >= POOR:
+        return ""
+    return f"This outline may be poor. Press {key_of('lasso')} and draw around the lesion, roughly."
 
 
 def _list_of_keys() -> str:

@@ -98,9 +98,12 @@ class RequestQueue:
         return self._task is not None
 
     @property
-    def clicks(self) -> list[Click]:
-        """The clicks without a prediction yet."""
-        return [click for request in (*self._in_progress, *self.waiting) for click in request.clicks]
+    def prompts(self) -> Prompts:
+        """What has no prediction yet: all clicks, and the last box or lasso."""
+        requests = (*self._in_progress, *self.waiting)
+        clicks = tuple(click for request in requests for click in request.clicks)
+        areas = [request.area for request in requests if request.area.has_area]
+        return replace(areas[-1] if areas else NO_PROMPTS, clicks=clicks)
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self._in_progress)
@@ -124,6 +127,13 @@ class RequestQueue:
         """Run a function for requests in another thread; then `done` or `failed` is called."""
         self._in_progress = requests
         self._task = run_task(title, function, done=partial(self._on_done, done), failed=failed)
+
+    def put_back(self) -> None:
+        """Let what is in progress wait again, to be sent once more."""
+        if self._task is not None:
+            self._task.close()
+        self.waiting.extendleft(reversed(self._in_progress))
+        self._task, self._in_progress = None, ()
 
     def cancel_last(self, depth: int) -> bool:
         """Cancel the last request, unless a step was recorded since; return whether there was one."""
@@ -163,11 +173,13 @@ class PredictionRequests:
     """Sends requests about the image being edited, and applies their results to its document."""
 
     failed = Signal(Exception)
+    noted = Signal(str)
 
     def __init__(self, document: MaskDocument, image: Image, model: Model | None) -> None:
         self.document, self.image, self.model = document, image, model
         self.encoded: EncodedImage | None = None
         self.queue = RequestQueue()
+        self.holding = False  # whether prompts are collected before the network runs
 
     @property
     def can_undo(self) -> bool:
@@ -186,6 +198,16 @@ class PredictionRequests:
             self.queue.cancel()
             self.model, self.encoded = model, None
 
+    def hold(self, holding: bool) -> None:
+        """Collect prompts from now on, or run the network with those that were collected."""
+        self.holding = holding
+        self._start_next()
+
+    def send_again(self) -> None:
+        """Send what is in progress once more, since the mask that it was about was undone."""
+        self.queue.put_back()
+        self._start_next()
+
     def forget_image(self) -> None:
         """Encode the image again for the next prediction."""
         self.encoded = None
@@ -202,7 +224,7 @@ class PredictionRequests:
     def cancel(self) -> None:
         """Cancel everything."""
         self.queue.cancel()
-        self.document.pending_clicks = ()
+        self.document.pending = NO_PROMPTS
 
     def cancel_last(self, *, click: bool = False) -> bool:
         """Cancel the last request, unless a step was recorded since, or only if it is a click.
@@ -246,7 +268,7 @@ class PredictionRequests:
     def _start_next(self) -> None:
         """Start the next request, if none is in progress."""
         queue = self.queue
-        while not queue.is_busy and queue.waiting and self.document.layer.usable:
+        while not queue.is_busy and queue.waiting and self.document.layer.usable and not self.holding:
             try:
                 self._start()
             except LesionSegError as error:
@@ -269,20 +291,20 @@ class PredictionRequests:
         if not self.document.layer.usable:
             self.cancel()
             return
-        self.document.pending_clicks = self.queue.clicks
         self.document.record_painting()
+        self.document.pending = self.queue.prompts
         apply(result)
+        self._show_pending()
         self._start_next()
 
     def _on_failed(self, error: Exception) -> None:
         self.cancel()
         if self.document.layer.usable:
-            self.document.show_clicks()
+            self._show_pending()
         self.failed.emit(error)
 
     def _show_pending(self) -> None:
-        self.document.pending_clicks = self.queue.clicks
-        self.document.show_clicks()
+        self.document.show_pending(self.queue.prompts)
 
 
 def _learn_prediction(requests: PredictionRequests, prediction: Prediction) -> None:
@@ -315,15 +337,21 @@ def _start_clicks(requests: PredictionRequests, first: Request) -> None:
 
 
 def _start_area(requests: PredictionRequests, request: Request) -> None:
-    """Predict what a box or lasso encloses."""
+    """Predict what a box or lasso encloses, with the clicks that directly follow it."""
     document = requests.document
+    taken = (request,) if request.adds else requests.queue.take_clicks(request)
+    gestures = [more.clicks for more in taken[1:]]
 
     def apply(found: Prediction) -> None:
         now = document.snapshot
-        then = replace(now, added=(*now.added, found)) if request.adds else compose.with_area(now, found)
+        if request.adds:
+            then = replace(now, added=(*now.added, found))
+        else:
+            then = compose.with_area(now, found, gestures)
         document.redraw(then, "lasso" if request.area.lasso else "box")
 
-    requests.predict((request,), request.area, apply)
+    clicks = tuple(click for gesture in gestures for click in gesture)
+    requests.predict(taken, replace(request.area, clicks=clicks), apply)
 
 
 def _start_removing_click(requests: PredictionRequests, request: Request) -> None:
@@ -347,7 +375,8 @@ def _start_edit(requests: PredictionRequests, request: Request) -> None:
         return
 
     def apply(mask: LabelImage) -> None:
-        document.apply_mask(mask, before, manual=not edit.reshapes)
+        if not document.apply_mask(mask, before, manual=not edit.reshapes):
+            requests.noted.emit(edit.no_effect)
 
     image = read_frame(requests.image, ()) if edit.uses_image else None
     requests.run((request,), partial(edit.run, before.mask, document.active_class, image), apply)

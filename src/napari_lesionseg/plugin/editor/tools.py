@@ -6,7 +6,7 @@ A new tool is one entry in `TOOLS`, and the function that it calls. No Qt in her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from napari_lesionseg.masks import morphology
 from napari_lesionseg.plugin.editor import view_tools
 from napari_lesionseg.plugin.napari_layers.layers import show_as
+from napari_lesionseg.plugin.settings import read_outline_style, save_outline_style
 from napari_lesionseg.types import ByteImage, LabelImage
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ class ToolContext:
 class MaskEdit:
     """A tool that turns a mask into another one, class by class.
 
-    The next prediction discards the work of a tool that `reshapes`.
+    The next prediction discards the work of a tool that `reshapes`. `no_effect` is for when nothing changes.
     """
 
     function: Callable[..., LabelImage]
+    no_effect: str
     reshapes: bool = False
     uses_image: bool = False
     at_pointer: bool = False
@@ -89,6 +91,46 @@ class MouseMode:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """Collects prompts until it is chosen again; then the network runs once with all of them."""
+
+    def __call__(self, context: ToolContext) -> None:
+        """Begin or end collecting."""
+        context.editor.requests.hold(not self.is_selected(context))
+
+    def is_selected(self, context: ToolContext) -> bool:
+        """Whether prompts are being collected."""
+        return context.editor.requests.holding
+
+
+@dataclass(frozen=True, slots=True)
+class BrushSize:
+    """Makes the brush larger or smaller by a factor."""
+
+    factor: float
+
+    def __call__(self, context: ToolContext) -> None:
+        """Change the size, by a pixel of the screen at least."""
+        brush = context.mouse.brush
+        step = max(1, round(abs(self.factor - 1) * brush.pixels))
+        brush.resize(brush.pixels + (step if self.factor > 1 else -step))
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineLook:
+    """Changes how outlines are drawn, and the preferences with it."""
+
+    wider: int = 0
+    stronger: float = 0.0
+
+    def __call__(self, context: ToolContext) -> None:
+        """Change the style; all open outlines follow."""
+        style = read_outline_style()
+        width, opacity = style.width + self.wider, style.opacity + self.stronger
+        save_outline_style(replace(style, width=width, opacity=opacity))
+
+
+@dataclass(frozen=True, slots=True)
 class LayerMode:
     """One of napari's own drawing tools: selected, and deselected when it is chosen again."""
 
@@ -126,6 +168,9 @@ def remove_last_click(context: ToolContext) -> None:
 
 def next_class(context: ToolContext) -> None:
     """Paint the next class."""
+    if context.class_count == 1:
+        context.editor.noted.emit("There is only one class.")
+        return
     active = context.editor.document.active_class
     context.editor.labels.selected_label = active % context.class_count + 1
 
@@ -192,7 +237,12 @@ class Tool:
         return self.mouse_mode or self.function
 
 
-REMOVE_PART = MaskEdit(morphology.remove_part, at_pointer=True)
+SELECTABLE = (MouseMode, LayerMode, Holding)
+"""Tools that stay selected until they are chosen again."""
+
+REMOVE_PART = MaskEdit(
+    morphology.remove_part, "There is no part here. Point at one, and try again.", at_pointer=True
+)
 
 TOOLS = (
     Tool(
@@ -228,6 +278,14 @@ TOOLS = (
         "model",
     ),
     Tool("remove_last_click", remove_last_click, "", "Backspace", "Remove the last click"),
+    Tool(
+        "hold",
+        Holding(),
+        "Hold",
+        "I",
+        "Collect clicks, strokes and a box or lasso, then outline once with all of them",
+        "model",
+    ),
     Tool("brush", LayerMode("paint"), "Brush", "P", "Paint lesion", row=1),
     Tool("eraser", LayerMode("erase"), "Eraser", "E", "Erase lesion", row=1),
     Tool("fill", LayerMode("fill"), "Fill", "F", "Fill a connected area", row=1),
@@ -241,7 +299,7 @@ TOOLS = (
     ),
     Tool(
         "smooth",
-        MaskEdit(morphology.smooth, reshapes=True),
+        MaskEdit(morphology.smooth, "The outline is smooth already.", reshapes=True),
         "Smooth",
         "S",
         "Smooth the outline",
@@ -250,7 +308,9 @@ TOOLS = (
     ),
     Tool(
         "snap",
-        MaskEdit(morphology.snap, reshapes=True, uses_image=True),
+        MaskEdit(
+            morphology.snap, "The outline is on the nearest edge already.", reshapes=True, uses_image=True
+        ),
         "Snap",
         "T",
         "Move the outline to nearby edges of the image",
@@ -259,7 +319,7 @@ TOOLS = (
     ),
     Tool(
         "fill_holes",
-        MaskEdit(morphology.fill_holes),
+        MaskEdit(morphology.fill_holes, "The outline has no holes."),
         "Fill holes",
         "O",
         "Fill the holes in the outline",
@@ -268,7 +328,7 @@ TOOLS = (
     ),
     Tool(
         "largest_part",
-        MaskEdit(morphology.largest_part),
+        MaskEdit(morphology.largest_part, "The outline has only one part."),
         "Largest part",
         "J",
         "Keep only the largest part",
@@ -277,7 +337,7 @@ TOOLS = (
     ),
     Tool(
         "split",
-        MaskEdit(morphology.split),
+        MaskEdit(morphology.split, "The outline is narrow nowhere. Draw a line with the eraser."),
         "Split",
         "K",
         "Separate two lesions at the narrowest point",
@@ -286,7 +346,7 @@ TOOLS = (
     ),
     Tool(
         "merge",
-        MaskEdit(morphology.merge),
+        MaskEdit(morphology.merge, "The outline has only one part."),
         "Merge",
         "U",
         "Join the largest part and the one nearest to it",
@@ -315,6 +375,12 @@ TOOLS = (
     ),
     Tool("undo", undo, "Undo", "Ctrl+Z", "Undo the last step", "undo", 4),
     Tool("redo", redo, "Redo", "Ctrl+Shift+Z", "Redo the step that was undone last", "redo", 4),
+    Tool("bigger_brush", BrushSize(1.25), "", "]", "Enlarge the brush"),
+    Tool("smaller_brush", BrushSize(0.8), "", "[", "Make the brush smaller"),
+    Tool("wider_outline", OutlineLook(wider=1), "", "Shift+Up", "Draw the outline one pixel wider"),
+    Tool("narrower_outline", OutlineLook(wider=-1), "", "Shift+Down", "Draw the outline one pixel narrower"),
+    Tool("stronger_outline", OutlineLook(stronger=0.1), "", "Shift+Right", "Make the outline more visible"),
+    Tool("fainter_outline", OutlineLook(stronger=-0.1), "", "Shift+Left", "Make the outline less visible"),
     Tool("next_class", next_class, "", ".", "Paint the next class"),
     Tool("hide", hide, "", "H", "Hide the outline while the key is held"),
     Tool("show_filled", show_filled, "", "A", "Fill the outline while the key is held"),

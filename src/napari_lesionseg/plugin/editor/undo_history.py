@@ -7,7 +7,7 @@ image of 24 megapixels. Predictions are shared between snapshots.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,13 @@ class UndoHistory:
         return len(self._past)
 
     @property
+    def begins_empty(self) -> bool:
+        """Whether nothing has been predicted yet, and the mask was empty at first."""
+        predicted = any(True for _ in self._current.all_predictions())
+        first = self._past[0].mask.height if self._past else int(self._current.mask.max(initial=0))
+        return not predicted and not first
+
+    @property
     def can_redo(self) -> bool:
         """Whether there is a step to redo."""
         return bool(self._future)
@@ -171,6 +178,12 @@ class UndoHistory:
     def amend(self, snapshot: Snapshot) -> None:
         """Replace the current snapshot without a step."""
         self._current = snapshot
+
+    def rebase(self, change: Callable[[Snapshot], Snapshot]) -> None:
+        """Change every snapshot that can be undone to, and the current one, without a step."""
+        self._past = [_Step.of(change(step.unpack())) for step in self._past]
+        self._future.clear()
+        self._current, self._kind = change(self._current), ""
 
     def record(self, snapshot: Snapshot, kind: str, *, merge: bool = False) -> None:
         """Add a step; `merge` joins it to the last one of the same kind, as for the moves of a slider."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Labels
 from psygnal import Signal
 
+from napari_lesionseg.plugin.editor.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.instances.editing import InstanceEditor
 from napari_lesionseg.plugin.instances.model import InstanceModel
 from napari_lesionseg.plugin.instances.mouse import CutTool, longest_inside
@@ -35,6 +36,7 @@ class InstanceActions:
         self.editor = InstanceEditor(self.model)
         self.overlay = add_overlay(labels, InstanceOverlay)
         self.tool = CutTool(labels)
+        self._guard = LayoutGuard(viewer, None, labels)
         self.tool.lined.connect(self._on_lined)
         self.tool.seeded.connect(self._on_seeded)
         self.tool.drawn.connect(self.overlay.show_path)
@@ -93,6 +95,7 @@ class InstanceActions:
         self.model.close()
         self.editor.close()
         self.tool.close()
+        self._guard.close()
         remove_overlay(self.labels, self.overlay)
         for key, former in self._former_keys.items():
             self.labels.bind_key(key, former, overwrite=True)

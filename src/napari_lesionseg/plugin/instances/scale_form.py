@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Image
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.masks.measurements import Scale
 from napari_lesionseg.plugin.instances import pixel_size
+from napari_lesionseg.plugin.widgets.forms import DecimalBox
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -34,7 +35,7 @@ class ScaleForm(QWidget):
         self._image: Image | None = None
         self.scale = QLabel()
         self.draw = QPushButton("Draw along a ruler")
-        self.length = QDoubleSpinBox()
+        self.length = DecimalBox()
         self.set = QPushButton("Set")
         self.dicom = QPushButton("From DICOM\N{HORIZONTAL ELLIPSIS}")
         self.clear = QPushButton("Back to pixels")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.components._viewer_mouse_bindings import double_click_to_zoom, drag_to_zoom
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ from napari_lesionseg.types import LabelImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+_ZOOMS = (double_click_to_zoom, drag_to_zoom)
 
 
 class ManagedLabels:
@@ -124,6 +127,23 @@ class ManagedLabels:
 
     def _on_image_changed(self) -> None:
         self._on_image()
+
+
+def suspend_zooms(viewer: ViewerModel) -> Callable[[], None]:
+    """Take napari's own gestures from the mouse, which two quick clicks, or a drag with Alt, would trigger.
+
+    Return a function that restores them.
+    """
+    lists: Any = (viewer.mouse_double_click_callbacks, viewer.mouse_drag_callbacks)
+    taken = [(callbacks, zoom) for callbacks in lists for zoom in _ZOOMS if zoom in callbacks]
+    for callbacks, zoom in taken:
+        callbacks.remove(zoom)
+
+    def restore() -> None:
+        for callbacks, zoom in taken:
+            callbacks.append(zoom)
+
+    return restore
 
 
 def _nothing_new() -> bool:

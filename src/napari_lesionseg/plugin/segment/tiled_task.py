@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,10 +112,14 @@ class TiledOutline:
         """Draw a result; raise an ImageError if the image was closed or changed meanwhile."""
         self._editors.check(image, result.mask.shape)
         self.image, self._stored, self._classes = image, result.stored, classes
-        self.write(result.mask)
+        self._write(result.mask, over_strokes=True)
 
-    def write(self, mask: LabelImage) -> None:
-        """Draw a mask, as an undoable step; the first time, into a new Labels layer."""
+    def redraw(self, mask: LabelImage) -> None:
+        """Draw a mask made with another threshold, as an undoable step; what was painted stays."""
+        self._write(mask, over_strokes=False)
+
+    def _write(self, mask: LabelImage, *, over_strokes: bool) -> None:
+        """Draw a mask; the first time, into a new Labels layer."""
         image, layers = self.image, self._viewer.layers
         if image is None:
             return
@@ -126,4 +130,12 @@ class TiledOutline:
             show_as(self.labels, filled=False)
             layers.insert(layers.index(image) + 1, self.labels)
         editor = editor_of(self.labels) or open_editor(self._viewer, image, self.labels, PostprocessConfig())
-        editor.document.apply_mask(mask, editor.document.snapshot, manual=False)
+        document = editor.document
+        document.record_painting()
+        manual_mask = document.snapshot.manual_mask
+        if over_strokes:
+            manual_mask = np.zeros_like(manual_mask)
+        elif manual_mask.any():
+            mask = np.where(manual_mask, document.snapshot.mask, mask)
+        if not np.array_equal(mask, document.snapshot.mask):
+            document.record(replace(document.snapshot, mask=mask, manual_mask=manual_mask), "threshold")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from qtpy.QtWidgets import QGridLayout, QLabel, QRadioButton, QSpinBox, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QRadioButton, QWidget
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.inference.tiling import TileConfig
@@ -16,7 +16,7 @@ from napari_lesionseg.plugin.napari_layers.layers import image_shape
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.tiled_task import TiledOutline, TiledResult, TiledTask, draw
 from napari_lesionseg.plugin.tasks import Delay, Task, run_task
-from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
+from napari_lesionseg.plugin.widgets.forms import captioned, when_gone, whole_number_box
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
 from napari_lesionseg.plugin.widgets.postprocess_form import ThresholdSlider
@@ -47,7 +47,7 @@ class TileForm:
         self.closely.setToolTip("For photographs of the whole body: every part is segmented in detail")
         self.whole = QRadioButton("one large lesion")
         self.whole.setToolTip("For dermoscopy: one lesion that fills much of the image")
-        self.width_of_lesions = QSpinBox()
+        self.width_of_lesions = whole_number_box()
         self.width_of_lesions.setRange(10, 3000)
         self.width_of_lesions.setValue(BEST_WIDTH)
         self.width_of_lesions.setSuffix(" px")
@@ -56,7 +56,7 @@ class TileForm:
             "so the image is scaled accordingly"
         )
         self.threshold = ThresholdSlider()
-        self.smallest = QSpinBox()
+        self.smallest = whole_number_box()
         self.smallest.setRange(0, 1000)
         self.smallest.setValue(64)
         self.smallest.setSuffix(" px")
@@ -226,7 +226,7 @@ class TiledWidget(QWidget):
     def _on_drawn(self, mask: LabelImage) -> None:
         self._drawing = None
         if self.outline.stored is not None:
-            self.outline.write(mask)
+            self.outline.redraw(mask)
             self._bar.say(_summary(mask))
 
     def _at_work(self) -> bool:

@@ -27,6 +27,9 @@ from napari_lesionseg.plugin.widgets.run_bar import RunBar
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Image
+
+    from napari_lesionseg.config import PostprocessConfig
 
 _NO_IMAGE = "Open an image first: File > Open File(s), or File > Open Sample > LesionSeg."
 _NONE_SELECTED = "Select images in the layer list first."
@@ -51,6 +54,8 @@ class SegmentWidget(QWidget):
         self.segment, self.cancel = self._bar.segment, self._bar.cancel
         self.progress_bar, self.status = self._bar.progress_bar, self._bar.status
         self._redraw_soon = Delay(0, self._redraw_shown)
+        self._settings = self.controls.config
+        self._moved: set[str] = set()  # settings that were changed for the chosen images
         self._describe()
         self._lay_out()
         self._connect()
@@ -83,7 +88,7 @@ class SegmentWidget(QWidget):
 
     def _connect(self) -> None:
         self.images.changed.connect(self._on_images_changed)
-        self.controls.changed.connect(self._redraw_soon.start)
+        self.controls.changed.connect(self._on_settings)
         self.controls.settled.connect(self._redraw_all)
         self.as_filled.toggled.connect(self._on_shown_as)
         self.segment.clicked.connect(self._on_segment)
@@ -124,6 +129,7 @@ class SegmentWidget(QWidget):
         if run.model is not None:
             self.models.remember(run.choice, run.model)
         if self.controls.config != run.config:  # the user changed it meanwhile
+            self._moved = set(type(run.config).model_fields)
             self._redraw_all()
             self._update()
         else:
@@ -149,17 +155,30 @@ class SegmentWidget(QWidget):
         else:
             kept = {"threshold": None} if len(images) == 1 else {}
             self.controls.set_config(self.controls.config.model_copy(update=kept), self.models.threshold)
+        self._settings, self._moved = self.controls.config, set()
         self._update()
+
+    def _on_settings(self) -> None:
+        settings, before = self.controls.config, self._settings
+        self._moved |= {name for name, value in settings if value != getattr(before, name)}
+        self._settings = settings
+        self._redraw_soon.start()
+
+    def _settings_for(self, image: Image) -> PostprocessConfig:
+        """Return the settings of an image with those that were changed; each keeps the others of its own."""
+        editor = self._editors.editor_for(image)
+        own = self._settings if editor is None else editor.document.snapshot.config
+        return own.model_copy(update={name: getattr(self._settings, name) for name in self._moved})
 
     def _redraw_shown(self) -> None:
         """Redraw at once what is seen; the other frames of a stack follow in `_redraw_all`."""
         for image in self.images.images():
-            self._editors.redraw(image, self.controls.config, [shown_frame(image, self._viewer)])
+            self._editors.redraw(image, self._settings_for(image), [shown_frame(image, self._viewer)])
 
     def _redraw_all(self) -> None:
         self._redraw_soon.cancel()
         for image in self.images.images():
-            self._editors.redraw(image, self.controls.config)
+            self._editors.redraw(image, self._settings_for(image))
             self._editors.settle(image)
 
     def _update(self) -> None:
@@ -169,7 +188,11 @@ class SegmentWidget(QWidget):
         reason = _why_not(running, bool(self._editors.images()), bool(images))
         self.segment.setEnabled(not reason)
         self.segment.setText(f"Segment {len(images)} images" if len(images) > 1 else "Segment")
-        set_tip(self.segment, reason or "Outline, in one step that Ctrl+Z takes back", "segment")
+        set_tip(
+            self.segment,
+            reason or "Outline the chosen images",
+            "segment",
+        )
         self.cancel.setEnabled(running)
         set_tip(
             self.cancel,

@@ -11,7 +11,17 @@ from magicgui.widgets import create_widget
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from pydantic.fields import FieldInfo
-from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QGridLayout, QLabel, QWidget
+from qtpy.QtCore import QLocale
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
+    QLabel,
+    QSpinBox,
+    QWidget,
+)
 
 from napari_lesionseg.config import Settings
 
@@ -79,6 +89,8 @@ def _widget_for(field: FieldInfo) -> ValueWidget[Any]:
     if "choices" in options:
         options["choices"] = [tuple(choice) for choice in options["choices"]]
     widget = create_widget(value=value, annotation=field.annotation, label=caption, options=options)
+    if isinstance(widget.native, QAbstractSpinBox):
+        read_plainly(widget.native)
     if isinstance(widget.native, QComboBox):
         keep_narrow(widget.native)
     if isinstance(widget.native, QDoubleSpinBox) and decimals is not None:
@@ -99,6 +111,38 @@ def _bounds(field: FieldInfo) -> dict[str, Any]:
         if hasattr(limit, "le"):
             options["max"] = limit.le
     return options
+
+
+class DecimalBox(QDoubleSpinBox):
+    """A spin box that reads "1.5" and "1,5" as one and a half, whatever the language of the system."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        read_plainly(self)
+
+    def validate(self, text: str | None, pos: int) -> Any:
+        """Check a text while it is typed; a comma becomes a point."""
+        return super().validate((text or "").replace(",", "."), pos)
+
+    def valueFromText(self, text: str | None) -> float:  # noqa: N802  Qt's name
+        """Return the number that a text stands for."""
+        return float(super().valueFromText((text or "").replace(",", ".")))
+
+
+def read_plainly(box: QAbstractSpinBox) -> None:
+    """Make a spin box use a decimal point and no separators of thousands in every language."""
+    plain = QLocale(QLocale.Language.C)
+    plain.setNumberOptions(
+        QLocale.NumberOption.OmitGroupSeparator | QLocale.NumberOption.RejectGroupSeparator
+    )
+    box.setLocale(plain)
+
+
+def whole_number_box() -> QSpinBox:
+    """Make a spin box that reads numbers the same in every language."""
+    box = QSpinBox()
+    read_plainly(box)
+    return box
 
 
 def small(label: QLabel) -> QLabel:

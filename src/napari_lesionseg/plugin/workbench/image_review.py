@@ -43,7 +43,6 @@ class ImageReview:
 
     def __init__(self, study: Study, save_queue: SaveQueue, editor: MaskEditor, image_id: str) -> None:
         self.editor = editor
-        editor.document.keeps_first = True
         self.image_id = image_id
         self.annotator = study.annotator
         self._study, self._save_queue = study, save_queue

@@ -206,4 +206,6 @@ def _covers(layer: object) -> bool:
 
 def _unfinished(editor: MaskEditor) -> str:
     """Return what the annotator has begun to draw; empty if nothing."""
+    if editor.requests.holding and editor.requests.queue:
+        return "Outline what you collected first: choose Hold again."
     return _UNFINISHED[editor.document.layer.drawing]

@@ -16,11 +16,11 @@ from qtpy.QtCore import QTimer
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.editor.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.editor.undo_history import KeptHistories
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, show_as
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.image_review import ImageReview
-from napari_lesionseg.plugin.workbench.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.workbench.predictions import AHEAD, Prefetcher, Prepared
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
@@ -140,7 +140,9 @@ class ImageDisplay:
         name = self._study.state.images[prepared.image_id].name
         image, labels = self._layers.show(viewer, prepared.image, name)
         if self._guard is None:
-            self._guard = LayoutGuard(viewer, image, labels, lambda: len(self._study.info.classes))
+            self._guard = LayoutGuard(
+                viewer, image, labels, lambda: len(self._study.info.classes), in_study=True
+            )
         editor = MaskEditor(viewer, image, labels, config=self.config, model=self.model)
         editor.changed.connect(self._on_edited)
         self.review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
