@@ -8,7 +8,6 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
-from napari_lesionseg.plugin.napari_layers.links import image_of, outline_of
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from tests.fakes import prediction_of
@@ -17,6 +16,7 @@ from tests.plugin.editor.test_mouse import Event
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.instances import model as model_module
+from napari_lesionseg.plugin.instances.layer_links import image_of, outline_of
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.plugin.segment.outlines import ImageEditors, Result

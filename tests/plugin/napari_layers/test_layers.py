@@ -16,6 +16,7 @@ from napari_lesionseg.plugin.napari_layers.layers import (
     image_shape,
     new_outline,
     place_like,
+    protect,
     read_frame,
     show_as,
     shown_frame,
@@ -183,6 +184,21 @@ def test_only_an_outline_of_the_same_size_fits(spot: ByteImage) -> None:
     assert not fits(labels, image)
     labels.data = da.zeros((40, 60), dtype=np.uint8)
     assert not fits(labels, image)
+
+
+def test_protected_layers_stay_when_the_selected_ones_are_deleted(spot: ByteImage) -> None:
+    viewer, refused = ViewerModel(), []
+    image, other = viewer.add_image(spot, rgb=True), viewer.add_points([[1, 2]])
+    end = protect(viewer, lambda: [image], lambda: refused.append(True))
+    viewer.layers.selection = {image, other}
+    viewer.layers.remove_selected()
+    assert list(viewer.layers) == [image]
+    assert refused == [True]
+    end()
+    viewer.layers.selection = {image}
+    viewer.layers.remove_selected()
+    assert not viewer.layers
+    assert refused == [True]
 
 
 def test_an_outline_is_shown_as_a_contour_or_filled(spot: ByteImage) -> None:

@@ -13,9 +13,9 @@ from psygnal import Signal
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks import instance_edits
 from napari_lesionseg.masks.instances import InstanceMap
+from napari_lesionseg.plugin.instances.layer_links import full_size, next_number, outline_of, read_numbers
 from napari_lesionseg.plugin.instances.model import InstanceModel, without_ignored
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame, write_masks
-from napari_lesionseg.plugin.napari_layers.links import full_size, next_number, outline_of, read_numbers
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.types import LabelImage
 

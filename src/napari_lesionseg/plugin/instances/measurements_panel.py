@@ -12,10 +12,10 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxL
 
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.masks.measurements import write_measurements
+from napari_lesionseg.plugin.instances.layer_links import image_of
 from napari_lesionseg.plugin.instances.measuring import MeasurementModel
 from napari_lesionseg.plugin.instances.scale_form import ScaleForm
 from napari_lesionseg.plugin.layout import DockTabs
-from napari_lesionseg.plugin.napari_layers.links import image_of
 from napari_lesionseg.plugin.widgets.forms import captioned, small, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo

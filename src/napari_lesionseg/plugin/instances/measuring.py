@@ -10,14 +10,14 @@ from psygnal import Signal
 
 from napari_lesionseg.masks.instances import InstanceMap
 from napari_lesionseg.masks.measurements import Measurement, Scale, measure_instances, measurement_columns
-from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
-from napari_lesionseg.plugin.napari_layers.layers import read_frame
-from napari_lesionseg.plugin.napari_layers.links import (
+from napari_lesionseg.plugin.instances.layer_links import (
     is_measured,
     put_features,
     read_numbers,
     shown_frame_of,
 )
+from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
+from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Delay, Task, run_task
 
 if TYPE_CHECKING:

@@ -26,9 +26,7 @@ from napari_lesionseg.masks.instances import (
     find_instances,
     list_instances,
 )
-from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
-from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, place_like, show_as
-from napari_lesionseg.plugin.napari_layers.links import (
+from napari_lesionseg.plugin.instances.layer_links import (
     class_names,
     full_size,
     is_measured,
@@ -40,6 +38,8 @@ from napari_lesionseg.plugin.napari_layers.links import (
     read_numbers,
     shown_frame_of,
 )
+from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
+from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, place_like, show_as
 from napari_lesionseg.plugin.napari_layers.overlays import draw_on_screen
 from napari_lesionseg.plugin.tasks import Delay, Task, run_task
 from napari_lesionseg.types import IGNORED, LabelImage, Probability

@@ -22,9 +22,9 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.instances.actions import INSTANCE_KEYS, InstanceActions
+from napari_lesionseg.plugin.instances.layer_links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.instances.model import number_parts
 from napari_lesionseg.plugin.layout import DockTabs
-from napari_lesionseg.plugin.napari_layers.links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, status_line, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo

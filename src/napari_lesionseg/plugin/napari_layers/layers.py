@@ -5,10 +5,12 @@ Arrays that leave this module are copies, so that threads never see the memory o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
@@ -115,6 +117,28 @@ def place_like(labels: Labels, image: Image) -> None:
 def fits(labels: Labels, image: Image) -> bool:
     """Whether a layer can take the outline of an image: same shape, and held in memory."""
     return isinstance(labels.data, np.ndarray) and labels.data.shape == image_shape(image)
+
+
+def protect(
+    viewer: ViewerModel, kept: Callable[[], Collection[Layer]], refused: Callable[[], None]
+) -> Callable[[], object]:
+    """Keep some layers when the selected ones are deleted; return a function that ends this.
+
+    `refused` is called when one of them was selected.
+    """
+    # napari has no event before layers are deleted. Its key, button and menu all call this method.
+    layers: Any = viewer.layers
+
+    def remove_selected() -> None:
+        selected = list(layers.selection)
+        if any(layer in kept() for layer in selected):
+            refused()
+        for layer in selected:
+            if layer not in kept() and layer in layers:
+                layers.remove(layer)
+
+    vars(layers)["remove_selected"] = remove_selected
+    return partial(vars(layers).pop, "remove_selected", None)
 
 
 def show_as(labels: Labels, *, filled: bool) -> None:

@@ -18,7 +18,7 @@ from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.editor.undo_history import KeptHistories
-from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, show_as
+from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, protect, show_as
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.image_review import ImageReview
 from napari_lesionseg.plugin.workbench.predictions import AHEAD, Prefetcher, Prepared
@@ -186,7 +186,7 @@ class ViewerLayers:
         self._resized: tuple[tuple[float, ...], float] | None = None  # center and magnification before
         viewer.layers.events.removed.connect(self._on_layer_removed)
         viewer.canvas.events.size.connect(self._on_resized)
-        vars(viewer.layers)["remove_selected"] = self._remove_selected
+        self._end_protection = protect(viewer, lambda: self._layers or (), _refuse_to_delete)
 
     @property
     def viewer(self) -> ViewerModel | None:
@@ -244,17 +244,8 @@ class ViewerLayers:
         if viewer is not None:
             viewer.layers.events.removed.disconnect(self._on_layer_removed)
             viewer.canvas.events.size.disconnect(self._on_resized)
-            vars(viewer.layers).pop("remove_selected", None)
+            self._end_protection()
         _remove(self._viewer, layers or ())
-
-    def _remove_selected(self) -> None:
-        """Remove the selected layers, except those of the study, in place of napari's own method."""
-        viewer = self._viewer()
-        selected = [] if viewer is None else list(viewer.layers.selection)
-        if self._layers is not None and any(layer in self._layers for layer in selected):
-            show_info("The image and outline of a study cannot be deleted. Close the study to remove them.")
-        others = [layer for layer in selected if layer not in (self._layers or ())]
-        _remove(self._viewer, others)
 
     def _on_resized(self) -> None:
         """Keep as much of the image in view as before, when the window or a dock changes its size."""
@@ -304,6 +295,10 @@ def apply_view(viewer: ViewerModel, view: Mapping[str, Any]) -> None:
         return
     if isinstance(zoom, int | float) and zoom > 0 and all(isinstance(value, int | float) for value in center):
         camera.center, camera.zoom = tuple(center), zoom
+
+
+def _refuse_to_delete() -> None:
+    show_info("The image and outline of a study cannot be deleted. Close the study to remove them.")
 
 
 def _remove(viewer: Callable[[], ViewerModel | None], layers: Iterable[Layer]) -> None:
