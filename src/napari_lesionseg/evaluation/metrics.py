@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, spatial, stats
+from scipy import ndimage, spatial
 
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.types import IGNORED
@@ -298,6 +298,8 @@ def _border_pixels(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def _failure_rate(failed: int, images: int, confidence: float) -> Estimate:
+    from scipy import stats  # slow to import, and the window opens without it
+
     interval = stats.binomtest(failed, images).proportion_ci(confidence, method="wilson")
     return Estimate(failed / images, float(interval.low), float(interval.high))
 
@@ -309,6 +311,8 @@ def _intervals(
     if len(table) < 2:
         nothing: list[float | None] = [None] * table.shape[1]
         return nothing, nothing
+    from scipy import stats  # see above
+
     result = stats.bootstrap(
         (table,),
         np.mean,

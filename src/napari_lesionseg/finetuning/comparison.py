@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from napari_lesionseg.config import FineTuneConfig, PostprocessConfig
 from napari_lesionseg.errors import TrainingError
@@ -150,6 +149,8 @@ def _estimate(values: NDArray[np.float64], seed: int) -> Estimate:
     """Mean with its interval; a single image has none."""
     if len(values) < 2:
         return Estimate(float(values.mean()), None, None)
+    from scipy import stats  # slow to import, and the window opens without it
+
     interval = stats.bootstrap(
         (values,),
         np.mean,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import napari
 
+from napari_lesionseg.plugin.about import add_about
 from napari_lesionseg.plugin.layout import ImageFirst
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def make_viewer(
     viewer = napari.Viewer(title="LesionSeg")
     dock, workbench = _dock_workbench(viewer)
     ImageFirst(viewer, dock)
+    add_about(viewer)
     workbench.fold_settings()
     if annotator is not None:
         workbench.annotator.setText(annotator)
