@@ -59,10 +59,12 @@ def register(earlier: ByteImage, later: ByteImage) -> NDArray[np.float64]:
 
 def move_mask(labels: LabelImage, matrix: NDArray[np.float64], shape: tuple[int, int]) -> LabelImage:
     """Return a mask (H, W) as it is seen in the later image, of the given shape."""
-    moved = warp(
-        labels, np.linalg.inv(matrix), output_shape=shape, order=0, preserve_range=True, mode="constant"
-    )
-    return np.asarray(np.rint(moved), np.uint8)
+    back = np.linalg.inv(matrix)
+    moved = np.zeros(shape, np.uint8)
+    for value in np.unique(labels[labels > 0]):  # one by one: between classes 1 and 3 there is no class 2
+        plane = warp((labels == value).astype(np.float32), back, output_shape=shape, order=1)
+        moved[plane > 0.5] = value
+    return moved
 
 
 def _key_points(image: ByteImage) -> tuple[tuple[NDArray[np.float64], NDArray[np.uint8]], float]:

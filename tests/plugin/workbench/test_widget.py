@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QApplication, QDockWidget, QInputDialog, QMessageBox
 
 from napari_lesionseg.errors import ModelNotFoundError
 from napari_lesionseg.plugin.workbench import autosave, image_review, panels, start_panel, widget
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
+from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
 from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
@@ -331,3 +333,12 @@ def test_a_study_is_opened_again_for_review(
     assert open_bench.annotator.text() == "chief"
     assert open_bench.panel(ReviewBar).approve.text().startswith("Accept")
     assert "This outline is by am" in open_bench.panel(ReviewerPanel).message.text()
+
+
+def test_the_key_of_the_fields_unfolds_them(qtbot: QtBot, open_bench: Workbench) -> None:
+    panel, window = open_bench.panel(FieldsPanel), open_bench.window()
+    assert panel.isHidden()
+    keys = [key for key in window.findChildren(QShortcut) if key.key() == QKeySequence("F6")]
+    assert len(keys) == 1
+    keys[0].activated.emit()
+    assert not panel.isHidden()

@@ -60,6 +60,7 @@ class FieldsPanel(Panel):
 
     def show_session(self, session: StudySession) -> None:
         """Make the form for the study's template."""
+        self.keys.bind()  # here too: a folded section is not shown
         self._build(session)
         self.message.setText(session.fields.problem)
         self.message.setVisible(bool(session.fields.problem))

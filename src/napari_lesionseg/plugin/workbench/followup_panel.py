@@ -59,8 +59,8 @@ _CURVES = {
     "asymmetry": "asymmetry",
     "contrast": "contrast",
 }
-_ROWS = 3  # that are visible
-_ICON = 34  # pixels of a thumbnail's longer side
+_ROWS = 4  # that are visible
+_ICON = 28  # pixels of a thumbnail's longer side
 CURVE_COLOR = "#56b4e9"
 
 
@@ -131,6 +131,7 @@ class FollowUpPanel(Panel):
         for number, tip in enumerate(_TIPS):
             table.horizontalHeaderItem(number).setToolTip(tip)
         table.setIconSize(QSize(_ICON, _ICON))
+        table.setStyleSheet("font-size: 8pt;")  # a dock of 325 pixels is to show all columns
         table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
