@@ -11,7 +11,7 @@ import pytest
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.study.agreement import measure_agreement, verdict_masks
-from napari_lesionseg.study.datasets import final_mask
+from napari_lesionseg.study.datasets import final_mask, study_records
 from napari_lesionseg.study.events import Approved, GoldStandard, Returned
 from napari_lesionseg.study.queue import arrange, next_image
 from napari_lesionseg.study.review import (
@@ -141,18 +141,24 @@ def test_annotators_are_measured_by_a_gold_standard_that_they_do_not_see(
         assert all(bo.read_mask(image_id) is None for image_id in images)
         bo.approve(images[0], np.roll(outline, 2, axis=1))
         bo.approve(images[1], outline)
+        bo.save_correction(images[0], np.roll(outline, 2, axis=1))
+        bo.approve(images[0])
+        bo.flag(images[2], "hair?")
     with Study.open(study.folder, "lesionseg", unblind=True) as everybody:
-        first, second = gold_scores(everybody)
-        assert (first.annotator, first.image, first.dice) == ("bo", "IMD1", pytest.approx(0.75))
-        assert second.dice == 0
+        first, second = gold_scores(everybody)  # by the time of the last verdict
+        assert (first.annotator, first.image, first.dice) == ("bo", "IMD2", 0)
+        assert (second.image, second.dice) == ("IMD1", pytest.approx(0.75))
         (am, bo_summary) = summarize_reviews(everybody)
         assert (am.gold, bo_summary.gold_dice) == ((), pytest.approx(0.375))
-        # What leaves the house is the expert's outline, not the one that was measured.
+        # What leaves the house is the expert's work, not that which was measured.
+        (record, _, _) = study_records(everybody)
+        assert (record.provenance.annotator, record.provenance.status) == ("am", "approved")
         assert final_mask(everybody, everybody.state.images[images[0]]).tolist() == outline.tolist()
+        assert everybody.state.images[images[1]].status is Status.NO_LESION
         assert find_damage(everybody) == ()
         write_gold_scores(tmp_path / "gold.csv", [first, second])
     rows = list(csv.DictReader((tmp_path / "gold.csv").read_text(encoding="utf-8").splitlines()))
-    assert [row["dice"] for row in rows] == ["0.750000", "0.000000"]
+    assert [row["dice"] for row in rows] == ["0.000000", "0.750000"]
 
 
 def test_only_images_that_others_have_not_decided_about_are_mixed_in(

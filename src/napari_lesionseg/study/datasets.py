@@ -148,9 +148,7 @@ def _record(study: Study, state: ImageState, fields: StudyFields) -> Record:
 
 
 def final_mask(study: Study, state: ImageState) -> LabelImage:
-    """Read the gold standard, else the approved mask, else the latest; all background for "no lesion"."""
-    if state.gold is not None:
-        return study.read_revision(state.gold)
+    """Read the approved mask as it was approved, else the latest one; all background for "no lesion"."""
     if state.status is Status.NO_LESION or state.current is None:
         return np.zeros(state.shape, np.uint8)
     approved = state.approved if state.status is Status.APPROVED else None

@@ -18,6 +18,7 @@ reopened      back to "corrected", "predicted" or "unreviewed", whichever mask t
               a review, the verdict that it was about counts again
 ============  =======================================================================================
 
+Of a gold standard, only the work of its expert counts; of that of others, only the verdicts are kept.
 Prediction, correction and approved mask are kept apart, and none takes another's place. All other events
 leave the status alone.
 """
@@ -190,7 +191,7 @@ class StateStore:
 
     def _visible(self, image_id: str) -> list[ImageEvent]:
         events = self._events.get(image_id, {}).values()
-        if self.blinded or (not self._sees_gold and _is_gold(events)):
+        if self.blinded or (not self._sees_gold and _gold_of(events) is not None):
             return [event for event in events if self._is_for_everybody(event)]
         return list(events)
 
@@ -201,10 +202,11 @@ class StateStore:
         return to_annotator or is_own or isinstance(event, Added | Identified)
 
 
-def _is_gold(events: Iterable[ImageEvent]) -> bool:
-    """Whether an image is a gold standard after its events, given in any order."""
+def _gold_of(events: Iterable[ImageEvent]) -> GoldStandard | None:
+    """Return the gold standard that an image is after its events, given in any order."""
     changes = (event for event in events if isinstance(event, GoldStandard | GoldWithdrawn))
-    return isinstance(max(changes, key=lambda event: event.order, default=None), GoldStandard)
+    latest = max(changes, key=lambda event: event.order, default=None)
+    return latest if isinstance(latest, GoldStandard) else None
 
 
 def update(
@@ -230,14 +232,24 @@ def replay_image(events: Iterable[ImageEvent]) -> ImageState | None:
     added = [event for event in ordered if isinstance(event, Added)]
     if not added:
         return None
+    gold = _gold_of(ordered)
     state = ImageState(added=added[-1], when=added[0].time)
     for event in ordered:
         changed = _apply(state, event)
         hidden = isinstance(event, Predicted) and changed.current is not event
-        if not isinstance(event, _SILENT) and not hidden:
-            changed = replace(changed, when=event.time, annotator=event.annotator)
-        state = changed
+        if isinstance(event, _SILENT):
+            state = changed
+        elif gold is not None and _is_measured(event, gold.annotator):
+            # What counts is the expert's work; that of others is compared with it.
+            state = replace(state, verdicts=changed.verdicts)
+        else:
+            state = changed if hidden else replace(changed, when=event.time, annotator=event.annotator)
     return state
+
+
+def _is_measured(event: ImageEvent, expert: str) -> bool:
+    """Whether an event is about the work of others on the gold standard of an expert."""
+    return event.annotator != expert or (isinstance(event, Returned) and event.to != expert)
 
 
 def _apply(state: ImageState, event: ImageEvent) -> ImageState:
