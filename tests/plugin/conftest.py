@@ -93,6 +93,14 @@ def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     napari.settings._clear_plugin_settings_cache()
 
 
+@pytest.fixture(autouse=True)
+def annotator_agrees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the annotator accept the name that is suggested; a dialog would wait for an answer forever."""
+    if request.path.stem != "test_annotator":
+        dialog = SimpleNamespace(getText=lambda parent, title, question, text: (text, True))
+        monkeypatch.setattr("napari_lesionseg.plugin.workbench.annotator.QInputDialog", dialog)
+
+
 @pytest.fixture
 def plugins() -> PluginManager:
     """Let npe2 find the installed plugins, as napari does when a window opens."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.settings import get_settings
 from PIL import Image
 from pytestqt.qtbot import QtBot
 
@@ -67,3 +68,15 @@ def test_images_are_shown_with_their_masks(
     commands.open_viewer(None, [folder / "a.png"], [mask])
     kinds = [type(layer).__name__ for layer in started[0].layers]
     assert kinds == ["Image", "Labels"]
+
+
+def test_images_open_without_a_question_unless_the_user_chose_a_reader() -> None:
+    plugins = get_settings().plugins
+    before = plugins.extension2reader
+    try:
+        plugins.extension2reader = {"*.png": "another"}
+        commands.open_images_without_asking()
+        assert plugins.extension2reader["*.png"] == "another"
+        assert plugins.extension2reader["*.jpg"] == commands.PLUGIN
+    finally:
+        plugins.extension2reader = before

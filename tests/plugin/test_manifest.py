@@ -76,6 +76,16 @@ def test_samples_open(make_napari_viewer: Any, small_samples: Any, key: Any, sam
     assert [image.visible for image in images] == [True] + [False] * (samples - 1)
 
 
+def test_the_sample_that_is_seen_is_segmented(
+    make_napari_viewer: Any, small_samples: Any, network: Any
+) -> None:
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment lesions")
+    viewer.open_sample(PLUGIN, "six-lesions")
+    (seen,) = (layer for layer in viewer.layers if isinstance(layer, Image) and layer.visible)
+    assert widget.images.images() == [seen]
+
+
 def test_settings_have_a_page_of_their_own(manifest: PluginManifest) -> None:
     page = manifest.contributions.configurations["segmentation"]
     assert set(page.properties) == {"default_model", "device", "working_size"}

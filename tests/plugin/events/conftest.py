@@ -148,15 +148,20 @@ class Window:
         QTest.mouseRelease(self.canvas, button, modifier, self.at(*places[-1]))
 
 
+def make_images(folder: Path) -> Path:
+    """Draw four images with a dark spot."""
+    for number in range(4):
+        image = np.full((*SHAPE, 3), 230, np.uint8)
+        image[SPOT] = 40 + number
+        Image.fromarray(image).save(folder / f"P{number + 1}.png")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "nevi"
     made.mkdir()
-    for number in range(4):
-        image = np.full((*SHAPE, 3), 230, np.uint8)
-        image[SPOT] = 40 + number
-        Image.fromarray(image).save(made / f"P{number + 1}.png")
-    return made
+    return make_images(made)
 
 
 @pytest.fixture

@@ -76,3 +76,12 @@ def test_it_stops_following_the_viewer(viewer: ViewerModel, combo: LayerCombo) -
     combo.disconnect_viewer()
     add(viewer, "a")
     assert texts(combo) == []
+
+
+def test_what_is_seen_is_chosen_when_hidden_layers_are_added(viewer: ViewerModel, combo: LayerCombo) -> None:
+    seen = add(viewer, "a")
+    for name in "bc":
+        viewer.add_labels(np.zeros((4, 5), np.uint8), name=name, visible=False)
+    assert combo.layer is seen
+    viewer.layers.remove(seen)
+    assert combo.layer is viewer.layers["c"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
@@ -45,6 +46,45 @@ def test_approved_images_are_written_and_the_rest_is_named(qtbot: QtBot, panel: 
     assert "P4" in panel.report.toolTip()
     masks = list((tmp_path / "set").rglob("*_segmentation.png"))
     assert [int(read_mask(mask).sum()) for mask in masks] == [500] * 3
+
+
+def test_what_was_left_out_is_shown_with_the_reason(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    lines = panel.report.text().splitlines()
+    assert "1 left out:" in lines
+    assert lines[-1].startswith("P4: ")
+
+
+def test_the_key_of_new_names_is_kept_beside_the_data_set(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
+    panel._form.widgets["pseudonymize"].value = "all"
+    (tmp_path / "set-key.csv").write_text("of another export")
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    key = tmp_path / "set-key-2.csv"
+    assert str(key) in panel.report.text()
+    assert {line.split(",")[0] for line in key.read_text().splitlines()[1:]} >= {"P1", "P2", "P3"}
+    assert (tmp_path / "set-key.csv").read_text() == "of another export"
+
+
+def test_without_new_names_there_is_no_key(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
+    panel._form.widgets["pseudonymize"].value = "nothing"
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    assert list(tmp_path.glob("*.csv")) == []
+
+
+def test_the_folder_is_opened(
+    qtbot: QtBot, panel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    assert panel.open_folder.isHidden()
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    assert not panel.open_folder.isHidden()
+    panel.open_folder.click()
+    assert opened == [str(tmp_path / "set")]
 
 
 @pytest.mark.parametrize("convention", ["isic", "coco", "folder", "imagefolder", "nnunet"])

@@ -171,11 +171,13 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     bench.notice.show_panel.click()
     assert bench.notice.isHidden()
     assert not panel.isHidden()
+    assert panel.report.name.text() == "start"
+    panel.report.name.setText("our clinic")
     panel.report.use.click()
     qtbot.waitUntil(lambda: session.model is not None and session.model.sha256 != start.sha256, timeout=WAIT)
     new = session.model
     assert new.card.parent == start.sha256
-    assert bench.panel(ModelPanel).models.choice.name == "start-2"
+    assert bench.panel(ModelPanel).models.choice.name == "our clinic"
     qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {new.sha256}, timeout=WAIT)
     all_saved(qtbot, bench)
     assert same_masks(masks_of(bench, Status.APPROVED), approved)
@@ -185,7 +187,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     qtbot.waitUntil(lambda: session.model.sha256 == start.sha256, timeout=WAIT)
     qtbot.waitUntil(lambda: by_model(bench, Status.PREDICTED) == {start.sha256}, timeout=WAIT)
     assert same_masks(masks_of(bench, Status.APPROVED), approved)
-    assert {entry.name for entry in ModelStore().list() if not entry.shipped} == {"start", "start-2"}
+    assert {entry.name for entry in ModelStore().list() if not entry.shipped} == {"start", "our clinic"}
 
 
 def by_model(bench: Any, status: Any) -> Any:

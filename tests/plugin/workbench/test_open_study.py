@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.errors import CancelledError, LesionSegError, StudyError
 from napari_lesionseg.plugin.workbench import open_study
 from napari_lesionseg.plugin.workbench.open_study import (
     NewStudy,
+    import_folder,
     make_study,
     open_folder,
     open_samples,
 )
-from napari_lesionseg.study.datasets import IMPORTED
+from napari_lesionseg.study.datasets import IMPORTED, study_records
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
+from napari_lesionseg.study.study import Study
 
 
 @pytest.fixture
@@ -187,3 +190,20 @@ def test_a_study_is_left_when_its_masks_are_cancelled(
     with pytest.raises(CancelledError):
         make_study(NewStudy(tmp_path / "study", "am", photos))
     assert left[-1] == tmp_path / "study"
+
+
+def test_a_data_set_is_imported_into_a_study(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    samples = {f"N{number}": np.full((30, 40, 3), 200 - number, np.uint8) for number in range(3)}
+    with Study.create(tmp_path / "first", "am", images=samples) as study:
+        for image in study.state.images:
+            study.approve(image, np.ones((30, 40), np.uint8))
+        for _ in export_dataset(study_records(study), source, "coco"):
+            pass
+    steps: list[tuple[int, int]] = []
+    with import_folder(source, tmp_path / "out", "bk", lambda *step: steps.append(step)) as study:
+        assert study.folder == tmp_path / "out" / STUDY_FOLDER
+        assert study.annotator == "bk"
+        assert len(study.state.images) == 3
+        assert all(study.read_mask(image).all() for image in study.state.images)
+    assert steps

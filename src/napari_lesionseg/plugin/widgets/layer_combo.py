@@ -78,12 +78,16 @@ class LayerCombo(ComboBox):
             if kept in self.choices:
                 self.value = kept
             elif layers := self._layers():
-                self.value = layers[-1]
+                self.value = next((layer for layer in reversed(layers) if layer.visible), layers[-1])
         if self.value is not kept:
             self.changed.emit(self.value)
 
     def _follow(self, event: Any = None) -> None:
-        self.choose(self._chosen_by(self._viewer.layers.selection.active))
+        chosen = self._chosen_by(self._viewer.layers.selection.active)
+        if chosen in self.choices and isinstance(chosen, Layer) and not chosen.visible:
+            # napari makes the layer active that was added last, which may be one of a stack of hidden ones.
+            chosen = next((layer for layer in reversed(self._layers()) if layer.visible), chosen)
+        self.choose(chosen)
 
 
 class ImagesCombo(LayerCombo):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -17,7 +19,7 @@ from qtpy.QtWidgets import (
     QPushButton,
 )
 
-from napari_lesionseg.datasets.export import ExportReport, export_dataset
+from napari_lesionseg.datasets.export import ExportReport, export_dataset, write_key
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
@@ -33,7 +35,19 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class ExportTask(Task[ExportReport]):
+SHOWN = 5
+"""Images that were left out and are named in the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, and the file with the old name of each new one, if names were replaced."""
+
+    report: ExportReport
+    key: Path | None = None
+
+
+class ExportTask(Task[Exported]):
     """Writes a data set; `progressed` is emitted with each `Step`. Nothing is left behind after `cancel`."""
 
     cancelled_message = "The export was canceled. Nothing was written."
@@ -45,7 +59,7 @@ class ExportTask(Task[ExportReport]):
 
     def _export(
         self, study: Study, out: Path, format_name: str, config: ExportConfig, originals: Path | None
-    ) -> ExportReport:
+    ) -> Exported:
         records = study_records(study)
         if originals is not None:
             records = with_originals(records, originals)
@@ -53,9 +67,37 @@ class ExportTask(Task[ExportReport]):
         with contextlib.closing(work):  # the error's traceback would keep it, and what it has written, alive
             for event in work:
                 if isinstance(event, ExportReport):
-                    return event
+                    return Exported(event, _save_key(event, config))
                 self.report(event)
         raise CancelledError(self.cancelled_message)
+
+
+def _save_key(report: ExportReport, config: ExportConfig) -> Path | None:
+    """Save beside the data set which new name stands for which old one."""
+    if config.pseudonymize == "nothing" or all(old == new for old, new in report.names.items()):
+        return None
+    beside, number = report.folder.with_name(f"{report.folder.name}-key.csv"), 1
+    while beside.exists():
+        number += 1
+        beside = report.folder.with_name(f"{report.folder.name}-key-{number}.csv")
+    write_key(report, beside)
+    return beside
+
+
+def describe_export(exported: Exported) -> str:
+    """Describe what was written, what was left out and why, and where the key of the new names is."""
+    report = exported.report
+    parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
+    lines = [f"{report.written} images written to {report.folder} ({parts})"]
+    if exported.key is not None:
+        lines.append(f"The old names are in {exported.key}. Keep it apart from the data set.")
+    left_out = [problem for problem in report.problems if problem.left_out]
+    if left_out:
+        lines.append(f"{len(left_out)} left out:")
+        lines += [f"{problem.name}: {problem.reason}" for problem in left_out[:SHOWN]]
+    if len(left_out) > SHOWN:
+        lines.append(f"and {len(left_out) - SHOWN} more (hover here)")
+    return "\n".join(lines)
 
 
 class ExportPanel(Panel):
@@ -66,20 +108,24 @@ class ExportPanel(Panel):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
         self.task: ExportTask | None = None
+        self._written: Path | None = None
         self.format = QComboBox()
         self._form = settings_form(ExportConfig, "pseudonymize", "single_region")
         self.export = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
         self.report = small(QLabel())
+        self.open_folder = QPushButton("Open the data set's folder")
         self._describe()
         self._lay_out()
         self.export.clicked.connect(self._on_export)
         self.cancel.clicked.connect(self._on_cancel)
+        self.open_folder.clicked.connect(self._on_open_folder)
 
     def show_session(self, session: StudySession) -> None:
         """Offer to export a study."""
         self.report.setText("")
+        self.open_folder.hide()
         self.bar.reset()
         self.listen(session.changed, self._update)
         self._update()
@@ -96,6 +142,7 @@ class ExportPanel(Panel):
             return
         config = self._form.settings()
         self.report.setText("")
+        self.open_folder.hide()
         self.task = ExportTask(self.session.study, out, self.format.currentData(), config, originals)
         self.task.progressed.connect(self._on_step)
         self.task.finished.connect(self._on_finished)
@@ -126,6 +173,8 @@ class ExportPanel(Panel):
         grid.addWidget(self.cancel, 2, 1)
         grid.addWidget(self.bar, 3, 0, 1, 2)
         grid.addWidget(self.report, 4, 0, 1, 2)
+        grid.addWidget(self.open_folder, 5, 0, 1, 2)
+        self.open_folder.hide()
 
     def _on_export(self) -> None:
         originals = None
@@ -148,16 +197,18 @@ class ExportPanel(Panel):
         self.bar.setValue(step.done)
         self.bar.setFormat(f"{step.stage} %v of %m")
 
-    def _on_finished(self, report: ExportReport) -> None:
-        self.task = None
-        parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
-        left_out = f"; {report.left_out} skipped (hover here for the reasons)" if report.left_out else ""
+    def _on_finished(self, exported: Exported) -> None:
+        self.task, self._written = None, exported.report.folder
         self.bar.reset()
-        self.report.setText(f"{report.written} images written to {report.folder} ({parts}){left_out}")
-        self.report.setToolTip(
-            "\n".join(f"{problem.name}: {problem.reason}" for problem in report.problems[:40])
-        )
+        self.open_folder.show()
+        self.report.setText(describe_export(exported))
+        problems = exported.report.problems[:40]
+        self.report.setToolTip("\n".join(f"{problem.name}: {problem.reason}" for problem in problems))
         self._update()
+
+    def _on_open_folder(self) -> None:
+        if self._written is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._written)))
 
     def _on_failed(self, error: Exception) -> None:
         self.task = None

@@ -185,12 +185,14 @@ class FinetunePanel(Panel):
         self._update()
 
     def _on_accept(self, use: bool) -> None:
-        """Save the new model under a name of its own; nothing is ever overwritten."""
+        """Save the new model under the name that was entered; nothing is ever overwritten."""
         if self.candidate is None or self.session is None:
             return
         model = self.candidate.model
         try:
-            path = ModelStore().add(checkpoint_bytes(model.network, model.card), model.card.name)
+            name = self.report.name.text().strip() or model.card.name
+            card = model.card.model_copy(update={"name": name})
+            path = ModelStore().add(checkpoint_bytes(model.network, card), name)
         except LesionSegError as error:
             show_error(str(error))
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
@@ -48,6 +48,8 @@ class FineTuneReport(QWidget):
         super().__init__()
         self.figures = small(QLabel())
         self.figures.setWordWrap(True)
+        self.name = QLineEdit()
+        self.name.setToolTip("Name of the new model in the list")
         self.use = QPushButton("Use")
         self.keep = QPushButton("Keep both")
         self.discard = QPushButton("Discard")
@@ -65,6 +67,10 @@ class FineTuneReport(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.figures)
+        named = QHBoxLayout()
+        named.addWidget(QLabel("Name"))
+        named.addWidget(self.name, 1)
+        column.addLayout(named)
         column.addLayout(buttons)
         column.addWidget(self.legend)
         column.addLayout(self._grid)
@@ -74,6 +80,7 @@ class FineTuneReport(QWidget):
         """Show the result of a fine-tuning."""
         self.clear()
         comparison = candidate.comparison
+        self.name.setText(candidate.model.card.name)
         self.figures.setText(describe_result(comparison))
         self.figures.setToolTip("" if comparison is None else describe_change(comparison.dice))
         self.legend.setVisible(comparison is not None)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.datasets.export import ExportReport
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import DatasetError, PairingError, StudyError
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task
-from napari_lesionseg.study.datasets import import_annotations
+from napari_lesionseg.study.datasets import import_annotations, study_from_dataset
 from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.images import Progress
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
@@ -141,6 +142,24 @@ def _closed_on_error(study: Study) -> Iterator[None]:
         leaving.enter_context(study)
         yield
         leaving.pop_all()
+
+
+def import_folder(source: Path, out: Path, annotator: str, progress: Progress | None = None) -> Study:
+    """Import a data set into a new folder, and open the study that is made of it.
+
+    Runs in another thread, since every image is read and written.
+    """
+    problems: tuple[Problem, ...] = ()
+    for event in import_dataset(source, out):
+        if isinstance(event, ExportReport):
+            problems = event.problems
+        elif progress is not None:
+            progress(event.done, event.total)
+    study_from_dataset(out / STUDY_FOLDER, annotator, read_dataset(out), progress)
+    study = Study.open(out / STUDY_FOLDER, annotator)
+    with _closed_on_error(study):
+        study.add_problems(problems)
+    return study
 
 
 def open_samples(annotator: str, progress: Progress | None = None) -> Study:

@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 ROWS = 2
 """Rows that are visible in a low window; a taller one shows more."""
 
-COLUMNS = ("Image", "Status", "Quality", "Agree", "Annotator")
+COLUMNS = ("Image", "Status", "Quality", "Agreement", "Annotator")
 IMAGE, STATUS, QUALITY, AGREE, ANNOTATOR = range(len(COLUMNS))
 
 TIPS = {
     IMAGE: "Click to sort by name",
     STATUS: "Review status. Click to sort by status",
     QUALITY: "Estimated quality of the outline, 0 to 1. Click to put the lowest first",
-    AGREE: "How well the annotators' approved outlines agree, 0 to 1 (mean Dice of all pairs)",
+    AGREE: "How much the outlines that several annotators approved overlap, 0 to 1 (mean Dice index)",
     ANNOTATOR: "Who changed the image last",
 }
 _BLINDED = "In this study, annotators do not see each other's outlines"
@@ -73,7 +73,7 @@ _FILTERS: dict[str, frozenset[Status] | None] = {
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}
-_WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 60, ANNOTATOR: 64}
+_WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 72, ANNOTATOR: 64}
 
 
 class QueuePanel(Panel):

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QLabel, QPushButton, QVBox
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip, settings_events
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.image_review import changed_by_another
+from napari_lesionseg.plugin.workbench.pace import PaceLabel
 from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import ImageState, Status
@@ -46,6 +47,7 @@ class ReviewBar(Panel):
         self.approve = VerdictButton("Approve \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
         self.message = small(QLabel())
         self.save_status = small(QLabel())
+        self.pace = PaceLabel()
         self._buttons = {
             "back": self.back,
             "no lesion": self.no_lesion,
@@ -66,6 +68,10 @@ class ReviewBar(Panel):
         """Follow the study."""
         self.listen(session.changed, self._update)
         self.listen(session.opened, self._update)
+        self.pace.set_session(session)
+        self.listen(session.opened, self.pace.on_opened)
+        self.listen(session.verdicts.given, self.pace.on_verdict)
+        self.listen(session.changed, self.pace.update_text)
         self.listen(session.verdicts.message, self._on_message)
         self.listen(session.save_queue.all_saved, self._on_all_saved)
         self.listen(session.save_queue.failed, self._on_not_saved)
@@ -99,7 +105,11 @@ class ReviewBar(Panel):
         self.message.setWordWrap(True)
         self.message.hide()
         column.addWidget(self.message)
-        column.addWidget(self.save_status)
+        small(self.pace).setWordWrap(True)
+        status = QHBoxLayout()
+        status.addWidget(self.pace, 1)
+        status.addWidget(self.save_status)
+        column.addLayout(status)
 
     def _bind_keys(self) -> None:
         """Set the keys of the preferences, which may have changed."""

@@ -32,6 +32,7 @@ from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.open_study import (
     NewStudy,
     OpenStudyTask,
+    import_folder,
     make_study,
     open_folder,
     open_samples,
@@ -69,12 +70,14 @@ class StartPanel(QWidget):
         self._imported_layers: list[Image] = []
         self.new_button = QPushButton("New study\N{HORIZONTAL ELLIPSIS}")
         self.open_button = QPushButton("Open folder\N{HORIZONTAL ELLIPSIS}")
+        self.import_button = QPushButton("Import data set\N{HORIZONTAL ELLIPSIS}")
         self.samples_button = QPushButton("Try sample images")
         self.cancel_button = QPushButton("Cancel")
         self.progress = QProgressBar()
         self._lay_out()
         self.new_button.clicked.connect(self.ask_for_new)
         self.open_button.clicked.connect(self.ask_for_folder)
+        self.import_button.clicked.connect(self.ask_for_import)
         self.samples_button.clicked.connect(self.open_samples)
         self.cancel_button.clicked.connect(self._on_cancel)
         when_gone(self, self._close_task)
@@ -104,6 +107,16 @@ class StartPanel(QWidget):
         if folder:
             self.open_folder(Path(folder))
 
+    def ask_for_import(self) -> None:
+        """Ask for a data set, and a folder for what is imported from it; open that as a study."""
+        source = QFileDialog.getExistingDirectory(self, "Data set to import (COCO, nnU-Net, DICOM or other)")
+        if not source:
+            return
+        out, _ = QFileDialog.getSaveFileName(self, "New folder for the imported images and their study")
+        annotator = self._annotator() if out else ""
+        if annotator:
+            self._begin(partial(import_folder, Path(source), Path(out), annotator))
+
     def make(self, plan: NewStudy, layers: Sequence[Image] = ()) -> None:
         """Make a study and open it; `layers` are removed once they are images of the study."""
         self._begin(partial(make_study, plan), layers)
@@ -127,12 +140,13 @@ class StartPanel(QWidget):
     def _lay_out(self) -> None:
         self.new_button.setToolTip("Choose images, a folder for the study, and what annotators see")
         self.open_button.setToolTip("Open a study, or a folder of images, which becomes one")
+        self.import_button.setToolTip("Copy a data set with its outlines into a new study; it is not changed")
         self.samples_button.setToolTip("Try LesionSeg on synthetic images")
         self.cancel_button.setToolTip("Stop reading the images. No study is opened")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(small(QLabel("No study is open.")))
-        for widget in (self.new_button, self.open_button, self.samples_button):
+        for widget in (self.new_button, self.open_button, self.import_button, self.samples_button):
             column.addWidget(widget)
         column.addWidget(self.progress)
         column.addWidget(self.cancel_button)
@@ -184,7 +198,7 @@ class StartPanel(QWidget):
         self.progress.setFormat(f"Reading the images: {done} of {total}")
 
     def _set_busy(self, busy: bool) -> None:
-        for button in (self.new_button, self.open_button, self.samples_button):
+        for button in (self.new_button, self.open_button, self.import_button, self.samples_button):
             button.setEnabled(not busy)
         for widget in (self.progress, self.cancel_button):
             widget.setVisible(busy)

@@ -32,6 +32,8 @@ class Verdicts:
     """
 
     message = Signal(str)
+    given = Signal(str)
+    """Emitted with the ID of an image that was decided about."""
 
     def __init__(self, display: ImageDisplay, navigation: Navigation, save_queue: SaveQueue) -> None:
         self._display, self._navigation, self._save_queue = display, navigation, save_queue
@@ -131,6 +133,7 @@ class Verdicts:
         self._given.append((image_id, self._display.expected()))
         self._is_last_step = True
         self._offer_undo()
+        self.given.emit(image_id)
 
     def _offer_undo(self) -> None:
         review = self._display.review

@@ -173,6 +173,7 @@ class Workbench(QWidget):
         entries = QMenu(self.menu)
         entries.addAction(self.start.new_button.text(), self.start.ask_for_new)
         entries.addAction(self.start.open_button.text(), self.start.ask_for_folder)
+        entries.addAction(self.start.import_button.text(), self.start.ask_for_import)
         missing = self.panel(QueuePanel).missing
         entries.addAction(missing.locate.text(), missing.ask)
         entries.addAction("Change annotator\N{HORIZONTAL ELLIPSIS}", self.change_annotator)
