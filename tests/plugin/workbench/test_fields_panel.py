@@ -151,6 +151,24 @@ def test_what_is_filled_in_shows_at_once_even_if_it_cannot_be_saved_yet(
     assert saved(qtbot, session) == {"streaks": "regular"}
 
 
+@pytest.mark.parametrize("closes", [False, True], ids=["the next image", "closing"])
+def test_what_is_being_typed_is_of_the_image_that_it_was_typed_for(
+    qtbot: QtBot, panel: FieldsPanel, session: StudySession, monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    """A click on Approve leaves the focus where it is."""
+    first, edit = session.image_id or "", line(panel, "remarks")
+    monkeypatch.setattr(edit, "hasFocus", lambda: True)  # without a window manager, nothing has it
+    edit.setText("hair")
+    if closes:
+        assert session.close() == ""
+    else:
+        open_image(qtbot, session, 1)
+        assert edit.text() == ""
+        assert saved(qtbot, session) == {}
+    with Study.open(session.study.folder, "am") as again:
+        assert StudyFields(again).values(first) == {"remarks": "hair"}
+
+
 def test_images_of_a_lesion_share_its_diagnosis(
     qtbot: QtBot, panel: FieldsPanel, session: StudySession
 ) -> None:

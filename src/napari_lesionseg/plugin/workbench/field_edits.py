@@ -21,6 +21,7 @@ class FieldEdits:
     """The fields of a study's images, with what is not on the disk yet, and an undo history."""
 
     changed = Signal(str)
+    closing = Signal()  # what was typed and not entered yet is to be filled in now
 
     def __init__(self, study: Study, save_queue: SaveQueue) -> None:
         self._study, self._save_queue = study, save_queue

@@ -45,6 +45,7 @@ class FieldsPanel(Panel):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
         self.widgets: dict[str, QComboBox | QLineEdit] = {}
+        self._image_id: str | None = None  # that the form shows
         self.patient, self.lesion = QLineEdit(), QLineEdit()
         self.message = small(QLabel())
         self.undo = QPushButton("Undo")
@@ -67,6 +68,8 @@ class FieldsPanel(Panel):
         self.listen(session.opened, self._update)
         self.listen(session.changed, self._update)
         self.listen(session.fields.changed, self._update)
+        self.listen(session.fields.closing, self._enter_typed)
+        self._image_id = None
         self._update()
 
     def focus_first(self) -> None:
@@ -148,10 +151,10 @@ class FieldsPanel(Panel):
 
     def _on_filled_in(self, name: str, *_: object) -> None:
         session, widget = self.session, self.widgets[name]
-        if session is None or session.image_id is None:
+        if session is None or self._image_id is None:
             return
         try:
-            session.fields.set(session.image_id, name, _text_in(widget))
+            session.fields.set(self._image_id, name, _text_in(widget))
         except FieldError as error:
             self.message.setText(str(error))
             self.message.show()
@@ -162,9 +165,17 @@ class FieldsPanel(Panel):
 
     def _on_identified(self) -> None:
         session = self.session
-        if session is not None and session.image_id is not None:
+        if session is not None and self._image_id is not None:
             patient, lesion = self.patient.text().strip(), self.lesion.text().strip()
-            session.fields.identify(session.image_id, patient, lesion)
+            session.fields.identify(self._image_id, patient, lesion)
+
+    def _enter_typed(self) -> None:
+        """Fill in what is being typed: a click on Approve leaves the field without a word."""
+        for name, widget in self.widgets.items():
+            if _is_typed_into(widget):
+                self._on_filled_in(name)
+        if _is_typed_into(self.patient) or _is_typed_into(self.lesion):
+            self._on_identified()
 
     def _on_undo(self) -> None:
         if self.session is not None:
@@ -173,19 +184,23 @@ class FieldsPanel(Panel):
                 self.session.open_image(image_id)
 
     def _update(self, *_: object) -> None:
-        """Show the values of the image on the screen; what is being typed stays."""
+        """Show the values of the image on the screen; what is being typed about it stays."""
         session = self.session
         if session is None:
             return
+        is_other = session.image_id != self._image_id
+        if is_other:
+            self._enter_typed()
+            self._image_id = session.image_id
         state = session.state
         values = {} if state is None else session.fields.values(state.image_id)
         for name, widget in self.widgets.items():
             widget.setEnabled(state is not None)
-            if not widget.hasFocus() or (isinstance(widget, QComboBox) and not widget.isEditable()):
+            if is_other or not _is_typed_into(widget):
                 _show(widget, values.get(name))
         for edit, text in ((self.patient, state and state.patient), (self.lesion, state and state.lesion)):
             edit.setEnabled(state is not None)
-            if not edit.hasFocus():
+            if is_other or not _is_typed_into(edit):
                 edit.setText(text or "")
         self.undo.setEnabled(session.fields.can_undo)
 
@@ -212,6 +227,10 @@ class FieldsPanel(Panel):
             if canvas is not None:
                 canvas.setFocus()
         return False
+
+
+def _is_typed_into(widget: QComboBox | QLineEdit) -> bool:
+    return bool(widget.hasFocus()) and (isinstance(widget, QLineEdit) or bool(widget.isEditable()))
 
 
 def _text_in(widget: QComboBox | QLineEdit) -> str:

@@ -151,6 +151,7 @@ class StudySession:
         Returns why something could not be saved, and stays open then; else an empty string.
         """
         if not discard:
+            self.fields.closing.emit()
             self.display.save()
             problem = self.save_queue.flush()
             if problem:
