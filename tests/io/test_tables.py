@@ -68,6 +68,17 @@ def test_tables_are_read_as_text(tmp_path: Path) -> None:
         read_table(path)
 
 
+def test_json_lines_are_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.jsonl"
+    lines = ('{"File Name": " a.png ", "age": 55, "site": null}', "", '{"file_name": "b.png", "box": [1, 2]}')
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert read_table(path) == [{"file_name": "a.png", "age": "55"}, {"file_name": "b.png"}]
+    for broken in ("{", "[1]", "[" * 100_000):
+        path.write_text(broken)
+        with pytest.raises(DatasetError, match=r"metadata\.jsonl"):
+            read_table(path)
+
+
 def test_written_tables_are_read_back(tmp_path: Path) -> None:
     rows = [{"name": 'a "quoted", one', "note": "æøå"}, {"name": "b"}]
     write_table(tmp_path / "x.csv", rows, ("name", "note"))

@@ -12,13 +12,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
+from typing import TypeAlias
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.tables import write_table
 from napari_lesionseg.study.agreement import dice, read_verdict
-from napari_lesionseg.study.events import Approved, GoldStandard, GoldWithdrawn, MaskOrigin, Returned
+from napari_lesionseg.study.events import (
+    Approved,
+    GoldStandard,
+    GoldWithdrawn,
+    MaskOrigin,
+    NoLesion,
+    Returned,
+)
 from napari_lesionseg.study.state import ImageState, Status, Verdict
 from napari_lesionseg.study.study import Study
+
+KnownDice: TypeAlias = dict[tuple[str, str | None, str | None], float]
+"""Dice of two masks, by image and revisions; None stands for "no lesion"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +139,20 @@ def mix_in_gold(study: Study, count: int, seed: int = 0) -> tuple[str, ...]:
     return tuple(drawn)
 
 
-def summarize_reviews(study: Study) -> list[AnnotatorSummary]:
-    """Return a summary for each annotator; the study must be open so that all work can be seen."""
-    scores = list(gold_scores(study))
+def summarize_reviews(study: Study, known: KnownDice | None = None) -> list[AnnotatorSummary]:
+    """Return a summary for each annotator; the study must be open so that all work can be seen.
+
+    Masks that were compared before are not read again if the same `known` is passed.
+    """
+    known = {} if known is None else known
+    scores = list(gold_scores(study, known))
     states = list(study.state.images.values())
     annotators = {v.annotator for state in states for v in state.verdicts.values() if v.review_of is None}
     annotators |= {to for state in states if (to := _returned_to(study, state))}
-    return [_summarize(study, annotator, scores) for annotator in sorted(annotators)]
+    return [_summarize(study, annotator, scores, known) for annotator in sorted(annotators)]
 
 
-def _summarize(study: Study, annotator: str, scores: list[GoldScore]) -> AnnotatorSummary:
+def _summarize(study: Study, annotator: str, scores: list[GoldScore], known: KnownDice) -> AnnotatorSummary:
     decided = accepted = returned = 0
     edits: list[float] = []
     for state in study.state.images.values():
@@ -154,22 +169,22 @@ def _summarize(study: Study, annotator: str, scores: list[GoldScore]) -> Annotat
         if _revision(review) == _revision(verdict):
             accepted += 1
         else:
-            edits.append(dice(read_verdict(study, verdict), read_verdict(study, review)))
+            edits.append(_dice(study, verdict, review, known))
     gold = tuple(score for score in scores if score.annotator == annotator)
     edit_dice = fmean(edits) if edits else None
     return AnnotatorSummary(annotator, decided, accepted, len(edits), returned, edit_dice, gold)
 
 
-def gold_scores(study: Study) -> Iterator[GoldScore]:
+def gold_scores(study: Study, known: KnownDice | None = None) -> Iterator[GoldScore]:
     """Yield how all verdicts on gold standards compare with them, the oldest first."""
+    known = {} if known is None else known
     found = []
     for state in study.state.images.values():
         if state.gold is None:
             continue
-        truth = study.read_revision(state.gold)
         for annotator, verdict in state.verdicts.items():
             if annotator != state.gold.annotator and verdict.review_of is None:
-                score = dice(read_verdict(study, verdict), truth)
+                score = _dice(study, verdict, state.gold, known)
                 found.append(GoldScore(annotator, state.name, verdict.time, score))
     yield from sorted(found, key=lambda score: score.time)
 
@@ -194,6 +209,14 @@ def _returned_to(study: Study, state: ImageState) -> str:
     return next((event.to for event in reversed(events) if isinstance(event, Returned)), "")
 
 
-def _revision(verdict: Verdict) -> str | None:
+def _dice(study: Study, verdict: Verdict, other: Verdict | GoldStandard, known: KnownDice) -> float:
+    key = verdict.image_id, _revision(verdict), _revision(other)
+    if key not in known:
+        second = study.read_revision(other) if isinstance(other, GoldStandard) else read_verdict(study, other)
+        known[key] = dice(read_verdict(study, verdict), second)
+    return known[key]
+
+
+def _revision(verdict: Verdict | GoldStandard) -> str | None:
     """Return the mask of a verdict; None for "no lesion"."""
-    return verdict.revision if isinstance(verdict, Approved) else None
+    return None if isinstance(verdict, NoLesion) else verdict.revision

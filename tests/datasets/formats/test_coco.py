@@ -221,6 +221,25 @@ def test_categories_with_gaps_and_windows_paths_are_read(small) -> None:
     assert set(np.unique(record.load().labels)) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("attributes", "facts"),
+    [
+        ({"Pigment network": "atypical", "ulcer": True}, {"pigment_network": "atypical", "ulcer": "True"}),
+        ({"size": 3, "nested": {"a": 1}, "empty": ""}, {"size": "3"}),
+        (None, {}),
+        (["nevus"], {}),
+    ],
+)
+def test_attributes_that_objects_agree_on_are_facts(small, attributes, facts: dict[str, str]) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["attributes"] = attributes
+
+    (record, *_) = read_dataset(small(edit)).records
+    assert dict(record.metadata) == facts
+    assert record.load().labels.any()
+
+
 def test_files_with_different_categories_are_refused(small, tmp_path: Path) -> None:
     folder = small(lambda content: None)
     text = (folder / "annotations/instances_train.json").read_text().replace('"lesion"', '"nevus"')

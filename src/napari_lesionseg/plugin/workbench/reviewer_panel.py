@@ -29,6 +29,7 @@ from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.review import (
     AnnotatorSummary,
+    KnownDice,
     is_to_review,
     mark_gold,
     mix_in_gold,
@@ -72,6 +73,7 @@ class ReviewerPanel(Panel):
         self.plot = pg.PlotWidget(axisItems={"bottom": pg.DateAxisItem()}, background=None)
         self._task: Task[list[AnnotatorSummary]] | None = None
         self._is_stale = False
+        self._known: KnownDice = {}
         self._lay_out()
         self.begin.clicked.connect(self._on_begin)
         self.give_back.clicked.connect(self._on_return)
@@ -82,6 +84,7 @@ class ReviewerPanel(Panel):
         """Follow the study; a reviewer's section is unfolded."""
         self.listen(session.changed, self._update)
         self.listen(session.opened, self._update)
+        self._known = {}
         if session.study.is_reviewer:
             self.unfold.emit()
         self._update()
@@ -208,6 +211,7 @@ class ReviewerPanel(Panel):
                 "comparing the annotators",
                 summarize_reviews,
                 self.session.study,
+                self._known,
                 done=self._show,
                 failed=self._on_failed,
             )
