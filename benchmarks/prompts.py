@@ -11,6 +11,7 @@ Prints the tables of ``docs/development/benchmarks.md``::
   5 to 12 % of the equivalent radius too wide, with low-frequency noise of 4 % that is independent of the
   image. A scribble is a short stroke through the deepest place of the largest error of the automatic outline.
   Clicks are those of ``benchmarks/clicks.py``, exact.
+- "a box each" draws a box around each lesion of the image, as with Shift in the window.
 - "ellipse" and "lasso filled" are the gestures themselves, without a network.
 - ``--baselines`` adds GrabCut (OpenCV, which is not a dependency: ``pip install opencv-python-headless``),
   started from the ellipse in the box, and the random walker of scikit-image between the ellipse's core and
@@ -60,6 +61,7 @@ LONGEST_SIDE = 900
 BOX_ERROR = 0.05
 LASSO_WIDER, LASSO_NOISE, LASSO_SMOOTHING = (0.05, 0.12), 0.04, 0.1  # of the equivalent radius
 SCRIBBLE_REACH = 3.0  # of the depth of the error: how far a scribble goes from the deepest place
+SMALL_LESION = 0.05  # of the largest: smaller parts get no box of their own
 CLICKS = (1, 2, 3, 5)
 GOOD, VERY_GOOD = 0.85, 0.9
 CALIBRATION_PIXELS = 4096  # of an image
@@ -168,6 +170,16 @@ class Subject:
             if count in counts:
                 yield name if count == 1 else f"{name} x {count}", prediction
 
+    def box_each(self) -> LabelImage:
+        """Return the union of the outlines after a box around each lesion."""
+        parts, count = ndimage.label(self.truth)
+        sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+        found, rng = np.zeros_like(self.truth), np.random.default_rng(count)
+        for label in 1 + np.flatnonzero(sizes >= SMALL_LESION * sizes.max()):
+            box = self.box if count == 1 else draw_box(parts == label, rng)
+            found |= self.outline(self.encoded.predict_logits(Prompts(box=box)))
+        return found
+
     def time_click(self) -> float:
         """Return the CPU milliseconds that a second click takes."""
         first = Click(*(float(at) for at in np.argwhere(self.truth > 0)[0]))
@@ -253,6 +265,7 @@ def measure_image(subject: Subject, scores: Scores, baselines: bool, most: int) 
         scores.jaccard.setdefault(name, []).append(found)
         pixels = prediction.probability().ravel()[places], (subject.truth > 0).ravel()[places]
         scores.pixels.setdefault(name, []).append(pixels)
+    scores.jaccard.setdefault("a box each", []).append(jaccard(subject.box_each(), subject.truth))
     for name, outline in subject.without_network(baselines):
         scores.jaccard.setdefault(name, []).append(jaccard(outline, subject.truth))
     if most:

@@ -15,7 +15,7 @@ import napari_lesionseg
 
 VIEWER = {"napari", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy"}
 TOOLKIT = {"magicgui", "pyqtgraph", "qtpy", "superqt"}
-MAX_WEIGHTS_BYTES = 8 * 1024**2
+MAX_WEIGHTS_BYTES = 16_000_000
 
 
 def loaded_by(code: str) -> set[str]:

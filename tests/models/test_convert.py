@@ -29,7 +29,11 @@ class Runs:
 
 @pytest.mark.parametrize(
     ("arch", "settings"),
-    [("unet", {"width": 4, "depth": 2, "widest": 8}), ("segnet", {"width": 4, "depth": 3, "widest": 8})],
+    [
+        ("unet", {"width": 4, "depth": 2, "widest": 8}),
+        ("segnet", {"width": 4, "depth": 3, "widest": 8}),
+        ("lite-unet", {"prompts": 1}),
+    ],
 )
 def test_known_networks_come_back(tmp_path: Path, arch: str, settings: dict[str, int]) -> None:
     network = trained(arch, 3, **settings)

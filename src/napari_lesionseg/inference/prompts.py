@@ -61,7 +61,7 @@ BOX_WEIGHTS = Weights(window=0.25, whole=0.5, prior=1.0, color=0.25)
 LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.0)
 # With a part for prompts, which has learned to weigh a box and the colors by itself. Lassos are the
 # exception: even rough ones follow the outline more closely than the network does.
-PROMPTED_BOX_WEIGHTS = Weights(window=1.0, whole=0.3, prior=0.0, color=0.0)
+PROMPTED_BOX_WEIGHTS = Weights(window=1.0, whole=0.0, prior=0.3, color=0.0)
 PROMPTED_LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.0)
 PROMPTED_STROKE_WEIGHTS = Weights(window=1.0, whole=0.0, prior=0.0, color=0.0)
 

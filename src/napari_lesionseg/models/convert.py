@@ -142,10 +142,10 @@ def _guess_card(
 
 
 def _guess_settings(arch: str, state: State) -> dict[str, int]:
-    """Read width and depth off the tensors."""
+    """Read the settings off the tensors."""
     stages = {"unet": "down", "segnet": "encoder"}.get(arch)
     if stages is None:
-        return {}
+        return {"prompts": 1} if any(key.startswith("prompt_network.") for key in state) else {}
     first = re.compile(rf"{stages}\.\d+\.0\.0\.weight")
     channels = [len(tensor) for key, tensor in state.items() if first.fullmatch(key)]
     if not channels:
