@@ -25,7 +25,7 @@ EXAMPLE = """examples:
   lesionseg models
   lesionseg models add my-model.safetensors --name my-clinic
   lesionseg models rename my-clinic our-clinic
-  lesionseg models compare lesionseg-1.2 our-clinic images/ --masks masks/
+  lesionseg models compare lesionseg-2.0 our-clinic images/ --masks masks/
   lesionseg models export our-clinic --out for-others/
   lesionseg models export-onnx our-clinic --out our-clinic.onnx"""
 
