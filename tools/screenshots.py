@@ -40,6 +40,7 @@ from napari_lesionseg.plugin.workbench.panels import ModelPanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
 from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
+from napari_lesionseg.plugin.workbench.visits_dialog import VisitsDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import Identified, StudyClass
 from napari_lesionseg.study.fields import StudyFields
@@ -302,7 +303,15 @@ def follow_up(folder: Path) -> None:
                 study.approve(image_id, visits[state.name][1])
     bench = open_workbench(folder / "nevi-2026")
     show_only(bench, FollowUpPanel.title)
-    wait_for(lambda: bench.panel(FollowUpPanel).table.rowCount() == len(visits))
+    panel = bench.panel(FollowUpPanel)
+    wait_for(lambda: panel.table.rowCount() == len(visits))
+    panel.compare.click()
+    dialog = panel.findChild(VisitsDialog)
+    wait_for(lambda: not dialog.images[-1].pixmap().isNull())
+    path = options.out / "visits.png"
+    dialog.grab().save(str(path))
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    dialog.close()
     take(bench._viewer, "follow-up")
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QLabel
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.plugin.workbench.visits_dialog import VisitsDialog
 from napari_lesionseg.study.agreement import dice
 from napari_lesionseg.study.events import Approved, Identified, Predicted
 from napari_lesionseg.study.fields import StudyFields
@@ -142,6 +143,19 @@ def test_visits_are_listed_and_opened(qtbot: QtBot, session: StudySession, panel
         assert len(curve.getData()[0]) == 2
     panel.table.cellClicked.emit(0, 0)
     qtbot.waitUntil(lambda: session.image_id == image_of(session.study, "first"), timeout=15000)
+
+
+def test_visits_are_shown_side_by_side(qtbot: QtBot, session: StudySession, panel: FollowUpPanel) -> None:
+    open_image(qtbot, session, "second")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2, timeout=15000)
+    panel.compare.click()
+    (dialog,) = panel.findChildren(VisitsDialog)
+    qtbot.waitUntil(lambda: all(not label.pixmap().isNull() for label in dialog.images), timeout=15000)
+    texts = [label.text() for label in dialog.findChildren(QLabel)]
+    assert any(text.startswith("2026-01-01") for text in texts)
+    assert any("mm²" in text for text in texts)
+    assert "outlined: not measured" in texts
+    dialog.close()
 
 
 def test_an_image_that_is_given_the_same_lesion_joins_in(

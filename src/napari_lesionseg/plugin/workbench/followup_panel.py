@@ -28,6 +28,7 @@ from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
 from napari_lesionseg.plugin.workbench.panels import Panel
 from napari_lesionseg.plugin.workbench.queue_columns import Thumbnails
 from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.plugin.workbench.visits_dialog import VisitsDialog
 from napari_lesionseg.study.fields import StudyFields, group_of
 from napari_lesionseg.study.followup import (
     Visit,
@@ -74,7 +75,8 @@ class FollowUpPanel(Panel):
         self.message = small(QLabel(_UNKNOWN_LESION))
         self.table = QTableWidget(0, len(_COLUMNS))
         self.curve = QComboBox()
-        self.export = QPushButton("Export CSV\N{HORIZONTAL ELLIPSIS}")
+        self.compare = QPushButton("Side by side\N{HORIZONTAL ELLIPSIS}")
+        self.export = QPushButton("CSV\N{HORIZONTAL ELLIPSIS}")
         self.plot = pg.PlotWidget(axisItems={"bottom": pg.DateAxisItem()}, background=None)
         self._visits: tuple[Visit, ...] = ()
         self._rows: list[VisitMeasurement] = []
@@ -83,6 +85,7 @@ class FollowUpPanel(Panel):
         self._lay_out()
         self.table.cellClicked.connect(self._on_clicked)
         self.curve.currentIndexChanged.connect(self._draw)
+        self.compare.clicked.connect(self._on_compare)
         self.export.clicked.connect(self._on_export)
 
     def show_session(self, session: StudySession) -> None:
@@ -148,10 +151,12 @@ class FollowUpPanel(Panel):
             self.curve.addItem(name, attribute)
         keep_narrow(self.curve)
         self.curve.setToolTip("What the curve shows")
+        self.compare.setToolTip("Show all images of the lesion with their outlines, in order of date")
         self.export.setToolTip("Write all lesions of the study that have several images as a table")
         self.message.setWordWrap(True)
         row = QHBoxLayout()
         row.addWidget(self.curve, 1)
+        row.addWidget(self.compare)
         row.addWidget(self.export)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -181,7 +186,7 @@ class FollowUpPanel(Panel):
         self._visits, self._rows = visits, rows
         text = _UNKNOWN_LESION if not visits else _ALONE if len(visits) == 1 else _CAPTION
         self.message.setText(text)
-        for widget in (self.table, self.plot, self.curve):
+        for widget in (self.table, self.plot, self.curve, self.compare):
             widget.setVisible(len(visits) > 1)
         self._fill()
         self._draw()
@@ -221,6 +226,10 @@ class FollowUpPanel(Panel):
     def _on_clicked(self, row: int, _: int) -> None:
         if self.session is not None and row < len(self._visits):
             self.session.open_image(self._visits[row].state.image_id)
+
+    def _on_compare(self) -> None:
+        if self.session is not None and self._rows:
+            VisitsDialog(self.session.study, self._visits, self._rows, self).show()
 
     def _on_export(self) -> None:
         if self.session is None:

@@ -76,21 +76,27 @@ class AgreementColumn(LazyCache[float | None]):
         """Return nothing where an outline cannot be read; opening the image tells what is wrong with it."""
 
 
-def make_thumbnail(study: Study, image_id: str) -> ByteImage:
-    """Read an image and its outline, and shrink them to at most `SIDE` pixels; runs in another thread."""
+def make_thumbnail(study: Study, image_id: str, side: int = SIDE) -> ByteImage:
+    """Read an image and its outline, and shrink them to at most `side` pixels; runs in another thread."""
     image, mask = study.read_image(image_id), study.read_mask(image_id)
-    factor = SIDE / max(image.shape[:2])
+    factor = side / max(image.shape[:2])
     shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
     small = resize_image(image, shape)
     return small if mask is None else draw_outline(small, resize_labels(mask, shape))
 
 
+def as_pixmap(image: ByteImage) -> QPixmap:
+    """Convert an image (H, W, 3) for Qt."""
+    pixels = np.ascontiguousarray(image)
+    height, width = pixels.shape[:2]
+    return QPixmap.fromImage(
+        QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()
+    )
+
+
 def _as_icon(small: ByteImage) -> QIcon:
     """Return an icon that keeps its colors in the selected row, where Qt would tint it."""
-    pixels = np.ascontiguousarray(small)
-    height, width = pixels.shape[:2]
-    image = QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-    pixmap = QPixmap.fromImage(image.copy())
+    pixmap = as_pixmap(small)
     icon = QIcon(pixmap)
     icon.addPixmap(pixmap, QIcon.Mode.Selected)
     return icon
