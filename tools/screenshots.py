@@ -25,6 +25,7 @@ from scipy import ndimage
 from skimage.transform import SimilarityTransform, warp
 from superqt import QCollapsible
 
+from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.commands import make_viewer
@@ -32,11 +33,13 @@ from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPan
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog
+from napari_lesionseg.plugin.workbench.compute_panel import CLUSTER, ComputePanel
 from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
 from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
 from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
 from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
 from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
 from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
@@ -342,6 +345,21 @@ def review(folder: Path) -> None:
     take(bench._viewer, "review")
 
 
+def compute(folder: Path) -> None:
+    """Show a cluster that is connected."""
+    with open_engine(ClusterOptions(workers=2), threads=1) as engine:
+        bench = open_nevi(folder)
+        panel = bench.panel(ComputePanel)
+        show_only(bench, ComputePanel.title)
+        panel.where.setCurrentText(CLUSTER)
+        panel.address.setText(engine.client.scheduler.address)
+        panel.test.click()
+        wait_for(panel.test.isEnabled)
+        bench.panel(QueuePanel).predict_all.click()
+        wait_for(lambda: not bench.session.batch.is_active)
+        take(bench._viewer, "compute")
+
+
 IN_DOCS = {
     "workbench": workbench,
     "new-study": new_study,
@@ -354,6 +372,7 @@ IN_DOCS = {
     "fields": fields,
     "follow-up": follow_up,
     "review": review,
+    "compute": compute,
 }
 OTHERS = {"export": export, "unfolded": unfolded}
 

@@ -303,11 +303,9 @@ def test_a_class_that_the_model_does_not_know_is_named(
 def test_labels_read_for_training_have_their_class(folders: tuple[Path, Path]) -> None:
     pairs, _ = find_all_pairs([str(folders[0])], [str(folders[1])])
     names = {"mole-0": "nevus", "mole-1": "melanoma"}
-    read, failed = _read_all(
-        pairs, "", side=64, class_names=names, classes=("background", "melanoma", "nevus")
-    )
-    assert failed == 0
-    assert [set(np.unique(pair.labels)) for pair in read[:3]] == [{0, 2}, {0, 1}, {0, IGNORED}]
+    read = _read_all(pairs, "", side=64, class_names=names, classes=("background", "melanoma", "nevus"))
+    assert list(read) == pairs
+    assert [set(np.unique(pair.labels)) for pair in list(read.values())[:3]] == [{0, 2}, {0, 1}, {0, IGNORED}]
 
 
 @pytest.mark.parametrize("column", ["diagnosis", "color"])

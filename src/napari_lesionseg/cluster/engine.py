@@ -205,6 +205,8 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
         "distributed.worker.daemon": True,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         "distributed.admin.log-length": 0,
+        # A terminal sends Ctrl+C to the workers as well; the client ends them.
+        "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
         # Set before torch is loaded: it keeps the number per thread, and tasks run in threads of their own.
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, threads),
     }

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from napari_lesionseg.plugin.workbench.session import StudySession
 
 HERE, CLUSTER = "This computer", "Cluster…"
-WHAT_RUNS_THERE = (
-    "“Segment all” and fine-tuning run on the cluster. Clicks, boxes and the next images stay on this "
-    "computer, which answers faster. Images and outlines are sent to the cluster: connect only to one that "
-    "you trust, through TLS or an SSH tunnel."
+WHAT_RUNS_THERE = "“Segment all” and fine-tuning run there.\nUse only a cluster that you trust."
+DETAILS = (
+    "Clicks, boxes and the next images stay on this computer, which answers faster. Images and outlines are "
+    "sent to the cluster: connect to your own, through TLS or an SSH tunnel."
 )
 
 
@@ -45,8 +45,9 @@ class ComputePanel(Panel):
         grid.addWidget(self.where, 0, 0, 1, 2)
         grid.addWidget(self.address, 1, 0)
         grid.addWidget(self.test, 1, 1)
+        self.status.setWordWrap(True)
+        self.explanation.setToolTip(DETAILS)
         for row, label in enumerate((self.status, self.explanation), 2):
-            label.setWordWrap(True)
             grid.addWidget(label, row, 0, 1, 2)
         self.where.currentTextChanged.connect(self._update)
         self.address.textChanged.connect(self._update)
