@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import io
@@ -23,7 +24,7 @@ import openpyxl
 from PIL import Image
 
 from napari_lesionseg.datasets.deidentify import clean_jpeg
-from napari_lesionseg.datasets.formats import coco, folder, isic, ph2
+from napari_lesionseg.datasets.formats import coco, folder, imagefolder, isic, ph2
 from napari_lesionseg.datasets.formats.base import read_provenance
 from napari_lesionseg.datasets.formats.coco import draw_polygons, encode_mask, trace_polygons
 from napari_lesionseg.datasets.formats.dicom_files import (
@@ -36,8 +37,10 @@ from napari_lesionseg.datasets.manifest import read_manifest
 from napari_lesionseg.datasets.records import Dataset, Pixels, Record
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.io.archives import unpack
+from napari_lesionseg.io.decoding import date_taken
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.tables import read_sheet, read_table
+from napari_lesionseg.study.fields import default_template, read_template
 
 SIZE = (24, 32)
 NASTY = (
@@ -365,6 +368,34 @@ def _read_isic(payload: bytes, place: Path) -> None:
     read_table(place / "metadata.csv")
 
 
+LINES = (
+    b'{"file_name": "images/a.png", "mask_file_name": "masks/a.png", "diagnosis": "nevus", "age": 55}\n'
+    b'{"file_name": "images/b.png", "mask_file_name": "masks/a.png", "streaks": "P", "fitzpatrick": 2.0}\n'
+)
+
+
+def _read_imagefolder(payload: bytes, place: Path) -> None:
+    for name in ("images/a.png", "images/b.png"):
+        _file(place, name, PNG)
+    _file(place, "masks/a.png", MASK)
+    _file(place, "metadata.jsonl", payload)
+    _load_all(imagefolder.read(place))
+
+
+def _read_template(payload: bytes, place: Path) -> None:
+    template = read_template(_file(place, "fields.json", payload))
+    for field in template.fields:
+        for value in ("nevus", "nan", "2026-02-30", 0.5, True, None):
+            with contextlib.suppress(LesionSegError):
+                field.parse(value)
+
+
+def _photograph() -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2026:03:01 10:11:12"
+    return _encoded(_image(), "JPEG", exif=exif)
+
+
 def _read_colors(payload: bytes, place: Path) -> None:
     _file(place, "images/a.png", PNG)
     _file(place, "masks/a.png", payload)
@@ -500,6 +531,13 @@ TARGETS = {
         (_zipped(_workbook()),), lambda payload, place: read_sheet(_file(place, "a.xlsx", payload))
     ),
     "ISIC tables": Target((TABLE,), _read_isic),
+    "imagefolder": Target((LINES,), _read_imagefolder),
+    "field templates": Target(
+        (default_template().model_dump_json().encode(),), _read_template, structured=True
+    ),
+    "dates of photographs": Target(
+        (_photograph(),), lambda payload, place: date_taken(_file(place, "a.jpg", payload))
+    ),
     "provenance": Target(
         (TABLE,), lambda payload, place: read_provenance(_file(place, "provenance.csv", payload).parent)
     ),
