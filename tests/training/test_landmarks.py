@@ -46,7 +46,7 @@ def scene(number: int, people: int = 1) -> CachedPair:
         points = corner + np.array([(0, 0), (0, 30), (28, 15)]) + rng.uniform(-3, 3, (3, 2))
         image = np.maximum(image, draw(points, (64, 64 * people)))
         found.append(make_landmarks(points))
-    return cache_landmarks(f"scene-{number}", image, found, 1000, people)
+    return cache_landmarks(f"scene-{number}", image, found, 1000, (people, 3))
 
 
 @pytest.mark.parametrize("shape", [(80, 80), (60, 100)])
@@ -54,7 +54,7 @@ def test_landmarks_move_with_the_image_and_left_and_right_change_in_a_mirrored_o
     shape: tuple[int, int],
 ) -> None:
     points = np.array([(25.0, 30.0), (30.0, 55.0), (45.0, 40.0)])
-    pair = cache_landmarks("a", draw(points, shape), [make_landmarks(points)], 1000, 1)
+    pair = cache_landmarks("a", draw(points, shape), [make_landmarks(points)], 1000, (1, 3))
     mirrored = set()
     for seed in range(12):
         sample = augment_landmarks(
@@ -73,7 +73,7 @@ def test_landmarks_move_with_the_image_and_left_and_right_change_in_a_mirrored_o
 def test_landmarks_that_leave_the_image_are_not_labeled() -> None:
     config = GEOMETRY.model_copy(update={"scale": (3.0, 3.0), "shift": 0.0})
     pair = cache_landmarks(
-        "a", np.zeros((64, 64, 3), np.uint8), [make_landmarks([(2, 2), (32, 32), (60, 3)])], 1000, 1
+        "a", np.zeros((64, 64, 3), np.uint8), [make_landmarks([(2, 2), (32, 32), (60, 3)])], 1000, (1, 3)
     )
     sample = augment_landmarks(pair.image, pair.labels, config, 64, np.random.default_rng(0), skeleton=DOTS)
     assert sorted(sample.labels[0, :, 2].tolist()) == [0, 0, 2]
@@ -85,7 +85,7 @@ def test_a_smaller_image_has_its_landmarks_in_the_same_place() -> None:
         np.zeros((100, 200, 3), np.uint8),
         [make_landmarks([(-0.5, -0.5), (99.5, 199.5), (49.5, 99.5)])],
         100,
-        2,
+        (2, 3),
     )
     assert pair.image.shape == (50, 100, 3)
     assert pair.labels[0, :, :2].tolist() == [[-0.5, -0.5], [49.5, 99.5], [24.5, 49.5]]

@@ -45,6 +45,7 @@ COMMANDS = {
     "app": Command("app", "open the viewer with the workbench"),
     "demo": Command("demo", "segment built-in sample images and show them"),
     "segment": Command("segment", "outline the lesions in images"),
+    "landmarks": Command("landmarks", "find landmarks in images, such as the joints of people"),
     "train": Command("train", "train a network on images with masks"),
     "finetune": Command("finetune", "fine-tune a model on corrected images"),
     "evaluate": Command("evaluate", "measure a model on images with masks"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,6 +76,19 @@ def pixel_count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
+
+
+def score_limit(text: str) -> float:
+    """Convert text to a score from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return value
+
+
+def command_line() -> str:
+    """Return the command that is running, as it would be typed."""
+    return shlex.join(["lesionseg", *sys.argv[1:]])
 
 
 def make_folder(folder: Path) -> None:

@@ -6,8 +6,6 @@ import argparse
 import copy
 import hashlib
 import json
-import shlex
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +17,15 @@ from typing import Any
 import torch
 
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar, silenced
-from napari_lesionseg.cli.options import add_device, check_out, find_all_pairs, make_settings, parse_changes
+from napari_lesionseg.cli.landmarks import train_landmarks
+from napari_lesionseg.cli.options import (
+    add_device,
+    check_out,
+    command_line,
+    find_all_pairs,
+    make_settings,
+    parse_changes,
+)
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
 from napari_lesionseg.datasets.records import Problem, Record
@@ -44,7 +50,8 @@ from napari_lesionseg.types import IGNORED, LabelImage, Pair
 
 EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
-  lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis"""
+  lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis
+  lesionseg train images/ --landmarks keypoints.json --out landmarks.safetensors"""
 HELD_OUT_SHARE = 0.1
 RECENT_STEPS = 50  # whose mean loss is logged
 
@@ -56,6 +63,12 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="KEYPOINTS",
+        help="learn landmarks instead of masks: COCO keypoints, FILE.json, or DeepLabCut, FILE.csv",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
     parser.add_argument(
         "--val-images",
@@ -65,7 +78,8 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--val-masks", nargs="+", default=[], help="their folders of masks")
     parser.add_argument(
-        "--recipe", default="default", help="a recipe of the package, or a JSON file of settings"
+        "--recipe",
+        help="a recipe of the package, or a JSON file of settings (default: default, or landmarks)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe"
@@ -111,6 +125,8 @@ def run_train(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace, joined: Joined) -> int:
     check_out(options.out)
     config = read_recipe(options)
+    if options.landmarks:
+        return train_landmarks(options, config, joined)
     pairs, held_out, left_out = _find_all(options)
     side = max(size for _, size in config.sizes)
     class_names = _read_classes(options, [*pairs, *held_out]) if options.classes_from else None
@@ -134,7 +150,7 @@ def _train(options: argparse.Namespace, joined: Joined) -> int:
     history = _run(trainer)
     if ranks.is_first:
         training = {
-            "command": _command(),
+            "command": command_line(),
             "settings": config.model_dump(mode="json"),
             "data": _data_record([pair for pair in pairs if pair in learn]),
             "last": history[-1:],
@@ -181,14 +197,15 @@ def _run(trainer: Trainer) -> list[dict[str, Any]]:
 
 def read_recipe(options: argparse.Namespace) -> TrainConfig:
     """Join the recipe with what the command line changes."""
-    source = resources.files("napari_lesionseg") / "recipes" / f"{options.recipe}.json"
-    path = source if source.is_file() else Path(options.recipe)
+    recipe = options.recipe or ("landmarks" if options.landmarks else "default")
+    source = resources.files("napari_lesionseg") / "recipes" / f"{recipe}.json"
+    path = source if source.is_file() else Path(recipe)
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TrainingError(f"There is no recipe '{options.recipe}'.") from error
+        raise TrainingError(f"There is no recipe '{recipe}'.") from error
     except ValueError as error:
-        raise TrainingError(f"The recipe '{options.recipe}' is no valid JSON: {error}.") from error
+        raise TrainingError(f"The recipe '{recipe}' is no valid JSON: {error}.") from error
     named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(TrainConfig, settings, parse_changes(options.set), options=named)
     if has_experts(config.arch):
@@ -343,10 +360,6 @@ def _as_record(epoch: EpochResult) -> dict[str, Any]:
     if epoch.validation:
         record["held_out_jaccard"] = round(epoch.validation.jaccard, 4)
     return record
-
-
-def _command() -> str:
-    return shlex.join(["lesionseg", *sys.argv[1:]])
 
 
 def _data_record(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from napari_lesionseg.config import AugmentConfig, Skeleton
+from napari_lesionseg.config import AugmentConfig, Skeleton, TrainConfig
 from napari_lesionseg.datasets.synthetic.artifacts import random_artifacts
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.keypoints import LandmarkScores, score_landmarks
@@ -24,6 +24,7 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.resize import resize_image
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import Checkpoint
 from napari_lesionseg.models.landmark_head import OFFSET_UNIT, SIGMA, STRIDE, landmark_maps, replace_head
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.augmentation import (
@@ -46,14 +47,14 @@ _CENTER_REACH = 2  # pixels around a center at which the distances are learned
 
 
 def cache_landmarks(
-    stem: str, image: ByteImage, people: Sequence[Landmarks], side: int, most: int
+    stem: str, image: ByteImage, people: Sequence[Landmarks], side: int, room: tuple[int, int]
 ) -> CachedPair:
-    """Shrink an image and its landmarks for training; ``most`` is the number of people to leave room for."""
+    """Shrink an image and its landmarks for training; ``room`` is for so many people and landmarks."""
     height, width = image.shape[:2]
     factor = min(1.0, side / max(height, width))
     shape = (max(1, round(height * factor)), max(1, round(width * factor)))
     scale = np.array(shape) / (height, width)
-    labels = np.full((most, len(people[0].points) if people else 0, 3), np.nan, np.float32)
+    labels = np.full((*room, 3), np.nan, np.float32)
     for place, person in zip(labels, people, strict=False):
         place[:, :2] = (person.points + 0.5) * scale - 0.5
         place[:, 2] = person.visibility
@@ -252,3 +253,37 @@ def _skeleton(card: ModelCard) -> Skeleton:
 def _people(pair: CachedPair) -> list[Landmarks]:
     present = ~np.isnan(pair.labels[..., 2]).all(1)
     return [make_landmarks(person[:, :2], person[:, 2]) for person in pair.labels[present]]
+
+
+class LandmarkStart(NamedTuple):
+    """What a training of landmarks starts from."""
+
+    network: SegmentationNetwork
+    card: ModelCard
+
+
+def start_landmarks(
+    config: TrainConfig, skeleton: Skeleton, people: int, start: Checkpoint | None, **about: Any
+) -> LandmarkStart:
+    """Return a network and its card for the landmarks of a skeleton, of up to so many people in an image.
+
+    Encoder and decoder are those of the starting model, whatever it was trained for; without one, the encoder
+    comes from ImageNet where the settings ask for it. A model of the same landmarks keeps its head as well.
+    """
+    individuals = "one" if people <= 1 else "several"
+    side = max(size for _, size in config.sizes)
+    described = {"landmarks": skeleton, "individuals": individuals, "working_size": side, **about}
+    if start is None:
+        torch.manual_seed(config.seed)
+        card = ModelCard(arch=config.arch, arch_settings=config.arch_settings, **described)
+        network = make_landmark_network(card)
+        if config.pretrained:
+            network.load_pretrained()
+        return LandmarkStart(network, card)
+    kept = {name: getattr(start.card, name) for name in ("arch", "arch_settings", "mean", "std")}
+    card = ModelCard(**{**kept, **described})
+    known = start.card.landmarks
+    if known is not None and (known.names, start.card.individuals) == (skeleton.names, individuals):
+        return LandmarkStart(start.network, card)
+    torch.manual_seed(config.seed)
+    return LandmarkStart(make_landmark_network(card, start.network), card)

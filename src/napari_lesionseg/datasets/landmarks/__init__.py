@@ -50,6 +50,11 @@ def write_landmarks(path: Path, dataset: LandmarkDataset) -> list[Problem]:
         raise DatasetError(f"{path} cannot be written: {error.strerror}.") from error
 
 
+def check_landmark_file(path: Path) -> None:
+    """Raise `DatasetError` unless the ending of a file is that of a format."""
+    _format_of(path)
+
+
 def _format_of(path: Path) -> _LandmarkFormat:
     found = FORMATS.get(path.suffix.lower())
     if found is None:

@@ -1,0 +1,148 @@
+"""Landmarks on the command line: train on a file of keypoints, and find them in images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.cli.conftest import Result
+
+from napari_lesionseg.config import Skeleton
+from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
+from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage
+from napari_lesionseg.io.images import write_image
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import read_card, save_checkpoint
+from napari_lesionseg.training.landmarks import make_landmark_network
+from napari_lesionseg.types import make_landmarks
+
+SETTINGS: dict[str, Any] = {
+    "arch": "unet",
+    "arch_settings": {"width": 2, "depth": 1},
+    "pretrained": False,
+    "epochs": 1,
+    "batch_size": 2,
+    "sizes": [[0.0, 32]],
+    "precision": "float32",
+}
+EYES = Skeleton.from_names(["left_eye", "right_eye"])
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        write_image(folder / f"face-{number}.png", rng.integers(0, 255, (40, 48, 3), np.uint8))
+    return folder
+
+
+@pytest.fixture
+def keypoints(faces: Path, tmp_path: Path) -> Path:
+    people = make_landmarks([(10, 12), (11, 30)])
+    images = [LandmarkImage(path.name, (people,), (40, 48)) for path in sorted(faces.iterdir())]
+    write_landmarks(tmp_path / "keypoints.json", LandmarkDataset(EYES, tuple(images)))
+    return tmp_path / "keypoints.json"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.json").write_text(json.dumps(SETTINGS))
+    return tmp_path / "recipe.json"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    settings = {"width": 2, "depth": 1}
+    card = ModelCard(arch="unet", arch_settings=settings, working_size=32, landmarks=EYES, name="eyes")
+    save_checkpoint(tmp_path / "eyes.safetensors", make_landmark_network(card), card)
+    return tmp_path / "eyes.safetensors"
+
+
+def test_trains_on_keypoints_and_finds_them(
+    run: Callable[..., Result], faces: Path, keypoints: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "eyes.safetensors"
+    trained = run(
+        "train", faces, "--landmarks", keypoints, "--out", out, "--recipe", recipe, "--device", "cpu"
+    )
+    assert trained.code == 0, trained.err
+    assert "held out: PCK@0.1" in trained.out
+    card = read_card(out)
+    assert card.landmarks == EYES
+    assert (card.individuals, card.name, card.working_size) == ("one", "eyes", 32)
+    assert set(card.scores["held out"]) == {"pck@0.1", "oks_ap"}
+    result = run("landmarks", faces, "--model", out, "--out", tmp_path / "found.json", "--min-score", 0)
+    assert result.code == 0, result.err
+    assert "6 of 6 images" in result.out
+    found = read_landmarks(tmp_path / "found.json")
+    assert found.skeleton == EYES
+    assert [image.name for image in found.images] == [f"face-{n}.png" for n in range(6)]
+    assert all(0 < score < 1 for image in found.images for p in image.people for score in p.scores)
+
+
+def test_several_people_get_a_center_map(
+    run: Callable[..., Result], faces: Path, recipe: Path, tmp_path: Path
+) -> None:
+    two = (make_landmarks([(10, 2), (11, 8)]), make_landmarks([(10, 32), (11, 38)]))
+    images = [LandmarkImage(f"face-{n}.png", two[: n % 3], (40, 48)) for n in range(6)]
+    write_landmarks(tmp_path / "k.csv", LandmarkDataset(EYES, tuple(images)))
+    out = tmp_path / "m.safetensors"
+    result = run("train", faces, "--landmarks", tmp_path / "k.csv", "--out", out, "--recipe", recipe)
+    assert result.code == 0, result.err
+    assert read_card(out).individuals == "several"
+
+
+def test_what_is_not_used_is_named(
+    run: Callable[..., Result], faces: Path, keypoints: Path, recipe: Path, tmp_path: Path
+) -> None:
+    content = json.loads(keypoints.read_text())
+    content["images"][0]["file_name"] = "elsewhere.png"
+    content["annotations"][1]["keypoints"] = [1, 2]
+    keypoints.write_text(json.dumps(content))
+    (faces / "face-5.png").write_bytes(b"no image")
+    out = tmp_path / "m.safetensors"
+    result = run("train", faces, "--landmarks", keypoints, "--out", out, "--recipe", recipe)
+    assert result.code == 1
+    assert any("face-0.png has no landmarks" in line for line in result.errors)
+    assert any("elsewhere.png has landmarks, but is not among the images" in line for line in result.errors)
+    assert any("annotation 2" in line for line in result.errors)
+    assert any("face-5.png" in line for line in result.errors)
+    assert out.exists()
+
+
+@pytest.mark.parametrize("option", ["--masks", "--classes-from", "--classes"])
+def test_options_of_masks_are_refused(
+    run: Callable[..., Result], faces: Path, keypoints: Path, tmp_path: Path, option: str
+) -> None:
+    out = tmp_path / "m.safetensors"
+    result = run("train", faces, "--landmarks", keypoints, option, "x", "--out", out)
+    assert result.code == 2
+    assert f"leave {option} out" in result.err
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_done(
+    run: Callable[..., Result], faces: Path, model: Path, tmp_path: Path
+) -> None:
+    (faces / "face-2.png").write_bytes(b"no image")
+    result = run("landmarks", faces, "--model", model, "--out", tmp_path / "new" / "found.csv")
+    assert result.code == 1
+    assert "face-2.png" in result.err
+    assert "5 of 6 images" in result.out
+    assert len(read_landmarks(tmp_path / "new" / "found.csv").images) == 5
+
+
+def test_wrong_usage_ends_before_the_work(
+    run: Callable[..., Result], faces: Path, model: Path, tmp_path: Path
+) -> None:
+    assert run("landmarks", faces, "--model", model, "--out", tmp_path / "found.txt").code == 2
+    assert run("landmarks", faces, "--model", "tiny", "--out", tmp_path / "found.json").code == 2
+    assert run("segment", faces, "--model", model, "--out", tmp_path / "masks").code != 0
+    assert not (tmp_path / "found.json").exists()
