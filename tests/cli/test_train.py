@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.cli.options import find_all_pairs
-from napari_lesionseg.cli.train import _read_all, _split_items
+from napari_lesionseg.cli.train import _read_all, _split_items, describe_trend
+from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.images import read_image, write_image, write_mask
@@ -20,6 +22,7 @@ from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
 from napari_lesionseg.models.mixture import card_with_experts
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
+from napari_lesionseg.training.trainer import EpochResult, ValidationScores
 from napari_lesionseg.types import IGNORED
 
 SETTINGS = {
@@ -88,6 +91,49 @@ def test_a_log_file_shows_life_before_the_first_pass_ends(
     assert lines[0].startswith("Training: 1 of 4, ")
     assert "a second" in lines[0]
     assert "left, loss " in lines[0]
+
+
+def passes(losses: list[float], scores: list[float]) -> list[EpochResult]:
+    return [
+        EpochResult(
+            epoch=number + 1,
+            epochs=16,
+            step=number,
+            progress=0.1,
+            seconds=1.0,
+            loss=loss,
+            size=64,
+            validation=ValidationScores(score, score, 0.0),
+        )
+        for number, (loss, score) in enumerate(zip(losses, scores, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "scores", "said"),
+    [
+        ([1.0, 0.8, 0.7], [0.3, 0.5, 0.6], ""),
+        ([1.0, 0.5, 0.9], [0.3, 0.5, 0.4], "diverging"),
+        ([0.1, 0.02, 0.04], [0.8, 0.9, 0.9], ""),
+        (
+            [1.0, 0.8, 0.7, 0.7, 0.7, 0.7],
+            [0.3, 0.6, 0.5, 0.5, 0.6, 0.5],
+            "no better on the held-out images",
+        ),
+        ([1.0, 0.8, 0.7, 0.7, 0.7], [0.3, 0.6, 0.5, 0.5, 0.6], ""),
+    ],
+)
+def test_a_run_that_diverges_or_stalls_is_named(losses: list[float], scores: list[float], said: str) -> None:
+    trend = describe_trend(passes(losses, scores))
+    assert said in trend
+    assert bool(trend) == bool(said)
+
+
+def test_the_recipe_for_upright_subjects_is_the_default_with_small_rotations() -> None:
+    recipes = resources.files("napari_lesionseg") / "recipes"
+    upright, default = (json.loads((recipes / f"{n}.json").read_text()) for n in ("upright", "default"))
+    assert TrainConfig.model_validate(upright).augment.rotation == 15
+    assert upright == default | {"augment": {"rotation": 15}}
 
 
 def test_settings_can_be_changed(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:

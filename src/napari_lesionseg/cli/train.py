@@ -53,6 +53,8 @@ EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis
   lesionseg train images/ --landmarks keypoints.json --out landmarks.safetensors"""
 HELD_OUT_SHARE = 0.1
+DIVERGING, SMALLEST_RISE = 1.5, 0.1  # of the lowest loss; small losses may double by chance
+FEWEST_STALLED, STALLED = 4, 0.25  # passes, and share of all, without a better score
 RECENT_STEPS = 50  # whose mean loss is logged
 
 
@@ -181,12 +183,15 @@ def _write(
 
 def _run(trainer: Trainer) -> list[dict[str, Any]]:
     """Train, print a line for every pass, and show progress in between; return what the card keeps."""
-    history, losses = list[dict[str, Any]](), deque[float](maxlen=RECENT_STEPS)
+    history, passes = list[dict[str, Any]](), list[EpochResult]()
+    losses = deque[float](maxlen=RECENT_STEPS)
     with progress_bar("Training", 0) as (progress, task):
         for event in trainer.steps():
             if isinstance(event, EpochResult):
                 history.append(_as_record(event))
-                print_result(describe_epoch(event))
+                passes.append(event)
+                trend = describe_trend(passes)
+                print_result(describe_epoch(event) + (f"  {trend}" if trend else ""))
             else:
                 losses.append(event.loss)
                 # A budget of time makes the number of steps an estimate.
@@ -348,6 +353,19 @@ def describe_epoch(epoch: EpochResult) -> str:
         return text
     overlap = f"Dice {scores.dice:.4f}  Jaccard {scores.jaccard:.4f}"
     return f"{text}  held out: {overlap}  failures {scores.failures:.1%}"
+
+
+def describe_trend(passes: Sequence[EpochResult]) -> str:
+    """Describe in a word or two whether the run diverges or has stalled; nothing if it does neither."""
+    losses = [epoch.loss for epoch in passes]
+    if losses[-1] > max(DIVERGING * min(losses), min(losses) + SMALLEST_RISE):
+        return "diverging: try lower learning rates (--set decoder_lr=..., encoder_lr=...)"
+    scores = [epoch.validation.jaccard for epoch in passes if epoch.validation]
+    if not scores:
+        return ""
+    since = len(scores) - 1 - scores.index(max(scores))
+    patience = max(FEWEST_STALLED, STALLED * passes[-1].epochs)
+    return f"stalled: no better on the held-out images for {since} passes" if since >= patience else ""
 
 
 def _as_record(epoch: EpochResult) -> dict[str, Any]:
