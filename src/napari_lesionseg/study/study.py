@@ -54,6 +54,7 @@ from napari_lesionseg.study.layout import (
     EVENTS,
     IMAGES,
     MASKS,
+    READ_ONLY,
     is_free,
     is_study,
     make_folders,
@@ -202,7 +203,8 @@ class Study:
             folder = Path(folder).resolve()
             study = cls(folder, read_info(folder), annotator, unblind=unblind, reviewer=reviewer)
             make_folders(folder)
-            sweep(folder)
+            if annotator != READ_ONLY:  # who only reads must not get in the way of a writer at work
+                sweep(folder)
             study.refresh()
         return study
 
