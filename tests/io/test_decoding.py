@@ -449,3 +449,19 @@ def test_rare_compressions_of_tiff_are_read_or_named(
     monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImageError, match=r"napari-lesionseg\[codecs\]"):
         read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}])
+def test_a_webp_that_claims_more_than_it_holds_takes_no_memory(
+    tmp_path: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.webp"
+    Image.new("RGB", (2000, 1500), "red").save(path, **options)
+    assert decode(path).array.shape == (1500, 2000, 3)
+    payload = bytearray(path.read_bytes()[:200])
+    payload[21:25] = b"\xff\xff\xff\xff"
+    payload[26:30] = b"\xff\x3f\xff\x3f"
+    path.write_bytes(payload)
+    monkeypatch.setattr("napari_lesionseg.io.decoding.WebPImagePlugin.WebPImageFile", None)  # is not asked
+    with pytest.raises(DecodingError, match="too large|bytes for"):
+        decode(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import math
 import stat
 import struct
@@ -77,6 +78,8 @@ _EXTRA_COMPRESSIONS = {
     50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
 _MAX_CHANNELS = 8  # four colors and some alphas; damaged files may claim thousands
+# Of a WebP of one color; the encoder makes 560 lossy and 26 000 lossless pixels of a byte.
+_MOST_PIXELS_A_BYTE = {b"VP8 ": 2_000, b"VP8L": 60_000, b"VP8X": 60_000}
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3
 
 # All that Pillow and tifffile were seen to raise on damaged files; warnings, where a caller made them errors.
@@ -98,6 +101,10 @@ _DECODING_ERRORS = (
     struct.error,
     zlib.error,
 )
+
+
+# What tifffile logs of damaged files would come on top of the one line that says what is wrong.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class DecodingError(Exception):
@@ -122,6 +129,8 @@ def decode(path: Path) -> Decoded:
             return _decode_tiff(stream)
         if signature.startswith(_PNG_SIGNATURE):
             return _decode_png(stream)
+        if signature.startswith(b"RIFF"):
+            _check_webp(stream)
         return _decode_pillow(_find_reader(signature)(stream))
 
 
@@ -181,6 +190,24 @@ def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
         raise DecodingError(_NO_HEIF) from error
     reader: Callable[[BinaryIO], ImageFile.ImageFile] = HeifImageFile
     return reader
+
+
+def _check_webp(stream: BinaryIO) -> None:
+    """Refuse a WebP that claims too many pixels: Pillow takes their memory while it opens the file."""
+    head = stream.read(30)
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    kind = head[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(head[start : start + 3], "little") + 1 for start in (24, 27))
+    elif kind == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(head[start : start + 2], "little") & 0x3FFF for start in (26, 28))
+    _check_size(width, height)
+    if width * height > _MOST_PIXELS_A_BYTE.get(kind, 0) * size:
+        raise DecodingError(f"is damaged or incomplete ({size} bytes for {width} x {height} pixels)")
 
 
 def _decode_png(stream: BinaryIO) -> Decoded:

@@ -1,0 +1,1 @@
+"""Tests; a package, so that the `tests` of other distributions do not hide it."""
