@@ -169,3 +169,26 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
     kept = ExportConfig(pseudonymize="nothing")
     assert kit.last(export_dataset(labeled, tmp_path / "kept", "isic", config=kept)).written == len(ODD_NAMES)
     assert kit.last(import_dataset(tmp_path / "set", tmp_path / "in")).written == len(ODD_NAMES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.json", "a.xml", "a.txt", "extra.dcm", "deeper/b.png", "masks.zip", "annotations.geojson", "b.nii.gz"],
+)
+def test_what_may_hold_data_and_is_not_used_is_named(kit, tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / "images" / "a.png", kit.image(1))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"{}")
+    for ignored in ("README.md", "Thumbs.db", "LICENSE", "images/a_overlay.png"):
+        (tmp_path / ignored).write_bytes(b"words")
+    (problem,) = read_dataset(tmp_path, "folder").problems
+    assert (problem.name, problem.left_out) == (name, True)
+    assert "not used" in problem.reason
+
+
+def test_images_that_a_coco_file_lacks_are_named(kit, tmp_path: Path, records) -> None:
+    kit.last(export_dataset(records, tmp_path / "set", "coco", config=ExportConfig(pseudonymize="nothing")))
+    for name in ("more.png", "more2.png"):
+        write_image(tmp_path / "set" / "images" / "train" / name, kit.image(99))
+    problems = read_dataset(tmp_path / "set").problems
+    assert [problem.name for problem in problems] == ["images/train/*.png (2 files)"]

@@ -453,7 +453,7 @@ def test_rare_compressions_of_tiff_are_read_or_named(
 
 @pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}])
 def test_a_webp_that_claims_more_than_it_holds_takes_no_memory(
-    tmp_path: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: dict[str, object]
 ) -> None:
     path = tmp_path / "a.webp"
     Image.new("RGB", (2000, 1500), "red").save(path, **options)
@@ -462,6 +462,5 @@ def test_a_webp_that_claims_more_than_it_holds_takes_no_memory(
     payload[21:25] = b"\xff\xff\xff\xff"
     payload[26:30] = b"\xff\x3f\xff\x3f"
     path.write_bytes(payload)
-    monkeypatch.setattr("napari_lesionseg.io.decoding.WebPImagePlugin.WebPImageFile", None)  # is not asked
-    with pytest.raises(DecodingError, match="too large|bytes for"):
+    with pytest.raises(DecodingError, match=r"too large|bytes for"):
         decode(path)

@@ -16,6 +16,8 @@ from napari_lesionseg.cli.console import print_error
 from napari_lesionseg.cluster.engine import ClusterOptions
 from napari_lesionseg.config import Settings
 from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
+from napari_lesionseg.io.atomic import follow_link
+from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.types import Pair
 
@@ -94,7 +96,7 @@ def command_line() -> str:
 def make_folder(folder: Path) -> None:
     """Make the folder for results, if it is not there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        follow_link(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LesionSegError(f"The folder {folder} cannot be made: {error.strerror}.") from error
 
@@ -104,10 +106,10 @@ def check_out(path: Path) -> None:
     if path.suffix != ".safetensors":
         raise TrainingError(f"The name of a model must end in .safetensors; {path.name} does not.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        follow_link(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    if path.is_dir():
+    if is_dir(path):
         raise TrainingError(f"{path} is a folder; give the name of a file.")
 
 

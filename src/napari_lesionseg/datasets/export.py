@@ -26,8 +26,8 @@ from napari_lesionseg.datasets.manifest import write_manifest
 from napari_lesionseg.datasets.records import Pixels, Problem, Record
 from napari_lesionseg.datasets.splits import PARTS, Part, assign_parts, leaks
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.atomic import sync_folder
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.atomic import follow_link, sync_folder
+from napari_lesionseg.io.folders import is_dir, walk
 from napari_lesionseg.io.tables import write_table
 
 NO_PART = "no part"
@@ -192,8 +192,8 @@ def run_export(
     if write is None:
         raise DatasetError(f"{convention.title} is read, not written; choose another format.")
     _check_provenance(records, convention)
-    _check_destination(destination)
-    _sweep(destination)
+    place = _checked_destination(destination)
+    _sweep(place)
     for item in check_records(records, config, bare=bare):
         if isinstance(item, Step):
             yield item
@@ -203,7 +203,7 @@ def run_export(
     final, names = final_records(checked.records, assigned, config, convention)
     sizes = {names[name]: size for name, size in checked.sizes.items() if name in names}
     problems = (*found, *checked.problems, *torn, *_lost_marks(checked, convention))
-    with _whole(destination) as folder:
+    with _whole(place) as folder:
         load = functools.partial(prepare, config=config)
         plan = Plan(folder, final, sizes, config, info, load, imported=bare)
         yield from _fill(plan, convention, write, problems)
@@ -229,14 +229,17 @@ def _check_provenance(records: Sequence[Record], convention: Format) -> None:
         )
 
 
-def _check_destination(destination: Path) -> None:
+def _checked_destination(destination: Path) -> Path:
+    """Return where to write, links followed; raise unless that is free."""
     try:
-        if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        place = follow_link(destination)
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise DatasetError(f"{destination} already exists; choose a new folder.")
-        if not destination.parent.is_dir():
-            raise DatasetError(f"{destination.parent} does not exist; create it first.")
+        if not place.parent.is_dir():
+            raise DatasetError(f"{place.parent} does not exist; create it first.")
     except OSError as error:
         raise DatasetError(f"{destination} cannot be written: {error.strerror}.") from error
+    return place
 
 
 def _sweep(destination: Path) -> None:
@@ -331,9 +334,9 @@ def check_key_place(path: Path, folder: Path) -> None:
     DatasetError
         When it would lie inside the data set, or its folder does not exist.
     """
-    if path.resolve().is_relative_to(folder.resolve()):
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DatasetError("The key must not lie inside the data set; give another folder.")
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if is_dir(path) or not is_dir(path.absolute().parent):
         raise DatasetError(f"The key needs a file name in a folder that exists; {path} is none.")
 
 

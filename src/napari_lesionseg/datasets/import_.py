@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from napari_lesionseg.datasets.export import ExportReport, keep_parts, run_export
 from napari_lesionseg.datasets.export_checks import Step
+from napari_lesionseg.datasets.facts import name_key
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, coco, get_format, recognize
+from napari_lesionseg.datasets.formats.base import OWN_FILES, is_image
 from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
 from napari_lesionseg.io.folders import exists, is_dir, is_file
+from napari_lesionseg.io.pairing import NO_IMAGES
+from napari_lesionseg.io.tables import UNREAD_TABLES
 
+_DATA_SUFFIXES = (
+    ".dcm", ".dicom", ".json", ".jsonl", ".geojson", ".xml", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd",
+    ".mha", ".mhd", ".mat", ".h5", ".hdf5", ".svs", ".czi", ".psd", ".xcf", ".7z", ".rar", ".cr2", ".nef",
+    ".arw", ".dng", ".raw",
+)  # fmt: skip
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 
 
@@ -63,8 +72,29 @@ def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     if convention.read is None:
         raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
     dataset = convention.read(folder)
-    links = tuple(Problem(path.name, reason) for path, reason in folders.passed_over(folder))
-    return replace(dataset, problems=(*dataset.problems, *links))
+    links = [Problem(path.name, reason) for path, reason in folders.passed_over(folder)]
+    return replace(dataset, problems=(*dataset.problems, *links, *_unused(folder, dataset)))
+
+
+def _unused(folder: Path, dataset: Dataset) -> Iterator[Problem]:
+    """Name the files that may hold data, and that the convention says nothing of, folder by folder."""
+    stems = {name_key(record.name) for record in dataset.records}
+    unused: dict[tuple[Path, str], list[str]] = {}
+    for path in folders.walk(folder):
+        if path not in dataset.files and path.name not in OWN_FILES and _may_hold_data(path, stems):
+            unused.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
+    for (place, suffix), names in sorted(unused.items()):
+        where = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+        listed = f"{where}{names[0]}" if len(names) == 1 else f"{where}*{suffix} ({len(names)} files)"
+        yield Problem(listed, f"Not part of the data set ({dataset.format}), and not used.")
+
+
+def _may_hold_data(path: Path, stems: Container[str]) -> bool:
+    """Whether a file is an image, an annotation, an archive, or belongs to an image by its name."""
+    name = path.name.lower()
+    if name.endswith((*_DATA_SUFFIXES, *ARCHIVE_SUFFIXES)) or path.suffix.lower() in UNREAD_TABLES:
+        return True
+    return is_image(path) or (name_key(path.stem) in stems and not path.stem.lower().endswith(NO_IMAGES))
 
 
 def _no_folder(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.folders import contained, is_file, walk
+from napari_lesionseg.io.folders import contained, is_file, spelled, walk
 from napari_lesionseg.io.tables import read_json
 
 MANIFEST_NAME = "manifest.json"
@@ -104,15 +105,20 @@ def verify(folder: str | Path) -> Iterator[Hashed | Verification]:
         elif state == "changed":
             changed.append(entry.path)
         yield Hashed(number, len(entries), entry.path)
-    known = {entry.path for entry in entries} | {MANIFEST_NAME}
+    known = {_composed(entry.path) for entry in entries} | {MANIFEST_NAME}
     found = (path.relative_to(folder).as_posix() for path in walk(folder))
-    added = tuple(sorted(name for name in found if name not in known))
+    added = tuple(sorted(name for name in found if _composed(name) not in known))
     yield Verification(len(entries), tuple(missing), tuple(changed), added)
 
 
+def _composed(name: str) -> str:
+    """Return a name with composed letters; some systems and archives decompose them."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _compare(folder: Path, entry: ManifestEntry) -> str:
-    path = contained(folder, entry.path)
-    if not is_file(path):
+    path = spelled(contained(folder, entry.path))
+    if path is None:
         return "missing"
     try:
         same = path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256

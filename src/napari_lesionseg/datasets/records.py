@@ -232,11 +232,14 @@ class Dataset:
         The entries, in natural order of their names.
     problems : tuple of Problem
         Entries that were left out, and why.
+    files : frozenset of Path
+        The files that are used, or named among the problems.
     """
 
     format: str
     records: Sequence[Record]
     problems: tuple[Problem, ...] = ()
+    files: frozenset[Path] = frozenset()
 
 
 def natural_order(records: Iterable[Record]) -> tuple[Record, ...]:

@@ -24,10 +24,8 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
     leaves at worst a temporary file, which `sweep_temporaries` removes. Links are followed; pipes and devices
     are written into.
     """
-    path = Path(path)
-    if path.is_symlink():
-        path = path.resolve()
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    path = follow_link(path)
+    if is_stream(path):
         with path.open("wb") as stream:  # to put a file in its place would break whoever reads from it
             stream.write(payload)
         return
@@ -44,6 +42,22 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
             _remove(temporary)
         sync_folder(path.parent)
         return
+
+
+def follow_link(path: str | Path) -> Path:
+    """Return the path that a link leads to, which need not exist; what is no link stays as it is."""
+    if not os.path.islink(path):  # noqa: PTH114
+        return Path(path)
+    # Not Path.resolve, whose error for links that lead round in a circle is no OSError.
+    place = os.path.realpath(path)
+    if os.path.islink(place):  # noqa: PTH114
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return Path(place)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a device, into which one writes; it cannot be replaced or read again."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))  # noqa: PTH110,PTH112,PTH113
 
 
 def sweep_temporaries(folder: str | Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
@@ -48,6 +49,13 @@ def is_file(path: Path) -> bool:
 def is_dir(path: Path) -> bool:
     """Whether a folder is there."""
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def spelled(path: Path) -> Path | None:
+    """Return the file of this name, whichever way its letters are composed; None where there is none."""
+    normal = (unicodedata.normalize(form, path.name) for form in ("NFC", "NFD"))
+    found = (path.with_name(name) for name in dict.fromkeys([path.name, *normal]))
+    return next((candidate for candidate in found if is_file(candidate)), None)
 
 
 def is_litter(name: str) -> bool:

@@ -58,6 +58,7 @@ class PairSearch:
     without_mask: tuple[Path, ...]
     left_out: tuple[tuple[Path, str], ...] = ()  # images, and the rest of a sentence that says why
     without_image: tuple[Path, ...] = ()  # masks
+    ambiguous: tuple[Path, ...] = ()  # masks of images that have several
 
     def unused(self) -> Iterator[str]:
         """Yield a sentence for every file that is in no pair."""
@@ -318,13 +319,14 @@ def _by_stem(masks: list[Path]) -> dict[str, list[Path]]:
 def _match(images: list[Path], candidates: dict[str, list[Path]], taken: list[Path]) -> PairSearch:
     """Find the mask of each image; what is `taken` as an image is no mask."""
     no_masks = {os.path.abspath(image) for image in taken}  # noqa: PTH100
-    pairs, without, left_out = [], [], []
+    pairs, without, left_out, ambiguous = [], [], [], list[Path]()
     used = set[Path]()
     for image in images:
         masks = [mask for mask in candidates.get(_key(image), []) if os.path.abspath(mask) not in no_masks]  # noqa: PTH100
         used.update(masks)
         if len(masks) > 1:
             names = ", ".join(str(mask) for mask in masks)
+            ambiguous += masks
             left_out.append((image, f"has several masks: {names}; keep one of them"))
         elif masks:
             pairs.append(Pair(image.stem, image, masks[0]))
@@ -332,4 +334,4 @@ def _match(images: list[Path], candidates: dict[str, list[Path]], taken: list[Pa
             without.append(image)
     all_masks = dict.fromkeys(mask for masks in candidates.values() for mask in masks)
     lost = [mask for mask in all_masks if mask not in used and os.path.abspath(mask) not in no_masks]  # noqa: PTH100
-    return PairSearch(tuple(pairs), tuple(without), tuple(left_out), tuple(lost))
+    return PairSearch(tuple(pairs), tuple(without), tuple(left_out), tuple(lost), tuple(ambiguous))

@@ -16,7 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from napari_lesionseg.errors import CheckpointError, ModelNotFoundError
-from napari_lesionseg.io.atomic import sha256_file, sync_folder, write_atomically
+from napari_lesionseg.io.atomic import follow_link, sha256_file, sync_folder, write_atomically
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card
 
@@ -130,7 +130,7 @@ class ModelStore:
         if taken is not None:
             raise CheckpointError(f"There already is a file {taken}; choose another folder.")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            follow_link(folder).mkdir(parents=True, exist_ok=True)
             for path, payload in files.items():
                 write_atomically(path, payload)
         except OSError as error:

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.atomic import is_stream, write_atomically
 
 _COLUMNS = ("kind", "pseudonym", "original", "sha256")
 _PREFIX = {"image": "P", "patient": "patient-", "lesion": "lesion-"}
@@ -25,7 +25,7 @@ class KeyFile:
         self._path = path
         if path.resolve().is_relative_to(study.resolve()):
             raise StudyError(f"{path} is inside the study; keep the key of the pseudonyms somewhere else.")
-        self._rows = _read_rows(path) if path.exists() else []
+        self._rows = _read_rows(path) if path.is_file() else []
         self._known = {
             _key(row["kind"], row["original"], row["sha256"]): row["pseudonym"] for row in self._rows
         }
@@ -47,7 +47,8 @@ class KeyFile:
         table.writeheader()
         table.writerows(self._rows)
         write_atomically(self._path, text.getvalue().encode())
-        self._path.chmod(0o600)
+        if not is_stream(self._path):  # /dev/null belongs to everybody
+            self._path.chmod(0o600)
 
     def _draw(self, prefix: str) -> str:
         """Draw a free number; the range grows so that most numbers stay free."""

@@ -34,6 +34,9 @@ PROVENANCE_NAME = "provenance.csv"
 PROVENANCE_COLUMNS = (
     "name", "part", "image", "mask", "status", "annotator", "model", "corrected_share", "time", "empty",
 )  # fmt: skip
+OWN_FILES = {PROVENANCE_NAME, "manifest.json", "croissant.json", "DATASHEET.md"}
+"""Files that exports have beside the images, and that no convention reads as data."""
+
 MAX_FILES_SCANNED = 5000
 """How many files of a folder are examined to detect its format."""
 

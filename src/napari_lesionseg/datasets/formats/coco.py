@@ -9,9 +9,7 @@ T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https:
 
 from __future__ import annotations
 
-import itertools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +48,7 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import contained, is_file, stays_inside, walk
+from napari_lesionseg.io.folders import contained, spelled, stays_inside, walk
 from napari_lesionseg.io.images import write_image
 from napari_lesionseg.io.tables import read_json
 from napari_lesionseg.types import MAX_CLASS_INDEX, ByteImage, LabelImage
@@ -180,9 +178,13 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     for key in repeated:
         reason = "Several entries have this file, and each may lack objects of the others; all are left out."
         problems.append(Problem(records.pop(key).name, reason))
-    facts = read_facts(find_tables(folder), [record.name for record in records.values()])
+    lost = [Path(key) for key in repeated]
+    tables = find_tables(folder)
+    facts = read_facts(tables, [record.name for record in records.values()])
     described = [facts.applied(record) for record in records.values()]
-    return Dataset("coco", natural_order(described), (*problems, *facts.problems))
+    images = [record.image for record in described if isinstance(record.image, Path)]
+    done = frozenset([*files, *tables, *images, *lost])
+    return Dataset("coco", natural_order(described), (*problems, *facts.problems), done)
 
 
 def _content(path: Path) -> dict[str, list[Any]]:
@@ -221,9 +223,6 @@ def _categories(content: Mapping[str, list[Any]], path: Path, used: Container[in
     found = {category.id: category for category in _parse(Category, content["categories"], problems, path)}
     if problems or not found or len(found) != len(content["categories"]) or len(found) > MAX_CLASS_INDEX:
         raise DatasetError(f"{path} has no sound list of 1 to {MAX_CLASS_INDEX} categories.")
-    used = {
-        _as_number(entry.get("category_id")) for entry in content["annotations"] if isinstance(entry, dict)
-    }
     groups = {category.supercategory for category in found.values()}
     names: dict[int, str] = {}
     for key, category in sorted(found.items()):
@@ -321,11 +320,10 @@ class _File:
         """Find an image beside the file, in the root, in ``images``, or in the part's folder below them."""
         part = self.path.stem.removeprefix("instances_").removeprefix("instances")
         places = [self.root / place for place in ("", "images", part, f"images/{part}")]
-        # macOS writes file names in decomposed Unicode, and most programs write JSON in composed.
-        spellings = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
-        for place, spelling in itertools.product([*places, self.path.parent], spellings):
-            file = contained(place, spelling)
-            if is_file(file) and stays_inside(file, self.root):
+        for place in [*places, self.path.parent]:
+            # macOS writes file names in decomposed Unicode, and most programs write JSON in composed.
+            file = spelled(contained(place, name))
+            if file is not None and stays_inside(file, self.root):
                 return file
         raise DatasetError(f"The image {name[:200]!r} is not there.")
 

@@ -92,9 +92,8 @@ def read(folder: Path) -> Dataset:
     photographs: list[tuple[Path, Header]] = []
     candidates: dict[str, list[_Outlines]] = {}
     problems: list[Problem] = []
-    for path in walk(folder):
-        if not _is_dicom(path):
-            continue
+    files = [path for path in walk(folder) if _is_dicom(path)]
+    for path in files:
         try:
             header = read_header(path)
         except ImageError as error:
@@ -109,12 +108,14 @@ def read(folder: Path) -> Dataset:
     segmentations = _only_ones(candidates, {header.uid for _, header in photographs}, problems)
     provenance = read_provenance(folder)
     classes = _classes(segmentations.values())
-    facts = read_facts(find_tables(folder), [_name(path) for path, _ in photographs])
+    tables = find_tables(folder)
+    facts = read_facts(tables, [_name(path) for path, _ in photographs])
     records = [
         facts.applied(_record(path, header, segmentations.get(header.uid), classes, provenance))
         for path, header in photographs
     ]
-    return Dataset("dicom", natural_order(records), (*problems, *facts.problems))
+    used = frozenset([*files, *tables])
+    return Dataset("dicom", natural_order(records), (*problems, *facts.problems), used)
 
 
 class _Outlines(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
-    is_image,
     put_facts,
     put_image,
     put_instances,
@@ -41,7 +39,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
 from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.folders import contained, is_dir, is_file, stays_inside, walk
+from napari_lesionseg.io.folders import contained, is_dir, is_file, spelled, stays_inside
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, mask_colors
 from napari_lesionseg.io.pairing import search_pairs
@@ -123,17 +121,27 @@ def read(folder: Path) -> Dataset:
             problems.append(Problem(mask.name, f"Its image {image.name} cannot be used."))
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
-    problems += _strays(folder, [*everything, *((None, path) for path in found.without_image)])
     legend, odd = (given, []) if given else look_through(masks)
     problems += [Problem(path.name, reason) for path, reason in odd]
     left_out = {path for path, _ in odd}
     images = [(image, None if mask in left_out else mask) for image, mask in images]
-    facts = read_facts(find_tables(folder), [image.stem for image, _ in images])
+    tables = find_tables(folder)
+    facts = read_facts(tables, [image.stem for image, _ in images])
     build = functools.partial(
         _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
     )
     records = [facts.applied(build(image, mask)) for image, mask in images]
-    return Dataset("folder", natural_order(records), (*problems, *facts.problems))
+    files = {path for pair in everything for path in pair if path}
+    files |= {
+        *tables,
+        *found.without_image,
+        *found.ambiguous,
+        *(path for path, _ in found.left_out),
+        *_legends(folder),
+    }
+    objects = (source for record in records for source in (record.instances, *record.regions.values()))
+    files |= {source for source in objects if isinstance(source, Path)}
+    return Dataset("folder", natural_order(records), (*problems, *facts.problems), frozenset(files))
 
 
 def _record(
@@ -145,15 +153,14 @@ def _record(
     provenance: Mapping[str, Provenance],
 ) -> Record:
     name = image.stem
-    source: Source | None = functools.partial(_read_colors, mask, legend) if mask and legend.colors else mask
-    instances = folder / "instances" / f"{name}.png"
-    masks = {title: path / f"{name}.png" for title, path in regions.items()}
+    source: Source | None = functools.partial(read_colors, mask, legend) if mask and legend.colors else mask
+    masks = {title: spelled(path / f"{name}.png") for title, path in regions.items()}
     return Record(
         name,
         image,
         source,
-        instances=instances if is_file(instances) else None,
-        regions={title: path for title, path in masks.items() if is_file(path)},
+        instances=spelled(folder / "instances" / f"{name}.png"),
+        regions={title: path for title, path in masks.items() if path is not None},
         classes=legend.classes,
         provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
     )
@@ -182,7 +189,7 @@ def read_legend(folder: Path) -> Legend | None:
     DatasetError
         When indices or colors are none, or come twice.
     """
-    table, labelmap = folder / CLASSES_NAME, folder / "labelmap.txt"
+    table, labelmap = _legends(folder)
     if is_file(table):
         rows = read_table(contained(folder, CLASSES_NAME))
         return _legend((row.get("index", ""), row.get("name", ""), row.get("color", "")) for row in rows)
@@ -191,6 +198,10 @@ def read_legend(folder: Path) -> Legend | None:
         cells = sorted(([*line.values(), "", ""] for line in lines), key=lambda row: row[1] != "0,0,0")
         return _legend((str(number), row[0], row[1]) for number, row in enumerate(cells))
     return None
+
+
+def _legends(folder: Path) -> tuple[Path, Path]:
+    return folder / CLASSES_NAME, folder / "labelmap.txt"
 
 
 def _legend(rows: Iterable[tuple[str, str, str]]) -> Legend:
@@ -220,21 +231,6 @@ def _color(text: str) -> int:
         red, green, blue = (int(value) for value in match.groups())
         return red << 16 | green << 8 | blue
     raise DatasetError(f"The legend of the classes has a color that is none: {text[:40]!r}.")
-
-
-def _strays(folder: Path, known: Iterable[tuple[Path | None, Path | None]]) -> Iterator[Problem]:
-    """Name the folders with images where none are looked for, such as folders inside ``images``."""
-    taken = {path for pair in known for path in pair if path}
-    places = {path.parent for path in taken}
-    strays = Counter(
-        path.parent
-        for path in walk(folder)
-        if is_image(path) and path not in taken and path.parent not in places
-    )
-    for place, count in sorted(strays.items()):
-        name = place.relative_to(folder).as_posix()
-        if name.split("/")[0] not in ("instances", "regions"):
-            yield Problem(f"{name}/", f"{count} images in this folder are not part of the data set.", False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +285,7 @@ def _legend_of(colors: set[int], highest: int) -> Legend:
     return Legend((*LESION_CLASSES, *(f"class {index}" for index in range(2, highest + 1))), {})
 
 
-def _read_colors(path: Path, legend: Legend) -> LabelImage:
+def read_colors(path: Path, legend: Legend) -> LabelImage:
     """Read a mask of colors; a mask without colors is read as any other."""
     try:
         colors = mask_colors(decode(path), legend.colors.keys())

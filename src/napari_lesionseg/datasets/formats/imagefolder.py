@@ -9,6 +9,7 @@ https://huggingface.co/docs/datasets/image_dataset
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -27,13 +28,14 @@ from napari_lesionseg.datasets.formats.base import (
     put_mask,
     read_provenance,
 )
-from napari_lesionseg.datasets.formats.folder import look_through
+from napari_lesionseg.datasets.formats.folder import Legend, look_through, read_colors
 from napari_lesionseg.datasets.records import (
     NOT_OUTLINED,
     Dataset,
     Problem,
     Provenance,
     Record,
+    Source,
     natural_order,
 )
 from napari_lesionseg.datasets.splits import Part
@@ -79,11 +81,14 @@ def read(folder: Path) -> Dataset:
         except DatasetError as error:
             problems.append(Problem(table.name, str(error)))
             continue
-        if is_file(image) and image not in found:
-            found[image] = (mask if mask is not None and is_file(mask) else None, row)
-        else:
+        if not is_file(image) or image in found:
             reason = "The image is listed twice." if image in found else "The image is missing."
             problems.append(Problem(image.name, reason))
+            continue
+        if mask is not None and not is_file(mask):
+            problems.append(Problem(mask.name, "The mask is missing."))
+            mask = None
+        found[image] = (mask, row)
     if not found:
         raise DatasetError(f"{folder} holds no image that a {_TABLE} names.")
     legend, odd = look_through([mask for mask, _ in found.values() if mask is not None])
@@ -91,19 +96,22 @@ def read(folder: Path) -> Dataset:
     unusable = {path for path, _ in odd}
     provenance = read_provenance(folder)
     records = [
-        _record(image, None if mask in unusable else mask, legend.classes, part_of(image, folder))
+        _record(image, None if mask in unusable else mask, legend, part_of(image, folder))
         for image, (mask, _) in found.items()
     ]
     described = [
         with_facts(replace(record, provenance=provenance.get(record.name.casefold(), record.provenance)), row)
         for record, (_, row) in zip(records, found.values(), strict=True)
     ]
-    return Dataset("imagefolder", natural_order(described), tuple(problems))
+    masks = [mask for mask, _ in found.values() if mask is not None]
+    files = frozenset([*found, *masks, *(table for table, _ in rows), folder / "README.md"])
+    return Dataset("imagefolder", natural_order(described), tuple(problems), files)
 
 
-def _record(image: Path, mask: Path | None, classes: tuple[str, ...], part: Part | None) -> Record:
+def _record(image: Path, mask: Path | None, legend: Legend, part: Part | None) -> Record:
     provenance = Provenance() if mask is not None else NOT_OUTLINED
-    return Record(image.stem, image, mask, classes=classes, provenance=provenance, part=part)
+    source: Source | None = functools.partial(read_colors, mask, legend) if mask and legend.colors else mask
+    return Record(image.stem, image, source, classes=legend.classes, provenance=provenance, part=part)
 
 
 def write(plan: Plan) -> Iterator[Placed]:

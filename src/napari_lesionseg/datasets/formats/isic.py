@@ -96,7 +96,8 @@ def read(folder: Path) -> Dataset:
     if not found.images:
         raise DatasetError(f"{folder} holds no images.")
     classes = _classes(found.masks)
-    facts = read_facts(find_tables(folder), [image.stem for image in found.images.values()])
+    tables = find_tables(folder)
+    facts = read_facts(tables, [image.stem for image in found.images.values()])
     provenance = read_provenance(folder)
     records = []
     for key, image in found.images.items():
@@ -106,7 +107,7 @@ def read(folder: Path) -> Dataset:
     lost = [path for key, files in found.masks.items() if key not in found.images for path in files.values()]
     problems = [*found.problems, *facts.problems]
     problems += [Problem(path.name, "The mask has no image.") for path in lost]
-    return Dataset("isic", natural_order(records), tuple(problems))
+    return Dataset("isic", natural_order(records), tuple(problems), frozenset([*tables, *found.files]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class _Found:
     images: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, dict[str, Path]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
 
 def _sort_out(folder: Path) -> _Found:
@@ -133,7 +135,7 @@ def _sort_out(folder: Path) -> _Found:
             images.setdefault(name_key(path.stem), []).append(path)
         else:
             masks.setdefault((split_stem(path.stem)[0], ""), []).append(path)
-    found = _Found()
+    found = _Found(files=files)
     for name, paths in images.items():
         if len(paths) == 1:
             found.images[name] = paths[0]

@@ -83,7 +83,8 @@ def read(folder: Path) -> Dataset:
             records.append(_record(name, files, facts.get(name, {})))
         except DatasetError as error:
             problems.append(Problem(name, str(error)))
-    return Dataset("ph2", natural_order(records), tuple(problems))
+    used = frozenset([*tables, *(path for files in cases.values() for path in files)])
+    return Dataset("ph2", natural_order(records), tuple(problems), used)
 
 
 def _record(name: str, files: list[Path], facts: dict[str, str]) -> Record:
