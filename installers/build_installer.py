@@ -1,0 +1,142 @@
+"""Build the folder, and its archive, that runs LesionSeg on a computer without Python.
+
+python installers/build_installer.py --out dist
+
+It has to run on the system that it is built for. It makes a virtual environment with the versions in
+constraints.txt, lets PyInstaller collect what is needed, adds licenses and a list of all parts (SBOM,
+CycloneDX), and packs the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+QT = "PySide6-Essentials"  # LGPL; PyQt6 is GPL, under which the whole installer would have to be
+STRIPPED = ("libtorch_cpu.so", "libtorch_python.so")
+"""A fifth of them is symbols. Patched libraries, such as NumPy's OpenBLAS, do not survive `strip`."""
+
+LIMIT_MB = 700
+ARCHIVES = {"linux": "xztar", "win32": "zip", "darwin": "zip"}
+
+
+def main() -> int:
+    """Build, check the size, and pack."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("dist"), help="folder to write")
+    parser.add_argument("--work", type=Path, default=HERE / "build", help="folder for intermediate files")
+    parser.add_argument("--no-archive", action="store_true", help="build the folder only")
+    options = parser.parse_args()
+    out, work = options.out.resolve(), options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    python = make_environment(work / "venv")
+    write_sbom(python, work)
+    draw_icons(python, work)
+    folder = run_pyinstaller(python, out, work)
+    add_files(python, folder, work)
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    print(f"{folder}: {size:.0f} MB")
+    if not options.no_archive:
+        print(pack(folder, out))
+    return int(size > LIMIT_MB)
+
+
+def make_environment(folder: Path) -> Path:
+    """Make a virtual environment with the pinned versions of all parts; return its Python."""
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    pinned = ["-c", str(ROOT / "constraints.txt")]
+    run(python, "-m", "pip", "install", "--quiet", *pinned, f"{ROOT}[dicom,viewer]", QT)
+    return python
+
+
+def write_sbom(python: Path, work: Path) -> None:
+    """List the parts of the environment, before the tools that build are added to it."""
+    tools = work / "tools"
+    venv.create(tools, with_pip=True, clear=True)
+    scripts = tools / ("Scripts" if sys.platform == "win32" else "bin")
+    pinned = ["-c", str(ROOT / "constraints.txt")]
+    run(scripts / "python", "-m", "pip", "install", "--quiet", *pinned, "cyclonedx-bom")
+    sbom = ["--output-reproducible", "--output-file", work / "sbom.cdx.json", python]
+    run(scripts / "cyclonedx-py", "environment", *sbom)
+
+
+def draw_icons(python: Path, work: Path) -> None:
+    """Draw the icon in the formats of Windows and macOS from the logo."""
+    code = (
+        "import sys; from PySide6.QtGui import QGuiApplication, QIcon; from PIL import Image;"
+        "app = QGuiApplication([]); QIcon(sys.argv[1]).pixmap(1024, 1024).save(sys.argv[2] + '.png');"
+        "image = Image.open(sys.argv[2] + '.png');"
+        "image.save(sys.argv[2] + '.ico', sizes=[(s, s) for s in (16, 32, 48, 256)]);"
+        "image.save(sys.argv[2] + '.icns')"
+    )
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    logo = ROOT / "docs" / "images" / "logo.svg"
+    subprocess.run([python, "-c", code, logo, work / "lesionseg"], check=True, env=environment)
+
+
+def run_pyinstaller(python: Path, out: Path, work: Path) -> Path:
+    """Collect the program; return its folder."""
+    run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", "pyinstaller")
+    places = ["--distpath", out, "--workpath", work / "pyinstaller"]
+    environment = {**os.environ, "QT_API": "pyside6", "LESIONSEG_ICONS": str(work)}
+    command = [python, "-m", "PyInstaller", "--noconfirm", *places, HERE / "lesionseg.spec"]
+    subprocess.run([str(part) for part in command], check=True, env=environment)
+    folder = out / ("LesionSeg.app" if sys.platform == "darwin" else "lesionseg")
+    if sys.platform == "linux" and shutil.which("strip"):
+        for name in STRIPPED:
+            for library in folder.rglob(name):
+                run("strip", "--strip-unneeded", library)
+    return folder
+
+
+def add_files(python: Path, folder: Path, work: Path) -> None:
+    """Add licenses, the list of parts, and on Linux what installs and removes the program."""
+    place = folder / "Contents" / "Resources" if sys.platform == "darwin" else folder
+    shutil.copy(work / "sbom.cdx.json", place)
+    shutil.copy(ROOT / "LICENSE", place / "LICENSE.txt")
+    site = Path(
+        subprocess.check_output([python, "-c", "import numpy; print(numpy.__path__[0])"], text=True).strip()
+    ).parent
+    for info in sorted(site.glob("*.dist-info")):
+        name = info.name.split("-")[0]
+        for text in (path for path in info.rglob("*") if path.is_file() and is_license(path)):
+            target = place / "licenses" / name / text.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(text, target)
+    if sys.platform == "linux":
+        shutil.copy(ROOT / "docs" / "images" / "logo.svg", folder / "lesionseg.svg")
+        for path in (HERE / "linux").iterdir():
+            shutil.copy(path, folder)
+
+
+def is_license(path: Path) -> bool:
+    """Whether a file of a package's metadata is a license or a notice."""
+    return (
+        path.name.upper().startswith(("LICENSE", "COPYING", "NOTICE", "AUTHORS")) or "licenses" in path.parts
+    )
+
+
+def pack(folder: Path, out: Path) -> Path:
+    """Pack the folder into one file, named after the system."""
+    name = out / f"lesionseg-{ {'win32': 'windows', 'darwin': 'macos'}.get(sys.platform, sys.platform) }"
+    if sys.platform == "darwin":  # keeps links and signatures
+        run("ditto", "-c", "-k", "--keepParent", folder, f"{name}.zip")
+        return Path(f"{name}.zip")
+    return Path(shutil.make_archive(str(name), ARCHIVES[sys.platform], folder.parent, folder.name))
+
+
+def run(*command: object) -> None:
+    """Run a command, and stop if it fails."""
+    subprocess.run([str(part) for part in command], check=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
