@@ -385,7 +385,8 @@ def test_images_of_one_patient_are_held_out_together(tmp_path: Path) -> None:
     rows = "".join(f"{stem}.png;{number % 8}\n" for number, stem in enumerate(stems))
     (folder / "facts.csv").write_text(f"image;patient_id\n{rows}")
     options = argparse.Namespace(images=[str(folder)])
-    items = _split_items(options, stems)
+    items, problems = _split_items(options, stems)
+    assert not problems
     assert [item.patient for item in items] == [str(number % 8) for number in range(40)]
-    photos = _split_items(options, ["PAT_7_12_3", "PAT_7_13_4"])
+    photos, _ = _split_items(options, ["PAT_7_12_3", "PAT_7_13_4"])
     assert {item.patient for item in photos} == {"7"}
