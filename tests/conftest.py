@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.fakes import draw_disc, make_model
 
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
+from tests.fakes import draw_disc, make_model
 
 ROOT = Path(__file__).parents[1]
 
