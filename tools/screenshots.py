@@ -338,7 +338,7 @@ def review(folder: Path) -> None:
         return_image(study, list(study.state.images)[8], "too wide at the top")
     bench = open_workbench(where)
     opened = bench.session
-    bench.start.open_for_review(where, "chief")
+    bench.start.open_folder(where, "chief")
     wait_for(lambda: bench.session not in (None, opened) and bench.session.editor is not None)
     show_only(bench, ReviewerPanel.title)
     wait_for(lambda: bench.panel(ReviewerPanel).table.rowCount() > 1)

@@ -145,7 +145,9 @@ class FieldsPanel(Panel):
         else:
             made = QLineEdit()
             made.editingFinished.connect(partial(self._on_filled_in, field.name))
-        made.setToolTip(f"{field.title}: {field.help}" if field.help else field.title)
+        help_text = f"{field.title}: {field.help}" if field.help else field.title
+        shared = "" if field.scope == "image" else f"\nHolds for all images of the {field.scope}"
+        made.setToolTip(help_text + shared)
         made.installEventFilter(self)
         return made
 

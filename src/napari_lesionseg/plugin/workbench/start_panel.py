@@ -121,15 +121,14 @@ class StartPanel(QWidget):
         """Make a study and open it; `layers` are removed once they are images of the study."""
         self._begin(partial(make_study, plan), layers)
 
-    def open_folder(self, folder: Path) -> None:
-        """Open a study, or a folder of images."""
+    def open_folder(self, folder: Path, reviewer: str = "") -> None:
+        """Open a study, or a folder of images; a `reviewer` opens a study to see the work of others."""
+        if reviewer:
+            self._begin(lambda progress: Study.open(folder, reviewer, reviewer=True))
+            return
         annotator = self._annotator()
         if annotator:
             self._begin(partial(open_folder, folder, annotator))
-
-    def open_for_review(self, folder: Path, reviewer: str) -> None:
-        """Open a study as a reviewer of the work of others."""
-        self._begin(lambda progress: Study.open(folder, reviewer, reviewer=True))
 
     def open_samples(self) -> None:
         """Open a study of synthetic images."""

@@ -96,7 +96,7 @@ class Workbench(QWidget):
         self._focus.adopt()
         self._show_study()
         self.start.opened.connect(self._on_study)
-        self.panel(ReviewerPanel).requested.connect(self.start.open_for_review)
+        self.panel(ReviewerPanel).requested.connect(self.start.open_folder)
         when_gone(self, self._close_quietly)
 
     def panel(self, panel_type: type[P]) -> P:
