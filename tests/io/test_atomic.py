@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from napari_lesionseg.io import atomic
-from napari_lesionseg.io.atomic import sha256_file, sweep_temporaries, write_atomically
+from napari_lesionseg.io.atomic import sha256_file, sweep_temporaries, sync_folder, write_atomically
 
 NAMES = ["mask.png", "with spaces.png", "blåbærsyltetøy æøå.png", "no suffix", "n" * 240 + ".png"]
 
@@ -23,6 +23,20 @@ def test_the_file_holds_the_payload_and_nothing_else_is_left(tmp_path: Path, nam
     write_atomically(str(tmp_path / name), b"second")
     assert (tmp_path / name).read_bytes() == b"second"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_folders_are_not_opened_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[object]()
+
+    def refuse(path: object, flags: int) -> int:
+        opened.append(path)
+        raise PermissionError(errno.EACCES, "a folder cannot be opened", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        patched.setattr(os, "name", "nt")
+        sync_folder(tmp_path)
+    assert opened == []
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -68,6 +68,18 @@ def test_a_core_is_left_for_the_window() -> None:
     assert 1 <= background_threads() <= max(1, (os.cpu_count() or 1) - 1)
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_count_all_cores_and_keep_priorities(
+    monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    for function in ("sched_getaffinity", "getpriority", "setpriority"):  # Windows has none of them
+        monkeypatch.delattr(os, function, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert background_threads() == 7
+    lower_priority()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows priorities of threads")
 def test_only_the_thread_itself_gives_way() -> None:
     seen = list[int]()
