@@ -1,0 +1,1 @@
+"""Landmarks in napari: points with names on images, a skeleton, training and prediction."""
