@@ -30,7 +30,6 @@ KEYS = {
     "grid": (Qt.Key.Key_G, CTRL),
     "roll": (Qt.Key.Key_E, CTRL),
     "transpose": (Qt.Key.Key_T, CTRL),
-    "rotate": (Qt.Key.Key_T, CTRL | ALT),
 }
 
 
@@ -108,6 +107,12 @@ def test_an_outline_has_no_second_class(window: Napari) -> None:
     window.key(Qt.Key.Key_M)
     assert window.labels.selected_label == 1
     assert "only one class" in messages()
+
+
+def test_an_outline_is_turned_with_its_image(window: Napari) -> None:
+    window.key(Qt.Key.Key_T, CTRL | ALT)
+    assert not np.allclose(window.image.affine, np.eye(3))
+    assert np.allclose(window.labels.affine, window.image.affine)
 
 
 def test_other_layers_can_be_seen_in_3d(window: Napari) -> None:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 POOR = 0.8
-"""Estimated quality of an outline below which a gesture is suggested."""
+"""Estimated quality of an outline below which a gesture is suggested.
+
+On the validation sets, two thirds of the outlines below it have a Jaccard index under 0.75, and three
+quarters of all outlines under 0.75 are below it.
+"""
 
 _NO_IMAGE = "Open an image first"
 _NO_MODEL = "Choose a model first"
