@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 from napari_lesionseg.plugin.shortcuts import KEYS, NAPARI_ACTIONS, all_keys
+from napari_lesionseg.plugin.workbench.panels import OutlinePanel
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 
@@ -86,6 +87,18 @@ def test_the_models_own_outline_is_shown_while_a_key_is_held(window: Any) -> Non
     assert window.labels.opacity == opacity
     assert np.array_equal(window.mask, painted)
     assert window.reviewed() == []
+
+
+def test_the_key_of_the_threshold_unfolds_its_section(window: Any) -> None:
+    window.bench.fold_settings()
+    form = window.bench.panel(OutlinePanel).form
+    for _ in range(2):  # folded, and unfolded
+        window.key(Qt.Key.Key_R, Qt.KeyboardModifier.AltModifier)
+        window.qtbot.waitUntil(form.threshold.slider.hasFocus)
+        before = form.threshold.slider.value()
+        window.key(Qt.Key.Key_PageDown)
+        assert form.threshold.slider.value() < before
+        window.canvas.setFocus()
 
 
 def test_the_table_lists_every_key() -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
+from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QGridLayout, QWidget
 
 from napari_lesionseg.plugin.segment import task
 from napari_lesionseg.plugin.segment.task import ModelChoice
+from napari_lesionseg.plugin.shortcuts import WindowKeys
 from napari_lesionseg.plugin.tasks import Delay, Task, run_task
 from napari_lesionseg.plugin.widgets.forms import when_gone
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
@@ -89,6 +91,9 @@ class OutlinePanel(Panel):
         super().__init__(viewer)
         self.form = PostprocessForm(self)
         self._redraw_soon = Delay(0, self._apply)
+        # The key of a widget that is folded away would do nothing.
+        self.keys = WindowKeys(self, {"threshold": self._on_threshold_key})
+        when_gone(self, self.keys.close)
         _fill_grid(self, self.form)
         self.form.changed.connect(self._redraw_soon.start)
         self.form.settled.connect(self._apply)
@@ -99,9 +104,24 @@ class OutlinePanel(Panel):
         self.listen(session.opened, self._on_opened)
         self.listen(session.model_changed, self._on_model_changed)
 
+    def hideEvent(self, event: QHideEvent | None) -> None:  # noqa: N802  Qt's name
+        """Let the key of the threshold unfold the section."""
+        super().hideEvent(event)
+        self.keys.bind()
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
+        """Leave the key to the slider, which can be seen."""
+        super().showEvent(event)
+        self.keys.close()
+
     def close_session(self) -> None:
         """Do not redraw any more."""
         self._redraw_soon.cancel()
+
+    def _on_threshold_key(self) -> None:
+        if self.session is not None:
+            self.unfold.emit()
+            self.form.threshold.slider.setFocus()
 
     def _on_opened(self, editor: MaskEditor | None) -> None:
         if editor is not None:

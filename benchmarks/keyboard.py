@@ -1,0 +1,178 @@
+"""Review images in the real window by keyboard alone, as a careful new user would; print time and actions.
+
+Prints a table of ``docs/development/benchmarks.md``::
+
+    python tools/with_screen.py python benchmarks/keyboard.py IMAGES --masks MASKS [--count 10]
+
+The user looks at each outline for 0.6 s and approves it with W if it is good enough: if it agrees with the
+expert's mask to a Jaccard index of 0.8. Otherwise they press Alt+R and move the threshold with the arrow keys
+as long as the outline gets better, and then approve it, or flag it with F4 if it is still poor (below 0.65).
+Each key is an action. Keys are sent through Qt to whatever has the focus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QEventLoop, Qt, QTimer
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QInputDialog
+from rich.console import Console
+from rich.table import Table
+
+from napari_lesionseg.io.images import read_mask
+from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.plugin.commands import make_viewer
+from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.widget import Workbench
+
+GOOD, POOR = 0.8, 0.65
+LOOK_S, PATIENCE_S, MOST_MOVES = 0.6, 120, 12
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """One image, and what it took."""
+
+    name: str
+    seconds: float
+    actions: int
+    before: float
+    after: float
+    approved: bool
+
+
+class KeyboardUser:
+    """A person at the window, without a mouse."""
+
+    def __init__(self, bench: Workbench, truths: dict[str, Path]) -> None:
+        self.bench, self.truths = bench, truths
+        self.actions = 0
+
+    def press(self, key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+        """Press a key where the focus is."""
+        QTest.keyClick(QApplication.focusWidget() or self.bench, key, modifier)
+        self.actions += 1
+        spin(0.05)
+
+    def jaccard(self) -> float:
+        """Return how well the outline on the screen agrees with the expert's."""
+        session: Any = self.bench.session
+        drawn = session.editor.snapshot.mask > 0
+        truth = read_mask(self.truths[session.state.name]) == 1
+        union = np.count_nonzero(drawn | truth)
+        return float(np.count_nonzero(drawn & truth) / union) if union else 1.0
+
+    def review(self) -> Reviewed:
+        """Review the image on the screen, and wait for the next one."""
+        session: Any = self.bench.session
+        start, self.actions = time.monotonic(), 0
+        name, image_id = session.state.name, session.image_id
+        spin(LOOK_S)
+        before = after = self.jaccard()
+        if before < GOOD:
+            after = self.move_threshold(before)
+        approved = after >= POOR
+        self.press(Qt.Key.Key_W if approved else Qt.Key.Key_F4)
+        last = len(session.navigation.queue) == sum(
+            state.status.done or state.image_id in session.save_queue.decided
+            for state in session.navigation.queue
+        )
+        wait_for(lambda: last or decided(session, image_id))
+        seconds = time.monotonic() - start
+        return Reviewed(name, seconds, self.actions, before, after, approved)
+
+    def move_threshold(self, jaccard: float) -> float:
+        """Move the threshold with the arrow keys, in the direction that helps."""
+        self.press(Qt.Key.Key_R, Qt.KeyboardModifier.AltModifier)
+        for forth, back in (
+            (Qt.Key.Key_PageUp, Qt.Key.Key_PageDown),
+            (Qt.Key.Key_PageDown, Qt.Key.Key_PageUp),
+        ):
+            for _ in range(MOST_MOVES):
+                self.press(forth)
+                spin(0.2)
+                now = self.jaccard()
+                if now <= jaccard:
+                    self.press(back)
+                    spin(0.2)
+                    break
+                jaccard = now
+        self.press(Qt.Key.Key_Escape)
+        spin(LOOK_S)
+        return self.jaccard()
+
+
+def decided(session: Any, image_id: str) -> bool:
+    """Whether an image has a decision, and another one is on the screen, if there is one left."""
+    state = session.study.state.images[image_id]
+    on_disk = state.status.done or state.status.value == "flagged"
+    return on_disk and session.editor is not None
+
+
+def spin(seconds: float) -> None:
+    """Process events for a while."""
+    loop = QEventLoop()
+    QTimer.singleShot(round(1000 * seconds), loop.quit)
+    loop.exec()
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """Process events until something is done."""
+    end = time.monotonic() + PATIENCE_S
+    while not done():
+        spin(0.02)
+        if time.monotonic() > end:
+            raise TimeoutError("the window did not finish in time")
+
+
+def run(images: Path, masks: Path, count: int) -> list[Reviewed]:
+    """Review the first images of a folder, copied so that no study is made in it."""
+    pairs = find_pairs(images, masks).pairs[:count]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "images"
+        place.mkdir()
+        for pair in pairs:
+            shutil.copy(pair.image, place / pair.image.name)
+        QInputDialog.getText = lambda *words, **more: ("poor outline", True)  # the note of a flag
+        viewer = make_viewer(None, (), (), "am")
+        bench: Any = viewer.window._qt_window.findChild(Workbench)
+        wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
+        bench.open_folder(place)
+        wait_for(lambda: bench.session is not None and bench.session.editor is not None)
+        user = KeyboardUser(bench, {pair.image.stem: pair.mask for pair in pairs})
+        done = [user.review() for _ in pairs]
+        bench.close_study(ask=False)
+        viewer.close()
+    return done
+
+
+def main() -> None:
+    """Print a row for each image, and the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--masks", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=10)
+    options = parser.parse_args()
+    done = run(options.images, options.masks, options.count)
+    table = Table("image", "seconds", "actions", "Jaccard before", "after", "decision")
+    for image in done:
+        decision = "approved" if image.approved else "flagged"
+        figures = f"{image.seconds:.1f}", str(image.actions), f"{image.before:.2f}", f"{image.after:.2f}"
+        table.add_row(image.name, *figures, decision)
+    seconds, actions = median(i.seconds for i in done), median(i.actions for i in done)
+    table.add_row("median", f"{seconds:.1f}", f"{actions:g}", "", "", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
