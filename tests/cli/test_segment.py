@@ -9,7 +9,7 @@ from PIL import Image
 
 from napari_lesionseg.cluster import segment as module
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import DeviceError
+from napari_lesionseg.errors import ClusterError, DeviceError
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.io.images import read_image
@@ -194,6 +194,21 @@ def test_a_damaged_model(run: Callable, images: Path, tmp_path: Path, models: Pa
     assert result.code == 2
     assert len(result.errors) == 1
     assert "broken.safetensors" in result.errors[0]
+
+
+def test_a_cluster_that_is_lost_is_one_sentence_and_can_be_resumed(
+    run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*args: object, **settings: object) -> None:
+        raise ClusterError("The connection to the dask scheduler is lost.")
+
+    monkeypatch.setattr("napari_lesionseg.cli.segment.segment_files", lose)
+    result = run("segment", images, "--out", tmp_path / "o")
+    assert result.code == 1
+    assert result.err.splitlines() == [
+        "lesionseg: The connection to the dask scheduler is lost. Start the command again with --resume to "
+        "outline the rest."
+    ]
 
 
 def test_nothing_to_do(run: Callable, tmp_path: Path) -> None:

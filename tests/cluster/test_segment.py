@@ -25,6 +25,7 @@ from napari_lesionseg.cluster.segment import (
     SegmentJob,
     SegmentLog,
     segment_chunk,
+    segment_chunk_on_worker,
     segment_files,
 )
 from napari_lesionseg.config import PostprocessConfig
@@ -247,7 +248,7 @@ def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes
 
 def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp_path: Path) -> None:
     gone = tmp_path / "gone.safetensors"
-    results = segment_chunk(
+    results = segment_chunk_on_worker(
         SegmentJob("", PostprocessConfig().model_dump_json(), "cpu"),
         gone,
         [FileTask(image, tmp_path) for image in images[:2]],

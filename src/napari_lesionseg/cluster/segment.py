@@ -110,18 +110,25 @@ def _run_chunks(
     # In this process every image is a chunk of its own, so that progress and cancel are immediate.
     size = 1 if engine.in_process else CHUNK if shared else CHUNK // 4
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
-    for results in engine.map(functools.partial(segment_chunk, job), chunks):
+    work = segment_chunk if engine.in_process else segment_chunk_on_worker
+    for results in engine.map(functools.partial(work, job), chunks):
         yield from results
 
 
 def segment_chunk(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
     """Segment the files of a chunk with a model that is loaded once per process."""
-    try:
-        model = load_cached(model_file, job.device)
-    except LesionSegError as error:  # its file vanished here; other workers may still have it
-        return [FileResult(task.source, str(error)) for task in tasks]
+    model = load_cached(model_file, job.device)
     config = PostprocessConfig.model_validate_json(job.settings)
     return [_segment(job, model, config, task) for task in tasks]
+
+
+def segment_chunk_on_worker(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
+    """Segment a chunk; a worker that lost its model file fails its own images, and not the run."""
+    try:
+        load_cached(model_file, job.device)
+    except LesionSegError as error:
+        return [FileResult(task.source, str(error)) for task in tasks]
+    return segment_chunk(job, model_file, tasks)
 
 
 @functools.lru_cache(maxsize=2)

@@ -83,6 +83,9 @@ class Learner:
             module.requires_grad_(False)
         if (prompted := network.for_prompts()) is not None:  # no part of this training's loss
             prompted.requires_grad_(False)
+        prompted = network.for_prompts()
+        if prompted is not None:  # unused here: DistributedDataParallel would wait for its gradients
+            prompted.requires_grad_(False)
         if config.encoder_lr == 0:
             for parameter in network.encoder_parameters():
                 parameter.requires_grad_(False)
