@@ -44,6 +44,7 @@ def test_table_and_figures(run: Callable, images: Path, masks: Path, tmp_path: P
 
 def test_one_image_has_no_interval(run: Callable, images: Path, masks: Path) -> None:
     (images / "plain.png").unlink()
+    (masks / "plain_segmentation.png").unlink()
     result = run("evaluate", images, "--masks", masks, "--threshold", "0.01")
     assert result.code == 0
     assert "on 1 images" in result.out

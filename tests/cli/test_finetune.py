@@ -105,6 +105,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_one_image(folders: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
     for number in (1, 2, 3):
+        (folders[0] / f"mole-{number}.png").unlink()
         (folders[1] / f"mole-{number}_segmentation.png").unlink()
     out = tmp_path / "out.safetensors"
     assert finetune(folders, model, out, "--epochs", "4") == 0

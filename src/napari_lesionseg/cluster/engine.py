@@ -71,11 +71,11 @@ class InProcess:
     in_process = True
 
     def __init__(self) -> None:
-        self._model = Path()
+        self.model = Path()
 
     def install_model(self, path: Path) -> None:
         """Remember where the model is."""
-        self._model = path
+        self.model = path
 
     def sees(self, path: Path) -> bool:
         """Whether the file is there."""
@@ -83,7 +83,7 @@ class InProcess:
 
     def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
         """Yield the result of each chunk, in order."""
-        return (function(self._model, chunk) for chunk in chunks)
+        return (function(self.model, chunk) for chunk in chunks)
 
 
 class DaskEngine:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from napari_lesionseg.cluster.engine import Engine, cut
+from napari_lesionseg.cluster.engine import Engine, InProcess, cut
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.inference.predictor import Model, load_model, segment
@@ -109,6 +109,8 @@ def _run_chunks(
     shared = log.shared_with(engine) and engine.sees(tasks[0].source)
     # In this process every image is a chunk of its own, so that progress and cancel are immediate.
     size = 1 if engine.in_process else CHUNK if shared else CHUNK // 4
+    if isinstance(engine, InProcess):  # a damaged model is one error, not one for each image
+        load_cached(engine.model, job.device)
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
     work = segment_chunk if engine.in_process else segment_chunk_on_worker
     for results in engine.map(functools.partial(work, job), chunks):
