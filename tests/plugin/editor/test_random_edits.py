@@ -107,11 +107,14 @@ class Correcting(RuleBasedStateMachine):
             self.jobs.waiting.pop(0)
         self.jobs.finish_one()
         flown, self.flying = self.flying, []
-        if flown[0][0] == "prediction" and self.now.source == "none":
-            self.past = [first_outline(seen) for seen in self.past]
-            self.now, self.future, self.last = first_outline(self.now), [], ""
-        elif flown[0][0] == "prediction":
-            since = self.now.mask != flown[0][3].mask
+        if flown[0][0] == "prediction":
+            before, since = flown[0][3], self.now.mask != flown[0][3].mask
+            if self.now.source == "none":
+                self.past = [first_outline(seen) for seen in self.past]
+                self.now, self.future, self.last = first_outline(self.now), [], ""
+                if not before.hand.any():
+                    self.pump()
+                    return
             fresh = dataclasses.replace(self.now, hand=since, clicks=(), source="network")
             self.step(fresh.redraw(), "prediction")
         else:

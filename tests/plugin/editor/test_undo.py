@@ -63,8 +63,12 @@ def test_strokes_painted_before_the_first_outline_are_undone_above_it(
     editor.predict()
     paint(editor, range(35, 38), range(50, 55))
     jobs.finish()
-    both = base_mask()
-    both[:3, 5:9] = both[35:38, 50:55] = 1
+    since = base_mask()
+    since[35:38, 50:55] = 1  # what was painted before is replaced, as whenever a prediction is asked for
+    np.testing.assert_array_equal(editor.snapshot.mask, since)
+    editor.undo()
+    both = since.copy()
+    both[:3, 5:9] = 1
     np.testing.assert_array_equal(editor.snapshot.mask, both)
     editor.undo()
     first = base_mask()
@@ -77,6 +81,20 @@ def test_strokes_painted_before_the_first_outline_are_undone_above_it(
     editor.redo()
     editor.redo()
     np.testing.assert_array_equal(editor.snapshot.mask, both)
+
+
+def test_strokes_painted_while_the_first_outline_is_computed_stay(
+    editor: RecordedEditor, jobs: SlowJobs
+) -> None:
+    editor.predict()
+    paint(editor, range(35, 38), range(50, 55))
+    jobs.finish()
+    both = base_mask()
+    both[35:38, 50:55] = 1
+    np.testing.assert_array_equal(editor.snapshot.mask, both)
+    editor.undo()
+    np.testing.assert_array_equal(editor.snapshot.mask, base_mask())
+    assert not editor.requests.can_undo
 
 
 def test_a_prediction_asked_for_again_is_a_step(predicted: RecordedEditor, jobs: SlowJobs) -> None:

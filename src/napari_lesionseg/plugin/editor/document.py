@@ -139,12 +139,14 @@ class MaskDocument:
             )
             return compose.compose_mask(then, self.active_class)
 
+        since = None if before is now else now.mask != before.mask
         if self.history.begins_empty:
-            # The first outline is what undo ends at, below all that was painted while the network worked.
+            # The first outline is what undo ends at, below all that was painted before it was there.
             self.history.rebase(lambda snapshot: predicted(snapshot, snapshot.manual_mask))
-            self.show(self.snapshot, "prediction")
-        else:
-            self.record(predicted(now, None if before is now else now.mask != before.mask), "prediction")
+            if not before.manual_mask.any():
+                self.show(self.snapshot, "prediction")
+                return
+        self.record(predicted(self.snapshot, since), "prediction")
 
     def restart(self, history: UndoHistory, kind: str) -> None:
         """Use another history, and show its current snapshot."""
