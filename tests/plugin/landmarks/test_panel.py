@@ -36,7 +36,7 @@ def panel(make_napari_viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch) 
     widget = LandmarksPanel(viewer)
     qtbot.addWidget(widget)
     widget.names.setText(", ".join(JOINTS))
-    monkeypatch.setattr(widget, "config", lambda: TINY)
+    monkeypatch.setattr("napari_lesionseg.plugin.landmarks.panel.training_config", lambda seconds: TINY)
     return widget
 
 
@@ -59,7 +59,7 @@ def test_mark_undo_train_find_export_and_import_again(
 ) -> None:
     for seed in range(5):
         places = mark_all(panel, seed)
-        layer = panel.layers[seed]
+        layer = panel.landmarks.layers[seed]
         assert list(layer.points.features["label"]) == list(JOINTS)
         assert layer.people[0].points == pytest.approx(places, abs=1e-3)
         assert len(layer.bones.data) == len(JOINTS) - 1
@@ -67,28 +67,28 @@ def test_mark_undo_train_find_export_and_import_again(
     layer.points.selected_data = {5}
     layer.points.remove_selected()
     assert len(layer.points.data) == 5
-    panel.undo()
+    panel.buttons["Undo"].click()
     assert layer.people[0].points == pytest.approx(places, abs=1e-3)
     layer.points.selected_data = {2}
-    layer.toggle_occluded()
+    panel.buttons["Occluded"].click()
     assert layer.people[0].visibility.tolist() == [2, 2, 1, 2, 2, 2]
     assert "ring" in {str(symbol) for symbol in layer.points.symbol}
 
     panel.train()
     qtbot.waitUntil(lambda: panel.model is not None, timeout=WAIT)
     panel.find_others()
-    qtbot.waitUntil(lambda: len(panel.layers) == 6, timeout=WAIT)
-    found = panel.layers[5]
+    qtbot.waitUntil(lambda: len(panel.landmarks.layers) == 6, timeout=WAIT)
+    found = panel.landmarks.layers[5]
     assert found.image.name == "figure-5"
     assert set(found.points.features["label"]) == set(JOINTS)
     assert ((found.points.features["likelihood"] > 0) & (found.points.features["likelihood"] < 1)).all()
 
-    panel.export_to(tmp_path / "joints.json")
-    before = [one.people for one in panel.layers]
-    for one in panel.layers:
+    panel.landmarks.export_to(tmp_path / "joints.json")
+    before = [one.people for one in panel.landmarks.layers]
+    for one in panel.landmarks.layers:
         one.put([])
-    panel.import_from(tmp_path / "joints.json")
-    for people, one in zip(before, panel.layers, strict=True):
+    panel.landmarks.import_from(tmp_path / "joints.json")
+    for people, one in zip(before, panel.landmarks.layers, strict=True):
         (mine,), (again,) = people, one.people
         assert np.array_equal(mine.points, again.points)
         assert np.array_equal(mine.visibility, again.visibility)
@@ -111,7 +111,7 @@ def test_training_can_be_canceled(panel: LandmarksPanel, qtbot: Any) -> None:
 
 def test_points_that_cannot_be_used_are_named(panel: LandmarksPanel) -> None:
     mark_all(panel, 0)
-    (layer,) = panel.layers
+    (layer,) = panel.landmarks.layers
     features = layer.points.features.copy()
     features.loc[0, "label"] = "tail"
     features.loc[2, "label"] = JOINTS[1]
@@ -125,8 +125,8 @@ def test_points_that_cannot_be_used_are_named(panel: LandmarksPanel) -> None:
 
 def test_a_second_person_gets_an_id(panel: LandmarksPanel) -> None:
     mark_all(panel, 0)
-    (layer,) = panel.layers
-    layer.start_person()
+    (layer,) = panel.landmarks.layers
+    panel.buttons["Next person"].click()
     layer.points.add([5, 5])
     layer.points.add([6, 6])
     assert list(layer.points.features["label"])[-2:] == list(JOINTS[:2])

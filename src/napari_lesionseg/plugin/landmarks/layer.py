@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_lesionseg.config import Skeleton
-from napari_lesionseg.datasets.landmarks.records import LandmarkImage
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.types import NOT_LABELED, OCCLUDED, VISIBLE, Landmarks, make_landmarks
 
@@ -56,7 +54,7 @@ class LandmarkLayer:
             **place,
         )
         viewer.layers.selection.active = self.points
-        self._kept = self._copy()
+        self._kept = np.array(self.points.data), self.points.features.copy()
         self.points.events.data.connect(self._on_data)
         self.points.bind_key("Control-Z", lambda layer: self.undo(), overwrite=True)
         self.points.bind_key("H", lambda layer: self.toggle_occluded(), overwrite=True)
@@ -64,51 +62,14 @@ class LandmarkLayer:
     # -------------------------------------------------------------------------------------------- reading
 
     @property
-    def name(self) -> str:
-        """Name of the image's file, else of its layer."""
-        path = self.image.source.path
-        return Path(path).name if path else str(self.image.name)
-
-    @property
     def people(self) -> tuple[Landmarks, ...]:
         """The landmarks, one set for each id; what `problems` names is not in them."""
-        return self._read()[0]
+        return read_people(self.points, self.skeleton)[0]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Points that cannot be used: unknown labels, repeated ones, and positions that are missing."""
-        return self._read()[1]
-
-    def record(self) -> LandmarkImage:
-        """Return the landmarks as they are written to files."""
-        height, width = self.image.data.shape[:2]
-        return LandmarkImage(self.name, self.people, (height, width))
-
-    def _read(self) -> tuple[tuple[Landmarks, ...], tuple[Problem, ...]]:
-        found: dict[str, NDArray[Any]] = {}
-        problems = []
-        names = self.skeleton.names
-        for (row, col), (_, entry) in zip(self.points.data, self.points.features.iterrows(), strict=True):
-            label, person = str(entry["label"]), str(entry["id"])
-            marks = found.setdefault(person, np.full((len(names), 4), np.nan))
-            reason = ""
-            if label not in names:
-                reason = f"The skeleton has no landmark '{label}'; the point is not used."
-            elif not np.isfinite((row, col)).all():
-                reason = f"The landmark '{label}' has no position and is not used."
-            elif np.isfinite(marks[names.index(label)]).any():
-                reason = f"The landmark '{label}' is marked twice; the first point is used."
-            if reason:
-                problems.append(Problem(self.name, reason, left_out=False))
-                continue
-            score = float(np.clip(np.nan_to_num(entry["likelihood"], nan=1), 0, 1))
-            marks[names.index(label)] = row, col, OCCLUDED if bool(entry["occluded"]) else VISIBLE, score
-        people = []
-        for person, marks in found.items():
-            seen = np.nan_to_num(marks[:, 2], nan=NOT_LABELED)
-            if seen.any():
-                people.append(make_landmarks(marks[:, :2], seen, np.nan_to_num(marks[:, 3]), person))
-        return tuple(people), tuple(problems)
+        return read_people(self.points, self.skeleton)[1]
 
     # -------------------------------------------------------------------------------------------- marking
 
@@ -183,7 +144,6 @@ class LandmarkLayer:
             self.points.features = features
         finally:
             self._writing = False
-        self._kept = self._copy()
         self._refresh()
 
     def _on_data(self, event: Any) -> None:
@@ -193,17 +153,14 @@ class LandmarkLayer:
         self._remember()
         if action == "added":
             self._name_new(event.data_indices)
-        self._kept = self._copy()
         self._refresh()
 
     def _remember(self) -> None:
         self._past = [*self._past, self._kept][-MOST_STEPS:]
 
-    def _copy(self) -> tuple[NDArray[Any], pd.DataFrame]:
-        return np.array(self.points.data), self.points.features.copy()
-
     def _refresh(self) -> None:
         """Draw the skeleton, and what is occluded as rings."""
+        self._kept = np.array(self.points.data), self.points.features.copy()
         bones = []
         for person in self.people:
             for one, other in self.skeleton.edges:
@@ -214,6 +171,38 @@ class LandmarkLayer:
             occluded = self.points.features["occluded"].to_numpy(bool)
             self.points.symbol = np.where(occluded, "ring", "disc").tolist()
         self.changed.emit()
+
+
+def read_people(points: Points, skeleton: Skeleton) -> tuple[tuple[Landmarks, ...], tuple[Problem, ...]]:
+    """Return the landmarks of a layer, one set for each id, and the points that are in none."""
+    found: dict[str, NDArray[Any]] = {}
+    problems = []
+    for place, (_, entry) in zip(points.data, points.features.iterrows(), strict=True):
+        label = str(entry["label"])
+        marks = found.setdefault(str(entry["id"]), np.full((len(skeleton.names), 4), np.nan))
+        reason = _why_unusable(label, place, marks, skeleton)
+        if reason:
+            problems.append(Problem(points.name, reason, left_out=False))
+            continue
+        score = float(np.clip(np.nan_to_num(entry["likelihood"], nan=1), 0, 1))
+        state = OCCLUDED if bool(entry["occluded"]) else VISIBLE
+        marks[skeleton.names.index(label)] = *place, state, score
+    people = []
+    for person, marks in found.items():
+        seen = np.nan_to_num(marks[:, 2], nan=NOT_LABELED)
+        if seen.any():
+            people.append(make_landmarks(marks[:, :2], seen, np.nan_to_num(marks[:, 3]), person))
+    return tuple(people), tuple(problems)
+
+
+def _why_unusable(label: str, place: NDArray[Any], marks: NDArray[Any], skeleton: Skeleton) -> str:
+    if label not in skeleton.names:
+        return f"The skeleton has no landmark '{label}'; the point is not used."
+    if not np.isfinite(place).all():
+        return f"The landmark '{label}' has no position and is not used."
+    if np.isfinite(marks[skeleton.names.index(label)]).any():
+        return f"The landmark '{label}' is marked twice; the first point is used."
+    return ""
 
 
 def _table(rows: Sequence[tuple[str, str, float, bool]]) -> pd.DataFrame:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -20,12 +21,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.config import Skeleton, TrainConfig
-from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
-from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, match_images, reorder
+from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.landmarks.layer import LandmarkLayer
-from napari_lesionseg.plugin.landmarks.task import MarkedImage, TrainLandmarksTask, find_all
+from napari_lesionseg.plugin.landmarks.model import LandmarkSet, parse_names
+from napari_lesionseg.plugin.landmarks.task import TrainLandmarksTask, find_all
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import when_gone
@@ -48,8 +48,7 @@ class LandmarksPanel(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self.layers: list[LandmarkLayer] = []
-        self.skeleton = Skeleton.from_names(["landmark"])
+        self.landmarks = LandmarkSet(napari_viewer)
         self.model: LandmarkModel | None = None
         self._task: Task[Any] | None = None
         self.names = QLineEdit(FIRST_NAMES)
@@ -71,9 +70,21 @@ class LandmarksPanel(QWidget):
         grid.addWidget(self.names, 0, 1, 1, 2)
         tips = (
             ("Mark", self.mark, "Mark landmarks on the active image"),
-            ("Next person", self._next_person, "Mark another person in the same image"),
-            ("Undo", self.undo, "Take back the last change of the landmarks (Ctrl+Z)"),
-            ("Occluded", self._toggle_occluded, "Mark the selected landmarks as hidden behind something (H)"),
+            (
+                "Next person",
+                partial(self._with_shown, LandmarkLayer.start_person),
+                "Mark another person in the same image",
+            ),
+            (
+                "Undo",
+                partial(self._with_shown, LandmarkLayer.undo),
+                "Take back the last change of the landmarks (Ctrl+Z)",
+            ),
+            (
+                "Occluded",
+                partial(self._with_shown, LandmarkLayer.toggle_occluded),
+                "Mark the selected landmarks as hidden behind something (H)",
+            ),
             ("Train", self.train, "Learn the landmarks from the marked images"),
             ("Finish now", self._end, "Stop training and use what was learned"),
             ("Cancel", self.cancel, "Stop training and discard what was learned"),
@@ -99,11 +110,19 @@ class LandmarksPanel(QWidget):
         except LesionSegError as error:
             show_error(str(error))
 
-    # -------------------------------------------------------------------------------------------- marking
+    def _with_shown(self, change: Callable[[LandmarkLayer], object]) -> None:
+        """Change the landmarks of the active layer."""
+        shown = self.landmarks.shown
+        if shown is None:
+            show_info("Select an image with landmarks first.")
+        elif change(shown) is False:
+            show_info("There is nothing to undo.")
 
     def mark(self) -> LandmarkLayer | None:
         """Show the landmarks of the active image, ready for the next click."""
-        layer = self._layer_of(self._viewer.layers.selection.active)
+        if not self.landmarks.layers:
+            self.landmarks.skeleton = parse_names(self.names.text())
+        layer = self.landmarks.layer_of(self._viewer.layers.selection.active)
         if layer is None:
             show_info("Open an image and select it first.")
             return None
@@ -111,64 +130,11 @@ class LandmarksPanel(QWidget):
         layer.points.mode = "add"
         return layer
 
-    def undo(self) -> None:
-        """Take back the last change of the shown landmarks."""
-        layer = self._shown()
-        if layer is None or not layer.undo():
-            show_info("There is nothing to undo.")
-
-    def _next_person(self) -> None:
-        layer = self._shown()
-        if layer is not None:
-            layer.start_person()
-
-    def _toggle_occluded(self) -> None:
-        layer = self._shown()
-        if layer is not None:
-            layer.toggle_occluded()
-
-    def _shown(self) -> LandmarkLayer | None:
-        active = self._viewer.layers.selection.active
-        return next((one for one in self._open() if active in (one.points, one.image, one.bones)), None)
-
-    def _layer_of(self, active: Any) -> LandmarkLayer | None:
-        """Return the landmarks of an image, new if it has none."""
-        shown = self._shown()
-        if shown is not None or not isinstance(active, Image):
-            return shown
-        if not self._open():
-            self.skeleton = self._named()
-        layer = LandmarkLayer(self._viewer, active, self.skeleton)
-        self.layers.append(layer)
-        return layer
-
-    def _open(self) -> list[LandmarkLayer]:
-        """Return the landmarks whose layers are still open."""
-        listed = set(self._viewer.layers)
-        self.layers = [one for one in self.layers if one.points in listed and one.image in listed]
-        return self.layers
-
-    def _named(self) -> Skeleton:
-        names = [name.strip() for name in self.names.text().split(",") if name.strip()]
-        if not names or len(set(names)) < len(names):
-            raise LesionSegError("Give each landmark a name of its own, with commas between them.")
-        return Skeleton.from_names(names, [(n, n + 1) for n in range(len(names) - 1)])
-
-    # ------------------------------------------------------------------------------------------- learning
-
-    def config(self) -> TrainConfig:
-        """Return the settings of the training."""
-        recipe = resources.files("napari_lesionseg") / "recipes" / "landmarks.json"
-        settings = json.loads(recipe.read_text(encoding="utf-8"))
-        limits = {"max_seconds": self.seconds.value(), "epochs": 10000, "num_threads": background_threads()}
-        return TrainConfig.model_validate(settings | limits)
-
     def train(self) -> None:
         """Train on the marked images in another thread."""
-        marked = [
-            MarkedImage(one.name, read_frame(one.image, ()), one.people) for one in self._open() if one.people
-        ]
-        task = TrainLandmarksTask(marked, self.skeleton, self.config())
+        marked = self.landmarks.marked
+        settings = training_config(self.seconds.value())
+        task = TrainLandmarksTask(marked, self.landmarks.skeleton, settings)
         task.progressed.connect(self._on_progress)
         task.finished.connect(self._on_trained)
         task.failed.connect(self._on_failed)
@@ -190,12 +156,14 @@ class LandmarksPanel(QWidget):
         if self.model is None:
             show_info("Train a model first.")
             return
-        marked = {one.image for one in self._open() if len(one.points.data)}
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image) and layer not in marked]
+        images = self.landmarks.unmarked
         pixels = [read_frame(image, ()) for image in images]
 
         def put(found: list[list[Landmarks]]) -> None:
-            self._on_found(images, found)
+            self._task = None
+            for image, people in zip(images, found, strict=True):
+                self.landmarks.put(image, people)
+            self.status.setText(f"Landmarks found in {len(images)} images. Check and correct them.")
 
         self._task = run_task(
             "finding landmarks", find_all, self.model, pixels, done=put, failed=self._on_failed
@@ -214,60 +182,27 @@ class LandmarksPanel(QWidget):
         self.progress_bar.setValue(0)
         self.status.setText(str(error))
 
-    def _on_found(self, images: list[Image], found: list[list[Landmarks]]) -> None:
-        self._task = None
-        for image, people in zip(images, found, strict=True):
-            if image in self._viewer.layers:
-                self._viewer.layers.selection.active = image
-                layer = self._layer_of(image)
-                if layer is not None:
-                    layer.put(people)
-        self.status.setText(f"Landmarks found in {len(images)} images. Check and correct them.")
-
-    # ---------------------------------------------------------------------------------------------- files
-
-    def export_to(self, path: Path) -> None:
-        """Write the landmarks of all images."""
-        images = tuple(one.record() for one in self._open())
-        problems = [problem for one in self._open() for problem in one.problems]
-        problems += write_landmarks(path, LandmarkDataset(self.skeleton, images))
-        told = " ".join(f"{problem.name}: {problem.reason}" for problem in problems)
-        self.status.setText(f"Landmarks of {len(images)} images written to {path.name}. {told}".strip())
-
-    def import_from(self, path: Path) -> None:
-        """Read landmarks; those of images that are open are shown, the others are counted."""
-        dataset = read_landmarks(path)
-        if self._open():
-            dataset = reorder(dataset, self.skeleton)
-        self.skeleton = dataset.skeleton
-        self.names.setText(", ".join(self.skeleton.names))
-        images = {Path(str(i.source.path or i.name)): i for i in self._viewer.layers if isinstance(i, Image)}
-        search = match_images(list(images), dataset)
-        for pair in search.pairs:
-            self._viewer.layers.selection.active = images[pair.path]
-            layer = self._layer_of(images[pair.path])
-            if layer is not None:
-                layer.put(pair.image.people)
-        problems = [*dataset.problems, *search.problems]
-        told = " ".join(f"{problem.name}: {problem.reason}" for problem in problems)
-        lost = (
-            f" {len(search.without_image)} images of the file are not open." if search.without_image else ""
-        )
-        self.status.setText(f"Landmarks of {len(search.pairs)} images read.{lost} {told}".strip())
-
     def _ask_import(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Import landmarks", "", FILES)
         if name:
-            self.import_from(Path(name))
+            self.status.setText(self.landmarks.import_from(Path(name)))
+            self.names.setText(", ".join(self.landmarks.skeleton.names))
 
     def _ask_export(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Export landmarks", "landmarks.json", FILES)
         if name:
-            self.export_to(Path(name))
+            self.status.setText(self.landmarks.export_to(Path(name)))
 
     def _close(self) -> None:
         """Stop working; Qt has deleted the widget."""
         if self._task is not None:
             self._task.close()
-        for layer in self.layers:
-            layer.close()
+        self.landmarks.close()
+
+
+def training_config(seconds: float) -> TrainConfig:
+    """Return the settings of a training of so many seconds."""
+    recipe = resources.files("napari_lesionseg") / "recipes" / "landmarks.json"
+    settings = json.loads(recipe.read_text(encoding="utf-8"))
+    limits = {"max_seconds": seconds, "epochs": 10000, "num_threads": background_threads()}
+    return TrainConfig.model_validate(settings | limits)

@@ -1,0 +1,91 @@
+"""Measure landmarks: train on drawn people whose joints are known, and score other drawn people.
+
+Prints a table of ``docs/development/benchmarks.md``::
+
+    python benchmarks/landmarks.py [--images N] [--steps N] [--side PIXELS] [--threads N] [--start MODEL]
+
+- One person in each image, then one to three.
+- A landmark is found (PCK@0.1) within a tenth of the longer side of its person's box; OKS-AP is that of
+  pycocotools, with a standard deviation of 0.05 for every landmark.
+- The time is that of training alone, without drawing and scoring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from importlib import resources
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from napari_lesionseg.config import TrainConfig
+from napari_lesionseg.datasets.synthetic import FIGURE_SKELETON, Sample, synthetic_figure
+from napari_lesionseg.inference.landmarks import LandmarkModel
+from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.models.checkpoint import load_checkpoint
+from napari_lesionseg.models.store import ModelStore
+from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.landmarks import (
+    LandmarkTrainer,
+    cache_landmarks,
+    start_landmarks,
+    validate_landmarks,
+)
+
+HELD_OUT = 60
+MOST_PEOPLE = 3
+
+
+def draw(count: int, first: int, side: int, *, several: bool) -> list[CachedPair]:
+    """Draw people, from a seed on."""
+    shape = (side, side * 5 // 4) if several else (side, side)
+    samples: Sequence[Sample] = [
+        synthetic_figure(seed, shape, people=1 + seed % MOST_PEOPLE if several else 1)
+        for seed in range(first, first + count)
+    ]
+    room = MOST_PEOPLE, len(FIGURE_SKELETON.names)
+    return [cache_landmarks(s.name, s.image, s.landmarks, round(side * 1.25), room) for s in samples]
+
+
+def measure(options: argparse.Namespace, *, several: bool) -> tuple[str, ...]:
+    """Train and score; return a row of the table."""
+    recipe = json.loads((resources.files("napari_lesionseg") / "recipes" / "landmarks.json").read_text())
+    learn = draw(options.images, 0, options.side, several=several)
+    batch = recipe["batch_size"]
+    changes = {
+        "epochs": max(1, options.steps * batch // options.images),
+        "sizes": [[0.0, options.side]],
+        "num_threads": options.threads,
+    }
+    config = TrainConfig.model_validate(recipe | changes)
+    start = load_checkpoint(ModelStore().resolve(options.start))
+    network, card = start_landmarks(config, FIGURE_SKELETON, MOST_PEOPLE if several else 1, start)
+    trainer = LandmarkTrainer(network, card, learn, [], config, device="cpu")
+    last = list(trainer.run())[-1]
+    model = LandmarkModel(Model(trainer.averaged_network, card, "cpu"))
+    scores = validate_landmarks(model, draw(HELD_OUT, 10_000, options.side, several=several))
+    people = f"1 to {MOST_PEOPLE}" if several else "1"
+    return people, str(last.step), f"{last.seconds:.0f} s", f"{scores.pck:.3f}", f"{scores.precision:.3f}"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", help="model whose weights the training starts from (default: the shipped)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    table = Table("people", "steps", "training", "PCK@0.1", "OKS-AP")
+    for several in (False, True):
+        table.add_row(*measure(options, several=several))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
