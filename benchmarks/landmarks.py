@@ -1,6 +1,6 @@
 """Measure landmarks: train on drawn people whose joints are known, and score other drawn people.
 
-Prints a table of ``docs/development/benchmarks.md``::
+Prints a table::
 
     python benchmarks/landmarks.py [--images N] [--steps N] [--side PIXELS] [--threads N] [--start MODEL]
 
