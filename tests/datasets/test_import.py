@@ -176,6 +176,7 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
     ["a.json", "a.xml", "a.txt", "extra.dcm", "deeper/b.png", "masks.zip", "annotations.geojson", "b.nii.gz"],
 )
 def test_what_may_hold_data_and_is_not_used_is_named(kit, tmp_path: Path, name: str) -> None:
+    (tmp_path / "images").mkdir()
     write_image(tmp_path / "images" / "a.png", kit.image(1))
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"{}")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from napari_lesionseg.cli.signals import default_signals
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.io.folders import follow_links
 
 EXAMPLE = """examples:
   lesionseg app images/
@@ -33,6 +34,13 @@ def configure_app(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="where the images of the study are, after they were moved"
     )
 
+    parser.add_argument(
+        "--follow-links",
+        type=Path,
+        metavar="ROOT",
+        help="follow links out of the folder into this one, such as a cache; others are named",
+    )
+
 
 def run_app(options: argparse.Namespace) -> int:
     """Open the viewer."""
@@ -46,7 +54,8 @@ def run_app(options: argparse.Namespace) -> int:
         from napari_lesionseg.study.study import check_annotator  # help need not wait for it
 
         check_annotator(options.annotator)
-    open_viewer(options.folder, annotator=options.annotator)
+    with follow_links(options.follow_links):
+        open_viewer(options.folder, annotator=options.annotator)
     return 0
 
 

@@ -81,7 +81,11 @@ def _unused(folder: Path, dataset: Dataset) -> Iterator[Problem]:
     stems = {name_key(record.name) for record in dataset.records}
     unused: dict[tuple[Path, str], list[str]] = {}
     for path in folders.walk(folder):
-        if path not in dataset.files and path.name not in OWN_FILES and _may_hold_data(path, stems):
+        # Text files count as tables, or as notes; one named like an image is YOLO's outline of it.
+        handled = path in dataset.files and not (
+            path.suffix.lower() == ".txt" and name_key(path.stem) in stems
+        )
+        if not handled and path.name not in OWN_FILES and _may_hold_data(path, stems):
             unused.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
     for (place, suffix), names in sorted(unused.items()):
         where = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"

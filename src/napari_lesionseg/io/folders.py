@@ -6,7 +6,6 @@ import contextlib
 import os
 import unicodedata
 from collections.abc import Iterator
-from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from napari_lesionseg.errors import DatasetError
@@ -19,18 +18,29 @@ _STUDY = "study.json"
 LITTER = frozenset({"@eaDir", "__MACOSX"})
 """Folders that Synology and macOS leave behind; they are skipped, as hidden files are."""
 
-# Set for the time in which a data set is read; everything that walks or checks paths below asks for it.
-_followed: ContextVar[Path | None] = ContextVar("followed", default=None)
+# Everything that walks or checks paths below asks for it. A variable of the process, not of a context: the
+# threads of the window, which read studies, would not inherit that.
+_followed: Path | None = None
 
 
 @contextlib.contextmanager
 def follow_links(root: Path | None) -> Iterator[None]:
-    """Follow links that stay inside `root`, in addition to those that stay inside the data set."""
-    token = _followed.set(None if root is None else root.resolve())
+    """Follow links that stay inside `root`, in addition to those that stay inside the data set or study.
+
+    None changes nothing.
+    """
+    global _followed
+    before = _followed
+    _followed = before if root is None else root.resolve()
     try:
         yield
     finally:
-        _followed.reset(token)
+        _followed = before
+
+
+def may_follow(target: Path) -> bool:
+    """Whether a path with all links followed is where links may lead."""
+    return _followed is not None and target.is_relative_to(_followed)
 
 
 # pathlib raises errors for folders without permission, lost shares and impossible names; these say no.
@@ -69,8 +79,7 @@ def stays_inside(path: Path, root: Path) -> bool:
         target = path.resolve()
     except (OSError, RuntimeError):
         return False
-    followed = _followed.get()
-    return target.is_relative_to(root.resolve()) or (followed is not None and target.is_relative_to(followed))
+    return target.is_relative_to(root.resolve()) or may_follow(target)
 
 
 def contained(root: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import ImageError, StudyError
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
+from napari_lesionseg.io.folders import may_follow
 from napari_lesionseg.io.images import image_shape, image_suffixes, read_image, to_byte_image, write_image
 from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.study.event_log import StudyProblem
@@ -189,7 +190,7 @@ class ImageFiles:
         if folder is None:
             return False
         target = path.resolve() if path.is_symlink() else self.resolve_parent(path).parent
-        return target.is_relative_to(folder)
+        return target.is_relative_to(folder) or may_follow(target)
 
 
 def _list_by_size(own: Path, outside: Path | None) -> dict[int, list[Path]]:
