@@ -32,7 +32,7 @@ from rich.table import Table
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.io.pairing import find_pairs
 from napari_lesionseg.plugin.commands import make_viewer
-from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 
 GOOD, POOR = 0.8, 0.65

@@ -39,9 +39,9 @@ from rich.table import Table
 
 import napari_lesionseg as ls
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.finetune_task import read_training_image, training_images_of
-from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.resources import background_threads

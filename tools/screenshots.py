@@ -33,17 +33,17 @@ from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPan
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.segment.tiled_widget import TiledWidget
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog
-from napari_lesionseg.plugin.workbench.compute_panel import CLUSTER, ComputePanel
-from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
-from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
-from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
-from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
-from napari_lesionseg.plugin.workbench.panels import ModelPanel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
-from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
-from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog
-from napari_lesionseg.plugin.workbench.visits_dialog import VisitsDialog
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.compute import CLUSTER, ComputePanel
+from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
+from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels.followup import FollowUpPanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.reviewer import ReviewerPanel
+from napari_lesionseg.plugin.workbench.panels.start import NewStudyDialog
+from napari_lesionseg.plugin.workbench.panels.visits import VisitsDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import Identified, StudyClass
 from napari_lesionseg.study.fields import StudyFields

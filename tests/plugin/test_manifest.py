@@ -12,7 +12,7 @@ from npe2 import PluginManifest
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.plugin import sample_data
-from napari_lesionseg.plugin.workbench.start_panel import StartPanel
+from napari_lesionseg.plugin.workbench.panels.start import StartPanel
 
 PLUGIN = "napari-lesionseg"
 

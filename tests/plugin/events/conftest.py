@@ -17,8 +17,8 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_lesionseg.plugin.workbench import image_review, verdict_guard
-from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import ImageState, Status
 

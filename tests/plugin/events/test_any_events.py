@@ -26,8 +26,8 @@ from qtpy.QtWidgets import QApplication
 from tests.plugin.events.conftest import SHAPE, Window, make_images
 
 from napari_lesionseg.plugin.workbench import image_review, verdict_guard
-from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import Approved
 

@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 from napari_lesionseg.plugin.shortcuts import KEYS, NAPARI_ACTIONS, all_keys
-from napari_lesionseg.plugin.workbench.panels import OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.base import OutlinePanel
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 

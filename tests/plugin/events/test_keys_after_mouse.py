@@ -11,9 +11,9 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget
 
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
-from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
-from napari_lesionseg.plugin.workbench.panels import OutlinePanel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.base import OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 
 CLICKED: dict[str, Callable[[Any], QWidget]] = {
     "approve": lambda bench: bench.panel(window_bar(bench)).approve,

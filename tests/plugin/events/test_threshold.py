@@ -6,7 +6,7 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 
-from napari_lesionseg.plugin.workbench.panels import OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.base import OutlinePanel
 
 
 def move(window: Any, steps: int) -> None:

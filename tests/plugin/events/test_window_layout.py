@@ -15,9 +15,9 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QDockWidget
 
 from napari_lesionseg.plugin import commands
-from napari_lesionseg.plugin.workbench.panels import ModelPanel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 
 NAPARI_DOCKS = ("layer list", "layer controls")

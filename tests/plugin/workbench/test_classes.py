@@ -22,8 +22,8 @@ from napari_lesionseg.plugin.workbench import classes as classes_module
 from napari_lesionseg.plugin.workbench import image_review
 from napari_lesionseg.plugin.workbench.classes import ClassesDialog, CorrectSection
 from napari_lesionseg.plugin.workbench.finetune_task import FineTuneTask
-from napari_lesionseg.plugin.workbench.panels import ModelPanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.events import StudyClass
 from napari_lesionseg.study.study import Study

@@ -17,12 +17,12 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
-from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.finetune_task import (
     FineTuneTask,
     read_training_image,
     training_images_of,
 )
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 

@@ -16,7 +16,7 @@ from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.workbench import autosave, image_review, predictions
-from napari_lesionseg.plugin.workbench.review_bar import describe_decision
+from napari_lesionseg.plugin.workbench.panels.review_bar import describe_decision
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.plugin.workbench.viewer_layers import apply_view, describe_view
 from napari_lesionseg.study.events import Corrected, Predicted, StudyClass

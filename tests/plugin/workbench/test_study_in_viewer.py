@@ -21,7 +21,7 @@ from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench import image_review
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
-from napari_lesionseg.plugin.workbench.panels import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status

@@ -13,13 +13,15 @@ from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QApplication, QDockWidget, QInputDialog, QMessageBox
 
 from napari_lesionseg.errors import ModelNotFoundError
-from napari_lesionseg.plugin.workbench import autosave, image_review, panels, start_panel, widget
+from napari_lesionseg.plugin.workbench import autosave, image_review, widget
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
-from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
-from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
-from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
+from napari_lesionseg.plugin.workbench.panels import base as panels
+from napari_lesionseg.plugin.workbench.panels import start as start_panel
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.reviewer import ReviewerPanel
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status

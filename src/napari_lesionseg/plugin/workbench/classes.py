@@ -28,7 +28,7 @@ from napari_lesionseg.plugin.editor.panel import CorrectPanel
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, CLASSES, outline_colors
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.study.events import StudyClass
 from napari_lesionseg.study.study import Study
 

@@ -27,19 +27,19 @@ from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
-from napari_lesionseg.plugin.workbench.compute_panel import ComputePanel
-from napari_lesionseg.plugin.workbench.export_panel import ExportPanel
-from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
-from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
 from napari_lesionseg.plugin.workbench.focus import DockFocus
-from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
-from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel, Panel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
-from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
-from napari_lesionseg.plugin.workbench.sections import Notice, Sections
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel, Panel
+from napari_lesionseg.plugin.workbench.panels.compute import ComputePanel
+from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
+from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels.followup import FollowUpPanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.reviewer import ReviewerPanel
+from napari_lesionseg.plugin.workbench.panels.sections import Notice, Sections
+from napari_lesionseg.plugin.workbench.panels.start import StartPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.start_panel import StartPanel
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.study import Study
 

@@ -26,7 +26,7 @@ from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, settings_form, small
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.datasets import study_records
 from napari_lesionseg.study.study import Study

@@ -25,10 +25,10 @@ from qtpy.QtWidgets import (
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
-from napari_lesionseg.plugin.workbench.panels import Panel
-from napari_lesionseg.plugin.workbench.queue_columns import Thumbnails
+from napari_lesionseg.plugin.workbench.panels.base import Panel
+from napari_lesionseg.plugin.workbench.panels.queue_columns import Thumbnails
+from napari_lesionseg.plugin.workbench.panels.visits import VisitsDialog
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.visits_dialog import VisitsDialog
 from napari_lesionseg.study.fields import StudyFields, group_of
 from napari_lesionseg.study.followup import (
     Visit,

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QInputDialog
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import Status
 

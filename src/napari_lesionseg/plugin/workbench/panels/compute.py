@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLineEdit, QPushButto
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

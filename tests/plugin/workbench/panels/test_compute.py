@@ -19,12 +19,13 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
-from napari_lesionseg.plugin.workbench import finetune_panel, image_review
-from napari_lesionseg.plugin.workbench.compute_panel import CLUSTER, HERE, ComputePanel
-from napari_lesionseg.plugin.workbench.finetune_panel import FinetunePanel
-from napari_lesionseg.plugin.workbench.panels import ModelPanel, OutlinePanel
-from napari_lesionseg.plugin.workbench.queue_panel import QueuePanel
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench import image_review
+from napari_lesionseg.plugin.workbench.panels import finetune as finetune_panel
+from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.compute import CLUSTER, HERE, ComputePanel
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
 

@@ -13,9 +13,9 @@ from PIL import Image as PILImage
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QDialog, QFileDialog
 
-from napari_lesionseg.plugin.workbench import start_panel
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
-from napari_lesionseg.plugin.workbench.start_panel import NewStudyDialog, StartPanel
+from napari_lesionseg.plugin.workbench.panels import start as start_panel
+from napari_lesionseg.plugin.workbench.panels.start import NewStudyDialog, StartPanel
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
 from napari_lesionseg.types import ByteImage
 

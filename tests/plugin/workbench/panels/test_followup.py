@@ -14,9 +14,9 @@ from qtpy.QtWidgets import QFileDialog, QLabel
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.plugin.workbench.followup_panel import FollowUpPanel
+from napari_lesionseg.plugin.workbench.panels.followup import FollowUpPanel
+from napari_lesionseg.plugin.workbench.panels.visits import VisitsDialog
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.plugin.workbench.visits_dialog import VisitsDialog
 from napari_lesionseg.study.agreement import dice
 from napari_lesionseg.study.events import Approved, Identified, Predicted
 from napari_lesionseg.study.fields import StudyFields

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication, QComboBox, QLineEdit
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.plugin.workbench import autosave
-from napari_lesionseg.plugin.workbench.fields_panel import FieldsPanel
+from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import Described
 from napari_lesionseg.study.fields import TEMPLATE_FILE, StudyFields

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.review import (
     AnnotatorSummary,

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
 
 _HEADING = "text-align: left; border: none; outline: none; background: transparent; font-weight: bold;"
 _ARROW = "#909090"  # visible on dark and on light

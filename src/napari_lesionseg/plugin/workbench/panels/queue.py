@@ -34,8 +34,8 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
-from napari_lesionseg.plugin.workbench.panels import Panel
-from napari_lesionseg.plugin.workbench.queue_columns import SIDE, AgreementColumn, Thumbnails
+from napari_lesionseg.plugin.workbench.panels.base import Panel
+from napari_lesionseg.plugin.workbench.panels.queue_columns import SIDE, AgreementColumn, Thumbnails
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.queue import TO_DO, Order, count_images
 from napari_lesionseg.study.state import ImageState, Status

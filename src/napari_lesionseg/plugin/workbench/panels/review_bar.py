@@ -13,7 +13,7 @@ from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip, settings_even
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.image_review import changed_by_another
 from napari_lesionseg.plugin.workbench.pace import PaceLabel
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.state import ImageState, Status
 

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QScrollArea, QVBoxLayou
 
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
-from napari_lesionseg.plugin.workbench.queue_columns import as_pixmap, make_thumbnail
+from napari_lesionseg.plugin.workbench.panels.queue_columns import as_pixmap, make_thumbnail
 from napari_lesionseg.study.followup import Visit, VisitMeasurement
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage

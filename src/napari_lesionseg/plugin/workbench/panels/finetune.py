@@ -28,7 +28,6 @@ from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import settings_form, small
-from napari_lesionseg.plugin.workbench.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.finetune_task import (
     FineTuneTask,
     checkpoint_path_of,
@@ -38,7 +37,8 @@ from napari_lesionseg.plugin.workbench.finetune_task import (
     parent_of,
     training_images_of,
 )
-from napari_lesionseg.plugin.workbench.panels import Panel
+from napari_lesionseg.plugin.workbench.panels.base import Panel
+from napari_lesionseg.plugin.workbench.panels.finetune_report import FineTuneReport
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.training.resources import background_threads
 from napari_lesionseg.training.trainer import EpochResult, StepResult

@@ -15,7 +15,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.io.images import read_mask
-from napari_lesionseg.plugin.workbench.export_panel import ExportPanel, ExportTask
+from napari_lesionseg.plugin.workbench.panels.export import ExportPanel, ExportTask
 from napari_lesionseg.plugin.workbench.session import StudySession
 
 WAIT = 20_000

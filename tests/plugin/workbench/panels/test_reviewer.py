@@ -13,8 +13,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QInputDialog
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench.review_bar import ReviewBar
-from napari_lesionseg.plugin.workbench.reviewer_panel import ReviewerPanel
+from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
+from napari_lesionseg.plugin.workbench.panels.reviewer import ReviewerPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.review import mark_gold, summarize_reviews
 from napari_lesionseg.study.state import Status

@@ -13,9 +13,8 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.workbench import queue_columns
-from napari_lesionseg.plugin.workbench.queue_columns import SIDE, Thumbnails, make_thumbnail
-from napari_lesionseg.plugin.workbench.queue_panel import (
+from napari_lesionseg.plugin.workbench.panels import queue_columns
+from napari_lesionseg.plugin.workbench.panels.queue import (
     AGREE,
     ANNOTATOR,
     IMAGE,
@@ -24,6 +23,7 @@ from napari_lesionseg.plugin.workbench.queue_panel import (
     STATUS_COLORS,
     QueuePanel,
 )
+from napari_lesionseg.plugin.workbench.panels.queue_columns import SIDE, Thumbnails, make_thumbnail
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.queue import Order

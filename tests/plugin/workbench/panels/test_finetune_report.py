@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.finetuning.comparison import Change, Comparison
-from napari_lesionseg.plugin.workbench.finetune_report import describe_change, describe_result
+from napari_lesionseg.plugin.workbench.panels.finetune_report import describe_change, describe_result
 
 
 def test_next_to_nothing_has_no_minus() -> None:
