@@ -102,10 +102,10 @@ def test_the_verdicts_are_visible_with_everything_unfolded(
 def test_the_list_of_images_takes_the_height_that_is_left(qtbot: Any, own: Any) -> None:
     bench = own.window._qt_window.findChild(Workbench)
     table = bench.panel(QueuePanel).table
-    set_size(qtbot, own, 1366, 728)
+    set_size(qtbot, own, 1366, 1000)
     assert not bench._sections.verticalScrollBar().isVisible()
     low = table.height()
-    set_size(qtbot, own, 1366, 1000)
+    set_size(qtbot, own, 1366, 1272)
     assert table.height() == pytest.approx(low + 272, abs=5)
 
 

@@ -123,7 +123,7 @@ def test_a_hundred_megapixels_from_the_disk_tile_by_tile(
     outline = widget.outline.labels
     assert outline.name == "body outline"
     assert outline.data.shape == (HEIGHT, WIDTH)
-    assert outline.contour == 0  # a contour of so many pixels would take seconds
+    assert outline.contour > 0  # the GPU draws it, at any size
     assert outline.metadata[CLASSES] == ("background", "lesion")
     lesion = outline.data[300:700, 300:700].mean()
     assert lesion > 0.9
@@ -183,7 +183,7 @@ def test_another_threshold_keeps_what_was_painted_and_another_run_does_not(
     qtbot.waitUntil(lambda: outline.data.sum() > before.sum() + 1, timeout=60_000)
     assert outline.data[empty] == 1
     widget.form.threshold.slider.setValue(4)
-    qtbot.waitUntil(lambda: outline.data.sum() < before.sum(), timeout=60_000)
+    qtbot.waitUntil(lambda: outline.data.sum() == before.sum() + 1, timeout=60_000)
     assert outline.data[empty] == 1
     widget.segment.click()
     wait_for(qtbot, widget)

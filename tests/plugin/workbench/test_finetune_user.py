@@ -161,7 +161,9 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     assert painted[40, 60] == other
     panel.controls.pause.click()
     qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
-    assert told.count(EpochResult) == 4
+    rounds = [event.epoch for event in told.events if isinstance(event, EpochResult)]
+    assert rounds == [1, 2, 3, 4][: len(rounds)]  # none is lost or repeated; training may stop early
+    assert len(rounds) > 1
 
     comparison = panel.candidate.comparison
     assert panel.candidate.offered
