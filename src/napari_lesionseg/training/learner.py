@@ -81,10 +81,8 @@ class Learner:
         self._config, self._device, self._frozen, self._ranks = config, device, list(frozen), ranks
         for module in self._frozen:
             module.requires_grad_(False)
-        if (prompted := network.for_prompts()) is not None:  # no part of this training's loss
-            prompted.requires_grad_(False)
         prompted = network.for_prompts()
-        if prompted is not None:  # unused here: DistributedDataParallel would wait for its gradients
+        if prompted is not None:  # no part of the loss: DistributedDataParallel would wait for its gradients
             prompted.requires_grad_(False)
         if config.encoder_lr == 0:
             for parameter in network.encoder_parameters():
