@@ -23,10 +23,18 @@ SOURCE = Path(napari_lesionseg.__file__).parent
 WRITING = re.compile(r"\.write_(?:bytes|text)\(|open\(\s*['\"][wxa]|\.save_as\(")
 # In temporary folders, or in the folder of a data set that is moved into place as a whole.
 WRITE_THEMSELVES = {
-    "cluster/engine.py", "cluster/evaluate.py", "cluster/predict.py", "cluster/segment.py",
-    "datasets/datasheet.py", "datasets/manifest.py", "inference/tiling_io.py", "io/archives.py", "io/atomic.py", "io/images.py",
+    "cluster/engine.py",
+    "cluster/evaluate.py",
+    "cluster/predict.py",
+    "cluster/segment.py",
+    "datasets/datasheet.py",
+    "datasets/manifest.py",
+    "inference/tiling_io.py",
+    "io/archives.py",
+    "io/atomic.py",
+    "io/images.py",
     "study/event_log.py",
-}  # fmt: skip
+}
 
 
 def test_every_output_is_written_by_one_function() -> None:
