@@ -9,6 +9,7 @@ is kept and reported.
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -152,8 +153,9 @@ class FieldTemplate(StrictModel):
         return next((field for field in self.fields if field.name == name), None)
 
 
+@functools.cache
 def default_template() -> FieldTemplate:
-    """Return the template of dermoscopy."""
+    """Return the template of dermoscopy, which is read once."""
     file = resources.files("napari_lesionseg") / "study" / "templates" / "dermoscopy.json"
     return FieldTemplate.model_validate_json(file.read_bytes())
 
