@@ -106,19 +106,11 @@ def read(folder: Path) -> Dataset:
         raise DatasetError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
     problems = [Problem(path.name, f"The image {reason}.") for path, reason in found.left_out]
     problems += [Problem(path.name, "The mask has no image.") for path in found.without_image]
-    images: list[tuple[Path, Path | None]] = []
     several = [path for path, reason in found.left_out if "masks" in reason]
     everything: list[tuple[Path, Path | None]] = [(pair.image, pair.mask) for pair in found.pairs]
     everything += [(path, None) for path in (*found.without_mask, *several)]
-    for image, mask in everything:  # links that are not followed are named by `read_dataset`
-        if is_file(image) and stays_inside(image, folder):
-            usable = mask is not None and is_file(mask) and stays_inside(mask, folder)
-            images.append((image, mask if usable else None))
-            continue
-        if not is_file(image) and not image.is_symlink():
-            problems.append(Problem(image.name, "The image cannot be reached."))
-        if mask is not None and mask.name != image.name:  # else the image's own problem names both
-            problems.append(Problem(mask.name, f"Its image {image.name} cannot be used."))
+    images, unusable = _inside(folder, everything)
+    problems += unusable
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
     legend, odd = (given, []) if given else look_through(masks)
@@ -142,6 +134,24 @@ def read(folder: Path) -> Dataset:
     objects = (source for record in records for source in (record.instances, *record.regions.values()))
     files |= {source for source in objects if isinstance(source, Path)}
     return Dataset("folder", natural_order(records), (*problems, *facts.problems), frozenset(files))
+
+
+def _inside(
+    folder: Path, pairs: Iterable[tuple[Path, Path | None]]
+) -> tuple[list[tuple[Path, Path | None]], list[Problem]]:
+    """Return the images that can be read, with their masks if these can be too, and what is left out."""
+    usable: list[tuple[Path, Path | None]] = []
+    problems: list[Problem] = []
+    for image, mask in pairs:  # links that are not followed are named by `read_dataset`
+        if is_file(image) and stays_inside(image, folder):
+            readable = mask is not None and is_file(mask) and stays_inside(mask, folder)
+            usable.append((image, mask if readable else None))
+            continue
+        if not is_file(image) and not image.is_symlink():
+            problems.append(Problem(image.name, "The image cannot be reached."))
+        if mask is not None and mask.name != image.name:  # else the image's own problem names both
+            problems.append(Problem(mask.name, f"Its image {image.name} cannot be used."))
+    return usable, problems
 
 
 def _record(
