@@ -5,12 +5,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from napari_lesionseg.config import AugmentConfig, FineTuneConfig
 from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import Probability
+
+QUICK_FINE_TUNING = FineTuneConfig(
+    epochs=40,
+    rounds=4,
+    folds=2,
+    batch_size=4,
+    decoder_lr=2e-2,
+    freeze_norm=False,
+    precision="float32",
+    num_threads=1,
+    augment=AugmentConfig(artifacts=0, blur=0),
+)
+"""Settings with which a tiny network learns dark lesions within seconds."""
 
 ARCH, ARCH_SETTINGS, SIDE = "unet", {"width": 4, "depth": 2}, 32
 

@@ -11,8 +11,8 @@ from PIL import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QMessageBox
+from tests.fakes import QUICK_FINE_TUNING
 
-from napari_lesionseg.config import AugmentConfig, FineTuneConfig
 from napari_lesionseg.finetuning.checkpoint import find_checkpoint
 from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.models.card import ModelCard
@@ -31,17 +31,7 @@ from napari_lesionseg.study.state import Status
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 TINY = {"width": 4, "depth": 2}
-QUICK = FineTuneConfig(
-    epochs=40,
-    rounds=4,
-    folds=2,
-    batch_size=4,
-    decoder_lr=2e-2,
-    freeze_norm=False,
-    precision="float32",
-    num_threads=1,
-    augment=AugmentConfig(artifacts=0, blur=0),
-)
+QUICK = QUICK_FINE_TUNING
 SLOW = QUICK.model_copy(update={"epochs": 4000, "rounds": 2000})
 IMAGES, CORRECTED = 11, 8
 WAIT = 60_000

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from pytestqt.qtbot import QtBot
+from tests.fakes import QUICK_FINE_TUNING
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.predict import outline_image
-from napari_lesionseg.config import AugmentConfig, FineTuneConfig
 from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
@@ -30,17 +30,7 @@ from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
 
 TINY = {"width": 4, "depth": 2}
-QUICK = FineTuneConfig(
-    epochs=30,
-    rounds=2,
-    folds=2,
-    batch_size=4,
-    decoder_lr=2e-2,
-    freeze_norm=False,
-    precision="float32",
-    num_threads=1,
-    augment=AugmentConfig(artifacts=0, blur=0),
-)
+QUICK = QUICK_FINE_TUNING.model_copy(update={"epochs": 30, "rounds": 2})
 NOBODY = "tcp://127.0.0.1:9"
 WAIT = 120_000
 
