@@ -4,7 +4,8 @@ Prints a table::
 
     python benchmarks/landmarks.py [--images N] [--steps N] [--side PIXELS] [--threads N] [--start MODEL]
 
-- One person in each image, then one to three.
+- One person in each image; then one to three, separated by a map of centers with offsets, as the package
+  does it, and by part affinity fields (`part_affinity.py`), with the same network, images and steps.
 - A landmark is found (PCK@0.1) within a tenth of the longer side of its person's box; OKS-AP is that of
   pycocotools, with a standard deviation of 0.05 for every landmark.
 - The time is that of training alone, without drawing and scoring.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from importlib import resources
 
@@ -23,20 +25,26 @@ from rich.table import Table
 
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.synthetic import FIGURE_SKELETON, Sample, synthetic_figure
+from napari_lesionseg.evaluation.keypoints import score_landmarks
 from napari_lesionseg.inference.landmarks import LandmarkModel
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import load_checkpoint
+from napari_lesionseg.models.landmark_head import replace_head
 from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.landmarks import (
     LandmarkTrainer,
     cache_landmarks,
+    people_of,
     start_landmarks,
-    validate_landmarks,
 )
+from part_affinity import FieldModel, FieldTrainer
 
 HELD_OUT = 60
 MOST_PEOPLE = 3
+ONE, CENTERS, FIELDS = "-", "centers and offsets", "part affinity fields"
+LINES = (*FIGURE_SKELETON.edges, (0, 3), (0, 4))
+"""Fields need a skeleton in one piece: the head is joined to the shoulders."""
 
 
 def draw(count: int, first: int, side: int, *, several: bool) -> list[CachedPair]:
@@ -50,25 +58,36 @@ def draw(count: int, first: int, side: int, *, several: bool) -> list[CachedPair
     return [cache_landmarks(s.name, s.image, s.landmarks, round(side * 1.25), room) for s in samples]
 
 
-def measure(options: argparse.Namespace, *, several: bool) -> tuple[str, ...]:
+def measure(options: argparse.Namespace, method: str) -> tuple[str, ...]:
     """Train and score; return a row of the table."""
     recipe = json.loads((resources.files("napari_lesionseg") / "recipes" / "landmarks.json").read_text())
+    several = method != ONE
     learn = draw(options.images, 0, options.side, several=several)
-    batch = recipe["batch_size"]
+    held_out = draw(HELD_OUT, 10_000, options.side, several=several)
     changes = {
-        "epochs": max(1, options.steps * batch // options.images),
+        "epochs": max(1, options.steps * recipe["batch_size"] // options.images),
         "sizes": [[0.0, options.side]],
         "num_threads": options.threads,
     }
     config = TrainConfig.model_validate(recipe | changes)
     start = load_checkpoint(ModelStore().resolve(options.start))
+    count = len(FIGURE_SKELETON.names)
     network, card = start_landmarks(config, FIGURE_SKELETON, MOST_PEOPLE if several else 1, start)
-    trainer = LandmarkTrainer(network, card, learn, [], config, device="cpu")
+    if method == FIELDS:
+        replace_head(network, count + 2 * len(LINES))
+        trainer = FieldTrainer(network, card, learn, [], config, device="cpu", edges=LINES)
+    else:
+        trainer = LandmarkTrainer(network, card, learn, [], config, device="cpu")
     last = list(trainer.run())[-1]
-    model = LandmarkModel(Model(trainer.averaged_network, card, "cpu"))
-    scores = validate_landmarks(model, draw(HELD_OUT, 10_000, options.side, several=several))
+    trained = Model(trainer.averaged_network, card, "cpu")
+    model = FieldModel(trained, count, LINES) if method == FIELDS else LandmarkModel(trained)
+    begun = time.perf_counter()
+    found = [model.predict(pair.image) for pair in held_out]
+    seconds = (time.perf_counter() - begun) / HELD_OUT
+    scores = score_landmarks([people_of(pair) for pair in held_out], found)
     people = f"1 to {MOST_PEOPLE}" if several else "1"
-    return people, str(last.step), f"{last.seconds:.0f} s", f"{scores.pck:.3f}", f"{scores.precision:.3f}"
+    times = f"{last.seconds:.0f} s", f"{1000 * seconds:.0f} ms"
+    return people, method, str(last.step), *times, f"{scores.pck:.3f}", f"{scores.precision:.3f}"
 
 
 def main() -> None:
@@ -81,10 +100,11 @@ def main() -> None:
     parser.add_argument("--start", help="model whose weights the training starts from (default: the shipped)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table = Table("people", "steps", "training", "PCK@0.1", "OKS-AP")
-    for several in (False, True):
-        table.add_row(*measure(options, several=several))
-    Console().print(table)
+    columns = ("people", "separated by", "steps", "training", "an image", "PCK@0.1", "OKS-AP")
+    table = Table(*columns)
+    for method in (ONE, CENTERS, FIELDS):
+        table.add_row(*measure(options, method))
+        Console().print(table)  # after each row, since a row takes minutes
 
 
 if __name__ == "__main__":

@@ -117,15 +117,15 @@ def landmark_loss(maps: Tensor, labels: Tensor, *, several: bool) -> Tensor:
     labeled = labels[..., 2] > NOT_LABELED  # (B, P, K)
     present = ~labels[..., 2].isnan()  # (B, P, K)
     points = torch.where(labeled[..., None], points, 0)
-    boxes = _boxes(points, labeled)  # (B, P, 4)
+    boxes = bounding_boxes(points, labeled)  # (B, P, 4)
     targets, weights = (
-        _heat(points, labeled, maps.shape[-2:]),
-        _weights(labeled, present, boxes, maps, several),
+        draw_heat(points, labeled, maps.shape[-2:]),
+        known_weights(labeled, present, boxes, maps, several),
     )
     if several:
         someone = labeled.any(-1)  # (B, P)
         centers = (boxes[..., :2] + boxes[..., 2:]) / 2
-        crowd = _heat(centers[:, :, None], someone[..., None], maps.shape[-2:])
+        crowd = draw_heat(centers[:, :, None], someone[..., None], maps.shape[-2:])
         targets, weights = torch.cat([targets, crowd], 1), torch.cat([weights, torch.ones_like(crowd)], 1)
     heats = maps[:, : targets.shape[1]]
     entropy = functional.binary_cross_entropy_with_logits(heats, targets, weights, reduction="sum")
@@ -136,14 +136,14 @@ def landmark_loss(maps: Tensor, labels: Tensor, *, several: bool) -> Tensor:
     return loss
 
 
-def _boxes(points: Tensor, labeled: Tensor) -> Tensor:
+def bounding_boxes(points: Tensor, labeled: Tensor) -> Tensor:
     """Return top, left, bottom and right of the labeled points (B, P, K, 2) of each person, (B, P, 4)."""
     far = torch.where(labeled[..., None], points, torch.inf).amin(2)
     near = torch.where(labeled[..., None], points, -torch.inf).amax(2)
     return torch.cat([far, near], -1).nan_to_num(0, 0, 0)
 
 
-def _heat(points: Tensor, labeled: Tensor, shape: tuple[int, ...]) -> Tensor:
+def draw_heat(points: Tensor, labeled: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Draw a Gaussian at each labeled point (B, P, K, 2), the highest of all people's; (B, K, h, w)."""
     rows, cols = (torch.arange(length, device=points.device) for length in shape)
     down = torch.exp(-((points[..., :1] - rows) ** 2) / (2 * SIGMA**2)) * labeled[..., None]  # (B, P, K, h)
@@ -151,7 +151,7 @@ def _heat(points: Tensor, labeled: Tensor, shape: tuple[int, ...]) -> Tensor:
     return (down[..., :, None] * across[..., None, :]).amax(1)
 
 
-def _weights(labeled: Tensor, present: Tensor, boxes: Tensor, maps: Tensor, several: bool) -> Tensor:
+def known_weights(labeled: Tensor, present: Tensor, boxes: Tensor, maps: Tensor, several: bool) -> Tensor:
     """Return 0 where a landmark that is not labeled may be, else 1; (B, K, h, w).
 
     That is the whole image if it shows one person, and the box around each of several people.
@@ -241,7 +241,7 @@ class LandmarkTrainer(Trainer):
 
 def validate_landmarks(model: LandmarkModel, pairs: Sequence[CachedPair]) -> LandmarkScores:
     """Score a model on images with known landmarks."""
-    return score_landmarks([_people(pair) for pair in pairs], [model.predict(pair.image) for pair in pairs])
+    return score_landmarks([people_of(pair) for pair in pairs], [model.predict(pair.image) for pair in pairs])
 
 
 def _skeleton(card: ModelCard) -> Skeleton:
@@ -250,7 +250,8 @@ def _skeleton(card: ModelCard) -> Skeleton:
     return card.landmarks
 
 
-def _people(pair: CachedPair) -> list[Landmarks]:
+def people_of(pair: CachedPair) -> list[Landmarks]:
+    """Return the people of an image that was read for training."""
     present = ~np.isnan(pair.labels[..., 2]).all(1)
     return [make_landmarks(person[:, :2], person[:, 2]) for person in pair.labels[present]]
 
