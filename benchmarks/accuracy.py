@@ -77,7 +77,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything measured with one method on one data set."""
+    """Everything measured with one method on one dataset."""
 
     data: str
     evaluation: Evaluation
@@ -153,7 +153,7 @@ def gather(measured: Measured, pair: Pair, diagnosis: str | None, threshold: flo
 
 
 def measure_set(model: Predictor, folder: Path) -> Report:
-    """Measure one method on one data set, showing the progress."""
+    """Measure one method on one dataset, showing the progress."""
     diagnoses = ph2_diagnoses(folder)
     outcomes: list[Outcome] = []
     facts: list[Facts] = []
@@ -198,7 +198,7 @@ def show(estimate: Estimate, scale: float = 1, digits: int = 3) -> str:
 
 
 def accuracy_table(reports: Iterable[Report]) -> Table:
-    """Lay out the main figures, a row for each data set and method."""
+    """Lay out the main figures, a row for each dataset and method."""
     heads = (
         "data",
         "method",
@@ -337,7 +337,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets to measure on")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="datasets to measure on")
     parser.add_argument("--baselines", nargs="?", const="also", choices=("also", "only"))
     parser.add_argument("--json", type=Path, help="write all scores, also per image, to this file")
     parser.add_argument("--sheet", type=Path, help="write the worst images of each set to this folder")

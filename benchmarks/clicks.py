@@ -127,7 +127,7 @@ def click_through(
 
 
 def measure_set(model: Model, folder: Path, jitters: Sequence[float], limit: int | None) -> list[Report]:
-    """Click through a data set, once for each jitter."""
+    """Click through a dataset, once for each jitter."""
     training_runs: dict[float, list[TrainingRun]] = {jitter: [] for jitter in jitters}
     pairs = find_set(folder, limit)
     for seed, pair in enumerate(track(pairs, folder.name, console=Console(stderr=True))):
@@ -156,7 +156,7 @@ def time_clicks(model: Model, repeats: int) -> dict[str, float]:
 
 
 def make_table(reports: Sequence[Report], name: str) -> Table:
-    """Lay out the figures, a row for each data set and kind of click."""
+    """Lay out the figures, a row for each dataset and kind of click."""
     targets = [f"NoC@{target:.0%}".replace("%", "") for target in TARGETS]
     after = [f"IoU {clicks}" for clicks in SHOWN]
     table = Table("data", "clicks", "n", *targets, "failed %", *after, title=f"{name}: clicks")
@@ -179,7 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
-    parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="data sets to measure on")
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="datasets to measure on")
     parser.add_argument("--limit", type=int, help="number of images per set")
     parser.add_argument(
         "--jitter", type=float, default=JITTER, help="of jittered clicks; 0: exact clicks only"

@@ -114,7 +114,7 @@ def check_croissant(folder: Path) -> dict[str, Any]:
 
 
 def check_nnunet(folder: Path) -> dict[str, Any]:
-    """Run the integrity check of the raw data set, and read its split."""
+    """Run the integrity check of the raw dataset, and read its split."""
     raw = folder.resolve()
     for name in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{name}"] = str(raw)

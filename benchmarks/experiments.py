@@ -70,7 +70,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What was measured on one data set."""
+    """What was measured on one dataset."""
 
     jaccard: float
     failures: float
@@ -135,7 +135,7 @@ def measure(name: str, model: Model, data: Path, seconds: float) -> Trial:
 
 
 def score(model: Model, pairs: Sequence[Pair]) -> Scores:
-    """Measure the automatic outlines of a data set."""
+    """Measure the automatic outlines of a dataset."""
     summary = evaluate(model, pairs).summary
     return Scores(summary.jaccard.mean, summary.failure_rate.mean)
 

@@ -214,7 +214,7 @@ def measure(model: Model, pairs: Sequence[CachedPair]) -> tuple[float, float]:
 
 
 def measure_elsewhere(model: Model, data: Path) -> dict[str, float]:
-    """Average the Jaccard on other data sets, whole images, in the same way."""
+    """Average the Jaccard on other datasets, whole images, in the same way."""
     found = {}
     for name in ELSEWHERE:
         pairs = track(find_set(data / name), f"{model.card.name}: {name}", console=Console(stderr=True))

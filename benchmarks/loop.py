@@ -147,7 +147,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="name or file of the model (default: the shipped one)")
     add_data_argument(parser)
-    parser.add_argument("--set", default="pad-smartphone", help="folder of the data set")
+    parser.add_argument("--set", default="pad-smartphone", help="folder of the dataset")
     parser.add_argument("--draws", type=int, default=3, help="number of orders of the images")
     parser.add_argument("--every", type=int, default=10, help="number of images between fine-tunings")
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of each fine-tuning")

@@ -328,7 +328,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--models", nargs="*", help="names or files of models (default: the shipped one)")
     add_data_argument(parser)
-    parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="data sets to measure on")
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS, help="datasets to measure on")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every Nth image only")
     parser.add_argument("--baselines", action="store_true", help="also GrabCut and the random walker")
     parser.add_argument("--actions", type=int, default=0, metavar="N", help="count gestures, up to N")

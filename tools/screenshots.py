@@ -174,7 +174,7 @@ def loop_review(folder: Path) -> None:
 
 
 def export(folder: Path) -> None:
-    """Show a data set that was exported."""
+    """Show a dataset that was exported."""
     make_study(folder / "nevi-2026")
     bench = open_workbench(folder / "nevi-2026")
     panel = bench.panel(ExportPanel)

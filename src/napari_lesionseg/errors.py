@@ -48,7 +48,7 @@ class FieldError(StudyError):
 
 
 class DatasetError(LesionSegError):
-    """A data set cannot be imported or exported."""
+    """A dataset cannot be imported or exported."""
 
 
 class CancelledError(LesionSegError):

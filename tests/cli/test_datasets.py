@@ -1,4 +1,4 @@
-"""The commands that bring data sets in and out, on a study of synthetic images."""
+"""The commands that bring datasets in and out, on a study of synthetic images."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_verify_finds_a_damaged_mask_of_a_study(study_folder, capsys):
         (["--info", "missing.json"], "missing.json cannot be read"),
         (["--info", "wrong.json"], "color: Extra inputs are not permitted"),
         (["--shares", "1", "-1", "0"], "shares"),
-        (["--key", "set/key.csv"], "must not lie inside the data set"),
+        (["--key", "set/key.csv"], "must not lie inside the dataset"),
         (["--key", "none/key.csv"], "a folder that exists"),
         (["--format", "dicom"], "did not come as DICOM"),
     ],

@@ -21,7 +21,7 @@ from napari_lesionseg.study.pseudonyms import KeyFile
 SIDE = (48, 64)
 SOURCE = Path(napari_lesionseg.__file__).parent
 WRITING = re.compile(r"\.write_(?:bytes|text)\(|open\(\s*['\"][wxa]|\.save_as\(")
-# In temporary folders, or in the folder of a data set that is moved into place as a whole.
+# In temporary folders, or in the folder of a dataset that is moved into place as a whole.
 WRITE_THEMSELVES = {
     "cluster/engine.py",
     "cluster/evaluate.py",

@@ -1,4 +1,4 @@
-"""Small data sets whose every pixel is known."""
+"""Small datasets whose every pixel is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feed damaged files to every parser of data sets: clear errors only, in bounded time and memory.
+"""Feed damaged files to every parser of datasets: clear errors only, in bounded time and memory.
 
     python -m tests.fuzz [--inputs 100000] [--only NAME ...] [--seed 0]
 

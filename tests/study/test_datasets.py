@@ -1,4 +1,4 @@
-"""Data sets that become studies, with their outlines."""
+"""Datasets that become studies, with their outlines."""
 
 from __future__ import annotations
 

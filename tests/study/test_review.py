@@ -150,7 +150,7 @@ def test_annotators_are_measured_by_a_gold_standard_that_they_do_not_see(
         assert (second.image, second.dice) == ("IMD1", pytest.approx(0.75))
         (am, bo_summary) = summarize_reviews(everybody)
         assert (am.gold, bo_summary.gold_dice) == ((), pytest.approx(0.375))
-        # What leaves the house is the expert's work, not that which was measured.
+        # The export contains the expert's outline, not the one that was measured against it.
         (record, _, _) = study_records(everybody)
         assert (record.provenance.annotator, record.provenance.status) == ("am", "approved")
         assert final_mask(everybody, everybody.state.images[images[0]]).tolist() == outline.tolist()

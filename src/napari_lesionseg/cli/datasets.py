@@ -1,4 +1,4 @@
-"""``lesionseg export``, ``import`` and ``verify``: studies and data sets."""
+"""``lesionseg export``, ``import`` and ``verify``: studies and datasets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help=f"a study, a folder of images with a study in it ({STUDY_FOLDER}), or a data set",
+        help=f"a study, a folder of images with a study in it ({STUDY_FOLDER}), or a dataset",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write; must not exist, or be empty"
@@ -59,7 +59,7 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--info", type=Path, help="JSON file with what the datasheet says: title, license, cameras ..."
     )
-    parser.add_argument("--key", type=Path, help="where to keep the old names, outside of the data set")
+    parser.add_argument("--key", type=Path, help="where to keep the old names, outside of the dataset")
     parser.add_argument(
         "--originals", type=Path, metavar="DIR", help="for DICOM: the photographs that the images came from"
     )
@@ -70,7 +70,7 @@ def _add_follow_links(parser: argparse.ArgumentParser) -> None:
         "--follow-links",
         type=Path,
         metavar="ROOT",
-        help="follow links out of the data set into this folder, such as a cache; others are named",
+        help="follow links out of the dataset into this folder, such as a cache; others are named",
     )
 
 
@@ -90,9 +90,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="shares of train, val and test (default: 0.7 0.1 0.2)",
     )
-    parser.add_argument(
-        "--seed", type=int, help="another seed deals the patients out differently (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, help="seed of the random split (default: 0)")
     parser.add_argument(
         "--single-region",
         action="store_true",
@@ -140,7 +138,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 def open_records(
     source: Path, follow_links: Path | None = None
 ) -> Iterator[tuple[Sequence[Record], Sequence[Problem]]]:
-    """Open a study or a data set while its records are read; yield them with what was left out."""
+    """Open a study or a dataset while its records are read; yield them with what was left out."""
     place = find_study(source)
     if place is not None:
         with Study.open(place, READ_ONLY, unblind=True) as study:
@@ -231,7 +229,7 @@ def print_problems(problems: Iterable[Problem]) -> None:
 def configure_verify(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = VERIFY_EXAMPLE
-    parser.add_argument("folder", type=Path, help="a data set written by lesionseg, or a study")
+    parser.add_argument("folder", type=Path, help="a dataset written by lesionseg, or a study")
 
 
 def run_verify(options: argparse.Namespace) -> int:

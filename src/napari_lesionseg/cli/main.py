@@ -51,12 +51,12 @@ COMMANDS = {
     "evaluate": Command("evaluate", "measure a model on images with masks"),
     "tune": Command("evaluate", "choose a model's threshold on held-out images"),
     "models": Command("models", "list, add, rename or remove models"),
-    "export": Command("datasets", "write a study as a data set that other tools accept"),
-    "import": Command("datasets", "import a data set for the workbench"),
+    "export": Command("datasets", "write a study as a dataset that other tools accept"),
+    "import": Command("datasets", "import a dataset for the workbench"),
     "fields": Command("studies", "list, fill in or write the fields of a study, such as the diagnosis"),
     "followup": Command("studies", "measure lesions over time"),
     "review": Command("studies", "show how reviews and gold standards turned out"),
-    "verify": Command("datasets", "check that a data set is as it was written"),
+    "verify": Command("datasets", "check that a dataset is as it was written"),
     "agreement": Command("studies", "measure how well the annotators of a study agree"),
 }
 

@@ -1,1 +1,1 @@
-"""Data sets in and out: formats, export, import, de-identification, splits."""
+"""Datasets in and out: formats, export, import, de-identification, splits."""

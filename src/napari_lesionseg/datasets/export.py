@@ -1,4 +1,4 @@
-"""Writing a data set whole: checked before, split without leaks, moved into place in one step."""
+"""Writing a dataset whole: checked before, split without leaks, moved into place in one step."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from napari_lesionseg.io.atomic import follow_link, sync_folder
 from napari_lesionseg.io.folders import is_dir, walk
 from napari_lesionseg.io.tables import write_table
 
-NO_PART = "no part"
-"""What `ExportReport.parts` calls the images of an import that has no parts."""
+NO_PART = "no split"
+"""What `ExportReport.parts` calls the images of an import without splits."""
 
 _SYNC_THREADS = 8
 _STALE_SECONDS = 24 * 3600
@@ -44,7 +44,7 @@ class ExportReport:
     Parameters
     ----------
     folder : Path
-        The data set.
+        The dataset.
     format : str
         Name of its convention.
     parts : mapping
@@ -52,7 +52,7 @@ class ExportReport:
     problems : tuple of Problem
         What was left out or needs a look.
     names : mapping
-        New name by old name; keep it apart from the data set where names were changed.
+        New name by old name; keep it apart from the dataset where names were changed.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ def export_dataset(
     info: DatasetInfo | None = None,
     parts: Mapping[str, Part] | None = None,
 ) -> Generator[Step | ExportReport]:
-    """Check images with their masks and write them as a data set that other tools accept.
+    """Check images with their masks and write them as a dataset that other tools accept.
 
     Everything is written to a temporary folder beside the destination and moved there when it is whole,
     with a datasheet, Croissant metadata, the provenance of each mask, and a manifest of hashes.
@@ -264,7 +264,7 @@ def _whole(destination: Path) -> Iterator[Path]:
         sync_folder(destination.parent)
     except OSError as error:
         reason = error.strerror or error
-        raise DatasetError(f"The data set cannot be written to {destination}: {reason}.") from error
+        raise DatasetError(f"The dataset cannot be written to {destination}: {reason}.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -327,15 +327,15 @@ def check_key_place(path: Path, folder: Path) -> None:
     path : Path
         Where the key is to be.
     folder : Path
-        The data set.
+        The dataset.
 
     Raises
     ------
     DatasetError
-        When it would lie inside the data set, or its folder does not exist.
+        When it would lie inside the dataset, or its folder does not exist.
     """
     if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise DatasetError("The key must not lie inside the data set; give another folder.")
+        raise DatasetError("The key must not lie inside the dataset; give another folder.")
     if is_dir(path) or not is_dir(path.absolute().parent):
         raise DatasetError(f"The key needs a file name in a folder that exists; {path} is none.")
 
@@ -348,7 +348,7 @@ def write_key(report: ExportReport, path: str | Path) -> None:
     report : ExportReport
         Of an export.
     path : str or Path
-        A CSV file outside the data set.
+        A CSV file outside the dataset.
 
     Raises
     ------

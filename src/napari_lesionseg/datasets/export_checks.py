@@ -66,7 +66,7 @@ def check_records(
         reason = f" The first reason: {tally.problems[0].reason}" if tally.problems else ""
         raise DatasetError(f"None of {len(records)} images can be exported.{reason}")
     if len({record.classes for record in kept}) > 1:
-        raise DatasetError("The images have different classes; export them in separate data sets.")
+        raise DatasetError("The images have different classes; export them in separate datasets.")
     groups = () if config.duplicates == "skip" else tuple(duplicates)
     yield Checked(tuple(kept), tally.sizes, groups, tuple(tally.problems), tuple(tally.ignored))
 

@@ -84,7 +84,7 @@ def find_tables(folder: Path) -> list[Path]:
 
 
 def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
-    """Read the tables of a data set.
+    """Read the tables of a dataset.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
         facts.problems.append(Problem(column, text))
     lacking = sorted(known.keys - facts.rows.keys())
     for path, count in unused.items():
-        if lacking and count and facts.rows:  # the table of a larger data set is none to complain of
+        if lacking and count and facts.rows:  # the table of a larger dataset is none to complain of
             reason = f"{count} rows name no image, and {_list_names(lacking)} are in no table."
             facts.problems.append(Problem(path.name, reason))
     return facts
@@ -142,7 +142,7 @@ def _merge(
 
 
 class _Names:
-    """The names of the images of a data set, as the cells of tables may spell them."""
+    """The names of the images of a dataset, as the cells of tables may spell them."""
 
     def __init__(self, names: Collection[str]) -> None:
         self.keys = {name_key(name) for name in names}

@@ -1,4 +1,4 @@
-"""Reading a data set of any known convention, from a folder or an archive, and bringing it in."""
+"""Reading a dataset of any known convention, from a folder or an archive, and bringing it in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_dataset(
     Parameters
     ----------
     folder : str or Path
-        A data set, a folder that holds nothing but one, or a COCO file.
+        A dataset, a folder that holds nothing but one, or a COCO file.
     format : str, optional
         A key of `formats.FORMATS`; detected by default.
 
@@ -52,7 +52,7 @@ def read_dataset(
     Raises
     ------
     DatasetError
-        When it is no data set of a known convention.
+        When it is no dataset of a known convention.
     """
     with folders.follow_links(follow_links):
         return _read(Path(folder), format)
@@ -68,7 +68,7 @@ def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     convention = get_format(format) if format else recognize(folder)
     if convention is None:
         known = ", ".join(found.title for found in FORMATS.values() if found.read)
-        raise DatasetError(f"{folder} holds no data set that can be read: no images, and none of {known}.")
+        raise DatasetError(f"{folder} holds no dataset that can be read: no images, and none of {known}.")
     if convention.read is None:
         raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
     dataset = convention.read(folder)
@@ -90,7 +90,7 @@ def _unused(folder: Path, dataset: Dataset) -> Iterator[Problem]:
     for (place, suffix), names in sorted(unused.items()):
         where = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
         listed = f"{where}{names[0]}" if len(names) == 1 else f"{where}*{suffix} ({len(names)} files)"
-        yield Problem(listed, f"Not part of the data set ({dataset.format}), and not used.")
+        yield Problem(listed, f"Not part of the dataset ({dataset.format}), and not used.")
 
 
 def _may_hold_data(path: Path, stems: Container[str]) -> bool:
@@ -163,7 +163,7 @@ def import_dataset(
     info: DatasetInfo | None = None,
     follow_links: Path | None = None,
 ) -> Iterator[Step | ExportReport]:
-    """Bring a data set in: write it as a plain folder that the workbench opens.
+    """Bring a dataset in: write it as a plain folder that the workbench opens.
 
     Parts, patients, diagnoses and provenance are kept as they are; images lose their EXIF, and entries that
     cannot be read are left out and listed.
@@ -214,7 +214,7 @@ def import_dataset(
 
 
 def _check_any(dataset: Dataset) -> None:
-    """Refuse a data set of which nothing can be read, with the first reason."""
+    """Refuse a dataset of which nothing can be read, with the first reason."""
     if not dataset.records:
         reasons = (f" {problem.name}: {problem.reason}" for problem in dataset.problems)
         raise DatasetError(f"No image of it can be read.{next(reasons, '')}")

@@ -1,4 +1,4 @@
-"""The list of a data set's files with their hashes, and the check that none has changed."""
+"""The list of a dataset's files with their hashes, and the check that none has changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ManifestEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The files of a data set; `format` names its convention and `created` is ISO 8601."""
+    """The files of a dataset; `format` names its convention and `created` is ISO 8601."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +42,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What became of a data set since it was written."""
+    """What became of a dataset since it was written."""
 
     checked: int
     missing: tuple[str, ...]
@@ -78,10 +78,10 @@ def write_manifest(folder: Path, *, software: str, convention: str, created: str
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the list of a data set's files."""
+    """Read the list of a dataset's files."""
     path = folder / MANIFEST_NAME
     if not is_file(path):
-        raise DatasetError(f"{folder} has no {MANIFEST_NAME}; only exported data sets can be verified.")
+        raise DatasetError(f"{folder} has no {MANIFEST_NAME}; only exported datasets can be verified.")
     try:
         manifest = Manifest.model_validate(read_json(path))
     except ValidationError as error:
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: str | Path) -> Iterator[Hashed | Verification]:
-    """Check that a data set is as it was written."""
+    """Check that a dataset is as it was written."""
     folder = Path(folder)
     entries = read_manifest(folder).files
     missing, changed = [], []

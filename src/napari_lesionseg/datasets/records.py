@@ -1,4 +1,4 @@
-"""What a data set is, whatever its convention: images, their masks, and their annotators.
+"""What a dataset is, whatever its convention: images, their masks, and their annotators.
 
 A record holds paths or small functions, never pixels of its own accord, so that thousands of them are light;
 the pixels come when `Record.load` is called, one image at a time.
@@ -107,7 +107,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One image of a data set with all that is known of it.
+    """One image of a dataset with all that is known of it.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An entry of a data set that was left out or that needs a look.
+    """An entry of a dataset that was left out or that needs a look.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.types import ByteImage
 
 Part: TypeAlias = Literal["train", "val", "test"]
-"""Name of a part of a data set."""
+"""Name of a part of a dataset."""
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 DEFAULT_SHARES: Mapping[Part, float] = {"train": 0.7, "val": 0.1, "test": 0.2}

@@ -26,7 +26,7 @@ _BYTE = np.float32(255)
 
 
 class Readable(Protocol):
-    """An image of which parts can be read: a numpy, dask or zarr array, an HDF5 data set and their like.
+    """An image of which parts can be read: a numpy, dask or zarr array, an HDF5 dataset and their like.
 
     Its shape is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), its type uint8; a fourth channel is left out.
     """

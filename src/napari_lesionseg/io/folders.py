@@ -25,7 +25,7 @@ _followed: Path | None = None
 
 @contextlib.contextmanager
 def follow_links(root: Path | None) -> Iterator[None]:
-    """Follow links that stay inside `root`, in addition to those that stay inside the data set or study.
+    """Follow links that stay inside `root`, in addition to those that stay inside the dataset or study.
 
     None changes nothing.
     """
@@ -98,7 +98,7 @@ def _safe_parts(name: str) -> tuple[str, ...]:
     """Cut a relative path into its parts; refuse what could point elsewhere."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
-        raise DatasetError(f"{name[:200]!r} is not a path inside its data set and is not read.")
+        raise DatasetError(f"{name[:200]!r} is not a path inside its dataset and is not read.")
     return path.parts
 
 
@@ -106,7 +106,7 @@ def walk(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, in order of their names.
 
     Left out are hidden files, `LITTER`, links that lead out of the folder (see `passed_over`), and
-    studies, which are no part of the data set that they are in.
+    studies, which do not belong to the dataset that they are in.
     """
     for entry in _entries(root):
         if _leads_to_file(entry) and (not entry.is_symlink() or stays_inside(Path(entry.path), root)):
@@ -124,7 +124,7 @@ def passed_over(root: Path) -> Iterator[tuple[Path, str]]:
         elif entry.is_symlink() and not stays_inside(path, root):
             yield path, "The link leads out of the folder; allow it with --follow-links ROOT."
         elif entry.is_symlink() and is_dir(path):
-            yield path, "Links to folders inside the data set are not followed."
+            yield path, "Links to folders inside the dataset are not followed."
 
 
 def _entries(root: Path) -> Iterator[os.DirEntry[str]]:

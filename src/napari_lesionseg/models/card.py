@@ -67,7 +67,7 @@ class ModelCard(Settings):
     training: dict[str, Any] = Field(
         default_factory=dict, description="Command, settings, hashes and counts of the data."
     )
-    scores: dict[str, Any] = Field(default_factory=dict, description="Scores by data set.")
+    scores: dict[str, Any] = Field(default_factory=dict, description="Scores by dataset.")
     license: Line = Field("unknown", description="License of the weights.")
     notes: str = Field("", max_length=10_000)
 

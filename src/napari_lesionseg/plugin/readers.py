@@ -1,4 +1,4 @@
-"""Opening images, masks, folders and data sets of them in napari."""
+"""Opening images, masks, folders and datasets of them in napari."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def read_layers(path: Paths) -> list[LayerTuple]:
-    """Open images, masks, folders and data sets as layers.
+    """Open images, masks, folders and datasets as layers.
 
     Files whose name ends in ``_segmentation``, ``_mask`` or ``_attribute_<name>`` become Labels, all others
     Images. Pages of a TIFF become a stack. Gray values of more than 8 bits are kept as they are; everything
-    else becomes color bytes, upright. Of a folder that is a data set (PH2, ISIC, COCO, DICOM, images with
+    else becomes color bytes, upright. Of a folder that is a dataset (PH2, ISIC, COCO, DICOM, images with
     masks), and of a COCO file, each image comes with its outline.
     """
     return [layer for item in _as_list(path) for layer in _read_path(Path(item))]
@@ -66,7 +66,7 @@ def _read_path(path: Path) -> list[LayerTuple]:
 
 
 def _read_folder(path: Path) -> list[LayerTuple]:
-    """Open a folder as a data set, or as the images in it where it is none."""
+    """Open a folder as a dataset, or as the images in it where it is none."""
     try:
         dataset = read_dataset(path)
     except DatasetError:
@@ -75,7 +75,7 @@ def _read_folder(path: Path) -> list[LayerTuple]:
 
 
 def _read_dataset(path: Path, dataset: Dataset) -> list[LayerTuple]:
-    """Open a data set's images with their outlines, as many as there is room for."""
+    """Open a dataset's images with their outlines, as many as there is room for."""
     layers: list[LayerTuple] = []
     problems = list(dataset.problems)
     opened = pixels = 0

@@ -31,7 +31,7 @@ class Task(Generic[T]):
 
         class ExportTask(Task[ExportReport]):
             def __init__(self, study: Study, folder: Path) -> None:
-                super().__init__("exporting the data set", self._export, study, folder)
+                super().__init__("exporting the dataset", self._export, study, folder)
 
             def _export(self, study: Study, folder: Path) -> ExportReport:
                 for step in ...:

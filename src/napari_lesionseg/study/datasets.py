@@ -1,4 +1,4 @@
-"""Data sets as studies, and studies as the records that exporters take."""
+"""Datasets as studies, and studies as the records that exporters take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COLORS = ("#56b4e9", "#f0e442", "#009e73", "#cc79a7", "#0072b2", "#d55e00")
 def study_from_dataset(
     folder: str | Path, annotator: str, dataset: Dataset, progress: Progress | None = None
 ) -> int:
-    """Make a study of a data set's image files, classes, patients and masks; return how many masks it has.
+    """Make a study of a dataset's image files, classes, patients and masks; return how many masks it has.
 
     Progress is reported twice for each image: when it is added, and when its mask is.
     """
@@ -55,7 +55,7 @@ def _study_classes(names: Sequence[str]) -> list[StudyClass]:
 
 
 def import_annotations(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
-    """Save masks and facts of a data set in a study that has its images; return how many masks were saved.
+    """Save masks and facts of a dataset in a study that has its images; return how many masks were saved.
 
     Facts that the study has fields for are filled in. Masks count as corrected by the annotator `IMPORTED`:
     no prediction replaces them, and they are still to be approved. An image that has any mask or verdict is

@@ -67,7 +67,7 @@ class StudyField(StrictModel):
 
     @property
     def is_exported(self) -> bool:
-        """Whether values leave the house with a data set; by default, free text and dates do not."""
+        """Whether values leave the house with a dataset; by default, free text and dates do not."""
         return self.kind not in ("text", "date") if self.export is None else self.export
 
     @model_validator(mode="after")
@@ -252,7 +252,7 @@ class StudyFields:
         }
 
     def import_records(self, images: Mapping[str, Record], annotator: str) -> tuple[int, tuple[Problem, ...]]:
-        """Save what the records of a data set, by image, say of fields, patients and lesions.
+        """Save what the records of a dataset, by image, say of fields, patients and lesions.
 
         Return for how many images fields were filled in, and what did not fit: it is kept as it is, and
         reported once for each kind. What was imported before is not written again.

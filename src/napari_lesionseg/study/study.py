@@ -245,7 +245,7 @@ class Study:
         return (*self._reader.problems, *self._left_out, *unknown)
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Take in what is wrong with the data set that the images are from."""
+        """Take in what is wrong with the dataset that the images are from."""
         self._left_out.extend(StudyProblem(problem.name, 0, problem.reason) for problem in problems)
 
     @property

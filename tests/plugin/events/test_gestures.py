@@ -198,7 +198,7 @@ def test_a_tool_that_stays_selected_says_so_at_the_next_image(window: Any) -> No
     window.key(Qt.Key.Key_W)
     window.shown("P2")
     tools = window.bench.panel(CorrectSection).tools
-    assert tools.status.text().startswith("Box is still selected. Press R to put it down.")
+    assert tools.status.text().startswith("Box is still selected. Press R to stop using it.")
     window.canvas.setFocus()
     window.key(Qt.Key.Key_R)
     assert not tools.buttons["box"].isChecked()

@@ -1,4 +1,4 @@
-"""Data set conventions, one module each, all with the same small interface (`Format`)."""
+"""Dataset conventions, one module each, all with the same small interface (`Format`)."""
 
 from __future__ import annotations
 

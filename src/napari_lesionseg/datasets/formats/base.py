@@ -77,11 +77,11 @@ SHARED_FACTS = (
     "blue_whitish_veil",
     "colors",
 )
-"""Columns that may leave the house; all others (names, dates, free text) stay behind."""
+"""Columns that may be exported; all others (names, dates, free text) are not."""
 
 
 class ExportConfig(Settings):
-    """How a data set is written."""
+    """How a dataset is written."""
 
     unapproved: Literal["skip", "refuse", "include"] = Field(
         "skip",
@@ -96,7 +96,7 @@ class ExportConfig(Settings):
     shares: dict[Part, float] = Field(
         dict(DEFAULT_SHARES), title="Parts", description="Shares of train, val and test."
     )
-    seed: int = Field(0, title="Seed", description="Another seed deals the patients out differently.")
+    seed: int = Field(0, title="Seed", description="Seed of the random split.")
     pseudonymize: Literal["patients", "all", "nothing"] = Field(
         "patients",
         title="New names",
@@ -135,7 +135,7 @@ class ExportConfig(Settings):
         False, title="Polygons", description="Write COCO masks as polygons instead of run lengths."
     )
     dataset_id: int = Field(
-        501, ge=1, le=999, title="Number", description="Number of the nnU-Net data set, 1 to 999."
+        501, ge=1, le=999, title="Number", description="Number of the nnU-Net dataset, 1 to 999."
     )
     facts: tuple[str, ...] | None = Field(
         SHARED_FACTS, title="Facts", description="Columns of the metadata that may be exported; None: all."
@@ -143,7 +143,7 @@ class ExportConfig(Settings):
 
 
 class DatasetInfo(Settings):
-    """What the datasheet says of a data set that no program can find out."""
+    """What the datasheet says of a dataset that no program can find out."""
 
     title: str = Field("Skin lesion outlines", title="Title")
     description: str = Field("Images of skin lesions with outlines.", title="Description")
@@ -159,7 +159,7 @@ class DatasetInfo(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a record went; paths are relative to the data set, with ``/``; "" where there is no such file."""
+    """Where a record went; paths are relative to the dataset, with ``/``; "" where there is no such file."""
 
     name: str
     image: str
@@ -211,7 +211,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A data set convention.
+    """A dataset convention.
 
     Parameters
     ----------
@@ -480,7 +480,7 @@ def read_provenance(folder: Path) -> dict[str, Provenance]:
     Parameters
     ----------
     folder : Path
-        The data set.
+        The dataset.
 
     Returns
     -------

@@ -310,7 +310,7 @@ def _attributes_of(objects: Sequence[Annotation]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A COCO file, the data set it is in, and what is known of who drew its masks."""
+    """A COCO file, the dataset it is in, and what is known of who drew its masks."""
 
     path: Path
     root: Path

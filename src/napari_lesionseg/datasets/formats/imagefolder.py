@@ -1,4 +1,4 @@
-"""Hugging Face imagefolder: a folder a part with ``metadata.jsonl``, and a data set card.
+"""Hugging Face imagefolder: a folder a part with ``metadata.jsonl``, and a dataset card.
 
 ``load_dataset("imagefolder", data_dir=...)`` gives the columns ``image`` and ``mask``, both images. Every
 cell is text and every row has every column, since the loader takes the types from the first rows of each
@@ -152,7 +152,7 @@ def _below(path: str) -> str:
 
 
 def card(plan: Plan) -> str:
-    """Return the data set card: what the hub reads (YAML), then the words.
+    """Return the dataset card: what the hub reads (YAML), then the words.
 
     Parameters
     ----------

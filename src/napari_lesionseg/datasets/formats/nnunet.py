@@ -2,7 +2,7 @@
 
 Images and labels are PNG, labels are class indices without a gap. Training and validation go to
 ``imagesTr``, the test images to ``imagesTs`` with their labels in ``labelsTs``. ``splits_final.json``
-belongs into ``nnUNet_preprocessed/<data set>/`` before the training starts: without it nnU-Net splits by
+belongs into ``nnUNet_preprocessed/<dataset>/`` before the training starts: without it nnU-Net splits by
 image and patients leak.
 
 F. Isensee et al., "nnU-Net", Nature Methods 18, 2021; documentation/dataset_format.md of nnU-Net 2.

@@ -1,4 +1,4 @@
-"""PH2, the dermoscopy data set of Hospital Pedro Hispano, as it is handed out.
+"""PH2, the dermoscopy dataset of Hospital Pedro Hispano, as it is handed out.
 
 ``PH2 Dataset images/IMDnnn/`` holds ``IMDnnn_Dermoscopic_Image/IMDnnn.bmp``,
 ``IMDnnn_lesion/IMDnnn_lesion.bmp`` and, where colors were outlined, ``IMDnnn_roi/IMDnnn_R1_Label4.bmp``;

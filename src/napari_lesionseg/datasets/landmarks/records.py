@@ -24,7 +24,7 @@ class LandmarkImage:
     name : str
         The file, as the source names it; folders are separated by "/".
     people : tuple of Landmarks
-        In the order of the data set's skeleton; empty if nobody is there.
+        In the order of the dataset's skeleton; empty if nobody is there.
     shape : (int, int) or None
         Height and width of the image, where they are known.
     """
@@ -138,7 +138,7 @@ def count_occluded(images: Iterable[LandmarkImage]) -> int:
 
 
 def reorder(dataset: LandmarkDataset, skeleton: Skeleton) -> LandmarkDataset:
-    """Return a data set in the order of another skeleton; labels that it lacks become problems.
+    """Return a dataset in the order of another skeleton; labels that it lacks become problems.
 
     Landmarks that only the other skeleton has are not labeled.
     """

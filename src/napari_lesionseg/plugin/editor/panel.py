@@ -298,13 +298,13 @@ def _reason_against(need: str, context: ToolContext | None) -> str:
 
 
 def _still_selected(context: ToolContext | None) -> str:
-    """Return that a tool stayed selected from the last image, and how to put it down; empty if none did."""
+    """Return that a tool stayed selected from the last image, and how to stop using it; empty if none did."""
     if context is None:
         return ""
     for tool in TOOLS:
         selected = tool.on_button
         if isinstance(selected, SELECTABLE) and selected.is_selected(context):
-            return f"{tool.title} is still selected. Press {key_of(tool.id)} to put it down."
+            return f"{tool.title} is still selected. Press {key_of(tool.id)} to stop using it."
     return ""
 
 

@@ -184,7 +184,7 @@ class ImageReview:
         editor = self.editor
         model = editor.requests.model
         if self._carried is not None and not editor.snapshot.clicks:
-            model = None  # it has no part in the outline
+            model = None  # it did not contribute to the outline
         origin = MaskOrigin(
             model=None if model is None else model.sha256,
             threshold=editor.snapshot.threshold,

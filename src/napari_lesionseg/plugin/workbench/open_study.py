@@ -29,7 +29,7 @@ class NewStudy:
 
     folder: Path
     annotator: str
-    images_folder: Path | None = None  # plain, or a data set such as PH2's or ISIC's
+    images_folder: Path | None = None  # plain, or a dataset such as PH2's or ISIC's
     images: Mapping[str, ByteImage] = field(default_factory=dict)  # by name; saved in the study
     classes: tuple[str, ...] = (LESION.name,)
     copy: bool = False  # copy the files into the study, as PNG without EXIF
@@ -90,7 +90,7 @@ class OpenStudyTask(Task[Study]):
 def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     """Make a study; runs in another thread, since every image is read once.
 
-    Patients, lesions, diagnoses and outlines are imported where the folder is a data set that has them.
+    Patients, lesions, diagnoses and outlines are imported where the folder is a dataset that has them.
     """
     if plan.problem:
         raise StudyError(plan.problem)
@@ -145,7 +145,7 @@ def _closed_on_error(study: Study) -> Iterator[None]:
 
 
 def import_folder(source: Path, out: Path, annotator: str, progress: Progress | None = None) -> Study:
-    """Import a data set into a new folder, and open the study that is made of it.
+    """Import a dataset into a new folder, and open the study that is made of it.
 
     Runs in another thread, since every image is read and written.
     """
@@ -178,7 +178,7 @@ def _study_classes(names: tuple[str, ...]) -> tuple[StudyClass, ...]:
 
 
 def _dataset_in(folder: Path) -> Dataset:
-    """List what is known of the images of a folder, as far as it is a data set."""
+    """List what is known of the images of a folder, as far as it is a dataset."""
     try:
         return read_dataset(folder)
     except DatasetError as error:

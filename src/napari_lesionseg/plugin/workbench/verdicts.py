@@ -74,7 +74,7 @@ class Verdicts:
             return False
         problem = self._save_queue.flush()
         if problem:
-            self.message.emit(f"The verdict is not saved yet. Try again later: {problem}")
+            self.message.emit(f"The decision is not saved yet. Try again later: {problem}")
             return True
         self._given.pop()
         self._is_last_step = False
@@ -82,7 +82,7 @@ class Verdicts:
         self._save_queue.flush()
         if image_id != review.image_id:
             self._navigation.go_back_from(review.image_id)
-        self._note = "The verdict was taken back."
+        self._note = "The decision was undone."
         self._display.open(image_id)
         return True
 

@@ -1,4 +1,4 @@
-"""Export: write the approved outlines as a data set that other tools accept."""
+"""Export: write the approved outlines as a dataset that other tools accept."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Exported:
 
 
 class ExportTask(Task[Exported]):
-    """Writes a data set; `progressed` is emitted with each `Step`. Nothing is left behind after `cancel`."""
+    """Writes a dataset; `progressed` is emitted with each `Step`. Nothing is left behind after `cancel`."""
 
     cancelled_message = "The export was canceled. Nothing was written."
 
     def __init__(
         self, study: Study, out: Path, format_name: str, config: ExportConfig, originals: Path | None = None
     ) -> None:
-        super().__init__("writing the data set", self._export, study, out, format_name, config, originals)
+        super().__init__("writing the dataset", self._export, study, out, format_name, config, originals)
 
     def _export(
         self, study: Study, out: Path, format_name: str, config: ExportConfig, originals: Path | None
@@ -73,7 +73,7 @@ class ExportTask(Task[Exported]):
 
 
 def _save_key(report: ExportReport, config: ExportConfig) -> Path | None:
-    """Save beside the data set which new name stands for which old one."""
+    """Save beside the dataset which new name stands for which old one."""
     if config.pseudonymize == "nothing" or all(old == new for old, new in report.names.items()):
         return None
     beside, number = report.folder.with_name(f"{report.folder.name}-key.csv"), 1
@@ -90,7 +90,7 @@ def describe_export(exported: Exported) -> str:
     parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
     lines = [f"{report.written} images written to {report.folder} ({parts})"]
     if exported.key is not None:
-        lines.append(f"The old names are in {exported.key}. Keep it apart from the data set.")
+        lines.append(f"The old names are in {exported.key}. Keep it apart from the dataset.")
     left_out = [problem for problem in report.problems if problem.left_out]
     if left_out:
         lines.append(f"{len(left_out)} left out:")
@@ -115,7 +115,7 @@ class ExportPanel(Panel):
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
         self.report = small(QLabel())
-        self.open_folder = QPushButton("Open the data set's folder")
+        self.open_folder = QPushButton("Open the dataset's folder")
         self._describe()
         self._lay_out()
         self.export.clicked.connect(self._on_export)
@@ -137,7 +137,7 @@ class ExportPanel(Panel):
         self.task = None
 
     def start(self, out: Path, originals: Path | None = None) -> None:
-        """Write the data set to a new or empty folder; `originals` are photographs for DICOM."""
+        """Write the dataset to a new or empty folder; `originals` are photographs for DICOM."""
         if self.session is None:
             return
         config = self._form.settings()
@@ -156,7 +156,7 @@ class ExportPanel(Panel):
                 self.format.addItem(found.title, name)
         self.format.setCurrentIndex(max(0, self.format.findData("isic")))
         keep_narrow(self.format)
-        self.format.setToolTip("Format of the data set")
+        self.format.setToolTip("Format of the dataset")
         self.cancel.setToolTip("Stop the export. Nothing is written")
         self.report.setWordWrap(True)
         self.report.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -184,7 +184,7 @@ class ExportPanel(Panel):
             originals = QFileDialog.getExistingDirectory(self, asked)
             if not originals:
                 return
-        folder, _ = QFileDialog.getSaveFileName(self, "New folder for the data set")
+        folder, _ = QFileDialog.getSaveFileName(self, "New folder for the dataset")
         if folder:
             self.start(Path(folder), Path(originals) if originals else None)
 
@@ -222,9 +222,9 @@ class ExportPanel(Panel):
         if self.session is None:
             return
         done = sum(state.status.done for state in self.session.study.state.images.values())
-        why_not = "The data set is being written" if self.task is not None else ""
+        why_not = "The dataset is being written" if self.task is not None else ""
         why_not = why_not or ("" if done else "Approve some images first")
         count = "1 approved image" if done == 1 else f"{done} approved images"
         self.export.setEnabled(not why_not)
-        self.export.setToolTip(why_not or f"Write the {count} as a data set")
+        self.export.setToolTip(why_not or f"Write the {count} as a dataset")
         self.cancel.setEnabled(self.task is not None)

@@ -70,7 +70,7 @@ class StartPanel(QWidget):
         self._imported_layers: list[Image] = []
         self.new_button = QPushButton("New study\N{HORIZONTAL ELLIPSIS}")
         self.open_button = QPushButton("Open folder\N{HORIZONTAL ELLIPSIS}")
-        self.import_button = QPushButton("Import data set\N{HORIZONTAL ELLIPSIS}")
+        self.import_button = QPushButton("Import dataset\N{HORIZONTAL ELLIPSIS}")
         self.samples_button = QPushButton("Try sample images")
         self.cancel_button = QPushButton("Cancel")
         self.progress = QProgressBar()
@@ -108,8 +108,8 @@ class StartPanel(QWidget):
             self.open_folder(Path(folder))
 
     def ask_for_import(self) -> None:
-        """Ask for a data set, and a folder for what is imported from it; open that as a study."""
-        source = QFileDialog.getExistingDirectory(self, "Data set to import (COCO, nnU-Net, DICOM or other)")
+        """Ask for a dataset, and a folder for what is imported from it; open that as a study."""
+        source = QFileDialog.getExistingDirectory(self, "Dataset to import (COCO, nnU-Net, DICOM or other)")
         if not source:
             return
         out, _ = QFileDialog.getSaveFileName(self, "New folder for the imported images and their study")
@@ -139,7 +139,7 @@ class StartPanel(QWidget):
     def _lay_out(self) -> None:
         self.new_button.setToolTip("Choose images, a folder for the study, and what annotators see")
         self.open_button.setToolTip("Open a study, or a folder of images, which becomes one")
-        self.import_button.setToolTip("Copy a data set with its outlines into a new study; it is not changed")
+        self.import_button.setToolTip("Copy a dataset with its outlines into a new study; it is not changed")
         self.samples_button.setToolTip("Try LesionSeg on synthetic images")
         self.cancel_button.setToolTip("Stop reading the images. No study is opened")
         column = QVBoxLayout(self)
