@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -177,6 +177,31 @@ def make_landmarks(
     placed[kept == NOT_LABELED] = np.nan
     confident = np.ones(len(placed)) if scores is None else np.asarray(scores)
     return Landmarks(placed, kept, np.where(kept > NOT_LABELED, confident, 0).astype(np.float32), id)
+
+
+class Mark(NamedTuple):
+    """A landmark as it was marked; one that fits no skeleton is kept as well.
+
+    Parameters
+    ----------
+    label : str
+        Name of the landmark.
+    row, col : float
+        As those of a `Click`.
+    visibility : int
+        1 labeled but occluded, 2 visible.
+    score : float
+        Confidence in [0, 1]; 1 for what a person marked.
+    id : str
+        The person it belongs to.
+    """
+
+    label: str
+    row: float
+    col: float
+    visibility: int = VISIBLE
+    score: float = 1.0
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

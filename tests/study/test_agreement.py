@@ -61,10 +61,10 @@ def test_agreement_of_annotators_over_images() -> None:
     masks = [{"bo": full, "am": half}, {"am": full, "bo": full, "cy": none}, {"dee": full}]
     found = measure_agreement(masks)
     assert found.annotators == ("am", "bo", "cy", "dee")
-    assert found.dice[0, 1] == found.dice[1, 0] == pytest.approx((2 / 3 + 1) / 2)
-    assert found.dice[0, 2] == 0.0
-    assert np.isnan(found.dice[0, 3])
-    assert np.diag(found.dice).tolist() == [1, 1, 1, 1]
+    assert found.similarity[0, 1] == found.similarity[1, 0] == pytest.approx((2 / 3 + 1) / 2)
+    assert found.similarity[0, 2] == 0.0
+    assert np.isnan(found.similarity[0, 3])
+    assert np.diag(found.similarity).tolist() == [1, 1, 1, 1]
     assert found.images.tolist() == [[2, 2, 1, 0], [2, 2, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
     assert found.mean == pytest.approx((5 / 6 + 0 + 0) / 3)
 

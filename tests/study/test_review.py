@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.agreement import measure_agreement, verdict_masks
+from napari_lesionseg.study.agreement import measure_agreement, read_verdicts
 from napari_lesionseg.study.datasets import final_mask, study_records
 from napari_lesionseg.study.events import Approved, GoldStandard, Returned
 from napari_lesionseg.study.queue import arrange, next_image
@@ -62,7 +62,7 @@ def test_the_same_outline_accepts_and_another_one_edits(
     assert 0.5 < found.edit_dice < 1
     assert final_mask(chief, edited).tolist() == np.roll(outline, 2).tolist()
     decided.refresh()  # a reviewer has seen the outline: this is no agreement of two annotators
-    assert measure_agreement(verdict_masks(decided, image) for image in images).annotators == ("am",)
+    assert measure_agreement(read_verdicts(decided, image) for image in images).annotators == ("am",)
 
 
 def test_what_is_returned_comes_first_and_is_reviewed_again(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import SHAPE, revision_path
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.agreement import verdict_masks
+from napari_lesionseg.study.agreement import read_verdicts
 from napari_lesionseg.study.events import Approved, MaskEvent, MaskOrigin, StudyClass
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study, find_damage
@@ -368,7 +368,7 @@ def test_annotators_see_each_others_work(study: Study, images: list[str], outlin
         assert other.read_mask(images[0]).tolist() == outline.tolist()
         other.approve(images[0], np.roll(outline, 1))
         study.refresh()
-    assert set(verdict_masks(study, images[0])) == {"am", "bo"}
+    assert set(read_verdicts(study, images[0])) == {"am", "bo"}
     assert study.state.images[images[0]].annotator == "bo"
 
 
@@ -395,12 +395,12 @@ def test_blinded_annotators_do_not_see_each_others_work(blinded: Study, outline:
         assert list(other.state.images) == images
         assert {state.status for state in other.state.images.values()} == {Status.UNREVIEWED}
         assert other.read_mask(images[0]) is None
-        assert verdict_masks(other, images[0]) == {}
+        assert read_verdicts(other, images[0]) == {}
         assert not any(isinstance(entry, MaskEvent) for entry in other.history(images[0]))
         other.approve(images[0], outline)
-        assert set(verdict_masks(other, images[0])) == {"bo"}
+        assert set(read_verdicts(other, images[0])) == {"bo"}
     with Study.open(blinded.folder, "lead", unblind=True) as lead:
-        assert set(verdict_masks(lead, images[0])) == {"am", "bo"}
+        assert set(read_verdicts(lead, images[0])) == {"am", "bo"}
         assert lead.state.images[images[1]].note == "look!"
 
 
@@ -410,7 +410,7 @@ def test_no_lesion_is_a_verdict_with_an_empty_mask(
     study.no_lesion(images[0])
     Study.open(study.folder, "bo").approve(images[0], outline)
     study.refresh()
-    masks = verdict_masks(study, images[0])
+    masks = read_verdicts(study, images[0])
     assert not masks["am"].any()
     assert masks["bo"].tolist() == outline.tolist()
 

@@ -23,7 +23,7 @@ from napari_lesionseg.study.agreement import (
     find_consensus,
     measure_agreement,
     measure_field_agreement,
-    verdict_masks,
+    read_verdicts,
 )
 from napari_lesionseg.study.datasets import IMPORTED, field_problems
 from napari_lesionseg.study.fields import (
@@ -246,7 +246,7 @@ def configure_agreement(parser: argparse.ArgumentParser) -> None:
 
 
 def run_agreement(options: argparse.Namespace) -> int:
-    """Print how well annotators agree on outlines (mean Dice) and on fields (kappa)."""
+    """Print how well annotators agree on outlines (Dice), landmarks (OKS) and fields (kappa)."""
     with open_study(options.study) as study:
         if not print_agreement(study) | print_field_agreement(study):
             raise StudyError("No image was decided about or described by two annotators yet.")
@@ -257,14 +257,15 @@ def run_agreement(options: argparse.Namespace) -> int:
 
 
 def print_agreement(study: Study) -> bool:
-    """Print how well each pair of annotators agrees on outlines; return whether there is any."""
-    found = measure_agreement(verdict_masks(study, image) for image in study.state.images)
+    """Print how well each pair of annotators agrees on outlines or landmarks; return whether there is any."""
+    found = measure_agreement(read_verdicts(study, image) for image in study.state.images)
     if found.mean is None:
         return False
-    table = Table("annotators", "images", "mean Dice", title="Agreement", title_justify="left")
+    figure = "mean Dice" if study.info.landmarks is None else "mean OKS"
+    table = Table("annotators", "images", figure, title="Agreement", title_justify="left")
     for (i, first), (j, second) in itertools.combinations(enumerate(found.annotators), 2):
         if found.images[i, j]:
-            table.add_row(f"{first} and {second}", str(found.images[i, j]), f"{found.dice[i, j]:.3f}")
+            table.add_row(f"{first} and {second}", str(found.images[i, j]), f"{found.similarity[i, j]:.3f}")
     results.print(table)
     return True
 
@@ -294,7 +295,7 @@ def write_consensus(study: Study, folder: Path) -> int:
     repeated = Counter(_stem(state.name).casefold() for state in states)
     written = 0
     for state in states:
-        masks = verdict_masks(study, state.image_id)
+        masks = read_verdicts(study, state.image_id)
         if len(masks) > 1:
             stem = _stem(state.name)
             # Images of one name, from different folders, must not overwrite each other.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.optimize import linear_sum_assignment
 
 from napari_lesionseg.types import Landmarks
 
@@ -78,6 +79,30 @@ def person_area(person: Landmarks) -> float:
     """Return about how many pixels a person covers, at least 1."""
     top, left, bottom, right = map(float, person.bounds)
     return max(AREA_OF_BOX * (bottom - top) * (right - left), 1.0)
+
+
+def similarity(people: Sequence[Landmarks], others: Sequence[Landmarks]) -> float:
+    """Return the mean object keypoint similarity (OKS, 0 to 1) of two annotators' people in an image.
+
+    People are matched one to one, the most similar first; one who has no match counts as 0. Landmarks that
+    only one of the two labeled count as 0 as well. 1 if both marked nobody.
+    """
+    count = max(len(people), len(others))
+    if not count:
+        return 1.0
+    table = np.array([[_oks(person, other) for other in others] for person in people], float)
+    table = table.reshape(len(people), len(others))
+    rows, cols = linear_sum_assignment(-table)
+    return float(table[rows, cols].sum() / count)
+
+
+def _oks(person: Landmarks, other: Landmarks) -> float:
+    either = person.labeled | other.labeled
+    both = person.labeled & other.labeled
+    gaps = np.linalg.norm(person.points - other.points, axis=1)[both].astype(float)
+    # The area of one and of the other, so that the order of the annotators does not matter.
+    area = (person_area(person) + person_area(other)) / 2
+    return float(np.exp(-(gaps**2) / (2 * area * (2 * OKS_SIGMA) ** 2)).sum() / max(int(either.sum()), 1))
 
 
 def average_precision(

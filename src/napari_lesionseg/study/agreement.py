@@ -7,32 +7,37 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.events import Approved
+from napari_lesionseg.evaluation.keypoints import similarity
+from napari_lesionseg.study.events import MaskEvent
+from napari_lesionseg.study.landmarks import people_in
 from napari_lesionseg.study.state import Verdict
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import LabelImage
+from napari_lesionseg.types import LabelImage, Landmarks
 
 _ITERATIONS = 200
+
+Work: TypeAlias = LabelImage | tuple[Landmarks, ...]
+"""What an annotator decided on: a mask (H, W), or the people of an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Mean Dice of every pair of annotators, who are in the order of rows and columns."""
+    """Mean similarity of every pair of annotators, who are in the order of rows and columns."""
 
     annotators: tuple[str, ...]
-    dice: NDArray[np.float64]  # (N, N), symmetric; NaN where two annotators share no image
+    similarity: NDArray[np.float64]  # (N, N), symmetric; NaN where two annotators share no image
     images: NDArray[np.int64]  # (N, N), number of images that two annotators share
 
     @property
     def mean(self) -> float | None:
         """Mean over the pairs of different annotators that share images; None when there are none."""
-        upper = self.dice[np.triu_indices(len(self.annotators), 1)]
+        upper = self.similarity[np.triu_indices(len(self.annotators), 1)]
         upper = upper[~np.isnan(upper)]
         return float(upper.mean()) if len(upper) else None
 
@@ -47,10 +52,10 @@ class Consensus:
     specificity: Mapping[str, float]
 
 
-def verdict_masks(study: Study, image_id: str) -> dict[str, LabelImage]:
-    """Read the mask (H, W) of each annotator's verdict, by name, as far as it may be seen.
+def read_verdicts(study: Study, image_id: str) -> dict[str, Work]:
+    """Read the mask (H, W), or the people, of each annotator's verdict, by name, as far as it may be seen.
 
-    "No lesion" is all background. Reviews are no verdicts: who reviews has seen the other's mask.
+    "No lesion" is all background, or nobody. Reviews are no verdicts: who reviews has seen the other's mask.
     """
     return {
         annotator: read_verdict(study, verdict)
@@ -59,11 +64,23 @@ def verdict_masks(study: Study, image_id: str) -> dict[str, LabelImage]:
     }
 
 
-def read_verdict(study: Study, verdict: Verdict) -> LabelImage:
-    """Read the mask (H, W) of a verdict; "no lesion" is all background."""
-    if isinstance(verdict, Approved):
-        return study.read_revision(verdict)
+def read_verdict(study: Study, verdict: Verdict | MaskEvent) -> Work:
+    """Read the mask (H, W) of a verdict, or its people; "no lesion" is all background, or nobody."""
+    mask_event = verdict if isinstance(verdict, MaskEvent) else None
+    if study.info.landmarks is not None:
+        return people_in(study, mask_event)
+    if mask_event is not None:
+        return study.read_revision(mask_event)
     return np.zeros(study.state.images[verdict.image_id].shape, np.uint8)
+
+
+def compare(first: Work, second: Work, label: int | None = None) -> float:
+    """Return how similar the work of two annotators is, 0 to 1: Dice of masks, OKS of people."""
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return dice(first, second, label)
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return similarity(first, second)
+    raise StudyError("Outlines and landmarks cannot be compared.")
 
 
 def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> float:
@@ -75,14 +92,14 @@ def dice(first: LabelImage, second: LabelImage, label: int | None = None) -> flo
     return 2 * int(np.count_nonzero(a & b)) / total if total else 1.0
 
 
-def measure_agreement(masks: Iterable[Mapping[str, LabelImage]], label: int | None = None) -> Agreement:
-    """Compare every pair of annotators over all images they share, given as `verdict_masks`."""
+def measure_agreement(works: Iterable[Mapping[str, Work]], label: int | None = None) -> Agreement:
+    """Compare every pair of annotators over all images they share, given as `read_verdicts`."""
     found: dict[tuple[str, str], list[float]] = {}
-    for by_annotator in masks:
+    for by_annotator in works:
         names = sorted(by_annotator)
         for place, first in enumerate(names):
             for second in names[place:]:
-                value = dice(by_annotator[first], by_annotator[second], label)
+                value = compare(by_annotator[first], by_annotator[second], label)
                 found.setdefault((first, second), []).append(value)
     annotators = tuple(sorted({annotator for pair in found for annotator in pair}))
     means = np.full((len(annotators),) * 2, np.nan)
@@ -149,7 +166,7 @@ def _inter_rater() -> Any:
         ) from error
 
 
-def find_consensus(masks: Mapping[str, LabelImage], label: int = 1) -> Consensus:
+def find_consensus(masks: Mapping[str, Work], label: int = 1) -> Consensus:
     """Estimate the consensus of at least two annotators' masks (H, W) with STAPLE.
 
     Annotators are weighed by how well they agree with the estimate: Warfield, Zou and Wells, "Simultaneous
@@ -158,9 +175,12 @@ def find_consensus(masks: Mapping[str, LabelImage], label: int = 1) -> Consensus
     """
     if len(masks) < 2:
         raise StudyError("A consensus needs the outlines of at least two annotators.")
-    if len({labels.shape for labels in masks.values()}) > 1:
+    drawn = {name: labels for name, labels in masks.items() if isinstance(labels, np.ndarray)}
+    if len(drawn) < len(masks):
+        raise StudyError("There is a consensus of outlines only, and none of landmarks.")
+    if len({labels.shape for labels in drawn.values()}) > 1:
         raise StudyError("The annotators' outlines differ in shape; they belong to different images.")
-    planes = {annotator: _is(labels, label) for annotator, labels in masks.items()}
+    planes = {annotator: _is(labels, label) for annotator, labels in drawn.items()}
     first = next(iter(planes.values()))
     if all(np.array_equal(plane, first) for plane in planes.values()):
         # STAPLE divides by zero when nobody, or everybody, marks anything.

@@ -25,7 +25,8 @@ from pydantic import (
     TypeAdapter,
 )
 
-from napari_lesionseg.types import MAX_CLASS_INDEX, Box, Click, Prompts
+from napari_lesionseg.config import Skeleton
+from napari_lesionseg.types import MAX_CLASS_INDEX, Box, Click, Mark, Prompts
 
 SCHEMA_VERSION: Literal[1] = 1
 """Version of ``study.json`` and of the events that this package writes and reads."""
@@ -33,6 +34,7 @@ SCHEMA_VERSION: Literal[1] = 1
 STUDY_FORMAT: Literal["napari-lesionseg study"] = "napari-lesionseg study"
 MAX_CLICKS = 10_000
 MAX_AREAS = 1_000
+MAX_MARKS = 5_000
 MAX_NOTE = 4_000
 MAX_VIEW = 16_000
 
@@ -73,6 +75,9 @@ RelativePath: TypeAlias = Annotated[
 ]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Coordinate: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
+MarkName: TypeAlias = Annotated[str, StringConstraints(max_length=100)]
+MarkRecord: TypeAlias = tuple[MarkName, Coordinate, Coordinate, Literal[1, 2], Fraction, MarkName]
+"""Label, row, column, visibility, score and person of a `Mark`."""
 Side: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixel: TypeAlias = Annotated[int, Field(ge=-1_000_000, le=10_000_000)]
 Note: TypeAlias = Annotated[str, StringConstraints(max_length=MAX_NOTE)]
@@ -106,6 +111,8 @@ class StudyInfo(StrictModel):
     study: Uuid
     created: Time
     classes: Annotated[tuple[StudyClass, ...], Field(min_length=1, max_length=MAX_CLASS_INDEX)] = (LESION,)
+    # What is marked in a study of landmarks, which has no outlines; None: outlines.
+    landmarks: Skeleton | None = None
     # Relative to the study, and may lead out of it with "..": an image counts only when its SHA-256 is known.
     # None: all images are in the study's own folder.
     images_folder: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
@@ -193,10 +200,12 @@ class Area(StrictModel):
 
 
 class MaskEvent(ImageEvent):
-    """A revision of an image's mask, and what it came from (see `MaskOrigin`)."""
+    """A revision of an image's mask, or of its landmarks, and what it came from (see `MaskOrigin`)."""
 
     revision: Revision  # of masks/<image>/<revision>.png; the same pixels have the same name
-    sha256: Sha256  # of that file
+    sha256: Sha256  # of that file, or of the marks
+    # Landmarks are in the event itself: a few hundred bytes need no file of their own.
+    marks: Annotated[tuple[MarkRecord, ...], Field(max_length=MAX_MARKS)] | None = None
     model: Sha256 | None = None
     threshold: Fraction | None = None
     clicks: Annotated[tuple[tuple[Coordinate, Coordinate, bool], ...], Field(max_length=MAX_CLICKS)] = ()
@@ -208,6 +217,10 @@ class MaskEvent(ImageEvent):
     def as_clicks(self) -> tuple[Click, ...]:
         """Return the clicks as the rest of the package knows them."""
         return tuple(Click(*click) for click in self.clicks)
+
+    def as_marks(self) -> tuple[Mark, ...]:
+        """Return the landmarks as the rest of the package knows them."""
+        return tuple(Mark(*mark) for mark in self.marks or ())
 
 
 class Predicted(MaskEvent):

@@ -19,14 +19,14 @@ from napari_lesionseg.io.images import read_mask, write_mask
 from napari_lesionseg.study.events import MaskEvent
 from napari_lesionseg.types import LabelImage
 
-_REVISION_DIGITS = 16
+REVISION_DIGITS = 16
 
 
 def name_revision(labels: LabelImage) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a mask's size and pixels."""
     digest = hashlib.sha256(f"{labels.shape[0]}x{labels.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(labels).data)
-    return digest.hexdigest()[:_REVISION_DIGITS]
+    return digest.hexdigest()[:REVISION_DIGITS]
 
 
 class MaskStore:

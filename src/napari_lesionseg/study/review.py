@@ -14,9 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
 
+import numpy as np
+
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.tables import write_table
-from napari_lesionseg.study.agreement import dice, read_verdict
+from napari_lesionseg.study.agreement import compare, read_verdict
 from napari_lesionseg.study.events import (
     Approved,
     GoldStandard,
@@ -26,7 +28,7 @@ from napari_lesionseg.study.events import (
     Returned,
 )
 from napari_lesionseg.study.state import ImageState, Status, Verdict
-from napari_lesionseg.study.study import Study
+from napari_lesionseg.study.study import Content, Study
 
 KnownDice: TypeAlias = dict[tuple[str, str | None, str | None], float]
 """Dice of two masks, by image and revisions; None stands for "no lesion"."""
@@ -34,12 +36,12 @@ KnownDice: TypeAlias = dict[tuple[str, str | None, str | None], float]
 
 @dataclass(frozen=True, slots=True)
 class GoldScore:
-    """How an annotator's outline compares with the gold standard."""
+    """How an annotator's outline, or landmarks, compare with the gold standard."""
 
     annotator: str
     image: str
     time: datetime  # of the annotator's verdict
-    dice: float
+    dice: float  # of landmarks, their OKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,11 @@ def mark_gold(study: Study, image_id: str) -> ImageState:
     verdict = state.verdicts.get(study.annotator)
     if verdict is None:
         raise StudyError(f"Approve {state.name} first; its outline then becomes the gold standard.")
-    origin = MaskOrigin.of(verdict) if isinstance(verdict, Approved) else MaskOrigin()
-    return study.record_mask(GoldStandard, image_id, read_verdict(study, verdict), origin)
+    approved = verdict if isinstance(verdict, Approved) else None
+    content: Content = () if approved is None else approved.as_marks()
+    if study.info.landmarks is None:
+        content = np.asarray(read_verdict(study, verdict))
+    return study.record_mask(GoldStandard, image_id, content, MaskOrigin.of(approved))
 
 
 def withdraw_gold(study: Study, image_id: str) -> ImageState:
@@ -212,8 +217,7 @@ def _returned_to(study: Study, state: ImageState) -> str:
 def _dice(study: Study, verdict: Verdict, other: Verdict | GoldStandard, known: KnownDice) -> float:
     key = verdict.image_id, _revision(verdict), _revision(other)
     if key not in known:
-        second = study.read_revision(other) if isinstance(other, GoldStandard) else read_verdict(study, other)
-        known[key] = dice(read_verdict(study, verdict), second)
+        known[key] = compare(read_verdict(study, verdict), read_verdict(study, other))
     return known[key]
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import StudyError
@@ -63,11 +66,17 @@ from napari_lesionseg.study.layout import (
     sweep,
     write_info,
 )
-from napari_lesionseg.study.mask_store import MaskStore
+from napari_lesionseg.study.mask_store import REVISION_DIGITS, MaskStore
 from napari_lesionseg.study.state import ImageState, StateStore, Status, StudyState
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage, Mark
 
 _ANNOTATOR: TypeAdapter[str] = TypeAdapter(AnnotatorName)
+
+NOTHING_DRAWN = "The outline is empty; draw one, or choose No lesion."
+NOTHING_MARKED = "No landmark is marked; mark one, or choose None visible."
+
+Content: TypeAlias = ArrayLike | Sequence[Mark]
+"""What is saved of an image: a mask (H, W), or marks in a study of landmarks."""
 
 Which: TypeAlias = Literal["current", "predicted", "corrected", "approved"]
 """Which of an image's masks is meant."""
@@ -126,6 +135,7 @@ class Study:
         paths: str | Path | Iterable[str | Path] = (),
         images: Mapping[str, ArrayLike] | None = None,
         classes: Sequence[StudyClass] = (LESION,),
+        landmarks: Skeleton | None = None,
         blinded: bool = False,
         copy: bool = False,
         key_file: str | Path | None = None,
@@ -144,6 +154,8 @@ class Study:
             As for `add_images`.
         classes : sequence of StudyClass
             Classes to outline; the first has label 1.
+        landmarks : Skeleton, optional
+            Landmarks to mark in each image, in place of outlines.
         blinded : bool
             Whether annotators must not see each other's work.
         key_file : str or Path, optional
@@ -167,7 +179,12 @@ class Study:
             files = find_files(paths, folder)
             folder.mkdir(parents=True, exist_ok=True)
             _check_free(folder, check_annotator(annotator))
-            info = new_info(classes=tuple(classes), blinded=blinded, pseudonymized=key_file is not None)
+            info = new_info(
+                classes=tuple(classes),
+                landmarks=landmarks,
+                blinded=blinded,
+                pseudonymized=key_file is not None,
+            )
             write_info(folder, info)
         study = cls.open(folder, annotator)
         study.add_images(files, images=images, copy=copy, key_file=key_file, groups=groups, progress=progress)
@@ -290,13 +307,13 @@ class Study:
         """Read one of an image's masks (H, W) as a new array; None when there is none.
 
         "current" is the mask to show: all background where there is no lesion, else the latest mask that an
-        annotator drew or approved, else the latest prediction.
+        annotator drew or approved, else the latest prediction. A study of landmarks has no masks.
         """
         state = self._state_of(image_id)
         if which == "current" and state.status is Status.NO_LESION:
             return np.zeros(state.shape, np.uint8)
         event: MaskEvent | None = getattr(state, which)
-        return None if event is None else self.read_revision(event)
+        return None if event is None or event.marks is not None else self.read_revision(event)
 
     def read_revision(self, event: MaskEvent) -> LabelImage:
         """Read the mask (H, W) of any event, from `history` or an image's state, as a new array."""
@@ -378,17 +395,20 @@ class Study:
         self,
         kind: type[MaskEvent],
         image_id: str,
-        labels: ArrayLike,
+        content: Content,
         origin: MaskOrigin = NO_ORIGIN,
         **fields: Any,
     ) -> ImageState:
         """Save a mask (H, W) of class indices, with the model, threshold and clicks it came from.
 
-        Raises `StudyError` when it does not fit the image.
+        In a study of landmarks, save marks instead. Raises `StudyError` when the mask does not fit the image.
         """
+        if self.info.landmarks is not None:
+            record = record_of_marks(check_marks(content))
+            return self.record(kind, image_id, **record, **origin.fields(), **fields)
         with self._lock, explained("Saving the outline"):
             self._check_open()
-            checked = check_labels(labels, self._state_of(image_id), len(self.info.classes))
+            checked = check_labels(content, self._state_of(image_id), len(self.info.classes))
             # The mask must be on the disk before the event that refers to it.
             revision, sha256 = self._masks.write(image_id, checked, self._store.hashes(image_id))
             return self.record(kind, image_id, revision=revision, sha256=sha256, **origin.fields(), **fields)
@@ -407,29 +427,28 @@ class Study:
             return tuple(event.image_id for event in events)
 
     def record_prediction(
-        self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN
+        self, image_id: str, content: Content, origin: MaskOrigin = NO_ORIGIN
     ) -> ImageState:
         """Save a mask that the model predicted; it never replaces an annotator's mask."""
-        return self.record_mask(Predicted, image_id, labels, origin)
+        return self.record_mask(Predicted, image_id, content, origin)
 
-    def save_correction(self, image_id: str, labels: ArrayLike, origin: MaskOrigin = NO_ORIGIN) -> ImageState:
+    def save_correction(self, image_id: str, content: Content, origin: MaskOrigin = NO_ORIGIN) -> ImageState:
         """Save a mask that the annotator changed, by hand, by clicks or by the threshold."""
         review_of = self._reviewed(self._state_of(image_id))
-        return self.record_mask(Corrected, image_id, labels, origin, review_of=review_of)
+        return self.record_mask(Corrected, image_id, content, origin, review_of=review_of)
 
     def approve(
-        self, image_id: str, labels: ArrayLike | None = None, origin: MaskOrigin | None = None
+        self, image_id: str, content: Content | None = None, origin: MaskOrigin | None = None
     ) -> ImageState:
         """Approve a mask, by default the current one; an empty one is a `StudyError`."""
-        state = self._state_of(image_id)
-        if labels is None:
-            if state.current is None:
-                raise StudyError("There is no outline to approve; draw one, or choose No lesion.")
-            labels = self.read_revision(state.current)
-        if not np.any(labels):
-            raise StudyError("The outline is empty; draw one, or choose No lesion.")
-        origin = origin or MaskOrigin.of(state.current)
-        return self.record_mask(Approved, image_id, labels, origin, review_of=self._reviewed(state))
+        state, current = self._state_of(image_id), self._state_of(image_id).current
+        has_marks = self.info.landmarks is not None
+        if content is None and current is not None:
+            content = current.as_marks() if has_marks else self.read_revision(current)
+        if content is None or not np.size(content) or not (has_marks or np.any(content)):
+            raise StudyError(NOTHING_MARKED if has_marks else NOTHING_DRAWN)
+        origin = origin or MaskOrigin.of(current)
+        return self.record_mask(Approved, image_id, content, origin, review_of=self._reviewed(state))
 
     def no_lesion(self, image_id: str) -> ImageState:
         """Record the verdict that the image shows no lesion."""
@@ -523,6 +542,8 @@ class Study:
         """Return why a well-formed event is still left out, or None."""
         if isinstance(event, Added) and self._files.leads_out(event):
             return "a link leads the path out of the folder of the images"
+        if isinstance(event, MaskEvent) and (event.marks is None) != (self.info.landmarks is None):
+            return "it has landmarks" if event.marks is not None else "it has an outline, but no landmarks"
         if isinstance(event, MaskEvent) and event.label > len(self.info.classes):
             return f"the study has no class {event.label}"
         return None
@@ -565,7 +586,10 @@ def _find_damage_of(study: Study, state: ImageState) -> Iterator[StudyProblem]:
     masks = {e.revision: e for e in study.history(state.image_id) if isinstance(e, MaskEvent)}
     for event in masks.values():
         try:
-            study.read_revision(event)
+            if event.marks is None:
+                study.read_revision(event)
+            elif record_of_marks(event.as_marks())["sha256"] != event.sha256:
+                yield StudyProblem(EVENTS, 0, f"landmarks of {state.name} are not those that were saved")
         except StudyError as error:
             yield StudyProblem(f"{MASKS}/{event.image_id}/{event.revision}.png", 0, str(error))
         if event.carried is not None and event.carried.image_id not in study.state.images:
@@ -590,7 +614,26 @@ def check_annotator(annotator: str) -> str:
         ) from error
 
 
-def check_labels(labels: ArrayLike, state: ImageState, classes: int) -> LabelImage:
+def check_marks(content: Content) -> tuple[Mark, ...]:
+    """Return marks in the types that are saved, or raise `StudyError` if they are a mask."""
+    found: list[Mark] = []
+    for mark in () if isinstance(content, np.ndarray) else cast("Sequence[Any]", content):
+        if not isinstance(mark, Mark):
+            break
+        place = float(mark.row), float(mark.col)
+        found.append(Mark(mark.label, *place, int(mark.visibility), float(mark.score), mark.id))
+    if len(found) < len(cast("Sequence[Any]", content)):
+        raise StudyError("This study has landmarks; an outline cannot be saved in it.")
+    return tuple(found)
+
+
+def record_of_marks(marks: Sequence[Mark]) -> dict[str, Any]:
+    """Return the fields of an event that hold marks; the same marks have the same revision."""
+    sha256 = hashlib.sha256(json.dumps(marks).encode()).hexdigest()
+    return {"marks": tuple(marks), "sha256": sha256, "revision": sha256[:REVISION_DIGITS]}
+
+
+def check_labels(labels: Content, state: ImageState, classes: int) -> LabelImage:
     """Return the labels of a mask (H, W) as uint8, or raise `StudyError` if it does not fit the image."""
     values = np.asarray(labels)
     if values.shape != state.shape:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.records import Problem
-from napari_lesionseg.types import NOT_LABELED, OCCLUDED, Landmarks, make_landmarks
+from napari_lesionseg.types import NOT_LABELED, OCCLUDED, Landmarks, Mark, make_landmarks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +106,63 @@ def _shared_end(path: Path, image: LandmarkImage) -> int:
             break
         count += 1
     return count
+
+
+def people_of(
+    marks: Iterable[Mark], skeleton: Skeleton, name: str = ""
+) -> tuple[tuple[Landmarks, ...], tuple[Problem, ...]]:
+    """Return marks of an image as landmarks, one set for each id, and the marks that are in none.
+
+    These have unknown labels, or no position, or come twice; each is a problem of ``name``.
+    """
+    found: dict[str, dict[str, Mark]] = {}
+    problems = []
+    for mark in marks:
+        person = found.setdefault(mark.id, {})
+        reason = _why_unusable(mark, person, skeleton)
+        if reason:
+            problems.append(Problem(name, reason, left_out=False))
+        else:
+            person[mark.label] = mark
+    people = [_person(person, skeleton, number) for number, person in found.items() if person]
+    return tuple(people), tuple(problems)
+
+
+def _why_unusable(mark: Mark, person: Container[str], skeleton: Skeleton) -> str:
+    if mark.label not in skeleton.names:
+        return f"The skeleton has no landmark '{mark.label}'; the point is kept, but not used."
+    if not (math.isfinite(mark.row) and math.isfinite(mark.col)):
+        return f"The landmark '{mark.label}' has no position and is not used."
+    if mark.label in person:
+        return f"The landmark '{mark.label}' is marked twice; the first point is used."
+    return ""
+
+
+def _person(marks: Mapping[str, Mark], skeleton: Skeleton, number: str) -> Landmarks:
+    none = Mark("", math.nan, math.nan, NOT_LABELED, 0.0)
+    row_of = [marks.get(name, none) for name in skeleton.names]
+    return make_landmarks(
+        [(mark.row, mark.col) for mark in row_of],
+        [mark.visibility for mark in row_of],
+        [mark.score for mark in row_of],
+        number,
+    )
+
+
+def marks_of(people: Iterable[Landmarks], skeleton: Skeleton) -> tuple[Mark, ...]:
+    """Return the labeled landmarks of all people as marks."""
+    return tuple(
+        Mark(
+            skeleton.names[index],
+            float(person.points[index, 0]),
+            float(person.points[index, 1]),
+            int(person.visibility[index]),
+            float(person.scores[index]),
+            person.id,
+        )
+        for person in people
+        for index in np.flatnonzero(person.labeled).tolist()
+    )
 
 
 def check_places(image: LandmarkImage, names: Sequence[str]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from qtpy.QtGui import QIcon, QImage, QPixmap
 from napari_lesionseg.io.overlay import draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.plugin.widgets.lazy_cache import LazyCache
-from napari_lesionseg.study.agreement import measure_agreement, verdict_masks
+from napari_lesionseg.study.agreement import measure_agreement, read_verdicts
 from napari_lesionseg.study.events import Approved
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
@@ -67,7 +67,7 @@ class AgreementColumn(LazyCache[float | None]):
         return self.get(state.image_id, tuple(approved))
 
     def _make(self, image_id: str) -> float | None:
-        return measure_agreement([verdict_masks(self._study, image_id)]).mean
+        return measure_agreement([read_verdicts(self._study, image_id)]).mean
 
     def _finish(self, made: float | None) -> float | None:
         return made
