@@ -10,7 +10,7 @@ import pytest
 
 from napari_lesionseg.datasets.export import export_dataset, write_key
 from napari_lesionseg.datasets.export_checks import Step
-from napari_lesionseg.datasets.formats import ExportConfig, recognize
+from napari_lesionseg.datasets.formats import FORMATS, ExportConfig, recognize
 from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME
 from napari_lesionseg.datasets.records import Provenance
@@ -119,7 +119,7 @@ def test_a_data_set_of_which_nothing_can_be_read_is_refused_with_the_reason(expo
         list(import_dataset(exported / "coco", exported / "in"))
 
 
-def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_data_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for source in (tmp_path, tmp_path / "none"):
         with pytest.raises(DatasetError):
             read_dataset(source)
@@ -127,6 +127,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="damaged"), open_dataset(tmp_path / "x.zip"):
         pass
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({"files": [], "format": "nnunet"}))
+    monkeypatch.setitem(FORMATS, "nnunet", replace(FORMATS["nnunet"], read=None))
     with pytest.raises(DatasetError, match="nnU-Net, a format that is written, not read"):
         read_dataset(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.datasets.formats.test_dicom import write_photograph
 
 from napari_lesionseg.datasets.export import export_dataset
-from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.datasets.formats import FORMATS, ExportConfig
+from napari_lesionseg.datasets.formats.dicom_files import read_photograph
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
-from napari_lesionseg.datasets.records import Dataset
+from napari_lesionseg.datasets.records import Dataset, Provenance, Record
 
 KEEP = ExportConfig(pseudonymize="nothing")
 
@@ -57,3 +61,50 @@ def test_the_originals_come_in_unchanged(kit, real_data: Path, tmp_path: Path) -
         source = smallest(read_dataset(real_data / name))
         kit.last(export_dataset(source.records, tmp_path / name, "folder", config=KEEP))
         assert kit.digests(read_dataset(tmp_path / name)) == kit.digests(source)
+
+
+@pytest.fixture
+def various(kit, tmp_path: Path) -> list[Record]:
+    """Ten images of two classes; one without a lesion, one all lesion, one with an accent in its name."""
+    records = [kit.record(seed, classes=3, lesion=f"L{seed // 2}") for seed in range(10)]
+    signed = Provenance("am", "", None, "no lesion", "2026-01-02T03:04:05+00:00")
+    records[3] = replace(records[3], mask=np.zeros((40, 56), np.uint8), provenance=signed)
+    records[4] = replace(records[4], mask=np.ones((40, 56), np.uint8), name="bl\u00e5")
+    records[5] = replace(records[5], metadata={"sex": "female"}, mask=records[5].mask * (records[5].mask > 1))
+    return records
+
+
+def from_dicom(records: list[Record], folder: Path) -> list[Record]:
+    """Give every record a photograph that it came from."""
+    folder.mkdir()
+    made = []
+    for record in records:
+        path = folder / f"{record.name}.dcm"
+        write_photograph(path, record.image, record.patient)
+        made.append(replace(record, image=functools.partial(read_photograph, path), origin=path))
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name, found in FORMATS.items() if found.write])
+def test_every_export_can_be_imported(kit, various: list[Record], tmp_path: Path, name: str) -> None:
+    records = from_dicom(various, tmp_path / "camera") if name == "dicom" else various
+    kit.last(export_dataset(records, tmp_path / "out", name, config=KEEP))
+    dataset = read_dataset(tmp_path / "out")
+    assert (dataset.format, dataset.problems) == (name, ())
+    report = kit.last(import_dataset(tmp_path / "out", tmp_path / "back"))
+    assert report.problems == ()
+    parts = {
+        line.split(",")[0]: line.split(",")[1]
+        for line in (tmp_path / "out/provenance.csv").read_text(encoding="utf-8").splitlines()[1:]
+    }
+    before = {record.name: record for record in records}
+    for found in (dataset, read_dataset(tmp_path / "back")):
+        without = [replace(record, regions={}) for record in found.records]  # ISIC's attributes
+        assert kit.digests(Dataset(name, without)) == kit.digests(Dataset(name, records))
+        for record in found.records:
+            one = before[record.name]
+            assert record.classes == one.classes
+            assert (record.patient, record.part) == (one.patient, parts[record.name])
+            assert record.provenance == one.provenance
+            if name != "dicom":  # whose header has no place for them
+                assert (record.lesion, record.diagnosis) == (one.lesion, one.diagnosis)

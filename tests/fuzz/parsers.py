@@ -24,7 +24,7 @@ import openpyxl
 from PIL import Image
 
 from napari_lesionseg.datasets.deidentify import clean_jpeg
-from napari_lesionseg.datasets.formats import coco, folder, imagefolder, isic, ph2
+from napari_lesionseg.datasets.formats import coco, coco_panoptic, folder, imagefolder, isic, nnunet, ph2
 from napari_lesionseg.datasets.formats.base import read_provenance
 from napari_lesionseg.datasets.formats.coco import draw_polygons, encode_mask, trace_polygons
 from napari_lesionseg.datasets.formats.dicom_files import (
@@ -359,6 +359,39 @@ def _read_coco(payload: bytes, place: Path) -> None:
             continue
 
 
+def _panoptic() -> bytes:
+    content = json.loads(_coco())
+    segments = [{"id": 1, "category_id": 1, "area": int(_labels().sum()), "iscrowd": 0}]
+    content["annotations"] = [
+        {"image_id": number, "file_name": f"{number}.png", "segments_info": segments} for number in (1, 2, 3)
+    ]
+    return json.dumps(content).encode()
+
+
+def _read_panoptic(payload: bytes, place: Path) -> None:
+    drawn = _encoded(Image.fromarray(_labels()[..., None] * np.array([1, 0, 0], np.uint8)), "PNG")
+    (place / "panoptic_train").mkdir()
+    for number in (1, 2, 3):
+        _file(place, f"{number}.png", PNG)
+        _file(place, f"panoptic_train/{number}.png", drawn)
+    _file(place, "panoptic_train.json", payload)
+    _load_all(coco_panoptic.read(place))
+
+
+CARD = b'{"labels": {"background": 0, "lesion": 1, "ignore": 2}, "file_ending": ".png"}'
+SPLITS = b'[{"train": ["a"], "val": ["b"]}]'
+
+
+def _read_nnunet(payload: bytes, place: Path) -> None:
+    is_card = b"labels" in payload
+    for case in "ab":
+        _file(place, f"imagesTr/{case}_0000.png", PNG)
+        _file(place, f"labelsTr/{case}.png", _encoded(Image.fromarray(_labels()), "PNG"))
+    _file(place, "dataset.json", payload if is_card else CARD)
+    _file(place, "splits_final.json", SPLITS if is_card else payload)
+    _load_all(nnunet.read(place))
+
+
 def _read_isic(payload: bytes, place: Path) -> None:
     _file(place, "ISIC_0000001.png", PNG)
     _file(place, "ISIC_0000001_segmentation.png", MASK)
@@ -542,6 +575,8 @@ TARGETS = {
         (TABLE,), lambda payload, place: read_provenance(_file(place, "provenance.csv", payload).parent)
     ),
     "COCO": Target((_coco(),), _read_coco, structured=True),
+    "COCO panoptic": Target((_panoptic(),), _read_panoptic, structured=True),
+    "nnU-Net": Target((CARD, SPLITS), _read_nnunet, structured=True),
     "COCO polygons": Target((np.arange(16, dtype=np.float64).tobytes(),), _draw),
     "manifest": Target((MANIFEST.encode(),), _read_manifest, structured=True),
     "ZIP": Target((_zip(),), _unpack(".zip")),

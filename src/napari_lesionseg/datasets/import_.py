@@ -11,7 +11,15 @@ from pathlib import Path
 from napari_lesionseg.datasets.export import ExportReport, keep_parts, run_export
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.facts import name_key
-from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, coco, get_format, recognize
+from napari_lesionseg.datasets.formats import (
+    FORMATS,
+    DatasetInfo,
+    ExportConfig,
+    coco,
+    coco_panoptic,
+    get_format,
+    recognize,
+)
 from napari_lesionseg.datasets.formats.base import OWN_FILES, is_image
 from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.errors import DatasetError
@@ -61,7 +69,8 @@ def read_dataset(
 def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     if is_file(folder) and folder.suffix.lower() == ".json":
         root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
-        return coco.read(root, [folder])
+        panoptic = format == "coco-panoptic" or (format is None and coco_panoptic.is_panoptic(folder))
+        return coco_panoptic.read(root, [folder]) if panoptic else coco.read(root, [folder])
     if not is_dir(folder):
         raise DatasetError(_no_folder(folder))
     folder = _descend(folder)

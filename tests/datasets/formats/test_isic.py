@@ -172,3 +172,30 @@ def test_the_segmentation_is_the_union_of_the_lesions(
     kit.last(export_dataset([record], tmp_path / "out", "isic"))
     mask = read_mask(next((tmp_path / "out").rglob("*_segmentation.png")))
     assert set(np.unique(labels[mask > 0]).tolist()) == inside
+
+
+@pytest.mark.parametrize(
+    ("classes", "back"),
+    [
+        (("hair", "lesion"), ("lesion", "hair")),
+        (("melanoma", "nevus", "hair"), ("lesion", "hair", "melanoma", "nevus")),
+        (("lesion", "Lesion 2"), ("lesion", "lesion_2")),
+        (("hair-a", "hair a", "nevus"), ("lesion", "hair_a", "hair_a_2")),
+        (("ink", "streaks", "lesion"), ("lesion", "streaks", "ink")),
+        (("hair", "ruler"), ("lesion", "hair", "ruler")),
+    ],
+)
+def test_no_class_is_lost_whatever_their_order(
+    kit, tmp_path: Path, classes: tuple[str, ...], back: tuple[str, ...]
+) -> None:
+    count = len(classes) + 1
+    labels = np.tile(np.arange(56, dtype=np.uint8) * count // 56, (40, 1))
+    record = replace(kit.record(0), mask=labels, classes=("background", *classes))
+    kit.last(export_dataset([record], tmp_path / "out", "isic", config=KEEP))
+    (found,) = read_dataset(tmp_path / "out").records
+    assert found.classes == ("background", *back)
+    read = found.load().labels
+    values = [np.unique(read[labels == index]).tolist() for index in range(count)]
+    assert values[0] == [0]
+    assert all(len(value) == 1 for value in values)
+    assert len({value for (value,) in values}) == count

@@ -14,7 +14,7 @@ from napari_lesionseg.io.folders import is_file
 __all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognize"]
 
 # Modules with a tuple FORMATS. A folder is tried against them in this order, so plain folders come last.
-_MODULES = ("ph2", "coco", "isic", "nnunet", "imagefolder", "dicom", "folder")
+_MODULES = ("ph2", "coco", "coco_panoptic", "nnunet", "isic", "imagefolder", "dicom", "folder")
 
 FORMATS: Mapping[str, Format] = {
     found.name: found for name in _MODULES for found in import_module(f".{name}", __package__).FORMATS

@@ -1,8 +1,6 @@
 """COCO: one JSON file a part with images, categories and objects; masks as run lengths or polygons.
 
 Polygons are written along the edges of the pixels, so that pycocotools draws exactly the mask they came from.
-In the panoptic variant every pixel belongs to one numbered segment, written as the colors of a PNG: a
-segment's number is R + 256 G + 65536 B, and 0 is what nobody outlined.
 
 T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https://cocodataset.org/#format-data.
 """
@@ -41,7 +39,6 @@ from napari_lesionseg.datasets.formats.base import (
 from napari_lesionseg.datasets.records import (
     Dataset,
     InstanceImage,
-    Pixels,
     Problem,
     Provenance,
     Record,
@@ -49,12 +46,11 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import contained, spelled, stays_inside, walk
-from napari_lesionseg.io.images import write_image
 from napari_lesionseg.io.tables import read_json
-from napari_lesionseg.types import MAX_CLASS_INDEX, ByteImage, LabelImage
+from napari_lesionseg.types import MAX_CLASS_INDEX, LabelImage
 
 MAX_SIDE = 100_000
-_PIXELS = 200_000_000
+MAX_PIXELS = 200_000_000
 MAX_OBJECTS = 65_535
 """Most objects in one image: their numbers have 16 bits."""
 
@@ -78,18 +74,20 @@ _ID = TypeAdapter(int)
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
-class _Lenient(BaseModel):
+class Lenient(BaseModel):
+    """Base of the entries of COCO files, whose further keys are not needed."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class RunLengthMask(_Lenient):
+class RunLengthMask(Lenient):
     """A mask as run lengths, packed (text) or plain (numbers); `size` is (height, width)."""
 
     size: tuple[Side, Side]
     counts: str | list[int]
 
 
-class Image(_Lenient):
+class Image(Lenient):
     """An entry of ``images``; `facts` is our own, for what COCO has no place for."""
 
     id: int
@@ -99,7 +97,7 @@ class Image(_Lenient):
     facts: dict[str, str] = Field(default_factory=dict)
 
 
-class Category(_Lenient):
+class Category(Lenient):
     """An entry of ``categories``."""
 
     id: int
@@ -107,7 +105,7 @@ class Category(_Lenient):
     supercategory: str = ""
 
 
-class Annotation(_Lenient):
+class Annotation(Lenient):
     """An entry of ``annotations``: one object."""
 
     id: int = 0
@@ -165,14 +163,16 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     repeated = set[str]()
     provenance = read_provenance(folder)
     classes: dict[int, str] | None = None
-    contents = {path: _content(path) for path in files}
+    contents = {path: read_content(path) for path in files}
     used = _used_categories(contents.values())
     for path, content in contents.items():
-        found = _categories(content, path, used)
+        if any("segments_info" in entry for entry in content["annotations"] if isinstance(entry, dict)):
+            raise DatasetError(f"{path} lists panoptic segments; read it with --format coco-panoptic.")
+        found = name_categories(content, path, used)
         if classes is not None and found != classes:
             raise DatasetError(f"{path} has other categories than the files before it.")
         classes = found
-        for record in _records(content, _File(path, folder, provenance), found, problems):
+        for record in _records(content, CocoFile(path, folder, provenance), found, problems):
             if records.setdefault(str(record.image), record) is not record:
                 repeated.add(str(record.image))
     for key in repeated:
@@ -187,7 +187,8 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     return Dataset("coco", natural_order(described), (*problems, *facts.problems), done)
 
 
-def _content(path: Path) -> dict[str, list[Any]]:
+def read_content(path: Path) -> dict[str, list[Any]]:
+    """Return the lists of images, categories and annotations of a COCO file."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise DatasetError(f"{path} is not a COCO file.")
@@ -197,7 +198,7 @@ def _content(path: Path) -> dict[str, list[Any]]:
     return lists
 
 
-def _parse(
+def parse_entries(
     model: type[Parsed], entries: Sequence[Any], problems: list[Problem], path: Path
 ) -> Iterator[Parsed]:
     """Check the entries of a list one by one; broken ones become problems."""
@@ -214,13 +215,17 @@ def _parse(
 def _used_categories(contents: Iterable[Mapping[str, list[Any]]]) -> set[int | None]:
     """Return the ids of the categories that any object has."""
     entries = (entry for content in contents for entry in content["annotations"] if isinstance(entry, dict))
-    return {_as_number(entry.get("category_id")) for entry in entries}
+    return {as_number(entry.get("category_id")) for entry in entries}
 
 
-def _categories(content: Mapping[str, list[Any]], path: Path, used: Container[int | None]) -> dict[int, str]:
+def name_categories(
+    content: Mapping[str, list[Any]], path: Path, used: Container[int | None]
+) -> dict[int, str]:
     """Return the names of the categories by id, in the order of the ids; each has a name of its own."""
     problems: list[Problem] = []
-    found = {category.id: category for category in _parse(Category, content["categories"], problems, path)}
+    found = {
+        category.id: category for category in parse_entries(Category, content["categories"], problems, path)
+    }
     if problems or not found or len(found) != len(content["categories"]) or len(found) > MAX_CLASS_INDEX:
         raise DatasetError(f"{path} has no sound list of 1 to {MAX_CLASS_INDEX} categories.")
     groups = {category.supercategory for category in found.values()}
@@ -239,17 +244,17 @@ def _categories(content: Mapping[str, list[Any]], path: Path, used: Container[in
 
 def _records(
     content: Mapping[str, list[Any]],
-    source: _File,
+    source: CocoFile,
     categories: Mapping[int, str],
     problems: list[Problem],
 ) -> Iterator[Record]:
     """Yield the sound images of one file."""
     objects: dict[int, list[Annotation]] = {}
-    for annotation in _parse(Annotation, content["annotations"], problems, source.path):
+    for annotation in parse_entries(Annotation, content["annotations"], problems, source.path):
         objects.setdefault(annotation.image_id, []).append(annotation)
     broken = _numbers_of_broken(content["annotations"], objects)
     seen = set[int]()
-    for image in _parse(Image, content["images"], problems, source.path):
+    for image in parse_entries(Image, content["images"], problems, source.path):
         try:
             if image.id in seen:
                 raise DatasetError(f"Two images have the number {image.id}.")
@@ -266,11 +271,11 @@ def _records(
 def _numbers_of_broken(entries: Sequence[Any], objects: Mapping[int, Sequence[Annotation]]) -> set[int]:
     """Return the images of which more objects are listed than could be read."""
     ids = (entry.get("image_id") for entry in entries if isinstance(entry, dict))
-    listed = Counter(number for number in map(_as_number, ids) if number is not None)
+    listed = Counter(number for number in map(as_number, ids) if number is not None)
     return {number for number, count in listed.items() if count > len(objects.get(number, ()))}
 
 
-def _as_number(value: Any) -> int | None:
+def as_number(value: Any) -> int | None:
     """Return an id as a number, which text and decimals may hold as well."""
     try:
         return _ID.validate_python(value)
@@ -279,7 +284,7 @@ def _as_number(value: Any) -> int | None:
 
 
 def _record(
-    image: Image, objects: Sequence[Annotation], source: _File, categories: Mapping[int, str]
+    image: Image, objects: Sequence[Annotation], source: CocoFile, categories: Mapping[int, str]
 ) -> Record:
     numbers = {category: index for index, category in enumerate(categories, 1)}
     _check(image, objects, numbers)
@@ -309,7 +314,7 @@ def _attributes_of(objects: Sequence[Annotation]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class CocoFile:
     """A COCO file, the dataset it is in, and what is known of who drew its masks."""
 
     path: Path
@@ -318,7 +323,7 @@ class _File:
 
     def image(self, name: str) -> Path:
         """Find an image beside the file, in the root, in ``images``, or in the part's folder below them."""
-        part = self.path.stem.removeprefix("instances_").removeprefix("instances")
+        part = re.sub("^(?:instances|panoptic)_?", "", self.path.stem)
         places = [self.root / place for place in ("", "images", part, f"images/{part}")]
         for place in [*places, self.path.parent]:
             # macOS writes file names in decomposed Unicode, and most programs write JSON in composed.
@@ -330,7 +335,7 @@ class _File:
 
 def _check(image: Image, objects: Sequence[Annotation], numbers: Mapping[int, int]) -> None:
     """Refuse what cannot be drawn, before any memory is taken."""
-    if image.width * image.height > _PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         raise DatasetError(f"{image.width} x {image.height} pixels are more than any camera's.")
     if len(objects) > MAX_OBJECTS:
         raise DatasetError(f"{len(objects)} objects are more than an image can hold ({MAX_OBJECTS}).")
@@ -736,65 +741,4 @@ def _joined(loops: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     return outline
 
 
-def write_panoptic(plan: Plan) -> Iterator[Placed]:
-    """Write ``images/<part>/``, ``annotations/panoptic_<part>/`` and ``annotations/panoptic_<part>.json``.
-
-    Parameters
-    ----------
-    plan : Plan
-        What to write.
-
-    Yields
-    ------
-    Placed
-        After each record.
-    """
-    number = 0
-    head = file_head(plan)
-    head["categories"] = [category | {"isthing": 1} for category in head["categories"]]
-    for part, records in plan.parts().items():
-        folder = plan.folder / "annotations" / f"panoptic_{part}"
-        folder.mkdir(parents=True)
-        images, annotations = [], []
-        for record in records:
-            pixels = plan.load(record)
-            placed = put_image(plan, record, pixels.image, plan.folder / "images" / part / record.name)
-            number += 1
-            images.append(image_entry(number, placed, record, pixels.labels.shape))
-            colors, segments = segments_of(pixels, split=plan.config.split_parts)
-            mask = folder / f"{record.name}.png"
-            write_image(mask, colors, durable=False)
-            annotations.append({"image_id": number, "file_name": mask.name, "segments_info": segments})
-            yield Placed(record.name, placed, mask.relative_to(plan.folder).as_posix())
-        put_json(folder.with_suffix(".json"), head | {"images": images, "annotations": annotations})
-
-
-def segments_of(pixels: Pixels, *, split: bool) -> tuple[ByteImage, list[dict[str, Any]]]:
-    """Give the objects of one image their numbers.
-
-    Parameters
-    ----------
-    pixels : Pixels
-        Of one record.
-    split : bool
-        As for `base.objects_of`.
-
-    Returns
-    -------
-    colors : ndarray
-        (H, W, 3) uint8, the numbers as colors.
-    segments : list of dict
-        COCO's ``segments_info``.
-    """
-    numbers = np.zeros(pixels.labels.shape, np.uint32)
-    segments = []
-    for number, found in enumerate(objects_of(pixels, split=split), 1):
-        numbers[found.box][found.mask > 0] = number
-        segments.append(segment_entry(number, found))
-    return np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], axis=-1).astype(np.uint8), segments
-
-
-FORMATS = (
-    Format("coco", "COCO", recognizes, read, write),
-    Format("coco-panoptic", "COCO panoptic", write=write_panoptic),
-)
+FORMATS = (Format("coco", "COCO", recognizes, read, write),)

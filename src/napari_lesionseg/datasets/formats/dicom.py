@@ -17,8 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
-from napari_lesionseg.datasets.formats.base import Format, Placed, Plan, any_file_matches, read_provenance
+from napari_lesionseg.datasets.formats.base import (
+    Format,
+    Placed,
+    Plan,
+    any_file_matches,
+    part_of,
+    read_provenance,
+)
 from napari_lesionseg.datasets.formats.dicom_files import (
     Header,
     clean_photograph,
@@ -111,7 +120,12 @@ def read(folder: Path) -> Dataset:
     tables = find_tables(folder)
     facts = read_facts(tables, [_name(path) for path, _ in photographs])
     records = [
-        facts.applied(_record(path, header, segmentations.get(header.uid), classes, provenance))
+        facts.applied(
+            replace(
+                _record(path, header, segmentations.get(header.uid), classes, provenance),
+                part=part_of(path, folder),
+            )
+        )
         for path, header in photographs
     ]
     used = frozenset([*files, *tables])
@@ -156,17 +170,25 @@ def _record(
 ) -> Record:
     name = _name(path)
     sex = {"F": "female", "M": "male"}.get(header.sex)
+    known = provenance.get(name_key(name), Provenance() if outlines else NOT_OUTLINED)
+    mask = functools.partial(_labels, outlines.path, classes) if outlines else None
+    if mask is None and known.status == "no lesion":  # a segmentation has one segment at least
+        mask = functools.partial(_no_lesion, path)
     return Record(
         name,
         functools.partial(read_photograph, path),
-        functools.partial(_labels, outlines.path, classes) if outlines else None,
+        mask,
         instances=functools.partial(_instances, outlines.path, classes) if outlines else None,
         classes=classes,
         patient=header.patient or None,
         metadata={"sex": sex} if sex else {},
-        provenance=provenance.get(name_key(name), Provenance() if outlines else NOT_OUTLINED),
+        provenance=known,
         origin=path,
     )
+
+
+def _no_lesion(photograph: Path) -> LabelImage:
+    return np.zeros(read_photograph(photograph).shape[:2], np.uint8)
 
 
 def _labels(path: Path, classes: tuple[str, ...]) -> LabelImage:

@@ -313,6 +313,12 @@ def read_colors(path: Path, legend: Legend) -> LabelImage:
     return labels
 
 
+def put_legend(plan: Plan) -> None:
+    """Write ``classes.csv``."""
+    rows = [{"index": str(index), "name": name} for index, name in enumerate(plan.classes)]
+    write_table(plan.folder / CLASSES_NAME, rows, ("index", "name"))
+
+
 def write(plan: Plan) -> Iterator[Placed]:
     """Write ``images/``, ``masks/``, the legend, the facts; objects and regions where there are any.
 
@@ -327,8 +333,7 @@ def write(plan: Plan) -> Iterator[Placed]:
         After each record.
     """
     put_facts(plan, plan.folder / "metadata.csv")
-    rows = [{"index": str(index), "name": name} for index, name in enumerate(plan.classes)]
-    write_table(plan.folder / CLASSES_NAME, rows, ("index", "name"))
+    put_legend(plan)
     index = len(plan.classes) > 2
     for record in plan.records:
         pixels = plan.load(record)

@@ -28,7 +28,14 @@ from napari_lesionseg.datasets.formats.base import (
     put_mask,
     read_provenance,
 )
-from napari_lesionseg.datasets.formats.folder import Legend, look_through, read_colors
+from napari_lesionseg.datasets.formats.folder import (
+    CLASSES_NAME,
+    Legend,
+    look_through,
+    put_legend,
+    read_colors,
+    read_legend,
+)
 from napari_lesionseg.datasets.records import (
     NOT_OUTLINED,
     Dataset,
@@ -91,7 +98,9 @@ def read(folder: Path) -> Dataset:
         found[image] = (mask, row)
     if not found:
         raise DatasetError(f"{folder} holds no image that a {_TABLE} names.")
-    legend, odd = look_through([mask for mask, _ in found.values() if mask is not None])
+    masks = [mask for mask, _ in found.values() if mask is not None]
+    given = read_legend(folder)
+    legend, odd = (given, []) if given else look_through(masks)
     problems += [Problem(path.name, reason) for path, reason in odd]
     unusable = {path for path, _ in odd}
     provenance = read_provenance(folder)
@@ -103,8 +112,8 @@ def read(folder: Path) -> Dataset:
         with_facts(replace(record, provenance=provenance.get(record.name.casefold(), record.provenance)), row)
         for record, (_, row) in zip(records, found.values(), strict=True)
     ]
-    masks = [mask for mask, _ in found.values() if mask is not None]
-    files = frozenset([*found, *masks, *(table for table, _ in rows), folder / "README.md"])
+    own = (folder / "README.md", folder / CLASSES_NAME)
+    files = frozenset([*found, *masks, *(table for table, _ in rows), *own])
     return Dataset("imagefolder", natural_order(described), tuple(problems), files)
 
 
@@ -116,6 +125,8 @@ def _record(image: Path, mask: Path | None, legend: Legend, part: Part | None) -
 
 def write(plan: Plan) -> Iterator[Placed]:
     """Write ``<part>/images/``, ``<part>/masks/``, ``<part>/metadata.jsonl`` and ``README.md``.
+
+    Where there are several classes, ``classes.csv`` names them.
 
     Parameters
     ----------
@@ -143,6 +154,8 @@ def write(plan: Plan) -> Iterator[Placed]:
             )
             yield Placed(record.name, image, mask)
         (folder / "metadata.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    if index:
+        put_legend(plan)
     (plan.folder / "README.md").write_bytes(card(plan).encode())
 
 

@@ -245,13 +245,22 @@ def _attributes(pixels: Pixels, record: Record) -> dict[str, LabelImage]:
 
     Regions of other kinds (PH2's colors) have no place in this convention.
     """
-    masks = {name: region_of(pixels.labels, index) for index, name in enumerate(record.classes) if index > 1}
-    masks |= {name: mask for name, mask in pixels.regions.items() if name in masks or name in ATTRIBUTES}
-    return {_attribute_name(name): mask for name, mask in masks.items()}
+    further = _attribute_names(record.classes)
+    masks = {name: region_of(pixels.labels, record.classes.index(name)) for name in further}
+    others = {name: mask for name, mask in pixels.regions.items() if name in masks or name in ATTRIBUTES}
+    return {further.get(name, name): mask for name, mask in (masks | others).items()}
 
 
-def _attribute_name(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower())
+def _attribute_names(classes: tuple[str, ...]) -> dict[str, str]:
+    """Return how files of each class are named, but for the class that is the whole lesion anyway."""
+    lesions = [name for name in classes[1:] if name not in ATTRIBUTES and _is_lesion(name, classes)]
+    whole = lesions[0] if len(lesions) == 1 else next((n for n in lesions if n.casefold() == "lesion"), None)
+    names: dict[str, str] = {}
+    for index, name in enumerate(classes):
+        if index and name != whole:
+            word = re.sub(r"\W+", "_", name.lower())
+            names[name] = f"{word}_{index}" if word in {"lesion", *names.values()} else word
+    return names
 
 
 FORMATS = (Format("isic", "ISIC", recognizes, read, write, pseudonym="ISIC_{:07d}", names=r"ISIC_\d{7}"),)
