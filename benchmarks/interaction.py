@@ -41,14 +41,13 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.inference.prompts import enclosing_box
 from napari_lesionseg.io.images import write_image
-from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import TOOLS, ToolContext
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click, Prompts
+from napari_lesionseg.types import Click, Prompts, Scribble
 
 SIZES = ((560, 768), (4000, 6000))
 TICK_MS = 10
@@ -187,7 +186,7 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
         measure(
             window,
             "click",
-            [lambda at=at: editor.add_clicks([Click(*at, rng.random() < 0.5)]) for at in spots],
+            [lambda at=at: editor.add_stroke(Click(*at, rng.random() < 0.5)) for at in spots],
         ),
         measure(window, "take a click back", [editor.undo] * few),
         measure(window, "threshold", [lambda t=t: set_threshold(editor, t) for t in thresholds]),
@@ -200,8 +199,8 @@ def measure_corrections(shape: tuple[int, int], model: Any, repeats: int) -> lis
     boxes = [Prompts(box=enclosing_box(area)) for area in areas]
     rows.append(measure(window, "box", [lambda a=a: editor.add_area(a) for a in boxes]))
     rows.append(measure(window, "lasso", [lambda a=a: editor.add_area(a) for a in areas]))
-    strokes = [clicks_along(area.lasso[:8], True, shape) for area in areas]
-    rows.append(measure(window, "scribble", [lambda s=s: editor.add_clicks(s) for s in strokes]))
+    strokes = [Scribble(area.lasso[:8]) for area in areas]
+    rows.append(measure(window, "scribble", [lambda s=s: editor.add_stroke(s) for s in strokes]))
     editor.close()
     window.viewer.close()
     return rows

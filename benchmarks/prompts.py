@@ -41,6 +41,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy import ndimage
+from skimage.graph import MCP_Geometric
 from skimage.measure import find_contours
 from skimage.morphology import skeletonize
 
@@ -112,8 +113,19 @@ def draw_scribble(predicted: Mask, truth: Mask) -> Scribble | None:
     near[click.pixel] = False
     line = skeletonize(part) & (depth > 0.5 * depth.max())
     line &= ndimage.distance_transform_edt(near) <= SCRIBBLE_REACH * depth.max()
-    points = sorted((float(row), float(col)) for row, col in np.argwhere(line)) or [(click.row, click.col)]
-    return Scribble(points, click.positive)
+    return Scribble(longest_path(line) or [(click.row, click.col)], click.positive)
+
+
+def longest_path(line: Mask) -> list[tuple[float, float]]:
+    """Return the pixels from one end of a skeleton to the other."""
+    if not line.any():
+        return []
+    costs, start = np.where(line, 1.0, np.inf), tuple(np.argwhere(line)[0])
+    for _ in range(2):  # the pixel farthest from any other is an end, that from it the other
+        route = MCP_Geometric(costs)
+        reached, _ = route.find_costs([start])
+        start = np.unravel_index(np.where(np.isfinite(reached), reached, -1).argmax(), line.shape)
+    return [(float(row), float(col)) for row, col in route.traceback(start)]
 
 
 @dataclass
@@ -143,8 +155,8 @@ class Subject:
 
     def outline(self, prediction: Prediction) -> LabelImage:
         """Make the outline as the program does."""
-        points = prediction.prompts.points
-        return prediction.to_mask(PostprocessConfig(), self.model.card.threshold, points)
+        strokes = prediction.prompts.strokes
+        return prediction.to_mask(PostprocessConfig(), self.model.card.threshold, strokes)
 
     def gestures(self) -> Iterator[tuple[str, Prediction]]:
         """Yield the prediction after each gesture."""
@@ -152,7 +164,7 @@ class Subject:
         yield "box", self.encoded.predict_logits(Prompts(box=self.box))
         yield "lasso", self.encoded.predict_logits(Prompts(lasso=self.lasso))
         scribble = draw_scribble(self.outline(self.first) > 0, self.truth > 0)
-        drawn = Prompts(scribbles=(scribble,)) if scribble else Prompts()
+        drawn = Prompts((scribble,)) if scribble else Prompts()
         yield "scribble", self.encoded.predict_logits(drawn, self.first.probability())
         yield from self.clicks("click", Prompts(), self.first, CLICKS)
         yield from self.clicks("box, click", Prompts(box=self.box), None, CLICKS[:2])
@@ -165,7 +177,7 @@ class Subject:
         for count in range(1, max(counts) + 1):
             click = next_click(self.outline(prediction) > 0, self.truth > 0)
             if click is not None:
-                prompts = replace(prompts, clicks=(*prompts.clicks, click))
+                prompts = replace(prompts, strokes=(*prompts.strokes, click))
                 prediction = self.encoded.predict_logits(prompts, prediction.probability())
             if count in counts:
                 yield name if count == 1 else f"{name} x {count}", prediction
@@ -204,9 +216,9 @@ class Subject:
     def _best_gesture(self, before: Prediction) -> tuple[Prediction, float]:
         prompts, wrong = before.prompts, self.outline(before) > 0
         click, scribble = next_click(wrong, self.truth > 0), draw_scribble(wrong, self.truth > 0)
-        tried = [replace(prompts, clicks=(*prompts.clicks, click))] if click else []
+        tried = [replace(prompts, strokes=(*prompts.strokes, click))] if click else []
         if scribble is not None:
-            tried.append(replace(prompts, scribbles=(*prompts.scribbles, scribble)))
+            tried.append(replace(prompts, strokes=(*prompts.strokes, scribble)))
         if not prompts.has_area:
             tried += [replace(prompts, box=self.box), replace(prompts, lasso=self.lasso)]
         probability = before.probability()

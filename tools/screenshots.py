@@ -145,7 +145,7 @@ def click_below(bench: Workbench) -> None:
     """Correct the outline by a click on its lowest point."""
     editor = bench.session.editor
     rows, cols = np.nonzero(editor.snapshot.mask)
-    editor.add_clicks([Click(int(rows.max()), int(cols[rows.argmax()]), positive=True)])
+    editor.add_stroke(Click(int(rows.max()), int(cols[rows.argmax()]), positive=True))
 
 
 def workbench(folder: Path) -> None:

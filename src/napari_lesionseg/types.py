@@ -62,7 +62,8 @@ class Scribble:
     Parameters
     ----------
     points : sequence of (float, float)
-        Rows and columns along the stroke, in pixels of the image, as those of a `Click`.
+        Rows and columns along the stroke, in pixels of the image, as those of a `Click`. Straight lines join
+        them; points outside the image are left out.
     positive : bool
         True: this belongs to the lesion. False: it does not.
     """
@@ -71,22 +72,27 @@ class Scribble:
     positive: bool = True
 
 
+Stroke: TypeAlias = Click | Scribble
+"""What the annotator put on a lesion, or beside it."""
+
+
+def points_of(stroke: Stroke) -> Sequence[tuple[float, float]]:
+    """Return the rows and columns of a click or scribble."""
+    return [(stroke.row, stroke.col)] if isinstance(stroke, Click) else stroke.points
+
+
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """All that the annotator drew to show where a lesion is, in pixels of the image."""
 
-    clicks: tuple[Click, ...] = ()
+    strokes: tuple[Stroke, ...] = ()  # oldest first; where they meet, the later one counts
     box: Box | None = None
     lasso: tuple[tuple[float, float], ...] = ()  # rows and columns
-    scribbles: tuple[Scribble, ...] = ()
 
     @property
-    def points(self) -> tuple[Click, ...]:
-        """The points of the scribbles, then the clicks."""
-        strokes = (
-            Click(row, col, scribble.positive) for scribble in self.scribbles for row, col in scribble.points
-        )
-        return (*strokes, *self.clicks)
+    def points(self) -> list[tuple[float, float]]:
+        """Rows and columns of all strokes."""
+        return [point for stroke in self.strokes for point in points_of(stroke)]
 
     @property
     def has_area(self) -> bool:

@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as npst
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.inference.clicks import (
     DISC_RADIUS,
-    clicks_inside,
     guidance_planes,
-    honor_clicks,
+    honor_strokes,
     next_click,
+    strokes_inside,
 )
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.types import Click, Probability
@@ -23,7 +23,7 @@ CLICKS = st.lists(st.builds(Click, POSITIONS, POSITIONS, st.booleans()), max_siz
 
 
 def last_clicks(clicks: list[Click], shape: tuple[int, int]) -> dict[tuple[int, int], bool]:
-    return {click.pixel: click.positive for click in clicks_inside(clicks, shape)}
+    return {click.pixel: click.positive for click in strokes_inside(clicks, shape)}
 
 
 @st.composite
@@ -41,7 +41,7 @@ def probabilities(draw: st.DrawFn, classes: int = 0) -> Probability:
 @given(probability=probabilities(), clicks=CLICKS)
 def test_every_click_is_honored(probability: Probability, clicks: list[Click]) -> None:
     before = probability.copy()
-    honored = honor_clicks(probability, clicks)
+    honored = honor_strokes(probability, clicks)
     for pixel, positive in last_clicks(clicks, probability.shape).items():
         assert honored[pixel] == positive
     assert honored.dtype == np.float32
@@ -52,7 +52,7 @@ def test_every_click_is_honored(probability: Probability, clicks: list[Click]) -
 
 @given(probability=probabilities(classes=3), clicks=CLICKS)
 def test_every_click_is_honored_among_classes(probability: Probability, clicks: list[Click]) -> None:
-    honored = honor_clicks(probability, clicks)
+    honored = honor_strokes(probability, clicks)
     for (row, col), positive in last_clicks(clicks, probability.shape[1:]).items():
         assert honored[0, row, col] == 1 - positive
     np.testing.assert_allclose(honored.sum(axis=0), 1, atol=1e-5)
@@ -64,42 +64,44 @@ def test_every_click_is_honored_among_classes(probability: Probability, clicks: 
 def test_the_outline_agrees_with_the_probability(
     probability: Probability, clicks: list[Click], threshold: float
 ) -> None:
-    labels = postprocess(honor_clicks(probability, clicks), PostprocessConfig(), threshold, clicks)
+    labels = postprocess(honor_strokes(probability, clicks), PostprocessConfig(), threshold, clicks)
     for pixel, positive in last_clicks(clicks, probability.shape).items():
         assert labels[pixel] == positive
 
 
 def test_without_clicks_nothing_is_copied() -> None:
     probability = np.zeros((4, 5), np.float32)
-    assert honor_clicks(probability, []) is probability
-    assert honor_clicks(probability, [Click(-1, 0), Click(4, 0), Click(0, 4.6)]) is probability
+    assert honor_strokes(probability, []) is probability
+    assert honor_strokes(probability, [Click(-1, 0), Click(4, 0), Click(0, 4.6)]) is probability
 
 
 def test_far_from_a_click_nothing_changes() -> None:
     probability = np.full((100, 120), 0.25, np.float32)
-    honored = honor_clicks(probability, [Click(50, 60)])
+    honored = honor_strokes(probability, [Click(50, 60)])
     rows, cols = np.nonzero(honored != probability)
     assert np.hypot(rows - 50, cols - 60).max() < 3
     assert honored[50, 61] > 0.25
 
 
 def test_large_images_get_larger_discs() -> None:
-    honored = honor_clicks(np.zeros((3000, 4000), np.float32), [Click(1500, 2000)])
+    honored = honor_strokes(np.zeros((3000, 4000), np.float32), [Click(1500, 2000)])
     assert honored[1500, 2000 + 8] > 0.5
     assert honored[1500, 2000 + 17] == 0
 
 
 def test_classes_keep_their_proportions() -> None:
     probability = np.array([0.8, 0.15, 0.05], np.float32)[:, None, None] * np.ones((3, 9, 9), np.float32)
-    honored = honor_clicks(probability, [Click(4, 4)])
+    honored = honor_strokes(probability, [Click(4, 4)])
     np.testing.assert_allclose(honored[:, 4, 4], [0, 0.75, 0.25], atol=1e-6)
-    np.testing.assert_allclose(honor_clicks(probability, [Click(4, 4, False)])[:, 4, 4], [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        honor_strokes(probability, [Click(4, 4, False)])[:, 4, 4], [1, 0, 0], atol=1e-6
+    )
 
 
 def test_sure_background_is_shared_out_evenly() -> None:
     probability = np.zeros((3, 5, 5), np.float32)
     probability[0] = 1
-    np.testing.assert_allclose(honor_clicks(probability, [Click(2, 2)])[:, 2, 2], [0, 0.5, 0.5])
+    np.testing.assert_allclose(honor_strokes(probability, [Click(2, 2)])[:, 2, 2], [0, 0.5, 0.5])
 
 
 def test_planes_lie_where_the_clicks_do() -> None:
@@ -117,7 +119,7 @@ def test_every_click_leaves_a_mark(
     shape: tuple[int, int], planes_shape: tuple[int, int], clicks: list[Click]
 ) -> None:
     planes = guidance_planes(clicks, None, shape, planes_shape)
-    inside = clicks_inside(clicks, shape)
+    inside = strokes_inside(clicks, shape)
     assert planes[0].any() == any(click.positive for click in inside)
     assert planes[1].any() == any(not click.positive for click in inside)
     assert set(np.unique(planes)) <= {0.0, 1.0}

@@ -91,7 +91,7 @@ def test_a_filled_lasso_has_the_pixels_inside_and_on_the_line() -> None:
 def test_the_window_has_a_margin_of_half_the_longer_side_and_stays_in_the_image() -> None:
     assert prompt_window(Prompts(box=Box(100, 200, 140, 300)), (500, 500)) == Box(50, 150, 190, 350)
     assert prompt_window(Prompts(box=BOX), SHAPE) == Box(0, 5, 80, 100)
-    assert prompt_window(Prompts(clicks=(Click(3, 4),)), SHAPE) is None
+    assert prompt_window(Prompts((Click(3, 4),)), SHAPE) is None
     assert prompt_window(Prompts(lasso=((100, 200), (100, 299), (139, 250))), (500, 500)) == Box(
         50, 150, 190, 350
     )
@@ -121,8 +121,7 @@ def test_the_prior_of_a_lasso_is_a_little_smaller_than_the_lasso() -> None:
 def test_the_prior_fades_near_points_alone() -> None:
     point = Click(40, 60, positive=False)
     with_point, without = (
-        area_prior(Prompts(clicks=clicks, box=BOX), Box(0, 0, *SHAPE), SHAPE).logit
-        for clicks in ((point,), ())
+        area_prior(Prompts(clicks, box=BOX), Box(0, 0, *SHAPE), SHAPE).logit for clicks in ((point,), ())
     )
     assert with_point[40, 60] == 0
     assert with_point[40, 75] == pytest.approx(without[40, 75])
@@ -172,7 +171,7 @@ def test_every_model_keeps_to_the_area_and_honors_every_point(
     image: ByteImage, arch: str, classes: tuple[str, ...]
 ) -> None:
     model = make_model(arch, classes)
-    stroke = [(40.0, 40.0 + step) for step in range(8)]
+    stroke = [(40.0, 40.0), (40.0, 47.0)]
     for area in ({"box": BOX}, {"lasso": LASSO}, {"box": (20, 30, 60, 80), "lasso": LASSO}):
         prompts = Prompts(box=BOX if "box" in area else None, lasso=area.get("lasso", ()))  # type: ignore[arg-type]
         alone = model.predict(image, **area)  # type: ignore[arg-type]
@@ -184,10 +183,10 @@ def test_every_model_keeps_to_the_area_and_honors_every_point(
         steered = model.predict(image, **area, **points)  # type: ignore[arg-type]
         lesion = steered if steered.ndim == 2 else 1 - steered[0]
         assert lesion[45, 60] == 0
-        assert all(lesion[int(row), int(col)] == 1 for row, col in stroke)
+        assert (lesion[40, 40:48] == 1).all()
         labels = ls.segment(image, model, **area, **points)  # type: ignore[arg-type]
         assert labels[45, 60] == 0
-        assert all(labels[int(row), int(col)] > 0 for row, col in stroke)
+        assert (labels[40, 40:48] > 0).all()
 
 
 def test_onnx_models_have_no_part_for_prompts_and_answer_without_it(image: ByteImage, tmp_path: Path) -> None:
@@ -210,13 +209,31 @@ def test_onnx_models_take_prompts(image: ByteImage, tmp_path: Path) -> None:
     np.testing.assert_allclose(exported.predict(image, [Click(30, 50)], box=BOX), wanted, atol=1e-3)
 
 
-def test_scribbles_alone_steer_like_rows_of_clicks(image: ByteImage) -> None:
-    encoded = make_model().encode(image)
-    points = [(10.0, 20.0), (12.0, 22.0), (14.0, 24.0)]
-    np.testing.assert_array_equal(
-        encoded.predict(scribbles=[Scribble(points, positive=False)]),
-        encoded.predict([Click(row, col, positive=False) for row, col in points]),
-    )
+@pytest.stroke.parametrize("arch", ARCHS)
+def test_a_scribble_of_one_point_is_a_click(image: ByteImage, arch: str) -> None:
+    encoded = make_model(arch).encode(image)
+    scribble = encoded.predict(scribbles=[Scribble([(12, 22)], positive=False)])
+    np.testing.assert_array_equal(scribble, encoded.predict([Click(12, 22, positive=False)]))
+
+
+@pytest.stroke.parametrize("arch", ARCHS)
+def test_more_points_on_the_same_line_are_the_same_scribble(image: ByteImage, arch: str) -> None:
+    encoded = make_model(arch).encode(image)
+    ends, line = [(20.0, 20.0), (20.0, 80.0)], [(20.0, float(col)) for col in range(20, 81)]
+    few, many = (encoded.predict(scribbles=[Scribble(points)]) for points in (ends, line))
+    assert np.abs(few - many).mean() < 0.01
+    assert (few[20, 20:81] == 1).all()
+
+
+def test_where_strokes_meet_the_later_one_counts(image: ByteImage) -> None:
+    encoded, line = make_model().encode(image), ((20.0, 10.0), (20.0, 50.0))
+    for strokes, crossed in (
+        ((Click(20, 30), Scribble(line, False)), 0),
+        ((Scribble(line, False), Click(20, 30)), 1),
+    ):
+        prediction = encoded.predict_logits(Prompts(strokes))
+        assert prediction.probability()[20, 30] == crossed
+        assert prediction.to_mask(PostprocessConfig(), 0.5, strokes)[20, 30] == crossed
 
 
 @pytest.mark.parametrize("arch", ["lite-unet", "lite-unet with prompts"])
@@ -248,7 +265,13 @@ def test_masks_drawn_quickly_are_those_of_the_probability(
     image: ByteImage, area: Prompts, classes: tuple[str, ...]
 ) -> None:
     encoded = make_model("unet", classes).encode(image)
-    for clicks in ((), (Click(40, 50, False), Click(5, 5), Click(40, 79))):
+    curve = tuple((45 + 18 * math.sin(turn), 55 + 25 * math.cos(turn)) for turn in np.linspace(0, 6, 30))
+    strokes = (
+        (),
+        (Click(40, 50, False), Click(5, 5), Click(40, 79)),
+        (Click(5, 5), Scribble(curve, False), Scribble(curve[:9])),
+    )
+    for clicks in strokes:
         prediction = encoded.predict_logits(Prompts(clicks, area.box, area.lasso))
         for config in (PostprocessConfig(), PostprocessConfig(largest_only=False, min_area=0)):
             for threshold in (0.3, 0.6):
@@ -331,15 +354,15 @@ def test_a_box_starts_over_and_clicks_correct_what_was_there(image: ByteImage) -
 def test_windows_around_strokes_hold_outline_and_points_and_stay_while_little_changes() -> None:
     outline = np.zeros((40, 50), bool)
     outline[15:20, 20:26] = True  # of an image of twice the size: rows 30 to 40, columns 40 to 52
-    window = stroke_window([Click(34, 60)], outline, SHAPE)
+    window = stroke_window([(34, 60)], outline, SHAPE)
     assert (window.top, window.left) <= (30 - 10, 40 - 20)
     assert window.bottom >= 40 + 20
     assert window.right >= 61 + 20
     outline[15:20, 25] = False
-    assert stroke_window([Click(34, 60), Click(35, 50)], outline, SHAPE) == window
-    corner = stroke_window([Click(0, 99)], outline, SHAPE)
+    assert stroke_window([(34, 60), (35, 50)], outline, SHAPE) == window
+    corner = stroke_window([(0, 99)], outline, SHAPE)
     assert (corner.top, corner.right) == (0, 100)
-    assert stroke_window([Click(3, 4)], ~outline & outline, SHAPE) == Box(0, 0, *SHAPE)
+    assert stroke_window([(3, 4)], ~outline & outline, SHAPE) == Box(0, 0, *SHAPE)
 
 
 @pytest.mark.parametrize("classes", [("background", "lesion"), ("skin", "nevus", "melanoma")])

@@ -247,25 +247,6 @@ def test_a_large_image_is_snapped_at_a_smaller_size(rng):
     assert dice(morphology.snap(image(lesion, rng, shape), near), lesion) > 0.99
 
 
-def test_paths_are_thinned_to_even_steps():
-    path = [(0.0, float(col)) for col in range(101)]
-    thinned = morphology.thin_path(path, spacing=20)
-    assert thinned == [(0.0, 0.0), (0.0, 20.0), (0.0, 40.0), (0.0, 60.0), (0.0, 80.0), (0.0, 100.0)]
-
-
-@given(
-    st.lists(st.tuples(st.floats(-50, 500), st.floats(-50, 500)), max_size=60),
-    st.floats(0.5, 50),
-    st.integers(1, 30),
-)
-def test_thinned_paths_begin_where_they_began_and_are_short(path, spacing, most):
-    thinned = morphology.thin_path(path, spacing, most)
-    assert len(thinned) <= most
-    assert bool(thinned) == bool(path)
-    if path:
-        np.testing.assert_allclose(thinned[0], path[0], atol=1e-9)
-
-
 def test_the_diameter_is_that_of_the_largest_part():
     both = disc(radius=20) | disc(center=(15, 15), radius=8)
     assert morphology.diameter(both > 0) == pytest.approx(40, rel=0.02)

@@ -16,12 +16,13 @@ from npe2 import PluginManager
 from tests.fakes import prediction_of
 
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.widgets.model_picker import AvailableModels
 from napari_lesionseg.study.layout import is_study
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import NO_PROMPTS, ByteImage, Click, Probability, Prompts
+from napari_lesionseg.types import NO_PROMPTS, ByteImage, Probability, Prompts, Stroke
 
 
 class FakeModel:
@@ -63,23 +64,23 @@ class FakeModel:
 
 
 class FakeEncoded:
-    """An image as the fake network keeps it: clicks are honored in a disc of three pixels around them."""
+    """An image as the fake network keeps it: strokes are honored in discs of three pixels around them."""
 
     def __init__(self, model: FakeModel, image: ByteImage) -> None:
         self.model, self.image = model, image
 
-    def predict(self, clicks: Sequence[Click] = (), previous: Probability | None = None) -> Probability:
+    def predict(self, strokes: Sequence[Stroke] = (), previous: Probability | None = None) -> Probability:
         probability = self.model.predict(self.image)
         rows, cols = np.indices(probability.shape)
-        for click in clicks:
-            near = np.hypot(rows - click.row, cols - click.col) <= 3
-            probability[near] = 0.99 if click.positive else 0.01
+        for stroke in strokes:
+            for row, col in stroke_pixels(stroke, probability.shape):
+                probability[np.hypot(rows - row, cols - col) <= 3] = 0.99 if stroke.positive else 0.01
         return probability
 
     def predict_logits(
         self, prompts: Prompts = NO_PROMPTS, previous: Probability | None = None
     ) -> Prediction:
-        return replace(prediction_of(self.predict(prompts.points, previous)), prompts=prompts.area)
+        return replace(prediction_of(self.predict(prompts.strokes, previous)), prompts=prompts.area)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.review import mark_gold
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import Click, Scribble
 
 SHAPE = (12, 17)
 
@@ -66,7 +66,10 @@ def plan(images: list[str], rounds: int, seed: int = 0, before: World | None = N
 def _one_round(image_id: str, rng: np.random.Generator) -> Iterator[tuple[Step, Callable[[Seen], Seen]]]:
     guess, first, second, third = draw(rng), draw(rng), draw(rng), draw(rng)
     origin = MaskOrigin(
-        model="a" * 64, threshold=0.5, quality=0.8, clicks=(Click(3.5, 2.0), Click(1, 1, False))
+        model="a" * 64,
+        threshold=0.5,
+        quality=0.8,
+        strokes=(Click(3.5, 2.0), Scribble(((1.0, 1.0), (4.0, 2.0)), False)),
     )
     yield (
         lambda study: study.record_prediction(image_id, guess, MaskOrigin(model="a" * 64, quality=0.6)),

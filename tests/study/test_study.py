@@ -37,7 +37,7 @@ def test_an_image_from_prediction_to_approval(study: Study, images: list[str], o
     predicted = state.predicted
     assert predicted is not None
     assert (predicted.model, predicted.threshold, predicted.annotator) == (MODEL, 0.46, "am")
-    assert predicted.as_clicks() == origin.clicks
+    assert predicted.as_strokes() == origin.strokes
 
 
 def test_boxes_and_lassos_survive_a_restart(study: Study, images: list[str], outline: np.ndarray) -> None:
@@ -56,7 +56,7 @@ def test_approving_keeps_where_the_outline_came_from(
     study.save_correction(images[0], outline, origin)
     approved = study.approve(images[0], np.roll(outline, 1)).approved
     assert approved is not None
-    assert (approved.model, approved.threshold, approved.as_clicks()) == (MODEL, 0.3, origin.clicks)
+    assert (approved.model, approved.threshold, approved.as_strokes()) == (MODEL, 0.3, origin.strokes)
 
 
 def test_all_is_there_after_reopening(study: Study, images: list[str], outline: np.ndarray) -> None:
@@ -200,8 +200,8 @@ def test_booleans_are_outlines(study: Study, images: list[str], outline: np.ndar
         MaskOrigin(threshold=1.5),
         MaskOrigin(threshold=float("nan")),
         MaskOrigin(quality=-1),
-        MaskOrigin(clicks=(Click(float("inf"), 0),)),
-        MaskOrigin(clicks=(Click(1, 1),) * 10_001),
+        MaskOrigin(strokes=(Click(float("inf"), 0),)),
+        MaskOrigin(strokes=(Click(1, 1),) * 10_001),
         MaskOrigin(areas=(Prompts(lasso=((1, float("nan")), (2, 3), (4, 5))),)),
         MaskOrigin(areas=(Prompts(box=Box(1, 2, 3, 10**9)),)),
         MaskOrigin(label=0),

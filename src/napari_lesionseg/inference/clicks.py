@@ -1,24 +1,48 @@
-"""Clicks: guidance planes for a network, predictions that honor clicks, and a simulated annotator."""
+"""Clicks and scribbles: planes for a network, predictions that honor them, and a simulated annotator."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_lesionseg.inference.postprocess import click_radius
+from napari_lesionseg.inference.postprocess import click_radius, path_along, stroke_pixels
 from napari_lesionseg.masks.components import bounding_box
-from napari_lesionseg.types import Click, Probability
+from napari_lesionseg.types import Click, Probability, Scribble, Stroke, points_of
+
+Point = tuple[float, float]
 
 DISC_RADIUS = 8.0  # pixels at working size: 5 are felt less, 12 hide where they are (benchmarks/clicks.py)
+DISC_SPACING = 3.0  # pixels at working size between the discs of a scribble
 
 
-def clicks_inside(clicks: Sequence[Click], shape: tuple[int, ...]) -> list[Click]:
-    """Leave out the clicks that lie outside an image of ``shape`` (H, W), in pixels."""
-    return [c for c in clicks if 0 <= c.pixel[0] < shape[0] and 0 <= c.pixel[1] < shape[1]]
+class StrokePixels(NamedTuple):
+    """The pixels (N, 2) of an image that a click or scribble touches, in order."""
+
+    pixels: NDArray[np.intp]
+    positive: bool
+
+
+def strokes_inside(strokes: Sequence[Stroke], shape: tuple[int, ...]) -> list[Stroke]:
+    """Leave out the strokes that lie outside an image of ``shape`` (H, W)."""
+    return [stroke for stroke in strokes if len(stroke_pixels(stroke, shape))]
+
+
+def move_stroke(stroke: Stroke, place: Callable[[Point], Point]) -> Stroke:
+    """Return a stroke in other coordinates, to which ``place`` converts a row and column."""
+    if isinstance(stroke, Click):
+        return Click(*place((stroke.row, stroke.col)), stroke.positive)
+    return Scribble(tuple(place(point) for point in stroke.points), stroke.positive)
+
+
+def sample_stroke(stroke: Stroke, spacing: float) -> list[Point]:
+    """Return points along a stroke, at most ``spacing`` pixels apart."""
+    points = np.asarray(points_of(stroke), float).reshape(-1, 2)
+    along = path_along(points, np.hypot(*np.diff(points, axis=0).T), spacing)
+    return [(row, col) for row, col in along.tolist()]
 
 
 def draw_disc(shape: tuple[int, int], row: float, col: float) -> NDArray[np.bool_]:
@@ -28,60 +52,95 @@ def draw_disc(shape: tuple[int, int], row: float, col: float) -> NDArray[np.bool
     return disc
 
 
+def draw_strokes(
+    strokes: Sequence[Stroke],
+    place: Callable[[Point], Point],
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Return planes (2, h, w) of positive and negative strokes; ``place`` converts image pixels to theirs."""
+    planes = np.zeros((2, *shape), np.float32)
+    for stroke in strokes:
+        for row, col in sample_stroke(move_stroke(stroke, place), DISC_SPACING):
+            planes[0 if stroke.positive else 1][draw_disc(shape, row, col)] = 1
+    return planes
+
+
 def guidance_planes(
-    clicks: Sequence[Click],
+    strokes: Sequence[Stroke],
     previous: Probability | None,
     shape: tuple[int, int],
     planes_shape: tuple[int, int],
 ) -> NDArray[np.float32]:
     """Return a network's guidance (3, h, w) in [0, 1]: positive discs, negative discs, previous mask."""
     planes = np.zeros((3, *planes_shape), np.float32)
-    for click in clicks_inside(clicks, shape):
-        row = (click.row + 0.5) * planes_shape[0] / shape[0] - 0.5
-        col = (click.col + 0.5) * planes_shape[1] / shape[1] - 0.5
-        planes[0 if click.positive else 1][draw_disc(planes_shape, row, col)] = 1
+
+    def place(point: Point) -> Point:
+        row, col = point
+        return (row + 0.5) * planes_shape[0] / shape[0] - 0.5, (col + 0.5) * planes_shape[1] / shape[1] - 0.5
+
+    planes[:2] = draw_strokes(strokes_inside(strokes, shape), place, planes_shape)
     if previous is not None:
         planes[2] = previous
     return planes
 
 
-def honor_clicks(probability: Probability, clicks: Sequence[Click]) -> Probability:
-    """Return a probability, (H, W) or (C, H, W), that agrees with every click.
+def touched_pixels(strokes: Sequence[Stroke], shape: tuple[int, ...]) -> list[StrokePixels]:
+    """Return what each stroke touches in an image of ``shape`` (H, W), without those that lie outside."""
+    touched = (StrokePixels(stroke_pixels(stroke, shape), stroke.positive) for stroke in strokes)
+    return [each for each in touched if len(each.pixels)]
 
-    The lesion (all classes but the background together) has 1 at every positive click and 0 at every negative
-    one, fading out to `click_radius`; where such discs meet, the later click counts. Without clicks it is the
-    same array.
+
+def honor_strokes(probability: Probability, strokes: Sequence[Stroke]) -> Probability:
+    """Return a probability, (H, W) or (C, H, W), that agrees with every click and scribble.
+
+    The lesion (all classes but the background together) has 1 at every pixel of a positive stroke and 0 at
+    those of a negative one, fading out to `click_radius`; where strokes meet, the later one counts. Without
+    strokes it is the same array.
     """
     shape = probability.shape[-2:]
-    inside = clicks_inside(clicks, shape)
-    return honor_part(probability, inside, click_radius(shape)) if inside else probability
+    touched = touched_pixels(strokes, shape)
+    return honor_part(probability, touched, click_radius(shape)) if touched else probability
 
 
 def honor_part(
-    part: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int] = (0, 0)
+    part: Probability, touched: Sequence[StrokePixels], radius: int, corner: tuple[int, int] = (0, 0)
 ) -> Probability:
-    """Apply `honor_clicks` to the part of an image that begins at row and column ``corner``."""
+    """Apply `honor_strokes` to the part of an image that begins at row and column ``corner``."""
     if part.ndim == 2:
-        return _honor(part, clicks, radius, corner)
-    return _share_out(part, _honor(1 - part[0], clicks, radius, corner))
+        return _honor(part, touched, radius, corner)
+    return _share_out(part, _honor(1 - part[0], touched, radius, corner))
 
 
 def _honor(
-    probability: Probability, clicks: Sequence[Click], radius: int, corner: tuple[int, int]
+    probability: Probability, touched: Sequence[StrokePixels], radius: int, corner: tuple[int, int]
 ) -> Probability:
     honored = probability.copy()
-    height, width = honored.shape
-    places = [(click.pixel[0] - corner[0], click.pixel[1] - corner[1], click.positive) for click in clicks]
-    for row, col, positive in places:
-        top, left = max(0, row - radius), max(0, col - radius)
-        part = honored[top : max(row + radius + 1, 0), left : max(col + radius + 1, 0)]
-        rows, cols = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
-        weight = np.clip(1 - np.hypot(rows - row, cols - col) / radius, 0, 1).astype(np.float32)
-        part += (np.float32(positive) - part) * weight
-    for row, col, positive in places:  # the disc of a later click may have run over an earlier one
-        if 0 <= row < height and 0 <= col < width:
-            honored[row, col] = positive
+    size = np.array(honored.shape)
+    places = [(pixels - corner, np.float32(positive)) for pixels, positive in touched]
+    for pixels, positive in places:
+        near = pixels[((pixels > -radius) & (pixels < size + radius)).all(axis=1)]
+        if len(near):
+            first, last = np.maximum(near.min(axis=0) - radius, 0), near.max(axis=0) + radius + 1
+            part = honored[first[0] : last[0], first[1] : last[1]]
+            part += (positive - part) * _nearness(near - first, part.shape, radius)
+    for pixels, positive in places:  # a later stroke may have run over an earlier one
+        inside = pixels[((pixels >= 0) & (pixels < size)).all(axis=1)]
+        honored[inside[:, 0], inside[:, 1]] = positive
     return honored
+
+
+def _nearness(pixels: NDArray[np.intp], shape: tuple[int, int], radius: int) -> NDArray[np.float32]:
+    """Return 1 at the pixels (N, 2) and less around them, down to 0 at a distance of ``radius``; (h, w)."""
+    rows, cols = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disc = np.clip(1 - np.hypot(rows, cols) / radius, 0, 1).astype(np.float32)
+    nearness = np.zeros(shape, np.float32)
+    for row, col in pixels.tolist():
+        top, left = max(row - radius, 0), max(col - radius, 0)
+        part = nearness[top : row + radius + 1, left : col + radius + 1]
+        first_row, first_col = top - row + radius, left - col + radius
+        seen = disc[first_row : first_row + part.shape[0], first_col : first_col + part.shape[1]]
+        np.maximum(part, seen, out=part)
+    return nearness
 
 
 def _share_out(probability: Probability, lesion: Probability) -> Probability:

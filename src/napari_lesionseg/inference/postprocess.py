@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks.components import Runs, bounding_box
-from napari_lesionseg.types import Click, LabelImage, Probability
+from napari_lesionseg.types import LabelImage, Probability, Stroke, points_of
 
 _Pixel = tuple[int, int]
 _Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -30,13 +30,13 @@ def resolve_threshold(threshold: float | None, config: PostprocessConfig, defaul
 
 
 def postprocess(
-    probability: Probability, config: PostprocessConfig, threshold: float, clicks: Iterable[Click] = ()
+    probability: Probability, config: PostprocessConfig, threshold: float, strokes: Iterable[Stroke] = ()
 ) -> LabelImage:
-    """Convert probabilities, (H, W) or (C, H, W), into a mask (H, W) that agrees with every click.
+    """Convert probabilities, (H, W) or (C, H, W), into a mask (H, W) that agrees with every stroke.
 
     Parts smaller than ``config.min_area`` pixels, and with ``config.largest_only`` all but the largest part,
-    are dropped, but never a part with a positive click in it. Then holes are filled, except those with a
-    negative click in them. Parts go first, so that a thin ring around the image cannot swallow the lesion
+    are dropped, but never a part with a positive stroke in it. Then holes are filled, except those with a
+    negative stroke in them. Parts go first, so that a thin ring around the image cannot swallow the lesion
     inside it. What touches the border of the image is not a hole.
 
     With C classes the background must be beaten by odds of ``threshold``, so 0.5 gives the most probable
@@ -47,7 +47,7 @@ def postprocess(
     best = most_probable(probability)
     targets = {
         pixel: int(best[pixel]) if inside else 0
-        for pixel, inside in clicked_pixels(clicks, probability.shape[-2:]).items()
+        for pixel, inside in stroked_pixels(strokes, probability.shape[-2:]).items()
     }
     return clean_labels(threshold_labels(probability, threshold, best), config, targets)
 
@@ -111,13 +111,34 @@ def click_radius(shape: tuple[int, ...]) -> int:
     return max(2, round(math.hypot(*shape) / 300))
 
 
-def clicked_pixels(clicks: Iterable[Click], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
-    """Map each clicked pixel inside the image to whether its last click was positive."""
+def stroke_pixels(stroke: Stroke, shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return the pixels (N, 2) of an image (H, W) that a click or a scribble touches, in order."""
+    points = np.asarray(points_of(stroke), float).reshape(-1, 2)
+    inside = ((points >= -0.5) & (points < np.array(shape[:2]) - 0.5)).all(axis=1)
+    runs = np.split(points[inside], np.flatnonzero(np.diff(np.cumsum(~inside)[inside])) + 1)
+    lines = [path_along(run, np.abs(np.diff(run, axis=0)).max(axis=1, initial=0), 1.0) for run in runs]
+    return np.floor(np.concatenate(lines) + 0.5).astype(np.intp)
+
+
+def path_along(
+    points: NDArray[np.float64], lengths: NDArray[np.float64], spacing: float
+) -> NDArray[np.float64]:
+    """Return points (N, 2) with others between them, of which two are at most ``spacing`` apart.
+
+    ``lengths`` (N - 1,) says how far each is from the one before.
+    """
+    if len(points) < 2:
+        return points
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    places = np.union1d(along, np.arange(0, along[-1], spacing))
+    return np.stack([np.interp(places, along, axis) for axis in points.T], axis=1)
+
+
+def stroked_pixels(strokes: Iterable[Stroke], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
+    """Map each drawn pixel of the image to whether its last stroke was positive."""
     pixels: dict[_Pixel, bool] = {}
-    for click in clicks:
-        row, col = click.pixel
-        if 0 <= row < shape[0] and 0 <= col < shape[1]:
-            pixels[row, col] = click.positive
+    for stroke in strokes:
+        pixels.update(dict.fromkeys(map(tuple, stroke_pixels(stroke, shape).tolist()), stroke.positive))
     return pixels
 
 

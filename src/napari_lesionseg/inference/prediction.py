@@ -8,7 +8,7 @@ the pixels of the image along the border have to be interpolated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -18,22 +18,31 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.inference.clicks import clicks_inside, honor_clicks, honor_part
+from napari_lesionseg.inference.clicks import (
+    StrokePixels,
+    honor_part,
+    honor_strokes,
+    move_stroke,
+    touched_pixels,
+)
 from napari_lesionseg.inference.postprocess import (
     clean_labels,
     click_radius,
-    clicked_pixels,
+    stroked_pixels,
     threshold_labels,
     with_discs,
 )
 from napari_lesionseg.inference.prompts import fill_area
 from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.models.base import logits_to_probability
-from napari_lesionseg.types import NO_PROMPTS, Box, Click, LabelImage, Probability, Prompts
+from napari_lesionseg.types import NO_PROMPTS, Box, LabelImage, Probability, Prompts, Stroke
 
 _Value = TypeVar("_Value", bound=np.generic)
 
 _CERTAIN_BACKGROUND = -50.0  # a logit; its probability is 0 in float32 for every threshold
+
+_PIECE = 64
+"""Pixels of a scribble drawn at once."""
 
 _AT_ONCE = 1 << 22
 """Pixels interpolated at once, which bounds the memory."""
@@ -61,7 +70,7 @@ class Prediction:
 
     logits: NDArray[np.float32]  # (C, h, w): one channel for one class, else the background first
     size: tuple[int, int]  # height and width of the image
-    prompts: Prompts = NO_PROMPTS  # the probability agrees with their points and ends at their area
+    prompts: Prompts = NO_PROMPTS  # the probability agrees with their strokes and ends at their area
     part: Box | None = None  # of the image that the logits cover; the rest is background; None: all of it
 
     @classmethod
@@ -98,13 +107,13 @@ class Prediction:
             _keep_inside(probability, fill_area(self.prompts, self.window, part))
         if part != (height, width):
             probability = _surrounded(probability, window, (height, width))
-        clicks = [
-            Click((click.row + 0.5) * rows - 0.5, (click.col + 0.5) * cols - 0.5, click.positive)
+        strokes = [
+            move_stroke(stroke, lambda at: ((at[0] + 0.5) * rows - 0.5, (at[1] + 0.5) * cols - 0.5))
             if size is not None
-            else click
-            for click in self.prompts.points
+            else stroke
+            for stroke in self.prompts.strokes
         ]
-        return honor_clicks(probability[0] if len(probability) == 1 else probability, clicks)
+        return honor_strokes(probability[0] if len(probability) == 1 else probability, strokes)
 
     def low_resolution(self) -> Probability:
         """Return the probability of the window at the network's resolution, regardless of the prompts."""
@@ -113,25 +122,24 @@ class Prediction:
         return probability[0] if len(probability) == 1 else probability
 
     def to_mask(
-        self, config: PostprocessConfig, threshold: float, clicks: Iterable[Click] = ()
+        self, config: PostprocessConfig, threshold: float, strokes: Iterable[Stroke] = ()
     ) -> LabelImage:
-        """Return ``postprocess(self.probability(), config, threshold, clicks)``, (H, W) uint8, only faster.
+        """Return ``postprocess(self.probability(), config, threshold, strokes)``, (H, W) uint8, only faster.
 
         Logits are compared with that of the threshold, so pixels within 1e-5 of it may differ.
         """
         drawing = _MaskDrawing(self, threshold)
         labels, region = drawing.labels()
-        inside = clicks_inside(self.prompts.points, self.size)
-        for click in inside:
-            drawing.stamp_click(labels, click)
-        wanted = clicked_pixels(clicks, self.size)
+        touched = touched_pixels(self.prompts.strokes, self.size)
+        drawing.stamp(labels, touched)
+        wanted = stroked_pixels(strokes, self.size)
         best = drawing.best_at(list(wanted))
         targets = {pixel: best[pixel] if positive else 0 for pixel, positive in wanted.items()}
-        region = with_discs(region, [click.pixel for click in inside], self.size)
+        region = with_discs(region, [tuple(at) for each in touched for at in each.pixels.tolist()], self.size)
         return clean_labels(labels, config, targets, region)
 
     def contains(self, row: int, col: int, threshold: float) -> bool:
-        """Whether a pixel of the image reaches a threshold, regardless of the points."""
+        """Whether a pixel of the image reaches a threshold, regardless of the strokes."""
         values = _MaskDrawing(self, threshold).margins_at([(row, col)])
         return bool(values.max() >= _cut(threshold))
 
@@ -191,25 +199,36 @@ class _MaskDrawing:
         self._draw_border(labels, *np.nonzero(most != least))
         return labels, (down, across)
 
-    def stamp_click(self, labels: LabelImage, click: Click) -> None:
-        """Draw, in place, the disc of a click, where the probability follows the click."""
+    def stamp(self, labels: LabelImage, touched: Sequence[StrokePixels]) -> None:
+        """Draw, in place, the surroundings of strokes, where the probability follows them."""
         radius, size = click_radius(self._prediction.size), self._prediction.size
-        rows, cols = (
-            np.arange(max(at - radius, 0), min(at + radius + 1, side))
-            for at, side in zip(click.pixel, size, strict=True)
-        )
-        logits = torch.from_numpy(self._at(self._prediction.logits, rows, cols))[None]
-        values: Probability = logits_to_probability(logits)[0].numpy()
-        part = values[0] if len(values) == 1 else values
-        corner = (int(rows[0]), int(cols[0]))
-        points = clicks_inside(self._prediction.prompts.points, size)
-        agreed = honor_part(part, points, radius, corner)
-        labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = threshold_labels(agreed, self._threshold)
+        pieces = [
+            stroke.pixels[first : first + _PIECE]
+            for stroke in touched
+            for first in range(0, len(stroke.pixels), _PIECE)
+        ]
+        for piece in pieces:  # a long line in pieces, since its bounding box may be most of the image
+            rows, cols = (
+                np.arange(max(low - radius, 0), min(high + radius + 1, side))
+                for low, high, side in zip(piece.min(axis=0), piece.max(axis=0), size, strict=True)
+            )
+            logits = torch.from_numpy(self._at(self._prediction.logits, rows, cols))[None]
+            values: Probability = logits_to_probability(logits)[0].numpy()
+            part = values[0] if len(values) == 1 else values
+            agreed = honor_part(part, touched, radius, (int(rows[0]), int(cols[0])))
+            labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = threshold_labels(agreed, self._threshold)
 
     def margins_at(self, pixels: list[tuple[int, int]]) -> NDArray[np.float32]:
         """Return the margins (K, N) at N pixels of the image."""
-        found = [self._at(self._margins, np.array([row]), np.array([col])) for row, col in pixels]
-        return np.concatenate(found, axis=-1)[:, 0] if found else self._margins[:, :0, 0]
+        rows, cols = np.array(pixels, np.intp).reshape(-1, 2).T
+        window = self._window
+        inside = (rows >= window.top) & (rows < window.bottom) & (cols >= window.left) & (cols < window.right)
+        rows, cols = rows[inside] - window.top, cols[inside] - window.left
+        found = np.full((len(self._margins), len(pixels)), _CERTAIN_BACKGROUND, np.float32)
+        found[:, inside] = self._between(self._margins, rows, cols)
+        if self._inside is not None:
+            found[:, np.flatnonzero(inside)[~self._inside[rows, cols]]] = _CERTAIN_BACKGROUND
+        return found
 
     def best_at(self, pixels: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
         """Return the most probable class, other than the background, at pixels of the image."""
@@ -234,7 +253,7 @@ class _MaskDrawing:
         down = np.flatnonzero((rows >= window.top) & (rows < window.bottom))
         across = np.flatnonzero((cols >= window.left) & (cols < window.right))
         inner_rows, inner_cols = rows[down] - window.top, cols[across] - window.left
-        inner = self._between(values, inner_rows, inner_cols)
+        inner = self._between(values, inner_rows[:, None], inner_cols)
         if self._inside is not None:
             outside = ~self._inside[inner_rows[:, None], inner_cols]
             inner[:, outside] = found[:, :1, 0]
@@ -244,9 +263,9 @@ class _MaskDrawing:
     def _between(
         self, values: NDArray[np.float32], rows: NDArray[np.intp], cols: NDArray[np.intp]
     ) -> NDArray[np.float32]:
-        """Interpolate values (K, h, w) at rows and columns of the window, (K, rows, cols)."""
-        down, right = self._rows.weight[rows, None], self._cols.weight[cols]
-        low, left = self._rows.low[rows, None], self._cols.low[cols]
+        """Interpolate values (K, h, w) at rows and columns of the window, which are broadcast."""
+        down, right = self._rows.weight[rows], self._cols.weight[cols]
+        low, left = self._rows.low[rows], self._cols.low[cols]
         return _blend([corner[:, low, left] for corner in _corners(values)], down, right)
 
     def _draw_border(self, labels: LabelImage, tops: NDArray[np.intp], lefts: NDArray[np.intp]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import CheckpointError, DeviceError, ImageError
-from napari_lesionseg.inference.clicks import clicks_inside, guidance_planes
+from napari_lesionseg.inference.clicks import guidance_planes, strokes_inside
 from napari_lesionseg.inference.device import (
     DeviceModel,
     choose_device,
@@ -55,6 +55,7 @@ from napari_lesionseg.types import (
     Probability,
     Prompts,
     Scribble,
+    Stroke,
 )
 
 logger = logging.getLogger(__name__)
@@ -258,22 +259,23 @@ class EncodedImage:
             See `Model.predict`.
         """
         check_prompts(prompts, self.shape)
-        points = clicks_inside(prompts.points, self.shape)
+        strokes = strokes_inside(prompts.strokes, self.shape)
         window = prompt_window(prompts, self.shape)
-        if window is None and points and self._prompted is not None:
+        if window is None and strokes and self._prompted is not None:
             if previous is None:
                 previous = Prediction(self.network_logits((), None, augment), self.shape).low_resolution()
-            window = stroke_window(points, _lesion(previous) >= self._model.card.threshold, self.shape)
+            outline = _lesion(previous) >= self._model.card.threshold
+            window = stroke_window(Prompts(tuple(strokes)).points, outline, self.shape)
         if window is None:
-            return Prediction(self.network_logits(points, previous, augment), self.shape, prompts)
+            return Prediction(self.network_logits(strokes, previous, augment), self.shape, prompts)
         work = functools.partial(self._logits_of_window, prompts, window, previous)
         return Prediction(self._with_enough_memory(work), self.shape, prompts, window)
 
     def network_logits(
-        self, points: Sequence[Click], previous: Probability | None, augment: bool
+        self, strokes: Sequence[Stroke], previous: Probability | None, augment: bool
     ) -> NDArray[np.float32]:
         """Return the network's logits (C, h, w)."""
-        guidance = self._guidance(clicks_inside(points, self.shape), previous)
+        guidance = self._guidance(strokes_inside(strokes, self.shape), previous)
         return self._with_enough_memory(functools.partial(self._decode, guidance, augment))
 
     @property
@@ -289,12 +291,12 @@ class EncodedImage:
         threshold, prompted = self._model.card.threshold, self._prompted
         cut, weights = math.log(threshold / (1 - threshold)), weights_of(prompts, prompted is not None)
         view = self._view(window, prompted or self._expert)
-        before = previous if prompts.points else None  # a box or a lasso alone starts over
+        before = previous if prompts.strokes else None  # a box or a lasso alone starts over
         seen = None if before is None else _cut_out(before, window, self.shape, view.shape)
         prior = area_prior(prompts, window, view.shape)
         far = None
         if weights.whole:
-            whole = torch.from_numpy(self.network_logits(prompts.points, before, False))
+            whole = torch.from_numpy(self.network_logits(prompts.strokes, before, False))
             far = lesion_margin(view_of_part(whole, window, self.shape, view.shape), cut)
         near = view.margin(prompts, seen, cut)
         color = view.color(prior) if weights.color else None
@@ -341,13 +343,13 @@ class EncodedImage:
         mean /= 4
         return torch.logit(mean, SMALLEST) if mean.shape[1] == 1 else mean.clamp(min=SMALLEST).log()
 
-    def _guidance(self, clicks: Sequence[Click], previous: Probability | None) -> Tensor | None:
-        if not self._model.network.guided or (not clicks and previous is None):
+    def _guidance(self, strokes: Sequence[Stroke], previous: Probability | None) -> Tensor | None:
+        if not self._model.network.guided or (not strokes and previous is None):
             return None
         shape = (self.network_input.shape[-2], self.network_input.shape[-1])
         if previous is not None:
             previous = resize_plane(_lesion(previous), shape)
-        return torch.from_numpy(guidance_planes(clicks, previous, self.shape, shape))[None]
+        return torch.from_numpy(guidance_planes(strokes, previous, self.shape, shape))[None]
 
     def _with_enough_memory(self, work: Callable[[], Result]) -> Result:
         """Do ``work``; if the GPU runs out of memory, fall back to the CPU with a warning."""
@@ -474,7 +476,7 @@ def segment(
     settings = postprocess or PostprocessConfig()
     level = resolve_threshold(threshold, settings, model.card.threshold)
     probability = model.predict(image, clicks, box=box, lasso=lasso, scribbles=scribbles)
-    return run_postprocess(probability, settings, level, read_prompts(clicks, scribbles=scribbles).points)
+    return run_postprocess(probability, settings, level, read_prompts(clicks, scribbles=scribbles).strokes)
 
 
 @functools.cache

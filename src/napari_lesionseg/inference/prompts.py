@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_lesionseg.errors import PromptError
+from napari_lesionseg.inference.clicks import move_stroke, strokes_inside
+from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.lite_unet import COLOR_LIMIT, PRIOR_LIMIT
 from napari_lesionseg.types import Box, Click, Prompts, Scribble
@@ -98,16 +101,16 @@ def read_prompts(
     drawn = tuple(Scribble(_read_points(stroke.points), bool(stroke.positive)) for stroke in scribbles)
     if not all(stroke.points for stroke in drawn):
         raise PromptError("A scribble needs at least one point; draw it again.")
-    return Prompts(tuple(clicks), box, _read_points(lasso), drawn)
+    return Prompts((*drawn, *clicks), box, _read_points(lasso))
 
 
 def check_prompts(prompts: Prompts, shape: tuple[int, int]) -> None:
     """Raise a `PromptError` unless everything can be used on an image (H, W)."""
-    points = [*prompts.lasso, *((click.row, click.col) for click in prompts.points)]
+    points = [*prompts.lasso, *prompts.points]
     if not np.isfinite(np.asarray(points, float)).all():
         raise PromptError("A point has no finite coordinates; draw it again.")
-    for stroke in prompts.scribbles:
-        if not any(0 <= row + 0.5 < shape[0] and 0 <= col + 0.5 < shape[1] for row, col in stroke.points):
+    for stroke in prompts.strokes:
+        if isinstance(stroke, Scribble) and not strokes_inside([stroke], shape):
             raise PromptError("The scribble is outside the image; draw it on the image.")
     if prompts.lasso and len(prompts.lasso) < 3:
         raise PromptError("A lasso needs at least three points; draw it around the lesion.")
@@ -143,7 +146,7 @@ def prompt_window(prompts: Prompts, shape: tuple[int, int]) -> Box | None:
     )
 
 
-def stroke_window(points: Sequence[Click], outline: NDArray[np.bool_], shape: tuple[int, int]) -> Box:
+def stroke_window(points: Sequence[Point], outline: NDArray[np.bool_], shape: tuple[int, int]) -> Box:
     """Return the part of an image (H, W) around an outline, at any size, and points in the image."""
     rows, cols = (np.flatnonzero(outline.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
@@ -151,9 +154,9 @@ def stroke_window(points: Sequence[Click], outline: NDArray[np.bool_], shape: tu
     down, across = shape[0] / outline.shape[0], shape[1] / outline.shape[1]
     top, bottom = rows[0] * down, (rows[-1] + 1) * down
     left, right = cols[0] * across, (cols[-1] + 1) * across
-    for point in points:
-        top, bottom = min(top, point.row), max(bottom, point.row + 1)
-        left, right = min(left, point.col), max(right, point.col + 1)
+    for row, col in points:
+        top, bottom = min(top, row), max(bottom, row + 1)
+        left, right = min(left, col), max(right, col + 1)
     margin = STROKE_MARGIN * max(bottom - top, right - left)
     (first_row, last_row), (first_col, last_col) = (
         _on_grid(first - margin, last + margin, side)
@@ -187,14 +190,13 @@ def fill_area(prompts: Prompts, window: Box, shape: tuple[int, int]) -> NDArray[
 def area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
     """Return what box and lasso say about a view (h, w) of a window; with both, what the lasso says.
 
-    Near a point the prior fades, for the network knows better what it means.
+    Near a stroke the prior fades, for the network knows better what it means.
     """
     prior = _area_prior(prompts, window, shape)
     away = np.ones(shape, bool)
-    for click in prompts.points:
-        row, col = (round(at) for at in to_view((click.row, click.col), window, shape))
-        if 0 <= row < shape[0] and 0 <= col < shape[1]:
-            away[row, col] = False
+    for stroke in prompts.strokes:
+        rows, cols = stroke_pixels(move_stroke(stroke, partial(to_view, window=window, shape=shape)), shape).T
+        away[rows, cols] = False
     if away.all():
         return prior
     radius = math.sqrt(max(int(np.count_nonzero(prior.logit > 0)), 1) / math.pi)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from napari_lesionseg.inference.clicks import clicks_inside, draw_disc, guidance_planes
+from napari_lesionseg.inference.clicks import draw_strokes, guidance_planes, move_stroke, strokes_inside
 from napari_lesionseg.inference.device import DeviceModel
 from napari_lesionseg.inference.prompts import (
     Prior,
@@ -37,16 +36,16 @@ class WindowView:
         self._features = model.encode(planes)
 
     def automatic(self, prompts: Prompts, previous: NDArray[np.float32] | None) -> Tensor:
-        """Return the logits (C, h, w) of a network that knows of points alone."""
-        guidance = None
-        window, size = (
-            self.window,
-            (self.window.bottom - self.window.top, self.window.right - self.window.left),
-        )
-        points = [replace(p, row=p.row - window.top, col=p.col - window.left) for p in prompts.points]
-        points = clicks_inside(points, size)
-        if self.model.network.guided and (points or previous is not None):
-            guidance = torch.from_numpy(guidance_planes(points, previous, size, self.shape))[None]
+        """Return the logits (C, h, w) of a network that knows of strokes alone."""
+        guidance, window = None, self.window
+        size = (window.bottom - window.top, window.right - window.left)
+        moved = [
+            move_stroke(stroke, lambda at: (at[0] - window.top, at[1] - window.left))
+            for stroke in prompts.strokes
+        ]
+        strokes = strokes_inside(moved, size)
+        if self.model.network.guided and (strokes or previous is not None):
+            guidance = torch.from_numpy(guidance_planes(strokes, previous, size, self.shape))[None]
         logits = self.model.decode(self._features, guidance).cpu() / self._card.temperature
         # Networks such as SegNet give fewer pixels than they get where sides are no multiples of theirs.
         return functional.interpolate(logits, self.shape, mode="bilinear", align_corners=False)[0]
@@ -69,12 +68,10 @@ class WindowView:
         return color_features(undo_normalization(self._planes[0], self._card))
 
     def _strokes(self, prompts: Prompts) -> NDArray[np.float32]:
-        """Draw the points of the prompts: positive ones, then negative ones, (2, h, w)."""
-        strokes = np.zeros((2, *self.shape), np.float32)
-        for click in prompts.points:
-            row, col = to_view((click.row, click.col), self.window, self.shape)
-            strokes[0 if click.positive else 1][draw_disc(self.shape, row, col)] = 1
-        return strokes
+        """Draw the strokes of the prompts: positive ones, then negative ones, (2, h, w)."""
+        return draw_strokes(
+            prompts.strokes, functools.partial(to_view, window=self.window, shape=self.shape), self.shape
+        )
 
     def _centered(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a probability that is 0.5 where the annotator sees the outline."""

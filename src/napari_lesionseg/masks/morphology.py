@@ -127,20 +127,6 @@ def snap(image: ByteImage, mask: LabelImage, label: int = 1) -> LabelImage:
     return _replaced(mask, box, full, label)
 
 
-def thin_path(
-    points: Sequence[tuple[float, float]], spacing: float, most: int = 24
-) -> list[tuple[float, float]]:
-    """Thin a path of (row, col) to at most ``most`` points at least ``spacing`` pixels apart."""
-    path = np.asarray(points, dtype=float).reshape(-1, 2)
-    if len(path) < 2:
-        return [(float(row), float(col)) for row, col in path]
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
-    count = min(most, int(along[-1] // spacing) + 1)
-    places = np.linspace(0, along[-1], count) if count > 1 else np.zeros(1)
-    rows, cols = (np.interp(places, along, path[:, axis]) for axis in (0, 1))
-    return [(float(row), float(col)) for row, col in zip(rows, cols, strict=True)]
-
-
 def diameter(region: Region) -> float:
     """Return the diameter in pixels of a disc as large as the largest part of a region."""
     box = bounding_box(region)

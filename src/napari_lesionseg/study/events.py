@@ -26,13 +26,13 @@ from pydantic import (
 )
 
 from napari_lesionseg.config import Skeleton
-from napari_lesionseg.types import MAX_CLASS_INDEX, Box, Click, Mark, Prompts
+from napari_lesionseg.types import MAX_CLASS_INDEX, Box, Click, Mark, Prompts, Scribble, Stroke, points_of
 
 SCHEMA_VERSION: Literal[1] = 1
 """Version of ``study.json`` and of the events that this package writes and reads."""
 
 STUDY_FORMAT: Literal["napari-lesionseg study"] = "napari-lesionseg study"
-MAX_CLICKS = 10_000
+MAX_STROKES = MAX_POINTS = 10_000
 MAX_AREAS = 1_000
 MAX_MARKS = 5_000
 MAX_NOTE = 4_000
@@ -185,7 +185,7 @@ class Area(StrictModel):
     model_config = ConfigDict(revalidate_instances="always")  # `of` leaves the checks to the event
 
     box: tuple[Pixel, Pixel, Pixel, Pixel] | None = None
-    lasso: Annotated[tuple[tuple[Coordinate, Coordinate], ...], Field(max_length=MAX_CLICKS)] = ()
+    lasso: Annotated[tuple[tuple[Coordinate, Coordinate], ...], Field(max_length=MAX_POINTS)] = ()
 
     @classmethod
     def of(cls, prompts: Prompts) -> Area:
@@ -199,6 +199,27 @@ class Area(StrictModel):
         return Prompts(box=None if self.box is None else Box(*self.box), lasso=self.lasso)
 
 
+class DrawnStroke(StrictModel):
+    """A click, which is a single point (row, column), or a scribble."""
+
+    model_config = ConfigDict(revalidate_instances="always")  # `of` leaves the checks to the event
+
+    points: Annotated[tuple[tuple[Coordinate, Coordinate], ...], Field(min_length=1, max_length=MAX_POINTS)]
+    positive: bool
+
+    @classmethod
+    def of(cls, stroke: Stroke) -> DrawnStroke:
+        """Return what is written of a stroke."""
+        points = tuple((row, col) for row, col in points_of(stroke))
+        return cls.model_construct(points=points, positive=stroke.positive)
+
+    def as_stroke(self) -> Stroke:
+        """Return the stroke as the rest of the package knows it."""
+        if len(self.points) == 1:
+            return Click(*self.points[0], self.positive)
+        return Scribble(self.points, self.positive)
+
+
 class MaskEvent(ImageEvent):
     """A revision of an image's mask, or of its landmarks, and what it came from (see `MaskOrigin`)."""
 
@@ -208,15 +229,15 @@ class MaskEvent(ImageEvent):
     marks: Annotated[tuple[MarkRecord, ...], Field(max_length=MAX_MARKS)] | None = None
     model: Sha256 | None = None
     threshold: Fraction | None = None
-    clicks: Annotated[tuple[tuple[Coordinate, Coordinate, bool], ...], Field(max_length=MAX_CLICKS)] = ()
+    strokes: Annotated[tuple[DrawnStroke, ...], Field(max_length=MAX_STROKES)] = ()  # oldest first
     areas: Annotated[tuple[Area, ...], Field(max_length=MAX_AREAS)] = ()
     quality: Fraction | None = None
     label: Annotated[int, Field(ge=1, le=MAX_CLASS_INDEX)] = 1
     carried: CarriedMask | None = None
 
-    def as_clicks(self) -> tuple[Click, ...]:
-        """Return the clicks as the rest of the package knows them."""
-        return tuple(Click(*click) for click in self.clicks)
+    def as_strokes(self) -> tuple[Stroke, ...]:
+        """Return the strokes as the rest of the package knows them."""
+        return tuple(stroke.as_stroke() for stroke in self.strokes)
 
     def as_marks(self) -> tuple[Mark, ...]:
         """Return the landmarks as the rest of the package knows them."""
@@ -316,7 +337,7 @@ class MaskOrigin:
 
     model: str | None = None  # SHA-256 of the model's file
     threshold: float | None = None  # probability above which a pixel belongs to the lesion
-    clicks: Sequence[Click] = ()
+    strokes: Sequence[Stroke] = ()
     quality: float | None = None  # estimated, 0 to 1
     label: int = 1  # class that was being drawn
     carried: CarriedMask | None = None  # the mask of the last visit, if it was made of that
@@ -328,7 +349,7 @@ class MaskOrigin:
         if event is None:
             return cls()
         areas = tuple(area.as_prompts() for area in event.areas)
-        known = (event.model, event.threshold, event.as_clicks(), event.quality, event.label, event.carried)
+        known = (event.model, event.threshold, event.as_strokes(), event.quality, event.label, event.carried)
         return cls(*known, areas)
 
     def fields(self) -> dict[str, Any]:
@@ -336,7 +357,7 @@ class MaskOrigin:
         return {
             "model": self.model,
             "threshold": self.threshold,
-            "clicks": tuple((click.row, click.col, click.positive) for click in self.clicks),
+            "strokes": tuple(DrawnStroke.of(stroke) for stroke in self.strokes),
             "areas": tuple(Area.of(area) for area in self.areas),
             "quality": self.quality,
             "label": self.label,

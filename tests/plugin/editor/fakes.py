@@ -14,13 +14,14 @@ from tests.fakes import prediction_of
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART, TOOLS, MaskEdit, ToolContext
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.types import NO_PROMPTS, ByteImage, Click, LabelImage, Probability, Prompts
+from napari_lesionseg.types import NO_PROMPTS, ByteImage, LabelImage, Probability, Prompts, Stroke
 
 PLAIN = PostprocessConfig(threshold=0.5, fill_holes=False, largest_only=False, min_area=0)
 SHAPE = (40, 60)
@@ -45,15 +46,16 @@ def base_mask(threshold: float = 0.5) -> LabelImage:
     return (base_probability() >= threshold).astype(np.uint8)
 
 
-def stamped(probability: NDArray[Any], clicks: Iterable[Click]) -> NDArray[Any]:
-    """The network's probability after clicks: each changes a square around it."""
-    stamped, clicks = probability.copy(), list(clicks)
-    for click in clicks:
-        row, col = int(click.row), int(click.col)
-        square = np.s_[max(row - REACH, 0) : row + REACH + 1, max(col - REACH, 0) : col + REACH + 1]
-        stamped[square] = 0.8 if click.positive else 0.2
-    for click in clicks:
-        stamped[int(click.row), int(click.col)] = 0.8 if click.positive else 0.2
+def stamped(probability: NDArray[Any], strokes: Iterable[Stroke]) -> NDArray[Any]:
+    """The network's probability after strokes: each changes a square around its pixels."""
+    stamped, strokes = probability.copy(), list(strokes)
+    for stroke in strokes:
+        for row, col in stroke_pixels(stroke, probability.shape).tolist():
+            square = np.s_[max(row - REACH, 0) : row + REACH + 1, max(col - REACH, 0) : col + REACH + 1]
+            stamped[square] = 0.8 if stroke.positive else 0.2
+    for stroke in strokes:
+        rows, cols = stroke_pixels(stroke, probability.shape).T
+        stamped[rows, cols] = 0.8 if stroke.positive else 0.2
     return stamped
 
 
@@ -62,7 +64,7 @@ class Network:
 
     def __init__(self) -> None:
         self.card = ModelCard(name="fake", threshold=0.5)
-        self.inputs: list[tuple[tuple[Click, ...], Probability | None]] = []
+        self.inputs: list[tuple[tuple[Stroke, ...], Probability | None]] = []
         self.encoded = 0
         self.gate, self.started = threading.Event(), threading.Event()
         self.gate.set()
@@ -80,16 +82,16 @@ class Encoded:
     def predict_logits(
         self, prompts: Prompts = NO_PROMPTS, previous: Probability | None = None
     ) -> Prediction:
-        clicks = prompts.points
-        self.model.inputs.append((clicks, previous))
+        strokes = prompts.strokes
+        self.model.inputs.append((strokes, previous))
         self.model.started.set()
         if not self.model.gate.wait(timeout=20):
             raise TimeoutError("the test never opened the gate")
         if self.model.error is not None:
             raise self.model.error
         if not prompts.has_area:
-            return prediction_of(stamped(base_probability(self.shape), clicks))
-        whole = prediction_of(stamped(np.full(self.shape, 0.7, np.float32), clicks))
+            return prediction_of(stamped(base_probability(self.shape), strokes))
+        whole = prediction_of(stamped(np.full(self.shape, 0.7, np.float32), strokes))
         return replace(whole, prompts=prompts.area)
 
 

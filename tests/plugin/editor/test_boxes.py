@@ -17,7 +17,7 @@ def test_a_box_adds_what_is_found_in_it(predicted: RecordedEditor, jobs: SlowJob
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.75}))
     assert not predicted.snapshot.mask[30:36, 4:10].any()
     predicted.set_config(PLAIN)
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 50))
     jobs.finish()
     assert predicted.snapshot.mask[30:36, 4:10].all()
 
@@ -33,7 +33,7 @@ def test_what_a_box_added_stays_beside_the_largest_part(predicted: RecordedEdito
 def test_a_negative_click_removes_what_a_box_added(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.add_area(Prompts(box=Box(30, 0, 40, 10)), adds=True)
     jobs.finish()
-    predicted.add_clicks([Click(35, 5, positive=False)])
+    predicted.add_stroke(Click(35, 5, positive=False))
     jobs.finish()
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
 
@@ -61,7 +61,7 @@ def test_a_gesture_replaces_the_outline_and_is_undone_as_one_step(
     assert predicted.kinds == [kind]
     assert predicted.snapshot.mask[4:12, 4:14].all()
     assert not predicted.snapshot.mask[16:].any()
-    predicted.add_clicks([Click(8, 8, positive=False)])
+    predicted.add_stroke(Click(8, 8, positive=False))
     jobs.finish()
     assert not predicted.snapshot.mask[8, 8]
     assert predicted.snapshot.mask[4, 13]

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from tests.plugin.editor.fakes import SHAPE, RecordedEditor, SlowJobs, apply_tool, base_mask, paint
 
-from napari_lesionseg.plugin.editor.compose import clicks_along
-from napari_lesionseg.types import Click
+from napari_lesionseg.inference.postprocess import stroke_pixels
+from napari_lesionseg.types import Click, Scribble
 
 
 def test_the_next_click_builds_on_the_last_prediction(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     assert predicted.snapshot.mask[3, 3] == 1
-    predicted.add_clicks([Click(20, 30, positive=False)])
+    predicted.add_stroke(Click(20, 30, positive=False))
     jobs.finish()
     assert predicted.snapshot.mask[20, 30] == 0
     clicks, previous = predicted.requests.model.inputs[-1]
@@ -25,13 +25,13 @@ def test_the_next_click_builds_on_the_last_prediction(predicted: RecordedEditor,
 def test_undo_removes_the_click_and_the_next_one_builds_on_the_state_before(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     predicted.undo()
-    assert predicted.snapshot.clicks == ()
+    assert predicted.snapshot.strokes == ()
     assert predicted.document.overlay.clicks == ()
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
-    predicted.add_clicks([Click(35, 50)])
+    predicted.add_stroke(Click(35, 50))
     jobs.finish()
     clicks, previous = predicted.requests.model.inputs[-1]
     assert clicks == (Click(35, 50),)
@@ -39,62 +39,89 @@ def test_undo_removes_the_click_and_the_next_one_builds_on_the_state_before(
 
 
 def test_clicks_are_shown_before_their_prediction(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     assert predicted.document.overlay.clicks == ((3, 3, True),)
-    assert predicted.snapshot.clicks == ()
+    assert predicted.snapshot.strokes == ()
     jobs.finish()
-    assert predicted.snapshot.clicks == (Click(3, 3),)
+    assert predicted.snapshot.strokes == (Click(3, 3),)
 
 
 def test_clicks_outside_the_image_are_ignored(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     for row, col in [(-1, 5), (5, -0.6), (SHAPE[0], 5), (5, 1e9)]:
-        predicted.add_clicks([Click(row, col)])
+        predicted.add_stroke(Click(row, col))
     assert not jobs.waiting
     assert not predicted.document.can_redo
 
 
 def test_clicks_made_meanwhile_are_sent_together(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     for col in (3, 20, 50):
-        predicted.add_clicks([Click(3, col)])
+        predicted.add_stroke(Click(3, col))
     jobs.finish()
     assert len(predicted.requests.model.inputs) == 3  # the prediction, the first click, the other two
-    assert predicted.snapshot.clicks == tuple(Click(3, col) for col in (3, 20, 50))
+    assert predicted.snapshot.strokes == tuple(Click(3, col) for col in (3, 20, 50))
     predicted.undo()
-    assert predicted.snapshot.clicks == (Click(3, 3),)
+    assert predicted.snapshot.strokes == (Click(3, 3),)
 
 
 def test_undo_cancels_a_click_without_a_prediction(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 3))
+    predicted.add_stroke(Click(3, 50))
     predicted.undo()
     predicted.undo()
     jobs.finish()
-    assert predicted.snapshot.clicks == ()
+    assert predicted.snapshot.strokes == ()
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
     assert not predicted.requests.can_undo
 
 
-def test_a_drawn_line_is_several_clicks_and_one_undo_step(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks(clicks_along([(3, float(col)) for col in range(5, 50)], True, SHAPE))
+@pytest.stroke.parametrize("positive", [True, False])
+def test_every_pixel_of_a_scribble_is_honored_and_undone_in_one_step(
+    predicted: RecordedEditor, jobs: SlowJobs, positive: bool
+) -> None:
+    line = Scribble(((3.0, 5.0), (20.0, 50.0), (36.0, 30.0)), positive)
+    predicted.add_stroke(line)
     jobs.finish()
-    assert len(predicted.snapshot.clicks) > 5
-    assert all(predicted.snapshot.mask[click.pixel] for click in predicted.snapshot.clicks)
+    rows, cols = stroke_pixels(line, SHAPE).T
+    assert len(rows) > 45
+    assert (predicted.snapshot.mask[rows, cols] == positive).all()
     predicted.undo()
-    assert predicted.snapshot.clicks == ()
+    assert predicted.snapshot.strokes == ()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
+
+
+def test_a_scribble_after_a_click_counts_where_they_meet(predicted: RecordedEditor, jobs: SlowJobs) -> None:
+    predicted.add_stroke(Click(20, 30))
+    predicted.add_stroke(Scribble(((20.0, 10.0), (20.0, 50.0)), positive=False))
+    jobs.finish()
+    assert not predicted.snapshot.mask[20, 10:51].any()
+    predicted.add_stroke(Click(20, 30))
+    jobs.finish()
+    assert predicted.snapshot.mask[20, 30]
+
+
+def test_a_scribble_that_leaves_the_image_counts_where_it_is_inside(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    predicted.add_stroke(
+        Scribble(((3.0, 50.0), (3.0, 59.0), (3.0, 1e6), (-1e6, 0.0), (38.0, 3.0), (38.0, 9.0)))
+    )
+    jobs.finish()
+    assert predicted.snapshot.mask[3, 50:].all()
+    assert predicted.snapshot.mask[38, 3:10].all()
 
 
 def test_removing_the_last_click_does_not_need_the_network(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     first = predicted.snapshot.mask
-    predicted.add_clicks(clicks_along([(35, 5), (35, 40)], True, SHAPE))
+    predicted.add_stroke(Scribble(((35.0, 5.0), (35.0, 40.0))))
     jobs.finish()
     asked = len(predicted.requests.model.inputs)
-    predicted.remove_last_click()
+    predicted.remove_last_stroke()
     np.testing.assert_array_equal(predicted.snapshot.mask, first)
-    assert predicted.snapshot.clicks == (Click(3, 3),)
-    predicted.remove_last_click()
-    predicted.remove_last_click()
+    assert predicted.snapshot.strokes == (Click(3, 3),)
+    predicted.remove_last_stroke()
+    predicted.remove_last_stroke()
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
     assert len(predicted.requests.model.inputs) == asked
     predicted.undo()
@@ -104,10 +131,10 @@ def test_removing_the_last_click_does_not_need_the_network(predicted: RecordedEd
 def test_removing_the_last_click_cancels_one_without_a_prediction(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
-    predicted.add_clicks([Click(3, 3)])
-    predicted.remove_last_click()
+    predicted.add_stroke(Click(3, 3))
+    predicted.remove_last_stroke()
     jobs.finish()
-    assert predicted.snapshot.clicks == ()
+    assert predicted.snapshot.strokes == ()
     assert not predicted.document.can_redo
 
 
@@ -116,7 +143,7 @@ def test_a_contradicting_click_returns_the_painted_part_to_the_network(
 ) -> None:
     paint(predicted, range(35, 39), range(2, 8))
     paint(predicted, range(35, 39), range(50, 58))
-    predicted.add_clicks([Click(36, 4, positive=False)])
+    predicted.add_stroke(Click(36, 4, positive=False))
     jobs.finish()
     assert not predicted.snapshot.mask[35:39, 2:8].any()
     assert predicted.snapshot.mask[35:39, 50:58].all()
@@ -126,12 +153,12 @@ def test_after_clear_the_network_does_not_see_its_old_answer(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
     network: Any = predicted.requests.model
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     assert network.inputs[-1][1] is not None
     apply_tool(predicted, "clear")
     assert not predicted.snapshot.mask.any()
-    predicted.add_clicks([Click(20, 30)])
+    predicted.add_stroke(Click(20, 30))
     jobs.finish()
     assert network.inputs[-1] == ((Click(20, 30),), None)
     assert predicted.snapshot.mask[20, 30]
@@ -143,7 +170,7 @@ def test_what_was_painted_after_clear_is_seen_by_the_network(
     network: Any = predicted.requests.model
     apply_tool(predicted, "clear")
     paint(predicted, range(5, 9), range(5, 9))
-    predicted.add_clicks([Click(20, 30)])
+    predicted.add_stroke(Click(20, 30))
     jobs.finish()
     previous = network.inputs[-1][1]
     assert previous[5:9, 5:9].min() == 1

@@ -43,7 +43,7 @@ def test_busy_is_emitted_once_each_way(editor: RecordedEditor, jobs: SlowJobs) -
     told = []
     editor.busy.connect(told.append)
     editor.predict()
-    editor.add_clicks([Click(5, 5)])
+    editor.add_stroke(Click(5, 5))
     jobs.finish()
     assert told == [True, False]
 
@@ -53,7 +53,7 @@ def test_a_prefetched_prediction_does_not_need_the_network(editor: RecordedEdito
     editor.set_prediction(prediction_of(base_probability()), encoded)
     np.testing.assert_array_equal(editor.snapshot.mask, base_mask())
     assert not editor.requests.model.inputs
-    editor.add_clicks([Click(3, 3)])
+    editor.add_stroke(Click(3, 3))
     jobs.finish()
     assert editor.requests.model.encoded == 1
 
@@ -68,7 +68,7 @@ def test_without_a_model_painting_works_and_clicks_report_why_not(jobs: SlowJobs
     editor, errors = make_editor(model=None), []
     editor.failed.connect(errors.append)
     editor.predict()
-    editor.add_clicks([Click(3, 3)])
+    editor.add_stroke(Click(3, 3))
     assert [type(error) for error in errors] == [ModelNotFoundError] * 2
     paint(editor, range(3), range(3))
     editor.undo()
@@ -82,14 +82,14 @@ def test_without_a_model_painting_works_and_clicks_report_why_not(jobs: SlowJobs
 def test_another_model_encodes_the_image_again(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     other = Network()
     predicted.requests.set_model(other)
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     assert other.encoded == 1
 
 
 def test_a_changed_image_is_encoded_again(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.image.data = np.zeros((*SHAPE, 3), dtype=np.uint8)
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     assert predicted.requests.model.encoded == 2
 
@@ -98,24 +98,24 @@ def test_if_the_network_fails_only_the_pending_clicks_are_lost(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
     predicted.requests.model.error = DeviceError("There is not enough memory.")
-    predicted.add_clicks([Click(3, 3)])
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 3))
+    predicted.add_stroke(Click(3, 50))
     jobs.finish()
     assert [str(error) for error in predicted.errors] == ["There is not enough memory."]
     assert predicted.document.overlay.clicks == ()
     assert not predicted.requests.queue.is_busy
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
     predicted.requests.model.error = None
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
-    assert predicted.snapshot.clicks == (Click(3, 3),)
+    assert predicted.snapshot.strokes == (Click(3, 3),)
 
 
 @pytest.mark.parametrize("gone", ["labels", "image", "all"])
 def test_predictions_of_closed_layers_are_discarded(
     predicted: RecordedEditor, jobs: SlowJobs, gone: str
 ) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     viewer = predicted.viewer
     viewer.layers.clear() if gone == "all" else viewer.layers.remove(getattr(predicted, gone))
     jobs.finish()
@@ -125,8 +125,8 @@ def test_predictions_of_closed_layers_are_discarded(
 
 def everything(editor: RecordedEditor) -> None:
     editor.predict()
-    editor.add_clicks([Click(3, 3)])
-    editor.remove_last_click()
+    editor.add_stroke(Click(3, 3))
+    editor.remove_last_stroke()
     editor.add_area(Prompts(box=Box(5, 5, 30, 30)))
     editor.set_config(PLAIN.model_copy(update={"threshold": 0.2}))
     for tool in EDITS:
@@ -146,7 +146,7 @@ def test_nothing_is_written_into_a_deleted_layer(predicted: RecordedEditor, jobs
 
 
 def test_nothing_is_written_into_a_reshaped_layer(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     predicted.labels.data = np.full((30, 30), 3, dtype=np.uint8)
     jobs.finish()
     everything(predicted)
@@ -163,7 +163,7 @@ def test_nothing_is_written_into_a_layer_made_a_stack(predicted: RecordedEditor,
 
 
 def test_a_closed_editor_does_nothing(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     predicted.close()
     predicted.close()
     jobs.finish()
@@ -178,7 +178,7 @@ def test_renaming_and_duplicating_change_nothing(predicted: RecordedEditor, jobs
     predicted.labels.name = "mine"
     duplicate = Labels(predicted.labels.data.copy(), name="mine")
     predicted.viewer.add_layer(duplicate)
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     jobs.finish()
     assert predicted.snapshot.mask[3, 3]
     np.testing.assert_array_equal(duplicate.data, base_mask())
@@ -200,7 +200,7 @@ def test_predictions_come_from_a_real_thread(qtbot: QtBot) -> None:
     editor.predict()
     qtbot.waitUntil(lambda: changed == ["prediction"], timeout=20_000)
     np.testing.assert_array_equal(editor.snapshot.mask, base_mask())
-    editor.add_clicks([Click(3, 3)])
+    editor.add_stroke(Click(3, 3))
     qtbot.waitUntil(lambda: len(changed) == 2, timeout=20_000)
     assert editor.snapshot.mask[3, 3]
     editor.close()

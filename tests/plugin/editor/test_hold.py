@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tests.plugin.editor.fakes import RecordedEditor, SlowJobs, apply_tool, base_mask
 
-from napari_lesionseg.types import Box, Click, Prompts
+from napari_lesionseg.types import Box, Click, Prompts, Scribble
 
 BOX = Prompts(box=Box(2, 2, 16, 20))
 
@@ -19,13 +19,14 @@ def test_the_network_runs_once_for_all_that_was_collected(predicted: RecordedEdi
     runs = network_inputs(predicted)
     apply_tool(predicted, "hold")
     predicted.add_area(BOX)
-    predicted.add_clicks([Click(8, 8, positive=False)])
-    predicted.add_clicks([Click(4, 4), Click(4, 9)])
+    predicted.add_stroke(Click(8, 8, positive=False))
+    predicted.add_stroke(Scribble(((4, 4), (4, 9))))
     assert not jobs.waiting
     assert not predicted.kinds
     overlay = predicted.document.overlay
     assert overlay.box == (2, 2, 16, 20)
-    assert [click[2] for click in overlay.clicks] == [False, True, True]
+    assert overlay.clicks == ((8, 8, False),)
+    assert overlay.scribbles == ((((4, 4), (4, 9)), True),)
     apply_tool(predicted, "hold")
     jobs.finish()
     assert network_inputs(predicted) == runs + 1
@@ -34,11 +35,12 @@ def test_the_network_runs_once_for_all_that_was_collected(predicted: RecordedEdi
     assert not snapshot.mask[8, 8]
     assert snapshot.mask[14, 18]
     assert not snapshot.mask[17:].any()
-    assert snapshot.click_counts == (1, 2)
+    assert snapshot.mask[4, 4:10].all()
+    assert len(snapshot.strokes) == 2
     assert overlay.box is None
-    predicted.remove_last_click()
+    predicted.remove_last_stroke()
     jobs.finish()
-    assert predicted.snapshot.clicks == (Click(8, 8, positive=False),)
+    assert predicted.snapshot.strokes == (Click(8, 8, positive=False),)
     predicted.undo()
     predicted.undo()
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
@@ -47,7 +49,7 @@ def test_the_network_runs_once_for_all_that_was_collected(predicted: RecordedEdi
 def test_undo_takes_back_what_was_collected_last(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.requests.hold(True)
     predicted.add_area(BOX)
-    predicted.add_clicks([Click(8, 8, positive=False)])
+    predicted.add_stroke(Click(8, 8, positive=False))
     predicted.undo()
     assert predicted.document.overlay.clicks == ()
     assert predicted.document.overlay.box is not None
@@ -60,7 +62,7 @@ def test_undo_takes_back_what_was_collected_last(predicted: RecordedEditor, jobs
 def test_another_lesion_is_added_on_its_own(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.requests.hold(True)
     predicted.add_area(Prompts(box=Box(30, 0, 40, 10)), adds=True)
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 50))
     predicted.requests.hold(False)
     jobs.finish()
     assert predicted.kinds == ["box", "click"]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,7 @@ from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import EditMouse
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART, MaskEdit
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
-from napari_lesionseg.types import Box, Click, Prompts
+from napari_lesionseg.types import Box, Click, Prompts, Scribble, Stroke
 
 SCALE = 2.0
 
@@ -52,8 +52,8 @@ class CalledEditor(MaskEditor):
         super().__init__(*arguments, **more)
         self.calls: list[tuple[Any, ...]] = []
 
-    def add_clicks(self, clicks: Sequence[Click]) -> None:
-        self.calls.append(("add_clicks", *clicks))
+    def add_stroke(self, stroke: Stroke) -> None:
+        self.calls.append(("add_stroke", stroke))
 
     def add_area(self, area: Prompts, *, adds: bool = False) -> None:
         self.calls.append(("add_area", area, adds))
@@ -95,7 +95,7 @@ def drag(editor: MaskEditor, *places: tuple[float, float], **options: Any) -> li
 def test_the_left_button_marks_lesion(editor: CalledEditor, mouse: EditMouse) -> None:
     mouse.start("click")
     drag(editor, (12.5, 30.0))
-    assert editor.calls == [("add_clicks", Click(12.5, 30.0))]
+    assert editor.calls == [("add_stroke", Click(12.5, 30.0))]
 
 
 @pytest.mark.parametrize("options", [{"button": 2}, {"modifiers": ("Alt",)}])
@@ -112,19 +112,34 @@ def test_the_right_button_and_alt_do_the_opposite(
 def test_a_small_movement_is_still_a_click(editor: CalledEditor, mouse: EditMouse) -> None:
     mouse.start("click")
     drag(editor, (12, 30), (12, 31), (12, 30))
-    assert editor.calls == [("add_clicks", Click(12.0, 30.0))]
+    assert editor.calls == [("add_stroke", Click(12.0, 30.0))]
 
 
-def test_a_drag_is_a_line_of_clicks_and_is_shown_while_drawn(editor: CalledEditor, mouse: EditMouse) -> None:
+def test_a_drag_is_a_scribble_and_is_shown_while_drawn(editor: CalledEditor, mouse: EditMouse) -> None:
     mouse.start("click")
     mouse_press_callbacks(editor.labels, Event("press", (12, 30)))
     mouse_move_callbacks(editor.labels, Event("move", (12, 40)))
-    shown = editor.document.overlay.clicks
-    assert (shown[0], shown[-1]) == ((12, 30, True), (12, 40, True))
-    mouse_release_callbacks(editor.labels, Event("release", (12, 40)))
-    ((name, *clicks),) = editor.calls
-    assert name == "add_clicks"
-    assert [(click.row, click.col, click.positive) for click in clicks] == list(shown)
+    mouse_move_callbacks(editor.labels, Event("move", (20, 50)))
+    path = ((12, 30), (12, 40), (20, 50))
+    assert editor.document.overlay.scribbles == ((path, True),)
+    mouse_release_callbacks(editor.labels, Event("release", (20, 50)))
+    assert editor.calls == [("add_stroke", Scribble(path))]
+    assert editor.document.overlay.scribbles == ()
+
+
+@pytest.stroke.parametrize("mode", ["click", "lasso"])
+def test_a_path_of_a_fast_mouse_keeps_only_the_points_of_its_shape(
+    editor: CalledEditor, mouse: EditMouse, mode: Any
+) -> None:
+    mouse.start(mode)
+    angles = np.linspace(0, 5.5, 20_000)
+    wobble = np.random.default_rng(0).normal(0, 0.8, (len(angles), 2))
+    places = np.stack([20 + 15 * np.sin(angles), 30 + 20 * np.cos(angles)], axis=1) + wobble
+    drag(editor, *map(tuple, places.tolist()))
+    drawn = editor.calls[0][1]
+    path = drawn.points if isinstance(drawn, Scribble) else drawn.lasso
+    assert 10 < len(path) <= 2000
+    assert np.hypot(*(np.array(path[-1]) - places[-1])) < 1e-6
 
 
 def test_the_image_does_not_move_while_clicking(editor: CalledEditor, mouse: EditMouse) -> None:

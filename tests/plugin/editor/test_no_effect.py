@@ -36,8 +36,8 @@ def test_undo_redo_and_clicks_say_why_nothing_happens(predicted: RecordedEditor,
     notes = notes_of(predicted)
     predicted.undo()
     predicted.redo()
-    predicted.remove_last_click()
-    predicted.add_clicks([Click(500, 3)])
+    predicted.remove_last_stroke()
+    predicted.add_stroke(Click(500, 3))
     predicted.add_area(Prompts(box=Box(3, 3, 5, 9)))
     apply_tool(predicted, "next_class")
     assert len(notes) == 6

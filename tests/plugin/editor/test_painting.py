@@ -9,7 +9,7 @@ from napari_lesionseg.types import Click
 def test_painted_pixels_survive_clicks_and_thresholds(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     paint(predicted, range(35, 39), range(2, 8))
     paint(predicted, range(12, 15), range(22, 26), value=0)
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 50))
     jobs.finish()
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.3}))
     assert predicted.snapshot.mask[35:39, 2:8].all()
@@ -38,7 +38,7 @@ def test_a_polygon_is_one_step(predicted: RecordedEditor) -> None:
 
 
 def test_a_prediction_during_a_stroke_keeps_both(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     with predicted.labels.block_history():
         predicted.labels.paint((35, 10), 1)
         jobs.finish()
@@ -76,7 +76,7 @@ def test_strokes_made_during_a_prediction_stay(editor: RecordedEditor, jobs: Slo
 def test_the_active_class_is_painted(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     predicted.labels.selected_label = 2
     assert predicted.labels.selected_label == 2
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 50))
     jobs.finish()
     assert predicted.snapshot.mask[3, 50] == 2
     assert predicted.snapshot.mask[20, 30] == 1

@@ -26,7 +26,8 @@ from tests.plugin.editor.fakes import (
     stamped,
 )
 
-from napari_lesionseg.types import Click
+from napari_lesionseg.inference.postprocess import stroke_pixels, stroked_pixels
+from napari_lesionseg.types import Click, Scribble
 
 
 @dataclasses.dataclass
@@ -35,14 +36,14 @@ class Seen:
 
     mask: np.ndarray
     hand: np.ndarray
-    clicks: tuple = ()
+    strokes: tuple = ()
     threshold: float = 0.5
     source: str = "none"  # "none", "network" or "nothing"
 
     def probability(self) -> np.ndarray:
         if self.source != "network":
             return np.zeros(SHAPE)
-        return stamped(base_probability(), self.clicks)
+        return stamped(base_probability(), self.strokes)
 
     def redraw(self) -> Seen:
         drawn = (self.probability() >= self.threshold).astype(np.uint8)
@@ -51,7 +52,7 @@ class Seen:
 
 def first_outline(seen: Seen) -> Seen:
     """Put the first prediction below what was painted before it."""
-    return dataclasses.replace(seen, clicks=(), source="network").redraw()
+    return dataclasses.replace(seen, strokes=(), source="network").redraw()
 
 
 NO_HAND = np.zeros(SHAPE, dtype=bool)
@@ -96,8 +97,19 @@ class Correcting(RuleBasedStateMachine):
             return  # asks for the answer behind the strokes first: tested apart
         if any(request[0] == "prediction" for request in self.flying):
             return
-        self.editor.add_clicks([Click(*spot, positive)])
+        self.editor.add_stroke(Click(*spot, positive))
         self.waiting.append(("click", Click(*map(float, spot), positive), len(self.past)))
+        self.pump()
+
+    @rule(first=SPOTS, last=SPOTS, positive=st.booleans())
+    def scribble(self, first: Any, last: Any, positive: Any) -> None:
+        if self.now.source == "none" and self.now.mask.any() and not self.flying:
+            return  # as for clicks
+        if any(request[0] == "prediction" for request in self.flying):
+            return
+        drawn = Scribble((first, last), positive)
+        self.editor.add_stroke(drawn)
+        self.waiting.append(("click", drawn, len(self.past)))
         self.pump()
 
     @precondition(lambda self: self.flying)
@@ -115,20 +127,22 @@ class Correcting(RuleBasedStateMachine):
                 if not before.hand.any():
                     self.pump()
                     return
-            fresh = dataclasses.replace(self.now, hand=since, clicks=(), source="network")
+            fresh = dataclasses.replace(self.now, hand=since, strokes=(), source="network")
             self.step(fresh.redraw(), "prediction")
         else:
             hand = self.now.hand
-            for _, click, _ in flown:
-                value = self.now.mask[click.pixel] > 0
-                if hand[click.pixel] and value != click.positive:
-                    same, _ = ndimage.label(hand & ((self.now.mask > 0) == value), np.ones((3, 3)))
-                    hand = hand & (same != same[click.pixel])
-            clicks = (*self.now.clicks, *(click for _, click, _ in flown))
-            then = dataclasses.replace(self.now, hand=hand, clicks=clicks, source="network")
+            drawn = [stroke for _, stroke, _ in flown]
+            for stroke in drawn:
+                for pixel in map(tuple, stroke_pixels(stroke, SHAPE).tolist()):
+                    value = self.now.mask[pixel] > 0
+                    if hand[pixel] and value != stroke.positive:
+                        same, _ = ndimage.label(hand & ((self.now.mask > 0) == value), np.ones((3, 3)))
+                        hand = hand & (same != same[pixel])
+            strokes = (*self.now.strokes, *drawn)
+            then = dataclasses.replace(self.now, hand=hand, strokes=strokes, source="network")
             self.step(then.redraw(), "click")
-            for click in {click.pixel: click for click in clicks[-len(flown) :]}.values():
-                assert (self.editor.labels.data[click.pixel] > 0) == click.positive
+            for pixel, positive in stroked_pixels(drawn, SHAPE).items():
+                assert (self.editor.labels.data[pixel] > 0) == positive
         self.pump()
 
     @rule(spot=SPOTS, size=st.integers(1, 12), value=st.integers(0, 1))
@@ -190,15 +204,12 @@ class Correcting(RuleBasedStateMachine):
     @precondition(lambda self: not self.flying and not self.waiting)
     @rule()
     def backspace(self) -> None:
-        if (
-            len(self.now.clicks) != len(self.editor.snapshot.click_counts)
-            or None in self.editor.snapshot.predictions[:-1]
-        ):
+        if None in self.editor.snapshot.predictions[:-1]:
             return  # merged clicks ask the network again: tested apart
-        self.editor.remove_last_click()
-        if self.now.clicks:
-            then = dataclasses.replace(self.now, clicks=self.now.clicks[:-1])
-            if not then.clicks and self.editor.snapshot.prediction is self.editor.snapshot.predictions[0]:
+        self.editor.remove_last_stroke()
+        if self.now.strokes:
+            then = dataclasses.replace(self.now, strokes=self.now.strokes[:-1])
+            if not then.strokes and self.editor.snapshot.prediction is self.editor.snapshot.predictions[0]:
                 then = dataclasses.replace(then, source=self.source_before_clicks())
             self.step(then.redraw(), "click")
 
@@ -214,7 +225,7 @@ class Correcting(RuleBasedStateMachine):
     @invariant()
     def what_is_seen_is_right(self) -> None:
         np.testing.assert_array_equal(self.editor.labels.data, self.now.mask)
-        assert self.editor.snapshot.clicks == self.now.clicks
+        assert self.editor.snapshot.strokes == self.now.strokes
         assert self.editor.requests.config.threshold == self.now.threshold
         assert self.editor.requests.can_undo == bool(self.past or self.flying or self.waiting)
         assert self.editor.document.can_redo == bool(self.future)

@@ -24,7 +24,7 @@ def test_a_restored_mask_starts_a_new_history(predicted: RecordedEditor, jobs: S
         saved_history(predicted, mask, [Click(25, 10)], PLAIN.model_copy(update={"threshold": 0.7}))
     )
     np.testing.assert_array_equal(predicted.snapshot.mask, mask)
-    assert predicted.snapshot.clicks == (Click(25, 10),)
+    assert predicted.snapshot.strokes == (Click(25, 10),)
     assert predicted.requests.config.threshold == 0.7
     assert not predicted.requests.can_undo
     assert predicted.kinds == ["restored"]
@@ -36,7 +36,7 @@ def test_corrections_of_a_restored_mask_survive_clicks(editor: RecordedEditor, j
     mask[35:39, 2:8] = 1
     mask[12:15, 22:26] = 0
     editor.restore(saved_history(editor, mask))
-    editor.add_clicks([Click(3, 50)])
+    editor.add_stroke(Click(3, 50))
     jobs.finish()
     assert editor.snapshot.mask[35:39, 2:8].all()
     assert not editor.snapshot.mask[12:15, 22:26].any()
@@ -64,9 +64,9 @@ def test_the_last_restored_click_can_be_removed(editor: RecordedEditor, jobs: Sl
     editor.restore(
         saved_history(editor, (stamped(base_probability(), clicks) >= 0.5).astype(np.uint8), clicks)
     )
-    editor.remove_last_click()
+    editor.remove_last_stroke()
     jobs.finish()
-    assert editor.snapshot.clicks == (Click(3, 3),)
+    assert editor.snapshot.strokes == (Click(3, 3),)
     np.testing.assert_array_equal(editor.snapshot.mask, stamped(base_probability(), clicks[:1]) >= 0.5)
 
 

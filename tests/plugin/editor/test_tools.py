@@ -44,7 +44,7 @@ def test_a_tool_that_changes_nothing_is_no_step(predicted: RecordedEditor) -> No
 
 
 def test_removed_parts_stay_away_when_the_threshold_moves(predicted: RecordedEditor, jobs: SlowJobs) -> None:
-    predicted.add_clicks([Click(3, 55)])
+    predicted.add_stroke(Click(3, 55))
     jobs.finish()
     apply_tool(predicted, "largest_part")
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.6}))
@@ -53,13 +53,13 @@ def test_removed_parts_stay_away_when_the_threshold_moves(predicted: RecordedEdi
 
 def test_back_to_prediction_discards_clicks_and_strokes(predicted: RecordedEditor, jobs: SlowJobs) -> None:
     paint(predicted, range(35, 39), range(2, 8))
-    predicted.add_clicks([Click(3, 50)])
+    predicted.add_stroke(Click(3, 50))
     jobs.finish()
     apply_tool(predicted, "back_to_prediction")
     np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
-    assert predicted.snapshot.clicks == ()
+    assert predicted.snapshot.strokes == ()
     predicted.undo()
-    assert predicted.snapshot.clicks == (Click(3, 50),)
+    assert predicted.snapshot.strokes == (Click(3, 50),)
     assert predicted.snapshot.mask[35, 2]
 
 
@@ -67,7 +67,7 @@ def test_a_cleared_mask_stays_empty_until_a_click(predicted: RecordedEditor, job
     apply_tool(predicted, "clear")
     predicted.set_config(PLAIN.model_copy(update={"threshold": 0.3}))
     assert not predicted.snapshot.mask.any()
-    predicted.add_clicks([Click(20, 30)])
+    predicted.add_stroke(Click(20, 30))
     jobs.finish()
     assert predicted.snapshot.mask[20, 30]
     predicted.undo()

@@ -10,12 +10,12 @@ from napari_lesionseg.types import Click
 def test_a_stroke_made_after_a_pending_click_is_undone_first(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
-    predicted.add_clicks([Click(3, 3)])
+    predicted.add_stroke(Click(3, 3))
     paint(predicted, range(35, 38), range(50, 55))
     predicted.undo()
     assert not predicted.snapshot.mask[35, 50]
     jobs.finish()
-    assert predicted.snapshot.clicks == (Click(3, 3),)
+    assert predicted.snapshot.strokes == (Click(3, 3),)
 
 
 def test_undo_of_the_layer_is_undo_of_the_editor(predicted: RecordedEditor) -> None:
@@ -110,11 +110,11 @@ def test_a_prediction_asked_for_again_is_a_step(predicted: RecordedEditor, jobs:
 def test_a_click_in_progress_does_not_bring_an_undone_click_back(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
-    predicted.add_clicks([Click(3, 3)])
-    predicted.add_clicks([Click(36, 50)])
+    predicted.add_stroke(Click(3, 3))
+    predicted.add_stroke(Click(36, 50))
     jobs.finish_one()
     predicted.undo()
     jobs.finish()
-    assert predicted.snapshot.clicks == (Click(36, 50),)
+    assert predicted.snapshot.strokes == (Click(36, 50),)
     assert predicted.snapshot.mask[36, 50]
     assert not predicted.snapshot.mask[3, 3]

@@ -23,7 +23,7 @@ from napari_lesionseg.study.events import Corrected, Predicted, StudyClass
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Box, Click, Prompts
+from napari_lesionseg.types import Box, Click, Prompts, Scribble
 
 CONFIG = PostprocessConfig(min_area=0)
 SPOT = 20 * 25
@@ -157,12 +157,26 @@ def test_an_edited_outline_is_saved_as_corrected(desk: Desk) -> None:
 
 
 def test_a_click_is_saved_with_the_outline(qtbot: QtBot, desk: Desk) -> None:
-    desk.editor.add_clicks([Click(2, 2)])
+    desk.editor.add_stroke(Click(2, 2))
     qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
     desk.saved()
     outline = desk.state("P1").current
     assert isinstance(outline, Corrected)
-    assert outline.clicks == ((2.0, 2.0, True),)
+    assert outline.as_strokes() == (Click(2, 2),)
+
+
+def test_a_scribble_is_saved_and_shown_again(qtbot: QtBot, open_desk: Any) -> None:
+    desk = open_desk(1).begin()
+    scribble = Scribble(((2.0, 2.0), (2.0, 40.0), (30.0, 45.0)), positive=False)
+    desk.editor.add_stroke(scribble)
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    desk.saved()
+    mask = desk.mask
+    assert desk.session.close() == ""
+    again = open_desk().begin()
+    assert again.editor.snapshot.strokes == (scribble,)
+    assert again.editor.document.overlay.scribbles == ((scribble.points, False),)
+    assert np.array_equal(again.mask, mask)
 
 
 def test_boxes_are_saved_with_the_outline(qtbot: QtBot, desk: Desk) -> None:
@@ -195,12 +209,12 @@ def test_everything_comes_back_as_it_was(qtbot: QtBot, open_desk: Any) -> None:
     desk.shown("P2").session.review.flag("hair?")
     desk.shown("P3").session.review.no_lesion()
     desk.shown("P4").paint()
-    desk.editor.add_clicks([Click(35, 55)])
+    desk.editor.add_stroke(Click(35, 55))
     qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
     desk.editor.undo()
     desk.viewer.scene.camera.zoom = 3.5
     desk.viewer.scene.camera.center = (0.0, 12.0, 31.0)
-    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.snapshot.clicks
+    before, mask, clicks = facts(desk.study), desk.mask, desk.editor.snapshot.strokes
     assert desk.session.close() == ""
     assert not desk.viewer.layers
     before["P4"] = (Status.CORRECTED, "", "am", before["P4"][3])
@@ -208,7 +222,7 @@ def test_everything_comes_back_as_it_was(qtbot: QtBot, open_desk: Any) -> None:
     again = open_desk().begin()
     assert again.name == "P4"
     assert np.array_equal(again.mask, mask)
-    assert again.editor.snapshot.clicks == clicks
+    assert again.editor.snapshot.strokes == clicks
     assert again.viewer.scene.camera.zoom == pytest.approx(3.5)
     assert again.viewer.scene.camera.center == pytest.approx((0, 12, 31))
     found = facts(again.study)
@@ -357,15 +371,15 @@ def test_work_goes_on_while_the_disk_is_full_and_nothing_is_lost(
     desk.saved()
     trouble.on = True
     desk.paint()
-    desk.editor.add_clicks([Click(35, 55)])
+    desk.editor.add_stroke(Click(35, 55))
     qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
-    first, clicks = desk.mask, desk.editor.snapshot.clicks
+    first, clicks = desk.mask, desk.editor.snapshot.strokes
     desk.session.review.approve()
     second = desk.shown("P2").mask
     desk.session.review.flag("hair")
     desk.shown("P3").open("P1")
     assert np.array_equal(desk.mask, first)
-    assert desk.editor.snapshot.clicks == clicks
+    assert desk.editor.snapshot.strokes == clicks
     desk.open("P2")
     assert np.array_equal(desk.mask, second)
     qtbot.waitUntil(lambda: bool(desk.loud))

@@ -257,7 +257,7 @@ def test_closing_the_viewer_while_the_network_works(
     saved(qtbot, open_bench)
     network.gate.clear()
     network.started.clear()
-    open_bench.session.editor.add_clicks([Click(2, 2)])
+    open_bench.session.editor.add_stroke(Click(2, 2))
     paint(open_bench)
     image_id = open_bench.session.image_id
     open_bench._viewer.close()

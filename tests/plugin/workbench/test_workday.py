@@ -160,7 +160,7 @@ class Workday(RuleBasedStateMachine):
     @rule(place=PLACES, positive=st.booleans())
     def click(self, place: Any, positive: Any) -> None:
         before = self.mask
-        self.editor.add_clicks([Click(*place, positive)])
+        self.editor.add_stroke(Click(*place, positive))
         self.step(before)
         assert (self.mask[place] > 0) == positive
 

@@ -1,4 +1,4 @@
-"""How a mask is composed from predictions, clicks, settings and manual edits.
+"""How a mask is composed from predictions, clicks, scribbles, settings and manual edits.
 
 Pure functions of a `Snapshot`, which run in any thread. No napari or Qt in here.
 """
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.masks.components import component_at
-from napari_lesionseg.masks.morphology import thin_path
 from napari_lesionseg.plugin.editor.undo_history import Snapshot
-from napari_lesionseg.types import NO_PROMPTS, Box, Click, LabelImage, Probability
+from napari_lesionseg.types import NO_PROMPTS, Box, Click, LabelImage, Probability, Stroke
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.prediction import Prediction
@@ -28,9 +28,6 @@ PREVIOUS_PIXELS = 1 << 19
 
 NEGLIGIBLE = 1e-6
 """Probability below which a pixel is as good as cleared."""
-
-CLICK_SPACING = 1 / 50
-"""Distance between the clicks along a drawn line, as a fraction of the image's diagonal."""
 
 
 def compose_mask(snapshot: Snapshot, active: int = 1) -> Snapshot:
@@ -49,9 +46,9 @@ def predicted_mask(snapshot: Snapshot) -> LabelImage:
     if snapshot.prediction is None:
         drawn = np.zeros(snapshot.mask.shape, np.uint8)  # zeros_like would touch every pixel
     else:
-        drawn = snapshot.prediction.to_mask(snapshot.config, snapshot.threshold, snapshot.clicks)
+        drawn = snapshot.prediction.to_mask(snapshot.config, snapshot.threshold, snapshot.strokes)
     for found in snapshot.added:
-        part = found.to_mask(snapshot.config, snapshot.threshold, snapshot.clicks)
+        part = found.to_mask(snapshot.config, snapshot.threshold, snapshot.strokes)
         np.copyto(drawn, part, where=drawn == 0)
     return drawn
 
@@ -69,29 +66,25 @@ def without_edits(
         snapshot,
         mask=mask,
         manual_mask=manual_mask,
-        clicks=(),
-        click_counts=(),
+        strokes=(),
         predictions=(prediction,),
         area=NO_PROMPTS,
         added=(),
     )
 
 
-def with_area(
-    snapshot: Snapshot, prediction: Prediction, gestures: Sequence[tuple[Click, ...]] = ()
-) -> Snapshot:
-    """Return a snapshot of the prediction of a box or lasso and gestures of clicks; not redrawn yet."""
+def with_area(snapshot: Snapshot, prediction: Prediction, strokes: Sequence[Stroke] = ()) -> Snapshot:
+    """Return a snapshot of the prediction of a box or lasso and of strokes; not redrawn yet."""
     return replace(
         without_edits(snapshot, prediction),
         area=prediction.prompts.area,
-        clicks=tuple(click for gesture in gestures for click in gesture),
-        click_counts=tuple(len(gesture) for gesture in gestures),
-        predictions=(*(None for _ in gestures), prediction),
+        strokes=tuple(strokes),
+        predictions=(*(None for _ in strokes), prediction),
     )
 
 
 def previous_probability(snapshot: Snapshot) -> Probability | None:
-    """Return the mask as the network sees it before the next click, (h, w); None if it is empty or cleared.
+    """Return the mask as the network sees it before the next stroke, (h, w); None if it is empty or cleared.
 
     That is its own probability, with what was found in boxes, and certainty at manual pixels.
     """
@@ -110,34 +103,24 @@ def previous_probability(snapshot: Snapshot) -> Probability | None:
     return lesion if lesion.max(initial=0) > NEGLIGIBLE else None
 
 
-def with_clicks(
-    snapshot: Snapshot, gestures: Sequence[tuple[Click, ...]], prediction: Prediction
-) -> Snapshot:
-    """Add gestures of clicks and their prediction; the mask is not redrawn yet.
+def with_strokes(snapshot: Snapshot, strokes: Sequence[Stroke], prediction: Prediction) -> Snapshot:
+    """Add clicks and scribbles and their prediction; the mask is not redrawn yet.
 
-    A click that contradicts a manual part returns that part to the network, and a negative click on what was
+    A stroke that contradicts a manual part returns that part to the network, and a negative click on what was
     found in a box removes it.
     """
-    clicks = tuple(click for gesture in gestures for click in gesture)
     return replace(
         snapshot,
-        manual_mask=_released(snapshot, clicks),
-        clicks=(*snapshot.clicks, *clicks),
-        click_counts=(*snapshot.click_counts, *(len(gesture) for gesture in gestures)),
-        predictions=(*snapshot.predictions, *(None for _ in gestures[1:]), prediction),
-        added=tuple(found for found in snapshot.added if not _denied(found, snapshot, clicks)),
+        manual_mask=_released(snapshot, strokes),
+        strokes=(*snapshot.strokes, *strokes),
+        predictions=(*snapshot.predictions, *(None for _ in strokes[1:]), prediction),
+        added=tuple(found for found in snapshot.added if not _denied(found, snapshot, strokes)),
     )
 
 
-def without_last_click(snapshot: Snapshot) -> Snapshot:
-    """Remove the last gesture of clicks; the mask is not redrawn yet."""
-    clicks = snapshot.clicks[: len(snapshot.clicks) - snapshot.click_counts[-1]]
-    return replace(
-        snapshot,
-        clicks=clicks,
-        click_counts=snapshot.click_counts[:-1],
-        predictions=snapshot.predictions[:-1],
-    )
+def without_last_stroke(snapshot: Snapshot) -> Snapshot:
+    """Remove the last click or scribble; the mask is not redrawn yet."""
+    return replace(snapshot, strokes=snapshot.strokes[:-1], predictions=snapshot.predictions[:-1])
 
 
 def with_prediction(snapshot: Snapshot, prediction: Prediction, model_threshold: float) -> Snapshot:
@@ -145,7 +128,7 @@ def with_prediction(snapshot: Snapshot, prediction: Prediction, model_threshold:
     known = replace(
         snapshot, predictions=(*snapshot.predictions[:-1], prediction), model_threshold=model_threshold
     )
-    if not snapshot.clicks and known.initial_prediction is None:
+    if not snapshot.strokes and known.initial_prediction is None:
         known = replace(known, initial_prediction=prediction)
     differs = (predicted_mask(known) > 0) != (snapshot.mask > 0)
     return replace(known, manual_mask=snapshot.manual_mask | differs | (snapshot.mask > 1))
@@ -161,23 +144,9 @@ def within_budget(predictions: tuple[Prediction | None, ...], budget: int) -> tu
     return tuple(kept)
 
 
-def clicks_along(
-    points: Sequence[tuple[float, float]], positive: bool, shape: tuple[int, ...]
-) -> list[Click]:
-    """Return the clicks of a line drawn in an image of a shape (H, W)."""
-    spacing = CLICK_SPACING * float(np.hypot(shape[0], shape[1]))
-    return [Click(row, col, positive) for row, col in thin_path(points, spacing)]
-
-
 def clipped(box: Box, shape: tuple[int, ...]) -> Box:
     """Clip a box to the image."""
     return Box(max(box.top, 0), max(box.left, 0), min(box.bottom, shape[0]), min(box.right, shape[1]))
-
-
-def is_inside(click: Click, shape: tuple[int, ...]) -> bool:
-    """Whether a click is in the image."""
-    row, col = click.pixel
-    return 0 <= row < shape[0] and 0 <= col < shape[1]
 
 
 def _with_classes(drawn: LabelImage, snapshot: Snapshot, active: int) -> LabelImage:
@@ -189,23 +158,26 @@ def _with_classes(drawn: LabelImage, snapshot: Snapshot, active: int) -> LabelIm
     return np.where(drawn > 0, np.where(snapshot.mask > 0, snapshot.mask, np.uint8(active)), np.uint8(0))
 
 
-def _released(snapshot: Snapshot, clicks: Sequence[Click]) -> NDArray[np.bool_]:
-    """Return the manual pixels without the parts that clicks contradict."""
+def _released(snapshot: Snapshot, strokes: Sequence[Stroke]) -> NDArray[np.bool_]:
+    """Return the manual pixels without the parts that strokes contradict."""
     manual, lesion = snapshot.manual_mask, None
-    for click in clicks:
-        pixel = click.pixel
-        if is_inside(click, manual.shape) and manual[pixel] and (snapshot.mask[pixel] > 0) != click.positive:
-            lesion = snapshot.mask > 0 if lesion is None else lesion
-            manual = manual & ~component_at(manual & (lesion == lesion[pixel]), pixel)
+    for stroke in strokes:
+        rows, cols = stroke_pixels(stroke, manual.shape).T
+        wrong = manual[rows, cols] & ((snapshot.mask[rows, cols] > 0) != stroke.positive)
+        for pixel in zip(rows[wrong].tolist(), cols[wrong].tolist(), strict=True):
+            if manual[pixel]:  # not released with an earlier pixel of the same part
+                lesion = snapshot.mask > 0 if lesion is None else lesion
+                manual = manual & ~component_at(manual & (lesion == lesion[pixel]), pixel)
     return manual
 
 
-def _denied(found: Prediction, snapshot: Snapshot, clicks: Sequence[Click]) -> bool:
-    """Whether a negative click is on what was found in a box or lasso."""
+def _denied(found: Prediction, snapshot: Snapshot, strokes: Sequence[Stroke]) -> bool:
+    """Whether a negative click is on what was found in a box or lasso; scribbles only correct it."""
+    pixels = [stroke.pixel for stroke in strokes if isinstance(stroke, Click) and not stroke.positive]
     return any(
-        found.contains(*click.pixel, snapshot.threshold)
-        for click in clicks
-        if not click.positive and is_inside(click, found.size)
+        found.contains(row, col, snapshot.threshold)
+        for row, col in pixels
+        if 0 <= row < found.size[0] and 0 <= col < found.size[1]
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ from psygnal import Signal
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.managed_labels import ManagedLabels
-from napari_lesionseg.plugin.napari_layers.overlays import ClickOverlay, add_overlay
-from napari_lesionseg.types import NO_PROMPTS, Click, LabelImage, Prompts
+from napari_lesionseg.plugin.napari_layers.overlays import PromptOverlay, add_overlay
+from napari_lesionseg.types import NO_PROMPTS, LabelImage, Prompts, Stroke
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from napari_lesionseg.config import PostprocessConfig
     from napari_lesionseg.inference.prediction import Prediction
 
-CLICKS_BUDGET = 128 << 20
-"""Memory in bytes for predictions kept so that clicks can be removed without asking the network."""
+STROKES_BUDGET = 128 << 20
+"""Memory in bytes for predictions kept so that strokes can be removed without asking the network."""
 
 
 class MaskDocument:
@@ -44,7 +43,7 @@ class MaskDocument:
         model_threshold: float,
     ) -> None:
         self.layer = ManagedLabels(viewer, image, labels)
-        self.overlay = add_overlay(labels, ClickOverlay)
+        self.overlay = add_overlay(labels, PromptOverlay)
         self.pending = NO_PROMPTS  # the network has not predicted with these yet
         manual_mask = np.zeros(labels.data.shape, dtype=bool)
         self.history = UndoHistory(
@@ -98,24 +97,24 @@ class MaskDocument:
 
     def record(self, snapshot: Snapshot, kind: str, *, merge: bool = False) -> None:
         """Make a snapshot the current one, as an undoable step; `merge` as in `UndoHistory.record`."""
-        trimmed = replace(snapshot, predictions=compose.within_budget(snapshot.predictions, CLICKS_BUDGET))
+        trimmed = replace(snapshot, predictions=compose.within_budget(snapshot.predictions, STROKES_BUDGET))
         self.history.record(trimmed, kind, merge=merge)
         self.show(trimmed, kind)
 
     def show(self, snapshot: Snapshot, kind: str) -> None:
         """Write a snapshot into the layer and emit what was done."""
         self.layer.write(snapshot.mask)
-        self.show_clicks()
+        self.show_strokes()
         self.changed.emit(kind)
 
-    def show_clicks(self, preview: Sequence[Click] = ()) -> None:
-        """Show the current, pending and previewed clicks."""
-        self.overlay.show([*self.snapshot.clicks, *self.pending.clicks, *preview])
+    def show_strokes(self, *drawing: Stroke) -> None:
+        """Show the clicks and scribbles: those that count, those that wait, and the one being drawn."""
+        self.overlay.show([*self.snapshot.strokes, *self.pending.strokes, *drawing])
 
     def show_pending(self, pending: Prompts) -> None:
         """Show what the network has not answered yet."""
         self.pending = pending
-        self.show_clicks()
+        self.show_strokes()
         self.overlay.show_box(pending.box)
         self.overlay.show_lasso(pending.lasso)
 

@@ -1,4 +1,4 @@
-"""The editor of one image's mask: clicks, boxes, painting, settings and tools, with one undo history.
+"""The editor of one image's mask: strokes, boxes, painting, settings and tools, with one undo history.
 
 The mask is composed from a `Snapshot`: the current prediction at the current settings, what was found in
 boxes, and the manual pixels, which stay. So neither the threshold nor a click elsewhere costs a painted
@@ -20,6 +20,7 @@ from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError, MaskError
+from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.layout_guard import LayoutGuard
@@ -27,7 +28,7 @@ from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_thre
 from napari_lesionseg.plugin.editor.stack_editor import StackEditor
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.layers import CLASSES, read_frame
-from napari_lesionseg.types import Click, LabelImage, Prompts
+from napari_lesionseg.types import LabelImage, Prompts, Stroke
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -119,7 +120,7 @@ class MaskEditor:
         return self.document.snapshot
 
     def predict(self) -> None:
-        """Predict the mask again, without clicks and manual edits."""
+        """Predict the mask again, without strokes and manual edits."""
         self.requests.cancel()
         self.requests.submit("predict")
 
@@ -131,7 +132,7 @@ class MaskEditor:
         draw: bool = True,
         config: PostprocessConfig | None = None,
     ) -> None:
-        """Use a prediction made before, without clicks, and perhaps draw it with other settings.
+        """Use a prediction made before, without strokes, and perhaps draw it with other settings.
 
         If it is not drawn, the mask stays, and pixels that differ from the prediction count as manual.
         """
@@ -147,7 +148,7 @@ class MaskEditor:
             document.draw_prediction(
                 prediction, now, own_threshold(self.requests.model), config=config or now.config
             )
-        elif not now.clicks:
+        elif not now.strokes:
             threshold = own_threshold(self.requests.model)
             document.history.amend(compose.with_prediction(now, prediction, threshold))
         else:
@@ -170,30 +171,27 @@ class MaskEditor:
         else:
             document.record(then, "threshold", merge=True)
 
-    def add_clicks(self, clicks: Sequence[Click]) -> None:
-        """Add clicks, which are undone together; those outside the image are ignored."""
-        inside = tuple(
-            click for click in clicks if compose.is_inside(click, self.document.snapshot.mask.shape)
-        )
-        if not inside:
+    def add_stroke(self, stroke: Stroke) -> None:
+        """Add a click or a scribble; what is outside the image is ignored."""
+        if not len(stroke_pixels(stroke, self.document.snapshot.mask.shape)):
             self.noted.emit("Click on the image.")
         elif self._is_ready():
-            self.requests.submit("click", inside)
+            self.requests.submit("stroke", (stroke,))
 
-    def remove_last_click(self) -> None:
-        """Remove the last click or line of clicks; what was painted since stays."""
-        if self.requests.cancel_last(click=True) or not self._is_ready():
+    def remove_last_stroke(self) -> None:
+        """Remove the last click or scribble; what was painted since stays."""
+        if self.requests.cancel_last(stroke=True) or not self._is_ready():
             return
         now = self.document.snapshot
-        if not now.clicks:
+        if not now.strokes:
             self.noted.emit("There is no click to remove.")
             return
-        then = compose.without_last_click(now)
+        then = compose.without_last_stroke(now)
         known = now.prediction is not None or bool(now.added)
-        if then.prediction is not None or (not then.clicks and not known):
+        if then.prediction is not None or (not then.strokes and not known):
             self.document.redraw(then, "click")
         else:
-            self.requests.submit("remove_click")
+            self.requests.submit("remove_stroke")
 
     def add_area(self, area: Prompts, *, adds: bool = False) -> None:
         """Draw the lesion in a box or a lasso: instead of the outline, or added to it."""
@@ -225,7 +223,7 @@ class MaskEditor:
             self.noted.emit(edit.no_effect)
 
     def reset(self, prediction: Prediction | None) -> None:
-        """Discard clicks and manual edits and draw a prediction; request it if there is none."""
+        """Discard strokes and manual edits and draw a prediction; request it if there is none."""
         if not self._is_ready():
             return
         if prediction is None:
@@ -234,7 +232,7 @@ class MaskEditor:
         self.requests.cancel()
         document, now = self.document, self.document.snapshot
         drawn = compose.compose_mask(compose.without_edits(now, prediction), document.active_class)
-        if now.prediction is prediction and not now.clicks and np.array_equal(drawn.mask, now.mask):
+        if now.prediction is prediction and not now.strokes and np.array_equal(drawn.mask, now.mask):
             self.noted.emit("The outline is as the model drew it.")
         else:
             document.record(drawn, "tool")
@@ -304,17 +302,16 @@ class MaskEditor:
 def saved_history(
     editor: MaskEditor,
     mask: LabelImage,
-    clicks: Sequence[Click] = (),
+    strokes: Sequence[Stroke] = (),
     config: PostprocessConfig | None = None,
 ) -> UndoHistory:
-    """Return a new history of a saved mask (H, W), with the clicks and settings it was made with."""
+    """Return a new history of a saved mask (H, W), with the strokes and settings it was made with."""
     base = Snapshot(
         mask.astype(np.uint8),
         np.zeros(mask.shape, bool),
         config if config is not None else editor.document.snapshot.config,
-        tuple(clicks),
-        (1,) * len(clicks),
-        (None,) * (len(clicks) + 1),
+        tuple(strokes),
+        (None,) * (len(strokes) + 1),
         model_threshold=own_threshold(editor.requests.model),
     )
     return UndoHistory(base)

@@ -1,18 +1,18 @@
-"""Clicks, lines of clicks and boxes made with the mouse on the Labels layer. No Qt in here."""
+"""Clicks, scribbles, boxes and lassos made with the mouse on the Labels layer. No Qt in here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from psygnal import Signal
+from skimage.measure import approximate_polygon
 
-from napari_lesionseg.plugin.editor.compose import clicks_along
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART
 from napari_lesionseg.plugin.napari_layers.managed_labels import suspend_zooms
-from napari_lesionseg.types import Box, Click, Prompts
+from napari_lesionseg.types import Box, Click, Prompts, Scribble
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -22,6 +22,12 @@ Mode = Literal["off", "click", "box", "lasso", "remove"]
 
 CLICK_TOLERANCE = 4.0
 """Screen pixels that the mouse may move during a click before it is a drag."""
+
+TOLERANCE = 0.5
+"""Pixels of the image by which the points kept of a path may miss it."""
+
+MOST_POINTS = 2000
+"""Points kept of a path."""
 
 _RIGHT = 2
 
@@ -144,11 +150,11 @@ class EditMouse:
             event.handled = True
             self._editor.apply(REMOVE_PART, self._position(event))
             return
-        gesture = {"box": self._box, "lasso": self._lasso}.get(self._mode, self._clicks)
+        gesture = {"box": self._box, "lasso": self._lasso}.get(self._mode, self._stroke)
         yield from gesture(event)
 
-    def _clicks(self, event: Any) -> Iterator[None]:
-        """Follow the mouse from press to release: a click, or a line of clicks."""
+    def _stroke(self, event: Any) -> Iterator[None]:
+        """Follow the mouse from press to release: a click or, if it moves, a scribble."""
         positive = self._positive != (event.button == _RIGHT or "Alt" in event.modifiers)
         start = np.asarray(event.pos)
         path, dragged = [self._position(event)], False
@@ -159,13 +165,11 @@ class EditMouse:
             dragged = dragged or np.hypot(*(np.asarray(event.pos) - start)) > CLICK_TOLERANCE
             if dragged:
                 path.append(self._position(event))
-                self._editor.document.show_clicks(clicks_along(path, positive, self._shape))
+                self._editor.document.show_strokes(Scribble(tuple(path), positive))
             yield
         event.handled = True
-        if dragged:
-            self._editor.add_clicks(clicks_along(path, positive, self._shape))
-        else:
-            self._editor.add_clicks([Click(*path[0], positive)])
+        self._editor.document.show_strokes()
+        self._editor.add_stroke(Scribble(_thinned(path), positive) if dragged else Click(*path[0], positive))
 
     def _box(self, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release: the two corners of a box."""
@@ -194,7 +198,7 @@ class EditMouse:
             yield
         event.handled = True
         self._editor.document.overlay.show_lasso(())
-        self._editor.add_area(Prompts(lasso=tuple(path)), adds=adds)
+        self._editor.add_area(Prompts(lasso=_thinned(path)), adds=adds)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -212,3 +216,12 @@ class EditMouse:
         corners = np.clip(np.round([first, last]), 0, (height - 1, width - 1)).astype(int)
         (top, left), (bottom, right) = corners.min(axis=0), corners.max(axis=0)
         return Box(int(top), int(left), int(bottom) + 1, int(right) + 1)
+
+
+def _thinned(path: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Leave out the points of a path (rows and columns) that add nothing to its shape."""
+    # A fast mouse reports a thousand a second, and a study takes some thousand for each stroke.
+    kept, tolerance = np.asarray(path), TOLERANCE
+    while len(kept := approximate_polygon(kept, tolerance)) > MOST_POINTS:
+        tolerance *= 2
+    return tuple((row, col) for row, col in kept.tolist())

@@ -1,7 +1,7 @@
 """Requests that take time: in order, one at a time, in another thread, on plain values.
 
-Clicks made while the network works wait and are sent together. Results of what was undone, replaced or closed
-in the meantime are discarded.
+Clicks and scribbles made while the network works wait and are sent together. Results of what was undone,
+replaced or closed in the meantime are discarded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.undo_history import Snapshot
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.types import NO_PROMPTS, ByteImage, Click, LabelImage, Prompts
+from napari_lesionseg.types import NO_PROMPTS, ByteImage, LabelImage, Prompts, Stroke
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -37,9 +37,9 @@ NO_MODEL = "Choose a model first: clicks and boxes need one, the other tools do 
 class Request:
     """Something to be done in another thread; "edit" does not need the network."""
 
-    kind: Literal["predict", "click", "area", "redraw", "remove_click", "edit"]
+    kind: Literal["predict", "stroke", "area", "redraw", "remove_stroke", "edit"]
     depth: int  # of the undo history when it was submitted
-    clicks: tuple[Click, ...] = ()  # to be added
+    strokes: tuple[Stroke, ...] = ()  # to be added
     area: Prompts = NO_PROMPTS  # a box or a lasso
     adds: bool = False  # what is found there to the outline; else it replaces the outline
     config: PostprocessConfig | None = None
@@ -54,7 +54,7 @@ class PredictionInput:
     encoded: EncodedImage | None  # None: the image has not been encoded yet
     image: ByteImage | None  # (H, W, 3), if it has not
     prompts: Prompts = NO_PROMPTS
-    before: Snapshot | None = None  # the mask before the last click
+    before: Snapshot | None = None  # the mask before the last stroke
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +99,19 @@ class RequestQueue:
 
     @property
     def prompts(self) -> Prompts:
-        """What has no prediction yet: all clicks, and the last box or lasso."""
+        """What has no prediction yet: all strokes, and the last box or lasso."""
         requests = (*self._in_progress, *self.waiting)
-        clicks = tuple(click for request in requests for click in request.clicks)
+        strokes = tuple(stroke for request in requests for stroke in request.strokes)
         areas = [request.area for request in requests if request.area.has_area]
-        return replace(areas[-1] if areas else NO_PROMPTS, clicks=clicks)
+        return replace(areas[-1] if areas else NO_PROMPTS, strokes=strokes)
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self._in_progress)
 
-    def take_clicks(self, first: Request) -> tuple[Request, ...]:
-        """Take the clicks that directly follow one, to be sent together."""
+    def take_strokes(self, first: Request) -> tuple[Request, ...]:
+        """Take the strokes that directly follow a request, to be sent together."""
         taken = [first]
-        while self.waiting and self.waiting[0].kind == "click":
+        while self.waiting and self.waiting[0].kind == "stroke":
             taken.append(self.waiting.popleft())
         return tuple(taken)
 
@@ -145,10 +145,10 @@ class RequestQueue:
             return False
         return True
 
-    def cancel_last_click(self) -> bool:
-        """Cancel the last request if it is a click; return whether it was."""
+    def cancel_last_stroke(self) -> bool:
+        """Cancel the last request if it is a stroke; return whether it was."""
         last = (*self._in_progress, *self.waiting)[-1:]
-        return bool(last) and last[0].kind == "click" and self.cancel_last(0)
+        return bool(last) and last[0].kind == "stroke" and self.cancel_last(0)
 
     def cancel(self) -> None:
         """Cancel all requests."""
@@ -212,12 +212,12 @@ class PredictionRequests:
         """Encode the image again for the next prediction."""
         self.encoded = None
 
-    def submit(self, kind: Any, clicks: tuple[Click, ...] = (), **details: Any) -> None:
+    def submit(self, kind: Any, strokes: tuple[Stroke, ...] = (), **details: Any) -> None:
         """Add a `Request`."""
         if self.model is None and kind != "edit":
             self.failed.emit(ModelNotFoundError(NO_MODEL))
             return
-        self.queue.waiting.append(Request(kind, self.document.history.depth, clicks, **details))
+        self.queue.waiting.append(Request(kind, self.document.history.depth, strokes, **details))
         self._start_next()
         self._show_pending()
 
@@ -226,13 +226,13 @@ class PredictionRequests:
         self.queue.cancel()
         self.document.pending = NO_PROMPTS
 
-    def cancel_last(self, *, click: bool = False) -> bool:
-        """Cancel the last request, unless a step was recorded since, or only if it is a click.
+    def cancel_last(self, *, stroke: bool = False) -> bool:
+        """Cancel the last request, unless a step was recorded since, or only if it is a stroke.
 
         Return whether there was one.
         """
         queue = self.queue
-        cancelled = queue.cancel_last_click() if click else queue.cancel_last(self.document.history.depth)
+        cancelled = queue.cancel_last_stroke() if stroke else queue.cancel_last(self.document.history.depth)
         if cancelled:
             self._show_pending()
         return cancelled
@@ -282,7 +282,7 @@ class PredictionRequests:
         needs_prediction = not replaces and first.kind != "edit"
         if needs_prediction and now.prediction is None and now.mask.any():
             # The mask was restored: first find out which of its pixels differ from the model's prediction.
-            self.predict((), replace(now.area, clicks=now.clicks), partial(_learn_prediction, self))
+            self.predict((), replace(now.area, strokes=now.strokes), partial(_learn_prediction, self))
             return
         request = self.queue.waiting.popleft()
         _STARTERS[request.kind](self, request)
@@ -323,50 +323,48 @@ def _start_prediction(requests: PredictionRequests, request: Request) -> None:
     requests.predict((request,), NO_PROMPTS, apply)
 
 
-def _start_clicks(requests: PredictionRequests, first: Request) -> None:
-    """Predict with a click and those that directly follow it."""
+def _start_strokes(requests: PredictionRequests, first: Request) -> None:
+    """Predict with a stroke and those that directly follow it."""
     document, now = requests.document, requests.document.snapshot
-    taken = requests.queue.take_clicks(first)
-    gestures = [request.clicks for request in taken]
+    taken = requests.queue.take_strokes(first)
+    strokes = tuple(stroke for request in taken for stroke in request.strokes)
 
     def apply(prediction: Prediction) -> None:
-        document.redraw(compose.with_clicks(document.snapshot, gestures, prediction), "click")
+        document.redraw(compose.with_strokes(document.snapshot, strokes, prediction), "click")
 
-    clicks = (*now.clicks, *(click for gesture in gestures for click in gesture))
-    requests.predict(taken, replace(now.area, clicks=clicks), apply, before=now)
+    requests.predict(taken, replace(now.area, strokes=(*now.strokes, *strokes)), apply, before=now)
 
 
 def _start_area(requests: PredictionRequests, request: Request) -> None:
-    """Predict what a box or lasso encloses, with the clicks that directly follow it."""
+    """Predict what a box or lasso encloses, with the strokes that directly follow it."""
     document = requests.document
-    taken = (request,) if request.adds else requests.queue.take_clicks(request)
-    gestures = [more.clicks for more in taken[1:]]
+    taken = (request,) if request.adds else requests.queue.take_strokes(request)
+    strokes = tuple(stroke for more in taken[1:] for stroke in more.strokes)
 
     def apply(found: Prediction) -> None:
         now = document.snapshot
         if request.adds:
             then = replace(now, added=(*now.added, found))
         else:
-            then = compose.with_area(now, found, gestures)
+            then = compose.with_area(now, found, strokes)
         document.redraw(then, "lasso" if request.area.lasso else "box")
 
-    clicks = tuple(click for gesture in gestures for click in gesture)
-    requests.predict(taken, replace(request.area, clicks=clicks), apply)
+    requests.predict(taken, replace(request.area, strokes=strokes), apply)
 
 
-def _start_removing_click(requests: PredictionRequests, request: Request) -> None:
+def _start_removing_stroke(requests: PredictionRequests, request: Request) -> None:
     document = requests.document
-    if not document.snapshot.clicks:
+    if not document.snapshot.strokes:
         return
 
     def apply(prediction: Prediction) -> None:
-        if document.snapshot.clicks:
-            then = compose.without_last_click(document.snapshot)
+        if document.snapshot.strokes:
+            then = compose.without_last_stroke(document.snapshot)
             then = replace(then, predictions=(*then.predictions[:-1], prediction))
             document.redraw(then, "click")
 
-    rest = compose.without_last_click(document.snapshot)
-    requests.predict((request,), replace(rest.area, clicks=rest.clicks), apply)
+    rest = compose.without_last_stroke(document.snapshot)
+    requests.predict((request,), replace(rest.area, strokes=rest.strokes), apply)
 
 
 def _start_edit(requests: PredictionRequests, request: Request) -> None:
@@ -390,9 +388,9 @@ def _redraw(requests: PredictionRequests, request: Request) -> None:
 
 _STARTERS: Mapping[str, Callable[[PredictionRequests, Request], None]] = {
     "predict": _start_prediction,
-    "click": _start_clicks,
+    "stroke": _start_strokes,
     "area": _start_area,
-    "remove_click": _start_removing_click,
+    "remove_stroke": _start_removing_stroke,
     "edit": _start_edit,
     "redraw": _redraw,
 }

@@ -163,7 +163,7 @@ def clear(context: ToolContext) -> None:
 
 def remove_last_click(context: ToolContext) -> None:
     """Remove the last click."""
-    context.editor.remove_last_click()
+    context.editor.remove_last_stroke()
 
 
 def next_class(context: ToolContext) -> None:
@@ -250,7 +250,7 @@ TOOLS = (
         MouseMode("click", positive=True),
         "+ click",
         "C",
-        "Click or draw on what belongs to the lesion; the right button does the opposite",
+        "Click or scribble on what belongs to the lesion; the right button does the opposite",
         "model",
     ),
     Tool(
@@ -258,7 +258,7 @@ TOOLS = (
         MouseMode("click", positive=False),
         "\N{MINUS SIGN} click",
         "N",
-        "Click or draw on what does not belong to the lesion",
+        "Click or scribble on what does not belong to the lesion",
         "model",
     ),
     Tool(
@@ -277,13 +277,13 @@ TOOLS = (
         "Draw around the lesion, roughly, to outline it again; with Shift, to add a lesion",
         "model",
     ),
-    Tool("remove_last_click", remove_last_click, "", "Backspace", "Remove the last click"),
+    Tool("remove_last_click", remove_last_click, "", "Backspace", "Remove the last click or scribble"),
     Tool(
         "hold",
         Holding(),
         "Hold",
         "I",
-        "Collect clicks, strokes and a box or lasso, then outline once with all of them",
+        "Collect clicks, scribbles and a box or lasso, then outline once with all of them",
         "model",
     ),
     Tool("brush", LayerMode("paint"), "Brush", "P", "Paint lesion", row=1),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.inference.postprocess import resolve_threshold
 from napari_lesionseg.masks.components import bounding_box
-from napari_lesionseg.types import NO_PROMPTS, Click, LabelImage, Prompts
+from napari_lesionseg.types import NO_PROMPTS, LabelImage, Prompts, Stroke
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.prediction import Prediction
@@ -35,11 +35,10 @@ class Snapshot:
     mask: LabelImage  # (H, W), or (..., H, W) of a stack
     manual_mask: NDArray[np.bool_]  # the same shape: pixels that redrawing leaves alone
     config: PostprocessConfig = field(default_factory=PostprocessConfig)
-    clicks: tuple[Click, ...] = ()  # oldest first
-    click_counts: tuple[int, ...] = ()  # clicks per gesture: 1 for a click, more for a drawn line
-    # Before any click, and after each gesture; None where the network was not asked. Of a stack: per frame.
+    strokes: tuple[Stroke, ...] = ()  # clicks and scribbles, oldest first
+    # Before any stroke, and after each; None where the network was not asked. Of a stack: per frame.
     predictions: tuple[Prediction | None, ...] = (None,)
-    initial_prediction: Prediction | None = None  # the model's own, without clicks
+    initial_prediction: Prediction | None = None  # the model's own, without strokes
     model_threshold: float = 0.5
     area: Prompts = NO_PROMPTS  # the box or lasso that the predictions keep to
     added: tuple[Prediction, ...] = ()  # further lesions, each of a box or lasso
@@ -51,7 +50,7 @@ class Snapshot:
 
     @property
     def areas(self) -> tuple[Prompts, ...]:
-        """The boxes and lassos that the mask came from, without the clicks."""
+        """The boxes and lassos that the mask came from, without the strokes."""
         found = (self.area, *(prediction.prompts.area for prediction in self.added))
         return tuple(area for area in found if area.has_area)
 

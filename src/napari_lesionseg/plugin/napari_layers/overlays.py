@@ -1,4 +1,4 @@
-"""The outline of a Labels layer, and clicks, boxes and cuts drawn over it, as overlays of napari.
+"""The outline of a Labels layer, and clicks, scribbles, boxes and cuts drawn over it, as overlays of napari.
 
 An overlay is neither a layer, which would stand in the layer list and be saved with the others, nor pixels.
 napari has no public way to add a kind of overlay, so its table of visuals is extended here.
@@ -17,15 +17,17 @@ from napari._vispy.visuals.labels import LabelNode
 from napari.components.overlays.base import SceneOverlay
 from napari.layers import Labels
 from numpy.typing import NDArray
+from vispy.color import ColorArray
 from vispy.scene.visuals import Compound, Line, Markers
 from vispy.visuals.shaders import Function
 
-from napari_lesionseg.types import Box, Click
+from napari_lesionseg.types import Box, Click, Stroke
 
 # Okabe and Ito's bluish green and vermilion: distinct with every kind of color vision, and by shape.
 POSITIVE_COLOR, NEGATIVE_COLOR = "#00b386", "#ff6a00"
 
 _CLICK_SIZE = 11.0
+_SCRIBBLE_WIDTH = 4.0
 _SEED_SIZE = 10.0
 _BOX_MARGIN = 3.0
 _HIDDEN = np.zeros((2, 2))
@@ -65,16 +67,20 @@ class OutlineOverlay(SceneOverlay):
     """Draws the border of each label as wide as the layer's `contour` says, in pixels of the screen."""
 
 
-class ClickOverlay(SceneOverlay):
-    """The clicks of one image, oldest first, and the box or lasso being drawn in it."""
+class PromptOverlay(SceneOverlay):
+    """The clicks and scribbles of one image, oldest first, and the box or lasso being drawn in it."""
 
     clicks: tuple[tuple[float, float, bool], ...] = ()  # row, column, positive
+    scribbles: tuple[tuple[tuple[tuple[float, float], ...], bool], ...] = ()  # rows and columns, positive
     box: _Corners | None = None
     lasso: tuple[tuple[float, float], ...] = ()  # rows and columns
 
-    def show(self, clicks: Sequence[Click]) -> None:
-        """Show these clicks and no others."""
+    def show(self, strokes: Sequence[Stroke]) -> None:
+        """Show these clicks and scribbles and no others."""
+        clicks = [stroke for stroke in strokes if isinstance(stroke, Click)]
+        scribbles = [stroke for stroke in strokes if not isinstance(stroke, Click)]
         self.clicks = tuple((click.row, click.col, click.positive) for click in clicks)
+        self.scribbles = tuple((tuple(scribble.points), scribble.positive) for scribble in scribbles)
 
     def show_box(self, box: Box | None) -> None:
         """Show a box, or none."""
@@ -198,23 +204,31 @@ class VispyOutlineOverlay(LayerOverlayMixin, VispySceneOverlay):
         super().close()
 
 
-class VispyClickOverlay(_VispyOverlay):
-    """Draws discs for positive clicks, crosses for negative ones, and the box."""
+class VispyPromptOverlay(_VispyOverlay):
+    """Draws discs for positive clicks, crosses for negative ones, lines for scribbles, and the box."""
 
     def __init__(self, **options: Any) -> None:
         self._positive, self._negative = Markers(pos=_HIDDEN), Markers(pos=_HIDDEN)
-        self._line, self._stroke = Line(), Line(pos=_HIDDEN)
-        super().__init__(self._line, self._stroke, self._positive, self._negative, **options)
+        self._line, self._stroke, self._scribbles = Line(), Line(pos=_HIDDEN), Line(pos=_HIDDEN)
+        lines = (self._line, self._stroke, self._scribbles)
+        super().__init__(*lines, self._positive, self._negative, **options)
 
     def _drawn_by(self) -> dict[str, Any]:
-        return {"clicks": self._draw_clicks, "box": self._draw_box, "lasso": self._draw_lasso}
+        return {
+            "clicks": self._draw_points,
+            "scribbles": self._draw_scribbles,
+            "box": self._draw_box,
+            "lasso": self._draw_lasso,
+        }
 
-    def _draw_clicks(self) -> None:
+    def _draw_points(self) -> None:
+        """Draw the clicks, and the same symbols where scribbles begin."""
+        starts = [(*points[0], sign) for points, sign in self.overlay.scribbles]
         for markers, positive, color, symbol in (
             (self._positive, True, POSITIVE_COLOR, "disc"),
             (self._negative, False, NEGATIVE_COLOR, "x"),
         ):
-            points = [(row, col) for row, col, sign in self.overlay.clicks if sign == positive]
+            points = [(row, col) for row, col, sign in (*self.overlay.clicks, *starts) if sign == positive]
             markers.visible = bool(points)
             if points:
                 markers.set_data(
@@ -226,6 +240,24 @@ class VispyClickOverlay(_VispyOverlay):
                     symbol=symbol,
                 )
         self.node.update()
+
+    def _draw_scribbles(self) -> None:
+        ends = [
+            (end, POSITIVE_COLOR if positive else NEGATIVE_COLOR)
+            for points, positive in self.overlay.scribbles
+            for side in itertools.pairwise(points)
+            for end in side
+        ]
+        self._scribbles.visible = bool(ends)
+        if ends:
+            points, colors = zip(*ends, strict=True)
+            self._scribbles.set_data(
+                self._on_canvas(points),
+                color=ColorArray(colors).rgba,
+                width=_SCRIBBLE_WIDTH,
+                connect="segments",
+            )
+        self._draw_points()
 
     def _draw_box(self) -> None:
         self._line.visible = self.overlay.box is not None
@@ -281,5 +313,5 @@ def _sides(box: _Corners) -> list[tuple[float, float]]:
 
 
 overlay_to_visual[OutlineOverlay] = VispyOutlineOverlay
-overlay_to_visual[ClickOverlay] = VispyClickOverlay
+overlay_to_visual[PromptOverlay] = VispyPromptOverlay
 overlay_to_visual[InstanceOverlay] = VispyInstanceOverlay

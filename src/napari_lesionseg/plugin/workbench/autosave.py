@@ -22,7 +22,7 @@ from qtpy.QtCore import Signal as QtSignal
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click, LabelImage
+from napari_lesionseg.types import LabelImage, Stroke
 
 RETRY_MS = 3000
 """Pause before what could not be saved is tried again."""
@@ -149,7 +149,7 @@ class UnsavedMask:
     """A mask that is newer than what is on the disk."""
 
     mask: LabelImage  # (H, W)
-    clicks: tuple[Click, ...]
+    strokes: tuple[Stroke, ...]
     by_annotator: bool  # False for a prediction, but for one of the outline of the last visit
     threshold: float | None = None
 
@@ -200,7 +200,7 @@ class SaveQueue:
     ) -> None:
         """Save a mask; its quality, if it is not known yet, is estimated in the background."""
         by_annotator = kind != "prediction" or origin.carried is not None
-        self._masks[image_id] = UnsavedMask(mask, tuple(origin.clicks), by_annotator, origin.threshold)
+        self._masks[image_id] = UnsavedMask(mask, tuple(origin.strokes), by_annotator, origin.threshold)
         save: Callable[[str, LabelImage, MaskOrigin], object]
         if kind == "approval":
             save = self._study.approve

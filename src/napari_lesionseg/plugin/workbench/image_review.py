@@ -22,7 +22,7 @@ from napari_lesionseg.study.events import CarriedMask, MaskOrigin, Predicted
 from napari_lesionseg.study.followup import CarriedOutline
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click, LabelImage
+from napari_lesionseg.types import LabelImage, Stroke
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.prediction import Prediction
@@ -73,13 +73,13 @@ class ImageReview:
         state, unsaved = self.state, self._save_queue.unsaved_mask(self.image_id)
         if unsaved is None:
             self._by_annotator = self._is_no_lesion or is_by_annotator(state)
-            mask, clicks = prepared.mask, saved_mask_clicks(state)
+            mask, strokes = prepared.mask, saved_strokes(state)
             self._carried = None if state.current is None else state.current.carried
         else:
-            self._by_annotator, mask, clicks = unsaved.by_annotator, unsaved.mask, unsaved.clicks
+            self._by_annotator, mask, strokes = unsaved.by_annotator, unsaved.mask, unsaved.strokes
         carried = prepared.carried if unsaved is None else None
         if carried is not None:
-            mask, clicks, self._by_annotator = carried.mask, (), True
+            mask, strokes, self._by_annotator = carried.mask, (), True
             self._carried, self.hint = carried.origin.carried, _describe_carried(carried)
             self._save_queue.save_mask("prediction", self.image_id, carried.mask, carried.origin)
         known = history is not None and mask is not None and same_pixels(mask, history.current.mask)
@@ -88,7 +88,7 @@ class ImageReview:
             self.editor.requests.encoded = prepared.encoded
         elif mask is not None and (self._by_annotator or prepared.prediction is None):
             config = _config_of(self.editor, self.state, unsaved)
-            self.editor.restore(saved_history(self.editor, mask, clicks, config))
+            self.editor.restore(saved_history(self.editor, mask, strokes, config))
         if prepared.prediction is not None and not known:
             self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
             is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
@@ -124,7 +124,7 @@ class ImageReview:
         if not self._is_no_lesion:
             hidden = UnsavedMask(
                 _within_classes(self.editor.snapshot.mask, len(self._study.info.classes)),
-                self.editor.snapshot.clicks,
+                self.editor.snapshot.strokes,
                 self._by_annotator,
             )
             history = self.editor.document.history
@@ -176,19 +176,19 @@ class ImageReview:
         if history is not None and same_pixels(history.current.mask, hidden.mask):
             self.editor.restore(history)
         else:
-            self.editor.restore(saved_history(self.editor, hidden.mask, hidden.clicks))
+            self.editor.restore(saved_history(self.editor, hidden.mask, hidden.strokes))
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
 
     def _put(self, kind: MaskKind, mask: LabelImage) -> None:
         editor = self.editor
         model = editor.requests.model
-        if self._carried is not None and not editor.snapshot.clicks:
+        if self._carried is not None and not editor.snapshot.strokes:
             model = None  # it did not contribute to the outline
         origin = MaskOrigin(
             model=None if model is None else model.sha256,
             threshold=editor.snapshot.threshold,
-            clicks=editor.snapshot.clicks,
+            strokes=editor.snapshot.strokes,
             areas=editor.snapshot.areas,
             carried=self._carried,
             label=min(editor.document.active_class, len(self._study.info.classes)),
@@ -230,11 +230,11 @@ def is_by_annotator(state: ImageState) -> bool:
     return current is not None and (not isinstance(current, Predicted) or current.carried is not None)
 
 
-def saved_mask_clicks(state: ImageState) -> tuple[Click, ...]:
-    """Return the clicks that belong to the outline that is to be shown."""
+def saved_strokes(state: ImageState) -> tuple[Stroke, ...]:
+    """Return the clicks and scribbles that belong to the outline that is to be shown."""
     if state.current is None or state.status is Status.NO_LESION:
         return ()
-    return tuple(state.current.as_clicks())
+    return state.current.as_strokes()
 
 
 def _emit_text(signal: SignalInstance, error: Exception) -> None:
@@ -245,8 +245,7 @@ def _hidden_on_disk(study: Study, state: ImageState) -> UnsavedMask:
     """Return the outline that a saved "no lesion" hides."""
     if state.current is None:
         return UnsavedMask(np.zeros(state.shape, np.uint8), (), by_annotator=False)
-    clicks = tuple(state.current.as_clicks())
-    return UnsavedMask(study.read_revision(state.current), clicks, is_by_annotator(state))
+    return UnsavedMask(study.read_revision(state.current), state.current.as_strokes(), is_by_annotator(state))
 
 
 def _quality_of(editor: MaskEditor) -> Quality | None:
