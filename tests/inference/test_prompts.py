@@ -209,14 +209,14 @@ def test_onnx_models_take_prompts(image: ByteImage, tmp_path: Path) -> None:
     np.testing.assert_allclose(exported.predict(image, [Click(30, 50)], box=BOX), wanted, atol=1e-3)
 
 
-@pytest.stroke.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_a_scribble_of_one_point_is_a_click(image: ByteImage, arch: str) -> None:
     encoded = make_model(arch).encode(image)
     scribble = encoded.predict(scribbles=[Scribble([(12, 22)], positive=False)])
     np.testing.assert_array_equal(scribble, encoded.predict([Click(12, 22, positive=False)]))
 
 
-@pytest.stroke.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_more_points_on_the_same_line_are_the_same_scribble(image: ByteImage, arch: str) -> None:
     encoded = make_model(arch).encode(image)
     ends, line = [(20.0, 20.0), (20.0, 80.0)], [(20.0, float(col)) for col in range(20, 81)]

@@ -74,7 +74,7 @@ def test_undo_cancels_a_click_without_a_prediction(predicted: RecordedEditor, jo
     assert not predicted.requests.can_undo
 
 
-@pytest.stroke.parametrize("positive", [True, False])
+@pytest.mark.parametrize("positive", [True, False])
 def test_every_pixel_of_a_scribble_is_honored_and_undone_in_one_step(
     predicted: RecordedEditor, jobs: SlowJobs, positive: bool
 ) -> None:

@@ -127,7 +127,7 @@ def test_a_drag_is_a_scribble_and_is_shown_while_drawn(editor: CalledEditor, mou
     assert editor.document.overlay.scribbles == ()
 
 
-@pytest.stroke.parametrize("mode", ["click", "lasso"])
+@pytest.mark.parametrize("mode", ["click", "lasso"])
 def test_a_path_of_a_fast_mouse_keeps_only_the_points_of_its_shape(
     editor: CalledEditor, mouse: EditMouse, mode: Any
 ) -> None:
