@@ -306,3 +306,12 @@ def test_the_second_reader_of_the_smartphone_photographs(real_data: Path) -> Non
     folder = real_data / "pad-smartphone"
     search = find_pairs(folder / "images", folder / "second_reader_masks")
     assert (len(search.pairs), len(search.without_mask)) == (12, 18)
+
+
+def test_the_folders_that_hold_images_are_named(tmp_path: Path) -> None:
+    for name in ("train/images/a.png", "train/masks/a.png", "val/images/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(PairingError) as raised:
+        find_images(tmp_path)
+    assert f"but in {tmp_path / 'train/images'}, {tmp_path / 'val/images'};" in str(raised.value)

@@ -15,11 +15,12 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 from napari_lesionseg.errors import PairingError
-from napari_lesionseg.io.folders import exists, is_dir, is_file
+from napari_lesionseg.io.folders import exists, is_dir, is_file, walk
 from napari_lesionseg.io.images import image_suffixes
 from napari_lesionseg.types import Pair
 
@@ -45,6 +46,13 @@ _MASKS_ALONE = {"segmentation", "mask"}  # files with other words are images whe
 
 NO_IMAGES = ("_superpixels", "_overlay")
 """What the stems of files end in that are no images: ISIC's superpixels, and this program's own overlays."""
+
+_FOLDER_WORDS = tuple(
+    re.compile(rf"(?:(?<=^)|(?<=[/_\-. ]))(?:{'|'.join(words)})(?=$|[/_\-. ])")
+    for words in (IMAGE_FOLDERS, MASK_FOLDERS)
+)
+_MOST_LISTED = 5000  # files checked for the message that a folder holds no images
+_SEVERAL = 3
 
 _PH2_IMAGE_FOLDER = "_Dermoscopic_Image"
 _PH2_ROOTS = ("", "PH2 Dataset images", "PH2Dataset/PH2 Dataset images", "PH2 Dataset/PH2 Dataset images")
@@ -82,7 +90,7 @@ def find_images(inputs: Inputs) -> list[Path]:
     images = without_masks(found)
     if not images:
         names = ", ".join(str(item) for item in given) or "nothing"
-        reason = " (only masks)" if found else ""
+        reason = " (only masks)" if found else _folders_below(given)
         raise PairingError(f"no images found in {names}{reason}; give image files or their folder")
     return images
 
@@ -119,6 +127,57 @@ def search_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
     candidates = _masks_beside(found) if masks is None else _masks_given(masks)
     search = _match(distinct, candidates, found)
     return replace(search, left_out=(*repeated, *search.left_out))
+
+
+def search_tree(folder: Path) -> PairSearch:
+    """Find pairs anywhere below a folder, such as in ``train/images`` and ``train/masks``; there may be none.
+
+    A mask lies in the folder of its image, or in one whose path differs by the words of `IMAGE_FOLDERS` and
+    `MASK_FOLDERS` alone; else it belongs to the only image of its name.
+    """
+    places: dict[str, tuple[list[Path], list[Path]]] = {}  # files among images, and in folders of masks
+    for path in walk(folder):
+        if is_image_name(path.name):
+            place, is_mask = _place(path.parent.relative_to(folder))
+            places.setdefault(place, ([], []))[is_mask].append(path)
+    searches = []
+    for beside, masks in places.values():
+        images = without_masks(beside)
+        distinct, repeated = _distinct_stems(images)
+        found = _match(distinct, _by_stem([*beside, *masks]), images)
+        searches.append(replace(found, left_out=(*repeated, *found.left_out)))
+    alone = [image for search in searches for image in search.without_mask]
+    lost = [mask for search in searches for mask in search.without_image]
+    distinct, repeated = _distinct_stems(alone)
+    rest = _match(distinct, _by_stem(lost), alone)
+    return PairSearch(
+        pairs=(*(pair for search in searches for pair in search.pairs), *rest.pairs),
+        without_mask=(*rest.without_mask, *(path for path, _ in repeated)),
+        left_out=(*(entry for search in searches for entry in search.left_out), *rest.left_out),
+        without_image=rest.without_image,
+        ambiguous=(*(path for search in searches for path in search.ambiguous), *rest.ambiguous),
+    )
+
+
+def _place(folder: Path) -> tuple[str, bool]:
+    """Return a folder's path without the words for images and masks, and whether it is one of masks."""
+    path = folder.as_posix().casefold()
+    without = _FOLDER_WORDS[1].sub("", path)
+    place = _FOLDER_WORDS[0].sub("", without)
+    return "/".join(part for name in place.split("/") if (part := name.strip("_-. "))), without != path
+
+
+def _folders_below(given: Iterable[str | Path]) -> str:
+    """Say which folders below hold images, where those that were given do not."""
+    roots = [Path(item) for item in given if is_dir(Path(item))]
+    found = {
+        str(path.parent)
+        for root in roots
+        for path in islice(walk(root), _MOST_LISTED)
+        if is_image_name(path.name) and not _place(path.parent.relative_to(root))[1]
+    }
+    names = ", ".join(sorted(found)[:_SEVERAL])
+    return f", but in {names}{' and others' if len(found) > _SEVERAL else ''}" if found else ""
 
 
 def natural_key(path: Path) -> tuple[_Chunks, ...]:

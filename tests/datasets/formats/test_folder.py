@@ -338,3 +338,56 @@ def test_two_images_of_one_name_are_named_and_the_others_are_taken(kit, tmp_path
     dataset = read_dataset(tmp_path)
     assert {problem.name for problem in dataset.problems} == {"a.png", "a.jpg"}
     assert [record.name for record in dataset.records] == ["b"]
+
+
+LAYOUTS = {
+    "part_images": ("{part}/images/{name}.png", "{part}/masks/{name}.png"),
+    "images_part": ("images/{part}/{name}.png", "masks/{part}/{name}.png"),
+    "words": ("{part}_images/{name}.png", "{part}-Labels/{name}.png"),
+    "beside": ("{part}/{name}.png", "{part}/{name}_mask.png"),
+    "flat_masks": ("images/{part}/{name}.png", "masks/{name}.png"),
+    "deep": ("set/{part}/img/{name}.jpg", "set/{part}/ground_truth/{name}.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_in_folders_for_each_part(kit, tmp_path: Path, layout: str) -> None:
+    for number, part in enumerate(("train", "train", "valid", "test")):
+        for path, pixels in zip(LAYOUTS[layout], (kit.image(number), kit.labels(number) * 255), strict=True):
+            file = tmp_path / path.format(part=part, name=f"p{number}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    (tmp_path / "notes.md").write_text("two cameras")
+    (tmp_path / "patients.csv").write_text("image,patient\np0,A\np1,A\np2,B\np3,C\n")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.format, dataset.problems) == ("folder", ())
+    assert [(record.name, record.part, record.patient) for record in dataset.records] == [
+        ("p0", "train", "A"), ("p1", "train", "A"), ("p2", "val", "B"), ("p3", "test", "C"),
+    ]  # fmt: skip
+    for number, record in enumerate(dataset.records):
+        assert np.array_equal(record.load().labels, kit.labels(number))
+
+
+def test_one_name_in_several_folders_is_several_images(kit, tmp_path: Path) -> None:
+    """A folder for each patient, whose images have the same names."""
+    for number, patient in enumerate(("Ann", "Bob", "Cyd")):
+        (tmp_path / patient).mkdir()
+        Image.fromarray(kit.image(number)).save(tmp_path / patient / "left.jpg", quality=100, subsampling=0)
+        Image.fromarray(kit.labels(number) * 255).save(tmp_path / patient / "left_mask.png")
+    Image.fromarray(kit.image(3)).save(tmp_path / "Cyd" / "right.png")
+    Image.fromarray(kit.labels(3) * 255).save(tmp_path / "Cyd" / "none_mask.png")
+    Image.fromarray(kit.image(4)).save(tmp_path / "Cyd" / "twice.png")
+    for ending in ("mask", "seg"):
+        Image.fromarray(kit.labels(4) * 255).save(tmp_path / "Cyd" / f"twice_{ending}.png")
+    dataset = read_dataset(tmp_path)
+    assert [record.name for record in dataset.records] == [
+        "Ann_left",
+        "Bob_left",
+        "Cyd_left",
+        "right",
+        "twice",
+    ]
+    assert [record.mask is None for record in dataset.records] == [False, False, False, True, True]
+    for number, record in enumerate(dataset.records[:3]):
+        assert np.array_equal(record.load().labels, kit.labels(number))
+    assert sorted(problem.name for problem in dataset.problems) == ["none_mask.png", "twice.png"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
+    any_file_matches,
+    is_image,
+    part_of,
     put_facts,
     put_image,
     put_instances,
@@ -42,7 +46,7 @@ from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.folders import contained, is_dir, is_file, spelled, stays_inside
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, mask_colors
-from napari_lesionseg.io.pairing import search_pairs
+from napari_lesionseg.io.pairing import PairSearch, search_pairs, search_tree
 from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
 
@@ -70,7 +74,12 @@ class Legend:
 
 
 def recognizes(folder: Path) -> bool:
-    """Tell whether images lie in a folder, with or without masks."""
+    """Tell whether images lie in a folder or below it, with or without masks."""
+    return any_file_matches(folder, is_image) or _holds_images(folder)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether there are images, or links to some that are not there, which `read` names."""
     try:
         search_pairs(folder)
     except PairingError:
@@ -93,17 +102,15 @@ def read(folder: Path) -> Dataset:
     -------
     Dataset
         With the objects in ``instances/`` and the regions in ``regions/<name>/`` of an earlier export.
-        Images without a mask are records without one.
+        Images without a mask are records without one. Where no image of the folder itself has a mask, folders
+        below are searched, whose names may say the part; images of one name are called by their folders too.
 
     Raises
     ------
     DatasetError
         When no image has a mask, an image has several, or a legend is damaged.
     """
-    try:
-        found = search_pairs(folder)
-    except PairingError as error:
-        raise DatasetError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    found = _search(folder)
     problems = [Problem(path.name, f"The image {reason}.") for path, reason in found.left_out]
     problems += [Problem(path.name, "The mask has no image.") for path in found.without_image]
     several = [path for path, reason in found.left_out if "masks" in reason]
@@ -118,11 +125,12 @@ def read(folder: Path) -> Dataset:
     left_out = {path for path, _ in odd}
     images = [(image, None if mask in left_out else mask) for image, mask in images]
     tables = find_tables(folder)
-    facts = read_facts(tables, [image.stem for image, _ in images])
+    names = _distinct_names([image for image, _ in images], folder)
+    facts = read_facts(tables, [names[image] for image, _ in images])
     build = functools.partial(
         _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
     )
-    records = [facts.applied(build(image, mask)) for image, mask in images]
+    records = [facts.applied(build(image, mask, names[image])) for image, mask in images]
     files = {path for pair in everything for path in pair if path}
     files |= {
         *tables,
@@ -134,6 +142,33 @@ def read(folder: Path) -> Dataset:
     objects = (source for record in records for source in (record.instances, *record.regions.values()))
     files |= {source for source in objects if isinstance(source, Path)}
     return Dataset("folder", natural_order(records), (*problems, *facts.problems), frozenset(files))
+
+
+def _search(folder: Path) -> PairSearch:
+    """Find the images of a folder; below it where none of its own has a mask."""
+    try:
+        found = search_pairs(folder)
+        reason = None
+    except PairingError as error:
+        found, reason = PairSearch((), ()), error
+    below = search_tree(folder) if not found.pairs else found
+    if below.pairs or (reason and (below.without_mask or below.left_out)):
+        return below
+    if reason:
+        raise DatasetError(f"{str(reason)[0].upper()}{str(reason)[1:]}.") from reason
+    return found
+
+
+def _distinct_names(images: Iterable[Path], folder: Path) -> dict[Path, str]:
+    """Return the name of each image: its stem, and the folders that it lies in where others have that."""
+    images = list(images)
+    count = Counter(name_key(image.name) for image in images)
+    return {
+        image: image.stem
+        if count[name_key(image.name)] == 1
+        else "_".join([*image.parent.relative_to(folder).parts, image.stem])
+        for image in images
+    }
 
 
 def _inside(
@@ -158,11 +193,11 @@ def _record(
     folder: Path,
     image: Path,
     mask: Path | None,
+    name: str,
     legend: Legend,
     regions: Mapping[str, Path],
     provenance: Mapping[str, Provenance],
 ) -> Record:
-    name = image.stem
     source: Source | None = functools.partial(read_colors, mask, legend) if mask and legend.colors else mask
     masks = {title: spelled(path / f"{name}.png") for title, path in regions.items()}
     return Record(
@@ -173,6 +208,7 @@ def _record(
         regions={title: path for title, path in masks.items() if path is not None},
         classes=legend.classes,
         provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
+        part=part_of(image, folder),
     )
 
 
