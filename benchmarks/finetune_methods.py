@@ -29,7 +29,8 @@ from rich.table import Table
 import napari_lesionseg as ls
 from finetune import FOLDERS, describe, overlaps, read
 from images import add_data_argument, find_set
-from napari_lesionseg.finetuning.cross_validation import Ensemble, Fold, assign_folds, make_folds
+from napari_lesionseg.finetuning.cross_validation import Ensemble, assign_folds, make_folds
+from napari_lesionseg.finetuning.fold import Fold, Step
 from napari_lesionseg.training.dataset import CachedPair, shrink_pair
 from napari_lesionseg.training.learner import rate_at
 
@@ -100,8 +101,8 @@ def learn(
 
 def _take_steps(ensemble: Ensemble, steps: int, size: int, warmup: float) -> None:
     for step in range(steps):
-        for index, batch in enumerate(ensemble.batches(step, size)):
-            ensemble.step(index, batch, step, rate_at((step + 0.5) / steps, warmup))
+        for _ in ensemble.step(Step(step, steps, size, rate_at((step + 0.5) / steps, warmup))):
+            pass
 
 
 class Bench:

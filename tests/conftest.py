@@ -30,6 +30,12 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_fold_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tune in one process: starting more takes longer than training a tiny network."""
+    monkeypatch.setattr("napari_lesionseg.finetuning.fold_processes.available_cores", lambda: 1)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)

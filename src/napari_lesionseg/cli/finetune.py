@@ -16,9 +16,10 @@ from napari_lesionseg.datasets.facts import PATIENT_COLUMNS, name_key, read_fact
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.finetuning.comparison import Candidate
+from napari_lesionseg.finetuning.fold_processes import FoldProcesses
 from napari_lesionseg.finetuning.run import Progress
 from napari_lesionseg.finetuning.schedule import FineTunePlan, describe_domain_shift
-from napari_lesionseg.finetuning.session import FineTuning, fine_tune
+from napari_lesionseg.finetuning.session import FineTuning
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
@@ -76,7 +77,7 @@ def run_finetune(options: argparse.Namespace) -> int:
         held_out, more = find_all_pairs(options.val_images, options.val_masks)
         unused += more
     model = load_model(options.model, options.device)
-    tuning = fine_tune(
+    tuning = FineTuning(
         model,
         pairs,
         config,
@@ -84,6 +85,7 @@ def run_finetune(options: argparse.Namespace) -> int:
         held_out=held_out,
         state_path=options.out.with_suffix(".state.safetensors"),
         resume=options.resume,
+        workers=FoldProcesses() if config.num_threads is None else None,
     )
     _show(tuning)
     _write(options, model, tuning.candidate())

@@ -79,6 +79,7 @@ class FineTuneCheckpoint(Settings):
     step: int = Field(ge=0, description="Steps done.")
     seconds: float = Field(ge=0, description="Working time so far, without pauses.")
     step_seconds: float = Field(ge=0, description="Seconds per step when it was planned.")
+    alone_seconds: float = Field(0.0, ge=0, description="The same of a model that is trained alone.")
     measuring_seconds: float = Field(ge=0, description="Seconds to score all held-out images once.")
     rounds: tuple[SavedRound, ...]
     best: int | None = Field(description="Index of the best round.")

@@ -8,33 +8,24 @@ weights stay close enough for their mean to be as good as each of them, or bette
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem, assign_parts, group_items, split_folds
+from napari_lesionseg.finetuning.comparison import ScoredPrediction
 from napari_lesionseg.finetuning.domain_shift import ExpertAssignment
+from napari_lesionseg.finetuning.fold import Fold, FoldJob, FoldMember, FoldWorkers, Step, join_model
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.models.base import blend
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.mixture import card_with_experts, count_experts
-from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
-from napari_lesionseg.training.learner import Learner
+from napari_lesionseg.training.dataset import CachedPair
 
 Weights: TypeAlias = tuple[dict[str, Tensor], ...]
 """Trainable tensors by name, one mapping per fold; on the CPU."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fold:
-    """Images to train on and images to score."""
-
-    learn: tuple[CachedPair, ...]
-    held_out: tuple[CachedPair, ...]
 
 
 NOT_HELD_OUT = -1
@@ -71,7 +62,7 @@ def make_folds(pairs: Sequence[CachedPair], fold_of: Sequence[int]) -> tuple[Fol
 
 
 class Ensemble:
-    """One model per fold, trained in turn."""
+    """One model per fold: trained in turn here, or at the same time by workers."""
 
     def __init__(
         self,
@@ -80,91 +71,89 @@ class Ensemble:
         config: FineTuneConfig,
         expert_assignment: ExpertAssignment | None = None,
         begin: Mapping[str, Tensor] | None = None,
+        workers: FoldWorkers | None = None,
     ) -> None:
         self._parent, self.folds, self.batch_size = parent, tuple(folds), config.batch_size
-        self._expert_assignment, self._begin = expert_assignment or ExpertAssignment(), begin or {}
-        self._start = self._expert_assignment.start(parent.network)
-        self._sources = [
-            BatchSource(fold.learn, config.augment, config.batch_size, _seed_of(config, index))
-            for index, fold in enumerate(folds)
-        ]
-        self._learners = [self._make_learner(config, index) for index in range(len(folds))]
-        network = self._learners[0].network
-        self._changing = {name for name, p in network.named_parameters() if p.requires_grad}
-        if not config.freeze_norm:
-            self._changing |= {name for name, b in network.named_buffers() if b.is_floating_point()}
+        self._assignment, self._on_workers = expert_assignment or ExpertAssignment(), workers is not None
+        jobs = [FoldJob(index, fold, config, self._assignment) for index, fold in enumerate(folds)]
+        self._members = [FoldMember(parent, job, workers, begin) for job in jobs]
 
     def __len__(self) -> int:
         return len(self.folds)
 
-    def _make_learner(self, config: FineTuneConfig, index: int) -> Learner:
-        network = blend(self._start, self._begin, 1.0)
-        frozen = network.early_modules(config.frozen_stages)
-        own = config.model_copy(update={"seed": _seed_of(config, index)})
-        return Learner(network, self._parent.card, own, self._parent.device, frozen=frozen)
+    @property
+    def in_parallel(self) -> bool:
+        """Whether workers train the models at the same time."""
+        return self._on_workers and not self.lost
 
-    def batches(self, step: int, size: int) -> tuple[Batch, ...]:
-        """Return each fold's batch of a step, at ``size`` pixels a side."""
-        return tuple(source.batch(step, size) for source in self._sources)
+    @property
+    def lost(self) -> int:
+        """How many models lost their worker, and are trained here since."""
+        return sum(member.is_lost for member in self._members)
 
-    def step(self, index: int, batch: Batch, number: int, rate: float) -> float:
-        """Train one fold's model on a batch; see `Learner.step`."""
-        return self._learners[index].step(batch, number, rate)
+    def step(self, step: Step) -> Iterator[float]:
+        """Train every model on its batch of a step, and yield the loss of each."""
+        for loss, _ in self._each("step", step):
+            yield loss
+
+    def _each(self, method: str, *arguments: Any) -> Iterator[Any]:
+        """Begin a method of every fold's model, then yield the results, fold by fold."""
+        # At most one call waits at each worker: a pause or a cancellation takes effect within a step.
+        waiting = [member.call(method, *arguments) for member in self._members]
+        for wait in waiting:
+            yield wait()
 
     def weights(self) -> Weights:
         """Copy the trainable tensors of each fold's model."""
-        return tuple(self._weights_of(learner) for learner in self._learners)
+        return tuple(self._each("weights"))
 
-    def _weights_of(self, learner: Learner) -> dict[str, Tensor]:
-        state = learner.averaged_network.state_dict()
-        return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in self._changing}
+    def predict(
+        self, interpolation: float, weights: Weights | None = None
+    ) -> Iterator[tuple[int, ScoredPrediction]]:
+        """Yield the prediction of each held-out image by the model that was not trained on it, with its fold.
 
-    def member(self, index: int, weights: Weights, interpolation: float) -> Model:
-        """Return a fold's model, interpolated between the parent's weights and its own."""
-        return self._model(weights[index], interpolation, self._parent.card, self.folds[index].learn)
+        The models are interpolated between the parent's weights and the given ones, or their own.
+        """
+        members = [member for member in self._members if member.job.fold.held_out]
+        judges = [
+            member.call("judge", interpolation, weights[member.job.index] if weights else None)
+            for member in members
+        ]
+        for wait in judges:
+            wait()
+        numbers = zip_longest(*(range(len(member.job.fold.held_out)) for member in members))
+        for row in numbers:
+            waiting = [
+                (member.job, number, member.call("score", number))
+                for member, number in zip(members, row, strict=True)
+                if number is not None
+            ]
+            for job, number, wait in waiting:
+                labels, scores = wait()
+                yield job.index, ScoredPrediction(job.fold.held_out[number], labels, scores)
 
     def mean(self, weights: Weights, interpolation: float, card: ModelCard) -> Model:
         """Return the mean of the folds' models, interpolated between the parent's weights and its own."""
         pairs = {pair.stem: pair for fold in self.folds for pair in (*fold.learn, *fold.held_out)}
-        return self._model(self.averaged(weights), interpolation, card, pairs.values())
+        own = self.averaged(weights)
+        return join_model(self._parent, self._assignment, own, interpolation, pairs, card)
 
     def averaged(self, weights: Weights) -> dict[str, Tensor]:
         """Return the mean weights, by name."""
-        return {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in self._changing}
-
-    def _model(
-        self,
-        weights: Mapping[str, Tensor],
-        interpolation: float,
-        card: ModelCard,
-        pairs: Iterable[CachedPair],
-    ) -> Model:
-        expert = blend(self._start, weights, interpolation)
-        network = self._expert_assignment.join(self._parent.network, expert, (pair.stem for pair in pairs))
-        own = card_with_experts(card, count_experts(network))
-        return Model(network, own, self._parent.device, precision=self._parent.precision)
+        names = weights[0] if weights else ()
+        return {name: torch.stack([own[name] for own in weights]).mean(dim=0) for name in names}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Copy all state that training changes to the CPU, by name."""
         return {
             f"{index}.{name}": tensor
-            for index, learner in enumerate(self._learners)
-            for name, tensor in learner.state_tensors().items()
-            if self._belongs(name)
+            for index, tensors in enumerate(self._each("state_tensors"))
+            for name, tensor in tensors.items()
         }
-
-    def _belongs(self, name: str) -> bool:
-        part, _, rest = name.partition(".")
-        return part != "network" or rest in self._changing
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state_tensors` returned."""
-        unchanged = {f"network.{name}": t for name, t in self._start.state_dict().items()}
-        for index, learner in enumerate(self._learners):
+        for index, member in enumerate(self._members):
             prefix = f"{index}."
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            learner.restore(unchanged | own)
-
-
-def _seed_of(config: FineTuneConfig, index: int) -> int:
-    return config.seed * 1000 + index
+            member.call("restore", own)()

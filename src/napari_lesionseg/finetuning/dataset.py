@@ -13,7 +13,8 @@ from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import LesionSegError, MaskError, TrainingError
 from napari_lesionseg.finetuning.checkpoint import FineTuneCheckpoint
-from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, Fold, assign_folds, make_folds
+from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, assign_folds, make_folds
+from napari_lesionseg.finetuning.fold import Fold
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.card import ModelCard

@@ -6,6 +6,7 @@ import datetime
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, TypeAlias
@@ -20,10 +21,11 @@ from napari_lesionseg.finetuning.checkpoint import (
     hash_weights,
     write_finetune_checkpoint,
 )
-from napari_lesionseg.finetuning.comparison import ScoredPrediction, predict_pair
-from napari_lesionseg.finetuning.cross_validation import Ensemble, Fold, Weights
+from napari_lesionseg.finetuning.comparison import ScoredPrediction
+from napari_lesionseg.finetuning.cross_validation import Ensemble, Weights
 from napari_lesionseg.finetuning.dataset import SkippedPair, TrainingSet
 from napari_lesionseg.finetuning.domain_shift import ExpertAssignment
+from napari_lesionseg.finetuning.fold import Fold, FoldWorkers, Step
 from napari_lesionseg.finetuning.schedule import (
     Costs,
     FineTunePlan,
@@ -33,11 +35,12 @@ from napari_lesionseg.finetuning.schedule import (
     make_schedule,
     planned_seconds,
     refit_steps,
+    scaled,
     shortened,
 )
 from napari_lesionseg.inference.device import describe_device
 from napari_lesionseg.inference.predictor import Model
-from napari_lesionseg.training.dataset import Batch, CachedPair, prefetch
+from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.learner import rate_at
 from napari_lesionseg.training.resources import ContentionWatch, WorkClock
 from napari_lesionseg.training.trainer import EpochResult, StepResult, ValidationScores
@@ -69,6 +72,8 @@ class RunSetup:
     """The settings for the expert that is trained; see `ExpertAssignment.settings`."""
     assignment: ExpertAssignment
     clock: WorkClock
+    workers: FoldWorkers | None = None
+    """Where the models of several folds are trained at the same time; None: here, one after the other."""
 
     @property
     def size(self) -> int:
@@ -77,7 +82,8 @@ class RunSetup:
 
     def ensemble(self, folds: Sequence[Fold], begin: Mapping[str, Tensor] | None = None) -> Ensemble:
         """Return one model per fold, which starts from the parent or from the given weights."""
-        return Ensemble(self.model, folds, self.config, self.assignment, begin)
+        workers = self.workers if len(folds) > 1 else None
+        return Ensemble(self.model, folds, self.config, self.assignment, begin, workers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,13 +119,8 @@ class TrainingRun:
 
     def train(self, stopping: Callable[[], bool], save: Callable[[], None]) -> TrainingEvents:
         """Take all steps, or as many as there is time for."""
-        size = self.setup.size
-        batches = prefetch(self.ensemble.batches, self.step, self.schedule.steps, lambda step: size)
-        for number, made in enumerate(batches, self.step):
-            # The schedule may have been shortened since the batches were ordered.
-            if number >= self.schedule.steps:
-                break
-            yield from self._step_all(made)
+        while self.step < self.schedule.steps:
+            yield from self._step_all()
             ending = stopping() or self._out_of_time()
             if ending or self.step % self.schedule.per_round == 0 or self.step >= self.schedule.steps:
                 yield from self._finish_round(save)
@@ -129,18 +130,21 @@ class TrainingRun:
             if ending or self._out_of_patience():
                 break
 
-    def _step_all(self, batches: Sequence[Batch]) -> Generator[StepResult, None, None]:
+    def _step_all(self) -> Generator[StepResult, None, None]:
         rate = rate_at((self.step + 0.5) / self.schedule.steps, self.setup.config.warmup)
-        for index, batch in enumerate(batches):
+        losses = self.ensemble.step(Step(self.step, self.schedule.steps, self.setup.size, rate))
+        seconds = 0.0
+        for index in range(len(self.ensemble)):
             started = time.monotonic()
-            loss = self.ensemble.step(index, batch, self.step, rate)
-            seconds = time.monotonic() - started
-            self._losses.append(loss)
-            self._times.append(seconds)
-            if self._watch.contended(seconds):
+            self._losses.append(next(losses))
+            took = time.monotonic() - started
+            seconds += took
+            # Workers have one thread each, and their steps end at the same time.
+            if not self.ensemble.in_parallel and self._watch.contended(took):
                 self._watch.yield_cores()
             done = self.steps_done + index + 1
-            yield StepResult(done, done / self._steps_in_all, self.setup.clock.seconds, loss)
+            yield StepResult(done, done / self._steps_in_all, self.setup.clock.seconds, self._losses[-1])
+        self._times.append(seconds / len(self.ensemble))
         self.step += 1
 
     @property
@@ -161,7 +165,8 @@ class TrainingRun:
         """Return the costs as measured so far."""
         # Never below the planned cost: a few fast steps must not promise more of them.
         step = median(self._times[-RECENT_STEPS:]) if self._times else self.costs.step
-        return Costs(self.setup.clock.seconds, max(step, self.costs.step), self.costs.measuring)
+        costs = replace(self.costs, spent=self.setup.clock.seconds)
+        return scaled(costs, max(1.0, step / costs.step))
 
     def _out_of_time(self) -> bool:
         config = self.setup.config
@@ -169,7 +174,7 @@ class TrainingRun:
             return False
         # Time is kept for one more score, the comparison at the end, and the steps on all images.
         reserve = self.costs.measuring + closing_seconds(config, self.costs)
-        reserve += self.schedule.refit * self.costs.step
+        reserve += self.schedule.refit * self.costs.single
         return self.setup.clock.seconds + reserve >= config.max_seconds
 
     def _out_of_patience(self) -> bool:
@@ -180,8 +185,7 @@ class TrainingRun:
         return len(self.rounds) - 1 - self.best.index >= patience
 
     def _finish_round(self, save: Callable[[], None]) -> TrainingEvents:
-        weights = self.ensemble.weights()
-        predictions = yield from self.predict_held_out(weights, self.measured_interpolation, "measuring")
+        predictions = yield from self.predict_held_out(None, self.measured_interpolation, "measuring")
         self.rounds.append(self._describe_round(predictions))
         self._losses.clear()
         # Without held-out images the last round is the best.
@@ -190,24 +194,20 @@ class TrainingRun:
             or not predictions
             or _jaccard(self.rounds[-1]) > _jaccard(self.rounds[self.best.index])
         ):
-            self.best = BestRound(len(self.rounds) - 1, weights, predictions)
+            self.best = BestRound(len(self.rounds) - 1, self.ensemble.weights(), predictions)
         save()
         yield self.rounds[-1]
 
     def predict_held_out(
-        self, weights: Weights, interpolation: float, stage: Literal["measuring", "comparing"]
+        self, weights: Weights | None, interpolation: float, stage: Literal["measuring", "comparing"]
     ) -> Generator[Progress, None, tuple[ScoredPrediction, ...]]:
         """Predict every held-out image with the model that was not trained on it, fold by fold."""
         folds = self.ensemble.folds
-        total, predictions = sum(len(fold.held_out) for fold in folds), list[ScoredPrediction]()
-        for index, fold in enumerate(folds):
-            if not fold.held_out:
-                continue
-            model = self.ensemble.member(index, weights, interpolation)
-            for pair in fold.held_out:
-                predictions.append(predict_pair(model, pair, augment=False))
-                yield Progress(stage, len(predictions), total)
-        return tuple(predictions)
+        total, predictions = sum(len(fold.held_out) for fold in folds), list[tuple[int, ScoredPrediction]]()
+        for predicted in self.ensemble.predict(interpolation, weights):
+            predictions.append(predicted)
+            yield Progress(stage, len(predictions), total)
+        return tuple(prediction for _, prediction in sorted(predictions, key=itemgetter(0)))
 
     def _describe_round(self, predictions: Sequence[ScoredPrediction]) -> EpochResult:
         rounds_before, number = self._previous[1], len(self.rounds) + 1
@@ -245,19 +245,21 @@ def build_run(
     setup: RunSetup, folds: Sequence[Fold], measuring: float
 ) -> Generator[Progress, None, TrainingRun]:
     """Time some steps, and build the run of the folds' models."""
-    step = yield from _time_step(setup, folds[:1])
-    costs = Costs(setup.clock.seconds, step, measuring)
+    ratio = _refit_ratio(setup, folds)
+    alone = (yield from _time_step(setup, folds[:1])) if ratio or setup.workers is None else 0.0
+    step = alone if setup.workers is None else (yield from _time_step(setup, folds))
+    costs = Costs(setup.clock.seconds, step, measuring, alone)
     batch, costs = fit_batch(setup.config, len(folds), costs)
     setup = _with_batch_size(setup, batch)
     learned = min(len(fold.learn) for fold in folds)
-    schedule = make_schedule(setup.config, learned, len(folds), costs, _refit_ratio(setup, folds))
+    schedule = make_schedule(setup.config, learned, len(folds), costs, ratio)
     return TrainingRun(setup, setup.ensemble(folds), schedule, costs)
 
 
 def build_refit(run: TrainingRun, images: Sequence[CachedPair]) -> TrainingRun | None:
     """Build the run on all images, if it is planned and there is time."""
     costs = replace(run.costs_so_far(), measuring=0.0)
-    steps = refit_steps(run.setup.config, run.schedule, costs)
+    steps, costs = refit_steps(run.setup.config, run.schedule, costs), replace(costs, step=costs.single)
     if steps < 1:
         return None
     schedule = Schedule(steps, -(-steps // REFIT_ROUNDS))
@@ -323,6 +325,7 @@ def _state_of(run: TrainingRun, config: FineTuneConfig, data: TrainingSet) -> Fi
         step=run.step,
         seconds=run.setup.clock.seconds,
         step_seconds=run.costs.step,
+        alone_seconds=run.costs.alone,
         measuring_seconds=run.costs.measuring,
         rounds=tuple(SavedRound.of(result) for result in run.rounds),
         best=run.best.index if run.best else None,
@@ -331,7 +334,7 @@ def _state_of(run: TrainingRun, config: FineTuneConfig, data: TrainingSet) -> Fi
 
 
 def _saved_schedule(state: FineTuneCheckpoint) -> tuple[Schedule, Costs]:
-    costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds)
+    costs = Costs(state.seconds, state.step_seconds, state.measuring_seconds, state.alone_seconds)
     return Schedule(state.steps, state.per_round, state.refit_steps), costs
 
 
@@ -359,12 +362,13 @@ def _refit_ensemble(run: TrainingRun, images: Sequence[CachedPair]) -> Ensemble:
 
 
 def _time_step(setup: RunSetup, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
-    """Time some steps of a model that is discarded."""
+    """Time some steps of models that are discarded; return the seconds for each."""
     trial, seconds = setup.ensemble(folds), list[float]()
     for number in range(TIMED_STEPS):
         started = time.monotonic()
-        trial.step(0, trial.batches(number, setup.size)[0], number, 0.0)
-        seconds.append(time.monotonic() - started)
+        for _ in trial.step(Step(number, TIMED_STEPS, setup.size, 0.0)):
+            pass
+        seconds.append((time.monotonic() - started) / len(folds))
         yield Progress("timing", number + 1, TIMED_STEPS)
     return median(seconds[1:])
 

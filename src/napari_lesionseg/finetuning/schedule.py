@@ -50,7 +50,15 @@ class Costs:
 
     spent: float
     step: float
+    """Of a fold's model, while those of all folds are trained."""
     measuring: float
+    alone: float = 0.0
+    """Of a model that is trained alone, if that takes longer; see `single`."""
+
+    @property
+    def single(self) -> float:
+        """Seconds of a step of the model that is trained on all images."""
+        return max(self.alone, self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,8 @@ def make_schedule(
     rounds = config.rounds
     if costs.measuring:
         rounds = int(max(1, min(rounds, MEASURING_SHARE * room / costs.measuring)))
-    steps = int((room - rounds * costs.measuring) / ((models + refit) * costs.step * SPARE))
+    per_step = models * costs.step + refit * costs.single
+    steps = int((room - rounds * costs.measuring) / (per_step * SPARE))
     return _schedule(max(1, min(wanted, steps)), rounds, refit)
 
 
@@ -92,8 +101,13 @@ def fit_batch(config: FineTuneConfig, models: int, costs: Costs) -> tuple[int, C
         room = config.max_seconds - costs.spent - closing_seconds(config, costs) - costs.measuring
         if room / (models * costs.step * SPARE) >= FEWEST_STEPS:
             break
-        batch, costs = batch // 2, replace(costs, step=costs.step * HALF_BATCH)
+        batch, costs = batch // 2, scaled(costs, HALF_BATCH)
     return batch, costs
+
+
+def scaled(costs: Costs, factor: float) -> Costs:
+    """Return the costs with longer or shorter steps."""
+    return replace(costs, step=costs.step * factor, alone=costs.alone * factor)
 
 
 def _schedule(steps: int, rounds: int, refit: float) -> Schedule:
@@ -111,7 +125,7 @@ def refit_steps(config: FineTuneConfig, schedule: Schedule, costs: Costs) -> int
     """Return the number of steps on all images: as planned, or as many as time allows."""
     if config.max_seconds is None or not schedule.refit:
         return schedule.refit
-    affordable = int((config.max_seconds - costs.spent) / (costs.step * SPARE))
+    affordable = int((config.max_seconds - costs.spent) / (costs.single * SPARE))
     return max(0, min(affordable, MOST_REFIT_STEPS))
 
 
@@ -125,7 +139,7 @@ def planned_seconds(
 ) -> float:
     """Estimate the working time in all, after ``done`` steps of each model."""
     left = Schedule(schedule.steps - done, schedule.per_round)
-    learning = (models * left.steps + schedule.refit) * costs.step * SPARE
+    learning = (models * left.steps * costs.step + schedule.refit * costs.single) * SPARE
     return costs.spent + learning + left.rounds * costs.measuring + closing_seconds(config, costs)
 
 
@@ -135,8 +149,9 @@ def shortened(config: FineTuneConfig, schedule: Schedule, done: int, models: int
         return schedule
     rounds = -(-(schedule.steps - done) // schedule.per_round)
     room = config.max_seconds - costs.spent - closing_seconds(config, costs) - rounds * costs.measuring
-    # Solves models * (steps - done) + refit * steps = room / step for the steps.
+    # Solves (models * (steps - done) + refit * steps * single / step) * step = room for the steps.
     refit = schedule.refit / schedule.steps
-    affordable = max(done, int((room / costs.step + models * done) / (models + refit)))
+    per_step = models + refit * costs.single / costs.step
+    affordable = max(done, int((room / costs.step + models * done) / per_step))
     steps = min(schedule.steps, affordable)
     return Schedule(steps, schedule.per_round, int(refit * steps))

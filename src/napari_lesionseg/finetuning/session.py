@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -40,7 +41,9 @@ from napari_lesionseg.finetuning.dataset import (
     split_pairs,
 )
 from napari_lesionseg.finetuning.domain_shift import assign_expert
+from napari_lesionseg.finetuning.fold import LOST, FoldWorkers
 from napari_lesionseg.finetuning.run import (
+    TIMED_STEPS,
     Progress,
     RunSetup,
     TrainingRun,
@@ -87,6 +90,8 @@ class FineTuning:
         File for the checkpoint, which is written after every round; `delete_checkpoint` removes it.
     resume : bool
         Continue from the checkpoint at ``state_path``; images added since are not used.
+    workers : FoldWorkers, optional
+        Where the folds' models are trained at the same time; None: here, one after the other.
 
     Raises
     ------
@@ -110,6 +115,7 @@ class FineTuning:
         held_out: Sequence[Pair | CachedPair] = (),
         state_path: Path | None = None,
         resume: bool = False,
+        workers: FoldWorkers | None = None,
     ) -> None:
         _check_inputs(model, pairs, held_out)
         self.config = FineTuneConfig.from_train_config(config or FineTuneConfig())
@@ -119,7 +125,7 @@ class FineTuning:
         """Images that cannot be used, and why."""
         self.problems: tuple[str, ...] = ()
         """Problems that did not end it, such as a full disk, one sentence each."""
-        self._model, self._state_path = model, state_path
+        self._model, self._state_path, self._workers = model, state_path, workers
         saved = read_matching_checkpoint(state_path, model, self.config) if resume else None
         self._clock = WorkClock(saved[0].seconds if saved else 0.0)
         self._stopping = threading.Event()
@@ -185,6 +191,8 @@ class FineTuning:
                         return
                     yield event
             finally:
+                if self._workers is not None:
+                    self._workers.close()
                 work.close()  # drops the runs, which are local to it
                 _empty_cache()
 
@@ -201,10 +209,17 @@ class FineTuning:
         else:
             apart = [pair.stem for pair in held_out]
             data = split_pairs(found, apart, items, self.config, self.skipped)
+        setup, refit = _set_up(self._model, self.config, data, self._clock), None
+        # They need seconds to start, in which the parent is measured.
+        workers = self._workers
+        if workers is None or len(data.folds) < 2 or not workers.begin(self._model, len(data.folds)):
+            workers = None
         started = self._clock.seconds
         before = yield from _measure_parent(self._model, data)
         measuring = self._clock.seconds - started
-        setup, refit = _set_up(self._model, self.config, data, self._clock), None
+        while workers is not None and not workers.wait():
+            yield Progress("timing", 0, TIMED_STEPS)
+        setup = replace(setup, workers=workers)
         if saved:
             run, refit = resume_runs(setup, data, *saved)
             saved = None  # its tensors are as large as all runs together
@@ -214,6 +229,8 @@ class FineTuning:
         yield self.plan
         if refit is None:
             yield from run.train(self._stopping.is_set, partial(self._save, data, run, None))
+        if run.ensemble.lost:
+            self.problems += (LOST,)
         if run.best is not None:
             yield from self._conclude(data, before, run, refit)
 

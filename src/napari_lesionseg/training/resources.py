@@ -29,10 +29,14 @@ _before: list[tuple[tuple[int, int, int], float]] = []
 _changing = threading.Lock()
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def background_threads() -> int:
     """Return the number of threads for work in the background: one core is left for the window."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, cores - 1)
+    return max(1, available_cores() - 1)
 
 
 def lower_priority() -> None:

@@ -200,6 +200,7 @@ class FineTuneTask(Task["Candidate"]):
         checkpoint_path: Path,
         resume: bool,
     ) -> Candidate:
+        from napari_lesionseg.finetuning.fold_processes import FoldProcesses
         from napari_lesionseg.finetuning.session import FineTuning
 
         pairs = []
@@ -219,7 +220,15 @@ class FineTuneTask(Task["Candidate"]):
                 lost = f"{error} The model was fine-tuned on this computer."
                 self.report(lost)
         candidate = self._follow(
-            FineTuning(model, pairs, config, items=items, state_path=checkpoint_path, resume=resume)
+            FineTuning(
+                model,
+                pairs,
+                config,
+                items=items,
+                state_path=checkpoint_path,
+                resume=resume,
+                workers=FoldProcesses(background=True),
+            )
         )
         self.problems = (lost, *self.problems) if lost else self.problems
         return candidate
