@@ -79,6 +79,56 @@ def test_a_worker_fine_tunes_as_this_computer_does(
     assert theirs.model.predict(pairs[0].image).shape == (48, 64)
 
 
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[DaskEngine]:
+    with open_engine(ClusterOptions(workers=2), threads=1) as engine:
+        assert isinstance(engine, DaskEngine)
+        yield engine
+
+
+def helpers_of(engine: DaskEngine) -> list[str]:
+    """Return the addresses of the workers that train folds for another one."""
+    found = engine.client.run(lambda dask_worker: len(dask_worker.state.actors))
+    return [address for address, actors in found.items() if actors]
+
+
+def test_the_folds_are_trained_on_several_workers_with_the_same_result(
+    two_workers: DaskEngine, model: Model, pairs: list[CachedPair]
+) -> None:
+    options = ClusterOptions(scheduler=two_workers.client.scheduler.address)
+    there, here = ClusterFineTuning(options, model, pairs, CONFIG), FineTuning(model, pairs, CONFIG)
+    events, helpers = [], set()
+    for event in there.steps():
+        events.append(event)
+        helpers |= set(helpers_of(two_workers))
+    expected = [event.loss for event in here.steps() if isinstance(event, StepResult)]
+    assert len(helpers) == 1
+    assert [event.loss for event in events if isinstance(event, StepResult)] == expected
+    mine, theirs = (tuning.candidate().model.network.state_dict() for tuning in (here, there))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    deadline = time.monotonic() + 60
+    while helpers_of(two_workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not helpers_of(two_workers)
+
+
+def test_a_worker_that_trains_a_fold_may_die(
+    two_workers: DaskEngine, model: Model, pairs: list[CachedPair]
+) -> None:
+    options = ClusterOptions(scheduler=two_workers.client.scheduler.address)
+    there, here = ClusterFineTuning(options, model, pairs, CONFIG), FineTuning(model, pairs, CONFIG)
+    events = []
+    for event in there.steps():
+        events.append(event)
+        if sum(isinstance(event, StepResult) for event in events) == 1:
+            (helper,) = helpers_of(two_workers)
+            os.kill(two_workers.client.run(os.getpid, workers=[helper])[helper], signal.SIGKILL)
+    expected = [event.loss for event in here.steps() if isinstance(event, StepResult)]
+    assert [event.loss for event in events if isinstance(event, StepResult)] == expected
+    mine, theirs = (tuning.candidate().model.network.state_dict() for tuning in (here, there))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
 def test_stop_ends_with_a_candidate(joined: ClusterOptions, model: Model, pairs: list[CachedPair]) -> None:
     tuning = ClusterFineTuning(
         joined, model, pairs, CONFIG.model_copy(update={"epochs": 3000, "rounds": 999})

@@ -1,10 +1,16 @@
-"""Fine-tune on a worker of a dask cluster; what happens there is reported while it runs."""
+"""Fine-tune on the workers of a dask cluster; what happens there is reported while it runs.
+
+One worker runs the fine-tuning and trains the model of a fold; the models of the other folds are actors on
+other workers, if there are some. If such a worker dies, the first one repeats its part.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +23,20 @@ from napari_lesionseg.cluster.predict import install_network
 from napari_lesionseg.cluster.segment import load_cached
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
-from napari_lesionseg.errors import CancelledError, ClusterError, TrainingError
+from napari_lesionseg.errors import CancelledError, ClusterError, LesionSegError, TrainingError
 from napari_lesionseg.finetuning.comparison import Candidate
+from napari_lesionseg.finetuning.fold import FoldJob, FoldLostError, FoldModels, FoldWorker
 from napari_lesionseg.finetuning.session import Event, FineTuning
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.resources import limited_threads
 
 EVENTS_AHEAD = 8
 """Events that wait to be read. When they are not, as during a pause, the worker waits as well."""
 LONGEST_PAUSE = 3600.0  # seconds after which the worker is free for others
+POLL_SECONDS, READY_SECONDS = 1.0, 30.0
+ACTOR_ERRORS = (OSError, RuntimeError, KeyError)
+"""What dask raises for an actor whose worker is gone, at different moments."""
 GO, STOP, CANCEL = "go", "stop", "cancel"
 EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
@@ -156,7 +167,7 @@ def _finetune(job: FineTuneJob, model_file: Path) -> Candidate:
     loaded = load_cached(model_file, "auto")
     model = Model(loaded.network, loaded.card, loaded.device, sha256=job.sha256)
     config = job.config.model_copy(update={"num_threads": get_worker().state.nthreads})
-    tuning = FineTuning(model, job.pairs, config, items=job.items)
+    tuning = FineTuning(model, job.pairs, config, items=job.items, workers=FoldActors(model_file.name))
     try:
         for event in tuning.steps():
             queue.put(EVENTS.dump_json(event).decode(), timeout=LONGEST_PAUSE)  # type: ignore[no-untyped-call]
@@ -169,3 +180,102 @@ def _finetune(job: FineTuneJob, model_file: Path) -> Candidate:
         return tuning.candidate()
     finally:
         tuning.close()
+
+
+class FoldActors:
+    """Trains the models of the folds on several workers; used on one, which trains its part itself."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._futures: list[Any] = []
+        self._deadline = 0.0
+
+    def begin(self, model: Model, folds: int) -> bool:
+        """Prepare as many other workers as are of use; False if there are none."""
+        from distributed import get_client, get_worker
+
+        client, own = get_client(), get_worker().address
+        others = [address for address in client.nthreads() if address != own]  # type: ignore[no-untyped-call]
+        self._deadline = time.monotonic() + READY_SECONDS
+        self._futures = [
+            client.submit(
+                _FoldActor,
+                self._model,
+                model.precision,
+                actor=True,
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+            )
+            for address in others[: folds - 1]
+        ]
+        return bool(self._futures)
+
+    def wait(self) -> bool:
+        """Wait a moment; whether all workers are ready. Those that are busy for long are left out."""
+        from distributed import wait
+
+        with contextlib.suppress(TimeoutError):
+            wait(self._futures, timeout=POLL_SECONDS)  # type: ignore[no-untyped-call]
+        if time.monotonic() > self._deadline:
+            self._futures = [future for future in self._futures if future.done()]
+        return all(future.done() for future in self._futures)
+
+    def open(self, job: FoldJob) -> FoldWorker | None:
+        """Make the model of a fold on its worker; None for the part of this one."""
+        place = job.index % (len(self._futures) + 1)
+        return _FoldElsewhere(self._futures[place - 1], job) if place else None
+
+    def close(self) -> None:
+        """Leave the other workers; a step that runs there comes to its end."""
+        for future in self._futures:
+            future.cancel()  # dask holds references of its own, so that they would stay
+        self._futures = []
+
+
+class _FoldActor(FoldModels):
+    """The models of folds on another worker."""
+
+    def __init__(self, model: str, precision: str) -> None:
+        from distributed import get_worker
+
+        worker = get_worker()
+        loaded = load_cached(Path(worker.local_directory) / model, "auto")
+        super().__init__(Model(loaded.network, loaded.card, loaded.device, precision=precision))
+        self._threads = worker.state.nthreads
+
+    def run(self, index: int, method: str, arguments: tuple[Any, ...]) -> tuple[Any, LesionSegError | None]:
+        """Return the result of a fold's method, or what is wrong."""
+        with limited_threads(self._threads):
+            return super().run(index, method, arguments)
+
+
+class _FoldElsewhere:
+    """A fold's model on another worker."""
+
+    def __init__(self, future: Any, job: FoldJob) -> None:
+        self._future, self._index = future, job.index
+        self._opening = self._begin("open", job)
+
+    def call(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        """Begin a method of the `FoldModel`; return a function that waits for its result."""
+        return functools.partial(self._result, self._begin("run", self._index, method, arguments))
+
+    def _begin(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._future.result(), method)(*arguments)
+        except ACTOR_ERRORS:  # `_result` reports it
+            return None
+
+    def _result(self, waiting: Any) -> Any:
+        while waiting is not None and self._future.status == "finished":
+            try:
+                result, error = waiting.result(timeout=POLL_SECONDS)
+            except TimeoutError:
+                continue
+            except ACTOR_ERRORS as gone:
+                raise FoldLostError from gone
+            if error is not None:
+                raise error
+            return result
+        raise FoldLostError

@@ -86,8 +86,8 @@ class FoldWorkers(Protocol):
         """Wait a moment; whether all workers are ready, or gone."""
         ...
 
-    def open(self, job: FoldJob) -> FoldWorker:
-        """Make the model of a fold; it replaces that of an earlier job with the same index."""
+    def open(self, job: FoldJob) -> FoldWorker | None:
+        """Make the model of a fold, in place of one with the same index; None: it is to be trained here."""
         ...
 
     def close(self) -> None:
@@ -156,6 +156,31 @@ class FoldModel:
         self._learner.restore(unchanged | dict(tensors))
 
 
+class FoldModels:
+    """The models of the folds that one process trains for another one."""
+
+    def __init__(self, parent: Model) -> None:
+        self._parent = parent
+        self._models: dict[int, FoldModel | LesionSegError] = {}
+
+    def open(self, job: FoldJob) -> None:
+        """Make the model of a fold; what is wrong is kept for its first method."""
+        try:
+            self._models[job.index] = FoldModel(self._parent, job)
+        except LesionSegError as error:
+            self._models[job.index] = error
+
+    def run(self, index: int, method: str, arguments: tuple[Any, ...]) -> tuple[Any, LesionSegError | None]:
+        """Return the result of a fold's method, or what is wrong."""
+        model = self._models[index]
+        if isinstance(model, LesionSegError):
+            return None, model
+        try:
+            return getattr(model, method)(*arguments), None
+        except LesionSegError as error:
+            return None, error
+
+
 def join_model(
     parent: Model,
     assignment: ExpertAssignment,
@@ -187,7 +212,7 @@ class FoldMember:
 
     def __init__(self, parent: Model, job: FoldJob, workers: FoldWorkers | None, begin: Any = None) -> None:
         self._parent, self.job, self._begin = parent, job, begin
-        self._worker = self._here() if workers is None else workers.open(job)
+        self._worker = (workers and workers.open(job)) or self._here()
         self.is_lost = False
         self._state: Mapping[str, Tensor] | None = None
         self._steps: list[Step] = []

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.finetuning.fold import FoldJob, FoldLostError, FoldModel
+from napari_lesionseg.finetuning.fold import FoldJob, FoldLostError, FoldModels
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
 from napari_lesionseg.training.resources import BACKGROUND_NICENESS, available_cores
@@ -139,44 +138,24 @@ def _serve(pipe: Connection, payload: bytes, precision: str, threads: int, backg
     if background and hasattr(os, "nice"):
         os.nice(BACKGROUND_NICENESS)
     torch.set_num_threads(threads)
-    folds = _Folds(payload, precision)
+    folds = FoldModels(_unpack(payload, precision))
     # Short of memory, this process ends: the other one goes on in its own.
     with contextlib.suppress(EOFError, OSError, MemoryError, RuntimeError):
         pipe.send((None, None))
         while True:
             index, method, arguments = pipe.recv()
             if method == "open":
-                folds.open(index, *arguments)
+                folds.open(*arguments)
             else:
-                pipe.send(folds.run(index, method, arguments))
+                result, error = folds.run(index, method, tuple(map(_to_tensors, arguments)))
+                pipe.send((_to_arrays(result), error))
 
 
-class _Folds:
-    """The models of the folds of a process."""
-
-    def __init__(self, payload: bytes, precision: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
-            path = Path(folder) / "model.safetensors"
-            path.write_bytes(payload)
-            self._parent = Model(*load_checkpoint(path), "cpu", precision=precision)
-        self._models: dict[int, FoldModel | LesionSegError] = {}
-
-    def open(self, index: int, job: FoldJob) -> None:
-        """Make a model; what is wrong is kept for the first method."""
-        try:
-            self._models[index] = FoldModel(self._parent, job)
-        except LesionSegError as error:
-            self._models[index] = error
-
-    def run(self, index: int, method: str, arguments: tuple[Any, ...]) -> tuple[Any, LesionSegError | None]:
-        """Return the result of a method, or what is wrong."""
-        model = self._models[index]
-        if isinstance(model, LesionSegError):
-            return None, model
-        try:
-            return _to_arrays(getattr(model, method)(*map(_to_tensors, arguments))), None
-        except LesionSegError as error:
-            return None, error
+def _unpack(payload: bytes, precision: str) -> Model:
+    with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(payload)
+        return Model(*load_checkpoint(path), "cpu", precision=precision)
 
 
 def _to_arrays(value: Any) -> Any:
