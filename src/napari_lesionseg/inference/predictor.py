@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import CheckpointError, DeviceError, ImageError
+from napari_lesionseg.inference.box_fit import automatic_trust, fit_box
 from napari_lesionseg.inference.clicks import guidance_planes, strokes_inside
 from napari_lesionseg.inference.device import (
     DeviceModel,
@@ -30,6 +31,7 @@ from napari_lesionseg.inference.prompts import (
     area_prior,
     check_prompts,
     combine_evidence,
+    fill_area,
     lesion_margin,
     prompt_window,
     read_prompts,
@@ -218,6 +220,7 @@ class EncodedImage:
         self._model, self._whole, self._device_model = model, whole, model.device_model
         self._encoded_by: DeviceModel | None = None
         self._views: dict[DeviceModel, WindowView] = {}  # of the last window
+        self._automatic: dict[bool, NDArray[np.float32]] = {}  # with and without test-time augmentation
         self._with_enough_memory(self._encode)
 
     @torch.inference_mode()
@@ -268,15 +271,20 @@ class EncodedImage:
             window = stroke_window(Prompts(tuple(strokes)).points, outline, self.shape)
         if window is None:
             return Prediction(self.network_logits(strokes, previous, augment), self.shape, prompts)
-        work = functools.partial(self._logits_of_window, prompts, window, previous)
+        work = functools.partial(self._logits_of_window, prompts, window, previous, augment)
         return Prediction(self._with_enough_memory(work), self.shape, prompts, window)
 
     def network_logits(
         self, strokes: Sequence[Stroke], previous: Probability | None, augment: bool
     ) -> NDArray[np.float32]:
-        """Return the network's logits (C, h, w)."""
+        """Return the network's logits (C, h, w); those without clicks are kept, as boxes use them too."""
         guidance = self._guidance(strokes_inside(strokes, self.shape), previous)
-        return self._with_enough_memory(functools.partial(self._decode, guidance, augment))
+        decode = functools.partial(self._decode, guidance, augment)
+        if guidance is not None:
+            return self._with_enough_memory(decode)
+        if augment not in self._automatic:
+            self._automatic[augment] = self._with_enough_memory(decode)
+        return self._automatic[augment]
 
     @property
     def _prompted(self) -> DeviceModel | None:
@@ -285,7 +293,7 @@ class EncodedImage:
         return self._expert.for_prompts()
 
     def _logits_of_window(
-        self, prompts: Prompts, window: Box, previous: Probability | None
+        self, prompts: Prompts, window: Box, previous: Probability | None, augment: bool
     ) -> NDArray[np.float32]:
         """Return the logits (C, h, w) of a window around a box, a lasso or strokes."""
         threshold, prompted = self._model.card.threshold, self._prompted
@@ -296,11 +304,18 @@ class EncodedImage:
         prior = area_prior(prompts, window, view.shape)
         far = None
         if weights.whole:
-            whole = torch.from_numpy(self.network_logits(prompts.strokes, before, False))
+            whole = torch.from_numpy(self.network_logits(prompts.strokes, before, augment))
             far = lesion_margin(view_of_part(whole, window, self.shape, view.shape), cut)
         near = view.margin(prompts, seen, cut)
         color = view.color(prior) if weights.color else None
-        lesion = combine_evidence(weights, near, far, prior, color) + cut
+        if prompts.lasso or prompts.box is None:
+            lesion = combine_evidence(weights, near, far, prior, color) + cut
+        else:
+            inside = fill_area(Prompts(box=prompts.box), window, view.shape)
+            if prompted is not None and far is not None:
+                weights = weights.trusting(automatic_trust(far.numpy(), inside))
+            lesion = combine_evidence(weights, near, far, prior, color)
+            lesion = lesion + fit_box(lesion.numpy(), inside).shift + cut
         if self._model.card.out_channels == 1:
             return np.asarray(lesion[None].numpy())
         return share_among_classes(lesion, self._view(window, self._expert).automatic(prompts, seen))

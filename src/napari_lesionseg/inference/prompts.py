@@ -59,12 +59,18 @@ class Weights(NamedTuple):
     prior: float
     color: float
 
+    def trusting(self, automatic: float) -> Weights:
+        """Return the weights with a trust in the automatic network, 0 to 1, that sum to the same."""
+        whole = automatic * self.whole
+        return Weights(*(weight / (1 + whole) for weight in self._replace(whole=whole)))
+
 
 BOX_WEIGHTS = Weights(window=0.25, whole=0.5, prior=1.0, color=0.25)
 LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.0)
 # With a part for prompts, which has learned to weigh a box and the colors by itself. Lassos are the
-# exception: even rough ones follow the outline more closely than the network does.
-PROMPTED_BOX_WEIGHTS = Weights(window=1.0, whole=0.0, prior=0.3, color=0.0)
+# exception: even rough ones follow the outline more closely than the network does. Of a box, the weight of
+# the whole image is that of an automatic outline which fits it exactly.
+PROMPTED_BOX_WEIGHTS = Weights(window=1.0, whole=2.0, prior=0.3, color=0.0)
 PROMPTED_LASSO_WEIGHTS = Weights(window=0.25, whole=0.0, prior=1.0, color=0.0)
 PROMPTED_STROKE_WEIGHTS = Weights(window=1.0, whole=0.0, prior=0.0, color=0.0)
 
