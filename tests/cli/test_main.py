@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,11 +159,40 @@ def test_displays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_viewer_gets_what_it_is_to_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shown = []
     monkeypatch.setattr(app, "why_no_viewer", lambda: "")
+    monkeypatch.setattr(app, "load_libraries", lambda: None)
     entry = SimpleNamespace(load=lambda: lambda *what: shown.append(what))
     monkeypatch.setattr(app, "entry_points", lambda group: (entry,))
     app.open_viewer(tmp_path, [tmp_path / "a.png"], [])
     app.open_viewer(tmp_path, annotator="am")
     assert shown == [(tmp_path, [tmp_path / "a.png"], [], None), (tmp_path, (), (), "am")]
+
+
+def test_libraries_are_loaded_while_the_window_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, opening = threading.Event(), threading.Event()
+    met = []
+
+    def load_libraries() -> None:
+        loading.set()
+        met.append(opening.wait(60))
+
+    def show(*what: object) -> None:
+        opening.set()
+        met.append(loading.wait(60))
+
+    monkeypatch.setattr(app, "why_no_viewer", lambda: "")
+    monkeypatch.setattr(app, "load_libraries", load_libraries)
+    monkeypatch.setattr(app, "entry_points", lambda group: (SimpleNamespace(load=lambda: show),))
+    app.open_viewer()
+    for thread in threading.enumerate():
+        if thread.name == "load libraries":
+            thread.join(60)
+    assert met == [True, True]
+
+
+def test_the_libraries_of_the_first_outline_exist() -> None:
+    pytest.importorskip("pandas", reason="comes with napari")
+    app.load_libraries()
+    assert {"pandas", "torch"} <= set(sys.modules)
 
 
 def test_stopped_by_hand(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

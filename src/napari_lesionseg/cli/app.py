@@ -7,8 +7,10 @@ called where napari is installed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -84,9 +86,19 @@ def open_viewer(
     entry = next(iter(entry_points(group=ENTRY_POINTS)), None)
     if entry is None:
         raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
+    threading.Thread(target=load_libraries, name="load libraries").start()
     show = entry.load()
     with default_signals():
         show(folder, images, masks, annotator)
+
+
+def load_libraries() -> None:
+    """Import what the first outline needs and the window does not.
+
+    Runs in another thread: much of it is reading and linking files, meanwhile the window opens.
+    """
+    for library in ("torch", "pandas"):  # napari imports pandas with the first layer
+        importlib.import_module(library)
 
 
 def why_no_viewer() -> str:

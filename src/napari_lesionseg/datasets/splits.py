@@ -10,12 +10,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.cluster.hierarchy import DisjointSet
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.types import ByteImage
@@ -106,7 +105,7 @@ def group_items(
         *_stems_by_key(ordered),
         *([stem for stem in stems if stem in strata] for stems in duplicates),
     ]
-    joined = DisjointSet(strata)
+    joined = _disjoint_set(strata)
     for stems in together:
         for stem in stems[1:]:
             joined.merge(stems[0], stem)
@@ -236,6 +235,12 @@ def image_hash(image: ByteImage) -> NDArray[np.uint64]:
     return np.concatenate([bits, grid]).view(np.uint64)
 
 
+def _disjoint_set(items: Iterable[Any]) -> Any:
+    from scipy.cluster.hierarchy import DisjointSet  # slow to import, and the window opens without it
+
+    return DisjointSet(items)
+
+
 def find_duplicates(
     hashes: Mapping[str, NDArray[np.uint64]], fraction: float = SAME_FRACTION
 ) -> list[tuple[str, ...]]:
@@ -244,7 +249,7 @@ def find_duplicates(
     table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), 6 * _WORDS)
     signs, contrast = table[:, :_WORDS], table[:, _WORDS : 2 * _WORDS]
     grids = np.ascontiguousarray(table[:, 2 * _WORDS :]).view(np.uint8)  # (N, 256)
-    joined = DisjointSet(range(len(names)))
+    joined = _disjoint_set(range(len(names)))
     for row in range(1, len(names)):
         # One row against all before it: the whole table of 10 000 images would take 800 MB.
         counted = contrast[:row] | contrast[row]

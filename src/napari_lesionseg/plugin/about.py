@@ -21,11 +21,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg import __version__
-from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.store import ModelStore
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+    from napari_lesionseg.models.card import ModelCard
 
 DISTRIBUTION = "napari-lesionseg"
 _SIZE = (640, 560)
@@ -98,6 +98,8 @@ class AboutDialog(QDialog):
             "For annotation and research. Not a medical device; it does not make diagnoses.<br>"
             "BSD 3-Clause license, \N{COPYRIGHT SIGN} the napari-lesionseg developers."
         )
+        from napari_lesionseg.models.store import ModelStore  # imports PyTorch: the window opens without it
+
         shipped = next((entry.card for entry in ModelStore().list() if entry.shipped and entry.card), None)
         self.model = QLabel("" if shipped is None else describe_model(shipped))
         self.parts = _table(find_parts())
