@@ -17,12 +17,11 @@ import sys
 import venv
 from pathlib import Path
 
+from shrink import shrink
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 QT = "PySide6-Essentials"  # LGPL; PyQt6 is GPL, under which the whole installer would have to be
-STRIPPED = ("libtorch_cpu.so", "libtorch_python.so")
-"""A fifth of them is symbols. Patched libraries, such as NumPy's OpenBLAS, do not survive `strip`."""
-
 LIMIT_MB = 700
 ARCHIVES = {"linux": "xztar", "win32": "zip", "darwin": "zip"}
 
@@ -40,6 +39,7 @@ def main() -> int:
     write_sbom(python, work)
     draw_icons(python, work)
     folder = run_pyinstaller(python, out, work)
+    shrink(folder)
     add_files(python, folder, work)
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     print(f"{folder}: {size:.0f} MB")
@@ -89,12 +89,7 @@ def run_pyinstaller(python: Path, out: Path, work: Path) -> Path:
     environment = {**os.environ, "QT_API": "pyside6", "LESIONSEG_ICONS": str(work)}
     command = [python, "-m", "PyInstaller", "--noconfirm", *places, HERE / "lesionseg.spec"]
     subprocess.run([str(part) for part in command], check=True, env=environment)
-    folder = out / ("LesionSeg.app" if sys.platform == "darwin" else "lesionseg")
-    if sys.platform == "linux" and shutil.which("strip"):
-        for name in STRIPPED:
-            for library in folder.rglob(name):
-                run("strip", "--strip-unneeded", library)
-    return folder
+    return out / ("LesionSeg.app" if sys.platform == "darwin" else "lesionseg")
 
 
 def add_files(python: Path, folder: Path, work: Path) -> None:

@@ -1,129 +1,164 @@
-"""Test an installed program: segment, measure, fine-tune, and, where xdotool is, review and export.
+"""Test an installed program: segment, review in the window, export, fine-tune.
 
-python installers/smoke_test.py dist/lesionseg [--root EMPTY_ROOT] [--screenshots DIR]
+python installers/smoke_test.py dist/lesionseg [--empty-root] [--screenshots DIR]
 
-Needs nothing but Python's standard library. With ``--root``, the program is started in that folder as its
-root (chroot), which holds the libraries of a plain desktop and no Python.
+Needs nothing but Python's standard library; the window is driven where xdotool and a display are (Linux).
+With ``--empty-root`` (Linux, needs bubblewrap) the program runs in a root of its own, which holds the
+program, the C library, X and OpenGL, a font and a shell: no Python, and nothing else of this computer.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 PATIENCE_S = 600
-IMAGES = "images"
+IMAGES, MASKS = "demo/images", "masks"
+SYSTEM_LIBRARIES = ("libGL.so.1", "libEGL.so.1", "libxcb.so.1", "libGLX_mesa.so.0", "libEGL_mesa.so.0")
+"""What the program needs of the system besides the C library: X and OpenGL, the last two being Mesa's."""
+SYSTEM_FILES = (
+    "bin/sh", "sbin/ldconfig", "etc/fonts", "usr/share/fonts/truetype/dejavu", "usr/share/X11/xkb",
+    "usr/share/fontconfig", "usr/lib/*/dri/swrast_dri.so", "usr/share/glvnd/egl_vendor.d",
+)  # fmt: skip
 
 
 class Program:
-    """The installed program, run in a folder, in an empty root if there is one."""
+    """The installed program, run by a user with an empty home, in an empty root if there is one."""
 
-    def __init__(self, program: Path, root: Path | None, folder: Path) -> None:
-        self.root, self.folder = root, folder
-        self.executable = str(program) if root is None else "/" + program.relative_to(root).as_posix()
+    def __init__(self, program: Path, folder: Path, root: Path | None = None) -> None:
+        self.program, self.folder, self.root = program, folder, root
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line."""
         if self.root is None:
-            return [self.executable, *arguments]
-        inside = "/" + self.folder.relative_to(self.root).as_posix()
-        script = f'cd "{inside}" && exec "{self.executable}" "$@"'
-        return ["chroot", str(self.root), "/bin/sh", "-c", script, "sh", *arguments]
+            return [str(self.program), *arguments]
+        inside, folder = (
+            "/" + path.relative_to(self.root).as_posix() for path in (self.program, self.folder)
+        )
+        fresh = ["--bind", self.root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys"]
+        command = [
+            "bwrap",
+            *fresh,
+            "--unshare-pid",
+            "--die-with-parent",
+            "--chdir",
+            folder,
+            inside,
+            *arguments,
+        ]
+        return [str(part) for part in command]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a fresh user."""
-        home = self.folder if self.root is None else Path("/tmp")  # noqa: S108  of the empty root
         kept = ("DISPLAY", "XAUTHORITY", "SYSTEMROOT", "TEMP", "TMP", "OMP_NUM_THREADS", "LANG")
-        return {"HOME": str(home), "PATH": "/usr/bin:/bin"} | {
-            k: os.environ[k] for k in kept if k in os.environ
-        }
+        own = {name: os.environ[name] for name in kept if name in os.environ}
+        own |= {"PATH": "/usr/bin:/bin", "HOME": str(self.folder)}
+        if self.root is not None:
+            own |= {"HOME": "/home", "XAUTHORITY": "/Xauthority"}
+        return own
 
-    def run(self, *arguments: str) -> float:
-        """Run a command to its end; return its seconds."""
+    def run(self, *arguments: str) -> None:
+        """Run a command to its end, and print its seconds."""
         begin = time.monotonic()
-        subprocess.run(
-            self.command(*arguments), check=True, timeout=PATIENCE_S, cwd=self.folder, env=self.environment()
-        )
-        seconds = time.monotonic() - begin
-        print(f"{' '.join(arguments)}: {seconds:.1f} s", flush=True)
-        return seconds
+        command, environment = self.command(*arguments), self.environment()
+        subprocess.run(command, check=True, timeout=PATIENCE_S, cwd=self.folder, env=environment)
+        print(f"{' '.join(arguments)}: {time.monotonic() - begin:.1f} s", flush=True)
 
 
 def main() -> int:
     """Run all steps; any failure raises an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="the installed folder, or on macOS the .app")
-    parser.add_argument("--root", type=Path, help="run in this root, which must contain the folder")
+    parser.add_argument("--empty-root", action="store_true", help="run in an empty root (Linux)")
     parser.add_argument("--screenshots", type=Path, help="folder for screenshots of the window (Linux)")
     options = parser.parse_args()
-    work = (options.root or Path.cwd()).resolve() / "smoke-test"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    program = Program(find_program(options.folder.resolve()), options.root and options.root.resolve(), work)
-    check_commands(program)
-    if shutil.which("xdotool") and os.environ.get("DISPLAY"):
-        check_window(program, options.screenshots)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        place, folder = Path(name).resolve(), options.folder.resolve()
+        print(f"{folder}: {size_of(folder) / 1e6:.0f} MB", flush=True)
+        root = make_root(folder, place / "root") if options.empty_root else None
+        work = (root or place) / "work"
+        work.mkdir()
+        test(
+            Program(find_program(folder if root is None else root / folder.name), work, root),
+            options.screenshots,
+        )
     print("The installed program works.")
     return 0
 
 
-def find_program(folder: Path) -> Path:
-    """Return the executable file."""
-    names = ("lesionseg", "lesionseg.exe", "Contents/MacOS/lesionseg")
-    return next(folder / name for name in names if (folder / name).is_file())
-
-
-def check_commands(program: Program) -> None:
-    """Make sample images, segment, evaluate, fine-tune for ten seconds, import and export."""
+def test(program: Program, screenshots: Path | None) -> None:
+    """Segment sample images, review them, export, and fine-tune for ten seconds."""
     work = program.folder
     program.run("--version")
     program.run("demo", "--no-viewer", "--out", "demo")
-    (work / IMAGES).mkdir()
-    (work / "masks").mkdir()
-    for path in sorted((work / "demo").iterdir()):
-        if not path.stem.endswith(("_overlay", "_segmentation")):
-            shutil.copy(path, work / IMAGES)
-        elif path.stem.endswith("_segmentation"):
-            shutil.copy(path, work / "masks")
+    (work / MASKS).mkdir()
+    for path in (work / "demo").glob("*_segmentation.png"):
+        shutil.copy(path, work / MASKS)
     program.run("segment", IMAGES, "--out", "segmented")
-    program.run("evaluate", IMAGES, "--masks", "masks", "--json", "scores.json")
-    tuned = ("--seconds", "10", "--out", "tuned.safetensors")
-    program.run("finetune", IMAGES, "--masks", "masks", *tuned)
-    for name in ("segmented", "scores.json"):
+    program.run("evaluate", IMAGES, "--masks", MASKS, "--json", "scores.json")
+    masks = MASKS
+    if os.environ.get("DISPLAY") and shutil.which("xdotool"):
+        review(program, screenshots)
+        program.run("export", IMAGES, "--format", "isic", "--out", "exported")
+        approved = sorted((work / "exported").rglob("*_segmentation.png"))
+        if len(approved) != len(list((work / MASKS).iterdir())):
+            raise SystemExit(f"Of the approved outlines, {len(approved)} were exported.")
+        masks = approved[0].parent.relative_to(work).as_posix()
+    program.run(
+        "finetune", IMAGES, "--masks", masks, "--seconds", "10", "--insist", "--out", "tuned.safetensors"
+    )
+    program.run("segment", IMAGES, "--model", "tuned.safetensors", "--out", "segmented-again")
+    for name in ("segmented", "scores.json", "tuned.safetensors", "segmented-again"):
         if not (work / name).exists():
             raise SystemExit(f"{name} was not written.")
 
 
-def check_window(program: Program, screenshots: Path | None) -> None:
-    """Open the images in the window, approve all of them with the keyboard, and export the study."""
-    work = program.folder
+def review(program: Program, screenshots: Path | None) -> None:
+    """Open the images in the window, smooth and approve all outlines with the keyboard, and quit."""
+    work, images = program.folder, len(list((program.folder / IMAGES).glob("*.png")))
+    manager = subprocess.Popen(["openbox"]) if shutil.which("openbox") else None
     begin = time.monotonic()
     process = subprocess.Popen(program.command(IMAGES), cwd=work, env=program.environment())
     try:
-        window = wait(find_window, "the window", process)
-        print(f"window: {time.monotonic() - begin:.1f} s", flush=True)
+        window = wait(lambda: find_window("^LesionSeg"), "the window", process)
+        print(f"window after {time.monotonic() - begin:.1f} s", flush=True)
+        question = wait(lambda: find_window("^Annotator"), "the question for the name", process)
+        asked = time.monotonic()
+        press(question, "Return")
         wait(lambda: count_events(work, "predicted"), "the first outline", process)
-        print(f"first outline: {time.monotonic() - begin:.1f} s", flush=True)
+        shown = time.monotonic()
+        print(
+            f"first outline {shown - asked:.1f} s after the name, {shown - begin:.1f} s after the start",
+            flush=True,
+        )
+        time.sleep(3)
         take(screenshots, "installed-start")
-        images = len(list((work / IMAGES).glob("*.png")))
         for number in range(images):
             wait(lambda n=number: count_events(work, "predicted") > n, "an outline", process)
+            time.sleep(2)
+            press(window, "s")
             time.sleep(1)
+            if number == 0:
+                take(screenshots, "installed-corrected")
             press(window, "w")
             wait(lambda n=number: count_events(work, "approved") > n, "an approval", process)
+        time.sleep(2)
         take(screenshots, "installed-approved")
+        press(window, "ctrl+q")
+        wait_for_end(process)
     finally:
-        process.terminate()
-        process.wait(60)
-    program.run("export", IMAGES, "--format", "isic", "--out", "exported")
-    if not list((work / "exported").rglob("*_segmentation.png")):
-        raise SystemExit("No outline was exported.")
+        for running in (process, manager):
+            if running is not None:
+                running.kill()
+                running.wait(60)
 
 
 def wait(done: Callable[[], object], what: str, process: subprocess.Popen[bytes]) -> object:
@@ -136,14 +171,26 @@ def wait(done: Callable[[], object], what: str, process: subprocess.Popen[bytes]
     return found
 
 
-def find_window() -> str:
+def wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the program quits, and agree if it asks."""
+    for _ in range(30):
+        try:
+            process.wait(2)
+            return
+        except subprocess.TimeoutExpired:
+            if question := find_window("(?i)quit|close"):
+                press(question, "Return")
+    raise SystemExit("The program did not quit.")
+
+
+def find_window(name: str) -> str:
     """Return the number of the visible window, or an empty string."""
-    search = ["xdotool", "search", "--onlyvisible", "--name", "^LesionSeg"]
+    search = ["xdotool", "search", "--onlyvisible", "--name", name]
     return subprocess.run(search, capture_output=True, text=True, check=False).stdout.split("\n")[0]
 
 
 def press(window: object, key: str) -> None:
-    """Click into the image, and press a key."""
+    """Press a key in a window."""
     subprocess.run(["xdotool", "windowfocus", "--sync", str(window), "key", key], check=True)
 
 
@@ -158,6 +205,61 @@ def take(folder: Path | None, name: str) -> None:
     if folder is not None and shutil.which("import"):
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["import", "-window", "root", str(folder / f"{name}.png")], check=True)
+
+
+def find_program(folder: Path) -> Path:
+    """Return the executable file."""
+    names = ("lesionseg", "lesionseg.exe", "Contents/MacOS/lesionseg")
+    return next(folder / name for name in names if (folder / name).is_file())
+
+
+def size_of(folder: Path) -> int:
+    """Return the size of all files of a folder in bytes."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def make_root(folder: Path, root: Path) -> Path:
+    """Make a root with the program and what it needs of the system; print the latter."""
+    shutil.copytree(folder, root / folder.name, symlinks=True)
+    libraries = [locate(name) for name in SYSTEM_LIBRARIES]
+    others = [path for pattern in SYSTEM_FILES for path in sorted(Path("/").glob(pattern))]
+    linked = (other for path in (*libraries, *others) if path.is_file() for other in linked_libraries(path))
+    for path in {*libraries, *others, *linked, Path("/lib64/ld-linux-x86-64.so.2")}:
+        copy_into(root, path)
+    for name in ("libdl.so.2", "libpthread.so.0", "librt.so.1", "libm.so.6", "libresolv.so.2"):
+        copy_into(root, locate(name))
+    for name in ("tmp", "home", "proc", "dev", "sys"):
+        (root / name).mkdir(exist_ok=True)
+    subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True)
+    if "XAUTHORITY" in os.environ:
+        shutil.copy(os.environ["XAUTHORITY"], root / "Xauthority")
+    print("Of the system: the C library, " + ", ".join(SYSTEM_LIBRARIES), flush=True)
+    return root
+
+
+def copy_into(root: Path, path: Path) -> None:
+    """Copy a file or folder of this computer to the same place in a root, links as what they point to."""
+    target = root / path.relative_to("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.copytree(path, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    else:
+        shutil.copy(path, target)
+
+
+def locate(library: str) -> Path:
+    """Return where the dynamic loader finds a library."""
+    known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    found = re.search(rf"{re.escape(library)} \(libc6,x86-64.*=> (\S+)", known)
+    if found is None:
+        raise SystemExit(f"The system has no {library}.")
+    return Path(found[1])
+
+
+def linked_libraries(binary: Path) -> Iterable[Path]:
+    """Yield the libraries that a binary is linked to, directly or not."""
+    listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=False).stdout
+    yield from (Path(found) for found in re.findall(r"=> (/\S+)", listed))
 
 
 if __name__ == "__main__":
