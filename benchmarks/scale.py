@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_lesionseg.cluster.engine import ClusterOptions, Engine, cut, open_engine
-from napari_lesionseg.cluster.segment import CHUNK, SegmentJob, segment_files
+from napari_lesionseg.cluster.segment import CHUNK, segment_files
+from napari_lesionseg.cluster.segment_chunk import SegmentJob
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.inference.predictor import load_model

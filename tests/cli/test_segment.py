@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lesionseg.cluster import segment as module
+from napari_lesionseg.cluster import segment_chunk as module
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError, DeviceError
 from napari_lesionseg.inference.postprocess import postprocess

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,13 @@ import pytest
 from PIL import Image
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, Engine, open_engine
-from napari_lesionseg.cluster.segment import (
-    LOG,
+from napari_lesionseg.cluster.segment import LOG, SegmentLog, segment_files
+from napari_lesionseg.cluster.segment_chunk import (
     FileResult,
     FileTask,
     SegmentJob,
-    SegmentLog,
     segment_chunk,
     segment_chunk_on_worker,
-    segment_files,
 )
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError
@@ -71,11 +70,19 @@ def job_of(model_file: Path, **changes: float) -> SegmentJob:
 
 
 def run(
-    engine: Engine, model_file: Path, images: list[Path], out: Path, *, resume: bool = False, **changes: float
+    engine: Engine,
+    model_file: Path,
+    images: list[Path],
+    out: Path,
+    *,
+    resume: bool = False,
+    batch_size: int | None = None,
+    **changes: float,
 ) -> list[FileResult]:
     out.mkdir(exist_ok=True)
     engine.install_model(model_file)
-    return list(segment_files(engine, job_of(model_file, **changes), images, out, resume=resume))
+    job = job_of(model_file, **changes)
+    return list(segment_files(engine, job, images, out, resume=resume, batch_size=batch_size))
 
 
 def run_here(model_file: Path, images: list[Path], out: Path, **options: float) -> list[FileResult]:
@@ -98,6 +105,21 @@ def test_workers_write_the_same_bytes_and_report_the_same_errors(
     assert [result.source.name for result in here if result.error] == ["image 005.png"]
 
 
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_batches_write_the_same_bytes_and_report_the_same_errors(
+    two_workers: Engine, model_file: Path, images: list[Path], tmp_path: Path, batch_size: int
+) -> None:
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (80, 33), "tan").save(wide)
+    mixed = [*images[:4], wide, *images[4:20]]
+    here = run_here(model_file, mixed, tmp_path / "here")
+    for name, engine in (("alone", IN_PROCESS), ("workers", two_workers)):
+        with open_engine(engine) if engine is IN_PROCESS else nullcontext(engine) as chosen:
+            there = run(chosen, model_file, mixed, tmp_path / name, batch_size=batch_size)
+        assert hashes(tmp_path / "here") == hashes(tmp_path / name)
+        assert there == here
+
+
 def test_workers_that_do_not_see_the_files_get_their_bytes(
     two_workers: Engine,
     model_file: Path,
@@ -109,6 +131,8 @@ def test_workers_that_do_not_see_the_files_get_their_bytes(
     monkeypatch.setattr(two_workers, "sees", lambda path: False)
     there = run(two_workers, model_file, images, tmp_path / "there")
     assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
+    run(two_workers, model_file, images[:9], tmp_path / "batches", batch_size=4)
+    assert hashes(tmp_path / "batches").items() <= hashes(tmp_path / "here").items()
     (failed,) = (result for result in there if result.error)
     assert str(images[5]) in failed.error
 
@@ -238,7 +262,7 @@ def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_mask(path, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("napari_lesionseg.cluster.segment.write_mask", write)
+    monkeypatch.setattr("napari_lesionseg.cluster.segment_chunk.write_mask", write)
     payload = None if shared else images[12].read_bytes()
     tasks = [FileTask(image, tmp_path, payload) for image in images[11:14]]
     results = segment_chunk(job_of(model_file), model_file, tasks)

@@ -13,10 +13,12 @@ from napari_lesionseg.cli.options import (
     cluster_options,
     make_folder,
     pixel_count,
+    positive,
     probability,
 )
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
-from napari_lesionseg.cluster.segment import SegmentJob, segment_files
+from napari_lesionseg.cluster.segment import segment_files
+from napari_lesionseg.cluster.segment_chunk import SegmentJob
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.inference.device import choose_device, describe_device
@@ -59,6 +61,12 @@ def configure_segment(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="skip images whose mask is whole and came from the same image, model and settings",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="images computed at once (default: what fits into the memory of the GPU; 1 on the CPU)",
+    )
     add_cluster(parser)
 
 
@@ -75,6 +83,7 @@ def run_segment(options: argparse.Namespace) -> int:
         cluster=cluster_options(options),
         overlay=options.overlay,
         resume=options.resume,
+        batch_size=options.batch_size,
     )
 
 
@@ -97,6 +106,7 @@ def segment_images(
     cluster: ClusterOptions = IN_PROCESS,
     overlay: bool = False,
     resume: bool = False,
+    batch_size: int | None = None,
 ) -> int:
     """Write a mask for each image, print those that failed, and return the exit code."""
     path = ModelStore().resolve(model_name)
@@ -105,10 +115,12 @@ def segment_images(
     with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
         engine.install_model(path)
         try:
-            for result in segment_files(engine, job, images, out, resume=resume):
+            for result in segment_files(engine, job, images, out, resume=resume, batch_size=batch_size):
                 if result.error:
                     failures += 1
                     print_error(name_image(result.source, result.error))
+                elif result.message:
+                    print_error(name_image(result.source, result.message))
                 skipped += result.skipped
                 progress.advance(task)
         except ClusterError as error:

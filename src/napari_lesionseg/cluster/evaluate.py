@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_lesionseg.cluster.engine import Engine, cut
-from napari_lesionseg.cluster.segment import CHUNK, load_cached
+from napari_lesionseg.cluster.segment import CHUNK
+from napari_lesionseg.cluster.segment_chunk import load_cached
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.evaluation.evaluate import FailedImage, Outcome, Tally, iter_evaluate
 from napari_lesionseg.types import Pair

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_lesionseg.cluster.engine import Engine
-from napari_lesionseg.cluster.segment import load_cached
+from napari_lesionseg.cluster.segment_chunk import load_cached
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.quality import quality_estimate

@@ -6,69 +6,39 @@ import contextlib
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from napari_lesionseg.cluster.engine import Engine, InProcess, cut
-from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.cluster.segment_chunk import (
+    FileResult,
+    FileTask,
+    SegmentJob,
+    load_cached,
+    segment_chunk,
+    segment_chunk_on_worker,
+)
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.inference.predictor import Model, load_model, segment
+from napari_lesionseg.inference.batches import default_batch_size
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
 from napari_lesionseg.io.folders import exists
-from napari_lesionseg.io.images import read_image, write_image, write_mask
-from napari_lesionseg.io.overlay import draw_outline
 
 CHUNK = 32
+BATCHES = 4
+"""Batches in a chunk in this process: between two chunks, reading and computing do not overlap."""
 LOG = ".lesionseg-segment.jsonl"
 """Append-only record beside the masks: what each was made from, so that an interrupted run can continue."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentJob:
-    """What holds for all files of a run; `settings` is a `PostprocessConfig` as JSON."""
-
-    model_sha256: str
-    settings: str
-    device: str = "auto"
-    overlay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FileTask:
-    """One image to segment: where it is, or its bytes where workers do not see the file."""
-
-    source: Path
-    folder: Path
-    payload: bytes | None = None
-
-    @property
-    def mask(self) -> Path:
-        """File of the mask."""
-        return self.folder / f"{self.source.stem}_segmentation.png"
-
-    @property
-    def overlay(self) -> Path:
-        """File of the image with its outline."""
-        return self.folder / f"{self.source.stem}_overlay.png"
-
-
-@dataclass(frozen=True, slots=True)
-class FileResult:
-    """What became of one image: an error, or the hashes of what was read and written."""
-
-    source: Path
-    error: str = ""
-    image_sha256: str = ""
-    mask_sha256: str = ""
-    mask: bytes | None = None
-    overlay: bytes = b""
-    skipped: bool = False
-
-
 def segment_files(
-    engine: Engine, job: SegmentJob, sources: Sequence[Path], out: Path, *, resume: bool = False
+    engine: Engine,
+    job: SegmentJob,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    resume: bool = False,
+    batch_size: int | None = None,
 ) -> Iterator[FileResult]:
     """Segment files into a folder; yield the result of each in the order of `sources`.
 
@@ -91,7 +61,7 @@ def segment_files(
             results[index] = FileResult(source, skipped=True)
         else:
             tasks[index] = task
-    finished = _run_chunks(engine, job, list(tasks.values()), log)
+    finished = _run_chunks(engine, job, list(tasks.values()), log, batch_size)
     for index, source in enumerate(sources):
         result = results.get(index)
         if result is None:
@@ -102,76 +72,26 @@ def segment_files(
 
 
 def _run_chunks(
-    engine: Engine, job: SegmentJob, tasks: Sequence[FileTask], log: SegmentLog
+    engine: Engine,
+    job: SegmentJob,
+    tasks: Sequence[FileTask],
+    log: SegmentLog,
+    batch_size: int | None,
 ) -> Iterator[FileResult]:
     if not tasks:
         return
     shared = log.shared_with(engine) and engine.sees(tasks[0].source)
-    # In this process every image is a chunk of its own, so that progress and cancel are immediate.
-    size = 1 if engine.in_process else CHUNK if shared else CHUNK // 4
-    if isinstance(engine, InProcess):  # a damaged model is one error, not one for each image
-        load_cached(engine.model, job.device)
+    size = CHUNK if shared else CHUNK // 4
+    if isinstance(engine, InProcess):
+        # Here, a damaged model is one error, not one for each image.
+        model = load_cached(engine.model, job.device)
+        batch_size = batch_size or default_batch_size(model)
+        # Without batches every image is a chunk of its own, so that progress and cancel are immediate.
+        size = 1 if batch_size == 1 else BATCHES * batch_size
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
     work = segment_chunk if engine.in_process else segment_chunk_on_worker
-    for results in engine.map(functools.partial(work, job), chunks):
+    for results in engine.map(functools.partial(work, job, batch_size=batch_size), chunks):
         yield from results
-
-
-def segment_chunk(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
-    """Segment the files of a chunk with a model that is loaded once per process."""
-    model = load_cached(model_file, job.device)
-    config = PostprocessConfig.model_validate_json(job.settings)
-    return [_segment(job, model, config, task) for task in tasks]
-
-
-def segment_chunk_on_worker(job: SegmentJob, model_file: Path, tasks: Sequence[FileTask]) -> list[FileResult]:
-    """Segment a chunk; a worker that lost its model file fails its own images, and not the run."""
-    try:
-        load_cached(model_file, job.device)
-    except LesionSegError as error:
-        return [FileResult(task.source, str(error)) for task in tasks]
-    return segment_chunk(job, model_file, tasks)
-
-
-@functools.lru_cache(maxsize=2)
-def load_cached(path: Path, device: str) -> Model:
-    """Load a model once per process."""
-    return load_model(path, device)
-
-
-def _segment(job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask) -> FileResult:
-    try:
-        if task.payload is None:
-            return _segment_here(job, model, config, task)
-        return _segment_copy(job, model, config, task, task.payload)
-    except LesionSegError as error:
-        return FileResult(task.source, str(error))
-    except OSError as error:  # such as a full disk
-        return FileResult(task.source, f"{error.filename or task.source}: {error.strerror}.")
-
-
-def _segment_copy(
-    job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask, payload: bytes
-) -> FileResult:
-    """Segment a copy, where the worker does not see the files of the client; only masks go back."""
-    with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
-        copy = FileTask(Path(folder) / task.source.name, Path(folder))
-        try:
-            copy.source.write_bytes(payload)
-            result = _segment_here(job, model, config, copy)
-        except LesionSegError as error:
-            return FileResult(task.source, str(error).replace(str(copy.source), str(task.source)))
-        overlay = copy.overlay.read_bytes() if job.overlay else b""
-        return replace(result, mask=copy.mask.read_bytes(), overlay=overlay)
-
-
-def _segment_here(job: SegmentJob, model: Model, config: PostprocessConfig, task: FileTask) -> FileResult:
-    image = read_image(task.source)
-    labels = segment(image, model=model, postprocess=config)
-    write_mask(task.mask, labels, style="binary" if len(model.card.classes) == 2 else "index")
-    if job.overlay:
-        write_image(task.overlay, draw_outline(image, labels))
-    return FileResult(task.source, image_sha256=sha256_file(task.source), mask_sha256=sha256_file(task.mask))
 
 
 def _with_payload(task: FileTask) -> FileTask:

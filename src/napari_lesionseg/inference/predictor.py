@@ -96,7 +96,7 @@ class Model:
         precision: str = "auto",
     ) -> None:
         self.network, self.card, self.sha256, self.precision = network.eval(), card, sha256, precision
-        self.device_model = self._prepare(choose_device(device))
+        self.device_model = self.prepare(choose_device(device))
 
     @property
     def device(self) -> torch.device:
@@ -199,10 +199,11 @@ class Model:
     def move_to_cpu(self) -> DeviceModel:
         """Move to the CPU, as happens automatically when a GPU runs out of memory."""
         if self.device_model.device.type != "cpu":
-            self.device_model = self._prepare(torch.device("cpu"))
+            self.device_model = self.prepare(torch.device("cpu"))
         return self.device_model
 
-    def _prepare(self, device: torch.device) -> DeviceModel:
+    def prepare(self, device: torch.device) -> DeviceModel:
+        """Return a copy of the network on a device."""
         network = self.network.for_inference().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return DeviceModel(network, device, self.precision)
 
@@ -345,18 +346,9 @@ class EncodedImage:
         logits = self._expert.decode(features, guidance) / self._model.card.temperature
         # Not after a click: the user cannot wait four times as long.
         if guidance is None and self._model.card.test_time_augmentation and augment:
-            logits = self._average_quarter_turns(logits)
+            temperature = self._model.card.temperature
+            logits = average_quarter_turns(self._expert, self.network_input, logits, temperature)
         return np.asarray(logits[0].cpu().contiguous().numpy())
-
-    def _average_quarter_turns(self, logits: Tensor) -> Tensor:
-        """Return logits (1, C, h, w) whose probability is the mean over the quarter turns."""
-        mean = logits_to_probability(logits)
-        for turns in (1, 2, 3):  # one after the other takes less memory than a batch
-            features = self._expert.encode(self.network_input.rot90(turns, (-2, -1)))
-            logits = self._expert.decode(features, None) / self._model.card.temperature
-            mean += logits_to_probability(logits).rot90(-turns, (-2, -1))
-        mean /= 4
-        return torch.logit(mean, SMALLEST) if mean.shape[1] == 1 else mean.clamp(min=SMALLEST).log()
 
     def _guidance(self, strokes: Sequence[Stroke], previous: Probability | None) -> Tensor | None:
         if not self._model.network.guided or (not strokes and previous is None):
@@ -371,12 +363,12 @@ class EncodedImage:
         try:
             return work()
         except MemoryError as error:
-            raise DeviceError(_TOO_LITTLE_MEMORY) from error
+            raise DeviceError(TOO_LITTLE_MEMORY) from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             if self._device_model.device.type == "cpu":
-                raise DeviceError(_TOO_LITTLE_MEMORY) from error
+                raise DeviceError(TOO_LITTLE_MEMORY) from error
         crowded, self._device_model = self._device_model.device, self._model.move_to_cpu()
         logger.warning(
             "%s ran out of memory; falling back to %s.",
@@ -386,9 +378,22 @@ class EncodedImage:
         return self._with_enough_memory(work)
 
 
-_TOO_LITTLE_MEMORY = (
+TOO_LITTLE_MEMORY = (
     "There is too little free memory for this image; close other programs or make the image smaller."
 )
+
+
+def average_quarter_turns(
+    model: DeviceModel, network_input: Tensor, logits: Tensor, temperature: float
+) -> Tensor:
+    """Return logits (B, C, h, w) whose probability is the mean over the quarter turns of (B, 3, h, w)."""
+    mean = logits_to_probability(logits)
+    for turns in (1, 2, 3):  # one after the other takes less memory than a batch
+        features = model.encode(network_input.rot90(turns, (-2, -1)))
+        logits = model.decode(features, None) / temperature
+        mean += logits_to_probability(logits).rot90(-turns, (-2, -1))
+    mean /= 4
+    return torch.logit(mean, SMALLEST) if mean.shape[1] == 1 else mean.clamp(min=SMALLEST).log()
 
 
 def _lesion(probability: Probability) -> NDArray[np.float32]:

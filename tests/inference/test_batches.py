@@ -1,0 +1,114 @@
+"""Images in batches are predicted as they are alone, and a GPU that is short of memory gets smaller ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from napari_lesionseg.errors import DeviceError
+from napari_lesionseg.inference import batches
+from napari_lesionseg.inference.batches import BatchPredictor, default_batch_size
+from napari_lesionseg.inference.device import DeviceModel
+from napari_lesionseg.inference.predictor import Model
+
+
+class Crowded(DeviceModel):
+    """A GPU, of which the CPU plays the part, with memory for a few images."""
+
+    fitting = 2
+    attempts: list[int] = []  # noqa: RUF012  shared, as a named tuple has no other attributes
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+    def encode(self, planes: Tensor) -> tuple[Tensor, ...]:
+        self.attempts.append(len(planes))
+        if len(planes) > self.fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.network.encode(planes)
+
+    def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None) -> Tensor:
+        return self.network.decode(features, guidance)
+
+    def _place(self, planes: Tensor) -> Tensor:
+        return planes
+
+
+@pytest.fixture
+def crowded(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    tiny_model.device_model = Crowded(*tiny_model.device_model)
+    monkeypatch.setattr(batches, "describe_device", lambda device: "GPU")
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    monkeypatch.setattr(Crowded, "attempts", [])
+    return tiny_model
+
+
+@pytest.fixture
+def planes(tiny_model: Model, rng: np.random.Generator) -> Tensor:
+    images = rng.integers(0, 256, (7, 40, 48, 3)).astype(np.uint8)
+    return torch.cat([tiny_model.network_input(image) for image in images])
+
+
+def predict(model: Model, planes: Tensor, size: int) -> tuple[Any, list[str]]:
+    predictor = BatchPredictor(model, size)
+    return predictor.predict(predictor.expert_of(planes[:1]), planes)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_change_nothing(new_model: Any, planes: Tensor, augment: bool) -> None:
+    model = new_model()
+    model = Model(model.network, model.card.model_copy(update={"test_time_augmentation": augment}), "cpu")
+    alone, _ = predict(model, planes, 1)
+    together, messages = predict(model, planes, 4)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert messages == [""] * 7
+
+
+def test_batches_are_halved_until_they_fit(
+    crowded: Model, new_model: Any, planes: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, messages = predict(crowded, planes, 7)
+    assert Crowded.attempts == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    np.testing.assert_allclose(logits, predict(new_model(), planes, 1)[0], atol=1e-5)
+    assert messages == [""] * 7
+    monkeypatch.setattr(Crowded, "fitting", 3)
+    Crowded.attempts.clear()
+    predict(crowded, planes, 7)
+    assert Crowded.attempts == [7, 3, 3, 1]
+
+
+def test_an_image_that_does_not_fit_is_predicted_on_the_cpu(
+    crowded: Model, new_model: Any, planes: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Crowded, "fitting", 0)
+    logits, messages = predict(crowded, planes[:2], 2)
+    np.testing.assert_allclose(logits, predict(new_model(), planes[:2], 1)[0], atol=1e-5)
+    assert messages == ["GPU ran out of memory; this image was outlined on the CPU."] * 2
+
+
+def test_too_little_memory_of_the_computer_is_one_sentence(
+    tiny_model: Model, planes: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(DeviceModel, "encode", fail)
+    with pytest.raises(DeviceError, match="too little free memory"):
+        predict(tiny_model, planes, 4)
+
+
+@pytest.mark.parametrize(("free", "size"), [(0, 1), (1 << 30, 32), (24 << 20, 2)])
+def test_the_batch_fits_into_the_memory_of_the_gpu(
+    crowded: Model, free: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 1 << 34))
+    assert default_batch_size(crowded) == size
+
+
+def test_the_cpu_takes_one_image_at_a_time(tiny_model: Model) -> None:
+    assert default_batch_size(tiny_model) == 1
