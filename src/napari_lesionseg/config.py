@@ -6,13 +6,34 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MIN_SIDE, MAX_SIDE = 32, 2048
+"""Smallest and largest side of training images, in pixels."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and strict about unknown names."""
+    """Base of all settings: frozen, and strict about unknown names and infinite or undefined numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("the first number must not be larger than the second")
+    return limits
+
+
+def _check_sizes(sizes: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+    starts = [start for start, _ in sizes]
+    if starts[0] != 0 or starts != sorted(set(starts)):
+        raise ValueError("the first pair must start at 0, and each later one after the one before it")
+    return sizes
+
+
+Interpolation = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+TrainingSize = tuple[Annotated[float, Field(ge=0, lt=1)], Side]
 
 
 class Skeleton(Settings):
@@ -93,14 +114,15 @@ class PostprocessConfig(Settings):
 class AugmentConfig(Settings):
     """Strength of the random changes made to training images; 0 switches one off."""
 
-    scale: tuple[float, float] = Field(
-        (0.6, 1.6), description="Range of the zoom factor; below 1 shows more surroundings."
-    )
-    aspect: float = Field(0.25, ge=0, description="Largest logarithm of the stretch between the axes.")
-    shift: float = Field(0.15, ge=0, description="Largest shift, as a share of the side.")
+    scale: Annotated[
+        tuple[Annotated[float, Field(ge=0.01, le=100)], Annotated[float, Field(ge=0.01, le=100)]],
+        AfterValidator(_check_order),
+    ] = Field((0.6, 1.6), description="Range of the zoom factor; below 1 shows more surroundings.")
+    aspect: float = Field(0.25, ge=0, le=4, description="Largest logarithm of the stretch between the axes.")
+    shift: float = Field(0.15, ge=0, le=1, description="Largest shift, as a share of the side.")
     rotation: float = Field(180, ge=0, le=180, description="Largest rotation, in degrees.")
     color: float = Field(
-        1.0, ge=0, description="Strength of brightness, contrast, saturation and color-cast changes."
+        1.0, ge=0, le=10, description="Strength of brightness, contrast, saturation and color-cast changes."
     )
     artifacts: float = Field(
         0.35,
@@ -118,16 +140,18 @@ class LearningConfig(Settings):
 
     max_seconds: float | None = Field(None, gt=0, description="Budget in seconds; None: no limit.")
     batch_size: int = Field(
-        16, ge=1, description="Images per step, at most; short runs use fewer to have enough steps."
+        16, ge=1, le=4096, description="Images per step, at most; short runs use fewer to have enough steps."
     )
     frozen_stages: int = Field(
         2,
         ge=0,
         description="Stages of a pretrained encoder, finest first, that are not trained.",
     )
-    encoder_lr: float = Field(4e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
-    decoder_lr: float = Field(2e-3, gt=0, description="Peak learning rate of everything else.")
-    weight_decay: float = Field(1e-2, ge=0)
+    encoder_lr: float = Field(
+        4e-4, ge=0, le=1, description="Peak learning rate of the encoder; 0 freezes it."
+    )
+    decoder_lr: float = Field(2e-3, gt=0, le=1, description="Peak learning rate of everything else.")
+    weight_decay: float = Field(1e-2, ge=0, le=1)
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises.")
     average: float = Field(
         0.998,
@@ -138,21 +162,23 @@ class LearningConfig(Settings):
     )
     loss: Literal["bce-dice", "bce", "focal-dice"] = Field("bce-dice")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    class_weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(
+    class_weights: tuple[Annotated[float, Field(ge=0, le=1e6)], ...] | None = Field(
         None,
         description="Weight of each class, background first; None: all equal.",
     )
     click_fraction: float = Field(
         0.5, ge=0, le=1, description="Share of the images of a step that get simulated clicks."
     )
-    click_rounds: int = Field(4, ge=1, description="Largest number of rounds of simulated clicks in a step.")
+    click_rounds: int = Field(
+        4, ge=1, le=100, description="Largest number of rounds of simulated clicks in a step."
+    )
     freeze_norm: bool = Field(False, description="Do not update the batch normalization statistics.")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device supports it natively, otherwise float32."
     )
-    seed: int = Field(0, ge=0)
-    num_threads: int | None = Field(None, ge=1, description="CPU threads; None: PyTorch's default.")
+    seed: int = Field(0, ge=0, lt=2**63)
+    num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: PyTorch's default.")
 
 
 class PromptConfig(Settings):
@@ -164,9 +190,10 @@ class PromptConfig(Settings):
     lasso: float = Field(
         0.3, ge=0, le=1, description="Share of the samples with a lasso; the rest get a box."
     )
-    margin: tuple[float, float] = Field(
-        (0.25, 0.65), description="Range of the margin around a lesion, as a share of its longer side."
-    )
+    margin: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=10)], Annotated[float, Field(ge=0, le=10)]],
+        AfterValidator(_check_order),
+    ] = Field((0.25, 0.65), description="Range of the margin around a lesion, as a share of its longer side.")
     recolor: float = Field(
         1.0, ge=0, le=1, description="Strength of the random changes of color, contrast and texture."
     )
@@ -182,13 +209,13 @@ class TrainConfig(LearningConfig):
     """Settings of a training run."""
 
     arch: str = Field("lite-unet", description="Name of the network.")
-    arch_settings: dict[str, int] = Field(
+    arch_settings: dict[str, Annotated[int, Field(ge=0, le=4096)]] = Field(
         default_factory=dict, description="Settings of the network, such as its width."
     )
     pretrained: bool = Field(
         True, description="Start the encoder from ImageNet weights where the network has them."
     )
-    epochs: int = Field(30, ge=1, description="Passes over the images.")
+    epochs: int = Field(30, ge=1, le=1_000_000, description="Passes over the images.")
     prompts: PromptConfig | None = Field(
         None,
         description="Train the part that answers to boxes, lassos and strokes, and nothing else; None: the "
@@ -197,25 +224,31 @@ class TrainConfig(LearningConfig):
     start_weight: float = Field(
         0.0, ge=0, lt=1, description="Share of the initial weights in the final weights."
     )
-    sizes: tuple[tuple[float, int], ...] = Field(
+    sizes: Annotated[tuple[TrainingSize, ...], AfterValidator(_check_sizes)] = Field(
         ((0.0, 256),),
+        min_length=1,
         description="(progress, side in pixels) pairs: from that share of the run on, train at that side.",
     )
+
+    def size_at(self, progress: float) -> int:
+        """Return the side of the training images at a share of the run, in pixels."""
+        return [size for start, size in self.sizes if start <= progress][-1]
 
 
 class ExpertConfig(Settings):
     """How a new expert is trained on images of a new domain."""
 
-    interpolations: tuple[float, ...] = Field(
+    interpolations: tuple[Interpolation, ...] = Field(
         (0.5,),
         min_length=1,
+        max_length=20,
         description="Interpolations between old (0) and new (1) weights to compare on the held-out images.",
     )
     refit_interpolation: float = Field(
         0.75, gt=0, le=1, description="Interpolation after training on all images."
     )
     size_fraction: float = Field(
-        0.75, gt=0, le=1, description="Side of the training images, as a share of the model's own."
+        0.75, ge=0.1, le=1, description="Side of the training images, as a share of the model's own."
     )
     click_fraction: float = Field(
         0.25, ge=0, le=1, description="Share of the images of a step that get simulated clicks."
@@ -223,6 +256,7 @@ class ExpertConfig(Settings):
     refit: float = Field(
         3.4,
         ge=0,
+        le=100,
         description="Final steps on all images, per step of a cross-validation model.",
     )
     recognized: float = Field(
@@ -257,20 +291,25 @@ class FineTuneConfig(LearningConfig):
         },
     )
     epochs: int | None = Field(
-        None, ge=1, description="Passes over the images; None: chosen from their number."
+        None, ge=1, le=1_000_000, description="Passes over the images; None: chosen from their number."
     )
-    rounds: int = Field(8, ge=1, description="Number of times the held-out images are scored.")
+    rounds: int = Field(8, ge=1, le=1000, description="Number of times the held-out images are scored.")
     patience: float = Field(
-        0.5, gt=0, description="Stop early after this share of the rounds without a better held-out score."
+        0.5,
+        gt=0,
+        le=100,
+        description="Stop early after this share of the rounds without a better held-out score.",
     )
     folds: int = Field(
         3,
         ge=2,
+        le=100,
         description="Folds of the cross-validation.",
     )
-    interpolations: tuple[float, ...] = Field(
+    interpolations: tuple[Interpolation, ...] = Field(
         (0.25, 0.5),
         min_length=1,
+        max_length=20,
         description="Interpolations between old (0) and new (1) weights that are compared on the held-out "
         "images; for a new domain, those of `expert`.",
     )
@@ -281,11 +320,13 @@ class FineTuneConfig(LearningConfig):
     unmeasured_interpolation: float = Field(
         0.5, gt=0, le=1, description="Interpolation when no image can be held out."
     )
-    size: int | None = Field(None, ge=32, description="Side of the training images; None: the model's own.")
-    batch_size: int = Field(4, ge=1, description="Images per step.")
-    encoder_lr: float = Field(1e-4, ge=0, description="Peak learning rate of the encoder; 0 freezes it.")
-    decoder_lr: float = Field(5e-4, gt=0, description="Peak learning rate of everything else.")
-    weight_decay: float = Field(0.0, ge=0)
+    size: Side | None = Field(None, description="Side of the training images; None: the model's own.")
+    batch_size: int = Field(4, ge=1, le=4096, description="Images per step.")
+    encoder_lr: float = Field(
+        1e-4, ge=0, le=1, description="Peak learning rate of the encoder; 0 freezes it."
+    )
+    decoder_lr: float = Field(5e-4, gt=0, le=1, description="Peak learning rate of everything else.")
+    weight_decay: float = Field(0.0, ge=0, le=1)
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the run in which the learning rate rises.")
     average: float = Field(
         0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0 switches it off."

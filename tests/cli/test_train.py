@@ -390,3 +390,44 @@ def test_images_of_one_patient_are_held_out_together(tmp_path: Path) -> None:
     assert [item.patient for item in items] == [str(number % 8) for number in range(40)]
     photos, _ = _split_items(options, ["PAT_7_12_3", "PAT_7_13_4"])
     assert {item.patient for item in photos} == {"7"}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--name", "a\nb"], "The setting 'name' is wrong: must be printable"),
+        (["--name", "n" * 101], "The setting 'name' is wrong"),
+        (["--license", "\x1b[31m"], "The setting 'license' is wrong"),
+        (["--classes", "background", ""], "The setting 'classes' is wrong: every class needs a name"),
+        (["--classes", "background", "a", "a"], "The setting 'classes' is wrong: every class needs a name"),
+        (["--set", "sizes=[[1,32]]"], "The setting 'sizes"),
+        (["--set", "sizes=[]"], "The setting 'sizes' is wrong"),
+        (["--set", "sizes=32"], "The setting 'sizes' is wrong"),
+        (["--set", 'augment={"scale":[0,0]}'], "The setting 'augment.scale"),
+        (["--set", "nothing"], "There is no setting 'nothing'; choose from max_seconds"),
+        (["--set", "decoder_lr=1e400"], "The setting 'decoder_lr' is wrong"),
+        (["--set", 'arch_settings={"wings":2}'], "does not take these settings"),
+        (["--set", 'arch="segnet"', "--set", 'arch_settings={"depth":99}'], "depth 1 to 5"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_before_the_training(
+    folders: tuple[Path, Path],
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    reason: str,
+) -> None:
+    assert train(folders, recipe, tmp_path / "m.safetensors", *words) == 2
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "[" * 100_000, "3"])
+def test_a_recipe_that_holds_no_settings_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "r.json").write_text(text)
+    assert train(folders, tmp_path / "r.json", tmp_path / "m.safetensors") == 2
+    assert capsys.readouterr().err.count("\n") == 1

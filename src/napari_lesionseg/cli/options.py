@@ -161,4 +161,8 @@ def make_settings(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise TrainingError(f"The setting '{name}' is wrong: {first['msg']}.") from error
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            raise TrainingError(f"There is no setting '{name}'; choose from {known}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise TrainingError(f"The setting '{name}' is wrong: {reason}.") from error

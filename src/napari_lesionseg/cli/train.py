@@ -127,6 +127,7 @@ def run_train(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace, joined: Joined) -> int:
     check_out(options.out)
     config = read_recipe(options)
+    make_settings(ModelCard, _about(options), options={"classes": options.classes})  # before hours are spent
     if options.landmarks:
         return train_landmarks(options, config, joined)
     pairs, held_out, left_out = _find_all(options)
@@ -209,8 +210,10 @@ def read_recipe(options: argparse.Namespace) -> TrainConfig:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"There is no recipe '{recipe}'.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainingError(f"The recipe '{recipe}' is no valid JSON: {error}.") from error
+    if not isinstance(settings, dict):
+        raise TrainingError(f"The recipe '{recipe}' holds no settings by name.")
     named = {"arch": options.arch, "epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(TrainConfig, settings, parse_changes(options.set), options=named)
     if has_experts(config.arch):
@@ -300,11 +303,7 @@ def _start(
 ) -> Checkpoint:
     """Return the network to train and its card: those of a model, or new ones."""
     torch.manual_seed(config.seed)  # the first weights are a part of the run, as is the order of the images
-    about = {
-        "name": options.name or options.out.stem,
-        "working_size": side,
-        "license": options.license,
-    }
+    about = _about(options) | {"working_size": side}
     if options.start:
         path = ModelStore().resolve(options.start)
         network, old = load_checkpoint(path)
@@ -316,11 +315,17 @@ def _start(
     classes = options.classes or ModelCard().classes
     if class_names is not None and not options.classes:
         classes = ("background", *sorted(set(class_names.values())))
-    card = ModelCard(arch=config.arch, arch_settings=config.arch_settings, classes=tuple(classes), **about)
+    known = {"arch": config.arch, "arch_settings": config.arch_settings, "classes": tuple(classes)}
+    card = make_settings(ModelCard, known, about)
     network = build_network(card.arch, card.out_channels, **card.arch_settings)
     if config.pretrained:
         network.load_pretrained()
     return Checkpoint(network, card)
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says of the model."""
+    return {"name": options.name or options.out.stem, "license": options.license}
 
 
 def _card_after(old: ModelCard, **about: Any) -> ModelCard:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.config import MIN_SIDE, FineTuneConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.lite_unet import DESCRIBING_STAGES
@@ -77,7 +77,7 @@ class ExpertAssignment:
         own = config.expert
         changes = {
             "interpolations": own.interpolations,
-            "size": config.size or round(own.size_fraction * working_size),
+            "size": config.size or max(MIN_SIDE, round(own.size_fraction * working_size)),
             "click_fraction": min(config.click_fraction, own.click_fraction),
         }
         return config.model_copy(update=changes)

@@ -128,17 +128,21 @@ def _guess_card(
         return None
     channels = len(head)
     others = ("lesion",) if channels <= 2 else tuple(f"class {number}" for number in range(1, channels))
-    return ModelCard(
-        name=name,
-        arch=layout.arch,
-        arch_settings=_guess_settings(layout.arch, state),
-        working_size=working_size,
-        mean=layout.mean,
-        std=layout.std,
-        classes=("background", *others),
-        license=license_id,
-        notes=f"Weights of {layout.title}; size, normalization, classes and threshold are assumed.",
-    )
+    try:
+        return ModelCard(
+            name=name,
+            arch=layout.arch,
+            arch_settings=_guess_settings(layout.arch, state),
+            working_size=working_size,
+            mean=layout.mean,
+            std=layout.std,
+            classes=("background", *others),
+            license=license_id,
+            notes=f"Weights of {layout.title}; size, normalization, classes and threshold are assumed.",
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"It cannot be described ({first['loc'][0]}: {first['msg']}).") from error
 
 
 def _guess_settings(arch: str, state: State) -> dict[str, int]:

@@ -228,8 +228,7 @@ class Trainer:
 
     def _size_of(self, step: int) -> int:
         steps = self._config.epochs * self._source.steps_per_pass
-        progress = max(step / steps, self.progress)
-        return [size for start, size in self._config.sizes if start <= progress][-1]
+        return self._config.size_at(max(step / steps, self.progress))
 
     # ------------------------------------------------------------------------------------ state on disk
 
