@@ -15,6 +15,7 @@ from napari_lesionseg.models.checkpoint import load_checkpoint, save_checkpoint
 from napari_lesionseg.models.lite_unet import LiteUNet, PromptUNet
 from napari_lesionseg.models.unet import UNet
 from napari_lesionseg.training.dataset import CachedPair
+from napari_lesionseg.training.distributed import OneRank
 from napari_lesionseg.training.prompt_training import PromptTrainer, with_prompts
 from napari_lesionseg.training.trainer import EpochResult
 
@@ -49,6 +50,17 @@ def make_trainer(
 ) -> PromptTrainer:
     torch.manual_seed(4)
     return PromptTrainer(make_network(), CARD, pairs[:4], pairs[4:], config, device="cpu", state_path=state)
+
+
+class TwoRanks(OneRank):
+    """The first of two."""
+
+    count = 2
+
+
+def test_several_processes_are_refused(pairs: list[CachedPair]) -> None:
+    with pytest.raises(TrainingError, match="without torchrun"):
+        PromptTrainer(make_network(), CARD, pairs, [], QUICK, device="cpu", ranks=TwoRanks())
 
 
 def test_only_the_part_for_prompts_learns(pairs: list[CachedPair]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from napari_lesionseg.config import PromptConfig, TrainConfig
+from napari_lesionseg.config import PromptConfig
 from napari_lesionseg.errors import TrainingError
 from napari_lesionseg.evaluation.metrics import FAILURE_LIMIT, overlap
 from napari_lesionseg.inference.predictor import Model
@@ -20,7 +19,6 @@ from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.lite_unet import LiteUNet, PromptUNet
 from napari_lesionseg.training.dataset import Batch, BatchSource, CachedPair
-from napari_lesionseg.training.distributed import ONE_RANK, Ranks
 from napari_lesionseg.training.learner import Learner, boundary_of
 from napari_lesionseg.training.prompt_samples import PromptBatch, PromptSource
 from napari_lesionseg.training.simulated_prompts import correct, simulate_box
@@ -98,22 +96,7 @@ class PromptLearner(Learner):
 class PromptTrainer(Trainer):
     """Training of the part of a `LiteUNet` that answers to boxes, lassos and strokes; the rest stays."""
 
-    def __init__(
-        self,
-        network: SegmentationNetwork,
-        card: ModelCard,
-        pairs: Sequence[CachedPair],
-        held_out: Sequence[CachedPair],
-        config: TrainConfig,
-        *,
-        device: str | torch.device = "auto",
-        state_path: Path | None = None,
-        ranks: Ranks = ONE_RANK,
-    ) -> None:
-        if ranks.count > 1:
-            raise TrainingError("Boxes and lassos are learned by one process; start it without torchrun.")
-        self._whole = with_prompts(network, card)
-        super().__init__(network, card, pairs, held_out, config, device=device, state_path=state_path)
+    one_process = "Boxes and lassos are learned by one process; start it without torchrun."
 
     @property
     def averaged_network(self) -> SegmentationNetwork:
@@ -126,7 +109,7 @@ class PromptTrainer(Trainer):
         return PromptSource(pairs, self._config, fit_batch_size(self._config, len(pairs)))
 
     def _new_learner(self, network: SegmentationNetwork) -> Learner:
-        del network
+        self._whole = with_prompts(network, self._card)
         prompted = self._whole.for_prompts()
         if prompted is None:
             raise TrainingError("This network has no part for boxes and lassos.")

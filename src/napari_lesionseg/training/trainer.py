@@ -115,6 +115,9 @@ class EpochResult:
 class Trainer:
     """Training of a network, one pass over the images at a time."""
 
+    one_process = ""
+    """Why several processes cannot train it together; empty: they can."""
+
     def __init__(
         self,
         network: SegmentationNetwork,
@@ -129,6 +132,8 @@ class Trainer:
     ) -> None:
         if not pairs:
             raise TrainingError("There are no images with masks to learn from.")
+        if ranks.count > 1 and self.one_process:
+            raise TrainingError(self.one_process)
         check_classes(card, pairs, config)
         self._device = choose_device(device)
         self._card, self._held_out, self._config, self._ranks = card, held_out, config, ranks

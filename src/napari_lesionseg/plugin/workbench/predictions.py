@@ -159,18 +159,22 @@ def _origin_of(outline: Outline, model: Model) -> MaskOrigin:
     return MaskOrigin(model=model.sha256, threshold=outline.threshold, quality=outline.quality)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterJob:
+    """Images to segment on a cluster."""
+
+    study: Study
+    images: tuple[str, ...]
+    model: Model
+    config: PostprocessConfig
+    compute: ClusterOptions
+
+
 class ClusterPrediction(Task[None]):
     """Segments images on a cluster; `progressed` is emitted with the result of each, in order."""
 
-    def __init__(
-        self,
-        study: Study,
-        images: Sequence[str],
-        model: Model,
-        config: PostprocessConfig,
-        compute: ClusterOptions,
-    ) -> None:
-        super().__init__("segmenting on the cluster", self._run, study, images, model, config, compute)
+    def __init__(self, job: ClusterJob) -> None:
+        super().__init__("segmenting on the cluster", self._run, job)
         self._room = threading.Semaphore(UNSAVED)
 
     def make_room(self) -> None:
@@ -182,19 +186,12 @@ class ClusterPrediction(Task[None]):
         super().cancel()
         self._room.release()
 
-    def _run(
-        self,
-        study: Study,
-        images: Sequence[str],
-        model: Model,
-        config: PostprocessConfig,
-        compute: ClusterOptions,
-    ) -> None:
+    def _run(self, job: ClusterJob) -> None:
         from napari_lesionseg.cluster.predict import outline_images
 
-        files = (_read_file(study, image_id) for image_id in images)
-        with open_engine(compute) as engine:
-            for result in outline_images(engine, model, config, files):
+        files = (_read_file(job.study, image_id) for image_id in job.images)
+        with open_engine(job.compute) as engine:
+            for result in outline_images(engine, job.model, job.config, files):
                 self._room.acquire()
                 self.report(result)
 
@@ -252,7 +249,8 @@ class BatchPrediction:
         self._total, self.is_active = len(self._waiting), True
         self._save_queue.saved.connect(self._next)
         if self._waiting and not compute.in_process:
-            self._cluster = ClusterPrediction(self._study, tuple(self._waiting), model, config, compute)
+            job = ClusterJob(self._study, tuple(self._waiting), model, config, compute)
+            self._cluster = ClusterPrediction(job)
             self._cluster.progressed.connect(self._on_arrived)
             self._cluster.finished.connect(self._on_cluster_ended)
             self._cluster.failed.connect(self._on_cluster_ended)
