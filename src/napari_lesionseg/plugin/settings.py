@@ -18,6 +18,7 @@ class Preferences:
     device: str = "auto"
     working_size: int = 0
     annotator: str = ""
+    scheduler: str = ""  # address of a dask cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,11 @@ def read_preferences() -> Preferences:
     """Read the preferences; the defaults where napari knows of none, as when the plugin is switched off."""
     try:
         settings = get_plugin_settings(PLUGIN)
-        page, annotator = settings.segmentation, settings.review.annotator
+        page, annotator = settings.segmentation, settings.review.annotator.strip()
+        scheduler = settings.compute.scheduler.strip()
     except (KeyError, AttributeError):
         return Preferences()
-    return Preferences(page.default_model.strip(), page.device, page.working_size, annotator.strip())
+    return Preferences(page.default_model.strip(), page.device, page.working_size, annotator, scheduler)
 
 
 def read_outline_style() -> OutlineStyle:
@@ -75,5 +77,13 @@ def remember_annotator(name: str) -> None:
     """Save the annotator's name in the preferences, if napari knows of them."""
     try:
         get_plugin_settings(PLUGIN).review.annotator = name
+    except (KeyError, AttributeError):
+        return
+
+
+def remember_scheduler(address: str) -> None:
+    """Save the address of the dask cluster in the preferences, if napari knows of them."""
+    try:
+        get_plugin_settings(PLUGIN).compute.scheduler = address
     except (KeyError, AttributeError):
         return

@@ -167,6 +167,23 @@ def test_a_cluster_that_does_not_answer_is_a_message_and_the_work_goes_on_here(
     assert "fine-tuned on this computer" in finetuning.message.text()
 
 
+def test_the_address_is_remembered_and_the_cluster_is_not_chosen_by_itself(
+    qtbot: QtBot, make_napari_viewer: Any
+) -> None:
+    viewer = make_napari_viewer()
+    first = ComputePanel(viewer)
+    qtbot.addWidget(first)
+    first.where.setCurrentText(CLUSTER)
+    first.address.setText(f" {NOBODY} ")
+    first.address.editingFinished.emit()
+    second = ComputePanel(viewer)
+    qtbot.addWidget(second)
+    assert second.address.text() == NOBODY
+    assert second.compute is IN_PROCESS
+    second.where.setCurrentText(CLUSTER)
+    assert second.compute == ClusterOptions(scheduler=NOBODY)
+
+
 def test_without_an_address_everything_stays_here(bench: Any) -> None:
     assert bench.session.compute is IN_PROCESS
     panel = choose(bench, "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLineEdit, QPushButton
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
+from napari_lesionseg.plugin.settings import read_preferences, remember_scheduler
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.panels.base import Panel
@@ -35,6 +36,7 @@ class ComputePanel(Panel):
         self.where, self.address, self.test = QComboBox(), QLineEdit(), QPushButton("Test")
         self.where.addItems([HERE, CLUSTER])
         self.where.setToolTip("Where all images are segmented and models are fine-tuned")
+        self.address.setText(read_preferences().scheduler)
         self.address.setPlaceholderText("tcp://server:8786")
         self.address.setToolTip("Address of the dask scheduler")
         self.test.setToolTip("Connect, and compare the versions of the workers")
@@ -51,6 +53,7 @@ class ComputePanel(Panel):
             grid.addWidget(label, row, 0, 1, 2)
         self.where.currentTextChanged.connect(self._update)
         self.address.textChanged.connect(self._update)
+        self.address.editingFinished.connect(lambda: remember_scheduler(self.address.text().strip()))
         self.test.clicked.connect(self._on_test)
         when_gone(self, self._close_task)
         self._update()
