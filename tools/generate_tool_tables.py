@@ -41,6 +41,7 @@ def manifest() -> str:
 GROUPS = {
     "Correction tools": "These keys work while an image is open, whichever layer is selected.",
     "Review": "These keys work in the whole window, also while the dock floats.",
+    "Landmarks": "These keys work while the layer of the landmarks is selected. They cannot be changed.",
     "Window": "",
     "Widgets": "These keys work in the whole window while the widget is visible. They cannot be changed.",
     "napari": "napari's own keys that are useful here. Change them in *Preferences > Shortcuts*.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from tests.cli.conftest import Result
 
+from napari_lesionseg.cli.landmarks import _find_pairs
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
 from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage
@@ -146,3 +148,22 @@ def test_wrong_usage_ends_before_the_work(
     assert run("landmarks", faces, "--model", "tiny", "--out", tmp_path / "found.json").code == 2
     assert run("segment", faces, "--model", model, "--out", tmp_path / "masks").code != 0
     assert not (tmp_path / "found.json").exists()
+
+
+def test_no_patient_is_both_learned_from_and_held_out(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images = []
+    person = make_landmarks([[3, 4], [5, 6]])
+    for number in range(30):
+        write_image(folder / f"f{number}.png", np.full((32, 32, 3), number, np.uint8))
+        images.append(LandmarkImage(f"f{number}.png", (person,)))
+    rows = "".join(f"f{number}.png,{number % 6}\n" for number in range(30))
+    (folder / "metadata.csv").write_text(f"image,patient_id\n{rows}")
+    dataset = LandmarkDataset(Skeleton.from_names(["a", "b"]), tuple(images))
+    options = argparse.Namespace(images=[str(folder)], val_images=[], landmarks=tmp_path / "a.json")
+    learn, held_out, left_out = _find_pairs(options, dataset)
+    assert left_out == 0
+    patients = [{int(pair.path.stem[1:]) % 6 for pair in part} for part in (learn, held_out)]
+    assert patients[1]
+    assert not patients[0] & patients[1]

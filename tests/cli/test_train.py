@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 from importlib import resources
 from pathlib import Path
@@ -10,8 +9,8 @@ import pytest
 import torch
 
 from napari_lesionseg.cli.main import main
-from napari_lesionseg.cli.options import find_all_pairs
-from napari_lesionseg.cli.train import _read_all, _split_items, describe_trend
+from napari_lesionseg.cli.options import find_all_pairs, hold_out_stems
+from napari_lesionseg.cli.train import _read_all, describe_trend
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
@@ -384,12 +383,16 @@ def test_images_of_one_patient_are_held_out_together(tmp_path: Path) -> None:
     stems = [f"m{number:02}" for number in range(40)]
     rows = "".join(f"{stem}.png;{number % 8}\n" for number, stem in enumerate(stems))
     (folder / "facts.csv").write_text(f"image;patient_id\n{rows}")
-    options = argparse.Namespace(images=[str(folder)])
-    items, problems = _split_items(options, stems)
-    assert not problems
-    assert [item.patient for item in items] == [str(number % 8) for number in range(40)]
-    photos, _ = _split_items(options, ["PAT_7_12_3", "PAT_7_13_4"])
-    assert {item.patient for item in photos} == {"7"}
+    held_out, left_out = hold_out_stems([str(folder)], stems)
+    assert left_out == 0
+    assert 0 < len(held_out) < len(stems)
+    patient_of = {stem: number % 8 for number, stem in enumerate(stems)}
+    chosen = {patient_of[stem] for stem in held_out}
+    assert held_out == {stem for stem in stems if patient_of[stem] in chosen}
+    photos = [f"PAT_{patient}_{lesion}_1" for patient in range(20) for lesion in range(2)]
+    by_name, _ = hold_out_stems([str(folder)], photos)
+    assert by_name
+    assert all(f"{stem.rsplit('_', 2)[0]}_{lesion}_1" in by_name for stem in by_name for lesion in range(2))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from napari.utils.key_bindings import coerce_keybinding
 
 from napari_lesionseg.plugin.shortcuts import (
     KEYS,
+    LANDMARK_KEYS,
     REVIEW_KEYS,
     TOOL_KEYS,
     LayerKeys,
@@ -38,7 +39,13 @@ def press(layer: Labels, key: str) -> Any:
 
 def test_every_key_can_be_pressed_and_none_is_given_twice() -> None:
     assert all(is_key(key) for key in TOOL_KEYS.values())
-    assert len(set(KEYS.values())) == len(KEYS)
+    # Outlines and landmarks are in different layers, of which one is active.
+    in_window = {
+        action: key for action, key in KEYS.items() if action not in TOOL_KEYS.keys() | LANDMARK_KEYS
+    }
+    for of_a_layer in (TOOL_KEYS, LANDMARK_KEYS):
+        keys = [*in_window.values(), *of_a_layer.values()]
+        assert len(set(keys)) == len(keys)
 
 
 def test_the_preferences_list_every_key_of_the_outline_with_its_default() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar
-from napari_lesionseg.cli.options import MOST_NAMES, add_device, command_line, make_folder, score_limit
+from napari_lesionseg.cli.options import (
+    MOST_NAMES,
+    add_device,
+    command_line,
+    hold_out_stems,
+    make_folder,
+    score_limit,
+)
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.landmarks import check_landmark_file, read_landmarks, write_landmarks
 from napari_lesionseg.datasets.landmarks.records import (
@@ -19,10 +26,9 @@ from napari_lesionseg.datasets.landmarks.records import (
     match_images,
 )
 from napari_lesionseg.datasets.records import Problem
-from napari_lesionseg.datasets.splits import SplitItem, assign_parts
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.inference.device import describe_device
-from napari_lesionseg.inference.landmarks import load_landmark_model
+from napari_lesionseg.inference.landmarks import MIN_SCORE, keep_certain, load_landmark_model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.images import read_image
 from napari_lesionseg.io.pairing import find_images
@@ -33,12 +39,10 @@ from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.distributed import Joined
 from napari_lesionseg.training.landmarks import LandmarkTrainer, cache_landmarks, start_landmarks
 from napari_lesionseg.training.trainer import EpochResult
-from napari_lesionseg.types import Landmarks, make_landmarks
 
 EXAMPLE = """example:
   lesionseg train faces/ --landmarks faces/keypoints.json --out faces.safetensors
   lesionseg landmarks photos/ --model faces.safetensors --out photos.json"""
-HELD_OUT_SHARE = 0.1
 _OF_MASKS = ("masks", "val_masks", "classes", "classes_from", "metadata")
 
 
@@ -56,7 +60,7 @@ def configure_landmarks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score",
         type=score_limit,
-        default=0.1,
+        default=MIN_SCORE,
         metavar="SCORE",
         help="leave out landmarks with a lower score (default: 0.1)",
     )
@@ -74,7 +78,7 @@ def run_landmarks(options: argparse.Namespace) -> int:
         for path, name in zip(paths, _names(paths), strict=True):
             try:
                 image = read_image(path)
-                people = [_certain(person, options.min_score) for person in model.predict(image)]
+                people = [keep_certain(person, options.min_score) for person in model.predict(image)]
                 shape = (image.shape[0], image.shape[1])
                 found.append(LandmarkImage(name, tuple(p for p in people if p.labeled.any()), shape))
             except LesionSegError as error:
@@ -94,13 +98,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     return [f"{path.absolute().parent.name}/{path.name}" for path in paths]
-
-
-def _certain(person: Landmarks, lowest: float) -> Landmarks:
-    """Return landmarks without those of a low score."""
-    seen = person.visibility.copy()
-    seen[person.scores < lowest] = 0
-    return make_landmarks(person.points, seen, person.scores, person.id)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -158,7 +155,7 @@ def _find_pairs(
     search = match_images(find_images(options.images), dataset)
     pairs, missing = list(search.pairs), {image.name for image in search.without_image}
     unused = [f"{path} has no landmarks" for path in search.without_landmarks]
-    problems = [*dataset.problems, *search.problems]
+    problems, left_out = [*dataset.problems, *search.problems], 0
     if options.val_images:
         others = match_images(find_images(options.val_images), dataset)
         held_out = list(others.pairs)
@@ -166,7 +163,9 @@ def _find_pairs(
         unused += [f"{path} has no landmarks" for path in others.without_landmarks]
         problems += others.problems
     else:
-        pairs, held_out = _hold_out(pairs)
+        stems, left_out = hold_out_stems(options.images, [pair.path.stem for pair in pairs])
+        held_out = [pair for pair in pairs if pair.path.stem in stems]
+        pairs = [pair for pair in pairs if pair.path.stem not in stems]
     if not pairs:
         raise TrainingError(
             f"None of the images in {' '.join(options.images)} has landmarks in {options.landmarks}."
@@ -177,14 +176,7 @@ def _find_pairs(
     if len(unused) > MOST_NAMES:
         print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons")
     _print_problems(problems)
-    return pairs, held_out, len(unused) + sum(problem.left_out for problem in problems)
-
-
-def _hold_out(pairs: Sequence[LandmarkPair]) -> tuple[list[LandmarkPair], list[LandmarkPair]]:
-    items = [SplitItem(str(pair.path)) for pair in pairs]
-    parts = assign_parts(items, {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE}, seed=0)
-    held_out = [pair for pair in pairs if parts[str(pair.path)] == "val"]
-    return [pair for pair in pairs if parts[str(pair.path)] == "train"], held_out
+    return pairs, held_out, left_out + len(unused) + sum(problem.left_out for problem in problems)
 
 
 def _read_all(pairs: Sequence[LandmarkPair], side: int, room: tuple[int, int]) -> list[CachedPair]:

@@ -15,6 +15,9 @@ from pydantic import ValidationError
 from napari_lesionseg.cli.console import print_error
 from napari_lesionseg.cluster.engine import ClusterOptions
 from napari_lesionseg.config import Settings
+from napari_lesionseg.datasets.facts import find_tables, read_facts
+from napari_lesionseg.datasets.records import Record
+from napari_lesionseg.datasets.splits import SplitItem, hold_out
 from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
 from napari_lesionseg.io.atomic import follow_link
 from napari_lesionseg.io.folders import is_dir
@@ -133,6 +136,22 @@ def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pa
     if len(unused) > MOST_NAMES:
         print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons")
     return pairs, len(unused)
+
+
+def hold_out_stems(images: Sequence[str], stems: Iterable[str]) -> tuple[frozenset[str], int]:
+    """Return which images are held out of training, and how many lines of tables could not be used.
+
+    Patients and lesions, from tables in the folders and from names, stay together. Images of one stem, in
+    whatever folder, show one lesion and are one item.
+    """
+    known = sorted(set(stems))
+    tables = [table for folder in images if is_dir(Path(folder)) for table in find_tables(Path(folder))]
+    facts = read_facts(tables, known)
+    for problem in facts.problems:
+        print_error(f"{problem.name}: {problem.reason}")
+    records = [facts.applied(Record(stem, Path(stem))) for stem in known]
+    held_out = hold_out(SplitItem(record.name, record.patient, record.lesion) for record in records)
+    return held_out, sum(problem.left_out for problem in facts.problems)
 
 
 def parse_changes(changes: Iterable[str]) -> dict[str, Any]:

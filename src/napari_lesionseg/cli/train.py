@@ -23,18 +23,16 @@ from napari_lesionseg.cli.options import (
     check_out,
     command_line,
     find_all_pairs,
+    hold_out_stems,
     make_settings,
     parse_changes,
 )
 from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
-from napari_lesionseg.datasets.records import Problem, Record
-from napari_lesionseg.datasets.splits import SplitItem, assign_parts
+from napari_lesionseg.datasets.facts import name_key, read_facts
 from napari_lesionseg.errors import LesionSegError, MaskError, TrainingError
 from napari_lesionseg.finetuning.domain_shift import measure_domain
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.masks.class_labels import label_as
 from napari_lesionseg.models.base import SegmentationNetwork, blend
 from napari_lesionseg.models.card import ModelCard
@@ -52,7 +50,6 @@ EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
   lesionseg train images/ --masks masks/ --out diagnoses.safetensors --classes-from diagnosis
   lesionseg train images/ --landmarks keypoints.json --out landmarks.safetensors"""
-HELD_OUT_SHARE = 0.1
 DIVERGING, SMALLEST_RISE = 1.5, 0.1  # of the lowest loss; small losses may double by chance
 FEWEST_STALLED, STALLED = 4, 0.25  # passes, and share of all, without a better score
 RECENT_STEPS = 50  # whose mean loss is logged
@@ -229,24 +226,9 @@ def _find_all(options: argparse.Namespace) -> tuple[list[Pair], list[Pair], int]
     if options.val_images:
         held_out, more = find_all_pairs(options.val_images, options.val_masks)
         return pairs, held_out, unused + more
-    items, problems = _split_items(options, sorted({pair.stem for pair in pairs}))
-    for problem in problems:
-        print_error(f"{problem.name}: {problem.reason}")
-    assignment = assign_parts(items, {"train": 1 - HELD_OUT_SHARE, "val": HELD_OUT_SHARE}, seed=0)
-    held_out = [pair for pair in pairs if assignment[pair.stem] == "val"]
-    unused += sum(problem.left_out for problem in problems)
-    return [pair for pair in pairs if assignment[pair.stem] == "train"], held_out, unused
-
-
-def _split_items(options: argparse.Namespace, stems: Sequence[str]) -> tuple[list[SplitItem], list[Problem]]:
-    """Return what keeps images together: their patient and lesion, from tables in the folders and from names.
-
-    Images of one stem, in whatever folder, show one lesion and are one item.
-    """
-    folders = [Path(folder) for folder in options.images if is_dir(Path(folder))]
-    facts = read_facts([table for folder in folders for table in find_tables(folder)], stems)
-    records = [facts.applied(Record(stem, Path(stem))) for stem in stems]
-    return [SplitItem(record.name, record.patient, record.lesion) for record in records], facts.problems
+    stems, left_out = hold_out_stems(options.images, [pair.stem for pair in pairs])
+    held_out = [pair for pair in pairs if pair.stem in stems]
+    return [pair for pair in pairs if pair.stem not in stems], held_out, unused + left_out
 
 
 def _read_classes(options: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, str]:

@@ -23,6 +23,8 @@ Part: TypeAlias = Literal["train", "val", "test"]
 """Name of a part of a dataset."""
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
+HELD_OUT_SHARE = 0.1
+"""Share of the images that training is tested on, where nothing else is said."""
 DEFAULT_SHARES: Mapping[Part, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 _SIDE = 16
@@ -76,6 +78,12 @@ def assign_parts(
     return dict(
         sorted((stem, PARTS[index]) for group, index in zip(groups, assigned, strict=True) for stem in group)
     )
+
+
+def hold_out(items: Iterable[SplitItem], share: float = HELD_OUT_SHARE) -> frozenset[str]:
+    """Return the images to hold out of training: whole patients and lesions, the same ones each time."""
+    parts = assign_parts(items, {"train": 1 - share, "val": share})
+    return frozenset(stem for stem, part in parts.items() if part == "val")
 
 
 def split_folds(

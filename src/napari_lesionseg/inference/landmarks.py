@@ -19,7 +19,7 @@ from napari_lesionseg.inference.predictor import Model, open_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.landmark_head import OFFSET_UNIT, landmark_maps
 from napari_lesionseg.models.store import ModelStore
-from napari_lesionseg.types import ByteImage, Landmarks, make_landmarks
+from napari_lesionseg.types import NOT_LABELED, ByteImage, Landmarks, make_landmarks
 
 MIN_CENTER = 0.2
 """Peak of a center from which a person is reported."""
@@ -29,6 +29,9 @@ MIN_PEAK = 0.05
 
 REACH = 0.25
 """How far a peak may lie from where its person's center expects it, as a share of the person's extent."""
+
+MIN_SCORE = 0.1
+"""Score from which a landmark is reported, where nothing else is said."""
 
 MAX_PEOPLE = 50
 _NEIGHBORHOOD = 5
@@ -68,27 +71,13 @@ class LandmarkModel:
         """Device that computes predictions."""
         return self._model.device
 
+    @property
+    def sha256(self) -> str | None:
+        """Hash of the file that the model came from."""
+        return self._model.sha256
+
     def predict(self, image: ByteImage) -> list[Landmarks]:
-        """Find the landmarks of an image.
-
-        Parameters
-        ----------
-        image : ByteImage
-            Shape (H, W, 3), RGB, 0 to 255.
-
-        Returns
-        -------
-        list of Landmarks
-            One for each person, the most certain first; exactly one if the model knows images of one person.
-            A score is the height of the peak in the heat map, 0 to 1.
-
-        Raises
-        ------
-        ImageError
-            If ``image`` is of another shape or type.
-        DeviceError
-            If the computer has too little memory.
-        """
+        """Find the landmarks of an image (H, W, 3), as `find_landmarks` does."""
         maps = self._maps(image)
         if self.card.individuals == "one":
             found = [_one_person(maps)]
@@ -149,10 +138,25 @@ def find_landmarks(image: ByteImage, model: LandmarkModel | str | Path) -> list[
     Returns
     -------
     list of Landmarks
-        See `LandmarkModel.predict`; the landmarks stand in the order of ``model.skeleton.names``.
+        One for each person, the most certain first; exactly one if the model knows images of one person. The
+        landmarks stand in the order of ``model.skeleton.names``; a score is the height of the peak in the
+        heat map, 0 to 1.
+
+    Raises
+    ------
+    ImageError
+        If ``image`` is of another shape or type.
+    DeviceError
+        If the computer has too little memory.
     """
     loaded = model if isinstance(model, LandmarkModel) else load_landmark_model(model)
     return loaded.predict(image)
+
+
+def keep_certain(person: Landmarks, lowest: float = MIN_SCORE) -> Landmarks:
+    """Return landmarks of which those with a lower score are not labeled."""
+    seen = np.where(person.scores < lowest, NOT_LABELED, person.visibility)
+    return make_landmarks(person.points, seen, person.scores, person.id)
 
 
 # ------------------------------------------------------------------------------------------------- peaks

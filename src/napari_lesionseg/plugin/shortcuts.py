@@ -70,6 +70,25 @@ REVIEW_TIPS: Mapping[str, str] = {
     "next unreviewed": "Go to the next unreviewed image, without a decision",
 }
 
+LANDMARK_KEYS: Mapping[str, str] = {
+    "undo landmark": "Ctrl+Z",
+    "redo landmark": "Ctrl+Shift+Z",
+    "occluded": "H",
+    "next person": "N",
+    "next landmark": ".",
+    "previous landmark": ",",
+}
+"""Keys of the landmarks of an image; they cannot be changed."""
+
+LANDMARK_TIPS: Mapping[str, str] = {
+    "undo landmark": "Undo the last change of the landmarks",
+    "redo landmark": "Redo what was undone",
+    "occluded": "Mark the selected landmarks, or else the last one, as hidden or as visible",
+    "next person": "Mark another person in the same image",
+    "next landmark": "Skip to the next landmark; a click on one that is marked moves it",
+    "previous landmark": "Go back to the landmark before",
+}
+
 WINDOW_KEYS: Mapping[str, tuple[str, str]] = {
     "layer list": (FOLD_KEY, "Show or fold away napari's layer list and controls, in LesionSeg's own window"),
     "dock focus": ("Tab", "Go to the next button or field; Enter or Esc leads back to the image"),
@@ -90,7 +109,7 @@ NAPARI_ACTIONS: Mapping[str, str] = {
 }
 """napari's own actions that are useful while correcting."""
 
-KEYS: Mapping[str, str] = {**WIDGET_KEYS, **TOOL_KEYS, **REVIEW_KEYS}
+KEYS: Mapping[str, str] = {**WIDGET_KEYS, **TOOL_KEYS, **REVIEW_KEYS, **LANDMARK_KEYS}
 
 _PLUGIN = "napari-lesionseg"
 _NO_KEYS = (None, KeyCode.UNKNOWN, KeyCode.Ctrl, KeyCode.Shift, KeyCode.Alt, KeyCode.Meta)
@@ -113,6 +132,8 @@ def all_keys() -> Iterator[KeyRow]:
         yield KeyRow("Correction tools", tool.title, tool.key, tool.tooltip)
     for name, key in REVIEW_KEYS.items():
         yield KeyRow("Review", name.capitalize(), key, REVIEW_TIPS[name])
+    for name, key in LANDMARK_KEYS.items():
+        yield KeyRow("Landmarks", name.capitalize(), key, LANDMARK_TIPS[name])
     for name, (key, tip) in WINDOW_KEYS.items():
         yield KeyRow("Window", name.capitalize(), key, tip)
     for name, key in WIDGET_KEYS.items():
@@ -178,7 +199,7 @@ class LayerKeys:
             self._events = None
 
     def _bind(self) -> None:
-        for action in TOOL_KEYS:
+        for action in KEYS:
             key = chosen_key(action)
             name = str(coerce_keybinding(key))
             if action in self._handlers and name not in self._bound:

@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -100,12 +101,12 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def _shared_end(path: Path, image: LandmarkImage) -> int:
     """Count how many of the last folders two files have in common."""
-    count = 0
+    shared = 0
     for mine, theirs in zip(_parts(path.as_posix())[::-1], _parts(image.name)[::-1], strict=False):
         if mine != theirs:
             break
-        count += 1
-    return count
+        shared += 1
+    return shared
 
 
 def people_of(
@@ -150,19 +151,17 @@ def _person(marks: Mapping[str, Mark], skeleton: Skeleton, number: str) -> Landm
 
 
 def marks_of(people: Iterable[Landmarks], skeleton: Skeleton) -> tuple[Mark, ...]:
-    """Return the labeled landmarks of all people as marks."""
-    return tuple(
-        Mark(
-            skeleton.names[index],
-            float(person.points[index, 0]),
-            float(person.points[index, 1]),
-            int(person.visibility[index]),
-            float(person.scores[index]),
-            person.id,
-        )
-        for person in people
-        for index in np.flatnonzero(person.labeled).tolist()
-    )
+    """Return the labeled landmarks of all people as marks; people without an id of their own get numbers."""
+    ids: list[str] = []
+    marks: list[Mark] = []
+    for person in people:
+        free = (str(number) for number in count(2) if str(number) not in ids)
+        ids.append(person.id if person.id not in ids else next(free))
+        for index in np.flatnonzero(person.labeled).tolist():
+            place = float(person.points[index, 0]), float(person.points[index, 1])
+            seen, score = int(person.visibility[index]), float(person.scores[index])
+            marks.append(Mark(skeleton.names[index], *place, seen, score, ids[-1]))
+    return tuple(marks)
 
 
 def check_places(image: LandmarkImage, names: Sequence[str]) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_lesionseg.plugin.editor import compose
-from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
+from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory, begins_empty
 from napari_lesionseg.plugin.napari_layers.managed_labels import ManagedLabels
 from napari_lesionseg.plugin.napari_layers.overlays import PromptOverlay, add_overlay
 from napari_lesionseg.types import NO_PROMPTS, LabelImage, Prompts, Stroke
@@ -139,7 +139,7 @@ class MaskDocument:
             return compose.compose_mask(then, self.active_class)
 
         since = None if before is now else now.mask != before.mask
-        if self.history.begins_empty:
+        if begins_empty(self.history):
             # The first outline is what undo ends at, below all that was painted before it was there.
             self.history.rebase(lambda snapshot: predicted(snapshot, snapshot.manual_mask))
             if not before.manual_mask.any():
@@ -147,7 +147,7 @@ class MaskDocument:
                 return
         self.record(predicted(self.snapshot, since), "prediction")
 
-    def restart(self, history: UndoHistory, kind: str) -> None:
+    def restart(self, history: UndoHistory[Snapshot], kind: str) -> None:
         """Use another history, and show its current snapshot."""
         self.history = history
         self.show(history.current, kind)

@@ -265,7 +265,7 @@ class MaskEditor:
         else:
             self.noted.emit("There is nothing to redo.")
 
-    def restore(self, history: UndoHistory) -> None:
+    def restore(self, history: UndoHistory[Snapshot]) -> None:
         """Use a history kept when the image was left, or one that starts with a saved mask."""
         self.requests.cancel()
         document = self.document
@@ -304,7 +304,7 @@ def saved_history(
     mask: LabelImage,
     strokes: Sequence[Stroke] = (),
     config: PostprocessConfig | None = None,
-) -> UndoHistory:
+) -> UndoHistory[Snapshot]:
     """Return a new history of a saved mask (H, W), with the strokes and settings it was made with."""
     base = Snapshot(
         mask.astype(np.uint8),

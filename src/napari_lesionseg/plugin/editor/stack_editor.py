@@ -11,7 +11,7 @@ from napari.layers import Image, Labels
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.editor.document import MaskDocument
-from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
+from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory, begins_empty
 from napari_lesionseg.plugin.napari_layers.labels_writing import Frame
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class StackEditor:
         for frame in frames:
             then.mask[frame] = predictions[frame].to_mask(config, then.threshold)
         self._outdated.clear()
-        if self.document.history.begins_empty and not self.document.history.depth:
+        if begins_empty(self.document.history) and not self.document.history.depth:
             self.document.restart(UndoHistory(then), "prediction")  # undo never removes the first outline
         else:
             self._record(then, "prediction")

@@ -1,7 +1,8 @@
 """The undo history of one image: snapshots of everything an edit can change. No napari or Qt in here.
 
-The current snapshot is kept as it is, those to undo or redo packed: some ten kilobytes for a lesion in an
-image of 24 megapixels. Predictions are shared between snapshots.
+It serves masks (`Snapshot`) and landmarks alike. The current snapshot is kept as it is, those to undo or redo
+packed: some ten kilobytes for a lesion in an image of 24 megapixels. Predictions are shared between
+snapshots.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,37 @@ HISTORY_BUDGET = 512 << 20
 _FASTEST = 1  # zlib level: higher levels save little on masks and cost more time
 
 
+S = TypeVar("S", bound="Undoable")
+S_co = TypeVar("S_co", covariant=True)
+
+
+class Packed(Protocol[S_co]):
+    """A snapshot as it is kept to undo or redo."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, without the predictions."""
+
+    def unpack(self) -> S_co:
+        """Return the snapshot."""
+
+    def all_predictions(self) -> Iterator[Prediction]:
+        """Yield every prediction that it keeps in memory."""
+
+
+class Undoable(Protocol):
+    """A snapshot of whatever is edited."""
+
+    def pack(self) -> Packed[Self]:
+        """Return it as it is kept to undo or redo."""
+
+    def all_predictions(self) -> Iterator[Prediction]:
+        """Yield every prediction that it keeps in memory."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Everything that undo restores. Its arrays are never written to."""
+    """Everything that undo restores of a mask. Its arrays are never written to."""
 
     mask: LabelImage  # (H, W), or (..., H, W) of a stack
     manual_mask: NDArray[np.bool_]  # the same shape: pixels that redrawing leaves alone
@@ -72,6 +101,10 @@ class Snapshot:
         kept = (self.initial_prediction, *self.predictions)
         yield from (prediction for prediction in kept if prediction is not None)
         yield from self.added
+
+    def pack(self) -> Packed[Snapshot]:
+        """Return it with its masks compressed."""
+        return _Step.of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +156,7 @@ _EMPTY = np.zeros((0, 0), dtype=np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A packed snapshot to undo or redo."""
+    """A packed snapshot of a mask."""
 
     rest: Snapshot
     mask: PackedMask
@@ -134,26 +167,33 @@ class _Step:
         rest = replace(snapshot, mask=_EMPTY, manual_mask=_EMPTY.astype(bool))
         return cls(rest, PackedMask.of(snapshot.mask), PackedMask.of(snapshot.manual_mask))
 
+    @property
+    def nbytes(self) -> int:
+        return self.mask.nbytes + self.manual_mask.nbytes
+
+    def all_predictions(self) -> Iterator[Prediction]:
+        return self.rest.all_predictions()
+
     def unpack(self) -> Snapshot:
         return replace(self.rest, mask=self.mask.unpack(), manual_mask=self.manual_mask.unpack())
 
 
-class UndoHistory:
+class UndoHistory(Generic[S]):
     """The snapshots that can be undone and redone; over the budget, the oldest are dropped."""
 
-    def __init__(self, base: Snapshot, budget: int = HISTORY_BUDGET) -> None:
+    def __init__(self, base: S, budget: int = HISTORY_BUDGET) -> None:
         self.budget = budget
         self.reset(base)
 
-    def reset(self, base: Snapshot) -> None:
+    def reset(self, base: S) -> None:
         """Start a new history."""
         self._current = base
         self._kind = ""
-        self._past: list[_Step] = []
-        self._future: list[_Step] = []
+        self._past: list[Packed[S]] = []
+        self._future: list[Packed[S]] = []
 
     @property
-    def current(self) -> Snapshot:
+    def current(self) -> S:
         """The current snapshot."""
         return self._current
 
@@ -163,32 +203,30 @@ class UndoHistory:
         return len(self._past)
 
     @property
-    def begins_empty(self) -> bool:
-        """Whether nothing has been predicted yet, and the mask was empty at first."""
-        predicted = any(True for _ in self._current.all_predictions())
-        first = self._past[0].mask.height if self._past else int(self._current.mask.max(initial=0))
-        return not predicted and not first
+    def first(self) -> S:
+        """The snapshot that undo ends at."""
+        return self._past[0].unpack() if self._past else self._current
 
     @property
     def can_redo(self) -> bool:
         """Whether there is a step to redo."""
         return bool(self._future)
 
-    def amend(self, snapshot: Snapshot) -> None:
+    def amend(self, snapshot: S) -> None:
         """Replace the current snapshot without a step."""
         self._current = snapshot
 
-    def rebase(self, change: Callable[[Snapshot], Snapshot]) -> None:
+    def rebase(self, change: Callable[[S], S]) -> None:
         """Change every snapshot that can be undone to, and the current one, without a step."""
-        self._past = [_Step.of(change(step.unpack())) for step in self._past]
+        self._past = [change(step.unpack()).pack() for step in self._past]
         self._future.clear()
         self._current, self._kind = change(self._current), ""
 
-    def record(self, snapshot: Snapshot, kind: str, *, merge: bool = False) -> None:
+    def record(self, snapshot: S, kind: str, *, merge: bool = False) -> None:
         """Add a step; `merge` joins it to the last one of the same kind, as for the moves of a slider."""
         joined = merge and self._kind == kind and bool(self._past) and not self._future
         if not joined:
-            self._past.append(_Step.of(self._current))
+            self._past.append(self._current.pack())
         self._future.clear()
         self._current, self._kind = snapshot, kind
         self._drop_oldest()
@@ -197,11 +235,11 @@ class UndoHistory:
         """Make the next step a step of its own, as when the slider is released."""
         self._kind = ""
 
-    def undo(self) -> Snapshot:
+    def undo(self) -> S:
         """Go one step back, if there is one, and return the snapshot."""
         return self._move(self._past, self._future)
 
-    def redo(self) -> Snapshot:
+    def redo(self) -> S:
         """Go one step forward, if there is one, and return the snapshot."""
         return self._move(self._future, self._past)
 
@@ -209,13 +247,14 @@ class UndoHistory:
     def nbytes(self) -> int:
         """Memory in bytes; shared predictions are counted once."""
         steps = [*self._past, *self._future]
-        packed = sum(step.mask.nbytes + step.manual_mask.nbytes for step in steps)
-        snapshots = [self._current, *(step.rest for step in steps)]
-        return packed + _unique_bytes(kept for snapshot in snapshots for kept in snapshot.all_predictions())
+        shared = [*self._current.all_predictions()]
+        for step in steps:
+            shared.extend(step.all_predictions())
+        return sum(step.nbytes for step in steps) + _unique_bytes(shared)
 
-    def _move(self, source: list[_Step], target: list[_Step]) -> Snapshot:
+    def _move(self, source: list[Packed[S]], target: list[Packed[S]]) -> S:
         if source:
-            target.append(_Step.of(self._current))
+            target.append(self._current.pack())
             self._current = source.pop().unpack()
             self._kind = ""  # so that the next move of a slider does not join an undone step
         return self._current
@@ -225,21 +264,27 @@ class UndoHistory:
             self._past.pop(0)
 
 
+def begins_empty(history: UndoHistory[Snapshot]) -> bool:
+    """Whether nothing has been predicted yet, and the mask was empty at first."""
+    predicted = any(True for _ in history.current.all_predictions())
+    return not predicted and not history.first.mask.any()
+
+
 class KeptHistories:
     """The histories of the images that were left last, within the budget of one."""
 
     def __init__(self, count: int = 20, budget: int = HISTORY_BUDGET) -> None:
         self._count, self._budget = count, budget
-        self._kept: dict[str, UndoHistory] = {}
+        self._kept: dict[str, UndoHistory[Any]] = {}
 
-    def keep(self, image_id: str, history: UndoHistory) -> None:
+    def keep(self, image_id: str, history: UndoHistory[Any]) -> None:
         """Keep the history of an image that is left."""
         self._kept.pop(image_id, None)
         self._kept[image_id] = history
         while len(self._kept) > self._count or (len(self._kept) > 1 and self._nbytes > self._budget):
             del self._kept[next(iter(self._kept))]
 
-    def take(self, image_id: str) -> UndoHistory | None:
+    def take(self, image_id: str) -> UndoHistory[Any] | None:
         """Return the history of an image that is opened again; None if it is not kept."""
         return self._kept.pop(image_id, None)
 

@@ -8,32 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
 from napari_lesionseg.datasets.landmarks.records import (
     LandmarkDataset,
     LandmarkImage,
+    check_places,
+    marks_of,
     match_images,
-    reorder,
+    people_of,
 )
+from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.datasets.records import Problem
+from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import LandmarkError
-from napari_lesionseg.plugin.landmarks.layer import LandmarkLayer
+from napari_lesionseg.masks.measurements import Scale
+from napari_lesionseg.plugin.instances.pixel_size import set_scale
+from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, new_landmark_layers
 from napari_lesionseg.plugin.landmarks.task import MarkedImage
-from napari_lesionseg.plugin.napari_layers.layers import read_frame
+from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_lesionseg.types import Landmarks
+    from napari_lesionseg.types import Mark
 
-
-def parse_names(text: str) -> Skeleton:
-    """Read names with commas between them; neighbors are joined by a line."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise LandmarkError("Give each landmark a name of its own, with commas between them.")
-    return Skeleton.from_names(names, [(n, n + 1) for n in range(len(names) - 1)])
+RULER = ("ruler_start", "ruler_end")
+"""Landmarks whose distance in millimeters gives the scale of an image."""
 
 
 class LandmarkSet:
@@ -41,86 +41,103 @@ class LandmarkSet:
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
-        self._layers: list[LandmarkLayer] = []
-        self.skeleton = Skeleton.from_names(["landmark"])
+        self._editors: list[LandmarkEditor] = []
+        self.skeleton = parse_skeleton("eyes")
 
     @property
-    def layers(self) -> list[LandmarkLayer]:
+    def editors(self) -> list[LandmarkEditor]:
         """The landmarks whose layers are still open."""
         listed = set(self._viewer.layers)
-        self._layers = [one for one in self._layers if one.points in listed and one.image in listed]
-        return self._layers
+        self._editors = [one for one in self._editors if one.points in listed and one.image in listed]
+        return self._editors
 
     @property
-    def shown(self) -> LandmarkLayer | None:
+    def shown(self) -> LandmarkEditor | None:
         """The landmarks of the active layer."""
         active = self._viewer.layers.selection.active
-        return next((one for one in self.layers if active in (one.points, one.image, one.bones)), None)
+        return next((one for one in self.editors if active in (one.points, one.image, one.bones)), None)
 
     @property
     def marked(self) -> list[MarkedImage]:
         """Copies of the images that have landmarks."""
         return [
-            MarkedImage(_file_name(one.image), read_frame(one.image, ()), one.people)
-            for one in self.layers
+            MarkedImage(SplitItem(f"{n}/{_file_name(one.image)}"), read_frame(one.image, ()).copy, one.people)
+            for n, one in enumerate(self.editors)
             if one.people
         ]
 
     @property
     def unmarked(self) -> list[Image]:
         """The images without landmarks."""
-        marked = [one.image for one in self.layers if len(one.points.data)]
+        marked = [one.image for one in self.editors if one.marks]
         return [layer for layer in self._viewer.layers if isinstance(layer, Image) and layer not in marked]
 
-    def layer_of(self, image: Any) -> LandmarkLayer | None:
+    def editor_of(self, layer: Any) -> LandmarkEditor | None:
         """Return the landmarks of an image, new ones if it has none; None for any other layer."""
-        for one in self.layers:
-            if image in (one.points, one.image, one.bones):
+        for one in self.editors:
+            if layer in (one.points, one.image, one.bones):
                 return one
-        if not isinstance(image, Image):
+        if not isinstance(layer, Image):
             return None
-        made = LandmarkLayer(self._viewer, image, self.skeleton)
-        self._layers.append(made)
+        if len(image_shape(layer)) != 2:
+            raise LandmarkError(f"“{layer.name}” is a stack; landmarks are marked on single images.")
+        bones, points = new_landmark_layers(layer)
+        self._viewer.layers.extend([bones, points])
+        made = LandmarkEditor(self._viewer, layer, bones, points, self.skeleton)
+        self._editors.append(made)
         return made
 
-    def put(self, image: Image, people: Sequence[Landmarks]) -> None:
+    def put(self, image: Image, marks: Sequence[Mark]) -> None:
         """Show what was found or read in an image, if it is still open."""
-        layer = self.layer_of(image) if image in self._viewer.layers else None
-        if layer is not None:
-            layer.put(people)
+        editor = self.editor_of(image) if image in self._viewer.layers else None
+        if editor is not None:
+            editor.put(marks, "prediction")
 
     def export_to(self, path: Path) -> str:
         """Write the landmarks of all images; return what to tell the user."""
-        images = tuple(_record(one) for one in self.layers)
-        problems = [problem for one in self.layers for problem in one.problems]
-        problems += write_landmarks(path, LandmarkDataset(self.skeleton, images))
+        images, problems = [], []
+        for one in self.editors:
+            people, unused = people_of(one.marks, self.skeleton, one.image.name)
+            height, width = image_shape(one.image)
+            images.append(LandmarkImage(_file_name(one.image), people, (height, width)))
+            problems += [*unused, *check_places(images[-1], self.skeleton.names)]
+        problems += write_landmarks(path, LandmarkDataset(self.skeleton, tuple(images)))
         return f"Landmarks of {len(images)} images written to {path.name}. {_sentences(problems)}".strip()
 
     def import_from(self, path: Path) -> str:
-        """Read the landmarks of the open images; return what to tell the user."""
+        """Read the landmarks of the open images; return what to tell the user.
+
+        Points whose label the images' skeleton lacks are shown, but not used.
+        """
         dataset = read_landmarks(path)
-        if self.layers:
-            dataset = reorder(dataset, self.skeleton)
-        self.skeleton = dataset.skeleton
+        if not self.editors:
+            self.skeleton = dataset.skeleton
         images = {Path(str(i.source.path or i.name)): i for i in self._viewer.layers if isinstance(i, Image)}
         search = match_images(list(images), dataset)
+        problems = [*dataset.problems, *search.problems]
         for pair in search.pairs:
-            self.put(images[pair.path], pair.image.people)
+            marks = marks_of(pair.image.people, dataset.skeleton)
+            self.put(images[pair.path], marks)
+            problems += people_of(marks, self.skeleton, pair.image.name)[1]
         lost = len(search.without_image)
         not_open = f"{lost} images of the file are not open. " if lost else ""
-        told = _sentences([*dataset.problems, *search.problems])
-        return f"Landmarks of {len(search.pairs)} images read. {not_open}{told}".strip()
+        return f"Landmarks of {len(search.pairs)} images read. {not_open}{_sentences(problems)}".strip()
+
+    def set_scale(self, editor: LandmarkEditor, millimeters: float) -> str:
+        """Take the scale of an image from the two ends of its ruler; return what to tell the user."""
+        places = dict[str, tuple[float, float]]()
+        for mark in editor.marks:
+            places.setdefault("_".join(mark.label.casefold().split()), (mark.row, mark.col))
+        if not all(name in places for name in RULER):
+            raise LandmarkError(f"Mark the landmarks {RULER[0]} and {RULER[1]} first.")
+        scale = Scale.from_line(places[RULER[0]], places[RULER[1]], millimeters)
+        set_scale(editor.image, scale, f"ruler of {millimeters:g} mm")
+        return f"{editor.image.name}: a pixel is {scale.millimeters:.4g} mm wide; measurements use this."
 
     def close(self) -> None:
         """Stop following the layers."""
-        for one in self._layers:
+        for one in self._editors:
             one.close()
-
-
-def _record(layer: LandmarkLayer) -> LandmarkImage:
-    """Return the landmarks of an image as they are written to files."""
-    height, width = layer.image.data.shape[:2]
-    return LandmarkImage(_file_name(layer.image), layer.people, (height, width))
 
 
 def _file_name(image: Image) -> str:

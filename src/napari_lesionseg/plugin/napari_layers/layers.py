@@ -101,7 +101,7 @@ def new_outline(image: Image) -> Labels:
         np.zeros(image_shape(image), dtype=np.uint8),
         name=f"{image.name} outline",
         colormap=outline_colors(),
-        **_placement(image),
+        **placement(image),
     )
     draw_on_screen(labels)
     return labels
@@ -109,7 +109,7 @@ def new_outline(image: Image) -> Labels:
 
 def place_like(labels: Labels, image: Image) -> None:
     """Move an outline to where its image now is."""
-    for name, value in _placement(image).items():
+    for name, value in placement(image).items():
         if not _equal(getattr(labels, name), value):
             setattr(labels, name, value)
 
@@ -172,7 +172,8 @@ def _full_size(image: Image) -> Any:
     return image.data[0] if image.multiscale else image.data
 
 
-def _placement(image: Image) -> dict[str, Any]:
+def placement(image: Image) -> dict[str, Any]:
+    """Return where an image is in the world, as arguments of another layer."""
     return {
         name: getattr(image, name)
         for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")

@@ -12,7 +12,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.plugin.editor.editor import MaskEditor, saved_history
-from napari_lesionseg.plugin.editor.undo_history import UndoHistory
+from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.shortcuts import key_of
 from napari_lesionseg.plugin.tasks import Delay
@@ -50,7 +50,7 @@ class ImageReview:
         self._by_annotator = False
         self._is_no_lesion = self.state.status is Status.NO_LESION
         self._hidden: UnsavedMask | None = None
-        self._hidden_history: UndoHistory | None = None
+        self._hidden_history: UndoHistory[Snapshot] | None = None
         self.hint = ""  # where the first outline is from, if not from the model
         self._carried: CarriedMask | None = None
         self._save_soon = Delay(PAUSE_MS, self.save)
@@ -61,11 +61,11 @@ class ImageReview:
         return self._study.state.images[self.image_id]
 
     @property
-    def history(self) -> UndoHistory:
+    def history(self) -> UndoHistory[Snapshot]:
         """The undo history, to go on with when the image is opened again."""
         return self._hidden_history or self.editor.document.history
 
-    def show(self, prepared: Prepared, history: UndoHistory | None = None) -> None:
+    def show(self, prepared: Prepared, history: UndoHistory[Snapshot] | None = None) -> None:
         """Show the outline that was saved, or waits to be saved, or else the prediction.
 
         A `history` of this very outline goes on.
