@@ -12,7 +12,8 @@ Prints tables of ``docs/development/fine-tuning.md``::
 - Means over draws with the standard deviation between draws; "fell" counts draws after which the rest got
   worse, "promised" is the gain on the held-out images. The row with 0 corrected images is the unchanged model
   on the whole set.
-- After 1 click: a simulated annotator clicks once into the largest error.
+- After 1 click: a simulated annotator clicks once into the largest error. After a box: one around all lesions
+  of the image, each side off by 5 %.
 - ``--order active`` draws the images in the queue's order "least certain first", one after the other, the
   first of each draw at random from half of the set. The difference between the two tables is the gain over
   chance.
@@ -42,6 +43,8 @@ from napari_lesionseg.cli.options import make_settings, parse_changes
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.splits import SplitItem, group_items
 from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.finetuning.fold_processes import FoldProcesses
+from napari_lesionseg.finetuning.session import FineTuning
 from napari_lesionseg.inference.clicks import next_click
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.io.images import read_image, read_mask
@@ -50,6 +53,7 @@ from napari_lesionseg.study.queue import Order, arrange
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.types import Pair
+from prompts import draw_box
 
 COUNTS = {"pad": (0, 5, 10, 20), "ph2": (0, 3, 5, 10)}
 FOLDERS = {"pad": "pad-smartphone", "ph2": "ph2-sample"}
@@ -72,6 +76,8 @@ class Row:
     rest_after: float
     clicked_before: float
     clicked_after: float
+    boxed_before: float
+    boxed_after: float
     isic_before: float
     isic_after: float
     promised: float
@@ -166,6 +172,18 @@ def _overlap(model: ls.Model, pair: CachedPair, clicks: int) -> float:
     return jaccard(outline, truth)
 
 
+def overlaps_after_box(model: ls.Model, pairs: Sequence[CachedPair]) -> float:
+    """Measure the mean Jaccard index after one imperfect box; images without a lesion are left out."""
+    found = []
+    for seed, pair in enumerate(pairs):
+        truth = pair.labels > 0
+        if truth.any():
+            box = draw_box(truth, np.random.default_rng(seed))
+            outline = ls.segment(pair.image, model, postprocess=POSTPROCESS, box=box) > 0
+            found.append(jaccard(outline, truth))
+    return fmean(found)
+
+
 def measure_draw(
     bench: Bench, name: str, pairs: Sequence[Pair], count: int, draw: int, ranking: Sequence[str]
 ) -> Row:
@@ -175,7 +193,8 @@ def measure_draw(
     rest = read(left)
     started = time.monotonic()
     config = bench.config.model_copy(update={"seed": draw})
-    tuning = ls.fine_tune(model, taken, config, items=map(describe, taken))
+    workers = FoldProcesses() if config.num_threads is None else None
+    tuning = FineTuning(model, taken, config, items=map(describe, taken), workers=workers)
     for _ in tuning:
         pass
     candidate, seconds = tuning.candidate(), time.monotonic() - started
@@ -192,6 +211,8 @@ def measure_draw(
         rest_after=overlaps(new, rest),
         clicked_before=overlaps(model, rest, 1),
         clicked_after=overlaps(new, rest, 1),
+        boxed_before=overlaps_after_box(model, rest),
+        boxed_after=overlaps_after_box(new, rest),
         isic_before=bench.isic_before,
         isic_after=overlaps(new, bench.isic) if candidate.offered else bench.isic_before,
         promised=promised,
@@ -202,10 +223,28 @@ def measure_draw(
 
 def measure_start(bench: Bench, name: str, pairs: Sequence[Pair]) -> Row:
     """Measure the model as it is, on the whole set."""
-    whole = read(pairs)
+    whole, isic = read(pairs), bench.isic_before
     overlap, clicked = overlaps(bench.model, whole), overlaps(bench.model, whole, 1)
-    isic = bench.isic_before
-    return Row(name, 0, 0, 0, False, 0.0, overlap, overlap, clicked, clicked, isic, isic, 0.0, 0.0, 0.0)
+    boxed = overlaps_after_box(bench.model, whole)
+    return Row(
+        data=name,
+        wanted=0,
+        images=0,
+        draw=0,
+        offered=False,
+        share=0.0,
+        rest_before=overlap,
+        rest_after=overlap,
+        clicked_before=clicked,
+        clicked_after=clicked,
+        boxed_before=boxed,
+        boxed_after=boxed,
+        isic_before=isic,
+        isic_after=isic,
+        promised=0.0,
+        planned_seconds=0.0,
+        seconds=0.0,
+    )
 
 
 def spread(values: Sequence[float], digits: int = 3, *, sign: bool = False) -> str:
@@ -220,9 +259,9 @@ def print_table(name: str, rows: Sequence[Row], order: str, console: Console) ->
     draws = max(row.draw for row in rows) + 1
     title = f"{FOLDERS[name]}, {order} order, {draws} draws"
     table = Table(title=title, title_justify="left")
-    for column in ("corrected", "rest, before", "after", "gain", "gain after 1 click", "ISIC val", "offered"):
+    for column in ("corrected", "rest, before", "after", "gain", "gain after 1 click", "gain after a box"):
         table.add_column(column, justify="right")
-    for column in ("fell", "promised", "share", "seconds"):
+    for column in ("ISIC val", "offered", "fell", "promised", "share", "seconds"):
         table.add_column(column, justify="right")
     for count in sorted({row.wanted for row in rows}):
         same = [row for row in rows if row.wanted == count]
@@ -232,6 +271,7 @@ def print_table(name: str, rows: Sequence[Row], order: str, console: Console) ->
             spread([r.rest_after for r in same]),
             spread([r.rest_after - r.rest_before for r in same], sign=True),
             spread([r.clicked_after - r.clicked_before for r in same], sign=True),
+            spread([r.boxed_after - r.boxed_before for r in same], sign=True),
             spread([r.isic_after - r.isic_before for r in same], sign=True),
             f"{sum(r.offered for r in same)}/{len(same)}",
             str(sum(r.rest_after < r.rest_before for r in same)),

@@ -100,6 +100,14 @@ def draw_lasso(truth: Mask, rng: np.random.Generator) -> tuple[tuple[float, floa
     return tuple((row, col) for row, col in longest[:: max(1, len(longest) // 100)].tolist())
 
 
+def each_lesion(truth: Mask) -> Iterator[Mask]:
+    """Yield the parts of a mask, but for small ones beside the largest."""
+    parts, _ = ndimage.label(truth)
+    sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+    for label in 1 + np.flatnonzero(sizes >= SMALL_LESION * sizes.max()):
+        yield parts == label
+
+
 def draw_scribble(predicted: Mask, truth: Mask) -> Scribble | None:
     """Draw along the deepest line of the largest error; None without an error."""
     click = next_click(predicted, truth)
@@ -184,11 +192,10 @@ class Subject:
 
     def box_each(self) -> LabelImage:
         """Return the union of the outlines after a box around each lesion."""
-        parts, count = ndimage.label(self.truth)
-        sizes = np.bincount(parts.ravel(), minlength=2)[1:]
-        found, rng = np.zeros_like(self.truth), np.random.default_rng(count)
-        for label in 1 + np.flatnonzero(sizes >= SMALL_LESION * sizes.max()):
-            box = self.box if count == 1 else draw_box(parts == label, rng)
+        whole = self.truth > 0
+        found, rng = np.zeros_like(self.truth), np.random.default_rng(ndimage.label(whole)[1])
+        for lesion in each_lesion(whole):
+            box = self.box if np.array_equal(lesion, whole) else draw_box(lesion, rng)
             found |= self.outline(self.encoded.predict_logits(Prompts(box=box)))
         return found
 
