@@ -229,6 +229,8 @@ def _images() -> tuple[bytes, ...]:
         _encoded(image.convert("1"), "BMP"),
         _encoded(image, "TIFF", compression="tiff_lzw"),
         _encoded(image, "TIFF"),
+        _encoded(image, "PPM"),
+        b"P2 3 2 255 0 9 9 1 2 255",
         _encoded(image, "WEBP"),
         _encoded(image, "GIF"),
         _encoded(image, "AVIF"),

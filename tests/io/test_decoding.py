@@ -464,3 +464,45 @@ def test_a_webp_that_claims_more_than_it_holds_takes_no_memory(
     path.write_bytes(payload)
     with pytest.raises(DecodingError, match=r"too large|bytes for"):
         decode(path)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b"/annex/objects/MD5E-s12345--0123456789abcdef.jpg\n", "git annex get"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>404", "web page"),
+        (b"\n <?xml version='1.0'?><svg/>", "web page or other text"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 99, "lesionseg import"),
+        (b"\xff\x0a" + b"x" * 99, "JPEG XL"),
+        (b"II*\0\x10\0\0\0CR\x02\0" + b"\0" * 99, "raw photo"),
+    ],
+)
+def test_what_is_no_image_is_told_apart(tmp_path: Path, payload: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(payload)
+    with pytest.raises(DecodingError, match=reason):
+        decode(tmp_path / "a.jpg")
+
+
+def test_the_preview_of_a_raw_photo_is_not_the_image(tmp_path: Path) -> None:
+    """DNG, NEF and ARW files are TIFFs with a small preview first, and the photo below it."""
+    with tifffile.TiffWriter(tmp_path / "a.nef") as writer:
+        preview = np.zeros((12, 16, 3), np.uint8)
+        writer.write(preview, subifds=1, subfiletype=1, photometric="rgb")
+        writer.write(np.zeros((96, 128), np.uint16), photometric="minisblack")
+    with pytest.raises(DecodingError, match="raw photo"):
+        decode(tmp_path / "a.nef")
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as writer:  # whose levels lie below the photo
+        writer.write(np.full((96, 128, 3), 7, np.uint8), subifds=1, photometric="rgb")
+        writer.write(preview, subfiletype=1, photometric="rgb")
+    assert decode(tmp_path / "pyramid.tif").array.shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "I;16"])
+@pytest.mark.parametrize("ending", ["ppm", "pgm", "pbm", "pnm"])
+def test_portable_pixmaps_are_read(tmp_path: Path, mode: str, ending: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    wide = Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
+    converted = wide if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    converted.save(tmp_path / f"a.{ending}", "PPM")
+    assert np.array_equal(decode(tmp_path / f"a.{ending}").array, np.asarray(converted))

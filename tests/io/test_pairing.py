@@ -315,3 +315,14 @@ def test_the_folders_that_hold_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(PairingError) as raised:
         find_images(tmp_path)
     assert f"but in {tmp_path / 'train/images'}, {tmp_path / 'val/images'};" in str(raised.value)
+
+
+def test_images_that_are_not_read_are_found_without_a_copy(tmp_path: Path) -> None:
+    """Raw photos lie beside JPEG files of the same name; alone they are the only image of a lesion."""
+    copies, others = ("a.jpg", "a.NEF", "A.psd"), ("b.cr2", "c.dcm", "d.tga", ".e.dng", "f.mov")
+    for name in (*copies, *others, "g.png", "g_mask.png"):
+        (tmp_path / name).write_bytes(b"x")
+    names = ["a.jpg", "b.cr2", "c.dcm", "d.tga", "g.png"]
+    assert [path.name for path in find_images(tmp_path)] == names
+    search = search_pairs(tmp_path)
+    assert [path.name for path in search.without_mask] == names[:-1]

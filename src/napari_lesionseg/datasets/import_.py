@@ -26,13 +26,13 @@ from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
 from napari_lesionseg.io.folders import exists, is_dir, is_file
+from napari_lesionseg.io.images import unread_suffixes
 from napari_lesionseg.io.pairing import NO_IMAGES
 from napari_lesionseg.io.tables import UNREAD_TABLES
 
 _DATA_SUFFIXES = (
-    ".dcm", ".dicom", ".json", ".jsonl", ".geojson", ".xml", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd",
-    ".mha", ".mhd", ".mat", ".h5", ".hdf5", ".svs", ".czi", ".psd", ".xcf", ".7z", ".rar", ".cr2", ".nef",
-    ".arw", ".dng", ".raw",
+    ".json", ".jsonl", ".geojson", ".xml", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mat",
+    ".h5", ".hdf5", ".svs", ".ndpi", ".czi", ".7z", ".rar", *unread_suffixes,
 )  # fmt: skip
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 

@@ -31,11 +31,12 @@ from PIL import (
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
-READ_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000, and HEIC with an extra package"
+READ_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000, PPM, and HEIC with an extra package"
 
 MAX_PIXELS = 200_000_000
 """Largest image that is read: total-body cameras write 100 megapixels, decompression bombs far more."""
@@ -59,7 +60,15 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"GIF8", GifImagePlugin.GifImageFile),
     (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
     (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    *((kind, PpmImagePlugin.PpmImageFile) for kind in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")),
 )
+_POINTERS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS; fetch the image with `git lfs pull`"),
+    (b"/annex/objects/", "is a pointer of git-annex; fetch the image with `git annex get`"),
+    (b"<", "is a web page or other text, not an image; download the image again"),
+)
+_RAW = "is a raw photo of a camera; save it as TIFF or JPEG"
+_REDUCED = 1  # a bit of NewSubfileType: the page is a preview of another one
 _LOSSY = {"JPEG", "WEBP", "JPEG2000", "AVIF", "HEIF"}
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -126,6 +135,8 @@ def decode(path: Path) -> Decoded:
     with _named_reasons(), _open(path) as stream:
         signature = _signature(stream)
         if signature.startswith(_TIFF_SIGNATURES):
+            if signature[8:10] == b"CR":  # Canon's, whose pages are previews
+                raise DecodingError(_RAW)
             return _decode_tiff(stream)
         if signature.startswith(_PNG_SIGNATURE):
             return _decode_png(stream)
@@ -180,6 +191,11 @@ def _find_reader(signature: bytes) -> Callable[[BinaryIO], ImageFile.ImageFile]:
         return AvifImagePlugin.AvifImageFile
     if signature[4:8] == b"ftyp" and signature[8:12] in _HEIF_BRANDS:
         return _heif_reader()
+    for start, reason in _POINTERS:
+        if signature.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(start):
+            raise DecodingError(reason)
+    if signature[128:132] == b"DICM":
+        raise DecodingError("is a DICOM file; convert it with `lesionseg import`")
     raise DecodingError(f"is not an image that is read ({READ_FORMATS})")
 
 
@@ -268,7 +284,7 @@ def _reason(error: BaseException) -> str:
 
 def _signature(stream: BinaryIO) -> bytes:
     """Return the first bytes, by which formats are told, and rewind."""
-    signature = stream.read(16)
+    signature = stream.read(132)
     stream.seek(0)
     if not signature:
         raise DecodingError("is empty")
@@ -367,6 +383,8 @@ def _decode_tiff(stream: BinaryIO) -> Decoded:
     """Decode a TIFF's first page."""
     with tifffile.TiffFile(stream) as tiff:
         page = _page(tiff, 0)
+        if page.subfiletype & _REDUCED and page.subifds:  # as in DNG, NEF and ARW
+            raise DecodingError(_RAW)
         _check_complete(page)
         if _needs_pillow(page):
             stream.seek(0)

@@ -21,10 +21,16 @@ from napari_lesionseg.io.labels import decoded_labels
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage
 
 image_suffixes = frozenset({
-    ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
-    ".jpg", ".jpx", ".jxl", ".png", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe",
+    ".jpeg", ".jpg", ".jpx", ".jxl", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 """File name endings of images, in lower case; reading says which of them need another package."""
+
+unread_suffixes = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".nef", ".nrw", ".orf", ".pcx", ".pef",
+    ".psb", ".psd", ".raf", ".raw", ".rw2", ".sgi", ".srw", ".tga", ".xcf",
+})  # fmt: skip
+"""Endings of images that are not read, in lower case: raw photos, layered images, DICOM and rare formats."""
 
 _MASK_FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 _IMAGE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -36,8 +42,8 @@ _OVERSHOOT = 0.1  # resampling filters leave floats a little outside [0, 1]
 def read_image(path: str | Path) -> ByteImage:
     """Read an image as color bytes.
 
-    PNG, JPEG, BMP, TIFF (first page), WebP, GIF, AVIF, JPEG 2000 and, with an extra package, HEIC files are
-    read, told by their content. The EXIF orientation is
+    PNG, JPEG, BMP, TIFF (first page), WebP, GIF, AVIF, JPEG 2000, PPM and, with an extra package, HEIC files
+    are read, told by their content. The EXIF orientation is
     applied, alpha is dropped, gray is repeated; other depths are scaled as `to_byte_image` says. Color
     profiles are not applied.
     """

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from napari_lesionseg.errors import PairingError
 from napari_lesionseg.io.folders import exists, is_dir, is_file, walk
-from napari_lesionseg.io.images import image_suffixes
+from napari_lesionseg.io.images import image_suffixes, unread_suffixes
 from napari_lesionseg.types import Pair
 
 Inputs: TypeAlias = str | Path | Iterable[str | Path]
@@ -266,16 +266,22 @@ def is_image_name(name: str) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the image files of one folder."""
+    """Return the image files of one folder, and images that are not read, so that reading names them."""
     try:
         with os.scandir(folder) as entries:
-            return [
-                folder / entry.name
-                for entry in entries
-                if is_image_name(entry.name) and (entry.is_symlink() or entry.is_file())
-            ]
+            names = [entry.name for entry in entries if entry.is_symlink() or entry.is_file()]
     except OSError as error:
         raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
+    images = [folder / name for name in names if is_image_name(name)]
+    others = [folder / name for name in names if _is_unread(name)]
+    known = {_key(path) for path in images} if others else set()
+    # Cameras save raw photos beside JPEG files of the same name, and editors their layers.
+    return [*images, *(path for path in others if _key(path) not in known)]
+
+
+def _is_unread(name: str) -> bool:
+    """Whether files of this name are images of a kind that is not read."""
+    return os.path.splitext(name.lower())[1] in unread_suffixes and not name.startswith(".")  # noqa: PTH122
 
 
 def _images_in(folder: Path) -> list[Path]:
