@@ -268,22 +268,46 @@ def test_starts_from_a_model(folders: tuple[Path, Path], recipe: Path, tmp_path:
         torch.testing.assert_close(weights[name], weight, rtol=0, atol=2e-3)  # files hold half precision
 
 
-@pytest.mark.parametrize(
-    ("more", "told"), [(("--arch", "segnet"), "--arch"), (("--classes", "skin", "wart"), "--classes")]
-)
-def test_keeps_to_the_network_and_classes_it_starts_from(
-    folders: tuple[Path, Path],
-    recipe: Path,
-    tmp_path: Path,
-    more: tuple[str, ...],
-    told: str,
-    capsys: pytest.CaptureFixture[str],
+def test_keeps_to_the_network_it_starts_from(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert train(folders, recipe, first, "--epochs", "1") == 0
-    assert train(folders, recipe, second, "--start", str(first), *more) != 0
-    assert f"leave {told} out" in capsys.readouterr().err
+    assert train(folders, recipe, second, "--start", str(first), "--arch", "segnet") != 0
+    assert "leave --arch out" in capsys.readouterr().err
     assert not second.exists()
+
+
+@pytest.mark.parametrize("classes", [("background", "person"), ("background", "lesion", "hair")])
+def test_a_start_may_get_other_classes(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert train(folders, recipe, first, "--epochs", "1") == 0
+    more = ("--epochs", "1", "--set", "encoder_lr=0", "--set", "decoder_lr=1e-9")
+    assert train(folders, recipe, second, "--start", str(first), "--classes", *classes, *more) == 0
+    before, after = load_checkpoint(first), load_checkpoint(second)
+    assert after.card.classes == classes
+    weights = dict(after.network.named_parameters())
+    for name, weight in before.network.named_parameters():
+        if weight.shape == weights[name].shape:
+            torch.testing.assert_close(weights[name], weight, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_card_says_whether_masks_have_several_parts(recipe: Path, tmp_path: Path, parts: int) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for folder in (images, masks):
+        folder.mkdir()
+    for number in range(4):
+        mask = np.zeros((48, 64), np.uint8)
+        for part in range(parts):
+            mask[10:30, 5 + 30 * part : 25 + 30 * part] = 1
+        write_image(images / f"{number}.png", np.repeat(255 - 150 * mask[..., None], 3, axis=2))
+        write_mask(masks / f"{number}.png", mask)
+    out = tmp_path / "net.safetensors"
+    assert train((images, masks), recipe, out, "--epochs", "1") == 0
+    assert read_card(out).largest_only == (parts == 1)
 
 
 def test_the_card_says_what_the_images_look_like(

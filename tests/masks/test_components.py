@@ -12,6 +12,7 @@ from napari_lesionseg.masks.components import (
     bounding_box,
     component_at,
     connected_components,
+    have_several_parts,
     largest_component,
 )
 
@@ -119,3 +120,24 @@ def test_the_largest_part_and_the_part_at_a_pixel() -> None:
     assert not component_at(mask, (5, 5)).any()
     assert largest_component(mask).sum() == component_at(mask, (3, 4)).sum() == 6
     assert not largest_component(np.zeros((3, 3), bool)).any()
+
+
+def two_parts(second: int, label: int = 1) -> np.ndarray:
+    labels = np.zeros((20, 40), np.uint8)
+    labels[2:12, 2:12], labels[2 : 2 + second, 20:30] = 1, label
+    return labels
+
+
+def test_several_parts_count_if_they_are_large_and_of_one_class() -> None:
+    assert have_several_parts([two_parts(8)])
+    assert not have_several_parts([two_parts(0), two_parts(0)])
+    assert not have_several_parts([np.zeros((20, 40), np.uint8)])
+    assert not have_several_parts([two_parts(8, label=2)])
+    specks = two_parts(0)
+    specks[18, 30:33] = 1
+    assert not have_several_parts([specks])
+
+
+def test_a_few_masks_with_several_parts_do_not_count() -> None:
+    assert not have_several_parts([two_parts(8), *[two_parts(0)] * 9])
+    assert have_several_parts([two_parts(8), *[two_parts(0)] * 8])

@@ -100,7 +100,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     path = ModelStore().resolve(options.model)
     model = load_model(path, options.device)
     all_parts = options.all_parts or options.instances or options.panoptic
-    config = PostprocessConfig(threshold=options.threshold, largest_only=not all_parts)
+    largest_only = model.card.largest_only and not all_parts
+    config = PostprocessConfig(threshold=options.threshold, largest_only=largest_only)
     instances = InstanceTally(model.card.classes) if options.instances else None
     panoptic = PanopticTally(model.card.classes, options.stuff) if options.panoptic else None
     tallies = [tally for tally in (instances, panoptic) if tally is not None]

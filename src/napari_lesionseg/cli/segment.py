@@ -25,6 +25,7 @@ from napari_lesionseg.inference.device import choose_device, describe_device
 from napari_lesionseg.inference.predictor import read_model_card
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.pairing import find_images
+from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.store import ModelStore
 
 EXAMPLE = """example:
@@ -79,7 +80,7 @@ def run_segment(options: argparse.Namespace) -> int:
         options.out,
         options.model,
         options.device,
-        _postprocess_config(options),
+        _postprocess_config(options, read_model_card(ModelStore().resolve(options.model))),
         cluster=cluster_options(options),
         overlay=options.overlay,
         resume=options.resume,
@@ -87,10 +88,10 @@ def run_segment(options: argparse.Namespace) -> int:
     )
 
 
-def _postprocess_config(options: argparse.Namespace) -> PostprocessConfig:
+def _postprocess_config(options: argparse.Namespace, card: ModelCard) -> PostprocessConfig:
     config = PostprocessConfig(
         threshold=options.threshold,
-        largest_only=not options.all_parts,
+        largest_only=card.largest_only and not options.all_parts,
         fill_holes=not options.keep_holes,
     )
     return config if options.smallest is None else config.model_copy(update={"min_area": options.smallest})

@@ -34,9 +34,11 @@ from napari_lesionseg.finetuning.domain_shift import measure_domain
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.masks.class_labels import label_as
+from napari_lesionseg.masks.components import have_several_parts
 from napari_lesionseg.models.base import SegmentationNetwork, blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from napari_lesionseg.models.class_head import fit_classes
 from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import ModelStore
@@ -89,7 +91,7 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         nargs="+",
-        help="names of the classes, background first (default: background lesion)",
+        help="names of the classes, background first (default: background lesion, or those of --start)",
     )
     parser.add_argument(
         "--classes-from",
@@ -105,7 +107,7 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
         metavar="MODEL",
-        help="model to start from; its network and classes are kept",
+        help="model to start from; its network is kept, and its classes, unless --classes names others",
     )
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--license", default="unknown", help="license of the weights")
@@ -171,6 +173,8 @@ def _write(
     prompts: bool,
 ) -> None:
     about: dict[str, Any] = {"training": training}
+    if not prompts:
+        about["largest_only"] = not have_several_parts(image.labels for image in images)
     if prompts:
         about["arch_settings"] = {**card.arch_settings, "prompts": 1}
     else:
@@ -289,20 +293,31 @@ def _start(
     if options.start:
         path = ModelStore().resolve(options.start)
         network, old = load_checkpoint(path)
-        _check_start(options, old)
+        _check_start(options, config, old)
         if config.prompts:  # the automatic outline stays as it is, and so do its threshold and its scores
             kept = {"working_size": old.working_size, "parent": sha256_file(path)}
             return Checkpoint(network, old.model_copy(update=about | kept))
+        names = _class_names(options, class_names, old.classes)
+        if names != old.classes:
+            network, old = fit_classes(network, old, names)
         return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))
-    classes = options.classes or ModelCard().classes
-    if class_names is not None and not options.classes:
-        classes = ("background", *sorted(set(class_names.values())))
-    known = {"arch": config.arch, "arch_settings": config.arch_settings, "classes": tuple(classes)}
+    classes = _class_names(options, class_names, ModelCard().classes)
+    known = {"arch": config.arch, "arch_settings": config.arch_settings, "classes": classes}
     card = make_settings(ModelCard, known, about)
     network = build_network(card.arch, card.out_channels, **card.arch_settings)
     if config.pretrained:
         network.load_pretrained()
     return Checkpoint(network, card)
+
+
+def _class_names(
+    options: argparse.Namespace, class_names: Mapping[str, str] | None, default: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the classes to train: those named, else those of the table, unless the default has them all."""
+    if options.classes:
+        return tuple(options.classes)
+    found = set(class_names.values()) if class_names is not None else set()
+    return default if found <= set(default) else ("background", *sorted(found))
 
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
@@ -316,8 +331,8 @@ def _card_after(old: ModelCard, **about: Any) -> ModelCard:
     return ModelCard(**kept, **about)
 
 
-def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
-    """Raise `TrainingError` unless network and classes are those of the starting model, without experts."""
+def _check_start(options: argparse.Namespace, config: TrainConfig, old: ModelCard) -> None:
+    """Raise `TrainingError` unless the starting model can be trained with these options."""
     if has_experts(old.arch):
         raise TrainingError(
             f"{options.start} has experts for several kinds of images, which learn by fine-tuning alone: "
@@ -325,9 +340,11 @@ def _check_start(options: argparse.Namespace, old: ModelCard) -> None:
         )
     if options.arch not in (None, old.arch):
         raise TrainingError(f"{options.start} is of the network {old.arch}: leave --arch out.")
-    if options.classes is not None and tuple(options.classes) != old.classes:
+    if config.prompts and options.classes is not None and tuple(options.classes) != old.classes:
         names = " ".join(old.classes)
-        raise TrainingError(f"{options.start} has the classes {names}: leave --classes out.")
+        raise TrainingError(
+            f"{options.start} has the classes {names}, and training prompts keeps them: leave --classes out."
+        )
 
 
 def describe_epoch(epoch: EpochResult) -> str:

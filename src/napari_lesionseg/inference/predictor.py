@@ -474,7 +474,8 @@ def segment(
     clicks : sequence of Click
         Points that belong to the lesion, or do not.
     postprocess : PostprocessConfig, optional
-        How the probability becomes a mask.
+        How the probability becomes a mask; None: the defaults, with the largest part only or all of them, as
+        the model's card says.
     box : Box or (top, left, bottom, right), optional
         A rectangle around the lesion; outside it there is none.
     lasso : sequence of (row, column)
@@ -493,7 +494,7 @@ def segment(
         If the box, the lasso or a scribble is outside the image or too small, or a number is missing.
     """
     model = model or _shipped_model()
-    settings = postprocess or PostprocessConfig()
+    settings = postprocess or PostprocessConfig(largest_only=model.card.largest_only)
     level = resolve_threshold(threshold, settings, model.card.threshold)
     probability = model.predict(image, clicks, box=box, lasso=lasso, scribbles=scribbles)
     return run_postprocess(probability, settings, level, read_prompts(clicks, scribbles=scribbles).strokes)

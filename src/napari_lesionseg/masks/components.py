@@ -5,6 +5,7 @@ Parts are 8-connected and holes 4-connected, the pair under which an outline sep
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from skimage import measure
 
-from napari_lesionseg.types import LabelImage
+from napari_lesionseg.types import IGNORED, LabelImage
 
 Region = NDArray[np.bool_]
+
+LARGE_PART = 0.1  # of the largest part of its class
+SEVERAL = 0.1  # share of masks
 
 _MARGIN = 2  # columns between one row and the next, so that no run touches one of a row it is not next to
 _STRIP = 64  # rows processed at once, so that they stay in the processor's cache
@@ -48,6 +52,21 @@ def largest_component(region: Region, *, diagonal: bool = True) -> Region:
     """Keep the largest part, the first of several; nothing stays nothing."""
     parts = connected_components(region, diagonal=diagonal)
     return np.asarray(parts == np.bincount(parts.ravel())[1:].argmax() + 1) if parts.any() else region
+
+
+def have_several_parts(masks: Iterable[LabelImage]) -> bool:
+    """Whether more than a few masks have several large parts of a class, so that the largest is not all."""
+    counts = [_count_large_parts(labels) for labels in masks if labels.any()]
+    return sum(count > 1 for count in counts) > SEVERAL * len(counts)
+
+
+def _count_large_parts(labels: LabelImage) -> int:
+    """Count the large parts of the class that has most of them."""
+    most = 0
+    for value in np.unique(labels[(labels > 0) & (labels != IGNORED)]):
+        sizes = np.bincount(connected_components(labels == value).ravel())[1:]
+        most = max(most, int(np.count_nonzero(sizes >= LARGE_PART * sizes.max())))
+    return most
 
 
 def component_at(region: Region, pixel: tuple[int, int]) -> Region:

@@ -60,6 +60,9 @@ class ModelCard(Settings):
     test_time_augmentation: bool = Field(
         False, description="Average the outline before the first click over the image's quarter turns."
     )
+    largest_only: bool = Field(
+        True, description="Keep the largest part of an outline by default; False: its masks have several."
+    )
     domain: DomainStatistics | None = Field(
         None, description="Statistics of the training images, to recognize images of another domain."
     )
