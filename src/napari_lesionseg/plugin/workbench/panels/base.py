@@ -44,7 +44,7 @@ class Panel(QWidget):
     title: ClassVar[str] = ""
     """Heading of its foldable section; without one, the panel stands below the sections."""
 
-    folded: ClassVar[bool] = False
+    folded: ClassVar[bool] = True
     """Whether the section is folded at first."""
 
     grows: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class Panel(QWidget):
 class OutlinePanel(Panel):
     """How the outline is made of the prediction: threshold, holes, small parts."""
 
-    title = "Outline"
+    title, folded = "Outline", False
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
@@ -149,7 +149,7 @@ class OutlinePanel(Panel):
 class ModelPanel(Panel):
     """Which model segments, and on which device; it is loaded before a study is opened."""
 
-    title, folded, needs_study = "Model", True, False
+    title, needs_study = "Model", False
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

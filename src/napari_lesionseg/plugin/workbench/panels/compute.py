@@ -28,7 +28,7 @@ DETAILS = (
 class ComputePanel(Panel):
     """Chooses the cluster, and tests the connection to it."""
 
-    title, folded, needs_study = "Compute", True, False
+    title, needs_study = "Compute", False
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

@@ -103,7 +103,7 @@ def describe_export(exported: Exported) -> str:
 class ExportPanel(Panel):
     """Choose a format and a folder, and write."""
 
-    title, folded = "Export", True
+    title = "Export"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

@@ -40,7 +40,7 @@ _COLUMNS = 3
 class FieldsPanel(Panel):
     """The fields of the image on the screen, filled in with the keyboard: Tab goes on, Enter goes back."""
 
-    title, folded = "Fields", True
+    title = "Fields"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

@@ -72,7 +72,7 @@ INTERRUPTIBLE = (
 class FinetunePanel(Panel):
     """Starts, pauses and stops a fine-tuning, and accepts or discards its result."""
 
-    title, folded = "Fine-tune", True
+    title = "Fine-tune"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

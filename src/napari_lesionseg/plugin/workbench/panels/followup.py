@@ -68,7 +68,7 @@ CURVE_COLOR = "#56b4e9"
 class FollowUpPanel(Panel):
     """Table and curve of the visits of one lesion."""
 
-    title, folded = "Follow-up", True
+    title = "Follow-up"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

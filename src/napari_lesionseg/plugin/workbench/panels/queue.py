@@ -79,7 +79,7 @@ _WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 72, ANNOTATOR: 64}
 class QueuePanel(Panel):
     """The images of a study; a click on one opens it."""
 
-    title, grows = "Images", True
+    title, folded, grows = "Images", False, True
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

@@ -60,7 +60,7 @@ class ReviewerPanel(Panel):
 
     requested = Signal(Path, str)
 
-    title, folded = "Review", True
+    title = "Review"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
