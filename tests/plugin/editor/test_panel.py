@@ -14,6 +14,7 @@ from tests.plugin.editor.fakes import apply_tool
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.plugin.editor import panel as panel_module
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.panel import CorrectPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, show_as
@@ -52,6 +53,18 @@ def panel(qtbot: QtBot, outlined: MaskEditor) -> CorrectPanel:
 
 def press(editor: MaskEditor, key: str) -> Any:
     return editor.labels.keymap[coerce_keybinding(key)](editor.labels)
+
+
+def test_buttons_of_a_row_are_side_by_side_wherever_they_are_listed(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = sorted(panel_module._BUTTONS, key=lambda tool: tool.id)
+    monkeypatch.setattr(panel_module, "_BUTTONS", tuple(mixed))
+    panel = CorrectPanel(ViewerModel())
+    qtbot.addWidget(panel)
+    panel.show()
+    for row in {tool.row for tool in mixed}:
+        assert len({panel.buttons[tool.id].y() for tool in mixed if tool.row == row}) == 1
 
 
 def test_without_an_image_every_button_says_why_it_is_disabled(qtbot: QtBot) -> None:

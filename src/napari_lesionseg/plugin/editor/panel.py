@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -119,7 +120,7 @@ class CorrectPanel(QWidget):
     def _lay_out(self) -> None:
         column = QVBoxLayout(self)
         column.setSpacing(4)
-        for _, tools in groupby(_BUTTONS, key=lambda tool: tool.row):
+        for _, tools in groupby(sorted(_BUTTONS, key=attrgetter("row")), key=attrgetter("row")):
             line = QHBoxLayout()
             line.setSpacing(4)
             for tool in tools:

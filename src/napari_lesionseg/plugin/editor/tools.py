@@ -223,7 +223,7 @@ class Tool:
     key: str
     tooltip: str
     needs: Need = "image"
-    row: int = 0  # of the panel
+    row: int = 0  # of the panel; within a row, buttons follow the order of `TOOLS`
     mouse_mode: MouseMode | None = None  # what the button does, if its key acts at the pointer
 
     @property
