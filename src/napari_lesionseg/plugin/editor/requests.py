@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from psygnal import Signal
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import ImageError, LesionSegError, ModelNotFoundError
+from napari_lesionseg.errors import LesionSegError, ModelNotFoundError
 from napari_lesionseg.plugin.editor import compose
 from napari_lesionseg.plugin.editor.document import MaskDocument
 from napari_lesionseg.plugin.editor.undo_history import Snapshot
@@ -46,34 +47,13 @@ class Request:
     edit: MaskEdit | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionInput:
-    """What a prediction of the whole image is made from."""
-
-    model: Model
-    encoded: EncodedImage | None  # None: the image has not been encoded yet
-    image: ByteImage | None  # (H, W, 3), if it has not
-    prompts: Prompts = NO_PROMPTS
-    before: Snapshot | None = None  # the mask before the last stroke
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionResult:
-    """A prediction, and the encoded image for the next one."""
-
-    prediction: Prediction
-    encoded: EncodedImage
-
-
-def predict(source: PredictionInput) -> PredictionResult:
-    """Predict the whole image; runs in another thread."""
-    encoded = source.encoded
-    if encoded is None:
-        if source.image is None:
-            raise ImageError("The image was closed; open it again.")
-        encoded = source.model.encode(source.image)
-    previous = compose.previous_probability(source.before) if source.before is not None else None
-    return PredictionResult(encoded.predict_logits(source.prompts, previous), encoded)
+def predict(
+    model: Model, image: EncodedImage | ByteImage, prompts: Prompts, before: Snapshot | None
+) -> tuple[Prediction, EncodedImage]:
+    """Predict the whole image, encoded for the next time, from the mask `before`; runs in another thread."""
+    encoded = model.encode(image) if isinstance(image, np.ndarray) else image
+    previous = None if before is None else compose.previous_probability(before)
+    return encoded.predict_logits(prompts, previous), encoded
 
 
 def own_threshold(model: Model | None) -> float:
@@ -247,14 +227,13 @@ class PredictionRequests:
         """Predict the whole image for requests, and apply the prediction."""
         if self.model is None:
             raise ModelNotFoundError(NO_MODEL)
-        image = read_frame(self.image, ()) if self.encoded is None else None
-        source = PredictionInput(self.model, self.encoded, image, prompts, before)
+        image = read_frame(self.image, ()) if self.encoded is None else self.encoded
 
-        def remember(result: PredictionResult) -> None:
-            self.encoded = result.encoded
-            apply(result.prediction)
+        def remember(result: tuple[Prediction, EncodedImage]) -> None:
+            prediction, self.encoded = result
+            apply(prediction)
 
-        self.run(requests, partial(predict, source), remember)
+        self.run(requests, partial(predict, self.model, image, prompts, before), remember)
 
     def run(
         self, requests: tuple[Request, ...], function: Callable[[], Any], apply: Callable[[Any], None]
