@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 
 from napari_lesionseg.datasets.splits import (
     SplitItem,
@@ -19,8 +19,10 @@ from napari_lesionseg.datasets.splits import (
     leaks,
     split_folds,
 )
+from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.images import read_image
+from napari_lesionseg.types import ByteImage
 
 names = st.one_of(st.none(), st.integers(0, 6).map(str))
 item_lists = st.lists(st.tuples(names, names, names), max_size=40).map(
@@ -192,3 +194,55 @@ def test_different_lesions_in_one_dark_frame_are_told_apart(noise: float, smooth
 def test_shares_are_numbers(share: float) -> None:
     with pytest.raises(DatasetError, match="shares"):
         assign_parts([SplitItem("a")], {"train": 0.5, "val": share})
+
+
+def dark_frame(image: ByteImage, power: float) -> ByteImage:
+    """Darken an image toward its corners, as a dermatoscope does."""
+    height, width = image.shape[:2]
+    rows, columns = np.ogrid[:height, :width]
+    distance = np.hypot((rows - height / 2) / (height / 2), (columns - width / 2) / (width / 2))
+    light = np.clip(1 - (distance / 1.3) ** power, 0, 1)[..., None]
+    return np.asarray(image * light, dtype=np.uint8)
+
+
+def pale_lesion(seed: int) -> ByteImage:
+    """A lesion of no sharp border on even skin, of its own place, size and color."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.ogrid[:240, :320]
+    row, column, depth = rng.uniform(80, 160), rng.uniform(100, 220), rng.uniform(20, 80)
+    spread = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / rng.uniform(15, 50) ** 2)
+    return np.asarray((200 - depth * spread)[..., None].repeat(3, axis=2), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("power", [1.5, 3, 6])
+def test_pale_lesions_in_one_dark_frame_are_told_apart(power: float) -> None:
+    lesions = {f"{seed}": image_hash(dark_frame(pale_lesion(seed), power)) for seed in range(20)}
+    assert find_duplicates(lesions) == []
+
+
+COPIES = {
+    "jpeg": lambda image: _saved(image, quality=30),
+    "half": lambda image: image.resize((160, 120)),
+    "square": lambda image: image.resize((224, 224)),
+    "large": lambda image: image.resize((1280, 960)),
+    "bright": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.2),
+    "gray": lambda image: image.convert("L").convert("RGB"),
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+}
+
+
+def _saved(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_found_whatever_was_done_to_them(kind: str, framed: bool) -> None:
+    for seed in range(6):
+        image = pale_lesion(seed) if seed % 2 else synthetic_sample(seed, (240, 320)).image
+        original = dark_frame(image, 3) if framed else image
+        copy = np.asarray(COPIES[kind](Image.fromarray(original)))
+        assert find_duplicates({"a": image_hash(original), "b": image_hash(copy)}) == [("a", "b")], seed
