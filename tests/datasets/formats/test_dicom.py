@@ -334,3 +334,53 @@ def test_segments_that_overlap_are_refused(segmented) -> None:
         segmented(masks, "BINARY", ("lesion", "hair"))
     masks[0, 10:20, :, 1] = 0
     assert set(np.unique(segmented(masks, "BINARY", ("lesion", "hair"))).tolist()) == {0, 1, 2}
+
+
+def changed_photograph(path: Path, pixels: np.ndarray, kind: str, bits: int, **elements: object) -> Path:
+    """Write a photograph of gray values with further elements."""
+    write_photograph(path, np.zeros((40, 56, 3), np.uint8), "SECRET")
+    dataset = pydicom.dcmread(path)
+    dataset.set_pixel_data(pixels, kind, bits)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_the_shape_of_the_presentation_says_what_is_white(kit, tmp_path: Path) -> None:
+    gray = kit.image(0)[..., 0]
+    for kind, shape, expected in (
+        ("MONOCHROME2", "INVERSE", 255 - gray),
+        ("MONOCHROME2", "IDENTITY", gray),
+        ("MONOCHROME1", "INVERSE", 255 - gray),
+    ):
+        path = changed_photograph(tmp_path / "a.dcm", gray, kind, 8, PresentationLUTShape=shape)
+        assert np.array_equal(read_photograph(path)[..., 0], expected)
+
+
+def test_values_in_the_upper_bits_are_refused(kit, tmp_path: Path) -> None:
+    values = kit.image(0)[..., 0].astype(np.uint16) * 16
+    path = changed_photograph(tmp_path / "a.dcm", values, "MONOCHROME2", 12)
+    dataset = pydicom.dcmread(path)
+    dataset.HighBit, dataset.PixelData = 15, (values << 4).astype("<u2").tobytes()
+    dataset.save_as(path)
+    with pytest.raises(ImageError, match="lowest bits"):
+        read_photograph(path)
+
+
+def test_the_index_of_a_disc_is_no_photograph(photographs: Path) -> None:
+    (photographs / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"x" * 40)
+    dataset = read_dataset(photographs)
+    assert (len(dataset.records), dataset.problems) == (4, ())
+
+
+def test_a_segmentation_of_two_photographs_is_named(outlined, kit, tmp_path: Path) -> None:
+    kit.last(export_dataset(outlined, tmp_path / "out", "dicom"))
+    paths = sorted((tmp_path / "out").rglob("*_segmentation.dcm"))
+    found = pydicom.dcmread(paths[0])
+    other = pydicom.dcmread(paths[1]).ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
+    found.ReferencedSeriesSequence[0].ReferencedInstanceSequence.append(other)
+    found.save_as(paths[0])
+    dataset = read_dataset(tmp_path / "out")
+    assert [problem.name for problem in dataset.problems] == [paths[0].name]
+    assert "several photographs" in dataset.problems[0].reason

@@ -63,6 +63,8 @@ def _is_dicom(path: Path) -> bool:
     """Tell by its ending, or by its first bytes where it has none, whether a file is DICOM."""
     if path.suffix.lower() in SUFFIXES:
         return True
+    if path.name.upper() == "DICOMDIR":  # the index of a disc, which holds no image
+        return False
     return (not path.suffix or path.suffix[1:].isdecimal()) and _has_preamble(path)
 
 

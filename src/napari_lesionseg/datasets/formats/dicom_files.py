@@ -128,9 +128,14 @@ def read_header(path: Path) -> Header:
         uid = str(dataset.SOPInstanceUID)
         if dataset.SOPClassUID in (SEGMENTATION, LABELMAP):
             names = dict.fromkeys(_segment_names(dataset).values())
-            series = dataset.ReferencedSeriesSequence[0]
-            referenced = series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
-            return Header(uid, photograph=str(referenced), classes=("background", *names))
+            instances = [
+                str(instance.ReferencedSOPInstanceUID)
+                for series in dataset.ReferencedSeriesSequence
+                for instance in series.ReferencedInstanceSequence
+            ]
+            if len(set(instances)) > 1:
+                raise ImageError("outlines several photographs, and segmentations of one are read")
+            return Header(uid, photograph=instances[0], classes=("background", *names))
         _check_photograph(dataset)
         return Header(uid, str(dataset.get("PatientID", "")), str(dataset.get("PatientSex", "")))
 
@@ -261,6 +266,8 @@ def _displayed(dataset: pydicom.Dataset) -> NDArray[Any]:
     """Return the values that are shown, in 0 to 255: (H, W) or (H, W, 3)."""
     pixels = np.asarray(dataset.pixel_array)
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
+    if int(dataset.get("HighBit", bits - 1)) != bits - 1:
+        raise ImageError("does not hold its values in the lowest bits")
     if int(dataset.get("PixelRepresentation") or 0):
         raise ImageError("has signed values, which stand for no brightness")
     if kind == "PALETTE COLOR":
@@ -268,7 +275,8 @@ def _displayed(dataset: pydicom.Dataset) -> NDArray[Any]:
         bits = 8 * pixels.dtype.itemsize
     elif pixels.max(initial=0) >= 1 << bits:
         raise ImageError(f"holds values of more than the {bits} bits that it says")
-    if kind == "MONOCHROME1":
+    inverse = kind == "MONOCHROME2" and str(dataset.get("PresentationLUTShape", "")) == "INVERSE"
+    if kind == "MONOCHROME1" or inverse:
         pixels = ((1 << bits) - 1) - pixels
     return pixels if bits == 8 else np.rint(pixels * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
