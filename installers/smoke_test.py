@@ -104,26 +104,43 @@ def test(program: Program, screenshots: Path | None) -> None:
         shutil.copy(path, work / MASKS)
     program.run("segment", IMAGES, "--out", "segmented")
     program.run("evaluate", IMAGES, "--masks", MASKS, "--json", "scores.json")
-    masks = MASKS
+    images, masks = IMAGES, MASKS
     if os.environ.get("DISPLAY") and shutil.which("xdotool"):
         review(program, screenshots)
-        program.run("export", IMAGES, "--format", "isic", "--out", "exported")
-        approved = sorted((work / "exported").rglob("*_segmentation.png"))
-        if len(approved) != len(list((work / MASKS).iterdir())):
-            raise SystemExit(f"Of the approved outlines, {len(approved)} were exported.")
-        masks = approved[0].parent.relative_to(work).as_posix()
-    program.run(
-        "finetune", IMAGES, "--masks", masks, "--seconds", "10", "--insist", "--out", "tuned.safetensors"
-    )
-    program.run("segment", IMAGES, "--model", "tuned.safetensors", "--out", "segmented-again")
-    for name in ("segmented", "scores.json", "tuned.safetensors", "segmented-again"):
+        images, masks = export(program)
+    tuned = "tuned.safetensors"
+    program.run("finetune", images, "--masks", masks, "--seconds", "10", "--insist", "--out", tuned)
+    program.run("segment", IMAGES, "--model", tuned, "--out", "segmented-again")
+    for name in ("segmented", "scores.json", tuned, "segmented-again"):
         if not (work / name).exists():
             raise SystemExit(f"{name} was not written.")
 
 
+def export(program: Program) -> tuple[str, str]:
+    """Export the approved outlines; return the folders of their images and masks."""
+    work = program.folder
+    program.run("export", IMAGES, "--format", "isic", "--out", "exported")
+    found = sorted((work / "exported").rglob("*_segmentation.png"))
+    if len(found) != count_images(work):
+        raise SystemExit(f"Of the approved outlines, {len(found)} were exported.")
+    images, masks = work / "approved-images", work / "approved-masks"
+    for folder in (images, masks):
+        folder.mkdir()
+    for mask in found:
+        others = (work / "exported").rglob(f"{mask.stem.removesuffix('_segmentation')}.*")
+        shutil.copy(next(path for path in others if path.suffix in {".jpg", ".png"}), images)
+        shutil.copy(mask, masks)
+    return images.name, masks.name
+
+
+def count_images(work: Path) -> int:
+    """Count the images that are reviewed."""
+    return len(list((work / IMAGES).glob("*.png")))
+
+
 def review(program: Program, screenshots: Path | None) -> None:
     """Open the images in the window, smooth and approve all outlines with the keyboard, and quit."""
-    work, images = program.folder, len(list((program.folder / IMAGES).glob("*.png")))
+    work = program.folder
     manager = subprocess.Popen(["openbox"]) if shutil.which("openbox") else None
     begin = time.monotonic()
     process = subprocess.Popen(program.command(IMAGES), cwd=work, env=program.environment())
@@ -135,13 +152,11 @@ def review(program: Program, screenshots: Path | None) -> None:
         press(question, "Return")
         wait(lambda: count_events(work, "predicted"), "the first outline", process)
         shown = time.monotonic()
-        print(
-            f"first outline {shown - asked:.1f} s after the name, {shown - begin:.1f} s after the start",
-            flush=True,
-        )
+        seconds = f"{shown - asked:.1f} s after the name, {shown - begin:.1f} s after the start"
+        print(f"first outline {seconds}", flush=True)
         time.sleep(3)
         take(screenshots, "installed-start")
-        for number in range(images):
+        for number in range(count_images(work)):
             wait(lambda n=number: count_events(work, "predicted") > n, "an outline", process)
             time.sleep(2)
             press(window, "s")
@@ -178,8 +193,8 @@ def wait_for_end(process: subprocess.Popen[bytes]) -> None:
             process.wait(2)
             return
         except subprocess.TimeoutExpired:
-            if question := find_window("(?i)quit|close"):
-                press(question, "Return")
+            if question := find_window("^Close (Application|Window)"):
+                press(question, "ctrl+q")
     raise SystemExit("The program did not quit.")
 
 

@@ -67,6 +67,11 @@ def test_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe_device(torch.device("mps")) == "GPU, Apple"
 
 
+def test_an_older_pytorch_does_not_know_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not has_fast_bfloat16(torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("found", "fast"),
     [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True)],
@@ -74,7 +79,7 @@ def test_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processors_with_bfloat16(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], fast: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     cpu = torch.device("cpu")
     assert has_fast_bfloat16(cpu) is fast
     assert not has_fast_bfloat16(torch.device("mps"))
