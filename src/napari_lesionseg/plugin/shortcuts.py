@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from app_model.types import KeyCode
@@ -19,8 +20,8 @@ from napari.settings import get_plugin_settings
 from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject
-from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtGui import QKeyEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
 from napari_lesionseg.plugin.editor.tools import TOOLS
@@ -110,6 +111,9 @@ NAPARI_ACTIONS: Mapping[str, str] = {
 """napari's own actions that are useful while correcting."""
 
 KEYS: Mapping[str, str] = {**WIDGET_KEYS, **TOOL_KEYS, **REVIEW_KEYS, **LANDMARK_KEYS}
+
+REPEAT_MS = 20
+"""Time after the release of a key within which nobody presses it again."""
 
 _PLUGIN = "napari-lesionseg"
 _NO_KEYS = (None, KeyCode.UNKNOWN, KeyCode.Ctrl, KeyCode.Shift, KeyCode.Alt, KeyCode.Meta)
@@ -230,6 +234,8 @@ class WindowKeys(QObject):
         super().__init__(widget)
         self._widget, self._handlers = widget, handlers
         self._shortcuts: list[QShortcut] = []
+        self._released: dict[int, int] = {}  # when each key was released last, in milliseconds
+        self._is_repeat = False  # whether the key that was pressed last is only held
 
     def bind(self) -> None:
         """Bind the keys, or bind them again after the preferences or the window have changed."""
@@ -240,11 +246,29 @@ class WindowKeys(QObject):
         outermost = self._widget
         while (parent := outermost.parentWidget()) is not None:
             outermost = parent
+        if (window := outermost.windowHandle()) is not None:
+            window.installEventFilter(self)
         for action, handler in self._handlers.items():  # Qt passes keys of a floating dock on to its window
             shortcut = QShortcut(QKeySequence(chosen_key(action)), outermost)
             shortcut.setAutoRepeat(False)
-            shortcut.activated.connect(handler)
+            shortcut.activated.connect(partial(self._on_activated, handler))
             self._shortcuts.append(shortcut)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Note whether a key is pressed, or only held."""
+        # X reports a held key as released and pressed again, at the same time. While the computer is busy, Qt
+        # sees one without the other, and takes it for another press.
+        if isinstance(event, QKeyEvent):
+            if event.type() == QEvent.Type.KeyRelease:
+                self._released[event.key()] = event.timestamp()
+            elif event.type() == QEvent.Type.ShortcutOverride:
+                since = event.timestamp() - self._released.get(event.key(), -REPEAT_MS)
+                self._is_repeat = event.isAutoRepeat() or 0 <= since < REPEAT_MS
+        return False
+
+    def _on_activated(self, handler: Callable[[], object]) -> None:
+        if not self._is_repeat:
+            handler()
 
     def close(self) -> None:
         """Release the keys."""
