@@ -191,11 +191,11 @@ def test_the_image_moves_while_a_key_is_held(panel: CorrectPanel, outlined: Mask
 
 
 def test_classes_are_chosen_where_there_are_several(panel: CorrectPanel, outlined: MaskEditor) -> None:
-    assert not panel.classes.isVisible()
+    assert not panel.paint.classes.isVisible()
     panel.set_classes(["lesion", "naevus", "ulcer"])
-    assert panel.classes.isVisible()
+    assert panel.paint.classes.isVisible()
     press(outlined, ".")
-    assert (panel.classes.currentText(), outlined.document.active_class) == ("naevus", 2)
+    assert (panel.paint.classes.currentText(), outlined.document.active_class) == ("naevus", 2)
     press(outlined, ".")
     press(outlined, ".")
     assert outlined.document.active_class == 1
@@ -203,7 +203,7 @@ def test_classes_are_chosen_where_there_are_several(panel: CorrectPanel, outline
 
 def test_all_keys_are_listed(panel: CorrectPanel) -> None:
     assert not panel.key_list.isVisible()
-    panel.show_keys.click()
+    panel.key_list.button.click()
     assert panel.key_list.isVisible()
     assert "Backspace" in panel.key_list.text()
 
@@ -245,7 +245,7 @@ def test_a_destroyed_panel_releases_the_layer(qtbot: QtBot, outlined: MaskEditor
 
 
 def test_it_is_narrow_enough_for_a_dock(panel: CorrectPanel) -> None:
-    panel.show_keys.click()
+    panel.key_list.button.click()
     assert panel.minimumSizeHint().width() <= 340
 
 

@@ -166,7 +166,7 @@ def test_held_prompts_are_answered_at_once(window: Any) -> None:
 def test_the_brush_keeps_its_size_on_the_screen(window: Any) -> None:
     window.canvas.setFocus()
     window.key(Qt.Key.Key_P)
-    brush = window.bench.panel(CorrectSection).tools.brush
+    brush = window.bench.panel(CorrectSection).tools.paint.brush
     camera = window.viewer.scene.camera
     assert window.labels.brush_size == round(brush.value() / camera.zoom)
     zoom = camera.zoom

@@ -25,7 +25,7 @@ CLICKED: dict[str, Callable[[Any], QWidget]] = {
     "undo": lambda bench: bench.panel(CorrectSection).tools.buttons["undo"],
     "smallest part": lambda bench: bench.panel(OutlinePanel).form.min_area,
     "table": lambda bench: bench.panel(QueuePanel).table.viewport(),
-    "keys": lambda bench: bench.panel(CorrectSection).tools.show_keys,
+    "keys": lambda bench: bench.panel(CorrectSection).tools.key_list.button,
 }
 
 

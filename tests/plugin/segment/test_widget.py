@@ -278,9 +278,9 @@ def test_a_damaged_model_leaves_the_loaded_one_in_place(
 def test_outlines_can_be_filled(viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage) -> None:
     viewer.add_image(spot, rgb=True)
     outline()
-    widget.as_filled.click()
+    widget.shown_as.filled.click()
     assert viewer.layers[1].contour == 0
-    widget.as_contour.click()
+    widget.shown_as.contour.click()
     assert viewer.layers[1].contour > 0
 
 

@@ -101,9 +101,9 @@ def paint(editor: Any) -> None:
 def test_three_classes_are_named_painted_trained_and_predicted(
     qtbot: QtBot, bench: Workbench, tmp_path: Path
 ) -> None:
-    assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
+    assert not bench.panel(CorrectSection).tools.paint.classes.isVisibleTo(bench)
     change(qtbot, bench, NEVUS, MELANOMA, HAIR)
-    chooser = bench.panel(CorrectSection).tools.classes
+    chooser = bench.panel(CorrectSection).tools.paint.classes
     assert chooser.isVisibleTo(bench)
     assert [chooser.itemText(place) for place in range(3)] == ["nevus", "melanoma", "hair"]
     qtbot.waitUntil(
@@ -183,7 +183,7 @@ def test_a_class_that_is_used_cannot_be_removed(
     change(qtbot, bench, NEVUS, adapt_model=False)
     assert "“melanoma” cannot be removed" in said[0]
     assert [entry.name for entry in bench.session.study.info.classes] == ["nevus", "melanoma"]
-    assert bench.panel(CorrectSection).tools.edit_classes.isEnabled()
+    assert bench.panel(CorrectSection).tools.paint.edit_classes.isEnabled()
 
 
 def test_an_unused_class_is_removed_and_the_model_shrinks(qtbot: QtBot, bench: Workbench) -> None:
@@ -204,7 +204,7 @@ def test_an_unused_class_is_removed_and_the_model_shrinks(qtbot: QtBot, bench: W
         timeout=WAIT,
     )
     assert bench.panel(ModelPanel).models.loaded.card.classes[1:] == ("nevus",)
-    assert not bench.panel(CorrectSection).tools.classes.isVisibleTo(bench)
+    assert not bench.panel(CorrectSection).tools.paint.classes.isVisibleTo(bench)
 
 
 def test_the_dialog(qtbot: QtBot) -> None:
@@ -239,7 +239,7 @@ def test_what_the_dialog_says_is_done(
         return 1
 
     monkeypatch.setattr(ClassesDialog, "exec", answer)
-    bench.panel(CorrectSection).tools.edit_classes.click()
+    bench.panel(CorrectSection).tools.paint.edit_classes.click()
     qtbot.waitUntil(lambda: bench.panel(CorrectSection).task is None, timeout=WAIT)
     assert [entry.name for entry in bench.session.study.info.classes] == ["nevus"]
     assert bench.session.editor.labels.metadata["classes"] == ("background", "nevus")

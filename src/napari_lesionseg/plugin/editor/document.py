@@ -147,11 +147,6 @@ class MaskDocument:
                 return
         self.record(predicted(self.snapshot, since), "prediction")
 
-    def restart(self, history: UndoHistory[Snapshot], kind: str) -> None:
-        """Use another history, and show its current snapshot."""
-        self.history = history
-        self.show(history.current, kind)
-
     def apply_mask(self, mask: LabelImage, before: Snapshot, *, manual: bool) -> bool:
         """Record what a tool made of the mask in `before`; return whether that changed anything.
 

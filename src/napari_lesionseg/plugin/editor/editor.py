@@ -251,7 +251,8 @@ class MaskEditor:
             self.changed.emit("undo")
         elif history.depth:
             self.document.show(history.undo(), "undo")
-            self.requests.send_again()
+            self.requests.queue.put_back()  # the mask that it was about was undone
+            self.requests.start_next()
         else:
             self.noted.emit("There is nothing to undo.")
 
@@ -274,7 +275,8 @@ class MaskEditor:
         if history.current.mask.shape != document.snapshot.mask.shape:
             self.failed.emit(MaskError("The saved outline is of another size; segment the image again."))
             return
-        document.restart(history, "restored")
+        document.history = history
+        document.show(history.current, "restored")
 
     def close(self) -> None:
         """Release the layer and the viewer; requests are cancelled."""

@@ -57,11 +57,8 @@ class CorrectPanel(QWidget):
         self._names: tuple[str, ...] = ("lesion",)
         self._suggested = False
         self.buttons = {tool.id: QPushButton(tool.button) for tool in _BUTTONS}
-        self.brush = whole_number_box()
-        self.classes = QComboBox()
-        self.edit_classes = QToolButton()
-        self.show_keys = QToolButton()
-        self.key_list = small(QLabel())
+        self.paint = PaintRow()
+        self.key_list = KeyList()
         self.status = small(QLabel())
         self._lay_out()
         self._connect()
@@ -83,7 +80,7 @@ class CorrectPanel(QWidget):
         self._detach()
         if editor is not None:
             context = self._context = ToolContext(editor, EditMouse(editor), len(self._names))
-            context.mouse.brush.resize(self.brush.value())
+            context.mouse.brush.resize(self.paint.brush.value())
             handlers = {tool.id: self._handler(tool, tool.function) for tool in TOOLS}
             targets = (editor.labels, editor.image, editor.viewer)
             self._keys = [LayerKeys(target, handlers, self._update) for target in targets]
@@ -110,11 +107,7 @@ class CorrectPanel(QWidget):
         self._names = tuple(names)
         if self._context is not None:
             self._context.class_count = len(self._names)
-        with QSignalBlocker(self.classes):
-            self.classes.clear()
-            self.classes.addItems(list(self._names))
-        for widget in (self.classes, self._class_caption):
-            widget.setVisible(len(self._names) > 1)
+        self.paint.set_classes(self._names)
         self._update()
 
     def _lay_out(self) -> None:
@@ -129,38 +122,18 @@ class CorrectPanel(QWidget):
                 button.setMinimumWidth(40)
                 line.addWidget(button, len(tool.button) + 4)
             column.addLayout(line)
-        self._class_caption = QLabel("Class")
-        self.brush.setRange(BRUSHES[0], BRUSHES[-1])
-        self.brush.setValue(BRUSH_PIXELS)
-        self.brush.setSuffix(" px")
-        classes = QHBoxLayout()
-        classes.addWidget(QLabel("Brush"))
-        classes.addWidget(self.brush)
-        classes.addWidget(self._class_caption)
-        classes.addWidget(self.classes, 1)
-        self.edit_classes.setText("Classes\N{HORIZONTAL ELLIPSIS}")
-        self.edit_classes.setToolTip("Add and rename the classes, and choose their colors")
-        self.edit_classes.setVisible(False)  # only studies have classes
-        classes.addWidget(self.edit_classes)
-        self.show_keys.setText("Keys")
-        self.show_keys.setCheckable(True)
-        self.show_keys.setToolTip("List the keys; change them in Preferences > LesionSeg > Keys")
-        self.show_keys.setArrowType(Qt.ArrowType.RightArrow)
-        self.show_keys.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        classes.addWidget(self.show_keys)
-        column.addLayout(classes)
-        self.key_list.setVisible(False)
-        for label in (self.key_list, self.status):
-            label.setWordWrap(True)
-            column.addWidget(label)
+        last = QHBoxLayout()
+        last.addWidget(self.paint, 1)
+        last.addWidget(self.key_list.button)
+        column.addLayout(last)
+        self.status.setWordWrap(True)
+        column.addWidget(self.key_list)
+        column.addWidget(self.status)
 
     def _connect(self) -> None:
         for tool in _BUTTONS:
             handler = self._handler(tool, tool.on_button)
             self.buttons[tool.id].clicked.connect(partial(_without_arguments, handler))
-        self.brush.valueChanged.connect(self._on_brush)
-        self.classes.activated.connect(self._on_class)
-        self.show_keys.toggled.connect(self._on_show_keys)
         self.destroyed.connect(partial(_without_arguments, self._detach))
 
     def _handler(self, tool: Tool, function: Callable[[ToolContext], Any]) -> Callable[[], Any]:
@@ -184,18 +157,6 @@ class CorrectPanel(QWidget):
             self._update()
 
         return use
-
-    def _on_brush(self, pixels: int) -> None:
-        if self._context is not None:
-            self._context.mouse.brush.resize(pixels)
-
-    def _on_class(self, index: int) -> None:
-        if self._context is not None:
-            self._context.editor.labels.selected_label = index + 1
-
-    def _on_show_keys(self, shown: bool) -> None:
-        self.key_list.setVisible(shown)
-        self.show_keys.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
 
     def _on_changed(self, kind: str) -> None:
         self.status.clear()
@@ -236,19 +197,7 @@ class CorrectPanel(QWidget):
             mode = tool.on_button
             if isinstance(mode, SELECTABLE):
                 button.setChecked(context is not None and mode.is_selected(context))
-        if context is not None:
-            with QSignalBlocker(self.brush):
-                self.brush.setValue(context.mouse.brush.pixels)
-        self.brush.setToolTip(
-            f"Diameter of brush and eraser in pixels of the screen ({key_of('smaller_brush')} and "
-            f"{key_of('bigger_brush')})"
-        )
-        self.classes.setEnabled(context is not None)
-        set_tip(self.classes, "The class to paint" if context else _NO_IMAGE, "next_class")
-        if context is not None:
-            with QSignalBlocker(self.classes):
-                active = context.editor.document.active_class
-                self.classes.setCurrentIndex(min(active, len(self._names)) - 1)
+        self.paint.show_context(context)
         self.key_list.setText(_list_of_keys())
 
     def _detach(self) -> None:
@@ -270,6 +219,84 @@ class CorrectPanel(QWidget):
         editor.noted.disconnect(self._on_noted)
         editor.labels.events.mode.disconnect(self._update)
         editor.labels.events.selected_label.disconnect(self._update)
+
+
+class PaintRow(QWidget):
+    """What is painted with: the size of the brush and the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._context: ToolContext | None = None
+        self.brush = whole_number_box()
+        self.brush.setRange(BRUSHES[0], BRUSHES[-1])
+        self.brush.setValue(BRUSH_PIXELS)
+        self.brush.setSuffix(" px")
+        self.caption = QLabel("Class")
+        self.classes = QComboBox()
+        self.edit_classes = QToolButton()
+        self.edit_classes.setText("Classes\N{HORIZONTAL ELLIPSIS}")
+        self.edit_classes.setToolTip("Add and rename the classes, and choose their colors")
+        self.edit_classes.setVisible(False)  # only studies have classes
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(QLabel("Brush"))
+        row.addWidget(self.brush)
+        row.addWidget(self.caption)
+        row.addWidget(self.classes, 1)
+        row.addWidget(self.edit_classes)
+        self.brush.valueChanged.connect(self._on_brush)
+        self.classes.activated.connect(self._on_class)
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Offer classes; a single one leaves no choice."""
+        with QSignalBlocker(self.classes):
+            self.classes.clear()
+            self.classes.addItems(list(names))
+        for widget in (self.classes, self.caption):
+            widget.setVisible(len(names) > 1)
+
+    def show_context(self, context: ToolContext | None) -> None:
+        """Show what an outline is painted with."""
+        self._context = context
+        self.brush.setToolTip(
+            f"Diameter of brush and eraser in pixels of the screen ({key_of('smaller_brush')} and "
+            f"{key_of('bigger_brush')})"
+        )
+        self.classes.setEnabled(context is not None)
+        set_tip(self.classes, "The class to paint" if context else _NO_IMAGE, "next_class")
+        if context is not None:
+            active = context.editor.document.active_class
+            with QSignalBlocker(self.brush), QSignalBlocker(self.classes):
+                self.brush.setValue(context.mouse.brush.pixels)
+                self.classes.setCurrentIndex(min(active, self.classes.count()) - 1)
+
+    def _on_brush(self, pixels: int) -> None:
+        if self._context is not None:
+            self._context.mouse.brush.resize(pixels)
+
+    def _on_class(self, index: int) -> None:
+        if self._context is not None:
+            self._context.editor.labels.selected_label = index + 1
+
+
+class KeyList(QLabel):
+    """The keys of the tools, which a button shows and hides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        small(self).setWordWrap(True)
+        self.setVisible(False)
+        self.button = QToolButton()
+        self.button.setText("Keys")
+        self.button.setCheckable(True)
+        self.button.setToolTip("List the keys; change them in Preferences > LesionSeg > Keys")
+        self.button.setArrowType(Qt.ArrowType.RightArrow)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.toggled.connect(self._on_toggled)
+
+    def _on_toggled(self, shown: bool) -> None:
+        self.setVisible(shown)
+        self.button.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
 
 
 def _select_outline(context: ToolContext) -> None:

@@ -46,6 +46,11 @@ class Request:
     config: PostprocessConfig | None = None
     edit: MaskEdit | None = None
 
+    @property
+    def needs_prediction(self) -> bool:
+        """Whether it builds on the prediction that the mask came from."""
+        return self.kind not in {"predict", "edit"} and (self.kind != "area" or self.adds)
+
 
 def predict(
     model: Model, image: EncodedImage | ByteImage, prompts: Prompts, before: Snapshot | None
@@ -181,12 +186,7 @@ class PredictionRequests:
     def hold(self, holding: bool) -> None:
         """Collect prompts from now on, or run the network with those that were collected."""
         self.holding = holding
-        self._start_next()
-
-    def send_again(self) -> None:
-        """Send what is in progress once more, since the mask that it was about was undone."""
-        self.queue.put_back()
-        self._start_next()
+        self.start_next()
 
     def forget_image(self) -> None:
         """Encode the image again for the next prediction."""
@@ -198,7 +198,7 @@ class PredictionRequests:
             self.failed.emit(ModelNotFoundError(NO_MODEL))
             return
         self.queue.waiting.append(Request(kind, self.document.history.depth, strokes, **details))
-        self._start_next()
+        self.start_next()
         self._show_pending()
 
     def cancel(self) -> None:
@@ -244,27 +244,21 @@ class PredictionRequests:
             requests, f"outlining {self.image.name}", function, done=done, failed=self._on_failed
         )
 
-    def _start_next(self) -> None:
+    def start_next(self) -> None:
         """Start the next request, if none is in progress."""
         queue = self.queue
         while not queue.is_busy and queue.waiting and self.document.layer.usable and not self.holding:
+            now = self.document.snapshot
             try:
-                self._start()
+                if queue.waiting[0].needs_prediction and now.prediction is None and now.mask.any():
+                    # The mask was restored: which of its pixels differ from the model's prediction?
+                    self.predict((), replace(now.area, strokes=now.strokes), partial(_learn_prediction, self))
+                else:
+                    request = queue.waiting.popleft()
+                    _STARTERS[request.kind](self, request)
             except LesionSegError as error:
                 self._on_failed(error)
         queue.report_busy()
-
-    def _start(self) -> None:
-        now = self.document.snapshot
-        first = self.queue.waiting[0]
-        replaces = first.kind == "predict" or (first.kind == "area" and not first.adds)
-        needs_prediction = not replaces and first.kind != "edit"
-        if needs_prediction and now.prediction is None and now.mask.any():
-            # The mask was restored: first find out which of its pixels differ from the model's prediction.
-            self.predict((), replace(now.area, strokes=now.strokes), partial(_learn_prediction, self))
-            return
-        request = self.queue.waiting.popleft()
-        _STARTERS[request.kind](self, request)
 
     def _on_done(self, apply: Callable[[Any], None], result: Any) -> None:
         if not self.document.layer.usable:
@@ -274,7 +268,7 @@ class PredictionRequests:
         self.document.pending = self.queue.prompts
         apply(result)
         self._show_pending()
-        self._start_next()
+        self.start_next()
 
     def _on_failed(self, error: Exception) -> None:
         self.cancel()

@@ -51,7 +51,8 @@ class StackEditor:
             then.mask[frame] = predictions[frame].to_mask(config, then.threshold)
         self._outdated.clear()
         if begins_empty(self.document.history) and not self.document.history.depth:
-            self.document.restart(UndoHistory(then), "prediction")  # undo never removes the first outline
+            self.document.history = UndoHistory(then)  # undo never removes the first outline
+            self.document.show(then, "prediction")
         else:
             self._record(then, "prediction")
 

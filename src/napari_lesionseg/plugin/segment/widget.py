@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
 from qtpy.QtWidgets import (
-    QButtonGroup,
     QHBoxLayout,
     QLabel,
     QRadioButton,
@@ -17,6 +16,7 @@ from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
 from napari_lesionseg.plugin.segment.outlines import ImageEditors
 from napari_lesionseg.plugin.segment.task import SegmentTask
+from napari_lesionseg.plugin.settings import open_images_without_asking
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
@@ -42,14 +42,14 @@ class SegmentWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         DockTabs(self)
+        open_images_without_asking()
         self._viewer = napari_viewer
         self._editors = ImageEditors(napari_viewer)
         self._task: SegmentTask | None = None
         self.images = ImagesCombo(napari_viewer, self._editors)
         self.models = ModelPicker(self)
         self.controls = PostprocessForm(self)
-        self.as_contour = QRadioButton("Outline")
-        self.as_filled = QRadioButton("Filled")
+        self.shown_as = ShownAs(self._editors)
         self._bar = RunBar()
         self.segment, self.cancel = self._bar.segment, self._bar.cancel
         self.progress_bar, self.status = self._bar.progress_bar, self._bar.status
@@ -63,34 +63,21 @@ class SegmentWidget(QWidget):
 
     def _describe(self) -> None:
         set_tip(self.images.native, "Image to outline, or all images selected in the layer list", "image")
-        set_tip(self.as_contour, "Show the border alone, so that what lies under it is seen", "show outline")
-        set_tip(self.as_filled, "Show the whole area in color", "show filled")
         bind_key(self.images.native, "image")
-        bind_key(self.as_contour, "show outline")
-        bind_key(self.as_filled, "show filled")
         bind_key(self.segment, "segment")
         bind_key(self.cancel, "cancel")
-        shown_as = QButtonGroup(self)
-        shown_as.addButton(self.as_contour)
-        shown_as.addButton(self.as_filled)
-        (self.as_filled if self._editors.filled else self.as_contour).setChecked(True)
 
     def _lay_out(self) -> None:
         grid = captioned(("Image", self.images.native))
         row = self.controls.add_to(grid, self.models.add_to(grid, 1))
-        shown_as = QHBoxLayout()
-        shown_as.addWidget(self.as_contour)
-        shown_as.addWidget(self.as_filled)
-        shown_as.addStretch()
         grid.addWidget(QLabel("Show as"), row, 0)
-        grid.addLayout(shown_as, row, 1)
+        grid.addWidget(self.shown_as, row, 1)
         self._bar.lay_out(self, grid)
 
     def _connect(self) -> None:
         self.images.changed.connect(self._on_images_changed)
         self.controls.changed.connect(self._on_settings)
         self.controls.settled.connect(self._redraw_all)
-        self.as_filled.toggled.connect(self._on_shown_as)
         self.segment.clicked.connect(self._on_segment)
         self.cancel.clicked.connect(self._on_cancel)
         when_gone(self, self._tear_down)
@@ -141,9 +128,6 @@ class SegmentWidget(QWidget):
         if run.errors:
             more = f" ({len(run.errors) - 1} more did not work.)" if len(run.errors) > 1 else ""
             show_error(f"{run.errors[0]}{more}")
-
-    def _on_shown_as(self, filled: bool) -> None:
-        self._editors.filled = filled
 
     def _on_images_changed(self) -> None:
         """Show the settings an outline was drawn with; a new image starts at the model's threshold."""
@@ -201,6 +185,29 @@ class SegmentWidget(QWidget):
         )
         self.progress_bar.setVisible(running)
         self._bar.say(reason if not running else self.status.text())
+
+
+class ShownAs(QWidget):
+    """Whether outlines are drawn as a line or filled."""
+
+    def __init__(self, editors: ImageEditors) -> None:
+        super().__init__()
+        self._editors = editors
+        self.contour, self.filled = QRadioButton("Outline"), QRadioButton("Filled")
+        set_tip(self.contour, "Show the border alone, so that what lies under it is seen", "show outline")
+        set_tip(self.filled, "Show the whole area in color", "show filled")
+        bind_key(self.contour, "show outline")
+        bind_key(self.filled, "show filled")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.contour)
+        row.addWidget(self.filled)
+        row.addStretch()
+        (self.filled if editors.filled else self.contour).setChecked(True)
+        self.filled.toggled.connect(self._on_toggled)
+
+    def _on_toggled(self, filled: bool) -> None:
+        self._editors.filled = filled
 
 
 def _why_not(running: bool, any_image: bool, any_chosen: bool) -> str:

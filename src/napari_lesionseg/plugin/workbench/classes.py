@@ -66,13 +66,13 @@ class CorrectSection(Panel):
         within = self.tools.layout()
         if within is not None:
             within.setContentsMargins(0, 0, 0, 0)
-        self.tools.edit_classes.clicked.connect(self.ask)
+        self.tools.paint.edit_classes.clicked.connect(self.ask)
 
     def show_session(self, session: StudySession) -> None:
         """Correct the outlines of a study, in its classes."""
         self.listen(session.opened, self._on_opened)
-        self.tools.edit_classes.setVisible(True)
-        self.tools.edit_classes.setEnabled(True)
+        self.tools.paint.edit_classes.setVisible(True)
+        self.tools.paint.edit_classes.setEnabled(True)
         self._show_classes(session)
 
     def close_session(self) -> None:
@@ -94,7 +94,7 @@ class CorrectSection(Panel):
         """Change the classes of the study, and perhaps make a copy of the model for them."""
         if self.session is None:
             return
-        self.tools.edit_classes.setEnabled(False)
+        self.tools.paint.edit_classes.setEnabled(False)
         self.task = run_task(
             "changing the classes",
             change_classes,
@@ -128,7 +128,7 @@ class CorrectSection(Panel):
 
     def _end(self) -> None:
         self.task = None
-        self.tools.edit_classes.setEnabled(True)
+        self.tools.paint.edit_classes.setEnabled(True)
         if self.session is not None:
             self._show_classes(self.session)  # also after an error: the study may have them already
 
