@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 from napari_lesionseg.cli import app as cli_app
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.plugin import commands
+from napari_lesionseg.plugin.segment.widget import SegmentWidget
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.types import ByteImage
 
@@ -70,13 +71,23 @@ def test_images_are_shown_with_their_masks(
     assert kinds == ["Image", "Labels"]
 
 
-def test_images_open_without_a_question_unless_the_user_chose_a_reader() -> None:
-    plugins = get_settings().plugins
-    before = plugins.extension2reader
+@pytest.mark.parametrize("widget", [Workbench, SegmentWidget])
+def test_images_open_without_a_question_unless_the_user_chose_a_reader(
+    widget: Any, make_napari_viewer: Any, network: Any, plugins: Any, folder: Path, monkeypatch: Any
+) -> None:
+    """As when a file is dropped on napari with one of the plugin's widgets open."""
+
+    def ask(*arguments: Any, **more: Any) -> None:
+        raise AssertionError("napari asked for a reader")
+
+    monkeypatch.setattr("napari._qt.qt_viewer.handle_gui_reading", ask)
+    chosen, viewer = get_settings().plugins, make_napari_viewer()
+    before = chosen.extension2reader
     try:
-        plugins.extension2reader = {"*.png": "another"}
-        commands.open_images_without_asking()
-        assert plugins.extension2reader["*.png"] == "another"
-        assert plugins.extension2reader["*.jpg"] == commands.PLUGIN
+        chosen.extension2reader = {"*.bmp": "another"}
+        viewer.window.add_dock_widget(widget(viewer))
+        viewer.window._qt_viewer._qt_open([str(folder / "a.png")], stack=False)
+        assert [layer.name for layer in viewer.layers] == ["a"]
+        assert chosen.extension2reader["*.bmp"] == "another"
     finally:
-        plugins.extension2reader = before
+        chosen.extension2reader = before

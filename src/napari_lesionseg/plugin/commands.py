@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import napari
-from napari.settings import get_settings
 
-from napari_lesionseg.io.images import image_suffixes
 from napari_lesionseg.plugin.about import add_about
 from napari_lesionseg.plugin.layout import ImageFirst
 
@@ -37,7 +35,6 @@ def make_viewer(
     folder: Path | None, images: Sequence[Path], masks: Sequence[Path], annotator: str | None = None
 ) -> napari.Viewer:
     """Make the window; see `open_viewer`."""
-    open_images_without_asking()
     viewer = napari.Viewer(title="LesionSeg")
     dock, workbench = _dock_workbench(viewer)
     ImageFirst(viewer, dock)
@@ -51,13 +48,6 @@ def make_viewer(
     if folder is not None:
         workbench.open_folder(folder)
     return viewer
-
-
-def open_images_without_asking() -> None:
-    """Open images with this plugin where the user has not chosen a reader; napari would ask for each file."""
-    plugins = get_settings().plugins
-    own = {f"*{suffix}": PLUGIN for suffix in image_suffixes}
-    plugins.extension2reader = own | plugins.extension2reader
 
 
 def open_workbench(viewer: napari.Viewer) -> Workbench:

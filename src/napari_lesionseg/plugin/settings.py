@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from napari.settings import get_plugin_settings
+from napari.settings import get_plugin_settings, get_settings
+
+from napari_lesionseg.io.images import image_suffixes
 
 PLUGIN = "napari-lesionseg"
 
@@ -43,6 +45,13 @@ def read_preferences() -> Preferences:
     except (KeyError, AttributeError):
         return Preferences()
     return Preferences(page.default_model.strip(), page.device, page.working_size, annotator, scheduler)
+
+
+def open_images_without_asking() -> None:
+    """Open images with this plugin where the user has not chosen a reader; napari would ask for each file."""
+    plugins = get_settings().plugins
+    own = {f"*{suffix}": PLUGIN for suffix in image_suffixes}
+    plugins.extension2reader = own | plugins.extension2reader
 
 
 def read_outline_style() -> OutlineStyle:

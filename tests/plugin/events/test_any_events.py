@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from hypothesis.stateful import (
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QLineEdit
 from tests.plugin.events.conftest import SHAPE, Window, make_images
 
 from napari_lesionseg.plugin.workbench import image_review, verdict_guard
@@ -151,6 +153,39 @@ class AnyEvents(RuleBasedStateMachine):
     def focus_a_field(self) -> None:
         self.window.click(self.window.bench.panel(QueuePanel).search)
         self.window.key(Qt.Key.Key_Escape)
+
+    @precondition(lambda self: self.window is not None)
+    @rule(given=st.booleans(), by_key=st.booleans())
+    def flag(self, given: bool, by_key: bool) -> None:
+        dialog = SimpleNamespace(getText=lambda *words: ("hair?", given))
+        with patch("napari_lesionseg.plugin.workbench.panels.review_bar.QInputDialog", dialog):
+            if by_key:
+                self.window.key(Qt.Key.Key_F4)
+            else:
+                self.window.click(self.window.bar.flag)
+
+    @precondition(lambda self: self.window is not None)
+    @rule(key=st.sampled_from(sorted(KEYS)))
+    def work_in_another_window(self, key: str) -> None:
+        signed, other = len(self.signed), QLineEdit()
+        other.show()
+        QApplication.setActiveWindow(other)
+        other.setFocus()
+        self.window.key(KEYS[key])
+        other.close()
+        assert len(self.signed) == signed
+        QApplication.setActiveWindow(self.window.main)
+
+    @precondition(lambda self: self.ready)
+    @rule(name=st.sampled_from(["am", "bk"]))
+    def change_the_annotator(self, name: str) -> None:
+        dialog = SimpleNamespace(getText=lambda parent, title, question, text: (name, True))
+        with patch("napari_lesionseg.plugin.workbench.annotator.QInputDialog", dialog):
+            self.window.bench.change_annotator()
+        self.window.qtbot.waitUntil(lambda: self.window.session is not None, timeout=20_000)
+        assert self.window.session.study.annotator == name
+        self.window.session.save_queue.save_mask = self.watch(self.window.session.save_queue.save_mask)
+        self.window.qtbot.waitUntil(lambda: self.ready, timeout=20_000)
 
     @precondition(lambda self: self.window is not None)
     @rule(threshold=st.integers(10, 90))
