@@ -23,7 +23,6 @@ from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QDialog
 from scipy import ndimage
 from skimage.transform import SimilarityTransform, warp
-from superqt import QCollapsible
 
 from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -106,9 +105,9 @@ def take(viewer: napari.Viewer, name: str) -> None:
 
 
 def show_only(bench: Workbench, title: str) -> None:
-    """Unfold one section and fold all others."""
-    for section in bench.findChildren(QCollapsible):
-        (section.expand if section.text() == title else section.collapse)(animate=False)
+    """Unfold one panel besides the list of images, and fold all others."""
+    for panel, heading in bench.sections.headings.items():
+        heading.setChecked(panel.grows or panel.title == title)
 
 
 def make_study(folder: Path) -> None:

@@ -16,7 +16,9 @@ from qtpy.QtWidgets import QDockWidget
 
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
+from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
+from napari_lesionseg.plugin.workbench.panels.queue_columns import SIDE
 from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 
@@ -99,14 +101,45 @@ def test_the_verdicts_are_visible_with_everything_unfolded(
         assert panel.width() >= panel.minimumSizeHint().width(), "a row is cut off"
 
 
-def test_the_list_of_images_takes_the_height_that_is_left(qtbot: Any, own: Any) -> None:
+@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("font_size", [9, 14], indirect=True)
+def test_every_heading_is_visible_without_scrolling(
+    qtbot: Any, own: Any, font_size: int, unfolded: bool
+) -> None:
+    main = own.window._qt_window
+    bench = main.findChild(Workbench)
+    if unfolded:
+        for panel in bench.panels:
+            panel.unfold.emit()
+    set_size(qtbot, own, 1366, 728)
+    headings = list(bench.sections.headings.values())
+    assert [heading.text() for heading in headings] == [panel.title for panel in bench.panels if panel.title]
+    for heading in headings:
+        assert heading.visibleRegion().boundingRect() == heading.rect()
+    assert bench.panel(QueuePanel).table.viewport().height() >= 1.5 * (SIDE + 4)
+
+
+def test_a_heading_shows_and_hides_its_panel(qtbot: Any, own: Any) -> None:
     bench = own.window._qt_window.findChild(Workbench)
-    table = bench.panel(QueuePanel).table
-    set_size(qtbot, own, 1366, 1000)
-    assert not bench._sections.verticalScrollBar().isVisible()
+    set_size(qtbot, own, 1366, 728)
+    panel = bench.panel(ExportPanel)
+    heading = bench.sections.headings[panel]
+    for shown in (True, False):
+        qtbot.mouseClick(heading, Qt.MouseButton.LeftButton)
+        assert panel.isVisible() == heading.isChecked() == shown
+
+
+@pytest.mark.parametrize("height", [728, 1000])
+def test_the_list_of_images_takes_the_height_that_is_left(qtbot: Any, own: Any, height: int) -> None:
+    bench = own.window._qt_window.findChild(Workbench)
+    table, below = bench.panel(QueuePanel).table, bench.sections.below
+    set_size(qtbot, own, 1366, height)
+    qtbot.waitUntil(
+        lambda: not below.verticalScrollBar().isVisible() and table.height() >= 5 * (SIDE + 4), timeout=10_000
+    )
     low = table.height()
-    set_size(qtbot, own, 1366, 1272)
-    assert table.height() == pytest.approx(low + 272, abs=5)
+    set_size(qtbot, own, 1366, height + 272)
+    qtbot.waitUntil(lambda: abs(table.height() - low - 272) <= 5, timeout=10_000)
 
 
 def test_the_dock_is_narrow(qtbot: Any, own: Any) -> None:

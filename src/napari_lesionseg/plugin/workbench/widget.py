@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.layout import DockTabs
+from napari_lesionseg.plugin.settings import open_images_without_asking
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
@@ -74,6 +75,7 @@ class Workbench(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        open_images_without_asking()
         self._viewer = napari_viewer
         self.session: StudySession | None = None
         self.annotator = AnnotatorField()
@@ -82,7 +84,7 @@ class Workbench(QWidget):
         self.start = StartPanel(napari_viewer, self.annotator.name, self.close_study)
         self.panels = [panel_type(napari_viewer) for panel_type in PANELS]
         self.notice = Notice()
-        self._sections = Sections(self.start)
+        self.sections = Sections(self.start)
         self._guard = WindowGuard(
             self, lambda ask: None if self.session is None else self.close_study(ask=ask)
         )
@@ -109,7 +111,7 @@ class Workbench(QWidget):
 
     def fold_settings(self) -> None:
         """Fold the settings that most images need no change of, to leave the height to the list."""
-        self._sections.fold(self.panel(OutlinePanel))
+        self.sections.fold(self.panel(OutlinePanel))
 
     def change_annotator(self) -> None:
         """Ask for another annotator, and open the study again for that one."""
@@ -151,17 +153,15 @@ class Workbench(QWidget):
         whole.setContentsMargins(4, 0, 4, 4)
         whole.setSpacing(3)
         whole.addLayout(header)
-        whole.addWidget(self._sections, 1)
+        whole.addWidget(self.sections, 1)
         whole.addWidget(self.notice)
-        self._frames: list[QWidget] = []
         for panel in self.panels:
             panel.notice.connect(partial(self.notice.show_text, panel))
             if panel.title:
-                panel.unfold.connect(partial(self._sections.reveal, panel))
-                self._frames.append(self._sections.add(panel))
+                panel.unfold.connect(partial(self.sections.reveal, panel))
+                self.sections.add(panel)
             else:
                 whole.addWidget(panel)
-                self._frames.append(panel)
 
     def _make_menu(self) -> None:
         self.menu.setText("\N{MIDLINE HORIZONTAL ELLIPSIS}")
@@ -188,7 +188,7 @@ class Workbench(QWidget):
         session.opened.connect(self._on_opened)
         self._set_session(session)
         self._show_study()
-        QTimer.singleShot(0, self._sections.fit_width)
+        QTimer.singleShot(0, self.sections.fit_width)
         self._poll.start()
         for problem in study.problems[:3]:
             show_info(str(problem))
@@ -205,9 +205,13 @@ class Workbench(QWidget):
         self.annotator.show_open(is_open)
         self.start.setVisible(not is_open)
         self.menu.setVisible(is_open)
-        for panel, frame in zip(self.panels, self._frames, strict=True):
-            frame.setVisible(is_open or not panel.needs_study)
-        self._sections.fit_width()
+        for panel in self.panels:
+            available = is_open or not panel.needs_study
+            if panel.title:
+                self.sections.set_available(panel, available)
+            else:
+                panel.setVisible(available)
+        self.sections.fit_width()
 
     def _on_opened(self, editor: MaskEditor | None) -> None:
         if editor is not None:

@@ -36,19 +36,19 @@ class Panel(QWidget):
     """
 
     unfold = Signal()
-    """Emit to unfold its section and scroll to it."""
+    """Emit to unfold it and scroll to it."""
 
     notice = Signal(str)
-    """Emit to report, outside its section, what it has to show; an empty text takes the last report back."""
+    """Emit to report what it has to show while it is folded; an empty text takes the last report back."""
 
     title: ClassVar[str] = ""
-    """Heading of its foldable section; without one, the panel stands below the sections."""
+    """Its heading, which folds and unfolds it; without one, the panel is always visible at the bottom."""
 
     folded: ClassVar[bool] = True
-    """Whether the section is folded at first."""
+    """Whether it is folded at first."""
 
     grows: ClassVar[bool] = False
-    """Whether its section takes the height that the others leave."""
+    """Whether it stands above the headings and takes the height that the others leave."""
 
     needs_study: ClassVar[bool] = True
     """Whether it is hidden while no study is open."""

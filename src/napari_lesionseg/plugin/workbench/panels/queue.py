@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QProgressBar,
     QPushButton,
+    QSizePolicy,
     QTableView,
     QWidget,
 )
@@ -151,6 +152,7 @@ class QueuePanel(Panel):
         header.setMinimumSectionSize(min(_WIDTHS.values()))
         header.setHighlightSections(False)
         header.setSectionsClickable(True)
+        table.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)  # shrinks first
         table.setMinimumHeight(ROWS * (SIDE + 4) + header.sizeHint().height() + 4)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -159,8 +161,10 @@ class QueuePanel(Panel):
         grid.addWidget(self.filter, 1, 0)
         grid.addWidget(self.sort, 1, 1)
         grid.addWidget(table, 2, 0, 1, 2)
-        grid.addWidget(self.progress, 3, 0)
-        grid.addWidget(self.predict_all, 3, 1)
+        last = QHBoxLayout()
+        last.addWidget(self.progress, 1)
+        last.addWidget(self.predict_all)
+        grid.addLayout(last, 3, 0, 1, 2)
         grid.addWidget(self.missing, 4, 0, 1, 2)
 
     def _set_column_widths(self) -> None:
@@ -217,6 +221,7 @@ class QueuePanel(Panel):
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
         self.table.setColumnHidden(AGREE, not self.model.can_agree)
+        self.table.setColumnHidden(ANNOTATOR, not self.model.is_shared)
         if not self.session.batch.is_active:
             self._update_predict_all(counts.by_status[Status.UNREVIEWED])
         row = self.model.row_of(self.session.image_id)
@@ -311,6 +316,12 @@ class QueueModel(QAbstractTableModel):
         self._session.changed.disconnect(self.refresh)
         self._thumbnails.close()
         self._agreement_column.close()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several people work on the study; else the column of annotators says nothing."""
+        study = self._session.study
+        return len({study.annotator, *(s.annotator for s in study.state.images.values() if s.annotator)}) > 1
 
     @property
     def can_agree(self) -> bool:

@@ -1,11 +1,11 @@
-"""The scrolling column of foldable sections, one a panel, and the notice below it."""
+"""The workbench's panels below their headings, which are always visible, and the notice below them."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor, QPalette
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -13,58 +13,139 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
+from superqt import QFlowLayout
 
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 
-_HEADING = "text-align: left; border: none; outline: none; background: transparent; font-weight: bold;"
-_ARROW = "#909090"  # visible on dark and on light
+_HEADING = """
+    QToolButton { padding: 2px 3px; border: none; border-bottom: 2px solid transparent; }
+    QToolButton:checked { font-weight: bold; border-bottom: 2px solid #56b4e9; }
+    QToolButton:focus { border-bottom: 2px solid #909090; }
+"""
 _NOTICE = "#notice { border: 1px solid #e69f00; border-radius: 3px; }"
-_UNLIMITED = 16_777_215  # Qt's own QWIDGETSIZE_MAX
+
+LEAST_ROWS = 10
+"""Lines of text that the panels below the list get at least, if they need them."""
 
 
-class Sections(QScrollArea):
-    """Panels with a title, each in a section that can be folded; it scrolls vertically only."""
+class Sections(QWidget):
+    """A heading for each panel, which shows and hides it.
+
+    The panel that grows, the list of images, stands above the headings and takes the height that is left. The
+    others stand below, and scroll if the window is too low for all that are shown.
+    """
 
     def __init__(self, top: QWidget) -> None:
         super().__init__()
-        self._sections: dict[Panel, QCollapsible] = {}
-        self.setWidgetResizable(True)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setFrameShape(QScrollArea.Shape.NoFrame)
-        inside = QWidget()
-        self._column = QVBoxLayout(inside)
-        self._column.setContentsMargins(4, 0, 4, 0)
-        self._column.setSpacing(2)
-        self._column.addWidget(top)
-        self._column.addStretch()
-        self.setWidget(inside)
+        self.headings: dict[Panel, QToolButton] = {}
+        self._row = QWidget()
+        self._buttons = QFlowLayout(self._row)
+        self._buttons.setContentsMargins(0, 0, 0, 0)
+        self._buttons.setHorizontalSpacing(2)
+        self._buttons.setVerticalSpacing(0)
+        self.below = _Scrolling()
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(3)
+        for widget in (top, self._row, self.below):
+            self._column.addWidget(widget)
+        self._column.addStretch()  # takes the height while no study is open
 
-    def add(self, panel: Panel) -> QWidget:
-        """Add a panel below the others; return its section."""
-        section = self._sections[panel] = _section(panel)
-        section.toggled.connect(self.fit_width)
-        self._column.insertWidget(self._column.count() - 1, section, int(panel.grows))
-        return section
+    def add(self, panel: Panel) -> None:
+        """Add a panel, and its heading after those of the others."""
+        heading = self.headings[panel] = QToolButton()
+        heading.setText(panel.title)
+        heading.setCheckable(True)
+        heading.setChecked(not panel.folded)
+        heading.setStyleSheet(_HEADING)
+        heading.toggled.connect(partial(self._on_toggled, panel))
+        self._buttons.addWidget(heading)
+        if panel.grows:
+            self._column.insertWidget(1, panel, 1)
+        else:
+            self.below.add(panel)
+        self.set_available(panel, True)
+
+    def set_available(self, panel: Panel, available: bool) -> None:
+        """Show the heading of a panel, and the panel if it is unfolded; or neither."""
+        heading = self.headings[panel]
+        heading.setVisible(available)
+        heading.setToolTip(f"Show or hide {panel.title.lower()}")
+        panel.setVisible(available and heading.isChecked())
 
     def fold(self, panel: Panel) -> None:
-        """Fold the section of a panel."""
-        self._sections[panel].collapse(animate=False)
+        """Hide a panel."""
+        self.headings[panel].setChecked(False)
 
     def reveal(self, panel: Panel) -> None:
-        """Unfold the section of a panel, and scroll to it."""
-        section = self._sections[panel]
-        section.expand(animate=False)
-        self.widget().layout().activate()  # else the new size is not known yet
-        self.ensureWidgetVisible(section)
+        """Show a panel, and scroll to it."""
+        self.headings[panel].setChecked(True)
+        if not panel.grows:
+            self.below.widget().layout().activate()  # else the new size is not known yet
+            self.below.ensureWidgetVisible(panel)
 
     def fit_width(self, *_: object) -> None:
         """Be wide enough for the widest row."""
-        needed = self.widget().minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
-        self.setMinimumWidth(needed)
+        self.setMinimumWidth(self.below.minimumSizeHint().width())
+
+    def _on_toggled(self, panel: Panel, shown: bool) -> None:
+        panel.setVisible(shown)
+        self.fit_width()
+
+
+class _Scrolling(QScrollArea):
+    """A column that is as high as its content if there is room, and scrolls vertically only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        inside = QWidget()
+        self._column = QVBoxLayout(inside)
+        self._column.setContentsMargins(0, 2, 4, 2)
+        self._column.setSpacing(8)
+        self._column.addStretch()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self.updateGeometry)
+        self.setWidget(inside)
+
+    def add(self, panel: Panel) -> None:
+        """Add a panel below the others."""
+        self._column.insertWidget(self._column.count() - 1, panel)
+
+    def sizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the size of all that is shown."""
+        # Words that wrap need more height than the layout's own hint says, and a scroll area gives the least.
+        wrapped = self._column.totalHeightForWidth(self.viewport().width())
+        least, usual = self._column.totalMinimumSize().height(), self._column.totalSizeHint().height()
+        margins = self.contentsMargins()  # napari's style has a border
+        height = max(least, wrapped if wrapped >= 0 else usual) + margins.top() + margins.bottom()
+        return QSize(self.minimumSizeHint().width(), height)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the width of the widest row, with the scroll bar, and the height of some rows."""
+        inner = self._column.totalMinimumSize()
+        rows = LEAST_ROWS * self.fontMetrics().lineSpacing()
+        width = inner.width() + self.verticalScrollBar().sizeHint().width()
+        return QSize(width, min(inner.height(), rows))
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Take another height when a row is shown or hidden."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self._soon.start()  # the height is known once the rows are laid out
+        return bool(super().eventFilter(watched, event))
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802  Qt's name
+        """Take another height when words wrap elsewhere."""
+        super().resizeEvent(event)
+        self._soon.start()
 
 
 class Notice(QFrame):
@@ -101,40 +182,3 @@ class Notice(QFrame):
         self.hide()
         if self._panel is not None:
             self._panel.unfold.emit()
-
-
-def _section(panel: Panel) -> QCollapsible:
-    """Put a panel into a foldable section."""
-    section = QCollapsible(panel.title)
-    _draw_heading(section)
-    section.setDuration(0)
-    section.layout().setSpacing(3)
-    section.layout().setContentsMargins(0, 0, 0, 0)
-    section.toggled.connect(partial(_release_height, section, panel))
-    section.content().hide()  # the empty one that it comes with
-    section.setContent(panel)
-    section.toggled.connect(panel.setVisible)  # superqt leaves what is folded in the order of the Tab key
-    if panel.folded:
-        panel.setMaximumHeight(0)
-        panel.hide()
-    else:
-        section.expand(animate=False)
-    return section
-
-
-def _draw_heading(section: QCollapsible) -> None:
-    button = section.toggleButton()
-    palette = button.palette()
-    palette.setColor(QPalette.ColorRole.WindowText, QColor(_ARROW))
-    button.setPalette(palette)
-    section.setCollapsedIcon("\N{BLACK RIGHT-POINTING TRIANGLE}")
-    section.setExpandedIcon("\N{BLACK DOWN-POINTING TRIANGLE}")
-    button.setStyleSheet(_HEADING)
-
-
-def _release_height(section: QCollapsible, panel: Panel, unfolded: bool) -> None:
-    """Remove the limit that superqt sets to the height that the panel had at first."""
-    if unfolded:
-        panel.setMaximumHeight(_UNLIMITED)
-    vertical = QSizePolicy.Policy.Expanding if unfolded and panel.grows else QSizePolicy.Policy.Maximum
-    section.setSizePolicy(QSizePolicy.Policy.Preferred, vertical)
