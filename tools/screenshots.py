@@ -18,10 +18,12 @@ from pathlib import Path
 import napari
 import numpy as np
 from napari.qt import get_stylesheet
+from numpy.typing import NDArray
 from PIL import Image
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QDialog
 from scipy import ndimage
+from skimage.measure import find_contours
 from skimage.transform import SimilarityTransform, warp
 
 from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
@@ -48,11 +50,12 @@ from napari_lesionseg.study.events import Identified, StudyClass
 from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.review import mark_gold, return_image
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click
+from napari_lesionseg.types import Click, Prompts
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 options = argparse.Namespace(out=IMAGES, size=(1366, 768))
 APPROVED, WIDER, LEARN_SECONDS = 12, 14, 90
+STRIP_HEIGHT, STRIP_GAP = 240, 6  # of a row of images, in pixels
 PATIENCE_S = 600
 
 
@@ -170,6 +173,68 @@ def loop_review(folder: Path) -> None:
     bench.panel(ReviewBar).approve.click()
     wait_for(lambda: bench.session.editor is not None and bench.session.editor is not opened)
     take(bench._viewer, "loop-approve")
+
+
+def phone_photo(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw a pale lesion in uneven light, as in a photo without a dermoscope, and its mask."""
+    sample = synthetic_sample(seed, (420, 560), artifacts=False)
+    skin = np.median(sample.image, axis=(0, 1))
+    light = np.linspace(1, 0.65, 560)[None, :, None]
+    pale = (skin + (sample.image - skin) * 0.15) * light
+    return pale.clip(0, 255).astype(np.uint8), sample.mask > 0
+
+
+def rough_lasso(mask: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
+    """Draw around a mask, too wide and without its detail."""
+    blurred = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=6).astype(float), 8)
+    outline = max(find_contours(blurred, 0.5), key=len)
+    return tuple((row, col) for row, col in outline[::4].tolist())
+
+
+def gesture(folder: Path) -> None:
+    """Show a photo, its poor outline, a lasso being drawn, the answer, and the window after the approval."""
+    photo, truth = phone_photo(38)
+    images = {"photo-1": photo, "photo-2": phone_photo(27)[0]}
+    with Study.create(folder / "photos", "bk", images=images):
+        pass
+    bench = open_workbench(folder / "photos")
+    viewer, editor = bench._viewer, bench.session.editor
+    wait_for(lambda: editor.snapshot.mask.any())
+    shots = []
+
+    def shoot(*, canvas_only: bool = True) -> None:
+        spin(1)
+        shot = Image.fromarray(viewer.screenshot(canvas_only=canvas_only, flash=False)[..., :3])
+        if canvas_only:  # the image fills the middle of the canvas
+            side = min(shot.width, shot.height * 4 // 3)
+            left = (shot.width - side) // 2
+            shot = shot.crop((left, 0, left + side, shot.height))
+        shots.append(shot.resize((shot.width * STRIP_HEIGHT // shot.height, STRIP_HEIGHT)))
+
+    editor.labels.visible = False
+    shoot()
+    editor.labels.visible = True
+    shoot()
+    lasso = rough_lasso(truth)
+    editor.document.overlay.show_lasso(lasso[: len(lasso) * 3 // 4])
+    shoot()
+    editor.document.overlay.show_lasso(())
+    before = editor.snapshot.mask
+    editor.add_area(Prompts(lasso=lasso))
+    wait_for(lambda: (editor.snapshot.mask != before).any())
+    shoot()
+    bench.panel(ReviewBar).approve.click()
+    wait_for(lambda: bench.session.editor is not None and bench.session.editor is not editor)
+    shoot(canvas_only=False)
+    viewer.close()
+    strip = Image.new(
+        "RGB", (sum(shot.width + STRIP_GAP for shot in shots) - STRIP_GAP, STRIP_HEIGHT), "white"
+    )
+    left = 0
+    for shot in shots:
+        strip.paste(shot, (left, 0))
+        left += shot.width + STRIP_GAP
+    strip.quantize(256, dither=Image.Dither.NONE).save(options.out / "gesture.png", optimize=True)
 
 
 def export(folder: Path) -> None:
@@ -368,6 +433,7 @@ IN_DOCS = {
     "large-image": large_image,
     "loop-open": loop_open,
     "loop-review": loop_review,
+    "gesture": gesture,
     "fields": fields,
     "follow-up": follow_up,
     "review": review,
