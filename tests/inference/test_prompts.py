@@ -323,6 +323,29 @@ def test_a_box_may_reach_beyond_the_image(image: ByteImage) -> None:
     assert not inside[:, 60:].any()
 
 
+def test_an_outline_follows_the_size_of_the_box_unless_the_image_is_clear(shipped: Model) -> None:
+    sample = sample_set(1)[0]
+    rows, cols = np.nonzero(sample.mask)
+    top, left, bottom, right = rows.min(), cols.min(), rows.max() + 1, cols.max() + 1
+    heights = []
+    encoded = shipped.encode(sample.image)
+    for wider in (-0.08, 0.0, 0.08):
+        down, across = wider * (bottom - top), wider * (right - left)
+        probability = encoded.predict(box=(top - down, left - across, bottom + down, right + across))
+        inside = np.nonzero(probability >= shipped.card.threshold)[0]
+        heights.append((inside.max() + 1 - inside.min()) / (bottom - top))
+    assert heights[0] <= 0.9 < heights[1] < heights[2]
+    assert heights[1] == pytest.approx(1, abs=0.05)
+
+
+def test_the_automatic_outline_is_computed_once(image: ByteImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = make_model("lite-unet with prompts").encode(image)
+    first = encoded.predict()
+    encoded.predict(box=BOX)
+    monkeypatch.setattr(DeviceModel, "decode", None)
+    np.testing.assert_array_equal(encoded.predict(), first)
+
+
 def prompted_and_plain() -> tuple[Model, Model]:
     """Make a model with a part for prompts, and one without it but with the same other weights."""
     model = make_model("lite-unet with prompts")
