@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from PIL import Image
@@ -209,6 +210,67 @@ def test_a_cluster_that_is_lost_is_one_sentence_and_can_be_resumed(
         "lesionseg: The connection to the dask scheduler is lost. Start the command again with --resume to "
         "outline the rest."
     ]
+
+
+def give_scheduler_file(text: str) -> Callable[[Path], list[object]]:
+    def write(folder: Path) -> list[object]:
+        path = folder / "cluster.json"
+        if text:
+            path.write_text(text)
+        return ["--scheduler-file", path]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--scheduler", "tcp://127.0.0.1:9"], "No dask scheduler answers at tcp://127.0.0.1:9"),
+        (["--scheduler", "server"], "server is no address of a dask scheduler"),
+        (["--scheduler", "http://127.0.0.1:80"], "is no address of a dask scheduler"),
+        (["--scheduler", "tls://127.0.0.1:9"], "TLS is not set up"),
+        (give_scheduler_file(""), "cluster.json cannot be read: No such file"),
+        (give_scheduler_file("no json"), "cluster.json is no file that dask scheduler"),
+        (give_scheduler_file('{"id": 1}'), "cluster.json is no file that dask scheduler"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_one_sentence(
+    run: Callable,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[object] | Callable[[Path], list[object]],
+    reason: str,
+) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.engine.CONNECT_SECONDS", 1)
+    where = words(tmp_path) if callable(words) else words
+    result = run("segment", images, "--out", tmp_path / "o", *where)
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert reason in result.errors[0]
+    assert not masks(tmp_path / "o")
+
+
+def test_certificates_that_cannot_be_read_are_one_sentence(
+    run: Callable, images: Path, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing.pem")
+    places = ("ca-file", "client.cert", "client.key")
+    with dask.config.set({f"distributed.comm.tls.{place}": missing for place in places}):
+        result = run("segment", images, "--out", tmp_path / "o", "--scheduler", "tls://127.0.0.1:9")
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert "TLS cannot be used" in result.errors[0]
+
+
+def test_without_distributed_the_extra_is_named(
+    run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.engine.find_spec", lambda name: None)
+    for words in (["--workers", 1], ["--scheduler", "tcp://127.0.0.1:9"]):
+        result = run("segment", images, "--out", tmp_path / "o", *words)
+        assert (result.code, len(result.errors)) == (1, 1)
+        assert "napari-lesionseg[cluster]" in result.errors[0]
 
 
 def test_nothing_to_do(run: Callable, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
+import torch
+from distributed import LocalCluster
 from PIL import Image
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, Engine, open_engine
@@ -238,6 +241,24 @@ def test_a_running_cluster_is_joined(
     with open_engine(ClusterOptions(scheduler_file=scheduler)) as engine:
         assert engine.description == "dask cluster of 2 workers"
         assert len(run(engine, model_file, images[:3], tmp_path / "o")) == 3
+
+
+def threads_of_chunk(model: Path, chunk: object) -> int:
+    del model, chunk
+    return torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("nthreads", "expected"), [(1, 3), (2, 1)])
+def test_the_threads_of_a_worker_share_its_cores(model_file: Path, nthreads: int, expected: int) -> None:
+    """A worker has as many cores as it says; its tasks run at the same time."""
+    environment = {"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 3}}
+    with (
+        dask.config.set(environment),
+        LocalCluster(n_workers=1, threads_per_worker=nthreads, dashboard_address=None) as cluster,
+        open_engine(ClusterOptions(scheduler=cluster.scheduler_address)) as engine,
+    ):
+        engine.install_model(model_file)
+        assert set(engine.map(threads_of_chunk, range(4))) == {expected}
 
 
 def test_a_scheduler_that_goes_away_is_one_sentence(

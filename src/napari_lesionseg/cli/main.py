@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from napari_lesionseg import __version__
 from napari_lesionseg.cli.signals import output_error, stop_on_signals
-from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.errors import ClusterError, LesionSegError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,7 +108,7 @@ def _run(arguments: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else DONE
     except LesionSegError as error:
         importlib.import_module(".console", __package__).print_error(str(error))
-        return WRONG_USAGE
+        return SOME_FAILED if isinstance(error, ClusterError) else WRONG_USAGE
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections import deque
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from napari_lesionseg import __version__
 from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.training.resources import limited_threads
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -230,23 +232,55 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
 def _joined(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
     from distributed import Client
 
+    address = options.scheduler or _read_scheduler_file(options.scheduler_file or Path())
+    _check_address(address)
     try:
-        client = Client(  # type: ignore[no-untyped-call]
-            options.scheduler,
-            scheduler_file=None if options.scheduler_file is None else str(options.scheduler_file),
-            timeout=CONNECT_SECONDS,
-            set_as_default=False,
-        )
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
-        where = options.scheduler or options.scheduler_file
         raise ClusterError(
-            f"No dask scheduler answers at {where}; check the address and that it runs."
+            f"No dask scheduler answers at {address}; check the address and that it runs."
         ) from error
     with client:
         workers = client.scheduler_info()["workers"]
         if not workers:
             raise ClusterError("The dask cluster has no workers; start some and try again.")
         yield client, f"dask cluster of {len(workers)} worker{'s' if len(workers) > 1 else ''}"
+
+
+def _read_scheduler_file(path: Path) -> str:
+    """Return the address in a scheduler file; dask itself would wait for a missing one without end."""
+    try:
+        address = json.loads(path.read_text(encoding="utf-8"))["address"]
+    except OSError as error:
+        raise ClusterError(
+            f"The scheduler file {path} cannot be read: {error.strerror}; check that the scheduler runs."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClusterError(f"{path} is no file that dask scheduler --scheduler-file wrote.") from error
+    return str(address)
+
+
+def _check_address(address: str) -> None:
+    """Raise unless a client can be made: one that fails half-way stops the program for 20 s at its end."""
+    from distributed import Security
+    from distributed.comm.addressing import get_address_host_port, parse_address
+
+    try:
+        get_address_host_port(address)
+        scheme, _ = parse_address(address)
+        encrypted = scheme in ("tls", "wss")
+        security = Security()  # type: ignore[no-untyped-call]
+        found = security.get_connection_args("client")  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise ClusterError(f"TLS cannot be used as dask's configuration sets it up: {error}.") from error
+    except ValueError as error:
+        raise ClusterError(
+            f"{address} is no address of a dask scheduler, such as tcp://server:8786."
+        ) from error
+    if encrypted and found.get("ssl_context") is None:
+        raise ClusterError(
+            "TLS is not set up: set distributed.comm.tls in dask's configuration to your certificates."
+        )
 
 
 def _check_versions(client: Client) -> None:
@@ -262,7 +296,10 @@ def _check_versions(client: Client) -> None:
 def _run_on_worker(function: Callable[[Path, Chunk], Result], model: str, chunk: Chunk) -> Result:
     from distributed import get_worker
 
-    return function(Path(get_worker().local_directory) / model, chunk)
+    worker = get_worker()
+    # A worker with several threads runs as many chunks at the same time.
+    with limited_threads(1 if worker.state.nthreads > 1 else None):
+        return function(Path(worker.local_directory) / model, chunk)
 
 
 def _start_on_worker(function: Callable[[Chunk, Path], Result], model: str, argument: Chunk) -> Result:
