@@ -19,6 +19,7 @@ from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import read_mask, write_image
 from napari_lesionseg.models.card import ModelCard
+from tests.architecture_page import PAGE
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -52,8 +53,15 @@ def test_user_page_is_short(page: Path) -> None:
 
 
 def test_architecture_page_is_short() -> None:
-    page = ROOT / "docs" / "development" / "architecture.md"
-    assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_every_file_on_the_architecture_page_exists() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    names = {name for name in re.findall(r"`([\w./]+/[\w.]*)`", text) if "NAME" not in name}
+    assert len(names) > 20
+    places = (ROOT, ROOT / "src" / "napari_lesionseg")
+    assert [name for name in names if not any((place / name).exists() for place in places)] == []
 
 
 def pages_of(nav: object) -> Iterator[str]:

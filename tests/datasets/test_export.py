@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.architecture_page import run_example
 
 from napari_lesionseg.datasets import export
 from napari_lesionseg.datasets.export import export_dataset, write_key
@@ -20,6 +21,7 @@ from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.datasets.splits import leaks
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.images import read_mask
 
 KEEP = ExportConfig(pseudonymize="nothing")
 WRITTEN = sorted(name for name, found in FORMATS.items() if found.write and name != "dicom")
@@ -42,6 +44,12 @@ def test_every_format_is_written_whole(kit, records, tmp_path: Path, name: str) 
     assert checked.intact
     assert checked.added == ()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_format_on_the_architecture_page_works(kit, records, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(FORMATS, "plain", run_example("FORMATS =", tmp_path)["FORMATS"][0])
+    kit.last(export_dataset(records, tmp_path / "out", "plain", config=KEEP))
+    assert np.array_equal(read_mask(tmp_path / "out/masks/case_03.png"), records[3].mask)
 
 
 @pytest.mark.parametrize("name", WRITTEN)

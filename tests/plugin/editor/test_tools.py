@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from scipy import ndimage
+from tests.architecture_page import run_example
 from tests.plugin.editor.fakes import (
     EDITS,
     PLAIN,
@@ -15,6 +20,8 @@ from tests.plugin.editor.fakes import (
 )
 
 from napari_lesionseg.plugin.editor import editor as editor_module
+from napari_lesionseg.plugin.editor.tools import MaskEdit, Tool
+from napari_lesionseg.plugin.shortcuts import KEYS
 from napari_lesionseg.types import Click
 
 
@@ -115,3 +122,16 @@ def test_reshaping_in_another_thread_needs_no_model(monkeypatch: pytest.MonkeyPa
     jobs.finish()
     assert not editor.snapshot.mask[10, 20]
     assert editor.snapshot.mask[20, 30]
+
+
+def test_the_tool_on_the_architecture_page_works(predicted: RecordedEditor, tmp_path: Path) -> None:
+    grow = SimpleNamespace(grow=lambda mask, label: ndimage.grey_dilation(mask, 3))
+    page = run_example(
+        'Tool("grow"', tmp_path, start="tools = ", Tool=Tool, MaskEdit=MaskEdit, morphology=grow
+    )
+    (tool,) = page["tools"]
+    assert tool.key not in KEYS.values()
+    before = int(predicted.snapshot.mask.sum())
+    predicted.apply(tool.function)
+    assert int(predicted.snapshot.mask.sum()) > before
+    assert predicted.kinds == ["tool"]
