@@ -48,15 +48,27 @@ class ArchitectureTester:
 
     def test_every_parameter_learns(self) -> None:
         network = self.build(2)
+        guidance = torch.rand(2, 3, 64, 64) if network.guided else None
         for _ in self.in_turn(network):
-            network(torch.randn(2, 3, 64, 64)).square().mean().backward()
-        # The guidance starts at zero, and with it the gradients before it: it is tested on its own.
+            network(torch.randn(2, 3, 64, 64), guidance).square().mean().backward()
+        # Where the guidance starts at zero, so do the gradients before it: it is tested on its own.
         idle = [
             name
             for name, parameter in network.named_parameters()
             if "guidance." not in name and (parameter.grad is None or not parameter.grad.any())
         ]
         assert not idle
+
+    def test_a_network_learns_to_use_guidance_only_if_it_is_guided(self) -> None:
+        network = self.build()
+        image, guidance = torch.randn(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+        for _ in self.in_turn(network):
+            network(image, guidance).square().mean().backward()
+        torch.optim.SGD(network.parameters(), 0.1).step()
+        with torch.inference_mode():
+            features = network.eval().encode(image)
+            with_clicks, without = network.decode(features, guidance), network.decode(features)
+        assert torch.equal(with_clicks, without) is not network.guided
 
     def test_a_few_steps_lower_the_loss(self) -> None:
         network = self.build()
