@@ -125,7 +125,7 @@ def test_reshaping_in_another_thread_needs_no_model(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_tool_on_the_architecture_page_works(predicted: RecordedEditor, tmp_path: Path) -> None:
-    grow = SimpleNamespace(grow=lambda mask, label: ndimage.grey_dilation(mask, 3))
+    grow = SimpleNamespace(grow=lambda mask, label: ndimage.binary_dilation(mask).astype(np.uint8))
     page = run_example(
         'Tool("grow"', tmp_path, start="tools = ", Tool=Tool, MaskEdit=MaskEdit, morphology=grow
     )
