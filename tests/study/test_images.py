@@ -523,3 +523,18 @@ def test_a_file_that_is_no_key_is_not_overwritten(tmp_path: Path, patients: Path
     with pytest.raises(StudyError, match="not a key"):
         Study.create(tmp_path / "study", "am", paths=patients, key_file=tmp_path / "table.csv")
     assert (tmp_path / "table.csv").read_bytes() == content
+
+
+def test_names_that_a_study_cannot_hold_are_named_and_the_others_taken(tmp_path: Path) -> None:
+    names = [b"a:b", b"back\\slash", b"bl\xe5", b"fine", b"x" * 245]
+    for seed, name in enumerate(names):
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "t.png")
+        (tmp_path / "t.png").rename(tmp_path / os.fsdecode(name + b".png"))
+    table = [SplitItem("fine", "P" * 300)]
+    with Study.create(tmp_path / "study", "am", paths=tmp_path, groups=table) as study:
+        named = {Path(problem.file).name: problem.reason for problem in study.problems}
+        assert named.keys() == {os.fsdecode(name + b".png") for name in names[:4]}
+        assert "rename the file" in named["a:b.png"]
+        assert "its patient cannot be saved" in named["fine.png"]
+        assert [state.name for state in study.state.images.values()] == ["x" * 245]

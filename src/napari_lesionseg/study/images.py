@@ -26,8 +26,8 @@ from napari_lesionseg.io.atomic import sha256_file, write_atomically
 from napari_lesionseg.io.folders import may_follow
 from napari_lesionseg.io.images import image_shape, image_suffixes, read_image, to_byte_image, write_image
 from napari_lesionseg.io.pairing import find_images
-from napari_lesionseg.study.event_log import StudyProblem
-from napari_lesionseg.study.events import Added, RelativePath, Sha256
+from napari_lesionseg.study.event_log import StudyProblem, explain
+from napari_lesionseg.study.events import Added, Label, RelativePath, Sha256
 from napari_lesionseg.study.layout import MASKS
 from napari_lesionseg.study.pseudonyms import KeyFile
 from napari_lesionseg.types import ByteImage
@@ -37,6 +37,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _Stamp: TypeAlias = tuple[int, int, Sha256]  # bytes, time of modification in ns, hash
 _CACHE = TypeAdapter(dict[RelativePath, _Stamp])
+_PATH = TypeAdapter(RelativePath)
+_NAMES = TypeAdapter(tuple[Label, RelativePath, Label | None, Label | None, Label | None])
 _UNSAFE = re.compile(r"[^\w-]+")
 _NAME_LENGTH = 100
 
@@ -72,7 +74,7 @@ class HashCache:
     def save(self) -> None:
         """Write the cache, if there is anything new."""
         new = {self._key(path): stamp for path, stamp in self._hashes.items()}
-        cache = {**self._cache, **new}
+        cache = {**self._cache, **{key: stamp for key, stamp in new.items() if _is_relative(key)}}
         cache.pop("", None)
         if cache != self._cache:
             self._file.parent.mkdir(exist_ok=True)
@@ -97,6 +99,15 @@ class HashCache:
         """Return a file's name in the cache; empty for files that are not in the folder."""
         folder, name = f"{self._folder}{os.sep}", str(path)  # strings are ten times as fast as paths
         return name.removeprefix(folder).replace(os.sep, "/") if name.startswith(folder) else ""
+
+
+def _is_relative(path: str) -> bool:
+    """Whether a path can be written into a study, and leads into its folder on every system."""
+    try:
+        _PATH.validate_python(path)
+    except ValidationError:
+        return False
+    return True
 
 
 class ImageFiles:
@@ -293,13 +304,31 @@ def describe(
     for done, source in enumerate(sources, start=1):
         content = source.content
         if not isinstance(content, Path):
-            yield _describe_copy(source, content, files.own)
+            yield _checked(source, _describe_copy(source, content, files.own))
         elif not copy:
-            yield from _describe_in_place(source, content, files, known)
+            yield from (_checked(source, item) for item in _describe_in_place(source, content, files, known))
         else:
-            yield from _describe_file_copy(source, content, files.own, known)
+            found = _describe_file_copy(source, content, files.own, known)
+            yield from (_checked(source, item) for item in found)
         if progress is not None:
             progress(done, len(sources))
+
+
+def _checked(source: Source, item: dict[str, Any] | StudyProblem) -> dict[str, Any] | StudyProblem:
+    """Return the fields of an image, or a problem if its name, patient or lesion cannot be saved."""
+    if isinstance(item, StudyProblem):
+        return item
+    try:
+        _NAMES.validate_python([item[key] for key in ("name", "path", "patient", "lesion", "stratify_by")])
+    except ValidationError as error:
+        shown = str(source.content) if isinstance(source.content, Path) else source.name
+        field = ("name", "name", "patient", "lesion", "diagnosis")[int(error.errors()[0]["loc"][0])]
+        if field == "name":
+            reason = "its name is not valid on every system; rename the file, without : and \\"
+        else:
+            reason = f"its {field} cannot be saved ({explain(error)})"
+        return StudyProblem(shown, 0, reason)
+    return item
 
 
 def _describe_in_place(

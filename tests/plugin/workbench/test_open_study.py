@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,48 @@ def test_a_data_set_is_imported_into_a_study(tmp_path: Path) -> None:
         assert len(study.state.images) == 3
         assert all(study.read_mask(image).all() for image in study.state.images)
     assert steps
+
+
+def test_an_odd_mask_is_named_and_the_others_are_taken(photos: Path) -> None:
+    """The rest of a folder whose masks are black and white but for one of class indices."""
+    for number in range(3):
+        put_mask(photos, number)
+    Image.fromarray(np.full((20, 30), 3, np.uint8)).save(photos / "IMD0_segmentation.png")
+    with open_folder(photos, "am") as study:
+        drawn = [study.read_mask(image) is not None for image in study.state.images]
+        assert drawn == [False, True, True]
+        (problem,) = study.problems
+        assert str(problem).startswith("IMD0: The mask holds class 3")
+
+
+def test_odd_names_are_opened_or_named(photos: Path) -> None:
+    names = [b"a:b", b"back\\slash", b"x" * 245, b"bl\xe5", "\u6f22".encode() * 80, b"new\nline", b"p[0]*"]
+    for number, name in enumerate(names, 10):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / "t.png")
+        (photos / "t.png").rename(photos / os.fsdecode(name + b".png"))
+    with open_folder(photos, "am") as study:
+        named = {Path(problem.file).name for problem in study.problems}
+        assert len(study.state.images) + len(named) == 10
+        assert len(study.state.images) >= 7
+        for image in study.state.images:
+            study.approve(image, np.ones(study.read_image(image).shape[:2], np.uint8))
+    with open_folder(photos, "am") as study:
+        assert all(state.approved is not None for state in study.state.images.values())
+
+
+def test_the_table_of_a_folder_without_masks_keeps_patients_in_one_part(photos: Path, tmp_path: Path) -> None:
+    for number in range(3, 9):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"IMD{number}.png")
+    rows = "".join(f"imd{number}.PNG;P{number // 3}\n" for number in range(9))
+    (photos / "metadata.csv").write_text(f"\n\nName;Patient ID\n{rows}", encoding="utf-16")
+    with open_folder(photos, "am") as study:
+        for image in study.state.images:
+            study.approve(image, np.ones((20, 30), np.uint8))
+        *_, report = export_dataset(study_records(study), tmp_path / "out", "folder")
+        assert study.problems == ()
+    assert report.parts == {"train": 3, "val": 3, "test": 3}
+    lines = (tmp_path / "out/metadata.csv").read_text(encoding="utf-8").splitlines()[1:]
+    parts = {(line.split(",")[1], line.split(",")[-1]) for line in lines}
+    assert len({patient for patient, _ in parts}) == len(parts) == 3
