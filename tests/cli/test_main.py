@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_folder_in_place_of_a_command_opens_the_viewer(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path | None] = []
-    monkeypatch.setattr(app, "open_viewer", lambda folder=None, annotator=None: opened.append(folder))
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None, **how: opened.append(folder))
     assert [run().code, run(tmp_path).code, run("app", tmp_path).code] == [0, 0, 0]
     assert opened == [None, tmp_path, tmp_path]
 
@@ -102,7 +103,9 @@ def test_the_annotator_is_named_on_the_command_line(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    monkeypatch.setattr(app, "open_viewer", lambda folder, annotator: opened.append((folder, annotator)))
+    monkeypatch.setattr(
+        app, "open_viewer", lambda folder, annotator, **how: opened.append((folder, annotator))
+    )
     assert run("app", tmp_path, "--annotator", "am").code == 0
     assert run("app", tmp_path, "--annotator", "a/m").code == 2
     assert opened == [(tmp_path, "am")]
@@ -112,7 +115,7 @@ def test_the_images_of_a_study_are_relocated(
     run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path | None] = []
-    monkeypatch.setattr(app, "open_viewer", lambda folder=None, annotator=None: opened.append(folder))
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None, **how: opened.append(folder))
     study = tmp_path / "study"
     Study.create(study, "am", paths=images).close()
     moved = images.rename(tmp_path / "archive")
@@ -160,11 +163,32 @@ def test_the_viewer_gets_what_it_is_to_show(monkeypatch: pytest.MonkeyPatch, tmp
     shown = []
     monkeypatch.setattr(app, "why_no_viewer", lambda: "")
     monkeypatch.setattr(app, "load_libraries", lambda: None)
-    entry = SimpleNamespace(load=lambda: lambda *what: shown.append(what))
+    entry = SimpleNamespace(load=lambda: lambda *what, **how: shown.append((*what, *how.values())))
     monkeypatch.setattr(app, "entry_points", lambda group: (entry,))
     app.open_viewer(tmp_path, [tmp_path / "a.png"], [])
-    app.open_viewer(tmp_path, annotator="am")
-    assert shown == [(tmp_path, [tmp_path / "a.png"], [], None), (tmp_path, (), (), "am")]
+    app.open_viewer(tmp_path, annotator="am", reviewer=True, landmarks="eyes")
+    assert shown == [
+        (tmp_path, [tmp_path / "a.png"], [], None, False, ""),
+        (tmp_path, (), (), "am", True, "eyes"),
+    ]
+
+
+def test_a_study_is_opened_for_review_or_made_for_landmarks(
+    run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[dict[str, Any]] = []
+    monkeypatch.setattr(app, "open_viewer", lambda folder=None, **how: opened.append(how))
+    refused = run("app", images, "--review")
+    assert refused.code == 2
+    assert "--review needs a study" in refused.err
+    wrong = run("app", images, "--landmarks", "eye,,nose")
+    assert wrong.code == 2
+    assert "A name is missing" in wrong.err
+    study = tmp_path / "study"
+    Study.create(study, "am", paths=images).close()
+    assert run("app", study, "--review").code == 0
+    assert run("app", images, "--landmarks", "eyes").code == 0
+    assert [(how["reviewer"], how["landmarks"]) for how in opened] == [(True, ""), (False, "eyes")]
 
 
 def test_libraries_are_loaded_while_the_window_opens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,9 @@ from napari_lesionseg.io.folders import follow_links
 EXAMPLE = """examples:
   lesionseg app images/
   lesionseg app my-study/ --annotator am
-  lesionseg app my-study/ --images /media/archive/images"""
+  lesionseg app my-study/ --images /media/archive/images
+  lesionseg app photos/ --landmarks eyes
+  lesionseg app my-study/ --review"""
 ENTRY_POINTS = "napari_lesionseg.viewer"
 
 
@@ -35,7 +37,16 @@ def configure_app(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="where the images of the study are, after they were moved"
     )
-
+    parser.add_argument(
+        "--review", action="store_true", help="review the work of all annotators of the study"
+    )
+    parser.add_argument(
+        "--landmarks",
+        default="",
+        metavar="NAMES",
+        help='make a study of landmarks: eyes, face, ruler, person, or names such as "nose, neck - hand", '
+        "where a dash is a line",
+    )
     parser.add_argument(
         "--follow-links",
         type=Path,
@@ -56,9 +67,28 @@ def run_app(options: argparse.Namespace) -> int:
         from napari_lesionseg.study.study import check_annotator  # help need not wait for it
 
         check_annotator(options.annotator)
+    check_opening(options)
     with follow_links(options.follow_links):
-        open_viewer(options.folder, annotator=options.annotator)
+        open_viewer(
+            options.folder,
+            annotator=options.annotator,
+            reviewer=options.review,
+            landmarks=options.landmarks,
+        )
     return 0
+
+
+def check_opening(options: argparse.Namespace) -> None:
+    """Raise a `LesionSegError` for what can be known to be wrong before the window opens."""
+    if options.landmarks:
+        from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
+
+        parse_skeleton(options.landmarks)
+    if options.review:
+        from napari_lesionseg.study.layout import find_study
+
+        if options.folder is None or find_study(options.folder) is None:
+            raise LesionSegError("--review needs a study: lesionseg app STUDY --review.")
 
 
 def relocate_images(folder: Path | None, images: Path) -> None:
@@ -78,6 +108,9 @@ def open_viewer(
     images: Sequence[Path] = (),
     masks: Sequence[Path] = (),
     annotator: str | None = None,
+    *,
+    reviewer: bool = False,
+    landmarks: str = "",
 ) -> None:
     """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
     reason = why_no_viewer()
@@ -89,7 +122,7 @@ def open_viewer(
     threading.Thread(target=load_libraries, name="load libraries").start()
     show = entry.load()
     with default_signals():
-        show(folder, images, masks, annotator)
+        show(folder, images, masks, annotator, reviewer=reviewer, landmarks=landmarks)
 
 
 def load_libraries() -> None:

@@ -105,7 +105,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def train_landmarks(options: argparse.Namespace, config: TrainConfig, joined: Joined) -> int:
     """Train a model that finds landmarks and write it; 1 if some images or entries could not be used."""
-    _check_options(options)
     dataset = read_landmarks(options.landmarks)
     pairs, held_out, unused = _find_pairs(options, dataset)
     people = max(len(pair.image.people) for pair in (*pairs, *held_out))
@@ -140,7 +139,7 @@ def train_landmarks(options: argparse.Namespace, config: TrainConfig, joined: Jo
     return 1 if unused else 0
 
 
-def _check_options(options: argparse.Namespace) -> None:
+def check_landmark_options(options: argparse.Namespace) -> None:
     """Raise `TrainingError` for options that only masks use."""
     for name in _OF_MASKS:
         if getattr(options, name):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar, silenced
-from napari_lesionseg.cli.landmarks import train_landmarks
+from napari_lesionseg.cli.landmarks import check_landmark_options, train_landmarks
 from napari_lesionseg.cli.options import (
     add_device,
     check_out,
@@ -125,6 +125,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, joined: Joined) -> int:
     check_out(options.out)
+    if options.landmarks:
+        check_landmark_options(options)
     config = read_recipe(options)
     make_settings(ModelCard, _about(options), options={"classes": options.classes})  # before hours are spent
     if options.landmarks:
@@ -333,6 +335,8 @@ def _card_after(old: ModelCard, **about: Any) -> ModelCard:
 
 def _check_start(options: argparse.Namespace, config: TrainConfig, old: ModelCard) -> None:
     """Raise `TrainingError` unless the starting model can be trained with these options."""
+    if old.landmarks is not None:
+        raise TrainingError(f"{options.start} finds landmarks: use it with --landmarks, not with masks.")
     if has_experts(old.arch):
         raise TrainingError(
             f"{options.start} has experts for several kinds of images, which learn by fine-tuning alone: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import napari
 
@@ -25,14 +25,22 @@ def open_viewer(
     images: Sequence[Path] = (),
     masks: Sequence[Path] = (),
     annotator: str | None = None,
+    **opening: Any,
 ) -> None:
-    """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
-    make_viewer(folder, images, masks, annotator)
+    """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed.
+
+    `opening` is how the folder is opened, see `Workbench.open_folder`.
+    """
+    make_viewer(folder, images, masks, annotator, **opening)
     napari.run()
 
 
 def make_viewer(
-    folder: Path | None, images: Sequence[Path], masks: Sequence[Path], annotator: str | None = None
+    folder: Path | None,
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    annotator: str | None = None,
+    **opening: Any,
 ) -> napari.Viewer:
     """Make the window; see `open_viewer`."""
     viewer = napari.Viewer(title="LesionSeg")
@@ -46,7 +54,7 @@ def make_viewer(
         viewer.open([str(path) for path in (*images, *masks)], plugin=PLUGIN)
         viewer.canvas.grid.enabled = False
     if folder is not None:
-        workbench.open_folder(folder)
+        workbench.open_folder(folder, **opening)
     return viewer
 
 

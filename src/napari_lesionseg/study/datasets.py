@@ -71,6 +71,8 @@ def import_annotations(study: Study, records: Sequence[Record], progress: Progre
     image_of = {record: image for image, record in images.items()}
     saved = 0
     problems = list(misfits)
+    if study.info.landmarks is not None:
+        records = ()  # the outlines of a dataset are no landmarks
     with Study.open(study.folder, IMPORTED) as importer:
         for done, record in enumerate(records, start=1):
             if record.mask is not None and record.classes != known[: len(record.classes)]:

@@ -35,6 +35,12 @@ def current_marks(state: ImageState) -> tuple[Mark, ...]:
     return state.current.as_marks()
 
 
+def status_words(status: Status, study: Study) -> str:
+    """Return a status as the annotator of a study reads it."""
+    of_landmarks = {Status.PREDICTED: "predicted", Status.NO_LESION: "none visible"}
+    return status.words if study.info.landmarks is None else of_landmarks.get(status, status.words)
+
+
 def people_in(study: Study, event: MaskEvent | None) -> tuple[Landmarks, ...]:
     """Return the people of an event, without marks that do not fit the skeleton."""
     return () if event is None else people_of(event.as_marks(), skeleton_of(study))[0]

@@ -98,6 +98,7 @@ class LandmarkEditor:
         """What the next click marks; empty if this person is complete."""
         self._person, self._writing = "", False
         size = max(4.0, max(image_shape(image)[-2:]) / 60)
+        points.selected_data = set()  # else these would get the size as well
         points.current_size = size
         points.text.translation = np.array([-size, 0.0])
         bones.edge_width = size / 4

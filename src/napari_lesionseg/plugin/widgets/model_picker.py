@@ -40,7 +40,8 @@ def available_models() -> AvailableModels:
     from napari_lesionseg.models.store import ModelStore
 
     devices = {name: describe_device(choose_device(name)) for name in available_devices()}
-    return AvailableModels(ModelStore().list(), devices)
+    drawing = (model for model in ModelStore().list() if model.card is None or model.card.landmarks is None)
+    return AvailableModels(tuple(drawing), devices)
 
 
 class ModelPicker(QObject):

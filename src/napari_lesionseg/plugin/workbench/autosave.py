@@ -22,7 +22,7 @@ from qtpy.QtCore import Signal as QtSignal
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import LabelImage, Stroke
+from napari_lesionseg.types import LabelImage, Mark, Stroke
 
 RETRY_MS = 3000
 """Pause before what could not be saved is tried again."""
@@ -141,6 +141,11 @@ def _explain(error: BaseException | None) -> str:
 Quality: TypeAlias = Callable[[], float]
 """Estimates the quality of an outline; called in another thread."""
 
+Work: TypeAlias = LabelImage | tuple[Mark, ...]
+"""What is saved of an image: its mask (H, W), or its landmarks."""
+
+_NO_MASK: LabelImage = np.zeros((0, 0), np.uint8)
+
 MaskKind: TypeAlias = Literal["prediction", "correction", "approval"]
 
 
@@ -152,6 +157,7 @@ class UnsavedMask:
     strokes: tuple[Stroke, ...]
     by_annotator: bool  # False for a prediction, but for one of the outline of the last visit
     threshold: float | None = None
+    marks: tuple[Mark, ...] = ()  # in a study of landmarks, which has no masks
 
 
 class SaveQueue:
@@ -194,14 +200,16 @@ class SaveQueue:
         self,
         kind: MaskKind,
         image_id: str,
-        mask: LabelImage,
+        content: Work,
         origin: MaskOrigin,
         quality: Quality | None = None,
     ) -> None:
-        """Save a mask; its quality, if it is not known yet, is estimated in the background."""
+        """Save a mask, or landmarks; its quality, if not known yet, is estimated in the background."""
         by_annotator = kind != "prediction" or origin.carried is not None
-        self._masks[image_id] = UnsavedMask(mask, tuple(origin.strokes), by_annotator, origin.threshold)
-        save: Callable[[str, LabelImage, MaskOrigin], object]
+        mask, marks = (content, ()) if isinstance(content, np.ndarray) else (_NO_MASK, content)
+        strokes = tuple(origin.strokes)
+        self._masks[image_id] = UnsavedMask(mask, strokes, by_annotator, origin.threshold, marks)
+        save: Callable[[str, Work, MaskOrigin], object]
         if kind == "approval":
             save = self._study.approve
             self._decided.add(image_id)
@@ -212,7 +220,7 @@ class SaveQueue:
             save = self._study.record_prediction
         # A newer mask replaces one that waits, but every approval is kept.
         replaces = None if kind == "approval" else (kind, image_id)
-        self.put(partial(_save_mask, save, image_id, mask, origin, quality), image_id, replaces)
+        self.put(partial(_save_mask, save, image_id, content, origin, quality), image_id, replaces)
 
     def save_no_lesion(self, image_id: str, shape: tuple[int, int]) -> None:
         """Save that the image shows no lesion."""
@@ -276,11 +284,11 @@ class SaveQueue:
 
 
 def _save_mask(
-    save: Callable[[str, LabelImage, MaskOrigin], object],
+    save: Callable[[str, Work, MaskOrigin], object],
     image_id: str,
-    mask: LabelImage,
+    content: Work,
     origin: MaskOrigin,
     quality: Quality | None,
 ) -> None:
     """Save a mask with its quality; runs in another thread."""
-    save(image_id, mask, origin if quality is None else replace(origin, quality=quality()))
+    save(image_id, content, origin if quality is None else replace(origin, quality=quality()))

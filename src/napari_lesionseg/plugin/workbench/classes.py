@@ -53,7 +53,7 @@ _HELP = (
 class CorrectSection(Panel):
     """The tools to correct the outline on the screen, and the classes of the study to paint with."""
 
-    title, folded = "Correct", False
+    title, folded, only_for = "Correct", False, "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

@@ -1,4 +1,4 @@
-"""One image on the screen: its outline, what the annotator decides about it, and what of it is saved."""
+"""One image on the screen: what the annotator decides about it, and its outline until it is saved."""
 
 from __future__ import annotations
 
@@ -32,27 +32,22 @@ PAUSE_MS = 400
 """Time without a change after which the outline is saved."""
 
 
-class ImageReview:
-    """An image that is being reviewed.
+class Review:
+    """An image that is being reviewed: what the annotator decides about it, and what of it is saved.
 
-    Whatever happens to the outline is saved a moment later; a decision is saved at once.
+    Whatever the annotator does is saved a moment later; a decision is saved at once.
     """
 
     decided = Signal()
     failed = Signal(str)
 
-    def __init__(self, study: Study, save_queue: SaveQueue, editor: MaskEditor, image_id: str) -> None:
-        self.editor = editor
+    def __init__(self, study: Study, save_queue: SaveQueue, image_id: str) -> None:
         self.image_id = image_id
         self.annotator = study.annotator
+        self.hint = ""  # where what is shown first is from, if not from the model
         self._study, self._save_queue = study, save_queue
         self.shown_state = self.state
         self._by_annotator = False
-        self._is_no_lesion = self.state.status is Status.NO_LESION
-        self._hidden: UnsavedMask | None = None
-        self._hidden_history: UndoHistory[Snapshot] | None = None
-        self.hint = ""  # where the first outline is from, if not from the model
-        self._carried: CarriedMask | None = None
         self._save_soon = Delay(PAUSE_MS, self.save)
 
     @property
@@ -60,10 +55,63 @@ class ImageReview:
         """What the study knows of the image, as far as it is saved."""
         return self._study.state.images[self.image_id]
 
+    def flag(self, note: str) -> None:
+        """Set the image aside with a note."""
+        self.save()
+        self._show_hidden()
+        self._save_queue.save_flag(self.image_id, note)
+        self.decided.emit()
+
+    def reopen(self) -> None:
+        """Withdraw the decision; what was drawn or marked stays."""
+        self.save()
+        self._show_hidden()
+        self._save_queue.save_reopen(self.image_id)
+
+    def save(self) -> None:
+        """Put what is shown into the save queue, if it changed."""
+        if self._save_queue.dirty:
+            self._set_dirty(False)
+            self._put("correction" if self._by_annotator else "prediction")
+
+    def _put(self, kind: MaskKind) -> None:
+        """Put what is shown into the save queue; to be overridden."""
+        raise NotImplementedError
+
+    def _show_hidden(self) -> None:
+        """Show again what the decision that there is nothing hid; to be overridden."""
+        raise NotImplementedError
+
+    def _set_dirty(self, dirty: bool) -> None:
+        """Note whether what is shown differs from what is saved; it is saved after a pause."""
+        self._save_queue.dirty = dirty
+        if dirty:
+            self._save_queue.all_saved.emit(False)
+            self._save_soon.start()
+        else:
+            self._save_soon.cancel()
+
+
+class ImageReview(Review):
+    """The review of an outline."""
+
+    def __init__(self, study: Study, save_queue: SaveQueue, editor: MaskEditor, image_id: str) -> None:
+        super().__init__(study, save_queue, image_id)
+        self.editor = editor
+        self._is_no_lesion = self.state.status is Status.NO_LESION
+        self._hidden: UnsavedMask | None = None
+        self._hidden_history: UndoHistory[Snapshot] | None = None
+        self._carried: CarriedMask | None = None
+
     @property
     def history(self) -> UndoHistory[Snapshot]:
         """The undo history, to go on with when the image is opened again."""
         return self._hidden_history or self.editor.document.history
+
+    @property
+    def _mask(self) -> LabelImage:
+        """The outline as it is to be saved."""
+        return _within_classes(self.editor.snapshot.mask, len(self._study.info.classes))
 
     def show(self, prepared: Prepared, history: UndoHistory[Snapshot] | None = None) -> None:
         """Show the outline that was saved, or waits to be saved, or else the prediction.
@@ -108,13 +156,12 @@ class ImageReview:
 
     def approve(self) -> None:
         """Approve the outline."""
-        mask = _within_classes(self.editor.snapshot.mask, len(self._study.info.classes))
-        if not mask.any():
+        if not self._mask.any():
             self.failed.emit("The outline is empty. Draw one, or choose No lesion.")
             return
         self.save()
         self._by_annotator = True
-        self._put("approval", mask)
+        self._put("approval")
         self.decided.emit()
 
     def no_lesion(self) -> None:
@@ -122,11 +169,7 @@ class ImageReview:
         self.save()
         hidden, history = self._hidden, self._hidden_history
         if not self._is_no_lesion:
-            hidden = UnsavedMask(
-                _within_classes(self.editor.snapshot.mask, len(self._study.info.classes)),
-                self.editor.snapshot.strokes,
-                self._by_annotator,
-            )
+            hidden = UnsavedMask(self._mask, self.editor.snapshot.strokes, self._by_annotator)
             history = self.editor.document.history
         shape = self.state.shape
         self._save_queue.save_no_lesion(self.image_id, shape)
@@ -134,28 +177,6 @@ class ImageReview:
         self._set_dirty(False)
         self._hidden, self._hidden_history, self._is_no_lesion = hidden, history, True
         self.decided.emit()
-
-    def flag(self, note: str) -> None:
-        """Set the image aside with a note."""
-        self.save()
-        self._show_hidden()
-        self._save_queue.save_flag(self.image_id, note)
-        self.decided.emit()
-
-    def reopen(self) -> None:
-        """Withdraw the decision; the outline stays."""
-        self.save()
-        self._show_hidden()
-        self._save_queue.save_reopen(self.image_id)
-
-    def save(self) -> None:
-        """Put the outline into the save queue, if it changed."""
-        if self._save_queue.dirty:
-            self._set_dirty(False)
-            self._put(
-                "correction" if self._by_annotator else "prediction",
-                _within_classes(self.editor.snapshot.mask, len(self._study.info.classes)),
-            )
 
     def close(self) -> None:
         """Save the outline and close its editor."""
@@ -180,7 +201,7 @@ class ImageReview:
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
 
-    def _put(self, kind: MaskKind, mask: LabelImage) -> None:
+    def _put(self, kind: MaskKind) -> None:
         editor = self.editor
         model = editor.requests.model
         if self._carried is not None and not editor.snapshot.strokes:
@@ -193,7 +214,7 @@ class ImageReview:
             carried=self._carried,
             label=min(editor.document.active_class, len(self._study.info.classes)),
         )
-        self._save_queue.save_mask(kind, self.image_id, mask, origin, _quality_of(editor))
+        self._save_queue.save_mask(kind, self.image_id, self._mask, origin, _quality_of(editor))
 
     def _on_edited(self, what: str) -> None:
         self._hidden, self._hidden_history, self._is_no_lesion = None, None, False
@@ -203,17 +224,8 @@ class ImageReview:
         if not self._by_annotator:
             self.save()  # at once, so that the prediction is kept whatever the annotator does next
 
-    def _set_dirty(self, dirty: bool) -> None:
-        """Note whether the outline differs from what is saved; it is saved after a pause."""
-        self._save_queue.dirty = dirty
-        if dirty:
-            self._save_queue.all_saved.emit(False)
-            self._save_soon.start()
-        else:
-            self._save_soon.cancel()
 
-
-def changed_by_another(review: ImageReview) -> bool:
+def changed_by_another(review: Review) -> bool:
     """Whether another annotator has changed the image since its outline was shown."""
     state = review.state
     return state.annotator not in (None, review.annotator) and state.when != review.shown_state.when

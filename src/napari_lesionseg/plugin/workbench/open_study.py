@@ -10,9 +10,10 @@ from pathlib import Path
 
 from napari_lesionseg.datasets.export import ExportReport
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
+from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.datasets.synthetic import sample_set
-from napari_lesionseg.errors import DatasetError, PairingError, StudyError
+from napari_lesionseg.errors import DatasetError, LandmarkError, PairingError, StudyError
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.study.datasets import import_annotations, study_from_dataset
@@ -32,6 +33,7 @@ class NewStudy:
     images_folder: Path | None = None  # plain, or a dataset such as PH2's or ISIC's
     images: Mapping[str, ByteImage] = field(default_factory=dict)  # by name; saved in the study
     classes: tuple[str, ...] = (LESION.name,)
+    landmarks: str = ""  # landmarks to mark in place of outlines, as `parse_skeleton` reads them
     copy: bool = False  # copy the files into the study, as PNG without EXIF
     key_file: Path | None = None  # replace names by pseudonyms, and keep the key here
     blinded: bool = False  # annotators do not see each other's outlines
@@ -43,7 +45,7 @@ class NewStudy:
             check_annotator(self.annotator)
         except StudyError as error:
             return str(error)
-        return self._problem_of_images() or self._problem_of_folder() or self._problem_of_classes()
+        return self._problem_of_images() or self._problem_of_folder() or self._problem_of_task()
 
     def _problem_of_images(self) -> str:
         if self.images_folder is None and not self.images:
@@ -67,7 +69,12 @@ class NewStudy:
             return "The key file would be inside the study. Save it somewhere else."
         return ""
 
-    def _problem_of_classes(self) -> str:
+    def _problem_of_task(self) -> str:
+        if self.landmarks:
+            try:
+                parse_skeleton(self.landmarks)
+            except LandmarkError as error:
+                return str(error)
         if not self.classes:
             return "Enter at least one class, such as lesion."
         if len(set(self.classes)) < len(self.classes):
@@ -101,6 +108,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
         paths=() if plan.images_folder is None else plan.images_folder,
         images=plan.images,
         classes=_study_classes(plan.classes),
+        landmarks=parse_skeleton(plan.landmarks) if plan.landmarks else None,
         blinded=plan.blinded,
         copy=plan.copy,
         key_file=plan.key_file,
@@ -113,17 +121,23 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     return study
 
 
-def open_folder(folder: Path, annotator: str, progress: Progress | None = None) -> Study:
+def open_folder(
+    folder: Path, annotator: str, progress: Progress | None = None, *, landmarks: str = ""
+) -> Study:
     """Open a study, or the study of a folder of images, which is made the first time.
 
-    Runs in another thread, since every image is read once when a study is made.
+    With `landmarks`, it is one of landmarks, and any other is a `StudyError`. Runs in another thread, since
+    every image is read once when a study is made.
     """
-    if is_study(folder):
-        return Study.open(folder, annotator)
-    inside = folder / STUDY_FOLDER
+    inside = folder if is_study(folder) else folder / STUDY_FOLDER
     if not is_study(inside):
-        return make_study(NewStudy(inside, annotator, images_folder=folder), progress)
+        return make_study(NewStudy(inside, annotator, images_folder=folder, landmarks=landmarks), progress)
     study = Study.open(inside, annotator)
+    if landmarks and study.info.landmarks != parse_skeleton(landmarks):
+        study.close()
+        raise StudyError(f"The study in {inside} is there already, without these landmarks; make a new one.")
+    if inside == folder:
+        return study
     if study.info.images_folder is not None:  # else it holds copies, and takes more only when it is told to
         # Its images may have been moved; the study knows them.
         with _closed_on_error(study), contextlib.suppress(PairingError):

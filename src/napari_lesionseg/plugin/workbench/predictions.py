@@ -7,26 +7,32 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from psygnal import Signal
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.landmarks.task import find_marks
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.workbench.autosave import SaveQueue
+from napari_lesionseg.plugin.workbench.autosave import SaveQueue, Work
 from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.followup import CarriedOutline, carry_outline
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage, Mark
 
 if TYPE_CHECKING:
     from napari_lesionseg.cluster.predict import ImageFile, Outline, OutlineResult
+    from napari_lesionseg.inference.landmarks import LandmarkModel
     from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import EncodedImage, Model
+
+AnyModel: TypeAlias = "Model | LandmarkModel"
+"""A model that draws outlines, or one that finds landmarks, as the study needs it."""
 
 AHEAD = 2
 """Images that are prepared ahead of the one on the screen."""
@@ -45,18 +51,22 @@ class Prepared:
     prediction: Prediction | None  # None without a model
     encoded: EncodedImage | None
     carried: CarriedOutline | None = None  # of the last visit, to begin with
+    found: tuple[Mark, ...] | None = None  # in a study of landmarks, what the model found
 
 
-def prepare(study: Study, image_id: str, model: Model | None) -> Prepared:
-    """Read an image and its outline, and predict; runs in another thread."""
+def prepare(study: Study, image_id: str, model: AnyModel | None) -> Prepared:
+    """Read an image and its outline, and predict, or find its landmarks; runs in another thread."""
     when = study.state.images[image_id].when
     image = study.read_image(image_id)
+    if study.info.landmarks is not None:
+        found = None if model is None else find_marks(cast("LandmarkModel", model), image)
+        return Prepared(image_id, image, when, None, None, None, found=found)
     mask = study.read_mask(image_id)
     is_followed = study.state.images[image_id].lesion is not None
     carried = carry_outline(study, StudyFields(study), image_id) if is_followed else None
     if model is None:
         return Prepared(image_id, image, when, mask, None, None, carried)
-    encoded = model.encode(image)
+    encoded = cast("Model", model).encode(image)
     return Prepared(image_id, image, when, mask, encoded.predict_logits(), encoded, carried)
 
 
@@ -68,7 +78,7 @@ class Prefetcher:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._model: Model | None = None
+        self._model: AnyModel | None = None
         self._wanted: list[str] = []
         self._prepared: dict[str, Prepared] = {}
         self._task: Task[Prepared] | None = None
@@ -79,7 +89,7 @@ class Prefetcher:
         """Whether an image is being prepared."""
         return self._task is not None
 
-    def set_model(self, model: Model | None) -> None:
+    def set_model(self, model: AnyModel | None) -> None:
         """Use another model; all predictions of the former one are dropped."""
         self._model = model
         self._prepared.clear()
@@ -146,16 +156,21 @@ class Prefetcher:
 
 
 def predict_image(
-    study: Study, image_id: str, model: Model, config: PostprocessConfig
-) -> tuple[str, LabelImage, MaskOrigin]:
-    """Read and segment an image of a study; runs in another thread."""
+    study: Study, image_id: str, model: AnyModel, config: PostprocessConfig
+) -> tuple[str, Work, MaskOrigin]:
+    """Read an image of a study, and segment it or find its landmarks; runs in another thread."""
     from napari_lesionseg.cluster.predict import outline_image
 
-    outline = outline_image(model, study.read_image(image_id), config)
+    image = study.read_image(image_id)
+    if study.info.landmarks is not None:
+        marks = find_marks(cast("LandmarkModel", model), image)
+        quality = fmean(mark.score for mark in marks) if marks else None
+        return image_id, marks, MaskOrigin(model=model.sha256, quality=quality)
+    outline = outline_image(cast("Model", model), image, config)
     return image_id, outline.mask, _origin_of(outline, model)
 
 
-def _origin_of(outline: Outline, model: Model) -> MaskOrigin:
+def _origin_of(outline: Outline, model: AnyModel) -> MaskOrigin:
     return MaskOrigin(model=model.sha256, threshold=outline.threshold, quality=outline.quality)
 
 
@@ -222,7 +237,7 @@ class BatchPrediction:
     def __init__(self, study: Study, save_queue: SaveQueue, on_screen: Callable[[], str | None]) -> None:
         self._study, self._save_queue, self._on_screen = study, save_queue, on_screen
         self._waiting: deque[str] = deque()
-        self._task: Task[tuple[str, LabelImage, MaskOrigin]] | None = None
+        self._task: Task[tuple[str, Work, MaskOrigin]] | None = None
         self._cluster: ClusterPrediction | None = None
         self._arrived: deque[OutlineResult] = deque()
         self._problems: list[str] = []
@@ -233,7 +248,7 @@ class BatchPrediction:
     def start(
         self,
         images: Iterable[str],
-        model: Model,
+        model: AnyModel,
         config: PostprocessConfig,
         *,
         refresh: bool = False,
@@ -249,7 +264,7 @@ class BatchPrediction:
         self._total, self.is_active = len(self._waiting), True
         self._save_queue.saved.connect(self._next)
         if self._waiting and not compute.in_process:
-            job = ClusterJob(self._study, tuple(self._waiting), model, config, compute)
+            job = ClusterJob(self._study, tuple(self._waiting), cast("Model", model), config, compute)
             self._cluster = ClusterPrediction(job)
             self._cluster.progressed.connect(self._on_arrived)
             self._cluster.finished.connect(self._on_cluster_ended)
@@ -331,11 +346,11 @@ class BatchPrediction:
             self.failed.emit(f"{error} The remaining images are segmented on this computer.")
         self._next()
 
-    def _on_predicted(self, result: tuple[str, LabelImage, MaskOrigin]) -> None:
-        image_id, mask, origin = result
+    def _on_predicted(self, result: tuple[str, Work, MaskOrigin]) -> None:
+        image_id, content, origin = result
         self._task = None
         if self._is_free(image_id):
-            self._save_queue.save_mask("prediction", image_id, mask, origin)
+            self._save_queue.save_mask("prediction", image_id, content, origin)
         self._next()
 
     def _on_failed(self, error: Exception) -> None:

@@ -17,8 +17,9 @@ from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.field_edits import FieldEdits
 from napari_lesionseg.plugin.workbench.image_review import ImageReview, changed_by_another
-from napari_lesionseg.plugin.workbench.predictions import BatchPrediction
-from napari_lesionseg.plugin.workbench.verdicts import Verdicts
+from napari_lesionseg.plugin.workbench.landmark_review import LandmarkReview
+from napari_lesionseg.plugin.workbench.predictions import AnyModel, BatchPrediction
+from napari_lesionseg.plugin.workbench.verdicts import Verdicts, can_undo
 from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
 from napari_lesionseg.study.queue import Order, ValuesOf, arrange, is_to_do, next_image
 from napari_lesionseg.study.review import is_to_review
@@ -28,8 +29,8 @@ from napari_lesionseg.study.study import Study
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_lesionseg.inference.predictor import Model
     from napari_lesionseg.plugin.editor.editor import MaskEditor
+    from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
 
 
 class StudySession:
@@ -64,12 +65,12 @@ class StudySession:
         self.batch.failed.connect(self.failed.emit)
 
     @property
-    def review(self) -> ImageReview | None:
+    def review(self) -> ImageReview | LandmarkReview | None:
         """The image on the screen."""
         return self.display.review
 
     @property
-    def editor(self) -> MaskEditor | None:
+    def editor(self) -> MaskEditor | LandmarkEditor | None:
         """The editor of the image on the screen."""
         return None if self.review is None else self.review.editor
 
@@ -84,8 +85,8 @@ class StudySession:
         return None if self.review is None else self.review.state
 
     @property
-    def model(self) -> Model | None:
-        """The model that segments."""
+    def model(self) -> AnyModel | None:
+        """The model that segments, or finds landmarks."""
         return self.display.model
 
     def begin(self) -> None:
@@ -124,7 +125,7 @@ class StudySession:
         self.navigation.go_back_from(left)
         return True
 
-    def set_model(self, model: Model | None) -> None:
+    def set_model(self, model: AnyModel | None) -> None:
         """Use another model; outlines that an annotator changed or approved stay as they are.
 
         What the former model predicted and nobody touched is predicted again in the background.
@@ -140,7 +141,7 @@ class StudySession:
     def predict_all(self) -> None:
         """Segment every unreviewed image in the background."""
         if self.model is None:
-            self.failed.emit("Choose a model first, or wait until it is loaded.")
+            self.failed.emit("Choose or train a model first, or wait until it is loaded.")
         elif not self.batch.is_active:
             images = [state.image_id for state in self.navigation.queue]
             self.batch.start(images, self.model, self.display.config, compute=self.compute)
@@ -164,7 +165,7 @@ class StudySession:
         self.study.close()
         return ""
 
-    def _on_opened(self, review: ImageReview | None) -> None:
+    def _on_opened(self, review: ImageReview | LandmarkReview | None) -> None:
         if review is not None:
             review.decided.connect(self._on_decided)
             # psygnal would call a bare `emit` once, to count its arguments.
@@ -281,8 +282,11 @@ class StudyPoller:
 
     def _on_done(self, images: frozenset[str]) -> None:
         self._task, self._reported = None, ""
-        if not images:
-            return
+        if images:
+            self.show_changes()
+
+    def show_changes(self) -> None:
+        """Show what was read, in the open image if the annotator has not begun to work on it."""
         review = self._display.review
         if review is not None and changed_by_another(review) and not _is_worked_on(review):
             self._display.open(review.image_id)
@@ -295,7 +299,8 @@ class StudyPoller:
             self.failed.emit(str(error))
 
 
-def _is_worked_on(review: ImageReview) -> bool:
-    """Whether the annotator has done anything to the outline that would be lost from the screen."""
-    requests = review.editor.requests
-    return requests.can_undo or requests.queue.is_busy or bool(review.editor.document.layer.drawing)
+def _is_worked_on(review: ImageReview | LandmarkReview) -> bool:
+    """Whether the annotator has done anything that would be lost from the screen."""
+    if isinstance(review, LandmarkReview) or can_undo(review):
+        return can_undo(review)
+    return review.editor.requests.queue.is_busy or bool(review.editor.document.layer.drawing)

@@ -5,29 +5,32 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels, Layer, Points, Vectors
 from napari.utils.notifications import show_info
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_lesionseg.config import PostprocessConfig
+from napari_lesionseg.config import PostprocessConfig, Skeleton
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.layout_guard import LayoutGuard
 from napari_lesionseg.plugin.editor.undo_history import KeptHistories
+from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, new_landmark_layers
 from napari_lesionseg.plugin.napari_layers.layers import new_outline, place_like, protect, show_as
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.image_review import ImageReview
-from napari_lesionseg.plugin.workbench.predictions import AHEAD, Prefetcher, Prepared
+from napari_lesionseg.plugin.workbench.landmark_review import LandmarkReview
+from napari_lesionseg.plugin.workbench.predictions import AHEAD, AnyModel, Prefetcher, Prepared
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_lesionseg.inference.landmarks import LandmarkModel
     from napari_lesionseg.inference.predictor import Model
 
 
@@ -49,8 +52,8 @@ class ImageDisplay:
         ahead_of: Callable[[str, int], list[str]],
         config: PostprocessConfig,
     ) -> None:
-        self.review: ImageReview | None = None
-        self.model: Model | None = None
+        self.review: ImageReview | LandmarkReview | None = None
+        self.model: AnyModel | None = None
         self.config = config
         self._study, self._save_queue, self._ahead_of = study, save_queue, ahead_of
         self._awaited: str | None = None
@@ -90,19 +93,21 @@ class ImageDisplay:
             awaited = [] if self._awaited is None else [self._awaited]
             self._prefetcher.prefetch([*awaited, *self._ahead_of(current, AHEAD)])
 
-    def set_model(self, model: Model | None) -> None:
+    def set_model(self, model: AnyModel | None) -> None:
         """Use another model for this and all later images."""
         self.model = model
         self._histories.clear()
         self._prefetcher.set_model(model)
-        if self.review is not None:
-            self.review.set_model(model)
+        if isinstance(self.review, LandmarkReview):
+            self.review.set_model(cast("LandmarkModel | None", model))
+        elif self.review is not None:
+            self.review.set_model(cast("Model | None", model))
 
     def set_config(self, config: PostprocessConfig) -> None:
         """Draw this outline with other settings, and all later ones too, except for the threshold."""
         threshold = config.threshold if self.review is None else self.config.threshold
         self.config = config.model_copy(update={"threshold": threshold})
-        if self.review is not None:
+        if isinstance(self.review, ImageReview):
             self.review.editor.set_config(config)
 
     def save(self) -> None:
@@ -137,19 +142,34 @@ class ImageDisplay:
         if viewer is None:
             return
         self._awaited = None
+        if self._study.info.landmarks is None:
+            self._review_outline(viewer, prepared)
+        else:
+            self._review_landmarks(viewer, prepared, self._study.info.landmarks)
+        self._layers.zoom_to(self._first_view)
+        self.save()
+        self.opened.emit(self.review)
+
+    def _review_outline(self, viewer: ViewerModel, prepared: Prepared) -> None:
         name = self._study.state.images[prepared.image_id].name
         image, labels = self._layers.show(viewer, prepared.image, name)
         if self._guard is None:
             self._guard = LayoutGuard(
                 viewer, image, labels, lambda: len(self._study.info.classes), in_study=True
             )
-        editor = MaskEditor(viewer, image, labels, config=self.config, model=self.model)
+        model = cast("Model | None", self.model)
+        editor = MaskEditor(viewer, image, labels, config=self.config, model=model)
         editor.changed.connect(self._on_edited)
-        self.review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
-        self.review.show(prepared, self._histories.take(prepared.image_id))
-        self._layers.zoom_to(self._first_view)
-        self.save()
-        self.opened.emit(self.review)
+        self.review = review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
+        review.show(prepared, self._histories.take(prepared.image_id))
+
+    def _review_landmarks(self, viewer: ViewerModel, prepared: Prepared, skeleton: Skeleton) -> None:
+        name = self._study.state.images[prepared.image_id].name
+        image, bones, points = self._layers.show_landmarks(viewer, prepared.image, name)
+        editor = LandmarkEditor(viewer, image, bones, points, skeleton)
+        self.review = review = LandmarkReview(self._study, self._save_queue, editor, prepared.image_id)
+        model = cast("LandmarkModel | None", self.model)
+        review.show(prepared, model, self._histories.take(prepared.image_id))
 
     def _on_ready(self, prepared: Prepared) -> None:
         if prepared.image_id == self._awaited:
@@ -164,7 +184,7 @@ class ImageDisplay:
             self.opened.emit(None)
 
     def _on_edited(self, what: str) -> None:
-        if what in {"undo", "redo"} and self.review is not None:
+        if what in {"undo", "redo"} and isinstance(self.review, ImageReview):
             config = self.review.editor.requests.config
             self.config = config.model_copy(update={"threshold": self.config.threshold})
 
@@ -175,13 +195,13 @@ class ImageDisplay:
 
 
 class ViewerLayers:
-    """An image and its outline in a viewer, held weakly; the same two layers serve all images."""
+    """An image and its outline or landmarks in a viewer; the same layers serve all images."""
 
     losing = Signal()
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)
-        self._layers: tuple[Image, Labels] | None = None
+        self._layers: tuple[Layer, ...] | None = None
         self._fitted = 0.0  # zoom at which the whole image is in view
         self._resized: tuple[tuple[float, ...], float] | None = None  # center and magnification before
         viewer.layers.events.removed.connect(self._on_layer_removed)
@@ -212,7 +232,7 @@ class ViewerLayers:
             labels = new_outline(layer)
             viewer.layers.extend([layer, labels])
         else:
-            layer, labels = self._layers
+            layer, labels = cast("tuple[Image, Labels]", self._layers)
             _set_visible(self._layers, visible=True)  # napari computes no extent of a hidden layer's new data
             layer.data, labels.data = image, np.zeros(image.shape[:2], np.uint8)
         layer.name, labels.name = name, f"{name} outline"
@@ -222,7 +242,28 @@ class ViewerLayers:
         show_as(labels, filled=False)
         viewer.layers.selection.active = labels
         self._layers = layer, labels
-        return self._layers
+        return layer, labels
+
+    def show_landmarks(
+        self, viewer: ViewerModel, image: ByteImage, name: str
+    ) -> tuple[Image, Vectors, Points]:
+        """Show an image without landmarks, whose layer becomes the active one, ready for the next click."""
+        if self._layers is None:
+            layer = Image(image, rgb=True, name=name)
+            bones, points = new_landmark_layers(layer)
+            viewer.layers.extend([layer, bones, points])
+        else:
+            layer, bones, points = cast("tuple[Image, Vectors, Points]", self._layers)
+            _set_visible(self._layers, visible=True)
+            layer.data = image
+            points.selected_data = set()  # napari would look for the points of before
+            points.data, bones.data = np.empty((0, 2)), np.empty((0, 2, 2))
+        layer.name, bones.name, points.name = name, f"{name} skeleton", f"{name} landmarks"
+        _set_visible((layer, bones, points), visible=True)
+        viewer.layers.selection.active = points
+        points.mode = "add"
+        self._layers = layer, bones, points
+        return layer, bones, points
 
     def zoom_to(self, view: Mapping[str, Any] | None) -> None:
         """Show the whole image, or what a `view` says."""
@@ -298,7 +339,7 @@ def apply_view(viewer: ViewerModel, view: Mapping[str, Any]) -> None:
 
 
 def _refuse_to_delete() -> None:
-    show_info("The image and outline of a study cannot be deleted. Close the study to remove them.")
+    show_info("The layers of a study cannot be deleted. Close the study to remove them.")
 
 
 def _remove(viewer: Callable[[], ViewerModel | None], layers: Iterable[Layer]) -> None:

@@ -35,6 +35,7 @@ from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
 from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
 from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels.followup import FollowUpPanel
+from napari_lesionseg.plugin.workbench.panels.landmarks import LandmarkPanel
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.panels.reviewer import ReviewerPanel
@@ -53,6 +54,7 @@ PANELS: tuple[type[Panel], ...] = (
     QueuePanel,
     OutlinePanel,
     CorrectSection,
+    LandmarkPanel,
     FieldsPanel,
     FollowUpPanel,
     FinetunePanel,
@@ -105,9 +107,9 @@ class Workbench(QWidget):
         """Return one of the panels."""
         return next(panel for panel in self.panels if isinstance(panel, panel_type))
 
-    def open_folder(self, folder: Path) -> None:
-        """Open a study, or a folder of images."""
-        self.start.open_folder(folder)
+    def open_folder(self, folder: Path, *, reviewer: bool = False, landmarks: str = "") -> None:
+        """Open a study, or a folder of images, which becomes one; a reviewer sees the work of all."""
+        self.start.open_folder(folder, self.annotator.name() if reviewer else "", landmarks=landmarks)
 
     def fold_settings(self) -> None:
         """Fold the settings that most images need no change of, to leave the height to the list."""
@@ -197,7 +199,8 @@ class Workbench(QWidget):
     def _set_session(self, session: StudySession | None) -> None:
         self.session = session
         for panel in self.panels:
-            panel.set_session(session)
+            suits = session is not None and panel.suits(session.study)
+            panel.set_session(session if suits else None)
 
     def _show_study(self) -> None:
         is_open = self.session is not None
@@ -206,7 +209,8 @@ class Workbench(QWidget):
         self.start.setVisible(not is_open)
         self.menu.setVisible(is_open)
         for panel in self.panels:
-            available = is_open or not panel.needs_study
+            suits = self.session is None or panel.suits(self.session.study)
+            available = suits and (is_open or not panel.needs_study)
             if panel.title:
                 self.sections.set_available(panel, available)
             else:

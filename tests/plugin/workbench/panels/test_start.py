@@ -122,7 +122,7 @@ def test_reading_shows_progress_and_can_be_canceled(
     at_work, go_on = threading.Event(), threading.Event()
     real = start_panel.open_folder
 
-    def slowly(folder: Any, annotator: Any, progress: Any) -> Any:
+    def slowly(folder: Any, annotator: Any, progress: Any, landmarks: str) -> Any:
         def waiting(done: Any, total: Any) -> None:
             progress(done, total)
             at_work.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
     from napari_lesionseg.plugin.editor.editor import MaskEditor
     from napari_lesionseg.plugin.workbench.session import StudySession
+    from napari_lesionseg.study.study import Study
 
 
 class Panel(QWidget):
@@ -50,6 +51,9 @@ class Panel(QWidget):
     grows: ClassVar[bool] = False
     """Whether it stands above the headings and takes the height that the others leave."""
 
+    only_for: ClassVar[Literal["", "outlines", "landmarks"]] = ""
+    """Which studies it is for; empty: all."""
+
     needs_study: ClassVar[bool] = True
     """Whether it is hidden while no study is open."""
 
@@ -70,6 +74,12 @@ class Panel(QWidget):
         signal.connect(slot)
         self._listening.append((signal, slot))
 
+    @classmethod
+    def suits(cls, study: Study) -> bool:
+        """Whether it is for studies of this kind."""
+        kind = "outlines" if study.info.landmarks is None else "landmarks"
+        return cls.only_for in ("", kind)
+
     def set_session(self, session: StudySession | None) -> None:
         """Show another study, or none."""
         if self.session is not None:
@@ -85,7 +95,7 @@ class Panel(QWidget):
 class OutlinePanel(Panel):
     """How the outline is made of the prediction: threshold, holes, small parts."""
 
-    title, folded = "Outline", False
+    title, folded, only_for = "Outline", False, "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
@@ -149,7 +159,7 @@ class OutlinePanel(Panel):
 class ModelPanel(Panel):
     """Which model segments, and on which device; it is loaded before a study is opened."""
 
-    title, needs_study = "Model", False
+    title, needs_study, only_for = "Model", False, "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

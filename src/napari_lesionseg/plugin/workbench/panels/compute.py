@@ -28,7 +28,7 @@ DETAILS = (
 class ComputePanel(Panel):
     """Chooses the cluster, and tests the connection to it."""
 
-    title, needs_study = "Compute", False
+    title, needs_study, only_for = "Compute", False, "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

@@ -103,7 +103,7 @@ def describe_export(exported: Exported) -> str:
 class ExportPanel(Panel):
     """Choose a format and a folder, and write."""
 
-    title = "Export"
+    title, only_for = "Export", "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

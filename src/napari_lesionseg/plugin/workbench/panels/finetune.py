@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pyqtgraph as pg
 from napari.utils.notifications import show_error, show_info
@@ -72,7 +72,7 @@ INTERRUPTIBLE = (
 class FinetunePanel(Panel):
     """Starts, pauses and stops a fine-tuning, and accepts or discards its result."""
 
-    title = "Fine-tune"
+    title, only_for = "Fine-tune", "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
@@ -150,7 +150,7 @@ class FinetunePanel(Panel):
         path = checkpoint_path_of(session.study)
         path.parent.mkdir(exist_ok=True)
         self.task = FineTuneTask(
-            session.study, session.model, config, path, resume=resume, compute=session.compute
+            session.study, cast("Model", session.model), config, path, resume=resume, compute=session.compute
         )
         self.task.progressed.connect(self.progress.show_event)
         self.task.finished.connect(self._on_finished)
@@ -230,7 +230,9 @@ class FinetunePanel(Panel):
         why_not = "" if images else "Approve some images first"
         self.controls.update_for(self.task, "Choose a model first" if session.model is None else why_not)
         self.checkpoint.resume.setEnabled(session.model is not None and self.task is None)
-        self.parent_model.update_for(session.model, self.candidate is None and self.task is None)
+        self.parent_model.update_for(
+            cast("Model | None", session.model), self.candidate is None and self.task is None
+        )
 
 
 class FinetuneControls(QWidget):

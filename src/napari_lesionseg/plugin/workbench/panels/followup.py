@@ -68,7 +68,7 @@ CURVE_COLOR = "#56b4e9"
 class FollowUpPanel(Panel):
     """Table and curve of the visits of one lesion."""
 
-    title = "Follow-up"
+    title, only_for = "Follow-up", "outlines"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)

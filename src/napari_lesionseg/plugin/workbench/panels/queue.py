@@ -38,6 +38,7 @@ from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.panels.queue_columns import SIDE, AgreementColumn, Thumbnails
 from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.landmarks import status_words
 from napari_lesionseg.study.queue import TO_DO, Order, count_images
 from napari_lesionseg.study.state import ImageState, Status
 
@@ -204,13 +205,15 @@ class QueuePanel(Panel):
             self.session.failed.emit(f"{count} could not be segmented. First error: {problems[0]}")
 
     def _update_predict_all(self, unreviewed: int) -> None:
-        self.predict_all.setText("Segment all")
+        has_outlines = self.session is None or self.session.study.info.landmarks is None
+        self.predict_all.setText("Segment all" if has_outlines else "Find in all")
         self.predict_all.setEnabled(unreviewed > 0)
         count = "1 unreviewed image" if unreviewed == 1 else f"{unreviewed} unreviewed images"
+        what = "Outline" if has_outlines else "Find the landmarks in"
         self.predict_all.setToolTip(
-            f"Outline the {count} with the model, in the background"
+            f"{what} the {count} with the model, in the background"
             if unreviewed
-            else "Every image was reviewed or has an outline"
+            else "Every image was reviewed or predicted"
         )
 
     def _update(self) -> None:
@@ -349,14 +352,16 @@ class QueueModel(QAbstractTableModel):
         """Return what a cell shows."""
         state = self._rows[index.row()]
         column = index.column()
+        words = status_words(state.status, self._session.study)
         if role == Qt.ItemDataRole.DisplayRole:
-            return self._agreement_of(state) if column == AGREE else _text(state, column)
+            return self._agreement_of(state) if column == AGREE else _text(state, column, words)
         if role == Qt.ItemDataRole.DecorationRole and column == IMAGE:
             return self._thumbnails.of(state)
         if role == Qt.ItemDataRole.ForegroundRole and column == STATUS:
             return STATUS_COLORS.get(state.status)
         if role == Qt.ItemDataRole.ToolTipRole:
-            return _BLINDED if column == AGREE and self._session.study.blinded else _tip(state)
+            is_blinded = column == AGREE and self._session.study.blinded
+            return _BLINDED if is_blinded else _tip(state, words)
         return None
 
     def image_at(self, row: int) -> str:
@@ -401,15 +406,15 @@ class QueueModel(QAbstractTableModel):
             self.dataChanged.emit(cell, cell, [role])
 
 
-def _tip(state: ImageState) -> str:
-    return f"{state.name}: {state.status.words}" + (f"\n“{state.note}”" if state.note else "")
+def _tip(state: ImageState, words: str) -> str:
+    return f"{state.name}: {words}" + (f"\n“{state.note}”" if state.note else "")
 
 
-def _text(state: ImageState, column: int) -> str:
+def _text(state: ImageState, column: int, words: str) -> str:
     if column == IMAGE:
         return state.name
     if column == STATUS:
-        return f"{state.status.words} “{state.note}”" if state.note else state.status.words
+        return f"{words} “{state.note}”" if state.note else words
     if column == QUALITY:
         return "" if state.quality is None else f"{state.quality:.2f}"
     return state.annotator or ""

@@ -10,6 +10,7 @@ from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.plugin.widgets.lazy_cache import LazyCache
 from napari_lesionseg.study.agreement import measure_agreement, read_verdicts
 from napari_lesionseg.study.events import Approved
+from napari_lesionseg.study.landmarks import current_marks
 from napari_lesionseg.study.state import ImageState
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
@@ -22,6 +23,8 @@ MAX_THUMBNAILS = 600
 
 MAX_AGREEMENTS = 20_000
 """Figures kept in memory."""
+
+_MARK_COLOR = (240, 228, 66)  # the yellow of the first person's landmarks
 
 MAX_WAITING = 60
 """Images that may wait; more were scrolled past."""
@@ -82,6 +85,9 @@ def make_thumbnail(study: Study, image_id: str, side: int = SIDE) -> ByteImage:
     factor = side / max(image.shape[:2])
     shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
     small = resize_image(image, shape)
+    for mark in current_marks(study.state.images[image_id]):
+        row, col = round(mark.row * factor), round(mark.col * factor)
+        small[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = _MARK_COLOR
     return small if mask is None else draw_outline(small, resize_labels(mask, shape))
 
 

@@ -15,17 +15,23 @@ from napari_lesionseg.plugin.workbench.image_review import changed_by_another
 from napari_lesionseg.plugin.workbench.pace import PaceLabel
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.landmarks import status_words
 from napari_lesionseg.study.state import ImageState, Status
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-_NOT_SHOWN = ". The outline on the screen is yours; open the image again to see theirs."
+_NOT_SHOWN = ". What is on the screen is yours; open the image again to see theirs."
 _NO_IMAGE = "Open an image of the study first"
 _ENDS = {
     "previous": "This is the first image of the list.",
     "next": "This is the last image of the list.",
     "next unreviewed": "There is no other unreviewed image in the list.",
+}
+_OF_LANDMARKS = {
+    "no lesion": "There is nothing to mark in this image; go to the next image",
+    "flag": "Set the image aside with a note, and go to the next image",
+    "approve": "Approve the landmarks, and go to the next image",
 }
 _TIPS = {
     "no lesion": "Mark that this image shows no lesion, and go to the next image",
@@ -82,6 +88,8 @@ class ReviewBar(Panel):
         self.save_status.setText("")
         verb = "Accept" if session.study.is_reviewer else "Approve"
         self.approve.setText(f"{verb} \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
+        has_outlines = session.study.info.landmarks is None
+        self.no_lesion.setText("No lesion" if has_outlines else "None visible")
         self._update()
 
     def _lay_out(self) -> None:
@@ -162,7 +170,8 @@ class ReviewBar(Panel):
     def _update(self) -> None:
         if self.session is None:
             return
-        for action, tip in _TIPS.items():
+        tips = _TIPS if self.session.study.info.landmarks is None else _OF_LANDMARKS
+        for action, tip in tips.items():
             expected = self.session.display.expected() is not None  # stays enabled between two images
             self._buttons[action].setEnabled(expected)
             set_tip(self._buttons[action], tip if expected else _NO_IMAGE, action)
@@ -176,7 +185,8 @@ class ReviewBar(Panel):
         if state is not None and is_decided:
             review = self.session.review
             is_others = review is not None and changed_by_another(review)
-            self.decision.setText(describe_decision(state) + _NOT_SHOWN * is_others)
+            words = status_words(state.status, self.session.study)
+            self.decision.setText(describe_decision(state, words) + _NOT_SHOWN * is_others)
 
     def _on_all_saved(self, all_saved: bool) -> None:
         if self.session is not None and self.session.save_queue.problem and not all_saved:
@@ -198,8 +208,8 @@ class VerdictButton(QPushButton):
             event.accept()
 
 
-def describe_decision(state: ImageState) -> str:
+def describe_decision(state: ImageState, words: str = "") -> str:
     """Describe a decision, such as "approved by am, 2026-11-23 07:05"."""
     when = state.when.astimezone().strftime("%Y-%m-%d %H:%M")
-    text = f"{state.status.words} by {state.annotator}, {when}"
+    text = f"{words or state.status.words} by {state.annotator}, {when}"
     return f"{text}: {state.note}" if state.note else text

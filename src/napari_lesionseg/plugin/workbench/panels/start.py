@@ -12,6 +12,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QDialog,
     QDialogButtonBox,
     QFileDialog,
@@ -27,6 +28,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
+from napari_lesionseg.plugin.landmarks.panel import skeleton_box
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.open_study import (
@@ -39,13 +41,14 @@ from napari_lesionseg.plugin.workbench.open_study import (
 )
 from napari_lesionseg.study.events import LESION
 from napari_lesionseg.study.images import Progress
-from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.layout import STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+OUTLINES, LANDMARKS = "Outlines", "Landmarks"
 _WIDTH = 560
 _COPY_TIP = "Off: the study refers to the files where they are. On: it gets copies without EXIF metadata"
 _COPY_FIXED = "These images are always saved in the study"
@@ -121,14 +124,15 @@ class StartPanel(QWidget):
         """Make a study and open it; `layers` are removed once they are images of the study."""
         self._begin(partial(make_study, plan), layers)
 
-    def open_folder(self, folder: Path, reviewer: str = "") -> None:
+    def open_folder(self, folder: Path, reviewer: str = "", *, landmarks: str = "") -> None:
         """Open a study, or a folder of images; a `reviewer` opens a study to see the work of others."""
         if reviewer:
-            self._begin(lambda progress: Study.open(folder, reviewer, reviewer=True))
+            place = find_study(folder) or folder
+            self._begin(lambda progress: Study.open(place, reviewer, reviewer=True))
             return
         annotator = self._annotator()
         if annotator:
-            self._begin(partial(open_folder, folder, annotator))
+            self._begin(partial(open_folder, folder, annotator, landmarks=landmarks))
 
     def open_samples(self) -> None:
         """Open a study of synthetic images."""
@@ -262,6 +266,9 @@ class NewStudyDialog(QDialog):
         self.key_file = PathRow(lambda at: _ask_file(self, "Key file of the pseudonyms", at))
         self.annotator = QLineEdit(annotator)
         self.classes = QLineEdit(LESION.name)
+        self.task = QComboBox()
+        self.task.addItems([OUTLINES, LANDMARKS])
+        self.landmarks = skeleton_box()
         self.copy = QCheckBox("Copy the images into the study")
         self.pseudonyms = QCheckBox("Use pseudonyms for images, patients and lesions")
         self.blinded = QCheckBox("Hide annotators' outlines from each other")
@@ -284,6 +291,7 @@ class NewStudyDialog(QDialog):
             images_folder=self.images.path if in_folder and self.images.path != Path() else None,
             images={} if in_folder else self._images,
             classes=tuple(name.strip() for name in self.classes.text().split(",") if name.strip()),
+            landmarks=self.landmarks.currentText() if self.task.currentText() == LANDMARKS else "",
             copy=self.copy.isChecked(),
             key_file=self.key_file.path if self.pseudonyms.isChecked() else None,
             blinded=self.blinded.isChecked(),
@@ -295,6 +303,7 @@ class NewStudyDialog(QDialog):
             "The images are saved in the study" if self._images else "No image is open in the viewer"
         )
         self.annotator.setToolTip("Your name or initials, saved with every outline")
+        self.task.setToolTip("What is marked in each image; this cannot be changed later")
         self.classes.setToolTip("What to outline, separated by commas")
         self.pseudonyms.setToolTip("Names are replaced by random numbers. Only the key file links them")
         self.blinded.setToolTip("All annotators see only their own work")
@@ -310,7 +319,9 @@ class NewStudyDialog(QDialog):
         form.addRow("", self.from_viewer)
         form.addRow("Study folder", self.folder)
         form.addRow("Annotator", self.annotator)
+        form.addRow("Task", self.task)
         form.addRow("Classes", self.classes)
+        form.addRow("Landmarks", self.landmarks)
         form.addRow("", self.copy)
         form.addRow("", self.pseudonyms)
         form.addRow("Key file", self.key_file)
@@ -327,6 +338,8 @@ class NewStudyDialog(QDialog):
             edit.textChanged.connect(self._update)
         for box in (self.from_folder, self.copy, self.pseudonyms):
             box.toggled.connect(self._update)
+        self.task.currentTextChanged.connect(self._update)
+        self.landmarks.currentTextChanged.connect(self._update)
         self.buttons.accepted.connect(self.accept)
         self.buttons.rejected.connect(self.reject)
 
@@ -341,6 +354,9 @@ class NewStudyDialog(QDialog):
         self.copy.setEnabled(not fixed)
         self.copy.setToolTip(_COPY_FIXED if fixed else _COPY_TIP)
         self.key_file.setEnabled(self.pseudonyms.isChecked())
+        has_outlines = self.task.currentText() == OUTLINES
+        self.classes.setEnabled(has_outlines)
+        self.landmarks.setEnabled(not has_outlines)
         problem = self.plan.problem
         self.problem.setText(problem)
         self.make.setEnabled(not problem)
