@@ -8,6 +8,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
 from pytestqt.qtbot import QtBot
+from qtpy.compat import isalive
 from tests.fakes import prediction_of
 from tests.plugin.conftest import FakeModel
 from tests.plugin.editor.fakes import apply_tool
@@ -237,8 +238,8 @@ def test_the_mouse_tool_stays_selected_for_the_next_image(panel: CorrectPanel, o
 
 def test_a_destroyed_panel_releases_the_layer(qtbot: QtBot, outlined: MaskEditor) -> None:
     panel = CorrectPanel(outlined.viewer, outlined)
-    with qtbot.waitSignal(panel.destroyed):
-        panel.deleteLater()
+    panel.deleteLater()
+    qtbot.waitUntil(lambda: not isalive(panel))
     assert not outlined.labels.keymap
     apply_tool(outlined, "clear")
     outlined.labels.mode = "paint"

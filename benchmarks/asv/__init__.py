@@ -1,0 +1,1 @@
+"""Benchmarks that asv tracks; the other scripts measure what the documentation reports."""
