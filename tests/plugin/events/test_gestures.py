@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 
 from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
-from napari_lesionseg.types import Scribble
+from napari_lesionseg.types import Box, Scribble
 
 GESTURES = {
     "box": (Qt.Key.Key_R, ((20, 40), (50, 70), (60, 80))),
@@ -53,6 +53,38 @@ def test_a_drag_with_the_click_tool_is_a_scribble_undone_at_once(window: Any) ->
 
 
 CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+ALT, PLAIN = Qt.KeyboardModifier.AltModifier, Qt.KeyboardModifier.NoModifier
+
+
+def test_a_box_is_placed_by_keyboard_alone(window: Any) -> None:
+    before, overlay = window.mask.copy(), window.editor.document.overlay
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_R, SHIFT)
+    assert overlay.box == (30, 50, 90, 110)
+    assert "Enter" in window.bench.panel(CorrectSection).tools.status.text()
+    for key, modifier in ((Qt.Key.Key_Up, PLAIN), (Qt.Key.Key_Left, PLAIN), (Qt.Key.Key_Down, ALT)):
+        for _ in range(2):
+            window.key(key, modifier)
+    assert overlay.box == (26, 40, 74, 100)
+    window.key(Qt.Key.Key_Return)
+    done(window)
+    assert overlay.box is None
+    assert window.editor.snapshot.area.box == Box(26, 40, 74, 100)
+    assert window.mask[45, 65]
+    assert not window.mask[74:].any()
+    undo(window)
+    window.qtbot.waitUntil(lambda: np.array_equal(window.mask, before), timeout=10_000)
+
+
+@pytest.mark.parametrize("away", [Qt.Key.Key_Escape, Qt.Key.Key_0])
+def test_a_box_by_keyboard_is_put_away_and_the_keys_are_given_back(window: Any, away: Any) -> None:
+    keys, overlay = dict(window.labels.keymap), window.editor.document.overlay
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_R, SHIFT)
+    assert overlay.box is not None
+    window.key(away)
+    window.qtbot.waitUntil(lambda: overlay.box is None, timeout=10_000)
+    assert window.labels.keymap == keys
 
 
 def done(window: Any) -> None:

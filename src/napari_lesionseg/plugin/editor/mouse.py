@@ -9,6 +9,7 @@ import numpy as np
 from psygnal import Signal
 from skimage.measure import approximate_polygon
 
+from napari_lesionseg.plugin.editor.box_keys import BoxKeys
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART
 from napari_lesionseg.plugin.napari_layers.managed_labels import suspend_zooms
@@ -97,6 +98,7 @@ class EditMouse:
         self._positive = True
         self._resume_zooms: Callable[[], None] | None = None
         self.brush = Brush(editor.viewer, editor.labels)
+        self.box_keys = BoxKeys(editor)
         self.panning = False  # while True, the mouse moves the image in any mode
         self._labels.mouse_drag_callbacks.append(self._on_drag)
         self._labels.events.mode.connect(self._on_layer_mode)
@@ -128,6 +130,7 @@ class EditMouse:
         if self._mode != "off":
             self.start("off")
         self.brush.close()
+        self.box_keys.stop()
         self._labels.events.mode.disconnect(self._on_layer_mode)
         if self._on_drag in self._labels.mouse_drag_callbacks:
             self._labels.mouse_drag_callbacks.remove(self._on_drag)

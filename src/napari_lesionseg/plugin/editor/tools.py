@@ -153,6 +153,17 @@ def back_to_prediction(context: ToolContext) -> None:
     context.editor.reset(context.editor.snapshot.initial_prediction)
 
 
+def place_box(context: ToolContext) -> None:
+    """Place a box by keyboard, or put it away."""
+    keys = context.mouse.box_keys
+    if keys.box is None:
+        context.mouse.start("off")
+        keys.start()
+        context.editor.noted.emit("Arrow keys move the box, with Alt they resize it; Enter outlines.")
+    else:
+        keys.stop()
+
+
 def clear(context: ToolContext) -> None:
     """Remove the whole mask."""
     from napari_lesionseg.inference.prediction import Prediction  # loads PyTorch, which takes seconds
@@ -275,6 +286,15 @@ TOOLS = (
         "Lasso",
         "L",
         "Draw around the lesion, roughly, to outline it again; with Shift, to add a lesion",
+        "model",
+    ),
+    Tool(
+        "place_box",
+        place_box,
+        "",
+        "Shift+R",
+        "Place a box with the arrow keys, resize it with Alt and an arrow key; Enter outlines the lesion, "
+        "Esc cancels",
         "model",
     ),
     Tool("remove_last_click", remove_last_click, "", "Backspace", "Remove the last click or scribble"),
