@@ -163,7 +163,7 @@ def test_with_turns_a_turned_image_has_the_turned_answer(classes: tuple[str, ...
     model = Model(network, card, "cpu", precision="float32")
     turned = model.predict(np.ascontiguousarray(np.rot90(image)))
     answer = model.predict(image)
-    np.testing.assert_allclose(turned, np.rot90(answer, axes=(-2, -1)), atol=1e-4)
+    np.testing.assert_allclose(turned, np.rot90(answer, axes=(-2, -1)), atol=2e-4)  # PyTorch 2.6: 1.5e-4
     upright = Model(network, CARD.model_copy(update={"classes": classes}), "cpu", precision="float32")
     assert abs(answer - upright.predict(image)).max() > 1e-3
     if answer.ndim == 3:

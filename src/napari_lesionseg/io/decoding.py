@@ -108,6 +108,7 @@ _DECODING_ERRORS = (
     ValueError,
     Warning,
     struct.error,
+    tifffile.TiffFileError,  # no ValueError before tifffile 2025.9.20
     zlib.error,
 )
 
