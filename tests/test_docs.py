@@ -16,9 +16,12 @@ from tools import check_site, release_notes
 
 import napari_lesionseg
 from napari_lesionseg.cli.main import COMMANDS
+from napari_lesionseg.datasets.formats import FORMATS
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import read_mask, write_image
 from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.mixture import ARCHITECTURE as EXPERTS
+from napari_lesionseg.models.registry import ARCHITECTURES
 from tests.architecture_page import PAGE
 
 ROOT = Path(__file__).parents[1]
@@ -131,11 +134,19 @@ def test_readme_names_command(command: str) -> None:
 def first_column(page: str) -> set[str]:
     """Names in code quotes in the first column of all tables of a page."""
     rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
-    return {name for row in rows for name in re.findall(r"`([\w.]+)", row)}
+    return {name for row in rows for name in re.findall(r"`([\w.-]+)", row)}
 
 
 def test_model_card_reference_lists_the_fields() -> None:
     assert first_column("reference/model-card.md") == set(ModelCard.model_fields)
+
+
+def test_every_export_format_has_a_row() -> None:
+    assert {name for name, found in FORMATS.items() if found.write} <= first_column("how-to/export.md")
+
+
+def test_every_network_has_a_row() -> None:
+    assert set(ARCHITECTURES) - {EXPERTS} <= first_column("reference/networks.md")
 
 
 def test_python_reference_lists_the_public_names() -> None:
