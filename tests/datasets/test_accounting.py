@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.facts import find_tables
-from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.datasets.formats import FORMATS, ExportConfig
+from napari_lesionseg.datasets.formats.base import OWN_FILES
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
+from napari_lesionseg.errors import DatasetError, PairingError
 from napari_lesionseg.io.folders import LITTER
-from napari_lesionseg.io.pairing import NO_IMAGES
+from napari_lesionseg.io.pairing import NO_IMAGES, search_pairs
 
 STEMS = ("p1", "p2", "P2", "arm_lesion", "bl\u00e5", "bla\u030a", "a:b")
 ENDINGS = ("", "_mask", "_segmentation", "_MASK", "_lesion", "_overlay", "_superpixels")
@@ -95,3 +99,114 @@ def test_every_file_is_used_named_or_documented(
         if path.is_dir() or path in used or path in tables_used or is_ignored(path, folder):
             continue
         assert path.name in told or f"{path.parent.name}/" in told, (path, told)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(IMAGES, KINDS, min_size=1, max_size=5),
+    st.dictionaries(MASKS, KINDS, max_size=6),
+    st.booleans(),
+)
+def test_evaluate_train_and_finetune_pair_or_name_every_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    images: dict[tuple[str, ...], str],
+    masks: dict[tuple[str, ...], str],
+    beside: bool,
+) -> None:
+    """`find_all_pairs`, which these commands share, names what `search_pairs` finds unused."""
+    root = tmp_path_factory.mktemp("pairs")
+    Image.new("RGB", (16, 12)).save(root / "elsewhere.png")
+    places = (root / "set", root / "set" if beside else root / "masks")
+    for parts, kind in images.items():
+        write(places[0] / "".join(parts), kind, root)
+    for parts, kind in masks.items():
+        place = places[1] / "".join(parts)
+        if not place.exists() and not place.is_symlink():
+            write(place, kind, root)
+    try:
+        found = search_pairs(places[0], None if beside else places[1])
+    except PairingError:
+        return  # the whole folder is refused, in one sentence
+    used = {path for pair in found.pairs for path in (pair.image, pair.mask)}
+    told = "\n".join(found.unused())
+    assert len({pair.stem for pair in found.pairs}) == len(found.pairs)
+    for place in set(places):
+        for path in place.iterdir():
+            assert path in used or is_ignored(path, place) or str(path) in told, path
+
+
+STRAYS = {
+    "stray.png": "image", "stray_mask.png": "mask", "notes.md": None, "readme.txt": None,
+    "extra.json": "text", "facts.csv": "text", "volume.nii.gz": "text", "raw.nef": "text", "old.zip": "text",
+    "Thumbs.db": None, ".hidden.png": None, "case_00_overlay.png": None,
+}  # fmt: skip
+WRITTEN = sorted(name for name, found in FORMATS.items() if found.write and name != "dicom")
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "damage", "remove", "copy"]),
+        st.integers(0, 99),
+        st.sampled_from(sorted(STRAYS)),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def exports(kit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images in every format."""
+    folder = tmp_path_factory.mktemp("exports")
+    config = ExportConfig(pseudonymize="nothing")
+    for name in WRITTEN:
+        kit.last(export_dataset([kit.record(seed) for seed in range(6)], folder / name, name, config=config))
+        for own in OWN_FILES:
+            (folder / name / own).unlink(missing_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(changes=CHANGES)
+def test_every_change_of_a_dataset_shows(
+    exports: Path, tmp_path_factory: pytest.TempPathFactory, name: str, changes: list[tuple[str, int, str]]
+) -> None:
+    """Whatever is added, damaged, removed or copied is imported or named, for every format."""
+    folder = tmp_path_factory.mktemp("changed") / "set"
+    shutil.copytree(exports / name, folder)
+    added = [change(folder, *entry) for entry in changes]
+    try:
+        dataset = read_dataset(folder, name)
+        (*_, report) = import_dataset(folder, folder.parent / "out", name)
+    except DatasetError:
+        return  # the whole folder is refused, in one sentence
+    names = {record.name for record in dataset.records}
+    told = " ".join(f"{problem.name} {problem.reason}" for problem in report.problems)
+    assert report.written + report.left_out >= len(names)
+    for path in added:
+        if path is not None and path.exists():
+            where = f"{path.relative_to(folder).parent.as_posix()}/*{path.suffix}".removeprefix("./")
+            shown = path.name in told or where in told or path.stem in names
+            assert shown or path.stem.removesuffix("_0000") in names, (path, told)
+
+
+def change(folder: Path, kind: str, index: int, stray: str) -> Path | None:
+    """Change a dataset; return the file that must be used or named, if there is one."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    path = files[index % len(files)]
+    if kind == "add":
+        target = path.parent / stray
+        content = STRAYS[stray]
+        if content in ("image", "mask"):
+            write(target, "photo" if content == "image" else "binary", folder)
+        else:
+            target.write_bytes(b"x")
+        return target if content else None
+    if kind == "damage":
+        path.write_bytes(path.read_bytes()[:20])
+        return path if path.suffix == ".png" else None
+    if kind == "remove":
+        path.unlink()
+        return None
+    target = path.with_name(f"{path.stem}_copy{path.suffix}")
+    shutil.copy(path, target)
+    return target if path.suffix == ".png" else None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,16 @@ def test_rows_that_name_no_image_inside_are_listed(kit, tmp_path: Path) -> None:
     table.write_text("{\n")
     with pytest.raises(DatasetError, match="not a readable file of JSON lines"):
         read_dataset(tmp_path / "set")
+
+
+def test_a_table_beside_gives_patients_too(kit, records, tmp_path: Path) -> None:
+    unknown = [replace(record, patient=None) for record in records]
+    kit.last(
+        export_dataset(unknown, tmp_path / "out", "imagefolder", config=ExportConfig(pseudonymize="nothing"))
+    )
+    rows = "".join(f"{record.name};P{number // 2}\n" for number, record in enumerate(records))
+    (tmp_path / "out/patients.csv").write_text(f"image;patient\n{rows}")
+    (tmp_path / "out/other.csv").write_text("a,b\n1,2\n")
+    dataset = read_dataset(tmp_path / "out")
+    assert [record.patient for record in dataset.records] == [f"P{number // 2}" for number in range(10)]
+    assert [problem.name for problem in dataset.problems] == ["other.csv"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from napari_lesionseg.datasets.facts import with_facts
+from napari_lesionseg.datasets.facts import find_tables, read_facts, with_facts
 from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
@@ -112,9 +112,12 @@ def read(folder: Path) -> Dataset:
         with_facts(replace(record, provenance=provenance.get(record.name.casefold(), record.provenance)), row)
         for record, (_, row) in zip(records, found.values(), strict=True)
     ]
+    tables = [path for path in find_tables(folder) if path.name != _TABLE]
+    facts = read_facts(tables, [record.name for record in described])
     own = (folder / "README.md", folder / CLASSES_NAME)
-    files = frozenset([*found, *masks, *(table for table, _ in rows), *own])
-    return Dataset("imagefolder", natural_order(described), tuple(problems), files)
+    files = frozenset([*found, *masks, *tables, *(table for table, _ in rows), *own])
+    known = natural_order(map(facts.applied, described))
+    return Dataset("imagefolder", known, (*problems, *facts.problems), files)
 
 
 def _record(image: Path, mask: Path | None, legend: Legend, part: Part | None) -> Record:
