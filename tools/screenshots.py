@@ -98,7 +98,12 @@ def save(viewer: napari.Viewer, name: str) -> None:
     """Take a screenshot once everything is drawn, in as few colors as it needs."""
     spin(2)
     shot = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
-    shot.quantize(256, dither=Image.Dither.NONE).save(options.out / f"{name}.png", optimize=True)
+    # Most colors for the image, and some for words and lines, which are too small to get any otherwise.
+    many, rare = shot.quantize(200), shot.quantize(56, Image.Quantize.MAXCOVERAGE)
+    colors = Image.new("P", (1, 1))
+    colors.putpalette([*(many.getpalette() or ())[:600], *(rare.getpalette() or ())[:168]])
+    few = shot.quantize(palette=colors, dither=Image.Dither.NONE)
+    few.save(options.out / f"{name}.png", optimize=True)
 
 
 def take(viewer: napari.Viewer, name: str) -> None:

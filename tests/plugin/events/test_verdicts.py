@@ -8,7 +8,7 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from napari_lesionseg.plugin import shortcuts
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
@@ -28,6 +28,20 @@ def test_a_double_click_approves_one_image(window: Any) -> None:
     window.shown("P2")
     window.look()
     assert window.reviewed() == ["P1"]
+
+
+def test_a_double_click_on_any_button_decides_once(window: Any) -> None:
+    buttons = [button for button in window.bench.findChildren(QAbstractButton) if button.isVisible()]
+    asking = ("\N{HORIZONTAL ELLIPSIS}", "\N{MIDLINE HORIZONTAL ELLIPSIS}")  # these open a dialog or a menu
+    tried = [button for button in buttons if button.text() and not button.text().endswith(asking)]
+    assert len(tried) > 30
+    for button in tried:
+        before = len(window.reviewed())
+        if button.isVisible() and button.isEnabled():
+            window.double_click(button)
+        window.wait(50)
+        assert len(window.reviewed()) <= before + 1, button.text()
+        window.qtbot.waitUntil(lambda: window.editor is not None, timeout=20_000)
 
 
 def test_an_image_that_has_just_appeared_is_not_approved(window: Any) -> None:

@@ -207,6 +207,18 @@ def test_the_image_is_fitted_again_after_a_resize(qtbot: Any, own: Any) -> None:
         assert 0.85 <= in_view(own) <= 1.0
 
 
+def test_the_image_is_fitted_again_when_the_dock_is_undocked_and_docked(qtbot: Any, own: Any) -> None:
+    set_size(qtbot, own, 1366, 728)
+    canvas, narrow = own.window._qt_viewer.canvas.native, own.window._qt_viewer.canvas.native.width()
+    dock = own.window._qt_window.findChild(Workbench).parentWidget()
+    while not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    for floating in (True, False):
+        dock.setFloating(floating)
+        qtbot.waitUntil(lambda f=floating: (canvas.width() > narrow + 200) == f, timeout=10_000)
+        qtbot.waitUntil(lambda: 0.85 <= in_view(own) <= 1.0, timeout=10_000)
+
+
 def test_a_zoom_is_kept_relative_to_the_image(qtbot: Any, own: Any) -> None:
     set_size(qtbot, own, 1366, 728)
     own.scene.camera.zoom *= 3

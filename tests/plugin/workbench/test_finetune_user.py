@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ class Listener(QObject):
         return sum(isinstance(event, kind) for event in self.events)
 
 
+def wait_until_quiet(qtbot: QtBot, told: Listener) -> None:
+    """Wait until a training that was paused reports nothing more: the step in hand has ended."""
+    end, count = time.monotonic() + WAIT / 1000, -1
+    while len(told.events) != count:
+        assert time.monotonic() < end, "it goes on"
+        count = len(told.events)
+        qtbot.wait(300)
+
+
 def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, start: Any) -> None:
     panel, session = bench.panel(FinetunePanel), bench.session
     assert not panel.controls.start.isEnabled()
@@ -141,10 +151,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     labels.paint((40, 60), other)  # the annotator continues
     panel.controls.pause.click()
     assert panel.controls.pause.text() == "Continue"
-    qtbot.wait(300)  # the step in hand ends
-    before = len(told.events)
-    qtbot.wait(300)
-    assert len(told.events) == before
+    wait_until_quiet(qtbot, told)
     all_saved(qtbot, bench)
     assert session.state.status is Status.CORRECTED
     painted = session.study.read_mask(session.image_id)
