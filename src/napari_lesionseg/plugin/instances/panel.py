@@ -187,7 +187,7 @@ class InstancesPanel(QWidget):
         self.numbering.button.clicked.connect(self._update)
         self.table.chosen.connect(self._on_chosen)
         self.table.double_clicked.connect(self.go_to)
-        self.follow.clicked.connect(self._when_open(lambda actions, _: actions.editor.follow_outline()))
+        self.follow.clicked.connect(self._when_open(lambda actions, *_: actions.editor.follow_outline()))
         self.table.lesions.renumbered.connect(
             self._when_open(lambda actions, old, new: actions.editor.renumber(old, new))
         )
@@ -195,7 +195,7 @@ class InstancesPanel(QWidget):
             self._when_open(lambda actions, index: actions.editor.set_class(actions.selected, index + 1))
         )
         for action, button in self.buttons.items():
-            button.clicked.connect(self._when_open(lambda actions, _, action=action: actions.run(action)))
+            button.clicked.connect(self._when_open(lambda actions, *_, action=action: actions.run(action)))
         for key, action in (
             (QKeySequence.StandardKey.Delete, "delete"),
             (QKeySequence.StandardKey.Undo, "undo"),
@@ -209,7 +209,10 @@ class InstancesPanel(QWidget):
         when_gone(self, self._close_layer, self.numbering.close_task, self.layers.disconnect_viewer)
 
     def _when_open(self, function: Callable[..., None]) -> Callable[..., None]:
-        """Return a slot that calls a function of the actions while a layer of lesions is chosen."""
+        """Return a slot that calls a function of the actions while a layer of lesions is chosen.
+
+        PyQt calls a slot of any arguments with whether a button is checked, PySide without.
+        """
 
         def slot(*arguments: Any) -> None:
             if self.current is not None:
