@@ -17,11 +17,12 @@ from napari_lesionseg.cli.landmarks import _find_pairs
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
 from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage
-from napari_lesionseg.io.images import write_image
+from napari_lesionseg.io.images import read_image, write_image
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import read_card, save_checkpoint
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.landmarks import make_landmark_network
-from napari_lesionseg.types import make_landmarks
+from napari_lesionseg.types import Mark, make_landmarks
 
 SETTINGS: dict[str, Any] = {
     "arch": "unet",
@@ -167,3 +168,64 @@ def test_no_patient_is_both_learned_from_and_held_out(tmp_path: Path) -> None:
     patients = [{int(pair.path.stem[1:]) % 6 for pair in part} for part in (learn, held_out)]
     assert patients[1]
     assert not patients[0] & patients[1]
+
+
+def test_exported_faces_have_no_eyes_and_those_without_known_eyes_stay_here(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    images = {name: np.full((60, 80, 3), level, np.uint8) for name, level in (("f1", 200), ("f2", 100))}
+    images["f1"][5:9] = 10
+    with Study.create(tmp_path / "study", "am", images=images) as study:
+        for image in study.state.images:
+            study.approve(image, np.ones((60, 80), np.uint8))
+    eyes = LandmarkImage("f1.png", (make_landmarks([[30, 25], [30, 55]]),))
+    write_landmarks(tmp_path / "eyes.json", LandmarkDataset(EYES, (eyes,)))
+    export = ("export", tmp_path / "study", "--format", "folder", "--names", "nothing", "--black-out-eyes")
+    refused = run(*export, "--out", tmp_path / "none")
+    assert refused.code == 2
+    assert "needs either --landmark-model or --landmarks" in refused.err
+    result = run(*export, "--landmarks", tmp_path / "eyes.json", "--out", tmp_path / "out")
+    assert result.code == 1
+    assert "f2: Its eyes were not found" in result.err
+    written = [path for path in (tmp_path / "out").rglob("*.png") if "mask" not in path.as_posix().casefold()]
+    assert len(written) == 1
+    pixels = read_image(written[0])
+    assert not pixels[30, [25, 55]].any()
+    assert (pixels[-1] == 200).all()
+
+
+def test_eyes_are_taken_from_a_study_of_landmarks(run: Callable[..., Result], tmp_path: Path) -> None:
+    images = {"f1": np.full((60, 80, 3), 200, np.uint8)}
+    with Study.create(tmp_path / "study", "am", images=images) as study:
+        study.approve(next(iter(study.state.images)), np.ones((60, 80), np.uint8))
+    with Study.create(tmp_path / "eyes", "am", images=images, landmarks=EYES) as marked:
+        (image,) = marked.state.images
+        marked.approve(image, [Mark("left_eye", 30, 25), Mark("right_eye", 30, 55)])
+    export = ("export", tmp_path / "study", "--format", "folder", "--black-out-eyes")
+    assert run(*export, "--landmarks", tmp_path / "eyes", "--out", tmp_path / "out").code == 0
+
+
+def test_a_model_of_landmarks_finds_the_eyes_or_nothing_is_written(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    card = ModelCard(arch="unet", arch_settings={"width": 2, "depth": 1}, landmarks=EYES, working_size=32)
+    save_checkpoint(tmp_path / "m.safetensors", make_landmark_network(card), card)
+    images = {"f1": np.full((60, 80, 3), 200, np.uint8)}
+    with Study.create(tmp_path / "study", "am", images=images) as study:
+        study.approve(next(iter(study.state.images)), np.ones((60, 80), np.uint8))
+    export = ("export", tmp_path / "study", "--format", "folder", "--black-out-eyes")
+    result = run(*export, "--landmark-model", tmp_path / "m.safetensors", "--out", tmp_path / "out")
+    assert result.code == 2
+    assert "found in no image" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_landmark_model_is_refused_where_outlines_are_drawn(
+    run: Callable[..., Result], faces: Path, tmp_path: Path
+) -> None:
+    card = ModelCard(arch="unet", arch_settings={"width": 2, "depth": 1}, landmarks=EYES, working_size=32)
+    model = tmp_path / "m.safetensors"
+    save_checkpoint(model, make_landmark_network(card), card)
+    result = run("segment", faces, "--out", tmp_path / "out", "--model", model)
+    assert result.code == 2
+    assert "finds landmarks and draws no outlines" in result.err

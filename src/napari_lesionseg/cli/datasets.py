@@ -17,17 +17,22 @@ from napari_lesionseg.cli.console import (
     run_with_progress,
 )
 from napari_lesionseg.cli.options import make_settings, parse_changes
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.export import ExportReport, check_key_place, export_dataset, write_key
+from napari_lesionseg.datasets.eyes import Locate, black_out_eyes, known_people
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
+from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.datasets.splits import PARTS
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.study.datasets import field_problems, study_from_dataset, study_records
+from napari_lesionseg.study.landmarks import approved_landmarks
 from napari_lesionseg.study.layout import READ_ONLY, STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study, find_damage
+from napari_lesionseg.types import ByteImage, Landmarks
 
 EXPORT_EXAMPLE = """examples:
   lesionseg export images/ --out nevi-isic --info about.json
@@ -38,6 +43,8 @@ IMPORT_EXAMPLE = """examples:
   lesionseg import ISIC2018/ --out isic/ --annotator am"""
 VERIFY_EXAMPLE = """example:
   lesionseg verify my-dataset/"""
+MIN_EYE_SCORE = 0.3
+"""Score from which an eye counts as found."""
 MOST_NAMES = 8  # that are listed where many entries have the same problem
 
 
@@ -60,6 +67,18 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
         "--info", type=Path, help="JSON file with what the datasheet says: title, license, cameras ..."
     )
     parser.add_argument("--key", type=Path, help="where to keep the old names, outside of the dataset")
+    parser.add_argument(
+        "--black-out-eyes",
+        action="store_true",
+        help="cover the eyes of faces; images in which they are not found are left out",
+    )
+    parser.add_argument("--landmark-model", metavar="MODEL", help="a landmark model that finds the eyes")
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="FILE",
+        help="where the eyes are: a study of landmarks, COCO keypoints or a DeepLabCut table",
+    )
     parser.add_argument(
         "--originals", type=Path, metavar="DIR", help="for DICOM: the photographs that the images came from"
     )
@@ -118,6 +137,9 @@ def run_export(options: argparse.Namespace) -> int:
     with open_records(options.source, options.follow_links) as (records, problems):
         if options.originals is not None:
             records = with_originals(records, options.originals)
+        if options.black_out_eyes:
+            records, hidden = cover_eyes(options, records)
+            problems = (*problems, *hidden)
         report = run_with_progress(
             export_dataset(records, options.out, options.format, config=config, info=info)
         )
@@ -125,6 +147,45 @@ def run_export(options: argparse.Namespace) -> int:
         write_key(report, options.key)
     print_problems(problems)
     return max(print_report(report), int(any(problem.left_out for problem in problems)))
+
+
+def cover_eyes(options: argparse.Namespace, records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
+    """Return the records with their eyes covered, and those that are left out."""
+    if (options.landmark_model is None) == (options.landmarks is None):
+        raise DatasetError("--black-out-eyes needs either --landmark-model or --landmarks.")
+    if options.landmarks is not None:
+        place = find_study(options.landmarks)
+        if place is None:
+            known = read_landmarks(options.landmarks)
+        else:
+            with Study.open(place, READ_ONLY, unblind=True) as study:
+                known = approved_landmarks(study)
+        skeleton, locate = known.skeleton, known_people(known)
+    else:
+        skeleton, locate = _found_by(options.landmark_model)
+    covered: list[Record] = []
+    left_out: list[Problem] = []
+    with progress_bar("Covering eyes", len(records)) as (progress, task):
+        for item in black_out_eyes(records, skeleton, locate):
+            covered.append(item) if isinstance(item, Record) else left_out.append(item)
+            progress.advance(task)
+    if not covered:
+        print_problems(left_out)
+        raise DatasetError("The eyes were found in no image; nothing is written.")
+    return covered, left_out
+
+
+def _found_by(name: str) -> tuple[Skeleton, Locate]:
+    """Return the landmarks of a model, and what finds people with it."""
+    from napari_lesionseg.inference.landmarks import keep_certain, load_landmark_model  # PyTorch is slow
+
+    model = load_landmark_model(name)
+
+    def locate(record: Record, image: ByteImage) -> list[Landmarks] | None:
+        people = [keep_certain(person, MIN_EYE_SCORE) for person in model.predict(image)]
+        return people or None  # a model that sees nobody may have missed somebody
+
+    return model.skeleton, locate
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
