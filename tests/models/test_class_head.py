@@ -18,15 +18,16 @@ IMAGE = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 SETTINGS = {
     "unet": {"width": 4, "depth": 2},
     "segnet": {"width": 4, "depth": 2},
-    "lite-unet": {},
     "lite-unet-experts": {"experts": 2},
 }
+"""Of networks whose defaults are large, or do not suffice."""
 
 
 def model(*classes: str, arch: str = "unet", temperature: float = 1.0) -> Checkpoint:
     torch.manual_seed(3)
+    settings = SETTINGS.get(arch, {})
     card = ModelCard(
-        arch=arch, arch_settings=SETTINGS[arch], classes=classes, temperature=temperature, scores={"old": 1}
+        arch=arch, arch_settings=settings, classes=classes, temperature=temperature, scores={"old": 1}
     )
     network = build_network(arch, card.out_channels, **card.arch_settings).eval()
     with torch.no_grad():
