@@ -199,7 +199,7 @@ def test_libraries_are_loaded_while_the_window_opens(monkeypatch: pytest.MonkeyP
         loading.set()
         met.append(opening.wait(60))
 
-    def show(*what: object) -> None:
+    def show(*what: object, **options: object) -> None:
         opening.set()
         met.append(loading.wait(60))
 
@@ -220,7 +220,7 @@ def test_the_libraries_of_the_first_outline_exist() -> None:
 
 
 def test_stopped_by_hand(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(folder: Path, annotator: str | None) -> None:
+    def interrupt(folder: Path, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "open_viewer", interrupt)
@@ -232,7 +232,7 @@ def test_stopped_by_hand(run: Callable, tmp_path: Path, monkeypatch: pytest.Monk
 def test_errors_are_one_line_whatever_they_say(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(folder: Path, annotator: str | None) -> None:
+    def fail(folder: Path, **options: object) -> None:
         raise LesionSegError("a\nb\x1b[31m [/red] :smile: \udce6 æ")
 
     monkeypatch.setattr(app, "open_viewer", fail)
@@ -241,7 +241,7 @@ def test_errors_are_one_line_whatever_they_say(
 
 
 def test_program_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(folder: Path, annotator: str | None) -> None:
+    def fail(folder: Path, **options: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(app, "open_viewer", fail)
