@@ -28,7 +28,7 @@ def test_an_image_opens_with_the_threshold_its_outline_was_made_with(window: Any
     window.shown("P2")
     assert shown.threshold is None
     window.saved()
-    window.session.display._histories.clear()
+    window.session.display._reviews.histories.clear()
     window.key(Qt.Key.Key_Q)
     window.shown("P1")
     assert shown.threshold == moved

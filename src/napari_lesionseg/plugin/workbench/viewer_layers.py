@@ -58,9 +58,8 @@ class ImageDisplay:
         self._study, self._save_queue, self._ahead_of = study, save_queue, ahead_of
         self._awaited: str | None = None
         self._first_view: Mapping[str, Any] | None = None
-        self._histories = KeptHistories()
-        self._guard: LayoutGuard | None = None
         self._layers = ViewerLayers(viewer)
+        self._reviews = Reviews(study, save_queue, self._layers)
         self._layers.losing.connect(self._on_losing)
         self._prefetcher = Prefetcher(study)
         self._prefetcher.ready.connect(self._on_ready)
@@ -96,7 +95,7 @@ class ImageDisplay:
     def set_model(self, model: AnyModel | None) -> None:
         """Use another model for this and all later images."""
         self.model = model
-        self._histories.clear()
+        self._reviews.histories.clear()
         self._prefetcher.set_model(model)
         if isinstance(self.review, LandmarkReview):
             self.review.set_model(cast("LandmarkModel | None", model))
@@ -129,47 +128,22 @@ class ImageDisplay:
         self._awaited = None
         if self.review is not None:
             review, self.review = self.review, None
-            review.history.end_merging()  # a move of the slider after the return is a step of its own
-            self._histories.keep(review.image_id, review.history)
-            review.close()
+            self._reviews.close(review)
             self.opened.emit(None)
-        if with_guard and self._guard is not None:
-            self._guard.close()
-            self._guard = None
+        if with_guard:
+            self._reviews.close_guard()
 
     def _show(self, prepared: Prepared) -> None:
         viewer = self._layers.viewer
         if viewer is None:
             return
         self._awaited = None
-        if self._study.info.landmarks is None:
-            self._review_outline(viewer, prepared)
-        else:
-            self._review_landmarks(viewer, prepared, self._study.info.landmarks)
+        self.review = self._reviews.open(viewer, prepared, self.model, self.config)
+        if isinstance(self.review, ImageReview):
+            self.review.editor.changed.connect(self._on_edited)
         self._layers.zoom_to(self._first_view)
         self.save()
         self.opened.emit(self.review)
-
-    def _review_outline(self, viewer: ViewerModel, prepared: Prepared) -> None:
-        name = self._study.state.images[prepared.image_id].name
-        image, labels = self._layers.show(viewer, prepared.image, name)
-        if self._guard is None:
-            self._guard = LayoutGuard(
-                viewer, image, labels, lambda: len(self._study.info.classes), in_study=True
-            )
-        model = cast("Model | None", self.model)
-        editor = MaskEditor(viewer, image, labels, config=self.config, model=model)
-        editor.changed.connect(self._on_edited)
-        self.review = review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
-        review.show(prepared, self._histories.take(prepared.image_id))
-
-    def _review_landmarks(self, viewer: ViewerModel, prepared: Prepared, skeleton: Skeleton) -> None:
-        name = self._study.state.images[prepared.image_id].name
-        image, bones, points = self._layers.show_landmarks(viewer, prepared.image, name)
-        editor = LandmarkEditor(viewer, image, bones, points, skeleton)
-        self.review = review = LandmarkReview(self._study, self._save_queue, editor, prepared.image_id)
-        model = cast("LandmarkModel | None", self.model)
-        review.show(prepared, model, self._histories.take(prepared.image_id))
 
     def _on_ready(self, prepared: Prepared) -> None:
         if prepared.image_id == self._awaited:
@@ -192,6 +166,60 @@ class ImageDisplay:
         """Save and close the image when the user deletes one of its layers."""
         self.save()
         self._close_review(with_guard=True)
+
+
+class Reviews:
+    """Opens images for correction in a study's layers, and keeps the undo history of each."""
+
+    def __init__(self, study: Study, save_queue: SaveQueue, layers: ViewerLayers) -> None:
+        self.histories = KeptHistories()
+        self._study, self._save_queue, self._layers = study, save_queue, layers
+        self._guard: LayoutGuard | None = None
+
+    def open(
+        self, viewer: ViewerModel, prepared: Prepared, model: AnyModel | None, config: PostprocessConfig
+    ) -> ImageReview | LandmarkReview:
+        """Show an image with its outline or landmarks, ready for correction."""
+        skeleton = self._study.info.landmarks
+        if skeleton is None:
+            return self._open_outline(viewer, prepared, cast("Model | None", model), config)
+        return self._open_landmarks(viewer, prepared, cast("LandmarkModel | None", model), skeleton)
+
+    def close(self, review: ImageReview | LandmarkReview) -> None:
+        """Close an image and keep its history."""
+        review.history.end_merging()  # a move of the slider after the return is a step of its own
+        self.histories.keep(review.image_id, review.history)
+        review.close()
+
+    def close_guard(self) -> None:
+        """Allow other layouts of the viewer again."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    def _open_outline(
+        self, viewer: ViewerModel, prepared: Prepared, model: Model | None, config: PostprocessConfig
+    ) -> ImageReview:
+        name = self._study.state.images[prepared.image_id].name
+        image, labels = self._layers.show(viewer, prepared.image, name)
+        if self._guard is None:
+            self._guard = LayoutGuard(
+                viewer, image, labels, lambda: len(self._study.info.classes), in_study=True
+            )
+        editor = MaskEditor(viewer, image, labels, config=config, model=model)
+        review = ImageReview(self._study, self._save_queue, editor, prepared.image_id)
+        review.show(prepared, self.histories.take(prepared.image_id))
+        return review
+
+    def _open_landmarks(
+        self, viewer: ViewerModel, prepared: Prepared, model: LandmarkModel | None, skeleton: Skeleton
+    ) -> LandmarkReview:
+        name = self._study.state.images[prepared.image_id].name
+        image, bones, points = self._layers.show_landmarks(viewer, prepared.image, name)
+        editor = LandmarkEditor(viewer, image, bones, points, skeleton)
+        review = LandmarkReview(self._study, self._save_queue, editor, prepared.image_id)
+        review.show(prepared, model, self.histories.take(prepared.image_id))
+        return review
 
 
 class ViewerLayers:

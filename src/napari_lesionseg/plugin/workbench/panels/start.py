@@ -273,7 +273,6 @@ class NewStudyDialog(QDialog):
         self.pseudonyms = QCheckBox("Use pseudonyms for images, patients and lesions")
         self.blinded = QCheckBox("Hide annotators' outlines from each other")
         self.problem = small(QLabel())
-        self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
         self.make = QPushButton("Create study")
         self._describe()
         self._lay_out()
@@ -309,7 +308,6 @@ class NewStudyDialog(QDialog):
         self.blinded.setToolTip("All annotators see only their own work")
         self.problem.setWordWrap(True)
         self.make.setDefault(True)
-        self.buttons.addButton(self.make, QDialogButtonBox.ButtonRole.AcceptRole)
 
     def _lay_out(self) -> None:
         form = QFormLayout()
@@ -329,7 +327,11 @@ class NewStudyDialog(QDialog):
         column = QVBoxLayout(self)
         column.addLayout(form)
         column.addWidget(self.problem)
-        column.addWidget(self.buttons)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
+        buttons.addButton(self.make, QDialogButtonBox.ButtonRole.AcceptRole)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        column.addWidget(buttons)
 
     def _connect(self) -> None:
         for row in (self.images, self.folder, self.key_file):
@@ -340,8 +342,6 @@ class NewStudyDialog(QDialog):
             box.toggled.connect(self._update)
         self.task.currentTextChanged.connect(self._update)
         self.landmarks.currentTextChanged.connect(self._update)
-        self.buttons.accepted.connect(self.accept)
-        self.buttons.rejected.connect(self.reject)
 
     def _update(self) -> None:
         """Suggest paths, disable what does not apply, and show what is missing."""
