@@ -399,6 +399,31 @@ def test_the_threshold_asked_for_comes_before_the_settings_and_the_model(
     assert segment(image, model).dtype == np.uint8
 
 
+class Darkness(SegmentationNetwork):
+    """Find what is dark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Conv2d(3, 1, 1)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (image,)
+
+    def decode(self, features: tuple[Tensor, ...], guidance: Tensor | None = None) -> Tensor:
+        return -9 * features[0].mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("largest_only", [True, False])
+def test_the_card_says_whether_all_parts_are_kept(largest_only: bool) -> None:
+    image = np.full((64, 96, 3), 255, np.uint8)
+    image[10:50, 10:50] = image[20:40, 65:85] = 0
+    model = Model(Darkness(), ModelCard(working_size=64, largest_only=largest_only), "cpu")
+    labels = segment(image, model)
+    assert labels[30, 30] == 1
+    assert labels[30, 75] == (not largest_only)
+    assert segment(image, model, postprocess=PostprocessConfig())[30, 75] == 0
+
+
 def test_the_shipped_model_is_loaded_once(
     saved: Path, image: ByteImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
