@@ -82,6 +82,16 @@ def stays_inside(path: Path, root: Path) -> bool:
     return target.is_relative_to(root.resolve()) or may_follow(target)
 
 
+def has_folders(folder: Path) -> bool:
+    """Whether there are folders in a folder that may hold images: no hidden ones, and no study."""
+    try:
+        with os.scandir(folder) as entries:
+            below = [Path(entry.path) for entry in entries if entry.is_dir() and not is_litter(entry.name)]
+    except OSError:
+        return False
+    return any(not is_file(path / _STUDY) for path in below)
+
+
 def contained(root: Path, name: str) -> Path:
     r"""Return the path of `name` inside `root`, and make sure that it is inside."""
     try:
@@ -152,10 +162,11 @@ def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
 
 def _is_followed_folder(entry: os.DirEntry[str], root: Path) -> bool:
     """Whether an entry is a link to a folder elsewhere that may be followed."""
+    if not entry.is_symlink():  # asked first, since a path for each of 10 000 files takes half a second
+        return False
     path = Path(entry.path)
     return (
-        entry.is_symlink()
-        and is_dir(path)
+        is_dir(path)
         and stays_inside(path, root)
         and not path.resolve().is_relative_to(root.resolve())
         and not root.resolve().is_relative_to(path.resolve())
