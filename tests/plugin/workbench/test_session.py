@@ -192,6 +192,23 @@ def test_boxes_are_saved_with_the_outline(qtbot: QtBot, desk: Desk) -> None:
     assert lasso.lasso == ((2.0, 3.0), (2.0, 30.0), (20.0, 30.0))
 
 
+def test_the_next_click_after_a_restart_belongs_to_the_saved_box(qtbot: QtBot, open_desk: Any) -> None:
+    desk = open_desk(1).begin()
+    box = Prompts(box=Box(2, 3, 30, 40))
+    desk.editor.add_area(box)
+    qtbot.waitUntil(lambda: not desk.editor.requests.queue.is_busy)
+    desk.saved()
+    mask = desk.mask
+    assert desk.session.close() == ""
+    again = open_desk().begin()
+    assert again.editor.snapshot.areas == (box,)
+    assert np.array_equal(again.mask, mask)
+    again.editor.add_stroke(Click(10, 10))
+    qtbot.waitUntil(lambda: not again.editor.requests.queue.is_busy)
+    assert again.editor.snapshot.strokes == (Click(10, 10),)
+    assert again.editor.snapshot.prediction.prompts.area == box
+
+
 def test_a_prediction_requested_after_an_edit_is_saved(qtbot: QtBot, open_desk: Any, network: Any) -> None:
     desk = open_desk(model=None).begin()
     desk.paint()

@@ -28,7 +28,7 @@ from napari_lesionseg.plugin.editor.requests import PredictionRequests, own_thre
 from napari_lesionseg.plugin.editor.stack_editor import StackEditor
 from napari_lesionseg.plugin.editor.undo_history import Snapshot, UndoHistory
 from napari_lesionseg.plugin.napari_layers.layers import CLASSES, read_frame
-from napari_lesionseg.types import LabelImage, Prompts, Stroke
+from napari_lesionseg.types import NO_PROMPTS, LabelImage, Prompts, Stroke
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -306,8 +306,9 @@ def saved_history(
     mask: LabelImage,
     strokes: Sequence[Stroke] = (),
     config: PostprocessConfig | None = None,
+    area: Prompts = NO_PROMPTS,
 ) -> UndoHistory[Snapshot]:
-    """Return a new history of a saved mask (H, W), with the strokes and settings it was made with."""
+    """Return a new history of a saved mask (H, W), with the prompts and settings it was made with."""
     base = Snapshot(
         mask.astype(np.uint8),
         np.zeros(mask.shape, bool),
@@ -315,5 +316,6 @@ def saved_history(
         tuple(strokes),
         (None,) * (len(strokes) + 1),
         model_threshold=own_threshold(editor.requests.model),
+        area=area,
     )
     return UndoHistory(base)

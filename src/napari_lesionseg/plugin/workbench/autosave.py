@@ -20,9 +20,9 @@ from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal
 
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.study.events import MaskOrigin
+from napari_lesionseg.study.events import NO_ORIGIN, MaskOrigin
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import LabelImage, Mark, Stroke
+from napari_lesionseg.types import LabelImage, Mark
 
 RETRY_MS = 3000
 """Pause before what could not be saved is tried again."""
@@ -154,9 +154,8 @@ class UnsavedMask:
     """A mask that is newer than what is on the disk."""
 
     mask: LabelImage  # (H, W)
-    strokes: tuple[Stroke, ...]
+    origin: MaskOrigin
     by_annotator: bool  # False for a prediction, but for one of the outline of the last visit
-    threshold: float | None = None
     marks: tuple[Mark, ...] = ()  # in a study of landmarks, which has no masks
 
 
@@ -207,8 +206,7 @@ class SaveQueue:
         """Save a mask, or landmarks; its quality, if not known yet, is estimated in the background."""
         by_annotator = kind != "prediction" or origin.carried is not None
         mask, marks = (content, ()) if isinstance(content, np.ndarray) else (_NO_MASK, content)
-        strokes = tuple(origin.strokes)
-        self._masks[image_id] = UnsavedMask(mask, strokes, by_annotator, origin.threshold, marks)
+        self._masks[image_id] = UnsavedMask(mask, origin, by_annotator, marks)
         save: Callable[[str, Work, MaskOrigin], object]
         if kind == "approval":
             save = self._study.approve
@@ -224,7 +222,7 @@ class SaveQueue:
 
     def save_no_lesion(self, image_id: str, shape: tuple[int, int]) -> None:
         """Save that the image shows no lesion."""
-        self._masks[image_id] = UnsavedMask(np.zeros(shape, np.uint8), (), by_annotator=True)
+        self._masks[image_id] = UnsavedMask(np.zeros(shape, np.uint8), NO_ORIGIN, by_annotator=True)
         self.put(partial(self._study.no_lesion, image_id), image_id, decides=True)
 
     def save_flag(self, image_id: str, note: str) -> None:

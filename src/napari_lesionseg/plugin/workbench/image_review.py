@@ -18,11 +18,11 @@ from napari_lesionseg.plugin.shortcuts import key_of
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
 from napari_lesionseg.plugin.workbench.predictions import Prepared
-from napari_lesionseg.study.events import CarriedMask, MaskOrigin, Predicted
+from napari_lesionseg.study.events import NO_ORIGIN, CarriedMask, MaskOrigin, Predicted
 from napari_lesionseg.study.followup import CarriedOutline
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import LabelImage, Stroke
+from napari_lesionseg.types import NO_PROMPTS, LabelImage
 
 if TYPE_CHECKING:
     from napari_lesionseg.inference.prediction import Prediction
@@ -121,13 +121,13 @@ class ImageReview(Review):
         state, unsaved = self.state, self._save_queue.unsaved_mask(self.image_id)
         if unsaved is None:
             self._by_annotator = self._is_no_lesion or is_by_annotator(state)
-            mask, strokes = prepared.mask, saved_strokes(state)
+            mask, origin = prepared.mask, saved_origin(state)
             self._carried = None if state.current is None else state.current.carried
         else:
-            self._by_annotator, mask, strokes = unsaved.by_annotator, unsaved.mask, unsaved.strokes
+            self._by_annotator, mask, origin = unsaved.by_annotator, unsaved.mask, unsaved.origin
         carried = prepared.carried if unsaved is None else None
         if carried is not None:
-            mask, strokes, self._by_annotator = carried.mask, (), True
+            mask, origin, self._by_annotator = carried.mask, NO_ORIGIN, True
             self._carried, self.hint = carried.origin.carried, _describe_carried(carried)
             self._save_queue.save_mask("prediction", self.image_id, carried.mask, carried.origin)
         known = history is not None and mask is not None and same_pixels(mask, history.current.mask)
@@ -136,7 +136,7 @@ class ImageReview(Review):
             self.editor.requests.encoded = prepared.encoded
         elif mask is not None and (self._by_annotator or prepared.prediction is None):
             config = _config_of(self.editor, self.state, unsaved)
-            self.editor.restore(saved_history(self.editor, mask, strokes, config))
+            self._restore(mask, origin, config)
         if prepared.prediction is not None and not known:
             self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
             is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
@@ -169,7 +169,7 @@ class ImageReview(Review):
         self.save()
         hidden, history = self._hidden, self._hidden_history
         if not self._is_no_lesion:
-            hidden = UnsavedMask(self._mask, self.editor.snapshot.strokes, self._by_annotator)
+            hidden = UnsavedMask(self._mask, self._origin(), self._by_annotator)
             history = self.editor.document.history
         shape = self.state.shape
         self._save_queue.save_no_lesion(self.image_id, shape)
@@ -197,16 +197,26 @@ class ImageReview(Review):
         if history is not None and same_pixels(history.current.mask, hidden.mask):
             self.editor.restore(history)
         else:
-            self.editor.restore(saved_history(self.editor, hidden.mask, hidden.strokes))
+            self._restore(hidden.mask, hidden.origin)
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
 
+    def _restore(self, mask: LabelImage, origin: MaskOrigin, config: PostprocessConfig | None = None) -> None:
+        # Of several boxes and lassos the first is restored, to which the next stroke belongs; what the others
+        # added is in the mask.
+        area = origin.areas[0] if origin.areas else NO_PROMPTS
+        self.editor.restore(saved_history(self.editor, mask, origin.strokes, config, area))
+
     def _put(self, kind: MaskKind) -> None:
+        self._save_queue.save_mask(kind, self.image_id, self._mask, self._origin(), _quality_of(self.editor))
+
+    def _origin(self) -> MaskOrigin:
+        """Return what the outline on the screen came from."""
         editor = self.editor
         model = editor.requests.model
         if self._carried is not None and not editor.snapshot.strokes:
             model = None  # it did not contribute to the outline
-        origin = MaskOrigin(
+        return MaskOrigin(
             model=None if model is None else model.sha256,
             threshold=editor.snapshot.threshold,
             strokes=editor.snapshot.strokes,
@@ -214,7 +224,6 @@ class ImageReview(Review):
             carried=self._carried,
             label=min(editor.document.active_class, len(self._study.info.classes)),
         )
-        self._save_queue.save_mask(kind, self.image_id, self._mask, origin, _quality_of(editor))
 
     def _on_edited(self, what: str) -> None:
         self._hidden, self._hidden_history, self._is_no_lesion = None, None, False
@@ -242,11 +251,9 @@ def is_by_annotator(state: ImageState) -> bool:
     return current is not None and (not isinstance(current, Predicted) or current.carried is not None)
 
 
-def saved_strokes(state: ImageState) -> tuple[Stroke, ...]:
-    """Return the clicks and scribbles that belong to the outline that is to be shown."""
-    if state.current is None or state.status is Status.NO_LESION:
-        return ()
-    return state.current.as_strokes()
+def saved_origin(state: ImageState) -> MaskOrigin:
+    """Return what the outline that is to be shown came from."""
+    return NO_ORIGIN if state.status is Status.NO_LESION else MaskOrigin.of(state.current)
 
 
 def _emit_text(signal: SignalInstance, error: Exception) -> None:
@@ -256,8 +263,9 @@ def _emit_text(signal: SignalInstance, error: Exception) -> None:
 def _hidden_on_disk(study: Study, state: ImageState) -> UnsavedMask:
     """Return the outline that a saved "no lesion" hides."""
     if state.current is None:
-        return UnsavedMask(np.zeros(state.shape, np.uint8), (), by_annotator=False)
-    return UnsavedMask(study.read_revision(state.current), state.current.as_strokes(), is_by_annotator(state))
+        return UnsavedMask(np.zeros(state.shape, np.uint8), NO_ORIGIN, by_annotator=False)
+    mask, origin = study.read_revision(state.current), MaskOrigin.of(state.current)
+    return UnsavedMask(mask, origin, is_by_annotator(state))
 
 
 def _quality_of(editor: MaskEditor) -> Quality | None:
@@ -273,7 +281,9 @@ def _estimate(prediction: Prediction, threshold: float) -> float:
 def _config_of(editor: MaskEditor, state: ImageState, unsaved: UnsavedMask | None) -> PostprocessConfig:
     """Return the settings of the editor, with the threshold that the outline was made with."""
     current = state.current
-    threshold = unsaved.threshold if unsaved is not None else None if current is None else current.threshold
+    threshold = (
+        unsaved.origin.threshold if unsaved is not None else None if current is None else current.threshold
+    )
     config, model = editor.requests.config, editor.requests.model
     if model is not None and threshold == model.card.threshold:
         threshold = None  # follow the model's own
