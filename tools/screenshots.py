@@ -27,7 +27,9 @@ from skimage.measure import find_contours
 from skimage.transform import SimilarityTransform, warp
 
 from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
-from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.datasets.landmarks.records import marks_of
+from napari_lesionseg.datasets.landmarks.skeletons import describe_skeleton
+from napari_lesionseg.datasets.synthetic import FIGURE_SKELETON, synthetic_figure, synthetic_sample
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.commands import make_viewer
 from napari_lesionseg.plugin.instances.measurements_panel import MeasurementsPanel
@@ -50,7 +52,7 @@ from napari_lesionseg.study.events import Identified, StudyClass
 from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.review import mark_gold, return_image
 from napari_lesionseg.study.study import Study
-from napari_lesionseg.types import Click, Prompts
+from napari_lesionseg.types import OCCLUDED, Click, Prompts
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 options = argparse.Namespace(out=IMAGES, size=(1366, 768))
@@ -429,6 +431,37 @@ def compute(folder: Path) -> None:
         take(bench._viewer, "compute")
 
 
+def landmarks(folder: Path) -> None:
+    """Show a study of landmarks, half marked."""
+    figures = [synthetic_figure(seed, (480, 640), people=2) for seed in range(2, 7)]
+    images = {f"posture-{number:02d}": figure.image for number, figure in enumerate(figures, 1)}
+    place = folder / "posture"
+    with Study.create(place, "am", images=images, landmarks=FIGURE_SKELETON) as study:
+        for image, figure in list(zip(study.state.images, figures, strict=True))[:2]:
+            study.approve(image, marks_of(figure.landmarks, FIGURE_SKELETON))
+    bench = open_workbench(place)
+    marks = marks_of(figures[2].landmarks, FIGURE_SKELETON)
+    wait_for(lambda: bench.session.state.name == "posture-03")
+    hidden = marks[16]._replace(visibility=OCCLUDED)
+    bench.session.editor.put((*marks[:16], hidden, *marks[17:23]), "prediction")
+    bench.session.editor.start_person()
+    bench.session.editor.choose(7)
+    take(bench._viewer, "landmarks")
+
+
+def landmark_widget(folder: Path) -> None:
+    """Show the widget for landmarks of open images."""
+    del folder
+    viewer = open_window()
+    figure = synthetic_figure(3, (480, 640), people=1)
+    viewer.add_image(figure.image, name="posture", rgb=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-lesionseg", "Landmarks")
+    widget.names.setEditText(describe_skeleton(FIGURE_SKELETON))
+    widget.names.lineEdit().home(False)
+    widget.mark().put(marks_of(figure.landmarks, FIGURE_SKELETON), "prediction")
+    take(viewer, "landmark-widget")
+
+
 IN_DOCS = {
     "workbench": workbench,
     "new-study": new_study,
@@ -443,8 +476,9 @@ IN_DOCS = {
     "follow-up": follow_up,
     "review": review,
     "compute": compute,
+    "landmarks": landmarks,
 }
-OTHERS = {"export": export, "unfolded": unfolded}
+OTHERS = {"export": export, "unfolded": unfolded, "landmark-widget": landmark_widget}
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import OCCLUDED, Mark
 
-LONG = 60_000
+LONG = 180_000
 SIDE = 96
 JOINTS = ("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_hip", "right_hip")
 LINES = "left_shoulder - right_shoulder, left_elbow, right_elbow, left_hip - right_hip"

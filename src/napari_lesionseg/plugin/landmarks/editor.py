@@ -102,6 +102,8 @@ class LandmarkEditor:
         points.current_size = size
         points.text.translation = np.array([-size, 0.0])
         bones.edge_width = size / 4
+        is_bright = np.mean(image.thumbnail[..., :3]) > 0.5 * np.max(image.thumbnail)
+        points.text.color = "black" if is_bright else "white"
         points.events.data.connect(self._on_data)
         self._drag = _dragging(self)
         points.mouse_drag_callbacks.append(self._drag)

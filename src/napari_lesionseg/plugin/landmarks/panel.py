@@ -142,6 +142,9 @@ class LandmarksPanel(QWidget):
         if name:
             self.status.setText(self.landmarks.import_from(Path(name)))
             self.names.setEditText(describe_skeleton(self.landmarks.skeleton))
+            line = self.names.lineEdit()
+            if line is not None:
+                line.home(False)  # else its end would be shown
 
     def _on_export(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Export landmarks", "landmarks.json", FILES)

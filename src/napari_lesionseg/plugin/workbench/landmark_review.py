@@ -109,7 +109,7 @@ class LandmarkReview(Review):
         untouched = not self._by_annotator or any(mark.score < 1 for mark in marks)
         origin = MaskOrigin(
             model=self._model.sha256 if self._model is not None and untouched else None,
-            quality=fmean(mark.score for mark in marks) if marks else None,
+            quality=fmean(mark.score for mark in marks) if any(mark.score < 1 for mark in marks) else None,
         )
         self._save_queue.save_mask(kind, self.image_id, marks, origin)
 
