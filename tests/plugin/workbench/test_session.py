@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import shutil
@@ -750,3 +751,16 @@ def test_no_lesion_taken_back_shows_the_outline_again(desk: Desk, open_desk: Any
     desk.saved()
     desk.open("P1")
     assert np.array_equal(desk.mask, drawn)
+
+
+def test_images_keep_all_parts_if_the_masks_of_the_model_did(open_desk: Any, network: Any) -> None:
+    desk = open_desk(2).begin()
+    display = desk.session.display
+    assert display.config.largest_only
+    other = copy.copy(network)
+    other.card = network.card.model_copy(update={"largest_only": False})
+    desk.session.set_model(other)
+    assert not display.config.largest_only
+    display.set_config(display.config.model_copy(update={"largest_only": True}))
+    desk.session.set_model(copy.copy(other))
+    assert display.config.largest_only, "what the user chose since was lost"

@@ -93,7 +93,13 @@ class ImageDisplay:
             self._prefetcher.prefetch([*awaited, *self._ahead_of(current, AHEAD)])
 
     def set_model(self, model: AnyModel | None) -> None:
-        """Use another model for this and all later images."""
+        """Use another model for this and all later images.
+
+        Whether later images keep all parts follows from the model, unless the user has chosen since the last.
+        """
+        before = None if self.model is None else self.model.card
+        if model is not None and model.card.largest_only != (before is None or before.largest_only):
+            self.config = self.config.model_copy(update={"largest_only": model.card.largest_only})
         self.model = model
         self._reviews.histories.clear()
         self._prefetcher.set_model(model)

@@ -144,7 +144,11 @@ class OutlinePanel(Panel):
             self.form.set_config(editor.requests.config, self._model_threshold())
 
     def _on_model_changed(self) -> None:
-        self.form.set_config(self.form.config, self._model_threshold())
+        config = self.form.config
+        if self.session is not None:
+            largest_only = self.session.display.config.largest_only
+            config = config.model_copy(update={"largest_only": largest_only})
+        self.form.set_config(config, self._model_threshold())
 
     def _model_threshold(self) -> float | None:
         model = None if self.session is None else self.session.model
