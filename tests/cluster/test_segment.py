@@ -214,6 +214,20 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
 
+def test_workers_that_end_too_slowly_are_no_error(
+    model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = LocalCluster.close
+
+    def close_slowly(cluster: LocalCluster, timeout: float | None = None) -> None:
+        close(cluster, timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(LocalCluster, "close", close_slowly)
+    with open_engine(ClusterOptions(workers=1)) as engine:
+        assert len(run(engine, model_file, images[:2], tmp_path / "o")) == 2
+
+
 def test_without_distributed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_lesionseg.cluster.engine.find_spec", lambda name: None)
     with (

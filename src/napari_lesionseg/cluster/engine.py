@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -213,19 +213,35 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, threads),
     }
     with (
-        tempfile.TemporaryDirectory(prefix="lesionseg-") as folder,
+        tempfile.TemporaryDirectory(prefix="lesionseg-", ignore_cleanup_errors=True) as folder,
         dask.config.set(settings),
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            local_directory=folder,
-            silence_logs=50,
+        _closed_in_time(
+            LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                local_directory=folder,
+                silence_logs=50,
+            )
         ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        _closed_in_time(Client(cluster)) as client,  # type: ignore[no-untyped-call]
     ):
         yield client, f"{workers} processes, {threads} thread{'s' if threads > 1 else ''} each"
+
+
+@contextmanager
+def _closed_in_time(part: Any) -> Iterator[Any]:
+    """Close a cluster or a client at the end.
+
+    On a busy computer dask waits in vain for workers that it has killed already: all work is done, and no
+    reason to fail.
+    """
+    try:
+        yield part
+    finally:
+        with suppress(TimeoutError):
+            part.close()
 
 
 @contextmanager
@@ -240,7 +256,7 @@ def _joined(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
         raise ClusterError(
             f"No dask scheduler answers at {address}; check the address and that it runs."
         ) from error
-    with client:
+    with _closed_in_time(client):
         workers = client.scheduler_info()["workers"]
         if not workers:
             raise ClusterError("The dask cluster has no workers; start some and try again.")
