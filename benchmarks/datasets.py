@@ -38,6 +38,7 @@ from napari_lesionseg.study.study import Study
 WIDTH, HEIGHT = 600, 450
 KEEP = ExportConfig(pseudonymize="nothing", duplicates="together")
 EXPORTS = ("isic", "coco", "nnunet")
+ROUND_TRIPS = ("isic", "coco", "coco polygons", "coco-panoptic", "nnunet", "imagefolder", "folder")
 IMPORTS = ("isic", "coco", "isic.zip")
 REAL = ("ph2-sample", "isic-crop512-val", "isic2017-val-256", "pad-smartphone")
 
@@ -129,7 +130,7 @@ def print_round_trips(data: Path) -> None:
     """Bring real collections in, correct them in a study, write them, bring them in again, compare hashes."""
     print("| collection | images | through | identical | files intact |\n|---|---|---|---|---|")
     for name in REAL:
-        for convention in ("isic", "coco", "coco polygons", "folder"):
+        for convention in ROUND_TRIPS:
             with tempfile.TemporaryDirectory() as folder:
                 count, same, intact = round_trip(data / name, convention, Path(folder))
             print(f"| {name} | {count} | {convention} | {same} | {'yes' if intact else 'no'} |", flush=True)
