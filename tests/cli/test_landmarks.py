@@ -229,3 +229,21 @@ def test_a_landmark_model_is_refused_where_outlines_are_drawn(
     result = run("segment", faces, "--out", tmp_path / "out", "--model", model)
     assert result.code == 2
     assert "finds landmarks and draws no outlines" in result.err
+
+
+def test_approved_landmarks_of_a_study_are_written(run: Callable[..., Result], tmp_path: Path) -> None:
+    images = {name: np.full((60, 80, 3), level, np.uint8) for name, level in (("f1", 200), ("f2", 100))}
+    with Study.create(tmp_path / "eyes", "am", images=images, landmarks=EYES) as study:
+        image = next(iter(study.state.images))
+        study.approve(image, [Mark("left_eye", 30, 25), Mark("tail", 30, 55), Mark("right_eye", 30, 900)])
+    result = run("landmarks", tmp_path / "eyes", "--out", tmp_path / "eyes.json")
+    assert result.code == 0
+    assert "no landmark 'tail'" in result.err
+    assert "right_eye lies outside the image" in result.err
+    (found,) = read_landmarks(tmp_path / "eyes.json").images
+    assert found.people[0].labeled.tolist() == [True, True]
+    refused = run("export", tmp_path / "eyes", "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "lesionseg landmarks STUDY" in refused.err
+    assert "--model" in run("landmarks", tmp_path, "--out", tmp_path / "a.json").err
+    assert run("verify", tmp_path / "eyes").code == 0

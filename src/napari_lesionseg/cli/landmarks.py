@@ -26,7 +26,7 @@ from napari_lesionseg.datasets.landmarks.records import (
     match_images,
 )
 from napari_lesionseg.datasets.records import Problem
-from napari_lesionseg.errors import LesionSegError, TrainingError
+from napari_lesionseg.errors import LandmarkError, LesionSegError, TrainingError
 from napari_lesionseg.inference.device import describe_device
 from napari_lesionseg.inference.landmarks import MIN_SCORE, keep_certain, load_landmark_model
 from napari_lesionseg.io.atomic import sha256_file
@@ -35,6 +35,9 @@ from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.models.checkpoint import load_checkpoint, save_checkpoint
 from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.models.store import ModelStore
+from napari_lesionseg.study.landmarks import approved_landmarks
+from napari_lesionseg.study.layout import READ_ONLY, find_study
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.distributed import Joined
 from napari_lesionseg.training.landmarks import LandmarkTrainer, cache_landmarks, start_landmarks
@@ -42,15 +45,25 @@ from napari_lesionseg.training.trainer import EpochResult
 
 EXAMPLE = """example:
   lesionseg train faces/ --landmarks faces/keypoints.json --out faces.safetensors
-  lesionseg landmarks photos/ --model faces.safetensors --out photos.json"""
+  lesionseg landmarks photos/ --model faces.safetensors --out photos.json
+  lesionseg landmarks my-study/ --out approved.json"""
 _OF_MASKS = ("masks", "val_masks", "classes", "classes_from", "metadata")
 
 
 def configure_landmarks(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders of images, or patterns")
-    parser.add_argument("--model", required=True, help="name of a landmark model, or a .safetensors file")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders of images, patterns, or a study of landmarks",
+    )
+    parser.add_argument(
+        "--model",
+        help="name of a landmark model, or a .safetensors file; without it, a study's approved landmarks are "
+        "written",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -68,7 +81,9 @@ def configure_landmarks(parser: argparse.ArgumentParser) -> None:
 
 
 def run_landmarks(options: argparse.Namespace) -> int:
-    """Find the landmarks of every image; 1 if some failed."""
+    """Find the landmarks of every image, or write those of a study; 1 if some failed."""
+    if options.model is None:
+        return write_approved(options.inputs, options.out)
     paths = find_images(options.inputs)
     model = load_landmark_model(options.model, options.device)
     check_landmark_file(options.out)  # before minutes of work go by
@@ -90,6 +105,20 @@ def run_landmarks(options: argparse.Namespace) -> int:
         f"({describe_device(model.device)}) in {options.out}"
     )
     return 1 if len(found) < len(paths) else 0
+
+
+def write_approved(inputs: Sequence[str], out: Path) -> int:
+    """Write the approved landmarks of a study; 1 if some could not be used."""
+    place = find_study(Path(inputs[0])) if len(inputs) == 1 else None
+    if place is None:
+        raise LandmarkError("Name the model that finds the landmarks: --model FILE.safetensors.")
+    check_landmark_file(out)
+    make_folder(out.absolute().parent)
+    with Study.open(place, READ_ONLY, unblind=True) as study:
+        dataset = approved_landmarks(study)
+    _print_problems([*dataset.problems, *write_landmarks(out, dataset)])
+    print_result(f"Landmarks of {len(dataset.images)} approved images written to {out}")
+    return 1 if any(problem.left_out for problem in dataset.problems) else 0
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

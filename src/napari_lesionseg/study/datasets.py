@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Record
-from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.fields import StudyFields
@@ -123,6 +123,10 @@ def _import_mask(study: Study, image: str, record: Record, problems: list[Proble
 
 def study_records(study: Study) -> list[Record]:
     """List all images of a study with their final masks; pixels are read later, while the study is open."""
+    if study.info.landmarks is not None:
+        raise StudyError(
+            "This study has landmarks, no outlines: write them with `lesionseg landmarks STUDY --out FILE`."
+        )
     fields = StudyFields(study)
     return [_record(study, state, fields) for state in study.state.images.values()]
 

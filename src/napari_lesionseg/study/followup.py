@@ -68,6 +68,8 @@ class VisitMeasurement:
 def followed_lesions(study: Study, fields: StudyFields) -> list[tuple[Visit, ...]]:
     """Return the visits of each lesion that is known by name and has several images."""
     groups: dict[str, list[ImageState]] = defaultdict(list)
+    if study.info.landmarks is not None:
+        return []  # there are no outlines to measure
     for state in study.state.images.values():
         if state.lesion:
             groups[group_of(state, "lesion")].append(state)

@@ -30,6 +30,7 @@ COLORS = (CLASS_COLORS[1], CLASS_COLORS[0], *CLASS_COLORS[2:])
 """Of the people in an image, the yellow that is seen best on skin first."""
 
 _DRAG = 4  # pixels of the screen from which a press was meant to move a point
+_BRIGHT = 127  # mean of a thumbnail's bytes from which names are black
 _BYTES = 200  # of a mark in memory
 _DONE = ("added", "changed", "removed")
 
@@ -102,8 +103,7 @@ class LandmarkEditor:
         points.current_size = size
         points.text.translation = np.array([-size, 0.0])
         bones.edge_width = size / 4
-        is_bright = np.mean(image.thumbnail[..., :3]) > 0.5 * np.max(image.thumbnail)
-        points.text.color = "black" if is_bright else "white"
+        points.text.color = "black" if np.mean(image.thumbnail[..., :3]) > _BRIGHT else "white"
         points.events.data.connect(self._on_data)
         self._drag = _dragging(self)
         points.mouse_drag_callbacks.append(self._drag)
