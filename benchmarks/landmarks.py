@@ -75,6 +75,8 @@ def measure(options: argparse.Namespace, method: str) -> tuple[str, ...]:
     network, card = start_landmarks(config, FIGURE_SKELETON, MOST_PEOPLE if several else 1, start)
     if method == FIELDS:
         replace_head(network, count + 2 * len(LINES))
+        with torch.no_grad():
+            network.head.bias[count:] = 0  # the first logit of a heat map would be a very long vector
         trainer = FieldTrainer(network, card, learn, [], config, device="cpu", edges=LINES)
     else:
         trainer = LandmarkTrainer(network, card, learn, [], config, device="cpu")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,10 +8,22 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
+from napari_lesionseg.config import Skeleton
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.models.store import FOLDER_VARIABLE
+from napari_lesionseg.plugin.landmarks.controls import list_landmark_models
 from napari_lesionseg.plugin.segment.task import ModelChoice
 from napari_lesionseg.plugin.settings import Preferences
 from napari_lesionseg.plugin.widgets import model_picker
-from napari_lesionseg.plugin.widgets.model_picker import DEVICES, SHIPPED, AvailableModels, ModelPicker
+from napari_lesionseg.plugin.widgets.model_picker import (
+    DEVICES,
+    SHIPPED,
+    AvailableModels,
+    ModelPicker,
+    available_models,
+)
+from napari_lesionseg.training.landmarks import make_landmark_network
 
 DEFAULTS = Preferences()
 
@@ -95,3 +108,17 @@ def test_only_the_model_of_the_choice_is_given_back(pick: Any) -> None:
     assert picker.threshold == 0.4
     picker.model.setCurrentIndex(1)
     assert picker.loaded is None
+
+
+def test_models_of_landmarks_are_not_offered_for_outlines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    eyes = Skeleton.from_names(["left_eye", "right_eye"])
+    card = ModelCard(arch="unet", arch_settings={"width": 2, "depth": 1}, landmarks=eyes)
+    save_checkpoint(tmp_path / "eyes.safetensors", make_landmark_network(card), card)
+    (tmp_path / "damaged.safetensors").write_bytes(b"")
+    names = [model.name for model in available_models().models]
+    assert "eyes" not in names
+    assert "damaged" in names
+    assert list_landmark_models() == ["eyes"]
