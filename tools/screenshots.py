@@ -155,6 +155,7 @@ def click_below(bench: Workbench) -> None:
     editor = bench.session.editor
     rows, cols = np.nonzero(editor.snapshot.mask)
     editor.add_stroke(Click(int(rows.max()), int(cols[rows.argmax()]), positive=True))
+    wait_for(lambda: not editor.requests.queue)
 
 
 def workbench(folder: Path) -> None:

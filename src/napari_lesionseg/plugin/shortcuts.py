@@ -8,6 +8,8 @@ P, V, X and Z. Alt with C, S, T or the letter of a menu belongs to napari's menu
 from __future__ import annotations
 
 import inspect
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -111,6 +113,9 @@ NAPARI_ACTIONS: Mapping[str, str] = {
 """napari's own actions that are useful while correcting."""
 
 KEYS: Mapping[str, str] = {**WIDGET_KEYS, **TOOL_KEYS, **REVIEW_KEYS, **LANDMARK_KEYS}
+
+LONGEST_WAY_MS = 60_000
+"""Time that a key can have waited on a busy computer."""
 
 REPEAT_MS = 20
 """Time after the release of a key within which nobody presses it again."""
@@ -227,7 +232,7 @@ class LayerKeys:
 class WindowKeys(QObject):
     """Keys of a widget's actions that work in the whole window, also when the widget's dock floats.
 
-    A key that is held counts once.
+    A key that is held counts once. While the computer is busy, a key may wait before it is handled: `age`.
     """
 
     def __init__(self, widget: QWidget, handlers: Mapping[str, Callable[[], object]]) -> None:
@@ -236,6 +241,8 @@ class WindowKeys(QObject):
         self._shortcuts: list[QShortcut] = []
         self._released: dict[int, int] = {}  # when each key was released last, in milliseconds
         self._is_repeat = False  # whether the key that was pressed last is only held
+        self._quickest = math.inf  # shortest way of a key from the keyboard to here, with an unknown start
+        self.age = 0.0  # seconds since the key was pressed that is being handled
 
     def bind(self) -> None:
         """Bind the keys, or bind them again after the preferences or the window have changed."""
@@ -259,16 +266,21 @@ class WindowKeys(QObject):
         # X reports a held key as released and pressed again, at the same time. While the computer is busy, Qt
         # sees one without the other, and takes it for another press.
         if isinstance(event, QKeyEvent):
+            way = 1000 * time.monotonic() - event.timestamp()
+            if way < self._quickest or way > self._quickest + LONGEST_WAY_MS:
+                self._quickest = way  # the latter if the clock of the events has started again
             if event.type() == QEvent.Type.KeyRelease:
                 self._released[event.key()] = event.timestamp()
             elif event.type() == QEvent.Type.ShortcutOverride:
                 since = event.timestamp() - self._released.get(event.key(), -REPEAT_MS)
                 self._is_repeat = event.isAutoRepeat() or 0 <= since < REPEAT_MS
+                self.age = (way - self._quickest) / 1000
         return False
 
     def _on_activated(self, handler: Callable[[], object]) -> None:
         if not self._is_repeat:
             handler()
+        self.age = 0.0
 
     def close(self) -> None:
         """Release the keys."""

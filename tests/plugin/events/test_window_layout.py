@@ -129,6 +129,21 @@ def test_a_heading_shows_and_hides_its_panel(qtbot: Any, own: Any) -> None:
         assert panel.isVisible() == heading.isChecked() == shown
 
 
+def test_the_image_on_the_screen_stays_in_view_in_the_list(qtbot: Any, own: Any) -> None:
+    bench = own.window._qt_window.findChild(Workbench)
+    table = bench.panel(QueuePanel).table
+    set_size(qtbot, own, 1366, 1000)
+    bench.session.open_image(bench.session.navigation.queue[-1].image_id)
+    qtbot.waitUntil(lambda: table.currentIndex().row() == 3, timeout=15_000)
+    set_size(qtbot, own, 1366, 640)
+    for panel in bench.panels:
+        panel.unfold.emit()
+    qtbot.waitUntil(
+        lambda: table.viewport().rect().contains(table.visualRect(table.currentIndex()).center()),
+        timeout=10_000,
+    )
+
+
 @pytest.mark.parametrize("height", [728, 1000])
 def test_the_list_of_images_takes_the_height_that_is_left(qtbot: Any, own: Any, height: int) -> None:
     bench = own.window._qt_window.findChild(Workbench)

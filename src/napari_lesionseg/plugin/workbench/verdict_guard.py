@@ -48,10 +48,14 @@ class VerdictGuard:
         """Note that the outline has changed, or has become visible."""
         self._outline_since = self._clock()
 
-    def check(self, screen: Screen) -> Answer:
-        """Decide about a verdict that is given now, or that has waited until now."""
+    def time_before(self, age: float) -> float:
+        """Return the time some seconds ago."""
+        return self._clock() - age
+
+    def check(self, screen: Screen, pressed: float | None = None) -> Answer:
+        """Decide about a verdict that was given at a time, or now, and that may have waited until now."""
         now = self._clock()
-        too_soon = TOO_SOON if now - self._image_since < SEEN_SECONDS else ""
+        too_soon = TOO_SOON if (pressed or now) - self._image_since < SEEN_SECONDS else ""
         reason = screen.hidden or too_soon or screen.unfinished
         if screen.image_id is None:
             reason = NO_IMAGE

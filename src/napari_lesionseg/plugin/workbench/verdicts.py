@@ -45,6 +45,7 @@ class Verdicts:
         self._is_last_step = False  # whether a verdict about the image on the screen is the last step
         self._note = ""  # to be shown with the next image
         self._waiting: Verdict | None = None
+        self._pressed = 0.0  # when the verdict that waits was given
         self._watched: MaskEditor | LandmarkEditor | None = None
         self._recheck = Delay(_RECHECK_MS, self._check)
         display.opened.connect(self._on_opened)
@@ -54,9 +55,12 @@ class Verdicts:
         """Whether a verdict waits."""
         return self._waiting is not None
 
-    def give(self, verdict: Verdict) -> None:
-        """Give a verdict about the image on the screen; another one that waits is replaced."""
-        self._waiting = verdict
+    def give(self, verdict: Verdict, age: float = 0.0) -> None:
+        """Give a verdict about the image on the screen, by a key that was pressed some seconds ago.
+
+        Another one that waits is replaced.
+        """
+        self._waiting, self._pressed = verdict, self.guard.time_before(age)
         self._check()
 
     def cancel(self) -> None:
@@ -111,7 +115,7 @@ class Verdicts:
             self._waiting = None
             self.message.emit("This was the last image. Every image is reviewed.")
             return
-        answer = self.guard.check(_screen(review))
+        answer = self.guard.check(_screen(review), self._pressed)
         if answer.wait:
             self.message.emit(f"{_NAMES[verdict]} waits until the outline is ready.")
             self._recheck.start()

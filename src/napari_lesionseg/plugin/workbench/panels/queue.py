@@ -16,7 +16,7 @@ from qtpy.QtCore import (
     QSize,
     Qt,
 )
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -116,6 +116,11 @@ class QueuePanel(Panel):
         self.missing.check(session)
         self._rearrange()
         self._update()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802  Qt's name
+        """Keep the image on the screen in view when a panel below takes some of the height."""
+        super().resizeEvent(event)
+        self.table.scrollTo(self.table.currentIndex())
 
     def close_session(self) -> None:
         """Stop making thumbnails."""

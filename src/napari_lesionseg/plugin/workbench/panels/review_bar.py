@@ -144,7 +144,7 @@ class ReviewBar(Panel):
             if given:
                 review.flag(note.strip())
         elif action in {"approve", "no lesion"}:
-            self.session.verdicts.give("approve" if action == "approve" else "no lesion")
+            self.session.verdicts.give("approve" if action == "approve" else "no lesion", self.keys.age)
         else:
             self.session.verdicts.reopen()
 
