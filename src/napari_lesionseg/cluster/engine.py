@@ -237,11 +237,12 @@ def _closed_in_time(part: Any) -> Iterator[Any]:
     On a busy computer dask waits in vain for workers that it has killed already: all work is done, and no
     reason to fail.
     """
+    part.__enter__()  # waits for the workers
     try:
         yield part
     finally:
         with suppress(TimeoutError):
-            part.close()
+            part.__exit__(None, None, None)
 
 
 @contextmanager
