@@ -188,12 +188,14 @@ def test_agreement_is_shown_once_there_are_two_annotators(
     qtbot: QtBot, panel: Any, study: Study, session: Any
 ) -> None:
     assert panel.table.isColumnHidden(AGREE)
+    assert not panel.table.isColumnHidden(QUALITY)
     half = OUTLINE.copy()
     half[:20] = 0
     sign_as(study, "bo", 0, half)
     study.refresh()
     session.changed.emit()
     assert not panel.table.isColumnHidden(AGREE)
+    assert panel.table.isColumnHidden(QUALITY), "no room was left for the names"
     assert cell(panel, 0, AGREE) == ""
     qtbot.waitUntil(lambda: cell(panel, 0, AGREE) == "0.67")
     assert cell(panel, 1, AGREE) == ""

@@ -228,8 +228,11 @@ class QueuePanel(Panel):
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
-        self.table.setColumnHidden(AGREE, not self.model.can_agree)
-        self.table.setColumnHidden(ANNOTATOR, not self.model.is_shared)
+        can_agree, is_shared = self.model.can_agree, self.model.is_shared
+        self.table.setColumnHidden(AGREE, not can_agree)
+        self.table.setColumnHidden(ANNOTATOR, not is_shared)
+        # With all five columns no room is left for the names of the images.
+        self.table.setColumnHidden(QUALITY, can_agree and is_shared)
         if not self.session.batch.is_active:
             self._update_predict_all(counts.by_status[Status.UNREVIEWED])
         row = self.model.row_of(self.session.image_id)
