@@ -289,8 +289,11 @@ def _images_in(folder: Path) -> list[Path]:
     cases = _ph2_cases(folder)
     if cases:
         return [file for case in cases for file in _files(case / f"{case.name}{_PH2_IMAGE_FOLDER}")]
-    inside = () if (files := _files(folder)) else _named_folders(folder, IMAGE_FOLDERS)
-    return [*files, *(file for images in inside for file in _files(images))]
+    files = _files(folder)
+    # A stray raw photo or DICOM file must not hide the images in `images/`.
+    has_images = any(is_image_name(file.name) for file in files)
+    inside = [] if has_images else _named_folders(folder, IMAGE_FOLDERS)
+    return [file for images in inside for file in _files(images)] or files
 
 
 def _masks_in(folder: Path) -> list[Path]:

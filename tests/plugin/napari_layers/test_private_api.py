@@ -117,6 +117,9 @@ def check_block_history() -> None:
         assert labels._block_history
 
 
+NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
+"""Public names of named tuples, which begin with an underscore so that they clash with no field."""
+
 CHECKS: dict[str, Callable[[], None]] = {
     "napari._vispy.overlays.base": check_vispy_overlays_base,
     "napari._vispy.utils.visual": check_vispy_utils_visual,
@@ -190,7 +193,7 @@ def _is_private_module(module: str) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and name not in NAMED_TUPLE and not name.startswith("__")
 
 
 def _is_own(node: ast.expr) -> bool:
