@@ -41,6 +41,8 @@ class Sections(QWidget):
 
     def __init__(self, top: QWidget) -> None:
         super().__init__()
+        # Otherwise napari adds a stretch below, which takes the height from the list.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.headings: dict[Panel, QToolButton] = {}
         self._row = QWidget()
         self._buttons = QFlowLayout(self._row)
