@@ -33,7 +33,7 @@ from napari_lesionseg.training.trainer import EpochResult, StepResult
 
 TINY = {"width": 4, "depth": 2}
 QUICK = QUICK_FINE_TUNING
-SLOW = QUICK.model_copy(update={"epochs": 4000, "rounds": 2000})
+SLOW = QUICK.model_copy(update={"epochs": 4000, "rounds": 1000})
 IMAGES, CORRECTED = 11, 8
 WAIT = 60_000
 

@@ -171,7 +171,7 @@ def test_six_joints_on_five_images(annotator: Annotator, qtbot: Any, plan: NewSt
     qtbot.waitUntil(lambda: annotator.states()[6] is Status.NO_LESION, timeout=LONG)
     table = bench.panel(QueuePanel).model
     assert table is not None
-    assert table.data(table.index(6, STATUS)) == "none visible"
+    qtbot.waitUntil(lambda: table.data(table.index(6, STATUS)) == "none visible", timeout=LONG)
 
     file = tmp_path / "joints.json"
     annotator.panel.export_to(file)

@@ -97,9 +97,10 @@ class ImageDisplay:
 
         Whether later images keep all parts follows from the model, unless the user has chosen since the last.
         """
-        before = None if self.model is None else self.model.card
-        if model is not None and model.card.largest_only != (before is None or before.largest_only):
-            self.config = self.config.model_copy(update={"largest_only": model.card.largest_only})
+        if self._study.info.landmarks is None and model is not None:
+            before = self.model is None or self.model.card.largest_only
+            if model.card.largest_only != before:
+                self.config = self.config.model_copy(update={"largest_only": model.card.largest_only})
         self.model = model
         self._reviews.histories.clear()
         self._prefetcher.set_model(model)
