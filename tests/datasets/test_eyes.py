@@ -15,7 +15,6 @@ from napari_lesionseg.datasets.eyes import (
     box_over_eyes,
     eyes_of,
     known_people,
-    load_image,
 )
 from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage
 from napari_lesionseg.datasets.records import Problem, Record
@@ -61,7 +60,7 @@ def test_eyebrows_are_not_eyes() -> None:
 def test_pixels_under_the_box_are_black_and_all_others_stay() -> None:
     (covered,) = black_out_eyes([record()], FACE, lambda found, image: [make_landmarks(FACES)])
     assert isinstance(covered, Record)
-    image = load_image(covered)
+    image = covered.load_image()
     for row, col in FACES[1:3].astype(int):
         assert not image[row - 10 : row + 11, max(0, col - 10) : col + 11].any()
     assert (image[0] == 200).all()
@@ -72,7 +71,7 @@ def test_several_people_are_all_covered() -> None:
     people = [make_landmarks(FACES), make_landmarks(FACES + np.array([40, 0]))]
     (covered,) = black_out_eyes([record()], FACE, lambda found, image: people)
     assert isinstance(covered, Record)
-    image = load_image(covered)
+    image = covered.load_image()
     assert not image[45, 60].any()
     assert not image[85, 60].any()
 
@@ -100,8 +99,15 @@ def test_images_are_looked_up_by_name_and_those_that_show_nobody_are_written_as_
     found = list(black_out_eyes([record("face"), record("arm"), record("other")], FACE, locate))
     assert isinstance(found[0], Record)
     assert isinstance(found[1], Record)
-    assert (load_image(found[1]) == 200).all()
+    assert (found[1].load_image() == 200).all()
     assert isinstance(found[2], Problem)
+
+
+def test_an_image_that_two_entries_may_mean_is_left_out() -> None:
+    images = (LandmarkImage("a/face.jpg", (make_landmarks(FACES),)), LandmarkImage("b/face.jpg", ()))
+    locate = known_people(LandmarkDataset(FACE, images))
+    (found,) = black_out_eyes([record("face")], FACE, locate)
+    assert isinstance(found, Problem)
 
 
 def test_exported_images_have_no_eyes(tmp_path: Path) -> None:

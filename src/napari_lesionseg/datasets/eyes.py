@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.config import Skeleton
-from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, match_images
+from napari_lesionseg.datasets.facts import name_key
+from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage, match_images
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import DatasetError, LesionSegError
-from napari_lesionseg.io.images import read_image
 from napari_lesionseg.types import Box, ByteImage, Landmarks
 
 MARGIN = 0.6
@@ -60,7 +60,7 @@ def black_out_eyes(
     eyes = eyes_of(skeleton)
     for record in records:
         try:
-            image = load_image(record)
+            image = record.load_image()
             people = locate(record, image)
         except LesionSegError as error:
             yield Problem(record.name, str(error))
@@ -72,15 +72,8 @@ def black_out_eyes(
         yield replace(record, image=functools.partial(_covered, record, boxes))
 
 
-def load_image(record: Record) -> ByteImage:
-    """Read the image (H, W, 3) of a record."""
-    if isinstance(record.image, Path):
-        return read_image(record.image)
-    return record.image if isinstance(record.image, np.ndarray) else record.image()
-
-
 def _covered(record: Record, boxes: Sequence[Box]) -> ByteImage:
-    image = load_image(record).copy()
+    image = record.load_image().copy()
     for box in boxes:
         image[box.top : box.bottom, box.left : box.right] = 0
     return image
@@ -88,12 +81,16 @@ def _covered(record: Record, boxes: Sequence[Box]) -> ByteImage:
 
 def known_people(dataset: LandmarkDataset) -> Locate:
     """Return what looks people up in a file of landmarks; an entry without people shows nobody."""
+    entries: dict[str, list[LandmarkImage]] = {}
+    for entry in dataset.images:
+        entries.setdefault(name_key(entry.name), []).append(entry)
 
     def locate(record: Record, image: ByteImage) -> Sequence[Landmarks] | None:
         source = record.image if isinstance(record.image, Path) else Path(record.name)
-        stems = {Path(entry.name).stem.casefold(): entry for entry in dataset.images}
-        found = match_images([source], dataset).pairs
-        entry = found[0].image if found else stems.get(source.stem.casefold())
-        return None if entry is None else entry.people
+        alike = entries.get(name_key(source.name), [])  # whatever the ending: studies may hold copies
+        if len(alike) == 1:
+            return alike[0].people
+        found = match_images([source], replace(dataset, images=tuple(alike))).pairs
+        return found[0].image.people if found else None
 
     return locate

@@ -178,7 +178,7 @@ class Record:
             raise DatasetError(str(error)) from error
 
     def _load(self, *, bare: bool) -> Pixels:
-        image = self._image()
+        image = self.load_image()
         shape = image.shape[:2]
         if self.mask is None and not bare:
             raise DatasetError("The image has no outline yet.")
@@ -192,7 +192,8 @@ class Record:
         regions = {name: _region(_labels(mask, shape)) for name, mask in self.regions.items()}
         return Pixels(image, labels, instances, regions)
 
-    def _image(self) -> ByteImage:
+    def load_image(self) -> ByteImage:
+        """Read the image (H, W, 3) alone."""
         if isinstance(self.image, Path):
             return read_image(self.image)
         image = self.image() if callable(self.image) else self.image
