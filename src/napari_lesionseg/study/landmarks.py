@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from napari_lesionseg.config import Skeleton
+from napari_lesionseg.datasets.facts import name_key
 from napari_lesionseg.datasets.landmarks.records import (
     LandmarkDataset,
     LandmarkImage,
@@ -100,7 +101,7 @@ def import_landmarks(study: Study, dataset: LandmarkDataset) -> tuple[int, tuple
 def _match(study: Study, dataset: LandmarkDataset) -> dict[str, str]:
     """Return the image of each entry, of the same file name, else of the same name without its ending."""
     found: dict[str, str] = {}
-    for key_of in (_last_part, _stem):
+    for key_of in (_last_part, name_key):
         images: dict[str, list[str]] = {}
         for image_id, state in study.state.images.items():
             images.setdefault(key_of(file_name(state)), []).append(image_id)
@@ -113,7 +114,3 @@ def _match(study: Study, dataset: LandmarkDataset) -> dict[str, str]:
 
 def _last_part(name: str) -> str:
     return PurePosixPath(name).name.casefold()
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem.casefold()

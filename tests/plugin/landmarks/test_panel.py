@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
 from tests.plugin.canvas_mouse import CanvasMouse
+from tests.plugin.joints import JOINTS, LINES, TINY, figure_of, joints_of
 
-from napari_lesionseg.config import TrainConfig
-from napari_lesionseg.datasets.synthetic import FIGURE_SKELETON, synthetic_figure
 from napari_lesionseg.errors import LandmarkError
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.instances.pixel_size import scale_of
@@ -20,20 +20,7 @@ from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
 from napari_lesionseg.plugin.landmarks.panel import LandmarksPanel
 from napari_lesionseg.types import OCCLUDED, Mark
 
-JOINTS = ("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_hip", "right_hip")
-LINES = "left_shoulder - right_shoulder, left_elbow, right_elbow, left_hip - right_hip"
-TINY = TrainConfig(
-    arch="unet",
-    arch_settings={"width": 2, "depth": 1},
-    pretrained=False,
-    epochs=2,
-    batch_size=4,
-    sizes=((0.0, 32),),
-    precision="float32",
-    num_threads=1,
-)
 WAIT = 120_000
-SIDE = 96
 
 
 @pytest.fixture
@@ -44,7 +31,7 @@ def panel(
     monkeypatch.setattr(controls, "training_config", lambda seconds: TINY)
     viewer = make_napari_viewer(show=True)
     for seed in range(6):
-        figure = synthetic_figure(seed, (SIDE, SIDE), people=1)
+        figure = figure_of(seed)
         viewer.add_image(figure.image, name=figure.name, rgb=True)
     widget = LandmarksPanel(viewer)
     viewer.window.add_dock_widget(widget)
@@ -52,9 +39,24 @@ def panel(
     return widget
 
 
-def joints_of(seed: int) -> np.ndarray:
-    person = synthetic_figure(seed, (SIDE, SIDE), people=1).landmarks[0]
-    return np.array([person.points[FIGURE_SKELETON.names.index(name)] for name in JOINTS])
+def export(panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, path: Path) -> str:
+    """Press Export, and return what the panel says then."""
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *arguments: (str(path), ""))
+    return press(panel, qtbot, "Export")
+
+
+def import_(panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, path: Path) -> str:
+    """Press Import, and return what the panel says then."""
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *arguments: (str(path), ""))
+    return press(panel, qtbot, "Import")
+
+
+def press(panel: LandmarksPanel, qtbot: Any, name: str) -> str:
+    button = panel.buttons[name]
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert not button.isEnabled()
+    qtbot.waitUntil(button.isEnabled, timeout=WAIT)
+    return str(panel.status.text())
 
 
 def begin(panel: LandmarksPanel, seed: int) -> LandmarkEditor:
@@ -75,7 +77,9 @@ def mark_all(panel: LandmarksPanel, mouse: CanvasMouse, seed: int) -> LandmarkEd
     return editor
 
 
-def test_a_morning_with_landmarks(panel: LandmarksPanel, qtbot: Any, tmp_path: Path) -> None:
+def test_a_morning_with_landmarks(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     panel._viewer.reset_view()
     mouse = CanvasMouse(panel._viewer, qtbot)
     for seed in range(5):
@@ -118,11 +122,11 @@ def test_a_morning_with_landmarks(panel: LandmarksPanel, qtbot: Any, tmp_path: P
     assert all(0 < mark.score < 1 for mark in found.marks)
     found.put([Mark("left_hip", 4.0, 5.0, score=0.25)], "prediction")  # the tiny network may find nothing
 
-    panel.landmarks.export_to(tmp_path / "joints.json")
+    export(panel, qtbot, monkeypatch, tmp_path / "joints.json")
     before = [one.marks for one in panel.landmarks.editors]
     for one in panel.landmarks.editors:
         one.put([], "removed")
-    panel.landmarks.import_from(tmp_path / "joints.json")
+    import_(panel, qtbot, monkeypatch, tmp_path / "joints.json")
     again = [one.marks for one in panel.landmarks.editors]
     assert [rounded(marks) for marks in before] == again
 
@@ -151,24 +155,36 @@ def test_training_can_be_canceled(panel: LandmarksPanel, qtbot: Any, monkeypatch
     qtbot.waitUntil(lambda: panel.training.loaded is not None, timeout=WAIT)
 
 
-def test_points_that_cannot_be_used_are_kept_and_named(panel: LandmarksPanel, tmp_path: Path) -> None:
+def test_points_that_cannot_be_used_are_kept_and_named(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     editor = begin(panel, 0)
     editor.put([Mark("left_hip", 3, 4), Mark("tail", 5, 6), Mark("left_hip", 7, 8)], "added")
-    said = panel.landmarks.export_to(tmp_path / "joints.json")
+    said = export(panel, qtbot, monkeypatch, tmp_path / "joints.json")
     assert "no landmark 'tail'" in said
     assert "marked twice" in said
     assert len(editor.points.data) == 3
     assert editor.people[0].labeled.sum() == 1
 
 
-def test_an_import_keeps_points_that_the_skeleton_lacks(panel: LandmarksPanel, tmp_path: Path) -> None:
+def test_an_import_keeps_points_that_the_skeleton_lacks(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     begin(panel, 0).put([Mark("left_hip", 3, 4)], "added")
-    panel.landmarks.export_to(tmp_path / "joints.csv")
+    export(panel, qtbot, monkeypatch, tmp_path / "joints.csv")
     text = (tmp_path / "joints.csv").read_text().replace("left_hip", "tail")
     (tmp_path / "joints.csv").write_text(text)
-    said = panel.landmarks.import_from(tmp_path / "joints.csv")
+    said = import_(panel, qtbot, monkeypatch, tmp_path / "joints.csv")
     assert "no landmark 'tail'" in said
     assert panel.landmarks.editors[0].marks[0].label == "tail"
+
+
+def test_a_damaged_file_is_one_sentence(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "torn.json").write_text('{"images": [')
+    assert "torn.json" in import_(panel, qtbot, monkeypatch, tmp_path / "torn.json")
+    assert panel.landmarks.editors == []
 
 
 def test_a_second_person_gets_an_id_and_a_color(panel: LandmarksPanel, qtbot: Any) -> None:

@@ -10,10 +10,9 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QInputDialog
 from tests.plugin.canvas_mouse import CanvasMouse
+from tests.plugin.joints import JOINTS, LINES, TINY, figure_of, joints_of
 
-from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
-from napari_lesionseg.datasets.synthetic import FIGURE_SKELETON, synthetic_figure
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.landmarks import controls
 from napari_lesionseg.plugin.workbench import image_review
@@ -30,20 +29,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import OCCLUDED, Mark
 
 LONG = 180_000
-SIDE = 96
-JOINTS = ("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_hip", "right_hip")
-LINES = "left_shoulder - right_shoulder, left_elbow, right_elbow, left_hip - right_hip"
 CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
-TINY = TrainConfig(
-    arch="unet",
-    arch_settings={"width": 2, "depth": 1},
-    pretrained=False,
-    epochs=2,
-    batch_size=4,
-    sizes=((0.0, 32),),
-    precision="float32",
-    num_threads=1,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +43,8 @@ def quick(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def plan(tmp_path: Path) -> NewStudy:
-    images = {f"figure-{n}": synthetic_figure(n, (SIDE, SIDE), people=1).image for n in range(7)}
+    images = {f"figure-{n}": figure_of(n).image for n in range(7)}
     return NewStudy(tmp_path / "joints", "am", images=images, landmarks=LINES)
-
-
-def joints_of(name: str) -> np.ndarray:
-    person = synthetic_figure(int(name.split("-")[1]), (SIDE, SIDE), people=1).landmarks[0]
-    return np.array([person.points[FIGURE_SKELETON.names.index(name)] for name in JOINTS])
 
 
 class Annotator:
@@ -96,7 +77,7 @@ class Annotator:
         self._qtbot.waitUntil(lambda: self.session.save_queue.unsaved == 0, timeout=LONG)
 
     def mark(self) -> None:
-        for place in joints_of(self.session.state.name):
+        for place in joints_of(int(self.session.state.name.removeprefix("figure-"))):
             self.mouse.click(place)
 
     def press(self, key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
@@ -162,7 +143,7 @@ def test_six_joints_on_five_images(annotator: Annotator, qtbot: Any, plan: NewSt
     qtbot.waitUntil(lambda: annotator.panel.training.loaded is not None, timeout=LONG)
     assert annotator.panel.training.models.currentText() == "joints landmarks"
     review = annotator.session.review
-    qtbot.waitUntil(lambda: not review.is_computing, timeout=LONG)
+    qtbot.waitUntil(lambda: not review.screen().computing, timeout=LONG)
     annotator.editor.put([Mark("left_hip", 4.0, 5.0, score=0.25)], "occluded")
     annotator.wait()
     annotator.press(Qt.Key.Key_W)

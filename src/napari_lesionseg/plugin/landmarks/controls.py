@@ -146,7 +146,7 @@ class TrainingControls(QWidget):
         task.finished.connect(self._on_trained)
         task.failed.connect(self._on_failed)
         self._task = task
-        self.status.setText(f"Learning from {len(images)} images.")
+        self.status.setText(f"Training on {len(images)} images.")
         self._show_busy()
         task.start()
 

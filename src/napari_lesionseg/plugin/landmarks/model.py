@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
+from napari_lesionseg.datasets.landmarks import write_landmarks
 from napari_lesionseg.datasets.landmarks.records import (
     LandmarkDataset,
     LandmarkImage,
@@ -93,23 +93,21 @@ class LandmarkSet:
         if editor is not None:
             editor.put(marks, "prediction")
 
-    def export_to(self, path: Path) -> str:
-        """Write the landmarks of all images; return what to tell the user."""
+    def collect(self) -> tuple[LandmarkDataset, list[Problem]]:
+        """Return the landmarks of all images, and those that cannot be used."""
         images, problems = [], []
         for one in self.editors:
             people, unused = people_of(one.marks, self.skeleton, one.image.name)
             height, width = image_shape(one.image)
             images.append(LandmarkImage(_file_name(one.image), people, (height, width)))
             problems += [*unused, *check_places(images[-1], self.skeleton.names)]
-        problems += write_landmarks(path, LandmarkDataset(self.skeleton, tuple(images)))
-        return f"Landmarks of {len(images)} images written to {path.name}. {_sentences(problems)}".strip()
+        return LandmarkDataset(self.skeleton, tuple(images)), problems
 
-    def import_from(self, path: Path) -> str:
-        """Read the landmarks of the open images; return what to tell the user.
+    def show_dataset(self, dataset: LandmarkDataset) -> str:
+        """Show the landmarks of the open images that were read from a file; return what to tell the user.
 
         Points whose label the images' skeleton lacks are shown, but not used.
         """
-        dataset = read_landmarks(path)
         if not self.editors:
             self.skeleton = dataset.skeleton
         images = {Path(str(i.source.path or i.name)): i for i in self._viewer.layers if isinstance(i, Image)}
@@ -138,6 +136,12 @@ class LandmarkSet:
         """Stop following the layers."""
         for one in self._editors:
             one.close()
+
+
+def save_landmarks(path: Path, dataset: LandmarkDataset, problems: Sequence[Problem]) -> str:
+    """Write landmarks; return what to tell the user. Runs in another thread."""
+    problems = [*problems, *write_landmarks(path, dataset)]
+    return f"Landmarks of {len(dataset.images)} images written to {path.name}. {_sentences(problems)}".strip()
 
 
 def _file_name(image: Image) -> str:

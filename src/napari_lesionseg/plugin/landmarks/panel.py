@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QGridLayout, QLabel, QPushButton, QWidget
 
+from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.landmarks.skeletons import PRESETS, describe_skeleton, parse_skeleton
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.landmarks.controls import MarkingControls, TrainingControls
-from napari_lesionseg.plugin.landmarks.model import LandmarkSet
+from napari_lesionseg.plugin.landmarks.model import LandmarkSet, save_landmarks
 from napari_lesionseg.plugin.landmarks.task import find_all
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
@@ -22,6 +23,7 @@ from napari_lesionseg.plugin.widgets.forms import keep_narrow, read_plainly, whe
 if TYPE_CHECKING:
     import napari
 
+    from napari_lesionseg.datasets.landmarks.records import LandmarkDataset
     from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
     from napari_lesionseg.types import Mark
 
@@ -45,7 +47,7 @@ class LandmarksPanel(QWidget):
         self.length = QDoubleSpinBox()
         self.status = QLabel(HELP)
         self.buttons: dict[str, QPushButton] = {}
-        self._task: Task[list[tuple[Mark, ...]]] | None = None
+        self._task: Task[Any] | None = None
         self._lay_out()
         napari_viewer.layers.selection.events.active.connect(self._on_active)
         when_gone(self, self._close)
@@ -116,20 +118,14 @@ class LandmarksPanel(QWidget):
         pixels = [read_frame(image, ()) for image in images]
 
         def put(found: Sequence[tuple[Mark, ...]]) -> None:
-            self._task = None
             for image, marks in zip(images, found, strict=True):
                 self.landmarks.put(image, marks)
             self.status.setText(f"Landmarks found in {len(images)} images. Check and correct them.")
 
-        model = self.training.loaded
-        self._task = run_task("finding landmarks", find_all, model, pixels, done=put, failed=self._on_failed)
+        self._start("finding landmarks", partial(find_all, self.training.loaded, pixels), put)
 
     def _on_active(self) -> None:
         self.marking.set_editor(self.landmarks.shown)
-
-    def _on_failed(self, error: Exception) -> None:
-        self._task = None
-        self.status.setText(str(error))
 
     def _on_scale(self) -> None:
         if self.landmarks.shown is None:
@@ -140,16 +136,39 @@ class LandmarksPanel(QWidget):
     def _on_import(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Import landmarks", "", FILES)
         if name:
-            self.status.setText(self.landmarks.import_from(Path(name)))
-            self.names.setEditText(describe_skeleton(self.landmarks.skeleton))
-            line = self.names.lineEdit()
-            if line is not None:
-                line.home(False)  # else its end would be shown
+            self._start("reading landmarks", partial(read_landmarks, Path(name)), self._on_read)
+
+    def _on_read(self, dataset: LandmarkDataset) -> None:
+        self.status.setText(self.landmarks.show_dataset(dataset))
+        self.names.setEditText(describe_skeleton(self.landmarks.skeleton))
+        line = self.names.lineEdit()
+        if line is not None:
+            line.home(False)  # else its end would be shown
 
     def _on_export(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Export landmarks", "landmarks.json", FILES)
         if name:
-            self.status.setText(self.landmarks.export_to(Path(name)))
+            work = partial(save_landmarks, Path(name), *self.landmarks.collect())
+            self._start("writing landmarks", work, self.status.setText)
+
+    def _start(self, title: str, function: Callable[[], Any], done: Callable[[Any], object]) -> None:
+        """Run a function in another thread, one at a time."""
+        for button in self.buttons.values():
+            button.setEnabled(False)
+        self._task = run_task(title, function, done=partial(self._on_done, done), failed=self._on_failed)
+
+    def _on_done(self, done: Callable[[Any], object], result: Any) -> None:
+        self._end_task()
+        self._call(partial(done, result))
+
+    def _on_failed(self, error: Exception) -> None:
+        self._end_task()
+        self.status.setText(str(error))
+
+    def _end_task(self) -> None:
+        self._task = None
+        for button in self.buttons.values():
+            button.setEnabled(True)
 
     def _close(self) -> None:
         """Stop working; Qt has deleted the widget."""
