@@ -27,7 +27,7 @@ SPOT = (slice(30, 90), slice(50, 110))
 
 
 class Window:
-    """A window with the workbench, and hands."""
+    """A window with the workbench, and what a user does in it."""
 
     def __init__(self, qtbot: Any, viewer: Viewer, bench: Workbench) -> None:
         self.qtbot, self.viewer, self.bench = qtbot, viewer, bench

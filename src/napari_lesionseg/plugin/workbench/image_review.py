@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
+from napari.layers import Image, Labels, Layer
 from psygnal import Signal, SignalInstance
 
 from napari_lesionseg.config import PostprocessConfig
@@ -17,7 +20,8 @@ from napari_lesionseg.plugin.napari_layers.labels_writing import same_pixels
 from napari_lesionseg.plugin.shortcuts import key_of
 from napari_lesionseg.plugin.tasks import Delay
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, Quality, SaveQueue, UnsavedMask
-from napari_lesionseg.plugin.workbench.predictions import Prepared
+from napari_lesionseg.plugin.workbench.predictions import AnyModel, Prepared
+from napari_lesionseg.plugin.workbench.verdict_guard import Screen
 from napari_lesionseg.study.events import NO_ORIGIN, CarriedMask, MaskOrigin, Predicted
 from napari_lesionseg.study.followup import CarriedOutline
 from napari_lesionseg.study.state import ImageState, Status
@@ -25,6 +29,8 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import NO_PROMPTS, LabelImage
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
     from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import Model
 
@@ -32,7 +38,7 @@ PAUSE_MS = 400
 """Time without a change after which the outline is saved."""
 
 
-class Review:
+class Review(ABC):
     """An image that is being reviewed: what the annotator decides about it, and what of it is saved.
 
     Whatever the annotator does is saved a moment later; a decision is saved at once.
@@ -41,8 +47,12 @@ class Review:
     decided = Signal()
     failed = Signal(str)
 
-    def __init__(self, study: Study, save_queue: SaveQueue, image_id: str) -> None:
+    nothing_to_approve: ClassVar[str]
+
+    def __init__(self, study: Study, save_queue: SaveQueue, image_id: str, drawn: Layer) -> None:
         self.image_id = image_id
+        self.drawn = drawn
+        """The layer that decisions are about."""
         self.annotator = study.annotator
         self.hint = ""  # where what is shown first is from, if not from the model
         self._study, self._save_queue = study, save_queue
@@ -54,6 +64,36 @@ class Review:
     def state(self) -> ImageState:
         """What the study knows of the image, as far as it is saved."""
         return self._study.state.images[self.image_id]
+
+    @property
+    @abstractmethod
+    def can_undo(self) -> bool:
+        """Whether the annotator has done anything since the image was opened."""
+
+    @property
+    @abstractmethod
+    def _is_empty(self) -> bool:
+        """Whether nothing is drawn or marked."""
+
+    @abstractmethod
+    def screen(self) -> Screen:
+        """Return what the annotator sees now, and what is not finished."""
+
+    def set_model(self, model: AnyModel | None) -> None:
+        """Use another model; what the annotator changed or approved stays as it is."""
+        current = self.state.current
+        is_known = model is not None and current is not None and current.model == model.sha256
+        self._use_model(model, predict=model is not None and not self._by_annotator and not is_known)
+
+    def approve(self) -> None:
+        """Approve what is drawn or marked."""
+        if self._is_empty:
+            self.failed.emit(self.nothing_to_approve)
+            return
+        self.save()
+        self._by_annotator = True
+        self._put("approval")
+        self.decided.emit()
 
     def flag(self, note: str) -> None:
         """Set the image aside with a note."""
@@ -74,13 +114,17 @@ class Review:
             self._set_dirty(False)
             self._put("correction" if self._by_annotator else "prediction")
 
-    def _put(self, kind: MaskKind) -> None:
-        """Put what is shown into the save queue; to be overridden."""
-        raise NotImplementedError
+    @abstractmethod
+    def _use_model(self, model: AnyModel | None, *, predict: bool) -> None:
+        """Use another model, and show what it predicts."""
 
+    @abstractmethod
+    def _put(self, kind: MaskKind) -> None:
+        """Put what is shown into the save queue."""
+
+    @abstractmethod
     def _show_hidden(self) -> None:
-        """Show again what the decision that there is nothing hid; to be overridden."""
-        raise NotImplementedError
+        """Show again what the decision that there is nothing hid."""
 
     def _set_dirty(self, dirty: bool) -> None:
         """Note whether what is shown differs from what is saved; it is saved after a pause."""
@@ -92,11 +136,40 @@ class Review:
             self._save_soon.cancel()
 
 
+def why_hidden(viewer: ViewerModel, image: Image, drawn: Layer, what: str) -> str:
+    """Return why `what` is drawn over an image cannot be seen; empty if it can."""
+    layers = list(viewer.layers)
+    if drawn not in layers or image not in layers:
+        return f"The {what} or its image was closed. Open the image again."
+    above = layers[layers.index(image) + 1 :]
+    if not image.visible or math.isclose(image.opacity, 0):
+        return "The image is hidden. Show it first."
+    is_partly_hidden = isinstance(drawn, Labels) and drawn.show_selected_label
+    if not drawn.visible or math.isclose(drawn.opacity, 0) or is_partly_hidden:
+        return f"The {what} is hidden. Show it first."
+    if drawn not in above or any(_covers(layer) for layer in above):
+        return f"Another layer covers the {what}. Hide that layer first."
+    return "" if viewer.dims.ndisplay == 2 else "Return to the 2D view first."
+
+
+def _covers(layer: Layer) -> bool:
+    return isinstance(layer, Image) and layer.visible and layer.opacity > 0
+
+
+_UNFINISHED = {
+    "": "",
+    "polygon": "Finish the polygon first: double-click, or press Esc to discard it.",
+    "stroke": "Release the mouse button first.",
+}
+
+
 class ImageReview(Review):
     """The review of an outline."""
 
+    nothing_to_approve = "The outline is empty. Draw one, or choose No lesion."
+
     def __init__(self, study: Study, save_queue: SaveQueue, editor: MaskEditor, image_id: str) -> None:
-        super().__init__(study, save_queue, image_id)
+        super().__init__(study, save_queue, image_id, editor.labels)
         self.editor = editor
         self._is_no_lesion = self.state.status is Status.NO_LESION
         self._hidden: UnsavedMask | None = None
@@ -109,9 +182,29 @@ class ImageReview(Review):
         return self._hidden_history or self.editor.document.history
 
     @property
+    def can_undo(self) -> bool:
+        """Whether the annotator has done anything since the image was opened."""
+        return self.editor.requests.can_undo
+
+    def screen(self) -> Screen:
+        """Return whether the outline can be seen, and what the annotator has begun to draw."""
+        editor, requests = self.editor, self.editor.requests
+        hidden = why_hidden(editor.viewer, editor.image, editor.labels, "outline")
+        if not hidden and not editor.document.layer.usable:
+            hidden = "The outline or its image was changed. Open the image again."
+        unfinished = _UNFINISHED[editor.document.layer.drawing]
+        if requests.holding and requests.queue:
+            unfinished = "Outline what you collected first: choose Hold again."
+        return Screen(self.image_id, hidden, unfinished, computing=bool(requests.queue))
+
+    @property
     def _mask(self) -> LabelImage:
         """The outline as it is to be saved."""
         return _within_classes(self.editor.snapshot.mask, len(self._study.info.classes))
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._mask.any()
 
     def show(self, prepared: Prepared, history: UndoHistory[Snapshot] | None = None) -> None:
         """Show the outline that was saved, or waits to be saved, or else the prediction.
@@ -136,7 +229,7 @@ class ImageReview(Review):
             self.editor.requests.encoded = prepared.encoded
         elif mask is not None and (self._by_annotator or prepared.prediction is None):
             config = _config_of(self.editor, self.state, unsaved)
-            self._restore(mask, origin, config)
+            _restore(self.editor, mask, origin, config)
         if prepared.prediction is not None and not known:
             self.editor.set_prediction(prepared.prediction, prepared.encoded, draw=not self._by_annotator)
             is_new = mask is None or not same_pixels(mask, self.editor.snapshot.mask)
@@ -145,24 +238,6 @@ class ImageReview(Review):
                 self.save()
         self.editor.changed.connect(self._on_edited)
         self.editor.failed.connect(partial(_emit_text, self.failed))
-
-    def set_model(self, model: Model | None) -> None:
-        """Use another model; an outline that the annotator changed or approved stays as it is."""
-        self.editor.requests.set_model(model)
-        current = self.state.current
-        is_known = model is not None and current is not None and current.model == model.sha256
-        if model is not None and not self._by_annotator and not is_known:
-            self.editor.predict()
-
-    def approve(self) -> None:
-        """Approve the outline."""
-        if not self._mask.any():
-            self.failed.emit("The outline is empty. Draw one, or choose No lesion.")
-            return
-        self.save()
-        self._by_annotator = True
-        self._put("approval")
-        self.decided.emit()
 
     def no_lesion(self) -> None:
         """Decide that the image shows no lesion."""
@@ -197,15 +272,14 @@ class ImageReview(Review):
         if history is not None and same_pixels(history.current.mask, hidden.mask):
             self.editor.restore(history)
         else:
-            self._restore(hidden.mask, hidden.origin)
+            _restore(self.editor, hidden.mask, hidden.origin)
         self._by_annotator = hidden.by_annotator
         self._set_dirty(False)
 
-    def _restore(self, mask: LabelImage, origin: MaskOrigin, config: PostprocessConfig | None = None) -> None:
-        # Of several boxes and lassos the first is restored, to which the next stroke belongs; what the others
-        # added is in the mask.
-        area = origin.areas[0] if origin.areas else NO_PROMPTS
-        self.editor.restore(saved_history(self.editor, mask, origin.strokes, config, area))
+    def _use_model(self, model: AnyModel | None, *, predict: bool) -> None:
+        self.editor.requests.set_model(cast("Model | None", model))
+        if predict:
+            self.editor.predict()
 
     def _put(self, kind: MaskKind) -> None:
         self._save_queue.save_mask(kind, self.image_id, self._mask, self._origin(), _quality_of(self.editor))
@@ -232,6 +306,18 @@ class ImageReview(Review):
         self._set_dirty(True)
         if not self._by_annotator:
             self.save()  # at once, so that the prediction is kept whatever the annotator does next
+
+
+def _restore(
+    editor: MaskEditor, mask: LabelImage, origin: MaskOrigin, config: PostprocessConfig | None = None
+) -> None:
+    """Show a saved outline with the prompts that it came from.
+
+    Of several boxes and lassos the first is restored, to which the next stroke belongs; what the others added
+    is in the mask.
+    """
+    area = origin.areas[0] if origin.areas else NO_PROMPTS
+    editor.restore(saved_history(editor, mask, origin.strokes, config, area))
 
 
 def changed_by_another(review: Review) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from napari_lesionseg.plugin.editor.undo_history import UndoHistory
 from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, Marks
@@ -11,8 +11,9 @@ from napari_lesionseg.plugin.landmarks.task import find_marks
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import MaskKind, SaveQueue
-from napari_lesionseg.plugin.workbench.image_review import Review, is_by_annotator
-from napari_lesionseg.plugin.workbench.predictions import Prepared
+from napari_lesionseg.plugin.workbench.image_review import Review, is_by_annotator, why_hidden
+from napari_lesionseg.plugin.workbench.predictions import AnyModel, Prepared
+from napari_lesionseg.plugin.workbench.verdict_guard import Screen
 from napari_lesionseg.study.events import MaskOrigin
 from napari_lesionseg.study.landmarks import current_marks
 from napari_lesionseg.study.state import Status
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 class LandmarkReview(Review):
     """The review of an image's landmarks."""
 
+    nothing_to_approve = NOTHING_MARKED
+
     def __init__(self, study: Study, save_queue: SaveQueue, editor: LandmarkEditor, image_id: str) -> None:
-        super().__init__(study, save_queue, image_id)
+        super().__init__(study, save_queue, image_id, editor.points)
         self.editor = editor
         self._is_nothing = self.state.status is Status.NO_LESION
         self._hidden: UndoHistory[Marks] | None = None
@@ -40,9 +43,19 @@ class LandmarkReview(Review):
         return self._hidden or self.editor.history
 
     @property
-    def is_computing(self) -> bool:
-        """Whether a model is looking for the landmarks."""
-        return self._task is not None
+    def can_undo(self) -> bool:
+        """Whether the annotator has done anything since the image was opened."""
+        return self.editor.history.depth > 0
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self.editor.marks
+
+    def screen(self) -> Screen:
+        """Return whether the landmarks can be seen, and whether a model is looking for them."""
+        editor = self.editor
+        hidden = why_hidden(editor.viewer, editor.image, editor.points, "layer of landmarks")
+        return Screen(self.image_id, hidden, computing=self._task is not None)
 
     def show(
         self, prepared: Prepared, model: LandmarkModel | None, history: UndoHistory[Marks] | None = None
@@ -65,28 +78,6 @@ class LandmarkReview(Review):
             self._set_dirty(True)
             self.save()
 
-    def set_model(self, model: LandmarkModel | None) -> None:
-        """Use another model; landmarks that the annotator changed or approved stay as they are."""
-        self._model = model
-        current = self.state.current
-        is_known = model is not None and current is not None and current.model == model.sha256
-        if model is not None and not self._by_annotator and not is_known:
-            self._close_task()
-            image = read_frame(self.editor.image, ())
-            self._task = run_task(
-                "finding landmarks", find_marks, model, image, done=self._on_found, failed=self._on_failed
-            )
-
-    def approve(self) -> None:
-        """Approve the landmarks."""
-        if not self.editor.marks:
-            self.failed.emit(NOTHING_MARKED)
-            return
-        self.save()
-        self._by_annotator = True
-        self._put("approval")
-        self.decided.emit()
-
     def no_lesion(self) -> None:
         """Decide that there is nothing to mark in the image."""
         self.save()
@@ -103,6 +94,20 @@ class LandmarkReview(Review):
         self._save_soon.cancel()
         self._close_task()
         self.editor.close()
+
+    def _use_model(self, model: AnyModel | None, *, predict: bool) -> None:
+        self._model = cast("LandmarkModel | None", model)
+        if predict and self._model is not None:
+            self._close_task()
+            image = read_frame(self.editor.image, ())
+            self._task = run_task(
+                "finding landmarks",
+                find_marks,
+                self._model,
+                image,
+                done=self._on_found,
+                failed=self._on_failed,
+            )
 
     def _put(self, kind: MaskKind) -> None:
         marks = self.editor.marks

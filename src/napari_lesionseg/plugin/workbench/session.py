@@ -16,11 +16,10 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.field_edits import FieldEdits
-from napari_lesionseg.plugin.workbench.image_review import ImageReview, changed_by_another
-from napari_lesionseg.plugin.workbench.landmark_review import LandmarkReview
+from napari_lesionseg.plugin.workbench.image_review import Review, changed_by_another
 from napari_lesionseg.plugin.workbench.predictions import AnyModel, BatchPrediction
-from napari_lesionseg.plugin.workbench.verdicts import Verdicts, can_undo
-from napari_lesionseg.plugin.workbench.viewer_layers import ImageDisplay
+from napari_lesionseg.plugin.workbench.verdicts import Verdicts
+from napari_lesionseg.plugin.workbench.viewer_layers import AnyReview, ImageDisplay
 from napari_lesionseg.study.queue import Order, ValuesOf, arrange, is_to_do, next_image
 from napari_lesionseg.study.review import is_to_review
 from napari_lesionseg.study.state import ImageState, Status
@@ -65,7 +64,7 @@ class StudySession:
         self.batch.failed.connect(self.failed.emit)
 
     @property
-    def review(self) -> ImageReview | LandmarkReview | None:
+    def review(self) -> AnyReview | None:
         """The image on the screen."""
         return self.display.review
 
@@ -165,7 +164,7 @@ class StudySession:
         self.study.close()
         return ""
 
-    def _on_opened(self, review: ImageReview | LandmarkReview | None) -> None:
+    def _on_opened(self, review: AnyReview | None) -> None:
         if review is not None:
             review.decided.connect(self._on_decided)
             # psygnal would call a bare `emit` once, to count its arguments.
@@ -299,8 +298,6 @@ class StudyPoller:
             self.failed.emit(str(error))
 
 
-def _is_worked_on(review: ImageReview | LandmarkReview) -> bool:
+def _is_worked_on(review: Review) -> bool:
     """Whether the annotator has done anything that would be lost from the screen."""
-    if isinstance(review, LandmarkReview) or can_undo(review):
-        return can_undo(review)
-    return review.editor.requests.queue.is_busy or bool(review.editor.document.layer.drawing)
+    return review.can_undo or bool(review.screen().unfinished)

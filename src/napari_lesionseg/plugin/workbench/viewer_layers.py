@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from napari.layers import Image, Labels, Layer, Points, Vectors
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from napari_lesionseg.inference.predictor import Model
 
 
+AnyReview: TypeAlias = ImageReview | LandmarkReview
+"""The review of an outline, or of landmarks, as the study needs it."""
+
 _SAME_ZOOM = 0.01
 """Relative difference of zooms that nobody chose."""
 
@@ -52,7 +55,7 @@ class ImageDisplay:
         ahead_of: Callable[[str, int], list[str]],
         config: PostprocessConfig,
     ) -> None:
-        self.review: ImageReview | LandmarkReview | None = None
+        self.review: AnyReview | None = None
         self.model: AnyModel | None = None
         self.config = config
         self._study, self._save_queue, self._ahead_of = study, save_queue, ahead_of
@@ -104,10 +107,8 @@ class ImageDisplay:
         self.model = model
         self._reviews.histories.clear()
         self._prefetcher.set_model(model)
-        if isinstance(self.review, LandmarkReview):
-            self.review.set_model(cast("LandmarkModel | None", model))
-        elif self.review is not None:
-            self.review.set_model(cast("Model | None", model))
+        if self.review is not None:
+            self.review.set_model(model)
 
     def set_config(self, config: PostprocessConfig) -> None:
         """Draw this outline with other settings, and all later ones too, except for the threshold."""
@@ -185,14 +186,14 @@ class Reviews:
 
     def open(
         self, viewer: ViewerModel, prepared: Prepared, model: AnyModel | None, config: PostprocessConfig
-    ) -> ImageReview | LandmarkReview:
+    ) -> AnyReview:
         """Show an image with its outline or landmarks, ready for correction."""
         skeleton = self._study.info.landmarks
         if skeleton is None:
             return self._open_outline(viewer, prepared, cast("Model | None", model), config)
         return self._open_landmarks(viewer, prepared, cast("LandmarkModel | None", model), skeleton)
 
-    def close(self, review: ImageReview | LandmarkReview) -> None:
+    def close(self, review: AnyReview) -> None:
         """Close an image and keep its history."""
         review.history.end_merging()  # a move of the slider after the return is a step of its own
         self.histories.keep(review.image_id, review.history)

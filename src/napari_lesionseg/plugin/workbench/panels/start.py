@@ -57,7 +57,7 @@ _COPY_FIXED = "These images are always saved in the study"
 class StartPanel(QWidget):
     """Buttons to make or open a study.
 
-    `annotator` returns the annotator's name, or an empty string when asked in vain.
+    `annotator` returns the annotator's name, or an empty string when the question is dismissed.
     `may_leave` closes the study that is open, and returns False when the annotator chose to stay.
     """
 
