@@ -19,6 +19,8 @@ PHRASES = {
     "data sets": "datasets",
     "give up": "cancel, stop",
     "gives up": "cancels, stops",
+    "in vain": "without success",
+    "leave the house": "are exported",
     "leaves the house": "is exported",
     "let nothing": "discard",
     "looked at": "reviewed, examined",

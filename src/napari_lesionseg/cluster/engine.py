@@ -162,7 +162,7 @@ class DaskEngine:
                     raise ClusterError(GONE) from None
             except KilledWorker as error:
                 raise ClusterError(
-                    "Workers died repeatedly at the same images, perhaps for want of memory; "
+                    "Workers died repeatedly at the same images, perhaps because memory ran out; "
                     "use fewer workers."
                 ) from error
             except CancelledError as error:
@@ -234,8 +234,8 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
 def _closed_in_time(part: Any) -> Iterator[Any]:
     """Close a cluster or a client at the end.
 
-    On a busy computer dask waits in vain for workers that it has killed already: all work is done, and no
-    reason to fail.
+    On a busy computer, dask can time out waiting for workers that it has killed already. All work is done by
+    then, so that is no error.
     """
     part.__enter__()  # waits for the workers
     try:

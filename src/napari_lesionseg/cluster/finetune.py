@@ -153,7 +153,7 @@ def _lost_connections() -> Iterator[None]:
     try:
         yield
     except KilledWorker as error:
-        raise ClusterError("The worker that was fine-tuning died, perhaps for want of memory.") from error
+        raise ClusterError("The worker that was fine-tuning died, perhaps because memory ran out.") from error
     except (OSError, FutureCancelled) as error:
         raise ClusterError(GONE) from error
 

@@ -1,4 +1,4 @@
-"""What must not leave the house: metadata of image files, and names that could name a patient."""
+"""What is removed before images are shared: metadata of image files, and names that could name a patient."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ from napari_lesionseg.types import LabelImage
 logger = logging.getLogger(__name__)
 
 LOST = (
-    "A process that was fine-tuning is gone, perhaps for want of memory; its part was repeated and continued "
-    "in this one."
+    "A process that was fine-tuning has ended, perhaps because memory ran out; its part was repeated and "
+    "continued in this one."
 )
 
 

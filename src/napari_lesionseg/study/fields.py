@@ -67,7 +67,7 @@ class StudyField(StrictModel):
 
     @property
     def is_exported(self) -> bool:
-        """Whether values leave the house with a dataset; by default, free text and dates do not."""
+        """Whether values are exported with a dataset; by default, free text and dates are not."""
         return self.kind not in ("text", "date") if self.export is None else self.export
 
     @model_validator(mode="after")
@@ -243,7 +243,7 @@ class StudyFields:
                 yield Problem(self._study.state.images[image_id].name, reason, left_out=False)
 
     def exported(self, image_id: str) -> dict[str, str]:
-        """Return as text the values of an image that may leave the house and fit the template."""
+        """Return as text the values of an image that may be exported and fit the template."""
         found = self.values(image_id)
         return {
             field.name: text_of(found[field.name])
