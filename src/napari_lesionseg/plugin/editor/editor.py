@@ -108,7 +108,7 @@ class MaskEditor:
         self.requests.failed.connect(self.failed.emit)
         self.requests.queue.busy.connect(self.busy.emit)
         self.document.layer.take_over(
-            self.undo, self.redo, self.document.record_painting, self.requests.forget_image
+            self.undo, self.redo, self.document.record_painting, self.requests.discard_encoding
         )
         labels.metadata[_EDITOR] = self
 
@@ -286,7 +286,7 @@ class MaskEditor:
         if self.guard is not None:
             self.guard.close()
         self.requests.cancel()
-        self.requests.forget_image()
+        self.requests.discard_encoding()
         self.labels.metadata.pop(_EDITOR, None)
         self.document.close()
 

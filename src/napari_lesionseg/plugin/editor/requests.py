@@ -35,7 +35,7 @@ NO_MODEL = "Choose a model first: clicks and boxes need one, the other tools do 
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class _Request:
     """Something to be done in another thread; "edit" does not need the network."""
 
     kind: Literal["predict", "stroke", "area", "redraw", "remove_stroke", "edit"]
@@ -72,8 +72,8 @@ class RequestQueue:
     busy = Signal(bool)
 
     def __init__(self) -> None:
-        self.waiting: deque[Request] = deque()
-        self._in_progress: tuple[Request, ...] = ()
+        self.waiting: deque[_Request] = deque()
+        self._in_progress: tuple[_Request, ...] = ()
         self._task: Task[Any] | None = None
         self._was_busy = False
 
@@ -93,7 +93,7 @@ class RequestQueue:
     def __bool__(self) -> bool:
         return bool(self.waiting or self._in_progress)
 
-    def take_strokes(self, first: Request) -> tuple[Request, ...]:
+    def take_strokes(self, first: _Request) -> tuple[_Request, ...]:
         """Take the strokes that directly follow a request, to be sent together."""
         taken = [first]
         while self.waiting and self.waiting[0].kind == "stroke":
@@ -102,7 +102,7 @@ class RequestQueue:
 
     def start(
         self,
-        requests: tuple[Request, ...],
+        requests: tuple[_Request, ...],
         title: str,
         function: Callable[[], Any],
         *,
@@ -188,16 +188,16 @@ class PredictionRequests:
         self.holding = holding
         self.start_next()
 
-    def forget_image(self) -> None:
+    def discard_encoding(self) -> None:
         """Encode the image again for the next prediction."""
         self.encoded = None
 
     def submit(self, kind: Any, strokes: tuple[Stroke, ...] = (), **details: Any) -> None:
-        """Add a `Request`."""
+        """Add a request; the keyword arguments are the fields of `_Request`."""
         if self.model is None and kind != "edit":
             self.failed.emit(ModelNotFoundError(NO_MODEL))
             return
-        self.queue.waiting.append(Request(kind, self.document.history.depth, strokes, **details))
+        self.queue.waiting.append(_Request(kind, self.document.history.depth, strokes, **details))
         self.start_next()
         self._show_pending()
 
@@ -219,7 +219,7 @@ class PredictionRequests:
 
     def predict(
         self,
-        requests: tuple[Request, ...],
+        requests: tuple[_Request, ...],
         prompts: Prompts,
         apply: Callable[[Prediction], None],
         before: Snapshot | None = None,
@@ -236,7 +236,7 @@ class PredictionRequests:
         self.run(requests, partial(predict, self.model, image, prompts, before), remember)
 
     def run(
-        self, requests: tuple[Request, ...], function: Callable[[], Any], apply: Callable[[Any], None]
+        self, requests: tuple[_Request, ...], function: Callable[[], Any], apply: Callable[[Any], None]
     ) -> None:
         """Run a function for requests, and apply its result."""
         done = partial(self._on_done, apply)
@@ -287,7 +287,7 @@ def _learn_prediction(requests: PredictionRequests, prediction: Prediction) -> N
     )
 
 
-def _start_prediction(requests: PredictionRequests, request: Request) -> None:
+def _start_prediction(requests: PredictionRequests, request: _Request) -> None:
     document, before = requests.document, requests.document.snapshot
 
     def apply(prediction: Prediction) -> None:
@@ -296,7 +296,7 @@ def _start_prediction(requests: PredictionRequests, request: Request) -> None:
     requests.predict((request,), NO_PROMPTS, apply)
 
 
-def _start_strokes(requests: PredictionRequests, first: Request) -> None:
+def _start_strokes(requests: PredictionRequests, first: _Request) -> None:
     """Predict with a stroke and those that directly follow it."""
     document, now = requests.document, requests.document.snapshot
     taken = requests.queue.take_strokes(first)
@@ -308,7 +308,7 @@ def _start_strokes(requests: PredictionRequests, first: Request) -> None:
     requests.predict(taken, replace(now.area, strokes=(*now.strokes, *strokes)), apply, before=now)
 
 
-def _start_area(requests: PredictionRequests, request: Request) -> None:
+def _start_area(requests: PredictionRequests, request: _Request) -> None:
     """Predict what a box or lasso encloses, with the strokes that directly follow it."""
     document = requests.document
     taken = (request,) if request.adds else requests.queue.take_strokes(request)
@@ -325,7 +325,7 @@ def _start_area(requests: PredictionRequests, request: Request) -> None:
     requests.predict(taken, replace(request.area, strokes=strokes), apply)
 
 
-def _start_removing_stroke(requests: PredictionRequests, request: Request) -> None:
+def _start_removing_stroke(requests: PredictionRequests, request: _Request) -> None:
     document = requests.document
     if not document.snapshot.strokes:
         return
@@ -340,7 +340,7 @@ def _start_removing_stroke(requests: PredictionRequests, request: Request) -> No
     requests.predict((request,), replace(rest.area, strokes=rest.strokes), apply)
 
 
-def _start_edit(requests: PredictionRequests, request: Request) -> None:
+def _start_edit(requests: PredictionRequests, request: _Request) -> None:
     document, edit, before = requests.document, request.edit, requests.document.snapshot
     if edit is None:
         return
@@ -353,13 +353,13 @@ def _start_edit(requests: PredictionRequests, request: Request) -> None:
     requests.run((request,), partial(edit.run, before.mask, document.active_class, image), apply)
 
 
-def _redraw(requests: PredictionRequests, request: Request) -> None:
+def _redraw(requests: PredictionRequests, request: _Request) -> None:
     if request.config is not None:
         then = replace(requests.document.snapshot, config=request.config)
         requests.document.redraw(then, "threshold", merge=True)
 
 
-_STARTERS: Mapping[str, Callable[[PredictionRequests, Request], None]] = {
+_STARTERS: Mapping[str, Callable[[PredictionRequests, _Request], None]] = {
     "predict": _start_prediction,
     "stroke": _start_strokes,
     "area": _start_area,

@@ -52,7 +52,7 @@ class CutTool:
         if self._cutting:
             self._cutting = False
             self._labels.cursor = "standard"
-            self._forget_seeds()
+            self._clear_seeds()
             self.changed.emit()
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class CutTool:
 
     def _cut(self, path: Sequence[Place], dragged: bool) -> None:
         if dragged:
-            self._forget_seeds()
+            self._clear_seeds()
             self.lined.emit(list(path))
             return
         self._seeds.append(path[0])
@@ -96,10 +96,10 @@ class CutTool:
             self.drawn.emit(list(self._seeds))
             return
         seeds = list(self._seeds)
-        self._forget_seeds()
+        self._clear_seeds()
         self.seeded.emit(seeds)
 
-    def _forget_seeds(self) -> None:
+    def _clear_seeds(self) -> None:
         self._seeds.clear()
         self.drawn.emit([])
 
