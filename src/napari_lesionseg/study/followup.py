@@ -89,7 +89,7 @@ def visits_of(study: Study, fields: StudyFields, states: Iterable[ImageState]) -
     visits = []
     for state in states:
         values = fields.values(state.image_id)
-        visits.append(Visit(state, _day_of(study, state, values), _scale_of(values)))
+        visits.append(Visit(state, _day_of(study, state, values), scale_in(values)))
     return tuple(sorted(visits, key=lambda visit: visit.day or date.max))
 
 
@@ -104,7 +104,8 @@ def _day_of(study: Study, state: ImageState, values: Mapping[str, FieldValue]) -
         return None
 
 
-def _scale_of(values: Mapping[str, FieldValue]) -> Scale | None:
+def scale_in(values: Mapping[str, FieldValue]) -> Scale | None:
+    """Return the scale that was filled in for an image."""
     value = values.get(SCALE_FIELD)
     # A value that does not fit its field is kept, and may be text.
     return Scale(value) if isinstance(value, float) and math.isfinite(value) and value > 0 else None

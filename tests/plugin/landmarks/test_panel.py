@@ -16,7 +16,7 @@ from napari_lesionseg.errors import LandmarkError
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.instances.pixel_size import scale_of
 from napari_lesionseg.plugin.landmarks import controls
-from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
+from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, set_scale_from_ruler
 from napari_lesionseg.plugin.landmarks.panel import LandmarksPanel
 from napari_lesionseg.types import OCCLUDED, Mark
 
@@ -217,10 +217,10 @@ def test_the_ends_of_a_ruler_set_the_scale(panel: LandmarksPanel) -> None:
     panel.names.setEditText("ruler_start - ruler_end")
     editor = begin(panel, 0)
     with pytest.raises(LandmarkError, match="ruler_start and ruler_end"):
-        panel.landmarks.set_scale(editor, 10)
+        set_scale_from_ruler(editor, 10)
     editor.put([Mark("ruler_start", 10, 10), Mark("ruler_end", 40, 50)], "added")
-    panel.length.setValue(10)
-    panel.buttons["Set scale"].click()
+    panel.ruler.length.setValue(10)
+    panel.ruler.button.click()
     known = scale_of(editor.image)
     assert known is not None
     assert known.scale.millimeters == pytest.approx(0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from tests.plugin.joints import JOINTS, LINES, TINY, figure_of, joints_of
 
 from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.models.store import FOLDER_VARIABLE
+from napari_lesionseg.plugin.instances.pixel_size import scale_of
 from napari_lesionseg.plugin.landmarks import controls
 from napari_lesionseg.plugin.workbench import image_review
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.open_study import NewStudy, make_study
+from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
 from napari_lesionseg.plugin.workbench.panels.landmarks import LandmarkPanel
 from napari_lesionseg.plugin.workbench.panels.queue import STATUS, QueuePanel
 from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.panels.start import NewStudyDialog
 from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.landmarks import current_marks
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
@@ -231,6 +235,34 @@ def test_a_reviewer_sees_and_accepts_landmarks(annotator: Annotator, qtbot: Any,
     qtbot.waitUntil(lambda: annotator.session.study.state.images[image].annotator == "lead", timeout=LONG)
     with Study.open(plan.folder, "am") as again:
         assert set(again.state.images[image].verdicts) == {"am", "lead"}
+
+
+def test_the_ends_of_a_ruler_fill_in_the_scale_of_the_image(
+    annotator: Annotator, qtbot: Any, plan: NewStudy
+) -> None:
+    annotator.bench.start.make(replace(plan, landmarks="ruler"))
+    annotator.wait("figure-0")
+    panel, session = annotator.panel, annotator.session
+    annotator.mouse.click([10.0, 10.0])
+    panel.ruler.button.click()  # one end is missing
+    assert session.fields.values(session.image_id) == {}
+    annotator.editor.put([Mark("ruler_start", 10, 10), Mark("ruler_end", 40, 50)], "added")
+    panel.ruler.length.setValue(10)
+    panel.ruler.button.click()
+    assert "a pixel is 0.2 mm wide" in panel.status.text()
+    assert "Undo takes it back" in panel.status.text()
+    annotator.wait()
+    assert StudyFields(session.study).values(session.image_id) == {"mm_per_pixel": 0.2}
+    annotator.bench.panel(FieldsPanel).undo.click()
+    annotator.wait()
+    assert StudyFields(session.study).values(session.image_id) == {}
+    assert scale_of(annotator.editor.image) is None
+
+
+def test_other_landmarks_are_no_ruler(annotator: Annotator, plan: NewStudy) -> None:
+    annotator.bench.start.make(plan)
+    annotator.wait("figure-0")
+    assert annotator.panel.ruler.isHidden()
 
 
 def test_the_task_is_chosen_for_a_new_study(qtbot: Any, plan: NewStudy, tmp_path: Path) -> None:

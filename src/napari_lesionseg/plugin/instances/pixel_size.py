@@ -26,7 +26,7 @@ RULER_COLOR = "#f0e442"
 
 @dataclass(frozen=True, slots=True)
 class KnownScale:
-    """A scale, and where it comes from: "ruler", "DICOM file" or "image"."""
+    """A scale, and where it comes from: "ruler", "DICOM file", "study" or "image"."""
 
     scale: Scale
     source: str
@@ -44,12 +44,15 @@ def scale_of(image: Image | None) -> KnownScale | None:
 
 
 def set_scale(image: Image, scale: Scale | None, source: str = "") -> None:
-    """Set or remove the scale of an image; another image in the same layer starts without one."""
-    if scale is None:
-        image.metadata.pop(_SCALE, None)
-        return
-    image.metadata[_SCALE] = KnownScale(scale, source)
-    image.events.data.connect(_remove_scale)  # connected once, however often
+    """Set or remove the scale of an image; another image in the same layer starts without one.
+
+    `image.events.metadata` is emitted.
+    """
+    metadata = {name: value for name, value in image.metadata.items() if name != _SCALE}
+    if scale is not None:
+        metadata[_SCALE] = KnownScale(scale, source)
+        image.events.data.connect(_remove_scale)  # connected once, however often
+    image.metadata = metadata  # writing into the mapping would emit nothing
 
 
 def scale_of_file(path: Path, image: Image) -> Scale:
@@ -89,6 +92,12 @@ def find_ruler(viewer: ViewerModel) -> Shapes | None:
     return next(made, None)
 
 
+def remove_ruler(viewer: ViewerModel) -> None:
+    """Remove the layer that `add_ruler` made."""
+    for layer in [one for one in viewer.layers if isinstance(one, Shapes) and one.name == RULER]:
+        viewer.layers.remove(layer)
+
+
 def scale_of_ruler(shapes: Shapes, image: Image, millimeters: float) -> Scale:
     """Compute the scale from the last line of a layer over an image; an ImageError if there is none."""
     lines = [
@@ -121,4 +130,4 @@ def _scale_of_units(image: Image) -> KnownScale | None:
 
 def _remove_scale(event: Any) -> None:
     """Remove the scale of an image whose layer now shows another one."""
-    event.source.metadata.pop(_SCALE, None)
+    set_scale(event.source, None)

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxL
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.masks.measurements import Scale
 from napari_lesionseg.plugin.instances import pixel_size
-from napari_lesionseg.plugin.widgets.forms import DecimalBox
+from napari_lesionseg.plugin.widgets.forms import DecimalBox, when_gone
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -27,6 +27,7 @@ class ScaleForm(QWidget):
     """The scale of one image, from a ruler in it or from its DICOM file."""
 
     changed = Signal()
+    was_set = Signal()  # by this form
     message = Signal(str)
 
     def __init__(self, viewer: ViewerModel, parent: QWidget | None = None) -> None:
@@ -44,6 +45,7 @@ class ScaleForm(QWidget):
         self.set.clicked.connect(self._on_set)
         self.dicom.clicked.connect(self._on_dicom)
         self.clear.clicked.connect(self._on_clear)
+        when_gone(self, self._follow_none)
 
     def known(self) -> pixel_size.KnownScale | None:
         """Return the scale of the image; an ImageError if its pixels are not square."""
@@ -51,7 +53,11 @@ class ScaleForm(QWidget):
 
     def show_image(self, image: Image | None, known: pixel_size.KnownScale | None) -> None:
         """Show the scale of an image, and set that of this image from now on."""
-        self._image = image
+        if image is not self._image:
+            self._follow_none()
+            self._image = image
+            if image is not None:
+                image.events.metadata.connect(self._on_metadata)
         self.scale.setText(
             "none: pixels"
             if known is None
@@ -60,6 +66,14 @@ class ScaleForm(QWidget):
         for button in (self.draw, self.set, self.dicom):
             button.setEnabled(image is not None)
         self.clear.setEnabled(known is not None and known.source != "image")
+
+    def _follow_none(self) -> None:
+        if self._image is not None:
+            self._image.events.metadata.disconnect(self._on_metadata)
+        self._image = None
+
+    def _on_metadata(self) -> None:
+        self.changed.emit()
 
     def _lay_out(self) -> None:
         self.length.setRange(0.01, 10_000)
@@ -113,9 +127,8 @@ class ScaleForm(QWidget):
         except LesionSegError as error:
             self.message.emit(str(error))
         else:
-            self.changed.emit()
+            self.was_set.emit()
 
     def _on_clear(self) -> None:
         if self._image is not None:
             pixel_size.set_scale(self._image, None)
-            self.changed.emit()

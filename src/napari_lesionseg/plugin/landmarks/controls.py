@@ -8,16 +8,31 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_info
+from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QWidget,
+)
 
 from napari_lesionseg.config import Skeleton, TrainConfig
-from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, set_scale_from_ruler
 from napari_lesionseg.plugin.landmarks.task import MarkedImage, TrainedLandmarks, TrainLandmarksTask
 from napari_lesionseg.plugin.shortcuts import LANDMARK_TIPS, set_tip
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, small, when_gone, whole_number_box
+from napari_lesionseg.plugin.widgets.forms import (
+    DecimalBox,
+    keep_narrow,
+    small,
+    when_gone,
+    whole_number_box,
+)
 from napari_lesionseg.training.resources import background_threads
 
 if TYPE_CHECKING:
@@ -101,6 +116,38 @@ class MarkingControls(QWidget):
         people = len({mark.id for mark in editor.marks})
         count = f"{len(editor.marks)} marked" + (f", {people} people" if people > 1 else "")
         self.next.setText(f"Click on: {editor.label} ({count})" if editor.label else f"Complete ({count})")
+
+
+class RulerControls(QWidget):
+    """Sets the scale of the image whose landmarks `editor_of` returns from the two ends of its ruler."""
+
+    told = Signal(str)
+
+    def __init__(self, editor_of: Callable[[], LandmarkEditor | None]) -> None:
+        super().__init__()
+        self._editor_of = editor_of
+        self.length, self.button = DecimalBox(), QPushButton("Set scale")
+        self.length.setRange(0.1, 1000)
+        self.length.setValue(10)
+        self.length.setSuffix(" mm")
+        self.length.setToolTip("Length between the landmarks ruler_start and ruler_end")
+        self.button.setToolTip("Take the scale of the image from the two ends of its ruler")
+        self.button.clicked.connect(self._on_clicked)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(QLabel("Ruler"))
+        row.addWidget(self.length, 1)
+        row.addWidget(self.button)
+
+    def _on_clicked(self) -> None:
+        editor = self._editor_of()
+        if editor is None:
+            show_info("Select an image with landmarks first.")
+            return
+        try:
+            self.told.emit(set_scale_from_ruler(editor, self.length.value()))
+        except LesionSegError as error:
+            show_error(str(error))
 
 
 class TrainingControls(QWidget):

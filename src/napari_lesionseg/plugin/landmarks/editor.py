@@ -13,7 +13,10 @@ from psygnal import Signal
 
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.landmarks.records import people_of
+from napari_lesionseg.errors import LandmarkError
+from napari_lesionseg.masks.measurements import Scale
 from napari_lesionseg.plugin.editor.undo_history import UndoHistory
+from napari_lesionseg.plugin.instances.pixel_size import set_scale
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS, image_shape, placement
 from napari_lesionseg.plugin.shortcuts import LayerKeys
 from napari_lesionseg.types import OCCLUDED, VISIBLE, Landmarks, Mark
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_lesionseg.inference.prediction import Prediction
+
+RULER = ("ruler_start", "ruler_end")
+"""Landmarks whose distance in millimeters gives the scale of an image."""
 
 COLUMNS = ("label", "id", "likelihood", "occluded")
 """Columns of a Points layer's features."""
@@ -245,6 +251,27 @@ class LandmarkEditor:
         if colors:
             self.bones.edge_color = colors
         self.changed.emit(kind)
+
+
+def set_scale_from_ruler(editor: LandmarkEditor, millimeters: float) -> str:
+    """Take the scale of an image from the two ends of its ruler; return what to tell the user."""
+    places = dict[str, tuple[float, float]]()
+    for mark in editor.marks:
+        places.setdefault(_as_name(mark.label), (mark.row, mark.col))
+    if not all(name in places for name in RULER):
+        raise LandmarkError(f"Mark the landmarks {RULER[0]} and {RULER[1]} first.")
+    scale = Scale.from_line(places[RULER[0]], places[RULER[1]], millimeters)
+    set_scale(editor.image, scale, f"ruler of {millimeters:g} mm")
+    return f"{editor.image.name}: a pixel is {scale.millimeters:.4g} mm wide; measurements use this."
+
+
+def has_ruler(skeleton: Skeleton) -> bool:
+    """Whether both ends of a ruler are among the landmarks."""
+    return {_as_name(name) for name in skeleton.names} >= set(RULER)
+
+
+def _as_name(label: str) -> str:
+    return "_".join(label.casefold().split())
 
 
 def label_after(label: str, skeleton: Skeleton, marks: Iterable[Mark], person: str) -> str:

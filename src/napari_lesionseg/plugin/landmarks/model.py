@@ -21,8 +21,6 @@ from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import LandmarkError
-from napari_lesionseg.masks.measurements import Scale
-from napari_lesionseg.plugin.instances.pixel_size import set_scale
 from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, new_landmark_layers
 from napari_lesionseg.plugin.landmarks.task import MarkedImage
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_lesionseg.types import Mark
-
-RULER = ("ruler_start", "ruler_end")
-"""Landmarks whose distance in millimeters gives the scale of an image."""
 
 
 class LandmarkSet:
@@ -120,17 +115,6 @@ class LandmarkSet:
         lost = len(search.without_image)
         not_open = f"{lost} images of the file are not open. " if lost else ""
         return f"Landmarks of {len(search.pairs)} images read. {not_open}{_sentences(problems)}".strip()
-
-    def set_scale(self, editor: LandmarkEditor, millimeters: float) -> str:
-        """Take the scale of an image from the two ends of its ruler; return what to tell the user."""
-        places = dict[str, tuple[float, float]]()
-        for mark in editor.marks:
-            places.setdefault("_".join(mark.label.casefold().split()), (mark.row, mark.col))
-        if not all(name in places for name in RULER):
-            raise LandmarkError(f"Mark the landmarks {RULER[0]} and {RULER[1]} first.")
-        scale = Scale.from_line(places[RULER[0]], places[RULER[1]], millimeters)
-        set_scale(editor.image, scale, f"ruler of {millimeters:g} mm")
-        return f"{editor.image.name}: a pixel is {scale.millimeters:.4g} mm wide; measurements use this."
 
     def close(self) -> None:
         """Stop following the layers."""

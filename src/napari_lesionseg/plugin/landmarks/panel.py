@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QGridLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QWidget
 
 from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.landmarks.skeletons import PRESETS, describe_skeleton, parse_skeleton
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.landmarks.controls import MarkingControls, TrainingControls
+from napari_lesionseg.plugin.landmarks.controls import MarkingControls, RulerControls, TrainingControls
 from napari_lesionseg.plugin.landmarks.model import LandmarkSet, save_landmarks
 from napari_lesionseg.plugin.landmarks.task import find_all
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, read_plainly, when_gone
+from napari_lesionseg.plugin.widgets.forms import keep_narrow, when_gone
 
 if TYPE_CHECKING:
     import napari
@@ -44,7 +44,7 @@ class LandmarksPanel(QWidget):
         self.names = skeleton_box()
         self.marking = MarkingControls()
         self.training = TrainingControls(lambda: self.landmarks.marked, lambda: self.landmarks.skeleton)
-        self.length = QDoubleSpinBox()
+        self.ruler = RulerControls(lambda: self.landmarks.shown)
         self.status = QLabel(HELP)
         self.buttons: dict[str, QPushButton] = {}
         self._task: Task[Any] | None = None
@@ -54,14 +54,9 @@ class LandmarksPanel(QWidget):
 
     def _lay_out(self) -> None:
         self.status.setWordWrap(True)
-        read_plainly(self.length)
-        self.length.setRange(0.1, 1000)
-        self.length.setValue(10)
-        self.length.setSuffix(" mm")
-        self.length.setToolTip("Length between the landmarks ruler_start and ruler_end")
+        self.ruler.told.connect(self.status.setText)
         buttons: tuple[tuple[str, Callable[[], object], str], ...] = (
             ("Mark", self.mark, "Mark landmarks on the active image"),
-            ("Set scale", self._on_scale, "Take the scale of the image from the two ends of its ruler"),
             ("Find", self.find_others, "Find the landmarks in the images that have none"),
             (
                 "Import\N{HORIZONTAL ELLIPSIS}",
@@ -84,9 +79,7 @@ class LandmarksPanel(QWidget):
         grid.addWidget(self.training, 2, 0, 1, 3)
         for column, name in enumerate(("Find", "Import", "Export")):
             grid.addWidget(self.buttons[name], 3, column)
-        grid.addWidget(QLabel("Ruler"), 4, 0)
-        grid.addWidget(self.length, 4, 1)
-        grid.addWidget(self.buttons["Set scale"], 4, 2)
+        grid.addWidget(self.ruler, 4, 0, 1, 3)
         grid.addWidget(self.status, 5, 0, 1, 3)
         grid.setRowStretch(6, 1)
 
@@ -126,12 +119,6 @@ class LandmarksPanel(QWidget):
 
     def _on_active(self) -> None:
         self.marking.set_editor(self.landmarks.shown)
-
-    def _on_scale(self) -> None:
-        if self.landmarks.shown is None:
-            show_info("Select an image with landmarks first.")
-        else:
-            self.status.setText(self.landmarks.set_scale(self.landmarks.shown, self.length.value()))
 
     def _on_import(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Import landmarks", "", FILES)

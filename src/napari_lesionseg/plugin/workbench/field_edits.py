@@ -1,4 +1,4 @@
-"""What an annotator fills in about images, until it is saved, and how it is taken back. No Qt in here."""
+"""What annotators fill in about images, until it is saved, and how it is taken back. No widgets in here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_lesionseg.errors import StudyError
+from napari_lesionseg.errors import FieldError, StudyError
+from napari_lesionseg.plugin.instances.pixel_size import scale_of, set_scale
 from napari_lesionseg.study.events import FieldValue, Identified
 from napari_lesionseg.study.fields import FieldTemplate, StudyFields
+from napari_lesionseg.study.followup import SCALE_FIELD, scale_in
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_lesionseg.plugin.workbench.autosave import SaveQueue
+    from napari_lesionseg.plugin.workbench.viewer_layers import AnyReview
     from napari_lesionseg.study.study import Study
 
 
@@ -85,3 +90,47 @@ class FieldEdits:
     def _on_all_saved(self, all_saved: bool) -> None:
         if all_saved:
             self._unsaved.clear()
+
+
+class StudyScale:
+    """Keeps the scale of the image on the screen and its field ``mm_per_pixel`` the same.
+
+    So a ruler that is measured anywhere in the viewer gives millimeters in tables, curves and exports.
+    """
+
+    failed = Signal(str)
+
+    def __init__(self, fields: FieldEdits) -> None:
+        self._fields = fields
+        self._image: Image | None = None
+        self._image_id = ""
+        fields.changed.connect(self.update)
+
+    def follow(self, review: AnyReview | None) -> None:
+        """Follow another image, or none."""
+        if self._image is not None:
+            self._image.events.metadata.disconnect(self._on_metadata)
+        self._image = None if review is None else review.editor.image
+        if review is not None:
+            self._image_id = review.image_id
+            review.editor.image.events.metadata.connect(self._on_metadata)
+            self.update()
+
+    def update(self, *_: object) -> None:
+        """Show in the image what was filled in."""
+        if self._image is None or self._fields.template.find(SCALE_FIELD) is None:
+            return
+        wanted, known = scale_in(self._fields.values(self._image_id)), scale_of(self._image)
+        if wanted != (None if known is None else known.scale):
+            with self._image.events.metadata.blocker(self._on_metadata):
+                set_scale(self._image, wanted, "study")
+
+    def _on_metadata(self) -> None:
+        """Fill in what a ruler or a file said."""
+        known = scale_of(self._image)
+        value = None if known is None else float(f"{known.scale.millimeters:.6g}")
+        try:
+            self._fields.set(self._image_id, SCALE_FIELD, value)
+        except FieldError as error:
+            self.failed.emit(str(error))
+        self.update()

@@ -15,7 +15,7 @@ from napari_lesionseg.cluster.engine import IN_PROCESS
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
-from napari_lesionseg.plugin.workbench.field_edits import FieldEdits
+from napari_lesionseg.plugin.workbench.field_edits import FieldEdits, StudyScale
 from napari_lesionseg.plugin.workbench.image_review import Review, changed_by_another
 from napari_lesionseg.plugin.workbench.predictions import AnyModel, BatchPrediction
 from napari_lesionseg.plugin.workbench.verdicts import Verdicts
@@ -49,6 +49,9 @@ class StudySession:
         self.save_queue = SaveQueue(study)
         self.save_queue.saved.connect(self.changed.emit)
         self.fields = FieldEdits(study, self.save_queue)
+        self._scale = StudyScale(self.fields)
+        self._scale.failed.connect(self.failed.emit)
+        self.changed.connect(self._scale.update)
         is_wanted = partial(is_to_review, reviewer=study.annotator) if study.is_reviewer else is_to_do
         self.navigation = Navigation(study, self.save_queue, self.fields.values, is_wanted)
         self.display = ImageDisplay(viewer, study, self.save_queue, self.navigation.ahead_of, config)
@@ -160,11 +163,13 @@ class StudySession:
         self.poller.close()
         self.batch.cancel()
         self.save_queue.close()
+        self._scale.follow(None)
         self.display.close()
         self.study.close()
         return ""
 
     def _on_opened(self, review: AnyReview | None) -> None:
+        self._scale.follow(review)
         if review is not None:
             review.decided.connect(self._on_decided)
             # psygnal would call a bare `emit` once, to count its arguments.

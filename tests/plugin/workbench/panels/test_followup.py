@@ -14,12 +14,15 @@ from qtpy.QtWidgets import QFileDialog, QLabel
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.masks.measurements import Scale
+from napari_lesionseg.plugin.instances.pixel_size import find_ruler, set_scale
 from napari_lesionseg.plugin.workbench.panels.followup import FollowUpPanel
 from napari_lesionseg.plugin.workbench.panels.visits import VisitsDialog
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.agreement import dice
-from napari_lesionseg.study.events import Approved, Identified, Predicted
-from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.datasets import study_records
+from napari_lesionseg.study.events import Approved, Described, Identified, Predicted
+from napari_lesionseg.study.fields import FieldTemplate, StudyFields
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 
@@ -107,7 +110,9 @@ def test_other_images_begin_with_the_model(qtbot: QtBot, session: StudySession, 
 
 @pytest.fixture
 def panel(qtbot: QtBot, session: StudySession) -> Iterator[FollowUpPanel]:
-    made = FollowUpPanel(ViewerModel())
+    viewer = session.display._layers.viewer
+    assert viewer is not None
+    made = FollowUpPanel(viewer)
     qtbot.addWidget(made)
     made.show()
     made.set_session(session)
@@ -179,3 +184,89 @@ def test_the_follow_up_is_exported(
     panel.export.click()
     qtbot.waitUntil(out.is_file, timeout=15000)
     assert out.read_text(encoding="utf-8").count("\n") == 3
+
+
+def draw_ruler(panel: FollowUpPanel, length: float) -> None:
+    """Draw a line of 100 pixels and say how long it is."""
+    panel.scale.draw.click()
+    ruler = find_ruler(panel.viewer)
+    assert ruler is not None
+    ruler.add_lines(np.array([[10.0, 20.0], [10.0, 120.0]]))
+    panel.scale.length.setValue(length)
+    panel.scale.set.click()
+
+
+def saved_scale(qtbot: QtBot, session: StudySession) -> object:
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=15000)
+    assert session.image_id is not None
+    return StudyFields(session.study).values(session.image_id).get("mm_per_pixel")
+
+
+def test_a_ruler_gives_millimeters_in_table_and_export_and_is_undone(
+    qtbot: QtBot, session: StudySession, panel: FollowUpPanel, tmp_path: Path
+) -> None:
+    image_id = open_image(qtbot, session, "first")
+    session.fields.set(image_id, "mm_per_pixel", None)
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[0][1].endswith("px²"), timeout=15000)
+    assert panel.scale.scale.text() == "none: pixels"
+    draw_ruler(panel, 5)
+    assert panel.scale.scale.text() == "0.05 mm per pixel (ruler)"
+    assert find_ruler(panel.viewer) is None  # the next image has other marks
+    assert panel.viewer.layers.selection.active is session.editor.labels
+    assert saved_scale(qtbot, session) == 0.05
+    qtbot.waitUntil(lambda: cells(panel)[0][1].endswith("mm²"), timeout=15000)
+    (record, *_) = study_records(session.study)
+    assert record.attributes["mm_per_pixel"] == "0.05"
+    assert session.fields.undo() == image_id
+    assert panel.scale.scale.text() == "none: pixels"
+    assert saved_scale(qtbot, session) is None
+    kept = [event for event in session.study.history(image_id) if isinstance(event, Described)]
+    assert [event.values["mm_per_pixel"] for event in kept[-2:]] == [0.05, None]
+
+
+def test_each_image_has_its_own_scale(qtbot: QtBot, session: StudySession, panel: FollowUpPanel) -> None:
+    open_image(qtbot, session, "third")
+    draw_ruler(panel, 20)
+    assert saved_scale(qtbot, session) == 0.2
+    open_image(qtbot, session, "first")
+    assert panel.scale.scale.text() == "0.1 mm per pixel (study)"
+    assert saved_scale(qtbot, session) == 0.1
+    panel.scale.clear.click()
+    assert saved_scale(qtbot, session) is None
+    open_image(qtbot, session, "third")
+    assert panel.scale.scale.text() == "0.2 mm per pixel (study)"
+
+
+def test_a_line_that_was_not_used_does_not_stay_for_the_next_image(
+    qtbot: QtBot, session: StudySession, panel: FollowUpPanel
+) -> None:
+    open_image(qtbot, session, "third")
+    panel.scale.draw.click()
+    assert find_ruler(panel.viewer) is not None
+    open_image(qtbot, session, "first")
+    assert find_ruler(panel.viewer) is None
+
+
+def test_an_impossible_scale_is_one_sentence_and_changes_nothing(
+    qtbot: QtBot, session: StudySession, panel: FollowUpPanel
+) -> None:
+    said: list[str] = []
+    session.failed.connect(said.append)
+    open_image(qtbot, session, "first")
+    assert session.editor is not None
+    set_scale(session.editor.image, Scale(500.0), "ruler")
+    assert said == ["mm per pixel must be at most 100; 500 is more."]
+    assert panel.scale.scale.text() == "0.1 mm per pixel (study)"
+    assert saved_scale(qtbot, session) == 0.1
+
+
+def test_a_template_without_the_field_leaves_scales_alone(
+    qtbot: QtBot, session: StudySession, panel: FollowUpPanel
+) -> None:
+    open_image(qtbot, session, "first")
+    none = FieldTemplate(name="none")
+    assert session.fields._fields is not None
+    session.fields._fields.set_template(none)
+    draw_ruler(panel, 5)
+    session.changed.emit()
+    assert panel.scale.scale.text() == "0.05 mm per pixel (ruler)"

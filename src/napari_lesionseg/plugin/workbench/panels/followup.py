@@ -23,6 +23,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.plugin.editor.editor import MaskEditor
+from napari_lesionseg.plugin.instances.pixel_size import remove_ruler, scale_of
+from napari_lesionseg.plugin.instances.scale_form import ScaleForm
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
 from napari_lesionseg.plugin.workbench.panels.base import Panel
@@ -73,6 +76,7 @@ class FollowUpPanel(Panel):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
         self.message = small(QLabel(_UNKNOWN_LESION))
+        self.scale = ScaleForm(viewer)
         self.table = QTableWidget(0, len(_COLUMNS))
         self.curve = QComboBox()
         self.compare = QPushButton("Side by side\N{HORIZONTAL ELLIPSIS}")
@@ -87,12 +91,16 @@ class FollowUpPanel(Panel):
         self.curve.currentIndexChanged.connect(self._draw)
         self.compare.clicked.connect(self._on_compare)
         self.export.clicked.connect(self._on_export)
+        self.scale.changed.connect(self._show_scale)
+        self.scale.was_set.connect(self._on_scale_set)
+        self.scale.message.connect(show_info)
 
     def show_session(self, session: StudySession) -> None:
         """Follow the image on the screen."""
         self._thumbnails = Thumbnails(session.study)
         self._thumbnails.ready.connect(self._fill)
         self.listen(session.opened, self.update_visits)
+        self.listen(session.opened, self._on_opened)
         self.listen(session.changed, self.update_visits)
         self.update_visits()
 
@@ -162,6 +170,7 @@ class FollowUpPanel(Panel):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
         column.addWidget(self.message)
+        column.addWidget(self.scale)
         column.addWidget(table)
         column.addWidget(self.plot)
         column.addLayout(row)
@@ -222,6 +231,22 @@ class FollowUpPanel(Panel):
         if points:
             pen = pg.mkPen(CURVE_COLOR, width=2)
             self.plot.plot(*zip(*points, strict=True), pen=pen, symbol="o", symbolBrush=CURVE_COLOR)
+
+    def _on_opened(self, *_: object) -> None:
+        remove_ruler(self.viewer)  # the line belongs to the image of before
+        self._show_scale()
+
+    def _show_scale(self) -> None:
+        editor = None if self.session is None else self.session.editor
+        image = None if editor is None else editor.image
+        self.scale.show_image(image, scale_of(image))
+
+    def _on_scale_set(self) -> None:
+        """Go back to the outline; a line that stays would be over the next image."""
+        editor = None if self.session is None else self.session.editor
+        remove_ruler(self.viewer)
+        if isinstance(editor, MaskEditor):
+            self.viewer.layers.selection.active = editor.labels
 
     def _on_clicked(self, row: int, _: int) -> None:
         if self.session is not None and row < len(self._visits):

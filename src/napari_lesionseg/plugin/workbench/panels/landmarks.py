@@ -14,13 +14,14 @@ from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.plugin.landmarks.controls import MarkingControls, TrainingControls
-from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
+from napari_lesionseg.plugin.landmarks.controls import MarkingControls, RulerControls, TrainingControls
+from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, has_ruler
 from napari_lesionseg.plugin.landmarks.panel import FILES
 from napari_lesionseg.plugin.landmarks.task import MarkedImage
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.panels.base import Panel
+from napari_lesionseg.study.followup import SCALE_FIELD
 from napari_lesionseg.study.landmarks import (
     approved_landmarks,
     import_landmarks,
@@ -50,6 +51,7 @@ class LandmarkPanel(Panel):
         super().__init__(viewer)
         self.marking = MarkingControls()
         self.training = TrainingControls(self._approved_images, self._skeleton)
+        self.ruler = RulerControls(lambda: self.marking.editor)
         self.read = QPushButton("Import\N{HORIZONTAL ELLIPSIS}")
         self.write = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
         self.status = small(QLabel())
@@ -62,6 +64,7 @@ class LandmarkPanel(Panel):
 
     def show_session(self, session: StudySession) -> None:
         """Mark the images of a study, with the model that is loaded."""
+        self.ruler.setVisible(has_ruler(skeleton_of(session.study)))
         self.training.name = f"{session.study.folder.name} landmarks"
         self.status.setText("")
         self.listen(session.opened, self._on_opened)
@@ -84,6 +87,7 @@ class LandmarkPanel(Panel):
     def _lay_out(self) -> None:
         self.read.setToolTip("Read COCO keypoints or a DeepLabCut table; marked images are left alone")
         self.write.setToolTip("Write the approved landmarks as COCO keypoints or as a DeepLabCut table")
+        self.ruler.told.connect(self._on_scale)
         self.status.setWordWrap(True)
         files = QHBoxLayout()
         files.addWidget(self.read)
@@ -92,6 +96,7 @@ class LandmarkPanel(Panel):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
         column.addWidget(self.marking)
+        column.addWidget(self.ruler)
         column.addWidget(self.training)
         column.addLayout(files)
         column.addWidget(self.status)
@@ -122,6 +127,11 @@ class LandmarkPanel(Panel):
     def _on_model(self, model: LandmarkModel | None) -> None:
         if self.session is not None:
             self.session.set_model(model)
+
+    def _on_scale(self, told: str) -> None:
+        if self.session is not None and self.session.fields.template.find(SCALE_FIELD) is not None:
+            told += " It is filled in under Fields, where Undo takes it back."
+        self.status.setText(told)
 
     def _ask_import(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Import landmarks", "", FILES)
