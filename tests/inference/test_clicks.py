@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy import ndimage
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.inference.clicks import (
@@ -14,8 +15,8 @@ from napari_lesionseg.inference.clicks import (
     next_click,
     strokes_inside,
 )
-from napari_lesionseg.inference.postprocess import postprocess
-from napari_lesionseg.types import Click, Probability
+from napari_lesionseg.inference.postprocess import click_radius, postprocess, stroke_pixels
+from napari_lesionseg.types import Click, Probability, Scribble
 
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 POSITIONS = st.floats(-3, 27)
@@ -81,6 +82,26 @@ def test_far_from_a_click_nothing_changes() -> None:
     rows, cols = np.nonzero(honored != probability)
     assert np.hypot(rows - 50, cols - 60).max() < 3
     assert honored[50, 61] > 0.25
+
+
+def test_long_scribbles_fade_with_the_distance_and_the_later_one_counts() -> None:
+    shape = (500, 700)
+    strokes = [
+        Scribble([(20.2, 10), (480, 690), (300, 690), (40, 30)]),
+        Scribble([(490, 0), (0, 650)], positive=False),
+        Scribble([(250, 0), (250, 699), (600, 800), (499, 10)]),  # leaves the image and comes back
+    ]
+    probability = np.random.default_rng(0).random(shape, np.float32)
+    expected, radius = probability.copy(), click_radius(shape)
+    touched = [tuple(stroke_pixels(stroke, shape).T) for stroke in strokes]
+    for stroke, at in zip(strokes, touched, strict=True):
+        away = np.ones(shape, bool)
+        away[at] = False
+        nearness = np.clip(1 - ndimage.distance_transform_edt(away) / radius, 0, 1)
+        expected += ((stroke.positive - expected) * nearness).astype(np.float32)
+    for stroke, at in zip(strokes, touched, strict=True):
+        expected[at] = stroke.positive
+    np.testing.assert_allclose(honor_strokes(probability, strokes), expected, atol=1e-6)
 
 
 def test_large_images_get_larger_discs() -> None:

@@ -13,7 +13,7 @@ from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
-from napari_lesionseg.types import Click, Prompts
+from napari_lesionseg.types import Click, Prompts, Scribble
 
 RAW = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
 NEAR = 1e-5
@@ -84,6 +84,20 @@ def test_clicks_that_meet_and_clicks_at_the_border() -> None:
     prediction = Prediction(prediction.logits, prediction.size, Prompts(clicks))
     expected = postprocess(prediction.probability(), RAW, 0.5, clicks)
     assert np.mean(prediction.to_mask(RAW, 0.5, clicks) != expected) < 1e-4
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_scribbles_that_cross_are_those_of_postprocess(classes: int) -> None:
+    size = (600, 800)
+    strokes = (
+        Scribble([(30, 20), (570, 780), (100, 700)]),
+        Scribble([(590, 10), (20, 640)], positive=False),
+        Scribble([(300, -50), (300, 900)]),
+    )
+    for prompts in (Prompts(strokes), Prompts(strokes, lasso=((50, 50), (40, 700), (560, 600), (500, 90)))):
+        prediction = Prediction(prediction_of(3, size, classes=classes).logits, size, prompts)
+        expected = postprocess(prediction.probability(), PostprocessConfig(), 0.4, strokes)
+        assert np.mean(prediction.to_mask(PostprocessConfig(), 0.4, strokes) != expected) < 1e-4
 
 
 def test_much_is_drawn_in_several_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +20,16 @@ Point = tuple[float, float]
 DISC_RADIUS = 8.0  # pixels at working size: 5 are felt less, 12 hide where they are (benchmarks/clicks.py)
 DISC_SPACING = 3.0  # pixels at working size between the discs of a scribble
 
+_PIECE = 256  # pixels of a scribble whose surroundings are drawn at once
+_REMEMBERED = 32  # strokes; of a scribble in an image of 24 megapixels about a megabyte is kept
 
-class StrokePixels(NamedTuple):
-    """The pixels (N, 2) of an image that a click or scribble touches, in order."""
 
-    pixels: NDArray[np.intp]
+class StrokeReach(NamedTuple):
+    """What a click or scribble touches in an image, and what lies near it."""
+
+    pixels: NDArray[np.intp]  # (N,) touched, counted through the rows of the image
+    near: NDArray[np.intp]  # (M,) closer than `click_radius`, counted in the same way; each once
+    nearness: NDArray[np.float32]  # (M,) 1 where it is touched, down to 0 at the radius
     positive: bool
 
 
@@ -59,9 +66,13 @@ def draw_strokes(
 ) -> NDArray[np.float32]:
     """Return planes (2, h, w) of positive and negative strokes; ``place`` converts image pixels to theirs."""
     planes = np.zeros((2, *shape), np.float32)
+    reach = math.ceil(DISC_RADIUS) + 1
     for stroke in strokes:
+        plane = planes[0 if stroke.positive else 1]
         for row, col in sample_stroke(move_stroke(stroke, place), DISC_SPACING):
-            planes[0 if stroke.positive else 1][draw_disc(shape, row, col)] = 1
+            top, left = max(math.floor(row) - reach, 0), max(math.floor(col) - reach, 0)
+            part = plane[top : max(math.floor(row) + reach, 0), left : max(math.floor(col) + reach, 0)]
+            part[draw_disc((part.shape[0], part.shape[1]), row - top, col - left)] = 1
     return planes
 
 
@@ -84,10 +95,60 @@ def guidance_planes(
     return planes
 
 
-def touched_pixels(strokes: Sequence[Stroke], shape: tuple[int, ...]) -> list[StrokePixels]:
-    """Return what each stroke touches in an image of ``shape`` (H, W), without those that lie outside."""
-    touched = (StrokePixels(stroke_pixels(stroke, shape), stroke.positive) for stroke in strokes)
-    return [each for each in touched if len(each.pixels)]
+def reach_of(strokes: Sequence[Stroke], shape: tuple[int, ...]) -> list[StrokeReach]:
+    """Return what each stroke reaches in an image of ``shape`` (H, W), without those that lie outside."""
+    found = []
+    for stroke in strokes:
+        points = np.asarray(points_of(stroke), float).reshape(-1, 2).tobytes()
+        reached = _reach(points, (shape[0], shape[1]))
+        if len(reached.pixels):
+            found.append(reached._replace(positive=stroke.positive))
+    return found
+
+
+# A scribble across an image of 24 megapixels takes 10 ms, and each click after it needs it again.
+@lru_cache(maxsize=_REMEMBERED)
+def _reach(points: bytes, shape: tuple[int, int]) -> StrokeReach:
+    """Return what a stroke reaches; ``points`` are the bytes of its rows and columns, float64."""
+    pixels = stroke_pixels(
+        Scribble([(row, col) for row, col in np.frombuffer(points).reshape(-1, 2).tolist()]), shape
+    )
+    places, nearness = [np.zeros(0, np.intp)], [np.zeros(0, np.float32)]
+    for first in range(0, len(pixels), _PIECE):  # the bounding box of a long line may be most of the image
+        found = _nearness(pixels[first : first + _PIECE], shape)
+        places.append(found[0])
+        nearness.append(found[1])
+    place, near = np.concatenate(places), np.concatenate(nearness)
+    if len(places) > 2 and len(place):  # pieces overlap
+        order = np.argsort(place, kind="stable")
+        place = place[order]
+        starts = np.flatnonzero(np.diff(place, prepend=-1))
+        place, near = place[starts], np.maximum.reduceat(near[order], starts)
+    reached = StrokeReach(pixels[:, 0] * shape[1] + pixels[:, 1], place, near, True)
+    for array in reached[:3]:
+        array.setflags(write=False)
+    return reached
+
+
+def _nearness(
+    pixels: NDArray[np.intp], shape: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the places around pixels (N, 2) of an image of ``shape``, and how near they are, 0 to 1."""
+    radius = click_radius(shape)
+    corner = np.maximum(pixels.min(axis=0) - radius, 0)
+    height, width = np.minimum(pixels.max(axis=0) + radius + 1, shape) - corner
+    rows, cols = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disc = np.clip(1 - np.hypot(rows, cols) / radius, 0, 1).astype(np.float32)
+    canvas = np.zeros((height, width), np.float32)
+    for row, col in (pixels - corner).tolist():
+        top, left = max(row - radius, 0), max(col - radius, 0)
+        part = canvas[top : row + radius + 1, left : col + radius + 1]
+        first_row, first_col = top - row + radius, left - col + radius
+        seen = disc[first_row : first_row + part.shape[0], first_col : first_col + part.shape[1]]
+        np.maximum(part, seen, out=part)
+    found = np.flatnonzero(canvas)
+    down, across = np.divmod(found, width)
+    return (down + corner[0]) * shape[1] + across + corner[1], canvas.reshape(-1)[found]
 
 
 def honor_strokes(probability: Probability, strokes: Sequence[Stroke]) -> Probability:
@@ -97,54 +158,25 @@ def honor_strokes(probability: Probability, strokes: Sequence[Stroke]) -> Probab
     those of a negative one, fading out to `click_radius`; where strokes meet, the later one counts. Without
     strokes it is the same array.
     """
-    shape = probability.shape[-2:]
-    touched = touched_pixels(strokes, shape)
-    return honor_part(probability, touched, click_radius(shape)) if touched else probability
+    reached = reach_of(strokes, probability.shape[-2:])
+    if not reached:
+        return probability
+    lesion = probability.copy() if probability.ndim == 2 else 1 - probability[0]
+    honor_reach(lesion.reshape(-1), reached)
+    return lesion if probability.ndim == 2 else share_out(probability, lesion)
 
 
-def honor_part(
-    part: Probability, touched: Sequence[StrokePixels], radius: int, corner: tuple[int, int] = (0, 0)
-) -> Probability:
-    """Apply `honor_strokes` to the part of an image that begins at row and column ``corner``."""
-    if part.ndim == 2:
-        return _honor(part, touched, radius, corner)
-    return _share_out(part, _honor(1 - part[0], touched, radius, corner))
+def honor_reach(lesion: NDArray[np.float32], reached: Sequence[StrokeReach]) -> None:
+    """Make the probability of the lesion, of all pixels of an image (N,), agree with strokes, in place."""
+    for stroke in reached:
+        before = lesion[stroke.near]
+        lesion[stroke.near] = before + (np.float32(stroke.positive) - before) * stroke.nearness
+    for stroke in reached:  # a later stroke may have run over an earlier one
+        lesion[stroke.pixels] = stroke.positive
 
 
-def _honor(
-    probability: Probability, touched: Sequence[StrokePixels], radius: int, corner: tuple[int, int]
-) -> Probability:
-    honored = probability.copy()
-    size = np.array(honored.shape)
-    places = [(pixels - corner, np.float32(positive)) for pixels, positive in touched]
-    for pixels, positive in places:
-        near = pixels[((pixels > -radius) & (pixels < size + radius)).all(axis=1)]
-        if len(near):
-            first, last = np.maximum(near.min(axis=0) - radius, 0), near.max(axis=0) + radius + 1
-            part = honored[first[0] : last[0], first[1] : last[1]]
-            part += (positive - part) * _nearness(near - first, part.shape, radius)
-    for pixels, positive in places:  # a later stroke may have run over an earlier one
-        inside = pixels[((pixels >= 0) & (pixels < size)).all(axis=1)]
-        honored[inside[:, 0], inside[:, 1]] = positive
-    return honored
-
-
-def _nearness(pixels: NDArray[np.intp], shape: tuple[int, int], radius: int) -> NDArray[np.float32]:
-    """Return 1 at the pixels (N, 2) and less around them, down to 0 at a distance of ``radius``; (h, w)."""
-    rows, cols = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    disc = np.clip(1 - np.hypot(rows, cols) / radius, 0, 1).astype(np.float32)
-    nearness = np.zeros(shape, np.float32)
-    for row, col in pixels.tolist():
-        top, left = max(row - radius, 0), max(col - radius, 0)
-        part = nearness[top : row + radius + 1, left : col + radius + 1]
-        first_row, first_col = top - row + radius, left - col + radius
-        seen = disc[first_row : first_row + part.shape[0], first_col : first_col + part.shape[1]]
-        np.maximum(part, seen, out=part)
-    return nearness
-
-
-def _share_out(probability: Probability, lesion: Probability) -> Probability:
-    """Scale the classes so that together they have the probability ``lesion`` (H, W)."""
+def share_out(probability: Probability, lesion: Probability) -> Probability:
+    """Scale the classes (C, ...) so that together they have the probability ``lesion`` (...)."""
     classes = probability[1:]
     total = classes.sum(axis=0)
     shares = np.divide(classes, total, out=np.full_like(classes, 1 / len(classes)), where=total > 0)

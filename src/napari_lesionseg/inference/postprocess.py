@@ -8,7 +8,8 @@ separates inside from outside.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,18 @@ from napari_lesionseg.errors import MaskError
 from napari_lesionseg.masks.components import Runs, bounding_box
 from napari_lesionseg.types import LabelImage, Probability, Stroke, points_of
 
-_Pixel = tuple[int, int]
 _Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+class Targets(NamedTuple):
+    """The class that each pixel of a stroke must have, 0 for background; every pixel once."""
+
+    pixels: NDArray[np.intp]  # (N, 2)
+    classes: NDArray[np.uint8]  # (N,)
+
+    def chosen(self, which: NDArray[np.bool_]) -> Targets:
+        """Keep some of the pixels, (N,) bool."""
+        return Targets(self.pixels[which], self.classes[which])
 
 
 def resolve_threshold(threshold: float | None, config: PostprocessConfig, default: float) -> float:
@@ -45,10 +56,8 @@ def postprocess(
     """
     probability = np.asarray(probability)
     best = most_probable(probability)
-    targets = {
-        pixel: int(best[pixel]) if inside else 0
-        for pixel, inside in stroked_pixels(strokes, probability.shape[-2:]).items()
-    }
+    pixels, positive = stroked_pixels(strokes, probability.shape[-2:])
+    targets = Targets(pixels, np.where(positive, best[pixels[:, 0], pixels[:, 1]], np.uint8(0)))
     return clean_labels(threshold_labels(probability, threshold, best), config, targets)
 
 
@@ -79,23 +88,22 @@ def threshold_labels(
 def clean_labels(
     labels: LabelImage,
     config: PostprocessConfig,
-    targets: Mapping[_Pixel, int],
+    targets: Targets,
     region: tuple[slice, slice] | None = None,
 ) -> LabelImage:
     """Apply clicks, remove parts and fill holes in place, see `postprocess`.
 
-    ``targets`` maps clicked pixels to the class they must have; outside ``region`` there are no labels yet.
+    Outside ``region`` there are no labels yet.
     """
     _honor(labels, targets)
     if region is None:
         region = bounding_box(labels) or (slice(0, 0), slice(0, 0))
     else:
-        region = with_discs(region, (pixel for pixel, target in targets.items() if target), labels.shape)
-    local = {
-        (row - region[0].start, col - region[1].start): target
-        for (row, col), target in targets.items()
-        if region[0].start <= row < region[0].stop and region[1].start <= col < region[1].stop
-    }
+        region = with_discs(region, targets.pixels[targets.classes > 0], labels.shape)
+    first, stop = (region[0].start, region[1].start), (region[0].stop, region[1].stop)
+    inside = ((targets.pixels >= first) & (targets.pixels < stop)).all(axis=1)
+    local = targets.chosen(np.asarray(inside))
+    local = Targets(local.pixels - first, local.classes)
     window = np.ascontiguousarray(labels[region])
     if not window.size:
         return labels
@@ -134,38 +142,55 @@ def path_along(
     return np.stack([np.interp(places, along, axis) for axis in points.T], axis=1)
 
 
-def stroked_pixels(strokes: Iterable[Stroke], shape: tuple[int, ...]) -> dict[_Pixel, bool]:
-    """Map each drawn pixel of the image to whether its last stroke was positive."""
-    pixels: dict[_Pixel, bool] = {}
-    for stroke in strokes:
-        pixels.update(dict.fromkeys(map(tuple, stroke_pixels(stroke, shape).tolist()), stroke.positive))
-    return pixels
+def stroked_pixels(
+    strokes: Iterable[Stroke], shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return each pixel of the image that was drawn on, (N, 2), and whether its last stroke was positive."""
+    drawn = [(stroke_pixels(stroke, shape), stroke.positive) for stroke in strokes]
+    if not drawn:
+        return np.zeros((0, 2), np.intp), np.zeros(0, bool)
+    pixels = np.concatenate([each for each, _ in drawn])
+    positive = np.repeat([sign for _, sign in drawn], [len(each) for each, _ in drawn])
+    places = pixels[:, 0] * shape[1] + pixels[:, 1]
+    _, last = np.unique(places[::-1], return_index=True)
+    _, first = np.unique(places, return_index=True)
+    order = np.argsort(first)  # as drawn, so that discs that meet are set in this order
+    return pixels[first[order]], positive[::-1][last[order]]
 
 
 def with_discs(
-    region: tuple[slice, slice], pixels: Iterable[_Pixel], shape: tuple[int, ...]
+    region: tuple[slice, slice], pixels: NDArray[np.intp], shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
-    """Enlarge a region by the discs that clicks on pixels stand for, as far as an image of a shape goes."""
+    """Enlarge a region by the discs that clicks on pixels (N, 2) stand for, within an image of a shape."""
+    if not len(pixels):
+        return region
     radius = click_radius(shape)
-    top, bottom, left, right = region[0].start, region[0].stop, region[1].start, region[1].stop
-    for row, col in pixels:
-        top, bottom = min(top, row - radius), max(bottom, row + radius + 1)
-        left, right = min(left, col - radius), max(right, col + radius + 1)
-    return slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
+    (top, left), (bottom, right) = pixels.min(axis=0) - radius, pixels.max(axis=0) + radius + 1
+    return (
+        slice(max(min(region[0].start, int(top)), 0), min(max(region[0].stop, int(bottom)), shape[0])),
+        slice(max(min(region[1].start, int(left)), 0), min(max(region[1].stop, int(right)), shape[1])),
+    )
 
 
-def _honor(labels: LabelImage, targets: Mapping[_Pixel, int]) -> None:
+def _honor(labels: LabelImage, targets: Targets) -> None:
     """Set or clear a disc, in place, where the labels disagree with a click."""
-    radius = click_radius(labels.shape)
-    for pixel, target in targets.items():
+    rows, cols = targets.pixels.T
+    wrong = (labels[rows, cols] > 0) != (targets.classes > 0)
+    if not wrong.any():
+        return
+    radius, begin = click_radius(labels.shape), int(wrong.argmax())
+    pairs = list(
+        zip(map(tuple, targets.pixels[begin:].tolist()), targets.classes[begin:].tolist(), strict=True)
+    )
+    for pixel, target in pairs:
         if (labels[pixel] > 0) != (target > 0):
             _paint_disc(labels, pixel, radius, target)
-    for pixel, target in targets.items():  # a disc may have run over a neighboring click
-        if (labels[pixel] > 0) != (target > 0):
-            labels[pixel] = target
+    # A disc may have run over neighboring clicks.
+    wrong = (labels[rows, cols] > 0) != (targets.classes > 0)
+    labels[rows[wrong], cols[wrong]] = targets.classes[wrong]
 
 
-def _paint_disc(labels: LabelImage, center: _Pixel, radius: int, target: int) -> None:
+def _paint_disc(labels: LabelImage, center: tuple[int, int], radius: int, target: int) -> None:
     """Write ``target`` into a disc, in place; a class never paints over another one."""
     (row, col), (height, width) = center, labels.shape
     top, left = max(row - radius, 0), max(col - radius, 0)
@@ -177,28 +202,20 @@ def _paint_disc(labels: LabelImage, center: _Pixel, radius: int, target: int) ->
     window[disc] = target
 
 
-def _clean_classes(
-    labels: LabelImage, config: PostprocessConfig, targets: Mapping[_Pixel, int]
-) -> LabelImage:
+def _clean_classes(labels: LabelImage, config: PostprocessConfig, targets: Targets) -> LabelImage:
     """Clean every class by itself; gives a new array."""
     cleaned = np.zeros_like(labels)
     kept = np.zeros_like(labels)
     for index in range(1, int(labels.max()) + 1):
         own = labels == index
-        part = _clean(own.copy(), config, _targets_of(targets, own))
+        concerned = (targets.classes == 0) | own[targets.pixels[:, 0], targets.pixels[:, 1]]
+        part = _clean(own.copy(), config, targets.chosen(concerned))
         cleaned[part] = index
         kept[part & own] = index
     return np.where(kept > 0, kept, cleaned)
 
 
-def _targets_of(targets: Mapping[_Pixel, int], own: NDArray[np.bool_]) -> dict[_Pixel, int]:
-    """Keep the clicks that concern one class: those in its pixels, and all negative ones."""
-    return {pixel: target for pixel, target in targets.items() if not target or own[pixel]}
-
-
-def _clean(
-    mask: NDArray[np.bool_], config: PostprocessConfig, targets: Mapping[_Pixel, int]
-) -> NDArray[np.bool_]:
+def _clean(mask: NDArray[np.bool_], config: PostprocessConfig, targets: Targets) -> NDArray[np.bool_]:
     """Drop parts and fill holes of a mask that already agrees with the clicks."""
     runs = Runs.of(mask)
     if config.min_area > 1 or config.largest_only:
@@ -210,11 +227,10 @@ def _clean(
     return mask
 
 
-def _select(targets: Mapping[_Pixel, int], *, positive: bool) -> _Pixels:
+def _select(targets: Targets, *, positive: bool) -> _Pixels:
     """Pick the positive or the negative clicks, as indices."""
-    chosen = [pixel for pixel, target in targets.items() if (target > 0) == positive]
-    indices = np.array(chosen, dtype=np.intp).reshape(-1, 2)
-    return indices[:, 0], indices[:, 1]
+    rows, cols = targets.pixels[(targets.classes > 0) == positive].T
+    return rows, cols
 
 
 def _kept_runs(runs: Runs, config: PostprocessConfig, inside: _Pixels) -> NDArray[np.bool_]:

@@ -19,15 +19,16 @@ from torch.nn import functional
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.inference.clicks import (
-    StrokePixels,
-    honor_part,
+    StrokeReach,
+    honor_reach,
     honor_strokes,
     move_stroke,
-    touched_pixels,
+    reach_of,
+    share_out,
 )
 from napari_lesionseg.inference.postprocess import (
+    Targets,
     clean_labels,
-    click_radius,
     stroked_pixels,
     threshold_labels,
     with_discs,
@@ -40,9 +41,6 @@ from napari_lesionseg.types import NO_PROMPTS, Box, LabelImage, Probability, Pro
 _Value = TypeVar("_Value", bound=np.generic)
 
 _CERTAIN_BACKGROUND = -50.0  # a logit; its probability is 0 in float32 for every threshold
-
-_PIECE = 64
-"""Pixels of a scribble drawn at once."""
 
 _AT_ONCE = 1 << 22
 """Pixels interpolated at once, which bounds the memory."""
@@ -130,17 +128,17 @@ class Prediction:
         """
         drawing = _MaskDrawing(self, threshold)
         labels, region = drawing.labels()
-        touched = touched_pixels(self.prompts.strokes, self.size)
-        drawing.stamp(labels, touched)
-        wanted = stroked_pixels(strokes, self.size)
-        best = drawing.best_at(list(wanted))
-        targets = {pixel: best[pixel] if positive else 0 for pixel, positive in wanted.items()}
-        region = with_discs(region, [tuple(at) for each in touched for at in each.pixels.tolist()], self.size)
+        reached = reach_of(self.prompts.strokes, self.size)
+        drawing.stamp(labels, reached)
+        pixels, positive = stroked_pixels(strokes, self.size)
+        targets = Targets(pixels, np.where(positive, drawing.best_at(pixels), np.uint8(0)))
+        for stroke in reached:
+            region = with_discs(region, np.stack(np.divmod(stroke.pixels, self.size[1]), axis=1), self.size)
         return clean_labels(labels, config, targets, region)
 
     def contains(self, row: int, col: int, threshold: float) -> bool:
         """Whether a pixel of the image reaches a threshold, regardless of the strokes."""
-        values = _MaskDrawing(self, threshold).margins_at([(row, col)])
+        values = _MaskDrawing(self, threshold).margins_at(np.array([(row, col)]))
         return bool(values.max() >= _cut(threshold))
 
 
@@ -199,40 +197,28 @@ class _MaskDrawing:
         self._draw_border(labels, *np.nonzero(most != least))
         return labels, (down, across)
 
-    def stamp(self, labels: LabelImage, touched: Sequence[StrokePixels]) -> None:
+    def stamp(self, labels: LabelImage, reached: Sequence[StrokeReach]) -> None:
         """Draw, in place, the surroundings of strokes, where the probability follows them."""
-        radius, size = click_radius(self._prediction.size), self._prediction.size
-        pieces = [
-            stroke.pixels[first : first + _PIECE]
-            for stroke in touched
-            for first in range(0, len(stroke.pixels), _PIECE)
-        ]
-        for piece in pieces:  # a long line in pieces, since its bounding box may be most of the image
-            rows, cols = (
-                np.arange(max(low - radius, 0), min(high + radius + 1, side))
-                for low, high, side in zip(piece.min(axis=0), piece.max(axis=0), size, strict=True)
-            )
-            logits = torch.from_numpy(self._at(self._prediction.logits, rows, cols))[None]
-            values: Probability = logits_to_probability(logits)[0].numpy()
-            part = values[0] if len(values) == 1 else values
-            agreed = honor_part(part, touched, radius, (int(rows[0]), int(cols[0])))
-            labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = threshold_labels(agreed, self._threshold)
+        if not reached:
+            return
+        near = np.concatenate([stroke.near for stroke in reached])  # with repetitions where strokes meet
+        rows, cols = np.divmod(near, labels.shape[1])
+        logits = torch.from_numpy(self._at(self._prediction.logits, rows, cols))[None, :, :, None]
+        probability: Probability = logits_to_probability(logits)[0, :, :, 0].numpy()
+        lesion = np.empty(labels.size, np.float32)  # as large as the image, but only what is near is touched
+        lesion[near] = probability[0] if len(probability) == 1 else 1 - probability[0]
+        honor_reach(lesion, reached)
+        agreed = lesion[near] if len(probability) == 1 else share_out(probability, lesion[near])
+        labels.reshape(-1)[near] = threshold_labels(agreed[..., None, :], self._threshold)[0]
 
-    def margins_at(self, pixels: list[tuple[int, int]]) -> NDArray[np.float32]:
-        """Return the margins (K, N) at N pixels of the image."""
-        rows, cols = np.array(pixels, np.intp).reshape(-1, 2).T
-        window = self._window
-        inside = (rows >= window.top) & (rows < window.bottom) & (cols >= window.left) & (cols < window.right)
-        rows, cols = rows[inside] - window.top, cols[inside] - window.left
-        found = np.full((len(self._margins), len(pixels)), _CERTAIN_BACKGROUND, np.float32)
-        found[:, inside] = self._between(self._margins, rows, cols)
-        if self._inside is not None:
-            found[:, np.flatnonzero(inside)[~self._inside[rows, cols]]] = _CERTAIN_BACKGROUND
-        return found
+    def margins_at(self, pixels: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the margins (K, N) at pixels (N, 2) of the image."""
+        return self._at(self._margins, pixels[:, 0], pixels[:, 1])
 
-    def best_at(self, pixels: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
-        """Return the most probable class, other than the background, at pixels of the image."""
-        return dict(zip(pixels, (int(at) + 1 for at in self.margins_at(pixels).argmax(axis=0)), strict=True))
+    def best_at(self, pixels: NDArray[np.intp]) -> LabelImage:
+        """Return the most probable class (N,), other than the background, at pixels (N, 2) of the image."""
+        best: LabelImage = (self.margins_at(pixels).argmax(axis=0) + 1).astype(np.uint8)
+        return best
 
     def _classes(self, margins: NDArray[np.float32]) -> LabelImage:
         """Convert margins (K, ...) into class indices (...)."""
@@ -245,19 +231,16 @@ class _MaskDrawing:
     def _at(
         self, values: NDArray[np.float32], rows: NDArray[np.intp], cols: NDArray[np.intp]
     ) -> NDArray[np.float32]:
-        """Interpolate logits or margins (K, h, w) at rows and columns of the image, (K, rows, cols)."""
+        """Interpolate logits or margins (K, h, w) at pixels of the image, (K, N)."""
         window = self._window
-        found = np.full((len(values), len(rows), len(cols)), _CERTAIN_BACKGROUND, np.float32)
+        found = np.full((len(values), len(rows)), _CERTAIN_BACKGROUND, np.float32)
         if len(values) != len(self._margins):
             found[0] = 0
-        down = np.flatnonzero((rows >= window.top) & (rows < window.bottom))
-        across = np.flatnonzero((cols >= window.left) & (cols < window.right))
-        inner_rows, inner_cols = rows[down] - window.top, cols[across] - window.left
-        inner = self._between(values, inner_rows[:, None], inner_cols)
+        there = (rows >= window.top) & (rows < window.bottom) & (cols >= window.left) & (cols < window.right)
         if self._inside is not None:
-            outside = ~self._inside[inner_rows[:, None], inner_cols]
-            inner[:, outside] = found[:, :1, 0]
-        found[:, down[:, None], across] = inner
+            places = np.flatnonzero(there)
+            there[places] = self._inside[rows[places] - window.top, cols[places] - window.left]
+        found[:, there] = self._between(values, rows[there] - window.top, cols[there] - window.left)
         return found
 
     def _between(

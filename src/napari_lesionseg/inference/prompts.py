@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -198,7 +198,7 @@ def area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
 
     Near a stroke the prior fades, for the network knows better what it means.
     """
-    prior = _area_prior(prompts, window, shape)
+    prior = _area_prior(prompts.area, window, shape)
     away = np.ones(shape, bool)
     for stroke in prompts.strokes:
         rows, cols = stroke_pixels(move_stroke(stroke, partial(to_view, window=window, shape=shape)), shape).T
@@ -306,6 +306,7 @@ def to_view(point: Point, window: Box, shape: tuple[int, int]) -> Point:
     return row, col
 
 
+@lru_cache(maxsize=4)  # the network and the evidence want the same, and so does each stroke that follows
 def _area_prior(prompts: Prompts, window: Box, shape: tuple[int, int]) -> Prior:
     if prompts.lasso:
         return lasso_prior(fill_area(Prompts(lasso=prompts.lasso), window, shape))
