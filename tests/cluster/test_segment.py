@@ -37,7 +37,7 @@ from napari_lesionseg.cluster.segment_chunk import (
     segment_chunk_on_worker,
 )
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import ClusterError
+from napari_lesionseg.errors import ClusterError, LesionSegError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.models.card import ModelCard
@@ -311,6 +311,19 @@ def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes
     results = segment_chunk(job_of(model_file), model_file, tasks)
     assert [result.error != "" for result in results] == [False, True, False]
     assert "No space left on device" in results[1].error
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence_for_its_image(
+    model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SegmentLog, "append", fail)
+    (result,) = run_here(model_file, images[:1], tmp_path / "o")
+    assert f"{LOG} beside it cannot be: No space left on device." in result.error
+    with open_engine(IN_PROCESS) as engine, pytest.raises(LesionSegError, match="none cannot be written"):
+        SegmentLog(tmp_path / "none" / LOG).shared_with(engine)
 
 
 def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp_path: Path) -> None:

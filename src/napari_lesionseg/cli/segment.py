@@ -111,6 +111,7 @@ def segment_images(
 ) -> int:
     """Write a mask for each image, print those that failed, and return the exit code."""
     path = ModelStore().resolve(model_name)
+    name = read_model_card(path).name
     job = SegmentJob(sha256_file(path), config.model_dump_json(), device, overlay)
     failures = skipped = 0
     with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
@@ -130,7 +131,5 @@ def segment_images(
         where = describe_device(choose_device(device)) if engine.in_process else engine.description
     done = len(images) - failures
     kept = f", {skipped} of them before" if skipped else ""
-    print_result(
-        f"{done} of {len(images)} images outlined by {read_model_card(path).name} ({where}) in {out}{kept}"
-    )
+    print_result(f"{done} of {len(images)} images outlined by {name} ({where}) in {out}{kept}")
     return 1 if failures else 0

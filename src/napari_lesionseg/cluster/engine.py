@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from napari_lesionseg import __version__
-from napari_lesionseg.errors import ClusterError
+from napari_lesionseg.errors import ClusterError, ModelNotFoundError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.training.resources import limited_threads
 
@@ -27,7 +30,7 @@ Result = TypeVar("Result")
 CONNECT_SECONDS = 10
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CHUNKS_AHEAD = 4
-"""Chunks that wait for each worker: enough to keep it busy, few enough that memory stays flat."""
+"""Chunks that wait for each thread of a worker: enough to keep it busy, few enough for flat memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Engine(Protocol):
     description: str
     in_process: bool
 
+    def chunk_size(self, count: int, largest: int) -> int:
+        """Return how many of `count` items to put into a chunk, so that everybody gets some."""
+        ...
+
     def install_model(self, path: Path) -> None:
         """Make a model file available wherever chunks run."""
         ...
@@ -75,6 +82,11 @@ class InProcess:
     def __init__(self) -> None:
         self.model = Path()
 
+    def chunk_size(self, count: int, largest: int) -> int:
+        """Return 1, so that progress and cancel are immediate."""
+        del count, largest
+        return 1
+
     def install_model(self, path: Path) -> None:
         """Remember where the model is."""
         self.model = path
@@ -95,25 +107,49 @@ class DaskEngine:
 
     def __init__(self, client: Client, description: str) -> None:
         self.client = client
-        self._model = ""
+        self._model = self._plugin = ""
         self.description = description
 
-    def install_model(self, path: Path) -> None:
-        """Send a model file to every worker once, those that join later included."""
-        from distributed import UploadFile
+    def chunk_size(self, count: int, largest: int) -> int:
+        """Return how many of `count` items to put into a chunk, so that all workers get some."""
+        return max(1, min(largest, count // (CHUNKS_AHEAD * self._threads())))
 
+    def install_model(self, path: Path) -> None:
+        """Send a model file to every worker, those that join later included."""
+        from napari_lesionseg.cluster.model_plugin import ModelPlugin
+
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelNotFoundError(f"The model {path} cannot be read: {error.strerror}.") from error
         # Named by its content: another model of the same name may lie on the workers.
-        self._model = f"{sha256_file(path)}{path.suffix}"
-        with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
-            named = Path(folder) / self._model
-            named.write_bytes(path.read_bytes())
-            self.client.register_plugin(UploadFile(str(named), load=False))
+        self._model = f"{hashlib.sha256(data).hexdigest()}{path.suffix}"
+        self.close()
+        plugin = ModelPlugin(self._model, data)
+        with _connected(self.client):
+            self.client.register_plugin(plugin)
+        self._plugin = plugin.name
+
+    def close(self) -> None:
+        """Let the scheduler remove the model, which would stay in its memory."""
+        if self._plugin and self.client.status == "running":
+            with suppress(OSError, TimeoutError):
+                self.client.unregister_worker_plugin(self._plugin)  # type: ignore[no-untyped-call]
+        self._plugin = ""
 
     def sees(self, path: Path) -> bool:
         """Whether every worker reads the same bytes at this path."""
-        expected = sha256_file(path)
-        found = self.client.run(_hash_or_none, str(path))
+        try:
+            expected = sha256_file(path)
+        except OSError:  # reported where the file is read
+            return True
+        with _connected(self.client):
+            found = self.client.run(_hash_or_none, str(path), on_error="return")
         return bool(found) and all(sha256 == expected for sha256 in found.values())
+
+    def _threads(self) -> int:
+        with _connected(self.client):
+            return max(1, sum(self.client.nthreads().values()))  # type: ignore[no-untyped-call]
 
     def start(self, function: Callable[[Chunk, Path], Result], argument: Chunk) -> Any:
         """Start one piece of work on a worker, and return its future."""
@@ -129,7 +165,7 @@ class DaskEngine:
         remaining = iter(chunks)
         try:
             while True:
-                ahead = CHUNKS_AHEAD * max(1, len(self.client.scheduler_info().get("workers", ())))
+                ahead = CHUNKS_AHEAD * self._threads()
                 for chunk in remaining:
                     waiting.append(self._submit(function, chunk))
                     if len(waiting) >= ahead:
@@ -138,16 +174,12 @@ class DaskEngine:
                     return
                 yield self._result(waiting.popleft())
         finally:
-            if self.client.status == "running":
+            if waiting and self.client.status == "running":
                 self.client.cancel(list(waiting))  # type: ignore[no-untyped-call]
 
     def _submit(self, function: Callable[[Path, Chunk], Result], chunk: Chunk) -> Any:
-        from distributed.client import ClosedClientError
-
-        try:
+        with _connected(self.client):
             return self.client.submit(_run_on_worker, function, self._model, chunk, pure=False)
-        except ClosedClientError as error:
-            raise ClusterError(GONE) from error
 
     def _result(self, future: Any) -> Any:
         from concurrent.futures import CancelledError
@@ -177,6 +209,21 @@ GONE = "The connection to the dask scheduler is lost."
 
 
 @contextmanager
+def _connected(client: Client) -> Iterator[None]:
+    """Report a lost connection in one sentence."""
+    from distributed.client import ClosedClientError
+
+    try:
+        yield
+    except (OSError, TimeoutError, ClosedClientError) as error:
+        raise ClusterError(GONE) from error
+    except AttributeError as error:  # a client that has closed itself has no scheduler
+        if client.status == "running":
+            raise
+        raise ClusterError(GONE) from error
+
+
+@contextmanager
 def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator[Engine]:
     """Start or join the cluster of the options, and leave it at the end.
 
@@ -188,13 +235,26 @@ def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator
     if find_spec("distributed") is None:
         raise ClusterError("Install napari-lesionseg[cluster] to work on several processes or machines.")
     with (
+        _quiet(),
         _local_cluster(options.workers, threads) if options.workers else _joined(options) as (
             client,
             description,
-        )
+        ),
     ):
         _check_versions(client)
-        yield DaskEngine(client, description)
+        with closing(DaskEngine(client, description)) as engine:
+            yield engine
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep dask's log off the terminal: what matters is reported in one sentence."""
+    from distributed.utils import silence_logging_cmgr
+    from distributed.versions import VersionMismatchWarning
+
+    warnings.filterwarnings("ignore", category=VersionMismatchWarning)  # see `_check_versions`
+    with silence_logging_cmgr(logging.CRITICAL + 1):
+        yield
 
 
 @contextmanager
@@ -302,7 +362,13 @@ def _check_address(address: str) -> None:
 
 def _check_versions(client: Client) -> None:
     here = _versions()
-    for worker, there in client.run(_versions).items():
+    with _connected(client):
+        found = client.run(_versions, on_error="return")
+    for worker, there in found.items():
+        if isinstance(there, Exception):
+            raise ClusterError(
+                f"The worker {worker} cannot load napari-lesionseg; install version {here[0]} there."
+            )
         if there != here:
             raise ClusterError(
                 f"The worker {worker} has napari-lesionseg {there[0]} and torch {there[1]}, this computer "

@@ -37,8 +37,7 @@ def evaluate_pairs(engine: Engine, job: EvaluateJob, pairs: Sequence[Pair]) -> I
     """Yield what was measured of each pair, in order, and add it to the tallies of the job."""
     shared = not pairs or (engine.sees(pairs[0].image) and engine.sees(pairs[0].mask))
     tasks = [PairTask(pair) for pair in pairs]
-    # In this process every pair is a chunk of its own, so that progress and cancel are immediate.
-    size = 1 if engine.in_process else CHUNK if shared else CHUNK // 4
+    size = engine.chunk_size(len(pairs), CHUNK if shared else CHUNK // 4)
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
     for results in engine.map(functools.partial(evaluate_chunk, job), chunks):
         for outcome, tallies in results:

@@ -67,7 +67,7 @@ def segment_files(
         if result is None:
             result = _store(next(finished), tasks[index], job)
             if not result.error:
-                log.append(job, tasks[index], result)
+                result = _logged(log, job, tasks[index], result)
         yield replace(result, source=source, mask=None, overlay=b"")
 
 
@@ -81,13 +81,13 @@ def _run_chunks(
     if not tasks:
         return
     shared = log.shared_with(engine) and engine.sees(tasks[0].source)
-    size = CHUNK if shared else CHUNK // 4
+    size = engine.chunk_size(len(tasks), CHUNK if shared else CHUNK // 4)
     if isinstance(engine, InProcess):
         # Here, a damaged model is one error, not one for each image.
         model = load_cached(engine.model, job.device)
         batch_size = batch_size or default_batch_size(model)
         # Without batches every image is a chunk of its own, so that progress and cancel are immediate.
-        size = 1 if batch_size == 1 else BATCHES * batch_size
+        size = size if batch_size == 1 else BATCHES * batch_size
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
     work = segment_chunk if engine.in_process else segment_chunk_on_worker
     for results in engine.map(functools.partial(work, job, batch_size=batch_size), chunks):
@@ -115,6 +115,17 @@ def _store(result: FileResult, task: FileTask, job: SegmentJob) -> FileResult:
     return result
 
 
+def _logged(log: SegmentLog, job: SegmentJob, task: FileTask, result: FileResult) -> FileResult:
+    """Record what a mask was made from; a disk that is full is the error of this image."""
+    try:
+        log.append(job, task, result)
+    except OSError as error:
+        return FileResult(
+            task.source, f"{task.mask} is written, but {LOG} beside it cannot be: {error.strerror}."
+        )
+    return result
+
+
 def _check_free(task: FileTask, written: dict[str, Path], *, own: bool) -> None:
     """Raise unless the mask of an image replaces neither another one of this run nor an annotator's."""
     first = written.setdefault(task.source.stem.casefold(), task.source)
@@ -134,8 +145,12 @@ class SegmentLog:
 
     def shared_with(self, engine: Engine) -> bool:
         """Whether the workers see the folder of the masks."""
-        with self._path.open("ab") as stream:  # makes the file, so that there is something to look for
-            os.fsync(stream.fileno())
+        try:
+            with self._path.open("ab") as stream:  # makes the file, so that there is something to look for
+                os.fsync(stream.fileno())
+        except OSError as error:
+            folder = self._path.parent
+            raise LesionSegError(f"The folder {folder} cannot be written: {error.strerror}.") from error
         return engine.sees(self._path)
 
     def read(self, job: SegmentJob) -> dict[str, dict[str, str]]:
