@@ -20,6 +20,7 @@ from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, Landmar
 from napari_lesionseg.io.images import read_image, write_image
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import read_card, save_checkpoint
+from napari_lesionseg.study.landmarks import current_marks, import_landmarks
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.landmarks import make_landmark_network
 from napari_lesionseg.types import Mark, make_landmarks
@@ -242,8 +243,43 @@ def test_approved_landmarks_of_a_study_are_written(run: Callable[..., Result], t
     assert "right_eye lies outside the image" in result.err
     (found,) = read_landmarks(tmp_path / "eyes.json").images
     assert found.people[0].labeled.tolist() == [True, True]
-    refused = run("export", tmp_path / "eyes", "--out", tmp_path / "out")
+    refused = run("export", tmp_path / "eyes", "--format", "isic", "--out", tmp_path / "out")
     assert refused.code == 2
-    assert "lesionseg landmarks STUDY" in refused.err
+    assert "choose the format coco-keypoints or deeplabcut" in refused.err
     assert "--model" in run("landmarks", tmp_path, "--out", tmp_path / "a.json").err
     assert run("verify", tmp_path / "eyes").code == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [
+        (None, "annotations/keypoints.json"),
+        ("deeplabcut", "labeled-data/images/CollectedData_lesionseg.csv"),
+    ],
+)
+def test_a_study_of_landmarks_is_exported_with_its_images_and_imported_again(
+    run: Callable[..., Result], tmp_path: Path, form: str | None, file: str
+) -> None:
+    rng = np.random.default_rng(3)
+    images = {f"f{n}": rng.integers(0, 255, (60, 80, 3), np.uint8) for n in range(3)}
+    with Study.create(tmp_path / "eyes", "am", images=images, landmarks=EYES) as study:
+        first, second, _ = study.state.images
+        study.approve(first, [Mark("left_eye", 30.123, 25.5), Mark("right_eye", 1 / 3, 55)])
+        study.approve(second, [Mark("left_eye", 30, 25), Mark("tail", 30, 55)])
+    chosen = () if form is None else ("--format", form)
+    result = run("export", tmp_path / "eyes", *chosen, "--out", tmp_path / "out")
+    assert result.code == 1  # one image is not decided
+    assert "The image has no landmarks yet" in result.err
+    assert "no landmark 'tail'" in result.err
+    assert "2 images written" in result.out
+    folder = tmp_path / "out" / Path(file).parent if form else tmp_path / "out/images"
+    with Study.create(tmp_path / "again", "bo", paths=folder, landmarks=EYES) as again:
+        saved, problems = import_landmarks(again, read_landmarks(tmp_path / "out" / file))
+        assert (saved, problems) == (2, ())
+        found = {state.name: current_marks(state) for state in again.state.images.values()}
+    assert found["f0"] == (
+        Mark("left_eye", float(np.float32(30.123)), 25.5),
+        Mark("right_eye", float(np.float32(1 / 3)), 55.0),
+    )
+    assert found["f1"] == (Mark("left_eye", 30.0, 25.0),)
+    assert run("verify", tmp_path / "out").code == 0

@@ -140,7 +140,9 @@ STRAYS = {
     "extra.json": "text", "facts.csv": "text", "volume.nii.gz": "text", "raw.nef": "text", "old.zip": "text",
     "Thumbs.db": None, ".hidden.png": None, "case_00_overlay.png": None,
 }  # fmt: skip
-WRITTEN = sorted(name for name, found in FORMATS.items() if found.write and name != "dicom")
+WRITTEN = sorted(
+    name for name, found in FORMATS.items() if found.write and not found.landmarks and name != "dicom"
+)
 CHANGES = st.lists(
     st.tuples(
         st.sampled_from(["add", "damage", "remove", "copy"]),

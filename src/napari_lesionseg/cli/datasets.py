@@ -26,10 +26,10 @@ from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read
 from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Problem, Record
-from napari_lesionseg.datasets.splits import PARTS
+from napari_lesionseg.datasets.splits import PARTS, WHOLE
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.study.datasets import field_problems, study_from_dataset, study_records
-from napari_lesionseg.study.landmarks import approved_landmarks
+from napari_lesionseg.study.landmarks import approved_landmarks, landmark_records
 from napari_lesionseg.study.layout import READ_ONLY, STUDY_FOLDER, find_study
 from napari_lesionseg.study.study import Study, find_damage
 from napari_lesionseg.types import ByteImage, Landmarks
@@ -37,6 +37,7 @@ from napari_lesionseg.types import ByteImage, Landmarks
 EXPORT_EXAMPLE = """examples:
   lesionseg export images/ --out nevi-isic --info about.json
   lesionseg export images/ --format coco --polygons --shares 0.8 0.1 0.1 --out nevi-coco
+  lesionseg export joints/ --format deeplabcut --out joints-dlc
   lesionseg export images/ --names all --key ../key.csv --single-region --out nevi-shared"""
 IMPORT_EXAMPLE = """examples:
   lesionseg import PH2Dataset.zip --out ph2/
@@ -60,7 +61,9 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write; must not exist, or be empty"
     )
-    parser.add_argument("--format", choices=writable, default="isic", help="default: isic")
+    parser.add_argument(
+        "--format", choices=writable, help="default: isic, or coco-keypoints for a study of landmarks"
+    )
     _add_settings(parser)
     _add_follow_links(parser)
     parser.add_argument(
@@ -107,7 +110,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         nargs=len(PARTS),
         type=float,
         metavar="SHARE",
-        help="shares of train, val and test (default: 0.7 0.1 0.2)",
+        help="shares of train, val and test (default: 0.7 0.1 0.2; landmarks are not split)",
     )
     parser.add_argument("--seed", type=int, help="seed of the random split (default: 0)")
     parser.add_argument(
@@ -130,7 +133,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Check and write; 1 if something was left out."""
-    config = make_settings(ExportConfig, parse_changes(options.set), options=_given(options))
+    given = _given(options)
     info = read_info(options.info)
     if options.key is not None:
         check_key_place(options.key, options.out)
@@ -140,9 +143,12 @@ def run_export(options: argparse.Namespace) -> int:
         if options.black_out_eyes:
             records, hidden = cover_eyes(options, records)
             problems = (*problems, *hidden)
-        report = run_with_progress(
-            export_dataset(records, options.out, options.format, config=config, info=info)
-        )
+        has_landmarks = any(record.skeleton is not None for record in records)
+        if has_landmarks and given["shares"] is None:
+            given["shares"] = WHOLE
+        config = make_settings(ExportConfig, parse_changes(options.set), options=given)
+        name = options.format or ("coco-keypoints" if has_landmarks else "isic")
+        report = run_with_progress(export_dataset(records, options.out, name, config=config, info=info))
     if options.key is not None:
         write_key(report, options.key)
     print_problems(problems)
@@ -203,7 +209,11 @@ def open_records(
     place = find_study(source)
     if place is not None:
         with Study.open(place, READ_ONLY, unblind=True) as study:
-            yield study_records(study), field_problems(study)
+            if study.info.landmarks is None:
+                yield study_records(study), field_problems(study)
+            else:
+                records, unused = landmark_records(study)
+                yield records, (*field_problems(study), *unused)
     else:
         with open_dataset(source, follow_links=follow_links) as dataset:
             yield dataset.records, dataset.problems

@@ -86,7 +86,7 @@ def write_datasheet(plan: Plan, convention: str, created: str, problems: Sequenc
     sections = [
         (f"# {info.title}", [info.description]),
         ("## What is in it", _contents(plan, convention, created)),
-        ("## Who outlined", [f"Annotators: {info.annotators or _UNKNOWN}.", *_annotators(plan.records)]),
+        ("## Who annotated", [f"Annotators: {info.annotators or _UNKNOWN}.", *_annotators(plan.records)]),
         ("## Where the images come from", _provenance(plan)),
         ("## What was done to them", _processing(plan)),
         ("## What is missing", [f"Known gaps: {info.known_gaps or _UNKNOWN}.", *_left_out(problems)]),
@@ -98,16 +98,19 @@ def write_datasheet(plan: Plan, convention: str, created: str, problems: Sequenc
 
 def _contents(plan: Plan, convention: str, created: str) -> list[str]:
     patients = {record.patient for record in plan.records if record.patient}
-    outlined = sum(record.mask is not None for record in plan.records)
+    annotated = sum(record.is_annotated for record in plan.records)
+    skeleton = plan.records[0].skeleton
+    names = f"Classes: {', '.join(plan.classes)}"
+    if skeleton is not None:
+        names = f"Landmarks: {', '.join(skeleton.names)}"
     sizes = sorted(plan.sizes[record.name] for record in plan.records)
     parts = Counter(record.part or "none" for record in plan.records)
     diagnoses = Counter(record.diagnosis or "unknown" for record in plan.records)
     return [
-        f"{len(plan.records)} images, {outlined} of them outlined, in the format {convention}, "
+        f"{len(plan.records)} images, {annotated} of them annotated, in the format {convention}, "
         f"written {created}.",
         f"Parts: {_counts(parts)}. Patients known: {len(patients)}.",
-        f"Classes: {', '.join(plan.classes)}. Images from {sizes[0][1]} x {sizes[0][0]} to "
-        f"{sizes[-1][1]} x {sizes[-1][0]} pixels.",
+        f"{names}. Images from {sizes[0][1]} x {sizes[0][0]} to {sizes[-1][1]} x {sizes[-1][0]} pixels.",
         f"Diagnoses: {_counts(diagnoses)}.",
         *_attributes(plan.records),
     ]
@@ -130,9 +133,9 @@ def _annotators(records: Sequence[Record]) -> list[str]:
     shares = [source.corrected for source in drawn if source.corrected is not None]
     times = sorted(source.time for source in sources if source.time)
     lines = [
-        f"Outlined by: {_counts(Counter(source.annotator or 'unknown' for source in sources))}.",
+        f"Annotated by: {_counts(Counter(source.annotator or 'unknown' for source in sources))}.",
         f"State: {_counts(Counter(source.status for source in sources))}.",
-        f"First outlines by a model: {len(drawn)} ({_counts(Counter(source.model for source in drawn))}).",
+        f"First drawn by a model: {len(drawn)} ({_counts(Counter(source.model for source in drawn))}).",
     ]
     if shares:
         mean = sum(shares) / len(shares)

@@ -20,7 +20,7 @@ from napari_lesionseg import __version__
 from napari_lesionseg.datasets.datasheet import write_croissant, write_datasheet, write_provenance
 from napari_lesionseg.datasets.deidentify import final_records
 from napari_lesionseg.datasets.export_checks import Checked, Step, check_records, prepare
-from napari_lesionseg.datasets.formats import DatasetInfo, ExportConfig, Format, get_format
+from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, Format, get_format
 from napari_lesionseg.datasets.formats.base import Placed, Plan
 from napari_lesionseg.datasets.manifest import write_manifest
 from napari_lesionseg.datasets.records import Pixels, Problem, Record
@@ -29,6 +29,7 @@ from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import follow_link, sync_folder
 from napari_lesionseg.io.folders import is_dir, walk
 from napari_lesionseg.io.tables import write_table
+from napari_lesionseg.types import OCCLUDED
 
 NO_PART = "no split"
 """What `ExportReport.parts` calls the images of an import without splits."""
@@ -192,6 +193,7 @@ def run_export(
     if write is None:
         raise DatasetError(f"{convention.title} is read, not written; choose another format.")
     _check_provenance(records, convention)
+    _check_kind(records, convention)
     place = _checked_destination(destination)
     _sweep(place)
     for item in check_records(records, config, bare=bare):
@@ -202,7 +204,8 @@ def run_export(
     assigned, torn = decide(checked)
     final, names = final_records(checked.records, assigned, config, convention)
     sizes = {names[name]: size for name, size in checked.sizes.items() if name in names}
-    problems = (*found, *checked.problems, *torn, *_lost_marks(checked, convention))
+    lost = (*_lost_marks(checked, convention), *_lost_occlusions(checked, convention))
+    problems = (*found, *checked.problems, *torn, *lost)
     with _whole(place) as folder:
         load = functools.partial(prepare, config=config)
         plan = Plan(folder, final, sizes, config, info, load, imported=bare)
@@ -217,6 +220,26 @@ def _lost_marks(checked: Checked, convention: Format) -> Iterator[Problem]:
     reason = f"{convention.title} cannot mark pixels to be ignored; they become background."
     for name in () if convention.keeps_ignored else checked.ignored:
         yield Problem(name, reason, left_out=False)
+
+
+def _lost_occlusions(checked: Checked, convention: Format) -> Iterator[Problem]:
+    """Say how many occluded landmarks become visible ones, since the format cannot mark them."""
+    people = (person for record in checked.records for person in record.people or ())
+    occluded = sum(int((person.visibility == OCCLUDED).sum()) for person in people)
+    if occluded and not convention.keeps_occluded:
+        reason = (
+            f"{occluded} occluded landmarks are written as visible ones: the format has no mark for them."
+        )
+        yield Problem(convention.title, reason, left_out=False)
+
+
+def _check_kind(records: Sequence[Record], convention: Format) -> None:
+    """Refuse to write landmarks as masks, and masks as landmarks."""
+    has_landmarks = any(record.skeleton is not None for record in records)
+    if has_landmarks != convention.landmarks:
+        found = "landmarks, no outlines" if has_landmarks else "outlines, no landmarks"
+        fit = [name for name, one in FORMATS.items() if one.write and one.landmarks == has_landmarks]
+        raise DatasetError(f"These images have {found}; choose the format {' or '.join(fit)}.")
 
 
 def _check_provenance(records: Sequence[Record], convention: Format) -> None:
@@ -309,7 +332,7 @@ class _Watch:
 
     def __call__(self, record: Record) -> Pixels:
         pixels = self._load(record)
-        self.empty[record.name] = pixels.is_empty
+        self.empty[record.name] = pixels.is_empty if record.skeleton is None else not record.people
         if not self._keeps_ignored:
             pixels = pixels.without_ignored()
         return pixels

@@ -110,14 +110,18 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
 
 
 def _check_status(record: Record, config: ExportConfig, *, bare: bool) -> None:
-    if record.mask is None and not bare:
-        raise DatasetError("The image has no outline yet.")
+    what = "outline" if record.skeleton is None else "landmarks"
+    if not record.is_annotated and not bare:
+        raise DatasetError(f"The image has no {what} yet.")
     if config.unapproved != "include" and record.provenance.status not in SIGNED:
-        raise DatasetError(f"The outline is not signed by an annotator ({record.provenance.status}).")
+        subject = "outline is" if record.skeleton is None else "landmarks are"
+        raise DatasetError(f"The {subject} not signed by an annotator ({record.provenance.status}).")
 
 
 def _check_content(record: Record, pixels: Pixels, config: ExportConfig) -> None:
     """Compare what the mask shows with what the annotator signed."""
+    if record.skeleton is not None:
+        return  # an image without landmarks of the skeleton is an example, too
     empty = pixels.is_empty
     if record.provenance.status == "no lesion" and not empty:
         raise DatasetError("The image is signed as having no lesion, but its mask is not empty.")

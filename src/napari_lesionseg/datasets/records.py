@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.splits import Part, SplitItem
 from napari_lesionseg.errors import DatasetError, ImageError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.pairing import natural_key
-from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage
+from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage, Landmarks
 
 Status: TypeAlias = Literal[
     "approved", "no lesion", "corrected", "predicted", "flagged", "returned", "unreviewed"
@@ -125,6 +126,10 @@ class Record:
         As the source has them.
     metadata : mapping
         Further facts, as text.
+    people : tuple of Landmarks, optional
+        Landmarks of each person, in place of a mask; None: nobody has marked any.
+    skeleton : Skeleton, optional
+        What the landmarks are called; None for records of masks.
     attributes : mapping
         What annotators filled in, as text by the name of the field. Unlike `metadata`, it is exported whole.
     provenance : Provenance
@@ -146,9 +151,16 @@ class Record:
     diagnosis: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    people: tuple[Landmarks, ...] | None = None
+    skeleton: Skeleton | None = None
     provenance: Provenance = Provenance()
     part: Part | None = None
     origin: Path | None = None
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether it has a mask or landmarks."""
+        return self.mask is not None or self.people is not None
 
     def split_item(self) -> SplitItem:
         """Return what a split must know about this record."""

@@ -26,6 +26,8 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 HELD_OUT_SHARE = 0.1
 """Share of the images that training is tested on, where nothing else is said."""
 DEFAULT_SHARES: Mapping[Part, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+WHOLE: Mapping[Part, float] = {"train": 1.0}
+"""Shares of a dataset that is not split."""
 
 _SIDE = 16
 _WORDS = 2 * _SIDE * _SIDE // 64

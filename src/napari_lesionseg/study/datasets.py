@@ -124,9 +124,7 @@ def _import_mask(study: Study, image: str, record: Record, problems: list[Proble
 def study_records(study: Study) -> list[Record]:
     """List all images of a study with their final masks; pixels are read later, while the study is open."""
     if study.info.landmarks is not None:
-        raise StudyError(
-            "This study has landmarks, no outlines: write them with `lesionseg landmarks STUDY --out FILE`."
-        )
+        raise StudyError("This study has landmarks, no outlines.")
     fields = StudyFields(study)
     return [_record(study, state, fields) for state in study.state.images.values()]
 
@@ -149,7 +147,7 @@ def _record(study: Study, state: ImageState, fields: StudyFields) -> Record:
         lesion=state.lesion,
         diagnosis=attributes.pop("diagnosis", state.added.stratify_by),
         attributes=attributes,
-        provenance=_provenance(study, state),
+        provenance=provenance_of(study, state),
     )
 
 
@@ -161,7 +159,8 @@ def final_mask(study: Study, state: ImageState) -> LabelImage:
     return study.read_revision(approved or state.current)
 
 
-def _provenance(study: Study, state: ImageState) -> Provenance:
+def provenance_of(study: Study, state: ImageState) -> Provenance:
+    """Return who decided about an image, and with what help."""
     return Provenance(
         annotator=state.annotator or "",
         model="" if state.predicted is None else state.predicted.model or "",
@@ -173,7 +172,7 @@ def _provenance(study: Study, state: ImageState) -> Provenance:
 
 def _corrected_fraction(study: Study, state: ImageState) -> float | None:
     """Return the fraction of pixels that differ from the model's prediction; None without one."""
-    if state.predicted is None or not state.status.done:
+    if state.predicted is None or not state.status.done or study.info.landmarks is not None:
         return None
     before, after = study.read_revision(state.predicted), final_mask(study, state)
     return float(np.mean(before != after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import PurePosixPath
 
 from napari_lesionseg.config import Skeleton
@@ -13,10 +14,11 @@ from napari_lesionseg.datasets.landmarks.records import (
     marks_of,
     people_of,
 )
-from napari_lesionseg.datasets.records import Problem
+from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.study.datasets import IMPORTED
+from napari_lesionseg.study.datasets import IMPORTED, provenance_of
 from napari_lesionseg.study.events import MaskEvent
+from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import Landmarks, Mark
@@ -60,6 +62,38 @@ def approved_landmarks(study: Study) -> LandmarkDataset:
             images.append(image)
             problems += [*unused, *check_places(image, skeleton.names)]
     return LandmarkDataset(skeleton, tuple(images), tuple(problems))
+
+
+def landmark_records(study: Study) -> tuple[list[Record], tuple[Problem, ...]]:
+    """List all images of a study with their landmarks, and marks that are left out; pixels are read later."""
+    skeleton, fields = skeleton_of(study), StudyFields(study)
+    records: list[Record] = []
+    problems: list[Problem] = []
+    for state in study.state.images.values():
+        approved = state.approved if state.status is Status.APPROVED else None
+        marks = current_marks(state) if approved is None else approved.as_marks()
+        people, unused = people_of(marks, skeleton, state.name)
+        if state.status.done:
+            problems += [
+                *unused,
+                *check_places(LandmarkImage(state.name, people, state.shape), skeleton.names),
+            ]
+        is_marked = state.current is not None or state.status is Status.NO_LESION
+        attributes = fields.exported(state.image_id)
+        records.append(
+            Record(
+                name=state.name,
+                image=functools.partial(study.read_image, state.image_id),
+                people=people if is_marked else None,
+                skeleton=skeleton,
+                patient=state.patient,
+                lesion=state.lesion,
+                diagnosis=attributes.pop("diagnosis", state.added.stratify_by),
+                attributes=attributes,
+                provenance=provenance_of(study, state),
+            )
+        )
+    return records, tuple(problems)
 
 
 def file_name(state: ImageState) -> str:

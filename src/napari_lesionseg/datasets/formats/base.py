@@ -233,6 +233,10 @@ class Format:
         What images must have come as (`Record.origin`), "" for anything.
     keeps_ignored : bool
         Whether masks can mark pixels that are to be ignored; elsewhere they become background.
+    landmarks : bool
+        Whether it holds landmarks in place of masks.
+    keeps_occluded : bool
+        Whether it can say that a landmark is occluded.
     """
 
     name: str
@@ -244,6 +248,8 @@ class Format:
     names: str | None = None
     origin: str = ""
     keeps_ignored: bool = False
+    landmarks: bool = False
+    keeps_occluded: bool = True
 
 
 def put_image(plan: Plan, record: Record, image: ByteImage, path: Path, *, png: bool = False) -> str:

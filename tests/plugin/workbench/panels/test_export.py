@@ -13,10 +13,14 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.formats import ExportConfig
+from napari_lesionseg.datasets.landmarks import read_landmarks
+from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.plugin.workbench.panels.export import ExportPanel, ExportTask
 from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Mark
 
 WAIT = 20_000
 
@@ -193,3 +197,51 @@ def test_without_a_verdict_there_is_nothing_to_export(
     assert panel.export.toolTip() == "Approve some images first"
     panel.set_session(None)
     session.close(discard=True)
+
+
+@pytest.fixture
+def landmark_panel(qtbot: QtBot, make_napari_viewer: Any, tmp_path: Path) -> Iterator[ExportPanel]:
+    rng = np.random.default_rng(1)
+    images = {f"face{n}": rng.integers(0, 255, (40, 60, 3), np.uint8) for n in range(3)}
+    eyes = parse_skeleton("eyes")
+    study = Study.create(tmp_path / "faces", "am", images=images, landmarks=eyes)
+    for n, image in enumerate(list(study.state.images)[:2]):
+        study.approve(image, [Mark("left_eye", 10.25 + n, 12), Mark("right_eye", 11, 30)])
+    session = StudySession(make_napari_viewer(), study, PostprocessConfig())
+    panel = ExportPanel(ViewerModel())
+    qtbot.addWidget(panel)
+    panel.set_session(session)
+    yield panel
+    panel.set_session(None)
+    session.close(discard=True)
+
+
+@pytest.mark.parametrize(
+    ("title", "file"),
+    [
+        ("COCO keypoints", "annotations/keypoints.json"),
+        ("DeepLabCut", "labeled-data/images/CollectedData_lesionseg.csv"),
+    ],
+)
+def test_landmarks_are_written_with_their_images(
+    qtbot: QtBot, landmark_panel: ExportPanel, tmp_path: Path, title: str, file: str
+) -> None:
+    panel = landmark_panel
+    assert [panel.format.itemText(n) for n in range(panel.format.count())] == ["COCO keypoints", "DeepLabCut"]
+    assert panel._form.native("single_region").isHidden()
+    panel.format.setCurrentText(title)
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    assert panel.report.text().startswith("2 images written")
+    assert "face2" in panel.report.toolTip()
+    dataset = read_landmarks(tmp_path / "set" / file)
+    rows = [float(entry.people[0].points[0, 0]) for entry in dataset.images]
+    assert rows == [10.25, 11.25]
+    assert len(list((tmp_path / "set").rglob("*.png"))) == 2
+
+
+def test_outlines_are_not_offered_as_landmarks(panel: ExportPanel) -> None:
+    titles = [panel.format.itemText(n) for n in range(panel.format.count())]
+    assert "DeepLabCut" not in titles
+    assert panel.format.currentData() == "isic"
+    assert not panel._form.native("single_region").isHidden()

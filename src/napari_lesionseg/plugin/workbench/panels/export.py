@@ -1,4 +1,4 @@
-"""Export: write the approved outlines as a dataset that other tools accept."""
+"""Export: write the approved outlines or landmarks, with their images, as a dataset for other tools."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from napari_lesionseg.datasets.export import ExportReport, export_dataset, write
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
+from napari_lesionseg.datasets.splits import WHOLE
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.plugin.widgets.forms import keep_narrow, settings_form, small
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.datasets import study_records
+from napari_lesionseg.study.landmarks import landmark_records
 from napari_lesionseg.study.study import Study
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class ExportTask(Task[Exported]):
     def _export(
         self, study: Study, out: Path, format_name: str, config: ExportConfig, originals: Path | None
     ) -> Exported:
-        records = study_records(study)
+        records = study_records(study) if study.info.landmarks is None else landmark_records(study)[0]
         if originals is not None:
             records = with_originals(records, originals)
         work = export_dataset(records, out, format_name, config=config, info=DatasetInfo(title=out.name))
@@ -103,7 +105,7 @@ def describe_export(exported: Exported) -> str:
 class ExportPanel(Panel):
     """Choose a format and a folder, and write."""
 
-    title, only_for = "Export", "outlines"
+    title = "Export"
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
@@ -124,6 +126,7 @@ class ExportPanel(Panel):
 
     def show_session(self, session: StudySession) -> None:
         """Offer to export a study."""
+        self._offer(landmarks=session.study.info.landmarks is not None)
         self.report.setText("")
         self.open_folder.hide()
         self.bar.reset()
@@ -140,7 +143,8 @@ class ExportPanel(Panel):
         """Write the dataset to a new or empty folder; `originals` are photographs for DICOM."""
         if self.session is None:
             return
-        config = self._form.settings()
+        has_landmarks = self.session.study.info.landmarks is not None
+        config = self._form.settings(**{"shares": WHOLE} if has_landmarks else {})
         self.report.setText("")
         self.open_folder.hide()
         self.task = ExportTask(self.session.study, out, self.format.currentData(), config, originals)
@@ -151,10 +155,7 @@ class ExportPanel(Panel):
         self._update()
 
     def _describe(self) -> None:
-        for name, found in FORMATS.items():
-            if found.write:
-                self.format.addItem(found.title, name)
-        self.format.setCurrentIndex(max(0, self.format.findData("isic")))
+        self._offer(landmarks=False)
         keep_narrow(self.format)
         self.format.setToolTip("Format of the dataset")
         self.cancel.setToolTip("Stop the export. Nothing is written")
@@ -162,6 +163,17 @@ class ExportPanel(Panel):
         self.report.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.report.setMinimumHeight(3 * self.report.fontMetrics().lineSpacing())
         self.report.setAlignment(Qt.AlignmentFlag.AlignTop)
+
+    def _offer(self, *, landmarks: bool) -> None:
+        """List the formats that hold outlines, or landmarks."""
+        former = self.format.currentData()
+        self.format.clear()
+        for name, found in FORMATS.items():
+            if found.write and found.landmarks == landmarks:
+                self.format.addItem(found.title, name)
+        preferred = self.format.findData(former)
+        self.format.setCurrentIndex(max(0, preferred if preferred >= 0 else self.format.findData("isic")))
+        self._form.native("single_region").setVisible(not landmarks)
 
     def _lay_out(self) -> None:
         grid = QGridLayout(self)

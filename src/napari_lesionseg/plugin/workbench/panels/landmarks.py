@@ -86,7 +86,10 @@ class LandmarkPanel(Panel):
 
     def _lay_out(self) -> None:
         self.read.setToolTip("Read COCO keypoints or a DeepLabCut table; marked images are left alone")
-        self.write.setToolTip("Write the approved landmarks as COCO keypoints or as a DeepLabCut table")
+        self.write.setToolTip(
+            "Write the approved landmarks as COCO keypoints or as a DeepLabCut table; the section Export "
+            "writes the images as well"
+        )
         self.ruler.told.connect(self._on_scale)
         self.status.setWordWrap(True)
         files = QHBoxLayout()
