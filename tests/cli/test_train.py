@@ -224,6 +224,9 @@ def test_recipes_of_the_package_go_on_from_the_shipped_model(
     assert train(folders, name, out, "--start", shipped, *quick) == 0
     settings = read_card(out).training["settings"]
     assert settings["frozen_stages"] == {"refine": 2, "finish": 0}[name]
+    # the part for prompts knows only what the shipped model outlines
+    assert read_card(out).arch_settings == {}
+    assert load_checkpoint(out).network.for_prompts() is None
 
 
 def test_the_recipe_for_prompts_keeps_the_automatic_outline(

@@ -610,13 +610,15 @@ def test_fewer_images_than_numbers_give_finite_distances(images: int, seed: int)
     assert np.isfinite(domain.direction_to(other).distances(other)).all()
 
 
-def test_experts_keep_their_part_for_prompts(network: ExpertNetwork) -> None:
+def test_only_the_first_expert_keeps_its_part_for_prompts() -> None:
     torch.manual_seed(0)
     plain = LiteUNet(prompts=1).eval()
     mixture = with_expert(plain, 1, copy.deepcopy(plain), direction(1.0))
     card = card_with_experts(ModelCard(arch_settings={"prompts": 1}), 2)
     rebuilt = build_network(card.arch, card.out_channels, **card.arch_settings)
     rebuilt.load_state_dict(mixture.state_dict())
-    chosen = rebuilt.network_for(torch.zeros(1, 3, 64, 64))
-    assert chosen.for_prompts() is not None
-    assert network.expert(0).for_prompts() is None
+    assert isinstance(rebuilt, ExpertNetwork)
+    assert rebuilt.expert(0).for_prompts() is not None
+    assert rebuilt.expert(1).for_prompts() is None
+    assert expert_at(plain, 1).for_prompts() is None  # what the training of a new expert starts from
+    assert plain.for_prompts() is not None

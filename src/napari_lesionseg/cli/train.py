@@ -37,7 +37,12 @@ from napari_lesionseg.masks.class_labels import label_as
 from napari_lesionseg.masks.components import have_several_parts
 from napari_lesionseg.models.base import SegmentationNetwork, blend
 from napari_lesionseg.models.card import ModelCard
-from napari_lesionseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from napari_lesionseg.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    without_prompts,
+)
 from napari_lesionseg.models.class_head import fit_classes
 from napari_lesionseg.models.mixture import has_experts
 from napari_lesionseg.models.registry import build_network
@@ -302,6 +307,8 @@ def _start(
         names = _class_names(options, class_names, old.classes)
         if names != old.classes:
             network, old = fit_classes(network, old, names)
+        # The part for prompts knows what the old model outlined: on people it made clicks worse than none.
+        network, old = without_prompts(network, old)
         return Checkpoint(network, _card_after(old, parent=sha256_file(path), **about))
     classes = _class_names(options, class_names, ModelCard().classes)
     known = {"arch": config.arch, "arch_settings": config.arch_settings, "classes": classes}

@@ -65,6 +65,10 @@ class SegmentationNetwork(nn.Module, ABC):
         """Return the network that outlines what a box, a lasso or a stroke shows: none unless overridden."""
         return None
 
+    def without_prompts(self) -> SegmentationNetwork:
+        """Return a network with the same automatic outline but no part for prompts; by default, itself."""
+        return self
+
     def describe(self, image: Tensor) -> Tensor | None:
         """Describe images (B, 3, H, W) as features (B, F) of their domain; None unless overridden."""
         del image

@@ -56,6 +56,12 @@ def save_checkpoint(path: Path, network: SegmentationNetwork, card: ModelCard, *
         raise CheckpointError(f"The model cannot be written to {path}: {error.strerror}.") from error
 
 
+def without_prompts(network: SegmentationNetwork, card: ModelCard) -> Checkpoint:
+    """Return a model without a part for prompts, whose automatic network answers strokes."""
+    settings = {name: value for name, value in card.arch_settings.items() if name != "prompts"}
+    return Checkpoint(network.without_prompts(), card.model_copy(update={"arch_settings": settings}))
+
+
 def read_card(path: Path) -> ModelCard:
     """Read the card of a checkpoint without its weights."""
     check_size(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import ClassVar
@@ -159,6 +160,14 @@ class LiteUNet(SegmentationNetwork):
     def for_prompts(self) -> PromptUNet | None:
         """Return the network that outlines what a box, a lasso or a stroke shows; None without one."""
         return self.prompt_network
+
+    def without_prompts(self) -> LiteUNet:
+        """Return a copy that answers strokes itself; itself if it does so already."""
+        if self.prompt_network is None:
+            return self
+        plain = copy.deepcopy(self)
+        plain.prompt_network = None
+        return plain
 
     def describe(self, image: Tensor) -> Tensor:
         """Describe images by the mean and standard deviation of the features of the early stages.

@@ -179,7 +179,8 @@ class ExpertNetwork(SegmentationNetwork):
     experts : int
         Number of networks; the first takes all images that belong to no other expert's domain.
     prompts : int
-        As of each `LiteUNet`.
+        As of the first `LiteUNet`. The others answer strokes themselves: the part for prompts does not learn
+        with them, and on their domain it is worse than they are.
 
     Notes
     -----
@@ -193,7 +194,9 @@ class ExpertNetwork(SegmentationNetwork):
         super().__init__()
         if not 2 <= experts <= MAX_EXPERTS:
             raise ValueError(f"experts must be 2 to {MAX_EXPERTS}")
-        self.experts = nn.ModuleList(LiteUNet(out_channels, prompts) for _ in range(experts))
+        self.experts = nn.ModuleList(
+            LiteUNet(out_channels, 0 if added else prompts) for added in range(experts)
+        )
         self.gate = DomainGate(experts - 1)
 
     def expert(self, index: int) -> SegmentationNetwork:
@@ -253,10 +256,10 @@ def count_experts(network: SegmentationNetwork) -> int:
 
 
 def expert_at(network: SegmentationNetwork, expert_index: int) -> SegmentationNetwork:
-    """Return an expert, or the first one if the index is that of a new expert, which starts as its copy."""
-    if not isinstance(network, ExpertNetwork):
-        return network
-    return network.expert(expert_index if expert_index < len(network.experts) else 0)
+    """Return an expert; a new one starts from the first, without its part for prompts."""
+    if expert_index >= count_experts(network):
+        return expert_at(network, 0).without_prompts()
+    return network.expert(expert_index) if isinstance(network, ExpertNetwork) else network
 
 
 def with_expert(
@@ -290,9 +293,9 @@ def with_expert(
         return copy.deepcopy(expert).to(device).train(network.training)
     count = max(count_experts(network), expert_index + 1)
     mixture = ExpertNetwork(_channels(network), count)
+    experts = [expert if index == expert_index else expert_at(network, index) for index in range(count)]
     mixture.experts = nn.ModuleList(
-        copy.deepcopy(expert if index == expert_index else expert_at(network, index))
-        for index in range(count)
+        copy.deepcopy(each.without_prompts() if index else each) for index, each in enumerate(experts)
     )
     mixture.gate = gate_of(network)
     if expert_index and direction is not None:
