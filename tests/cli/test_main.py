@@ -265,3 +265,20 @@ def test_a_log_file_gets_a_line_now_and_then(
             now[0] += 10
             progress.advance(task, 5)
     assert capsys.readouterr().err.splitlines() == ["Outlining: 15 of 40, 0.5 a second, 0:00:50 left"]
+
+
+def test_a_stage_that_has_just_begun_has_no_rate_yet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bar("Training", 20) as (progress, task):
+        progress.advance(task, 20)
+        now[0] += 40
+        progress.update(task, description="Measuring", completed=1)
+        now[0] += 40
+        progress.update(task, completed=5)
+    assert capsys.readouterr().err.splitlines() == [
+        "Measuring: 1 of 20",
+        "Measuring: 5 of 20, 0.1 a second, 0:02:30 left",
+    ]

@@ -80,7 +80,7 @@ class LoggedProgress(Progress):
 
     def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
         self._begun = self._logged = time.monotonic()
-        self._stage = ""
+        self._stage, self._done_before = "", 0.0
         super().__init__(*columns, console=messages, disable=not messages.is_terminal, **settings)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
@@ -97,14 +97,16 @@ class LoggedProgress(Progress):
         now = time.monotonic()
         task = self.tasks[self.task_ids.index(task_id)]
         if task.description != self._stage:  # another part of the work has a rate of its own
-            self._begun = now if self._stage else self._begun
+            if self._stage:
+                self._begun, self._done_before = now, task.completed
             self._stage = task.description
         if messages.is_terminal or now - self._logged < LOG_SECONDS:
             return
         self._logged = now
-        rate = task.completed / max(now - self._begun, 1e-9)
+        done, seconds = task.completed - self._done_before, now - self._begun
+        rate = max(done, 0) / seconds if seconds else 0.0
         parts = [f"{task.completed:g} of {task.total:g}" if task.total else f"{task.completed:g}"]
-        if task.completed:
+        if rate:
             parts.append(f"{rate:.3g} a second")
         if task.total and rate:
             parts.append(f"{timedelta(seconds=round((task.total - task.completed) / rate))} left")
