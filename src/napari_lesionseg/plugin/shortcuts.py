@@ -23,7 +23,7 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject
-from qtpy.QtGui import QKeyEvent, QKeySequence, QShortcut
+from qtpy.QtGui import QInputEvent, QKeyEvent, QKeySequence, QMouseEvent, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
 from napari_lesionseg.plugin.editor.tools import TOOLS
@@ -229,10 +229,25 @@ class LayerKeys:
             self._changed()
 
 
+class _Lag:
+    """How long events have waited; their clock starts at an unknown time."""
+
+    def __init__(self) -> None:
+        self._quickest = math.inf  # shortest way of an event to here in milliseconds, with the unknown start
+
+    def of(self, event: QInputEvent) -> float:
+        """Return for how many seconds an event has waited, compared with the quickest so far."""
+        way = 1000 * time.monotonic() - event.timestamp()
+        if way < self._quickest or way > self._quickest + LONGEST_WAY_MS:
+            self._quickest = way  # the latter if the clock of the events has started again
+        return (way - self._quickest) / 1000
+
+
 class WindowKeys(QObject):
     """Keys of a widget's actions that work in the whole window, also when the widget's dock floats.
 
-    A key that is held counts once. While the computer is busy, a key may wait before it is handled: `age`.
+    A key that is held counts once. While the computer is busy, a key or a click may wait before it is
+    handled: `age`.
     """
 
     def __init__(self, widget: QWidget, handlers: Mapping[str, Callable[[], object]]) -> None:
@@ -241,8 +256,9 @@ class WindowKeys(QObject):
         self._shortcuts: list[QShortcut] = []
         self._released: dict[int, int] = {}  # when each key was released last, in milliseconds
         self._is_repeat = False  # whether the key that was pressed last is only held
-        self._quickest = math.inf  # shortest way of a key from the keyboard to here, with an unknown start
-        self.age = 0.0  # seconds since the key was pressed that is being handled
+        self._key_lag, self._mouse_lag = _Lag(), _Lag()
+        self._button_since = 0.0  # when a mouse button was pressed last
+        self.age = 0.0  # seconds since the key or mouse button was pressed that is being handled
 
     def bind(self) -> None:
         """Bind the keys, or bind them again after the preferences or the window have changed."""
@@ -253,8 +269,9 @@ class WindowKeys(QObject):
         outermost = self._widget
         while (parent := outermost.parentWidget()) is not None:
             outermost = parent
-        if (window := outermost.windowHandle()) is not None:
-            window.installEventFilter(self)
+        for place in (outermost, self._widget.window()):  # a floating dock has a window of its own
+            if place is not None and (handle := place.windowHandle()) is not None:
+                handle.installEventFilter(self)
         for action, handler in self._handlers.items():  # Qt passes keys of a floating dock on to its window
             shortcut = QShortcut(QKeySequence(chosen_key(action)), outermost)
             shortcut.setAutoRepeat(False)
@@ -262,20 +279,27 @@ class WindowKeys(QObject):
             self._shortcuts.append(shortcut)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
-        """Note whether a key is pressed, or only held."""
+        """Note whether a key is pressed, or only held, and when a key or mouse button was pressed."""
+        if isinstance(event, QMouseEvent):
+            self._note_mouse(event)
         # X reports a held key as released and pressed again, at the same time. While the computer is busy, Qt
         # sees one without the other, and takes it for another press.
         if isinstance(event, QKeyEvent):
-            way = 1000 * time.monotonic() - event.timestamp()
-            if way < self._quickest or way > self._quickest + LONGEST_WAY_MS:
-                self._quickest = way  # the latter if the clock of the events has started again
+            waited = self._key_lag.of(event)
             if event.type() == QEvent.Type.KeyRelease:
                 self._released[event.key()] = event.timestamp()
             elif event.type() == QEvent.Type.ShortcutOverride:
                 since = event.timestamp() - self._released.get(event.key(), -REPEAT_MS)
                 self._is_repeat = event.isAutoRepeat() or 0 <= since < REPEAT_MS
-                self.age = (way - self._quickest) / 1000
+                self.age = waited
         return False
+
+    def _note_mouse(self, event: QMouseEvent) -> None:
+        now, waited = time.monotonic(), self._mouse_lag.of(event)
+        if event.type() in {QEvent.Type.MouseButtonPress, QEvent.Type.MouseButtonDblClick}:
+            self._button_since = now - waited
+        # A button of the window is clicked as soon as the mouse button is released.
+        self.age = now - self._button_since if event.type() == QEvent.Type.MouseButtonRelease else 0.0
 
     def _on_activated(self, handler: Callable[[], object]) -> None:
         if not self._is_repeat:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from typing import Any
 
@@ -12,6 +14,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from napari_lesionseg.plugin import shortcuts
+from napari_lesionseg.plugin.workbench import verdict_guard
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 from napari_lesionseg.study.state import Status
 
@@ -51,15 +54,46 @@ def test_a_key_pressed_before_the_image_appeared_does_not_approve_it(window: Any
     window.shown("P2")
     window.look()
     keys = window.bar.keys
-    keys._quickest -= 30_000  # as if this one took half a minute longer than others
-    keys.eventFilter(handle, PressedNow(round(1000 * time.monotonic() - keys._quickest) - 30_000))
+    keys._key_lag._quickest -= 30_000  # as if this one took half a minute longer than others
+    keys.eventFilter(handle, PressedNow(round(1000 * time.monotonic() - keys._key_lag._quickest) - 30_000))
     keys._shortcuts[list(keys._handlers).index("approve")].activated.emit()
     assert "just appeared" in window.bar.message.text()
     assert window.reviewed() == ["P1"]
-    keys._quickest += 30_000
+    keys._key_lag._quickest += 30_000
     window.wait(2000)
     QTest.keyClick(handle, Qt.Key.Key_W)
     window.shown("P3")
+
+
+@pytest.mark.skipif(shutil.which("xdotool") is None, reason="needs xdotool")
+def test_a_click_made_while_the_window_hung_does_not_approve_the_next_image(window: Any) -> None:
+    """The second of two clicks may be handled long after the next image has appeared."""
+    point = window.bar.approve.mapToGlobal(window.bar.approve.rect().center())
+    clicked = []
+
+    def use_mouse(*words: str) -> None:
+        subprocess.run(["xdotool", *words], check=True, timeout=20)
+
+    def click_again(image_id: str) -> None:
+        """Hang before the next image is drawn, while the mouse is clicked again; not as a double click."""
+        time.sleep(QApplication.doubleClickInterval() / 1000 + 0.1)
+        clicked.append(image_id)
+        use_mouse("click", "1")
+        time.sleep(verdict_guard.SEEN_SECONDS + 0.2)
+
+    window.session.verdicts.given.connect(click_again)
+    for offset in (20, 0):  # moves tell how long the mouse takes when nothing hangs
+        use_mouse("mousemove", str(point.x() + offset), str(point.y()))
+        window.look()
+    use_mouse("click", "1")
+    window.shown("P2")
+    window.wait(2000)
+    assert "just appeared" in window.bar.message.text()
+    assert (len(clicked), window.reviewed()) == (1, ["P1"])
+    window.session.verdicts.given.disconnect(click_again)
+    use_mouse("click", "1")
+    window.shown("P3")
+    assert window.reviewed() == ["P1", "P2"]
 
 
 def test_a_double_click_on_any_button_decides_once(window: Any) -> None:

@@ -48,6 +48,17 @@ def test_a_verdict_about_an_image_that_has_just_appeared_does_not_count(
     assert answer.reason == TOO_SOON
 
 
+def test_no_verdict_counts_for_an_image_that_has_not_appeared(guard: VerdictGuard, clock: Clock) -> None:
+    guard.note_opening()
+    guard.note_outline()
+    clock.now += 10 * SEEN_SECONDS  # the window hangs
+    assert guard.check(SEEN).reason == TOO_SOON
+    guard.note_image()
+    assert guard.check(SEEN).reason == TOO_SOON
+    clock.now += SEEN_SECONDS
+    assert guard.check(SEEN).counts
+
+
 def test_a_verdict_waits_until_a_changed_outline_was_seen(guard: VerdictGuard, clock: Clock) -> None:
     guard.note_outline()
     clock.now += SEEN_SECONDS / 4

@@ -40,13 +40,17 @@ class VerdictGuard:
         self._clock = clock
         self._image_since = self._outline_since = -math.inf
 
+    def note_opening(self) -> None:
+        """Note that another image is about to appear; until it has, no verdict counts."""
+        self._image_since = self._outline_since = math.inf
+
     def note_image(self) -> None:
         """Note that another image has appeared."""
         self._image_since = self._outline_since = self._clock()
 
     def note_outline(self) -> None:
         """Note that the outline has changed, or has become visible."""
-        self._outline_since = self._clock()
+        self._outline_since = max(self._clock(), self._image_since)
 
     def time_before(self, age: float) -> float:
         """Return the time some seconds ago."""

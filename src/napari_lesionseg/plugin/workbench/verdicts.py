@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Verdict: TypeAlias = Literal["approve", "no lesion"]
 
+APPEARS_MS = 30
+"""Time after which an image that was opened is drawn; if the window hangs meanwhile, it takes longer."""
+
 _RECHECK_MS = 20
 """Interval at which a verdict that waits is checked again."""
 
@@ -41,6 +44,7 @@ class Verdicts:
         self._pressed = 0.0  # when the verdict that waits was given
         self._watched: AnyReview | None = None
         self._recheck = Delay(_RECHECK_MS, self._check)
+        self._appearing = Delay(APPEARS_MS, self.guard.note_image)
         display.opened.connect(self._on_opened)
 
     @property
@@ -49,7 +53,7 @@ class Verdicts:
         return self._waiting is not None
 
     def give(self, verdict: Verdict, age: float = 0.0) -> None:
-        """Give a verdict about the image on the screen, by a key that was pressed some seconds ago.
+        """Give a verdict about the image on the screen, by a key or mouse button pressed seconds ago.
 
         Another one that waits is replaced.
         """
@@ -98,6 +102,7 @@ class Verdicts:
     def close(self) -> None:
         """Carry out nothing any more."""
         self.cancel()
+        self._appearing.cancel()
         self._watch(None)
 
     def _check(self) -> None:
@@ -121,7 +126,8 @@ class Verdicts:
     def _on_opened(self, review: AnyReview | None) -> None:
         self.cancel()
         self._watch(review)
-        self.guard.note_image()
+        self.guard.note_opening()
+        self._appearing.start()
         if review is not None:
             self.message.emit(self._note or review.hint)
             self._note = ""

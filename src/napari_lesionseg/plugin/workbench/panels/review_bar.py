@@ -109,7 +109,6 @@ class ReviewBar(Panel):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
         column.addWidget(self._decision_row)
-        column.addLayout(bottom)
         self.message.setWordWrap(True)
         self.message.hide()
         column.addWidget(self.message)
@@ -118,6 +117,7 @@ class ReviewBar(Panel):
         status.addWidget(self.pace, 1)
         status.addWidget(self.save_status)
         column.addLayout(status)
+        column.addLayout(bottom)  # last, so that no text that appears moves a button under the mouse
 
     def _bind_keys(self) -> None:
         """Set the keys of the preferences, which may have changed."""
