@@ -49,7 +49,7 @@ from napari_lesionseg.evaluation.evaluate import (
 )
 from napari_lesionseg.evaluation.metrics import Estimate, summarize
 from napari_lesionseg.evaluation.quality import boundary_entropy
-from napari_lesionseg.io.images import read_mask, write_image
+from napari_lesionseg.io.images import read_image, read_mask, write_image
 from napari_lesionseg.types import ByteImage, LabelImage, Pair
 
 SETS = ("isic2017-val-256", "isic-crop512-val", "ph2-sample", "pad-smartphone")
@@ -144,7 +144,7 @@ def gather(measured: Measured, pair: Pair, diagnosis: str | None, threshold: flo
         pair=pair,
         area=float((measured.truth > 0).mean()),
         at_border=touches_border(measured.truth),
-        hair=hair_share(measured.image),
+        hair=hair_share(read_image(pair.image)),
         diagnosis=diagnosis,
         entropy=boundary_entropy(probability, threshold),
         probabilities=lesion.ravel()[drawn],
@@ -298,12 +298,12 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def draw_tile(measured: Measured, side: int = 320) -> ByteImage:
+def draw_tile(pair: Pair, measured: Measured, side: int = 320) -> ByteImage:
     """Draw an image with the true and the predicted outline, its name and its score."""
     height, width = measured.truth.shape
     scale = side / max(height, width)
     size = (round(width * scale), round(height * scale))
-    image = cv2.resize(measured.image, size, interpolation=cv2.INTER_AREA)
+    image = cv2.resize(read_image(pair.image), size, interpolation=cv2.INTER_AREA)
     outlines = ((measured.predicted, PREDICTED_COLOR, 3), (measured.truth, TRUTH_COLOR, 1))
     for mask, color, thickness in outlines:
         small = cv2.resize((mask > 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
@@ -321,7 +321,7 @@ def draw_tile(measured: Measured, side: int = 320) -> ByteImage:
 def write_sheet(model: Predictor, report: Report, folder: Path, count: int = 20, columns: int = 5) -> Path:
     """Draw the worst images of a report into one PNG; truth sky blue, predicted yellow."""
     worst = sorted(report.facts, key=lambda facts: facts.result.scores.jaccard)[:count]
-    tiles = [draw_tile(measure_pair(model, facts.pair)) for facts in worst]
+    tiles = [draw_tile(facts.pair, measure_pair(model, facts.pair)) for facts in worst]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,9 @@ SOURCE = Path(napari_lesionseg.__file__).parent
 WRITING = re.compile(r"\.write_(?:bytes|text)\(|open\(\s*['\"][wxa]|\.save_as\(")
 # In temporary folders, or in the folder of a dataset that is moved into place as a whole.
 WRITE_THEMSELVES = {
-    "cluster/engine.py",
-    "cluster/evaluate.py",
+    "cluster/chunks.py",
     "cluster/predict.py",
     "cluster/segment.py",
-    "cluster/segment_chunk.py",
     "datasets/datasheet.py",
     "datasets/manifest.py",
     "finetuning/fold_processes.py",

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lesionseg.cluster import segment_chunk as module
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError, DeviceError
 from napari_lesionseg.inference.postprocess import postprocess
-from napari_lesionseg.inference.predictor import load_model
+from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.io.images import read_image
 
 
@@ -289,7 +288,7 @@ def test_errors_without_a_name_get_the_images(
     def fail(*arguments: object, **settings: object) -> None:
         raise DeviceError("Too little memory.")
 
-    monkeypatch.setattr(module, "segment", fail)
+    monkeypatch.setattr(Model, "predict", fail)
     result = run("segment", images, "--out", tmp_path / "o")
     assert result.code == 1
     assert f"lesionseg: {images / 'plain.png'}: Too little memory." in result.errors

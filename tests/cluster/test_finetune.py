@@ -14,7 +14,7 @@ import torch
 
 from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.finetune import ClusterFineTuning
-from napari_lesionseg.cluster.predict import ImageFile, outline_image, outline_images
+from napari_lesionseg.cluster.predict import ImageFile, outline_files, outline_image
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig, PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.errors import ClusterError, TrainingError
@@ -195,7 +195,7 @@ def test_outlines_of_workers_are_those_of_this_computer(
         write_image(path, synthetic_sample(number, (48, 64)).image)
         files.append(ImageFile(str(number), path.name, path.read_bytes()))
     files[1] = ImageFile("1", "broken.png", b"no image")
-    results = list(outline_images(cluster, model, PostprocessConfig(), files))
+    results = list(outline_files(cluster, model, PostprocessConfig(), files))
     assert [result.key for result in results] == ["0", "1", "2"]
     assert "broken.png" in results[1].error
     here = outline_image(model, read_image(tmp_path / "image 2.png"), PostprocessConfig())

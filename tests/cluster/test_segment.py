@@ -308,7 +308,7 @@ def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes
     monkeypatch.setattr("napari_lesionseg.cluster.segment_chunk.write_mask", write)
     payload = None if shared else images[12].read_bytes()
     tasks = [FileTask(image, tmp_path, payload) for image in images[11:14]]
-    results = segment_chunk(job_of(model_file), model_file, tasks)
+    results = list(segment_chunk(job_of(model_file), model_file, tasks))
     assert [result.error != "" for result in results] == [False, True, False]
     assert "No space left on device" in results[1].error
 

@@ -210,7 +210,6 @@ def test_a_mask_with_an_unknown_class_is_listed(tmp_path: Path) -> None:
 
 def test_what_led_to_a_result_can_be_had(pairs: list[Pair]) -> None:
     measured = measure_pair(DarkIsLesion(), pairs[1])
-    assert measured.image.shape == (40, 60, 3)
     assert measured.probability.shape == measured.predicted.shape == measured.truth.shape == (40, 60)
     assert score_masks(measured.predicted, measured.truth) == measured.result.scores
 

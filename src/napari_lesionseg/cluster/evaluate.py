@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from napari_lesionseg.cluster.chunks import describe_error, load_cached, run_on_worker, unpacked
 from napari_lesionseg.cluster.engine import Engine, cut
 from napari_lesionseg.cluster.segment import CHUNK
-from napari_lesionseg.cluster.segment_chunk import load_cached
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.evaluation.evaluate import FailedImage, Outcome, Tally, iter_evaluate
-from napari_lesionseg.types import Pair
+from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.evaluation.evaluate import FailedImage, Outcome, Tallied, Tally, evaluation_work
+from napari_lesionseg.inference.batches import ImageWork, predict_images
+from napari_lesionseg.types import ByteImage, LabelImage, Pair, Probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +40,42 @@ def evaluate_pairs(engine: Engine, job: EvaluateJob, pairs: Sequence[Pair]) -> I
     tasks = [PairTask(pair) for pair in pairs]
     size = engine.chunk_size(len(pairs), CHUNK if shared else CHUNK // 4)
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
-    for results in engine.map(functools.partial(evaluate_chunk, job), chunks):
+    work = evaluate_chunk if engine.in_process else evaluate_chunk_on_worker
+    for results in engine.map(functools.partial(work, job), chunks):
         for outcome, tallies in results:
             for total, part in zip(job.tallies, tallies, strict=True):
                 total.merge(part)
             yield outcome
 
 
-def evaluate_chunk(
-    job: EvaluateJob, model_file: Path, tasks: Sequence[PairTask]
-) -> list[tuple[Outcome, tuple[Tally, ...]]]:
-    """Measure the pairs of a chunk; each has tallies of its own, so that sums do not depend on the chunks."""
+def evaluate_chunk(job: EvaluateJob, model_file: Path, tasks: Sequence[PairTask]) -> Iterator[Tallied]:
+    """Measure the pairs of a chunk, and yield what was found as soon as it is known."""
     model = load_cached(model_file, job.device)
     config = PostprocessConfig.model_validate_json(job.settings)
-    results: list[tuple[Outcome, tuple[Tally, ...]]] = []
-    for task in tasks:
-        tallies = tuple(tally.empty() for tally in job.tallies)
-        with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
-            pair = task.pair if task.payload is None else _unpack(task.pair, task.payload, Path(folder))
-            (outcome,) = iter_evaluate(model, [pair], postprocess=config, tallies=tallies)
-        results.append((_with_names(outcome, task.pair, pair), tallies))
-    return results
+    own = evaluation_work(model.card, config, None, job.tallies)
+
+    def read(task: PairTask) -> tuple[ByteImage, LabelImage]:
+        if task.payload is None:
+            return own.read(task.pair)
+        files = dict(zip((task.pair.image, task.pair.mask), task.payload, strict=True))
+        with unpacked(files) as (image, mask):
+            return own.read(Pair(task.pair.stem, image, mask))
+
+    def finish(task: PairTask, truth: LabelImage, probability: Probability, message: str) -> Tallied:
+        return own.finish(task.pair, truth, probability, message)
+
+    return predict_images(model, tasks, ImageWork(read, finish, functools.partial(_failed, job)))
+
+
+def evaluate_chunk_on_worker(job: EvaluateJob, model_file: Path, tasks: Sequence[PairTask]) -> list[Tallied]:
+    """Measure a chunk; a worker that lost its model file fails its own images, and not the run."""
+    work = functools.partial(evaluate_chunk, job, model_file)
+    return run_on_worker(model_file, job.device, tasks, work, functools.partial(_failed, job))
+
+
+def _failed(job: EvaluateJob, task: PairTask, error: LesionSegError | OSError) -> Tallied:
+    failed = FailedImage(task.pair.stem, describe_error(error, task.pair.image))
+    return failed, tuple(tally.empty() for tally in job.tallies)
 
 
 def _with_payload(task: PairTask) -> PairTask:
@@ -67,18 +83,3 @@ def _with_payload(task: PairTask) -> PairTask:
         return replace(task, payload=(task.pair.image.read_bytes(), task.pair.mask.read_bytes()))
     except OSError:  # the worker's message names the file
         return replace(task, payload=(b"", b""))
-
-
-def _unpack(pair: Pair, payload: tuple[bytes, bytes], folder: Path) -> Pair:
-    image, mask = folder / pair.image.name, folder / f"mask{pair.mask.suffix}"
-    image.write_bytes(payload[0])
-    mask.write_bytes(payload[1])
-    return Pair(pair.stem, image, mask)
-
-
-def _with_names(outcome: Outcome, pair: Pair, copied: Pair) -> Outcome:
-    """Put the names of the user's files in place of those of the copies."""
-    if not isinstance(outcome, FailedImage) or pair == copied:
-        return outcome
-    reason = outcome.reason.replace(str(copied.image), str(pair.image))
-    return FailedImage(outcome.stem, reason.replace(str(copied.mask), str(pair.mask)))

@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from napari_lesionseg.cluster.chunks import load_cached
 from napari_lesionseg.cluster.engine import GONE, ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.predict import install_network
-from napari_lesionseg.cluster.segment_chunk import load_cached
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import CancelledError, ClusterError, LesionSegError, TrainingError

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_lesionseg.cluster.chunks import describe_error, load_cached, run_on_worker, unpacked
 from napari_lesionseg.cluster.engine import Engine
-from napari_lesionseg.cluster.segment_chunk import load_cached
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.quality import quality_estimate
+from napari_lesionseg.inference.batches import ImageWork, predict_images
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.images import read_image
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
-from napari_lesionseg.types import ByteImage, LabelImage
+from napari_lesionseg.types import ByteImage, LabelImage, Probability
+
+CHUNK = 8
+"""Images in a chunk: enough for a batch of a GPU, few enough that outlines come soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutlineResult:
-    """What became of an image: an outline, or why there is none."""
+    """What became of an image: an outline, or why there is none or why it took long."""
 
     key: str
     outline: Outline | None
@@ -49,18 +54,39 @@ class OutlineResult:
 
 def outline_image(model: Model, image: ByteImage, config: PostprocessConfig) -> Outline:
     """Outline an image (H, W, 3) without prompts."""
-    probability = model.predict(image)
+    return _draw(model, model.predict(image), config)
+
+
+def _draw(model: Model, probability: Probability, config: PostprocessConfig) -> Outline:
     threshold = resolve_threshold(None, config, model.card.threshold)
     mask = postprocess(probability, config, threshold)
     return Outline(mask, threshold, quality_estimate(probability, threshold))
 
 
 def outline_images(
+    model: Model, config: PostprocessConfig, images: Iterable[str], read: Callable[[str], ByteImage]
+) -> Iterator[OutlineResult]:
+    """Outline images in this process; `read` returns the pixels (H, W, 3) of a name."""
+
+    def finish(name: str, kept: None, probability: Probability, message: str) -> OutlineResult:
+        del kept
+        return OutlineResult(name, _draw(model, probability, config), message)
+
+    def failed(name: str, error: LesionSegError | OSError) -> OutlineResult:
+        return OutlineResult(name, None, describe_error(error, Path(name)))
+
+    return predict_images(model, images, ImageWork(lambda name: (read(name), None), finish, failed))
+
+
+def outline_files(
     engine: Engine, model: Model, config: PostprocessConfig, files: Iterable[ImageFile]
 ) -> Iterator[OutlineResult]:
-    """Outline images with a model in memory; results come in the order of the files."""
+    """Outline images with a model in memory wherever chunks run; results come in the order of the files."""
     install_network(engine, model)
-    return engine.map(functools.partial(_outline_file, config.model_dump_json()), files)
+    waiting = iter(files)
+    chunks = iter(lambda: list(itertools.islice(waiting, CHUNK)), [])
+    for results in engine.map(functools.partial(_outline_chunk, config.model_dump_json()), chunks):
+        yield from results
 
 
 def install_network(engine: Engine, model: Model) -> None:
@@ -71,14 +97,17 @@ def install_network(engine: Engine, model: Model) -> None:
         engine.install_model(path)
 
 
-def _outline_file(settings: str, model_file: Path, file: ImageFile) -> OutlineResult:
-    model, config = load_cached(model_file, "auto"), PostprocessConfig.model_validate_json(settings)
-    try:
-        with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
-            path = Path(folder) / file.name
-            path.write_bytes(file.payload)
-            return OutlineResult(file.key, outline_image(model, read_image(path), config))
-    except LesionSegError as error:
-        return OutlineResult(file.key, None, str(error))
-    except OSError as error:
-        return OutlineResult(file.key, None, f"{file.name}: {error.strerror}.")
+def _outline_chunk(settings: str, model_file: Path, files: Sequence[ImageFile]) -> list[OutlineResult]:
+    config, known = PostprocessConfig.model_validate_json(settings), {file.key: file for file in files}
+
+    def read(key: str) -> ByteImage:
+        with unpacked({Path(known[key].name): known[key].payload}) as (copy,):
+            return read_image(copy)
+
+    def work(keys: Iterable[str]) -> Iterator[OutlineResult]:
+        return outline_images(load_cached(model_file, "auto"), config, keys, read)
+
+    def failed(key: str, error: LesionSegError | OSError) -> OutlineResult:
+        return OutlineResult(key, None, describe_error(error, Path(known[key].name)))
+
+    return run_on_worker(model_file, "auto", list(known), work, failed)

@@ -10,23 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from napari_lesionseg.cluster.engine import Engine, InProcess, cut
+from napari_lesionseg.cluster.engine import Engine, cut
 from napari_lesionseg.cluster.segment_chunk import (
     FileResult,
     FileTask,
     SegmentJob,
-    load_cached,
     segment_chunk,
     segment_chunk_on_worker,
 )
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.inference.batches import default_batch_size
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
 from napari_lesionseg.io.folders import exists
 
 CHUNK = 32
-BATCHES = 4
-"""Batches in a chunk in this process: between two chunks, reading and computing do not overlap."""
 LOG = ".lesionseg-segment.jsonl"
 """Append-only record beside the masks: what each was made from, so that an interrupted run can continue."""
 
@@ -82,13 +78,8 @@ def _run_chunks(
         return
     shared = log.shared_with(engine) and engine.sees(tasks[0].source)
     size = engine.chunk_size(len(tasks), CHUNK if shared else CHUNK // 4)
-    if isinstance(engine, InProcess):
-        # Here, a damaged model is one error, not one for each image.
-        model = load_cached(engine.model, job.device)
-        batch_size = batch_size or default_batch_size(model)
-        # Without batches every image is a chunk of its own, so that progress and cancel are immediate.
-        size = size if batch_size == 1 else BATCHES * batch_size
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
+    # Here, a damaged model is one error, not one for each image.
     work = segment_chunk if engine.in_process else segment_chunk_on_worker
     for results in engine.map(functools.partial(work, job, batch_size=batch_size), chunks):
         yield from results

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Protocol, Self, TypeAlias
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import DeviceError, ImageError, MaskError, PairingError
+from napari_lesionseg.errors import LesionSegError, MaskError, PairingError
 from napari_lesionseg.evaluation.metrics import (
     ClassScores,
     ImageScores,
@@ -20,9 +21,12 @@ from napari_lesionseg.evaluation.metrics import (
 )
 from napari_lesionseg.evaluation.quality import quality_estimate
 from napari_lesionseg.inference import postprocess as postprocess_module
+from napari_lesionseg.inference.batches import ImageWork, predict_images
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.labels import MAX_COLORS
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage, Pair, Probability
+
+logger = logging.getLogger(__name__)
 
 
 class Card(Protocol):
@@ -170,14 +174,12 @@ class Measured:
     Parameters
     ----------
     result : ImageResult
-    image : ndarray, shape (H, W, 3), uint8
     probability : ndarray, shape (H, W) or (C, H, W), float32
     predicted, truth : ndarray, shape (H, W), uint8
         Class indices.
     """
 
     result: ImageResult
-    image: ByteImage
     probability: Probability
     predicted: LabelImage
     truth: LabelImage
@@ -224,6 +226,7 @@ def iter_evaluate(
     postprocess: PostprocessConfig | None = None,
     threshold: float | None = None,
     tallies: Sequence[Tally] = (),
+    batch_size: int | None = None,
 ) -> Iterator[Outcome]:
     """Measure image by image, so that the caller can show progress or stop.
 
@@ -233,6 +236,8 @@ def iter_evaluate(
         See `evaluate`.
     tallies : sequence of Tally
         Get every image that could be measured.
+    batch_size : int, optional
+        Images that a `Model` predicts at once; by default what fits into the memory of a GPU, and 1 on a CPU.
 
     Yields
     ------
@@ -246,14 +251,38 @@ def iter_evaluate(
     """
     if not pairs:
         raise PairingError("There are no images with masks to measure the model on.")
-    for pair in pairs:
-        try:
-            measured = measure_pair(model, pair, postprocess=postprocess, threshold=threshold)
-            for tally in tallies:
-                tally.add(measured)
-            yield measured.result
-        except (ImageError, MaskError, DeviceError) as error:
-            yield FailedImage(pair.stem, str(error))
+    work = evaluation_work(model.card, postprocess, threshold, tallies)
+    for outcome, parts in predict_images(model, pairs, work, batch_size):
+        for total, part in zip(tallies, parts, strict=True):
+            total.merge(part)
+        yield outcome
+
+
+Tallied: TypeAlias = tuple[Outcome, tuple[Tally, ...]]
+"""What became of an image, and the tallies of it alone, so that sums do not depend on what ran together."""
+
+
+def evaluation_work(
+    card: Card, postprocess: PostprocessConfig | None, threshold: float | None, tallies: Sequence[Tally]
+) -> ImageWork[Pair, LabelImage, Tallied]:
+    """Return how pairs are read and measured, see `iter_evaluate`."""
+
+    def read(pair: Pair) -> tuple[ByteImage, LabelImage]:
+        return _read_pair(pair, card)
+
+    def finish(pair: Pair, truth: LabelImage, probability: Probability, message: str) -> Tallied:
+        if message:
+            logger.warning("%s: %s", pair.stem, message)
+        measured = _measure(pair.stem, truth, probability, card, postprocess, threshold)
+        own = tuple(tally.empty() for tally in tallies)
+        for tally in own:
+            tally.add(measured)
+        return measured.result, own
+
+    def failed(pair: Pair, error: LesionSegError | OSError) -> Tallied:
+        return FailedImage(pair.stem, str(error)), tuple(tally.empty() for tally in tallies)
+
+    return ImageWork(read, finish, failed)
 
 
 def measure_pair(
@@ -279,21 +308,36 @@ def measure_pair(
     DeviceError
         If the image is too large for the device's memory.
     """
-    config = postprocess or PostprocessConfig()
-    level = postprocess_module.resolve_threshold(threshold, config, model.card.threshold)
+    image, truth = _read_pair(pair, model.card)
+    return _measure(pair.stem, truth, model.predict(image), model.card, postprocess, threshold)
+
+
+def _read_pair(pair: Pair, card: Card) -> tuple[ByteImage, LabelImage]:
     image = read_image(pair.image)
     truth = read_mask(pair.mask, image.shape[:2])
-    _check_classes(pair, truth, model.card.classes)
-    probability = model.predict(image)
+    _check_classes(pair, truth, card.classes)
+    return image, truth
+
+
+def _measure(
+    stem: str,
+    truth: LabelImage,
+    probability: Probability,
+    card: Card,
+    postprocess: PostprocessConfig | None,
+    threshold: float | None,
+) -> Measured:
+    config = postprocess or PostprocessConfig()
+    level = postprocess_module.resolve_threshold(threshold, config, card.threshold)
     predicted = postprocess_module.postprocess(probability, config, level)
     many = probability.ndim == 3 and len(probability) > 2
     result = ImageResult(
-        stem=pair.stem,
+        stem=stem,
         scores=score_masks(predicted, truth),
         quality=quality_estimate(probability, level),
-        classes=score_classes(predicted, truth, model.card.classes) if many else (),
+        classes=score_classes(predicted, truth, card.classes) if many else (),
     )
-    return Measured(result, image, probability, predicted, truth)
+    return Measured(result, probability, predicted, truth)
 
 
 def _check_classes(pair: Pair, truth: LabelImage, classes: Sequence[str]) -> None:

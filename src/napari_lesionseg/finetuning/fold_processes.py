@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from napari_lesionseg.finetuning.fold import FoldJob, FoldLostError, FoldModels
+from napari_lesionseg.inference.device import available_cores
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.training.resources import BACKGROUND_NICENESS, available_cores
+from napari_lesionseg.training.resources import BACKGROUND_NICENESS
 
 logger = logging.getLogger(__name__)
 

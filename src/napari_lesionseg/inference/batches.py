@@ -1,30 +1,202 @@
-"""Predict several images at once: on a GPU they take little longer than one."""
+"""Run a model on many images: one after the other on a CPU, several at once on a GPU.
+
+There several images take little longer than one, and threads read and finish others while it computes.
+"""
 
 from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_lesionseg.errors import DeviceError
-from napari_lesionseg.inference.device import DeviceModel, describe_device, is_out_of_memory
+from napari_lesionseg.errors import DeviceError, LesionSegError
+from napari_lesionseg.inference.device import (
+    DeviceModel,
+    available_cores,
+    describe_device,
+    is_out_of_memory,
+)
+from napari_lesionseg.inference.prediction import Prediction
 from napari_lesionseg.inference.predictor import TOO_LITTLE_MEMORY, Model, average_quarter_turns
+from napari_lesionseg.types import ByteImage, Probability
+
+Task = TypeVar("Task")
+Kept = TypeVar("Kept")
+Result = TypeVar("Result")
 
 LARGEST_BATCH = 32
+OUTSTANDING = 2
+"""Batches of images that may wait for others of their shape, which bounds the memory."""
 BYTES_PER_PIXEL = 4096
 """Memory that a network needs for each pixel it sees; the shipped one needs less than half of it."""
 USABLE = 0.5  # share of the free memory: other programs use the GPU as well
 
 
-def default_batch_size(model: Model) -> int:
+class Predicts(Protocol):
+    """A model, or whatever else gives probabilities for an image."""
+
+    def predict(self, image: ByteImage) -> Probability:
+        """Return the probability of the lesion, (H, W), or of C classes, (C, H, W)."""
+        ...
+
+
+def default_batch_size(model: Predicts) -> int:
     """Return how many images to predict at once: what fits into the memory of an NVIDIA GPU; 1 elsewhere."""
     # On the CPU, batches bring nothing: `benchmarks/scale.py`.
-    if model.device.type != "cuda":
+    if not isinstance(model, Model) or model.device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(model.device)
     fitting = int(USABLE * free / (BYTES_PER_PIXEL * model.card.working_size**2))
     return max(1, min(LARGEST_BATCH, 1 << max(0, fitting.bit_length() - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageWork(Generic[Task, Kept, Result]):
+    """What to do with each of many images besides predicting it; all of it may run in other threads."""
+
+    read: Callable[[Task], tuple[ByteImage, Kept]]
+    """Return the image (H, W, 3), and what `finish` needs of the task."""
+    finish: Callable[[Task, Kept, Probability, str], Result]
+    """Make the result; the text says what went wrong without stopping it, such as a GPU short of memory."""
+    failed: Callable[[Task, LesionSegError | OSError], Result]
+    """Make the result of an image that cannot be read, predicted or finished."""
+
+
+def predict_images(
+    model: Predicts,
+    tasks: Iterable[Task],
+    work: ImageWork[Task, Kept, Result],
+    batch_size: int | None = None,
+) -> Iterator[Result]:
+    """Predict many images; yield the results in the order of the tasks, as soon as they are known."""
+    size = batch_size or default_batch_size(model)
+    if isinstance(model, Model) and size > 1:
+        return _Batches(model, work, size).results(tasks)
+    return (_predict_alone(model, task, work) for task in tasks)
+
+
+def _predict_alone(model: Predicts, task: Task, work: ImageWork[Task, Kept, Result]) -> Result:
+    try:
+        image, kept = work.read(task)
+        return work.finish(task, kept, model.predict(image), "")
+    except (LesionSegError, OSError) as error:
+        return work.failed(task, error)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Task, Kept, Result]):
+    """An image that was read and waits for the network."""
+
+    task: Task
+    kept: Kept
+    shape: tuple[int, int]
+    expert: DeviceModel
+    planes: Tensor  # (1, 3, h, w)
+    result: Future[Result] | None = None
+
+
+class _Batches(Generic[Task, Kept, Result]):
+    """Predicts images in batches: those that the network sees at the same size share one."""
+
+    def __init__(self, model: Model, work: ImageWork[Task, Kept, Result], size: int) -> None:
+        self._model, self._work = model, work
+        self._predictor = BatchPredictor(model, size)
+        self._groups: dict[tuple[object, ...], list[_Waiting[Task, Kept, Result]]] = {}
+
+    def results(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the results in the order of the tasks."""
+        order: deque[_Waiting[Task, Kept, Result] | Future[Result]] = deque()
+        most = OUTSTANDING * self._predictor.size
+        with ThreadPoolExecutor(available_cores(), "images") as self._pool:
+            try:
+                for read in self._read_ahead(iter(tasks), most):
+                    order.append(read)
+                    if isinstance(read, _Waiting):
+                        self._add(read)
+                    if len(order) > most:  # a rare shape must not stop all others
+                        self._predict_all()
+                    while order and _is_done(order[0]):
+                        yield _result(order.popleft())
+                self._predict_all()
+                yield from map(_result, order)
+            finally:
+                self._pool.shutdown(cancel_futures=True)
+
+    def _read_ahead(
+        self, tasks: Iterator[Task], ahead: int
+    ) -> Iterator[_Waiting[Task, Kept, Result] | Future[Result]]:
+        """Yield the images in order, while threads read the next ones."""
+        reading: deque[Future[_Waiting[Task, Kept, Result] | Future[Result]]] = deque()
+        while True:
+            for task in itertools.islice(tasks, ahead - len(reading)):
+                reading.append(self._pool.submit(self._read, task))
+            if not reading:
+                return
+            yield reading.popleft().result()
+
+    def _read(self, task: Task) -> _Waiting[Task, Kept, Result] | Future[Result]:
+        try:
+            image, kept = self._work.read(task)
+            planes = self._model.network_input(image)
+            expert = self._predictor.expert_of(planes)
+            return _Waiting(task, kept, (image.shape[0], image.shape[1]), expert, planes)
+        except (LesionSegError, OSError) as error:
+            return self._failed(task, error)
+
+    def _failed(self, task: Task, error: LesionSegError | OSError) -> Future[Result]:
+        failed: Future[Result] = Future()
+        failed.set_result(self._work.failed(task, error))
+        return failed
+
+    def _add(self, image: _Waiting[Task, Kept, Result]) -> None:
+        key = (image.planes.shape, id(image.expert.network))
+        self._groups.setdefault(key, []).append(image)
+        if len(self._groups[key]) >= self._predictor.size:
+            self._predict(self._groups.pop(key))
+
+    def _predict_all(self) -> None:
+        while self._groups:
+            self._predict(self._groups.popitem()[1])
+
+    def _predict(self, images: list[_Waiting[Task, Kept, Result]]) -> None:
+        planes = torch.cat([image.planes for image in images])
+        try:
+            logits, messages = self._predictor.predict(images[0].expert, planes)
+        except LesionSegError as error:
+            for image in images:
+                image.result = self._failed(image.task, error)
+            return
+        for image, own, message in zip(images, logits, messages, strict=True):
+            image.result = self._pool.submit(self._finish, image, own, message)
+
+    def _finish(
+        self, image: _Waiting[Task, Kept, Result], logits: NDArray[np.float32], message: str
+    ) -> Result:
+        try:
+            probability = Prediction(logits, image.shape).probability()
+            return self._work.finish(image.task, image.kept, probability, message)
+        except (LesionSegError, OSError) as error:
+            return self._work.failed(image.task, error)
+
+
+def _is_done(image: _Waiting[Task, Kept, Result] | Future[Result]) -> bool:
+    result = image.result if isinstance(image, _Waiting) else image
+    return result is not None and result.done()
+
+
+def _result(image: _Waiting[Task, Kept, Result] | Future[Result]) -> Result:
+    future = image.result if isinstance(image, _Waiting) else image
+    if future is None:
+        raise RuntimeError("an image was not predicted")
+    return future.result()
 
 
 class BatchPredictor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from typing import NamedTuple
 
 import torch
@@ -39,6 +41,11 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
             f"This machine has no device '{name}' that torch can use; choose one of {', '.join(present)}."
         )
     return torch.device(name)
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def describe_device(device: torch.device) -> str:

@@ -17,6 +17,8 @@ from typing import Self
 
 import torch
 
+from napari_lesionseg.inference.device import available_cores
+
 logger = logging.getLogger(__name__)
 
 CONTENDED = 3.0  # two OpenMP threads on two busy cores fall to a tenth of their speed and less
@@ -27,11 +29,6 @@ NO_FULL_COLLECTION = 2**30
 
 _before: list[tuple[tuple[int, int, int], float]] = []
 _changing = threading.Lock()
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def background_threads() -> int:

@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import StudyError
-from napari_lesionseg.plugin.workbench import autosave
+from napari_lesionseg.plugin.workbench import autosave, predictions
 from napari_lesionseg.plugin.workbench.autosave import SaveQueue
 from napari_lesionseg.plugin.workbench.predictions import BatchPrediction, Prefetcher, prepare
 from napari_lesionseg.study.state import Status
@@ -204,6 +204,26 @@ def test_every_unreviewed_image_is_saved_as_predicted(qtbot: QtBot, bench: Any, 
     assert (outline.model, outline.threshold) == (network.sha256, pytest.approx(0.6))
     assert outline.quality is not None
     assert not bench.batch.is_active
+
+
+def test_a_gpu_predicts_several_images_of_a_study_at_once(
+    qtbot: QtBot, bench: Any, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, together = predictions.predict_images, []
+
+    def record(study: Any, images: Any, *settings: Any) -> Any:
+        together.append(list(images))
+        return predict(study, images, *settings)
+
+    monkeypatch.setattr("napari_lesionseg.inference.batches.default_batch_size", lambda model: 3)
+    monkeypatch.setattr(predictions, "predict_images", record)
+    bench.study.image_path(bench.ids[2]).unlink()
+    bench.batch.start(bench.ids, network, CONFIG)
+    qtbot.waitUntil(lambda: bool(bench.ends))
+    assert together == [bench.ids[:3], bench.ids[3:]]
+    assert bench.statuses().count(Status.PREDICTED) == 4
+    assert len(bench.ends[0]) == 1
+    assert bench.steps[-1] == (5, 5)
 
 
 def test_a_canceled_batch_keeps_what_is_done(qtbot: QtBot, bench: Any, network: Any) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -26,7 +27,7 @@ from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage, LabelImage, Mark
 
 if TYPE_CHECKING:
-    from napari_lesionseg.cluster.predict import ImageFile, Outline, OutlineResult
+    from napari_lesionseg.cluster.predict import ImageFile, OutlineResult
     from napari_lesionseg.inference.landmarks import LandmarkModel
     from napari_lesionseg.inference.prediction import Prediction
     from napari_lesionseg.inference.predictor import EncodedImage, Model
@@ -155,23 +156,43 @@ class Prefetcher:
         self._begin()
 
 
-def predict_image(
-    study: Study, image_id: str, model: AnyModel, config: PostprocessConfig
-) -> tuple[str, Work, MaskOrigin]:
-    """Read an image of a study, and segment it or find its landmarks; runs in another thread."""
-    from napari_lesionseg.cluster.predict import outline_image
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """What a model found in an image, or why there is nothing."""
 
-    image = study.read_image(image_id)
+    image_id: str
+    content: Work | None
+    origin: MaskOrigin
+    error: str = ""
+
+
+def predict_images(
+    study: Study, images: Sequence[str], model: AnyModel, config: PostprocessConfig
+) -> list[Predicted]:
+    """Read images of a study, and segment them or find their landmarks; runs in another thread."""
     if study.info.landmarks is not None:
-        marks = find_marks(cast("LandmarkModel", model), image)
-        quality = fmean(mark.score for mark in marks) if marks else None
-        return image_id, marks, MaskOrigin(model=model.sha256, quality=quality)
-    outline = outline_image(cast("Model", model), image, config)
-    return image_id, outline.mask, _origin_of(outline, model)
+        return [_find_landmarks(study, image_id, cast("LandmarkModel", model)) for image_id in images]
+    from napari_lesionseg.cluster.predict import outline_images
+
+    results = outline_images(cast("Model", model), config, images, study.read_image)
+    return [_to_predicted(result, model) for result in results]
 
 
-def _origin_of(outline: Outline, model: AnyModel) -> MaskOrigin:
-    return MaskOrigin(model=model.sha256, threshold=outline.threshold, quality=outline.quality)
+def _find_landmarks(study: Study, image_id: str, model: LandmarkModel) -> Predicted:
+    try:
+        marks = find_marks(model, study.read_image(image_id))
+    except LesionSegError as error:
+        return Predicted(image_id, None, MaskOrigin(), str(error))
+    quality = fmean(mark.score for mark in marks) if marks else None
+    return Predicted(image_id, marks, MaskOrigin(model=model.sha256, quality=quality))
+
+
+def _to_predicted(result: OutlineResult, model: AnyModel) -> Predicted:
+    outline = result.outline
+    if outline is None:
+        return Predicted(result.key, None, MaskOrigin(), result.error)
+    origin = MaskOrigin(model=model.sha256, threshold=outline.threshold, quality=outline.quality)
+    return Predicted(result.key, outline.mask, origin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,13 +223,13 @@ class ClusterPrediction(Task[None]):
         self._room.release()
 
     def _run(self, job: ClusterJob) -> None:
-        from napari_lesionseg.cluster.predict import outline_images
+        from napari_lesionseg.cluster.predict import outline_files
 
         files = (_read_file(job.study, image_id) for image_id in job.images)
         with open_engine(job.compute) as engine:
-            for result in outline_images(engine, job.model, job.config, files):
+            for result in outline_files(engine, job.model, job.config, files):
                 self._room.acquire()
-                self.report(result)
+                self.report(_to_predicted(result, job.model))
 
 
 def _read_file(study: Study, image_id: str) -> ImageFile:
@@ -224,7 +245,7 @@ def _read_file(study: Study, image_id: str) -> ImageFile:
 
 
 class BatchPrediction:
-    """Segments images one after the other; each is saved as predicted before the next one is begun.
+    """Segments images, several at once on a GPU; they are saved as predicted before the next ones are begun.
 
     So a full disk pauses the batch until there is room again. An image that is on the screen or was reviewed
     in the meantime is skipped.
@@ -237,9 +258,10 @@ class BatchPrediction:
     def __init__(self, study: Study, save_queue: SaveQueue, on_screen: Callable[[], str | None]) -> None:
         self._study, self._save_queue, self._on_screen = study, save_queue, on_screen
         self._waiting: deque[str] = deque()
-        self._task: Task[tuple[str, Work, MaskOrigin]] | None = None
+        self._task: Task[list[Predicted]] | None = None
+        self._working_on: list[str] = []
         self._cluster: ClusterPrediction | None = None
-        self._arrived: deque[OutlineResult] = deque()
+        self._arrived: deque[Predicted] = deque()
         self._problems: list[str] = []
         self._total = 0
         self.is_active = False
@@ -312,32 +334,44 @@ class BatchPrediction:
         if not self._waiting:
             self.cancel()
             return
-        image_id = self._waiting.popleft()
+        self._working_on = self._next_batch()
         self._task = run_task(
-            f"segmenting {self._study.state.images[image_id].name}",
-            predict_image,
+            f"segmenting {self._study.state.images[self._working_on[0]].name}",
+            predict_images,
             self._study,
-            image_id,
+            self._working_on,
             self._model,
             self._config,
             done=self._on_predicted,
             failed=self._on_failed,
         )
 
-    def _on_arrived(self, result: OutlineResult) -> None:
+    def _next_batch(self) -> list[str]:
+        """Return the next images to predict at once; they stay in line until they are saved."""
+        from napari_lesionseg.inference.batches import default_batch_size
+
+        size = 1 if self._study.info.landmarks is not None else default_batch_size(cast("Model", self._model))
+        return list(islice(filter(self._is_free, self._waiting), size))
+
+    def _on_predicted(self, results: list[Predicted]) -> None:
+        self._task = None
+        self._arrived.extend(results)
+        self._next()
+
+    def _on_arrived(self, result: Predicted) -> None:
         self._arrived.append(result)
         self._next()
 
-    def _save_arrived(self, result: OutlineResult) -> None:
-        """Save what came from the cluster; the rest stays in line, in case the connection is lost."""
+    def _save_arrived(self, result: Predicted) -> None:
+        """Save what was predicted; the rest stays in line, in case the connection to a cluster is lost."""
         if self._cluster is not None:
             self._cluster.make_room()
-        self._waiting.remove(result.key)
-        if result.outline is None:
+        self._waiting.remove(result.image_id)
+        if result.content is None:
             self._problems.append(result.error)
-            self._next()
-        else:
-            self._on_predicted((result.key, result.outline.mask, _origin_of(result.outline, self._model)))
+        elif self._is_free(result.image_id):
+            self._save_queue.save_mask("prediction", result.image_id, result.content, result.origin)
+        self._next()
 
     def _on_cluster_ended(self, error: Exception | None) -> None:
         """Go on here with the images that did not come, if the cluster failed."""
@@ -346,14 +380,9 @@ class BatchPrediction:
             self.failed.emit(f"{error} The remaining images are segmented on this computer.")
         self._next()
 
-    def _on_predicted(self, result: tuple[str, Work, MaskOrigin]) -> None:
-        image_id, content, origin = result
-        self._task = None
-        if self._is_free(image_id):
-            self._save_queue.save_mask("prediction", image_id, content, origin)
-        self._next()
-
     def _on_failed(self, error: Exception) -> None:
         self._task = None
+        for image_id in self._working_on:
+            self._waiting.remove(image_id)
         self._problems.append(str(error) if isinstance(error, LesionSegError) else repr(error))
         self._next()

@@ -131,7 +131,7 @@ def test_all_images_are_segmented_on_the_cluster_as_they_would_be_here(
 ) -> None:
     segmented = []
     monkeypatch.setattr(
-        "napari_lesionseg.plugin.workbench.predictions.predict_image", lambda *job: segmented.append(job)
+        "napari_lesionseg.plugin.workbench.predictions.predict_images", lambda *job: segmented.append(job)
     )
     choose(bench, address)
     segment_all(qtbot, bench)
