@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from napari_lesionseg.cli import app as cli_app
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.segment.widget import SegmentWidget
+from napari_lesionseg.plugin.settings import remember_annotator
+from napari_lesionseg.plugin.workbench import annotator
 from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
 
@@ -91,3 +95,22 @@ def test_images_open_without_a_question_unless_the_user_chose_a_reader(
         assert chosen.extension2reader["*.bmp"] == "another"
     finally:
         chosen.extension2reader = before
+
+
+def test_a_reviewer_is_asked_for_a_name_though_that_of_the_annotator_is_remembered(
+    qtbot: QtBot, started: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Study.create(folder / "lesionseg-study", "am", paths=folder):
+        pass
+    monkeypatch.setattr(cli_app, "why_no_viewer", lambda: "")
+    dialog = SimpleNamespace(getText=lambda parent, title, question, text: ("chief", True))
+    monkeypatch.setattr(annotator, "QInputDialog", dialog)
+    remember_annotator("am")
+    assert main(["app", str(folder), "--review"]) == 0
+    bench = bench_of(started[0])
+    qtbot.waitUntil(lambda: bench.session is not None, timeout=15000)
+    assert (bench.session.study.annotator, bench.session.study.is_reviewer) == ("chief", True)
+    bench.change_annotator()
+    qtbot.waitUntil(lambda: bench.session is not None, timeout=15000)
+    assert bench.session.study.is_reviewer
+    assert bench.close_study(ask=False)

@@ -50,6 +50,8 @@ def make_viewer(
     workbench.fold_settings()
     if annotator is not None:
         workbench.annotator.setText(annotator)
+    elif opening.get("reviewer"):
+        workbench.annotator.clear()  # to ask: the name that is remembered is that of the annotator
     if images:
         viewer.open([str(path) for path in (*images, *masks)], plugin=PLUGIN)
         viewer.canvas.grid.enabled = False

@@ -28,6 +28,11 @@ _HARMLESS = {"thumbs.db", "desktop.ini"}
 _MAX_INFO = 1 << 20
 
 
+def study_name(folder: Path) -> str:
+    """Return the name of a study's folder, or of the folder of images that it is in."""
+    return folder.parent.name if folder.name in {STUDY_FOLDER, "study"} else folder.name
+
+
 def is_study(folder: Path) -> bool:
     """Whether a folder holds a study."""
     return (folder / INFO_FILE).is_file()

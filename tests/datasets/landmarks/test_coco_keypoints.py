@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
-from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage, match_images
+from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage, marks_of, match_images
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.types import make_landmarks
 
@@ -156,3 +156,28 @@ def test_images_are_matched_by_name_and_then_by_folder() -> None:
     assert [image.name for image in search.without_image] == ["one/a.png", "lost.png"]
     ambiguous = match_images([Path("/x/a.png")], LandmarkDataset(SKELETON, images))
     assert len(ambiguous.problems) == 1
+
+
+def test_two_people_of_one_id_are_kept_and_named(tmp_path: Path) -> None:
+    twice = content()
+    one = {**twice["annotations"][0], "attributes": {"id": "anna"}}
+    twice["annotations"] = [one, {**one, "id": 2, "keypoints": [30, 12, 2, 0, 0, 0]}]
+    (tmp_path / "k.json").write_text(json.dumps(twice))
+    found = read_landmarks(tmp_path / "k.json")
+    (problem,) = found.problems
+    assert problem.reason.startswith("2 people have the id “anna”; all are kept")
+    assert not problem.left_out
+    marks = marks_of(found.images[0].people, found.skeleton)
+    assert [(mark.id, mark.col) for mark in marks] == [("anna", 20.0), ("2", 30.0)]
+
+
+@pytest.mark.parametrize("position", [1e300, -1e30, 2e6])
+def test_a_position_that_cannot_be_one_counts_as_not_labeled(tmp_path: Path, position: float) -> None:
+    far = content()
+    far["annotations"][0]["keypoints"] = [position, 10, 2, 12, 10, 2]
+    (tmp_path / "k.json").write_text(json.dumps(far))
+    found = read_landmarks(tmp_path / "k.json")
+    assert [problem.reason for problem in found.problems] == [
+        "1 labeled keypoints have no position and count as not labeled."
+    ]
+    assert found.images[0].people[0].labeled.tolist() == [False, True]

@@ -84,6 +84,7 @@ def test_an_occluded_landmark_is_named(tmp_path: Path) -> None:
         ("labeled-data/v/img1.png,1,2,3,4", "again"),
         (",1,2,3,4", "names no image"),
         ("labeled-data/v/img3.png,inf,2,3,4", "'inf'"),
+        ("labeled-data/v/img3.png,1e39,2,3,4", "'1e39'"),
     ],
 )
 def test_a_broken_row_is_named_and_the_rest_is_kept(tmp_path: Path, row: str, message: str) -> None:

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QDockWidget
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
 from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
+from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 from napari_lesionseg.plugin.workbench.panels.queue_columns import SIDE
 from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
@@ -128,6 +129,17 @@ def test_a_heading_shows_and_hides_its_panel(qtbot: Any, own: Any) -> None:
     for shown in (True, False):
         qtbot.mouseClick(heading, Qt.MouseButton.LeftButton)
         assert panel.isVisible() == heading.isChecked() == shown
+
+
+def test_a_section_that_is_unfolded_is_in_view(qtbot: Any, own: Any) -> None:
+    bench = own.window._qt_window.findChild(Workbench)
+    set_size(qtbot, own, 1366, 768)
+    for panel_type in (FieldsPanel, ExportPanel):
+        panel = bench.panel(panel_type)
+        qtbot.mouseClick(bench.sections.headings[panel], Qt.MouseButton.LeftButton)
+        qtbot.waitUntil(lambda panel=panel: not panel.visibleRegion().isEmpty(), timeout=5000)
+        shown = panel.visibleRegion().boundingRect().height()
+        assert shown >= min(panel.height(), bench.sections.below.viewport().height()) - 8
 
 
 def test_the_image_on_the_screen_stays_in_view_in_the_list(qtbot: Any, own: Any) -> None:

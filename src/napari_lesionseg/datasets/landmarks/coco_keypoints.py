@@ -20,7 +20,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.config import Skeleton, find_symmetries
-from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage, check_places
+from napari_lesionseg.datasets.landmarks.records import (
+    MAX_POSITION,
+    LandmarkDataset,
+    LandmarkImage,
+    check_ids,
+    check_places,
+)
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.evaluation.keypoints import person_area
@@ -90,6 +96,7 @@ def read(path: Path) -> LandmarkDataset:
     for number, found in people.items():
         problems.append(Problem(path.name, f"There is no image {number} for {len(found)} annotations."))
     problems += [problem for image in images for problem in check_places(image, skeleton.names)]
+    problems += [problem for image in images for problem in check_ids(image)]
     return LandmarkDataset(skeleton, tuple(images), tuple(problems))
 
 
@@ -174,7 +181,9 @@ def _landmarks(person: _Person, name: str, category: int, count: int, problems: 
     known = np.isin(marks[:, 2], (0, 1, 2))
     if not known.all():
         raise DatasetError(f"A visibility of {marks[~known][0, 2]:g} is neither 0, 1 nor 2.")
-    lost = (marks[:, 2] > NOT_LABELED) & ~np.isfinite(marks[:, :2]).all(axis=1)
+    is_far = ~(np.abs(marks[:, :2]) <= MAX_POSITION).all(axis=1)  # or NaN
+    lost = (marks[:, 2] > NOT_LABELED) & is_far
+    marks[is_far, :2] = np.nan
     if lost.any():
         reason = f"{int(lost.sum())} labeled keypoints have no position and count as not labeled."
         problems.append(Problem(name, reason, left_out=False))

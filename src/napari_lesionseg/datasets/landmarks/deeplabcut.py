@@ -24,7 +24,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from napari_lesionseg.config import Skeleton
-from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage, count_occluded
+from napari_lesionseg.datasets.landmarks.records import (
+    MAX_POSITION,
+    LandmarkDataset,
+    LandmarkImage,
+    count_occluded,
+)
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import write_atomically
@@ -149,7 +154,7 @@ def _number(cell: str, column: _Column, name: str, problems: list[Problem]) -> f
         number = float(text)
     except ValueError:
         number = math.inf
-    if math.isfinite(number):
+    if abs(number) <= MAX_POSITION:
         return number
     reason = f"{column.coordinate} of {column.part} is '{text[:40]}' and counts as not labeled."
     problems.append(Problem(name, reason, left_out=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,6 +16,9 @@ import numpy as np
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.types import NOT_LABELED, OCCLUDED, Landmarks, Mark, make_landmarks
+
+MAX_POSITION = 1e6
+"""Farthest row or column, in pixels, that counts as one; what is farther out is no position."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,6 +166,15 @@ def marks_of(people: Iterable[Landmarks], skeleton: Skeleton) -> tuple[Mark, ...
             seen, score = int(person.visibility[index]), float(person.scores[index])
             marks.append(Mark(skeleton.names[index], *place, seen, score, ids[-1]))
     return tuple(marks)
+
+
+def check_ids(image: LandmarkImage) -> Iterator[Problem]:
+    """Name the ids that several people of an image have; all but the first get numbers as ids."""
+    times = Counter(person.id for person in image.people if person.id)
+    for name, number in times.items():
+        if number > 1:
+            reason = f"{number} people have the id “{name}”; all are kept, all but one under a number."
+            yield Problem(image.name, reason, left_out=False)
 
 
 def check_places(image: LandmarkImage, names: Sequence[str]) -> Iterator[Problem]:

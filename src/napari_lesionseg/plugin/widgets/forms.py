@@ -11,7 +11,7 @@ from magicgui.widgets import create_widget
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import QLocale
+from qtpy.QtCore import QEvent, QLocale, QObject, Qt
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QCheckBox,
@@ -113,12 +113,32 @@ def _bounds(field: FieldInfo) -> dict[str, Any]:
     return options
 
 
+class IgnoreWheel(QObject):
+    """Leaves the wheel to the scroll area around a widget, which would else change its value unseen."""
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Pass the wheel on unless the widget was clicked or tabbed into."""
+        if event is None or event.type() != QEvent.Type.Wheel:
+            return False
+        if isinstance(watched, QWidget) and watched.hasFocus():
+            return False
+        event.ignore()
+        return True
+
+
+def ignore_wheel(widget: QWidget) -> None:
+    """Let the wheel scroll past a widget that does not have the focus."""
+    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # else the wheel would give it the focus
+    widget.installEventFilter(IgnoreWheel(widget))
+
+
 class DecimalBox(QDoubleSpinBox):
     """A spin box that reads "1.5" and "1,5" as one and a half, whatever the language of the system."""
 
     def __init__(self) -> None:
         super().__init__()
         read_plainly(self)
+        ignore_wheel(self)
 
     def validate(self, text: str | None, pos: int) -> Any:
         """Check a text while it is typed; a comma becomes a point."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ class FieldEdits:
     def __init__(self, study: Study, save_queue: SaveQueue) -> None:
         self._study, self._save_queue = study, save_queue
         self._unsaved: dict[str, dict[str, FieldValue]] = {}
-        self._past: list[tuple[str, dict[str, FieldValue]]] = []
+        self._identities: dict[str, tuple[str, str]] = {}  # patients and lesions that are not saved yet
+        self._past: list[tuple[str, Callable[[], None]]] = []  # images, and what takes a change back
         self.problem = ""  # why there are no fields
         self._fields: StudyFields | None = None
         try:
@@ -63,23 +64,34 @@ class FieldEdits:
             return
         value, before = field.parse(text), self.values(image_id).get(name)
         if value != before:
-            self._past.append((image_id, {name: before}))
+            self._past.append((image_id, partial(self._save, image_id, {name: before})))
             self._save(image_id, {name: value})
 
     def undo(self) -> str | None:
         """Take back what was filled in last, and return its image; None if there is nothing."""
         if not self._past:
             return None
-        image_id, before = self._past.pop()
-        self._save(image_id, before)
+        image_id, take_back = self._past.pop()
+        take_back()
         return image_id
+
+    def identity(self, image_id: str) -> tuple[str, str]:
+        """Return the patient and the lesion that an image shows; empty: it is not known."""
+        state = self._study.state.images[image_id]
+        return self._identities.get(image_id, (state.patient or "", state.lesion or ""))
 
     def identify(self, image_id: str, patient: str, lesion: str) -> None:
         """Save which patient and lesion an image shows; empty: it is not known."""
-        state = self._study.state.images[image_id]
-        if (patient, lesion) != (state.patient or "", state.lesion or ""):
-            fields = {"patient": patient or None, "lesion": lesion or None}
-            self._save_queue.put(partial(self._study.record, Identified, image_id, **fields), image_id)
+        before = self.identity(image_id)
+        if (patient, lesion) != before:
+            self._past.append((image_id, partial(self._save_identity, image_id, *before)))
+            self._save_identity(image_id, patient, lesion)
+
+    def _save_identity(self, image_id: str, patient: str, lesion: str) -> None:
+        self._identities[image_id] = patient, lesion
+        fields = {"patient": patient or None, "lesion": lesion or None}
+        self._save_queue.put(partial(self._study.record, Identified, image_id, **fields), image_id)
+        self.changed.emit(image_id)
 
     def _save(self, image_id: str, values: dict[str, FieldValue]) -> None:
         if self._fields is not None:
@@ -90,6 +102,7 @@ class FieldEdits:
     def _on_all_saved(self, all_saved: bool) -> None:
         if all_saved:
             self._unsaved.clear()
+            self._identities.clear()
 
 
 class StudyScale:

@@ -42,7 +42,7 @@ from napari_lesionseg.plugin.workbench.panels.reviewer import ReviewerPanel
 from napari_lesionseg.plugin.workbench.panels.sections import Notice, Sections
 from napari_lesionseg.plugin.workbench.panels.start import StartPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
-from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.layout import study_name
 from napari_lesionseg.study.study import Study
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Workbench(QWidget):
         if session is None or not self.close_study():
             return
         self.annotator.ask()
-        self.open_folder(session.study.folder)
+        self.open_folder(session.study.folder, reviewer=session.study.is_reviewer)
 
     def close_study(self, *, ask: bool = True) -> bool:
         """Close the study that is open; False when the annotator chose to stay.
@@ -204,7 +204,7 @@ class Workbench(QWidget):
 
     def _show_study(self) -> None:
         is_open = self.session is not None
-        self.title.setText("LesionSeg" if self.session is None else _study_name(self.session.study.folder))
+        self.title.setText("LesionSeg" if self.session is None else study_name(self.session.study.folder))
         self.annotator.show_open(is_open)
         self.start.setVisible(not is_open)
         self.menu.setVisible(is_open)
@@ -329,8 +329,3 @@ def _close_if_open(workbench: weakref.ref[Workbench], ask: bool) -> bool | None:
     """Close the study that is open; None if there is none."""
     bench = workbench()
     return None if bench is None or bench.session is None else bench.close_study(ask=ask)
-
-
-def _study_name(folder: Path) -> str:
-    """Return the name of a study's folder, or of the folder of images that it is in."""
-    return folder.parent.name if folder.name in {STUDY_FOLDER, "study"} else folder.name

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QKeyEvent
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QKeyEvent, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QComboBox, QLineEdit
 
@@ -105,6 +105,66 @@ def test_a_value_that_does_not_fit_is_named_and_not_saved(
     edit.editingFinished.emit()
     assert panel.message.isHidden()
     assert saved(qtbot, session) == {"taken_on": "2026-02-28"}
+
+
+def test_what_was_typed_wrongly_stays_to_be_corrected(
+    qtbot: QtBot, panel: FieldsPanel, session: StudySession
+) -> None:
+    edit = line(panel, "taken_on")
+    edit.setText("2026-02-30")
+    edit.editingFinished.emit()
+    choose(panel, "streaks", "regular")  # saves, and shows the form again
+    saved(qtbot, session)
+    session.changed.emit()
+    assert edit.text() == "2026-02-30"
+    open_image(qtbot, session, 1)
+    assert edit.text() == ""
+    assert panel.message.isHidden()
+    open_image(qtbot, session, 0)
+    assert edit.text() == "2026-02-30"
+    assert edit.styleSheet()
+    edit.setText("2026-02-28")
+    edit.editingFinished.emit()
+    assert saved(qtbot, session) == {"taken_on": "2026-02-28", "streaks": "regular"}
+    assert not edit.styleSheet()
+
+
+def test_patient_and_lesion_are_taken_back_one_after_the_other(
+    qtbot: QtBot, panel: FieldsPanel, session: StudySession
+) -> None:
+    choose(panel, "streaks", "regular")
+    panel.patient.setText("A")
+    panel.patient.editingFinished.emit()
+    panel.lesion.setText("1")
+    panel.lesion.editingFinished.emit()
+    for expected in (("A", ""), ("", "")):
+        panel.undo.click()
+        assert (panel.patient.text(), panel.lesion.text()) == expected
+        saved(qtbot, session)
+        state = session.study.state.images[session.image_id or ""]
+        assert (state.patient or "", state.lesion or "") == expected
+    panel.undo.click()
+    assert saved(qtbot, session) == {}
+
+
+def test_the_wheel_scrolls_past_a_field_and_changes_nothing(
+    qtbot: QtBot, panel: FieldsPanel, session: StudySession
+) -> None:
+    found = box(panel, "streaks")
+    middle = QPointF(found.rect().center())
+    turn = QWheelEvent(
+        middle,
+        QPointF(found.mapToGlobal(found.rect().center())),
+        QPoint(),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(found, turn)
+    assert found.currentText() == ""
+    assert saved(qtbot, session) == {}
 
 
 def choose(panel: FieldsPanel, name: str, text: str) -> None:

@@ -150,6 +150,26 @@ def test_visits_are_listed_and_opened(qtbot: QtBot, session: StudySession, panel
     qtbot.waitUntil(lambda: session.image_id == image_of(session.study, "first"), timeout=15000)
 
 
+def test_nothing_is_drawn_of_a_single_measurement_and_mixed_units_are_explained(
+    qtbot: QtBot, session: StudySession, panel: FollowUpPanel
+) -> None:
+    image_id = open_image(qtbot, session, "second")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2, timeout=15000)
+    assert panel.plot.isHidden()
+    session.fields.set(image_id, "mm_per_pixel", "")
+    assert session.review is not None
+    session.review.approve()
+    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=15000)
+    open_image(qtbot, session, "second")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[1][1].endswith("px²"), timeout=15000)
+    assert panel.message.text().startswith("Some visits have a scale and others none")
+    assert panel.plot.isHidden()
+    session.fields.set(image_id, "mm_per_pixel", "0.1")
+    qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[1][2].endswith("%"), timeout=15000)
+    assert not panel.plot.isHidden()
+    assert panel.plot.viewRange()[1][0] == pytest.approx(0, abs=0.5)
+
+
 def test_visits_are_shown_side_by_side(qtbot: QtBot, session: StudySession, panel: FollowUpPanel) -> None:
     open_image(qtbot, session, "second")
     qtbot.waitUntil(lambda: len(cells(panel)) == 2, timeout=15000)
@@ -231,7 +251,8 @@ def test_each_image_has_its_own_scale(qtbot: QtBot, session: StudySession, panel
     open_image(qtbot, session, "first")
     assert panel.scale.scale.text() == "0.1 mm per pixel (study)"
     assert saved_scale(qtbot, session) == 0.1
-    panel.scale.clear.click()
+    session.fields.set(session.image_id, "mm_per_pixel", "")
+    assert panel.scale.scale.text() == "none: pixels"
     assert saved_scale(qtbot, session) is None
     open_image(qtbot, session, "third")
     assert panel.scale.scale.text() == "0.2 mm per pixel (study)"

@@ -174,6 +174,8 @@ class ExportPanel(Panel):
         preferred = self.format.findData(former)
         self.format.setCurrentIndex(max(0, preferred if preferred >= 0 else self.format.findData("isic")))
         self._form.native("single_region").setVisible(not landmarks)
+        # A study of landmarks has another button, for a file without images.
+        self.export.setText(f"Export{' with images' * landmarks}\N{HORIZONTAL ELLIPSIS}")
 
     def _lay_out(self) -> None:
         grid = QGridLayout(self)

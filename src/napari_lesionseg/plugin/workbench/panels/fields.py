@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.errors import FieldError
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip
-from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.widgets.forms import ignore_wheel, small, when_gone
 from napari_lesionseg.plugin.workbench.focus import canvas_of
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
@@ -35,6 +35,8 @@ _NARROW = 60  # pixels; a dock of 340 has room for three columns, with the capti
 _WIDE = 170  # of an open list, whose box cuts long choices off
 _LEAVE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape)
 _COLUMNS = 3
+_REFUSED = "border: 1px solid #e69f00;"
+_FOCUS = "QComboBox:focus, QLineEdit:focus { border: 1px solid #56b4e9; }"
 
 
 class FieldsPanel(Panel):
@@ -46,6 +48,7 @@ class FieldsPanel(Panel):
         super().__init__(viewer)
         self.widgets: dict[str, QComboBox | QLineEdit] = {}
         self._image_id: str | None = None  # that the form shows
+        self._refused: dict[tuple[str, str], str] = {}  # what was typed and does not fit, by image and field
         self.patient, self.lesion = QLineEdit(), QLineEdit()
         self.message = small(QLabel())
         self.undo = QPushButton("Undo")
@@ -100,6 +103,8 @@ class FieldsPanel(Panel):
         for edit in (self.patient, self.lesion):
             edit.setParent(self)
         self._form = QWidget()
+        self._form.setStyleSheet(_FOCUS)
+        self._refused.clear()
         self.layout().replaceWidget(former, self._form)
         former.deleteLater()
         grid = QGridLayout(self._form)
@@ -149,18 +154,23 @@ class FieldsPanel(Panel):
         shared = "" if field.scope == "image" else f"\nHolds for all images of the {field.scope}"
         made.setToolTip(help_text + shared)
         made.installEventFilter(self)
+        if isinstance(made, QComboBox):
+            ignore_wheel(made)
         return made
 
     def _on_filled_in(self, name: str, *_: object) -> None:
         session, widget = self.session, self.widgets[name]
         if session is None or self._image_id is None:
             return
+        key = self._image_id, name
         try:
+            self._refused.pop(key, None)
             session.fields.set(self._image_id, name, _text_in(widget))
         except FieldError as error:
+            self._refused[key] = _text_in(widget)
             self.message.setText(str(error))
             self.message.show()
-            widget.setStyleSheet("border: 1px solid #e69f00;")
+            widget.setStyleSheet(_REFUSED)
             return
         self.message.hide()
         widget.setStyleSheet("")
@@ -194,16 +204,20 @@ class FieldsPanel(Panel):
         if is_other:
             self._enter_typed()
             self._image_id = session.image_id
+            self.message.setVisible(bool(session.fields.problem))
         state = session.state
         values = {} if state is None else session.fields.values(state.image_id)
         for name, widget in self.widgets.items():
             widget.setEnabled(state is not None)
+            refused = self._refused.get((self._image_id or "", name))
             if is_other or not _is_typed_into(widget):
-                _show(widget, values.get(name))
-        for edit, text in ((self.patient, state and state.patient), (self.lesion, state and state.lesion)):
+                _show(widget, values.get(name) if refused is None else refused)
+                widget.setStyleSheet("" if refused is None else _REFUSED)
+        known = ("", "") if state is None else session.fields.identity(state.image_id)
+        for edit, text in zip((self.patient, self.lesion), known, strict=True):
             edit.setEnabled(state is not None)
             if is_other or not _is_typed_into(edit):
-                edit.setText(text or "")
+                edit.setText(text)
         self.undo.setEnabled(session.fields.can_undo)
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
@@ -242,7 +256,6 @@ def _text_in(widget: QComboBox | QLineEdit) -> str:
 def _show(widget: QComboBox | QLineEdit, value: FieldValue) -> None:
     """Show a value; one that is not among the choices is added to them."""
     text = text_of(value)
-    widget.setStyleSheet("")
     if isinstance(widget, QLineEdit):
         widget.setText(text)
         return

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _UNKNOWN_LESION = "To follow a lesion, fill in Patient and Lesion in the section Fields (F6)."
 _ALONE = "This is the only image of the lesion. Give another image the same Patient and Lesion."
 _CAPTION = "Measurements of approved outlines; no diagnosis. Click a row to open the image."
+_MIXED = "Some visits have a scale and others none. Draw along a ruler in those to compare the sizes."
 _COLUMNS = ("Date", "Area", "Change", "Diam.", "Asym.")
 _TIPS = (
     "Date of the image: the field Taken on, else the date in its file",
@@ -64,6 +65,7 @@ _CURVES = {
     "contrast": "contrast",
 }
 _ROWS = 4  # that are visible
+_ROUND = 1000  # from which areas are written as whole numbers
 _ICON = 28  # pixels of a thumbnail's longer side
 CURVE_COLOR = "#56b4e9"
 
@@ -150,7 +152,8 @@ class FollowUpPanel(Panel):
         table.verticalHeader().setDefaultSectionSize(_ICON + 4)
         table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        table.setMinimumHeight(_ROWS * (_ICON + 4) + table.horizontalHeader().sizeHint().height() + 4)
+        for button in (self.scale.dicom, self.scale.clear):
+            button.hide()  # to leave the height to the table; the field can be filled in and cleared
         self.plot.setFixedHeight(110)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
@@ -194,9 +197,12 @@ class FollowUpPanel(Panel):
     def _show(self, visits: tuple[Visit, ...], rows: list[VisitMeasurement]) -> None:
         self._visits, self._rows = visits, rows
         text = _UNKNOWN_LESION if not visits else _ALONE if len(visits) == 1 else _CAPTION
-        self.message.setText(text)
-        for widget in (self.table, self.plot, self.curve, self.compare):
+        self.message.setText(_MIXED if len({row.unit for row in rows if row.unit}) > 1 else text)
+        for widget in (self.table, self.compare):
             widget.setVisible(len(visits) > 1)
+        visible = min(max(len(rows), 2), _ROWS)
+        header = self.table.horizontalHeader().sizeHint().height()
+        self.table.setFixedHeight(visible * (_ICON + 4) + header + 4)
         self._fill()
         self._draw()
 
@@ -227,10 +233,14 @@ class FollowUpPanel(Panel):
             if row.unit == unit or not has_unit
         ]
         self.plot.clear()
+        self.plot.setVisible(len(points) > 1)
+        self.curve.setVisible(any(row.unit for row in self._rows))
         self.plot.setLabel("left", f"{unit}²" if name == "area" else unit if has_unit else "")
         if points:
             pen = pg.mkPen(CURVE_COLOR, width=2)
             self.plot.plot(*zip(*points, strict=True), pen=pen, symbol="o", symbolBrush=CURVE_COLOR)
+            # From 0, or a change within what two annotators differ by would look like a leap.
+            self.plot.setYRange(0, 1.1 * max(value for _, value in points) or 1, padding=0)
 
     def _on_opened(self, *_: object) -> None:
         remove_ruler(self.viewer)  # the line belongs to the image of before
@@ -300,7 +310,7 @@ def _cells(row: VisitMeasurement) -> tuple[str, ...]:
         return row.taken_on or "no date", row.status, "", "", ""
     return (
         row.taken_on or "no date",
-        f"{row.area:.3g} {row.unit}²" if row.unit == "mm" else f"{row.area:.0f} px²",
+        f"{row.area:.3g} {row.unit}²" if row.area < _ROUND else f"{row.area:.0f} {row.unit}²",
         "" if row.area_change is None else f"{row.area_change:+.0%}",
         f"{row.longest_diameter:.3g}",
         f"{row.asymmetry:.2f}",

@@ -28,6 +28,7 @@ from napari_lesionseg.study.landmarks import (
     people_in,
     skeleton_of,
 )
+from napari_lesionseg.study.layout import study_name
 from napari_lesionseg.study.state import Status
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class LandmarkPanel(Panel):
         self.marking = MarkingControls()
         self.training = TrainingControls(self._approved_images, self._skeleton)
         self.ruler = RulerControls(lambda: self.marking.editor)
-        self.read = QPushButton("Import\N{HORIZONTAL ELLIPSIS}")
-        self.write = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
+        self.read = QPushButton("Import file\N{HORIZONTAL ELLIPSIS}")
+        self.write = QPushButton("Export file\N{HORIZONTAL ELLIPSIS}")
         self.status = small(QLabel())
         self._task: Task[str] | None = None
         self._lay_out()
@@ -65,7 +66,7 @@ class LandmarkPanel(Panel):
     def show_session(self, session: StudySession) -> None:
         """Mark the images of a study, with the model that is loaded."""
         self.ruler.setVisible(has_ruler(skeleton_of(session.study)))
-        self.training.name = f"{session.study.folder.name} landmarks"
+        self.training.name = f"{study_name(session.study.folder)} landmarks"
         self.status.setText("")
         self.listen(session.opened, self._on_opened)
         session.set_model(self.training.loaded)

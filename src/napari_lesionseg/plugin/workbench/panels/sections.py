@@ -65,6 +65,7 @@ class Sections(QWidget):
         heading.setChecked(not panel.folded)
         heading.setStyleSheet(_HEADING)
         heading.toggled.connect(partial(self._on_toggled, panel))
+        heading.clicked.connect(partial(self._on_clicked, panel))
         self._buttons.addWidget(heading)
         if panel.grows:
             self._column.insertWidget(1, panel, 1)
@@ -97,6 +98,12 @@ class Sections(QWidget):
     def _on_toggled(self, panel: Panel, shown: bool) -> None:
         panel.setVisible(shown)
         self.fit_width()
+
+    def _on_clicked(self, panel: Panel, shown: bool) -> None:
+        if shown:
+            # Once more when the panel has its height; else what was unfolded may be out of sight.
+            self.reveal(panel)
+            QTimer.singleShot(0, partial(self.reveal, panel))
 
 
 class _Scrolling(QScrollArea):
