@@ -57,6 +57,11 @@ class FieldEdits:
         merged = {**saved, **self._unsaved.get(image_id, {})}
         return {name: value for name, value in merged.items() if value is not None}
 
+    def problems(self, image_id: str) -> list[str]:
+        """Return what is wrong with the saved values of an image, a sentence each; they are kept."""
+        found = () if self._fields is None else self._fields.problems(image_id)
+        return [problem.reason for problem in found]
+
     def set(self, image_id: str, name: str, text: FieldValue) -> None:
         """Fill in a field; a `FieldError` if the value does not fit, and nothing is changed."""
         field = self.template.find(name)

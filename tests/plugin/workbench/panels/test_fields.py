@@ -19,7 +19,7 @@ from napari_lesionseg.plugin.workbench import autosave
 from napari_lesionseg.plugin.workbench.panels.fields import FieldsPanel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import Described
-from napari_lesionseg.study.fields import TEMPLATE_FILE, StudyFields
+from napari_lesionseg.study.fields import TEMPLATE_FILE, FieldTemplate, StudyField, StudyFields
 from napari_lesionseg.study.queue import Order
 from napari_lesionseg.study.study import Study
 
@@ -273,3 +273,29 @@ def test_a_broken_template_is_named_and_the_study_stays_usable(
     assert made.widgets == {}
     made.set_session(None)
     other.close(discard=True)
+
+
+def test_values_of_fields_that_the_template_lost_are_kept_and_named(
+    qtbot: QtBot, panel: FieldsPanel, session: StudySession
+) -> None:
+    study: Study = session.study
+    first = next(iter(study.state.images))
+    fields = StudyFields(study)
+    fields.set(first, {"streaks": "regular"})
+    fields.set_template(FieldTemplate(name="small", fields=(StudyField(name="width", title="W"),)))
+    viewer = ViewerModel()  # a session does not keep its viewer alive
+    other = StudySession(viewer, Study.open(study.folder, "bo"), PostprocessConfig())
+    made = FieldsPanel(viewer)
+    qtbot.addWidget(made)
+    made.set_session(other)
+    open_image(qtbot, other, 0)
+    assert made.message.text() == (
+        "The template has no field streaks any more; its value is kept, but not exported."
+    )
+    assert not made.message.isHidden()
+    open_image(qtbot, other, 1)
+    assert made.message.isHidden()
+    assert StudyFields(other.study).values(first) == {"streaks": "regular"}
+    made.set_session(None)
+    other.close(discard=True)
+    viewer.layers.clear()

@@ -35,6 +35,7 @@ _NARROW = 60  # pixels; a dock of 340 has room for three columns, with the capti
 _WIDE = 170  # of an open list, whose box cuts long choices off
 _LEAVE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape)
 _COLUMNS = 3
+_SHOWN = 2  # values that do not fit and are named
 _REFUSED = "border: 1px solid #e69f00;"
 _FOCUS = "QComboBox:focus, QLineEdit:focus { border: 1px solid #56b4e9; }"
 
@@ -66,13 +67,12 @@ class FieldsPanel(Panel):
         """Make the form for the study's template."""
         self.keys.bind()  # here too: a folded section is not shown
         self._build(session)
-        self.message.setText(session.fields.problem)
-        self.message.setVisible(bool(session.fields.problem))
         self.listen(session.opened, self._update)
         self.listen(session.changed, self._update)
         self.listen(session.fields.changed, self._update)
         self.listen(session.fields.closing, self._enter_typed)
         self._image_id = None
+        self._show_problems(session)
         self._update()
 
     def focus_first(self) -> None:
@@ -204,7 +204,7 @@ class FieldsPanel(Panel):
         if is_other:
             self._enter_typed()
             self._image_id = session.image_id
-            self.message.setVisible(bool(session.fields.problem))
+            self._show_problems(session)
         state = session.state
         values = {} if state is None else session.fields.values(state.image_id)
         for name, widget in self.widgets.items():
@@ -219,6 +219,13 @@ class FieldsPanel(Panel):
             if is_other or not _is_typed_into(edit):
                 edit.setText(text)
         self.undo.setEnabled(session.fields.can_undo)
+
+    def _show_problems(self, session: StudySession) -> None:
+        """Say why there are no fields, or what is wrong with the values of the image."""
+        found = [] if self._image_id is None else session.fields.problems(self._image_id)
+        text = session.fields.problem or " ".join(found[:_SHOWN])
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
         """Bind the key in the window that the dock is in now."""
