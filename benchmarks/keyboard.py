@@ -1,14 +1,15 @@
 """Review images in the real window by keyboard alone, as a careful new user would; print time and actions.
 
-Prints a table of ``docs/development/benchmarks.md``::
+Prints a line for each image, and a table of ``docs/development/benchmarks.md``::
 
     python tools/with_screen.py python benchmarks/keyboard.py IMAGES --masks MASKS [--count 10]
 
 The user looks at each outline for 0.6 s and approves it with W if it is good enough: if it agrees with the
 expert's mask to a Jaccard index of 0.8. Otherwise they press Alt+R and move the threshold with the arrow keys
 as long as the outline gets better. If it is still not good enough, they place a box with Shift+R, the arrow
-keys and Enter, as near to the lesion's own as whole steps allow. Then they approve it, or flag it with
-F4 if it is poor (below 0.65). Each key is an action. Keys are sent through Qt to whatever has the focus.
+keys and Enter, as near to the lesion's own as whole steps allow, and move the threshold again if need be.
+Then they approve it, or flag it with F4 if it is poor (below 0.65). Each key is an action. Keys are sent
+through Qt to whatever has the focus.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class KeyboardUser:
             after = self.move_threshold(before)
         if after < GOOD:
             after = self.place_box(after)
+            after = self.move_threshold(after) if after < GOOD else after
         approved = after >= POOR
         self.decide(Qt.Key.Key_W if approved else Qt.Key.Key_F4, image_id)
         seconds = time.monotonic() - start
@@ -95,7 +97,10 @@ class KeyboardUser:
     def decide(self, key: Any, image_id: str) -> None:
         """Press a key until it counts: the window may say that it was too soon."""
         session: Any = self.bench.session
+        patience = time.monotonic() + PATIENCE_S
         while session.image_id == image_id and not decided(session, image_id):
+            if time.monotonic() > patience:
+                raise TimeoutError("the key does not decide")
             self.press(key)
             end = time.monotonic() + PRESS_AGAIN_S
             while time.monotonic() < end and not decided(session, image_id):
@@ -186,11 +191,22 @@ def run(images: Path, masks: Path, count: int) -> list[Reviewed]:
         wait_for(lambda: bench.panel(ModelPanel).models.loaded is not None)
         bench.open_folder(place)
         wait_for(lambda: bench.session is not None and bench.session.editor is not None)
+        QApplication.setActiveWindow(viewer.window._qt_window)  # without a window manager, nothing else does
+        wait_for(viewer.window._qt_window.isActiveWindow)
         user = KeyboardUser(bench, {pair.image.stem: pair.mask for pair in pairs})
-        done = [user.review() for _ in pairs]
+        done = []
+        for number in range(len(pairs)):
+            done.append(user.review())
+            Console().print(f"{number + 1} of {len(pairs)}:", " ".join(cells_of(done[-1])), highlight=False)
         bench.close_study(ask=False)
         viewer.close()
     return done
+
+
+def cells_of(image: Reviewed) -> tuple[str, ...]:
+    """Return the row of an image."""
+    figures = f"{image.seconds:.1f}", str(image.actions), f"{image.before:.2f}", f"{image.after:.2f}"
+    return image.name, *figures, "approved" if image.approved else "flagged"
 
 
 def main() -> None:
@@ -203,9 +219,7 @@ def main() -> None:
     done = run(options.images, options.masks, options.count)
     table = Table("image", "seconds", "actions", "Jaccard before", "after", "decision")
     for image in done:
-        decision = "approved" if image.approved else "flagged"
-        figures = f"{image.seconds:.1f}", str(image.actions), f"{image.before:.2f}", f"{image.after:.2f}"
-        table.add_row(image.name, *figures, decision)
+        table.add_row(*cells_of(image))
     seconds, actions = median(i.seconds for i in done), median(i.actions for i in done)
     table.add_row("median", f"{seconds:.1f}", f"{actions:g}", "", "", "")
     Console().print(table)

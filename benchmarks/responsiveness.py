@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -207,7 +208,7 @@ def spin(seconds: float) -> None:
     loop.exec()
 
 
-def learn(bench: Workbench, seconds: int, witness: Witness) -> list[float]:
+def learn(bench: Workbench, seconds: int, witness: Witness, console: Console) -> list[float]:
     """Fine-tune from start to end; return the times between steps."""
     panel = bench.panel(FinetunePanel)
     panel.controls.seconds.setValue(seconds)
@@ -215,10 +216,17 @@ def learn(bench: Workbench, seconds: int, witness: Witness) -> list[float]:
     times: list[float] = []
     panel.task.progressed.connect(lambda event: times.append(_seconds_of(event)))
     panel.task.progressed.connect(witness.note)
+    panel.task.progressed.connect(partial(_print_progress, console))
     wait_for(lambda: panel.task is None)
     if panel.candidate is None:
         raise RuntimeError(panel.message.text())
     return gaps(times)
+
+
+def _print_progress(console: Console, event: object) -> None:
+    """Print how far the training is, without its many steps."""
+    if not isinstance(event, StepResult):
+        console.print(f"  {str(event)[:100]}", highlight=False, markup=False)
 
 
 def _seconds_of(event: object) -> float:
@@ -261,13 +269,14 @@ def measure(
     """Measure all situations; "steps" are the times between steps, in seconds, all others ms of lateness."""
     _viewer, bench = open_bench(folder, model)
     heart, painter, found = Heartbeat(), Painter(bench), dict[str, list[float]]()
+    console.print(f"measuring for {seconds:.0f} s without work, then for {seconds:.0f} s while painting")
     with heart.beating() as found["idle"]:
         spin(seconds)
     with heart.beating() as found["painting"], painter.painting():
         spin(seconds)
     heart.witness = witness = Witness(folder.parent / "threads.txt")
     with heart.beating() as found["training and painting"], painter.painting():
-        found["steps"] = learn(bench, learn_seconds, witness)
+        found["steps"] = learn(bench, learn_seconds, witness, console)
     heart.witness = None
     witness.report(console)
     witness.close()
@@ -327,8 +336,9 @@ def main() -> None:
         make_study(folder)
         command = [sys.executable, __file__, "--alone", str(folder)]
         command += ["--model", options.model] if options.model else []
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         console = Console(width=120)
+        console.print("taking some steps without a window")
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = measure(options.seconds, options.learn_seconds, folder, options.model, console)
     kept = report(found, json.loads(said.splitlines()[-1]), console)
     raise SystemExit(0 if kept else 1)

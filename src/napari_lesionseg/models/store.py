@@ -6,6 +6,7 @@ once, and a damaged file is shown as damaged and does no harm.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -83,6 +84,11 @@ class ModelStore:
                 f"The model cannot be written to {self.folder}: {error.strerror}."
             ) from error
         return path
+
+    def free_name(self, name: str) -> str:
+        """Return a name that no model has, with a number appended if it is taken."""
+        taken = {path.stem for path in (*_models_in(self.folder), *_shipped())}
+        return next(each for each in _with_numbers(name) if each not in taken)
 
     def rename(self, name: str, new_name: str) -> Path:
         """Rename one of the user's models."""
@@ -167,8 +173,7 @@ class ModelStore:
         return path
 
     def _claim_free(self, name: str) -> Path:
-        candidates = [name, *(f"{name[:90]}-{number}" for number in range(2, 10_000))]
-        for candidate in candidates:
+        for candidate in itertools.islice(_with_numbers(name), 10_000):
             path = self._claim(candidate)
             if path is not None:
                 return path
@@ -182,6 +187,12 @@ class ModelStore:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+
+def _with_numbers(name: str) -> Iterator[str]:
+    """Yield a name, alone and then with numbers from 2."""
+    yield name
+    yield from (f"{name[:90]}-{number}" for number in itertools.count(2))
 
 
 def _models_in(folder: Path) -> Iterator[Path]:

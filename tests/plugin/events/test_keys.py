@@ -9,6 +9,7 @@ import pytest
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QWidget
 
 from napari_lesionseg.plugin.shortcuts import KEYS, NAPARI_ACTIONS, all_keys
 from napari_lesionseg.plugin.workbench.panels.base import OutlinePanel
@@ -116,3 +117,40 @@ def test_the_tools_of_napari_in_the_table_work(window: Any) -> None:
         assert str(window.labels.mode) == mode
     window.key(Qt.Key.Key_6)
     assert str(window.labels.mode) == "pan_zoom"
+
+
+def test_escape_leads_back_to_the_image_from_all_that_tab_reaches(window: Any) -> None:
+    """A slider or button that keeps the focus would take the arrow keys from the tools."""
+    reached = [
+        widget
+        for widget in window.bench.findChildren(QWidget)
+        if widget.isVisible() and widget.isEnabled() and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
+    ]
+    assert {type(widget).__name__ for widget in reached} >= {"QPushButton", "QTableView", "QLineEdit"}
+    for widget in reached:
+        widget.setFocus(Qt.FocusReason.TabFocusReason)
+        if widget.hasFocus():  # not a widget that a part of it stands for
+            window.key(Qt.Key.Key_Escape)
+        assert window.canvas.hasFocus(), widget
+
+
+def test_a_box_can_be_placed_right_after_the_threshold_was_moved(window: Any) -> None:
+    panel = window.bench.panel(OutlinePanel)
+    window.key(Qt.Key.Key_R, Qt.KeyboardModifier.AltModifier)
+    assert panel.form.threshold.slider.hasFocus()
+    window.key(Qt.Key.Key_PageUp)
+    window.wait(50)  # the outline is redrawn
+    threshold = panel.form.threshold.slider.value()
+    window.key(Qt.Key.Key_R, SHIFT)
+    window.qtbot.waitUntil(lambda: window.editor.document.overlay.box is not None)
+    box = window.editor.document.overlay.box
+    window.key(Qt.Key.Key_Down)
+    assert window.editor.document.overlay.box != box
+    assert panel.form.threshold.slider.value() == threshold
+
+
+def test_letters_reach_the_tools_from_a_button_that_has_the_focus(window: Any) -> None:
+    window.bar.approve.setFocus(Qt.FocusReason.TabFocusReason)
+    window.key(Qt.Key.Key_R, SHIFT)
+    window.qtbot.waitUntil(lambda: window.editor.document.overlay.box is not None)
+    assert window.canvas.hasFocus()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QMessageBox
 from tests.fakes import QUICK_FINE_TUNING
+from tests.plugin.canvas_mouse import LEFT, CanvasMouse
 
 from napari_lesionseg.finetuning.checkpoint import find_checkpoint
 from napari_lesionseg.inference.predictor import load_model
@@ -21,6 +23,7 @@ from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.models.store import FOLDER_VARIABLE, ModelStore
 from napari_lesionseg.plugin.workbench import image_review
+from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.finetune_task import checkpoint_path_of
 from napari_lesionseg.plugin.workbench.panels import finetune as finetune_panel
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
@@ -67,7 +70,7 @@ def bench(qtbot: QtBot, make_napari_viewer: Any, start: Any, tmp_path: Path) -> 
         image = np.full((48, 64, 3), 230, np.uint8)
         image[10:30, 12 + number : 37 + number] = 40
         Image.fromarray(image).save(folder / f"P{number + 1}.png")
-    viewer = make_napari_viewer()
+    viewer = make_napari_viewer(show=True)
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
     made.annotator.setText("am")
@@ -129,6 +132,13 @@ def wait_until_quiet(qtbot: QtBot, told: Listener) -> None:
         qtbot.wait(300)
 
 
+def paint(qtbot: QtBot, bench: Any, place: tuple[int, int], value: int) -> None:
+    """Paint or erase a dot at a row and column, by button and mouse."""
+    button = bench.panel(CorrectSection).tools.buttons["brush" if value else "eraser"]
+    qtbot.mouseClick(button, LEFT)
+    CanvasMouse(bench._viewer, qtbot).click(place)
+
+
 def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, start: Any) -> None:
     panel, session = bench.panel(FinetunePanel), bench.session
     assert not panel.controls.start.isEnabled()
@@ -148,7 +158,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     qtbot.waitUntil(lambda: told.count(StepResult) > 2, timeout=WAIT)
     labels = session.editor.labels
     other = 1 - int(labels.data[40, 60])
-    labels.paint((40, 60), other)  # the annotator continues
+    paint(qtbot, bench, (40, 60), other)  # the annotator continues
     panel.controls.pause.click()
     assert panel.controls.pause.text() == "Continue"
     wait_until_quiet(qtbot, told)
@@ -171,7 +181,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     bench.notice.show_panel.click()
     assert bench.notice.isHidden()
     assert not panel.isHidden()
-    assert panel.report.name.text() == "start"
+    assert panel.report.name.text() == f"start {date.today().isoformat()}"
     panel.report.name.setText("our clinic")
     panel.report.use.click()
     qtbot.waitUntil(lambda: session.model is not None and session.model.sha256 != start.sha256, timeout=WAIT)

@@ -12,12 +12,14 @@ from qtpy.QtWidgets import (
     QComboBox,
     QLineEdit,
     QMainWindow,
+    QPlainTextEdit,
+    QScrollArea,
     QSlider,
-    QTableView,
+    QTextEdit,
     QWidget,
 )
 
-_NOT_TYPED_INTO = (QAbstractButton, QSlider, QComboBox, QTableView)
+_TYPED_INTO = (QLineEdit, QAbstractSpinBox, QPlainTextEdit, QTextEdit)
 _LEAVE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape)
 _NO_COMMAND = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ShiftModifier
 
@@ -25,8 +27,8 @@ _NO_COMMAND = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ShiftModifier
 class DockFocus(QObject):
     """Keeps the keyboard focus of a dock where the annotator works.
 
-    The mouse never moves the focus to a button, slider, list or table; the Tab key does. A field that is
-    typed into has the focus until Enter or Esc, and a field for numbers passes letters on to the canvas.
+    The mouse never moves the focus to a button, slider, list or table; the Tab key does. Whatever has the
+    focus gives it back at Enter or Esc, and what letters mean nothing to passes them on to the canvas.
     """
 
     def __init__(self, dock: QWidget) -> None:
@@ -36,12 +38,14 @@ class DockFocus(QObject):
     def adopt(self) -> None:
         """Apply the rules to all widgets that the dock has now."""
         for widget in self._dock.findChildren(QWidget):
-            if isinstance(widget, _NOT_TYPED_INTO):
-                widget.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            if isinstance(widget, QScrollArea):
+                widget.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            elif widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
+                if not isinstance(widget, _TYPED_INTO):
+                    widget.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+                widget.installEventFilter(self)
             if isinstance(widget, QComboBox):
                 widget.activated.connect(self.to_canvas)
-            if isinstance(widget, QLineEdit | QAbstractSpinBox):
-                widget.installEventFilter(self)
 
     def to_canvas(self, *_: object) -> None:
         """Move the focus to the canvas, unless another window is active."""
@@ -59,7 +63,9 @@ class DockFocus(QObject):
                 self.to_canvas()
             return False  # the field takes the key as well
         canvas = canvas_of(self._dock)
-        if canvas is None or not _is_number_field(watched) or not _is_letter(event):
+        if canvas is None or not _is_letter(event):
+            return False
+        if not _is_number_field(watched) and not _passes_letters(watched, canvas):
             return False
         if pressed:
             canvas.setFocus()
@@ -84,6 +90,12 @@ def _is_number_field(watched: QObject | None) -> bool:
     return isinstance(watched, QAbstractSpinBox) or isinstance(
         watched.parent() if watched is not None else None, QAbstractSpinBox
     )
+
+
+def _passes_letters(watched: QObject | None, canvas: QWidget) -> bool:
+    """Whether letters mean nothing to a widget; lists look for the entry that begins with one."""
+    # Qt passes the keys of a floating dock on to its window itself.
+    return isinstance(watched, QAbstractButton | QSlider) and watched.window() is canvas.window()
 
 
 def _is_letter(event: QKeyEvent) -> bool:

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+from datetime import date
+from pathlib import Path
+
+import pytest
+
 from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.finetuning.comparison import Change, Comparison
-from napari_lesionseg.plugin.workbench.panels.finetune_report import describe_change, describe_result
+from napari_lesionseg.models.store import FOLDER_VARIABLE
+from napari_lesionseg.plugin.workbench.panels.finetune_report import (
+    describe_change,
+    describe_result,
+    suggest_name,
+)
 
 
 def test_next_to_nothing_has_no_minus() -> None:
@@ -40,3 +50,13 @@ def test_no_gain_is_called_none() -> None:
 def test_few_images_say_little() -> None:
     assert "With 3 images, this says little" in describe_result(compared(3, 0.04, 0.01))
     assert "too few images" in describe_result(None)
+
+
+def test_a_new_model_gets_a_name_that_no_model_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    day = date(2026, 11, 29)
+    assert suggest_name("our clinic", day) == "our clinic 2026-11-29"
+    (tmp_path / "our clinic 2026-11-29.safetensors").touch()
+    assert suggest_name("our clinic", day) == "our clinic 2026-11-29-2"
+    assert suggest_name("our clinic 2026-11-29-2", date(2026, 12, 1)) == "our clinic 2026-12-01"
+    assert len(suggest_name("a" * 100, day)) < 100

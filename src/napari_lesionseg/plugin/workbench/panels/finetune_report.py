@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,7 @@ from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPushBut
 from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.masks.components import bounding_box
+from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.plugin.widgets.forms import small
 from napari_lesionseg.plugin.workbench.finetune_task import FEW
 
@@ -80,7 +83,7 @@ class FineTuneReport(QWidget):
         """Show the result of a fine-tuning."""
         self.clear()
         comparison = candidate.comparison
-        self.name.setText(candidate.model.card.name)
+        self.name.setText(suggest_name(candidate.model.card.name, date.today()))
         self.figures.setText(describe_result(comparison))
         self.figures.setToolTip("" if comparison is None else describe_change(comparison.dice))
         self.legend.setVisible(comparison is not None)
@@ -119,6 +122,12 @@ class FineTuneReport(QWidget):
             label.setPixmap(as_pixmap(draw_both(outlined, window)))
             label.setToolTip(f"{words}: its outline is orange, the approved one blue")
             self._grid.addWidget(label, 2 * row + 1, column)
+
+
+def suggest_name(parent: str, day: date) -> str:
+    """Return a name for a model that was fine-tuned from another on a day; no model has it yet."""
+    stem = re.sub(r" \d{4}-\d\d-\d\d(-\d+)?$", "", parent)  # the parent's own day
+    return ModelStore().free_name(f"{stem[:80]} {day.isoformat()}")
 
 
 def describe_result(comparison: Comparison | None) -> str:
