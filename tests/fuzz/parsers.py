@@ -303,7 +303,7 @@ def _read_sheet(payload: bytes, place: Path) -> None:
     """Read a workbook of which one part is damaged, which no checksum betrays."""
     sheet = b"<worksheet" in payload[:200]
     part = "xl/worksheets/sheet1.xml" if sheet else "xl/workbook.xml"
-    read_sheet(_file(place, "a.xlsx", _zipped(_workbook() | {part: payload})))
+    read_sheet(_file(place, "a.xlsx", _zipped(WORKBOOK | {part: payload})))
 
 
 def _unpack_names(payload: bytes, place: Path) -> None:
@@ -371,11 +371,10 @@ def _panoptic() -> bytes:
 
 
 def _read_panoptic(payload: bytes, place: Path) -> None:
-    drawn = _encoded(Image.fromarray(_labels()[..., None] * np.array([1, 0, 0], np.uint8)), "PNG")
     (place / "panoptic_train").mkdir()
     for number in (1, 2, 3):
         _file(place, f"{number}.png", PNG)
-        _file(place, f"panoptic_train/{number}.png", drawn)
+        _file(place, f"panoptic_train/{number}.png", SEGMENTS)
     _file(place, "panoptic_train.json", payload)
     _load_all(coco_panoptic.read(place))
 
@@ -388,7 +387,7 @@ def _read_nnunet(payload: bytes, place: Path) -> None:
     is_card = b"labels" in payload
     for case in "ab":
         _file(place, f"imagesTr/{case}_0000.png", PNG)
-        _file(place, f"labelsTr/{case}.png", _encoded(Image.fromarray(_labels()), "PNG"))
+        _file(place, f"labelsTr/{case}.png", INDEX)
     _file(place, "dataset.json", payload if is_card else CARD)
     _file(place, "splits_final.json", SPLITS if is_card else payload)
     _load_all(nnunet.read(place))
@@ -527,6 +526,9 @@ def _read_objects(payload: bytes, place: Path) -> None:
 
 PNG = _encoded(_image(), "PNG")
 MASK = _encoded(Image.fromarray(_labels() * np.uint8(255)), "PNG")
+INDEX = _encoded(Image.fromarray(_labels()), "PNG")
+SEGMENTS = _encoded(Image.fromarray(_labels()[..., None] * np.array([1, 0, 0], np.uint8)), "PNG")
+WORKBOOK = _workbook()
 TEXT = (
     b"|| IMD003 || Nevus || 0 || 0 | T | A | A | A | A || 4 ||\n"
     b"|| IMD409 || || 2 || 2 | AT | A | P | P | P || 1 3 ||\n"
@@ -561,9 +563,9 @@ TARGETS = {
     "PH2 text": Target(
         (TEXT,), lambda payload, place: dict(ph2.facts_of_text(payload.decode("utf-8", "replace")))
     ),
-    "sheets": Target((_workbook()["xl/worksheets/sheet1.xml"], _workbook()["xl/workbook.xml"]), _read_sheet),
+    "sheets": Target((WORKBOOK["xl/worksheets/sheet1.xml"], WORKBOOK["xl/workbook.xml"]), _read_sheet),
     "workbooks": Target(
-        (_zipped(_workbook()),), lambda payload, place: read_sheet(_file(place, "a.xlsx", payload))
+        (_zipped(WORKBOOK),), lambda payload, place: read_sheet(_file(place, "a.xlsx", payload))
     ),
     "ISIC tables": Target((TABLE,), _read_isic),
     "imagefolder": Target((LINES,), _read_imagefolder),
