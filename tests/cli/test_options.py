@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from napari_lesionseg.cli.options import make_settings, parse_changes
+import pytest
+from PIL import Image
+
+from napari_lesionseg.cli.options import find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.errors import TrainingError
 
@@ -23,3 +26,17 @@ def test_null_switches_off_and_an_option_that_was_not_given_changes_nothing() ->
 def test_a_wrong_setting_is_named() -> None:
     with pytest.raises(TrainingError, match=r"expert\.refit"):
         make_settings(FineTuneConfig, parse_changes(['expert={"refit": -1}']))
+
+
+def test_pages_that_no_pair_uses_are_named_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("L", (20, 12), value) for value in (0, 255)]
+    for name in ("a", "b"):
+        frames[0].save(tmp_path / f"{name}.png")
+        frames[0].save(tmp_path / f"{name}_mask.tif", save_all=name == "b", append_images=frames[1:])
+    pairs, unused = find_all_pairs([str(tmp_path)], [])
+    assert (len(pairs), unused) == (2, 1)
+    told = capsys.readouterr().err
+    assert "b_mask.tif" in told
+    assert "1 further page is left out" in " ".join(told.split())

@@ -293,3 +293,17 @@ def test_errors_without_a_name_get_the_images(
     assert result.code == 1
     assert f"lesionseg: {images / 'plain.png'}: Too little memory." in result.errors
     assert len(result.errors) == 2
+
+
+def test_further_pages_are_named(run: Callable, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "scan.tif", save_all=True, append_images=frames[1:2])
+    frames[0].save(tmp_path / "plain.png")
+    result = run("segment", tmp_path, "--model", "tiny", "--out", tmp_path / "out")
+    assert result.code == 1
+    assert "3 of 3 images outlined" in result.out
+    lines = [line for line in result.err.splitlines() if "left out" in line]
+    assert len(lines) == 2
+    assert any("moving.gif" in line and "2 further pages are left out" in line for line in lines)
+    assert any("scan.tif" in line and "1 further page is left out" in line for line in lines)

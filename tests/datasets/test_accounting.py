@@ -18,7 +18,8 @@ from napari_lesionseg.datasets.formats.base import OWN_FILES
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.errors import DatasetError, PairingError
 from napari_lesionseg.io.folders import LITTER
-from napari_lesionseg.io.pairing import NO_IMAGES, search_pairs
+from napari_lesionseg.io.pairing import MASK_WORDS, NO_IMAGES, find_images, search_pairs
+from napari_lesionseg.study.study import Study
 
 STEMS = ("p1", "p2", "P2", "arm_lesion", "bl\u00e5", "bla\u030a", "a:b")
 ENDINGS = ("", "_mask", "_segmentation", "_MASK", "_lesion", "_overlay", "_superpixels")
@@ -183,12 +184,15 @@ def test_every_change_of_a_dataset_shows(
         return  # the whole folder is refused, in one sentence
     names = {record.name for record in dataset.records}
     told = " ".join(f"{problem.name} {problem.reason}" for problem in report.problems)
+    left_out = {problem.name for problem in report.problems if problem.left_out}
     assert report.written + report.left_out >= len(names)
     for path in added:
         if path is not None and path.exists() and not is_ignored(path, folder):
             where = f"{path.relative_to(folder).parent.as_posix()}/*{path.suffix}".removeprefix("./")
             shown = path.name in told or where in told or path.stem in names
-            assert shown or path.stem.removesuffix("_0000") in names, (path, told)
+            # The mask of an image that cannot be read either is left out with it.
+            with_image = path.stem.removesuffix("_segmentation") in left_out
+            assert shown or with_image or path.stem.removesuffix("_0000") in names, (path, told)
 
 
 def change(folder: Path, kind: str, index: int, stray: str) -> Path | None:
@@ -212,3 +216,69 @@ def change(folder: Path, kind: str, index: int, stray: str) -> Path | None:
     target = path.with_name(f"{path.stem}_copy{path.suffix}")
     shutil.copy(path, target)
     return target if path.suffix == ".png" else None
+
+
+UNREAD = st.sets(st.sampled_from(("scan.dcm", "raw.NEF", "p1.cr2", "photo.jxl", "\u0440.gif", "layers.psd")))
+
+
+def fill(root: Path, images: dict[tuple[str, ...], str], masks: dict[tuple[str, ...], str]) -> Path:
+    """Write images and masks side by side into a folder."""
+    Image.new("RGB", (16, 12)).save(root / "elsewhere.png")
+    folder = root / "set"
+    for parts, kind in [*images.items(), *masks.items()]:
+        place = folder / "".join(parts)
+        if not place.exists() and not place.is_symlink():
+            write(place, kind, root)
+    return folder
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(IMAGES, KINDS, min_size=1, max_size=5), st.dictionaries(MASKS, KINDS, max_size=6), UNREAD
+)
+def test_segment_takes_every_file_but_masks_and_what_lies_beside_its_image(
+    tmp_path_factory: pytest.TempPathFactory,
+    images: dict[tuple[str, ...], str],
+    masks: dict[tuple[str, ...], str],
+    unread: set[str],
+) -> None:
+    """What is taken is outlined or named (`tests.cli.test_segment`), so nothing else may be passed over."""
+    folder = fill(tmp_path_factory.mktemp("segment"), images, masks)
+    for name in unread:
+        (folder / name).write_bytes(b"x")
+    try:
+        taken = set(find_images(folder))
+    except PairingError:
+        return  # nothing but masks, which is said
+    stems = {path.stem.casefold() for path in taken}
+    for path in folder.iterdir():
+        is_mask = path.stem.lower().endswith(tuple(f"_{word}" for word in MASK_WORDS))
+        is_double = path.suffix.lower() in (".cr2",) and path.stem.casefold() in stems
+        assert path in taken or is_mask or is_double or is_ignored(path, folder), path
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(IMAGES, KINDS, min_size=1, max_size=4), st.dictionaries(MASKS, KINDS, max_size=4), UNREAD
+)
+def test_a_study_of_a_folder_holds_or_names_every_image(
+    tmp_path_factory: pytest.TempPathFactory,
+    images: dict[tuple[str, ...], str],
+    masks: dict[tuple[str, ...], str],
+    unread: set[str],
+) -> None:
+    root = tmp_path_factory.mktemp("study")
+    folder = fill(root, images, masks)
+    for name in unread:
+        (folder / name).write_bytes(b"x")
+    try:
+        files = find_images(folder)
+    except PairingError:
+        return  # nothing but masks, which is said
+    with Study.create(root / "study", "Ann", paths=folder) as study:
+        held = {study.image_path(image).resolve() for image in study.state.images}
+        hashes = {path.read_bytes() for path in held}
+        told = " ".join(problem.file for problem in study.problems)
+    for path in files:
+        is_copy = path.exists() and path.read_bytes() in hashes  # the same image under two names is one
+        assert path.resolve() in held or is_copy or path.name in told, path

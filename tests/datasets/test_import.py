@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from napari_lesionseg.datasets.export import export_dataset, write_key
 from napari_lesionseg.datasets.export_checks import Step
@@ -194,3 +195,17 @@ def test_images_that_a_coco_file_lacks_are_named(kit, tmp_path: Path, records) -
         write_image(tmp_path / "set" / "images" / "train" / name, kit.image(99))
     problems = read_dataset(tmp_path / "set").problems
     assert [problem.name for problem in problems] == ["images/train/*.png (2 files)"]
+
+
+def test_further_pages_of_images_and_masks_are_named(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
+    source = tmp_path / "set"
+    source.mkdir()
+    frames[0].save(source / "a.gif", save_all=True, append_images=frames[1:])
+    masks = [Image.new("L", (60, 40), value) for value in (0, 255)]
+    frames[0].save(source / "b.png")
+    masks[0].save(source / "b_mask.tif", save_all=True, append_images=masks[1:])
+    *_, report = import_dataset(source, tmp_path / "out")
+    named = {problem.name: problem.reason for problem in report.problems if "further page" in problem.reason}
+    assert sorted(named) == ["a.gif", "b_mask.tif"]
+    assert report.left_out >= 2

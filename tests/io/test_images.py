@@ -5,6 +5,7 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from napari_lesionseg.io.images import (
     read_mask,
     read_stack,
     to_byte_image,
+    unread_pages,
     write_image,
     write_mask,
 )
@@ -434,3 +436,42 @@ def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=r"x\.jpg"):
         image_shape(tmp_path / "x.jpg")
+
+
+def animated(path: Path, kind: str, **options: Any) -> Path:
+    frames = [Image.new("RGB", (20, 12), color) for color in ("red", "green", "blue")]
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP", "AVIF"])
+def test_further_pages_are_counted(tmp_path: Path, kind: str) -> None:
+    path = animated(tmp_path / "several", kind)
+    assert unread_pages(path).startswith("Only its first page is used, and 2 further pages are left out")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP", "AVIF", "JPEG", "BMP"])
+def test_one_page_is_nothing_to_name(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (20, 12), "red").save(tmp_path / "one", kind)
+    assert unread_pages(tmp_path / "one") == ""
+
+
+def test_thumbnails_and_pyramids_are_no_further_pages(tmp_path: Path) -> None:
+    path = tmp_path / "pyramid.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(np.zeros((40, 60, 3), np.uint8), photometric="rgb")
+        tiff.write(np.zeros((20, 30, 3), np.uint8), photometric="rgb", subfiletype=1)
+        tiff.write(np.zeros((10, 15, 3), np.uint8), photometric="rgb")
+    assert unread_pages(path) == ""
+
+
+def test_planes_of_an_imagej_stack_are_pages(tmp_path: Path) -> None:
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.zeros((5, 12, 20), np.uint8), imagej=True)
+    assert "4 further pages" in unread_pages(path)
+
+
+def test_pages_of_a_damaged_file_are_not_counted(tmp_path: Path) -> None:
+    path = animated(tmp_path / "several", "GIF")
+    path.write_bytes(path.read_bytes()[:9])
+    assert unread_pages(path) == ""

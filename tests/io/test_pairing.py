@@ -326,3 +326,9 @@ def test_images_that_are_not_read_are_found_without_a_copy(tmp_path: Path) -> No
     assert [path.name for path in find_images(tmp_path)] == names
     search = search_pairs(tmp_path)
     assert [path.name for path in search.without_mask] == names[:-1]
+
+
+def test_a_link_that_leads_nowhere_does_not_refuse_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "b.png").symlink_to(tmp_path / "not_fetched.png")
+    assert find_images(find_images(tmp_path)) == [tmp_path / "a.png", tmp_path / "b.png"]

@@ -290,3 +290,17 @@ def test_broken_entries_of_a_data_set_are_told_and_left_out(
     (tmp_path / "b.png").write_bytes(b"broken")
     with pytest.raises(DatasetError, match="no image of it can be read"):
         read_layers(str(tmp_path))
+
+
+def test_frames_that_are_not_shown_are_told(tmp_path: Path, spot: ByteImage, told: list[str]) -> None:
+    frames = [Image.fromarray(spot), Image.fromarray(255 - spot)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    read_layers(str(tmp_path / "moving.gif"))
+    (said,) = told
+    assert "moving.gif" in said
+    assert "1 further page is left out" in said
+    told.clear()
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    ((stack, _, _),) = read_layers(str(tmp_path / "stack.tif"))
+    assert stack.shape == (2, *spot.shape)
+    assert not told  # all pages are shown

@@ -538,3 +538,27 @@ def test_names_that_a_study_cannot_hold_are_named_and_the_others_taken(tmp_path:
         assert "rename the file" in named["a:b.png"]
         assert "its patient cannot be saved" in named["fine.png"]
         assert [state.name for state in study.state.images.values()] == ["x" * 245]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_further_pages_are_among_the_problems(tmp_path: Path, copy: bool) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    frames = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "still.png")
+    with Study.create(tmp_path / "study", "Ann", paths=folder, copy=copy) as study:
+        (problem,) = study.problems
+        assert "moving.gif" in str(problem)
+        assert "2 further pages are left out" in str(problem)
+
+
+def test_an_image_that_was_not_fetched_is_named_and_the_others_are_added(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (60, 40), "red").save(folder / "here.png")
+    (folder / "elsewhere.png").symlink_to(tmp_path / "not_fetched.png")
+    with Study.create(tmp_path / "study", "Ann", paths=folder) as study:
+        assert [image.name for image in study.state.images.values()] == ["here"]
+        (problem,) = study.problems
+        assert "elsewhere.png" in problem.file

@@ -21,6 +21,7 @@ from napari_lesionseg.datasets.splits import SplitItem, hold_out
 from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
 from napari_lesionseg.io.atomic import follow_link
 from napari_lesionseg.io.folders import is_dir
+from napari_lesionseg.io.images import unread_pages
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.types import Pair
 
@@ -129,6 +130,8 @@ def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pa
         found = search_pairs([folder], [masks[index]] if masks else None)
         unused += found.unused()
         pairs += found.pairs
+        files = (path for pair in found.pairs for path in (pair.image, pair.mask))
+        unused += [f"{path}: {unread}" for path in files if (unread := unread_pages(path))]
     if not pairs:
         raise PairingError(f"No image in {', '.join(images)} has a mask. The first reason: {unused[0]}")
     for line in unused[:MOST_NAMES]:

@@ -24,6 +24,7 @@ from napari_lesionseg.errors import ClusterError
 from napari_lesionseg.inference.device import choose_device, describe_device
 from napari_lesionseg.inference.predictor import read_model_card
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.images import unread_pages
 from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.store import ModelStore
@@ -109,11 +110,11 @@ def segment_images(
     resume: bool = False,
     batch_size: int | None = None,
 ) -> int:
-    """Write a mask for each image, print those that failed, and return the exit code."""
+    """Write a mask for each image, print what failed or was left out, and return the exit code."""
     path = ModelStore().resolve(model_name)
     name = read_model_card(path).name
     job = SegmentJob(sha256_file(path), config.model_dump_json(), device, overlay)
-    failures = skipped = 0
+    failures = skipped = partly_read = 0
     with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
         engine.install_model(path)
         try:
@@ -123,6 +124,9 @@ def segment_images(
                     print_error(name_image(result.source, result.error))
                 elif result.message:
                     print_error(name_image(result.source, result.message))
+                if not result.error and (unread := unread_pages(result.source)):
+                    partly_read += 1
+                    print_error(name_image(result.source, unread))
                 skipped += result.skipped
                 progress.advance(task)
         except ClusterError as error:
@@ -132,4 +136,4 @@ def segment_images(
     done = len(images) - failures
     kept = f", {skipped} of them before" if skipped else ""
     print_result(f"{done} of {len(images)} images outlined by {name} ({where}) in {out}{kept}")
-    return 1 if failures else 0
+    return 1 if failures or partly_read else 0

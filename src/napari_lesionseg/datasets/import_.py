@@ -26,7 +26,7 @@ from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
 from napari_lesionseg.io.folders import exists, is_dir, is_file
-from napari_lesionseg.io.images import unread_suffixes
+from napari_lesionseg.io.images import unread_pages, unread_suffixes
 from napari_lesionseg.io.pairing import NO_IMAGES
 from napari_lesionseg.io.tables import UNREAD_TABLES
 
@@ -217,9 +217,17 @@ def import_dataset(
             _IMPORT,
             info or DatasetInfo(title=destination.name, description=f"Imported from {dataset.format}."),
             keep_parts,
-            dataset.problems,
+            [*dataset.problems, *_unread_pages(dataset)],
             bare=True,
         )
+
+
+def _unread_pages(dataset: Dataset) -> Iterator[Problem]:
+    """Name the images and masks of which only the first of several pages is used."""
+    for record in dataset.records:
+        for path in (record.image, record.mask):
+            if isinstance(path, Path) and (unread := unread_pages(path)):
+                yield Problem(path.name, unread)
 
 
 def _check_any(dataset: Dataset) -> None:

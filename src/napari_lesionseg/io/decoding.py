@@ -69,6 +69,7 @@ _POINTERS = (
 )
 _RAW = "is a raw photo of a camera; save it as TIFF or JPEG"
 _REDUCED = 1  # a bit of NewSubfileType: the page is a preview of another one
+_TRANSPARENCY = 4  # another bit of it: the page is the mask of another one
 _LOSSY = {"JPEG", "WEBP", "JPEG2000", "AVIF", "HEIF"}
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -179,6 +180,54 @@ def decode_stack(path: Path) -> list[Decoded]:
         if _signature(stream).startswith(_TIFF_SIGNATURES):
             return _decode_tiff_stack(stream)
     return [decode(path)]
+
+
+def count_further_pages(path: Path) -> int:
+    """Count the pages and frames that `decode` leaves out; 0 where the file cannot be read.
+
+    Thumbnails, pyramid levels and transparency masks are none, and neither is what phones and cameras put
+    behind a JPEG: previews and gain maps.
+    """
+    try:
+        with _named_reasons(), _open(path) as stream:
+            signature = _signature(stream)
+            if signature.startswith(_JPEG_SIGNATURE):
+                return 0
+            if signature.startswith(_TIFF_SIGNATURES):
+                return _count_further_tiff_pages(stream)
+            if signature.startswith(_PNG_SIGNATURE):
+                return _count_further_png_frames(stream)
+            if signature.startswith(b"RIFF"):
+                _check_webp(stream)
+            image = _find_reader(signature)(stream)
+            return max(int(getattr(image, "n_frames", 1)) - 1, 0)
+    except DecodingError:
+        return 0
+
+
+def _count_further_tiff_pages(stream: BinaryIO) -> int:
+    with tifffile.TiffFile(stream) as tiff:
+        first = _page(tiff, 0)
+        planes = tiff.series[0].size // first.size if tiff.is_imagej else 0
+        if planes > len(tiff.pages):
+            return planes - 1
+        pages = [_page(tiff, index) for index in range(1, len(tiff.pages))]
+        return sum(
+            not page.subfiletype & (_REDUCED | _TRANSPARENCY)
+            and (page.imagewidth >= first.imagewidth or page.imagelength >= first.imagelength)
+            for page in pages
+        )
+
+
+def _count_further_png_frames(stream: BinaryIO) -> int:
+    """Read the number of frames of an animated PNG, whose `acTL` comes before the pixels."""
+    stream.seek(len(_PNG_SIGNATURE))
+    while len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"acTL":
+            return max(int.from_bytes(stream.read(4), "big") - 1, 0)
+        stream.seek(length + 4, 1)
+    return 0
 
 
 def _find_reader(signature: bytes) -> Callable[[BinaryIO], ImageFile.ImageFile]:

@@ -16,7 +16,14 @@ from PIL import Image
 
 from napari_lesionseg.errors import ImageError, LesionSegError, MaskError
 from napari_lesionseg.io.atomic import write_atomically
-from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, decode_shape, decode_stack
+from napari_lesionseg.io.decoding import (
+    Decoded,
+    DecodingError,
+    count_further_pages,
+    decode,
+    decode_shape,
+    decode_stack,
+)
 from napari_lesionseg.io.labels import decoded_labels
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage
 
@@ -77,6 +84,13 @@ def read_stack(path: str | Path) -> ByteImage:
         return np.stack(frames)
     except (DecodingError, ImageError, MemoryError) as error:
         raise ImageError(f"{path}: {error}") from error
+
+
+def unread_pages(path: str | Path) -> str:
+    """Say how many further pages or frames of a file `read_image` and `read_mask` leave out; "" for none."""
+    count = count_further_pages(Path(path))
+    pages = "1 further page is" if count == 1 else f"{count} further pages are"
+    return f"Only its first page is used, and {pages} left out; save each page as a file." if count else ""
 
 
 def to_byte_image(array: ArrayLike) -> ByteImage:

@@ -242,7 +242,7 @@ def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list
     path = Path(item)
     if is_dir(path):
         return list_folder(path)
-    if exists(path):
+    if exists(path) or os.path.islink(path):  # noqa: PTH114 - a link that leads nowhere is named when it is read
         return [path]
     if not glob.has_magic(str(item)):
         raise PairingError(f"{item} does not exist")

@@ -18,7 +18,7 @@ from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Dataset, Problem, Record
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode_stack
-from napari_lesionseg.io.images import image_suffixes, read_mask, to_byte_image
+from napari_lesionseg.io.images import image_suffixes, read_mask, to_byte_image, unread_pages
 from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.plugin.napari_layers.layers import FILLED_OPACITY, outline_colors
 
@@ -62,7 +62,17 @@ def _read_path(path: Path) -> list[LayerTuple]:
         return _read_folder(path)
     if path.suffix.lower() == ".json":
         return _read_dataset(path, read_dataset(path))
-    return [_read_file(path)]
+    layer = _read_file(path)
+    if unread := _unread(path, layer):
+        show_warning(f"{path.name}: {unread}")
+    return [layer]
+
+
+def _unread(path: Path, layer: LayerTuple) -> str:
+    """Say that a file has more pages than its layer, which is a stack where all of them were read."""
+    data, options, _ = layer
+    is_stack = data.ndim > (3 if options.get("rgb") else 2)
+    return "" if is_stack else unread_pages(path)
 
 
 def _read_folder(path: Path) -> list[LayerTuple]:
@@ -88,6 +98,8 @@ def _read_dataset(path: Path, dataset: Dataset) -> list[LayerTuple]:
         except (DatasetError, ImageError) as error:
             problems.append(Problem(record.name, str(error)))
             continue
+        if isinstance(record.image, Path) and (unread := _unread(record.image, found[0])):
+            problems.append(Problem(record.name, unread))
         pixels += math.prod(found[0][0].shape[:2])
         layers += found
     if not layers:

@@ -24,7 +24,14 @@ from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import ImageError, StudyError
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
 from napari_lesionseg.io.folders import may_follow
-from napari_lesionseg.io.images import image_shape, image_suffixes, read_image, to_byte_image, write_image
+from napari_lesionseg.io.images import (
+    image_shape,
+    image_suffixes,
+    read_image,
+    to_byte_image,
+    unread_pages,
+    write_image,
+)
 from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.study.event_log import StudyProblem, explain
 from napari_lesionseg.study.events import Added, Label, RelativePath, Sha256
@@ -306,12 +313,22 @@ def describe(
         if not isinstance(content, Path):
             yield _checked(source, _describe_copy(source, content, files.own))
         elif not copy:
-            yield from (_checked(source, item) for item in _describe_in_place(source, content, files, known))
+            yield from _checked_file(source, content, _describe_in_place(source, content, files, known))
         else:
-            found = _describe_file_copy(source, content, files.own, known)
-            yield from (_checked(source, item) for item in found)
+            yield from _checked_file(source, content, _describe_file_copy(source, content, files.own, known))
         if progress is not None:
             progress(done, len(sources))
+
+
+def _checked_file(
+    source: Source, path: Path, found: Iterable[dict[str, Any] | StudyProblem]
+) -> Iterator[dict[str, Any] | StudyProblem]:
+    """Check what is to be saved of an image file that is new, and name the pages of it that are not used."""
+    for item in found:
+        checked = _checked(source, item)
+        yield checked
+        if not isinstance(checked, StudyProblem) and (unread := unread_pages(path)):
+            yield StudyProblem(str(path), 0, unread)
 
 
 def _checked(source: Source, item: dict[str, Any] | StudyProblem) -> dict[str, Any] | StudyProblem:
