@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_lesionseg.cli.console import progress_bar
 from napari_lesionseg.cli.main import main
 from napari_lesionseg.cli.options import find_all_pairs, hold_out_stems
 from napari_lesionseg.cli.train import _read_all, describe_trend
@@ -90,6 +91,22 @@ def test_a_log_file_shows_life_before_the_first_pass_ends(
     assert lines[0].startswith("Training: 1 of 4, ")
     assert "a second" in lines[0]
     assert "left, loss " in lines[0]
+
+
+def test_the_rate_in_a_log_file_is_that_of_the_work_since_the_last_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("napari_lesionseg.cli.console.time.monotonic", lambda: clock[0])
+    with progress_bar("Outlining", 1000) as (progress, task):
+        for seconds, done in ((1, 500), (40, 539), (80, 559)):  # 500 are skipped at once
+            clock[0] = seconds
+            progress.update(task, completed=done)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "Outlining: 539 of 1000, 1 a second, 0:07:41 left",
+        "Outlining: 559 of 1000, 0.5 a second, 0:14:42 left",
+    ]
 
 
 def passes(losses: list[float], scores: list[float]) -> list[EpochResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ import pytest
 import torch
 
 from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
-from napari_lesionseg.cluster.finetune import ClusterFineTuning
+from napari_lesionseg.cluster.finetune import ClusterFineTuning, on_device
 from napari_lesionseg.cluster.predict import ImageFile, outline_files, outline_image
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig, PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.errors import ClusterError, TrainingError
+from napari_lesionseg.finetuning.comparison import Candidate
 from napari_lesionseg.finetuning.run import Progress
 from napari_lesionseg.finetuning.schedule import FineTunePlan
 from napari_lesionseg.finetuning.session import FineTuning
@@ -63,6 +65,19 @@ def model() -> Model:
 def pairs() -> list[CachedPair]:
     samples = [synthetic_sample(seed, (48, 64)) for seed in range(4)]
     return [CachedPair(f"p{n}", s.image, (s.mask > 0).astype(np.uint8)) for n, s in enumerate(samples)]
+
+
+def test_a_model_that_learned_on_a_gpu_is_sent_without_it(model: Model) -> None:
+    """The laptop that gets it may have none."""
+    on_gpu = torch.device("cuda")
+    model.device_model = model.device_model._replace(device=on_gpu)
+    candidate = Candidate(model, None, True, "better", 1.0, ())
+    sent = on_device(candidate, torch.device("cpu"))
+    received = pickle.loads(pickle.dumps(sent))  # noqa: S301  as dask does
+    assert received.model.device.type == "cpu"
+    assert (received.model.card, received.model.sha256) == (model.card, model.sha256)
+    assert (received.offered, received.reason) == (True, "better")
+    assert received.model.predict(np.zeros((48, 64, 3), np.uint8)).shape == (48, 64)
 
 
 def test_a_worker_fine_tunes_as_this_computer_does(

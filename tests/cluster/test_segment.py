@@ -26,6 +26,7 @@ from napari_lesionseg.cluster.engine import (
     THREAD_VARIABLES,
     ClusterOptions,
     Engine,
+    describe_plan,
     open_engine,
 )
 from napari_lesionseg.cluster.segment import LOG, SegmentLog, segment_files
@@ -108,6 +109,7 @@ def test_workers_write_the_same_bytes_and_report_the_same_errors(
 ) -> None:
     here = run_here(model_file, images, tmp_path / "here")
     there = run(two_workers, model_file, images, tmp_path / "there")
+    assert describe_plan(two_workers, None).endswith(" each; they read the files themselves.")
     assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
     assert len(hashes(tmp_path / "here")) == COUNT - 1
     assert [(result.source, result.error) for result in here] == [(r.source, r.error) for r in there]
@@ -138,7 +140,15 @@ def test_workers_that_do_not_see_the_files_get_their_bytes(
 ) -> None:
     run_here(model_file, images, tmp_path / "here")
     monkeypatch.setattr(two_workers, "sees", lambda path: False)
-    there = run(two_workers, model_file, images, tmp_path / "there")
+    plans: list[str] = []
+    (tmp_path / "there").mkdir()
+    two_workers.install_model(model_file)
+    job = job_of(model_file)
+    there = list(segment_files(two_workers, job, images, tmp_path / "there", announce=plans.append))
+    unseen = tmp_path / "there" / LOG
+    assert plans == [
+        f"Running on {two_workers.description}; the files are sent to them, because they do not see {unseen}."
+    ]
     assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
     run(two_workers, model_file, images[:9], tmp_path / "batches", batch_size=4)
     assert hashes(tmp_path / "batches").items() <= hashes(tmp_path / "here").items()
@@ -259,13 +269,29 @@ def test_a_running_cluster_is_joined(
     scheduler = tmp_path / "scheduler.json"
     two_workers.client.write_scheduler_file(str(scheduler))  # type: ignore[attr-defined]
     with open_engine(ClusterOptions(scheduler_file=scheduler)) as engine:
-        assert engine.description == "dask cluster of 2 workers"
+        assert engine.description == "dask cluster of 2 workers, 2 threads"
         assert len(run(engine, model_file, images[:3], tmp_path / "o")) == 3
 
 
 def threads_of_chunk(model: Path, chunk: object) -> int:
     del model, chunk
     return torch.get_num_threads()
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_the_threads_of_processes_are_as_described(
+    model_file: Path, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's own setting counts more than the part of the cores."""
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        if asked is not None:
+            monkeypatch.setenv(name, str(asked))
+    threads = asked or 1
+    with open_engine(ClusterOptions(workers=1), threads=1) as engine:
+        assert engine.description == f"1 process, {threads} thread{'s' if threads > 1 else ''}"
+        engine.install_model(model_file)
+        assert set(engine.map(threads_of_chunk, range(4))) == {threads}
 
 
 @pytest.mark.parametrize("nthreads", [1, 2])
@@ -279,6 +305,8 @@ def test_the_threads_of_a_worker_share_its_cores(model_file: Path, nthreads: int
     ):
         engine.install_model(model_file)
         usual = engine.client.submit(torch.get_num_threads, pure=False).result()  # type: ignore[attr-defined]
+        count = usual if nthreads == 1 else nthreads
+        assert engine.description == f"dask cluster of 1 worker, {count} thread{'s' if count > 1 else ''}"
         expected = usual if nthreads == 1 else 1
         assert set(engine.map(threads_of_chunk, range(4))) == {expected}
 
@@ -322,8 +350,8 @@ def test_a_log_that_cannot_be_written_is_one_sentence_for_its_image(
     monkeypatch.setattr(SegmentLog, "append", fail)
     (result,) = run_here(model_file, images[:1], tmp_path / "o")
     assert f"{LOG} beside it cannot be: No space left on device." in result.error
-    with open_engine(IN_PROCESS) as engine, pytest.raises(LesionSegError, match="none cannot be written"):
-        SegmentLog(tmp_path / "none" / LOG).shared_with(engine)
+    with pytest.raises(LesionSegError, match="none cannot be written"):
+        SegmentLog(tmp_path / "none" / LOG).make()
 
 
 def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp_path: Path) -> None:
@@ -348,4 +376,4 @@ def test_ctrl_c_ends_the_workers_in_silence(model_file: Path, images: list[Path]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the client and to all workers
         _, errors = process.communicate(timeout=90)
     assert process.returncode == 130
-    assert [line for line in errors.splitlines() if "image 005" not in line] == ["lesionseg: Stopped."]
+    assert [line for line in errors.splitlines() if "image 005" not in line][1:] == ["lesionseg: Stopped."]

@@ -58,6 +58,12 @@ def print_error(message: str) -> None:
     messages.print(f"lesionseg: {one_line(message)}")
 
 
+def print_plan(plan: str) -> None:
+    """Print what runs where on standard error, if there is something to say."""
+    if plan:
+        messages.print(one_line(plan))
+
+
 @contextmanager
 def silenced(silent: bool) -> Iterator[None]:
     """Print nothing for a while, if another process of the same training prints it."""
@@ -79,7 +85,7 @@ class LoggedProgress(Progress):
     """A progress bar on a terminal; a line at most every `LOG_SECONDS` in a log file."""
 
     def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
-        self._begun = self._logged = time.monotonic()
+        self._logged = self._since = time.monotonic()
         self._stage, self._done_before = "", 0.0
         super().__init__(*columns, console=messages, disable=not messages.is_terminal, **settings)
 
@@ -97,14 +103,16 @@ class LoggedProgress(Progress):
         now = time.monotonic()
         task = self.tasks[self.task_ids.index(task_id)]
         if task.description != self._stage:  # another part of the work has a rate of its own
-            if self._stage:
-                self._begun, self._done_before = now, task.completed
-            self._stage = task.description
+            # A resumed training begins in the middle.
+            self._since = now if self._stage else self._since
+            self._stage, self._done_before = task.description, max(0, task.completed - 1)
         if messages.is_terminal or now - self._logged < LOG_SECONDS:
             return
-        self._logged = now
-        done, seconds = task.completed - self._done_before, now - self._begun
+        # Since the last line: what is skipped at the start of a resumed run goes much faster than the rest.
+        done, seconds = task.completed - self._done_before, now - self._since
         rate = max(done, 0) / seconds if seconds else 0.0
+        self._logged = self._since = now
+        self._done_before = task.completed
         parts = [f"{task.completed:g} of {task.total:g}" if task.total else f"{task.completed:g}"]
         if rate:
             parts.append(f"{rate:.3g} a second")

@@ -11,7 +11,14 @@ from typing import Any
 
 from rich.table import Table
 
-from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar, results
+from napari_lesionseg.cli.console import (
+    name_image,
+    print_error,
+    print_plan,
+    print_result,
+    progress_bar,
+    results,
+)
 from napari_lesionseg.cli.options import (
     add_cluster,
     add_device,
@@ -112,7 +119,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         progress_bar("Measuring", len(pairs)) as (progress, task),
     ):
         engine.install_model(path)
-        for outcome in evaluate_pairs(engine, job, pairs):
+        for outcome in evaluate_pairs(engine, job, pairs, print_plan):
             outcomes.append(outcome)
             if isinstance(outcome, FailedImage):
                 print_error(name_image(outcome.stem, outcome.reason))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar
+from napari_lesionseg.cli.console import name_image, print_error, print_plan, print_result, progress_bar
 from napari_lesionseg.cli.options import (
     add_cluster,
     add_model,
@@ -16,12 +16,13 @@ from napari_lesionseg.cli.options import (
     positive,
     probability,
 )
+from napari_lesionseg.cluster.chunks import load_cached
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.cluster.segment import segment_files
 from napari_lesionseg.cluster.segment_chunk import SegmentJob
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError
-from napari_lesionseg.inference.device import choose_device, describe_device
+from napari_lesionseg.inference.device import describe_device
 from napari_lesionseg.inference.predictor import read_model_card
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.images import unread_pages
@@ -118,7 +119,9 @@ def segment_images(
     with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
         engine.install_model(path)
         try:
-            for result in segment_files(engine, job, images, out, resume=resume, batch_size=batch_size):
+            for result in segment_files(
+                engine, job, images, out, resume=resume, batch_size=batch_size, announce=print_plan
+            ):
                 if result.error:
                     failures += 1
                     print_error(name_image(result.source, result.error))
@@ -132,7 +135,9 @@ def segment_images(
         except ClusterError as error:
             print_error(f"{error} Start the command again with --resume to outline the rest.")
             return 1
-        where = describe_device(choose_device(device)) if engine.in_process else engine.description
+        where = engine.description
+        if engine.in_process:
+            where = describe_device(load_cached(path, device).device)
     done = len(images) - failures
     kept = f", {skipped} of them before" if skipped else ""
     print_result(f"{done} of {len(images)} images outlined by {name} ({where}) in {out}{kept}")

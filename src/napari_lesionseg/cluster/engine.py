@@ -237,14 +237,20 @@ def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator
         raise ClusterError("Install napari-lesionseg[cluster] to work on several processes or machines.")
     with (
         _quiet(),
-        _local_cluster(options.workers, threads) if options.workers else _joined(options) as (
-            client,
-            description,
-        ),
+        _local_cluster(options.workers, threads) if options.workers else _joined(options) as client,
     ):
-        _check_versions(client)
+        description = _describe_cluster(options, _check_workers(client))
         with closing(DaskEngine(client, description)) as engine:
             yield engine
+
+
+def _describe_cluster(options: ClusterOptions, threads: Sequence[int]) -> str:
+    """Describe workers and their threads as they are: a user's OMP_NUM_THREADS counts more than ours."""
+    count = max(threads) if options.workers else sum(threads)
+    words = f"{count} thread{'s' if count > 1 else ''}"
+    if options.workers:
+        return f"{len(threads)} processes, {words} each" if len(threads) > 1 else f"1 process, {words}"
+    return f"dask cluster of {len(threads)} worker{'s' if len(threads) > 1 else ''}, {words}"
 
 
 @contextmanager
@@ -253,13 +259,13 @@ def _quiet() -> Iterator[None]:
     from distributed.utils import silence_logging_cmgr
     from distributed.versions import VersionMismatchWarning
 
-    warnings.filterwarnings("ignore", category=VersionMismatchWarning)  # see `_check_versions`
+    warnings.filterwarnings("ignore", category=VersionMismatchWarning)  # see `_check_workers`
     with silence_logging_cmgr(logging.CRITICAL + 1):
         yield
 
 
 @contextmanager
-def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, str]]:
+def _local_cluster(workers: int, threads: int | None) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
@@ -288,7 +294,7 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[tuple[Client, 
         ) as cluster,
         _closed_in_time(Client(cluster)) as client,  # type: ignore[no-untyped-call]
     ):
-        yield client, f"{workers} processes, {threads} thread{'s' if threads > 1 else ''} each"
+        yield client
 
 
 @contextmanager
@@ -307,7 +313,7 @@ def _closed_in_time(part: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _joined(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
+def _joined(options: ClusterOptions) -> Iterator[Client]:
     from distributed import Client
 
     address = options.scheduler or _read_scheduler_file(options.scheduler_file or Path())
@@ -319,10 +325,9 @@ def _joined(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
             f"No dask scheduler answers at {address}; check the address and that it runs."
         ) from error
     with _closed_in_time(client):
-        workers = client.scheduler_info()["workers"]
-        if not workers:
+        if not client.scheduler_info()["workers"]:
             raise ClusterError("The dask cluster has no workers; start some and try again.")
-        yield client, f"dask cluster of {len(workers)} worker{'s' if len(workers) > 1 else ''}"
+        yield client
 
 
 def _read_scheduler_file(path: Path) -> str:
@@ -361,20 +366,25 @@ def _check_address(address: str) -> None:
         )
 
 
-def _check_versions(client: Client) -> None:
+def _check_workers(client: Client) -> list[int]:
+    """Raise unless the workers have the versions of this computer; return how many threads each has."""
     here = _versions()
     with _connected(client):
-        found = client.run(_versions, on_error="return")
-    for worker, there in found.items():
-        if isinstance(there, Exception):
+        found = client.run(_versions_and_threads, on_error="return")
+    threads = []
+    for worker, answer in found.items():
+        if isinstance(answer, Exception):
             raise ClusterError(
                 f"The worker {worker} cannot load napari-lesionseg; install version {here[0]} there."
             )
+        there, count = answer
         if there != here:
             raise ClusterError(
                 f"The worker {worker} has napari-lesionseg {there[0]} and torch {there[1]}, this computer "
                 f"{here[0]} and {here[1]}; install the same versions."
             )
+        threads.append(count)
+    return threads
 
 
 def _run_on_worker(function: Callable[[Path, Chunk], Result], model: str, chunk: Chunk) -> Result:
@@ -398,11 +408,34 @@ def _versions() -> tuple[str, str]:
     return __version__, torch.__version__
 
 
+def _versions_and_threads(dask_worker: Any) -> tuple[tuple[str, str], int]:
+    """Return the versions of a worker, and its threads: dask's, see `_run_on_worker`, or else torch's own."""
+    import torch
+
+    own = dask_worker.state.nthreads
+    return _versions(), own if own > 1 else torch.get_num_threads()
+
+
 def _hash_or_none(path: str) -> str | None:
     try:
         return sha256_file(path)
     except OSError:
         return None
+
+
+def find_unseen(engine: Engine, paths: Iterable[Path]) -> Path | None:
+    """Return the first file that not all workers see, because of which the bytes of all files are sent."""
+    return next((path for path in paths if not engine.sees(path)), None)
+
+
+def describe_plan(engine: Engine, unseen: Path | None) -> str:
+    """Describe where the work runs, and how the files get there; empty for this process."""
+    if engine.in_process:
+        return ""
+    how = "they read the files themselves"
+    if unseen is not None:
+        how = f"the files are sent to them, because they do not see {unseen}"
+    return f"Running on {engine.description}; {how}."
 
 
 def cut(items: Sequence[Chunk], size: int) -> list[Sequence[Chunk]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_lesionseg.cluster.chunks import describe_error, load_cached, run_on_worker, unpacked
-from napari_lesionseg.cluster.engine import Engine, cut
+from napari_lesionseg.cluster.engine import Engine, cut, describe_plan, find_unseen
 from napari_lesionseg.cluster.segment import CHUNK
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
@@ -34,9 +34,19 @@ class PairTask:
     payload: tuple[bytes, bytes] | None = None
 
 
-def evaluate_pairs(engine: Engine, job: EvaluateJob, pairs: Sequence[Pair]) -> Iterator[Outcome]:
-    """Yield what was measured of each pair, in order, and add it to the tallies of the job."""
-    shared = not pairs or (engine.sees(pairs[0].image) and engine.sees(pairs[0].mask))
+def evaluate_pairs(
+    engine: Engine,
+    job: EvaluateJob,
+    pairs: Sequence[Pair],
+    announce: Callable[[str], None] = lambda plan: None,
+) -> Iterator[Outcome]:
+    """Yield what was measured of each pair, in order, and add it to the tallies of the job.
+
+    `announce` is told once what runs where.
+    """
+    unseen = find_unseen(engine, (path for pair in pairs[:1] for path in (pair.image, pair.mask)))
+    announce(describe_plan(engine, unseen))
+    shared = unseen is None
     tasks = [PairTask(pair) for pair in pairs]
     size = engine.chunk_size(len(pairs), CHUNK if shared else CHUNK // 4)
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))

@@ -12,10 +12,11 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 
 from napari_lesionseg.cluster.chunks import load_cached
@@ -101,7 +102,7 @@ class ClusterFineTuning:
             with _lost_connections():
                 future = engine.start(_finetune, self._job)
                 yield from self._events_of(engine, future)
-                self._candidate = future.result()
+                self._candidate = on_device(future.result(), self._model.device)
 
     def _events_of(self, engine: DaskEngine, future: Any) -> Iterator[Event]:
         """Yield events until the worker is done; leaving the iteration cancels it."""
@@ -177,9 +178,16 @@ def _finetune(job: FineTuneJob, model_file: Path) -> Candidate:
             if said == STOP:
                 tuning.stop()
         queue.put("", timeout=LONGEST_PAUSE)  # type: ignore[no-untyped-call]
-        return tuning.candidate()
+        return on_device(tuning.candidate(), torch.device("cpu"))  # the client may have no GPU to unpickle to
     finally:
         tuning.close()
+
+
+def on_device(candidate: Candidate, device: torch.device) -> Candidate:
+    """Return a candidate whose model computes on a device, and on no other."""
+    model = candidate.model
+    moved = Model(model.network.to("cpu"), model.card, device, sha256=model.sha256, precision=model.precision)
+    return replace(candidate, model=moved)
 
 
 class FoldActors:

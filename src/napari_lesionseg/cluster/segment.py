@@ -6,11 +6,11 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from napari_lesionseg.cluster.engine import Engine, cut
+from napari_lesionseg.cluster.engine import Engine, cut, describe_plan, find_unseen
 from napari_lesionseg.cluster.segment_chunk import (
     FileResult,
     FileTask,
@@ -35,8 +35,11 @@ def segment_files(
     *,
     resume: bool = False,
     batch_size: int | None = None,
+    announce: Callable[[str], None] = lambda plan: None,
 ) -> Iterator[FileResult]:
     """Segment files into a folder; yield the result of each in the order of `sources`.
+
+    `announce` is told once what runs where.
 
     Which files clash is decided on the whole list before it is cut, so that the result does not depend on
     where the chunks run.
@@ -57,7 +60,13 @@ def segment_files(
             results[index] = FileResult(source, skipped=True)
         else:
             tasks[index] = task
-    finished = _run_chunks(engine, job, list(tasks.values()), log, batch_size)
+    finished: Iterator[FileResult] = iter(())
+    if tasks:
+        todo = list(tasks.values())
+        log.make()
+        unseen = find_unseen(engine, (out / LOG, todo[0].source))
+        announce(describe_plan(engine, unseen))
+        finished = _run_chunks(engine, job, todo, unseen is None, batch_size)
     for index, source in enumerate(sources):
         result = results.get(index)
         if result is None:
@@ -71,12 +80,9 @@ def _run_chunks(
     engine: Engine,
     job: SegmentJob,
     tasks: Sequence[FileTask],
-    log: SegmentLog,
+    shared: bool,
     batch_size: int | None,
 ) -> Iterator[FileResult]:
-    if not tasks:
-        return
-    shared = log.shared_with(engine) and engine.sees(tasks[0].source)
     size = engine.chunk_size(len(tasks), CHUNK if shared else CHUNK // 4)
     chunks = (chunk if shared else [_with_payload(task) for task in chunk] for chunk in cut(tasks, size))
     # Here, a damaged model is one error, not one for each image.
@@ -134,15 +140,14 @@ class SegmentLog:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def shared_with(self, engine: Engine) -> bool:
-        """Whether the workers see the folder of the masks."""
+    def make(self) -> None:
+        """Make the file, so that workers that see the folder see it."""
         try:
-            with self._path.open("ab") as stream:  # makes the file, so that there is something to look for
+            with self._path.open("ab") as stream:
                 os.fsync(stream.fileno())
         except OSError as error:
             folder = self._path.parent
             raise LesionSegError(f"The folder {folder} cannot be written: {error.strerror}.") from error
-        return engine.sees(self._path)
 
     def read(self, job: SegmentJob) -> dict[str, dict[str, str]]:
         """Lines of the same job by the name of the mask, the last one counts; torn lines are ignored."""

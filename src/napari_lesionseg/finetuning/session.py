@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeAlias
 
-import torch
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, LearningConfig
@@ -54,7 +53,7 @@ from napari_lesionseg.finetuning.run import (
     save_runs,
 )
 from napari_lesionseg.finetuning.schedule import FineTunePlan
-from napari_lesionseg.inference.device import is_out_of_memory
+from napari_lesionseg.inference.device import empty_cache, is_out_of_memory
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.resources import WorkClock, limited_threads
@@ -194,7 +193,7 @@ class FineTuning:
                 if self._workers is not None:
                     self._workers.close()
                 work.close()  # drops the runs, which are local to it
-                _empty_cache()
+                empty_cache()
 
     def _work(
         self,
@@ -403,14 +402,6 @@ def _as_record(result: EpochResult) -> dict[str, object]:
             "jaccard": round(result.validation.jaccard, 4),
         }
     return record
-
-
-def _empty_cache() -> None:
-    """Return the memory that torch keeps for reuse to the GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
 
 
 @contextlib.contextmanager

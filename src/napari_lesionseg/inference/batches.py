@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from napari_lesionseg.inference.device import (
     DeviceModel,
     available_cores,
     describe_device,
+    empty_cache,
     is_out_of_memory,
 )
 from napari_lesionseg.inference.prediction import Prediction
@@ -33,8 +34,8 @@ Kept = TypeVar("Kept")
 Result = TypeVar("Result")
 
 LARGEST_BATCH = 32
-OUTSTANDING = 2
-"""Batches of images that may wait for others of their shape, which bounds the memory."""
+READ_AHEAD, OUTSTANDING = 2, 4
+"""Batches of images that are read ahead, and that may wait for others of their shape: both need memory."""
 BYTES_PER_PIXEL = 4096
 """Memory that a network needs for each pixel it sees; the shipped one needs less than half of it."""
 USABLE = 0.5  # share of the free memory: other programs use the GPU as well
@@ -54,6 +55,8 @@ def default_batch_size(model: Predicts) -> int:
     if not isinstance(model, Model) or model.device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(model.device)
+    # What torch keeps for reuse is not free for others, but for the next batch.
+    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     fitting = int(USABLE * free / (BYTES_PER_PIXEL * model.card.working_size**2))
     return max(1, min(LARGEST_BATCH, 1 << max(0, fitting.bit_length() - 1)))
 
@@ -102,6 +105,11 @@ class _Waiting(Generic[Task, Kept, Result]):
     planes: Tensor  # (1, 3, h, w)
     result: Future[Result] | None = None
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the images of a batch have in common."""
+        return self.planes.shape, id(self.expert.network)
+
 
 class _Batches(Generic[Task, Kept, Result]):
     """Predicts images in batches: those that the network sees at the same size share one."""
@@ -114,19 +122,16 @@ class _Batches(Generic[Task, Kept, Result]):
     def results(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield the results in the order of the tasks."""
         order: deque[_Waiting[Task, Kept, Result] | Future[Result]] = deque()
-        most = OUTSTANDING * self._predictor.size
+        size = self._predictor.size
         with ThreadPoolExecutor(available_cores(), "images") as self._pool:
             try:
-                for read in self._read_ahead(iter(tasks), most):
+                for read in self._read_ahead(iter(tasks), READ_AHEAD * size):
                     order.append(read)
                     if isinstance(read, _Waiting):
                         self._add(read)
-                    if len(order) > most:  # a rare shape must not stop all others
-                        self._predict_all()
-                    while order and _is_done(order[0]):
-                        yield _result(order.popleft())
-                self._predict_all()
-                yield from map(_result, order)
+                    while order and (_is_done(order[0]) or len(order) > OUTSTANDING * size):
+                        yield self._result(order.popleft())
+                yield from map(self._result, order)
             finally:
                 self._pool.shutdown(cancel_futures=True)
 
@@ -157,14 +162,18 @@ class _Batches(Generic[Task, Kept, Result]):
         return failed
 
     def _add(self, image: _Waiting[Task, Kept, Result]) -> None:
-        key = (image.planes.shape, id(image.expert.network))
-        self._groups.setdefault(key, []).append(image)
-        if len(self._groups[key]) >= self._predictor.size:
-            self._predict(self._groups.pop(key))
+        group = self._groups.setdefault(image.key, [])
+        group.append(image)
+        if len(group) >= self._predictor.size:
+            self._predict(self._groups.pop(image.key))
 
-    def _predict_all(self) -> None:
-        while self._groups:
-            self._predict(self._groups.popitem()[1])
+    def _result(self, image: _Waiting[Task, Kept, Result] | Future[Result]) -> Result:
+        """Wait for a result; an image of a rare shape is predicted though its batch is not full."""
+        if isinstance(image, Future):
+            return image.result()
+        if image.result is None:
+            self._predict(self._groups.pop(image.key))
+        return cast("Future[Result]", image.result).result()
 
     def _predict(self, images: list[_Waiting[Task, Kept, Result]]) -> None:
         planes = torch.cat([image.planes for image in images])
@@ -192,13 +201,6 @@ def _is_done(image: _Waiting[Task, Kept, Result] | Future[Result]) -> bool:
     return result is not None and result.done()
 
 
-def _result(image: _Waiting[Task, Kept, Result] | Future[Result]) -> Result:
-    future = image.result if isinstance(image, _Waiting) else image
-    if future is None:
-        raise RuntimeError("an image was not predicted")
-    return future.result()
-
-
 class BatchPredictor:
     """Predicts images of one working shape at once, without prompts.
 
@@ -210,6 +212,7 @@ class BatchPredictor:
         self._model, self.size = model, size
         self._on_cpu: DeviceModel | None = None
 
+    @torch.inference_mode()  # of this thread: torch keeps the mode per thread
     def expert_of(self, planes: Tensor) -> DeviceModel:
         """Return the part of the model for an image (1, 3, h, w), which all images of a batch share."""
         try:
@@ -253,8 +256,7 @@ class BatchPredictor:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        if expert.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache()
         return None
 
     def _cpu(self) -> DeviceModel:

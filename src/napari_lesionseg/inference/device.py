@@ -74,6 +74,14 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
     return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
+def empty_cache() -> None:
+    """Return the memory that torch keeps for reuse to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch ran out of memory: some devices raise an error class for it, others only a message."""
     words = ("out of memory", "not enough memory", "can't allocate memory")

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from napari_lesionseg.config import Settings
 from napari_lesionseg.errors import CancelledError
+from napari_lesionseg.inference.device import empty_cache, is_out_of_memory
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.inference.tiling_io import (
     NpyFile,
@@ -309,10 +310,13 @@ def _predict(model: Model, views: NDArray[np.float32], side: int, whole: Tensor 
     images = torch.from_numpy(views)
     try:
         return _run(model, images, (side, side), whole)
-    except torch.OutOfMemoryError:  # of the GPU; the computer has more memory
-        model.move_to_cpu()
-        torch.cuda.empty_cache()
-        return _run(model, images, (side, side), whole)
+    except RuntimeError as error:
+        if model.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    # Not in the handler: the traceback keeps the tensors of the failed attempt on the GPU.
+    model.move_to_cpu()
+    empty_cache()
+    return _run(model, images, (side, side), whole)
 
 
 def _run(model: Model, images: Tensor, shape: tuple[int, int], whole: Tensor | None) -> Probability:

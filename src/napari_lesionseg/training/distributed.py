@@ -221,7 +221,14 @@ def join_ranks(device: str) -> Iterator[Joined]:
         # torchrun holds the store, so it outlives the processes, which agree there on who reports an error.
         store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=count,
+            timeout=PATIENCE,
+            device_id=chosen if backend == "nccl" else None,
+        )
         yield Joined(ProcessGroup(chosen), chosen)
         dist.barrier()
         dist.destroy_process_group()  # only here: after an error it would wait for those that are gone

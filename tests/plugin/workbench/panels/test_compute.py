@@ -112,7 +112,7 @@ def test_correct_fine_tune_on_the_cluster_and_adopt(
     panel = choose(bench, address)
     panel.test.click()
     qtbot.waitUntil(lambda: panel.test.isEnabled(), timeout=WAIT)
-    assert panel.status.text() == "Connected: dask cluster of 1 worker."
+    assert panel.status.text() == "Connected: dask cluster of 1 worker, 1 thread."
     correct_and_approve(qtbot, bench, 4)
     finetuning = bench.panel(FinetunePanel)
     finetuning.controls.start.click()
