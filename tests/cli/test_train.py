@@ -89,8 +89,8 @@ def test_a_log_file_shows_life_before_the_first_pass_ends(
     assert train(folders, recipe, tmp_path / "net.safetensors") == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training: ")]
     assert lines[0].startswith("Training: 1 of 4, ")
-    assert "a second" in lines[0]
-    assert "left, loss " in lines[0]
+    assert "a second" in lines[1]
+    assert "left, loss " in lines[1]
 
 
 def test_the_rate_in_a_log_file_is_that_of_the_work_since_the_last_line(

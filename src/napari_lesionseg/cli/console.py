@@ -103,9 +103,9 @@ class LoggedProgress(Progress):
         now = time.monotonic()
         task = self.tasks[self.task_ids.index(task_id)]
         if task.description != self._stage:  # another part of the work has a rate of its own
-            # A resumed training begins in the middle.
-            self._since = now if self._stage else self._since
-            self._stage, self._done_before = task.description, max(0, task.completed - 1)
+            # What was there before does not count: a resumed training begins in the middle.
+            self._since, self._done_before = now, task.completed
+            self._stage = task.description
         if messages.is_terminal or now - self._logged < LOG_SECONDS:
             return
         # Since the last line: what is skipped at the start of a resumed run goes much faster than the rest.
