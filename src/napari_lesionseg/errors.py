@@ -19,6 +19,10 @@ class PromptError(LesionSegError):
     """A box, lasso, scribble or click cannot be used on its image."""
 
 
+class SettingsError(LesionSegError):
+    """A setting has a value that it cannot have."""
+
+
 class PairingError(LesionSegError):
     """No images, or no masks that belong to them, were found."""
 

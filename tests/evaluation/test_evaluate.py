@@ -19,7 +19,7 @@ from napari_lesionseg.evaluation.evaluate import (
     measure_pair,
 )
 from napari_lesionseg.evaluation.metrics import score_masks
-from napari_lesionseg.io.pairing import find_pairs
+from napari_lesionseg.io.pairing import PairSearch, find_pairs
 from napari_lesionseg.types import Pair
 
 RAW = PostprocessConfig(fill_holes=False, largest_only=False, min_area=0)
@@ -133,6 +133,12 @@ def test_an_error_in_the_model_is_not_swallowed(pairs: list[Pair]) -> None:
 def test_nothing_to_measure_is_an_error() -> None:
     with pytest.raises(PairingError, match="no images"):
         evaluate(DarkIsLesion(), [])
+
+
+def test_only_pairs_can_be_measured(pairs: list[Pair]) -> None:
+    for wrong in (["a.png"], [("a.png", "b.png")], PairSearch(tuple(pairs), ()), 5):
+        with pytest.raises(PairingError, match=r"\.pairs"):
+            evaluate(DarkIsLesion(), wrong)  # type: ignore[arg-type]
 
 
 def test_work_is_done_one_by_one_so_that_it_can_be_stopped(pairs: list[Pair]) -> None:

@@ -107,6 +107,8 @@ def test_models_of_outlines_and_of_landmarks_are_not_mixed_up(tmp_path: Path, ti
     save_checkpoint(tmp_path / "a.safetensors", tiny_model.network, tiny_model.card)
     with pytest.raises(CheckpointError, match="finds no landmarks"):
         load_landmark_model(tmp_path / "a.safetensors", "cpu")
+    with pytest.raises(CheckpointError, match="finds no landmarks"):
+        find_landmarks(np.zeros((20, 20, 3), np.uint8), tiny_model)  # type: ignore[arg-type]
     save_checkpoint(tmp_path / "b.safetensors", build_network("unet", 2, width=4, depth=2), card())
     with pytest.raises(CheckpointError, match="draws no outlines"):
         load_model(tmp_path / "b.safetensors", "cpu")

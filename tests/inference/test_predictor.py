@@ -4,6 +4,7 @@ import copy
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from torch import Tensor, nn
 
 import napari_lesionseg as ls
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import CheckpointError, DeviceError, ImageError, ModelNotFoundError
+from napari_lesionseg.errors import (
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    ModelNotFoundError,
+    SettingsError,
+)
 from napari_lesionseg.inference import predictor
 from napari_lesionseg.inference.predictor import Model, load_model, segment
 from napari_lesionseg.io.atomic import sha256_file
@@ -93,13 +100,24 @@ def test_classes(image: ByteImage) -> None:
         np.zeros((5, 5), np.uint8),
         np.zeros((5, 5, 4), np.uint8),
         np.zeros((5, 5, 3), np.float32),
-        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((5, 5, 3), np.uint16),
         np.zeros((2, 5, 5, 3), np.uint8),
     ],
 )
-def test_what_is_no_image_is_refused(model: Model, array: ByteImage) -> None:
-    with pytest.raises(ImageError, match="height, width, 3"):
+def test_an_array_of_another_shape_or_type_is_refused(model: Model, array: ByteImage) -> None:
+    with pytest.raises(ImageError, match=r"height, width, 3.*to_byte_image"):
         model.predict(array)
+
+
+@pytest.mark.parametrize("image", ["image.jpg", Path("image.jpg"), None, [[[0, 0, 0]]]])
+def test_what_is_no_array_is_refused_with_the_function_that_reads_files(model: Model, image: Any) -> None:
+    with pytest.raises(ImageError, match=r"must be an array.*read_image"):
+        segment(image, model)
+
+
+def test_an_image_without_pixels_is_refused(model: Model) -> None:
+    with pytest.raises(ImageError, match="no pixels"):
+        model.predict(np.zeros((0, 5, 3), np.uint8))
 
 
 def test_the_image_stays_as_it_is(model: Model, image: ByteImage) -> None:
@@ -154,6 +172,14 @@ def test_every_click_is_honored(model: Model, clicks: list[Click], threshold: fl
 def test_a_previous_answer_of_another_image_is_refused(model: Model, image: ByteImage) -> None:
     with pytest.raises(ImageError, match="previous"):
         model.predict(image, previous=np.zeros((55, 77), np.float32))
+    with pytest.raises(ImageError, match="previous"):
+        model.predict(image, previous=np.zeros((1, 2, 56, 77), np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.5, 255])
+def test_a_previous_answer_holds_probabilities(model: Model, image: ByteImage, value: float) -> None:
+    with pytest.raises(ImageError, match="between 0 and 1"):
+        model.predict(image, [Click(9, 9)], np.full((56, 77), value, np.float32))
 
 
 @pytest.mark.parametrize("classes", [("skin", "lesion"), ("skin", "nevus", "hair")])
@@ -380,9 +406,25 @@ def test_what_cannot_be_loaded(saved: Path) -> None:
         load_model("yours")
     with pytest.raises(DeviceError):
         load_model("mine", "abacus")
+    with pytest.raises(ModelNotFoundError):
+        load_model(5)  # type: ignore[arg-type]
+    with pytest.raises(DeviceError):
+        load_model("mine", None)  # type: ignore[arg-type]
     saved.write_bytes(saved.read_bytes()[:5000])
     with pytest.raises(CheckpointError):
         load_model("mine")
+
+
+def test_a_model_may_be_named(saved: Path, model: Model, image: ByteImage) -> None:
+    assert np.array_equal(segment(image, "mine"), segment(image, load_model("mine")))
+    with pytest.raises(ModelNotFoundError, match="'yours'"):
+        segment(image, "yours")
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -1, 50, np.nan])
+def test_thresholds_lie_between_0_and_1(model: Model, image: ByteImage, threshold: float) -> None:
+    with pytest.raises(SettingsError, match="between 0 and 1"):
+        segment(image, model, threshold)
 
 
 def test_the_threshold_asked_for_comes_before_the_settings_and_the_model(

@@ -423,7 +423,7 @@ def test_masks_strip_by_strip(classes: Sequence[str], monkeypatch: pytest.Monkey
 )
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     for predict in (predict_tiles, predict_whole):
-        with pytest.raises(ImageError, match="bytes of shape"):
+        with pytest.raises(ImageError, match="Only 8-bit"):
             predict(tiny_model(), image, np.zeros((5, 5), np.float32))
 
 

@@ -24,6 +24,7 @@ from napari_lesionseg.inference import postprocess as postprocess_module
 from napari_lesionseg.inference.batches import ImageWork, predict_images
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.labels import MAX_COLORS
+from napari_lesionseg.io.pairing import check_pairs
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage, Pair, Probability
 
 logger = logging.getLogger(__name__)
@@ -251,6 +252,8 @@ def iter_evaluate(
     """
     if not pairs:
         raise PairingError("There are no images with masks to measure the model on.")
+    check_pairs(pairs)
+    postprocess_module.resolve_threshold(threshold, postprocess or PostprocessConfig(), model.card.threshold)
     work = evaluation_work(model.card, postprocess, threshold, tallies)
     for outcome, parts in predict_images(model, pairs, work, batch_size):
         for total, part in zip(tallies, parts, strict=True):

@@ -55,6 +55,7 @@ from napari_lesionseg.finetuning.run import (
 from napari_lesionseg.finetuning.schedule import FineTunePlan
 from napari_lesionseg.inference.device import empty_cache, is_out_of_memory
 from napari_lesionseg.inference.predictor import Model
+from napari_lesionseg.io.pairing import check_pairs
 from napari_lesionseg.training.dataset import CachedPair
 from napari_lesionseg.training.resources import WorkClock, limited_threads
 from napari_lesionseg.training.trainer import EpochResult, StepResult
@@ -341,6 +342,8 @@ def _check_inputs(
 ) -> None:
     if not pairs:
         raise TrainingError("There are no images with masks to learn from.")
+    check_pairs(pairs, CachedPair)
+    check_pairs(held_out, CachedPair)
     stems = [pair.stem for pair in (*pairs, *held_out)]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:

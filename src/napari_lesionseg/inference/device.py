@@ -30,7 +30,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     """Return a device by name; "auto" takes CUDA, then Apple's MPS, then the CPU; "cuda:1" the second GPU."""
     if isinstance(name, torch.device):
         return name
-    kind, _, number = name.partition(":")
+    kind, _, number = str(name).partition(":")
     if kind not in DEVICES or (number and not (kind == "cuda" and number.isdecimal())):
         raise DeviceError(f"There is no device '{name}'; choose one of {', '.join(DEVICES)}.")
     present = available_devices()

@@ -149,6 +149,8 @@ def find_landmarks(image: ByteImage, model: LandmarkModel | str | Path) -> list[
     DeviceError
         If the computer has too little memory.
     """
+    if isinstance(model, Model):
+        model = LandmarkModel(model)  # which says that it finds none
     loaded = model if isinstance(model, LandmarkModel) else load_landmark_model(model)
     return loaded.predict(image)
 

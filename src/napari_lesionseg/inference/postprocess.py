@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.errors import MaskError
+from napari_lesionseg.errors import MaskError, SettingsError
 from napari_lesionseg.masks.components import Runs, bounding_box
 from napari_lesionseg.types import LabelImage, Probability, Stroke, points_of
 
@@ -36,6 +36,8 @@ class Targets(NamedTuple):
 def resolve_threshold(threshold: float | None, config: PostprocessConfig, default: float) -> float:
     """Return the threshold to use: the argument, else the setting, else the model's own."""
     if threshold is not None:
+        if not 0 < threshold < 1:
+            raise SettingsError(f"The threshold must lie between 0 and 1, which {threshold} does not.")
         return threshold
     return default if config.threshold is None else config.threshold
 

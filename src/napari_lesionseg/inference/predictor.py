@@ -131,11 +131,7 @@ class Model:
         ImageError
             If ``image`` is of another shape or type.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ImageError(
-                "An image must be bytes of shape (height, width, 3), "
-                f"not {image.dtype} of shape {image.shape}."
-            )
+        _check_image(image)
         small = resize_image(image, working_shape((image.shape[0], image.shape[1]), self.card.working_size))
         return torch.from_numpy(normalize(small, self.card.mean, self.card.std))[None]
 
@@ -186,7 +182,8 @@ class Model:
         Raises
         ------
         ImageError
-            If ``image`` is of another shape or type, or ``previous`` is of another size.
+            If ``image`` is of another shape or type, or ``previous`` is of another size or holds anything but
+            probabilities.
         PromptError
             If the box, the lasso or a scribble is outside the image or too small, or a number is missing.
         DeviceError
@@ -236,10 +233,9 @@ class EncodedImage:
         augment: bool = True,
     ) -> Probability:
         """Predict as `Model.predict` does."""
-        if previous is not None and previous.shape[-2:] != self.shape:
-            raise ImageError(
-                f"The previous prediction has shape {previous.shape}, but the image has shape {self.shape}."
-            )
+        if previous is not None:
+            previous = np.asarray(previous)
+            _check_previous(previous, self.shape)
         prompts = read_prompts(clicks, box, lasso, scribbles)
         return self._with_enough_memory(self.predict_logits(prompts, previous, augment=augment).probability)
 
@@ -378,6 +374,36 @@ class EncodedImage:
         return self._with_enough_memory(work)
 
 
+def _check_image(image: object) -> None:
+    """Raise an `ImageError` that names the function to use, unless this is an image (H, W, 3) of bytes."""
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"An image must be an array, not {type(image).__name__}: "
+            "napari_lesionseg.io.images.read_image reads a file."
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ImageError(
+            f"An image must be uint8 of shape (height, width, 3), not {image.dtype} of shape {image.shape}: "
+            "napari_lesionseg.io.images.to_byte_image converts it."
+        )
+    if not image.size:
+        raise ImageError(f"The image has no pixels: its shape is {image.shape}.")
+
+
+def _check_previous(previous: Probability, shape: tuple[int, int]) -> None:
+    """Raise an `ImageError` unless these are probabilities, (H, W) or (C, H, W), of an image (H, W)."""
+    if (
+        np.shape(previous)[-2:] != shape
+        or np.ndim(previous) not in (2, 3)
+        or len(previous) < np.ndim(previous) - 1
+    ):
+        raise ImageError(
+            f"The previous prediction has shape {np.shape(previous)}, but the image has shape {shape}."
+        )
+    if not (np.min(previous) >= 0 and np.max(previous) <= 1):  # not so for NaN either
+        raise ImageError("The previous prediction must hold probabilities between 0 and 1.")
+
+
 TOO_LITTLE_MEMORY = (
     "There is too little free memory for this image; close other programs or make the image smaller."
 )
@@ -452,7 +478,7 @@ def read_model_card(path: Path) -> ModelCard:
 
 def segment(
     image: ByteImage,
-    model: Model | None = None,
+    model: Model | str | Path | None = None,
     threshold: float | None = None,
     clicks: Sequence[Click] = (),
     postprocess: PostprocessConfig | None = None,
@@ -467,8 +493,8 @@ def segment(
     ----------
     image : ByteImage
         Shape (H, W, 3), RGB, 0 to 255.
-    model : Model, optional
-        None: the shipped model, loaded once and kept.
+    model : Model, str or Path, optional
+        The model, or what `load_model` loads; None: the shipped model, loaded once and kept.
     threshold : float, optional
         Probability above which a pixel belongs to the lesion; None: the settings', then the model's own.
     clicks : sequence of Click
@@ -490,10 +516,15 @@ def segment(
 
     Raises
     ------
+    ImageError
+        If ``image`` is of another shape or type.
     PromptError
         If the box, the lasso or a scribble is outside the image or too small, or a number is missing.
+    SettingsError
+        If the threshold is not between 0 and 1.
     """
-    model = model or _shipped_model()
+    if not isinstance(model, Model):
+        model = _shipped_model() if model is None else load_model(model)
     settings = postprocess or PostprocessConfig(largest_only=model.card.largest_only)
     level = resolve_threshold(threshold, settings, model.card.threshold)
     probability = model.predict(image, clicks, box=box, lasso=lasso, scribbles=scribbles)

@@ -8,7 +8,7 @@ simulated gestures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from napari_lesionseg.inference.clicks import move_stroke, strokes_inside
 from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.lite_unet import COLOR_LIMIT, PRIOR_LIMIT
-from napari_lesionseg.types import Box, Click, Prompts, Scribble
+from napari_lesionseg.types import Box, Click, Prompts, Scribble, Stroke, points_of
 
 MARGIN = 0.5  # of the longer side: what the network sees around a box or a lasso
 STROKE_MARGIN = 1.0  # likewise, around an outline that strokes correct, which may be much too small
@@ -49,6 +49,7 @@ NEWTON_STEPS = 5
 RIDGE = 0.02
 
 Point = tuple[float, float]
+EXAMPLES = {Click: "Click(120, 200)", Scribble: "Scribble([(120, 200), (130, 240)])"}
 
 
 class Weights(NamedTuple):
@@ -99,15 +100,25 @@ def read_prompts(
     scribbles: Sequence[Scribble] = (),
 ) -> Prompts:
     """Return the arguments of `segment` as one value; raise a `PromptError` if a number is missing."""
-    if box is not None and not isinstance(box, Box):
-        sides = np.asarray(box, float)
-        if sides.shape != (4,) or not np.isfinite(sides).all():
-            raise PromptError("A box needs four finite numbers: top, left, bottom and right.")
-        box = Box(*(round(side) for side in sides.tolist()))
-    drawn = tuple(Scribble(_read_points(stroke.points), bool(stroke.positive)) for stroke in scribbles)
-    if not all(stroke.points for stroke in drawn):
-        raise PromptError("A scribble needs at least one point; draw it again.")
-    return Prompts((*drawn, *clicks), box, _read_points(lasso))
+    strokes = (*_read_strokes(scribbles, Scribble), *_read_strokes(clicks, Click))
+    return Prompts(strokes, None if box is None else _read_box(box), _read_points(lasso))
+
+
+def _read_box(box: Box | Sequence[float]) -> Box:
+    sides = _read_numbers([box.top, box.left, box.bottom, box.right] if isinstance(box, Box) else box)
+    if sides is None or sides.shape != (4,) or not np.isfinite(sides).all():
+        raise PromptError("A box needs four finite numbers: top, left, bottom and right.")
+    return Box(*(round(side) for side in sides.tolist()))
+
+
+def _read_strokes(strokes: Sequence[Stroke], kind: type[Stroke]) -> Iterator[Stroke]:
+    for stroke in strokes if isinstance(strokes, Iterable) else [None]:
+        if not isinstance(stroke, Click | Scribble):
+            raise PromptError(f"{kind.__name__}s must be a list, such as [{EXAMPLES[kind]}].")
+        points = _read_points(points_of(stroke))
+        if not points:
+            raise PromptError("A scribble needs at least one point; draw it again.")
+        yield stroke if isinstance(stroke, Click) else Scribble(points, bool(stroke.positive))
 
 
 def check_prompts(prompts: Prompts, shape: tuple[int, int]) -> None:
@@ -124,10 +135,29 @@ def check_prompts(prompts: Prompts, shape: tuple[int, int]) -> None:
     if bounds is None:
         return
     kind = "lasso" if prompts.lasso else "box"
-    if min(bounds.bottom - bounds.top, bounds.right - bounds.left) < MIN_SIDE:
+    box = prompts.box
+    if box is not None and (box.bottom < box.top or box.right < box.left):
+        raise PromptError("The sides of the box are swapped: they are top, left, bottom and right.")
+    if prompts.lasso and box is not None and not _overlap(bounds, box):
+        raise PromptError("The box and the lasso do not overlap; draw one of them around the lesion.")
+    if min(bounds.bottom - bounds.top, bounds.right - bounds.left) < MIN_SIDE or _is_line(prompts.lasso):
         raise PromptError(f"The {kind} is too small; draw it around the whole lesion.")
     if bounds.bottom <= 0 or bounds.right <= 0 or bounds.top >= shape[0] or bounds.left >= shape[1]:
         raise PromptError(f"The {kind} is outside the image; draw it around the lesion.")
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    down = min(one.bottom, other.bottom) > max(one.top, other.top)
+    return down and min(one.right, other.right) > max(one.left, other.left)
+
+
+def _is_line(points: Sequence[Point]) -> bool:
+    """Whether points lie on a line, or within a pixel of one, and so enclose nothing."""
+    if not points:
+        return False
+    centered = np.asarray(points) - np.mean(points, axis=0)
+    across = centered @ np.linalg.svd(centered, full_matrices=False)[2][1]
+    return bool(np.ptp(across) < 1)
 
 
 def enclosing_box(prompts: Prompts) -> Box | None:
@@ -293,10 +323,18 @@ def color_logit(
 
 
 def _read_points(points: Sequence[Point]) -> tuple[Point, ...]:
-    values = np.asarray(points, float)
-    if values.size and (values.ndim != 2 or values.shape[1] != 2):
+    values = _read_numbers(points)
+    if values is None or (values.size and (values.ndim != 2 or values.shape[1] != 2)):
         raise PromptError("Points are pairs of a row and a column.")
     return tuple((row, col) for row, col in values.reshape(-1, 2).tolist())
+
+
+def _read_numbers(values: object) -> NDArray[np.float64] | None:
+    """Convert to an array; None for text, gaps and lists of different lengths."""
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError):
+        return None
 
 
 def to_view(point: Point, window: Box, shape: tuple[int, int]) -> Point:

@@ -162,7 +162,8 @@ def check_image(image: Readable) -> tuple[int, int]:
     channels = shape[2] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or channels not in (1, 3, 4) or min(shape) == 0 or image.dtype != np.uint8:
         raise ImageError(
-            f"An image must be bytes of shape (height, width, 3), not {image.dtype} of shape {shape}."
+            "Only 8-bit color or gray images can be segmented in tiles, "
+            f"not {image.dtype} of shape {shape}; convert the image first."
         )
     return shape[0], shape[1]
 

@@ -13,7 +13,7 @@ import os
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -73,6 +73,18 @@ class PairSearch:
         yield from (f"{path} {reason}" for path, reason in self.left_out)
         yield from (f"{path}: has no mask" for path in self.without_mask)
         yield from (f"{path}: the mask has no image" for path in self.without_image)
+
+
+def check_pairs(pairs: object, *others: type) -> None:
+    """Raise a `PairingError` for anything but a list of `Pair`, or of ``others``, such as a list of names."""
+    if isinstance(pairs, PairSearch):
+        raise PairingError("A search is not a list of pairs; use its .pairs.")
+    for pair in pairs if isinstance(pairs, Sequence) else [pairs]:
+        if not isinstance(pair, (Pair, *others)):
+            raise PairingError(
+                "Images and masks must be a list of Pair, as in find_pairs(images, masks).pairs, "
+                f"not of {type(pair).__name__}."
+            )
 
 
 def find_images(inputs: Inputs) -> list[Path]:

@@ -67,8 +67,8 @@ class ModelStore:
             return default
         if str(name) in known:
             return known[str(name)]
-        if Path(name).suffix in {SUFFIX, ONNX_SUFFIX} and os.path.isfile(name):  # noqa: PTH113 - never raises
-            return Path(name)
+        if Path(str(name)).suffix in {SUFFIX, ONNX_SUFFIX} and os.path.isfile(str(name)):  # noqa: PTH113 - never raises
+            return Path(str(name))
         raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
 
     def add(self, source: Path | bytes, name: str) -> Path:

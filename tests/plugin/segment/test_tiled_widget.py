@@ -215,7 +215,7 @@ def test_unsupported_images_are_reported(qtbot: QtBot, viewer: ViewerModel, mode
     viewer.add_image(np.zeros((64, 64), np.float32), name="gray")
     widget.segment.click()
     wait_for(qtbot, widget)
-    assert "must be bytes" in widget.status.text()
+    assert "Only 8-bit" in widget.status.text()
 
 
 def test_an_image_closed_meanwhile_gets_no_outline(
