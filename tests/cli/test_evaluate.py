@@ -140,6 +140,16 @@ def test_panoptic_quality_of_a_perfect_model_is_one(run: Callable, images: Path,
     assert result.out.count("1.000") >= 3
 
 
+def test_tune_names_missing_folders_of_masks(
+    run: Callable, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    result = run("tune", "tiny", images, images, "--masks", masks, "--out", tmp_path / "tuned.safetensors")
+    assert result.code != 0
+    assert result.errors == [
+        "lesionseg: Give one folder of masks for each folder of images, in the same order."
+    ]
+
+
 def test_tune_writes_a_model_with_threshold_and_temperature(
     run: Callable, images: Path, masks: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from napari_lesionseg.cli.options import (
     add_cluster,
     add_device,
     add_model,
+    check_mask_folders,
     check_out,
     cluster_options,
     find_all_pairs,
@@ -211,6 +212,7 @@ def run_tune(options: argparse.Namespace) -> int:
         model = Model(
             model.network, model.card.model_copy(update={"test_time_augmentation": True}), model.device
         )
+    check_mask_folders(options.images, options.masks)
     folders: dict[str, list[Pair]] = {}
     unused = 0
     for index, folder in enumerate(options.images):

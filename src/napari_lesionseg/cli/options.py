@@ -117,13 +117,18 @@ def check_out(path: Path) -> None:
         raise TrainingError(f"{path} is a folder; give the name of a file.")
 
 
+def check_mask_folders(images: Sequence[str], masks: Sequence[str]) -> None:
+    """Raise a `PairingError` unless each folder of images has a folder of masks, or none has one."""
+    if masks and len(masks) != len(images):
+        raise PairingError("Give one folder of masks for each folder of images, in the same order.")
+
+
 def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pair], int]:
     """Find the pairs of several folders, each with its own folder of masks, or with none.
 
     Files that are in no pair are named, and their number is returned as well.
     """
-    if masks and len(masks) != len(images):
-        raise PairingError("Give one folder of masks for each folder of images, in the same order.")
+    check_mask_folders(images, masks)
     pairs: list[Pair] = []
     unused: list[str] = []
     for index, folder in enumerate(images):
