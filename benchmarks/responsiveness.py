@@ -182,6 +182,7 @@ def open_bench(folder: Path, model: str | None) -> tuple[napari.Viewer, Workbenc
     viewer = napari.Viewer()
     viewer.window.resize(1366, 768)
     bench = Workbench(viewer)
+    bench.annotator.setText("am")  # else a dialog asks for the name, and waits
     viewer.window.add_dock_widget(bench, name="LesionSeg", area="right")
     if model is not None:
         bench.panel(ModelPanel).models.choose(model)
