@@ -142,9 +142,9 @@ def test_visits_are_listed_and_opened(qtbot: QtBot, session: StudySession, panel
     qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=15000)
     open_image(qtbot, session, "second")
     qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[1][2].endswith("%"), timeout=15000)
-    for place in range(panel.curve.count()):
-        panel.curve.setCurrentIndex(place)
-        (curve,) = panel.plot.listDataItems()
+    for place in range(panel.curve.choice.count()):
+        panel.curve.choice.setCurrentIndex(place)
+        (curve,) = panel.curve.listDataItems()
         assert len(curve.getData()[0]) == 2
     panel.table.cellClicked.emit(0, 0)
     qtbot.waitUntil(lambda: session.image_id == image_of(session.study, "first"), timeout=15000)
@@ -155,7 +155,7 @@ def test_nothing_is_drawn_of_a_single_measurement_and_mixed_units_are_explained(
 ) -> None:
     image_id = open_image(qtbot, session, "second")
     qtbot.waitUntil(lambda: len(cells(panel)) == 2, timeout=15000)
-    assert panel.plot.isHidden()
+    assert panel.curve.isHidden()
     session.fields.set(image_id, "mm_per_pixel", "")
     assert session.review is not None
     session.review.approve()
@@ -163,11 +163,11 @@ def test_nothing_is_drawn_of_a_single_measurement_and_mixed_units_are_explained(
     open_image(qtbot, session, "second")
     qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[1][1].endswith("px²"), timeout=15000)
     assert panel.message.text().startswith("Some visits have a scale and others none")
-    assert panel.plot.isHidden()
+    assert panel.curve.isHidden()
     session.fields.set(image_id, "mm_per_pixel", "0.1")
     qtbot.waitUntil(lambda: len(cells(panel)) == 2 and cells(panel)[1][2].endswith("%"), timeout=15000)
-    assert not panel.plot.isHidden()
-    assert panel.plot.viewRange()[1][0] == pytest.approx(0, abs=0.5)
+    assert not panel.curve.isHidden()
+    assert panel.curve.viewRange()[1][0] == pytest.approx(0, abs=0.5)
 
 
 def test_visits_are_shown_side_by_side(qtbot: QtBot, session: StudySession, panel: FollowUpPanel) -> None:

@@ -15,7 +15,7 @@ from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.landmarks.controls import MarkingControls, RulerControls, TrainingControls
-from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, has_ruler
+from napari_lesionseg.plugin.landmarks.editor import has_ruler
 from napari_lesionseg.plugin.landmarks.panel import FILES
 from napari_lesionseg.plugin.landmarks.task import MarkedImage
 from napari_lesionseg.plugin.tasks import Task, run_task
@@ -68,7 +68,7 @@ class LandmarkPanel(Panel):
         self.ruler.setVisible(has_ruler(skeleton_of(session.study)))
         self.training.name = f"{study_name(session.study.folder)} landmarks"
         self.status.setText("")
-        self.listen(session.opened, self._on_opened)
+        self.listen(session.opened, self.marking.set_editor)
         session.set_model(self.training.loaded)
 
     def close_session(self) -> None:
@@ -124,9 +124,6 @@ class LandmarkPanel(Panel):
             for image_id, state in study.state.images.items()
             if state.status.done
         ]
-
-    def _on_opened(self, editor: LandmarkEditor | None) -> None:
-        self.marking.set_editor(editor)
 
     def _on_model(self, model: LandmarkModel | None) -> None:
         if self.session is not None:
