@@ -37,6 +37,19 @@ def test_nothing_found_is_worth_a_look() -> None:
     assert quality_estimate(np.zeros((8, 8), np.float32), 0.5) == 0
 
 
+def test_an_outline_of_the_whole_image_is_worth_a_look() -> None:
+    probability = np.ones((100, 100), np.float32)
+    assert quality_estimate(probability, 0.5) == 0
+    probability[0, :50] = 0
+    assert quality_estimate(probability, 0.5) == pytest.approx(0.5)
+    probability[0] = 0
+    assert quality_estimate(probability, 0.5) == 1
+
+
+def test_classes_may_fill_the_image() -> None:
+    assert quality_estimate(np.stack([np.zeros((8, 8)), np.ones((8, 8))]).astype(np.float32), 0.5) == 1
+
+
 def test_classes_are_taken_together() -> None:
     lesion = blurred_disc(3)
     classes = np.stack([1 - lesion, 0.7 * lesion, 0.3 * lesion])
