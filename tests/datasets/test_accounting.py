@@ -17,7 +17,7 @@ from napari_lesionseg.datasets.formats import FORMATS, ExportConfig
 from napari_lesionseg.datasets.formats.base import OWN_FILES
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.errors import DatasetError, PairingError
-from napari_lesionseg.io.folders import LITTER
+from napari_lesionseg.io.folders import LITTER, FolderScan
 from napari_lesionseg.io.pairing import MASK_WORDS, NO_IMAGES, find_images, search_pairs
 from napari_lesionseg.study.study import Study
 
@@ -95,7 +95,7 @@ def test_every_file_is_used_named_or_documented(
         return  # the whole folder is refused, in one sentence
     used = {path for record in dataset.records for path in (record.image, record.mask)}
     told = " ".join(f"{problem.name} {problem.reason}" for problem in dataset.problems)
-    tables_used = set(find_tables(folder))
+    tables_used = set(find_tables(FolderScan(folder)))
     for path in folder.rglob("*"):
         if path.is_dir() or path in used or path in tables_used or is_ignored(path, folder):
             continue

@@ -16,6 +16,8 @@ from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME
 from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io import folders
+from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import write_image
 from napari_lesionseg.io.tables import read_table
 
@@ -34,9 +36,20 @@ def exported(kit, records, tmp_path: Path) -> Path:
 def test_formats_are_recognized(exported: Path, name: str, manifest: bool) -> None:
     if not manifest:
         (exported / name / MANIFEST_NAME).unlink()
-    found = recognize(exported / name)
+    found = recognize(FolderScan(exported / name))
     assert found is not None
     assert found.name == name
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_a_dataset_is_listed_once(exported: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each format that it may be, which took a third of the time."""
+    (exported / name / MANIFEST_NAME).unlink()
+    listed: list[Path] = []
+    before = folders._listed
+    monkeypatch.setattr(folders, "_listed", lambda folder: (listed.append(folder), before(folder))[1])
+    read_dataset(exported / name)
+    assert len(listed) == len(set(listed)) > 1
 
 
 def test_a_damaged_manifest_does_not_hide_the_images(exported: Path) -> None:

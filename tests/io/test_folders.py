@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
-from napari_lesionseg.io.folders import contained, walk
+from napari_lesionseg.io.folders import FolderScan, contained, walk
 
 CLIMBING = [
     "../x.png",
@@ -46,6 +46,20 @@ def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         contained(root, "link/secret.png")
     assert [path.name for path in walk(root)] == ["alias.png", "own.png"]
+
+
+def test_a_scan_lists_files_folders_and_what_is_passed_over(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in ("b.PNG", "a.csv", "deep/c.png", "deep/d.csv", ".hidden.png", "@eaDir/e.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / "out.png").symlink_to(tmp_path)
+    scan = FolderScan(root)
+    assert [path.name for path in scan.files] == ["a.csv", "b.PNG", "c.png", "d.csv"]
+    assert scan.folders == (root, root / "deep")
+    assert [path.name for path in scan.with_suffix(".png", ".csv")] == ["a.csv", "b.PNG", "c.png", "d.csv"]
+    assert [path.name for path in scan.with_suffix(".png")] == ["b.PNG", "c.png"]
+    assert [(path.name, "leads out" in reason) for path, reason in scan.passed_over] == [("out.png", True)]
 
 
 def test_a_ring_of_links_is_passed_over(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.datasets.splits import SplitItem, hold_out
 from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
 from napari_lesionseg.io.atomic import follow_link
-from napari_lesionseg.io.folders import is_dir
+from napari_lesionseg.io.folders import FolderScan, is_dir
 from napari_lesionseg.io.images import unread_pages
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.types import Pair
@@ -153,7 +153,8 @@ def hold_out_stems(images: Sequence[str], stems: Iterable[str]) -> tuple[frozens
     whatever folder, show one lesion and are one item.
     """
     known = sorted(set(stems))
-    tables = [table for folder in images if is_dir(Path(folder)) for table in find_tables(Path(folder))]
+    scans = [FolderScan(Path(folder)) for folder in images if is_dir(Path(folder))]
+    tables = [table for scan in scans for table in find_tables(scan)]
     facts = read_facts(tables, known)
     for problem in facts.problems:
         print_error(f"{problem.name}: {problem.reason}")

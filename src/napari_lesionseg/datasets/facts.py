@@ -16,7 +16,7 @@ from pathlib import Path
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.datasets.splits import Part, SplitItem
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import image_suffixes
 from napari_lesionseg.io.tables import TABLE_SUFFIXES, UNREAD_TABLES, read_table
 
@@ -77,13 +77,10 @@ def name_key(name: str) -> str:
     return (stem if suffix.lower() in _IMAGE_ENDINGS else plain).casefold()
 
 
-def find_tables(folder: Path) -> list[Path]:
+def find_tables(scan: FolderScan) -> list[Path]:
     """List the tables below a folder, without those that other modules read."""
-    return [
-        path
-        for path in walk(folder)
-        if path.suffix.lower() in {*TABLE_SUFFIXES, *UNREAD_TABLES} and path.name.lower() not in _OWN_TABLES
-    ]
+    found = scan.with_suffix(*TABLE_SUFFIXES, *UNREAD_TABLES)
+    return [path for path in found if path.name.lower() not in _OWN_TABLES]
 
 
 def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
@@ -239,6 +236,8 @@ def with_facts(record: Record, row: Mapping[str, str]) -> Record:
         (PAD-UFES-20) give patient and lesion by themselves.
     """
     pad = _PAD_UFES.fullmatch(record.name)
+    if not row and not pad:
+        return record
     patient = _known(row, "patient_id") or (pad["patient"] if pad else record.patient)
     if pad and patient:  # the table of PAD-UFES-20 has PAT_355 where others have 355
         patient = re.sub("^PAT_", "", patient, flags=re.IGNORECASE)

@@ -25,7 +25,7 @@ from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
-from napari_lesionseg.io.folders import exists, is_dir, is_file
+from napari_lesionseg.io.folders import FolderScan, exists, is_dir, is_file
 from napari_lesionseg.io.images import unread_pages, unread_suffixes
 from napari_lesionseg.io.pairing import NO_IMAGES
 from napari_lesionseg.io.tables import UNREAD_TABLES
@@ -70,34 +70,35 @@ def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     if is_file(folder) and folder.suffix.lower() == ".json":
         root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
         panoptic = format == "coco-panoptic" or (format is None and coco_panoptic.is_panoptic(folder))
-        return coco_panoptic.read(root, [folder]) if panoptic else coco.read(root, [folder])
+        scan = FolderScan(root)
+        return coco_panoptic.read(scan, [folder]) if panoptic else coco.read(scan, [folder])
     if not is_dir(folder):
         raise DatasetError(_no_folder(folder))
     folder = _descend(folder)
-    convention = get_format(format) if format else recognize(folder)
+    scan = FolderScan(folder)
+    convention = get_format(format) if format else recognize(scan)
     if convention is None:
         known = ", ".join(found.title for found in FORMATS.values() if found.read)
         raise DatasetError(f"{folder} holds no dataset that can be read: no images, and none of {known}.")
     if convention.read is None:
         raise DatasetError(f"{folder} is {convention.title}, a format that is written, not read.")
-    dataset = convention.read(folder)
-    links = [Problem(path.name, reason) for path, reason in folders.passed_over(folder)]
-    return replace(dataset, problems=(*dataset.problems, *links, *_unused(folder, dataset)))
+    dataset = convention.read(scan)
+    links = [Problem(path.name, reason) for path, reason in scan.passed_over]
+    return replace(dataset, problems=(*dataset.problems, *links, *_unused(scan, dataset)))
 
 
-def _unused(folder: Path, dataset: Dataset) -> Iterator[Problem]:
+def _unused(scan: FolderScan, dataset: Dataset) -> Iterator[Problem]:
     """Name the files that may hold data, and that the convention says nothing of, folder by folder."""
     stems = {name_key(record.name) for record in dataset.records}
     unused: dict[tuple[Path, str], list[str]] = {}
-    for path in folders.walk(folder):
-        # Text files count as tables, or as notes; one named like an image is YOLO's outline of it.
-        handled = path in dataset.files and not (
-            path.suffix.lower() == ".txt" and name_key(path.stem) in stems
-        )
+    # Text files count as tables, or as notes; one named like an image is YOLO's outline of it.
+    outlines = {path for path in scan.with_suffix(".txt") if name_key(path.stem) in stems}
+    for path in scan.files:
+        handled = path in dataset.files and path not in outlines
         if not handled and path.name not in OWN_FILES and _may_hold_data(path, stems):
             unused.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
     for (place, suffix), names in sorted(unused.items()):
-        where = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+        where = "" if place == scan.root else f"{place.relative_to(scan.root).as_posix()}/"
         listed = f"{where}{names[0]}" if len(names) == 1 else f"{where}*{suffix} ({len(names)} files)"
         yield Problem(listed, f"Not part of the dataset ({dataset.format}), and not used.")
 

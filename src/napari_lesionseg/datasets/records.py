@@ -257,7 +257,7 @@ class Dataset:
 
 def natural_order(records: Iterable[Record]) -> tuple[Record, ...]:
     """Sort records by name, numbers by their value."""
-    return tuple(sorted(records, key=lambda record: natural_key(Path(record.name))))
+    return tuple(sorted(records, key=lambda record: natural_key(record.name)))
 
 
 def _region(labels: LabelImage) -> LabelImage:

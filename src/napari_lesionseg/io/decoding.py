@@ -50,6 +50,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = 26  # bytes: the signature, and the first chunk up to the kind of colors
 # Pillow's classes are called directly: Image.open would apply a limit that is global to the process.
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (_JPEG_SIGNATURE, JpegImagePlugin.JpegImageFile),
@@ -158,6 +159,17 @@ def decode_shape(path: Path) -> tuple[int, int]:
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
         return (width, height) if turned else (height, width)
+
+
+def gray_depth(path: Path) -> int:
+    """Tell by its header how many bits a PNG has for a pixel's gray; 0 for anything but a gray PNG."""
+    try:
+        with _named_reasons(), _open(path) as stream:
+            head = stream.read(_PNG_HEAD)
+    except DecodingError:
+        return 0
+    is_gray = head.startswith(_PNG_SIGNATURE) and head[12:16] == b"IHDR" and head[25:] == b"\0"
+    return head[24] if is_gray else 0
 
 
 def date_taken(path: Path) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import unicodedata
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from napari_lesionseg.errors import DatasetError
@@ -115,26 +116,80 @@ def _safe_parts(name: str) -> tuple[str, ...]:
 def walk(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, in order of their names.
 
-    Left out are hidden files, `LITTER`, links that lead out of the folder (see `passed_over`), and
+    Left out are hidden files, `LITTER`, links that lead out of the folder (see `FolderScan.passed_over`), and
     studies, which do not belong to the dataset that they are in.
     """
-    for entry in _entries(root):
-        if _leads_to_file(entry) and (not entry.is_symlink() or stays_inside(Path(entry.path), root)):
-            yield Path(entry.path)
+    return (path for path, reason in _told_apart(root) if not reason)
 
 
-def passed_over(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the links and folders that `walk` leaves out though they may hold data, each with the reason."""
+class FolderScan:
+    """What lies below a folder, as `walk` tells it, listed once for all that ask."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in order of their names."""
+        return self._listed[0]
+
+    @property
+    def passed_over(self) -> list[tuple[Path, str]]:
+        """The links and folders that are left out though they may hold data, each with the reason."""
+        return self._listed[1]
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that the files lie in."""
+        # Strings, since asking 10 000 paths for their parents takes longer than listing them.
+        return tuple(map(Path, dict.fromkeys(os.path.dirname(path) for path in self.files)))  # noqa: PTH120
+
+    @cached_property
+    def suffixes(self) -> dict[str, list[int]]:
+        """The endings that files have, in lower case, each with the places of its files."""
+        places: dict[str, list[int]] = {}
+        for place, path in enumerate(self.files):
+            places.setdefault(os.path.splitext(path)[1].lower(), []).append(place)  # noqa: PTH122
+        return places
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
+        """Return the files with one of some endings, given in lower case, in order of their names."""
+        places = (place for suffix in suffixes for place in self.suffixes.get(suffix, ()))
+        return [self.files[place] for place in sorted(places)]
+
+    @cached_property
+    def _listed(self) -> tuple[list[Path], list[tuple[Path, str]]]:
+        files: list[Path] = []
+        passed_over: list[tuple[Path, str]] = []
+        for path, reason in _told_apart(self.root):
+            if reason:
+                passed_over.append((path, reason))
+            else:
+                files.append(path)
+        return files, passed_over
+
+
+def _told_apart(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files below a folder, and what is passed over though it may hold data, with the reason."""
     for entry in _entries(root):
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield path, "The folder cannot be listed, or is nested too deep."
-        elif entry.is_symlink() and not exists(path):
-            yield path, "The link leads to a file that is not there; fetch it first."
-        elif entry.is_symlink() and not stays_inside(path, root):
-            yield path, "The link leads out of the folder; allow it with --follow-links ROOT."
-        elif entry.is_symlink() and is_dir(path):
-            yield path, "Links to folders inside the dataset are not followed."
+        if entry.is_symlink():
+            path = Path(entry.path)
+            reason = _why_not_followed(path, root)
+            if reason or is_file(path):
+                yield path, reason
+        elif entry.is_dir():
+            yield Path(entry.path), "The folder cannot be listed, or is nested too deep."
+        elif _leads_to_file(entry):
+            yield Path(entry.path), ""
+
+
+def _why_not_followed(link: Path, root: Path) -> str:
+    """Say why a link is not followed; "" for one to a file that is."""
+    if not exists(link):
+        return "The link leads to a file that is not there; fetch it first."
+    if not stays_inside(link, root):
+        return "The link leads out of the folder; allow it with --follow-links ROOT."
+    return "Links to folders inside the dataset are not followed." if is_dir(link) else ""
 
 
 def _entries(root: Path) -> Iterator[os.DirEntry[str]]:

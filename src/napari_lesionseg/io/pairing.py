@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from napari_lesionseg.errors import PairingError
-from napari_lesionseg.io.folders import exists, is_dir, is_file, walk
+from napari_lesionseg.io.folders import FolderScan, exists, is_dir, is_file, walk
 from napari_lesionseg.io.images import image_suffixes, unread_suffixes
 from napari_lesionseg.types import Pair
 
@@ -141,16 +141,16 @@ def search_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
     return replace(search, left_out=(*repeated, *search.left_out))
 
 
-def search_tree(folder: Path) -> PairSearch:
+def search_tree(scan: FolderScan) -> PairSearch:
     """Find pairs anywhere below a folder, such as in ``train/images`` and ``train/masks``; there may be none.
 
     A mask lies in the folder of its image, or in one whose path differs by the words of `IMAGE_FOLDERS` and
     `MASK_FOLDERS` alone; else it belongs to the only image of its name.
     """
     places: dict[str, tuple[list[Path], list[Path]]] = {}  # files among images, and in folders of masks
-    for path in walk(folder):
+    for path in scan.files:
         if is_image_name(path.name):
-            place, is_mask = _place(path.parent.relative_to(folder))
+            place, is_mask = _place(path.parent.relative_to(scan.root))
             places.setdefault(place, ([], []))[is_mask].append(path)
     searches = []
     for beside, masks in places.values():
@@ -192,7 +192,7 @@ def _folders_below(given: Iterable[str | Path]) -> str:
     return f", but in {names}{' and others' if len(found) > _SEVERAL else ''}" if found else ""
 
 
-def natural_key(path: Path) -> tuple[_Chunks, ...]:
+def natural_key(path: str | Path) -> tuple[_Chunks, ...]:
     """Return a sort key that counts: ``IMD2`` before ``IMD10``."""
     # Strings and cached keys: with pathlib alone, 10 000 paths take half of the time of opening a study.
     folder, name = os.path.split(path)
@@ -233,7 +233,7 @@ def _named_folders(folder: Path, names: tuple[str, ...]) -> list[Path]:
         found = sorted(entry for entry in folder.iterdir() if entry.name.casefold() in names)
     except OSError as error:
         raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
-    return [entry for entry in found if is_dir(entry) and _files(entry)]
+    return [entry for entry in found if is_dir(entry) and _holds_images(entry)]
 
 
 def _same(images: Inputs, masks: Inputs) -> bool:
@@ -245,8 +245,22 @@ def _same(images: Inputs, masks: Inputs) -> bool:
 
 def _unique(paths: Iterable[Path]) -> list[Path]:
     """Drop repetitions and sort."""
-    seen = {os.path.normcase(os.path.abspath(path)): path for path in paths}  # noqa: PTH100
-    return sorted(seen.values(), key=natural_key)
+    absolute = _AbsolutePaths()
+    return sorted({absolute.find(path): path for path in paths}.values(), key=natural_key)
+
+
+class _AbsolutePaths:
+    """Makes paths of files absolute; asked for each of 10 000 files, the system takes most of the time."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def find(self, path: Path) -> str:
+        """Return the absolute path of a file, in lower case where the system does not tell cases apart."""
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.abspath(folder)  # noqa: PTH100
+        return os.path.normcase(os.path.join(self._folders[folder], name))  # noqa: PTH118
 
 
 def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list[Path]:
@@ -279,16 +293,26 @@ def is_image_name(name: str) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """Return the image files of one folder, and images that are not read, so that reading names them."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_symlink() or entry.is_file()]
-    except OSError as error:
-        raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
+    names = list(_file_names(folder))
     images = [folder / name for name in names if is_image_name(name)]
     others = [folder / name for name in names if _is_unread(name)]
     known = {_key(path) for path in images} if others else set()
     # Cameras save raw photos beside JPEG files of the same name, and editors their layers.
     return [*images, *(path for path in others if _key(path) not in known)]
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether `_files` has any."""
+    return any(is_image_name(name) or _is_unread(name) for name in _file_names(folder))
+
+
+def _file_names(folder: Path) -> Iterator[str]:
+    """Yield the names of the files and links in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if entry.is_symlink() or entry.is_file())
+    except OSError as error:
+        raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
 
 
 def _is_unread(name: str) -> bool:
@@ -320,11 +344,16 @@ def _ph2_cases(folder: Path) -> list[Path]:
     if is_dir(whole / f"{whole.name}{_PH2_IMAGE_FOLDER}"):
         return [whole]
     for root in (folder / name for name in _PH2_ROOTS):
-        entries = root.iterdir() if os.access(root, os.R_OK) and is_dir(root) else ()
+        entries = _folders_in(root) if os.access(root, os.R_OK) and is_dir(root) else ()
         cases = [entry for entry in entries if is_dir(entry / f"{entry.name}{_PH2_IMAGE_FOLDER}")]
         if cases:
             return cases
     return []
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir()]
 
 
 def _ph2_masks(case: Path) -> list[Path]:
@@ -398,11 +427,14 @@ def _by_stem(masks: list[Path]) -> dict[str, list[Path]]:
 
 def _match(images: list[Path], candidates: dict[str, list[Path]], taken: list[Path]) -> PairSearch:
     """Find the mask of each image; what is `taken` as an image is no mask."""
-    no_masks = {os.path.abspath(image) for image in taken}  # noqa: PTH100
+    absolute = _AbsolutePaths()
+    no_masks = set(map(absolute.find, taken))
+    all_masks = dict.fromkeys(mask for masks in candidates.values() for mask in masks)
+    free = {mask for mask in all_masks if absolute.find(mask) not in no_masks}
     pairs, without, left_out, ambiguous = [], [], [], list[Path]()
     used = set[Path]()
     for image in images:
-        masks = [mask for mask in candidates.get(_key(image), []) if os.path.abspath(mask) not in no_masks]  # noqa: PTH100
+        masks = [mask for mask in candidates.get(_key(image), []) if mask in free]
         used.update(masks)
         if len(masks) > 1:
             names = ", ".join(str(mask) for mask in masks)
@@ -412,6 +444,5 @@ def _match(images: list[Path], candidates: dict[str, list[Path]], taken: list[Pa
             pairs.append(Pair(image.stem, image, masks[0]))
         else:
             without.append(image)
-    all_masks = dict.fromkeys(mask for masks in candidates.values() for mask in masks)
-    lost = [mask for mask in all_masks if mask not in used and os.path.abspath(mask) not in no_masks]  # noqa: PTH100
+    lost = [mask for mask in all_masks if mask in free and mask not in used]
     return PairSearch(tuple(pairs), tuple(without), tuple(left_out), tuple(lost), tuple(ambiguous))

@@ -8,10 +8,10 @@ Documented in ``docs/reference/study.md``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -37,15 +37,15 @@ MAX_AREAS = 1_000
 MAX_MARKS = 5_000
 MAX_NOTE = 4_000
 MAX_VIEW = 16_000
+_DRIVE = re.compile("[A-Za-z]:")  # of Windows
 
 
 def _check_relative(path: str) -> str:
     """Raise if a path could lead out of its folder on any operating system."""
-    parts = path.split("/")
-    windows = PureWindowsPath(path)
-    if PurePosixPath(path).is_absolute() or windows.drive or windows.root or "\\" in path:
+    # Without pathlib, which would take a third of the time that opening a study of 10 000 images does.
+    if path.startswith("/") or "\\" in path or _DRIVE.match(path):
         raise ValueError("the path is not relative")
-    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError("the path does not stay inside its folder")
     return path
 

@@ -29,7 +29,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -218,7 +217,7 @@ def update(
     before = state.images
     # Sorting thousands of names takes longer than all the rest, and hardly ever changes anything.
     if any(image_id not in before or before[image_id].name != new.name for image_id, new in known.items()):
-        images = dict(sorted(images.items(), key=lambda item: (natural_key(Path(item[1].name)), item[0])))
+        images = dict(sorted(images.items(), key=lambda item: (natural_key(item[1].name), item[0])))
     return StudyState(
         images=MappingProxyType(images),
         sessions=MappingProxyType({**state.sessions, **sessions}),

@@ -28,6 +28,7 @@ from napari_lesionseg.datasets.formats.coco import (
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import read_mask, write_image
 
 
@@ -246,7 +247,7 @@ def test_files_with_different_categories_are_refused(small, tmp_path: Path) -> N
 
 def test_other_json_files_are_not_taken_for_coco(tmp_path: Path) -> None:
     (tmp_path / "captions_train.json").write_text("{}")
-    assert not recognizes(tmp_path)
+    assert not recognizes(FolderScan(tmp_path))
     with pytest.raises(DatasetError, match="no COCO file"):
         read_dataset(tmp_path, "coco")
 

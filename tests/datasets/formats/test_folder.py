@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_lesionseg.datasets import formats
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
 from napari_lesionseg.datasets.formats.folder import CLASSES_NAME, read_legend
-from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io import decoding
 from napari_lesionseg.io.images import read_mask, write_image, write_mask
 from napari_lesionseg.types import IGNORED
 
@@ -247,6 +249,54 @@ def test_a_black_and_white_mask_among_class_indices_is_named(kit, tmp_path: Path
     dataset = read_dataset(lay_out(kit, tmp_path, masks | {"odd": kit.labels(3) * np.uint8(255)}))
     assert [problem.name for problem in dataset.problems] == ["odd.png"]
     assert dataset.records[0].classes == ("background", "lesion", "class 2")
+
+
+def fill(kit, root: Path, count: int, odd: dict[int, np.ndarray]) -> Path:
+    """Lay out many black-and-white masks, and some odd ones by their number."""
+    masks = {f"{number:03}": kit.labels(number) * np.uint8(255) for number in range(count)}
+    return lay_out(kit, root, masks | {f"{number:03}": mask for number, mask in odd.items()})
+
+
+def test_of_many_black_and_white_masks_a_sample_is_decoded(
+    kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fill(kit, tmp_path, 200, {77: COLORS[kit.labels(77)]})
+    decoded: list[str] = []
+    monkeypatch.setattr(
+        formats.folder, "decode", lambda path: (decoded.append(path.stem), decoding.decode(path))[1]
+    )
+    dataset = read_dataset(root)
+    assert len(decoded) < 70
+    assert "077" in decoded  # its header shows the colors
+    assert len([record for record in dataset.records if record.mask]) == 200
+
+
+@pytest.mark.parametrize("number", range(80, 84))
+def test_an_odd_mask_among_many_is_named_when_it_is_loaded(kit, tmp_path: Path, number: int) -> None:
+    root = fill(kit, tmp_path / "set", 140, {number: kit.labels(number, classes=3)})
+    report = kit.last(import_dataset(root, tmp_path / "in"))
+    assert f"{number:03}" in " ".join(problem.name for problem in report.problems if problem.left_out)
+    assert len([record for record in read_dataset(tmp_path / "in").records if record.mask]) == 139
+
+
+def test_class_indices_are_found_in_any_of_many_masks(kit, tmp_path: Path) -> None:
+    masks = {f"{number:03}": kit.labels(number) for number in range(140)}
+    for number in range(80, 84):
+        masks[f"{number:03}"] = kit.labels(number, classes=3)
+        dataset = read_dataset(lay_out(kit, tmp_path / f"{number}", masks))
+        assert dataset.records[0].classes == ("background", "lesion", "class 2")
+        masks[f"{number:03}"] = kit.labels(number)
+
+
+def test_masks_of_one_bit_are_not_decoded(kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = lay_out(kit, tmp_path, {f"{number:03}": kit.labels(number) > 0 for number in range(140)})
+    decoded: list[Path] = []
+    monkeypatch.setattr(
+        formats.folder, "decode", lambda path: (decoded.append(path), decoding.decode(path))[1]
+    )
+    dataset = read_dataset(root)
+    assert len(decoded) < 70
+    assert all(record.load().labels.any() for record in dataset.records)
 
 
 @pytest.mark.parametrize("payload", [b"", b"not an image"])

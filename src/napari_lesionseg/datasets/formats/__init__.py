@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 
 from napari_lesionseg.datasets.formats.base import DatasetInfo, ExportConfig, Format
 from napari_lesionseg.datasets.manifest import MANIFEST_NAME, read_manifest
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import is_file
+from napari_lesionseg.io.folders import FolderScan, is_file
 
 __all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognize"]
 
@@ -46,12 +45,12 @@ def get_format(name: str) -> Format:
         raise DatasetError(f"There is no format {name!r}; choose one of {', '.join(FORMATS)}.") from None
 
 
-def recognize(folder: Path) -> Format | None:
+def recognize(scan: FolderScan) -> Format | None:
     """Find out which convention a folder follows.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         Any folder.
 
     Returns
@@ -59,11 +58,11 @@ def recognize(folder: Path) -> Format | None:
     Format or None
         What its manifest says, else the first convention that can be read and recognizes it.
     """
-    if is_file(folder / MANIFEST_NAME):
+    if is_file(scan.root / MANIFEST_NAME):
         try:
-            known = FORMATS.get(read_manifest(folder).format)
+            known = FORMATS.get(read_manifest(scan.root).format)
             # Records hold no landmarks of other files: the images are those of a plain folder.
             return FORMATS["folder"] if known is not None and known.landmarks else known
         except DatasetError:
             pass  # a damaged list does not make the images unreadable
-    return next((found for found in FORMATS.values() if found.recognizes and found.recognizes(folder)), None)
+    return next((found for found in FORMATS.values() if found.recognizes and found.recognizes(scan)), None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from napari_lesionseg.datasets.facts import name_key
 from napari_lesionseg.datasets.records import STATUSES, Dataset, InstanceImage, Pixels, Provenance, Record
 from napari_lesionseg.datasets.splits import DEFAULT_SHARES, Part
 from napari_lesionseg.errors import DatasetError, ImageError
-from napari_lesionseg.io.folders import exists, is_file, walk
+from napari_lesionseg.io.folders import FolderScan, exists, is_file
 from napari_lesionseg.io.images import read_image, write_image, write_mask
 from napari_lesionseg.io.pairing import is_image_name
 from napari_lesionseg.io.tables import read_table, write_table
@@ -38,7 +38,7 @@ OWN_FILES = {PROVENANCE_NAME, "manifest.json", "croissant.json", "DATASHEET.md"}
 """Files that exports have beside the images, and that no convention reads as data."""
 
 MAX_FILES_SCANNED = 5000
-"""How many files of a folder are examined to detect its format."""
+"""How many files of a folder are opened to detect its format."""
 
 _PART_WORDS: tuple[tuple[re.Pattern[str], Part], ...] = (
     (re.compile(r"(?i)(?:^|[^a-z])(?:training|train)(?:[^a-z]|$)"), "train"),
@@ -220,7 +220,7 @@ class Format:
     title : str
         What the window calls it.
     recognizes : callable, optional
-        Tells whether a folder looks like it.
+        Tells whether a folder looks like it; asked of each format in turn, so it lists nothing by itself.
     read : callable, optional
         Lists a folder's entries; raises DatasetError when there are none.
     write : callable, optional
@@ -241,8 +241,8 @@ class Format:
 
     name: str
     title: str
-    recognizes: Callable[[Path], bool] | None = None
-    read: Callable[[Path], Dataset] | None = None
+    recognizes: Callable[[FolderScan], bool] | None = None
+    read: Callable[[FolderScan], Dataset] | None = None
     write: Callable[[Plan], Iterator[Placed]] | None = None
     pseudonym: str = "image_{:05d}"
     names: str | None = None
@@ -448,24 +448,6 @@ def put_facts(plan: Plan, path: Path, key: str = "name") -> None:
     write_table(path, rows, used)
 
 
-def any_file_matches(folder: Path, found: Callable[[Path], bool]) -> bool:
-    """Tell whether one of a folder's first files is as asked; cheap even for huge folders.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    found : callable
-        The question.
-
-    Returns
-    -------
-    bool
-        Whether there is such a file among the first `MAX_FILES_SCANNED`.
-    """
-    return any(found(path) for path in islice(walk(folder), MAX_FILES_SCANNED))
-
-
 def is_image(path: Path) -> bool:
     """Tell by its name whether a file is an image."""
     return is_image_name(path.name)
@@ -473,7 +455,12 @@ def is_image(path: Path) -> bool:
 
 def part_of(path: Path, root: Path) -> Part | None:
     """Read the part of the set (train, val, test) off the folders that a file lies in, if they say so."""
-    for folder in reversed(path.relative_to(root).parts[:-1]):
+    return _part_of_folder(str(path.parent), root)
+
+
+@functools.lru_cache(maxsize=1024)  # most of the 10 000 images of a dataset lie in the same few folders
+def _part_of_folder(place: str, root: Path) -> Part | None:
+    for folder in reversed(Path(place).relative_to(root).parts):
         for words, part in _PART_WORDS:
             if words.search(folder):
                 return part

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -45,7 +44,7 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import contained, spelled, stays_inside, walk
+from napari_lesionseg.io.folders import FolderScan, contained, spelled, stays_inside
 from napari_lesionseg.io.tables import read_json
 from napari_lesionseg.types import MAX_CLASS_INDEX, LabelImage
 
@@ -115,9 +114,9 @@ class Annotation(Lenient):
     attributes: Any = None  # by name, as CVAT writes them
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Tell whether a folder holds a COCO file that lists objects."""
-    return any(lists_objects(path) for path in islice(walk(folder), MAX_FILES_SCANNED))
+    return any(map(lists_objects, scan.with_suffix(".json")[:MAX_FILES_SCANNED]))
 
 
 def lists_objects(path: Path) -> bool:
@@ -134,12 +133,12 @@ def lists_objects(path: Path) -> bool:
         return False
 
 
-def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
+def read(scan: FolderScan, files: Sequence[Path] = ()) -> Dataset:
     """List the images of all COCO files below a folder.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         Holds ``annotations/instances_*.json``, ``_annotations.coco.json`` or the like, and the images.
     files : sequence of Path
         Read these alone.
@@ -155,7 +154,8 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     DatasetError
         When there is no such file, one is damaged, or their categories differ.
     """
-    files = files or [path for path in walk(folder) if lists_objects(path)]
+    folder = scan.root
+    files = files or list(filter(lists_objects, scan.with_suffix(".json")))
     if not files:
         raise DatasetError(f"{folder} holds no COCO file (annotations/instances_*.json).")
     records: dict[str, Record] = {}
@@ -179,7 +179,7 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
         reason = "Several entries have this file, and each may lack objects of the others; all are left out."
         problems.append(Problem(records.pop(key).name, reason))
     lost = [Path(key) for key in repeated]
-    tables = find_tables(folder)
+    tables = find_tables(scan)
     facts = read_facts(tables, [record.name for record in records.values()])
     described = [facts.applied(record) for record in records.values()]
     images = [record.image for record in described if isinstance(record.image, Path)]

@@ -22,7 +22,6 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
-    any_file_matches,
     objects_of,
     part_of,
     put_image,
@@ -54,7 +53,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.errors import DatasetError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.folders import contained, spelled, stays_inside, walk
+from napari_lesionseg.io.folders import FolderScan, contained, spelled, stays_inside
 from napari_lesionseg.io.images import write_image
 from napari_lesionseg.types import ByteImage, LabelImage
 
@@ -81,17 +80,17 @@ def is_panoptic(path: Path) -> bool:
     return path.name.lower().startswith("panoptic") and path.suffix.lower() == ".json"
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Whether a folder holds a file that lists panoptic segments."""
-    return any_file_matches(folder, is_panoptic)
+    return any(map(is_panoptic, scan.with_suffix(".json")))
 
 
-def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
+def read(scan: FolderScan, files: Sequence[Path] = ()) -> Dataset:
     """List the images of all panoptic files below a folder.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         Holds ``annotations/panoptic_*.json``, folders of PNGs of the same names, and the images.
     files : sequence of Path
         Read these alone.
@@ -107,7 +106,8 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
     DatasetError
         When there is no such file, one is damaged, or their categories differ.
     """
-    files = files or [path for path in walk(folder) if is_panoptic(path)]
+    folder = scan.root
+    files = files or list(filter(is_panoptic, scan.with_suffix(".json")))
     if not files:
         raise DatasetError(f"{folder} holds no file of panoptic segments (annotations/panoptic_*.json).")
     problems: list[Problem] = []
@@ -131,7 +131,7 @@ def read(folder: Path, files: Sequence[Path] = ()) -> Dataset:
         for several in records.values()
         if len(several) > 1
     ]
-    tables = find_tables(folder)
+    tables = find_tables(scan)
     only = [several[0] for several in records.values() if len(several) == 1]
     facts = read_facts(tables, [record.name for record in only])
     done = frozenset([*files, *tables, *masks, *map(Path, records)])

@@ -21,10 +21,10 @@ import numpy as np
 
 from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
 from napari_lesionseg.datasets.formats.base import (
+    MAX_FILES_SCANNED,
     Format,
     Placed,
     Plan,
-    any_file_matches,
     part_of,
     read_provenance,
 )
@@ -47,16 +47,22 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError, ImageError
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.types import LabelImage
 
 SUFFIXES = (".dcm", ".dicom")
 """Endings of DICOM files; those without any, or with a number, are known by their first bytes."""
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Tell whether a folder holds DICOM files."""
-    return any_file_matches(folder, _is_dicom)
+    return any(map(_is_dicom, _candidates(scan)[:MAX_FILES_SCANNED]))
+
+
+def _candidates(scan: FolderScan) -> list[Path]:
+    """List the files with an ending that DICOM files have: scanners number them, or give them none."""
+    numbers = (suffix for suffix in scan.suffixes if suffix[1:].isdecimal())
+    return scan.with_suffix(*SUFFIXES, "", *numbers)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -82,12 +88,12 @@ def _has_preamble(path: Path) -> bool:
         return False
 
 
-def read(folder: Path) -> Dataset:
+def read(scan: FolderScan) -> Dataset:
     """List the photographs of a folder, and the segmentations that belong to them.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         Files ending in .dcm or .dicom, or without an ending.
 
     Returns
@@ -100,10 +106,11 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there is no photograph, or the packages are missing.
     """
+    folder = scan.root
     photographs: list[tuple[Path, Header]] = []
     candidates: dict[str, list[_Outlines]] = {}
     problems: list[Problem] = []
-    files = [path for path in walk(folder) if _is_dicom(path)]
+    files = list(filter(_is_dicom, _candidates(scan)))
     for path in files:
         try:
             header = read_header(path)
@@ -119,7 +126,7 @@ def read(folder: Path) -> Dataset:
     segmentations = _only_ones(candidates, {header.uid for _, header in photographs}, problems)
     provenance = read_provenance(folder)
     classes = _classes(segmentations.values())
-    tables = find_tables(folder)
+    tables = find_tables(scan)
     facts = read_facts(tables, [_name(path) for path, _ in photographs])
     records = [
         facts.applied(
@@ -221,7 +228,7 @@ def with_originals(records: Iterable[Record], folder: Path) -> list[Record]:
     DatasetError
         When there is no photograph in the folder.
     """
-    origins = {found.name: found for found in read(folder).records}
+    origins = {found.name: found for found in read(FolderScan(folder)).records}
     return [
         replace(
             record, origin=origins[record.name].origin, patient=record.patient or origins[record.name].patient

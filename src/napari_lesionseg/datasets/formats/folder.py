@@ -22,7 +22,6 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
-    any_file_matches,
     is_image,
     part_of,
     put_facts,
@@ -42,8 +41,16 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
-from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.folders import contained, has_folders, is_dir, is_file, spelled, stays_inside
+from napari_lesionseg.io.decoding import DecodingError, decode, gray_depth
+from napari_lesionseg.io.folders import (
+    FolderScan,
+    contained,
+    has_folders,
+    is_dir,
+    is_file,
+    spelled,
+    stays_inside,
+)
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, mask_colors
 from napari_lesionseg.io.pairing import PairSearch, search_pairs, search_tree
@@ -51,6 +58,7 @@ from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
 
 CLASSES_NAME = "classes.csv"
+_SAMPLE = 64  # masks that say of what kind gray ones are
 _ODD_INDICES = "The mask holds class indices, while most others are black and white."
 _ODD_WHITE = "The mask is black and white, while most others hold class indices."
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
@@ -73,9 +81,9 @@ class Legend:
     colors: Mapping[int, int]
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Tell whether images lie in a folder or below it, with or without masks."""
-    return any_file_matches(folder, is_image) or _holds_images(folder)
+    return any(map(is_image, scan.files)) or _holds_images(scan.root)
 
 
 def _holds_images(folder: Path) -> bool:
@@ -87,7 +95,7 @@ def _holds_images(folder: Path) -> bool:
     return True
 
 
-def read(folder: Path) -> Dataset:
+def read(scan: FolderScan) -> Dataset:
     """List the images of a folder and the masks that belong to them.
 
     ``metadata.csv`` gives patients, lesions, diagnoses and parts; names such as ``PAT_355_732_102``
@@ -95,7 +103,7 @@ def read(folder: Path) -> Dataset:
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         Holds ``images/`` and ``masks/``, or images and masks.
 
     Returns
@@ -110,13 +118,14 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When no image has a mask, an image has several, or a legend is damaged.
     """
-    found = _search(folder)
+    folder = scan.root
+    found = _search(scan)
     problems = [Problem(path.name, f"The image {reason}.") for path, reason in found.left_out]
     problems += [Problem(path.name, "The mask has no image.") for path in found.without_image]
     several = [path for path, reason in found.left_out if "masks" in reason]
     everything: list[tuple[Path, Path | None]] = [(pair.image, pair.mask) for pair in found.pairs]
     everything += [(path, None) for path in (*found.without_mask, *several)]
-    images, unusable = _inside(folder, everything)
+    images, unusable = _inside(scan, everything)
     problems += unusable
     masks = [mask for _, mask in images if mask]
     given = read_legend(folder)
@@ -124,11 +133,11 @@ def read(folder: Path) -> Dataset:
     problems += [Problem(path.name, reason) for path, reason in odd]
     left_out = {path for path, _ in odd}
     images = [(image, None if mask in left_out else mask) for image, mask in images]
-    tables = find_tables(folder)
+    tables = find_tables(scan)
     names = _distinct_names([image for image, _ in images], folder)
     facts = read_facts(tables, [names[image] for image, _ in images])
     build = functools.partial(
-        _record, folder, legend=legend, regions=_region_folders(folder), provenance=read_provenance(folder)
+        _record, folder, legend=legend, further=_further_masks(folder), provenance=read_provenance(folder)
     )
     records = [facts.applied(build(image, mask, names[image])) for image, mask in images]
     files = {path for pair in everything for path in pair if path}
@@ -144,14 +153,14 @@ def read(folder: Path) -> Dataset:
     return Dataset("folder", natural_order(records), (*problems, *facts.problems), frozenset(files))
 
 
-def _search(folder: Path) -> PairSearch:
+def _search(scan: FolderScan) -> PairSearch:
     """Find the images of a folder; below it where none of its own has a mask."""
     try:
-        found = search_pairs(folder)
+        found = search_pairs(scan.root)
         reason = None
     except PairingError as error:
         found, reason = PairSearch((), ()), error
-    below = search_tree(folder) if not found.pairs and has_folders(folder) else found
+    below = search_tree(scan) if not found.pairs and has_folders(scan.root) else found
     if below.pairs or (reason and (below.without_mask or below.left_out)):
         return below
     if reason:
@@ -172,15 +181,15 @@ def _distinct_names(images: Iterable[Path], folder: Path) -> dict[Path, str]:
 
 
 def _inside(
-    folder: Path, pairs: Iterable[tuple[Path, Path | None]]
+    scan: FolderScan, pairs: Iterable[tuple[Path, Path | None]]
 ) -> tuple[list[tuple[Path, Path | None]], list[Problem]]:
     """Return the images that can be read, with their masks if these can be too, and what is left out."""
     usable: list[tuple[Path, Path | None]] = []
     problems: list[Problem] = []
-    inside = functools.lru_cache(maxsize=None)(functools.partial(stays_inside, root=folder))
+    listed = set(scan.files)  # which are inside: asking for each of 10 000 takes as long as all the rest
 
-    def is_usable(path: Path) -> bool:  # resolving each of 10 000 files takes as long as all the rest
-        return is_file(path) and inside(path if path.is_symlink() else path.parent)
+    def is_usable(path: Path) -> bool:
+        return path in listed or (is_file(path) and stays_inside(path, scan.root))
 
     for image, mask in pairs:  # links that are not followed are named by `read_dataset`
         if is_usable(image):
@@ -200,16 +209,16 @@ def _record(
     mask: Path | None,
     name: str,
     legend: Legend,
-    regions: Mapping[str, Path],
+    further: Mapping[str, Path],
     provenance: Mapping[str, Provenance],
 ) -> Record:
     source: Source | None = functools.partial(read_colors, mask, legend) if mask and legend.colors else mask
-    masks = {title: spelled(path / f"{name}.png") for title, path in regions.items()}
+    masks = {title: spelled(path / f"{name}.png") for title, path in further.items()}
     return Record(
         name,
         image,
         source,
-        instances=spelled(folder / "instances" / f"{name}.png"),
+        instances=masks.pop("", None),
         regions={title: path for title, path in masks.items() if path is not None},
         classes=legend.classes,
         provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
@@ -217,9 +226,13 @@ def _record(
     )
 
 
-def _region_folders(folder: Path) -> dict[str, Path]:
-    root = folder / "regions"
-    return {path.name: path for path in sorted(root.iterdir()) if is_dir(path)} if is_dir(root) else {}
+def _further_masks(folder: Path) -> dict[str, Path]:
+    """Return the folders of an earlier export's regions by their names, and that of its objects by ""."""
+    objects, regions = folder / "instances", folder / "regions"
+    found = {"": objects} if is_dir(objects) else {}
+    if is_dir(regions):
+        found |= {path.name: path for path in sorted(regions.iterdir()) if is_dir(path)}
+    return found
 
 
 def read_legend(folder: Path) -> Legend | None:
@@ -307,14 +320,23 @@ def _kind_of(path: Path) -> _MaskKind:
 
 
 def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]:
-    """Find the classes or colors of masks, and the masks that cannot be read or do not fit the others."""
+    """Find the classes or colors of masks, and the masks that cannot be read or do not fit the others.
+
+    Where a sample of many masks is black and white, gray ones among the rest are taken to be so, too; what
+    else they hold is an error when they are loaded.
+    """
     kinds: dict[Path, _MaskKind] = {}
     odd: list[tuple[Path, str]] = []
-    for path in masks:
-        try:
-            kinds[path] = _kind_of(path)
-        except (DecodingError, MaskError) as error:
-            odd.append((path, str(error)))
+    # Decoding all takes ten times as long as all else that listing a folder does.
+    sample = masks[:: len(masks) // _SAMPLE + 1]
+    _examine(sample, kinds, odd)
+    is_white = any(kind.white for kind in kinds.values()) and not any(
+        kind.colors or (kind.highest and not kind.white) for kind in kinds.values()
+    )
+    decided = {1, 8} if is_white else {1}  # bits of a pixel's gray; one bit is always black and white
+    sampled = set(sample)
+    rest = [path for path in masks if path not in sampled and gray_depth(path) not in decided]
+    _examine(rest, kinds, odd)
     white = sum(kind.white for kind in kinds.values())
     indices = sum(kind.highest > 1 for kind in kinds.values())
     for path, kind in list(kinds.items()):
@@ -325,6 +347,15 @@ def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]
     if len(colors) > MAX_CLASS_INDEX:
         raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colors.")
     return _legend_of(colors, max([1, *(kind.highest for kind in kinds.values())])), odd
+
+
+def _examine(masks: Iterable[Path], kinds: dict[Path, _MaskKind], odd: list[tuple[Path, str]]) -> None:
+    """Find the kinds of masks; those that cannot be read are odd."""
+    for path in masks:
+        try:
+            kinds[path] = _kind_of(path)
+        except (DecodingError, MaskError) as error:
+            odd.append((path, str(error)))
 
 
 def _legend_of(colors: set[int], highest: int) -> Legend:

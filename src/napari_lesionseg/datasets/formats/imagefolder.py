@@ -21,7 +21,6 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
-    any_file_matches,
     facts_of,
     part_of,
     put_image,
@@ -47,7 +46,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import contained, is_file, walk
+from napari_lesionseg.io.folders import FolderScan, contained, is_file
 from napari_lesionseg.io.tables import read_table
 
 _TABLE = "metadata.jsonl"
@@ -55,17 +54,21 @@ _FOLDERS: Mapping[Part, str] = {"train": "train", "val": "validation", "test": "
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "n>100K"))
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Tell whether a folder holds a table of its images as JSON lines."""
-    return any_file_matches(folder, lambda path: path.name == _TABLE)
+    return bool(_tables(scan))
 
 
-def read(folder: Path) -> Dataset:
+def _tables(scan: FolderScan) -> list[Path]:
+    return [path for path in scan.with_suffix(".jsonl") if path.name == _TABLE]
+
+
+def read(scan: FolderScan) -> Dataset:
     """List the images that the tables name, with their masks and facts.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         Holds ``metadata.jsonl``, or folders that do; ``file_name`` and ``mask_file_name`` are relative to it.
 
     Returns
@@ -78,8 +81,9 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When no table names an image.
     """
+    folder = scan.root
     problems: list[Problem] = []
-    rows = [(path, row) for path in walk(folder) if path.name == _TABLE for row in read_table(path)]
+    rows = [(path, row) for path in _tables(scan) for row in read_table(path)]
     found: dict[Path, tuple[Path | None, dict[str, str]]] = {}
     for table, row in rows:
         try:
@@ -112,7 +116,7 @@ def read(folder: Path) -> Dataset:
         with_facts(replace(record, provenance=provenance.get(record.name.casefold(), record.provenance)), row)
         for record, (_, row) in zip(records, found.values(), strict=True)
     ]
-    tables = [path for path in find_tables(folder) if path.name != _TABLE]
+    tables = [path for path in find_tables(scan) if path.name != _TABLE]
     facts = read_facts(tables, [record.name for record in described])
     own = (folder / "README.md", folder / CLASSES_NAME)
     files = frozenset([*found, *masks, *tables, *(table for table, _ in rows), *own])

@@ -22,7 +22,6 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
-    any_file_matches,
     is_image,
     part_of,
     put_facts,
@@ -44,7 +43,7 @@ from napari_lesionseg.datasets.records import (
 )
 from napari_lesionseg.datasets.splits import Part
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.io.pairing import image_and_mask_folders, split_stem, without_masks
 from napari_lesionseg.types import IGNORED, LabelImage
@@ -60,10 +59,10 @@ _NOT_LESION = re.compile(
 _FOLDERS: Mapping[Part, str] = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Tell whether a folder holds masks with ISIC's endings, in other folders than `images` and `masks`."""
-    plain = image_and_mask_folders(folder) is not None
-    return any_file_matches(folder, lambda path: is_image(path) and _is_isic_mask(path.stem, plain=plain))
+    plain = image_and_mask_folders(scan.root) is not None
+    return any(_is_isic_mask(path.stem, plain=plain) and is_image(path) for path in scan.files)
 
 
 def _is_isic_mask(stem: str, *, plain: bool) -> bool:
@@ -72,12 +71,12 @@ def _is_isic_mask(stem: str, *, plain: bool) -> bool:
     return not plain and split_stem(stem)[1] == "segmentation"
 
 
-def read(folder: Path) -> Dataset:
+def read(scan: FolderScan) -> Dataset:
     """List ISIC's images and the masks that belong to them, wherever they lie below the folder.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         A challenge's or the archive's folders, or an export.
 
     Returns
@@ -92,11 +91,12 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there is no image in it.
     """
-    found = _sort_out(folder)
+    folder = scan.root
+    found = _sort_out(scan)
     if not found.images:
         raise DatasetError(f"{folder} holds no images.")
     classes = _classes(found.masks)
-    tables = find_tables(folder)
+    tables = find_tables(scan)
     facts = read_facts(tables, [image.stem for image in found.images.values()])
     provenance = read_provenance(folder)
     records = []
@@ -120,9 +120,9 @@ class _Found:
     files: list[Path] = field(default_factory=list)
 
 
-def _sort_out(folder: Path) -> _Found:
+def _sort_out(scan: FolderScan) -> _Found:
     """Tell a folder's files apart by their names; what has a name that another has is left out."""
-    files = [path for path in walk(folder) if is_image(path)]
+    files = [path for path in scan.files if is_image(path)]
     images: dict[str, list[Path]] = {}
     masks: dict[tuple[str, str], list[Path]] = {}
     attributes = {path: match for path in files if (match := _ATTRIBUTE_MASK.fullmatch(path.stem))}
@@ -140,13 +140,13 @@ def _sort_out(folder: Path) -> _Found:
         if len(paths) == 1:
             found.images[name] = paths[0]
         else:
-            reason = f"Images have the same name, {_places(paths, folder)}; none is used."
+            reason = f"Images have the same name, {_places(paths, scan.root)}; none is used."
             found.problems.append(Problem(paths[0].name, reason))
     for (name, attribute), paths in masks.items():
         if len(paths) == 1:
             found.masks.setdefault(name, {})[attribute] = paths[0]
         else:
-            reason = f"The image has several masks, {_places(paths, folder)}; none is used."
+            reason = f"The image has several masks, {_places(paths, scan.root)}; none is used."
             found.problems.append(Problem(paths[0].name, reason))
     return found
 

@@ -25,7 +25,6 @@ from napari_lesionseg.datasets.formats.base import (
     Format,
     Placed,
     Plan,
-    any_file_matches,
     put_facts,
     put_image,
     put_json,
@@ -43,7 +42,7 @@ from napari_lesionseg.datasets.records import (
 from napari_lesionseg.datasets.splits import Part, group_items, split_folds
 from napari_lesionseg.errors import DatasetError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.folders import is_dir, is_file, walk
+from napari_lesionseg.io.folders import FolderScan, is_dir, is_file, walk
 from napari_lesionseg.io.pairing import is_image_name
 from napari_lesionseg.io.tables import read_json
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
@@ -92,21 +91,21 @@ class _Case:
     part: Part
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Whether a folder holds a ``dataset.json`` beside training images."""
-    return any_file_matches(folder, _is_card)
+    return any(map(_is_card, scan.with_suffix(".json")))
 
 
 def _is_card(path: Path) -> bool:
     return path.name == _CARD and is_dir(path.parent / "imagesTr")
 
 
-def read(folder: Path) -> Dataset:
+def read(scan: FolderScan) -> Dataset:
     """List the cases of a dataset.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         ``DatasetNNN_Name``, or a folder that holds it, as the export does.
 
     Returns
@@ -120,7 +119,8 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there are several datasets, or ``dataset.json`` or the split is damaged.
     """
-    cards = sorted(path for path in walk(folder) if _is_card(path))
+    folder = scan.root
+    cards = sorted(filter(_is_card, scan.with_suffix(".json")))
     if len(cards) != 1:
         names = ", ".join(path.parent.name for path in cards)
         raise DatasetError(
@@ -139,7 +139,7 @@ def read(folder: Path) -> Dataset:
             records.append(_record(case, card, provenance))
         except DatasetError as error:
             problems.append(Problem((case.images or case.masks)[0].name, str(error)))
-    tables = find_tables(folder)
+    tables = find_tables(scan)
     facts = read_facts(tables, [record.name for record in records])
     files = [path for case in cases.values() for path in (*case.images, *case.masks)]
     described = natural_order(facts.applied(record) for record in records)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_lesionseg.datasets.formats.base import Format, any_file_matches, is_image
+from napari_lesionseg.datasets.formats.base import Format, is_image
 from napari_lesionseg.datasets.records import Dataset, Problem, Record, Source, natural_order
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.folders import walk
+from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.io.tables import read_sheet
 from napari_lesionseg.types import LabelImage
@@ -44,17 +44,17 @@ _ROI = re.compile(r"IMD\d+_R\d+_Label([1-6])", re.IGNORECASE)
 _MAX_TEXT = 16 * 1024**2
 
 
-def recognizes(folder: Path) -> bool:
+def recognizes(scan: FolderScan) -> bool:
     """Tell whether a folder is PH2, its unpacked archive, or the folder of its cases."""
-    return any_file_matches(folder, lambda path: path.parent.name.endswith("_Dermoscopic_Image"))
+    return any(folder.name.endswith("_Dermoscopic_Image") for folder in scan.folders)
 
 
-def read(folder: Path) -> Dataset:
+def read(scan: FolderScan) -> Dataset:
     """List the cases of PH2.
 
     Parameters
     ----------
-    folder : Path
+    scan : FolderScan
         PH2 or a folder above it.
 
     Returns
@@ -67,9 +67,10 @@ def read(folder: Path) -> Dataset:
     DatasetError
         When there is no case in it.
     """
+    folder = scan.root
     cases: dict[str, list[Path]] = {}
     tables: list[Path] = []
-    for path in walk(folder):
+    for path in scan.files:
         if path.stem.lower() == "ph2_dataset":
             tables.append(path)
         elif is_image(path) and _CASE.match(path.name):
