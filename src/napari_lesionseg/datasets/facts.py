@@ -59,7 +59,7 @@ class Facts:
 
     def applied(self, record: Record) -> Record:
         """Return the record with the facts of its row."""
-        return with_facts(record, self.rows.get(name_key(record.name), {}))
+        return with_facts(record, self.rows.get(name_key(record.name), {}) if self.rows else {})
 
     def split_items(self) -> list[SplitItem]:
         """Return patient, lesion and diagnosis of every row, as splits need them."""
@@ -101,6 +101,9 @@ def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
         images of which two rows say different things.
     """
     facts = Facts()
+    tables = list(tables)
+    if not tables:
+        return facts
     known = _Names(names)
     contradicting: dict[str, list[str]] = {}
     unused: dict[Path, int] = {}  # rows

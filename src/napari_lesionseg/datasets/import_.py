@@ -89,12 +89,13 @@ def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
 
 def _unused(scan: FolderScan, dataset: Dataset) -> Iterator[Problem]:
     """Name the files that may hold data, and that the convention says nothing of, folder by folder."""
-    stems = {name_key(record.name) for record in dataset.records}
     unused: dict[tuple[Path, str], list[str]] = {}
     # Text files count as tables, or as notes; one named like an image is YOLO's outline of it.
-    outlines = {path for path in scan.with_suffix(".txt") if name_key(path.stem) in stems}
-    for path in scan.files:
-        handled = path in dataset.files and path not in outlines
+    texts = set(scan.with_suffix(".txt"))
+    left = [path for path in scan.files if path not in dataset.files or path in texts]
+    stems = {name_key(record.name) for record in dataset.records} if left else set()
+    for path in left:
+        handled = path in dataset.files and name_key(path.stem) not in stems
         if not handled and path.name not in OWN_FILES and _may_hold_data(path, stems):
             unused.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
     for (place, suffix), names in sorted(unused.items()):

@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from scipy.optimize import linear_sum_assignment
 
 from napari_lesionseg.types import Landmarks
 
@@ -90,6 +87,8 @@ def similarity(people: Sequence[Landmarks], others: Sequence[Landmarks]) -> floa
     count = max(len(people), len(others))
     if not count:
         return 1.0
+    from scipy.optimize import linear_sum_assignment  # slow to import, and datasets are read without it
+
     table = np.array([[_oks(person, other) for other in others] for person in people], float)
     table = table.reshape(len(people), len(others))
     rows, cols = linear_sum_assignment(-table)
@@ -119,6 +118,9 @@ def average_precision(
     sigmas : sequence of float, optional
         How exactly annotators place each landmark, relative to a person's size; None: `OKS_SIGMA` for all.
     """
+    from pycocotools.coco import COCO  # slow to import, as above
+    from pycocotools.cocoeval import COCOeval
+
     count = next((len(person.points) for people in truth for person in people), 0)
     if not count or not any(found):
         return 0.0

@@ -390,6 +390,8 @@ def _distinct_stems(images: list[Path]) -> tuple[list[Path], list[tuple[Path, st
     by_stem: dict[str, list[Path]] = {}
     for path in images:
         by_stem.setdefault(_key(path), []).append(path)
+    if len(by_stem) == len(images):
+        return images, []
     repeated = [
         (path, f"and {paths[path == paths[0]]} have the same name; rename one of them")
         for paths in by_stem.values()

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import csgraph
 from skimage import measure
 
 from napari_lesionseg.types import IGNORED, LabelImage
@@ -116,6 +114,9 @@ class Runs:
 
     def parts(self, *, diagonal: bool) -> NDArray[np.intp]:
         """Return the number of each run's part, from 0 in the order of the parts' first pixels."""
+        from scipy import sparse  # slow to import, and datasets are read without it
+        from scipy.sparse import csgraph
+
         reach = int(diagonal)
         first = np.searchsorted(self.stops, self.starts + self.width - reach, "right")
         last = np.searchsorted(self.starts, self.stops + self.width + reach, "left")

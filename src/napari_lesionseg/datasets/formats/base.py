@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -455,11 +456,11 @@ def is_image(path: Path) -> bool:
 
 def part_of(path: Path, root: Path) -> Part | None:
     """Read the part of the set (train, val, test) off the folders that a file lies in, if they say so."""
-    return _part_of_folder(str(path.parent), root)
+    return _part_of_folder(os.path.dirname(path), str(root))  # noqa: PTH120
 
 
 @functools.lru_cache(maxsize=1024)  # most of the 10 000 images of a dataset lie in the same few folders
-def _part_of_folder(place: str, root: Path) -> Part | None:
+def _part_of_folder(place: str, root: str) -> Part | None:
     for folder in reversed(Path(place).relative_to(root).parts):
         for words, part in _PART_WORDS:
             if words.search(folder):

@@ -58,6 +58,7 @@ from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
 
 CLASSES_NAME = "classes.csv"
+_UNKNOWN = Provenance()
 _SAMPLE = 64  # masks that say of what kind gray ones are
 _ODD_INDICES = "The mask holds class indices, while most others are black and white."
 _ODD_WHITE = "The mask is black and white, while most others hold class indices."
@@ -221,9 +222,13 @@ def _record(
         instances=masks.pop("", None),
         regions={title: path for title, path in masks.items() if path is not None},
         classes=legend.classes,
-        provenance=provenance.get(name_key(name), Provenance()) if mask else NOT_OUTLINED,
+        provenance=NOT_OUTLINED if mask is None else _provenance_of(name, provenance),
         part=part_of(image, folder),
     )
+
+
+def _provenance_of(name: str, provenance: Mapping[str, Provenance]) -> Provenance:
+    return provenance.get(name_key(name), _UNKNOWN) if provenance else _UNKNOWN
 
 
 def _further_masks(folder: Path) -> dict[str, Path]:
