@@ -188,7 +188,18 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["a.json", "a.xml", "a.txt", "extra.dcm", "deeper/b.png", "masks.zip", "annotations.geojson", "b.nii.gz"],
+    [
+        "a.json",
+        "a.xml",
+        "a.txt",
+        "extra.dcm",
+        "deeper/b.png",
+        "masks.zip",
+        "annotations.geojson",
+        "b.nii.gz",
+        "a.svg",
+        "b.mp4",
+    ],
 )
 def test_what_may_hold_data_and_is_not_used_is_named(kit, tmp_path: Path, name: str) -> None:
     (tmp_path / "images").mkdir()

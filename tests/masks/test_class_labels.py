@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.datasets.formats import ph2
+from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.masks.class_labels import convert_labels, label_as, label_parts
@@ -64,7 +65,7 @@ def test_labels_follow_their_names() -> None:
 
 def test_ph2_gives_diagnoses_and_colors(real_data: Path) -> None:
     classes = ("skin", "lesion", *ph2.COLORS)
-    records = ph2.read(real_data / "ph2-sample").records
+    records = read_dataset(real_data / "ph2-sample", "ph2").records
     colored = next(record for record in records if record.regions)
     assert isinstance(colored.mask, Path)
     mask = read_mask(colored.mask)

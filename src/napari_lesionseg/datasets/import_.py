@@ -32,7 +32,8 @@ from napari_lesionseg.io.tables import UNREAD_TABLES
 
 _DATA_SUFFIXES = (
     ".json", ".jsonl", ".geojson", ".xml", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mat",
-    ".h5", ".hdf5", ".svs", ".ndpi", ".czi", ".7z", ".rar", *unread_suffixes,
+    ".h5", ".hdf5", ".svs", ".ndpi", ".czi", ".mrxs", ".scn", ".vsi", ".svg", ".roi", ".7z", ".rar",
+    ".mp4", ".mov", ".avi", ".mkv", ".wmv", *unread_suffixes,
 )  # fmt: skip
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 

@@ -293,6 +293,18 @@ def test_a_hole_is_cut_free_by_one_polygon() -> None:
 
 
 @pytest.mark.parametrize(
+    "outline", [[200, 200, 220, 200, 220, 220], [0.1, 0.1, 0.9, 0.1, 0.9, 0.3], [3, 3, 3, 3, 3, 3]]
+)
+def test_an_object_without_a_pixel_is_no_image_without_lesion(small, outline: list[float]) -> None:
+    """Such as of an outline in shares of the width, or of another image."""
+    folder = small(lambda content: content["annotations"][0].update(segmentation=[outline]))
+    first, second = read_dataset(folder).records
+    with pytest.raises(DatasetError, match="covers no pixel"):
+        first.load()
+    assert second.load().labels.any()
+
+
+@pytest.mark.parametrize(
     "polygon",
     [[], [1, 2], [1, 2, 3, 4], [0, 0, 1, 1, 2], [0, 0, 1, float("nan"), 2, 2], [0, 0, float("inf"), 1, 2, 2],
      [0, 0, 1e9, 0, 0, 1e9], [-9e5, -9e5, 9e5, 9e5] * 4],

@@ -12,7 +12,7 @@ from napari_lesionseg.datasets.formats import DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import natural_order
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.images import read_image, read_mask, write_image
+from napari_lesionseg.io.images import read_image, read_mask, write_image, write_mask
 
 
 def test_every_row_names_an_image_and_its_mask(kit, tmp_path: Path) -> None:
@@ -69,6 +69,19 @@ def test_rows_that_name_no_image_inside_are_listed(kit, tmp_path: Path) -> None:
     table.write_text("{\n")
     with pytest.raises(DatasetError, match="not a readable file of JSON lines"):
         read_dataset(tmp_path / "set")
+
+
+def test_an_image_that_is_listed_with_two_masks_gets_none(kit, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_image(tmp_path / f"{name}.png", kit.image(seed))
+    for name in ("one", "two"):
+        write_mask(tmp_path / f"{name}.png", kit.labels(0))
+    lines = [("a.png", "one.png"), ("b.png", "one.png"), ("a.png", "two.png")]
+    text = "".join(json.dumps({"file_name": image, "mask_file_name": mask}) + "\n" for image, mask in lines)
+    (tmp_path / "metadata.jsonl").write_text(text)
+    found = read_dataset(tmp_path)
+    assert [record.mask is None for record in found.records] == [True, False]
+    assert "several masks" in found.problems[0].reason
 
 
 def test_a_table_beside_gives_patients_too(kit, records, tmp_path: Path) -> None:

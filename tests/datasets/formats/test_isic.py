@@ -146,6 +146,20 @@ def test_an_image_with_two_masks_gets_none(kit, tmp_path: Path) -> None:
     assert "expert/ISIC_0000001" in dataset.problems[0].reason
 
 
+def test_attributes_are_no_mask_where_the_lesion_has_two(kit, tmp_path: Path) -> None:
+    for number in (1, 2):
+        name = f"ISIC_000000{number}"
+        for folder in ("img", "novice", "expert"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(kit.image(number)).save(tmp_path / f"img/{name}.jpg")
+        write_mask(tmp_path / f"expert/{name}_attribute_streaks.png", kit.labels(number))
+        write_mask(tmp_path / f"expert/{name}_segmentation.png", kit.labels(number))
+    write_mask(tmp_path / "novice/ISIC_0000001_segmentation.png", kit.labels(1))
+    dataset = read_dataset(tmp_path)
+    assert [record.mask is None for record in dataset.records] == [True, False]
+    assert "attributes are not used" in " ".join(problem.reason for problem in dataset.problems)
+
+
 def test_masks_with_other_endings_are_no_images(kit, tmp_path: Path) -> None:
     for number, ending in enumerate(("segmentation", "mask", "lesion")):
         Image.fromarray(kit.image(number)).save(tmp_path / f"ISIC_{number}.jpg")

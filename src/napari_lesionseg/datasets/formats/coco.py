@@ -379,7 +379,10 @@ class _Mask:
             else:
                 lengths = _polygon_lengths(mask, *self._size)
                 work += _OUTLINE_WORK * sum(map(_length, mask))
-            work += int(lengths[1::2].sum())
+            area = int(lengths[1::2].sum())
+            if not area:
+                raise DatasetError("An object covers no pixel; its outline is outside, or in other units.")
+            work += area
             if work > _MOST_WORK:
                 raise DatasetError("The objects are too many, too large or too ragged to be drawn.")
             yield annotation, lengths

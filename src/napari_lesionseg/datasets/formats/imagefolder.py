@@ -92,9 +92,15 @@ def read(scan: FolderScan) -> Dataset:
         except DatasetError as error:
             problems.append(Problem(table.name, str(error)))
             continue
-        if not is_file(image) or image in found:
-            reason = "The image is listed twice." if image in found else "The image is missing."
-            problems.append(Problem(image.name, reason))
+        if not is_file(image):
+            problems.append(Problem(image.name, "The image is missing."))
+            continue
+        if image in found:
+            if mask == found[image][0]:
+                problems.append(Problem(image.name, "The image is listed twice."))
+            else:
+                problems.append(Problem(image.name, "The image is listed with several masks; none is used."))
+                found[image] = (None, found[image][1])
             continue
         if mask is not None and not is_file(mask):
             problems.append(Problem(mask.name, "The mask is missing."))

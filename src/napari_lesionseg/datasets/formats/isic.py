@@ -142,12 +142,19 @@ def _sort_out(scan: FolderScan) -> _Found:
         else:
             reason = f"Images have the same name, {_places(paths, scan.root)}; none is used."
             found.problems.append(Problem(paths[0].name, reason))
+    incomplete = set[str]()
     for (name, attribute), paths in masks.items():
         if len(paths) == 1:
             found.masks.setdefault(name, {})[attribute] = paths[0]
         else:
             reason = f"The image has several masks, {_places(paths, scan.root)}; none is used."
             found.problems.append(Problem(paths[0].name, reason))
+            if not attribute:
+                incomplete.add(name)
+    for name in incomplete & found.masks.keys():  # attributes alone would be a mask without the lesion
+        reason = "Its lesion has several masks, so the masks of its attributes are not used."
+        found.problems.append(Problem(name, reason))
+        del found.masks[name]
     return found
 
 
