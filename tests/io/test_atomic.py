@@ -181,6 +181,17 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["real.json"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no /dev/stdout")
+def test_the_output_that_goes_into_a_file_is_not_replaced(tmp_path: Path) -> None:
+    code = (
+        "from napari_lesionseg.io.atomic import write_atomically as write\n"
+        "print('before'); write('/dev/stdout', b'payload\\n'); print('after')"
+    )
+    with (tmp_path / "log.txt").open("wb") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (tmp_path / "log.txt").read_text() == "before\npayload\nafter\n"
+
+
 def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:
     write_atomically("/dev/null", b"x")
     assert not Path("/dev/null").is_file()

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import secrets
+import sys
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-z]+\.tmp")
@@ -21,12 +22,18 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
 
     The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step
     (`os.replace`). Whoever reads sees the old file or the new one, never a part. A kill or a power cut
-    leaves at worst a temporary file, which `sweep_temporaries` removes. Links are followed; pipes and devices
-    are written into.
+    leaves at worst a temporary file, which `sweep_temporaries` removes. Links are followed; pipes, devices
+    and the file that this process prints into (``/dev/stdout``) are written into.
     """
     path = follow_link(path)
     if is_stream(path):
         with path.open("wb") as stream:  # to put a file in its place would break whoever reads from it
+            stream.write(payload)
+        return
+    if (output := _own_output(path)) is not None:
+        for said_before in filter(None, (sys.stdout, sys.stderr)):  # a window has neither
+            said_before.flush()
+        with os.fdopen(os.dup(output), "wb") as stream:
             stream.write(payload)
         return
     for attempts_left in reversed(range(_ATTEMPTS)):
@@ -42,6 +49,15 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
             _remove(temporary)
         sync_folder(path.parent)
         return
+
+
+def _own_output(path: Path) -> int | None:
+    """Return the descriptor of this process's output that goes into a file; None: neither does."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+    return None
 
 
 def follow_link(path: str | Path) -> Path:

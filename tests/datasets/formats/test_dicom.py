@@ -193,6 +193,9 @@ def test_what_is_no_photograph_is_listed(photographs: Path) -> None:
 def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no DICOM photographs"):
         read_dataset(tmp_path, "dicom")
+    (tmp_path / "a.dcm").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"no DICOM photographs\. The first reason: .*a\.dcm: is damaged"):
+        read_dataset(tmp_path, "dicom")
 
 
 def test_deflated_and_huge_files_are_refused(photographs: Path) -> None:

@@ -122,7 +122,8 @@ def read(scan: FolderScan) -> Dataset:
         else:
             photographs.append((path, header))
     if not photographs:
-        raise DatasetError(f"{folder} holds no DICOM photographs.")
+        reason = next((f" The first reason: {problem.reason}." for problem in problems), "")
+        raise DatasetError(f"{folder} holds no DICOM photographs.{reason}")
     segmentations = _only_ones(candidates, {header.uid for _, header in photographs}, problems)
     provenance = read_provenance(folder)
     classes = _classes(segmentations.values())
