@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from napari_lesionseg.datasets.splits import (
     SplitItem,
+    _count_bits,
     assign_parts,
     find_duplicates,
     group_items,
@@ -154,6 +155,14 @@ def test_groups_grow_through_common_members() -> None:
     far[0] = ~np.uint64(2**60 - 1)
     other = np.concatenate([~base[:8], base[8:]])
     assert find_duplicates({"a": base, "c": far, "b": near, "d": other}) == [("a", "c", "b")]
+
+
+def test_bits_are_counted_without_numpy_2(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    words = rng.integers(0, 2**64, (5, 4), np.uint64)
+    expected = [sum(int(word).bit_count() for word in row) for row in words]
+    assert _count_bits(words).tolist() == expected
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert _count_bits(words).tolist() == expected
 
 
 def test_nothing_and_one_image_have_no_duplicates(kit) -> None:

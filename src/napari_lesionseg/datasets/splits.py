@@ -268,13 +268,22 @@ def find_duplicates(
     for row in range(1, len(names)):
         # One row against all before it: the whole table of 10 000 images would take 800 MB.
         counted = contrast[:row] | contrast[row]
-        differ = np.bitwise_count((signs[:row] ^ signs[row]) & counted).sum(axis=1, dtype=np.int64)
-        bits = np.bitwise_count(counted).sum(axis=1, dtype=np.int64)
+        differ, bits = _count_bits((signs[:row] ^ signs[row]) & counted), _count_bits(counted)
         alike = np.flatnonzero((differ <= fraction * bits) & (bits >= _LEAST_BITS))
         for other in alike[[_gray_difference(grids[index], grids[row]) <= _SAME_GRAYS for index in alike]]:
             joined.merge(int(other), row)
     groups = sorted(sorted(group) for group in joined.subsets() if len(group) > 1)
     return [tuple(names[index] for index in group) for group in groups]
+
+
+def _count_bits(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Count the ones in each row of words (N, words)."""
+    if hasattr(np, "bitwise_count"):
+        bits = np.bitwise_count(words)
+    else:  # NumPy 1
+        bits = np.unpackbits(words.view(np.uint8), axis=1)
+    counts: NDArray[np.int64] = bits.sum(axis=1, dtype=np.int64)
+    return counts
 
 
 def _gray_difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
