@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,6 +266,21 @@ def test_a_log_file_gets_a_line_now_and_then(
             now[0] += 10
             progress.advance(task, 5)
     assert capsys.readouterr().err.splitlines() == ["Outlining: 15 of 40, 0.5 a second, 0:00:50 left"]
+
+
+def test_a_log_file_shows_life_while_nothing_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a network is measured after a pass, or a cluster has no free worker."""
+    monkeypatch.setattr(console, "LOG_SECONDS", 0.01)
+    deadline, said = time.monotonic() + 60, ""
+    with console.progress_bar("Training", 20) as (progress, task):
+        progress.advance(task, 5)
+        capsys.readouterr()
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.05)
+            said = capsys.readouterr().err
+    assert said.splitlines()[0].startswith("Training: 5 of 20")
 
 
 def test_a_stage_that_has_just_begun_has_no_rate_yet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -92,12 +93,17 @@ class LoggedProgress(Progress):
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Count work that is done."""
         super().advance(task_id, advance)
-        self._log(task_id)
+        self.write_line(task_id)
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Change what is known about the work."""
         super().update(task_id, **changes)
-        self._log(task_id)
+        self.write_line(task_id)
+
+    def write_line(self, task_id: TaskID) -> None:
+        """Write a line to a log file, unless the last one is recent."""
+        with self._lock:
+            self._log(task_id)
 
     def _log(self, task_id: TaskID) -> None:
         now = time.monotonic()
@@ -111,9 +117,10 @@ class LoggedProgress(Progress):
         # Since the last line: what is skipped at the start of a resumed run goes much faster than the rest.
         done, seconds = task.completed - self._done_before, now - self._since
         rate = max(done, 0) / seconds if seconds else 0.0
-        self._logged = self._since = now
-        self._done_before = task.completed
-        parts = [f"{task.completed:g} of {task.total:g}" if task.total else f"{task.completed:g}"]
+        self._logged = now
+        if done > 0:
+            self._since, self._done_before = now, task.completed
+        parts = [f"{task.completed:g} of {task.total:g}" if task.total else f"{task.completed:g} done"]
         if rate:
             parts.append(f"{rate:.3g} a second")
         if task.total and rate:
@@ -127,7 +134,27 @@ def progress_bar(description: str, total: int) -> Iterator[tuple[Progress, TaskI
     """Show progress on standard error: a bar that disappears when done, or lines in a log file."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with LoggedProgress(*columns, transient=True) as progress:
-        yield progress, progress.add_task(description, total=total)
+        task = progress.add_task(description, total=total)
+        with _logged_while_silent(progress, task):
+            yield progress, task
+
+
+@contextmanager
+def _logged_while_silent(progress: LoggedProgress, task: TaskID) -> Iterator[None]:
+    """Write lines to a log file also while nothing is counted, as when a network is measured after a pass."""
+    ended = threading.Event()
+
+    def log() -> None:
+        while not ended.wait(max(LOG_SECONDS / 2, 1)):
+            progress.write_line(task)
+
+    thread = threading.Thread(target=log, daemon=True)
+    if not messages.is_terminal:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def name_image(image: Path | str, reason: str) -> str:

@@ -34,7 +34,7 @@ from napari_lesionseg.cluster.evaluate import EvaluateJob, evaluate_pairs
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.evaluation.calibration import tune
-from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, evaluate
+from napari_lesionseg.evaluation.evaluate import Evaluation, FailedImage, collect, iter_evaluate
 from napari_lesionseg.evaluation.instances import InstanceTally
 from napari_lesionseg.evaluation.metrics import Estimate
 from napari_lesionseg.evaluation.panoptic import PanopticTally
@@ -219,7 +219,9 @@ def run_tune(options: argparse.Namespace) -> int:
         pairs, count = find_all_pairs([folder], [options.masks[index]] if options.masks else [])
         folders[folder] = pairs
         unused += count
-    found = tune(model, [pair for pairs in folders.values() for pair in pairs])
+    every = [pair for pairs in folders.values() for pair in pairs]
+    with progress_bar("Choosing a threshold", len(every)) as (progress, task):
+        found = tune(model, every, lambda: progress.advance(task))
     for name, value in asdict(found).items():
         print_result(f"{name.replace('_', ' ')}: {value:.4f}")
     card = model.card.model_copy(
@@ -241,7 +243,12 @@ def _scores(model: Model, card: ModelCard, folders: Mapping[str, Sequence[Pair]]
     tuned = Model(model.network, card, model.device)
     scores = {}
     for folder, pairs in folders.items():
-        summary = evaluate(tuned, pairs).summary
+        outcomes = []
+        with progress_bar("Measuring", len(pairs)) as (progress, task):
+            for outcome in iter_evaluate(tuned, pairs):
+                outcomes.append(outcome)
+                progress.advance(task)
+        summary = collect(tuned, outcomes).summary
         name = Path(folder).parent.name if Path(folder).name == "images" else Path(folder).name
         if summary is not None:
             wanted = ("dice", "jaccard", "thresholded_jaccard", "failure_rate")

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -51,7 +51,7 @@ from napari_lesionseg.training.dataset import CachedPair, read_pair
 from napari_lesionseg.training.distributed import Joined, join_ranks
 from napari_lesionseg.training.prompt_training import PromptTrainer
 from napari_lesionseg.training.trainer import EpochResult, Trainer
-from napari_lesionseg.types import IGNORED, LabelImage, Pair
+from napari_lesionseg.types import IGNORED, ByteImage, LabelImage, Pair
 
 EXAMPLE = """example:
   lesionseg train images/ --masks masks/ --out my-model.safetensors --epochs 30
@@ -185,7 +185,14 @@ def _write(
     if prompts:
         about["arch_settings"] = {**card.arch_settings, "prompts": 1}
     else:
-        about["domain"] = measure_domain(Model(network, card, "cpu"), (pair.image for pair in images))
+        with progress_bar("Describing images", len(images)) as (progress, task):
+
+            def described() -> Iterator[ByteImage]:
+                for pair in images:
+                    yield pair.image
+                    progress.advance(task)
+
+            about["domain"] = measure_domain(Model(network, card, "cpu"), described())
     save_checkpoint(out, network, card.model_copy(update=about))
     print_result(f"{out} written")
 
@@ -398,6 +405,8 @@ def _as_record(epoch: EpochResult) -> dict[str, Any]:
 def _data_record(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Count the pairs and hash their files, in the order of their stems, into one figure."""
     digest = hashlib.sha256()
-    for pair in sorted(pairs, key=lambda pair: (pair.stem, pair.image.name)):
-        digest.update(sha256_file(pair.image).encode() + sha256_file(pair.mask).encode())
+    with progress_bar("Hashing images", len(pairs)) as (progress, task):
+        for pair in sorted(pairs, key=lambda pair: (pair.stem, pair.image.name)):
+            digest.update(sha256_file(pair.image).encode() + sha256_file(pair.mask).encode())
+            progress.advance(task)
     return {"pairs": len(pairs), "sha256": digest.hexdigest()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -222,7 +222,7 @@ class _Compared(NamedTuple):
     truth: LabelImage
 
 
-def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
+def tune(model: Model, pairs: Sequence[Pair], on_image: Callable[[], None] = lambda: None) -> Tuning:
     """Choose a temperature and a threshold for a model of one class.
 
     Parameters
@@ -231,6 +231,8 @@ def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
         The temperature of its card is ignored.
     pairs : sequence of Pair
         Held-out images with masks.
+    on_image : callable, optional
+        Called after each image, to show progress.
 
     Raises
     ------
@@ -239,7 +241,10 @@ def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
     """
     if not pairs or len(model.card.classes) != 2:
         raise TrainingError("A threshold is chosen for models of one class, on at least one held-out image.")
-    compared = list(_compare(model, pairs))
+    compared = list[_Compared]()
+    for pair in pairs:
+        compared.append(_compare(model, pair))
+        on_image()
     truths = [c.truth for c in compared]
     odds = [
         special.logit(np.clip(c.probability, SMALLEST, 1 - SMALLEST)) * model.card.temperature
@@ -261,17 +266,16 @@ def tune(model: Model, pairs: Sequence[Pair]) -> Tuning:
     )
 
 
-def _compare(model: Model, pairs: Sequence[Pair]) -> Iterator[_Compared]:
-    """Predict every image, shrunk as its mask is."""
-    for pair in pairs:
-        image = read_image(pair.image)
-        truth = read_mask(pair.mask, (image.shape[0], image.shape[1]))
-        factor = min(1.0, LONG_SIDE / max(truth.shape))
-        shape = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
-        labels = resize_labels(truth, shape)
-        counted = labels != IGNORED
-        probability = model.predict(resize_image(image, shape)) * counted
-        yield _Compared(probability, labels * counted)
+def _compare(model: Model, pair: Pair) -> _Compared:
+    """Predict an image, shrunk as its mask is."""
+    image = read_image(pair.image)
+    truth = read_mask(pair.mask, (image.shape[0], image.shape[1]))
+    factor = min(1.0, LONG_SIDE / max(truth.shape))
+    shape = (max(1, round(truth.shape[0] * factor)), max(1, round(truth.shape[1] * factor)))
+    labels = resize_labels(truth, shape)
+    counted = labels != IGNORED
+    probability = model.predict(resize_image(image, shape)) * counted
+    return _Compared(probability, labels * counted)
 
 
 def jaccard_curve(
