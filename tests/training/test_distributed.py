@@ -100,7 +100,10 @@ def test_an_error_of_all_ranks_is_reported_once(tmp_path: Path) -> None:
     command = [*TORCHRUN, *write_folder(tmp_path), "--resume"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode != 0
-    assert done.stderr.count("can be resumed") == 1
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("lesionseg:"))
+    assert "can be resumed" in said
+    (reported,) = (line for line in done.stderr.splitlines() if "traceback : " in line and "resumed" in line)
+    assert reported.partition("traceback : ")[2] == said.removeprefix("lesionseg: ")
 
 
 class ManyRanks(OneRank):

@@ -6,12 +6,15 @@ statistics of batch normalization are those of the whole batch. The first proces
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -265,7 +268,19 @@ def _report_once(store: Store | None, message: str) -> BaseException:
         first = store is None or store.add("reported", 1) == 1
     except RuntimeError:  # the store is gone with the machine that held it
         first = True
-    return TrainingError(message) if first else SystemExit(2)
+    if not first:
+        return SystemExit(2)
+    _tell_torchrun(message)
+    return TrainingError(message)
+
+
+def _tell_torchrun(message: str) -> None:
+    """Let torchrun's own report, which comes last, say what is wrong: it reads that from a file."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        about = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": about}}))
 
 
 def _is_lost(error: RuntimeError) -> bool:
