@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cli import app, console, main
+from napari_lesionseg.cli import app, console, datasets, main
 from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.study.study import Study
@@ -239,6 +242,37 @@ def test_errors_are_one_line_whatever_they_say(
     monkeypatch.setattr(app, "open_viewer", fail)
     result = run(tmp_path)
     assert result.errors == ["lesionseg: a\\nb\\x1b[31m [/red] :smile: \\udce6 æ"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such rights on folders")
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    command = [sys.executable, "-m", "napari_lesionseg"]
+    if os.geteuid() == 0:  # for whom nothing is closed
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may look into everything")
+        rights = "--bounding-set=-dac_override,-dac_read_search"
+        command = ["setpriv", rights, *command]
+    closed.chmod(0)
+    for words in (["verify"], ["export", "--out", str(tmp_path / "out")], ["agreement"]):
+        done = subprocess.run([*command, words[0], str(closed), *words[1:]], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "Traceback" not in done.stderr
+    closed.chmod(0o755)
+
+
+def test_errors_of_the_system_are_one_line(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lost(options: object) -> int:
+        raise OSError(errno.EIO, "Input/output error", "share/a.png")
+
+    monkeypatch.setattr(datasets, "run_verify", lost)
+    result = run("verify", tmp_path)
+    assert result.code == 2
+    assert result.errors == ["lesionseg: share/a.png cannot be used: Input/output error."]
 
 
 def test_program_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from napari_lesionseg.cli.signals import default_signals
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.io.folders import follow_links
+from napari_lesionseg.io.folders import follow_links, is_dir
 
 EXAMPLE = """examples:
   lesionseg app images/
@@ -57,7 +57,7 @@ def configure_app(parser: argparse.ArgumentParser) -> None:
 
 def run_app(options: argparse.Namespace) -> int:
     """Open the viewer."""
-    if options.folder is not None and not options.folder.is_dir():
+    if options.folder is not None and not is_dir(options.folder):
         raise LesionSegError(
             f"There is no command or folder '{options.folder}'; `lesionseg --help` lists the commands."
         )

@@ -109,6 +109,12 @@ def _run(arguments: Sequence[str]) -> int:
     except LesionSegError as error:
         importlib.import_module(".console", __package__).print_error(str(error))
         return SOME_FAILED if isinstance(error, ClusterError) else WRONG_USAGE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = f"{error.filename} cannot be used: {error.strerror}."
+        importlib.import_module(".console", __package__).print_error(reason)
+        return WRONG_USAGE
     return code
 
 

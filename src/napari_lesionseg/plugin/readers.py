@@ -18,6 +18,7 @@ from napari_lesionseg.datasets.import_ import read_dataset
 from napari_lesionseg.datasets.records import Dataset, Problem, Record
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.io.decoding import Decoded, DecodingError, decode_stack
+from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.io.images import image_suffixes, read_mask, to_byte_image, unread_pages
 from napari_lesionseg.io.pairing import find_images
 from napari_lesionseg.plugin.napari_layers.layers import FILLED_OPACITY, outline_colors
@@ -43,7 +44,7 @@ def _is_ours(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return coco.lists_objects(path)
-    return path.is_dir() or suffix in image_suffixes or suffix in dicom.SUFFIXES
+    return is_dir(path) or suffix in image_suffixes or suffix in dicom.SUFFIXES
 
 
 def read_layers(path: Paths) -> list[LayerTuple]:
@@ -58,7 +59,7 @@ def read_layers(path: Paths) -> list[LayerTuple]:
 
 
 def _read_path(path: Path) -> list[LayerTuple]:
-    if path.is_dir():
+    if is_dir(path):
         return _read_folder(path)
     if path.suffix.lower() == ".json":
         return _read_dataset(path, read_dataset(path))

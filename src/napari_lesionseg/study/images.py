@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import ImageError, StudyError
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
-from napari_lesionseg.io.folders import may_follow
+from napari_lesionseg.io.folders import is_dir, may_follow
 from napari_lesionseg.io.images import (
     image_shape,
     image_suffixes,
@@ -148,7 +148,7 @@ class ImageFiles:
         for path in self._places(added):
             if self._is_image(path, added):
                 return path
-        if not added.own and (self.outside is None or not self.outside.is_dir()):
+        if not added.own and (self.outside is None or not is_dir(self.outside)):
             folder = "" if self.outside is None else f" ({self.outside})"
             raise StudyError(
                 f"The folder of the images{folder} cannot be reached. Connect its disk, or set the folder "

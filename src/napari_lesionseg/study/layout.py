@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from napari_lesionseg.errors import StudyError
 from napari_lesionseg.io.atomic import sweep_temporaries, sync_folder, write_atomically
+from napari_lesionseg.io.folders import is_dir, is_file
 from napari_lesionseg.study.event_log import explain
 from napari_lesionseg.study.events import StudyInfo
 
@@ -35,7 +36,7 @@ def study_name(folder: Path) -> str:
 
 def is_study(folder: Path) -> bool:
     """Whether a folder holds a study."""
-    return (folder / INFO_FILE).is_file()
+    return is_file(folder / INFO_FILE)
 
 
 def find_study(folder: Path) -> Path | None:
@@ -65,7 +66,7 @@ def write_info(folder: Path, info: StudyInfo) -> None:
 def read_info(folder: Path) -> StudyInfo:
     """Read ``study.json``."""
     path = folder / INFO_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise StudyError(f"{folder} holds no study; choose the folder that has a {INFO_FILE} in it.")
     with path.open("rb") as stream:
         payload = stream.read(_MAX_INFO)
@@ -84,7 +85,7 @@ def make_folders(folder: Path) -> None:
     for path in paths:
         if path.is_symlink():
             raise StudyError(f"{path} is a link, which is not followed; put the folder itself there.")
-    missing = [path for path in paths if not path.is_dir()]
+    missing = [path for path in paths if not is_dir(path)]
     for path in missing:
         path.mkdir(exist_ok=True)
     if missing:

@@ -21,6 +21,7 @@ from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.records import Problem
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.io.images import read_image
 from napari_lesionseg.study.errors import explained
 from napari_lesionseg.study.event_log import EventReader, EventWriter, StudyProblem, explain
@@ -479,7 +480,7 @@ class Study:
         """
         with self._lock, explained("Saving where the images are"):
             self._check_open()
-            if not Path(folder).is_dir():
+            if not is_dir(Path(folder)):
                 raise StudyError(f"{folder} is not a folder; choose the one that holds the images.")
             outside = Path(folder).resolve()
             moved = [state.added for state in self.state.images.values() if not state.added.own]

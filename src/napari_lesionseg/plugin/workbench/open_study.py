@@ -14,6 +14,7 @@ from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.datasets.synthetic import sample_set
 from napari_lesionseg.errors import DatasetError, LandmarkError, PairingError, StudyError
+from napari_lesionseg.io.folders import is_dir
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task
 from napari_lesionseg.study.datasets import import_annotations, study_from_dataset
@@ -50,7 +51,7 @@ class NewStudy:
     def _problem_of_images(self) -> str:
         if self.images_folder is None and not self.images:
             return "Choose the folder that holds the images."
-        if self.images_folder is not None and not self.images_folder.is_dir():
+        if self.images_folder is not None and not is_dir(self.images_folder):
             return f"There is no folder {self.images_folder}."
         return ""
 
