@@ -249,7 +249,7 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path) -> Non
     closed = tmp_path / "closed"
     closed.mkdir()
     command = [sys.executable, "-m", "napari_lesionseg"]
-    if os.geteuid() == 0:  # for whom nothing is closed
+    if os.geteuid() == 0:  # may look into everything
         if shutil.which("setpriv") is None:
             pytest.skip("root may look into everything")
         rights = "--bounding-set=-dac_override,-dac_read_search"

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import openpyxl
+import tifffile
 from PIL import Image
 
 from napari_lesionseg.datasets.deidentify import clean_jpeg
@@ -38,7 +39,8 @@ from napari_lesionseg.datasets.records import Dataset, Pixels, Record
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.io.archives import unpack
 from napari_lesionseg.io.decoding import date_taken
-from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.folders import FolderScan
+from napari_lesionseg.io.images import read_image, read_mask, unread_pages
 from napari_lesionseg.io.tables import read_sheet, read_table
 from napari_lesionseg.study.fields import default_template, read_template
 
@@ -239,6 +241,19 @@ def _images() -> tuple[bytes, ...]:
     )
 
 
+def _stacks() -> tuple[bytes, ...]:
+    """Return images of several pages or frames, in every format that has them."""
+    frames = [_image(seed) for seed in range(3)]
+    gray = np.stack([np.asarray(frame.convert("L")) for frame in frames])
+    imagej = io.BytesIO()
+    tifffile.imwrite(imagej, gray, imagej=True)
+    kinds = ("TIFF", "PNG", "GIF", "WEBP", "AVIF", "MPO")
+    return (
+        imagej.getvalue(),
+        *(_encoded(frames[0], kind, save_all=True, append_images=frames[1:]) for kind in kinds),
+    )
+
+
 def _masks() -> tuple[bytes, ...]:
     gray = Image.fromarray(_labels() * np.uint8(255))
     return (
@@ -353,7 +368,7 @@ def _read_coco(payload: bytes, place: Path) -> None:
     for number in (1, 2, 3):
         _file(place, f"{number}.png", PNG)
     _file(place, "instances_train.json", payload)
-    dataset = coco.read(place)
+    dataset = coco.read(FolderScan(place))
     for record in dataset.records:
         try:
             record.load()
@@ -376,7 +391,7 @@ def _read_panoptic(payload: bytes, place: Path) -> None:
         _file(place, f"{number}.png", PNG)
         _file(place, f"panoptic_train/{number}.png", SEGMENTS)
     _file(place, "panoptic_train.json", payload)
-    _load_all(coco_panoptic.read(place))
+    _load_all(coco_panoptic.read(FolderScan(place)))
 
 
 CARD = b'{"labels": {"background": 0, "lesion": 1, "ignore": 2}, "file_ending": ".png"}'
@@ -390,7 +405,7 @@ def _read_nnunet(payload: bytes, place: Path) -> None:
         _file(place, f"labelsTr/{case}.png", INDEX)
     _file(place, "dataset.json", payload if is_card else CARD)
     _file(place, "splits_final.json", SPLITS if is_card else payload)
-    _load_all(nnunet.read(place))
+    _load_all(nnunet.read(FolderScan(place)))
 
 
 def _read_isic(payload: bytes, place: Path) -> None:
@@ -398,7 +413,7 @@ def _read_isic(payload: bytes, place: Path) -> None:
     _file(place, "ISIC_0000001_segmentation.png", MASK)
     _file(place, "metadata.csv", payload)
     _file(place, "provenance.csv", payload)
-    _load_all(isic.read(place))
+    _load_all(isic.read(FolderScan(place)))
     read_table(place / "metadata.csv")
 
 
@@ -413,7 +428,7 @@ def _read_imagefolder(payload: bytes, place: Path) -> None:
         _file(place, name, PNG)
     _file(place, "masks/a.png", MASK)
     _file(place, "metadata.jsonl", payload)
-    _load_all(imagefolder.read(place))
+    _load_all(imagefolder.read(FolderScan(place)))
 
 
 def _read_template(payload: bytes, place: Path) -> None:
@@ -433,7 +448,7 @@ def _photograph() -> bytes:
 def _read_colors(payload: bytes, place: Path) -> None:
     _file(place, "images/a.png", PNG)
     _file(place, "masks/a.png", payload)
-    _load_all(folder.read(place))
+    _load_all(folder.read(FolderScan(place)))
 
 
 def _read_legend(payload: bytes, place: Path) -> None:
@@ -521,7 +536,7 @@ def _read_objects(payload: bytes, place: Path) -> None:
     _file(place, "masks/a.png", MASK)
     _file(place, "instances/a.png", payload)
     _file(place, "provenance.csv", b"name\n")
-    _load_all(folder.read(place))
+    _load_all(folder.read(FolderScan(place)))
 
 
 PNG = _encoded(_image(), "PNG")
@@ -554,6 +569,7 @@ LEGENDS = (
 TARGETS = {
     "jpeg cleaning": Target(_images()[:3], _clean),
     "images": Target(_images(), lambda payload, place: read_image(_file(place, "a.png", payload))),
+    "pages": Target(_stacks(), lambda payload, place: unread_pages(_file(place, "a.tif", payload))),
     "masks": Target(_masks(), lambda payload, place: read_mask(_file(place, "a.png", payload))),
     "masks in colors": Target((COLORS, MASK), _read_colors),
     "objects": Target(
