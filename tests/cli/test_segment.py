@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError, DeviceError
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.inference.predictor import Model, load_model
-from napari_lesionseg.io.images import read_image
+from napari_lesionseg.io.images import read_image, write_image
 
 
 def masks(folder: Path) -> dict[str, np.ndarray]:
@@ -94,6 +96,19 @@ def test_a_name_with_a_line_break_is_one_line(run: Callable, images: Path, tmp_p
     assert result.code == 1
     assert len(result.errors) == 1
     assert "a\\nb.png: " in result.errors[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take fewer names")
+def test_any_name_is_outlined_or_named(run: Callable, images: Path, tmp_path: Path) -> None:
+    names = [b"a:b", b"back\\slash", b"x" * 245, b"bl\xe5", "\u6f22".encode() * 80, b"=1+1", b"-o"]
+    for number, name in enumerate(names):
+        write_image(images / "t.png", np.full((33, 40 + number, 3), 90, np.uint8))
+        (images / "t.png").rename(images / os.fsdecode(name + b".png"))
+    result = run("segment", images, "--out", tmp_path / "o", "--threshold", "0.01")
+    written = list((tmp_path / "o").glob("*_segmentation.png"))
+    assert len(written) + len(result.errors) == 9
+    assert len(written) >= 7
+    assert result.code == int(bool(result.errors))
 
 
 def test_one_mask_that_cannot_be_written(run: Callable, images: Path, tmp_path: Path) -> None:

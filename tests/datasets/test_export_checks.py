@@ -27,6 +27,13 @@ def test_sound_records_pass(kit, records) -> None:
     assert checked.problems == checked.duplicates == ()
 
 
+def test_the_mask_of_an_image_that_cannot_be_read_is_named_with_it(kit, records, tmp_path) -> None:
+    for name in ("a.png", "a_mask.png"):
+        (tmp_path / name).write_bytes(b"x")
+    records[2] = replace(records[2], image=tmp_path / "a.png", mask=tmp_path / "a_mask.png")
+    assert "a_mask.png is left out with it" in reasons(check(kit, records))["case_02"]
+
+
 @pytest.mark.parametrize("status", ["predicted", "corrected", "flagged", "unreviewed"])
 def test_unsigned_outlines_stay_out_unless_asked_for(kit, records, status) -> None:
     records[2] = replace(records[2], provenance=Provenance(status=status))

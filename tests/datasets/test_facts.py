@@ -50,6 +50,8 @@ WAYS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "header as comment": ("x.csv", lambda path: path.write_text("# " + text())),
     "paths": ("x.csv", lambda path: path.write_text(text(rows=PATHS))),
     "camel case": ("x.csv", lambda path: path.write_text(text(rows=CAMEL))),
+    "pid": ("x.csv", lambda path: path.write_text(text().replace("patient_id", "PID"))),
+    "participant": ("x.csv", lambda path: path.write_text(text().replace("patient_id", "Participant ID"))),
     "spaces": ("x.txt", lambda path: path.write_text(text(" "))),
     "people's names": ("x.csv", lambda path: path.write_text(text(rows=WITH_NAMES))),
 }  # fmt: skip

@@ -97,6 +97,16 @@ def test_lesions_numbered_per_patient_are_not_joined() -> None:
     assert groups == [("a",), ("b",)]
 
 
+def test_names_that_differ_in_case_alone_are_one_patient() -> None:
+    items = [
+        SplitItem("a", "p1"),
+        SplitItem("b", "P1"),
+        SplitItem("c", None, "Arm"),
+        SplitItem("d", "2", "arm"),
+    ]
+    assert group_items(items)[0] == [("a", "b"), ("c", "d")]
+
+
 def test_duplicates_stay_together() -> None:
     items = [SplitItem(f"{i:02}") for i in range(30)]
     parts = assign_parts(items, duplicates=[("00", "17", "29", "unknown")])

@@ -438,7 +438,7 @@ def test_large_texts_and_profiles_of_a_png_do_not_matter(tmp_path: Path, kind: s
     np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.asarray(image))
 
 
-@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "jpegxl", "lerc"])
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "jpegxl", "lerc", "png", "jpegxr"])
 def test_rare_compressions_of_tiff_are_read_or_named(
     tmp_path: Path, compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +449,16 @@ def test_rare_compressions_of_tiff_are_read_or_named(
     monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImageError, match=r"napari-lesionseg\[codecs\]"):
         read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("number", [9999, 34713])
+def test_compressions_of_tiff_that_nothing_reads_are_named(tmp_path: Path, number: int) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((32, 48, 3), np.uint8))
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as tiff:
+        tiff.pages[0].tags["Compression"].overwrite(number)
+    with pytest.raises(ImageError, match="compress") as caught:
+        read_image(tmp_path / "x.tif")
+    assert "damaged" not in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import ndimage
 from napari_lesionseg.datasets.formats.base import ExportConfig
 from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
 from napari_lesionseg.datasets.splits import find_duplicates, image_hash
-from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.masks.components import largest_component
 from napari_lesionseg.types import IGNORED, LabelImage
 
@@ -100,7 +101,10 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
     except DatasetError as error:
         if config.unapproved == "refuse" and record.provenance.status not in SIGNED:
             raise DatasetError(f"{record.name}: {error}") from error
-        tally.problems.append(Problem(record.name, str(error)))
+        mask = ""
+        if isinstance(error.__cause__, ImageError) and isinstance(record.mask, Path):
+            mask = f"; its mask {record.mask.name} is left out with it"
+        tally.problems.append(Problem(record.name, f"{error}{mask}"))
         return
     tally.kept.append(record)
     tally.sizes[record.name] = (pixels.labels.shape[0], pixels.labels.shape[1])

@@ -26,8 +26,11 @@ NAME_COLUMNS = (
 )  # fmt: skip
 """Columns that may hold an image's name; that which names most images is taken."""
 
-PATIENT_COLUMNS = ("patient_id", "patient", "subject_id", "subject", "patient_number", "patient_no")
-LESION_COLUMNS = ("lesion_id", "lesion", "lesion_number")
+PATIENT_COLUMNS = (
+    "patient_id", "patient", "subject_id", "subject", "patient_number", "patient_no", "patient_nr",
+    "patient_code", "patient_key", "pat_id", "pid", "participant_id", "participant", "person_id", "mrn",
+)  # fmt: skip
+LESION_COLUMNS = ("lesion_id", "lesion", "lesion_number", "lesion_no", "lesion_nr")
 PART_COLUMNS = ("part", "split", "subset")
 DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnostic")
 

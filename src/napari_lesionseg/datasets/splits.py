@@ -145,13 +145,14 @@ def leaks(
 def _stems_by_key(items: Sequence[SplitItem]) -> Iterable[list[str]]:
     """Return the stems of each patient, and of each lesion of an unknown patient."""
     # Without a patient, a lesion's name may be another patient's lesion too: better together than torn.
-    loose = {item.lesion for item in items if item.lesion and not item.patient}
+    # Names that differ in their letter case alone are taken for the same, too, for that reason.
+    loose = {item.lesion.casefold() for item in items if item.lesion and not item.patient}
     stems: dict[tuple[str, str], list[str]] = defaultdict(list)
     for item in items:
         if item.patient:
-            stems["patient", item.patient].append(item.stem)
-        if item.lesion and item.lesion in loose:
-            stems["lesion", item.lesion].append(item.stem)
+            stems["patient", item.patient.casefold()].append(item.stem)
+        if item.lesion and item.lesion.casefold() in loose:
+            stems["lesion", item.lesion.casefold()].append(item.stem)
     return stems.values()
 
 

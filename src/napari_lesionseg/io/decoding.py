@@ -506,19 +506,33 @@ def _page(tiff: tifffile.TiffFile, index: int) -> Any:
 
 def _needs_pillow(page: Any) -> bool:
     """Tell whether a page is of a kind that tifffile alone does not decode into colors."""
-    name = _EXTRA_COMPRESSIONS.get(int(page.compression))
+    name = _extra_compression(int(page.compression))
     if name is not None:
         if importlib.util.find_spec("imagecodecs") is None:
             raise DecodingError(
                 f"is compressed with {name}, which needs one more package: "
                 'pip install "napari-lesionseg[codecs]"; or save it without compression'
             )
+        if int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
+            raise DecodingError(f"is compressed with {name}, which is not read; save it without compression")
         return False
     return (
         page.compression not in _TIFFFILE_COMPRESSIONS
         or page.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
         or page.bitspersample not in (1, 8, 16, 32, 64)
     )
+
+
+def _extra_compression(number: int) -> str | None:
+    """Return the name of a compression that neither Pillow nor tifffile decodes alone; None: one does."""
+    if number in _EXTRA_COMPRESSIONS:
+        return _EXTRA_COMPRESSIONS[number]
+    if number in _TIFFFILE_COMPRESSIONS or number in TiffImagePlugin.COMPRESSION_INFO:
+        return None
+    try:
+        return tifffile.COMPRESSION(number).name.replace("_", " ")
+    except ValueError:
+        raise DecodingError(f"has the compression {number}, which is not read; save it without") from None
 
 
 def _decode_page(page: Any) -> Decoded:

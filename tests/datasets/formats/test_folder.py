@@ -352,6 +352,30 @@ def test_ignored_pixels_that_become_background_are_named(
     assert all("background" in problem.reason for problem in report.problems)
 
 
+@pytest.mark.parametrize("name", ["coco", "isic", "nnunet", "imagefolder", "folder"])
+@pytest.mark.parametrize("kind", ["gray", "palette"])
+def test_the_border_of_a_mask_is_never_a_lesion(kit, tmp_path: Path, name: str, kind: str) -> None:
+    """Through import, export and import again; VOC's palette gives 224, 224, 192 to the index 255."""
+    labels = {"a": kit.labels(0, classes=3), "b": kit.labels(1, classes=3)}
+    root = lay_out(kit, tmp_path / "set", labels)
+    for stem, mask in labels.items():
+        mask[:3] = IGNORED
+        stored = Image.fromarray(mask)
+        if kind == "palette":
+            table = np.zeros((256, 3), np.uint8)
+            table[1], table[2], table[255] = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+            stored.putpalette(table.tobytes())
+        stored.save(root / f"masks/{stem}.png")
+    kept = ExportConfig(pseudonymize="nothing", unapproved="include")
+    kit.last(export_dataset(read_dataset(root).records, tmp_path / "out", name, config=kept))
+    assert kit.last(import_dataset(tmp_path / "out", tmp_path / "in")).left_out == 0
+    for record in read_dataset(tmp_path / "in").records:
+        assert len(record.classes) == 3
+        found, expected = record.load().labels, labels[record.name]
+        assert np.array_equal(found == 1, expected == 1)
+        assert np.array_equal(found == 2, expected == 2)
+
+
 def test_nnunet_has_a_label_for_ignored_pixels(kit, ignored: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     kit.last(export_dataset(read_dataset(ignored[0]).records, tmp_path / "out", "nnunet"))
     content = json.loads(next((tmp_path / "out").rglob("dataset.json")).read_text())
