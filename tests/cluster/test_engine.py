@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from PIL import Image
 from napari_lesionseg.cluster import engine as module
 from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.model_plugin import ModelPlugin
-from napari_lesionseg.errors import ClusterError, ModelNotFoundError
+from napari_lesionseg.errors import CancelledError, ClusterError, ModelNotFoundError
 
 pytestmark = pytest.mark.timeout(600)  # every process loads torch first
 READY = "Registered to"
@@ -110,7 +112,7 @@ def test_a_worker_without_the_package_is_one_sentence(processes: Processes, tmp_
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
-        n_workers=1, threads_per_worker=3, processes=False, protocol="tcp://", dashboard_address=None
+        n_workers=1, threads_per_worker=3, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0"
     ) as made:
         yield made
 
@@ -195,3 +197,104 @@ def test_all_threads_of_all_workers_get_work(
         assert next(results) == 0
         assert len(waiting) == module.CHUNKS_AHEAD * 3
         assert list(results) == list(range(1, 100))
+
+
+def wait_long(model: Path, number: int) -> int:
+    del model
+    time.sleep(600)
+    return number
+
+
+def test_a_suspended_worker_is_one_sentence(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.add_worker("--local-directory", str(tmp_path))
+    processes.started[-1].send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(module, "LOAD_SECONDS", 1.0)
+    with (
+        pytest.raises(ClusterError, match="A worker of the dask cluster does not answer"),
+        open_engine(ClusterOptions(scheduler=processes.address)),
+    ):
+        pass
+
+
+def test_workers_that_are_gone_for_long_are_one_sentence(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.add_worker("--local-directory", str(tmp_path))
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "WORKERLESS_SECONDS", 1.0)
+    with open_engine(ClusterOptions(scheduler=processes.address)) as engine:
+        engine.install_model(write_model(tmp_path, "a"))
+        results = engine.map(wait_long, range(3))
+        monkeypatch.setattr(engine, "_check", processes.started[-1].kill)
+        with pytest.raises(ClusterError, match="has no workers; start some"):
+            next(results)
+
+
+def test_a_suspended_scheduler_is_one_sentence(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.add_worker("--local-directory", str(tmp_path))
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    with open_engine(ClusterOptions(scheduler=processes.address)) as engine:
+        engine.install_model(write_model(tmp_path, "a"))
+        results = engine.map(wait_long, range(3))
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
+        suspend = lambda: processes.scheduler.send_signal(signal.SIGSTOP)  # noqa: E731
+        monkeypatch.setattr(engine, "_check", suspend)
+        with pytest.raises(ClusterError, match="connection to the dask scheduler is lost"):
+            next(results)
+
+
+def test_work_that_is_waited_for_can_be_canceled(cluster: LocalCluster, tmp_path: Path) -> None:
+    go_on, asked = threading.Event(), threading.Event()
+
+    def check() -> None:
+        if asked.is_set():
+            raise CancelledError("Canceled.")
+
+    def wait_here(model: Path, number: int) -> int:
+        del model
+        asked.set()
+        go_on.wait()
+        return number
+
+    with open_engine(joined(cluster), check=check) as engine:
+        engine.install_model(write_model(tmp_path, "a"))
+        asked.clear()
+        # Threads of this process: what dask would send as bytes stays what it is.
+        WAITING["here"] = wait_here
+        with pytest.raises(CancelledError):
+            list(engine.map(call_waiting, range(3)))
+        go_on.set()
+
+
+WAITING: dict[str, Callable[[Path, int], int]] = {}
+
+
+def call_waiting(model: Path, number: int) -> int:
+    return WAITING["here"](model, number)
+
+
+class Slow:
+    """A result that takes longer to arrive than the client waits at once."""
+
+    def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
+        return arrive_slowly, ()
+
+
+def arrive_slowly() -> str:
+    time.sleep(2 * module.POLL_SECONDS)
+    return "arrived"
+
+
+def return_slow(model: Path, number: int) -> Slow:
+    del model, number
+    return Slow()
+
+
+def test_results_arrive_through_a_slow_line(cluster: LocalCluster, tmp_path: Path) -> None:
+    with open_engine(joined(cluster)) as engine:
+        engine.install_model(write_model(tmp_path, "a"))
+        assert list(engine.map(return_slow, range(1))) == ["arrived"]

@@ -15,7 +15,7 @@ import torch
 
 from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.finetune import ClusterFineTuning, on_device
-from napari_lesionseg.cluster.predict import ImageFile, outline_files, outline_image
+from napari_lesionseg.cluster.predict import ImageFile, Outline, outline_files, outline_image
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig, PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.errors import ClusterError, TrainingError
@@ -217,3 +217,15 @@ def test_outlines_of_workers_are_those_of_this_computer(
     assert results[2].outline is not None
     np.testing.assert_array_equal(results[2].outline.mask, here.mask)
     assert (results[2].outline.threshold, results[2].outline.quality) == (here.threshold, here.quality)
+
+
+def test_masks_travel_compressed() -> None:
+    """Through a slow line, those of large photos would take longer than the work."""
+    mask = np.zeros((3000, 4000), np.uint8)
+    mask[800:2000, 1000:3000] = 1
+    sent = pickle.dumps(Outline(mask, 0.5, None))
+    assert len(sent) < 100_000
+    received = pickle.loads(sent)  # noqa: S301  as dask does
+    np.testing.assert_array_equal(received.mask, mask)
+    assert (received.mask.dtype, received.mask.flags.writeable) == (mask.dtype, True)
+    assert (received.threshold, received.quality) == (0.5, None)

@@ -300,7 +300,7 @@ def test_the_threads_of_a_worker_share_its_cores(model_file: Path, nthreads: int
     environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, 2)}
     with (
         dask.config.set(environment),
-        LocalCluster(n_workers=1, threads_per_worker=nthreads, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=nthreads, dashboard_address="127.0.0.1:0") as cluster,
         open_engine(ClusterOptions(scheduler=cluster.scheduler_address)) as engine,
     ):
         engine.install_model(model_file)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 import os
 import tempfile
+import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError as FutureCancelled
+from concurrent.futures import wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from napari_lesionseg import __version__
-from napari_lesionseg.errors import ClusterError, ModelNotFoundError
+from napari_lesionseg.errors import ClusterError, LesionSegError, ModelNotFoundError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.training.resources import limited_threads
 
@@ -28,6 +32,16 @@ Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10
+POLL_SECONDS, LOOK_SECONDS = 1.0, 10.0
+ANSWER_SECONDS = 30.0
+"""Time in which a scheduler answers, unless it is suspended or out of reach."""
+LOAD_SECONDS, SEND_SECONDS = 90.0, 1800.0
+"""Time in which workers import torch from a slow disk, and in which a model arrives through a slow line."""
+WORKERLESS_SECONDS = 60.0
+"""Time in which dead workers are replaced, if something replaces them."""
+GONE = "The connection to the dask scheduler is lost."
+NO_WORKERS = "The dask cluster has no workers; start some and try again."
+SILENT_WORKER = "A worker of the dask cluster does not answer; try again, or restart it."
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CHUNKS_AHEAD = 4
 """Chunks that wait for each thread of a worker: enough to keep it busy, few enough for flat memory."""
@@ -102,18 +116,18 @@ class InProcess:
 
 
 class DaskEngine:
-    """Runs chunks on the workers of a dask cluster."""
+    """Runs chunks on the workers of a dask cluster; `check` is called while it waits, and may raise."""
 
     in_process = False
+    description = "dask cluster"
 
-    def __init__(self, client: Client, description: str) -> None:
-        self.client = client
+    def __init__(self, client: Client, check: Callable[[], None]) -> None:
+        self.client, self._check = client, check
         self._model = self._plugin = ""
-        self.description = description
 
     def chunk_size(self, count: int, largest: int) -> int:
         """Return how many of `count` items to put into a chunk, so that all workers get some."""
-        return max(1, min(largest, count // (CHUNKS_AHEAD * self._threads())))
+        return max(1, min(largest, count // (CHUNKS_AHEAD * max(1, self.threads()))))
 
     def install_model(self, path: Path) -> None:
         """Send a model file to every worker, those that join later included."""
@@ -128,14 +142,13 @@ class DaskEngine:
         self.close()
         plugin = ModelPlugin(self._model, data)
         with _connected(self.client):
-            self.client.register_plugin(plugin)
+            self.call(self.client.register_plugin, plugin, limit=SEND_SECONDS, silent=SILENT_WORKER)
         self._plugin = plugin.name
 
     def close(self) -> None:
         """Let the scheduler remove the model, which would stay in its memory."""
-        if self._plugin and self.client.status == "running":
-            with suppress(OSError, TimeoutError):
-                self.client.unregister_worker_plugin(self._plugin)  # type: ignore[no-untyped-call]
+        if self._plugin:
+            self.leave(self.client.unregister_worker_plugin, self._plugin)
         self._plugin = ""
 
     def sees(self, path: Path) -> bool:
@@ -144,13 +157,69 @@ class DaskEngine:
             expected = sha256_file(path)
         except OSError:  # reported where the file is read
             return True
-        with _connected(self.client):
-            found = self.client.run(_hash_or_none, str(path), on_error="return")
+        found = self.run(_hash_or_none, str(path))
         return bool(found) and all(sha256 == expected for sha256 in found.values())
 
-    def _threads(self) -> int:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Return what a function returns on each worker, or its error there."""
         with _connected(self.client):
-            return max(1, sum(self.client.nthreads().values()))  # type: ignore[no-untyped-call]
+            found: dict[str, Any] = self.call(
+                self.client.run,
+                function,
+                *arguments,
+                limit=LOAD_SECONDS,
+                silent=SILENT_WORKER,
+                on_error="return",
+            )
+        return found
+
+    def threads(self) -> int:
+        """Count the threads of all workers."""
+        with _connected(self.client):
+            return sum(self.call(self.client.nthreads).values())
+
+    def call(
+        self,
+        method: Callable[..., Awaitable[Any]],
+        *arguments: Any,
+        limit: float | None = ANSWER_SECONDS,
+        silent: str = GONE,
+        look: Callable[[], None] = lambda: None,
+        **settings: Any,
+    ) -> Any:
+        """Call a method of dask's client, which itself would wait without end for what is suspended.
+
+        `look` is called every second, as `check` is; after `limit` seconds, an error says what is `silent`.
+        """
+
+        async def in_own_thread() -> Any:  # there, the methods return what is to be awaited
+            return await method(*arguments, **settings)
+
+        loop: Any = self.client.loop
+        running = asyncio.run_coroutine_threadsafe(in_own_thread(), loop.asyncio_loop)
+        begin = time.monotonic()
+        try:
+            while not wait([running], POLL_SECONDS).done:
+                self._check()
+                look()
+                if self.client.status != "running":
+                    raise ClusterError(GONE)
+                if limit is not None and time.monotonic() - begin > limit:
+                    raise ClusterError(silent)
+            return running.result()
+        finally:
+            running.cancel()
+
+    def result(self, future: Any) -> Any:
+        """Return the result of a future, as long as there may be one; a slow line may take its time."""
+        try:
+            return self.call(future.result, limit=None, look=Lookout(self))
+        except FutureCancelled as error:
+            raise ClusterError(GONE) from error
+        except OSError as error:
+            if self.client.status == "running":
+                raise
+            raise ClusterError(GONE) from error
 
     def start(self, function: Callable[[Chunk, Path], Result], argument: Chunk) -> Any:
         """Start one piece of work on a worker, and return its future."""
@@ -166,7 +235,7 @@ class DaskEngine:
         remaining = iter(chunks)
         try:
             while True:
-                ahead = CHUNKS_AHEAD * self._threads()
+                ahead = CHUNKS_AHEAD * max(1, self.threads())
                 for chunk in remaining:
                     waiting.append(self._submit(function, chunk))
                     if len(waiting) >= ahead:
@@ -175,38 +244,48 @@ class DaskEngine:
                     return
                 yield self._result(waiting.popleft())
         finally:
-            if waiting and self.client.status == "running":
-                self.client.cancel(list(waiting))  # type: ignore[no-untyped-call]
+            if waiting:
+                self.leave(self.client.cancel, list(waiting))
 
     def _submit(self, function: Callable[[Path, Chunk], Result], chunk: Chunk) -> Any:
         with _connected(self.client):
             return self.client.submit(_run_on_worker, function, self._model, chunk, pure=False)
 
     def _result(self, future: Any) -> Any:
-        from concurrent.futures import CancelledError
-
         from distributed import KilledWorker
 
-        while True:
-            try:
-                return future.result(timeout=1)
-            except TimeoutError:
-                if self.client.status != "running":
-                    raise ClusterError(GONE) from None
-            except KilledWorker as error:
-                raise ClusterError(
-                    "Workers died repeatedly at the same images, perhaps because memory ran out; "
-                    "use fewer workers."
-                ) from error
-            except CancelledError as error:
-                raise ClusterError(GONE) from error
-            except OSError as error:
-                if self.client.status == "running":
-                    raise
-                raise ClusterError(GONE) from error
+        try:
+            return self.result(future)
+        except KilledWorker as error:
+            raise ClusterError(
+                "Workers died repeatedly at the same images, perhaps because memory ran out; "
+                "use fewer workers."
+            ) from error
+
+    def leave(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Call a method at the end, when it no longer matters whether a worker answers."""
+        if self.client.status == "running":
+            with suppress(OSError, LesionSegError):
+                self.call(method, *arguments, limit=POLL_SECONDS)
 
 
-GONE = "The connection to the dask scheduler is lost."
+class Lookout:
+    """Looks from time to time whether a scheduler and workers are there to finish the work."""
+
+    def __init__(self, engine: DaskEngine) -> None:
+        self._engine = engine
+        self._looked = self._seen = time.monotonic()
+
+    def __call__(self) -> None:
+        """Raise if there are none."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        if self._engine.threads():
+            self._seen = now
+        elif now - self._seen > WORKERLESS_SECONDS:
+            raise ClusterError(NO_WORKERS)
 
 
 @contextmanager
@@ -225,10 +304,13 @@ def _connected(client: Client) -> Iterator[None]:
 
 
 @contextmanager
-def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator[Engine]:
+def open_engine(
+    options: ClusterOptions, threads: int | None = None, check: Callable[[], None] = lambda: None
+) -> Iterator[Engine]:
     """Start or join the cluster of the options, and leave it at the end.
 
-    Each process started here gets `threads` threads, by default its part of the processor's cores.
+    Each process started here gets `threads` threads, by default its part of the processor's cores. `check`
+    is called every second while a cluster is waited for, and may raise to end that.
     """
     if options.in_process:
         yield InProcess()
@@ -238,10 +320,10 @@ def open_engine(options: ClusterOptions, threads: int | None = None) -> Iterator
     with (
         _quiet(),
         _local_cluster(options.workers, threads) if options.workers else _joined(options) as client,
+        closing(DaskEngine(client, check)) as engine,
     ):
-        description = _describe_cluster(options, _check_workers(client))
-        with closing(DaskEngine(client, description)) as engine:
-            yield engine
+        engine.description = _describe_cluster(options, _check_workers(engine))
+        yield engine
 
 
 def _describe_cluster(options: ClusterOptions, threads: Sequence[int]) -> str:
@@ -274,6 +356,13 @@ def _local_cluster(workers: int, threads: int | None) -> Iterator[Client]:
         "distributed.worker.daemon": True,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         "distributed.admin.log-length": 0,
+        # Otherwise dask measures itself up to a hundred times a second, and nobody looks at that.
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "5s",
+        "distributed.client.scheduler-info-interval": "10s",
+        "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.worker.memory.monitor-interval": "500ms",
+        "distributed.worker.profile.enabled": False,
         # A terminal sends Ctrl+C to the workers as well; the client ends them.
         "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
         # Set before torch is loaded: it keeps the number per thread, and tasks run in threads of their own.
@@ -326,7 +415,7 @@ def _joined(options: ClusterOptions) -> Iterator[Client]:
         ) from error
     with _closed_in_time(client):
         if not client.scheduler_info()["workers"]:
-            raise ClusterError("The dask cluster has no workers; start some and try again.")
+            raise ClusterError(NO_WORKERS)
         yield client
 
 
@@ -366,13 +455,11 @@ def _check_address(address: str) -> None:
         )
 
 
-def _check_workers(client: Client) -> list[int]:
+def _check_workers(engine: DaskEngine) -> list[int]:
     """Raise unless the workers have the versions of this computer; return how many threads each has."""
     here = _versions()
-    with _connected(client):
-        found = client.run(_versions_and_threads, on_error="return")
     threads = []
-    for worker, answer in found.items():
+    for worker, answer in engine.run(_versions_and_threads).items():
         if isinstance(answer, Exception):
             raise ClusterError(
                 f"The worker {worker} cannot load napari-lesionseg; install version {here[0]} there."

@@ -11,7 +11,6 @@ import functools
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError as FutureCancelled
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from pydantic import TypeAdapter
 
 from napari_lesionseg.cluster.chunks import load_cached
-from napari_lesionseg.cluster.engine import GONE, ClusterOptions, DaskEngine, open_engine
+from napari_lesionseg.cluster.engine import GONE, ClusterOptions, DaskEngine, Lookout, open_engine
 from napari_lesionseg.cluster.predict import install_network
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
@@ -57,7 +56,8 @@ class FineTuneJob:
 class ClusterFineTuning:
     """A fine-tuning on a worker, with the interface of `FineTuning`; only `stop` is for other threads.
 
-    The connection is made by the first step, and released by `close` or at the end.
+    The connection is made by the first step, and released by `close` or at the end. `check` is called every
+    second while the worker is waited for, and may raise to end that.
     """
 
     problems: tuple[str, ...] = ()
@@ -69,8 +69,9 @@ class ClusterFineTuning:
         pairs: Sequence[CachedPair],
         config: FineTuneConfig,
         items: Sequence[SplitItem] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._options, self._model = options, model
+        self._options, self._model, self._check = options, model, check
         self._job = FineTuneJob(uuid.uuid4().hex, tuple(pairs), config, tuple(items), model.sha256)
         self._stopping = False
         self._candidate: Candidate | None = None
@@ -95,14 +96,14 @@ class ClusterFineTuning:
         return self._candidate
 
     def _work(self) -> Generator[Event]:
-        with open_engine(self._options) as engine:
+        with open_engine(self._options, check=self._check) as engine:
             if not isinstance(engine, DaskEngine):
                 raise ClusterError("Choose a cluster first.")
             install_network(engine, self._model)
             with _lost_connections():
                 future = engine.start(_finetune, self._job)
                 yield from self._events_of(engine, future)
-                self._candidate = on_device(future.result(), self._model.device)
+                self._candidate = on_device(engine.result(future), self._model.device)
 
     def _events_of(self, engine: DaskEngine, future: Any) -> Iterator[Event]:
         """Yield events until the worker is done; leaving the iteration cancels it."""
@@ -110,41 +111,34 @@ class ClusterFineTuning:
 
         queue = Queue(self._job.channel, client=engine.client, maxsize=EVENTS_AHEAD)  # type: ignore[no-untyped-call]
         command = Variable(self._job.channel, client=engine.client)  # type: ignore[no-untyped-call]
-        command.set(GO)  # type: ignore[no-untyped-call]
+        engine.call(command.set, GO)
         said, ended = GO, False
         try:
             while not ended:
                 if self._stopping and said == GO:
                     said = STOP
-                    command.set(said)  # type: ignore[no-untyped-call]
+                    engine.call(command.set, said)
                 text = _next_text(queue, engine, future)
                 ended = not text
                 if text:
                     yield EVENTS.validate_json(text)
         finally:
-            if engine.client.status == "running" and not ended:
-                command.set(CANCEL)  # type: ignore[no-untyped-call]
-                _empty(queue)
+            if not ended:
+                engine.leave(command.set, CANCEL)
+                engine.leave(functools.partial(queue.get, batch=True))  # so that the worker sees the command
 
 
 def _next_text(queue: Any, engine: DaskEngine, future: Any) -> str:
     """Return the next event, as soon as there is one; nothing when the worker is done."""
+    look = Lookout(engine)
     while True:
         try:
-            text: str = queue.get(timeout=1)
+            text: str = engine.call(queue.get, timeout=POLL_SECONDS, look=look)
             return text
         except TimeoutError:
-            if engine.client.status != "running":
-                raise ClusterError(GONE) from None
-            if future.status in ("error", "cancelled", "lost"):
+            look()
+            if future.status in ("finished", "error", "cancelled", "lost"):
                 return ""
-
-
-def _empty(queue: Any) -> None:
-    """Make room for events that nobody reads, so that the worker sees that it is to end."""
-    with contextlib.suppress(TimeoutError):
-        while True:
-            queue.get(timeout=0.2)
 
 
 @contextlib.contextmanager
@@ -155,7 +149,7 @@ def _lost_connections() -> Iterator[None]:
         yield
     except KilledWorker as error:
         raise ClusterError("The worker that was fine-tuning died, perhaps because memory ran out.") from error
-    except (OSError, FutureCancelled) as error:
+    except OSError as error:
         raise ClusterError(GONE) from error
 
 

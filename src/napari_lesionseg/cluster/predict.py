@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from napari_lesionseg.cluster.chunks import describe_error, load_cached, run_on_worker, unpacked
 from napari_lesionseg.cluster.engine import Engine
@@ -41,6 +45,18 @@ class Outline:
     mask: LabelImage
     threshold: float
     quality: float | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compress the mask, which is some hundred times smaller then, for the way through a slow line."""
+        packed = zlib.compress(self.mask.tobytes(), 1)
+        return _unpack, (packed, self.mask.shape, self.mask.dtype.str, self.threshold, self.quality)
+
+
+def _unpack(
+    packed: bytes, shape: tuple[int, ...], dtype: str, threshold: float, quality: float | None
+) -> Outline:
+    mask = np.frombuffer(bytearray(zlib.decompress(packed)), dtype).reshape(shape)
+    return Outline(mask, threshold, quality)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

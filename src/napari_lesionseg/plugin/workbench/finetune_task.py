@@ -215,10 +215,12 @@ class FineTuneTask(Task["Candidate"]):
             from napari_lesionseg.cluster.finetune import ClusterFineTuning
 
             try:
-                return self._follow(ClusterFineTuning(self._compute, model, pairs, config, items))
+                return self._follow(
+                    ClusterFineTuning(self._compute, model, pairs, config, items, check=self.check_cancelled)
+                )
             except ClusterError as error:
+                self.report(f"{error} The model is being fine-tuned on this computer.")
                 lost = f"{error} The model was fine-tuned on this computer."
-                self.report(lost)
         candidate = self._follow(
             FineTuning(
                 model,

@@ -226,7 +226,7 @@ class ClusterPrediction(Task[None]):
         from napari_lesionseg.cluster.predict import outline_files
 
         files = (_read_file(job.study, image_id) for image_id in job.images)
-        with open_engine(job.compute) as engine:
+        with open_engine(job.compute, check=self.check_cancelled) as engine:
             for result in outline_files(engine, job.model, job.config, files):
                 self._room.acquire()
                 self.report(_to_predicted(result, job.model))

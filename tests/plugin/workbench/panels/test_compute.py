@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QThreadPool
 from tests.fakes import QUICK_FINE_TUNING
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, DaskEngine, open_engine
@@ -165,6 +166,44 @@ def test_a_cluster_that_does_not_answer_is_a_message_and_the_work_goes_on_here(
     assert finetuning.candidate is not None
     assert "fine-tuned on this computer" in messages[1]
     assert "fine-tuned on this computer" in finetuning.message.text()
+
+
+def wait_for_event(name: str) -> None:
+    from distributed import Event
+
+    Event(name).wait()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def busy_cluster() -> Iterator[str]:
+    """The address of a cluster whose only worker does not get round to anything."""
+    with open_engine(ClusterOptions(workers=1), threads=1) as engine:
+        assert isinstance(engine, DaskEngine)
+        work = engine.client.submit(wait_for_event, "go on")
+        yield engine.client.scheduler.address
+        work.cancel()
+
+
+def test_work_that_the_cluster_does_not_do_can_be_canceled(
+    qtbot: QtBot, bench: Any, busy_cluster: str
+) -> None:
+    pool = QThreadPool.globalInstance()
+    assert pool is not None
+    choose(bench, busy_cluster)
+    queue = bench.panel(QueuePanel)
+    queue.predict_all.click()
+    qtbot.waitUntil(lambda: queue.predict_all.text().startswith("Stop (0 of"), timeout=WAIT)
+    queue.predict_all.click()
+    assert not bench.session.batch.is_active
+    qtbot.waitUntil(lambda: pool.activeThreadCount() == 0, timeout=WAIT)
+    correct_and_approve(qtbot, bench, 3)
+    finetuning = bench.panel(FinetunePanel)
+    finetuning.controls.start.click()
+    qtbot.waitUntil(lambda: finetuning.task is not None, timeout=WAIT)
+    finetuning.controls.cancel.click()
+    qtbot.waitUntil(lambda: finetuning.task is None, timeout=WAIT)
+    assert finetuning.message.text() == "The fine-tuning was canceled. The model is unchanged."
+    qtbot.waitUntil(lambda: pool.activeThreadCount() == 0, timeout=WAIT)
 
 
 def test_the_address_is_remembered_and_the_cluster_is_not_chosen_by_itself(

@@ -376,6 +376,7 @@ class TrainingProgress(QWidget):
         if isinstance(event, str):  # the cluster was lost, and all begins again here
             show_info(event)
             self.begin()
+            self.plan.setText(event)
         elif isinstance(event, FineTunePlan):
             self._plan = event
             self.plan.setText(describe_plan(event))
