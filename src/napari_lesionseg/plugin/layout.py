@@ -26,8 +26,7 @@ class ImageFirst(QObject):
         self._window = cast("QMainWindow", dock.window())
         super().__init__(self._window)
         self.setObjectName("LesionSeg layout")
-        docks = self._window.findChildren(QDockWidget)
-        self._folded = [found for found in docks if found.objectName() in _NAPARI_DOCKS]
+        self._folded = layer_docks(dock)
         self._dock = dock
         self.action = QAction("Layer list and controls", self._window)
         self.action.setCheckable(True)
@@ -80,6 +79,20 @@ class DockTabs(QObject):
             for other in (*others[1:], dock):  # all of them: a new dock beside tabs may have split them
                 window.tabifyDockWidget(others[0], other)
             dock.raise_()
+
+
+def outermost(widget: QWidget) -> QWidget:
+    """Return the window that a widget is in; of a floating dock, the window that it belongs to."""
+    found = widget
+    while (parent := found.parentWidget()) is not None:
+        found = parent
+    return found
+
+
+def layer_docks(widget: QWidget) -> list[QDockWidget]:
+    """Return napari's layer list and layer controls in the window that a widget is in."""
+    docks = outermost(widget).findChildren(QDockWidget)
+    return [dock for dock in docks if dock.objectName() in _NAPARI_DOCKS]
 
 
 def _dock_of(widget: QWidget) -> QDockWidget | None:

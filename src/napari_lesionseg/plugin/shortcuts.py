@@ -27,7 +27,7 @@ from qtpy.QtGui import QInputEvent, QKeyEvent, QKeySequence, QMouseEvent, QShort
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
 from napari_lesionseg.plugin.editor.tools import TOOLS
-from napari_lesionseg.plugin.layout import FOLD_KEY
+from napari_lesionseg.plugin.layout import FOLD_KEY, outermost
 
 WIDGET_KEYS: Mapping[str, str] = {
     "image": "Alt+B",
@@ -266,14 +266,12 @@ class WindowKeys(QObject):
             shortcut.setParent(None)
             shortcut.deleteLater()
         self._shortcuts.clear()
-        outermost = self._widget
-        while (parent := outermost.parentWidget()) is not None:
-            outermost = parent
-        for place in (outermost, self._widget.window()):  # a floating dock has a window of its own
+        window = outermost(self._widget)
+        for place in (window, self._widget.window()):  # a floating dock has a window of its own
             if place is not None and (handle := place.windowHandle()) is not None:
                 handle.installEventFilter(self)
         for action, handler in self._handlers.items():  # Qt passes keys of a floating dock on to its window
-            shortcut = QShortcut(QKeySequence(chosen_key(action)), outermost)
+            shortcut = QShortcut(QKeySequence(chosen_key(action)), window)
             shortcut.setAutoRepeat(False)
             shortcut.activated.connect(partial(self._on_activated, handler))
             self._shortcuts.append(shortcut)

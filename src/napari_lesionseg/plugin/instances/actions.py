@@ -53,6 +53,7 @@ class InstanceActions:
         self._former_keys: dict[str, Any] = {}
         for action, key in INSTANCE_KEYS.items():
             self._bind_key(key, partial(self.run, action))
+        self._bind_key("Delete", partial(self.run, "delete"))
         self._bind_key("Escape", self.tool.stop)
 
     @property

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxL
 
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.masks.measurements import write_measurements
+from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.instances.layer_links import image_of
 from napari_lesionseg.plugin.instances.measuring import MeasurementModel
 from napari_lesionseg.plugin.instances.scale_form import ScaleForm
@@ -37,6 +38,7 @@ class MeasurementsPanel(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         DockTabs(self)
+        DockFocus(self)
         self._viewer = napari_viewer
         self.model = MeasurementModel(napari_viewer)
         self.layers = LayerCombo(napari_viewer, Labels, "no outline is open")

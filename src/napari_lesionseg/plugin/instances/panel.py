@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.instances.actions import INSTANCE_KEYS, InstanceActions
 from napari_lesionseg.plugin.instances.layer_links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.instances.model import number_parts
@@ -134,6 +135,7 @@ class InstancesPanel(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         DockTabs(self)
+        DockFocus(self)
         self._viewer = napari_viewer
         self.current: InstanceActions | None = None  # None while no layer of lesions is chosen
         self._awaited: tuple[int, ...] = ()  # what to select once an edit is listed
@@ -153,7 +155,7 @@ class InstancesPanel(QWidget):
         self.follow.setToolTip("Update the lesions from their outline; numbers and cuts are kept")
         self.table.setToolTip(
             "Select a row to see its lesion, or click a lesion. "
-            "Double-click a row to center its lesion; F2 changes its number"
+            "Double-click a row to center its lesion; click a selected number again to change it"
         )
         self.classes.setToolTip("Class of the selected lesions; also changed in their outline")
         keep_narrow(self.classes)

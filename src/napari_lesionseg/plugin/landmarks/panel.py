@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLabel, QPushBut
 from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.landmarks.skeletons import PRESETS, describe_skeleton, parse_skeleton
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.landmarks.controls import MarkingControls, RulerControls, TrainingControls
 from napari_lesionseg.plugin.landmarks.model import LandmarkSet, save_landmarks
 from napari_lesionseg.plugin.landmarks.task import find_all
@@ -39,6 +40,7 @@ class LandmarksPanel(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        DockFocus(self)
         self._viewer = napari_viewer
         self.landmarks = LandmarkSet(napari_viewer)
         self.names = skeleton_box()

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QRadioButton, QWidget
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
 from napari_lesionseg.inference.tiling import TileConfig
+from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.layers import image_shape
 from napari_lesionseg.plugin.segment import task
@@ -96,6 +97,7 @@ class TiledWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         DockTabs(self)
+        DockFocus(self)
         self._task: Task[Any] | None = None  # that loads the model, then that segments
         self._drawing: Task[LabelImage] | None = None
         self.outline = TiledOutline(napari_viewer)

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
 from napari_lesionseg.plugin.segment.outlines import ImageEditors
@@ -42,6 +43,7 @@ class SegmentWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         DockTabs(self)
+        DockFocus(self)
         open_images_without_asking()
         self._viewer = napari_viewer
         self._editors = ImageEditors(napari_viewer)

@@ -23,12 +23,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.config import PostprocessConfig
-from napari_lesionseg.plugin.layout import DockTabs
+from napari_lesionseg.plugin.focus import DockFocus
+from napari_lesionseg.plugin.layout import DockTabs, outermost
 from napari_lesionseg.plugin.settings import open_images_without_asking
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
-from napari_lesionseg.plugin.workbench.focus import DockFocus
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel, Panel
 from napari_lesionseg.plugin.workbench.panels.compute import ComputePanel
 from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
@@ -97,7 +97,6 @@ class Workbench(QWidget):
         self._make_menu()
         self._focus = DockFocus(self)
         DockTabs(self)
-        self._focus.adopt()
         self._show_study()
         self.start.opened.connect(self._on_study)
         self.panel(ReviewerPanel).requested.connect(self.start.open_folder)
@@ -207,6 +206,7 @@ class Workbench(QWidget):
         self.title.setText("LesionSeg" if self.session is None else study_name(self.session.study.folder))
         self.annotator.show_open(is_open)
         self.start.setVisible(not is_open)
+        self._focus.include_layers(is_open)
         self.menu.setVisible(is_open)
         for panel in self.panels:
             suits = self.session is None or panel.suits(self.session.study)
@@ -256,9 +256,7 @@ class WindowGuard(QObject):
 
     def watch_window(self) -> None:
         """Watch the window that the widget is in."""
-        window = self._widget
-        while (parent := window.parentWidget()) is not None:
-            window = parent
+        window = outermost(self._widget)
         if self._window is None or self._window() is not window:
             self._window = weakref.ref(window)
             window.installEventFilter(self)

@@ -20,9 +20,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import FieldError
+from napari_lesionseg.plugin.focus import canvas_of
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip
 from napari_lesionseg.plugin.widgets.forms import ignore_wheel, small, when_gone
-from napari_lesionseg.plugin.workbench.focus import canvas_of
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import FieldValue

@@ -15,8 +15,9 @@ from qtpy.QtCore import (
     QPersistentModelIndex,
     QSize,
     Qt,
+    Signal,
 )
-from qtpy.QtGui import QColor, QResizeEvent
+from qtpy.QtGui import QColor, QMouseEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -78,6 +79,62 @@ _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}
 _WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 72, ANNOTATOR: 64}
 
 
+class ImageTable(QTableView):
+    """The images of a study, one a row: a drag over rows selects nothing, and a double click is one click."""
+
+    released = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setIconSize(QSize(SIDE, SIDE))
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setShowGrid(False)
+        self.setWordWrap(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(SIDE + 4)
+        header = self.horizontalHeader()
+        header.setMinimumSectionSize(min(_WIDTHS.values()))
+        header.setHighlightSections(False)
+        header.setSectionsClickable(True)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)  # shrinks first
+        self.setMinimumHeight(ROWS * (SIDE + 4) + header.sizeHint().height() + 4)
+
+    def show_model(self, model: QueueModel) -> None:
+        """List other images, in columns whose widths Qt knows only once there is a model."""
+        self.setModel(model)
+        self.horizontalHeader().setSectionResizeMode(IMAGE, QHeaderView.ResizeMode.Stretch)
+        for column, width in _WIDTHS.items():
+            self.setColumnWidth(column, width)
+
+    def select_row(self, row: int) -> None:
+        """Select a row and scroll to it, or select none if it is negative."""
+        selection = self.selectionModel()
+        if row < 0:
+            selection.clearSelection()
+        elif not selection.isRowSelected(row, QModelIndex()):
+            index = self.model().index(row, 0)
+            flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+            selection.setCurrentIndex(index, flags)
+            self.scrollTo(index)
+
+    def mouseMoveEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802  Qt's name
+        """Ignore a drag, which would mark an image that is not on the screen."""
+        if event is not None and event.buttons() == Qt.MouseButton.NoButton:
+            super().mouseMoveEvent(event)
+
+    def mouseDoubleClickEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802  Qt's name
+        """Ignore the second click: the list may have moved under the mouse."""
+        if event is not None:
+            event.accept()
+
+    def mouseReleaseEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802  Qt's name
+        """Announce the release, also where no row was clicked."""
+        super().mouseReleaseEvent(event)
+        self.released.emit()
+
+
 class QueuePanel(Panel):
     """The images of a study; a click on one opens it."""
 
@@ -89,7 +146,7 @@ class QueuePanel(Panel):
         self.search = QLineEdit()
         self.filter = QComboBox()
         self.sort = QComboBox()
-        self.table = QTableView()
+        self.table = ImageTable()
         self.progress = QProgressBar()
         self.predict_all = QPushButton()
         self.missing = MissingImages()
@@ -99,6 +156,7 @@ class QueuePanel(Panel):
         self.filter.currentIndexChanged.connect(self._rearrange)
         self.sort.currentIndexChanged.connect(self._rearrange)
         self.table.clicked.connect(self._on_clicked)
+        self.table.released.connect(self._select_shown)
         self.table.activated.connect(self._on_clicked)
         self.table.horizontalHeader().sectionClicked.connect(self._on_header)
         self.predict_all.clicked.connect(self._on_predict_all)
@@ -106,8 +164,7 @@ class QueuePanel(Panel):
     def show_session(self, session: StudySession) -> None:
         """List the images of a study."""
         former, self.model = self.model, QueueModel(session, self)
-        self.table.setModel(self.model)
-        self._set_column_widths()
+        self.table.show_model(self.model)
         if former is not None:
             former.deleteLater()
         self.listen(session.batch.progressed, self._on_progress)
@@ -145,39 +202,18 @@ class QueuePanel(Panel):
         self.progress.setToolTip("Images that are done: approved, or without a lesion")
 
     def _lay_out(self) -> None:
-        table = self.table
-        table.setIconSize(QSize(SIDE, SIDE))
-        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        table.setShowGrid(False)
-        table.setWordWrap(False)
-        table.verticalHeader().hide()
-        table.verticalHeader().setDefaultSectionSize(SIDE + 4)
-        header = table.horizontalHeader()
-        header.setMinimumSectionSize(min(_WIDTHS.values()))
-        header.setHighlightSections(False)
-        header.setSectionsClickable(True)
-        table.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)  # shrinks first
-        table.setMinimumHeight(ROWS * (SIDE + 4) + header.sizeHint().height() + 4)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setVerticalSpacing(3)
         grid.addWidget(self.search, 0, 0, 1, 2)
         grid.addWidget(self.filter, 1, 0)
         grid.addWidget(self.sort, 1, 1)
-        grid.addWidget(table, 2, 0, 1, 2)
+        grid.addWidget(self.table, 2, 0, 1, 2)
         last = QHBoxLayout()
         last.addWidget(self.progress, 1)
         last.addWidget(self.predict_all)
         grid.addLayout(last, 3, 0, 1, 2)
         grid.addWidget(self.missing, 4, 0, 1, 2)
-
-    def _set_column_widths(self) -> None:
-        """Set widths, which Qt knows only once there is a model."""
-        self.table.horizontalHeader().setSectionResizeMode(IMAGE, QHeaderView.ResizeMode.Stretch)
-        for column, width in _WIDTHS.items():
-            self.table.setColumnWidth(column, width)
 
     def _rearrange(self) -> None:
         if self.session is not None:
@@ -235,15 +271,12 @@ class QueuePanel(Panel):
         self.table.setColumnHidden(QUALITY, can_agree and is_shared)
         if not self.session.batch.is_active:
             self._update_predict_all(counts.by_status[Status.UNREVIEWED])
-        row = self.model.row_of(self.session.image_id)
-        selection = self.table.selectionModel()
-        if row < 0:
-            selection.clearSelection()
-        elif not selection.isRowSelected(row, QModelIndex()):
-            index = self.model.index(row, 0)
-            flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
-            selection.setCurrentIndex(index, flags)
-            self.table.scrollTo(index)
+        self._select_shown()
+
+    def _select_shown(self) -> None:
+        """Select the row of the image on the screen."""
+        if self.session is not None and self.model is not None:
+            self.table.select_row(self.model.row_of(self.session.display.expected()))
 
 
 class MissingImages(QWidget):
