@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from qtpy.QtGui import QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
-from napari_lesionseg.plugin.workbench import image_review, verdict_guard, verdicts
+from napari_lesionseg.plugin.workbench import image_review, verdict_guard
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
 from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
@@ -81,7 +82,11 @@ class Window:
 
     def look(self) -> None:
         """Wait for as long as it takes to see an outline."""
-        self.wait(1000 * verdict_guard.SEEN_SECONDS + 2 * verdicts.APPEARS_MS + 60)
+        session = self.session
+        if session is not None and session.review is not None:
+            guard = session.verdicts.guard
+            self.qtbot.waitUntil(lambda: math.isfinite(guard._image_since), timeout=20_000)
+        self.wait(1000 * verdict_guard.SEEN_SECONDS + 60)
 
     def wait(self, milliseconds: float) -> None:
         self.qtbot.wait(round(milliseconds))

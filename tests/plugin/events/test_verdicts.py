@@ -121,6 +121,21 @@ def test_an_image_that_has_just_appeared_is_not_approved(window: Any) -> None:
     assert window.reviewed() == ["P1"]
 
 
+def test_an_image_that_the_window_has_not_drawn_is_not_approved(window: Any) -> None:
+    window.look()
+    window.canvas.setUpdatesEnabled(False)  # as if drawing took long
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    window.wait(1000 * verdict_guard.SEEN_SECONDS + 200)
+    window.key(Qt.Key.Key_W)
+    assert "just appeared" in window.bar.message.text()
+    assert window.reviewed() == ["P1"]
+    window.canvas.setUpdatesEnabled(True)
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P3")
+
+
 def test_a_held_key_approves_one_image(window: Any) -> None:
     window.look()
     target = window.canvas

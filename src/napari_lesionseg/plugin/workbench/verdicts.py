@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 Verdict: TypeAlias = Literal["approve", "no lesion"]
 
-APPEARS_MS = 30
-"""Time after which an image that was opened is drawn; if the window hangs meanwhile, it takes longer."""
-
 _RECHECK_MS = 20
 """Interval at which a verdict that waits is checked again."""
 
@@ -44,13 +41,17 @@ class Verdicts:
         self._pressed = 0.0  # when the verdict that waits was given
         self._watched: AnyReview | None = None
         self._recheck = Delay(_RECHECK_MS, self._check)
-        self._appearing = Delay(APPEARS_MS, self.guard.note_image)
         display.opened.connect(self._on_opened)
 
     @property
     def is_waiting(self) -> bool:
         """Whether a verdict waits."""
         return self._waiting is not None
+
+    def is_loaded(self) -> bool:
+        """Whether napari can draw the image that was opened, and what is over it."""
+        review = self._display.review
+        return review is not None and review.drawn.loaded and review.editor.image.loaded
 
     def give(self, verdict: Verdict, age: float = 0.0) -> None:
         """Give a verdict about the image on the screen, by a key or mouse button pressed seconds ago.
@@ -102,7 +103,6 @@ class Verdicts:
     def close(self) -> None:
         """Carry out nothing any more."""
         self.cancel()
-        self._appearing.cancel()
         self._watch(None)
 
     def _check(self) -> None:
@@ -127,7 +127,6 @@ class Verdicts:
         self.cancel()
         self._watch(review)
         self.guard.note_opening()
-        self._appearing.start()
         if review is not None:
             self.message.emit(self._note or review.hint)
             self._note = ""

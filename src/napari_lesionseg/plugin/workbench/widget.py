@@ -29,6 +29,7 @@ from napari_lesionseg.plugin.settings import open_images_without_asking
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
+from napari_lesionseg.plugin.workbench.frames import FrameWatch
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel, Panel
 from napari_lesionseg.plugin.workbench.panels.compute import ComputePanel
 from napari_lesionseg.plugin.workbench.panels.export import ExportPanel
@@ -96,6 +97,7 @@ class Workbench(QWidget):
         self._lay_out()
         self._make_menu()
         self._focus = DockFocus(self)
+        self._frames = FrameWatch(self)
         DockTabs(self)
         self._show_study()
         self.start.opened.connect(self._on_study)
@@ -218,8 +220,10 @@ class Workbench(QWidget):
         self.sections.fit_width()
 
     def _on_opened(self, editor: MaskEditor | None) -> None:
-        if editor is not None:
+        if editor is not None and self.session is not None:
             self._focus.to_canvas()
+            verdicts = self.session.verdicts
+            self._frames.wait_for(verdicts.is_loaded, verdicts.guard.note_image)
         self.start.in_use = () if editor is None else (editor.image,)
 
     def _on_poll(self) -> None:
@@ -240,6 +244,7 @@ class Workbench(QWidget):
         """Find the window, which may be another one after docking."""
         super().showEvent(event)
         self._guard.watch_window()
+        self._frames.find_canvas()
 
 
 class WindowGuard(QObject):
