@@ -10,7 +10,13 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QWidget
 
 from napari_lesionseg.config import Settings
-from napari_lesionseg.plugin.widgets.forms import DecimalBox, SettingsForm, settings_form, whole_number_box
+from napari_lesionseg.plugin.widgets.forms import (
+    DecimalBox,
+    NameLabel,
+    SettingsForm,
+    settings_form,
+    whole_number_box,
+)
 
 
 class Example(Settings):
@@ -115,3 +121,21 @@ def test_thousands_have_no_separators(qtbot: QtBot) -> None:
         assert box.value() == 1234  # the point is not typed
     finally:
         QLocale.setDefault(before)
+
+
+def test_a_long_name_is_cut_in_the_middle_and_told_by_the_tooltip(qtbot: QtBot) -> None:
+    label = NameLabel()
+    qtbot.addWidget(label)
+    label.resize(80, 20)
+    drawn = []
+    for name in (
+        "ISIC_0000001_downsampled_left",
+        "ISIC_0000001_downsampled_right",
+        "IMD2_0000001_downsampled_left",
+    ):
+        label.setText(name)
+        assert label.text() == label.toolTip() == name
+        assert label.minimumSizeHint().width() < label.fontMetrics().horizontalAdvance(name)
+        drawn.append(label.grab().toImage())
+    assert drawn[0] != drawn[1]  # the end is seen
+    assert drawn[0] != drawn[2]  # and so is the beginning

@@ -11,7 +11,8 @@ from magicgui.widgets import create_widget
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import QEvent, QLocale, QObject, Qt
+from qtpy.QtCore import QEvent, QLocale, QObject, QSize, Qt
+from qtpy.QtGui import QPainter, QPaintEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QCheckBox,
@@ -28,6 +29,8 @@ from napari_lesionseg.config import Settings
 S = TypeVar("S", bound=Settings)
 _LARGEST = 1_000_000
 """Upper bound of numbers whose setting has none; spin boxes need one."""
+
+_LEAST_LETTERS = 8
 
 
 class SettingsForm(Generic[S]):
@@ -163,6 +166,26 @@ def whole_number_box() -> QSpinBox:
     box = QSpinBox()
     read_plainly(box)
     return box
+
+
+class NameLabel(QLabel):
+    """A name that is cut in the middle where there is no room for it; its tooltip holds all of it."""
+
+    def setText(self, text: str | None) -> None:  # noqa: N802  Qt's name
+        """Show a name."""
+        super().setText(text)
+        self.setToolTip(text or "")
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the room for some letters."""
+        return QSize(
+            _LEAST_LETTERS * self.fontMetrics().averageCharWidth(), super().minimumSizeHint().height()
+        )
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802  Qt's name
+        """Draw as much of the name as there is room for."""
+        text = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideMiddle, self.width())
+        QPainter(self).drawText(self.rect(), self.alignment(), text)
 
 
 def small(label: QLabel) -> QLabel:

@@ -26,7 +26,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.layout import DockTabs, outermost
 from napari_lesionseg.plugin.settings import open_images_without_asking
-from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.widgets.forms import NameLabel, small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.frames import FrameWatch
@@ -82,7 +82,7 @@ class Workbench(QWidget):
         self._viewer = napari_viewer
         self.session: StudySession | None = None
         self.annotator = AnnotatorField()
-        self.title = QLabel()
+        self.title = NameLabel()
         self.menu = QToolButton()
         self.start = StartPanel(napari_viewer, self.annotator.name, self.close_study)
         self.panels = [panel_type(napari_viewer) for panel_type in PANELS]

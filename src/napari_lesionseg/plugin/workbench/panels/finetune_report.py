@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_lesionseg.io.overlay import OUTLINE_COLORS, draw_outline
 from napari_lesionseg.io.resize import resize_image, resize_labels
 from napari_lesionseg.masks.components import bounding_box
 from napari_lesionseg.models.store import ModelStore
-from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.widgets.forms import NameLabel, small
 from napari_lesionseg.plugin.workbench.finetune_task import FEW
 
 if TYPE_CHECKING:
@@ -106,16 +115,20 @@ class FineTuneReport(QWidget):
 
     def images(self) -> list[str]:
         """Return the names of the images that are shown, from top to bottom."""
-        captions = (self._grid.itemAtPosition(2 * row, 0) for row in range(SHOWN))
-        return [item.widget().text().split(":")[0] for item in captions if item is not None]
+        names = (self._grid.itemAtPosition(2 * row, 0) for row in range(SHOWN))
+        return [item.widget().text() for item in names if item is not None]
 
     def _add_row(self, row: int, change: ImageChange) -> None:
         before, after = change.before, change.after
-        caption = small(
-            QLabel(f"{change.stem}: {before.scores.dice:.0%} \N{RIGHTWARDS ARROW} {after.scores.dice:.0%}")
-        )
+        name = NameLabel()
+        name.setText(change.stem)
+        name.setSizePolicy(
+            QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
+        )  # the images set the width
+        caption = small(QLabel(f"{before.scores.dice:.0%} \N{RIGHTWARDS ARROW} {after.scores.dice:.0%}"))
         caption.setToolTip("Agreement with the approved outline (Dice): old model, then new model")
-        self._grid.addWidget(caption, 2 * row, 0, 1, 3)
+        self._grid.addWidget(small(name), 2 * row, 0)
+        self._grid.addWidget(caption, 2 * row, 1)
         window = window_around(before, after)
         for column, (outlined, words) in enumerate(((before, "Old model"), (after, "New model"))):
             label = QLabel()

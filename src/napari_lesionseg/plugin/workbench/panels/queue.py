@@ -92,6 +92,7 @@ class ImageTable(QTableView):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setShowGrid(False)
         self.setWordWrap(False)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # the end of a file's name tells most
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(SIDE + 4)
         header = self.horizontalHeader()
