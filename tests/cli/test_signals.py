@@ -57,6 +57,25 @@ def test_a_command_that_is_stopped_again_and_again_cleans_up(
     assert list(tmp_path.iterdir()) == []
 
 
+@posix
+def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    """NumPy takes any exception for a part that is missing, and then nothing works."""
+    (tmp_path / "swallowing.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    print('whole', flush=True)\n"
+        "except BaseException:\n    print('half', flush=True)\n"
+    )
+    code = SLOW.replace('print("working", flush=True)', "import swallowing")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "whole\n", "lesionseg: Stopped.\n")
+
+
 def test_ctrl_c_while_a_command_is_loading(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(role: str, command: str) -> None:
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -16,6 +17,8 @@ from napari_lesionseg.errors import LesionSegError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CLEANUP_SECONDS = 10.0
+AGAIN_SECONDS = 0.05
+_MAIN = (str(Path(__file__).with_name("main.py")), "main")
 
 
 @contextlib.contextmanager
@@ -38,16 +41,42 @@ def stop_on_signals(*, until_exit: bool) -> Iterator[None]:
 
 
 class _Stop:
-    """A signal handler that raises once: another Ctrl+C must not interrupt the cleanup."""
+    """A signal handler that raises once: another Ctrl+C must not interrupt the cleanup.
+
+    While a module is imported it waits: NumPy and others take an exception there for a part that is missing,
+    and go on without it.
+    """
 
     def __init__(self) -> None:
         self._raised_at = -CLEANUP_SECONDS
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            again = threading.Timer(AGAIN_SECONDS, _send, [number])
+            again.daemon = True
+            again.start()
+            return
         # Not ignored forever: Python drops an exception that is raised while it collects garbage.
         if time.monotonic() - self._raised_at >= CLEANUP_SECONDS:
             self._raised_at = time.monotonic()
             raise KeyboardInterrupt(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, since the command began."""
+    while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != _MAIN:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send(number: int) -> None:
+    """Send a signal to the main thread."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
 
 
 @contextlib.contextmanager
