@@ -99,8 +99,8 @@ class Sections(QWidget):
         panel.setVisible(shown)
         self.fit_width()
 
-    def _on_clicked(self, panel: Panel, shown: bool) -> None:
-        if shown:
+    def _on_clicked(self, panel: Panel) -> None:
+        if self.headings[panel].isChecked():
             # Once more when the panel has its height; else what was unfolded may be out of sight.
             self.reveal(panel)
             QTimer.singleShot(0, partial(self.reveal, panel))
