@@ -52,6 +52,7 @@ WAYS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "camel case": ("x.csv", lambda path: path.write_text(text(rows=CAMEL))),
     "pid": ("x.csv", lambda path: path.write_text(text().replace("patient_id", "PID"))),
     "participant": ("x.csv", lambda path: path.write_text(text().replace("patient_id", "Participant ID"))),
+    "no ending": ("HAM10000_metadata", lambda path: path.write_text(text())),
     "spaces": ("x.txt", lambda path: path.write_text(text(" "))),
     "people's names": ("x.csv", lambda path: path.write_text(text(rows=WITH_NAMES))),
 }  # fmt: skip
@@ -108,6 +109,7 @@ def test_words_for_unknown_are_no_patient(images: Path, cell: str) -> None:
         ("a,b\n1,2\n", "no column with the names"),
         ("name,patient_id\nq1,P0\n", "No row of the table names an image"),
         ("name,patient_id\n", "no rows"),
+        ("name,patient_id,sex\np1,,m\np2,,f\n", "patient_id is empty"),
         ("", "no rows"),
         ("name,sex,Sex\np1,m,f\n", "same name"),
         ("name\n" + '"' + "x" * 200_000, "not a readable table"),

@@ -82,8 +82,15 @@ def name_key(name: str) -> str:
 
 def find_tables(scan: FolderScan) -> list[Path]:
     """List the tables below a folder, without those that other modules read."""
-    found = scan.with_suffix(*TABLE_SUFFIXES, *UNREAD_TABLES)
-    return [path for path in found if path.name.lower() not in _OWN_TABLES]
+    found = scan.with_suffix(*TABLE_SUFFIXES, *UNREAD_TABLES, "")
+    return [
+        path for path in found if (path.suffix or _is_bare(path)) and path.name.lower() not in _OWN_TABLES
+    ]
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a file without an ending is a table by its name, such as HAM10000_metadata."""
+    return path.name.lower().endswith("metadata")
 
 
 def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
@@ -198,6 +205,10 @@ def _mismatches(
     if not named:
         columns = ", ".join(column for column in NAME_COLUMNS if column in rows[0])
         yield Problem(path.name, f"No row of the table names an image (column {columns}).")
+    for column in ("patient_id", "lesion_id"):
+        if column in rows[0] and not any(row.get(column) for row in rows):
+            reason = f"The column {column} is empty; a spreadsheet may have saved formulas without values."
+            yield Problem(path.name, reason)
     words = {row["part"] for _, row in named if not _is_part(row.get("part", ""))}
     if words:
         yield Problem(path.name, f"The parts {_list_names(sorted(words))} are none of train, val and test.")
