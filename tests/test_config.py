@@ -20,7 +20,7 @@ from napari_lesionseg.config import (
     TrainConfig,
 )
 from napari_lesionseg.datasets.formats import ExportConfig
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.errors import SettingsError
 from napari_lesionseg.inference.tiling import TileConfig
 from napari_lesionseg.training.augmentation import augment
 from napari_lesionseg.training.prompt_samples import make_sample
@@ -62,6 +62,26 @@ def test_unsound_skeletons_are_refused(settings: dict[str, object]) -> None:
         Skeleton.model_validate(settings)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "answer"),
+    [
+        (PostprocessConfig, {"threshold": 3}, "The setting 'threshold' is wrong: Input should be less "),
+        (PostprocessConfig, {"level": 0.5}, "There is no setting 'level'; choose from threshold, "),
+        (TrainConfig, {"augment": {"blur": -1}}, "The setting 'augment.blur' is wrong: "),
+        (FineTuneConfig, {"expert": {"refit": -1}}, "The setting 'expert.refit' is wrong: "),
+        (Skeleton, {"names": ["a", "a"]}, "Every landmark needs a printable name of its own."),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_sentence(
+    kind: type[Settings], values: dict[str, Any], answer: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        kind(**values)
+    assert str(raised.value).startswith(answer)
+    assert str(raised.value).endswith(".")
+    assert "\n" not in str(raised.value)
+
+
 KINDS: tuple[type[Settings], ...] = (TrainConfig, FineTuneConfig, PostprocessConfig, ExportConfig, TileConfig)
 ODD = (0, 1, -1, 0.5, 1.5, 10, 31, 32, 33, 2048, 2049, 10**9, 2**63, 1e300, float("nan"), float("inf"))
 NUMBERS = st.sampled_from(ODD)
@@ -90,7 +110,7 @@ def test_a_setting_is_understood_or_refused_in_one_sentence(
     reason = ""
     try:
         config = make_settings(kind, {name: value})
-    except TrainingError as error:
+    except SettingsError as error:
         reason = str(error)
     if reason:
         assert reason.startswith((f"The setting '{name}", f"There is no setting '{name}"))
@@ -115,7 +135,7 @@ def test_what_is_understood_works(data: st.DataObject) -> None:
         value = {name: data.draw(RANGES | NUMBERS | st.floats(0, 1))}
     try:
         config = make_settings(TrainConfig, {field: value})
-    except TrainingError:
+    except SettingsError:
         return
     assert all(32 <= config.size_at(progress) <= 2048 for progress in (0, 0.25, 0.999, 1))
     rng = np.random.default_rng(1)
@@ -151,13 +171,13 @@ def test_what_is_understood_works(data: st.DataObject) -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, value: object) -> None:
-    with pytest.raises(TrainingError, match=f"The setting '{name}"):
+    with pytest.raises(SettingsError, match=f"The setting '{name}"):
         make_settings(TrainConfig, {name: value})
 
 
 @pytest.mark.parametrize("value", [[], [-0.5], [1.5], [float("nan")], [0.5] * 21])
 def test_interpolations_out_of_range_are_refused(value: list[float]) -> None:
-    with pytest.raises(TrainingError, match="The setting 'interpolations"):
+    with pytest.raises(SettingsError, match="The setting 'interpolations"):
         make_settings(FineTuneConfig, {"interpolations": value})
-    with pytest.raises(TrainingError, match="The setting 'expert"):
+    with pytest.raises(SettingsError, match="The setting 'expert"):
         make_settings(FineTuneConfig, {"expert": {"interpolations": value}})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from napari_lesionseg.errors import SettingsError
 
 MIN_SIDE, MAX_SIDE = 32, 2048
 """Smallest and largest side of training images, in pixels."""
@@ -16,6 +18,25 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about unknown names and infinite or undefined numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(describe_setting(type(self), error)) from error
+
+    # Otherwise pydantic calls `__init__` for settings inside of others too, and errors would lack the place.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def describe_setting(kind: type[Settings], error: ValidationError) -> str:
+    """Return in one sentence what is wrong with the first setting that has a wrong name or value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting '{name}'; choose from {', '.join(kind.model_fields)}."
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"The setting '{name}' is wrong: {reason}." if name else f"{reason[:1].upper()}{reason[1:]}."
 
 
 def _check_order(limits: tuple[float, float]) -> tuple[float, float]:

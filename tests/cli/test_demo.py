@@ -30,7 +30,7 @@ def test_without_a_display(
     assert result.code == 0
     assert not result.err
     assert str(out) in result.out
-    assert ("viewer stays closed, there is no display" in result.out) == (not words)
+    assert ("viewer stays closed: there is no display" in result.out) == (not words)
     for stem in stems():
         image = np.array(Image.open(out / "images" / f"{stem}.png"))
         assert np.array(Image.open(out / f"{stem}_segmentation.png")).shape == image.shape[:2]

@@ -55,7 +55,7 @@ def test_images_without_a_mask(run: Callable, images: Path, masks: Path) -> None
     (masks / "plain_segmentation.png").unlink()
     result = run("evaluate", images, "--masks", masks)
     assert result.code == 1
-    assert result.errors == [f"lesionseg: {images / 'plain.png'}: has no mask"]
+    assert result.errors == [f"lesionseg: {images / 'plain.png'} has no mask."]
     assert "on 1 images" in result.out
 
 

@@ -94,7 +94,7 @@ def test_worse_is_not_written_unless_insisted(
     assert finetune((folders[0], wrong), good, out, *val) == 0
     assert "the old model" in capsys.readouterr().out
     assert same_weights(good, out)
-    assert finetune((folders[0], wrong), good, out, *val, "--insist") == 0
+    assert finetune((folders[0], wrong), good, out, *val, "--insist", "--overwrite") == 0
     assert not same_weights(good, out)
 
 

@@ -69,6 +69,40 @@ def test_a_wrong_word_is_answered_in_one_line(run: Callable) -> None:
     assert "lesionseg --help" in result.errors[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["segmant", "im"], "'segmant' (did you mean segment?); `lesionseg --help`"),
+        (["--vers"], None),  # a part of an option is enough
+        (["--bogus"], "There is no option --bogus; `lesionseg --help`"),
+        (["segment", "x.png", "--ouy=y"], "no option --ouy (did you mean --out?); `lesionseg seg"),
+        (["models", "compare", "--mask", "x", "--devise", "cpu"], "--devise (did you mean --device?)"),
+        (["segment"], "are required: INPUT, --out; `lesionseg segment --help`"),
+        (["segment", "x", "--out", "y", "--smallest", "few"], "--smallest: 'few' does not fit;"),
+        (["segment", "x", "--out", "y", "--threshold", "2"], "--threshold: must lie between 0 and 1;"),
+    ],
+)
+def test_the_nearest_command_or_option_is_named(run: Callable, words: list[str], answer: str | None) -> None:
+    result = run(*words)
+    assert result.code == (0 if answer is None else 2)
+    assert len(result.errors) == (answer is not None)
+    assert answer is None or answer in result.err
+
+
+def test_an_image_in_place_of_a_command_names_its_folder(
+    run: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(images / "plain.png")
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert f"`lesionseg app '{images}'`" in result.err
+    monkeypatch.chdir(images)
+    assert "`lesionseg app .`" in run("plain.png", "other.png").err
+    assert run("app", "plain.png").errors == [
+        "lesionseg: plain.png is a file; name the folder that it is in."
+    ]
+    assert run("app", tmp_path / "none").errors == [f"lesionseg: {tmp_path / 'none'} does not exist."]
+
+
 def test_the_program_itself() -> None:
     done = subprocess.run([*PROGRAM, "nonsense"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -69,13 +69,18 @@ def test_add_rename_remove(run: Callable, save_model: Callable, models: Path, tm
 
 def test_what_cannot_be_done(run: Callable, save_model: Callable, models: Path, tmp_path: Path) -> None:
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "photo.png").write_text("no model")
     given = save_model(tmp_path / "given.safetensors")
     for words in (
         ("show", "none"),
         ("add", tmp_path / "none.safetensors"),
         ("add", tmp_path),
         ("add", tmp_path / "junk.safetensors"),
+        ("add", tmp_path / "empty.safetensors"),
+        ("add", tmp_path / "photo.png"),
         ("add", given, "--name", "../up"),
+        ("add", given, "--license", "CC0"),
         ("rename", "tiny", "a/b"),
         ("rename", "none", "some"),
         ("rename", "default", "mine"),
@@ -91,6 +96,21 @@ def test_what_cannot_be_done(run: Callable, save_model: Callable, models: Path, 
         assert len(result.errors) == 1
         assert not result.out
     assert {path.name for path in models.iterdir()} == {"tiny.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "answer"),
+    [
+        ("x.safetensors", b"", "x.safetensors is empty; copy the model again."),
+        ("x.png", b"text", "x.png is no model file, or damaged"),
+        ("x.onnx", b"text", "use it where it is, as --model"),
+    ],
+)
+def test_what_is_no_model_is_told(
+    run: Callable, tmp_path: Path, name: str, content: bytes, answer: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert answer in run("models", "add", tmp_path / name).err
 
 
 def test_export(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

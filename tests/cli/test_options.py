@@ -7,7 +7,7 @@ from PIL import Image
 
 from napari_lesionseg.cli.options import find_all_pairs, make_settings, parse_changes
 from napari_lesionseg.config import FineTuneConfig
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.errors import SettingsError
 
 
 def test_later_settings_count_more_and_options_most() -> None:
@@ -24,7 +24,7 @@ def test_null_switches_off_and_an_option_that_was_not_given_changes_nothing() ->
 
 
 def test_a_wrong_setting_is_named() -> None:
-    with pytest.raises(TrainingError, match=r"expert\.refit"):
+    with pytest.raises(SettingsError, match=r"expert\.refit"):
         make_settings(FineTuneConfig, parse_changes(['expert={"refit": -1}']))
 
 

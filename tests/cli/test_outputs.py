@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -76,6 +77,108 @@ def words(option: str, pairs: Path, path: Path) -> list[object]:
 
 ENDINGS = {"tune --out": ".safetensors", "models export-onnx --out": ".onnx"}
 QUICK_FILES = ("evaluate --json", "export --key", "tune --out", "models export-onnx --out")
+
+
+MODEL_WRITERS = (["train", "none"], ["finetune", "none"], ["tune", "tiny", "none"])
+FILE_WRITERS = [
+    (["evaluate", "none", "--json"], ".json"),
+    (["landmarks", "none", "--out"], ".json"),
+    (["models", "export-onnx", "none", "--out"], ".onnx"),
+    (["export", "none", "--out", "new", "--key"], ".csv"),
+    *(([command, "none", "--out"], ".csv") for command in ("fields", "followup", "review")),
+    *(([*words, "--out"], ".safetensors") for words in MODEL_WRITERS),
+]
+FOLDER_WRITERS = [
+    ["agreement", "none", "--consensus"],
+    ["export", "none", "--out"],
+    ["import", "none", "--out"],
+]
+
+
+@pytest.mark.parametrize(("words", "ending"), FILE_WRITERS, ids=lambda value: " ".join(value))
+def test_a_file_that_cannot_be_written_is_named_before_the_work(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], ending: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"folder{ending}").mkdir()
+    (tmp_path / "file.txt").touch()
+    for wrong in (f"folder{ending}", f"file.txt/x{ending}"):
+        result = run(*words, wrong)
+        assert (result.code, len(result.errors)) == (2, 1)
+        assert wrong.split("/")[0] in result.err  # and not that the input does not exist
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    result = run(*words, f"new{ending}")
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert result.err.endswith(": Read-only file system.\n")
+    assert not Path(f"new{ending}").exists()
+
+
+@pytest.mark.parametrize("words", FOLDER_WRITERS, ids=lambda value: value[0])
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").touch()
+    assert "file.txt" in run(*words, "file.txt").err
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    result = run(*words, "new")
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert result.err.endswith("Read-only file system.\n")
+
+
+def refuse(**where: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_missing_folder_is_named(run: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    result = run("evaluate", "none", "--json", folder / "x.json")
+    assert result.errors == [
+        f"lesionseg: {folder / 'x.json'} cannot be written: there is no folder {folder}."
+    ]
+
+
+@pytest.mark.parametrize("words", MODEL_WRITERS, ids=lambda value: value[0])
+def test_a_model_is_overwritten_only_when_that_is_asked_for(
+    run: Callable, tmp_path: Path, words: list[str]
+) -> None:
+    out = tmp_path / "mine.safetensors"
+    out.write_bytes(b"mine")
+    result = run(*words, "--out", out)
+    assert result.code == 2
+    assert result.errors == [
+        f"lesionseg: {out} already exists; give another name, or replace it with --overwrite."
+    ]
+    assert "none does not exist" in run(*words, "--out", out, "--overwrite").err
+    assert out.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ("evaluate none --stuff hair", "--stuff needs --panoptic."),
+        ("train none --out m.safetensors --val-masks x", "--val-masks needs --val-images."),
+        ("train none --out m.safetensors --metadata x", "--metadata needs --classes-from."),
+        ("finetune none --out m.safetensors --val-masks x", "--val-masks needs --val-images."),
+        ("finetune none --out m.safetensors --val-images x --patients y", "leave --patients out."),
+        ("landmarks none --out x.json --min-score 0.5", "--min-score needs --model."),
+        ("review none --expert am", "--expert needs --gold."),
+        ("review none --seed 3", "--seed needs --gold."),
+        ("export none --out new --landmarks x", "--landmarks needs --black-out-eyes."),
+        ("export none --out new --landmark-model x", "--landmark-model needs --black-out-eyes."),
+        ("export none --out new --polygons", "--polygons needs --format coco."),
+        ("export none --out new --originals x --format isic", "--originals needs --format dicom."),
+        ("app --landmarks eyes", "--landmarks needs a folder"),
+        ("app --follow-links .", "--follow-links needs a folder"),
+    ],
+)
+def test_an_option_is_never_ignored(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, fault: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words.split())
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert fault in result.err
 
 
 @pytest.mark.parametrize("option", QUICK_FILES)

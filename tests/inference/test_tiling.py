@@ -11,12 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from skimage import measure
 
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
-from napari_lesionseg.errors import CancelledError, ImageError, MaskError
+from napari_lesionseg.errors import CancelledError, ImageError, MaskError, SettingsError
 from napari_lesionseg.inference import tiling_io
 from napari_lesionseg.inference.postprocess import postprocess
 from napari_lesionseg.inference.predictor import Model
@@ -452,7 +451,7 @@ def test_impossible_settings_are_refused() -> None:
         {"scale": 9},
         {"batch": 0},
     ):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingsError):
             TileConfig(**wrong)
 
 

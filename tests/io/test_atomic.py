@@ -17,6 +17,17 @@ from napari_lesionseg.io.atomic import sha256_file, sweep_temporaries, sync_fold
 NAMES = ["mask.png", "with spaces.png", "blåbærsyltetøy æøå.png", "no suffix", "n" * 240 + ".png"]
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs the devices of Unix")
+def test_an_open_pipe_is_written_into_by_its_number() -> None:
+    end, start = os.pipe()  # /dev/stdout is such a link, to no path
+    try:
+        write_atomically(f"/dev/fd/{start}", b"figures")
+    finally:
+        os.close(start)
+    with os.fdopen(end, "rb") as stream:
+        assert stream.read() == b"figures"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_holds_the_payload_and_nothing_else_is_left(tmp_path: Path, name: str) -> None:
     write_atomically(tmp_path / name, b"first")

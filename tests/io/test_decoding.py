@@ -265,7 +265,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, colors: NDArray[np.uint8]) ->
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"gone\.png: cannot be opened: No such file"):
+    with pytest.raises(ImageError, match=r"gone\.png: The file cannot be opened: No such file"):
         read_image(tmp_path / "gone.png")
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
@@ -284,7 +284,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(ImageError, match=r"locked\.png: cannot be opened: Permission denied"):
+    with pytest.raises(ImageError, match=r"locked\.png: The file cannot be opened: Permission denied"):
         read_image(path)
 
 

@@ -234,7 +234,7 @@ class TestReadMask:
             read_mask(tmp_path / "x.png")
 
     def test_ignored_pixels_alone_are_not_written(self, tmp_path: Path) -> None:
-        with pytest.raises(MaskError, match="no pixel has a class"):
+        with pytest.raises(MaskError, match="No pixel has a class"):
             write_mask(tmp_path / "x.png", np.array([[0, 255]], np.uint8), style="index")
 
     def test_white_may_be_zero_in_tiff(self, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ class TestReadMask:
 
     def test_another_size_than_the_image_is_refused(self, tmp_path: Path) -> None:
         path = saved(tmp_path / "x.png", BLOB)
-        with pytest.raises(MaskError, match=r"x\.png: the mask is 30 x 20 pixels, its image 20 x 30"):
+        with pytest.raises(MaskError, match=r"x\.png: The mask is 30 x 20 pixels, its image 20 x 30"):
             read_mask(path, shape=(30, 20))
 
 
@@ -319,9 +319,9 @@ class TestWriteMask:
     def test_a_place_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         for path in (tmp_path / "nowhere" / "x.png", tmp_path / "file" / "x.png"):
-            with pytest.raises(MaskError, match=r"x\.png: cannot be written: No"):
+            with pytest.raises(MaskError, match=r"x\.png cannot be written: No"):
                 write_mask(path, BLOB)
-        with pytest.raises(MaskError, match=r"x\.jpg: masks are saved as \.png"):
+        with pytest.raises(MaskError, match=r"x\.jpg: Masks are saved as \.png"):
             write_mask(tmp_path / "x.jpg", BLOB)
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
@@ -334,7 +334,7 @@ class TestWriteMask:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(atomic.os, "replace", refused)
-        with pytest.raises(MaskError, match=rf"x\.png: cannot be written: {os.strerror(number)}"):
+        with pytest.raises(MaskError, match=rf"x\.png cannot be written: {os.strerror(number)}"):
             write_mask(tmp_path / "x.png", ~BLOB)
         np.testing.assert_array_equal(read_mask(tmp_path / "x.png"), BLOB)
 
@@ -366,13 +366,13 @@ class TestWriteImage:
 
     def test_failures_are_named(self, tmp_path: Path) -> None:
         image = np.zeros((2, 2, 3), np.uint8)
-        with pytest.raises(ImageError, match=r"x\.gif: images are saved as"):
+        with pytest.raises(ImageError, match=r"x\.gif: Images are saved as"):
             write_image(tmp_path / "x.gif", image)
-        with pytest.raises(ImageError, match=r"x\.png: cannot be written: No such"):
+        with pytest.raises(ImageError, match=r"x\.png cannot be written: No such"):
             write_image(tmp_path / "nowhere" / "x.png", image)
-        with pytest.raises(ImageError, match=r"x\.png: an array of shape"):
+        with pytest.raises(ImageError, match=r"x\.png: An array of shape"):
             write_image(tmp_path / "x.png", np.zeros(4))
-        with pytest.raises(ImageError, match=r"x\.jpg: cannot be written"):
+        with pytest.raises(ImageError, match=r"x\.jpg cannot be written"):
             write_image(tmp_path / "x.jpg", np.zeros((1, 70000, 3), np.uint8))
         assert list(tmp_path.iterdir()) == []
 

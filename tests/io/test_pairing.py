@@ -125,9 +125,9 @@ class TestFindImages:
         assert str(tmp_path / given) in str(raised.value)
 
     def test_no_images_is_an_error(self, touch: Touch, tmp_path: Path) -> None:
-        with pytest.raises(PairingError, match="no images found in nothing"):
+        with pytest.raises(PairingError, match="No images were found in nothing"):
             find_images([])
-        with pytest.raises(PairingError, match="no images found in"):
+        with pytest.raises(PairingError, match="No images were found in"):
             find_images([tmp_path])
         touch("a_mask.png")
         with pytest.raises(PairingError, match="only masks"):
@@ -211,7 +211,7 @@ class TestFindPairs:
 
     def test_an_image_is_never_its_own_mask(self, touch: Touch, tmp_path: Path) -> None:
         touch("a.jpg")
-        with pytest.raises(PairingError, match=r"none of 1 images has a mask \(such as a_segmentation"):
+        with pytest.raises(PairingError, match=r"None of 1 images has a mask \(such as a_segmentation"):
             find_pairs(tmp_path, tmp_path)
 
     def test_generators_are_taken(self, touch: Touch) -> None:
@@ -268,9 +268,9 @@ class TestFindPairs:
         (tmp_path / "empty").mkdir()
         with pytest.raises(PairingError, match="nowhere does not exist"):
             find_pairs(tmp_path / "images", tmp_path / "nowhere")
-        with pytest.raises(PairingError, match=r"no masks found in .*empty"):
+        with pytest.raises(PairingError, match=r"No masks were found in .*empty"):
             find_pairs(tmp_path / "images", tmp_path / "empty")
-        with pytest.raises(PairingError, match="no masks found in nothing"):
+        with pytest.raises(PairingError, match="No masks were found in nothing"):
             find_pairs(tmp_path / "images", [])
 
 
@@ -281,7 +281,7 @@ def test_every_file_without_a_partner_is_named(touch: Touch, tmp_path: Path) -> 
     assert [pair.stem for pair in search.pairs] == ["a"]
     said = "\n".join(search.unused())
     assert all(f"{name} " in said or f"{name}:" in said for name in ("b.jpg", "c.jpg", "c.png", "d.jpg"))
-    assert "z.png: the mask has no image" in said
+    assert "z.png is a mask without an image." in said
 
 
 def test_natural_order_counts() -> None:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
+from napari_lesionseg.errors import SettingsError
 from napari_lesionseg.models.card import FORMAT_VERSION, ModelCard
 
 
@@ -35,7 +35,7 @@ from napari_lesionseg.models.card import FORMAT_VERSION, ModelCard
     ],
 )
 def test_what_makes_no_sense_is_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingsError):
         ModelCard(**settings)
 
 

@@ -223,7 +223,7 @@ def test_hostile_cards(path: Path, text: str) -> None:
 
 def test_a_file_beyond_all_size(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(CheckpointError, match="at most"):
+    with pytest.raises(CheckpointError, match="larger than"):
         load_checkpoint(saved)
 
 

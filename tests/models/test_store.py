@@ -134,6 +134,11 @@ def test_a_training_at_work_is_no_model(store: ModelStore, model_file: Path) -> 
         "*",
         "what?",
         'quo"te',
+        "CON",
+        "nul.old",
+        "Lpt1",
+        "x.safetensors",
+        "x.onnx",
         "x" * 101,
         "皮" * 100,
     ],
@@ -151,7 +156,7 @@ def test_names_that_are_refused(store: ModelStore, model_file: Path, name: str) 
     assert names(store) == ["shipped-1.0", "mine"]
 
 
-@pytest.mark.parametrize("name", ["æøå", "皮膚", "v1.2", "a-b_c+d.e", "x" * 100])
+@pytest.mark.parametrize("name", ["æøå", "皮膚", "v1.2", "a-b_c+d.e", "console", "x" * 100])
 def test_names_that_are_taken(store: ModelStore, model_file: Path, name: str) -> None:
     store.add(model_file, name)
     assert store.resolve(name).stem == name

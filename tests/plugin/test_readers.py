@@ -165,7 +165,7 @@ def test_deep_gray_of_a_folder_keeps_its_values(
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PairingError, match="no images found"):
+    with pytest.raises(PairingError, match="No images were found"):
         read_layers(str(tmp_path))
 
 
@@ -288,7 +288,7 @@ def test_broken_entries_of_a_data_set_are_told_and_left_out(
     assert [options["name"] for _, options, _ in read_layers(str(tmp_path))] == ["b"]
     assert any("b_mask.png" in message for message in told)
     (tmp_path / "b.png").write_bytes(b"broken")
-    with pytest.raises(DatasetError, match="no image of it can be read"):
+    with pytest.raises(DatasetError, match="has no image that can be read"):
         read_layers(str(tmp_path))
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_lesionseg.config import AugmentConfig, TrainConfig
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.errors import SettingsError, TrainingError
 from napari_lesionseg.evaluation.metrics import score_masks
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.base import SegmentationNetwork
@@ -282,7 +281,7 @@ def test_short_runs_learn_with_the_default_schedule(
 
 @pytest.mark.parametrize("weights", [(-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0)])
 def test_impossible_weights_are_refused(weights: tuple[float, float]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingsError):
         TrainConfig(class_weights=weights)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from napari_lesionseg.cli.signals import default_signals
 from napari_lesionseg.errors import LesionSegError
-from napari_lesionseg.io.folders import follow_links, is_dir
+from napari_lesionseg.io.folders import follow_links, is_dir, is_file
 
 EXAMPLE = """examples:
   lesionseg app images/
@@ -58,9 +58,8 @@ def configure_app(parser: argparse.ArgumentParser) -> None:
 def run_app(options: argparse.Namespace) -> int:
     """Open the viewer."""
     if options.folder is not None and not is_dir(options.folder):
-        raise LesionSegError(
-            f"There is no command or folder '{options.folder}'; `lesionseg --help` lists the commands."
-        )
+        kind = "is a file; name the folder that it is in" if is_file(options.folder) else "does not exist"
+        raise LesionSegError(f"{options.folder} {kind}.")
     if options.images is not None:
         relocate_images(options.folder, options.images)
     if options.annotator is not None:
@@ -80,6 +79,10 @@ def run_app(options: argparse.Namespace) -> int:
 
 def check_opening(options: argparse.Namespace) -> None:
     """Raise a `LesionSegError` for what can be known to be wrong before the window opens."""
+    if options.folder is None and options.landmarks:
+        raise LesionSegError("--landmarks needs a folder: lesionseg app FOLDER --landmarks NAMES.")
+    if options.folder is None and options.follow_links is not None:
+        raise LesionSegError("--follow-links needs a folder: lesionseg app FOLDER --follow-links ROOT.")
     if options.landmarks:
         from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 
@@ -115,10 +118,10 @@ def open_viewer(
     """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed."""
     reason = why_no_viewer()
     if reason:
-        raise LesionSegError(f"The viewer cannot be opened, {reason}.")
+        raise LesionSegError(f"The viewer cannot be opened: {reason}.")
     entry = next(iter(entry_points(group=ENTRY_POINTS)), None)
     if entry is None:
-        raise LesionSegError("The viewer cannot be opened, napari-lesionseg is not installed, only unpacked.")
+        raise LesionSegError("The viewer cannot be opened: napari-lesionseg is not installed, only unpacked.")
     threading.Thread(target=load_libraries, name="load libraries").start()
     show = entry.load()
     with default_signals():
@@ -137,7 +140,7 @@ def load_libraries() -> None:
 def why_no_viewer() -> str:
     """Return why the viewer cannot be opened, or an empty string when it can."""
     if find_spec("napari") is None:
-        return 'napari is not installed: pip install "napari-lesionseg[all]"'
+        return 'napari is not installed; install it with pip install "napari-lesionseg[all]"'
     return "" if has_display() else "there is no display"
 
 

@@ -16,9 +16,21 @@ from napari_lesionseg.cli.console import (
     progress_bar,
     run_with_progress,
 )
-from napari_lesionseg.cli.options import make_settings, parse_changes
+from napari_lesionseg.cli.options import (
+    check_file,
+    check_partners,
+    make_settings,
+    options_value,
+    parse_changes,
+)
 from napari_lesionseg.config import Skeleton
-from napari_lesionseg.datasets.export import ExportReport, check_key_place, export_dataset, write_key
+from napari_lesionseg.datasets.export import (
+    ExportReport,
+    check_destination,
+    check_key_place,
+    export_dataset,
+    write_key,
+)
 from napari_lesionseg.datasets.eyes import Locate, black_out_eyes, known_people
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
@@ -133,10 +145,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Check and write; 1 if something was left out."""
-    given = _given(options)
-    info = read_info(options.info)
+    check_destination(options.out)
     if options.key is not None:
         check_key_place(options.key, options.out)
+        check_file(options.key)
+    check_partners(options, "--black-out-eyes", "--landmark-model", "--landmarks")
+    check_format(options, "--polygons", "coco")
+    check_format(options, "--originals", "dicom")
+    given = _given(options)
+    info = read_info(options.info)
     with open_records(options.source, options.follow_links) as (records, problems):
         if options.originals is not None:
             records = with_originals(records, options.originals)
@@ -153,6 +170,12 @@ def run_export(options: argparse.Namespace) -> int:
         write_key(report, options.key)
     print_problems(problems)
     return max(print_report(report), int(any(problem.left_out for problem in problems)))
+
+
+def check_format(options: argparse.Namespace, name: str, needed: str) -> None:
+    """Raise a `DatasetError` for an option that other formats would ignore."""
+    if options_value(options, name) and options.format != needed:
+        raise DatasetError(f"{name} needs --format {needed}.")
 
 
 def cover_eyes(options: argparse.Namespace, records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
@@ -208,6 +231,8 @@ def open_records(
     """Open a study or a dataset while its records are read; yield them with what was left out."""
     place = find_study(source)
     if place is not None:
+        if follow_links is not None:
+            raise DatasetError("--follow-links is for datasets; a study knows where its images are.")
         with Study.open(place, READ_ONLY, unblind=True) as study:
             if study.info.landmarks is None:
                 yield study_records(study), field_problems(study)
@@ -249,12 +274,13 @@ def configure_import(parser: argparse.ArgumentParser) -> None:
     _add_follow_links(parser)
     parser.add_argument(
         "--annotator",
-        help=f"also make a study, in {STUDY_FOLDER}, with the masks as this annotator's corrected outlines",
+        help=f"also make a study, in {STUDY_FOLDER}, with the masks or landmarks to review",
     )
 
 
 def run_import(options: argparse.Namespace) -> int:
     """Read and write; 1 if entries were left out."""
+    check_destination(options.out)
     report = run_with_progress(
         import_dataset(options.source, options.out, options.format, follow_links=options.follow_links)
     )
@@ -274,7 +300,8 @@ def make_study(folder: Path, annotator: str) -> None:
             dataset,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
-    print_result(f"{folder / STUDY_FOLDER} is a study with {taken} outlines to review: lesionseg {folder}")
+    kind = "outlines" if dataset.records[0].skeleton is None else "images with landmarks"
+    print_result(f"{folder / STUDY_FOLDER} is a study with {taken} {kind} to review: lesionseg {folder}")
 
 
 def print_report(report: ExportReport) -> int:

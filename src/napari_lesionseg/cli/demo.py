@@ -40,7 +40,7 @@ def run_demo(options: argparse.Namespace) -> int:
     masks = [options.out / f"{image.stem}_segmentation.png" for image in images]
     reason = why_no_viewer()
     if reason and not options.no_viewer:
-        print_result(f"The viewer stays closed, {reason}.")
+        print_result(f"The viewer stays closed: {reason}.")
     elif not options.no_viewer:
         open_viewer(None, images, masks)
     return code

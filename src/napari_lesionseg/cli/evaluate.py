@@ -23,8 +23,11 @@ from napari_lesionseg.cli.options import (
     add_cluster,
     add_device,
     add_model,
+    add_out,
+    check_file,
     check_mask_folders,
     check_out,
+    check_partners,
     cluster_options,
     find_all_pairs,
     probability,
@@ -104,6 +107,8 @@ def configure_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Print the table; 1 if some images could not be measured."""
+    check_partners(options, "--panoptic", "--stuff")
+    check_file(options.json)
     pairs, unused = find_all_pairs([options.images], [options.masks] if options.masks else [])
     path = ModelStore().resolve(options.model)
     model = load_model(path, options.device)
@@ -182,7 +187,7 @@ def _write_json(path: Path, figures: Mapping[str, Any]) -> None:
     try:
         write_atomically(path, json.dumps(figures, indent=1).encode())
     except OSError as error:
-        raise LesionSegError(f"The figures cannot be written to {path}: {error.strerror}.") from error
+        raise LesionSegError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def configure_tune(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +198,7 @@ def configure_tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
+    add_out(parser)
     parser.add_argument("--name", help="name of the model (default: it keeps its own)")
     parser.add_argument("--notes", default="", help="what else the card should say")
     parser.add_argument(
@@ -206,7 +211,7 @@ def configure_tune(parser: argparse.ArgumentParser) -> None:
 
 def run_tune(options: argparse.Namespace) -> int:
     """Choose, measure, and write the model with its new card."""
-    check_out(options.out)
+    check_out(options)
     model = load_model(options.model, options.device)
     if options.test_time_augmentation:
         model = Model(

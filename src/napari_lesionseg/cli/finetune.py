@@ -10,7 +10,15 @@ from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from napari_lesionseg.cli.console import print_error, print_result, progress_bar
-from napari_lesionseg.cli.options import add_model, check_out, find_all_pairs, make_settings, parse_changes
+from napari_lesionseg.cli.options import (
+    add_model,
+    add_out,
+    check_out,
+    check_partners,
+    find_all_pairs,
+    make_settings,
+    parse_changes,
+)
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.facts import PATIENT_COLUMNS, name_key, read_facts
 from napari_lesionseg.datasets.splits import SplitItem
@@ -39,7 +47,7 @@ def configure_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", nargs="+", help="folder of masks of each folder of images, in the same order"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
+    add_out(parser)
     add_model(parser)
     parser.add_argument("--seconds", type=float, help="budget in seconds")
     parser.add_argument("--epochs", type=int, help="passes over the images (default: chosen automatically)")
@@ -68,7 +76,10 @@ def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_finetune(options: argparse.Namespace) -> int:
     """Fine-tune and write the model; 1 if some images could not be used."""
-    check_out(options.out)
+    check_out(options)
+    check_partners(options, "--val-images", "--val-masks")
+    if options.patients and options.val_images:
+        raise TrainingError("--val-images says which images are held out: leave --patients out.")
     named = {"epochs": options.epochs, "max_seconds": options.seconds}
     config = make_settings(FineTuneConfig, parse_changes(options.set), options=named)
     pairs, unused = find_all_pairs(options.images, options.masks or [])

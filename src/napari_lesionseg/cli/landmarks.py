@@ -11,6 +11,8 @@ from napari_lesionseg.cli.console import name_image, print_error, print_result, 
 from napari_lesionseg.cli.options import (
     MOST_NAMES,
     add_device,
+    check_file,
+    check_partners,
     command_line,
     hold_out_stems,
     make_folder,
@@ -73,7 +75,6 @@ def configure_landmarks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score",
         type=score_limit,
-        default=MIN_SCORE,
         metavar="SCORE",
         help="leave out landmarks with a lower score (default: 0.1)",
     )
@@ -82,18 +83,21 @@ def configure_landmarks(parser: argparse.ArgumentParser) -> None:
 
 def run_landmarks(options: argparse.Namespace) -> int:
     """Find the landmarks of every image, or write those of a study; 1 if some failed."""
+    check_landmark_file(options.out)  # before minutes of work go by
+    make_folder(options.out.absolute().parent)
+    check_file(options.out)
+    check_partners(options, "--model", "--min-score")
     if options.model is None:
         return write_approved(options.inputs, options.out)
     paths = find_images(options.inputs)
     model = load_landmark_model(options.model, options.device)
-    check_landmark_file(options.out)  # before minutes of work go by
-    make_folder(options.out.absolute().parent)
+    lowest = MIN_SCORE if options.min_score is None else options.min_score
     found = []
     with progress_bar("Finding landmarks", len(paths)) as (progress, task):
         for path, name in zip(paths, _names(paths), strict=True):
             try:
                 image = read_image(path)
-                people = [keep_certain(person, options.min_score) for person in model.predict(image)]
+                people = [keep_certain(person, lowest) for person in model.predict(image)]
                 shape = (image.shape[0], image.shape[1])
                 found.append(LandmarkImage(name, tuple(p for p in people if p.labeled.any()), shape))
             except LesionSegError as error:
@@ -112,8 +116,6 @@ def write_approved(inputs: Sequence[str], out: Path) -> int:
     place = find_study(Path(inputs[0])) if len(inputs) == 1 else None
     if place is None:
         raise LandmarkError("Name the model that finds the landmarks: --model FILE.safetensors.")
-    check_landmark_file(out)
-    make_folder(out.absolute().parent)
     with Study.open(place, READ_ONLY, unblind=True) as study:
         dataset = approved_landmarks(study)
     _print_problems([*dataset.problems, *write_landmarks(out, dataset)])
@@ -142,6 +144,8 @@ def train_landmarks(options: argparse.Namespace, config: TrainConfig, joined: Jo
         start = load_checkpoint(ModelStore().resolve(options.start))
         if has_experts(start.card.arch):
             raise TrainingError(f"{options.start} has experts; start from the model it was fine-tuned from.")
+        if options.arch not in (None, start.card.arch):
+            raise TrainingError(f"{options.start} is of the network {start.card.arch}: leave --arch out.")
     about = {"name": options.name or options.out.stem, "license": options.license}
     network, card = start_landmarks(config, dataset.skeleton, people, start, **about)
     side = round(card.working_size * 1.25)
@@ -182,13 +186,13 @@ def _find_pairs(
     """Return the images to train on, those held out, and the number of files and entries that are unused."""
     search = match_images(find_images(options.images), dataset)
     pairs, missing = list(search.pairs), {image.name for image in search.without_image}
-    unused = [f"{path} has no landmarks" for path in search.without_landmarks]
+    unused = [f"{path} has no landmarks." for path in search.without_landmarks]
     problems, left_out = [*dataset.problems, *search.problems], 0
     if options.val_images:
         others = match_images(find_images(options.val_images), dataset)
         held_out = list(others.pairs)
         missing &= {image.name for image in others.without_image}
-        unused += [f"{path} has no landmarks" for path in others.without_landmarks]
+        unused += [f"{path} has no landmarks." for path in others.without_landmarks]
         problems += others.problems
     else:
         stems, left_out = hold_out_stems(options.images, [pair.path.stem for pair in pairs])
@@ -198,11 +202,11 @@ def _find_pairs(
         raise TrainingError(
             f"None of the images in {' '.join(options.images)} has landmarks in {options.landmarks}."
         )
-    unused += [f"{name} has landmarks, but is not among the images" for name in sorted(missing)]
+    unused += [f"{name} has landmarks, but is not among the images." for name in sorted(missing)]
     for line in unused[:MOST_NAMES]:
         print_error(line)
     if len(unused) > MOST_NAMES:
-        print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons")
+        print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons.")
     _print_problems(problems)
     return pairs, held_out, left_out + len(unused) + sum(problem.left_out for problem in problems)
 

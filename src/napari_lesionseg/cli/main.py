@@ -8,18 +8,45 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
+import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import takewhile
+from typing import Any, NamedTuple, NoReturn
 
 from napari_lesionseg import __version__
 from napari_lesionseg.cli.signals import output_error, stop_on_signals
 from napari_lesionseg.errors import ClusterError, LesionSegError
 
 
+class UsageError(LesionSegError):
+    """The command line does not say what to do."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that does not ignore it when its help cannot be written."""
+    """A parser that says in one line what is wrong, also when its help cannot be written."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; a wrong option comes before anything that is missing because of it."""
+        words = list(args or ())
+        # What follows the name of a command is for its own parser.
+        own = words if self._subparsers is None else takewhile(lambda word: word.startswith("-"), words)
+        for word in takewhile(lambda word: word != "--", own):
+            name = word.partition("=")[0]
+            known = self._option_string_actions
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                self.error(f"There is no option {name}{_nearest(name, known)}")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UsageError` that names the page of help."""
+        text = re.sub(r"invalid \w+ value: (.+)", r"\1 does not fit", message.removeprefix("argument "))
+        sentence = f"{text[:1].upper()}{text[1:]}".rstrip(".")
+        raise UsageError(f"{sentence}; `{self.prog} --help` shows what there is.")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is not sys.stdout:
@@ -98,10 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     _show_every_letter()
     words = list(arguments)
-    if not words or (words[0] not in COMMANDS and not words[0].startswith("-")):
-        words = ["app", *words]
-    command = words[0] if words[0] in COMMANDS else None
     try:
+        if not words or (words[0] not in COMMANDS and not words[0].startswith("-")):
+            check_folder(*words[:1])
+            words = ["app", *words]
+        command = words[0] if words[0] in COMMANDS else None
         options = build_parser(command).parse_args(words)
         code: int = _function("run", options.command)(options)
     except SystemExit as stop:  # argparse's way out
@@ -116,6 +144,26 @@ def _run(arguments: Sequence[str]) -> int:
         importlib.import_module(".console", __package__).print_error(reason)
         return WRONG_USAGE
     return code
+
+
+def check_folder(word: str = ".") -> None:
+    """Raise a `UsageError` with the right command if what stands in a command's place is no folder."""
+    if os.path.isdir(word):  # noqa: PTH112 - never raises
+        return
+    if not os.path.isfile(word):  # noqa: PTH113
+        found = f"'{word}'{_nearest(word, COMMANDS)}"
+        raise UsageError(f"There is no command or folder {found}; `lesionseg --help` lists the commands.")
+    folder = os.path.dirname(word) or os.curdir  # noqa: PTH120
+    raise UsageError(
+        f"'{word}' is a file; open its folder with `{shlex.join(['lesionseg', 'app', folder])}`, "
+        "or outline an image with `lesionseg segment IMAGE --out FOLDER`."
+    )
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return the question whether a similar word was meant; empty if none is similar."""
+    found = get_close_matches(word, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _show_every_letter() -> None:

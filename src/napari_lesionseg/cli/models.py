@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from napari_lesionseg.cli.console import one_line, print_error, print_result, progress_bar, results
-from napari_lesionseg.cli.options import add_device, find_all_pairs
+from napari_lesionseg.cli.options import add_device, check_file, find_all_pairs, positive
 from napari_lesionseg.errors import CheckpointError, LesionSegError
 from napari_lesionseg.finetuning.comparison import Comparison, ImageChange, collect_changes, compare_pair
 from napari_lesionseg.inference.predictor import load_model
@@ -41,9 +41,9 @@ def configure_models(parser: argparse.ArgumentParser) -> None:
     add.add_argument("file", type=Path)
     add.add_argument("--name", help="default: the file's name")
     add.add_argument(
-        "--working-size", type=int, default=256, help="for .pt files: side of its training images"
+        "--working-size", type=positive, help="for .pt files: side of its training images (default: 256)"
     )
-    add.add_argument("--license", default="unknown", help="for .pt files: license of the weights")
+    add.add_argument("--license", help="for .pt files: license of the weights (default: unknown)")
     history = actions.add_parser("history", help="list the models that a model was fine-tuned from")
     history.add_argument("name")
     compare = actions.add_parser("compare", help="measure two models on the same images")
@@ -97,12 +97,17 @@ def _export(store: ModelStore, options: argparse.Namespace) -> int:
 def _add(store: ModelStore, options: argparse.Namespace) -> int:
     if not options.file.is_file():
         raise CheckpointError(f"There is no file {options.file}.")
+    if options.file.suffix == ONNX_SUFFIX:
+        raise CheckpointError(f"{options.file} is not added; use it where it is, as --model {options.file}.")
     source, name = options.file, options.name or options.file.stem
+    settings = {"working_size": options.working_size, "license_id": options.license}
+    given = {key: value for key, value in settings.items() if value is not None}
     if options.file.suffix in SUFFIXES:
-        settings = {"working_size": options.working_size, "license_id": options.license}
-        imported = import_weights(options.file, name=name, **settings)
+        imported = import_weights(options.file, name=name, **given)
         print_result(imported.card.notes)
         source = checkpoint_bytes(*imported)
+    elif given:
+        raise CheckpointError("--working-size and --license are for .pt files: leave them out.")
     print_result(f"added as {store.add(source, name).stem}")
     return 0
 
@@ -151,10 +156,11 @@ def _print_comparison(comparison: Comparison) -> None:
 
 
 def _export_onnx(store: ModelStore, options: argparse.Namespace) -> int:
-    model, out = store.resolve(options.name), options.out
+    out = options.out
     if out.suffix != ONNX_SUFFIX:
         raise CheckpointError(f"The name of an ONNX file ends in {ONNX_SUFFIX}, which '{out}' does not.")
-    difference = export_onnx(*load_checkpoint(model), out)
+    check_file(out)
+    difference = export_onnx(*load_checkpoint(store.resolve(options.name)), out)
     print_result(f"{out} written; its outputs differ by at most {difference:.1g} from the original's")
     return 0
 

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from napari_lesionseg.cli.console import print_error
 from napari_lesionseg.cluster.engine import ClusterOptions
-from napari_lesionseg.config import Settings
+from napari_lesionseg.config import Settings, describe_setting
 from napari_lesionseg.datasets.facts import find_tables, read_facts
 from napari_lesionseg.datasets.records import Record
 from napari_lesionseg.datasets.splits import SplitItem, hold_out
-from napari_lesionseg.errors import LesionSegError, PairingError, TrainingError
-from napari_lesionseg.io.atomic import follow_link
-from napari_lesionseg.io.folders import FolderScan, is_dir
+from napari_lesionseg.errors import LesionSegError, PairingError, SettingsError, TrainingError
+from napari_lesionseg.io.atomic import check_writable, follow_link, is_stream
+from napari_lesionseg.io.folders import FolderScan, is_dir, is_file
 from napari_lesionseg.io.images import unread_pages
 from napari_lesionseg.io.pairing import search_pairs
 from napari_lesionseg.types import Pair
@@ -98,23 +98,58 @@ def command_line() -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder for results, if it is not there."""
+    """Make the folder for results if it is not there; raise a `LesionSegError` if it cannot be written."""
     try:
-        follow_link(folder).mkdir(parents=True, exist_ok=True)
+        place = follow_link(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        check_writable(place)
     except OSError as error:
-        raise LesionSegError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+        raise LesionSegError(f"Nothing can be written to the folder {folder}: {error.strerror}.") from error
 
 
-def check_out(path: Path) -> None:
-    """Raise `TrainingError` if a model cannot be written to this file, before hours of training go by."""
+def check_file(path: Path | None) -> None:
+    """Raise a `LesionSegError` if a file cannot be written, before the work begins; pipes and devices can."""
+    if path is None or is_stream(path):
+        return
+    if is_dir(path):
+        raise LesionSegError(f"{path} is a folder; give the name of a file.")
+    try:
+        parent = follow_link(path).absolute().parent
+        if not is_dir(parent):
+            raise LesionSegError(f"{path} cannot be written: there is no folder {parent}.")
+        check_writable(parent)
+    except OSError as error:
+        raise LesionSegError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out`` for a model, and ``--overwrite``."""
+    parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there already")
+
+
+def check_out(options: argparse.Namespace) -> None:
+    """Raise an error if a model cannot be written to ``--out``, before hours of training go by."""
+    path: Path = options.out
     if path.suffix != ".safetensors":
         raise TrainingError(f"The name of a model must end in .safetensors; {path.name} does not.")
-    try:
-        follow_link(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    if is_dir(path):
-        raise TrainingError(f"{path} is a folder; give the name of a file.")
+    if not is_stream(path):
+        make_folder(path.absolute().parent)
+    check_file(path)
+    if is_file(path) and not options.overwrite:
+        raise TrainingError(f"{path} already exists; give another name, or replace it with --overwrite.")
+
+
+def check_partners(options: argparse.Namespace, partner: str, *names: str) -> None:
+    """Raise a `LesionSegError` for options that would be ignored without another one."""
+    for name in names:
+        if options_value(options, name) and not options_value(options, partner):
+            raise LesionSegError(f"{name} needs {partner}.")
+
+
+def options_value(options: argparse.Namespace, name: str) -> object:
+    """Return what was given for an option, such as ``--val-images``."""
+    return getattr(options, name.removeprefix("--").replace("-", "_"))
 
 
 def check_mask_folders(images: Sequence[str], masks: Sequence[str]) -> None:
@@ -142,7 +177,7 @@ def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pa
     for line in unused[:MOST_NAMES]:
         print_error(line)
     if len(unused) > MOST_NAMES:
-        print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons")
+        print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons.")
     return pairs, len(unused)
 
 
@@ -187,10 +222,4 @@ def make_settings(
     try:
         return kind.model_validate(joined)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(kind.model_fields)
-            raise TrainingError(f"There is no setting '{name}'; choose from {known}.") from error
-        reason = first["msg"].removeprefix("Value error, ")
-        raise TrainingError(f"The setting '{name}' is wrong: {reason}.") from error
+        raise SettingsError(describe_setting(kind, error)) from error

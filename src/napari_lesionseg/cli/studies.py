@@ -13,10 +13,11 @@ from rich.table import Table
 
 from napari_lesionseg.cli.console import print_result, results
 from napari_lesionseg.cli.datasets import print_problems
-from napari_lesionseg.cli.options import make_folder, positive
+from napari_lesionseg.cli.options import check_file, check_partners, make_folder, positive
 from napari_lesionseg.datasets.facts import read_facts
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import StudyError
+from napari_lesionseg.io.folders import exists, is_dir
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.io.tables import write_table
 from napari_lesionseg.study.agreement import (
@@ -62,7 +63,8 @@ def open_study(folder: Path, annotator: str = READ_ONLY) -> Study:
     """Open a study, or the one inside a folder of images, with the work of all annotators."""
     place = find_study(folder)
     if place is None:
-        raise StudyError(f"{folder} holds no study; choose the folder of a study.")
+        found = "holds no study" if is_dir(folder) else "is no folder" if exists(folder) else "does not exist"
+        raise StudyError(f"{folder} {found}; choose the folder of a study.")
     return Study.open(place, annotator, unblind=True)
 
 
@@ -83,6 +85,7 @@ def configure_fields(parser: argparse.ArgumentParser) -> None:
 
 def run_fields(options: argparse.Namespace) -> int:
     """Print the fields and their values; 1 if something does not fit."""
+    check_file(options.out)
     with open_study(options.study) as study:
         fields = StudyFields(study)
         problems = []
@@ -151,6 +154,7 @@ def configure_followup(parser: argparse.ArgumentParser) -> None:
 
 def run_followup(options: argparse.Namespace) -> int:
     """Print sizes and their changes for each lesion with several images."""
+    check_file(options.out)
     with open_study(options.study) as study:
         lesions = followed_lesions(study, StudyFields(study))
         if not lesions:
@@ -200,17 +204,19 @@ def configure_review(parser: argparse.ArgumentParser) -> None:
         help="mix N images that --expert approved into the others' queues, to measure them by",
     )
     parser.add_argument("--expert", metavar="NAME", help="whose approved outlines are the gold standard")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
+    parser.add_argument("--seed", type=int, help="another seed draws other images (default: 0)")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all Dice values over time")
 
 
 def run_review(options: argparse.Namespace) -> int:
     """Print how the work of each annotator was reviewed, and how it compares with the gold standard."""
+    check_file(options.out)
+    check_partners(options, "--gold", "--expert", "--seed")
     if options.gold is not None:
         if options.expert is None:
             raise StudyError("Name the expert whose outlines are the gold standard: --expert NAME.")
         with open_study(options.study, options.expert) as study:
-            marked = mix_in_gold(study, options.gold, options.seed)
+            marked = mix_in_gold(study, options.gold, options.seed or 0)
         print_result(f"{len(marked)} images of {options.expert} are gold standards now")
     with open_study(options.study) as study:
         summaries = summarize_reviews(study)
@@ -247,6 +253,8 @@ def configure_agreement(parser: argparse.ArgumentParser) -> None:
 
 def run_agreement(options: argparse.Namespace) -> int:
     """Print how well annotators agree on outlines (Dice), landmarks (OKS) and fields (kappa)."""
+    if options.consensus is not None:
+        make_folder(options.consensus)
     with open_study(options.study) as study:
         if not print_agreement(study) | print_field_agreement(study):
             raise StudyError("No image was decided about or described by two annotators yet.")
@@ -290,7 +298,6 @@ def print_field_agreement(study: Study) -> bool:
 
 def write_consensus(study: Study, folder: Path) -> int:
     """Write the consensus of every image with two verdicts; return how many."""
-    make_folder(folder)
     states = study.state.images.values()
     repeated = Counter(_stem(state.name).casefold() for state in states)
     written = 0

@@ -20,7 +20,9 @@ from napari_lesionseg.cli.console import print_error, print_result, progress_bar
 from napari_lesionseg.cli.landmarks import check_landmark_options, train_landmarks
 from napari_lesionseg.cli.options import (
     add_device,
+    add_out,
     check_out,
+    check_partners,
     command_line,
     find_all_pairs,
     hold_out_stems,
@@ -75,7 +77,7 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
         metavar="KEYPOINTS",
         help="learn landmarks instead of masks: COCO keypoints, FILE.json, or DeepLabCut, FILE.csv",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the model to write, FILE.safetensors")
+    add_out(parser)
     parser.add_argument(
         "--val-images",
         nargs="+",
@@ -129,7 +131,9 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, joined: Joined) -> int:
-    check_out(options.out)
+    check_out(options)
+    check_partners(options, "--val-images", "--val-masks")
+    check_partners(options, "--classes-from", "--metadata")
     if options.landmarks:
         check_landmark_options(options)
     config = read_recipe(options)
@@ -294,7 +298,7 @@ def _check_classes(pair: Pair, labels: LabelImage, classes: Sequence[str]) -> No
     highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest >= len(classes):
         raise MaskError(
-            f"{pair.mask}: has a class {highest}, which has no name; the classes are {', '.join(classes)}"
+            f"{pair.mask} has a class {highest}, which has no name; the classes are {', '.join(classes)}."
         )
 
 

@@ -26,7 +26,7 @@ from napari_lesionseg.datasets.manifest import write_manifest
 from napari_lesionseg.datasets.records import Pixels, Problem, Record
 from napari_lesionseg.datasets.splits import PARTS, Part, assign_parts, leaks
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.atomic import follow_link, sync_folder
+from napari_lesionseg.io.atomic import check_writable, follow_link, sync_folder
 from napari_lesionseg.io.folders import is_dir, walk
 from napari_lesionseg.io.tables import write_table
 from napari_lesionseg.types import OCCLUDED
@@ -194,7 +194,7 @@ def run_export(
         raise DatasetError(f"{convention.title} is read, not written; choose another format.")
     _check_provenance(records, convention)
     _check_kind(records, convention)
-    place = _checked_destination(destination)
+    place = check_destination(destination)
     _sweep(place)
     for item in check_records(records, config, bare=bare):
         if isinstance(item, Step):
@@ -252,14 +252,15 @@ def _check_provenance(records: Sequence[Record], convention: Format) -> None:
         )
 
 
-def _checked_destination(destination: Path) -> Path:
-    """Return where to write, links followed; raise unless that is free."""
+def check_destination(destination: Path) -> Path:
+    """Return where to write, links followed; raise a `DatasetError` unless that is free and writable."""
     try:
         place = follow_link(destination)
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise DatasetError(f"{destination} already exists; choose a new folder.")
         if not place.parent.is_dir():
             raise DatasetError(f"{place.parent} does not exist; create it first.")
+        check_writable(place.parent)
     except OSError as error:
         raise DatasetError(f"{destination} cannot be written: {error.strerror}.") from error
     return place

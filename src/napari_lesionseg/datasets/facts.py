@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.datasets.splits import Part, SplitItem
@@ -234,6 +235,16 @@ _COLUMNS = {
     for aliases in (PATIENT_COLUMNS, LESION_COLUMNS, PART_COLUMNS)
     for alias in aliases
 } | {_SEPARATORS.sub("", name): name for name in (*NAME_COLUMNS, *DIAGNOSIS_COLUMNS)}
+
+
+def agreed_attributes(attributes: Iterable[Any]) -> dict[str, str]:
+    """Return as text the attributes (by name, as CVAT writes them) that the objects of an image agree on."""
+    found: dict[str, set[str]] = {}
+    for named in attributes:
+        for name, value in named.items() if isinstance(named, dict) else ():
+            if isinstance(value, bool | int | float | str) and str(value):
+                found.setdefault(str(name).casefold().replace(" ", "_"), set()).add(str(value))
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
 
 
 def with_facts(record: Record, row: Mapping[str, str]) -> Record:

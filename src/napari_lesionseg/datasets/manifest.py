@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.folders import contained, is_file, spelled, walk
+from napari_lesionseg.io.folders import contained, exists, is_dir, is_file, spelled, walk
 from napari_lesionseg.io.tables import read_json
 
 MANIFEST_NAME = "manifest.json"
@@ -80,6 +80,8 @@ def write_manifest(folder: Path, *, software: str, convention: str, created: str
 def read_manifest(folder: Path) -> Manifest:
     """Read the list of a dataset's files."""
     path = folder / MANIFEST_NAME
+    if not is_dir(folder):
+        raise DatasetError(f"{folder} does not exist." if not exists(folder) else f"{folder} is no folder.")
     if not is_file(path):
         raise DatasetError(f"{folder} has no {MANIFEST_NAME}; only exported datasets can be verified.")
     try:

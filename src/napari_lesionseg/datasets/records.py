@@ -300,5 +300,5 @@ def _instances(source: Source, shape: tuple[int, ...]) -> InstanceImage:
     except DecodingError as error:
         raise DatasetError(f"{source}: {error}") from error
     if array.ndim != 2 or array.dtype.kind not in "bui" or array.shape != shape:
-        raise DatasetError(f"{source}: objects are numbered in a gray image of the size of its photograph.")
+        raise DatasetError(f"{source}: Objects are numbered in a gray image of the size of its photograph.")
     return array.astype(np.uint16)

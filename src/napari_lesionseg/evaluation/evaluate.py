@@ -347,7 +347,7 @@ def _check_classes(pair: Pair, truth: LabelImage, classes: Sequence[str]) -> Non
     """Raise `MaskError` for a class that a model of several classes lacks; others find any class."""
     highest = int(truth.max(initial=0, where=truth != IGNORED))
     if highest >= (len(classes) if len(classes) > 2 else MAX_COLORS):
-        raise MaskError(f"{pair.mask}: has a class {highest}; the model's classes are {', '.join(classes)}")
+        raise MaskError(f"{pair.mask} has a class {highest}; the model's classes are {', '.join(classes)}.")
 
 
 def collect(

@@ -96,8 +96,8 @@ def split_pairs(
     """Hold out the given names or, if there are none, assign all images to folds."""
     stems, always = [pair.pair.stem for pair in pairs], set(held_out)
     if set(stems) <= always:
-        reason = skipped[0].reason if skipped else "none was given"
-        raise TrainingError(f"There are no images to learn from: {reason}")
+        reason = skipped[0].reason if skipped else "None was given."
+        raise TrainingError(f"There are no images to learn from. {reason}")
     if always:
         fold_of = [0 if stem in always else NOT_HELD_OUT for stem in stems]
     else:

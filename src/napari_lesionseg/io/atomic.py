@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-z]+\.tmp")
@@ -25,11 +26,11 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
     leaves at worst a temporary file, which `sweep_temporaries` removes. Links are followed; pipes, devices
     and the file that this process prints into (``/dev/stdout``) are written into.
     """
-    path = follow_link(path)
-    if is_stream(path):
-        with path.open("wb") as stream:  # to put a file in its place would break whoever reads from it
+    if is_stream(Path(path)):  # /dev/stdout is a link that leads to no path, yet it can be opened
+        with Path(path).open("wb") as stream:  # a file in its place would break whoever reads from it
             stream.write(payload)
         return
+    path = follow_link(path)
     if (output := _own_output(path)) is not None:
         for said_before in filter(None, (sys.stdout, sys.stderr)):  # a window has neither
             said_before.flush()
@@ -49,6 +50,12 @@ def write_atomically(path: str | Path, payload: bytes | memoryview) -> None:
             _remove(temporary)
         sync_folder(path.parent)
         return
+
+
+def check_writable(folder: Path) -> None:
+    """Raise the `OSError` that a file in this folder would raise."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _own_output(path: Path) -> int | None:

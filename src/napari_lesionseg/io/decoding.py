@@ -64,11 +64,11 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     *((kind, PpmImagePlugin.PpmImageFile) for kind in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")),
 )
 _POINTERS = (
-    (b"version https://git-lfs", "is a pointer of Git LFS; fetch the image with `git lfs pull`"),
-    (b"/annex/objects/", "is a pointer of git-annex; fetch the image with `git annex get`"),
-    (b"<", "is a web page or other text, not an image; download the image again"),
+    (b"version https://git-lfs", "The file is a pointer of Git LFS; fetch the image with `git lfs pull`."),
+    (b"/annex/objects/", "The file is a pointer of git-annex; fetch the image with `git annex get`."),
+    (b"<", "The file is a web page or other text, not an image; download the image again."),
 )
-_RAW = "is a raw photo of a camera; save it as TIFF or JPEG"
+_RAW = "The file is a raw photo of a camera; save it as TIFF or JPEG."
 _REDUCED = 1  # a bit of NewSubfileType: the page is a preview of another one
 _TRANSPARENCY = 4  # another bit of it: the page is the mask of another one
 _LOSSY = {"JPEG", "WEBP", "JPEG2000", "AVIF", "HEIF"}
@@ -76,7 +76,8 @@ _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JPEG_XL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _NO_HEIF = (
-    'is a HEIC photo, which needs one more package: pip install "napari-lesionseg[heic]"; or save it as JPEG'
+    "The file is a HEIC photo, which needs one more package: "
+    'pip install "napari-lesionseg[heic]"; or save it as JPEG.'
 )
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _STRAIGHT_MODES = {"1", "L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
@@ -248,7 +249,7 @@ def _find_reader(signature: bytes) -> Callable[[BinaryIO], ImageFile.ImageFile]:
         if signature.startswith(start):
             return reader
     if signature.startswith(_JPEG_XL_SIGNATURES):
-        raise DecodingError("is a JPEG XL image, which is not read; save it as PNG or JPEG")
+        raise DecodingError("The file is a JPEG XL image, which is not read; save it as PNG or JPEG.")
     if signature[4:8] == b"ftyp" and signature[8:12] in _AVIF_BRANDS:
         return AvifImagePlugin.AvifImageFile
     if signature[4:8] == b"ftyp" and signature[8:12] in _HEIF_BRANDS:
@@ -257,8 +258,8 @@ def _find_reader(signature: bytes) -> Callable[[BinaryIO], ImageFile.ImageFile]:
         if signature.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(start):
             raise DecodingError(reason)
     if signature[128:132] == b"DICM":
-        raise DecodingError("is a DICOM file; convert it with `lesionseg import`")
-    raise DecodingError(f"is not an image that is read ({READ_FORMATS})")
+        raise DecodingError("The file is in DICOM format; convert it with `lesionseg import`.")
+    raise DecodingError(f"The file is not an image that is read ({READ_FORMATS}).")
 
 
 def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
@@ -285,7 +286,9 @@ def _check_webp(stream: BinaryIO) -> None:
         width, height = (int.from_bytes(head[start : start + 2], "little") & 0x3FFF for start in (26, 28))
     _check_size(width, height)
     if width * height > _MOST_PIXELS_A_BYTE.get(kind, 0) * size:
-        raise DecodingError(f"is damaged or incomplete ({size} bytes for {width} x {height} pixels)")
+        raise DecodingError(
+            f"The file is damaged or incomplete ({size} bytes for {width} x {height} pixels)."
+        )
 
 
 def _decode_png(stream: BinaryIO) -> Decoded:
@@ -326,22 +329,24 @@ def _open(path: Path) -> BinaryIO:
     """Open a file; refuse folders, and pipes and devices, which may never end."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise DecodingError("is a folder, not an image")
+        raise DecodingError("This is a folder, not an image.")
     if not stat.S_ISREG(mode):
-        raise DecodingError("is not a regular file")
+        raise DecodingError("The file is not a regular file.")
     return path.open("rb")
 
 
 def _reason(error: BaseException) -> str:
     """Say in one line, for the user, why a file could not be read."""
     if isinstance(error, OSError) and error.strerror:
-        return f"cannot be opened: {error.strerror}"
+        return f"The file cannot be opened: {error.strerror}."
     if isinstance(error, MemoryError):
-        return "is too large for this computer's memory"
+        return "The file is too large for this computer's memory."
     if isinstance(error, Image.DecompressionBombError):
-        return "is too large to be read"
+        return "The file is too large to be read."
     detail = " ".join(str(error).split())
-    return f"is damaged or incomplete ({detail})" if detail else "is damaged or incomplete"
+    return (
+        f"The file is damaged or incomplete ({detail})." if detail else "The file is damaged or incomplete."
+    )
 
 
 def _signature(stream: BinaryIO) -> bytes:
@@ -349,22 +354,23 @@ def _signature(stream: BinaryIO) -> bytes:
     signature = stream.read(132)
     stream.seek(0)
     if not signature:
-        raise DecodingError("is empty")
+        raise DecodingError("The file is empty.")
     return signature
 
 
 def _check_size(width: int, height: int, frames: int = 1) -> None:
     """Refuse sizes no camera writes, before any memory is taken."""
     if width < 1 or height < 1:
-        raise DecodingError("is damaged or incomplete (it has no pixels)")
+        raise DecodingError("The file is damaged or incomplete (it has no pixels).")
     if width * height > MAX_PIXELS:
         raise DecodingError(
-            f"is too large: {width} x {height} pixels, and at most {MAX_PIXELS // 10**6} megapixels are read"
+            f"The file is too large: {width} x {height} pixels, and at most {MAX_PIXELS // 10**6} megapixels "
+            "are read."
         )
     if width * height * frames > MAX_STACK_PIXELS:
         raise DecodingError(
-            f"is too large: {frames} frames of {width} x {height} pixels, and at most "
-            f"{MAX_STACK_PIXELS // 10**6} megapixels are read"
+            f"The file is too large: {frames} frames of {width} x {height} pixels, and at most "
+            f"{MAX_STACK_PIXELS // 10**6} megapixels are read."
         )
 
 
@@ -419,7 +425,7 @@ def _stored_values(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] 
         return np.asarray(image), None
     if image.mode in _CONVERTED_MODES:
         return np.asarray(image.convert("RGB")), None
-    raise DecodingError(f"has colors of a kind that is not read ({image.mode}); save it as RGB")
+    raise DecodingError(f"The file has colors of a kind that is not read ({image.mode}); save it as RGB.")
 
 
 def _palette(image: Image.Image) -> NDArray[np.uint8]:
@@ -495,12 +501,14 @@ def _decode_pillow_frames(image: ImageFile.ImageFile, indices: list[int]) -> lis
 def _page(tiff: tifffile.TiffFile, index: int) -> Any:
     """Return one page with all its tags, its size checked."""
     if not len(tiff.pages):
-        raise DecodingError("is damaged or incomplete (it has no pixels)")
+        raise DecodingError("The file is damaged or incomplete (it has no pixels).")
     page = tiff.pages[index]
     page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     _check_size(page.imagewidth, page.imagelength)
     if page.samplesperpixel > _MAX_CHANNELS:
-        raise DecodingError(f"has {page.samplesperpixel} channels; images have 1 to {_MAX_CHANNELS}")
+        raise DecodingError(
+            f"The file has {page.samplesperpixel} channels; images have 1 to {_MAX_CHANNELS}."
+        )
     return page
 
 
@@ -510,11 +518,13 @@ def _needs_pillow(page: Any) -> bool:
     if name is not None:
         if importlib.util.find_spec("imagecodecs") is None:
             raise DecodingError(
-                f"is compressed with {name}, which needs one more package: "
-                'pip install "napari-lesionseg[codecs]"; or save it without compression'
+                f"The file is compressed with {name}, which needs one more package: "
+                'pip install "napari-lesionseg[codecs]"; or save it without compression.'
             )
         if int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
-            raise DecodingError(f"is compressed with {name}, which is not read; save it without compression")
+            raise DecodingError(
+                f"The file is compressed with {name}, which is not read; save it without compression."
+            )
         return False
     return (
         page.compression not in _TIFFFILE_COMPRESSIONS
@@ -532,7 +542,9 @@ def _extra_compression(number: int) -> str | None:
     try:
         return tifffile.COMPRESSION(number).name.replace("_", " ")
     except ValueError:
-        raise DecodingError(f"has the compression {number}, which is not read; save it without") from None
+        raise DecodingError(
+            f"The file has the compression {number}, which is not read; save it without."
+        ) from None
 
 
 def _decode_page(page: Any) -> Decoded:
@@ -541,7 +553,7 @@ def _decode_page(page: Any) -> Decoded:
     if page.axes == "SYX":
         array = np.moveaxis(array, 0, -1)
     elif page.axes not in ("YX", "YXS"):
-        raise DecodingError(f"is not a flat image (its axes are {page.axes})")
+        raise DecodingError(f"The file is not a flat image (its axes are {page.axes}).")
     alpha = None
     if array.ndim == 3:
         colors = 3 if page.photometric == _RGB else 1
@@ -562,10 +574,10 @@ def _check_complete(page: Any) -> None:
     """Refuse a page whose pixels are not all in the file: they would be shown black."""
     end = page.parent.filehandle.size
     if len(page.dataoffsets) < math.prod(page.chunked):
-        raise DecodingError("is damaged or incomplete (pixels are missing)")
+        raise DecodingError("The file is damaged or incomplete (pixels are missing).")
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if not count or offset + count > end:
-            raise DecodingError("is damaged or incomplete (pixels are missing)")
+            raise DecodingError("The file is damaged or incomplete (pixels are missing).")
 
 
 def _tiff_palette(page: Any) -> NDArray[np.uint8]:

@@ -80,7 +80,7 @@ def read_stack(path: str | Path) -> ByteImage:
     try:
         frames = [_as_image(frame) for frame in decode_stack(Path(path))]
         if len({frame.shape for frame in frames}) > 1:
-            raise ImageError("its pages are turned in different ways; save them upright")
+            raise ImageError("Its pages are turned in different ways; save them upright.")
         return np.stack(frames)
     except (DecodingError, ImageError, MemoryError) as error:
         raise ImageError(f"{path}: {error}") from error
@@ -103,11 +103,11 @@ def to_byte_image(array: ArrayLike) -> ByteImage:
     values = np.asarray(array)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
         raise ImageError(
-            f"an array of shape {values.shape} is not one image; give (H, W), (H, W, 3) or (H, W, 4), "
-            "channels last"
+            f"An array of shape {values.shape} is not one image; give (H, W), (H, W, 3) or (H, W, 4), "
+            "channels last."
         )
     if not values.size:
-        raise ImageError(f"an array of shape {values.shape} has no pixels")
+        raise ImageError(f"An array of shape {values.shape} has no pixels.")
     gray = values.ndim == 2 or values.shape[2] == 1
     colors = _to_bytes(values.reshape(*values.shape[:2], 1) if gray else values[..., :3])
     return np.repeat(colors, 3, axis=2) if gray else np.array(colors, order="C")
@@ -140,8 +140,8 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
         raise MaskError(f"{path}: {error}") from error
     if shape is not None and labels.shape != tuple(shape):
         raise MaskError(
-            f"{path}: the mask is {labels.shape[1]} x {labels.shape[0]} pixels, "
-            f"its image {shape[1]} x {shape[0]}"
+            f"{path}: The mask is {labels.shape[1]} x {labels.shape[0]} pixels, "
+            f"its image {shape[1]} x {shape[0]}."
         )
     return labels
 
@@ -157,7 +157,7 @@ def write_mask(
     path = Path(path)
     kind = _MASK_FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise MaskError(f"{path}: masks are saved as .png, .tif or .bmp, which keep every pixel")
+        raise MaskError(f"{path}: Masks are saved as .png, .tif or .bmp, which keep every pixel.")
     try:
         values = _checked_labels(np.asarray(labels), style)
     except MaskError as error:
@@ -170,7 +170,7 @@ def write_image(path: str | Path, image: ByteImage, *, durable: bool = True) -> 
     path = Path(path)
     kind = _IMAGE_FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise ImageError(f"{path}: images are saved as .png, .jpg, .tif or .bmp")
+        raise ImageError(f"{path}: Images are saved as .png, .jpg, .tif or .bmp.")
     try:
         values = to_byte_image(image)
     except ImageError as error:
@@ -196,7 +196,7 @@ def _write(
             path.write_bytes(buffer.getvalue())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise failure(f"{path}: cannot be written: {reason}") from error
+        raise failure(f"{path} cannot be written: {reason}.") from error
 
 
 def _as_image(decoded: Decoded) -> ByteImage:
@@ -217,14 +217,14 @@ def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
         return _integers_to_bytes(values)
     if values.dtype.kind == "f":
         return _floats_to_bytes(values)
-    raise ImageError(f"values of type {values.dtype} are no image; give 8-bit, 16-bit or float values")
+    raise ImageError(f"Values of type {values.dtype} are no image; give 8-bit, 16-bit or float values.")
 
 
 def _integers_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale integers by their value range: 8-bit or 16-bit."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise ImageError(f"values from {low} to {high} are no image; scale them to 0 to 255 or 0 to 65535")
+        raise ImageError(f"Values from {low} to {high} are no image; scale them to 0 to 255 or 0 to 65535.")
     if high <= 255 and values.dtype.newbyteorder("=") != np.uint16:
         return values.astype(np.uint8)
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -235,7 +235,7 @@ def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     if low < -_OVERSHOOT or high > 255 + _OVERSHOOT:
-        raise ImageError(f"values from {low:.4g} to {high:.4g} are no image; scale them to 0 to 1")
+        raise ImageError(f"Values from {low:.4g} to {high:.4g} are no image; scale them to 0 to 1.")
     scale = 255.0 if high <= 1 + _OVERSHOOT else 1.0
     scaled: NDArray[np.float32] = np.rint(finite * np.float32(scale))
     return scaled.clip(0, 255).astype(np.uint8)
@@ -244,18 +244,18 @@ def _floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _checked_labels(values: NDArray[Any], style: str) -> NDArray[np.uint8]:
     """Return the bytes that stand for labels in a file."""
     if style not in ("binary", "index"):
-        raise MaskError(f"the style of a mask is 'binary' or 'index', not {style!r}")
+        raise MaskError(f"The style of a mask is 'binary' or 'index', not {style!r}.")
     if values.ndim != 2 or not values.size or values.dtype.kind not in "biu":
-        raise MaskError(f"a mask is (H, W) whole numbers, not {values.shape} of type {values.dtype}")
+        raise MaskError(f"A mask is (H, W) whole numbers, not {values.shape} of type {values.dtype}.")
     low, high = int(values.min()), int(values.max())
     if low < 0:
-        raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
+        raise MaskError(f"Class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}.")
     classes = values[values != IGNORED]
     ignored = classes.size < values.size and bool((classes > 0).any())
     if style == "binary" and not ignored:
         return np.where(values > 0, np.uint8(255), np.uint8(0))
     if classes.max(initial=0) > MAX_CLASS_INDEX:
-        raise MaskError(f"class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}")
+        raise MaskError(f"Class indices go from 0 to {MAX_CLASS_INDEX}, not from {low} to {high}.")
     if classes.size < values.size and not ignored:
-        raise MaskError("no pixel has a class; 255 would be read as the lesion")
+        raise MaskError("No pixel has a class; 255 would be read as the lesion.")
     return values.astype(np.uint8)

@@ -47,7 +47,7 @@ def decoded_labels(decoded: Decoded) -> LabelImage:
         return array.astype(np.uint8)
     if decoded.lossy:
         if 0 < array.max() <= MAX_CLASS_INDEX:
-            raise MaskError("it is too dark for black and white, and a JPEG does not keep class indices")
+            raise MaskError("It is too dark for black and white, and a JPEG does not keep class indices.")
         return _black_and_white(array)
     return _gray_labels(array)
 
@@ -130,7 +130,9 @@ def _color_labels(colors: NDArray[np.uint32]) -> LabelImage:
     found = np.unique(colors)
     if 0 not in found and len(found) > 1:
         names = ", ".join(f"#{value:06x}" for value in found[:4].tolist())
-        raise MaskError(f"its colors ({names}) are on no black background; save the lesion as white on black")
+        raise MaskError(
+            f"Its colors ({names}) are on no black background; save the lesion as white on black."
+        )
     labels: LabelImage = (colors != 0).astype(np.uint8)
     labels[colors == VOID_COLOR] = IGNORED
     return labels
@@ -163,24 +165,26 @@ def _transparent_labels(decoded: Decoded, opaque: NDArray[np.bool_]) -> LabelIma
     flat = decoded.array.reshape(*opaque.shape, -1)
     if (flat[opaque] == flat[opaque][:1]).all():
         if not flat[opaque][0].any() and flat[~opaque].any():
-            raise MaskError("it is black with transparent holes; save the lesion as white on black")
+            raise MaskError("It is black with transparent holes; save the lesion as white on black.")
         return opaque.astype(np.uint8)
     labels = decoded_labels(Decoded(decoded.array, decoded.palette, decoded.lossy))
     if ((labels > 0) & (labels != IGNORED) & ~opaque).any():
-        raise MaskError("its colors and its transparency show different shapes; save it without transparency")
+        raise MaskError(
+            "Its colors and its transparency show different shapes; save it without transparency."
+        )
     return labels
 
 
 def _gray_labels(array: NDArray[Any]) -> LabelImage:
     """Return the class indices of lossless gray values."""
     if array.dtype.kind not in "uif":
-        raise MaskError(f"values of type {array.dtype} stand for no class")
+        raise MaskError(f"Values of type {array.dtype} stand for no class.")
     low, high = array.min(), array.max()
     if not (low >= 0 and np.isfinite(high)):
-        raise MaskError("it holds values below 0 or undefined ones, which stand for no class")
+        raise MaskError("It holds values below 0 or undefined ones, which stand for no class.")
     if array.dtype.kind == "f" and (array % 1).any():
         if high > 1:
-            raise MaskError(f"it holds fractions up to {high:.4g}; probabilities go from 0 to 1")
+            raise MaskError(f"It holds fractions up to {high:.4g}; probabilities go from 0 to 1.")
         return (array > 0.5).astype(np.uint8)
     if high <= MAX_CLASS_INDEX:
         return array.astype(np.uint8)
@@ -195,7 +199,7 @@ def _black_and_white(array: NDArray[Any]) -> LabelImage:
     """Cut soft or approximate black and white at 127."""
     high = array.max()
     if high > 255:
-        raise MaskError(f"it holds several values up to {high}; class indices go to {MAX_CLASS_INDEX}")
+        raise MaskError(f"It holds several values up to {high}; class indices go to {MAX_CLASS_INDEX}.")
     _check_black_and_white(array)
     _check_areas_of_gray(array)
     return (array > 127).astype(np.uint8)
@@ -205,7 +209,7 @@ def _check_black_and_white(array: NDArray[Any]) -> None:
     """Refuse gray values of which too many lie between black and the brightest."""
     between = np.count_nonzero((array >= _NEARLY) & (array <= int(array.max()) - _NEARLY))
     if between * 4 > array.size:
-        raise MaskError("more than a quarter of it is neither black nor white; it may be a photograph")
+        raise MaskError("More than a quarter of it is neither black nor white; it may be a photograph.")
 
 
 def _check_areas_of_gray(array: NDArray[Any]) -> None:
@@ -214,4 +218,4 @@ def _check_areas_of_gray(array: NDArray[Any]) -> None:
     grays = np.flatnonzero(counts[_NEARLY : int(array.max()) - _NEARLY + 1]) + _NEARLY
     if 0 < len(grays) <= _FEW_GRAYS and _cover_areas(array.astype(np.int64), 256)[grays].any():
         names = ", ".join(map(str, grays[:4]))
-        raise MaskError(f"it has areas of gray ({names}) that are neither background nor lesion")
+        raise MaskError(f"It has areas of gray ({names}) that are neither background nor lesion.")

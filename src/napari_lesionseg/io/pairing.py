@@ -70,9 +70,9 @@ class PairSearch:
 
     def unused(self) -> Iterator[str]:
         """Yield a sentence for every file that is in no pair."""
-        yield from (f"{path} {reason}" for path, reason in self.left_out)
-        yield from (f"{path}: has no mask" for path in self.without_mask)
-        yield from (f"{path}: the mask has no image" for path in self.without_image)
+        yield from (f"{path} {reason}." for path, reason in self.left_out)
+        yield from (f"{path} has no mask." for path in self.without_mask)
+        yield from (f"{path} is a mask without an image." for path in self.without_image)
 
 
 def check_pairs(pairs: object, *others: type) -> None:
@@ -103,7 +103,7 @@ def find_images(inputs: Inputs) -> list[Path]:
     if not images:
         names = ", ".join(str(item) for item in given) or "nothing"
         reason = " (only masks)" if found else _folders_below(given)
-        raise PairingError(f"no images found in {names}{reason}; give image files or their folder")
+        raise PairingError(f"No images were found in {names}{reason}; give image files or their folder.")
     return images
 
 
@@ -120,12 +120,12 @@ def find_pairs(images: Inputs, masks: Inputs | None = None) -> PairSearch:
     search = search_pairs(images, masks)
     if search.left_out:
         path, reason = search.left_out[0]
-        raise PairingError(f"{path} {reason}")
+        raise PairingError(f"{path} {reason}.")
     if not search.pairs:
         first = search.without_mask[0]
         raise PairingError(
-            f"none of {len(search.without_mask)} images has a mask (such as {first.stem}_segmentation.png "
-            f"for {first.name})"
+            f"None of {len(search.without_mask)} images has a mask (such as {first.stem}_segmentation.png "
+            f"for {first.name})."
         )
     return search
 
@@ -232,7 +232,7 @@ def _named_folders(folder: Path, names: tuple[str, ...]) -> list[Path]:
     try:
         found = sorted(entry for entry in folder.iterdir() if entry.name.casefold() in names)
     except OSError as error:
-        raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
+        raise PairingError(f"{folder} cannot be listed: {error.strerror}.") from error
     return [entry for entry in found if is_dir(entry) and _holds_images(entry)]
 
 
@@ -271,12 +271,12 @@ def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list
     if exists(path) or os.path.islink(path):  # noqa: PTH114 - a link that leads nowhere is named when it is read
         return [path]
     if not glob.has_magic(str(item)):
-        raise PairingError(f"{item} does not exist")
+        raise PairingError(f"{item} does not exist.")
     # A folder name may itself hold brackets: only what is not there is taken as a pattern.
     parent = glob.escape(str(path.parent)) if is_dir(path.parent) else str(path.parent)
     found = [Path(name) for name in glob.glob(str(Path(parent) / path.name), recursive=True)]  # noqa: PTH207
     if not found:
-        raise PairingError(f"no file matches {item}")
+        raise PairingError(f"No file matches {item}.")
     return [file for file in found if _is_image_file(file)]
 
 
@@ -312,7 +312,7 @@ def _file_names(folder: Path) -> Iterator[str]:
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if entry.is_symlink() or entry.is_file())
     except OSError as error:
-        raise PairingError(f"{folder} cannot be listed: {error.strerror}") from error
+        raise PairingError(f"{folder} cannot be listed: {error.strerror}.") from error
 
 
 def _is_unread(name: str) -> bool:
@@ -406,7 +406,7 @@ def _masks_given(masks: Inputs) -> dict[str, list[Path]]:
     given = _as_list(masks)
     found = _unique(path for item in given for path in _expand(item, _masks_in))
     if not found:
-        raise PairingError(f"no masks found in {', '.join(map(str, given)) or 'nothing'}")
+        raise PairingError(f"No masks were found in {', '.join(map(str, given)) or 'nothing'}.")
     return _by_stem(found)
 
 

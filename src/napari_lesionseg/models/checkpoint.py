@@ -69,7 +69,7 @@ def read_card(path: Path) -> ModelCard:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name} is no readable model file ({error}).") from error
+        raise CheckpointError(f"{path.name} is no model file, or damaged ({error}).") from error
     return parse_card(path, metadata)
 
 
@@ -79,10 +79,12 @@ def check_size(path: Path) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    if not path.is_file() or not 0 < size <= MAX_FILE_BYTES:
-        raise CheckpointError(
-            f"{path} is no model file: it must be a file of at most {MAX_FILE_BYTES // 1024**2} MB."
-        )
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file; name the file of a model.")
+    if not size:
+        raise CheckpointError(f"{path} is empty; copy the model again.")
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path} is no model file: it is larger than {MAX_FILE_BYTES // 1024**2} MB.")
 
 
 def parse_card(path: Path, metadata: dict[str, str]) -> ModelCard:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.errors import CheckpointError, SettingsError
 from napari_lesionseg.models.card import IMAGENET_MEAN, IMAGENET_STD, ModelCard
 from napari_lesionseg.models.checkpoint import Checkpoint, check_size
 from napari_lesionseg.models.registry import build_network
@@ -79,11 +78,8 @@ def import_weights(
         renamed = {layout.rename(key): tensor for key, tensor in state.items()}
         try:
             card = _guess_card(layout, renamed, name, working_size, license_id)
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            raise CheckpointError(
-                f"{path.name} cannot be imported: {fault['loc'][0]}: {fault['msg']}."
-            ) from error
+        except SettingsError as error:
+            raise CheckpointError(f"{path.name} cannot be imported. {error}") from error
         network = None if card is None else _fill(card, renamed)
         if card is not None and network is not None:
             return Checkpoint(network, card)
@@ -128,21 +124,17 @@ def _guess_card(
         return None
     channels = len(head)
     others = ("lesion",) if channels <= 2 else tuple(f"class {number}" for number in range(1, channels))
-    try:
-        return ModelCard(
-            name=name,
-            arch=layout.arch,
-            arch_settings=_guess_settings(layout.arch, state),
-            working_size=working_size,
-            mean=layout.mean,
-            std=layout.std,
-            classes=("background", *others),
-            license=license_id,
-            notes=f"Weights of {layout.title}; size, normalization, classes and threshold are assumed.",
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(f"It cannot be described ({first['loc'][0]}: {first['msg']}).") from error
+    return ModelCard(
+        name=name,
+        arch=layout.arch,
+        arch_settings=_guess_settings(layout.arch, state),
+        working_size=working_size,
+        mean=layout.mean,
+        std=layout.std,
+        classes=("background", *others),
+        license=license_id,
+        notes=f"Weights of {layout.title}; size, normalization, classes and threshold are assumed.",
+    )
 
 
 def _guess_settings(arch: str, state: State) -> dict[str, int]:

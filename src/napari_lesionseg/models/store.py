@@ -26,6 +26,13 @@ ONNX_SUFFIX = ".onnx"
 STATE_SUFFIX = ".state"  # before the suffix: the file is that of a training that is not finished
 FOLDER_VARIABLE = "LESIONSEG_MODELS"
 MAX_NAME_BYTES = 200  # file systems take 255, suffix and name of the temporary file included
+_RESERVED = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10)),
+}
 _NAME = re.compile(r"[\w][\w .+-]{0,99}", re.UNICODE)
 
 
@@ -96,7 +103,7 @@ class ModelStore:
         try:
             target = self._claim(new_name)
             if target is None:
-                raise CheckpointError(f"There already is a model '{new_name}'.")
+                raise CheckpointError(f"A model named '{new_name}' already exists; choose another name.")
             path.replace(target)
             sync_folder(self.folder)
         except OSError as error:
@@ -134,7 +141,7 @@ class ModelStore:
         }
         taken = next((path for path in files if path.exists()), None)
         if taken is not None:
-            raise CheckpointError(f"There already is a file {taken}; choose another folder.")
+            raise CheckpointError(f"{taken} already exists; choose another folder.")
         try:
             follow_link(folder).mkdir(parents=True, exist_ok=True)
             for path, payload in files.items():
@@ -152,6 +159,10 @@ class ModelStore:
         raise ModelNotFoundError(f"There is no model '{name}'; `lesionseg models` lists those there are.")
 
     def _path(self, name: str) -> Path:
+        if name.endswith((SUFFIX, ONNX_SUFFIX)):
+            raise CheckpointError(f"'{name}' cannot be the name of a model: leave out {Path(name).suffix}.")
+        if name.partition(".")[0].rstrip().upper() in _RESERVED:
+            raise CheckpointError(f"'{name}' cannot be the name of a model: Windows keeps it for a device.")
         usable = _NAME.fullmatch(name) and len(name.encode()) <= MAX_NAME_BYTES
         if not usable or name.endswith((".", " ", STATE_SUFFIX)):
             raise CheckpointError(

@@ -105,7 +105,7 @@ def _read_dataset(path: Path, dataset: Dataset) -> list[LayerTuple]:
         layers += found
     if not layers:
         reasons = (f" {problem.name}: {problem.reason}" for problem in problems)
-        raise DatasetError(f"{path}: no image of it can be read.{next(reasons, '')}")
+        raise DatasetError(f"{path} has no image that can be read.{next(reasons, '')}")
     _tell(path, problems, opened, len(dataset.records))
     return layers
 

@@ -161,8 +161,8 @@ def _inter_rater() -> Any:
         return importlib.import_module("statsmodels.stats.inter_rater")
     except ImportError as error:
         raise StudyError(
-            "The agreement on fields needs statsmodels; install it with: "
-            "pip install 'napari-lesionseg[agreement]'"
+            "The agreement on fields needs statsmodels: install it with "
+            'pip install "napari-lesionseg[agreement]".'
         ) from error
 
 
@@ -211,7 +211,7 @@ def _simpleitk() -> Any:
         return importlib.import_module("SimpleITK")
     except ImportError as error:
         raise StudyError(
-            "A consensus needs SimpleITK; install it with: pip install 'napari-lesionseg[agreement]'"
+            'A consensus needs SimpleITK: install it with pip install "napari-lesionseg[agreement]".'
         ) from error
 
 

@@ -273,7 +273,7 @@ class StudyFields:
             )
         self._study.refresh()
         reports = (
-            Problem(name, f"{reason} ({count} image{'s' * (count > 1)}; the value is kept.)", left_out=False)
+            Problem(name, f"{reason} The value is kept ({count} image{'s' * (count > 1)}).", left_out=False)
             for (name, reason), count in misfits.items()
         )
         return len(events), tuple(reports)

@@ -219,13 +219,15 @@ def _draw(path: Path, numbers: tuple[int, ...]) -> NDArray[np.intp]:
         raise MaskError(f"{path}: {error}") from error
     array = decoded.array if decoded.palette is None else decoded.palette[decoded.array]
     if array.ndim != 3 or array.dtype != np.uint8 or decoded.lossy:
-        raise MaskError(f"{path}: its pixels are not the numbers of segments, in 24-bit color")
+        raise MaskError(f"{path}: Its pixels are not the numbers of segments, in 24-bit color.")
     wide = array.astype(np.uint32)
     values, places = np.unique(wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16, return_inverse=True)
     drawn = set(values.tolist()) - {0}
     if drawn != set(numbers):
         odd = min(drawn ^ set(numbers))
-        raise MaskError(f"{path}: segment {odd} is {'drawn but not listed' if odd in drawn else 'not drawn'}")
+        raise MaskError(
+            f"{path}: Segment {odd} is {'drawn but not listed' if odd in drawn else 'not drawn'}."
+        )
     # Zero is there or not; all other values are the numbers, in the same order.
     found: NDArray[np.intp] = places.reshape(array.shape[:2]) + int(values[0] != 0)
     return found

@@ -134,7 +134,7 @@ def read_header(path: Path) -> Header:
                 for instance in series.ReferencedInstanceSequence
             ]
             if len(set(instances)) > 1:
-                raise ImageError("outlines several photographs, and segmentations of one are read")
+                raise ImageError("The file outlines several photographs, and segmentations of one are read.")
             return Header(uid, photograph=instances[0], classes=("background", *names))
         _check_photograph(dataset)
         return Header(uid, str(dataset.get("PatientID", "")), str(dataset.get("PatientSex", "")))
@@ -227,7 +227,7 @@ def read_segments(path: Path, classes: tuple[str, ...]) -> tuple[LabelImage, Ins
         instances = np.zeros(frames.shape[1:], np.uint16)
         for number, inside in _segments(dataset, frames):
             if (instances[inside] > 0).any():
-                raise ImageError("has segments that overlap, of which one mask holds only one")
+                raise ImageError("The file has segments that overlap, of which one mask holds only one.")
             labels[inside] = classes.index(names[number])
             instances[inside] = number
     return labels, instances
@@ -244,12 +244,12 @@ def _segments(dataset: pydicom.Dataset, frames: NDArray[Any]) -> Iterator[tuple[
     kind = str(dataset.SegmentationType)
     if kind == "LABELMAP":
         if len(frames) != 1:
-            raise ImageError("has several frames, and label maps of one frame are read")
+            raise ImageError("The file has several frames, and label maps of one frame are read.")
         for number in np.unique(frames[frames > 0]).tolist():
             yield number, frames[0] == number
         return
     if kind not in ("BINARY", "FRACTIONAL"):
-        raise ImageError(f"is a segmentation of the kind {kind}, which is not read")
+        raise ImageError(f"The file is a segmentation of the kind {kind}, which is not read.")
     least = 1 if kind == "BINARY" else (int(dataset.MaximumFractionalValue) + 1) // 2
     for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         yield _segment_number(groups, dataset), frame >= least
@@ -267,14 +267,14 @@ def _displayed(dataset: pydicom.Dataset) -> NDArray[Any]:
     pixels = np.asarray(dataset.pixel_array)
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
     if int(dataset.get("HighBit", bits - 1)) != bits - 1:
-        raise ImageError("does not hold its values in the lowest bits")
+        raise ImageError("The file does not hold its values in the lowest bits.")
     if int(dataset.get("PixelRepresentation") or 0):
-        raise ImageError("has signed values, which stand for no brightness")
+        raise ImageError("The file has signed values, which stand for no brightness.")
     if kind == "PALETTE COLOR":
         pixels = _pydicom().pixels.apply_color_lut(pixels, dataset)
         bits = 8 * pixels.dtype.itemsize
     elif pixels.max(initial=0) >= 1 << bits:
-        raise ImageError(f"holds values of more than the {bits} bits that it says")
+        raise ImageError(f"The file holds values of more than the {bits} bits that it says.")
     inverse = kind == "MONOCHROME2" and str(dataset.get("PresentationLUTShape", "")) == "INVERSE"
     if kind == "MONOCHROME1" or inverse:
         pixels = ((1 << bits) - 1) - pixels
@@ -284,9 +284,9 @@ def _displayed(dataset: pydicom.Dataset) -> NDArray[Any]:
 def _check_photograph(dataset: pydicom.Dataset) -> None:
     """Refuse what is not a photograph of one frame."""
     if dataset.SOPClassUID not in PHOTOGRAPHS:
-        raise ImageError("is not a photograph")
+        raise ImageError("The file is not a photograph.")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise ImageError("holds several frames, and photographs of one frame are read")
+        raise ImageError("The file holds several frames, and photographs of one frame are read.")
     _check_size(dataset)
 
 
@@ -294,17 +294,17 @@ def _check_size(dataset: pydicom.Dataset) -> None:
     """Refuse what does not fit into memory, before any is taken."""
     frames = int(dataset.get("NumberOfFrames") or 1)
     if not 0 < int(dataset.Rows) * int(dataset.Columns) * frames <= MAX_PIXELS:
-        raise ImageError(f"has {dataset.Columns} x {dataset.Rows} pixels, more than are read")
+        raise ImageError(f"The file has {dataset.Columns} x {dataset.Rows} pixels, more than are read.")
 
 
 def _read(path: Path, **options: Any) -> pydicom.Dataset:
     """Read a file that may be a bomb; inside `_guarded` only."""
     dicom = _pydicom()
     if path.stat().st_size > MAX_BYTES:
-        raise ImageError(f"is larger than {MAX_BYTES // 1024**2} MB")
+        raise ImageError(f"The file is larger than {MAX_BYTES // 1024**2} MB.")
     meta = dicom.filereader.read_file_meta_info(path)
     if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
-        raise ImageError("is deflated as a whole, which is not read")
+        raise ImageError("The file is deflated as a whole, which is not read.")
     dataset: pydicom.Dataset = dicom.dcmread(path, **options)
     return dataset
 
@@ -322,7 +322,7 @@ def _guarded(path: Path) -> Iterator[None]:
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except (own.InvalidDicomError, own.BytesLengthException, *_DAMAGED) as error:
-        raise ImageError(f"{path}: is damaged, or of a kind that is not read") from error
+        raise ImageError(f"{path} is damaged, or of a kind that is not read.") from error
 
 
 @contextlib.contextmanager

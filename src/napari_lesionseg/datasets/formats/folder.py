@@ -320,7 +320,7 @@ def _kind_of(path: Path) -> _MaskKind:
         return _MaskKind(frozenset(np.unique(colors).tolist()))
     highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest > MAX_COLORS:
-        raise MaskError(f"{path}: it has a class {highest}, which {CLASSES_NAME} would have to name")
+        raise MaskError(f"{path} has a class {highest}, which {CLASSES_NAME} would have to name.")
     return _MaskKind(highest=highest, white=highest == 1 and int(decoded.array.max()) > MAX_CLASS_INDEX)
 
 
@@ -384,7 +384,7 @@ def read_colors(path: Path, legend: Legend) -> LabelImage:
     values, inverse = np.unique(colors, return_inverse=True)
     unknown = [value for value in values.tolist() if value not in table]
     if unknown:
-        raise MaskError(f"{path}: the color #{unknown[0]:06x} stands for no class")
+        raise MaskError(f"{path}: The color #{unknown[0]:06x} stands for no class.")
     indices = np.array([table[value] for value in values.tolist()], np.uint8)
     labels: LabelImage = indices[inverse.reshape(colors.shape)]
     return labels

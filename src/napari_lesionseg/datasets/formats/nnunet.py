@@ -229,7 +229,7 @@ def _read_labels(path: Path, card: Card) -> LabelImage:
     except DecodingError as error:
         raise MaskError(f"{path}: {error}") from error
     if array.ndim != 2 or array.dtype.kind not in "bui" or int(array.max()) >= len(card.labels):
-        raise MaskError(f"{path}: it holds other values than the {len(card.labels)} that {_CARD} names")
+        raise MaskError(f"{path} holds other values than the {len(card.labels)} that {_CARD} names.")
     labels: LabelImage = array.astype(np.uint8)
     if card.ignored is not None:
         labels[labels == card.ignored] = IGNORED

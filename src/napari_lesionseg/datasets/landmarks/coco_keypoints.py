@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.config import Skeleton, find_symmetries
+from napari_lesionseg.datasets.facts import agreed_attributes
 from napari_lesionseg.datasets.landmarks.records import (
     MAX_POSITION,
     LandmarkDataset,
@@ -28,7 +29,7 @@ from napari_lesionseg.datasets.landmarks.records import (
     check_places,
 )
 from napari_lesionseg.datasets.records import Problem
-from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.errors import DatasetError, SettingsError
 from napari_lesionseg.evaluation.keypoints import person_area
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.tables import read_json
@@ -92,7 +93,7 @@ def read(path: Path) -> LandmarkDataset:
     category = _category(content["categories"], path, problems)
     skeleton = _skeleton(category, path, problems)
     people = _people(content["annotations"], category.id, len(skeleton.names), problems)
-    images = list(_images(content["images"], people, problems))
+    images = list(_images(content["images"], people, _facts(content["annotations"]), problems))
     for number, found in people.items():
         problems.append(Problem(path.name, f"There is no image {number} for {len(found)} annotations."))
     problems += [problem for image in images for problem in check_places(image, skeleton.names)]
@@ -138,8 +139,8 @@ def _skeleton(category: _Category, path: Path, problems: list[Problem]) -> Skele
             if mirrored is None
             else sound(mirrored, "symmetries"),
         )
-    except ValidationError as error:
-        raise DatasetError(f"The keypoints of {path} cannot be used ({_first(error)}).") from error
+    except SettingsError as error:
+        raise DatasetError(f"The keypoints of {path} cannot be used. {error}") from error
 
 
 def _people(
@@ -172,6 +173,16 @@ def _people(
     return found
 
 
+def _facts(entries: Sequence[Any]) -> dict[str, dict[str, str]]:
+    """Return the attributes that the people of each image's number agree on, but for their ids."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("attributes"), dict):
+            own = {name: value for name, value in entry["attributes"].items() if name != "id"}
+            found.setdefault(str(entry.get("image_id")), []).append(own)
+    return {number: agreed_attributes(attributes) for number, attributes in found.items()}
+
+
 def _landmarks(person: _Person, name: str, category: int, count: int, problems: list[Problem]) -> Landmarks:
     if person.category_id != category:
         raise DatasetError(f"It has the unknown category {person.category_id}.")
@@ -189,7 +200,7 @@ def _landmarks(person: _Person, name: str, category: int, count: int, problems: 
         problems.append(Problem(name, reason, left_out=False))
     scores = person.keypoint_scores
     if scores is not None and (len(scores) != count or not all(0 <= score <= 1 for score in scores)):
-        raise DatasetError(f"keypoint_scores must be {count} numbers between 0 and 1.")
+        raise DatasetError(f"Its keypoint_scores must be {count} numbers between 0 and 1.")
     return make_landmarks(
         marks[:, 1::-1],
         marks[:, 2],
@@ -199,7 +210,10 @@ def _landmarks(person: _Person, name: str, category: int, count: int, problems: 
 
 
 def _images(
-    entries: Sequence[Any], people: dict[int, list[Landmarks]], problems: list[Problem]
+    entries: Sequence[Any],
+    people: dict[int, list[Landmarks]],
+    facts: Mapping[str, Mapping[str, str]],
+    problems: list[Problem],
 ) -> Iterator[LandmarkImage]:
     """Yield the images; their people are taken out of ``people``."""
     seen = set[int]()
@@ -219,7 +233,8 @@ def _images(
         seen.add(image.id)
         names.add(image.file_name)
         shape = (image.height, image.width) if image.height and image.width else None
-        yield LandmarkImage(image.file_name.replace("\\", "/"), tuple(people.pop(image.id, ())), shape)
+        name, found = image.file_name.replace("\\", "/"), tuple(people.pop(image.id, ()))
+        yield LandmarkImage(name, found, shape, facts.get(str(image.id), {}))
 
 
 def _first(error: ValidationError) -> str:

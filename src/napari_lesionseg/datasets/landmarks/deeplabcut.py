@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.landmarks.records import (
@@ -31,7 +30,7 @@ from napari_lesionseg.datasets.landmarks.records import (
     count_occluded,
 )
 from napari_lesionseg.datasets.records import Problem
-from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.errors import DatasetError, SettingsError
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.tables import read_cells
 from napari_lesionseg.types import Landmarks, make_landmarks
@@ -81,8 +80,8 @@ def read(path: Path) -> LandmarkDataset:
     first, columns = _columns(header, titles, path)
     try:
         skeleton = Skeleton.from_names(list(dict.fromkeys(column.part for column in columns)))
-    except ValidationError as error:
-        raise DatasetError(f"The body parts of {path} cannot be used: {error.errors()[0]['msg']}.") from error
+    except SettingsError as error:
+        raise DatasetError(f"The body parts of {path} cannot be used. {error}") from error
     images: dict[str, LandmarkImage] = {}
     for number, row in enumerate(rows[len(header) :], len(header) + 1):
         if not any(cell.strip() for cell in row):

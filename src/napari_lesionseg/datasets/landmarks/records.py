@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -33,11 +33,14 @@ class LandmarkImage:
         In the order of the dataset's skeleton; empty if nobody is there.
     shape : (int, int) or None
         Height and width of the image, where they are known.
+    facts : mapping
+        What else the source says of the people, where it is the same for all of them.
     """
 
     name: str
     people: tuple[Landmarks, ...]
     shape: tuple[int, int] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pydantic import ValidationError
-
 from napari_lesionseg.config import Skeleton
-from napari_lesionseg.errors import LandmarkError
+from napari_lesionseg.errors import LandmarkError, SettingsError
 
 _ARMS_AND_LEGS = ", ".join(
     f"{side}_{' - '.join((f'{start}', f'{side}_{middle}', f'{side}_{end}'))}"
@@ -42,8 +40,8 @@ def parse_skeleton(text: str) -> Skeleton:
         edges |= dict.fromkeys(pairwise(places))
     try:
         return Skeleton.from_names(list(names), list(edges))
-    except ValidationError as error:
-        raise LandmarkError(f"These landmarks cannot be used: {error.errors()[0]['msg']}.") from error
+    except SettingsError as error:
+        raise LandmarkError(f"These landmarks cannot be used. {error}") from error
 
 
 def describe_skeleton(skeleton: Skeleton) -> str:

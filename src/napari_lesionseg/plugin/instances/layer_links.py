@@ -87,7 +87,7 @@ def read_numbers(labels: Labels, frame: Frame) -> InstanceMap:
     try:
         values = np.array(full_size(labels)[frame])
     except (OSError, ValueError, IndexError) as error:
-        raise MaskError(f"“{labels.name}” cannot be read: {error}") from error
+        raise MaskError(f"“{labels.name}” cannot be read: {error}.") from error
     return values.astype(np.uint8) if values.dtype.kind == "b" else np.maximum(values, 0)
 
 

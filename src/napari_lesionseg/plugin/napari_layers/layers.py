@@ -85,7 +85,7 @@ def read_frame(image: Image, frame: Frame) -> ByteImage:
     try:
         values = np.asarray(_full_size(image)[frame])
     except (OSError, ValueError, IndexError) as error:
-        raise ImageError(f"“{image.name}” cannot be read: {error}") from error
+        raise ImageError(f"“{image.name}” cannot be read: {error}.") from error
     if not image.rgb and values.dtype.kind != "b" and values.dtype != np.uint8:
         low, high = image.contrast_limits
         values = _stretch(values, float(low), float(high))
