@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.cli import main
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.io.images import read_mask, write_image, write_mask
+from napari_lesionseg.study.fields import StudyFields
+from napari_lesionseg.study.landmarks import current_marks
 from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Mark
+
+FACTS = {"diagnosis": "nevus", "fitzpatrick_skin_type": "II", "image_type": "clinical: close-up"}
 
 
 def _by_name(study):
@@ -101,6 +108,37 @@ def test_imported_masks_are_corrected_and_exported(study_folder, tmp_path, capsy
     assert main(["verify", str(back)]) == 0
 
 
+@pytest.mark.parametrize("format_", ["coco-keypoints", "deeplabcut"])
+def test_landmarks_become_a_study_again(tmp_path, capsys, format_):
+    skeleton = Skeleton.from_names(["nose", "left_eye", "right_eye"])
+    marks = {f"face{n}": (Mark("nose", 10.5 + n, 12.25), Mark("right_eye", 11, 30.125 + n)) for n in range(3)}
+    images = {name: synthetic_sample(n, (40, 60)).image for n, name in enumerate(marks)}
+    with Study.create(tmp_path / "study", "am", images=images, landmarks=skeleton) as study:
+        for image, state in study.state.images.items():
+            study.approve(image, marks[state.name])
+            StudyFields(study).set(image, FACTS)
+    words = ["--format", format_, "--names", "nothing"]
+    assert main(["export", str(tmp_path / "study"), "--out", str(tmp_path / "first"), *words]) == 0
+    out = tmp_path / "back"
+    assert main(["import", str(tmp_path / "first"), "--out", str(out), "--annotator", "cy"]) == 0
+    assert "a study with 3 images with landmarks to review" in capsys.readouterr().out
+    with Study.open(out / STUDY_FOLDER, "cy") as study:
+        assert study.info.landmarks == skeleton
+        assert study.problems == ()
+        for image, state in study.state.images.items():
+            assert state.status is Status.CORRECTED
+            assert current_marks(state) == marks[state.name]
+            assert StudyFields(study).values(image).items() >= FACTS.items()
+            study.approve(image)
+    assert main(["export", str(out), "--out", str(tmp_path / "again"), *words]) == 0
+    pattern = "*.json" if format_ == "coco-keypoints" else "CollectedData_*.csv"
+    first, again = (
+        next(path for path in (tmp_path / name).rglob(pattern) if path.parent != tmp_path / name)
+        for name in ("first", "again")
+    )
+    assert first.read_text() == again.read_text()
+
+
 @pytest.fixture
 def photographs(tmp_path):
     """Two DICOM photographs of one patient."""
@@ -168,6 +206,19 @@ def test_options_are_settings(study_folder, tmp_path):
     assert {row["old_name"] for row in rows} == {"case0", "case1"}
     assert {row["new_name"] for row in rows} == {"image_00001", "image_00002"}
     assert not any("case" in path.read_text(encoding="utf-8") for path in out.glob("*.csv"))
+
+
+def test_what_is_no_dataset_is_told(tmp_path, capsys):
+    (tmp_path / "file.txt").touch()
+    for place, fault in (
+        ("none", "none does not exist."),
+        ("file.txt", "file.txt is no folder."),
+        ("", "only exported datasets can be verified."),
+    ):
+        assert main(["verify", str(tmp_path / place)]) == 2
+        assert capsys.readouterr().err.endswith(f"{fault}\n")
+    assert main(["followup", str(tmp_path / "none")]) == 2
+    assert "none does not exist" in capsys.readouterr().err
 
 
 def test_verify_finds_a_damaged_mask_of_a_study(study_folder, capsys):

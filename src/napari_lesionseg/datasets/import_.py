@@ -18,6 +18,7 @@ from napari_lesionseg.datasets.formats import (
     coco,
     coco_panoptic,
     get_format,
+    keypoints,
     recognize,
 )
 from napari_lesionseg.datasets.formats.base import OWN_FILES, is_image
@@ -70,9 +71,9 @@ def read_dataset(
 def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     if is_file(folder) and folder.suffix.lower() == ".json":
         root = folder.parent.parent if folder.parent.name == "annotations" else folder.parent
-        panoptic = format == "coco-panoptic" or (format is None and coco_panoptic.is_panoptic(folder))
-        scan = FolderScan(root)
-        return coco_panoptic.read(scan, [folder]) if panoptic else coco.read(scan, [folder])
+        name = format or _kind_of(folder)
+        readers = {"coco-panoptic": coco_panoptic.read, "coco-keypoints": keypoints.read_coco}
+        return readers.get(name, coco.read)(FolderScan(root), [folder])
     if not is_dir(folder):
         raise DatasetError(_no_folder(folder))
     folder = _descend(folder)
@@ -86,6 +87,13 @@ def _read(folder: Path, format: str | None) -> Dataset:  # noqa: A002
     dataset = convention.read(scan)
     links = [Problem(path.name, reason) for path, reason in scan.passed_over]
     return replace(dataset, problems=(*dataset.problems, *links, *_unused(scan, dataset)))
+
+
+def _kind_of(file: Path) -> str:
+    """Return which of COCO's files this is."""
+    if coco_panoptic.is_panoptic(file):
+        return "coco-panoptic"
+    return "coco-keypoints" if keypoints.holds_keypoints(file) else "coco"
 
 
 def _unused(scan: FolderScan, dataset: Dataset) -> Iterator[Problem]:
@@ -175,7 +183,7 @@ def import_dataset(
     info: DatasetInfo | None = None,
     follow_links: Path | None = None,
 ) -> Iterator[Step | ExportReport]:
-    """Bring a dataset in: write it as a plain folder that the workbench opens.
+    """Bring a dataset in: write it as a plain folder, or as COCO keypoints, that the workbench opens.
 
     Parts, patients, diagnoses and provenance are kept as they are; images lose their EXIF, and entries that
     cannot be read are left out and listed.
@@ -216,7 +224,7 @@ def import_dataset(
         yield from run_export(
             dataset.records,
             destination,
-            FORMATS["folder"],
+            FORMATS["coco-keypoints" if dataset.records[0].skeleton is not None else "folder"],
             _IMPORT,
             info or DatasetInfo(title=destination.name, description=f"Imported from {dataset.format}."),
             keep_parts,

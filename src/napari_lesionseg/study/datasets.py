@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_lesionseg.datasets.landmarks.records import marks_of
 from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Record
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.atomic import sha256_file
@@ -30,9 +31,9 @@ _COLORS = ("#56b4e9", "#f0e442", "#009e73", "#cc79a7", "#0072b2", "#d55e00")
 def study_from_dataset(
     folder: str | Path, annotator: str, dataset: Dataset, progress: Progress | None = None
 ) -> int:
-    """Make a study of a dataset's image files, classes, patients and masks; return how many masks it has.
+    """Make a study of a dataset's images, classes or landmarks, and patients; return how many are annotated.
 
-    Progress is reported twice for each image: when it is added, and when its mask is.
+    Progress is reported twice for each image: when it is added, and when its mask or landmarks are.
     """
     files = [record.image for record in dataset.records if isinstance(record.image, Path)]
     study = Study.create(
@@ -40,6 +41,7 @@ def study_from_dataset(
         annotator,
         paths=files,
         classes=_study_classes(dataset.records[0].classes),
+        landmarks=dataset.records[0].skeleton,
         groups=[record.split_item() for record in dataset.records],
         progress=progress,
     )
@@ -55,31 +57,26 @@ def _study_classes(names: Sequence[str]) -> list[StudyClass]:
 
 
 def import_annotations(study: Study, records: Sequence[Record], progress: Progress | None = None) -> int:
-    """Save masks and facts of a dataset in a study that has its images; return how many masks were saved.
+    """Save masks or landmarks and facts of a dataset in a study of its images; return of how many images.
 
     Facts that the study has fields for are filled in. Masks count as corrected by the annotator `IMPORTED`:
     no prediction replaces them, and they are still to be approved. An image that has any mask or verdict is
     left alone, and so is one whose mask is empty. A mask that cannot be read, or has a class that the study
     lacks, is among the study's `problems`. A blinded study, in which annotators see only their own work,
-    imports nothing.
+    imports nothing. The same holds for landmarks, of which a study of outlines takes none, and the other way
+    round.
     """
     if study.info.blinded:
         return 0
     images = _match(study, records)
     _, misfits = StudyFields(study).import_records(images, IMPORTED)
-    known = ("background", *(entry.name for entry in study.info.classes))
     image_of = {record: image for image, record in images.items()}
     saved = 0
     problems = list(misfits)
-    if study.info.landmarks is not None:
-        records = ()  # the outlines of a dataset are no landmarks
     with Study.open(study.folder, IMPORTED) as importer:
+        import_one = _import_mask if study.info.landmarks is None else _import_people
         for done, record in enumerate(records, start=1):
-            if record.mask is not None and record.classes != known[: len(record.classes)]:
-                lacking = ", ".join(name for name in record.classes if name not in known) or "other classes"
-                problems.append(Problem(record.name, f"The mask has {lacking}, which the study does not."))
-            elif record.mask is not None:
-                saved += _import_mask(importer, image_of.get(record, ""), record, problems)
+            saved += import_one(importer, image_of.get(record, ""), record, problems)
             if progress is not None:
                 progress(done, len(records))
     study.refresh()
@@ -106,7 +103,12 @@ def _match(study: Study, records: Sequence[Record]) -> dict[str, Record]:
 def _import_mask(study: Study, image: str, record: Record, problems: list[Problem]) -> bool:
     """Save the mask of one record, unless its image has one."""
     state = study.state.images.get(image)
-    if state is None or state.status is not Status.UNREVIEWED:
+    known = ("background", *(entry.name for entry in study.info.classes))
+    if record.mask is not None and record.classes != known[: len(record.classes)]:
+        lacking = ", ".join(name for name in record.classes if name not in known) or "other classes"
+        problems.append(Problem(record.name, f"The mask has {lacking}, which the study does not."))
+        return False
+    if record.mask is None or state is None or state.status is not Status.UNREVIEWED:
         return False
     try:
         labels = record.load().without_ignored().labels
@@ -119,6 +121,22 @@ def _import_mask(study: Study, image: str, record: Record, problems: list[Proble
     if labels.any():
         study.save_correction(image, labels)
     return bool(labels.any())
+
+
+def _import_people(study: Study, image: str, record: Record, problems: list[Problem]) -> bool:
+    """Save the landmarks of one record, unless its image has any."""
+    state = study.state.images.get(image)
+    mine, theirs = study.info.landmarks, record.skeleton
+    if mine is None or theirs is None or not record.people:
+        return False
+    if state is None or state.status is not Status.UNREVIEWED:
+        return False
+    lacking = [name for name in theirs.names if name not in mine.names]
+    if lacking:
+        reason = f"The study has no landmark {', '.join(lacking)}; its points are kept, but not used."
+        problems.append(Problem(record.name, reason, left_out=False))
+    study.save_correction(image, marks_of(record.people, theirs))
+    return True
 
 
 def study_records(study: Study) -> list[Record]:

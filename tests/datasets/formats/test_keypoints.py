@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import pytest
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.export import export_dataset
 from napari_lesionseg.datasets.formats import ExportConfig
-from napari_lesionseg.datasets.import_ import read_dataset
+from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import NOT_OUTLINED, Provenance, Record
 from napari_lesionseg.datasets.splits import WHOLE
 from napari_lesionseg.errors import DatasetError
-from napari_lesionseg.io.images import read_image
+from napari_lesionseg.io.images import read_image, write_image
 from napari_lesionseg.types import Landmarks, make_landmarks
 
 SKELETON = Skeleton.from_names(["nose", "left_eye", "right_eye"], [(0, 1), (0, 2)])
@@ -122,3 +123,99 @@ def test_outlines_and_landmarks_are_not_mixed_up(kit, marked: list[Record], tmp_
     with pytest.raises(DatasetError, match="outlines, no landmarks; choose the format"):
         kit.last(export_dataset([kit.record(1)], tmp_path / "out", "deeplabcut"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_landmarks_come_in_as_they_went_out(kit, marked: list[Record], tmp_path: Path, name: str) -> None:
+    kit.last(export_dataset(marked, tmp_path / "out", name, config=ALL))
+    report = kit.last(import_dataset(tmp_path / "out", tmp_path / "back"))
+    assert (report.written, report.problems) == (6, ())
+    known = {record.name: record for record in marked}
+    for folder, title in (("out", name), ("back", "coco-keypoints")):
+        found = read_dataset(tmp_path / folder)
+        assert (found.format, found.problems) == (title, ())
+        assert {record.name for record in found.records} == set(known)
+        for record in found.records:
+            one = known[record.name]
+            assert same(record.people or (), one.people)
+            assert record.skeleton is not None
+            assert record.skeleton.names == SKELETON.names
+            assert (record.patient, record.diagnosis) == (one.patient, one.diagnosis)
+            assert record.provenance == one.provenance
+            assert np.array_equal(record.load_image(), one.load_image())
+            if name == "coco-keypoints":  # DeepLabCut's tables have no lines
+                assert record.skeleton == SKELETON
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_parts_come_in_again(kit, marked: list[Record], tmp_path: Path, name: str) -> None:
+    parts = {record.name: "val" if number < 2 else "train" for number, record in enumerate(marked)}
+    kit.last(export_dataset(marked, tmp_path / "out", name, config=ALL, parts=parts))
+    kit.last(import_dataset(tmp_path / "out", tmp_path / "back"))
+    for folder in ("out", "back"):
+        assert {record.name: record.part for record in read_dataset(tmp_path / folder).records} == parts
+
+
+def coco(folder: Path, name: str, **entry: object) -> Path:
+    """Write a COCO file of one person, its image, and an image that is not listed."""
+    folder.mkdir(exist_ok=True)
+    for number in range(2):
+        write_image(folder / f"photo{number}.png", np.full((30, 40, 3), 100 * number, np.uint8))
+    content = {
+        "images": [
+            {"id": 7, "file_name": "photo0.png", "width": 40, "height": 30},
+            {"id": 8, "file_name": "gone.png", "width": 40, "height": 30},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "keypoints": [12.5, 8.25, 2, 20, 9, 1], **entry}
+        ],
+        "categories": [{"id": 1, "name": "person", "keypoints": ["left_eye", "right_eye"], "skeleton": []}],
+    }
+    (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["labels.json", "person_keypoints_val.json"])
+def test_a_coco_file_of_others_is_told_by_its_name_or_content(tmp_path: Path, name: str) -> None:
+    attributes = {"Diagnosis": "nevus", "id": "A", "Glasses": True}
+    folder = coco(tmp_path / "set", name, attributes=attributes, segmentation=[])
+    for source in (folder, folder / name):
+        dataset = read_dataset(source)
+        first, second = dataset.records
+        assert dataset.format == "coco-keypoints"
+        assert first.people is not None
+        assert first.people[0].points.tolist() == [[8.25, 12.5], [9.0, 20.0]]
+        assert (first.people[0].id, first.diagnosis) == ("A", "nevus")
+        assert first.metadata == {"glasses": "True"}
+        assert (second.name, second.people, second.provenance) == ("photo1", None, NOT_OUTLINED)
+        assert [(problem.name, problem.reason) for problem in dataset.problems] == [
+            ("gone.png", "The image 'gone.png' is not there.")
+        ]
+
+
+def test_a_coco_file_of_outlines_stays_one(tmp_path: Path) -> None:
+    outline = [[1, 1, 20, 1, 20, 20, 1, 20]]
+    folder = coco(tmp_path / "set", "labels.json", segmentation=outline)
+    assert read_dataset(folder).format == "coco"
+    assert read_dataset(folder, "coco-keypoints").records[0].people
+
+
+def test_an_image_of_another_folder_of_deeplabcut_is_another_image(tmp_path: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / "labeled-data" / f"video{number}"
+        folder.mkdir(parents=True)
+        write_image(folder / "img01.png", np.full((30, 40, 3), 100 * number, np.uint8))
+    table = "scorer,,,me,me\nbodyparts,,,nose,nose\ncoords,,,x,y\nlabeled-data,video0,img01.png,3,4\n"
+    (tmp_path / "labeled-data" / "video0" / "CollectedData_me.csv").write_text(table)
+    dataset = read_dataset(tmp_path)
+    assert (dataset.format, dataset.problems) == ("deeplabcut", ())
+    people = {record.image.parent.name: record.people for record in dataset.records}
+    assert people["video1"] is None
+    assert people["video0"][0].points.tolist() == [[4, 3]]
+
+
+def test_files_of_different_landmarks_are_refused(kit, marked: list[Record], tmp_path: Path) -> None:
+    kit.last(export_dataset(marked, tmp_path / "out", "coco-keypoints", config=ALL))
+    coco(tmp_path / "out", "more.json")
+    with pytest.raises(DatasetError, match="other landmarks than"):
+        read_dataset(tmp_path / "out", "coco-keypoints")

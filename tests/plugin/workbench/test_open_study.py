@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.export import export_dataset
+from napari_lesionseg.datasets.landmarks import write_landmarks
+from napari_lesionseg.datasets.landmarks.records import LandmarkDataset, LandmarkImage
 from napari_lesionseg.errors import CancelledError, LesionSegError, StudyError
 from napari_lesionseg.plugin.workbench import open_study
 from napari_lesionseg.plugin.workbench.open_study import (
@@ -20,9 +23,11 @@ from napari_lesionseg.plugin.workbench.open_study import (
     open_samples,
 )
 from napari_lesionseg.study.datasets import IMPORTED, study_records
+from napari_lesionseg.study.landmarks import current_marks
 from napari_lesionseg.study.layout import STUDY_FOLDER
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import Mark, make_landmarks
 
 
 @pytest.fixture
@@ -253,3 +258,20 @@ def test_the_table_of_a_folder_without_masks_keeps_patients_in_one_part(photos: 
     lines = (tmp_path / "out/metadata.csv").read_text(encoding="utf-8").splitlines()[1:]
     parts = {(line.split(",")[1], line.split(",")[-1]) for line in lines}
     assert len({patient for patient, _ in parts}) == len(parts) == 3
+
+
+def test_a_dataset_of_landmarks_becomes_a_study_of_landmarks(photos: Path) -> None:
+    skeleton = Skeleton.from_names(["left_eye", "right_eye"])
+    people = make_landmarks([(5.5, 6), (7, 20.25)])
+    write_landmarks(
+        photos / "keypoints.json",
+        LandmarkDataset(skeleton, (LandmarkImage("IMD0.png", (people,), (20, 30)),)),
+    )
+    with open_folder(photos, "am") as study:
+        assert study.info.landmarks == skeleton
+        marks = {state.name: current_marks(state) for state in study.state.images.values()}
+    assert marks == {
+        "IMD0": (Mark("left_eye", 5.5, 6.0), Mark("right_eye", 7.0, 20.25)),
+        "IMD1": (),
+        "IMD2": (),
+    }

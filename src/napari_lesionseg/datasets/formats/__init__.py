@@ -13,7 +13,7 @@ from napari_lesionseg.io.folders import FolderScan, is_file
 __all__ = ["FORMATS", "DatasetInfo", "ExportConfig", "Format", "get_format", "recognize"]
 
 # Modules with a tuple FORMATS. A folder is tried against them in this order, so plain folders come last.
-_MODULES = ("ph2", "coco", "coco_panoptic", "nnunet", "isic", "imagefolder", "dicom", "keypoints", "folder")
+_MODULES = ("ph2", "keypoints", "coco", "coco_panoptic", "nnunet", "isic", "imagefolder", "dicom", "folder")
 
 FORMATS: Mapping[str, Format] = {
     found.name: found for name in _MODULES for found in import_module(f".{name}", __package__).FORMATS
@@ -60,9 +60,7 @@ def recognize(scan: FolderScan) -> Format | None:
     """
     if is_file(scan.root / MANIFEST_NAME):
         try:
-            known = FORMATS.get(read_manifest(scan.root).format)
-            # Records hold no landmarks of other files: the images are those of a plain folder.
-            return FORMATS["folder"] if known is not None and known.landmarks else known
+            return FORMATS.get(read_manifest(scan.root).format)
         except DatasetError:
             pass  # a damaged list does not make the images unreadable
     return next((found for found in FORMATS.values() if found.recognizes and found.recognizes(scan)), None)

@@ -20,7 +20,13 @@ from pycocotools import mask as mask_api
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy import ndimage
 
-from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts, with_facts
+from napari_lesionseg.datasets.facts import (
+    agreed_attributes,
+    find_tables,
+    name_key,
+    read_facts,
+    with_facts,
+)
 from napari_lesionseg.datasets.formats.base import (
     MAX_FILES_SCANNED,
     ExportConfig,
@@ -299,18 +305,8 @@ def _record(
         provenance=source.provenance.get(name, Provenance(status="approved" if objects else "no lesion")),
         part=part_of(source.path.with_suffix("") / "x", source.root),
     )
-    return with_facts(record, {**_attributes_of(objects), **image.facts})
-
-
-def _attributes_of(objects: Sequence[Annotation]) -> dict[str, str]:
-    """Return as text the attributes that the objects of an image agree on."""
-    found: dict[str, set[str]] = {}
-    for annotation in objects:
-        named = annotation.attributes if isinstance(annotation.attributes, dict) else {}
-        for name, value in named.items():
-            if isinstance(value, bool | int | float | str) and str(value):
-                found.setdefault(name.casefold().replace(" ", "_"), set()).add(str(value))
-    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+    agreed = agreed_attributes(annotation.attributes for annotation in objects)
+    return with_facts(record, {**agreed, **image.facts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +319,7 @@ class CocoFile:
 
     def image(self, name: str) -> Path:
         """Find an image beside the file, in the root, in ``images``, or in the part's folder below them."""
-        part = re.sub("^(?:instances|panoptic)_?", "", self.path.stem)
+        part = re.sub("^(?:instances|panoptic|(?:person_)?keypoints)_?", "", self.path.stem)
         places = [self.root / place for place in ("", "images", part, f"images/{part}")]
         for place in [*places, self.path.parent]:
             # macOS writes file names in decomposed Unicode, and most programs write JSON in composed.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.export import ExportReport
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
@@ -35,6 +36,7 @@ class NewStudy:
     images: Mapping[str, ByteImage] = field(default_factory=dict)  # by name; saved in the study
     classes: tuple[str, ...] = (LESION.name,)
     landmarks: str = ""  # landmarks to mark in place of outlines, as `parse_skeleton` reads them
+    as_dataset: bool = False  # mark landmarks if the images are a dataset of landmarks
     copy: bool = False  # copy the files into the study, as PNG without EXIF
     key_file: Path | None = None  # replace names by pseudonyms, and keep the key here
     blinded: bool = False  # annotators do not see each other's outlines
@@ -109,7 +111,7 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
         paths=() if plan.images_folder is None else plan.images_folder,
         images=plan.images,
         classes=_study_classes(plan.classes),
-        landmarks=parse_skeleton(plan.landmarks) if plan.landmarks else None,
+        landmarks=_skeleton(plan, dataset),
         blinded=plan.blinded,
         copy=plan.copy,
         key_file=plan.key_file,
@@ -122,6 +124,13 @@ def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     return study
 
 
+def _skeleton(plan: NewStudy, dataset: Dataset) -> Skeleton | None:
+    """Return the landmarks of a new study, which were named or come with the images; None for outlines."""
+    if plan.landmarks:
+        return parse_skeleton(plan.landmarks)
+    return dataset.records[0].skeleton if plan.as_dataset and dataset.records else None
+
+
 def open_folder(
     folder: Path, annotator: str, progress: Progress | None = None, *, landmarks: str = ""
 ) -> Study:
@@ -132,7 +141,8 @@ def open_folder(
     """
     inside = folder if is_study(folder) else folder / STUDY_FOLDER
     if not is_study(inside):
-        return make_study(NewStudy(inside, annotator, images_folder=folder, landmarks=landmarks), progress)
+        plan = NewStudy(inside, annotator, images_folder=folder, landmarks=landmarks, as_dataset=True)
+        return make_study(plan, progress)
     study = Study.open(inside, annotator)
     if landmarks and study.info.landmarks != parse_skeleton(landmarks):
         study.close()
