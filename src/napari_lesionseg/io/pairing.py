@@ -257,10 +257,11 @@ class _AbsolutePaths:
 
     def find(self, path: Path) -> str:
         """Return the absolute path of a file, in lower case where the system does not tell cases apart."""
-        folder, name = os.path.split(path)
+        text = os.fspath(path)
+        folder = text[: text.rfind(os.sep) + 1]
         if folder not in self._folders:
             self._folders[folder] = os.path.abspath(folder)  # noqa: PTH100
-        return os.path.normcase(os.path.join(self._folders[folder], name))  # noqa: PTH118
+        return os.path.normcase(f"{self._folders[folder]}{os.sep}{text[len(folder) :]}")
 
 
 def _expand(item: str | Path, list_folder: Callable[[Path], list[Path]]) -> list[Path]:
