@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,44 @@ def test_results_arrive_through_a_slow_line(cluster: LocalCluster, tmp_path: Pat
     with open_engine(joined(cluster)) as engine:
         engine.install_model(write_model(tmp_path, "a"))
         assert list(engine.map(return_slow, range(1))) == ["arrived"]
+
+
+@pytest.fixture(params=[b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that is no scheduler, and is silent or says something else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections = list[socket.socket]()
+
+        def answer() -> None:
+            with suppress(OSError):  # closed at the end
+                while True:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(request.param)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in connections:
+            connection.close()
+
+
+def test_a_server_that_is_no_scheduler_is_one_sentence(
+    other_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 2)
+    with (
+        pytest.raises(ClusterError, match="No dask scheduler answers at tcp"),
+        open_engine(ClusterOptions(scheduler=other_server)),
+    ):
+        pass
+
+
+def test_the_address_of_a_worker_is_one_sentence(cluster: LocalCluster) -> None:
+    (worker,) = cluster.scheduler.workers
+    with (
+        pytest.raises(ClusterError, match="is the address of a dask Worker; use that of the scheduler"),
+        open_engine(ClusterOptions(scheduler=worker)),
+    ):
+        pass

@@ -406,13 +406,11 @@ def _joined(options: ClusterOptions) -> Iterator[Client]:
     from distributed import Client
 
     address = options.scheduler or _read_scheduler_file(options.scheduler_file or Path())
-    _check_address(address)
+    _check_scheduler(address, _check_address(address))
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ClusterError(
-            f"No dask scheduler answers at {address}; check the address and that it runs."
-        ) from error
+    except (OSError, ValueError) as error:
+        raise ClusterError(_no_answer(address)) from error
     with _closed_in_time(client):
         if not client.scheduler_info()["workers"]:
             raise ClusterError(NO_WORKERS)
@@ -432,8 +430,35 @@ def _read_scheduler_file(path: Path) -> str:
     return str(address)
 
 
-def _check_address(address: str) -> None:
-    """Raise unless a client can be made: one that fails half-way stops the program for 20 s at its end."""
+def _check_scheduler(address: str, connection: dict[str, Any]) -> None:
+    """Raise unless a scheduler answers: dask itself would wait without end for what accepts and is silent."""
+    try:
+        answer = asyncio.run(asyncio.wait_for(_identify(address, connection), CONNECT_SECONDS))
+        kind = answer["type"]
+    # What is no dask at all, such as a web server, is read as sizes and keys that make no sense.
+    except (OSError, ValueError, MemoryError, TypeError, LookupError, AttributeError) as error:
+        raise ClusterError(_no_answer(address)) from error
+    if kind != "Scheduler":
+        raise ClusterError(f"{address} is the address of a dask {kind}; use that of the scheduler.")
+
+
+async def _identify(address: str, connection: dict[str, Any]) -> Any:
+    from distributed.comm.core import connect
+    from distributed.core import send_recv
+
+    comm = await connect(address, **connection)  # type: ignore[no-untyped-call]
+    try:
+        return await send_recv(comm, op="identity")
+    finally:
+        comm.abort()
+
+
+def _no_answer(address: str) -> str:
+    return f"No dask scheduler answers at {address}; check the address and that it runs."
+
+
+def _check_address(address: str) -> dict[str, Any]:
+    """Return what a connection to the address needs, such as certificates; raise unless it can be made."""
     from distributed import Security
     from distributed.comm.addressing import get_address_host_port, parse_address
 
@@ -442,7 +467,7 @@ def _check_address(address: str) -> None:
         scheme, _ = parse_address(address)
         encrypted = scheme in ("tls", "wss")
         security = Security()  # type: ignore[no-untyped-call]
-        found = security.get_connection_args("client")  # type: ignore[no-untyped-call]
+        found: dict[str, Any] = security.get_connection_args("client")  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ClusterError(f"TLS cannot be used as dask's configuration sets it up: {error}.") from error
     except ValueError as error:
@@ -453,6 +478,7 @@ def _check_address(address: str) -> None:
         raise ClusterError(
             "TLS is not set up: set distributed.comm.tls in dask's configuration to your certificates."
         )
+    return found
 
 
 def _check_workers(engine: DaskEngine) -> list[int]:
