@@ -361,7 +361,8 @@ def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp
         gone,
         [FileTask(image, tmp_path) for image in images[:2]],
     )
-    assert all(str(gone) in result.error for result in results)
+    said = f"A worker has lost the model {gone}; start again to send it once more."
+    assert [result.error for result in results] == [said, said]
 
 
 def test_ctrl_c_ends_the_workers_in_silence(model_file: Path, images: list[Path], tmp_path: Path) -> None:

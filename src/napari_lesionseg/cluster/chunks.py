@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from napari_lesionseg.errors import ImageError, LesionSegError, MaskError
+from napari_lesionseg.errors import ClusterError, ImageError, LesionSegError, MaskError
 from napari_lesionseg.inference.predictor import Model, load_model
 
 Task = TypeVar("Task")
@@ -33,7 +33,10 @@ def run_on_worker(
     try:
         load_cached(model_file, device)
     except LesionSegError as error:
-        return [failed(task, error) for task in tasks]
+        why = error
+        if not model_file.is_file():
+            why = ClusterError(f"A worker has lost the model {model_file}; start again to send it once more.")
+        return [failed(task, why) for task in tasks]
     return list(work(tasks))
 
 
