@@ -199,13 +199,15 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
         "b.nii.gz",
         "a.svg",
         "b.mp4",
+        "b.png.part",
+        "scan",
     ],
 )
 def test_what_may_hold_data_and_is_not_used_is_named(kit, tmp_path: Path, name: str) -> None:
     (tmp_path / "images").mkdir()
     write_image(tmp_path / "images" / "a.png", kit.image(1))
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" if name == "scan" else b"{}")
     for ignored in ("README.md", "Thumbs.db", "LICENSE", "images/a_overlay.png"):
         (tmp_path / ignored).write_bytes(b"words")
     (problem,) = read_dataset(tmp_path, "folder").problems

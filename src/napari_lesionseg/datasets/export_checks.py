@@ -103,7 +103,7 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
             raise DatasetError(f"{record.name}: {error}") from error
         mask = ""
         if isinstance(error.__cause__, ImageError) and isinstance(record.mask, Path):
-            mask = f"; its mask {record.mask.name} is left out with it"
+            mask = f" Its mask {record.mask.name} is left out with it."
         tally.problems.append(Problem(record.name, f"{error}{mask}"))
         return
     tally.kept.append(record)

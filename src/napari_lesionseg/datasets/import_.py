@@ -26,6 +26,7 @@ from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
+from napari_lesionseg.io.decoding import holds_image
 from napari_lesionseg.io.folders import FolderScan, exists, is_dir, is_file
 from napari_lesionseg.io.images import unread_pages, unread_suffixes
 from napari_lesionseg.io.pairing import NO_IMAGES
@@ -34,7 +35,7 @@ from napari_lesionseg.io.tables import UNREAD_TABLES
 _DATA_SUFFIXES = (
     ".json", ".jsonl", ".geojson", ".xml", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mat",
     ".h5", ".hdf5", ".svs", ".ndpi", ".czi", ".mrxs", ".scn", ".vsi", ".svg", ".roi", ".7z", ".rar",
-    ".mp4", ".mov", ".avi", ".mkv", ".wmv", *unread_suffixes,
+    ".part", ".crdownload", ".mp4", ".mov", ".avi", ".mkv", ".wmv", *unread_suffixes,
 )  # fmt: skip
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 
@@ -117,6 +118,8 @@ def _may_hold_data(path: Path, stems: Container[str]) -> bool:
     """Whether a file is an image, an annotation, an archive, or belongs to an image by its name."""
     name = path.name.lower()
     if name.endswith((*_DATA_SUFFIXES, *ARCHIVE_SUFFIXES)) or path.suffix.lower() in UNREAD_TABLES:
+        return True
+    if not path.suffix and holds_image(path):
         return True
     return is_image(path) or (name_key(path.stem) in stems and not path.stem.lower().endswith(NO_IMAGES))
 

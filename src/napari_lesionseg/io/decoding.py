@@ -173,6 +173,18 @@ def gray_depth(path: Path) -> int:
     return head[24] if is_gray else 0
 
 
+def holds_image(path: Path) -> bool:
+    """Tell by its first bytes whether a file is an image of a kind that no text is taken for."""
+    try:
+        with path.open("rb") as stream:
+            signature = stream.read(12)
+    except OSError:
+        return False
+    certain = (start for start, _ in _READERS if len(start) > 2 and start != b"RIFF")
+    box = signature[4:8] == b"ftyp" and signature[8:12] in (*_AVIF_BRANDS, *_HEIF_BRANDS)
+    return box or signature.startswith((*_TIFF_SIGNATURES, *certain))
+
+
 def date_taken(path: Path) -> str | None:
     """Return the date on which a camera took an image, as 2026-03-01; None if the file does not say."""
     try:

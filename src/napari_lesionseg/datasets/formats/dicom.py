@@ -122,7 +122,7 @@ def read(scan: FolderScan) -> Dataset:
         else:
             photographs.append((path, header))
     if not photographs:
-        reason = next((f" The first reason: {problem.reason}." for problem in problems), "")
+        reason = next((f" The first reason: {problem.reason}" for problem in problems), "")
         raise DatasetError(f"{folder} holds no DICOM photographs.{reason}")
     segmentations = _only_ones(candidates, {header.uid for _, header in photographs}, problems)
     provenance = read_provenance(folder)
