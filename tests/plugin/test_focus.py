@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from napari.layers import Points
 from pytestqt.qtbot import QtBot
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
@@ -178,7 +179,7 @@ def layer_list(shown: Any) -> QListView:
 def test_the_layer_list_follows_the_rules_only_while_it_is_included(qtbot: QtBot, shown: Any) -> None:
     focus, layers = DockFocus(shown.dock), layer_list(shown)
     before = layers.focusPolicy()
-    focus.include_layers(True)
+    focus.include_layers()
     where = layers.visualRect(layers.model().index(0, 0)).center()
     QTest.mouseClick(layers.viewport(), LEFT, pos=where)
     assert is_free(shown)
@@ -187,7 +188,7 @@ def test_the_layer_list_follows_the_rules_only_while_it_is_included(qtbot: QtBot
     for dock in layer_docks(shown.dock):
         for button in dock.findChildren(QPushButton):
             assert not button.focusPolicy() & Qt.FocusPolicy.ClickFocus
-    focus.include_layers(False)
+    focus.release_layers()
     assert layers.focusPolicy() == before
     QTest.mouseClick(layers.viewport(), LEFT, pos=where)
     assert layers.hasFocus()
@@ -196,8 +197,11 @@ def test_the_layer_list_follows_the_rules_only_while_it_is_included(qtbot: QtBot
 def test_the_layer_list_is_given_back_when_the_dock_is_removed(qtbot: QtBot, shown: Any) -> None:
     layers = layer_list(shown)
     before = layers.focusPolicy()
-    DockFocus(shown.dock).include_layers(True)
+    focus = DockFocus(shown.dock)
+    focus.include_layers()
     assert layers.focusPolicy() != before
     shown.viewer.window.remove_dock_widget(shown.dock)
     shown.dock.deleteLater()  # as happens once nothing refers to it
-    qtbot.waitUntil(lambda: layers.focusPolicy() == before)
+    qtbot.waitUntil(lambda: not isalive(shown.dock))
+    focus.release_layers()
+    assert layers.focusPolicy() == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
@@ -15,6 +14,7 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QDockWidget,
     QLineEdit,
     QMainWindow,
     QPlainTextEdit,
@@ -44,21 +44,24 @@ class DockFocus(QObject):
     def __init__(self, dock: QWidget) -> None:
         super().__init__(dock)
         self._dock = dock
-        self._docks = [dock]
+        self._layers: list[QDockWidget] = []
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._adopt_all)
-        self.destroyed.connect(partial(_restore_layers, self._docks))  # the layer list stays
         self._adopt_all()
 
-    def include_layers(self, included: bool) -> None:
-        """Follow the rules in napari's layer list and controls as well, or no longer."""
-        layers = layer_docks(self._dock) if included else []
-        for widget in _widgets_in(dock for dock in self._docks[1:] if dock not in layers):
-            widget.removeEventFilter(self)
-            _restore(widget)
-        self._docks[1:] = layers
+    def include_layers(self) -> None:
+        """Follow the rules in napari's layer list and controls as well."""
+        self._layers = layer_docks(self._dock)
         self._adopt_all()
+
+    def release_layers(self) -> None:
+        """Let napari's layer list and controls take the focus as before, also after the dock has gone."""
+        for widget in _widgets_in(dock for dock in self._layers if isalive(dock)):  # type: ignore[no-untyped-call]
+            _restore(widget)
+            if isalive(self):  # type: ignore[no-untyped-call]
+                widget.removeEventFilter(self)
+        self._layers = []
 
     def to_canvas(self) -> None:
         """Move the focus to the canvas, unless another window is active."""
@@ -101,7 +104,7 @@ class DockFocus(QObject):
 
     def _adopt_all(self) -> None:
         """Apply the rules to all widgets that do not follow them yet."""
-        for widget in _widgets_in(self._docks):
+        for widget in _widgets_in((self._dock, *self._layers)):
             if widget.property(_FORMER) is None:
                 self._adopt(widget)
 
@@ -126,11 +129,6 @@ def _widgets_in(docks: Iterable[QWidget]) -> Iterator[QWidget]:
     for dock in docks:
         window = dock.window()
         yield from (widget for widget in (dock, *dock.findChildren(QWidget)) if widget.window() is window)
-
-
-def _restore_layers(docks: list[QWidget], *_: object) -> None:
-    for widget in _widgets_in(dock for dock in docks[1:] if isalive(dock)):  # type: ignore[no-untyped-call]
-        _restore(widget)
 
 
 def _restore(widget: QWidget) -> None:

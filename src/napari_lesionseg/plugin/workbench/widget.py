@@ -102,7 +102,7 @@ class Workbench(QWidget):
         self._show_study()
         self.start.opened.connect(self._on_study)
         self.panel(ReviewerPanel).requested.connect(self.start.open_folder)
-        when_gone(self, self._close_quietly)
+        when_gone(self, self._close_quietly, self._focus.release_layers)
 
     def panel(self, panel_type: type[P]) -> P:
         """Return one of the panels."""
@@ -208,7 +208,10 @@ class Workbench(QWidget):
         self.title.setText("LesionSeg" if self.session is None else study_name(self.session.study.folder))
         self.annotator.show_open(is_open)
         self.start.setVisible(not is_open)
-        self._focus.include_layers(is_open)
+        if is_open:
+            self._focus.include_layers()
+        else:
+            self._focus.release_layers()
         self.menu.setVisible(is_open)
         for panel in self.panels:
             suits = self.session is None or panel.suits(self.session.study)
