@@ -15,9 +15,10 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QCom
 
 from napari_lesionseg.errors import CheckpointError
 from napari_lesionseg.plugin.segment import task
-from napari_lesionseg.plugin.segment.widget import SegmentWidget
+from napari_lesionseg.plugin.segment.widget import SegmentWidget, StudyRow
 from napari_lesionseg.plugin.shortcuts import KEYS, LANDMARK_KEYS, key_of
 from napari_lesionseg.plugin.widgets import postprocess_form
+from napari_lesionseg.plugin.workbench.panels.start import NewStudyDialog
 from napari_lesionseg.types import ByteImage
 
 
@@ -341,6 +342,7 @@ def test_removing_the_widget_ends_its_work(
 def test_every_control_has_a_tooltip_with_its_key(widget: SegmentWidget) -> None:
     kinds = (QAbstractButton, QSlider, QComboBox, QAbstractSpinBox)
     inputs = [child for kind in kinds for child in widget.findChildren(kind)]
+    inputs.remove(widget.findChild(StudyRow).button)  # it is in the menu File as well
     assert len(inputs) == 12
     for child in inputs:
         assert child.toolTip().endswith(tuple(f"({key_of(action)})" for action in KEYS)), child
@@ -386,3 +388,16 @@ def test_it_fits_a_small_screen(widget: SegmentWidget) -> None:
     hint = widget.minimumSizeHint()
     assert hint.width() <= 360
     assert hint.height() <= 500
+
+
+def test_decisions_are_made_in_a_study_of_the_open_images(
+    viewer: Any, widget: SegmentWidget, outline: Any, spot: ByteImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer.add_image(spot, rgb=True, name="IMD002")
+    outline()
+    offered: list[str] = []
+    monkeypatch.setattr(NewStudyDialog, "exec", lambda dialog: offered.append(dialog.from_viewer.text()))
+    row = widget.findChild(StudyRow)
+    assert "approve" in row.text.text()
+    row.button.click()
+    assert offered == ["From the viewer (1)"]

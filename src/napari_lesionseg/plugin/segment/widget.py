@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QRadioButton,
-    QWidget,
-)
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QRadioButton, QWidget
 
+from napari_lesionseg.plugin.commands import new_study
 from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.layers import shown_frame
@@ -20,7 +16,7 @@ from napari_lesionseg.plugin.segment.task import SegmentTask
 from napari_lesionseg.plugin.settings import open_images_without_asking
 from napari_lesionseg.plugin.shortcuts import bind_key, set_tip
 from napari_lesionseg.plugin.tasks import Delay
-from napari_lesionseg.plugin.widgets.forms import captioned, when_gone
+from napari_lesionseg.plugin.widgets.forms import captioned, small, when_gone
 from napari_lesionseg.plugin.widgets.layer_combo import ImagesCombo
 from napari_lesionseg.plugin.widgets.model_picker import ModelPicker
 from napari_lesionseg.plugin.widgets.postprocess_form import PostprocessForm
@@ -34,6 +30,9 @@ if TYPE_CHECKING:
 
 _NO_IMAGE = "Open an image first: File > Open File(s), or File > Open Sample > LesionSeg."
 _NONE_SELECTED = "Select images in the layer list first."
+_NO_DECISIONS = (
+    "Ctrl+Z takes back steps of an outline. To approve or flag, and to undo decisions, make a study."
+)
 _AT_WORK = "Wait until the outlines are done, or cancel them."
 
 
@@ -75,6 +74,7 @@ class SegmentWidget(QWidget):
         grid.addWidget(QLabel("Show as"), row, 0)
         grid.addWidget(self.shown_as, row, 1)
         self._bar.lay_out(self, grid)
+        self.layout().addWidget(StudyRow(self._viewer))
 
     def _connect(self) -> None:
         self.images.changed.connect(self._on_images_changed)
@@ -210,6 +210,22 @@ class ShownAs(QWidget):
 
     def _on_toggled(self, filled: bool) -> None:
         self._editors.filled = filled
+
+
+class StudyRow(QWidget):
+    """Says that decisions are made in a study, and leads to one."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.text = small(QLabel(_NO_DECISIONS))
+        self.text.setWordWrap(True)
+        self.button = QPushButton("New study\N{HORIZONTAL ELLIPSIS}")
+        self.button.setToolTip("Open the workbench, and make a study of the open images or of a folder")
+        self.button.clicked.connect(lambda: new_study(viewer))
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.text, 1)
+        row.addWidget(self.button)
 
 
 def _why_not(running: bool, any_image: bool, any_chosen: bool) -> str:
