@@ -188,7 +188,9 @@ class TestReadMask:
         image.save(tmp_path / "white is 0.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "white is 0.png"), BLOB)
 
-    @pytest.mark.parametrize("values", [[0, 2, 255], [0, 1, 2, 255], [0, 1, 255], [0, 127, 255]])
+    @pytest.mark.parametrize(
+        "values", [[0, 2, 255], [0, 1, 2, 255], [0, 1, 255], [0, 127, 255], [1, 255], [2, 255], [1, 3, 255]]
+    )
     @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
     def test_255_among_class_indices_is_ignored(self, tmp_path: Path, values: list[int], suffix: str) -> None:
         mask = np.array([values] * 3, np.uint8)
@@ -250,6 +252,7 @@ class TestReadMask:
     @pytest.mark.parametrize(
         ("name", "values", "reason"),
         [
+            ("bright.png", np.array([[128, 255]], np.uint8), "bright"),
             ("photo.png", np.arange(256, dtype=np.uint8).reshape(16, 16), "photograph"),
             ("photo.jpg", np.arange(256, dtype=np.uint8).reshape(16, 16), "photograph"),
             ("instances.tif", np.arange(400, dtype=np.uint16).reshape(20, 20), "up to 399"),

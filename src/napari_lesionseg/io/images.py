@@ -125,14 +125,14 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
     3. 1-bit files: white is lesion, 1.
     4. JPEG and WebP, whose values are approximate: above 127 is lesion.
     5. No value above 127: class indices (0 and 1, for one class), as they are.
-    6. One or two values, such as 0 and 255 or 0 and 65535: above 127 is lesion.
+    6. One value, or 0 and another one, such as 0 and 255 or 0 and 65535: above 127 is lesion.
     7. Class indices and 255: pixels of 255 are to be ignored (`types.IGNORED`).
     8. More values, up to 255 (soft borders): above 127 is lesion.
     9. Floats of 0 to 1 with fractions are probabilities: above 0.5 is lesion.
 
     Refused are colors without a black background, images of which more than a quarter lies between black and
-    white (a photograph), areas of gray (classes written as grays), dark JPEGs (class indices whose values are
-    lost), larger and negative values, and fractions above 1.
+    white (a photograph), areas of gray (classes written as grays), two bright values, dark JPEGs (class
+    indices whose values are lost), larger and negative values, and fractions above 1.
     """
     try:
         labels = np.ascontiguousarray(decoded_labels(decode(Path(path))))

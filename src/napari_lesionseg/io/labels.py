@@ -188,11 +188,16 @@ def _gray_labels(array: NDArray[Any]) -> LabelImage:
         return (array > 0.5).astype(np.uint8)
     if high <= MAX_CLASS_INDEX:
         return array.astype(np.uint8)
-    if ((array == low) | (array == high)).all():
+    are_two = ((array == low) | (array == high)).all()
+    if low == high or (are_two and not low):
         return (array > 127).astype(np.uint8)
     if high == IGNORED and not ((array > MAX_CLASS_INDEX) & (array != IGNORED)).any():
         return array.astype(np.uint8)
-    return _black_and_white(array)
+    if not are_two:
+        return _black_and_white(array)
+    if low > MAX_CLASS_INDEX:
+        raise MaskError(f"Both of its values ({low}, {high}) are bright; save the lesion as white on black.")
+    return (array > 127).astype(np.uint8)
 
 
 def _black_and_white(array: NDArray[Any]) -> LabelImage:

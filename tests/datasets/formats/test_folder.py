@@ -251,6 +251,15 @@ def test_a_black_and_white_mask_among_class_indices_is_named(kit, tmp_path: Path
     assert dataset.records[0].classes == ("background", "lesion", "class 2")
 
 
+def test_class_indices_with_a_border_are_not_black_and_white(kit, tmp_path: Path) -> None:
+    masks = {name: kit.labels(seed, classes=3) for seed, name in enumerate("abc")} | {"d": kit.labels(3)}
+    for mask in masks.values():
+        mask[:3] = IGNORED
+    dataset = read_dataset(lay_out(kit, tmp_path, masks))
+    assert dataset.problems == ()
+    assert all(np.array_equal(record.load().labels, masks[record.name]) for record in dataset.records)
+
+
 def fill(kit, root: Path, count: int, odd: dict[int, np.ndarray]) -> Path:
     """Lay out many black-and-white masks, and some odd ones by their number."""
     masks = {f"{number:03}": kit.labels(number) * np.uint8(255) for number in range(count)}

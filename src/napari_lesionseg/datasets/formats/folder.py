@@ -321,7 +321,9 @@ def _kind_of(path: Path) -> _MaskKind:
     highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest > MAX_COLORS:
         raise MaskError(f"{path} has a class {highest}, which {CLASSES_NAME} would have to name.")
-    return _MaskKind(highest=highest, white=highest == 1 and int(decoded.array.max()) > MAX_CLASS_INDEX)
+    is_ignored = bool((labels == IGNORED).any())  # what is white is to be ignored, and no lesion
+    white = highest == 1 and not is_ignored and int(decoded.array.max()) > MAX_CLASS_INDEX
+    return _MaskKind(highest=highest, white=white)
 
 
 def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]:
