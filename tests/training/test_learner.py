@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,3 +111,20 @@ def test_trained_statistics_are_kept(tiny_model: Model, discs: list[CachedPair])
     batch = BatchSource(discs, AugmentConfig(artifacts=0, blur=0), 4, 0).batch(0, 32)
     learner_of(tiny_model, tiny_model.card).step(batch, 0, 0.0)
     assert (norm.running_mean > 80).all()
+
+
+def test_no_triton_is_loaded_beside_a_window(tmp_path: Path) -> None:
+    """Its LLVM and that of OpenGL's driver crash each other: a segmentation fault when fine-tuning began."""
+    (tmp_path / "triton.py").write_text("raise SystemExit('Triton was imported')")
+    (tmp_path / "napari.py").touch()
+    code = """
+import sys, napari
+from napari_lesionseg.config import FineTuneConfig
+from napari_lesionseg.models.card import ModelCard
+from napari_lesionseg.models.lite_unet import LiteUNet
+from napari_lesionseg.training.learner import Learner
+Learner(LiteUNet(), ModelCard(), FineTuneConfig(), "cpu")
+assert "torch._dynamo" in sys.modules and "triton" not in sys.modules
+"""
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard, cast
 
@@ -24,6 +26,20 @@ from napari_lesionseg.training.simulated_clicks import simulate_guidance
 MAX_GRADIENT_NORM = 5.0
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 AverageFunction: TypeAlias = Callable[[Tensors, Tensors, Tensor | int], None]
+
+
+def _import_compiler() -> None:
+    """Import PyTorch's compiler, which its optimizers import, too, but in a window without Triton.
+
+    Triton crashes the process if the driver of OpenGL, such as Mesa's, has loaded another LLVM before.
+    """
+    if "napari" not in sys.modules or "triton" in sys.modules:
+        return
+    sys.modules["triton"] = None  # type: ignore[assignment]  # as Python says that it cannot be imported
+    try:
+        importlib.import_module("torch._dynamo")
+    finally:
+        del sys.modules["triton"]
 
 
 def rate_at(progress: float, warmup: float) -> float:
@@ -87,6 +103,7 @@ class Learner:
         if config.encoder_lr == 0:
             for parameter in network.encoder_parameters():
                 parameter.requires_grad_(False)
+        _import_compiler()
         self._optimizer = torch.optim.AdamW(
             self._parameter_groups(), weight_decay=config.weight_decay, foreach=True
         )
