@@ -3,6 +3,7 @@
 Prints a table::
 
     python benchmarks/landmarks.py [--images N] [--steps N] [--side PIXELS] [--threads N] [--start MODEL]
+    python benchmarks/landmarks.py --drawn-fields
 
 - One person in each image; then one to three, separated by a map of centers with offsets, as the package
   does it, and by part affinity fields (`part_affinity.py`), with the same network, images and steps.
@@ -38,7 +39,7 @@ from napari_lesionseg.training.landmarks import (
     people_of,
     start_landmarks,
 )
-from part_affinity import FieldModel, FieldTrainer
+from part_affinity import FieldModel, FieldTrainer, decode_drawn
 
 HELD_OUT = 60
 MOST_PEOPLE = 3
@@ -92,6 +93,14 @@ def measure(options: argparse.Namespace, method: str) -> tuple[str, ...]:
     return people, method, str(last.step), *times, f"{scores.pck:.3f}", f"{scores.precision:.3f}"
 
 
+def check_decoding(side: int) -> None:
+    """Print the scores of the fields that are drawn, not learned: what is lost in decoding alone."""
+    pairs = draw(HELD_OUT, 10_000, side, several=True)
+    found = [decode_drawn(pair.labels, pair.image.shape[:2], LINES) for pair in pairs]
+    scores = score_landmarks([people_of(pair) for pair in pairs], found)
+    Console().print(f"drawn fields: PCK@0.1 {scores.pck:.3f}, OKS-AP {scores.precision:.3f}")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -100,8 +109,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start", help="model whose weights the training starts from (default: the shipped)")
+    parser.add_argument("--drawn-fields", action="store_true", help="only decode fields that are drawn")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.drawn_fields:
+        check_decoding(options.side)
+        return
     columns = ("people", "separated by", "steps", "training", "an image", "PCK@0.1", "OKS-AP")
     table = Table(*columns)
     for method in (ONE, CENTERS, FIELDS):

@@ -33,8 +33,8 @@ from napari_lesionseg.types import NOT_LABELED, ByteImage, Landmarks, make_landm
 Edges = Sequence[tuple[int, int]]
 
 MIN_PEAK = 0.1
-MIN_ALONG = 0.3
-"""Mean of the field along a line from which two peaks belong together."""
+MIN_ALONG, MIN_SHARE = 0.05, 0.8
+"""Two peaks may belong together if so much of the field between them points along, as in the paper."""
 
 FEWEST = 3
 """Landmarks of the smallest group that is a person."""
@@ -101,6 +101,26 @@ def _draw_fields(start: Tensor, end: Tensor, both: Tensor, shape: Sequence[int])
     return total / times.clamp(min=1), times > 0
 
 
+def decode_drawn(labels: NDArray[np.float32], shape: Sequence[int], edges: Edges) -> list[Landmarks]:
+    """Decode the maps that a perfect network would give for people (P, K, 3) in an image (H, W)."""
+    size = [-(-side // STRIDE) for side in shape]
+    people = torch.from_numpy(labels)[None]
+    labeled = people[..., 2] > NOT_LABELED
+    points = torch.where(labeled[..., None], (people[..., :2] + 0.5) / STRIDE - 0.5, 0)
+    first, second = (torch.tensor([edge[end] for edge in edges]) for end in (0, 1))
+    both = labeled[..., first] & labeled[..., second]
+    fields, _ = _draw_fields(points[..., first, :], points[..., second, :], both, size)
+    found = group_by_fields(draw_heat(points, labeled, tuple(size))[0].numpy(), fields[0].numpy(), edges)
+    return _in_image(found, shape, size)
+
+
+def _in_image(
+    people: Sequence[NDArray[np.float64]], shape: Sequence[int], maps: Sequence[int]
+) -> list[Landmarks]:
+    scale = np.array(shape[:2]) / np.array(maps)
+    return [make_landmarks((person[:, :2] + 0.5) * scale - 0.5, scores=person[:, 2]) for person in people]
+
+
 class FieldModel:
     """Finds people by their fields."""
 
@@ -114,9 +134,7 @@ class FieldModel:
         maps = landmark_maps(network, network.encode(self._model.network_input(image)))[0].float().numpy()
         heats = 1 / (1 + np.exp(-maps[: self._count]))
         fields = maps[self._count :].reshape(len(self._edges), 2, *maps.shape[1:])
-        scale = np.array(image.shape[:2]) / np.array(maps.shape[-2:])
-        found = group_by_fields(heats, fields, self._edges)
-        return [make_landmarks((person[:, :2] + 0.5) * scale - 0.5, scores=person[:, 2]) for person in found]
+        return _in_image(group_by_fields(heats, fields, self._edges), image.shape, maps.shape[-2:])
 
 
 def group_by_fields(heats: Heat, fields: Heat, edges: Edges) -> list[NDArray[np.float64]]:
@@ -147,11 +165,11 @@ def _links(
     unit = along / np.maximum(np.linalg.norm(along, axis=-1, keepdims=True), 1e-3)
     at = np.rint(starts[:, None] + share * along).astype(int)  # (S, N, M, 2)
     rows, cols = np.moveaxis(np.clip(at, 0, np.array(field.shape[1:]) - 1), -1, 0)
-    scores = (field[0, rows, cols] * unit[..., 0] + field[1, rows, cols] * unit[..., 1]).mean(0)  # (N, M)
+    samples = field[0, rows, cols] * unit[..., 0] + field[1, rows, cols] * unit[..., 1]  # (S, N, M)
+    points_along = (samples > MIN_ALONG).mean(0) >= MIN_SHARE  # (N, M)
+    scores = np.where(points_along, samples.mean(0), 0)
     pairs = zip(*linear_sum_assignment(-scores), strict=True)
-    return [
-        (float(scores[n, m]), (one, int(n)), (other, int(m))) for n, m in pairs if scores[n, m] > MIN_ALONG
-    ]
+    return [(float(scores[n, m]), (one, int(n)), (other, int(m))) for n, m in pairs if scores[n, m] > 0]
 
 
 def _person(group: dict[int, int], peaks: Sequence[Peaks]) -> NDArray[np.float64]:
