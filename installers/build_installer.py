@@ -10,6 +10,7 @@ CycloneDX), and packs the folder.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import venv
 from pathlib import Path
 
+from parts import complete_sbom, copy_licenses, find_metadata, find_packages, find_system_parts
 from shrink import shrink
 
 HERE = Path(__file__).resolve().parent
@@ -26,9 +28,9 @@ LEFT_OUT = (
     "napari-console", "qtconsole", "ipykernel", "ipython", "jupyter-client", "jupyter-core", "debugpy",
     "jedi", "parso", "pyzmq", "tornado", "stack-data", "matplotlib-inline", "comm", "lxml",
 )  # fmt: skip
-"""What napari's console needs, which the program does not have: no part, license or list names it."""
+"""What napari's console needs, which the program does not have: PyInstaller must not find it."""
 
-LIMIT_MB = 780
+LIMIT_MB = 700
 """Half of it is PyTorch; see docs/development/installer.md."""
 ARCHIVES = {"linux": "xztar", "win32": "zip", "darwin": "zip"}
 
@@ -43,11 +45,11 @@ def main() -> int:
     out, work = options.out.resolve(), options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     python = make_environment(work / "venv")
-    write_sbom(python, work)
     draw_icons(python, work)
     folder = run_pyinstaller(python, out, work)
+    add_parts(python, folder, work)
     shrink(folder)
-    add_files(python, folder, work)
+    add_files(folder)
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     print(f"{folder}: {size:.0f} MB")
     if not options.no_archive:
@@ -65,15 +67,16 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def write_sbom(python: Path, work: Path) -> None:
-    """List the parts of the environment, before the tools that build are added to it."""
+def list_environment(python: Path, work: Path) -> Path:
+    """List the packages of the environment in the format CycloneDX; return the file."""
     tools = work / "tools"
     venv.create(tools, with_pip=True, clear=True)
     scripts = tools / ("Scripts" if sys.platform == "win32" else "bin")
     pinned = ["-c", str(ROOT / "constraints.txt")]
     run(scripts / "python", "-m", "pip", "install", "--quiet", *pinned, "cyclonedx-bom")
-    sbom = ["--output-reproducible", "--output-file", work / "sbom.cdx.json", python]
-    run(scripts / "cyclonedx-py", "environment", *sbom)
+    listed = work / "environment.cdx.json"
+    run(scripts / "cyclonedx-py", "environment", "--output-reproducible", "--output-file", listed, python)
+    return listed
 
 
 def draw_icons(python: Path, work: Path) -> None:
@@ -94,37 +97,42 @@ def run_pyinstaller(python: Path, out: Path, work: Path) -> Path:
     """Collect the program; return its folder."""
     run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", "pyinstaller")
     places = ["--distpath", out, "--workpath", work / "pyinstaller"]
-    environment = {**os.environ, "QT_API": "pyside6", "LESIONSEG_ICONS": str(work)}
+    environment = {**os.environ, "QT_API": "pyside6", "LESIONSEG_WORK": str(work)}
+    environment["PYINSTALLER_ZLIB_COMPRESSION_LEVEL"] = "9"
     command = [python, "-m", "PyInstaller", "--noconfirm", *places, HERE / "lesionseg.spec"]
     subprocess.run([str(part) for part in command], check=True, env=environment)
     return out / ("LesionSeg.app" if sys.platform == "darwin" else "lesionseg")
 
 
-def add_files(python: Path, folder: Path, work: Path) -> None:
-    """Add licenses, the list of parts, and on Linux what installs and removes the program."""
-    place = folder / "Contents" / "Resources" if sys.platform == "darwin" else folder
-    shutil.copy(work / "sbom.cdx.json", place)
-    shutil.copy(ROOT / "LICENSE", place / "LICENSE.txt")
-    site = Path(
-        subprocess.check_output([python, "-c", "import numpy; print(numpy.__path__[0])"], text=True).strip()
-    ).parent
-    for info in sorted(site.glob("*.dist-info")):
-        name = info.name.split("-")[0]
-        for text in (path for path in info.rglob("*") if path.is_file() and is_license(path)):
-            target = place / "licenses" / name / text.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(text, target)
+def add_parts(python: Path, folder: Path, work: Path) -> None:
+    """Add the list of parts and their licenses; remove the metadata of packages that were not collected."""
+    place = find_place(folder)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
+    sources = [Path(source) for source in json.loads((work / "collected.json").read_bytes())]
+    packages = find_packages(sources, site) | {"pyinstaller"}  # its loader is what starts the program
+    others = find_system_parts(sources, work, ROOT)
+    environment = json.loads(list_environment(python, work).read_bytes())
+    sbom = complete_sbom(environment, packages, site, others)
+    (place / "sbom.cdx.json").write_text(json.dumps(sbom, indent=1), encoding="utf-8")
+    copy_licenses(place / "licenses", packages, site, others)
+    for infos in {info.parent for info in folder.rglob("*.dist-info")}:
+        for info in set(infos.glob("*.dist-info")) - set(find_metadata(infos, packages)):
+            shutil.rmtree(info)
+
+
+def find_place(folder: Path) -> Path:
+    """Return where files for people are put."""
+    return folder / "Contents" / "Resources" if sys.platform == "darwin" else folder
+
+
+def add_files(folder: Path) -> None:
+    """Add the license, and on Linux what installs and removes the program."""
+    shutil.copy(ROOT / "LICENSE", find_place(folder) / "LICENSE.txt")
     if sys.platform == "linux":
         shutil.copy(ROOT / "docs" / "images" / "logo.svg", folder / "lesionseg.svg")
         for path in (HERE / "linux").iterdir():
             shutil.copy(path, folder)
-
-
-def is_license(path: Path) -> bool:
-    """Whether a file of a package's metadata is a license or a notice."""
-    return (
-        path.name.upper().startswith(("LICENSE", "COPYING", "NOTICE", "AUTHORS")) or "licenses" in path.parts
-    )
 
 
 def pack(folder: Path, out: Path) -> Path:

@@ -1,14 +1,21 @@
-"""Make the collected program smaller without losing a function: symbols, Qt's languages, records of pip."""
+"""Make the collected program smaller without losing a function: symbols, copies, Qt's languages."""
 
 from __future__ import annotations
 
-import json
+import ast
+import hashlib
+import lzma
+import os
+import platform
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
+from typing import NamedTuple
 
 ICU_KEPT = (
     "root.res", "en.res", "pool.res", "res_index.res", "likelySubtags.res", "supplementalData.res",
@@ -18,27 +25,48 @@ ICU_KEPT = (
 """What Qt needs of ICU: sorting and time zones. Its own tables have the languages' dates and numbers."""
 ICU_SUFFIXES = (".icu", ".nrm")
 ICU_MAGIC = b"\xda\x27"
-LOAD = 1  # PT_LOAD, a segment of an ELF file
+ELF_64 = b"\x7fELF\x02"
+SEGMENT = "<IIQQQQQQ"
+LOAD = 1  # the kind of segment that is mapped into memory
+PAGE = 0x1000 if platform.machine() == "x86_64" else 0x10000  # of the computers that may run the program
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+SAME_FROM = 100_000  # bytes; smaller copies do not matter
+
+
+class Segment(NamedTuple):
+    """A program header of an ELF file."""
+
+    kind: int
+    flags: int
+    offset: int
+    address: int
+    physical: int
+    size: int
+    memory: int
+    alignment: int
+
+    def holds(self, other: Segment) -> bool:
+        """Whether another segment starts in this one."""
+        return self.address <= other.address < self.address + self.memory
 
 
 def shrink(folder: Path) -> None:
     """Shrink a collected program on Linux; elsewhere only what does not depend on the system."""
-    for path in files(folder, ".json"):
-        if path.stat().st_size > 1e6:  # highdicom's tables of the standard are indented
-            path.write_text(
-                json.dumps(json.loads(path.read_bytes()), separators=(",", ":")), encoding="utf-8"
-            )
+    for path in list(folder.rglob("highdicom/_standard/module_attribute_map.json")):  # launcher.py reads it
+        path.with_name(f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes()))
+        path.unlink()
     for info in folder.rglob("*.dist-info"):
-        (info / "RECORD").unlink(missing_ok=True)
+        for name in ("RECORD", "direct_url.json"):  # files and places of the machine that builds
+            (info / name).unlink(missing_ok=True)
         for name in ("licenses", "license_files", "sboms"):  # they are collected in one place
             shutil.rmtree(info / name, ignore_errors=True)
-    if shutil.which("strip") is None or shutil.which("gcc") is None:
+    if sys.platform != "linux":
         return
     for path in files(folder, ".so"):
-        if path.name.startswith("libicudata.so"):
+        if path.name.startswith("libicudata.so") and shutil.which("gcc"):
             filter_icu(path)
-        else:
-            strip(path)
+        pack_segments(path)
+    link_copies(folder)
 
 
 def files(folder: Path, suffix: str) -> Iterator[Path]:
@@ -47,28 +75,67 @@ def files(folder: Path, suffix: str) -> Iterator[Path]:
     yield from (path for path in found if path.is_file() and not path.is_symlink())
 
 
-def strip(library: Path) -> None:
-    """Remove the symbols of a library, unless it could not be loaded afterwards."""
-    smaller = library.with_name(f"{library.name}.stripped")
-    done = subprocess.run(
-        ["strip", "--strip-unneeded", "-o", smaller, library], capture_output=True, check=False
-    )
-    # `strip` misplaces the segments of libraries that were patched for their wheels, such as OpenBLAS.
-    if done.returncode == 0 and is_loadable(smaller):
-        shutil.copymode(library, smaller)
-        smaller.replace(library)
-    smaller.unlink(missing_ok=True)
+def compile_without_docstrings(source: Path) -> CodeType:
+    """Compile a module without the documentation of its functions and classes; checks are kept."""
+    tree = ast.parse(source.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body[:1] = [] if len(node.body) > 1 else [ast.copy_location(ast.Pass(), node.body[0])]
+    return compile(tree, source, "exec", dont_inherit=True)
 
 
-def is_loadable(library: Path) -> bool:
-    """Whether each segment of a 64-bit ELF file is where the dynamic loader can map it."""
-    with library.open("rb") as stream:
-        header = stream.read(64)
-        offset, count = struct.unpack_from("<Q", header, 32)[0], struct.unpack_from("<H", header, 56)[0]
-        stream.seek(offset)
-        segments = [struct.unpack("<IIQQQQQQ", stream.read(56)) for _ in range(count)]
-    loaded = [segment for segment in segments if segment[0] == LOAD]
-    return all((place - address) % alignment == 0 for _, _, place, address, *_, alignment in loaded)
+def link_copies(folder: Path) -> None:
+    """Replace copies of a library, such as that of Fortran in NumPy and in SciPy, by links to the first."""
+    first: dict[bytes, Path] = {}
+    for path in sorted(files(folder, ".so")):
+        if path.stat().st_size < SAME_FROM:
+            continue
+        original = first.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)
+        if original != path and original.name == path.name:
+            path.unlink()
+            path.symlink_to(os.path.relpath(original, path.parent))
+
+
+def pack_segments(library: Path) -> None:
+    """Write a 64-bit ELF library again with only what is loaded: no symbols, no sections, no gaps.
+
+    `strip` cannot do it for the libraries that were patched for their wheels: it misplaces their segments.
+    """
+    data = library.read_bytes()
+    if data[:5] != ELF_64:
+        return
+    table, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
+    segments = [Segment(*struct.unpack_from(SEGMENT, data, table + 56 * index)) for index in range(count)]
+    loaded = sorted((one for one in segments if one.kind == LOAD), key=lambda one: one.offset)
+    home = next((one for one in loaded if one.offset <= table < one.offset + one.size), None)
+    if home is None or loaded[0].offset > 0 or not all(is_loaded(one, loaded) for one in segments):
+        return  # something that is read is outside of what is loaded
+    packed, places = bytearray(), {}
+    for segment in loaded:
+        packed += bytes((segment.offset - len(packed)) % min(segment.alignment, PAGE))
+        places[segment.address] = len(packed)
+        packed += data[segment.offset : segment.offset + segment.size]
+    table += places[home.address] - home.offset
+    struct.pack_into("<QQ", packed, 32, table, 0)
+    packed[60:64] = bytes(4)  # the number of sections, and which of them has their names
+    for index, segment in enumerate(segments):
+        struct.pack_into(SEGMENT, packed, table + 56 * index, *move(segment, loaded, places))
+    library.write_bytes(packed)
+
+
+def is_loaded(segment: Segment, loaded: list[Segment]) -> bool:
+    """Whether a segment has no content, or lies in one that is loaded."""
+    return segment.size == 0 or any(other.holds(segment) for other in loaded)
+
+
+def move(segment: Segment, loaded: list[Segment], places: dict[int, int]) -> Segment:
+    """Return a segment at its new place in the file."""
+    home = next((other for other in loaded if other.holds(segment)), None)
+    if home is not None:
+        segment = segment._replace(offset=places[home.address] + segment.address - home.address)
+    if segment.kind == LOAD:
+        segment = segment._replace(alignment=min(segment.alignment, PAGE))
+    return segment
 
 
 def filter_icu(library: Path) -> None:

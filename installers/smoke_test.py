@@ -10,6 +10,7 @@ program, the C library, X and OpenGL, a font and a shell: no Python, and nothing
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -83,6 +84,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         place, folder = Path(name).resolve(), options.folder.resolve()
         print(f"{folder}: {size_of(folder) / 1e6:.0f} MB", flush=True)
+        check_parts(folder)
         root = make_root(folder, place / "root") if options.empty_root else None
         work = (root or place) / "work"
         work.mkdir()
@@ -92,6 +94,21 @@ def main() -> int:
         )
     print("The installed program works.")
     return 0
+
+
+def check_parts(folder: Path) -> None:
+    """Check that the list of parts has all packages of the folder, and no path of where it was built."""
+    text = next(folder.rglob("sbom.cdx.json")).read_text(encoding="utf-8")
+    listed = {spell(part["name"]) for part in json.loads(text)["components"]}
+    present = {spell(info.name.partition("-")[0]) for info in folder.rglob("*.dist-info")}
+    if present - listed or not present or "python" not in listed or "file://" in text:
+        raise SystemExit(f"The list of parts is wrong; it lacks {sorted(present - listed)}.")
+    print(f"{len(listed)} parts are listed, {len(present)} of them packages", flush=True)
+
+
+def spell(name: str) -> str:
+    """Return the name of a package in one spelling."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test(program: Program, screenshots: Path | None) -> None:
