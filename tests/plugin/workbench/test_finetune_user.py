@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QMessageBox
 from tests.fakes import QUICK_FINE_TUNING
-from tests.plugin.canvas_mouse import LEFT, CanvasMouse
+from tests.plugin.canvas_mouse import LEFT, CanvasMouse, correct_and_approve
 
 from napari_lesionseg.finetuning.checkpoint import find_checkpoint
 from napari_lesionseg.inference.predictor import load_model
@@ -29,7 +29,6 @@ from napari_lesionseg.plugin.workbench.panels import finetune as finetune_panel
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
 from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
-from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.training.trainer import EpochResult, StepResult
@@ -71,6 +70,7 @@ def bench(qtbot: QtBot, make_napari_viewer: Any, start: Any, tmp_path: Path) -> 
         image[10:30, 12 + number : 37 + number] = 40
         Image.fromarray(image).save(folder / f"P{number + 1}.png")
     viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1300, 850)  # so that it need not grow: Mesa crashes when drawing then
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
     made.annotator.setText("am")
@@ -79,20 +79,6 @@ def bench(qtbot: QtBot, make_napari_viewer: Any, start: Any, tmp_path: Path) -> 
     made.open_folder(folder)
     qtbot.waitUntil(lambda: made.session is not None and made.session.editor is not None, timeout=WAIT)
     return made
-
-
-def dark(editor: Any) -> Any:
-    return np.nonzero(editor.image.data[..., 0] < 100)
-
-
-def correct_and_approve(qtbot: QtBot, bench: Any) -> None:
-    """Draw what is dark on the image that is shown, and sign it."""
-    session = bench.session
-    editor, image = session.editor, session.image_id
-    editor.labels.data_setitem(np.nonzero(editor.labels.data), 0)
-    editor.labels.data_setitem(dark(editor), 1)
-    bench.panel(ReviewBar).approve.click()
-    qtbot.waitUntil(lambda: session.editor is not None and session.image_id != image, timeout=WAIT)
 
 
 def masks_of(bench: Any, status: Any) -> Any:
@@ -143,7 +129,7 @@ def test_from_corrections_to_a_new_model_and_back(qtbot: QtBot, bench: Any, star
     panel, session = bench.panel(FinetunePanel), bench.session
     assert not panel.controls.start.isEnabled()
     for _ in range(CORRECTED):
-        correct_and_approve(qtbot, bench)
+        correct_and_approve(qtbot, bench, WAIT)
     all_saved(qtbot, bench)
     bench.panel(QueuePanel).predict_all.click()
     qtbot.waitUntil(lambda: len(masks_of(bench, Status.PREDICTED)) == IMAGES - CORRECTED, timeout=WAIT)
@@ -209,7 +195,7 @@ def test_training_continues_after_the_study_was_closed(
     qtbot: QtBot, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
-        correct_and_approve(qtbot, bench)
+        correct_and_approve(qtbot, bench, WAIT)
     all_saved(qtbot, bench)
     folder = bench.session.study.folder
     monkeypatch.setattr(finetune_panel.FinetuneControls, "config", SLOW)
@@ -251,7 +237,7 @@ def test_training_continues_after_the_study_was_closed(
 
 def test_a_canceled_run_leaves_nothing(qtbot: QtBot, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
-        correct_and_approve(qtbot, bench)
+        correct_and_approve(qtbot, bench, WAIT)
     all_saved(qtbot, bench)
     monkeypatch.setattr(finetune_panel.FinetuneControls, "config", SLOW)
     panel, state_path = bench.panel(FinetunePanel), checkpoint_path_of(bench.session.study)

@@ -12,6 +12,7 @@ from PIL import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QThreadPool
 from tests.fakes import QUICK_FINE_TUNING
+from tests.plugin.canvas_mouse import correct_and_approve
 
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.predict import outline_image
@@ -26,7 +27,6 @@ from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePan
 from napari_lesionseg.plugin.workbench.panels.compute import CLUSTER, HERE, ComputePanel
 from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
-from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
 from napari_lesionseg.plugin.workbench.widget import Workbench
 from napari_lesionseg.study.state import Status
 
@@ -62,7 +62,8 @@ def bench(
         image = np.full((48, 64, 3), 230, np.uint8)
         image[10:30, 12 + number : 37 + number] = 40
         Image.fromarray(image).save(tmp_path / "nevi" / f"P{number + 1}.png")
-    viewer = make_napari_viewer()
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1300, 850)  # so that it need not grow: Mesa crashes when drawing then
     made = Workbench(viewer)
     viewer.window.add_dock_widget(made, name="LesionSeg", area="right")
     made.annotator.setText("am")
@@ -81,15 +82,10 @@ def choose(bench: Any, address: str) -> Any:
     return panel
 
 
-def correct_and_approve(qtbot: QtBot, bench: Any, count: int) -> None:
-    session = bench.session
+def approve_some(qtbot: QtBot, bench: Any, count: int) -> None:
     for _ in range(count):
-        editor, image = session.editor, session.image_id
-        editor.labels.data_setitem(np.nonzero(editor.labels.data), 0)
-        editor.labels.data_setitem(np.nonzero(editor.image.data[..., 0] < 100), 1)
-        bench.panel(ReviewBar).approve.click()
-        qtbot.waitUntil(lambda: session.editor is not None and session.image_id != image, timeout=WAIT)  # noqa: B023
-    qtbot.waitUntil(lambda: session.save_queue.unsaved == 0, timeout=WAIT)
+        correct_and_approve(qtbot, bench, WAIT)
+    qtbot.waitUntil(lambda: bench.session.save_queue.unsaved == 0, timeout=WAIT)
 
 
 def predicted(bench: Any) -> int:
@@ -114,7 +110,7 @@ def test_correct_fine_tune_on_the_cluster_and_adopt(
     panel.test.click()
     qtbot.waitUntil(lambda: panel.test.isEnabled(), timeout=WAIT)
     assert panel.status.text() == "Connected: dask cluster of 1 worker, 1 thread."
-    correct_and_approve(qtbot, bench, 4)
+    approve_some(qtbot, bench, 4)
     finetuning = bench.panel(FinetunePanel)
     finetuning.controls.start.click()
     qtbot.waitUntil(lambda: finetuning.task is None, timeout=WAIT)
@@ -159,7 +155,7 @@ def test_a_cluster_that_does_not_answer_is_a_message_and_the_work_goes_on_here(
     segment_all(qtbot, bench)
     assert predicted(bench) == 6
     assert "segmented on this computer" in messages[0]
-    correct_and_approve(qtbot, bench, 3)
+    approve_some(qtbot, bench, 3)
     finetuning = bench.panel(FinetunePanel)
     finetuning.controls.start.click()
     qtbot.waitUntil(lambda: finetuning.task is None, timeout=WAIT)
