@@ -17,7 +17,7 @@ from PIL import Image
 
 from napari_lesionseg.cli.main import main
 
-PAGES = [Path(__file__).parents[2] / "docs" / "how-to" / name for name in ("many-images.md", "gpu.md")]
+PAGES = [Path(__file__).parents[2] / "docs" / "how-to" / name for name in ("cluster.md", "gpu.md")]
 SCRIPTS = [
     script
     for page in PAGES

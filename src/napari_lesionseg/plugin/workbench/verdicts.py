@@ -153,15 +153,15 @@ class Verdicts:
             editor.changed.disconnect(self._on_changed)
             editor.failed.disconnect(self._on_failed)
             for layer in (self._watched.drawn, editor.image):
-                layer.events.visible.disconnect(self._on_appearance)
-                layer.events.opacity.disconnect(self._on_appearance)
+                layer.events.visible.disconnect(self.guard.note_outline)
+                layer.events.opacity.disconnect(self.guard.note_outline)
         self._watched = review
         if review is not None:
             review.editor.changed.connect(self._on_changed)
             review.editor.failed.connect(self._on_failed)
             for layer in (review.drawn, review.editor.image):
-                layer.events.visible.connect(self._on_appearance)
-                layer.events.opacity.connect(self._on_appearance)
+                layer.events.visible.connect(self.guard.note_outline)
+                layer.events.opacity.connect(self.guard.note_outline)
 
     def _on_changed(self, what: str) -> None:
         self.guard.note_outline()
@@ -171,9 +171,6 @@ class Verdicts:
 
     def _on_failed(self, error: Exception) -> None:
         self.cancel()  # the outline is not the one that the annotator waited for
-
-    def _on_appearance(self) -> None:
-        self.guard.note_outline()
 
 
 _NAMES = {"approve": "Approve", "no lesion": "No lesion"}
