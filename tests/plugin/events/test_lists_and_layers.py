@@ -164,6 +164,16 @@ def list_lesions(window: Any) -> Any:
     return panel
 
 
+def test_the_window_keeps_its_size_when_the_study_is_closed_beside_the_list_of_lesions(window: Any) -> None:
+    # The buttons to start with were shown before the panels of the study were hidden. The window grew while
+    # a layer was drawn, which crashes some drivers.
+    list_lesions(window)
+    window.wait(100)
+    size = window.main.size()
+    window.bench.close_study(ask=False)
+    assert window.main.size() == size
+
+
 def test_the_list_of_lesions_leaves_keys_and_outline_alone(window: Any) -> None:
     panel = list_lesions(window)
     lesions, table = panel.current.labels.data.copy(), panel.table

@@ -207,8 +207,8 @@ class Workbench(QWidget):
         is_open = self.session is not None
         self.title.setText("LesionSeg" if self.session is None else study_name(self.session.study.folder))
         self.annotator.show_open(is_open)
-        self.start.setVisible(not is_open)
         if is_open:
+            self.start.hide()
             self._focus.include_layers()
         else:
             self._focus.release_layers()
@@ -220,6 +220,8 @@ class Workbench(QWidget):
                 self.sections.set_available(panel, available)
             else:
                 panel.setVisible(available)
+        # Only now: beside the panels of a study it would make the window grow.
+        self.start.setVisible(not is_open)
         self.sections.fit_width()
 
     def _on_opened(self, editor: MaskEditor | None) -> None:
