@@ -63,5 +63,9 @@ class ClusterError(LesionSegError):
     """A dask cluster cannot be started, joined or used."""
 
 
+class NoRoomError(ClusterError):
+    """A worker has no room for a model."""
+
+
 class LandmarkError(LesionSegError):
     """Landmarks cannot be used: their number, positions or visibility do not fit."""

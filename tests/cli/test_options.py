@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from napari_lesionseg.cli.options import find_all_pairs, make_settings, parse_changes
+from napari_lesionseg.cli.options import find_all_pairs, install_model, make_settings, parse_changes
+from napari_lesionseg.cluster.engine import InProcess
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.errors import SettingsError
 
@@ -40,3 +41,11 @@ def test_pages_that_no_pair_uses_are_named_and_counted(
     told = capsys.readouterr().err
     assert "b_mask.tif" in told
     assert "1 further page is left out" in " ".join(told.split())
+
+
+def test_a_worker_that_cannot_take_part_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = InProcess()
+    engine.problems = ("The worker tcp://one has no room.",)
+    install_model(engine, tmp_path / "model.safetensors")
+    assert engine.model == tmp_path / "model.safetensors"
+    assert capsys.readouterr().err == "lesionseg: The worker tcp://one has no room.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from distributed import LocalCluster
 from PIL import Image
 
+from napari_lesionseg import __version__
 from napari_lesionseg.cluster import engine as module
 from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
 from napari_lesionseg.cluster.model_plugin import ModelPlugin
@@ -138,6 +141,53 @@ def test_a_worker_without_room_for_the_model_is_one_sentence(
         monkeypatch.setattr("napari_lesionseg.cluster.model_plugin.write_atomically", fail)
         with pytest.raises(ClusterError, match=r"copied to the worker .*: No space left on device"):
             engine.install_model(write_model(tmp_path, "a"))
+
+
+def test_the_work_goes_on_without_the_worker_that_has_no_room(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        if not full:
+            full.append(path.parent)
+        if path.parent in full:
+            raise OSError(28, "No space left on device", str(path))
+        path.write_bytes(data)
+
+    cluster.scale(2)
+    with open_engine(joined(cluster)) as engine:
+        engine.client.wait_for_workers(2)  # type: ignore[attr-defined]
+        monkeypatch.setattr("napari_lesionseg.cluster.model_plugin.write_atomically", write)
+        engine.install_model(write_model(tmp_path, "a"))
+        assert list(engine.map(read_model, range(40))) == ["a"] * 40
+        (problem,) = engine.problems
+    assert re.fullmatch(r"The model cannot be copied to the worker tcp.*: No space left on device\.", problem)
+
+
+def test_the_work_goes_on_without_workers_of_another_version(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.scale(2)
+    cluster.wait_for_workers(2)
+    other = cluster.workers[0].address
+    monkeypatch.setattr(
+        "napari_lesionseg.cluster.engine._versions_and_threads",
+        lambda dask_worker: (
+            ("0.0.1" if dask_worker.address == other else __version__, torch.__version__),
+            3,
+        ),
+    )
+    with open_engine(joined(cluster)) as engine:
+        (problem,) = engine.problems
+        assert problem.startswith(f"The worker {other} has napari-lesionseg 0.0.1 and torch")
+        engine.install_model(write_model(tmp_path, "a"))
+        assert set(engine.map(place_of_model, range(40))) == {cluster.workers[1].local_directory}
+
+
+def place_of_model(model: Path, number: int) -> str:
+    del number
+    return str(model.parent)
 
 
 def test_a_model_that_is_gone_is_one_sentence(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from napari_lesionseg.cli.options import (
     check_partners,
     cluster_options,
     find_all_pairs,
+    install_model,
     probability,
 )
 from napari_lesionseg.cluster.engine import open_engine
@@ -124,7 +125,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         open_engine(cluster_options(options)) as engine,
         progress_bar("Measuring", len(pairs)) as (progress, task),
     ):
-        engine.install_model(path)
+        install_model(engine, path)
         for outcome in evaluate_pairs(engine, job, pairs, print_plan):
             outcomes.append(outcome)
             if isinstance(outcome, FailedImage):
@@ -142,7 +143,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         figures["panoptic"] = {name: getattr(panoptic.quality, name) for _, name in PANOPTIC_ROWS}
     if options.json:
         _write_json(options.json, figures)
-    return 1 if evaluation.failed_inputs or unused else 0
+    return 1 if evaluation.failed_inputs or unused or engine.problems else 0
 
 
 def print_table(evaluation: Evaluation) -> None:

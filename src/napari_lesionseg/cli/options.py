@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from napari_lesionseg.cli.console import print_error
-from napari_lesionseg.cluster.engine import ClusterOptions
+from napari_lesionseg.cluster.engine import ClusterOptions, Engine
 from napari_lesionseg.config import Settings, describe_setting
 from napari_lesionseg.datasets.facts import find_tables, read_facts
 from napari_lesionseg.datasets.records import Record
@@ -58,6 +58,13 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 def cluster_options(options: argparse.Namespace) -> ClusterOptions:
     """Collect what `add_cluster` added."""
     return ClusterOptions(options.workers, options.scheduler, options.scheduler_file)
+
+
+def install_model(engine: Engine, path: Path) -> None:
+    """Make a model available wherever chunks run, and print which workers cannot take part."""
+    engine.install_model(path)
+    for problem in engine.problems:
+        print_error(problem)
 
 
 def positive(text: str) -> int:

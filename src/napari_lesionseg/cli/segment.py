@@ -11,6 +11,7 @@ from napari_lesionseg.cli.options import (
     add_cluster,
     add_model,
     cluster_options,
+    install_model,
     make_folder,
     pixel_count,
     positive,
@@ -117,7 +118,7 @@ def segment_images(
     job = SegmentJob(sha256_file(path), config.model_dump_json(), device, overlay)
     failures = skipped = partly_read = 0
     with open_engine(cluster) as engine, progress_bar("Outlining", len(images)) as (progress, task):
-        engine.install_model(path)
+        install_model(engine, path)
         try:
             for result in segment_files(
                 engine, job, images, out, resume=resume, batch_size=batch_size, announce=print_plan
@@ -141,4 +142,4 @@ def segment_images(
     done = len(images) - failures
     kept = f", {skipped} of them before" if skipped else ""
     print_result(f"{done} of {len(images)} images outlined by {name} ({where}) in {out}{kept}")
-    return 1 if failures or partly_read else 0
+    return 1 if failures or partly_read or engine.problems else 0

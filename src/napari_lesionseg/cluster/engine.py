@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import wait
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from napari_lesionseg import __version__
-from napari_lesionseg.errors import ClusterError, LesionSegError, ModelNotFoundError
+from napari_lesionseg.errors import ClusterError, LesionSegError, ModelNotFoundError, NoRoomError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.training.resources import limited_threads
 
@@ -70,6 +70,11 @@ class Engine(Protocol):
     description: str
     in_process: bool
 
+    @property
+    def problems(self) -> Sequence[str]:
+        """A sentence for each worker that cannot take part."""
+        ...
+
     def chunk_size(self, count: int, largest: int) -> int:
         """Return how many of `count` items to put into a chunk, so that everybody gets some."""
         ...
@@ -92,6 +97,7 @@ class InProcess:
 
     description = "this process"
     in_process = True
+    problems: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.model = Path()
@@ -124,6 +130,20 @@ class DaskEngine:
     def __init__(self, client: Client, check: Callable[[], None]) -> None:
         self.client, self._check = client, check
         self._model = self._plugin = ""
+        self._left_out: dict[str, str] = {}  # the reason by the address of a worker
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """A sentence for each worker that cannot take part."""
+        return tuple(self._left_out.values())
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Give some workers no work; raise the first reason if none is left."""
+        with _connected(self.client):
+            workers = set(self.call(self.client.nthreads))
+        self._left_out |= reasons
+        if reasons and workers <= set(self._left_out):
+            raise ClusterError(next(iter(reasons.values())))
 
     def chunk_size(self, count: int, largest: int) -> int:
         """Return how many of `count` items to put into a chunk, so that all workers get some."""
@@ -141,9 +161,19 @@ class DaskEngine:
         self._model = f"{hashlib.sha256(data).hexdigest()}{path.suffix}"
         self.close()
         plugin = ModelPlugin(self._model, data)
-        with _connected(self.client):
-            self.call(self.client.register_plugin, plugin, limit=SEND_SECONDS, silent=SILENT_WORKER)
         self._plugin = plugin.name
+        try:
+            with _connected(self.client):
+                self.call(self.client.register_plugin, plugin, limit=SEND_SECONDS, silent=SILENT_WORKER)
+        except NoRoomError as error:  # of one worker; others may have no room, either
+            answers = self.run(_has_model, self._model)
+            lacking = [worker for worker, has_it in answers.items() if has_it is not True]
+            if not lacking:
+                raise
+            general = "The model cannot be copied to the worker {}."
+            self.leave_out(
+                {worker: str(error) if worker in str(error) else general.format(worker) for worker in lacking}
+            )
 
     def close(self) -> None:
         """Let the scheduler remove the model, which would stay in its memory."""
@@ -161,7 +191,7 @@ class DaskEngine:
         return bool(found) and all(sha256 == expected for sha256 in found.values())
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """Return what a function returns on each worker, or its error there."""
+        """Return what a function returns on each worker that takes part, or its error there."""
         with _connected(self.client):
             found: dict[str, Any] = self.call(
                 self.client.run,
@@ -171,12 +201,20 @@ class DaskEngine:
                 silent=SILENT_WORKER,
                 on_error="return",
             )
-        return found
+        return {worker: answer for worker, answer in found.items() if worker not in self._left_out}
 
     def threads(self) -> int:
-        """Count the threads of all workers."""
+        """Count the threads of all workers that take part."""
+        return sum(self._nthreads().values())
+
+    def _nthreads(self) -> dict[str, int]:
         with _connected(self.client):
-            return sum(self.call(self.client.nthreads).values())
+            found: dict[str, int] = self.call(self.client.nthreads)
+        return {worker: count for worker, count in found.items() if worker not in self._left_out}
+
+    def _taking_part(self) -> list[str] | None:
+        """Return the addresses of the workers to choose from; None for all, and those that join later."""
+        return list(self._nthreads()) if self._left_out else None
 
     def call(
         self,
@@ -227,7 +265,9 @@ class DaskEngine:
 
         # A part of the graph, though large: what is scattered would be lost with the worker that holds it.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
-            return self.client.submit(_start_on_worker, function, self._model, argument, pure=False)
+            return self.client.submit(
+                _start_on_worker, function, self._model, argument, pure=False, workers=self._taking_part()
+            )
 
     def map(self, function: Callable[[Path, Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
         """Yield the result of each chunk, in order, with few chunks in flight."""
@@ -248,8 +288,11 @@ class DaskEngine:
                 self.leave(self.client.cancel, list(waiting))
 
     def _submit(self, function: Callable[[Path, Chunk], Result], chunk: Chunk) -> Any:
+        workers = self._taking_part()
         with _connected(self.client):
-            return self.client.submit(_run_on_worker, function, self._model, chunk, pure=False)
+            return self.client.submit(
+                _run_on_worker, function, self._model, chunk, pure=False, workers=workers
+            )
 
     def _result(self, future: Any) -> Any:
         from distributed import KilledWorker
@@ -482,21 +525,23 @@ def _check_address(address: str) -> dict[str, Any]:
 
 
 def _check_workers(engine: DaskEngine) -> list[int]:
-    """Raise unless the workers have the versions of this computer; return how many threads each has."""
+    """Leave out workers without the versions of this computer; return how many threads each other has."""
     here = _versions()
-    threads = []
+    threads, reasons = [], {}
     for worker, answer in engine.run(_versions_and_threads).items():
         if isinstance(answer, Exception):
-            raise ClusterError(
+            reasons[worker] = (
                 f"The worker {worker} cannot load napari-lesionseg; install version {here[0]} there."
             )
-        there, count = answer
-        if there != here:
-            raise ClusterError(
-                f"The worker {worker} has napari-lesionseg {there[0]} and torch {there[1]}, this computer "
+        elif answer[0] != here:
+            (package, torch), _ = answer
+            reasons[worker] = (
+                f"The worker {worker} has napari-lesionseg {package} and torch {torch}, this computer "
                 f"{here[0]} and {here[1]}; install the same versions."
             )
-        threads.append(count)
+        else:
+            threads.append(answer[1])
+    engine.leave_out(reasons)
     return threads
 
 
@@ -527,6 +572,10 @@ def _versions_and_threads(dask_worker: Any) -> tuple[tuple[str, str], int]:
 
     own = dask_worker.state.nthreads
     return _versions(), own if own > 1 else torch.get_num_threads()
+
+
+def _has_model(name: str, dask_worker: Any) -> bool:
+    return (Path(dask_worker.local_directory) / name).is_file()
 
 
 def _hash_or_none(path: str) -> str | None:

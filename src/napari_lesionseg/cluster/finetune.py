@@ -100,6 +100,8 @@ class ClusterFineTuning:
             if not isinstance(engine, DaskEngine):
                 raise ClusterError("Choose a cluster first.")
             install_network(engine, self._model)
+            if engine.problems:  # the worker that trains gives work to all others
+                raise ClusterError(engine.problems[0])
             with _lost_connections():
                 future = engine.start(_finetune, self._job)
                 yield from self._events_of(engine, future)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distributed import Worker, WorkerPlugin
 
-from napari_lesionseg.errors import ClusterError
+from napari_lesionseg.errors import NoRoomError
 from napari_lesionseg.io.atomic import write_atomically
 
 
@@ -30,6 +30,6 @@ class ModelPlugin(WorkerPlugin):
         try:
             write_atomically(path, self._data)
         except OSError as error:
-            raise ClusterError(
+            raise NoRoomError(
                 f"The model cannot be copied to the worker {worker.address}: {error.strerror}."
             ) from error

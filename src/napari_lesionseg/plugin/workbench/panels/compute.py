@@ -86,7 +86,7 @@ class ComputePanel(Panel):
             "connecting to the cluster",
             _describe_cluster,
             self.compute,
-            done=lambda description: self._on_tested(f"Connected: {description}."),
+            done=self._on_tested,
             failed=lambda error: self._on_tested(str(error)),
         )
 
@@ -103,4 +103,4 @@ class ComputePanel(Panel):
 def _describe_cluster(compute: ClusterOptions) -> str:
     """Connect, check the versions, and describe the cluster; runs in another thread."""
     with open_engine(compute) as engine:
-        return engine.description
+        return " ".join([f"Connected: {engine.description}.", *engine.problems])
