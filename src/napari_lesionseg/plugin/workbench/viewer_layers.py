@@ -61,6 +61,7 @@ class ImageDisplay:
         self._study, self._save_queue, self._ahead_of = study, save_queue, ahead_of
         self._awaited: str | None = None
         self._first_view: Mapping[str, Any] | None = None
+        self._views: dict[str, Mapping[str, Any]] = {}  # of images that the annotator zoomed
         self._layers = ViewerLayers(viewer)
         self._reviews = Reviews(study, save_queue, self._layers)
         self._layers.losing.connect(self._on_losing)
@@ -78,10 +79,10 @@ class ImageDisplay:
         return self._awaited if self.review is None else self.review.image_id
 
     def open(self, image_id: str, view: Mapping[str, Any] | None = None) -> None:
-        """Show an image, zoomed as a `view` says, as soon as it is loaded."""
+        """Show an image as soon as it is loaded, zoomed as a `view` says, or else as it was left."""
         prepared = self._prefetcher.take(self._study.state.images[image_id])
         self._close_review()
-        self._awaited, self._first_view = image_id, view
+        self._awaited, self._first_view = image_id, view or self._views.get(image_id)
         if prepared is not None:
             self._show(prepared)
         else:
@@ -136,6 +137,10 @@ class ImageDisplay:
         self._awaited = None
         if self.review is not None:
             review, self.review = self.review, None
+            self._views.pop(review.image_id, None)
+            view = self._layers.view
+            if view is not None and abs(view["zoom"] - 1) > _SAME_ZOOM:
+                self._views[review.image_id] = view
             self._reviews.close(review)
             self.opened.emit(None)
         if with_guard:
