@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 ROWS = 2
 """Rows that are visible in a low window; a taller one shows more."""
 
-COLUMNS = ("Image", "Status", "Quality", "Agreement", "Annotator")
+COLUMNS = ("Image", "Status", "Quality", "Agreem.", "Annotator")  # short, to leave room for names
 IMAGE, STATUS, QUALITY, AGREE, ANNOTATOR = range(len(COLUMNS))
 
 TIPS = {
     IMAGE: "Click to sort by name",
     STATUS: "Review status. Click to sort by status",
     QUALITY: "Estimated quality of the outline, 0 to 1. Click to put the lowest first",
-    AGREE: "How much the outlines that several annotators approved overlap, 0 to 1 (mean Dice index)",
+    AGREE: "Agreement: how much several annotators' approved outlines overlap, 0 to 1 (mean Dice index)",
     ANNOTATOR: "Who changed the image last",
 }
 _BLINDED = "In this study, annotators do not see each other's outlines"
@@ -76,7 +76,7 @@ _FILTERS: dict[str, frozenset[Status] | None] = {
     **{status.words: frozenset({status}) for status in Status},
 }
 _ORDERS = {IMAGE: Order.NAME, STATUS: Order.STATUS, QUALITY: Order.QUALITY}
-_WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 72, ANNOTATOR: 64}
+_WIDTHS = {STATUS: 82, QUALITY: 52, AGREE: 54, ANNOTATOR: 64}
 
 
 class ImageTable(QTableView):
@@ -265,6 +265,7 @@ class QueuePanel(Panel):
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
         self.progress.setFormat(str(counts))
+        self.progress.setToolTip(str(counts))  # cut where the letters are large
         can_agree, is_shared = self.model.can_agree, self.model.is_shared
         self.table.setColumnHidden(AGREE, not can_agree)
         self.table.setColumnHidden(ANNOTATOR, not is_shared)
