@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from napari_lesionseg.errors import LesionSegError, TrainingError
 from napari_lesionseg.inference.device import choose_device
+from napari_lesionseg.io.atomic import write_atomically
 
 PATIENCE = timedelta(hours=2)  # one process may read slower disks, or measure while the others wait
 LOST = "Another process of the training stopped or cannot be reached. Start all again with --resume."
@@ -280,7 +281,8 @@ def _tell_torchrun(message: str) -> None:
     if path:
         about = {"py_callstack": message, "timestamp": str(int(time.time()))}
         with suppress(OSError):
-            Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": about}}))
+            report = {"message": {"message": message, "extraInfo": about}}
+            write_atomically(Path(path), json.dumps(report).encode())
 
 
 def _is_lost(error: RuntimeError) -> bool:
