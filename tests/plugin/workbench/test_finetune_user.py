@@ -121,7 +121,8 @@ def wait_until_quiet(qtbot: QtBot, told: Listener) -> None:
 def paint(qtbot: QtBot, bench: Any, place: tuple[int, int], value: int) -> None:
     """Paint or erase a dot at a row and column, by button and mouse."""
     button = bench.panel(CorrectSection).tools.buttons["brush" if value else "eraser"]
-    qtbot.mouseClick(button, LEFT)
+    if not button.isChecked():  # a click on the tool in use puts it away
+        qtbot.mouseClick(button, LEFT)
     CanvasMouse(bench._viewer, qtbot).click(place)
 
 

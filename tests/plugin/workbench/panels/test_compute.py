@@ -192,7 +192,7 @@ def test_work_that_the_cluster_does_not_do_can_be_canceled(
     queue.predict_all.click()
     assert not bench.session.batch.is_active
     qtbot.waitUntil(lambda: pool.activeThreadCount() == 0, timeout=WAIT)
-    correct_and_approve(qtbot, bench, 3)
+    approve_some(qtbot, bench, 3)
     finetuning = bench.panel(FinetunePanel)
     finetuning.controls.start.click()
     qtbot.waitUntil(lambda: finetuning.task is not None, timeout=WAIT)
