@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
@@ -52,6 +53,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The model to start from, which knows nothing, in the user's list."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    torch.manual_seed(0)  # from some weights, the few steps of a test learn nothing
     network = build_network("unet", 1, **TINY)
     card = ModelCard(name="start", arch="unet", arch_settings=TINY, working_size=64)
     path = ModelStore().add(checkpoint_bytes(network, card), "start")
