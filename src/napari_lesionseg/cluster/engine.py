@@ -139,10 +139,8 @@ class DaskEngine:
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Give some workers no work; raise the first reason if none is left."""
-        with _connected(self.client):
-            workers = set(self.call(self.client.nthreads))
         self._left_out |= reasons
-        if reasons and workers <= set(self._left_out):
+        if reasons and not self.threads():
             raise ClusterError(next(iter(reasons.values())))
 
     def chunk_size(self, count: int, largest: int) -> int:
