@@ -154,3 +154,16 @@ def test_letters_reach_the_tools_from_a_button_that_has_the_focus(window: Any) -
     window.key(Qt.Key.Key_R, SHIFT)
     window.qtbot.waitUntil(lambda: window.editor.document.overlay.box is not None)
     assert window.canvas.hasFocus()
+
+
+def test_an_image_is_shown_again_as_it_was_left(window: Any) -> None:
+    camera, first = window.viewer.scene.camera, window.session.image_id
+    fitted = camera.zoom
+    camera.zoom, camera.center = 3 * fitted, (0, 30, 40)
+    window.key(Qt.Key.Key_F8)
+    window.qtbot.waitUntil(lambda: window.session.image_id not in (None, first))
+    window.qtbot.waitUntil(lambda: camera.zoom < 2 * fitted)
+    window.key(Qt.Key.Key_F7)
+    window.qtbot.waitUntil(lambda: window.session.image_id == first)
+    window.qtbot.waitUntil(lambda: camera.zoom == pytest.approx(3 * fitted))
+    assert camera.center == pytest.approx((0, 30, 40))

@@ -254,24 +254,3 @@ def test_a_zoom_is_kept_relative_to_the_image(qtbot: Any, own: Any) -> None:
     set_size(qtbot, own, 1000, 640)
     assert in_view(own) == pytest.approx(before, rel=0.05)
     assert own.scene.camera.center == pytest.approx(center)
-
-
-def test_an_image_is_shown_again_as_it_was_left(qtbot: Any, own: Any) -> None:
-    set_size(qtbot, own, 1366, 728)
-    session = own.window._qt_window.findChild(Workbench).session
-    first = session.image_id
-    other = next(image for image in session.study.state.images if image != first)
-
-    def open_image(image_id: str) -> None:
-        session.open_image(image_id)
-        qtbot.waitUntil(lambda: session.image_id == image_id and session.editor is not None, timeout=15_000)
-        qtbot.wait(50)
-
-    own.scene.camera.zoom *= 3
-    own.scene.camera.center = (0, 30, 40)
-    before = own.scene.camera.zoom
-    open_image(other)
-    assert 0.85 <= in_view(own) <= 1.0
-    open_image(first)
-    assert own.scene.camera.zoom == pytest.approx(before)
-    assert own.scene.camera.center == pytest.approx((0, 30, 40))
