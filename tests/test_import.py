@@ -32,6 +32,24 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_by("import napari_lesionseg") & (VIEWER | TOOLKIT | heavy)
 
 
+def test_pydantic_is_complete_before_qt() -> None:
+    code = "import sys, napari_lesionseg.plugin; print('pydantic._internal._validators' in sys.modules)"
+    assert {"True", "pydantic"} <= (loaded := loaded_by(code))
+    assert not loaded & (VIEWER | TOOLKIT)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "500"), ("7", "7")])
+def test_threads_that_wait_do_not_spin_for_long(own: str | None, expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    if own is not None:
+        environment["GOMP_SPINCOUNT"] = own
+    code = "import napari_lesionseg, os; print(os.environ['GOMP_SPINCOUNT'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == expected
+
+
 def test_settings_and_values_need_no_torch() -> None:
     code = "import napari_lesionseg as ls; ls.Click(1, 2); ls.TrainConfig(); ls.PostprocessConfig()"
     assert not loaded_by(code) & (VIEWER | TOOLKIT | {"torch"})

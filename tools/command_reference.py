@@ -24,7 +24,7 @@ standard error. If an input fails, it is listed and the others are processed.
 | 0 | done |
 | 1 | some inputs failed, or a dask cluster cannot be used |
 | 2 | invalid usage, or nothing could be done; standard error gives the reason |
-| 130 | interrupted with Ctrl+C |
+| 130, 143, 129 | stopped by Ctrl+C, SIGTERM, or a terminal that was closed |
 """
 
 

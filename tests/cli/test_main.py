@@ -12,12 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from napari_lesionseg import __version__
 from napari_lesionseg.cli import app, console, datasets, main
 from napari_lesionseg.cli.main import COMMANDS
 from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.io.images import write_image
 from napari_lesionseg.study.study import Study
 
 PROGRAM = [sys.executable, "-c", "import sys; from napari_lesionseg.cli import main; sys.exit(main())"]
@@ -80,6 +82,8 @@ def test_a_wrong_word_is_answered_in_one_line(run: Callable) -> None:
         (["segment"], "are required: INPUT, --out; `lesionseg segment --help`"),
         (["segment", "x", "--out", "y", "--smallest", "few"], "--smallest: 'few' does not fit;"),
         (["segment", "x", "--out", "y", "--threshold", "2"], "--threshold: must lie between 0 and 1;"),
+        (["evaluate", "x", "y"], "Unrecognized arguments: y; `lesionseg evaluate --help`"),
+        (["models", "show", "x", "y z"], "Unrecognized arguments: 'y z'; `lesionseg models show --help`"),
     ],
 )
 def test_the_nearest_command_or_option_is_named(run: Callable, words: list[str], answer: str | None) -> None:
@@ -87,6 +91,31 @@ def test_the_nearest_command_or_option_is_named(run: Callable, words: list[str],
     assert result.code == (0 if answer is None else 2)
     assert len(result.errors) == (answer is not None)
     assert answer is None or answer in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "empty"),
+    [
+        (["segment", "images", "--out", ""], "--out: the value is empty;"),
+        (["segment", "images", "--out="], "--out: the value is empty;"),
+        (["segment", "", "--out", "masks"], "An argument is empty;"),
+        (["train", "images", "", "--masks", "a", "b"], "An argument is empty;"),
+        (["import", "--out", "new", "--", ""], "An argument is empty;"),
+        (["models", "export", "tiny", "--out", ""], "--out: the value is empty;"),
+        (["verify", ""], "An argument is empty;"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], empty: str
+) -> None:
+    here = tmp_path / "here"
+    (here / "images").mkdir(parents=True)
+    write_image(here / "images" / "x.png", np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.chdir(here)
+    result = run(*words)
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert empty in result.err
+    assert [path.name for path in here.iterdir()] == ["images"]
 
 
 def test_an_image_in_place_of_a_command_names_its_folder(

@@ -218,6 +218,25 @@ def test_a_device_stays_a_device(run: Callable, pairs: Path, option: str) -> Non
     assert full.errors[-1].endswith("No space left on device.")
 
 
+def test_a_key_is_written_with_its_dataset_or_neither_is(run: Callable, pairs: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key.csv"
+    key.write_text("old_name,new_name\na,b\n")
+    command = words("export --key", pairs, key)
+    assert run(*command).errors == [
+        f"lesionseg: {key} already exists, perhaps as the key of another dataset; choose a new file."
+    ]
+    assert key.read_text() == "old_name,new_name\na,b\n"
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the devices of Linux")
+def test_without_room_for_the_key_nothing_is_exported(run: Callable, pairs: Path, tmp_path: Path) -> None:
+    result = run(*words("export --key", pairs, Path("/dev/full")))
+    assert result.code == 2
+    assert result.errors == ["lesionseg: The key cannot be written to /dev/full: No space left on device."]
+    assert not (tmp_path / "written").exists()
+
+
 @pytest.mark.parametrize("option", ["segment --out", "export --out", "import --out", "models export --out"])
 def test_a_link_to_a_folder_is_followed(run: Callable, pairs: Path, tmp_path: Path, option: str) -> None:
     link, target = tmp_path / "link", tmp_path / "target"

@@ -44,6 +44,10 @@ class _Output(Console):
                 raise output_error(error) from error
             discard(sys.stderr)  # about standard error itself, nothing can be said
 
+    def on_broken_pipe(self) -> None:
+        """Raise the error, during which rich calls this; rich itself would end the program."""
+        raise
+
 
 results = _Output()
 messages = _Output(stderr=True)
@@ -89,6 +93,11 @@ class LoggedProgress(Progress):
         self._logged = self._since = time.monotonic()
         self._stage, self._done_before = "", 0.0
         super().__init__(*columns, console=messages, disable=not messages.is_terminal, **settings)
+
+    def stop(self) -> None:
+        """Remove the bar, if there is one: rich 13 would write an empty line to a log file."""
+        if not self.disable:
+            super().stop()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Count work that is done."""

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple, NoReturn
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cli.signals import output_error, stop_on_signals
+from napari_lesionseg.cli.signals import discard, output_error, stop_on_signals
 from napari_lesionseg.errors import ClusterError, LesionSegError
 
 
@@ -40,7 +40,17 @@ class _Parser(argparse.ArgumentParser):
             known = self._option_string_actions
             if name.startswith("--") and not any(option.startswith(name) for option in known):
                 self.error(f"There is no option {name}{_nearest(name, known)}")
-        return super().parse_known_args(words, namespace)
+        if self._subparsers is not None:
+            return super().parse_known_args(words, namespace)
+        for before, word in pairwise(("", *words)):
+            # Of a variable that is not set; as a path it would be the current folder.
+            if not word or re.fullmatch("--[^=]+=", word):
+                option = word.rstrip("=") or (before if re.match("--.", before) else "")
+                self.error(f"{option}: the value is empty" if option else "an argument is empty")
+        found, rest = super().parse_known_args(words, namespace)
+        if rest:  # said here, where the page of help is that of the command
+            self.error(f"unrecognized arguments: {shlex.join(rest)}")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UsageError` that names the page of help."""
@@ -49,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{sentence}; `{self.prog} --help` shows what there is.")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if file is not sys.stdout:
+        if file is not sys.stdout or sys.stdout is None:  # None: closed by whoever started the program
             super()._print_message(message, file)
             return
         try:
@@ -113,12 +123,18 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, by default that of the process, and return its exit code."""
-    with stop_on_signals(until_exit=arguments is None):
+    with stop_on_signals(until_exit=arguments is None) as stop:
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
-        except KeyboardInterrupt as stop:
-            sys.stderr.write("lesionseg: Stopped.\n")
-            return 128 + stop.args[0] if stop.args else INTERRUPTED
+        except KeyboardInterrupt as error:
+            stop.has_ended = True
+            if sys.stderr is not None:  # as where it was closed by whoever started the program
+                try:
+                    sys.stderr.write("lesionseg: Stopped.\n")
+                    sys.stderr.flush()
+                except OSError:  # the terminal may be gone
+                    discard(sys.stderr)
+            return 128 + error.args[0] if error.args else INTERRUPTED
         return code
 
 
