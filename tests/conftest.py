@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,11 @@ settings.register_profile("lesionseg", deadline=None, suppress_health_check=[Hea
 settings.load_profile("lesionseg")
 
 
+def pytest_xvfb_disable() -> bool:
+    """Start no virtual display where the viewer is not installed."""
+    return bool(os.environ.get("LESIONSEG_WITHOUT_VIEWER"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real images with masks, which are research data and not part of the project."""
@@ -28,6 +34,21 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} does not exist (set LESIONSEG_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_signals() -> None:
+    """Take signals, as processes that are started do, though tests may run under nohup or with `&`."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    for number, handler in ((getattr(signal, name, None), handler) for name, handler in usual.items()):
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_buffers() -> None:
+    """Let programs buffer their output, as usual: without a buffer, some failures do not show."""
+    os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 @pytest.fixture(autouse=True)
