@@ -151,6 +151,7 @@ def test_continue_after_an_interruption(
         assert finetune(folders, model, out, "--epochs", "4") == 130
     assert not out.exists()
     assert find_checkpoint(tmp_path / "out.state.safetensors") is not None
+    assert finetune(folders, model, out, "--epochs", "4") == 2  # and not from the start
     assert finetune(folders, model, out, "--epochs", "4", "--resume") == 0
     assert same_weights(whole, out)
     assert find_checkpoint(tmp_path / "out.state.safetensors") is None
@@ -162,7 +163,7 @@ def test_continue_after_an_interruption(
         (["--epochs", "0"], "epochs"),
         (["--seconds", "-1"], "max_seconds"),
         (["--set", "speed=3"], "speed"),
-        (["--resume"], "can be resumed"),
+        (["--resume"], "There is no fine-tuning at"),
         (["--model", "nobody-has-this"], "no model"),
         (["--masks", "a", "b"], "one folder of masks for each"),
     ],

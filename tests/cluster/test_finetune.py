@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
+from napari_lesionseg.cluster.dask_engine import DaskEngine
+from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
 from napari_lesionseg.cluster.finetune import ClusterFineTuning, on_device
 from napari_lesionseg.cluster.predict import ImageFile, Outline, outline_files, outline_image
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig, PostprocessConfig

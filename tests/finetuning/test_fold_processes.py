@@ -76,6 +76,21 @@ def test_processes_learn_the_same(
     assert not children()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_says_nothing_in_processes_that_start(
+    tiny_model: Model, workers: FoldProcesses, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert workers.begin(tiny_model, 2)
+    for _ in range(20):
+        for process in children():
+            process.send_signal(signal.SIGINT)  # as a terminal does
+        time.sleep(0.1)
+    while not workers.wait():
+        pass
+    assert len(children()) == 2
+    assert capfd.readouterr().err == ""
+
+
 def test_a_killed_process_is_replaced_by_this_one_with_the_same_result(
     tiny_model: Model, discs: list[CachedPair], here: tuple[list[Event], Candidate], workers: FoldProcesses
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import signal
 import subprocess
@@ -17,11 +18,13 @@ import napari_lesionseg as ls
 from napari_lesionseg.config import AugmentConfig, FineTuneConfig, TrainConfig
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.finetuning import session
 from napari_lesionseg.finetuning.checkpoint import find_checkpoint
+from napari_lesionseg.finetuning.comparison import ScoredPrediction, predict_pair
 from napari_lesionseg.finetuning.cross_validation import NOT_HELD_OUT, assign_folds
 from napari_lesionseg.finetuning.run import Progress
 from napari_lesionseg.finetuning.schedule import FineTunePlan
-from napari_lesionseg.finetuning.session import fine_tune
+from napari_lesionseg.finetuning.session import FineTuning, fine_tune
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.io.images import write_image, write_mask
 from napari_lesionseg.training.dataset import CachedPair
@@ -440,6 +443,71 @@ class TestBudget:
             list(tuning)
         assert (seen[0], seen[-1]) == (2, 1)
         assert torch.get_num_threads() == torch_threads
+
+    @pytest.mark.parametrize(("busy", "kept"), [(True, 1), (False, 3)])
+    def test_threads_are_those_that_are_quicker(
+        self,
+        tiny_model: Model,
+        discs: list[CachedPair],
+        ticking: Callable[[float], None],
+        monkeypatch: pytest.MonkeyPatch,
+        busy: bool,
+        kept: int,
+    ) -> None:
+        """On a busy computer, reading and measuring with several threads took longer than the budget."""
+        seen = {"predict": set[int](), "step": set[int]()}
+
+        def step(*_: object) -> float:
+            threads = torch.get_num_threads()
+            seen["step"].add(threads)
+            ticking(10.0 if busy and threads > 1 else 1 / threads)
+            return 0.0
+
+        def predict(model: Model, pair: CachedPair, **_: object) -> ScoredPrediction:
+            seen["predict"].add(torch.get_num_threads())
+            return predict_pair(model, pair)
+
+        monkeypatch.setattr(Learner, "step", step)
+        monkeypatch.setattr(session, "predict_pair", predict)
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            tuning = FineTuning(tiny_model, discs, QUICK, workers=NoWorkers())
+            tuning.prepare()
+            assert seen == {"predict": {1}, "step": {1, 3}}
+            seen["step"].clear()
+            list(tuning)
+            assert seen["step"] == {kept}
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
+
+    def test_one_that_is_given_up_leaves_the_threads_alone(
+        self, tiny_model: Model, discs: list[CachedPair]
+    ) -> None:
+        """It set the number of the caller whenever it was deleted, in the middle of the caller's work."""
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            tuning = fine_tune(tiny_model, discs, QUICK.model_copy(update={"num_threads": 1}))
+            tuning.prepare()
+            assert torch.get_num_threads() == 3
+            torch.set_num_threads(2)
+            del tuning
+            gc.collect()
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
+
+
+class NoWorkers:
+    """A computer on which no process can be started."""
+
+    def begin(self, *_: object) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
 
 
 class TestContinuing:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 import threading
 
@@ -13,8 +14,8 @@ from napari_lesionseg.training.resources import (
     NO_FULL_COLLECTION,
     SHORT_SECONDS,
     ContentionWatch,
+    ThreadLimit,
     background_threads,
-    limited_threads,
     lower_priority,
     short_holds,
 )
@@ -24,7 +25,7 @@ def test_threads_are_given_back_after_an_error() -> None:
     before, seen = torch.get_num_threads(), list[int]()
 
     def fail() -> None:
-        with limited_threads(before + 1):
+        with ThreadLimit(before + 1):
             seen.append(torch.get_num_threads())
             raise ValueError
 
@@ -35,8 +36,19 @@ def test_threads_are_given_back_after_an_error() -> None:
 
 def test_none_leaves_the_number_alone() -> None:
     before = torch.get_num_threads()
-    with limited_threads(None):
+    with ThreadLimit(None):
         assert torch.get_num_threads() == before
+
+
+def test_a_number_that_is_changed_inside_holds_in_the_next_block() -> None:
+    before = torch.get_num_threads()
+    limit, seen = ThreadLimit(before + 2), list[int]()
+    with limit:
+        torch.set_num_threads(before + 1)
+    between = torch.get_num_threads()
+    with limit:
+        seen.append(torch.get_num_threads())
+    assert (between, seen, torch.get_num_threads()) == (before, [before + 1], before)
 
 
 def test_a_few_slow_steps_are_no_contention() -> None:
@@ -57,7 +69,7 @@ def test_slow_when_it_was_planned() -> None:
 
 
 def test_one_thread_less_is_none() -> None:
-    with limited_threads(2):
+    with ThreadLimit(2):
         watch = ContentionWatch(1.0)
         assert watch.yield_cores()
         assert torch.get_num_threads() == 1
@@ -105,3 +117,26 @@ def test_old_objects_are_left_in_peace_for_a_while() -> None:
         assert sys.getswitchinterval() <= SHORT_SECONDS * 1.01
         assert gc.isenabled()
     assert (gc.get_threshold(), sys.getswitchinterval()) == before
+
+
+MEMORY = """
+import resource
+import torch
+from napari_lesionseg.training.resources import reuse_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(20_000_000)  # 80 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+reuse_memory()
+print([faults() for _ in range(4)][-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc of Linux")
+def test_memory_is_reused_and_not_cleared_again() -> None:
+    """A page that is not kept is a page fault; there would be 20 000 or more a tensor, or 40 large ones."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20

@@ -19,7 +19,7 @@ from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.registry import build_network
 from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.training.learner import rate_at
+from napari_lesionseg.training.learner import Learner, rate_at
 from napari_lesionseg.training.trainer import (
     STATE_KEY,
     EpochResult,
@@ -109,12 +109,21 @@ class TestRun:
         assert 20 <= results[-1].seconds < 25
         assert results[-1].epoch < 1000
 
-    def test_threads_are_those_asked_for(self, new_trainer: Callable[..., Trainer]) -> None:
-        before = torch.get_num_threads()
+    def test_threads_are_those_asked_for(
+        self, new_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, seen, step = torch.get_num_threads(), list[int](), Learner.step
+
+        def watched(*arguments: object) -> float:
+            seen.append(torch.get_num_threads())
+            return step(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Learner, "step", watched)
         steps = new_trainer(QUICK.model_copy(update={"num_threads": before + 1})).steps()
         next(steps)
-        assert torch.get_num_threads() == before + 1
+        assert torch.get_num_threads() == before
         list(steps)
+        assert set(seen) == {before + 1}
         assert torch.get_num_threads() == before
 
     def test_nothing_held_out(self, tiny_model: Model, discs: list[CachedPair]) -> None:

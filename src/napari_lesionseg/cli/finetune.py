@@ -18,6 +18,7 @@ from napari_lesionseg.cli.options import (
     find_all_pairs,
     make_settings,
     parse_changes,
+    state_path,
 )
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.facts import PATIENT_COLUMNS, name_key, read_facts
@@ -31,6 +32,7 @@ from napari_lesionseg.finetuning.session import FineTuning
 from napari_lesionseg.inference.predictor import Model, load_model
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
+from napari_lesionseg.training.resources import reuse_memory
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 from napari_lesionseg.types import Pair
 
@@ -88,13 +90,14 @@ def run_finetune(options: argparse.Namespace) -> int:
         held_out, more = find_all_pairs(options.val_images, options.val_masks)
         unused += more
     model = load_model(options.model, options.device)
+    reuse_memory()
     tuning = FineTuning(
         model,
         pairs,
         config,
         items=read_patients(options.patients, pairs) if options.patients else (),
         held_out=held_out,
-        state_path=options.out.with_suffix(".state.safetensors"),
+        state_path=state_path(options),
         resume=options.resume,
         workers=FoldProcesses() if config.num_threads is None else None,
     )
@@ -106,7 +109,7 @@ def run_finetune(options: argparse.Namespace) -> int:
 
 def read_patients(path: Path, pairs: Sequence[Pair]) -> list[SplitItem]:
     """Read from a table which images are of one patient."""
-    facts = read_facts([path], [pair.stem for pair in pairs])
+    facts = read_facts([path], {pair.stem for pair in pairs})
     if facts.problems:
         raise TrainingError(f"{path} cannot be used: {facts.problems[0].reason}")
     patients = {item.stem: item for item in facts.split_items()}

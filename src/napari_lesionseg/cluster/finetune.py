@@ -19,7 +19,9 @@ import torch
 from pydantic import TypeAdapter
 
 from napari_lesionseg.cluster.chunks import load_cached
-from napari_lesionseg.cluster.engine import GONE, ClusterOptions, DaskEngine, Lookout, open_engine
+from napari_lesionseg.cluster.connection import GONE
+from napari_lesionseg.cluster.dask_engine import DaskEngine, Lookout
+from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
 from napari_lesionseg.cluster.predict import install_network
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.splits import SplitItem
@@ -29,7 +31,7 @@ from napari_lesionseg.finetuning.fold import FoldJob, FoldLostError, FoldModels,
 from napari_lesionseg.finetuning.session import Event, FineTuning
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.training.resources import limited_threads
+from napari_lesionseg.training.resources import ThreadLimit
 
 EVENTS_AHEAD = 8
 """Events that wait to be read. When they are not, as during a pause, the worker waits as well."""
@@ -113,21 +115,22 @@ class ClusterFineTuning:
 
         queue = Queue(self._job.channel, client=engine.client, maxsize=EVENTS_AHEAD)  # type: ignore[no-untyped-call]
         command = Variable(self._job.channel, client=engine.client)  # type: ignore[no-untyped-call]
-        engine.call(command.set, GO)
+        engine.connection.call(command.set, GO)
         said, ended = GO, False
         try:
             while not ended:
                 if self._stopping and said == GO:
                     said = STOP
-                    engine.call(command.set, said)
+                    engine.connection.call(command.set, said)
                 text = _next_text(queue, engine, future)
                 ended = not text
                 if text:
                     yield EVENTS.validate_json(text)
         finally:
             if not ended:
-                engine.leave(command.set, CANCEL)
-                engine.leave(functools.partial(queue.get, batch=True))  # so that the worker sees the command
+                engine.connection.leave(command.set, CANCEL)
+                # So that the worker sees the command.
+                engine.connection.leave(functools.partial(queue.get, batch=True))
 
 
 def _next_text(queue: Any, engine: DaskEngine, future: Any) -> str:
@@ -135,7 +138,7 @@ def _next_text(queue: Any, engine: DaskEngine, future: Any) -> str:
     look = Lookout(engine)
     while True:
         try:
-            text: str = engine.call(queue.get, timeout=POLL_SECONDS, look=look)
+            text: str = engine.connection.call(queue.get, timeout=POLL_SECONDS, look=look)
             return text
         except TimeoutError:
             look()
@@ -250,7 +253,7 @@ class _FoldActor(FoldModels):
 
     def run(self, index: int, method: str, arguments: tuple[Any, ...]) -> tuple[Any, LesionSegError | None]:
         """Return the result of a fold's method, or what is wrong."""
-        with limited_threads(self._threads):
+        with ThreadLimit(self._threads):
             return super().run(index, method, arguments)
 
 

@@ -136,6 +136,8 @@ def read_finetune_checkpoint(path: Path) -> tuple[FineTuneCheckpoint, dict[str, 
         with safe_open(path, framework="pt") as file:
             state = _parse(file.metadata())
             return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except FileNotFoundError as error:
+        raise TrainingError(f"There is no fine-tuning at {path} that can be resumed.") from error
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} is not a fine-tuning that can be resumed.") from error
 

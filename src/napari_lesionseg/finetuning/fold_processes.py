@@ -26,7 +26,7 @@ from napari_lesionseg.finetuning.fold import FoldJob, FoldLostError, FoldModels
 from napari_lesionseg.inference.device import available_cores
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.models.checkpoint import checkpoint_bytes, load_checkpoint
-from napari_lesionseg.training.resources import BACKGROUND_NICENESS
+from napari_lesionseg.training.resources import BACKGROUND_NICENESS, blocked_interrupts, reuse_memory
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ class _FoldProcess:
         context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, *settings), daemon=True)
-        self._process.start()
+        with blocked_interrupts():
+            self._process.start()
         theirs.close()
         self._ready = False
 
@@ -134,11 +135,12 @@ class _FoldProcess:
 
 def _serve(pipe: Connection, payload: bytes, precision: str, threads: int, background: bool) -> None:
     """Train folds as asked until the pipe is closed; runs in the process."""
-    # A terminal sends Ctrl+C to all processes; the one that asked ends this one.
+    # Where it could not be blocked; the process that asked ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if background and hasattr(os, "nice"):
         os.nice(BACKGROUND_NICENESS)
     torch.set_num_threads(threads)
+    reuse_memory()
     folds = FoldModels(_unpack(payload, precision))
     # Short of memory, this process ends: the other one goes on in its own.
     with contextlib.suppress(EOFError, OSError, MemoryError, RuntimeError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig
@@ -48,6 +49,7 @@ from napari_lesionseg.training.trainer import EpochResult, StepResult, Validatio
 RECENT_STEPS = 20
 MIN_PATIENCE = 2  # rounds: a single worse one is chance
 TIMED_STEPS = 4  # the first one is not counted: it allocates memory
+RETIMED_STEPS = 2  # likewise, with other threads
 REFIT_ROUNDS = 3  # how often the loss is reported and the checkpoint saved
 
 
@@ -74,6 +76,8 @@ class RunSetup:
     clock: WorkClock
     workers: FoldWorkers | None = None
     """Where the models of several folds are trained at the same time; None: here, one after the other."""
+    most_threads: int = 1
+    """CPU threads for a model that is trained alone, if as many are quicker than one."""
 
     @property
     def size(self) -> int:
@@ -246,7 +250,7 @@ def build_run(
 ) -> Generator[Progress, None, TrainingRun]:
     """Time some steps, and build the run of the folds' models."""
     ratio = _refit_ratio(setup, folds)
-    alone = (yield from _time_step(setup, folds[:1])) if ratio or setup.workers is None else 0.0
+    alone = (yield from _time_alone(setup, folds)) if ratio or setup.workers is None else 0.0
     step = alone if setup.workers is None else (yield from _time_step(setup, folds))
     costs = Costs(setup.clock.seconds, step, measuring, alone)
     batch, costs = fit_batch(setup.config, len(folds), costs)
@@ -270,6 +274,7 @@ def resume_runs(
     setup: RunSetup, data: TrainingSet, state: FineTuneCheckpoint, tensors: Mapping[str, Tensor]
 ) -> tuple[TrainingRun, TrainingRun | None]:
     """Rebuild interrupted runs; the second one, on all images, only if it had started."""
+    torch.set_num_threads(setup.most_threads)
     setup = _with_batch_size(setup, state.batch_size)
     run = TrainingRun(setup, setup.ensemble(data.folds), *_saved_schedule(state))
     run.restore(state, tensors)
@@ -361,15 +366,32 @@ def _refit_ensemble(run: TrainingRun, images: Sequence[CachedPair]) -> Ensemble:
     return run.setup.ensemble([Fold(tuple(images), ())], run.ensemble.averaged(weights))
 
 
-def _time_step(setup: RunSetup, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
+def _time_alone(setup: RunSetup, folds: Sequence[Fold]) -> Generator[Progress, None, float]:
+    """Time a model that is trained alone, and keep the number of threads that is quicker.
+
+    Several threads of a busy computer are far slower than one; see `ContentionWatch`.
+    """
+    before, alone = torch.get_num_threads(), (yield from _time_step(setup, folds[:1]))
+    if setup.most_threads <= before:
+        return alone
+    torch.set_num_threads(setup.most_threads)
+    together = yield from _time_step(setup, folds[:1], RETIMED_STEPS)
+    if together >= alone:
+        torch.set_num_threads(before)
+    return min(alone, together)
+
+
+def _time_step(
+    setup: RunSetup, folds: Sequence[Fold], steps: int = TIMED_STEPS
+) -> Generator[Progress, None, float]:
     """Time some steps of models that are discarded; return the seconds for each."""
     trial, seconds = setup.ensemble(folds), list[float]()
-    for number in range(TIMED_STEPS):
+    for number in range(steps):
         started = time.monotonic()
-        for _ in trial.step(Step(number, TIMED_STEPS, setup.size, 0.0)):
+        for _ in trial.step(Step(number, steps, setup.size, 0.0)):
             pass
         seconds.append((time.monotonic() - started) / len(folds))
-        yield Progress("timing", number + 1, TIMED_STEPS)
+        yield Progress("timing", number + 1, steps)
     return median(seconds[1:])
 
 

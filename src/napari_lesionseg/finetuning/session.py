@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeAlias
 
+import torch
 from torch import Tensor
 
 from napari_lesionseg.config import FineTuneConfig, LearningConfig
@@ -57,7 +58,7 @@ from napari_lesionseg.inference.device import empty_cache, is_out_of_memory
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.pairing import check_pairs
 from napari_lesionseg.training.dataset import CachedPair
-from napari_lesionseg.training.resources import WorkClock, limited_threads
+from napari_lesionseg.training.resources import ThreadLimit, WorkClock
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 from napari_lesionseg.types import Pair
 
@@ -128,6 +129,7 @@ class FineTuning:
         self._model, self._state_path, self._workers = model, state_path, workers
         saved = read_matching_checkpoint(state_path, model, self.config) if resume else None
         self._clock = WorkClock(saved[0].seconds if saved else 0.0)
+        self._most_threads = self.config.num_threads or torch.get_num_threads()
         self._stopping = threading.Event()
         self._candidate: Candidate | None = None
         self._events = self._timed(self._work(tuple(pairs), tuple(held_out), tuple(items), saved))
@@ -181,20 +183,21 @@ class FineTuning:
 
     def _timed(self, work: Generator[Event]) -> Generator[Event]:
         """Count the time of the work, and release its memory at the end."""
-        with limited_threads(self.config.num_threads):
-            try:
-                while True:
-                    # Not around `yield`: pauses do not count, and errors of the caller are not converted.
-                    with self._clock, _named_errors():
-                        event = next(work, None)
-                    if event is None:
-                        return
-                    yield event
-            finally:
-                if self._workers is not None:
-                    self._workers.close()
-                work.close()  # drops the runs, which are local to it
-                empty_cache()
+        # Several threads would wait for the workers' processes, which start at the same time.
+        threads = ThreadLimit(self.config.num_threads or (1 if self._workers else None))
+        try:
+            while True:
+                # Not around `yield`: pauses do not count, and errors of the caller are not converted.
+                with self._clock, threads, _named_errors():
+                    event = next(work, None)
+                if event is None:
+                    return
+                yield event
+        finally:
+            if self._workers is not None:
+                self._workers.close()
+            work.close()  # drops the runs, which are local to it
+            empty_cache()
 
     def _work(
         self,
@@ -209,7 +212,7 @@ class FineTuning:
         else:
             apart = [pair.stem for pair in held_out]
             data = split_pairs(found, apart, items, self.config, self.skipped)
-        setup, refit = _set_up(self._model, self.config, data, self._clock), None
+        setup, refit = _set_up(self._model, self.config, data, self._clock, self._most_threads), None
         # They need seconds to start, in which the parent is measured.
         workers = self._workers
         if workers is None or len(data.folds) < 2 or not workers.begin(self._model, len(data.folds)):
@@ -354,11 +357,14 @@ def _check_inputs(
         )
 
 
-def _set_up(model: Model, config: FineTuneConfig, data: TrainingSet, clock: WorkClock) -> RunSetup:
+def _set_up(
+    model: Model, config: FineTuneConfig, data: TrainingSet, clock: WorkClock, most_threads: int
+) -> RunSetup:
     """Choose the expert to train, and the settings for it."""
     names = [([p.stem for p in fold.learn], [p.stem for p in fold.held_out]) for fold in data.folds]
     assignment = assign_expert(model, names, data.descriptions, config)
-    return RunSetup(model, assignment.settings(config, model.card.working_size), assignment, clock)
+    own = assignment.settings(config, model.card.working_size)
+    return RunSetup(model, own, assignment, clock, most_threads=most_threads)
 
 
 def _measure_parent(

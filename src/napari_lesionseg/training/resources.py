@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from statistics import median
 from types import TracebackType
 from typing import Self
@@ -26,6 +29,8 @@ WINDOW = 5
 BACKGROUND_NICENESS = 10
 SHORT_SECONDS = 0.0005
 NO_FULL_COLLECTION = 2**30
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+NEVER = 2**31 - 1
 
 _before: list[tuple[tuple[int, int, int], float]] = []
 _changing = threading.Lock()
@@ -48,6 +53,36 @@ def lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, max(present, BACKGROUND_NICENESS))
 
 
+def reuse_memory() -> None:
+    """Permanently keep freed memory in this process for the next step, where the C library is glibc.
+
+    It returns large blocks to the system at once, and the system clears every page that it gives again, in
+    each step. Call it in processes that only train.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(M_MMAP_MAX, 0)
+            library.mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+@contextlib.contextmanager
+def blocked_interrupts() -> Iterator[None]:
+    """Let processes that are started meanwhile inherit that Ctrl+C is blocked.
+
+    A terminal sends it to them as well, also while they import PyTorch, which would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would end the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextlib.contextmanager
 def short_holds() -> Iterator[None]:
     """Keep all threads from holding the GIL for long, so that the window can draw; may be nested."""
@@ -68,19 +103,27 @@ def short_holds() -> Iterator[None]:
             sys.setswitchinterval(interval)
 
 
-@contextlib.contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
-    """Compute with ``count`` threads for a while; None: as many as torch has.
+class ThreadLimit:
+    """Compute with ``count`` threads inside ``with`` blocks; None: as many as torch has.
 
-    PyTorch keeps the number per Python thread, so call it in the thread that does the work.
+    A number that is changed inside a block holds in the next one. Generators open a block for each of their
+    parts, never around a `yield`: one that is left would change the number whenever it is deleted.
+    PyTorch keeps the number per Python thread, so open the block in the thread that does the work.
     """
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+    def __init__(self, count: int | None) -> None:
+        self._count, self._before = count, 1
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        if self._count is not None:
+            torch.set_num_threads(self._count)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._count = torch.get_num_threads()
+        torch.set_num_threads(self._before)
 
 
 class ContentionWatch:

@@ -33,7 +33,7 @@ from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.training.dataset import BatchSource, CachedPair
 from napari_lesionseg.training.distributed import ONE_RANK, Ranks
 from napari_lesionseg.training.learner import Learner, rate_at
-from napari_lesionseg.training.resources import WorkClock, limited_threads
+from napari_lesionseg.training.resources import ThreadLimit, WorkClock
 from napari_lesionseg.types import IGNORED
 
 SAVE_EVERY_SECONDS = 120.0
@@ -153,9 +153,10 @@ class Trainer:
 
         To pause, wait before the next step; to stop, leave the iteration.
         """
-        with limited_threads(self._config.num_threads), contextlib.closing(self._work()) as work:
+        threads = ThreadLimit(self._config.num_threads)
+        with contextlib.closing(self._work()) as work:
             while True:
-                with self._clock:
+                with self._clock, threads:
                     result = next(work, None)
                 if result is None:
                     return
@@ -259,6 +260,8 @@ class Trainer:
     def load_state(self, path: Path) -> None:
         """Continue from the checkpoint at ``path``."""
         data = self._ranks.share(_read_or_empty(path) if self._ranks.is_first else b"")
+        if not data:
+            raise TrainingError(f"There is no training at {path} that can be resumed.")
         try:
             position, tensors = json.loads(_metadata(data)[STATE_KEY]), load(data)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
