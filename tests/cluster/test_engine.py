@@ -22,8 +22,9 @@ from distributed import LocalCluster
 from PIL import Image
 
 from napari_lesionseg import __version__
-from napari_lesionseg.cluster import engine as module
-from napari_lesionseg.cluster.engine import ClusterOptions, DaskEngine, open_engine
+from napari_lesionseg.cluster import clients, connection, dask_engine
+from napari_lesionseg.cluster.dask_engine import DaskEngine
+from napari_lesionseg.cluster.engine import ClusterOptions, open_engine
 from napari_lesionseg.cluster.model_plugin import ModelPlugin
 from napari_lesionseg.errors import CancelledError, ClusterError, ModelNotFoundError
 
@@ -172,7 +173,7 @@ def test_the_work_goes_on_without_workers_of_another_version(
     cluster.wait_for_workers(2)
     other = cluster.workers[0].address
     monkeypatch.setattr(
-        "napari_lesionseg.cluster.engine._versions_and_threads",
+        "napari_lesionseg.cluster.dask_engine._versions_and_threads",
         lambda dask_worker: (
             ("0.0.1" if dask_worker.address == other else __version__, torch.__version__),
             3,
@@ -196,6 +197,12 @@ def test_a_model_that_is_gone_is_one_sentence(cluster: LocalCluster, tmp_path: P
         pytest.raises(ModelNotFoundError, match=r"gone\.safetensors cannot be read: No such file"),
     ):
         engine.install_model(tmp_path / "gone.safetensors")
+
+
+def test_a_model_that_was_interrupted_before_it_arrived_is_left(cluster: LocalCluster) -> None:
+    with open_engine(joined(cluster)) as engine:
+        assert isinstance(engine, DaskEngine)
+        engine._plugin = "lesionseg none"
 
 
 def read_model(model: Path, number: int) -> str:
@@ -246,7 +253,7 @@ def test_all_threads_of_all_workers_get_work(
         monkeypatch.setattr(engine, "_submit", lambda *chunk: waiting.append(1) or submit(*chunk))
         results = engine.map(count_running, range(100))
         assert next(results) == 0
-        assert len(waiting) == module.CHUNKS_AHEAD * 3
+        assert len(waiting) == dask_engine.CHUNKS_AHEAD * 3
         assert list(results) == list(range(1, 100))
 
 
@@ -261,7 +268,7 @@ def test_a_suspended_worker_is_one_sentence(
 ) -> None:
     processes.add_worker("--local-directory", str(tmp_path))
     processes.started[-1].send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(module, "LOAD_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "LOAD_SECONDS", 1.0)
     with (
         pytest.raises(ClusterError, match="A worker of the dask cluster does not answer"),
         open_engine(ClusterOptions(scheduler=processes.address)),
@@ -273,12 +280,13 @@ def test_workers_that_are_gone_for_long_are_one_sentence(
     processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes.add_worker("--local-directory", str(tmp_path))
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(module, "WORKERLESS_SECONDS", 1.0)
+    monkeypatch.setattr(dask_engine, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(dask_engine, "WORKERLESS_SECONDS", 1.0)
     with open_engine(ClusterOptions(scheduler=processes.address)) as engine:
+        assert isinstance(engine, DaskEngine)
         engine.install_model(write_model(tmp_path, "a"))
         results = engine.map(wait_long, range(3))
-        monkeypatch.setattr(engine, "_check", processes.started[-1].kill)
+        monkeypatch.setattr(engine.connection, "_check", processes.started[-1].kill)
         with pytest.raises(ClusterError, match="has no workers; start some"):
             next(results)
 
@@ -287,13 +295,14 @@ def test_a_suspended_scheduler_is_one_sentence(
     processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes.add_worker("--local-directory", str(tmp_path))
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(dask_engine, "LOOK_SECONDS", 0.0)
     with open_engine(ClusterOptions(scheduler=processes.address)) as engine:
+        assert isinstance(engine, DaskEngine)
         engine.install_model(write_model(tmp_path, "a"))
         results = engine.map(wait_long, range(3))
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
+        monkeypatch.setattr(connection, "ANSWER_SECONDS", 1.0)
         suspend = lambda: processes.scheduler.send_signal(signal.SIGSTOP)  # noqa: E731
-        monkeypatch.setattr(engine, "_check", suspend)
+        monkeypatch.setattr(engine.connection, "_check", suspend)
         with pytest.raises(ClusterError, match="connection to the dask scheduler is lost"):
             next(results)
 
@@ -336,7 +345,7 @@ class Slow:
 
 
 def arrive_slowly() -> str:
-    time.sleep(2 * module.POLL_SECONDS)
+    time.sleep(2 * connection.POLL_SECONDS)
     return "arrived"
 
 
@@ -375,7 +384,7 @@ def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_a_server_that_is_no_scheduler_is_one_sentence(
     other_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(clients, "CONNECT_SECONDS", 2)
     with (
         pytest.raises(ClusterError, match="No dask scheduler answers at tcp"),
         open_engine(ClusterOptions(scheduler=other_server)),
