@@ -150,6 +150,26 @@ def test_a_readers_mask_beside_its_image_is_kept(run: Callable, images: Path, tm
     assert (images / "IMD 7 [b] ñ_segmentation.png").is_file()
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_mask_that_somebody_drew_or_changed_is_kept(
+    run: Callable, images: Path, tmp_path: Path, resume: list[str]
+) -> None:
+    out = tmp_path / "masks"
+    drawn, changed = out / "plain_segmentation.png", out / "IMD 7 [b] ñ_segmentation.png"
+    out.mkdir()
+    Image.new("L", (50, 40), 255).save(drawn)
+    before = drawn.read_bytes()
+    words = ["segment", images, "--out", out, *resume]
+    result = run(*words)
+    assert (result.code, len(result.errors)) == (1, 1)
+    assert f"{drawn} was drawn or changed by somebody" in result.errors[0]
+    assert run(*words, "--threshold", "0.99").code == 1  # its own mask is replaced
+    Image.new("L", (50, 40), 255).save(changed)
+    after = changed.read_bytes()
+    assert len(run(*words).errors) == 2
+    assert (drawn.read_bytes(), changed.read_bytes()) == (before, after)
+
+
 def test_masks_are_computed_again_in_another_folder(run: Callable, images: Path, tmp_path: Path) -> None:
     for threshold, value in (("0.01", 255), ("0.99", 0)):
         assert run("segment", images, "--out", tmp_path / "o", "--threshold", threshold).code == 0
@@ -201,6 +221,7 @@ def test_wrong_settings(run: Callable, images: Path, tmp_path: Path, words: list
     assert result.code == 2
     assert result.errors
     assert not masks(tmp_path / "o")
+    assert (tmp_path / "o").exists() == (words[0] == "--device")  # which torch is asked about later
 
 
 def test_a_damaged_model(run: Callable, images: Path, tmp_path: Path, models: Path) -> None:
@@ -256,7 +277,7 @@ def test_a_cluster_that_cannot_be_joined_is_one_sentence(
     words: list[object] | Callable[[Path], list[object]],
     reason: str,
 ) -> None:
-    monkeypatch.setattr("napari_lesionseg.cluster.engine.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("napari_lesionseg.cluster.clients.CONNECT_SECONDS", 1)
     where = words(tmp_path) if callable(words) else words
     result = run("segment", images, "--out", tmp_path / "o", *where)
     assert result.code == 1

@@ -10,20 +10,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import dask
 import numpy as np
+import psutil
 import pytest
 import torch
 from distributed import LocalCluster
 from PIL import Image
 
+from napari_lesionseg.cluster.clients import THREAD_VARIABLES
 from napari_lesionseg.cluster.engine import (
     IN_PROCESS,
-    THREAD_VARIABLES,
     ClusterOptions,
     Engine,
     describe_plan,
@@ -39,8 +41,7 @@ from napari_lesionseg.cluster.segment_chunk import (
 )
 from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.errors import ClusterError, LesionSegError
-from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.io.atomic import sha256_file, write_atomically
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
 from napari_lesionseg.models.registry import build_network
@@ -216,15 +217,16 @@ def test_a_killed_run_is_resumed_with_the_rest_and_nothing_else(
         time.sleep(0.005)
     process.kill()
     process.wait()
-    logged = len(SegmentLog(out / LOG).read(job_of(model_file)))
+    written = len(hashes(out))
+    assert len(SegmentLog(out / LOG).read(job_of(model_file))) - written in (0, 1)  # the log is written first
     again = run_here(model_file, images, out, resume=True)
-    assert sum(result.skipped for result in again) == logged
+    assert sum(result.skipped for result in again) == written
     run_here(model_file, images, tmp_path / "here")
     assert hashes(out) == hashes(tmp_path / "here")
 
 
 def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_lesionseg.cluster.engine.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("napari_lesionseg.cluster.clients.CONNECT_SECONDS", 1)
     options = ClusterOptions(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(ClusterError, match="answers at tcp"), open_engine(options):
         pass
@@ -254,7 +256,7 @@ def test_without_distributed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_workers_of_another_version_are_named(monkeypatch: pytest.MonkeyPatch, two_workers: Engine) -> None:
-    monkeypatch.setattr("napari_lesionseg.cluster.engine.__version__", "0")
+    monkeypatch.setattr("napari_lesionseg.cluster.dask_engine.__version__", "0")
     address = two_workers.client.scheduler.address  # type: ignore[attr-defined]
     with (
         pytest.raises(ClusterError, match="install the same versions"),
@@ -324,21 +326,29 @@ def test_a_scheduler_that_goes_away_is_one_sentence(
             list(results)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes_on(
-    shared: bool, model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(path: Path, *args: object, **settings: object) -> None:
-        if "012" in path.name:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_mask(path, *args, **settings)  # type: ignore[arg-type]
+def fail_to_write(path: Path, payload: bytes) -> None:
+    if "012" in path.name:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    write_atomically(path, payload)
 
-    monkeypatch.setattr("napari_lesionseg.cluster.segment_chunk.write_mask", write)
-    payload = None if shared else images[12].read_bytes()
-    tasks = [FileTask(image, tmp_path, payload) for image in images[11:14]]
-    results = list(segment_chunk(job_of(model_file), model_file, tasks))
+
+def test_a_full_disk_of_a_worker_is_one_sentence_for_its_image_and_the_rest_goes_on(
+    model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_lesionseg.io.images.write_atomically", fail_to_write)
+    tasks = [FileTask(image, tmp_path) for image in images[11:14]]
+    results = list(segment_chunk(replace(job_of(model_file), overlay=True), model_file, tasks))
     assert [result.error != "" for result in results] == [False, True, False]
     assert "No space left on device" in results[1].error
+
+
+def test_a_full_disk_is_one_sentence_for_its_image_and_the_rest_goes_on(
+    model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_lesionseg.cluster.segment.write_atomically", fail_to_write)
+    results = run_here(model_file, images[11:14], tmp_path / "o")
+    assert [result.error != "" for result in results] == [False, True, False]
+    assert results[1].error.endswith("012_segmentation.png cannot be written: No space left on device.")
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence_for_its_image(
@@ -347,11 +357,65 @@ def test_a_log_that_cannot_be_written_is_one_sentence_for_its_image(
     def fail(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(SegmentLog, "append", fail)
+    monkeypatch.setattr(SegmentLog, "_append", fail)
     (result,) = run_here(model_file, images[:1], tmp_path / "o")
-    assert f"{LOG} beside it cannot be: No space left on device." in result.error
+    assert result.error.endswith("_segmentation.png cannot be written: No space left on device.")
+    assert LOG in result.error
+    assert hashes(tmp_path / "o") == {}  # it would be taken for one that somebody drew
     with pytest.raises(LesionSegError, match="none cannot be written"):
         SegmentLog(tmp_path / "none" / LOG).make()
+
+
+def draw(path: Path) -> bytes:
+    Image.new("L", (40, 33), 255).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("workers", [False, True])
+def test_a_mask_that_was_drawn_after_an_interrupted_run_is_kept(
+    two_workers: Engine, model_file: Path, images: list[Path], tmp_path: Path, resume: bool, workers: bool
+) -> None:
+    """The run had not reached its image; those that it had are its own."""
+    out = tmp_path / "o"
+    out.mkdir()
+    with nullcontext(two_workers) if workers else open_engine(IN_PROCESS) as engine:
+        engine.install_model(model_file)
+        interrupted = segment_files(engine, job_of(model_file), images, out)
+        next(interrupted)
+        interrupted.close()
+        drawn = out / "image 069_segmentation.png"
+        before = draw(drawn)
+        again = run(engine, model_file, images, out, resume=resume, min_area=3)
+    failed = {result.source.name: result.error for result in again if result.error}
+    assert list(failed) == ["image 005.png", "image 069.png"]
+    assert f"{drawn} was drawn or changed by somebody" in failed["image 069.png"]
+    assert drawn.read_bytes() == before
+
+
+def test_two_runs_into_one_folder_share_the_work(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    with open_engine(IN_PROCESS) as engine:
+        engine.install_model(model_file)
+        late = segment_files(engine, job_of(model_file), images[:3], tmp_path)
+        results = [next(late)]
+        results += segment_files(engine, job_of(model_file), images[:3], tmp_path)
+        results += late
+    assert [result.error for result in results] == [""] * 6
+
+
+def test_a_mask_that_is_drawn_during_the_run_is_kept(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    with open_engine(IN_PROCESS) as engine:
+        engine.install_model(model_file)
+        results = segment_files(engine, job_of(model_file), images[:4], tmp_path)
+        next(results)
+        before = draw(tmp_path / "image 003_segmentation.png")
+        *_, last = results
+    assert "was drawn or changed by somebody" in last.error
+    assert (tmp_path / "image 003_segmentation.png").read_bytes() == before
 
 
 def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp_path: Path) -> None:
@@ -365,16 +429,31 @@ def test_a_model_file_that_vanishes_is_one_sentence_each(images: list[Path], tmp
     assert [result.error for result in results] == [said, said]
 
 
-def test_ctrl_c_ends_the_workers_in_silence(model_file: Path, images: list[Path], tmp_path: Path) -> None:
+def has_outlines(process: int, out: Path) -> bool:
+    return bool(hashes(out))
+
+
+def has_begun_to_start_workers(process: int, out: Path) -> bool:
+    started = psutil.Process(process).children(recursive=True)
+    return any("spawn_main" in " ".join(child.cmdline()) for child in started)
+
+
+@pytest.mark.parametrize("moment", [has_outlines, has_begun_to_start_workers])
+def test_ctrl_c_ends_the_workers_in_silence(
+    model_file: Path, images: list[Path], tmp_path: Path, moment: Callable[[int, Path], bool]
+) -> None:
     command = [sys.executable, "-m", "napari_lesionseg", "segment", str(images[0].parent), "--out"]
     command += [str(tmp_path / "o"), "--model", str(model_file), "--device", "cpu", "--workers", "2"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         deadline = time.monotonic() + 200
-        while not hashes(tmp_path / "o") and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not moment(process.pid, tmp_path / "o") and process.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the client and to all workers
         _, errors = process.communicate(timeout=90)
     assert process.returncode == 130
-    assert [line for line in errors.splitlines() if "image 005" not in line][1:] == ["lesionseg: Stopped."]
+    lines = [line for line in errors.splitlines() if "image 005" not in line and "processes" not in line]
+    assert lines == ["lesionseg: Stopped."]

@@ -43,7 +43,7 @@ def configure_segment(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for the masks, NAME_segmentation.png; a mask beside its own image is never replaced",
+        help="folder for the masks, NAME_segmentation.png; masks that somebody drew or changed are kept",
     )
     add_model(parser)
     parser.add_argument("--threshold", type=probability, help="between 0 and 1 (default: the model's own)")
@@ -77,13 +77,14 @@ def configure_segment(parser: argparse.ArgumentParser) -> None:
 def run_segment(options: argparse.Namespace) -> int:
     """Outline every image; 1 if some failed."""
     images = find_images(options.inputs)
+    config = _postprocess_config(options, read_model_card(ModelStore().resolve(options.model)))
     make_folder(options.out)
     return segment_images(
         images,
         options.out,
         options.model,
         options.device,
-        _postprocess_config(options, read_model_card(ModelStore().resolve(options.model))),
+        config,
         cluster=cluster_options(options),
         overlay=options.overlay,
         resume=options.resume,

@@ -1,4 +1,4 @@
-"""Segment many files: decided as a whole, cut into chunks, written by whoever runs the chunk."""
+"""Segment many files: decided as a whole, cut into chunks, written here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from napari_lesionseg.cluster.engine import Engine, cut, describe_plan, find_unseen
 from napari_lesionseg.cluster.segment_chunk import (
@@ -18,9 +20,10 @@ from napari_lesionseg.cluster.segment_chunk import (
     segment_chunk,
     segment_chunk_on_worker,
 )
-from napari_lesionseg.errors import LesionSegError
+from napari_lesionseg.errors import LesionSegError, MaskError
 from napari_lesionseg.io.atomic import sha256_file, write_atomically
 from napari_lesionseg.io.folders import exists
+from napari_lesionseg.io.images import read_mask
 
 CHUNK = 32
 LOG = ".lesionseg-segment.jsonl"
@@ -46,13 +49,14 @@ def segment_files(
     """
     log = SegmentLog(out / LOG)
     done = log.read(job) if resume else {}
+    own = log.own_masks()
     tasks: dict[int, FileTask] = {}
     results: dict[int, FileResult] = {}
     written: dict[str, Path] = {}
     for index, source in enumerate(sources):
         task = FileTask(source, out)
         try:
-            _check_free(task, written, own=resume and task.mask.name in done)
+            _check_free(task, written, own)
         except LesionSegError as error:
             results[index] = FileResult(source, str(error))
             continue
@@ -70,9 +74,7 @@ def segment_files(
     for index, source in enumerate(sources):
         result = results.get(index)
         if result is None:
-            result = _store(next(finished), tasks[index], job)
-            if not result.error:
-                result = _logged(log, job, tasks[index], result)
+            result = _store(next(finished), tasks[index], job, log, own)
         yield replace(result, source=source, mask=None, overlay=b"")
 
 
@@ -99,39 +101,55 @@ def _with_payload(task: FileTask) -> FileTask:
         return replace(task, payload=b"")
 
 
-def _store(result: FileResult, task: FileTask, job: SegmentJob) -> FileResult:
-    """Write here what a worker sent back."""
+def _store(
+    result: FileResult, task: FileTask, job: SegmentJob, log: SegmentLog, own: Mapping[str, Collection[str]]
+) -> FileResult:
+    """Record a mask, then write it: one that is there without a record was drawn by somebody."""
     if result.error or result.mask is None:
         return result
     try:
+        if exists(task.mask) and not _is_own(task.mask, own):
+            # Drawn meanwhile, or written by another run into the same folder.
+            _check_own(task, log.own_masks())
+        log.append(job, task, result)
         write_atomically(task.mask, result.mask)
-        if job.overlay:
+        if result.overlay:
             write_atomically(task.overlay, result.overlay)
     except OSError as error:
         return FileResult(task.source, f"{task.mask} cannot be written: {error.strerror}.")
+    except LesionSegError as error:
+        return FileResult(task.source, str(error))
     return result
 
 
-def _logged(log: SegmentLog, job: SegmentJob, task: FileTask, result: FileResult) -> FileResult:
-    """Record what a mask was made from; a disk that is full is the error of this image."""
-    try:
-        log.append(job, task, result)
-    except OSError as error:
-        return FileResult(
-            task.source, f"{task.mask} is written, but {LOG} beside it cannot be: {error.strerror}."
-        )
-    return result
-
-
-def _check_free(task: FileTask, written: dict[str, Path], *, own: bool) -> None:
+def _check_free(task: FileTask, written: dict[str, Path], own: Mapping[str, Collection[str]]) -> None:
     """Raise unless the mask of an image replaces neither another one of this run nor an annotator's."""
-    first = written.setdefault(task.source.stem.casefold(), task.source)
+    first = written.setdefault(unicodedata.normalize("NFC", task.source.stem).casefold(), task.source)
     if first is not task.source:
         raise LesionSegError(f"{task.source}: left out, because its mask would replace that of {first}.")
-    if not own and exists(task.mask) and task.folder.samefile(task.source.parent):
+    _check_own(task, own)
+
+
+def _check_own(task: FileTask, own: Mapping[str, Collection[str]]) -> None:
+    """Raise if the mask of an image is there already, and is not one that a run wrote."""
+    if exists(task.mask) and not _is_own(task.mask, own):
         raise LesionSegError(
-            f"{task.source}: left out, because {task.mask.name} beside it may be an annotator's own mask."
+            f"{task.source}: left out, because {task.mask} was drawn or changed by somebody; "
+            "choose another folder, or remove it."
         )
+
+
+def _is_own(mask: Path, own: Mapping[str, Collection[str]]) -> bool:
+    """Whether a mask is one that an earlier run wrote, and that is damaged or as it was."""
+    if mask.name not in own:
+        return False
+    try:
+        if sha256_file(mask) not in own[mask.name]:
+            read_mask(mask)
+            return False
+    except (OSError, MaskError):
+        pass
+    return True
 
 
 class SegmentLog:
@@ -150,21 +168,40 @@ class SegmentLog:
             raise LesionSegError(f"The folder {folder} cannot be written: {error.strerror}.") from error
 
     def read(self, job: SegmentJob) -> dict[str, dict[str, str]]:
-        """Lines of the same job by the name of the mask, the last one counts; torn lines are ignored."""
+        """Lines of the same job by the name of the mask, the last one counts."""
         done: dict[str, dict[str, str]] = {}
-        try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return done
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
+        for entry in self._entries():
+            with contextlib.suppress(KeyError, TypeError):
                 if entry["job"] == asdict(job):
                     done[entry["mask"]] = {key: str(entry[key]) for key in ("image_sha256", "mask_sha256")}
         return done
 
+    def own_masks(self) -> dict[str, set[str]]:
+        """Return the hashes of all contents that each mask was given here."""
+        own: dict[str, set[str]] = {}
+        for entry in self._entries():
+            with contextlib.suppress(KeyError, TypeError):
+                own.setdefault(entry["mask"], set()).add(str(entry["mask_sha256"]))
+        return own
+
+    def _entries(self) -> Iterator[Any]:
+        """Yield all lines but torn ones."""
+        try:
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
     def append(self, job: SegmentJob, task: FileTask, result: FileResult) -> None:
-        """Write a line and force it to disk: the mask is there already."""
+        """Write a line and force it to disk, before the mask is written."""
+        try:
+            self._append(job, task, result)
+        except OSError as error:
+            raise LesionSegError(f"{LOG} beside {task.mask} cannot be written: {error.strerror}.") from error
+
+    def _append(self, job: SegmentJob, task: FileTask, result: FileResult) -> None:
         entry = {
             "mask": task.mask.name,
             "image": task.source.name,

@@ -1,9 +1,9 @@
-"""Segment the files of one chunk, in whatever process it runs."""
+"""Segment the files of one chunk, in whatever process it runs; its masks are written where the run began."""
 
 from __future__ import annotations
 
 import functools
-import tempfile
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from napari_lesionseg.inference.batches import ImageWork, predict_images
 from napari_lesionseg.inference.postprocess import postprocess, resolve_threshold
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.images import read_image, write_image, write_mask
+from napari_lesionseg.io.images import encode_image, encode_mask, read_image, write_image
 from napari_lesionseg.io.overlay import draw_outline
 from napari_lesionseg.types import ByteImage, LabelImage, Probability
 
@@ -116,14 +116,16 @@ def _read(task: FileTask) -> tuple[ByteImage, str]:
 
 
 def _write(model: Model, task: FileTask, source: _Source, labels: LabelImage) -> FileResult:
-    """Write the mask; where the worker does not see the folder, return its bytes."""
-    if task.payload is not None:
-        with tempfile.TemporaryDirectory(prefix="lesionseg-") as folder:
-            copy = FileTask(task.source, Path(folder))
-            result = _write(model, copy, source, labels)
-            overlay = copy.overlay.read_bytes() if source.image is not None else b""
-            return replace(result, mask=copy.mask.read_bytes(), overlay=overlay)
-    write_mask(task.mask, labels, style="binary" if len(model.card.classes) == 2 else "index")
+    """Encode the mask, and write the overlay; where the worker does not see the folder, return its bytes."""
+    mask = encode_mask(labels, style="binary" if len(model.card.classes) == 2 else "index")
+    overlay = b""
     if source.image is not None:
-        write_image(task.overlay, draw_outline(source.image, labels))
-    return FileResult(task.source, image_sha256=source.sha256, mask_sha256=sha256_file(task.mask))
+        drawn = draw_outline(source.image, labels)
+        if task.payload is None:
+            write_image(task.overlay, drawn)
+        else:
+            overlay = encode_image(drawn)
+    mask_sha256 = hashlib.sha256(mask).hexdigest()
+    return FileResult(
+        task.source, image_sha256=source.sha256, mask_sha256=mask_sha256, mask=mask, overlay=overlay
+    )
