@@ -28,7 +28,7 @@ from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.models.base import SegmentationNetwork
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import save_checkpoint
-from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
+from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH, LiteUNet
 from napari_lesionseg.models.mixture import (
     GATE_THRESHOLD,
     Direction,
@@ -486,3 +486,34 @@ def test_public_names() -> None:
     assert ls.Model is Model
     assert ls.segment is segment
     assert ls.Click is Click
+
+
+def test_the_part_for_prompts_answers_areas_on_images_of_every_expert(experts: Model) -> None:
+    """Clicks after a box gained less with a fine-tuned model than with the model it came from."""
+    bright = np.full((64, 64, 3), 230, np.uint8)
+    bright[20:40, 20:40] = 100
+    answers = []
+    for bias in (-2.0, 2.0):
+        mixture = copy.deepcopy(experts.network)
+        assert isinstance(mixture, ExpertNetwork)
+        first = LiteUNet(prompts=1).eval()
+        first.load_state_dict(mixture.expert(0).state_dict(), strict=False)
+        assert first.prompt_network is not None
+        nn.init.constant_(first.prompt_network.head.bias, bias)
+        mixture.experts[0] = first
+        encoded = Model(mixture, experts.card, "cpu", precision="float32").encode(bright)
+        assert int(mixture.choose(encoded.network_input)) == 1
+        asked = [Click(30, 30)]
+        box = (18, 18, 42, 42)
+        lasso = [(18, 18), (18, 42), (42, 42), (42, 18)]
+        answers.append(
+            (
+                encoded.predict(box=box),
+                encoded.predict(lasso=lasso),
+                encoded.predict(asked, box=box),
+                encoded.predict(asked),
+                encoded.predict(),
+            )
+        )
+    changed = [not np.array_equal(low, high) for low, high in zip(*answers, strict=True)]
+    assert changed == [True, True, True, False, False]

@@ -31,6 +31,7 @@ from napari_lesionseg.inference.prompts import (
     area_prior,
     check_prompts,
     combine_evidence,
+    enclosing_box,
     fill_area,
     lesion_margin,
     prompt_window,
@@ -261,7 +262,7 @@ class EncodedImage:
         check_prompts(prompts, self.shape)
         strokes = strokes_inside(prompts.strokes, self.shape)
         window = prompt_window(prompts, self.shape)
-        if window is None and strokes and self._prompted is not None:
+        if window is None and strokes and self._prompted(prompts) is not None:
             if previous is None:
                 previous = Prediction(self.network_logits((), None, augment), self.shape).low_resolution()
             outline = _lesion(previous) >= self._model.card.threshold
@@ -283,17 +284,20 @@ class EncodedImage:
             self._automatic[augment] = self._with_enough_memory(decode)
         return self._automatic[augment]
 
-    @property
-    def _prompted(self) -> DeviceModel | None:
-        """The part of the model for prompts."""
+    def _prompted(self, prompts: Prompts) -> DeviceModel | None:
+        """Return the part of the model for prompts, which an expert of another domain lacks.
+
+        Strokes alone are answered better by such an expert itself, boxes and lassos by the first one's part.
+        """
         self._encode()
-        return self._expert.for_prompts()
+        model = self._expert if enclosing_box(prompts) is None else self._device_model
+        return model.for_prompts()
 
     def _logits_of_window(
         self, prompts: Prompts, window: Box, previous: Probability | None, augment: bool
     ) -> NDArray[np.float32]:
         """Return the logits (C, h, w) of a window around a box, a lasso or strokes."""
-        threshold, prompted = self._model.card.threshold, self._prompted
+        threshold, prompted = self._model.card.threshold, self._prompted(prompts)
         cut, weights = math.log(threshold / (1 - threshold)), weights_of(prompts, prompted is not None)
         view = self._view(window, prompted or self._expert)
         before = previous if prompts.strokes else None  # a box or a lasso alone starts over

@@ -179,8 +179,8 @@ class ExpertNetwork(SegmentationNetwork):
     experts : int
         Number of networks; the first takes all images that belong to no other expert's domain.
     prompts : int
-        As of the first `LiteUNet`. The others answer strokes themselves: the part for prompts does not learn
-        with them, and on their domain it is worse than they are.
+        As of the first `LiteUNet`, whose part for prompts answers boxes and lassos on all images. The others
+        answer strokes themselves: that part does not learn with them, and on their domain it is worse.
 
     Notes
     -----
@@ -215,6 +215,10 @@ class ExpertNetwork(SegmentationNetwork):
     def network_for(self, view: Tensor) -> SegmentationNetwork:
         """Return the expert for an image (1, 3, H, W)."""
         return self.expert(int(self.choose(view)[0]))
+
+    def for_prompts(self) -> SegmentationNetwork | None:
+        """Return the first expert's network for prompts; None without one."""
+        return self.expert(0).for_prompts()
 
     def heads(self) -> dict[str, nn.Conv2d]:
         """Return the last layer of every expert, by name."""
