@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import python_calamine
+from python_calamine import SheetVisibleEnum
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import write_atomically
@@ -34,8 +35,17 @@ MAX_CELLS = 5_000_000
 _REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Za-z]*)(\d*)["']""")
 _HEAD = 200
 _SPACES = re.compile(r"\s+")
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _COMMENTS = re.compile(r"(?:[ \r\n\ufeff]|#[^\n,;\t|:]*(?:\n|\Z))*")  # a line with delimiters is the header
 _SEP_LINE = re.compile(r"sep=(.)[^\n]*\n")  # Excel's own hint
+_QUOTED = re.compile(r'"[^"]*"')
+# What letters of Macs, DOS and other alphabets become when they are read as Western Windows text.
+_GARBLED = re.compile(
+    r"[a-z][\u0160\u0152\u017d\u0178\u0192]"
+    r"|[^\W\d_][\u201a\u201c-\u201e\u2020-\u2022\u02c6\u2030\u2039\u203a\u02dc"
+    r"\xa1-\xa8\xac\xaf\xb1\xbc-\xbf][^\W\d_]"
+    r"|[\xc0-\xd6\xd8-\xf6\xf8-\xff]{4}"
+)
 _DAMAGED = (
     EOFError,
     LookupError,
@@ -61,28 +71,75 @@ def read_json(path: Path) -> Any:
 def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]:
     """Return the rows of a table, header to cell; missing cells are "", empty rows are left out.
 
-    A line of a file of JSON lines is a row, without what is neither text nor number in it.
+    A line of a file of JSON lines is a row; lists and objects in it stay JSON.
     Headers come in lower case, with `_` for spaces. Workbooks, and text with any delimiter and encoding that
     spreadsheets write, are read; the first line that is not blank is the header.
     """
+    for rows in read_tables(path, delimiter).values():
+        if isinstance(rows, DatasetError):
+            raise rows
+        return rows
+    return []
+
+
+def read_tables(path: Path, delimiter: str | None = None) -> dict[str, list[dict[str, str]] | DatasetError]:
+    """Return the rows of a table, or of each visible sheet of a workbook, by name; or why it is not read."""
     suffix = path.suffix.lower()
-    if suffix in UNREAD_TABLES:
-        raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV or XLSX.")
-    if suffix == ".jsonl":
-        return [dict(_json_cells(line, path)) for line in _text(path, MAX_TABLE_BYTES).splitlines() if line]
-    rows = read_sheet(path) if suffix in (".xlsx", ".xlsm") else read_cells(path, delimiter)
-    cells = [[cell.strip() for cell in row] for row in rows]
+    try:
+        if suffix in UNREAD_TABLES:
+            raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV or XLSX.")
+        if suffix == ".jsonl":
+            lines = _text(path, MAX_TABLE_BYTES).splitlines()
+            return {path.name: [dict(_json_cells(line, path)) for line in lines if line]}
+        if suffix not in (".xlsx", ".xlsm"):
+            return {path.name: _rows(read_cells(path, delimiter), str(path))}
+        sheets = read_sheets(path)
+    except DatasetError as error:
+        return {path.name: error}
+    found: dict[str, list[dict[str, str]] | DatasetError] = {}
+    for title, cells in sheets.items():
+        name = path.name if len(sheets) == 1 else f"{path.name}, sheet {title}"
+        try:
+            found[name] = _rows(cells, str(path) if len(sheets) == 1 else f"the sheet {title} of {path}")
+        except DatasetError as error:
+            found[name] = error
+    return found
+
+
+def _rows(table: list[list[str]], where: str) -> list[dict[str, str]]:
+    """Return the rows of a table whose first line that is not blank is the header."""
+    cells = [[cell.strip().strip(_INVISIBLE) for cell in row] for row in table]
     filled = [row for row in cells if any(row)]
     if not filled:
         return []
-    header = [_SPACES.sub("_", name.casefold().lstrip("# ")) for name in filled[0]]
+    header = list(map(_header, filled[0]))
     if len({name for name in header if name}) != sum(map(bool, header)):
-        raise DatasetError(f"Two columns of {path} have the same name.")
+        raise DatasetError(f"Two columns of {where} have the same name.")
+    for number, row in enumerate(filled[1:], 2):
+        if any(row[len(header) :]):  # which of its cells belongs to which column is not known
+            raise DatasetError(
+                f"Row {number} of {where} has more cells than the header; "
+                "quote the cells that hold the delimiter."
+            )
+    # A first column without a name numbers the rows; others may hold facts.
+    for place in range(1, len(header)):
+        if not header[place] and any(len(row) > place and row[place] for row in filled):
+            header[place] = f"column_{place + 1}"
     padding = [""] * len(header)
     return [
         {name: cell for name, cell in zip(header, [*row, *padding], strict=False) if name}
         for row in filled[1:]
     ]
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the first line of a text table, as `read_table` has its headers."""
+    filled = (row for row in read_cells(path, None) if any(map(str.strip, row)))
+    return [_header(cell) for cell in next(filled, [])]
+
+
+def _header(cell: str) -> str:
+    return _SPACES.sub("_", cell.strip().strip(_INVISIBLE).casefold().lstrip("# "))
 
 
 def _json_cells(line: str, path: Path) -> Iterator[tuple[str, str]]:
@@ -95,6 +152,8 @@ def _json_cells(line: str, path: Path) -> Iterator[tuple[str, str]]:
     for name, cell in row.items():
         if isinstance(cell, str | int | float):
             yield _SPACES.sub("_", name.casefold()), str(cell).strip()
+        elif cell:  # lists and objects, such as boxes
+            yield _SPACES.sub("_", name.casefold()), json.dumps(cell)
 
 
 def read_cells(path: Path, delimiter: str | None) -> list[list[str]]:
@@ -105,26 +164,64 @@ def read_cells(path: Path, delimiter: str | None) -> list[list[str]]:
         delimiter, text = named[1], text[named.end() :].lstrip("\r\n ")
     delimiter = delimiter or _find_delimiter(text)
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
+        cells = _parse(text, delimiter)
     except csv.Error as error:
         raise DatasetError(f"{path} is not a readable table: {error}.") from error
+    if any("\n" in cell for row in cells for cell in row):
+        try:
+            _parse(text, delimiter, strict=True)
+        except csv.Error as error:  # rows may have become part of a cell
+            raise DatasetError(f"{path} has a quotation mark without its partner: {error}.") from error
+    return cells
+
+
+def _parse(text: str, delimiter: str, *, strict: bool = False) -> list[list[str]]:
+    stream = io.StringIO(text.rstrip(), newline="")
+    return list(csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict))
 
 
 def _find_delimiter(text: str) -> str:
     """Return what separates the names in the header: the candidate that occurs most often, else spaces."""
-    header = text.partition("\n")[0].strip(" \r")
+    header = _QUOTED.sub("", text).partition("\n")[0].strip(" \r")
     found = max(",;\t|", key=header.count)
     return found if found in header or " " not in header else " "
 
 
 def read_sheet(path: Path) -> list[list[str]]:
-    """Return the rows of the first sheet of a workbook (.xlsx) as text; empty cells are ""."""
+    """Return the rows of a workbook's (.xlsx) first sheet of several rows as text; empty cells are ""."""
+    return next(iter(read_sheets(path).values()), [])
+
+
+def read_sheets(path: Path) -> dict[str, list[list[str]]]:
+    """Return the rows of a workbook's sheets of several rows by title, without those that are hidden.
+
+    All cells that are merged into one hold its value.
+    """
     try:
         book = python_calamine.CalamineWorkbook.from_filelike(_bounded_copy(path))
-        rows = book.get_sheet_by_index(0).to_python(skip_empty_area=False)
-        return [[_cell_text(cell) for cell in row] for row in rows]
+        found = {sheet.name: _sheet_cells(book, sheet.name) for sheet in _visible(book.sheets_metadata)}
     except _DAMAGED as error:
         raise DatasetError(f"{path} is not a readable workbook: {error}.") from error
+    return {title: rows for title, rows in found.items() if sum(map(any, rows)) > 1}
+
+
+def _visible(sheets: Iterable[Any]) -> list[Any]:
+    """Leave out hidden sheets, which hold what somebody put away, unless there are no others."""
+    sheets = list(sheets)
+    return [sheet for sheet in sheets if sheet.visible == SheetVisibleEnum.Visible] or sheets
+
+
+def _sheet_cells(book: python_calamine.CalamineWorkbook, title: str) -> list[list[str]]:
+    sheet = book.get_sheet_by_name(title)
+    rows = [[_cell_text(cell) for cell in row] for row in sheet.to_python(skip_empty_area=False)]
+    merged = getattr(sheet, "merged_cell_ranges", None) or ()
+    columns = [(top, bottom, left) for (top, left), (bottom, right) in merged if left == right]
+    if sum(min(bottom, len(rows)) - top for top, bottom, _ in columns) > MAX_CELLS:
+        raise ValueError("merged cells overlap")
+    for top, bottom, column in columns:  # what spans several columns is a heading
+        for row in rows[top + 1 : bottom + 1]:
+            row[column] = rows[top][column]
+    return rows
 
 
 def _cell_text(cell: Any) -> str:
@@ -199,4 +296,11 @@ def _text(path: Path, limit: int) -> str:
     try:
         return payload.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return payload.decode("cp1252", errors="replace")
+        pass
+    try:
+        text = payload.decode("cp1252")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or _GARBLED.search(text):
+        raise DatasetError(f"The letters of {path} are in no encoding that is read; save it as UTF-8.")
+    return text
