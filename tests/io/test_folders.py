@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
-from napari_lesionseg.io.folders import FolderScan, contained, walk
+from napari_lesionseg.io.folders import FolderScan, contained, follow_links, walk
 
 CLIMBING = [
     "../x.png",
@@ -101,3 +101,8 @@ def test_studies_are_no_part_of_what_they_are_in(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be listed"):
         list(walk(tmp_path / "none"))
+
+
+def test_links_are_followed_into_a_folder_only(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="none, which is no folder"), follow_links(tmp_path / "none"):
+        pass

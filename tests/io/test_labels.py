@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,59 @@ def test_class_indices_in_a_jpeg_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match="too dark"):
         read_mask(save(tmp_path / "a.jpg", LESION * 2))
     assert not read_mask(save(tmp_path / "b.jpg", LESION * 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (rgb(0, 0, LESION * 120), "too dark"),
+        (LESION * 120, "too dark"),
+        (rgb(255, ~LESION * 255, ~LESION * 255), "no black background"),
+        (rgb(LESION * 255, 0, ~LESION * 255), "no black background"),
+    ],
+)
+def test_lossy_colors_without_black_and_white_are_refused(
+    tmp_path: Path, array: np.ndarray, reason: str
+) -> None:
+    for options in ({"quality": 80}, {"quality": 95, "subsampling": 0}):
+        with pytest.raises(MaskError, match=reason):
+            read_mask(save(tmp_path / "a.jpg", array, **options))
+
+
+@pytest.mark.parametrize("array", [LESION * 255, soften(LESION), rgb(LESION * 255), rgb(0, LESION * 200, 0)])
+def test_lossy_lesions_on_black_are_read(tmp_path: Path, array: np.ndarray) -> None:
+    labels = read_mask(save(tmp_path / "a.jpg", array, quality=80))
+    assert np.count_nonzero(labels != LESION) <= 40
+
+
+@pytest.mark.parametrize("gray", [85, 128, 170])
+@pytest.mark.parametrize("quality", [40, 95])
+def test_lossy_areas_of_gray_are_refused(tmp_path: Path, gray: int, quality: int) -> None:
+    with pytest.raises(MaskError, match="areas of gray"):
+        read_mask(save(tmp_path / "a.jpg", LESION * 255 + OTHER * gray, quality=quality))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_bmp_of_two_colors_is_read_with_all_its_bits(tmp_path: Path, bits: int) -> None:
+    """As programs write masks that have a palette of black and white."""
+    rows = LESION[::-1].astype(np.uint8)
+    pixels = (rows[:, ::2] << 4 | rows[:, 1::2] if bits == 4 else rows).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 40, 128, 96, 1, bits, 0, len(pixels), 0, 0, 2, 0)
+    palette = bytes([0, 0, 0, 0, 255, 255, 255, 0])
+    start = 14 + len(header) + len(palette)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(
+        b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + palette + pixels
+    )
+    assert np.array_equal(read_mask(path), LESION)
+
+
+def test_the_order_of_a_palette_on_white_does_not_matter(tmp_path: Path) -> None:
+    """Two programs save a red lesion on white: as class indices, and with the colors sorted."""
+    indices = save(tmp_path / "a.png", LESION, [255, 255, 255, 255, 0, 0])
+    assert np.array_equal(read_mask(indices), LESION)
+    with pytest.raises(MaskError, match="no black background"):
+        read_mask(save(tmp_path / "b.png", ~LESION, [255, 0, 0, 255, 255, 255]))
 
 
 def both(red: np.ndarray, green: np.ndarray) -> np.ndarray:

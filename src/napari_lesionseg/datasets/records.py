@@ -6,6 +6,7 @@ the pixels come when `Record.load` is called, one image at a time.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from napari_lesionseg.errors import DatasetError, ImageError, MaskError
 from napari_lesionseg.io.decoding import DecodingError, decode
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.pairing import natural_key
+from napari_lesionseg.masks.plausibility import find_doubt
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage, Landmarks
 
 Status: TypeAlias = Literal[
@@ -100,6 +102,11 @@ class Pixels:
     def has_ignored(self) -> bool:
         """Whether some pixels are to be ignored in training and measuring."""
         return bool((self.labels == IGNORED).any())
+
+    @property
+    def doubt(self) -> str:
+        """What is doubtful about the mask, see `find_doubt`; "" if nothing is."""
+        return find_doubt(self.labels)
 
     def without_ignored(self) -> Pixels:
         """Return the pixels with background in place of what is ignored."""
@@ -253,6 +260,13 @@ class Dataset:
     records: Sequence[Record]
     problems: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
+
+
+def file_of(source: Source | None) -> Path | None:
+    """Return the file of a mask, which may be the first argument of what reads it."""
+    if isinstance(source, functools.partial) and source.args:
+        source = source.args[0]
+    return source if isinstance(source, Path) else None
 
 
 def natural_order(records: Iterable[Record]) -> tuple[Record, ...]:

@@ -36,6 +36,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from napari_lesionseg.errors import how_to_install
+
 READ_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000, PPM, and HEIC with an extra package"
 
 MAX_PIXELS = 200_000_000
@@ -47,9 +49,11 @@ MAX_STACK_PIXELS = 1_000_000_000
 _ORIENTATION = 0x0112
 _EXIF_IFD, _DATE_TAKEN, _DATE = 0x8769, 0x9003, 0x0132
 _SIDEWAYS = (5, 6, 7, 8)
+_FLIPPED = (2, 3, 4)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_BMP_HEAD = 54  # bytes
 _PNG_HEAD = 26  # bytes: the signature, and the first chunk up to the kind of colors
 # Pillow's classes are called directly: Image.open would apply a limit that is global to the process.
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
@@ -75,10 +79,6 @@ _LOSSY = {"JPEG", "WEBP", "JPEG2000", "AVIF", "HEIF"}
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JPEG_XL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
-_NO_HEIF = (
-    "The file is a HEIC photo, which needs one more package: "
-    'pip install "napari-lesionseg[heic]"; or save it as JPEG.'
-)
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _STRAIGHT_MODES = {"1", "L", "RGB", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _ALPHA_MODES = {"LA": "L", "PA": "P", "RGBA": "RGB"}
@@ -146,6 +146,8 @@ def decode(path: Path) -> Decoded:
             return _decode_png(stream)
         if signature.startswith(b"RIFF"):
             _check_webp(stream)
+        if signature.startswith(b"BM"):
+            return _decode_bmp(stream)
         return _decode_pillow(_find_reader(signature)(stream))
 
 
@@ -194,6 +196,16 @@ def date_taken(path: Path) -> str | None:
             return datetime.strptime(str(text)[:10], "%Y:%m:%d").date().isoformat()
     except (DecodingError, OSError, ValueError):
         return None
+
+
+def is_flipped(path: Path) -> bool:
+    """Tell whether the EXIF orientation turns an image upside down or over, which keeps its size."""
+    try:
+        with _named_reasons(), _open(path) as stream:
+            exif = _find_reader(_signature(stream))(stream).getexif()
+            return exif.get(_ORIENTATION) in _FLIPPED
+    except DecodingError:
+        return False
 
 
 def decode_stack(path: Path) -> list[Decoded]:
@@ -278,7 +290,10 @@ def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        raise DecodingError(_NO_HEIF) from error
+        raise DecodingError(
+            "The file is a HEIC photo; save it as JPEG, or add the package that reads it: "
+            f"{how_to_install('heic')}."
+        ) from error
     reader: Callable[[BinaryIO], ImageFile.ImageFile] = HeifImageFile
     return reader
 
@@ -312,6 +327,21 @@ def _decode_png(stream: BinaryIO) -> Decoded:
             raise
     stream.seek(0)
     return _decode_pillow(PngImagePlugin.PngImageFile(_without_texts(stream)))
+
+
+def _decode_bmp(stream: BinaryIO) -> Decoded:
+    """Decode a BMP; of one with two colors in more than a bit a pixel, Pillow would take every eighth bit."""
+    head = stream.read(_BMP_HEAD)
+    bits, colors = int.from_bytes(head[28:30], "little"), int.from_bytes(head[46:50], "little")
+    stream.seek(0)
+    if len(head) < _BMP_HEAD or bits not in (4, 8) or colors not in (1, 2):
+        return _decode_pillow(BmpImagePlugin.BmpImageFile(stream))
+    payload = bytearray(stream.read())
+    payload[46:50] = bytes(4)  # as many colors as the bits allow, the further ones being other bytes
+    decoded = _decode_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(payload)))
+    if decoded.palette is not None:
+        decoded.palette[colors:] = 0
+    return decoded
 
 
 def _without_texts(stream: BinaryIO) -> BinaryIO:
@@ -530,8 +560,8 @@ def _needs_pillow(page: Any) -> bool:
     if name is not None:
         if importlib.util.find_spec("imagecodecs") is None:
             raise DecodingError(
-                f"The file is compressed with {name}, which needs one more package: "
-                'pip install "napari-lesionseg[codecs]"; or save it without compression.'
+                f"The file is compressed with {name}; save it without compression, "
+                f"or add the package that reads it: {how_to_install('codecs')}."
             )
         if int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
             raise DecodingError(

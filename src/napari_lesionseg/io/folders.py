@@ -29,9 +29,11 @@ _followed: Path | None = None
 def follow_links(root: Path | None) -> Iterator[None]:
     """Follow links that stay inside `root`, in addition to those that stay inside the dataset or study.
 
-    None changes nothing.
+    None changes nothing; what is no folder is a `DatasetError`.
     """
     global _followed
+    if root is not None and not is_dir(root):
+        raise DatasetError(f"Links cannot be followed into {root}, which is no folder.")
     before = _followed
     _followed = before if root is None else root.resolve()
     try:
@@ -104,11 +106,23 @@ def _is_below(path: Path, root: Path) -> bool:
     return True
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """List the folders in a folder, links to folders included; raises OSError where it cannot be listed."""
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if _leads_to_folder(entry)]
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
+
+
 def has_folders(folder: Path) -> bool:
     """Whether there are folders in a folder that may hold images: no hidden ones, and no study."""
     try:
-        with os.scandir(folder) as entries:
-            below = [Path(entry.path) for entry in entries if entry.is_dir() and not is_litter(entry.name)]
+        below = [path for path in folders_in(folder) if not is_litter(path.name)]
     except OSError:
         return False
     return any(not is_file(path / _STUDY) for path in below)

@@ -120,7 +120,7 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> LabelIm
 
     1. Colors on black: any color is a lesion, 1, with soft edges cut where they are as near to black. VOC's
        border (224, 224, 192) is to be ignored. A palette of grays stands for its grays; the indices of a
-       colorful palette whose first color is black are class indices and are kept.
+       colorful palette whose first color is black, or white without any black, are class indices and kept.
     2. Where some pixels are transparent and all others have one color, the opaque ones are the lesion.
     3. 1-bit files: white is lesion, 1.
     4. JPEG and WebP, whose values are approximate: above 127 is lesion.
@@ -165,6 +165,11 @@ def write_mask(
     _write(path, values, kind, MaskError, durable=durable)
 
 
+def encode_mask(labels: ArrayLike, *, style: Literal["binary", "index"] = "binary") -> bytes:
+    """Return the bytes of a PNG file, as `write_mask` writes it."""
+    return _encoded(_checked_labels(np.asarray(labels), style), "PNG")
+
+
 def write_image(path: str | Path, image: ByteImage, *, durable: bool = True) -> None:
     """Write an image in one step, without EXIF or any other metadata."""
     path = Path(path)
@@ -178,25 +183,35 @@ def write_image(path: str | Path, image: ByteImage, *, durable: bool = True) -> 
     _write(path, values, kind, ImageError, durable=durable)
 
 
+def encode_image(image: ByteImage) -> bytes:
+    """Return the bytes of a PNG file, as `write_image` writes it."""
+    return _encoded(to_byte_image(image), "PNG")
+
+
 def _write(
     path: Path, values: NDArray[np.uint8], kind: str, failure: type[LesionSegError], *, durable: bool
 ) -> None:
     """Encode in memory, then write in one step."""
+    try:
+        payload = _encoded(values, kind)
+        if durable:
+            write_atomically(path, payload)
+        else:
+            path.write_bytes(payload)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise failure(f"{path} cannot be written: {reason}.") from error
+
+
+def _encoded(values: NDArray[np.uint8], kind: str) -> bytes:
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": _JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
     if kind == "TIFF":
         options = {"compression": "tiff_adobe_deflate"}
     if kind == "PNG":
         options = {"compress_level": _PNG_LEVEL}
-    try:
-        Image.fromarray(values).save(buffer, kind, **options)
-        if durable:
-            write_atomically(path, buffer.getvalue())
-        else:
-            path.write_bytes(buffer.getvalue())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise failure(f"{path} cannot be written: {reason}.") from error
+    Image.fromarray(values).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def _as_image(decoded: Decoded) -> ByteImage:

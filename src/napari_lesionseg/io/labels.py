@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Collection
 from typing import Any
@@ -24,11 +25,17 @@ _FEW_GRAYS = 16  # soft edges have more
 _BLEND = 12  # most levels by which a color of a soft edge misses the line between the two colors
 _MANY = 4096  # colors in a sample of a photograph
 _SAMPLE = 100_000  # pixels
+_BLOCK = 4  # pixels; JPEG has blocks of 8
+_EVEN = 0.004  # share of blocks
 
 
 def decoded_labels(decoded: Decoded) -> LabelImage:
     """Return the class indices (H, W) of a decoded file, by the rule of `images.read_mask`."""
-    colors = mask_colors(decoded)
+    return labels_by_colors(decoded, mask_colors(decoded))
+
+
+def labels_by_colors(decoded: Decoded, colors: NDArray[np.uint32] | None) -> LabelImage:
+    """Return the class indices (H, W) of a decoded file whose `mask_colors` are known already."""
     if colors is not None:
         return _color_labels(colors)
     opaque = _opaque(decoded)
@@ -42,12 +49,13 @@ def decoded_labels(decoded: Decoded) -> LabelImage:
     if array.ndim == 3:
         for channel in range(array.shape[2]):
             _check_black_and_white(array[..., channel])
-        array = array.max(axis=2)
+        _check_background(array)
+        array = _brightest(array)
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if decoded.lossy:
-        if 0 < array.max() <= MAX_CLASS_INDEX:
-            raise MaskError("It is too dark for black and white, and a JPEG does not keep class indices.")
+        _check_bright(array)
+        _check_lossy_grays(array)
         return _black_and_white(array)
     return _gray_labels(array)
 
@@ -74,8 +82,8 @@ def mask_colors(decoded: Decoded, known: Collection[int] = ()) -> NDArray[np.uin
     opaque = _opaque(decoded)
     if opaque is not None:
         packed = np.where(opaque, packed, 0)
-    values, inverse = np.unique(packed, return_inverse=True)
-    inverse = inverse.reshape(packed.shape)
+    values = np.unique(packed)
+    inverse = np.searchsorted(values, packed)  # half the time of `return_inverse`, which sorts places
     own = _own_colors(values, _cover_areas(inverse, len(values)), known)
     if not 0 < own.sum() <= MAX_COLORS or (not known and not any(map(_is_color, values[own].tolist()))):
         return None
@@ -142,12 +150,15 @@ def _holds_indices(decoded: Decoded) -> bool:
     """Whether a file with a palette holds class indices, not colors or grays."""
     if decoded.palette is None:
         return False
-    used = np.unique(decoded.array)
+    used = np.flatnonzero(np.bincount(decoded.array.ravel()))  # ten times as fast as np.unique
     colors = decoded.palette[used]
     if (colors == colors[:, :1]).all():  # of grays, only 255 behind small indices shows it, as VOC's border
         ramp = (colors[:, 0] == used).all()
         return len(used) > 2 and used[-1] == IGNORED and used[-2] <= MAX_CLASS_INDEX and not ramp
     black = used[~colors.any(axis=1)]
+    white = used[(colors == 255).all(axis=1)]
+    if not len(black) and len(white) and 0 not in white:
+        return False  # colors on white: whatever reduced them to a palette has sorted them in its own way
     unusual = (used > MAX_CLASS_INDEX) & (used != IGNORED)
     return len(used) <= MAX_COLORS and not unusual.any() and (not len(black) or 0 in black)
 
@@ -210,11 +221,47 @@ def _black_and_white(array: NDArray[Any]) -> LabelImage:
     return (array > 127).astype(np.uint8)
 
 
+def _brightest(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the highest of the channels (H, W, C), ten times as fast as `max` along so short an axis."""
+    return functools.reduce(np.maximum, (array[..., channel] for channel in range(array.shape[2])))
+
+
 def _check_black_and_white(array: NDArray[Any]) -> None:
     """Refuse gray values of which too many lie between black and the brightest."""
     between = np.count_nonzero((array >= _NEARLY) & (array <= int(array.max()) - _NEARLY))
     if between * 4 > array.size:
         raise MaskError("More than a quarter of it is neither black nor white; it may be a photograph.")
+
+
+def _check_bright(array: NDArray[Any]) -> None:
+    """Refuse lossy values of which most that are not black are no white, either."""
+    high = array.max()
+    dark = np.count_nonzero((array > _NEARLY) & (array <= MAX_CLASS_INDEX))
+    if 0 < high <= MAX_CLASS_INDEX or dark > np.count_nonzero(array > MAX_CLASS_INDEX):
+        raise MaskError("It is too dark for black and white, and a JPEG does not keep class indices.")
+
+
+def _check_lossy_grays(array: NDArray[Any]) -> None:
+    """Refuse lossy values with areas of gray, which stand for classes; soft edges are never even."""
+    height, width = (side // _BLOCK * _BLOCK for side in array.shape)
+    if not height or not width:
+        return
+    blocks = array[:height, :width].reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
+    high, low = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
+    even = (low > 2 * _NEARLY) & (high < 255 - 2 * _NEARLY) & (high - low < _NEARLY // 2)
+    if even.mean() > _EVEN:
+        raise MaskError(
+            f"It has areas of gray ({int(np.median(low[even]))}) that are neither background nor lesion."
+        )
+
+
+def _check_background(array: NDArray[Any]) -> None:
+    """Refuse colors (H, W, 3) that leave hardly any pixel black, as on white."""
+    bright = _brightest(array) > MAX_CLASS_INDEX
+    if bright.mean() > 0.95:
+        shares = (array[bright] > MAX_CLASS_INDEX).mean(axis=0)
+        if ((shares > 0.01) & (shares < 0.99)).any():
+            raise MaskError("Its colors are on no black background; save the lesion as white on black.")
 
 
 def _check_areas_of_gray(array: NDArray[Any]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from napari_lesionseg.errors import PairingError
-from napari_lesionseg.io.folders import FolderScan, exists, is_dir, is_file, walk
+from napari_lesionseg.io.folders import FolderScan, exists, folders_in, is_dir, is_file, walk
 from napari_lesionseg.io.images import image_suffixes, unread_suffixes
 from napari_lesionseg.types import Pair
 
@@ -33,10 +33,10 @@ MASK_WORDS = (
 )  # fmt: skip
 """Words that a mask's stem may have after its image's stem and one of ``_-. ``, in lower case."""
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 MASK_FOLDERS = (
     "masks", "mask", "labels", "segmentations", "segmentation", "groundtruth", "ground_truth", "gt",
-    "annotations",
+    "annotations", "segmentationclass",
 )  # fmt: skip
 """Names, in lower case, of two folders side by side that hold images and their masks."""
 
@@ -345,16 +345,11 @@ def _ph2_cases(folder: Path) -> list[Path]:
     if is_dir(whole / f"{whole.name}{_PH2_IMAGE_FOLDER}"):
         return [whole]
     for root in (folder / name for name in _PH2_ROOTS):
-        entries = _folders_in(root) if os.access(root, os.R_OK) and is_dir(root) else ()
+        entries = folders_in(root) if os.access(root, os.R_OK) and is_dir(root) else ()
         cases = [entry for entry in entries if is_dir(entry / f"{entry.name}{_PH2_IMAGE_FOLDER}")]
         if cases:
             return cases
     return []
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir()]
 
 
 def _ph2_masks(case: Path) -> list[Path]:
