@@ -119,6 +119,10 @@ def test_words_for_unknown_are_no_patient(images: Path, cell: str) -> None:
             "1 rows name no image, and p0, p10, p11, p2, p3 and 6 more are in no",
         ),
         ("name,part\np1,fold 3\n", "The parts fold 3 are none of train, val and test"),
+        ("name,age,patient\np1,4,5,A\n", "more cells than the header"),
+        ("name,patient\np1,1.23E+11\n", r"shortened numbers of patient_id, such as 1.23E+11"),
+        ('name,shape\np1,"{""name"":""polygon"",""all_points_x"":[1,2]}"\n', "outlines in the column shape"),
+        ("name,pixels\np1,1 3 10 5 20 5\n", "outlines in the column pixels"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named(images: Path, table: str, reason: str) -> None:
@@ -129,7 +133,9 @@ def test_a_table_that_cannot_be_used_is_named(images: Path, table: str, reason: 
     assert reason in problems[0].reason
 
 
-@pytest.mark.parametrize("value", ["NA", "nan", "None", "?", "", "-", "<NA>", "#N/A", "Unknown"])
+@pytest.mark.parametrize(
+    "value", ["#REF!", "Not available", "NA", "nan", "None", "?", "", "-", "<NA>", "#N/A", "Unknown"]
+)
 def test_what_is_unknown_joins_no_images(images: Path, value: str) -> None:
     (images / "metadata.csv").write_text(f"name,patient,lesion,diagnosis\np1,{value},{value},{value}\n")
     record = read_dataset(images).records[1]
@@ -161,6 +167,61 @@ def test_the_table_of_a_larger_data_set_is_no_problem(images: Path) -> None:
 def test_notes_are_no_tables(images: Path) -> None:
     (images / "README.txt").write_text("Images of nevi, taken in 2026.\n")
     assert read_dataset(images).problems == ()
+
+
+def test_a_second_line_of_headers_is_named(images: Path) -> None:
+    rows = "".join(f"p{i},A,5\n" for i in range(12))
+    (images / "metadata.csv").write_text("image,clinic,\nname,patient,age\n" + rows)
+    (problem,) = read_dataset(images).problems
+    assert "a second line with the names of columns" in problem.reason
+
+
+def test_repeated_headers_are_no_problem(images: Path) -> None:
+    halves = [ROWS[0], *ROWS[1:6], ROWS[0], *ROWS[6:]]
+    (images / "metadata.csv").write_text(text(rows=halves))
+    dataset = read_dataset(images)
+    assert dataset.problems == ()
+    assert [record.patient for record in dataset.records] == PATIENTS
+
+
+def test_of_two_columns_of_a_kind_none_is_dropped(images: Path) -> None:
+    (images / "metadata.csv").write_text("name,subject,patient_id,mrn\np1,S,A,M\n")
+    record = read_dataset(images).records[1]
+    assert (record.patient, dict(record.metadata)) == ("A", {"subject": "S", "mrn": "M"})
+
+
+def test_all_sheets_of_a_workbook_are_read(images: Path) -> None:
+    book = openpyxl.Workbook()
+    for title, rows in (("sites", [["name", "site"], ["p1", "arm"]]), ("patients", ROWS)):
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    codes = book.create_sheet("codes")
+    for row in (["code", "meaning"], [1, "nevus"]):
+        codes.append(row)
+    book.save(images / "x.xlsx")
+    dataset = read_dataset(images)
+    assert [record.patient for record in dataset.records] == PATIENTS
+    assert dataset.records[1].metadata["site"] == "arm"
+    assert [problem.name for problem in dataset.problems] == ["x.xlsx, sheet codes"]
+
+
+def test_rows_of_a_name_that_several_images_have_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("file,patient\nleft/1.png,A\n2.png,B\n")
+    facts = read_facts([tmp_path / "x.csv"], ["1", "1", "2"])
+    assert list(facts.rows) == ["2"]
+    assert ["Several images have the name 1" in problem.reason for problem in facts.problems] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [("Images of nevi, by us.\nTaken, cropped, resized, saved\n", 0), ("image patient\np1.png A B\n", 1)],
+)
+def test_text_that_is_no_table_is_a_note_unless_it_names_images(
+    images: Path, text: str, problems: int
+) -> None:
+    (images / "README.txt").write_text(text)
+    assert len(read_dataset(images).problems) == problems
 
 
 def test_several_tables_complete_each_other(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from napari_lesionseg.datasets.splits import (
     SplitItem,
     _count_bits,
     assign_parts,
+    describe_unknown_patients,
     find_duplicates,
     group_items,
     image_hash,
@@ -92,19 +93,32 @@ def test_an_earlier_answer_is_kept_and_joined() -> None:
     assert all(grown[f"b{i}"] == parts[f"a{i}"] for i in range(12))
 
 
+def test_images_of_unknown_patients_are_described_beside_known_ones() -> None:
+    known, lesion, unknown = SplitItem("a", "1"), SplitItem("b", None, "left"), SplitItem("c")
+    assert "1 of 3 images, such as c, have no patient" in describe_unknown_patients([known, lesion, unknown])
+    assert describe_unknown_patients([known, lesion]) == ""
+    assert describe_unknown_patients([unknown, SplitItem("d")]) == ""
+
+
 def test_lesions_numbered_per_patient_are_not_joined() -> None:
     groups, _ = group_items([SplitItem("a", "1", "left"), SplitItem("b", "2", "left")])
     assert groups == [("a",), ("b",)]
 
 
-def test_names_that_differ_in_case_alone_are_one_patient() -> None:
+def test_names_that_differ_in_spelling_alone_are_one_patient() -> None:
     items = [
         SplitItem("a", "p1"),
         SplitItem("b", "P1"),
         SplitItem("c", None, "Arm"),
         SplitItem("d", "2", "arm"),
+        SplitItem("e", "007"),
+        SplitItem("f", "7"),
+        SplitItem("g", "7.0"),
+        SplitItem("h", "Bl\u00e5  B"),
+        SplitItem("i", "bla\u030a\u00a0b"),
+        SplitItem("j", "7.5"),
     ]
-    assert group_items(items)[0] == [("a", "b"), ("c", "d")]
+    assert group_items(items)[0] == [("a", "b"), ("c", "d"), ("e", "f", "g"), ("h", "i"), ("j",)]
 
 
 def test_duplicates_stay_together() -> None:

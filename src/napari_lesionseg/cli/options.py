@@ -17,7 +17,7 @@ from napari_lesionseg.cluster.engine import ClusterOptions, Engine
 from napari_lesionseg.config import Settings, describe_setting
 from napari_lesionseg.datasets.facts import find_tables, read_facts
 from napari_lesionseg.datasets.records import Record
-from napari_lesionseg.datasets.splits import SplitItem, hold_out
+from napari_lesionseg.datasets.splits import SplitItem, describe_unknown_patients, hold_out
 from napari_lesionseg.errors import LesionSegError, PairingError, SettingsError, TrainingError
 from napari_lesionseg.io.atomic import check_writable, follow_link, is_stream
 from napari_lesionseg.io.folders import FolderScan, is_dir, is_file
@@ -145,6 +145,18 @@ def check_out(options: argparse.Namespace) -> None:
     check_file(path)
     if is_file(path) and not options.overwrite:
         raise TrainingError(f"{path} already exists; give another name, or replace it with --overwrite.")
+    state = state_path(options)
+    if is_file(state) and not (options.resume or options.overwrite):
+        raise TrainingError(
+            f"{state} holds an interrupted training; continue it with --resume, or start again with "
+            "--overwrite."
+        )
+
+
+def state_path(options: argparse.Namespace) -> Path:
+    """Return the file from which an interrupted training is resumed."""
+    out: Path = options.out
+    return out.with_suffix(".state.safetensors")
 
 
 def check_partners(options: argparse.Namespace, partner: str, *names: str) -> None:
@@ -168,16 +180,22 @@ def check_mask_folders(images: Sequence[str], masks: Sequence[str]) -> None:
 def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pair], int]:
     """Find the pairs of several folders, each with its own folder of masks, or with none.
 
-    Files that are in no pair are named, and their number is returned as well.
+    Files that are in no pair are named, and so are masks in which white means something else than in most
+    others; their number is returned as well.
     """
+    from napari_lesionseg.datasets.formats.folder import find_misfits  # other commands need not wait for it
+
     check_mask_folders(images, masks)
     pairs: list[Pair] = []
     unused: list[str] = []
     for index, folder in enumerate(images):
         found = search_pairs([folder], [masks[index]] if masks else None)
         unused += found.unused()
-        pairs += found.pairs
-        files = (path for pair in found.pairs for path in (pair.image, pair.mask))
+        odd = dict(find_misfits(pair.mask for pair in found.pairs))
+        unused += [f"{path}: {reason}" for path, reason in odd.items()]
+        fitting = [pair for pair in found.pairs if pair.mask not in odd]
+        pairs += fitting
+        files = (path for pair in fitting for path in (pair.image, pair.mask))
         unused += [f"{path}: {unread}" for path in files if (unread := unread_pages(path))]
     if not pairs:
         raise PairingError(f"No image in {', '.join(images)} has a mask. The first reason: {unused[0]}")
@@ -201,7 +219,10 @@ def hold_out_stems(images: Sequence[str], stems: Iterable[str]) -> tuple[frozens
     for problem in facts.problems:
         print_error(f"{problem.name}: {problem.reason}")
     records = [facts.applied(Record(stem, Path(stem))) for stem in known]
-    held_out = hold_out(SplitItem(record.name, record.patient, record.lesion) for record in records)
+    items = [SplitItem(record.name, record.patient, record.lesion) for record in records]
+    if unknown := describe_unknown_patients(items):
+        print_error(unknown)
+    held_out = hold_out(items)
     return held_out, sum(problem.left_out for problem in facts.problems)
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from napari_lesionseg.datasets.records import Problem, Record
-from napari_lesionseg.datasets.splits import Part, SplitItem
+from napari_lesionseg.datasets.splits import Part, SplitItem, bare_number
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import image_suffixes
-from napari_lesionseg.io.tables import TABLE_SUFFIXES, UNREAD_TABLES, read_table
+from napari_lesionseg.io.tables import TABLE_SUFFIXES, UNREAD_TABLES, read_header, read_tables
 
 NAME_COLUMNS = (
     "name", "isic_id", "image_id", "img_id", "image", "image_name", "file_name", "image_file", "image_path",
@@ -38,7 +39,8 @@ DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis
 _OWN_TABLES = {"provenance.csv", "classes.csv", "labelmap.txt", "ph2_dataset.txt", "ph2_dataset.xlsx"}
 UNKNOWN = {
     "", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "nat", "none", "null", "nil", "?", "unknown", "missing",
-    "-", "--", ".",
+    "not available", "anonymous",
+    "anonymized", "anonymised", "-", "--", ".", "#ref!", "#value!", "#name?", "#null!", "#num!", "#div/0!",
 }  # fmt: skip
 """What tables say, in lower case, where a value is not known."""
 
@@ -48,9 +50,14 @@ _PARTS: Mapping[str, Part] = {
 }  # fmt: skip
 _ONE_HOT = ("melanoma", "seborrheic_keratosis")
 _PAD_UFES = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
-_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")  # spreadsheets make 7 or 7.0 of 007
 _SEPARATORS = re.compile(r"[\W_]+")
+_SHORTENED = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)
+# Points and run lengths, as VIA, Label Studio and many competitions write them into cells.
+_OUTLINE = re.compile(
+    r'"(?:all_points_x|points|rle|counts|cx)"|\[\[?-?\d[\d.]*(?:, ?-?\d[\d.]*){5}|\d+(?: \d+){5}'
+)
 _IMAGE_ENDINGS = image_suffixes | {".dcm"}
+_HEADERS = 3  # first rows that may be headers
 _SEVERAL = 5  # names that are listed of images with contradicting rows
 
 
@@ -117,30 +124,49 @@ def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
         return facts
     known = _Names(names)
     contradicting: dict[str, list[str]] = {}
-    unused: dict[Path, int] = {}  # rows
-    for path in tables:
-        try:
-            rows = [_with_usual_columns(row) for row in read_table(path)]
-        except DatasetError as error:
-            facts.problems.append(Problem(path.name, str(error)))
-            continue
+    unused: dict[str, int] = {}  # rows
+    for path, title, table in _read_all(tables, facts.problems):
+        rows = [_with_usual_columns(row) for row in table]
         named = _named_rows(rows, known)
         if named is None:
             if path.suffix.lower() != ".txt":
-                facts.problems.append(Problem(path.name, _no_names(rows)))
+                facts.problems.append(Problem(title, _no_names(rows)))
             continue
-        unused[path] = len(rows) - len(named)
-        facts.problems += _mismatches(path, rows, named)
+        unused[title] = len(rows) - len(named)
+        facts.problems += _mismatches(title, rows, named, known)
         _merge(facts, named, contradicting)
+    if known.met:
+        text = f"Several images have the name {_list_names(sorted(known.met))}; their rows are not used."
+        facts.problems.append(Problem("tables", text))
     for column, images in contradicting.items():
         text = f"Rows say different things of {_list_names(images)}; the first is taken."
         facts.problems.append(Problem(column, text))
     lacking = sorted(known.keys - facts.rows.keys())
-    for path, count in unused.items():
+    for title, count in unused.items():
         if lacking and count and facts.rows:  # the table of a larger dataset is none to complain of
             reason = f"{count} rows name no image, and {_list_names(lacking)} are in no table."
-            facts.problems.append(Problem(path.name, reason))
+            facts.problems.append(Problem(title, reason))
     return facts
+
+
+def _read_all(
+    paths: Iterable[Path], problems: list[Problem]
+) -> Iterator[tuple[Path, str, list[dict[str, str]]]]:
+    """Yield the tables of files with their names, and list those that cannot be read."""
+    for path in paths:
+        for title, rows in read_tables(path).items():
+            if not isinstance(rows, DatasetError):
+                yield path, title, rows
+            elif path.suffix.lower() != ".txt" or _may_name_images(path):
+                problems.append(Problem(title, str(rows)))
+
+
+def _may_name_images(path: Path) -> bool:
+    """Whether a text file that cannot be read as a table is one by its header, and no note."""
+    try:
+        return any(_SEPARATORS.sub("", header) in _NAME_HEADERS for header in read_header(path))
+    except DatasetError:
+        return True
 
 
 def _merge(
@@ -159,11 +185,14 @@ class _Names:
     """The names of the images of a dataset, as the cells of tables may spell them."""
 
     def __init__(self, names: Collection[str]) -> None:
-        self.keys = {name_key(name) for name in names}
+        count = Counter(map(name_key, names))
+        self.keys = {key for key, number in count.items() if number == 1}
+        self._ambiguous = count.keys() - self.keys
+        self.met = set[str]()  # names that cells hold and several images have
         numbers: dict[str, list[str]] = {}
         for key in self.keys:
-            if match := _NUMBER.fullmatch(key):
-                numbers.setdefault(match[1], []).append(key)
+            if number := bare_number(key):
+                numbers.setdefault(number, []).append(key)
         self._numbers = {number: keys[0] for number, keys in numbers.items() if len(keys) == 1}
 
     def find(self, cell: str) -> str | None:
@@ -171,17 +200,23 @@ class _Names:
         key = name_key(cell)
         if key in self.keys:
             return key
-        match = _NUMBER.fullmatch(key)
-        return self._numbers.get(match[1]) if match else None
+        if key in self._ambiguous:
+            self.met.add(key)
+        return self._numbers.get(bare_number(key) or "")
 
 
 def _with_usual_columns(row: Mapping[str, str]) -> dict[str, str]:
-    """Return a row with the usual headers for names, patients, lesions and parts; imageId is image_id."""
+    """Return a row with the usual headers for names, patients, lesions and parts; imageId is image_id.
+
+    Of several columns for one of them, the others keep their headers, but for those of images' names.
+    """
     usual: dict[str, str] = {}
     for header, cell in row.items():
         column = _COLUMNS.get(_SEPARATORS.sub("", header), header)
-        if column not in row or column == header:
-            usual.setdefault(column, cell)
+        if column == header or (column not in row and column not in usual):
+            usual[column] = cell
+        elif column not in NAME_COLUMNS:
+            usual.setdefault(header, cell)
     return usual
 
 
@@ -200,19 +235,45 @@ def _named_rows(rows: Sequence[dict[str, str]], known: _Names) -> list[tuple[str
 
 
 def _mismatches(
-    path: Path, rows: Sequence[dict[str, str]], named: Sequence[tuple[str, dict[str, str]]]
+    title: str,
+    rows: Sequence[dict[str, str]],
+    named: Sequence[tuple[str, dict[str, str]]],
+    known: _Names,
 ) -> Iterator[Problem]:
-    """Say that a table names no image, or parts that are unknown."""
+    """Say that a table names no image, or holds what cannot be used or may be wrong."""
     if not named:
         columns = ", ".join(column for column in NAME_COLUMNS if column in rows[0])
-        yield Problem(path.name, f"No row of the table names an image (column {columns}).")
+        yield Problem(title, f"No row of the table names an image (column {columns}).")
+    if any(_is_header(row, known) for row in rows[:_HEADERS]):
+        yield Problem(title, "The table has a second line with the names of columns; keep that one alone.")
     for column in ("patient_id", "lesion_id"):
         if column in rows[0] and not any(row.get(column) for row in rows):
             reason = f"The column {column} is empty; a spreadsheet may have saved formulas without values."
-            yield Problem(path.name, reason)
+            yield Problem(title, reason)
+        shortened = next((row[column] for row in rows if _SHORTENED.fullmatch(row.get(column, ""))), None)
+        if shortened:
+            yield Problem(title, f"A spreadsheet has shortened numbers of {column}, such as {shortened}.")
+    outlines = {column for _, row in named for column, cell in row.items() if _OUTLINE.search(cell)}
+    if outlines:
+        reason = (
+            f"The outlines in the column {_list_names(sorted(outlines))} are not used; save them as masks."
+        )
+        yield Problem(title, reason)
     words = {row["part"] for _, row in named if not _is_part(row.get("part", ""))}
     if words:
-        yield Problem(path.name, f"The parts {_list_names(sorted(words))} are none of train, val and test.")
+        yield Problem(title, f"The parts {_list_names(sorted(words))} are none of train, val and test.")
+
+
+def _is_header(row: Mapping[str, str], known: _Names) -> bool:
+    """Whether a row holds other names of columns than those above it; files may repeat their own."""
+    cells = {header: _usual(cell.casefold()) for header, cell in row.items() if cell}
+    names = {cells[column] for column in NAME_COLUMNS if column in cells} & {*NAME_COLUMNS}
+    return bool(names - known.keys) and any(_usual(header) != cell for header, cell in cells.items())
+
+
+def _usual(header: str) -> str:
+    plain = _SEPARATORS.sub("", header)
+    return _COLUMNS.get(plain, plain)
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -235,6 +296,7 @@ _COLUMNS = {
     for aliases in (PATIENT_COLUMNS, LESION_COLUMNS, PART_COLUMNS)
     for alias in aliases
 } | {_SEPARATORS.sub("", name): name for name in (*NAME_COLUMNS, *DIAGNOSIS_COLUMNS)}
+_NAME_HEADERS = {_SEPARATORS.sub("", name) for name in NAME_COLUMNS}
 
 
 def agreed_attributes(attributes: Iterable[Any]) -> dict[str, str]:

@@ -7,10 +7,12 @@ the same seed give the same answer on every machine, whatever order the images c
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from PIL import Image
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.types import ByteImage
 
+T = TypeVar("T")
 Part: TypeAlias = Literal["train", "val", "test"]
 """Name of a part of a dataset."""
 
@@ -29,6 +32,7 @@ DEFAULT_SHARES: Mapping[Part, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 WHOLE: Mapping[Part, float] = {"train": 1.0}
 """Shares of a dataset that is not split."""
 
+_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")  # spreadsheets make 7 or 7.0 of 007
 _SIDE = 16
 _WORDS = 2 * _SIDE * _SIDE // 64
 _CONTRAST = 2
@@ -120,11 +124,8 @@ def group_items(
         *_stems_by_key(ordered),
         *([stem for stem in stems if stem in strata] for stems in duplicates),
     ]
-    joined = _disjoint_set(strata)
-    for stems in together:
-        for stem in stems[1:]:
-            joined.merge(stems[0], stem)
-    return sorted(tuple(sorted(group)) for group in joined.subsets()), strata
+    links = ((stems[0], stem) for stems in together for stem in stems[1:])
+    return sorted(tuple(sorted(group)) for group in _connected(list(strata), links)), strata
 
 
 def leaks(
@@ -142,18 +143,46 @@ def leaks(
     return torn
 
 
+def describe_unknown_patients(items: Iterable[SplitItem]) -> str:
+    """Say how many images have no patient and no lesion, if others have; "" if there are none.
+
+    They are assigned one by one, though they may be further images of those patients: some tables name a
+    patient in the first of its rows only.
+    """
+    ordered = list(items)
+    unknown = [item.stem for item in ordered if not (item.patient or item.lesion)]
+    if not unknown or len(unknown) == len(ordered):
+        return ""
+    return (
+        f"{len(unknown)} of {len(ordered)} images, such as {unknown[0]}, have no patient; "
+        "images of one patient may be in several parts."
+    )
+
+
 def _stems_by_key(items: Sequence[SplitItem]) -> Iterable[list[str]]:
     """Return the stems of each patient, and of each lesion of an unknown patient."""
     # Without a patient, a lesion's name may be another patient's lesion too: better together than torn.
-    # Names that differ in their letter case alone are taken for the same, too, for that reason.
-    loose = {item.lesion.casefold() for item in items if item.lesion and not item.patient}
+    # Names that tables may spell in several ways are taken for the same, too, for that reason.
+    loose = {_spelled_alike(item.lesion) for item in items if item.lesion and not item.patient}
     stems: dict[tuple[str, str], list[str]] = defaultdict(list)
     for item in items:
         if item.patient:
-            stems["patient", item.patient.casefold()].append(item.stem)
-        if item.lesion and item.lesion.casefold() in loose:
-            stems["lesion", item.lesion.casefold()].append(item.stem)
+            stems["patient", _spelled_alike(item.patient)].append(item.stem)
+        if item.lesion and _spelled_alike(item.lesion) in loose:
+            stems["lesion", _spelled_alike(item.lesion)].append(item.stem)
     return stems.values()
+
+
+def _spelled_alike(name: str) -> str:
+    """Return what a name's spellings have in common: letter case, spaces, and 007, 7 or 7.0."""
+    plain = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+    return bare_number(plain) or plain
+
+
+def bare_number(name: str) -> str | None:
+    """Return the digits that 007, 7 and 7.0 have in common; None for what is no such number."""
+    match = _NUMBER.fullmatch(name)
+    return match[1] if match else None
 
 
 def _kept_part(group: Sequence[str], keep: Mapping[str, Part]) -> Part | None:
@@ -251,10 +280,22 @@ def image_hash(image: ByteImage) -> NDArray[np.uint64]:
     return np.concatenate([bits, grid]).view(np.uint64)
 
 
-def _disjoint_set(items: Iterable[Any]) -> Any:
-    from scipy.cluster.hierarchy import DisjointSet  # slow to import, and the window opens without it
+def _connected(items: Sequence[T], links: Iterable[tuple[T, T]]) -> list[list[T]]:
+    """Group items that are linked, directly or through others."""
+    # SciPy's DisjointSet does the same, but importing its module takes 13 MB.
+    root_of = {item: item for item in items}
 
-    return DisjointSet(items)
+    def root(item: T) -> T:
+        while root_of[item] != item:
+            root_of[item] = item = root_of[root_of[item]]
+        return item
+
+    for one, other in links:
+        root_of[root(other)] = root(one)
+    groups = dict[T, list[T]]()
+    for item in items:
+        groups.setdefault(root(item), []).append(item)
+    return list(groups.values())
 
 
 def find_duplicates(
@@ -265,16 +306,16 @@ def find_duplicates(
     table = np.array([hashes[name] for name in names], dtype=np.uint64).reshape(len(names), 6 * _WORDS)
     signs, contrast = table[:, :_WORDS], table[:, _WORDS : 2 * _WORDS]
     grids = np.ascontiguousarray(table[:, 2 * _WORDS :]).view(np.uint8)  # (N, 256)
-    joined = _disjoint_set(range(len(names)))
+    links = list[tuple[int, int]]()
     for row in range(1, len(names)):
         # One row against all before it: the whole table of 10 000 images would take 800 MB.
         counted = contrast[:row] | contrast[row]
         differ, bits = _count_bits((signs[:row] ^ signs[row]) & counted), _count_bits(counted)
         alike = np.flatnonzero((differ <= fraction * bits) & (bits >= _LEAST_BITS))
         for other in alike[[_gray_difference(grids[index], grids[row]) <= _SAME_GRAYS for index in alike]]:
-            joined.merge(int(other), row)
-    groups = sorted(sorted(group) for group in joined.subsets() if len(group) > 1)
-    return [tuple(names[index] for index in group) for group in groups]
+            links.append((int(other), row))
+    groups = _connected(range(len(names)), links)
+    return [tuple(names[index] for index in group) for group in groups if len(group) > 1]
 
 
 def _count_bits(words: NDArray[np.uint64]) -> NDArray[np.int64]:
