@@ -16,6 +16,7 @@ from napari_lesionseg.datasets.facts import find_tables
 from napari_lesionseg.datasets.formats import FORMATS, ExportConfig
 from napari_lesionseg.datasets.formats.base import OWN_FILES
 from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
+from napari_lesionseg.datasets.records import file_of
 from napari_lesionseg.errors import DatasetError, PairingError
 from napari_lesionseg.io.folders import LITTER, FolderScan
 from napari_lesionseg.io.pairing import MASK_WORDS, NO_IMAGES, find_images, search_pairs
@@ -93,7 +94,7 @@ def test_every_file_is_used_named_or_documented(
         dataset = read_dataset(folder)
     except DatasetError:
         return  # the whole folder is refused, in one sentence
-    used = {path for record in dataset.records for path in (record.image, record.mask)}
+    used = {path for record in dataset.records for path in (record.image, file_of(record.mask))}
     told = " ".join(f"{problem.name} {problem.reason}" for problem in dataset.problems)
     tables_used = set(find_tables(FolderScan(folder)))
     for path in folder.rglob("*"):

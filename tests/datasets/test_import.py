@@ -6,7 +6,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from napari_lesionseg.datasets.export import export_dataset, write_key
@@ -179,7 +181,7 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
         config = ExportConfig(pseudonymize="all")
         report = kit.last(export_dataset(labeled, tmp_path / convention, convention, config=config))
         assert report.written == len(ODD_NAMES)
-        write_key(report, tmp_path / f"{convention}.csv")
+        write_key(report.names, tmp_path / f"{convention}.csv")
         assert len(read_table(tmp_path / f"{convention}.csv")) == len(ODD_NAMES)
     kept = ExportConfig(pseudonymize="nothing")
     assert kit.last(export_dataset(labeled, tmp_path / "kept", "isic", config=kept)).written == len(ODD_NAMES)
@@ -231,7 +233,29 @@ def test_further_pages_of_images_and_masks_are_named(tmp_path: Path) -> None:
     masks = [Image.new("L", (60, 40), value) for value in (0, 255)]
     frames[0].save(source / "b.png")
     masks[0].save(source / "b_mask.tif", save_all=True, append_images=masks[1:])
+    frames[0].save(source / "c.png")
+    drawn = np.zeros((2, 40, 60), np.uint8)
+    drawn[0, 10:20, 10:20] = 255
+    tifffile.imwrite(source / "c_mask.tif", drawn, photometric="minisblack")
     *_, report = import_dataset(source, tmp_path / "out")
     named = {problem.name: problem.reason for problem in report.problems if "further page" in problem.reason}
-    assert sorted(named) == ["a.gif", "b_mask.tif"]
+    assert sorted(named) == ["a.gif", "b_mask.tif", "c_mask.tif"]
     assert report.left_out >= 2
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned", "named"), [(3, False, ["a"]), (3, True, []), (1, False, [])]
+)
+def test_an_image_that_is_turned_without_its_mask_is_named(
+    kit, tmp_path: Path, orientation: int, turned: bool, named: list[str]
+) -> None:
+    """A mask that was drawn on the pixels as they are stored has the same size, and is upside down."""
+    source = tmp_path / "set"
+    source.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(kit.image(1)).save(source / "a.jpg", exif=exif)
+    Image.fromarray(kit.labels(1) * 255).save(source / "a_mask.png", **({"exif": exif} if turned else {}))
+    *_, report = import_dataset(source, tmp_path / "out")
+    assert [problem.name for problem in report.problems if "EXIF" in problem.reason] == named
+    assert (report.written, report.left_out) == (1, 0)

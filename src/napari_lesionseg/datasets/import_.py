@@ -22,11 +22,11 @@ from napari_lesionseg.datasets.formats import (
     recognize,
 )
 from napari_lesionseg.datasets.formats.base import OWN_FILES, is_image
-from napari_lesionseg.datasets.records import Dataset, Problem
+from napari_lesionseg.datasets.records import Dataset, Problem, file_of
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
-from napari_lesionseg.io.decoding import holds_image
+from napari_lesionseg.io.decoding import holds_image, is_flipped
 from napari_lesionseg.io.folders import FolderScan, exists, is_dir, is_file
 from napari_lesionseg.io.images import unread_pages, unread_suffixes
 from napari_lesionseg.io.pairing import NO_IMAGES
@@ -231,7 +231,7 @@ def import_dataset(
             _IMPORT,
             info or DatasetInfo(title=destination.name, description=f"Imported from {dataset.format}."),
             keep_parts,
-            [*dataset.problems, *_unread_pages(dataset)],
+            [*dataset.problems, *_unread_pages(dataset), *_flipped(dataset)],
             bare=True,
         )
 
@@ -239,9 +239,20 @@ def import_dataset(
 def _unread_pages(dataset: Dataset) -> Iterator[Problem]:
     """Name the images and masks of which only the first of several pages is used."""
     for record in dataset.records:
-        for path in (record.image, record.mask):
-            if isinstance(path, Path) and (unread := unread_pages(path)):
+        for path in (file_of(record.image), file_of(record.mask)):
+            if path is not None and (unread := unread_pages(path)):
                 yield Problem(path.name, unread)
+
+
+def _flipped(dataset: Dataset) -> Iterator[Problem]:
+    """Name the images that are turned though their masks, of the same size either way, may not be."""
+    for record in dataset.records:
+        if not isinstance(record.image, Path) or record.mask is None or not is_flipped(record.image):
+            continue
+        mask = file_of(record.mask)
+        if mask is None or not is_flipped(mask):
+            reason = "The image is turned by its EXIF orientation; look whether its mask is turned, too."
+            yield Problem(record.name, reason, left_out=False)
 
 
 def _check_any(dataset: Dataset) -> None:

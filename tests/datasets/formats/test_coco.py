@@ -157,7 +157,9 @@ def test_broken_entries_are_listed_and_skipped(small, edit, words: str) -> None:
 
 def test_more_work_than_an_image_is_worth_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
     def edit(content: dict[str, Any]) -> None:
-        content["annotations"] += [{**content["annotations"][0], "id": 100 + n} for n in range(50)]
+        squares = ([[0, 0, 56, 0, 56, 40 - n / 10, 0, 40 - n / 10]] for n in range(50))
+        first = content["annotations"][0]
+        content["annotations"] += [{**first, "id": 100 + n, "segmentation": x} for n, x in enumerate(squares)]
 
     names = {record.name for record in read_dataset(small(lambda c: None)).records}
     monkeypatch.setattr(coco, "_MOST_WORK", 40 * 56 * 5)
@@ -293,7 +295,13 @@ def test_a_hole_is_cut_free_by_one_polygon() -> None:
 
 
 @pytest.mark.parametrize(
-    "outline", [[200, 200, 220, 200, 220, 220], [0.1, 0.1, 0.9, 0.1, 0.9, 0.3], [3, 3, 3, 3, 3, 3]]
+    "outline",
+    [
+        [200, 200, 220, 200, 220, 220],
+        [0.1, 0.1, 0.9, 0.1, 0.9, 0.3],
+        [0.1, 0.1, 0.9, 0.1, 0.9, 0.9, 0.1, 0.9],
+        [3, 3, 3, 3, 3, 3],
+    ],
 )
 def test_an_object_without_a_pixel_is_no_image_without_lesion(small, outline: list[float]) -> None:
     """Such as of an outline in shares of the width, or of another image."""
@@ -373,6 +381,40 @@ def test_ids_as_text_or_decimals_count(small, number: object) -> None:
     dataset = read_dataset(small(lambda c: c["annotations"].append(box)))
     assert len(whole - {record.name for record in dataset.records}) == 1
     assert any("box alone" in problem.reason for problem in dataset.problems)
+
+
+@pytest.mark.parametrize("key", ["annotation", "annotations"])
+def test_images_of_a_file_without_objects_are_not_outlined(small, key: str) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["annotations" if key == "annotations" else key] = []
+        if key != "annotations":
+            del content["annotations"]
+
+    dataset = read_dataset(small(edit))
+    assert {record.provenance.status for record in dataset.records} == {"unreviewed"}
+    assert all(record.mask is None for record in dataset.records)
+    assert ["lists no objects" in problem.reason for problem in dataset.problems] == [True]
+
+
+def test_an_object_that_later_ones_cover_is_not_lost(small) -> None:
+    def cover(content: dict[str, Any]) -> None:
+        everything = [[0, 0, 56, 0, 56, 40, 0, 40]]
+        first = content["annotations"][0]
+        content["annotations"].append(dict(first, id=99, segmentation=everything))
+
+    first, second = read_dataset(small(cover)).records
+    with pytest.raises(DatasetError, match="wholly covered"):
+        first.load()
+    assert second.load().labels.any()
+
+
+def test_an_object_that_is_listed_again_is_one(small) -> None:
+    whole = read_dataset(small(lambda c: None)).records[0].load()
+    again = read_dataset(small(lambda c: c["annotations"].append(dict(c["annotations"][0], id=99)))).records[
+        0
+    ]
+    assert np.array_equal(again.load().labels, whole.labels)
+    assert again.load().instances.max() == whole.instances.max()
 
 
 def test_two_entries_of_one_file_are_left_out(small) -> None:

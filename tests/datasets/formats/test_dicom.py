@@ -387,3 +387,18 @@ def test_a_segmentation_of_two_photographs_is_named(outlined, kit, tmp_path: Pat
     dataset = read_dataset(tmp_path / "out")
     assert [problem.name for problem in dataset.problems] == [paths[0].name]
     assert "several photographs" in dataset.problems[0].reason
+
+
+def test_words_for_unknown_are_no_patient(kit, tmp_path: Path) -> None:
+    for name, patient in (("a", "Unknown"), ("b", "ANONYMOUS"), ("c", " 7"), ("d", "")):
+        write_photograph(tmp_path / f"{name}.dcm", kit.image(1), patient)
+    assert [record.patient for record in read_dataset(tmp_path).records] == [None, None, "7", None]
+
+
+def test_originals_of_one_name_are_not_mixed_up(kit, tmp_path: Path) -> None:
+    for patient in ("A", "B"):
+        (tmp_path / patient).mkdir()
+        write_photograph(tmp_path / patient / "IM0001.dcm", kit.image(1), patient)
+    with pytest.raises(DatasetError, match="are called IM0001"):
+        with_originals([replace(kit.record(1), name="IM0001")], tmp_path)
+    assert with_originals([kit.record(1)], tmp_path)[0].origin is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from napari_lesionseg.datasets import formats
 from napari_lesionseg.datasets.export import export_dataset
@@ -233,6 +234,15 @@ def test_images_without_masks_come_along(kit, tmp_path: Path) -> None:
     assert dataset.records[1].provenance.status == "unreviewed"
 
 
+def test_links_that_lead_in_a_circle_are_named_and_the_others_are_taken(kit, tmp_path: Path) -> None:
+    root = lay_out(kit, tmp_path / "set", {"a": kit.labels(0)})
+    for place in (root / "round.png", root / "images/round.png", root / "masks/b.png", root / "tables.csv"):
+        place.symlink_to(place.name)
+    dataset = read_dataset(root)
+    assert [record.name for record in dataset.records] == ["a"]
+    assert {problem.name for problem in dataset.problems} == {"round.png", "b.png", "tables.csv"}
+
+
 def test_one_odd_mask_is_named_and_the_others_are_taken(kit, tmp_path: Path) -> None:
     masks = {name: kit.labels(seed) * np.uint8(255) for seed, name in enumerate("abc")}
     dataset = read_dataset(lay_out(kit, tmp_path, masks | {"odd": kit.labels(3) * np.uint8(3)}))
@@ -242,6 +252,32 @@ def test_one_odd_mask_is_named_and_the_others_are_taken(kit, tmp_path: Path) -> 
         "a": False, "b": False, "c": False, "odd": True,
     }  # fmt: skip
     assert dataset.records[0].classes == ("background", "lesion")
+
+
+@pytest.mark.parametrize(("background", "lesion"), [(1, 2), (2, 1), (255, 1)])
+def test_masks_without_any_background_are_named(kit, tmp_path: Path, background: int, lesion: int) -> None:
+    masks = {name: np.where(kit.labels(seed), lesion, background) for seed, name in enumerate("ab")}
+    dataset = read_dataset(
+        lay_out(kit, tmp_path, {name: mask.astype(np.uint8) for name, mask in masks.items()})
+    )
+    assert [problem.name for problem in dataset.problems] == ["a.png", "b.png"]
+    assert "No mask has pixels of 0" in dataset.problems[0].reason
+    assert [record.mask for record in dataset.records] == [None, None]
+
+
+def test_a_mask_full_of_classes_among_others_is_taken(kit, tmp_path: Path) -> None:
+    masks = {"a": kit.labels(0, classes=3), "b": kit.labels(1) + np.uint8(1)}
+    assert read_dataset(lay_out(kit, tmp_path, masks)).problems == ()
+
+
+@pytest.mark.parametrize("name", ["SegmentationClass", "segmentationclass"])
+def test_the_folders_of_voc_and_cvat_are_read(kit, tmp_path: Path, name: str) -> None:
+    for folder in ("JPEGImages", name):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "JPEGImages" / "a.png", kit.image(1))
+    write_mask(tmp_path / name / "a.png", kit.labels(1))
+    (record,) = read_dataset(tmp_path).records
+    assert np.array_equal(record.load().labels, kit.labels(1))
 
 
 def test_a_black_and_white_mask_among_class_indices_is_named(kit, tmp_path: Path) -> None:
@@ -286,6 +322,84 @@ def test_an_odd_mask_among_many_is_named_when_it_is_loaded(kit, tmp_path: Path, 
     report = kit.last(import_dataset(root, tmp_path / "in"))
     assert f"{number:03}" in " ".join(problem.name for problem in report.problems if problem.left_out)
     assert len([record for record in read_dataset(tmp_path / "in").records if record.mask]) == 139
+
+
+def with_border(labels: np.ndarray) -> np.ndarray:
+    bordered = labels.copy()
+    bordered[:3] = IGNORED
+    return bordered
+
+
+@pytest.mark.parametrize("count", [6, 140])
+def test_a_mask_in_which_255_is_to_be_ignored_is_odd_where_it_is_the_lesion(
+    kit, tmp_path: Path, count: int
+) -> None:
+    for number in (1, count - 2):
+        root = fill(kit, tmp_path / f"{number}", count, {number: with_border(kit.labels(number))})
+        report = kit.last(import_dataset(root, tmp_path / f"in{number}"))
+        (problem,) = (problem for problem in report.problems if problem.left_out)
+        assert f"{number:03}" in problem.name
+        assert "255, which is the lesion in most others" in problem.reason
+
+
+def test_a_mask_without_classes_is_odd_where_255_is_to_be_ignored(kit, tmp_path: Path) -> None:
+    masks = {name: with_border(kit.labels(seed)) for seed, name in enumerate("abc")}
+    only_border = with_border(np.zeros_like(masks["a"]))
+    dataset = read_dataset(lay_out(kit, tmp_path, masks | {"odd": only_border}))
+    assert [(problem.name, problem.left_out) for problem in dataset.problems] == [("odd.png", True)]
+    assert "to be ignored in most others" in dataset.problems[0].reason
+
+
+def test_a_mask_without_classes_is_unclear_where_a_legend_names_several(kit, tmp_path: Path) -> None:
+    masks = {name: with_border(kit.labels(seed, classes=3)) for seed, name in enumerate("ab")}
+    root = lay_out(kit, tmp_path / "set", masks | {"odd": with_border(np.zeros_like(masks["a"]))})
+    (root / "classes.csv").write_text("index,name\n0,background\n1,lesion\n2,hair\n")
+    report = kit.last(import_dataset(root, tmp_path / "in"))
+    assert [(problem.name, problem.left_out) for problem in report.problems] == [("odd", True)]
+    assert "which may be to be ignored" in report.problems[0].reason
+
+
+@pytest.mark.parametrize(("color", "index"), [("#ffffff", 2), ("#00ff00", None)])
+def test_white_stands_for_what_a_legend_of_colors_says(
+    kit, tmp_path: Path, color: str, index: int | None
+) -> None:
+    root = lay_out(kit, tmp_path, {"a": kit.labels(1) * np.uint8(255)})
+    table = f"index,name,color\n0,background,#000000\n1,hair,#ff0000\n2,lesion,{color}\n"
+    (root / "classes.csv").write_text(table)
+    (record,) = read_dataset(root).records
+    if index is None:
+        with pytest.raises(DatasetError, match="#ffffff stands for no class"):
+            record.load()
+    else:
+        assert np.array_equal(record.load().labels, kit.labels(1) * index)
+
+
+@pytest.mark.parametrize(("colored", "gray"), [(4, 1), (2, 3)])
+def test_masks_with_and_without_colors_do_not_mix(kit, tmp_path: Path, colored: int, gray: int) -> None:
+    masks = {f"color{seed}": COLORS[kit.labels(seed, classes=3)] for seed in range(colored)}
+    masks |= {f"gray{seed}": kit.labels(9 + seed) * np.uint8(255) for seed in range(gray)}
+    dataset = read_dataset(lay_out(kit, tmp_path, masks))
+    odd = "gray" if colored > gray else "color"
+    assert {problem.name for problem in dataset.problems} == {
+        f"{name}.png" for name in masks if name.startswith(odd)
+    }
+    assert len(dataset.records[0].classes) == (3 if odd == "gray" else 2)
+
+
+def test_an_inverted_mask_is_taken_and_named(kit, tmp_path: Path) -> None:
+    root = fill(kit, tmp_path / "set", 4, {2: (1 - kit.labels(2)) * np.uint8(255)})
+    report = kit.last(import_dataset(root, tmp_path / "in"))
+    assert [(problem.name, problem.left_out) for problem in report.problems] == [("002", False)]
+    assert "may be inverted" in report.problems[0].reason
+
+
+def test_a_line_around_a_lesion_is_taken_and_named(kit, tmp_path: Path) -> None:
+    labels = kit.labels(2)
+    line = labels & ~binary_erosion(labels, iterations=2)
+    root = fill(kit, tmp_path / "set", 4, {2: line * np.uint8(255)})
+    report = kit.last(import_dataset(root, tmp_path / "in"))
+    assert [(problem.name, problem.left_out) for problem in report.problems] == [("002", False)]
+    assert "not filled" in report.problems[0].reason
 
 
 def test_class_indices_are_found_in_any_of_many_masks(kit, tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_rows_that_name_no_image_inside_are_listed(kit, tmp_path: Path) -> None:
         read_dataset(tmp_path / "set")
 
 
+def test_boxes_and_other_lists_are_named(kit, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", kit.image(1))
+    row = {"file_name": "a.png", "objects": {"bbox": [[1, 2, 3, 4]]}, "empty": [], "site": "arm"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    (problem,) = read_dataset(tmp_path).problems
+    assert "column objects, such as boxes" in problem.reason
+    assert problem.left_out
+
+
 def test_an_image_that_is_listed_with_two_masks_gets_none(kit, tmp_path: Path) -> None:
     for seed, name in enumerate("ab"):
         write_image(tmp_path / f"{name}.png", kit.image(seed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -42,6 +42,7 @@ from napari_lesionseg.datasets.formats.base import (
     read_provenance,
 )
 from napari_lesionseg.datasets.records import (
+    NOT_OUTLINED,
     Dataset,
     InstanceImage,
     Problem,
@@ -259,6 +260,9 @@ def _records(
     for annotation in parse_entries(Annotation, content["annotations"], problems, source.path):
         objects.setdefault(annotation.image_id, []).append(annotation)
     broken = _numbers_of_broken(content["annotations"], objects)
+    if not content["annotations"]:  # as in lists of images to be outlined
+        reason = "It lists no objects, so its images count as not outlined."
+        problems.append(Problem(source.path.name, reason, left_out=False))
     seen = set[int]()
     for image in parse_entries(Image, content["images"], problems, source.path):
         try:
@@ -267,11 +271,22 @@ def _records(
             seen.add(image.id)
             if image.id in broken:
                 raise DatasetError("One of its objects is broken or a box alone.")
-            yield _record(image, objects.get(image.id, []), source, categories)
+            record = _record(image, _distinct(objects.get(image.id, [])), source, categories)
+            told = source.provenance.get(name_key(record.name), NOT_OUTLINED)
+            known = content["annotations"] or told.status == "no lesion"
+            yield record if known else replace(record, mask=None, instances=None, provenance=NOT_OUTLINED)
         except DatasetError as error:
             problems.append(Problem(image.file_name, str(error)))
     lost = sorted(objects.keys() - seen)
     problems += [Problem(source.path.name, f"There is no image {key} for some objects.") for key in lost]
+
+
+def _distinct(objects: Iterable[Annotation]) -> list[Annotation]:
+    """Leave out objects that are listed again."""
+    found: dict[tuple[int, str], Annotation] = {}
+    for annotation in objects:
+        found.setdefault((annotation.category_id, repr(annotation.segmentation)), annotation)
+    return list(found.values())
 
 
 def _numbers_of_broken(entries: Sequence[Any], objects: Mapping[int, Sequence[Annotation]]) -> set[int]:
@@ -363,6 +378,10 @@ class _Mask:
         instances = np.zeros(self._size, np.uint16, order="F")
         for number, (_, lengths) in enumerate(self._drawn(), 1):
             _paint(instances, lengths, number)
+        if len(np.unique(instances[instances > 0])) < len(self._objects):
+            raise DatasetError(
+                "An object is wholly covered by later ones, of which one mask holds only these."
+            )
         return np.ascontiguousarray(instances)
 
     def _drawn(self) -> Iterator[tuple[Annotation, NDArray[np.int64]]]:
@@ -376,12 +395,18 @@ class _Mask:
                 lengths = _polygon_lengths(mask, *self._size)
                 work += _OUTLINE_WORK * sum(map(_length, mask))
             area = int(lengths[1::2].sum())
-            if not area:
+            if not area or (not isinstance(mask, RunLengthMask) and _are_shares(mask)):
                 raise DatasetError("An object covers no pixel; its outline is outside, or in other units.")
             work += area
             if work > _MOST_WORK:
                 raise DatasetError("The objects are too many, too large or too ragged to be drawn.")
             yield annotation, lengths
+
+
+def _are_shares(polygons: Sequence[Sequence[float]]) -> bool:
+    """Whether outlines are in shares of the width and height, not in pixels."""
+    numbers = [number for polygon in polygons for number in polygon]
+    return min(numbers) >= 0 and max(numbers) <= 1 and any(number % 1 for number in numbers)
 
 
 def _paint(image: NDArray[Any], lengths: NDArray[np.int64], value: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from napari_lesionseg.datasets.facts import find_tables, name_key, read_facts
+from napari_lesionseg.datasets.facts import UNKNOWN, find_tables, name_key, read_facts
 from napari_lesionseg.datasets.formats.base import (
     MAX_FILES_SCANNED,
     Format,
@@ -190,7 +191,7 @@ def _record(
         mask,
         instances=functools.partial(_instances, outlines.path, classes) if outlines else None,
         classes=classes,
-        patient=header.patient or None,
+        patient=None if header.patient.strip().casefold() in UNKNOWN else header.patient.strip(),
         metadata={"sex": sex} if sex else {},
         provenance=known,
         origin=path,
@@ -227,9 +228,14 @@ def with_originals(records: Iterable[Record], folder: Path) -> list[Record]:
     Raises
     ------
     DatasetError
-        When there is no photograph in the folder.
+        When there is no photograph in the folder, or several have the name of a record.
     """
-    origins = {found.name: found for found in read(FolderScan(folder)).records}
+    records, found = list(records), read(FolderScan(folder)).records
+    count = Counter(origin.name for origin in found)
+    several = next((record.name for record in records if count[record.name] > 1), None)
+    if several is not None:
+        raise DatasetError(f"Several photographs in {folder} are called {several}; rename all but one.")
+    origins = {origin.name: origin for origin in found}
     return [
         replace(
             record, origin=origins[record.name].origin, patient=record.patient or origins[record.name].patient

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_lesionseg.datasets.formats.base import objects_of
 from napari_lesionseg.datasets.records import InstanceImage, Pixels, Record
-from napari_lesionseg.errors import DatasetError, ImageError
+from napari_lesionseg.errors import DatasetError, ImageError, how_to_install
 from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.io.images import to_byte_image
 from napari_lesionseg.types import ByteImage, LabelImage
@@ -61,7 +61,6 @@ _EMPTIED = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName
 
 MAX_BYTES = 1024**3
 _DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
-_MISSING = 'DICOM needs two more packages: pip install "napari-lesionseg[dicom]".'
 # All that pydicom and its decoders were seen to raise on damaged files, besides errors of their own.
 _DAMAGED = (
     ArithmeticError,
@@ -342,7 +341,7 @@ def _pydicom() -> ModuleType:
     try:
         import pydicom
     except ImportError as error:
-        raise DatasetError(_MISSING) from error
+        raise DatasetError(f"DICOM needs two more packages: {how_to_install('dicom')}.") from error
     return pydicom
 
 
@@ -350,7 +349,7 @@ def _highdicom() -> ModuleType:
     try:
         import highdicom
     except ImportError as error:
-        raise DatasetError(_MISSING) from error
+        raise DatasetError(f"DICOM needs two more packages: {how_to_install('dicom')}.") from error
     return highdicom
 
 

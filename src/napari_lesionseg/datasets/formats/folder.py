@@ -11,7 +11,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ from napari_lesionseg.datasets.records import (
     natural_order,
 )
 from napari_lesionseg.errors import DatasetError, MaskError, PairingError
-from napari_lesionseg.io.decoding import DecodingError, decode, gray_depth
+from napari_lesionseg.io.decoding import Decoded, DecodingError, decode, gray_depth
 from napari_lesionseg.io.folders import (
     FolderScan,
     contained,
@@ -51,8 +51,7 @@ from napari_lesionseg.io.folders import (
     spelled,
     stays_inside,
 )
-from napari_lesionseg.io.images import read_mask
-from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, mask_colors
+from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, labels_by_colors, mask_colors
 from napari_lesionseg.io.pairing import PairSearch, search_pairs, search_tree
 from napari_lesionseg.io.tables import read_table, write_table
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
@@ -61,8 +60,15 @@ CLASSES_NAME = "classes.csv"
 _UNKNOWN = Provenance()
 _SAMPLE = 64  # masks that say of what kind gray ones are
 _ODD_INDICES = "The mask holds class indices, while most others are black and white."
+_ODD_IGNORED = "The mask has pixels to be ignored, 255, which is the lesion in most others."
+_ODD_LESION = "The mask has only 0 and 255, which is to be ignored in most others."
+_ODD_GRAY = "The mask has no colors, while others stand for several classes by their colors."
+_ODD_COLORS = "The mask has colors, while most others have none."
+_UNCLEAR = "The mask has only 0 and 255, which may be to be ignored, while the legend names several classes."
+_NO_BACKGROUND = "No mask has pixels of 0, the background; number the classes from 0, background first."
 _ODD_WHITE = "The mask is black and white, while most others hold class indices."
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
+_WHITE = 0xFFFFFF
 _RGB = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 
 
@@ -76,10 +82,22 @@ class Legend:
         Names of the class indices, background first.
     colors : mapping
         Class index of each color, as 0xRRGGBB; empty when masks hold no colors.
+    white : bool
+        The masks are black and white: 255 is the lesion, and never to be ignored.
+    indices : bool
+        The masks hold class indices: 255 is to be ignored, and never the lesion.
     """
 
     classes: tuple[str, ...]
     colors: Mapping[int, int]
+    white: bool = False
+    indices: bool = False
+
+    def source(self, mask: Path | None) -> Source | None:
+        """Return what reads a mask by this legend."""
+        if mask is None or not (self.colors or self.white or self.indices):
+            return mask
+        return functools.partial(read_by_legend, mask, self)
 
 
 def recognizes(scan: FolderScan) -> bool:
@@ -213,12 +231,11 @@ def _record(
     further: Mapping[str, Path],
     provenance: Mapping[str, Provenance],
 ) -> Record:
-    source: Source | None = functools.partial(read_colors, mask, legend) if mask and legend.colors else mask
     masks = {title: spelled(path / f"{name}.png") for title, path in further.items()}
     return Record(
         name,
         image,
-        source,
+        legend.source(mask),
         instances=masks.pop("", None),
         regions={title: path for title, path in masks.items() if path is not None},
         classes=legend.classes,
@@ -287,7 +304,8 @@ def _legend(rows: Iterable[tuple[str, str, str]]) -> Legend:
             raise DatasetError(f"The legend of the classes gives {color} to two classes.")
     if sorted(names) != list(range(len(names))) or len(names) < 2:
         raise DatasetError("The legend of the classes must number them 0, 1, 2 and so on, background first.")
-    return Legend(tuple(names[index] for index in sorted(names)), colors)
+    classes = tuple(names[index] for index in sorted(names))
+    return Legend(classes, colors, indices=not colors and len(classes) > 2)
 
 
 def _color(text: str) -> int:
@@ -309,21 +327,23 @@ class _MaskKind:
     colors: frozenset[int] = frozenset()  # 0xRRGGBB, where some are no grays
     highest: int = 0  # class index
     white: bool = False  # 255 is the lesion
+    ignores: bool = False  # 255 is to be ignored
+    background: bool = True  # some pixels are 0
 
 
 def _kind_of(path: Path) -> _MaskKind:
     """Look at one mask."""
     decoded = decode(path)
     colors = mask_colors(decoded)
-    labels = decoded_labels(decoded)
+    labels = labels_by_colors(decoded, colors)
     if colors is not None:
         return _MaskKind(frozenset(np.unique(colors).tolist()))
     highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest > MAX_COLORS:
         raise MaskError(f"{path} has a class {highest}, which {CLASSES_NAME} would have to name.")
-    is_ignored = bool((labels == IGNORED).any())  # what is white is to be ignored, and no lesion
-    white = highest == 1 and not is_ignored and int(decoded.array.max()) > MAX_CLASS_INDEX
-    return _MaskKind(highest=highest, white=white)
+    ignores = bool((labels == IGNORED).any())  # what is white is no lesion
+    white = highest == 1 and not ignores and int(decoded.array.max()) > MAX_CLASS_INDEX
+    return _MaskKind(highest=highest, white=white, ignores=ignores, background=not labels.all())
 
 
 def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]:
@@ -345,15 +365,51 @@ def look_through(masks: Sequence[Path]) -> tuple[Legend, list[tuple[Path, str]]]
     rest = [path for path in masks if path not in sampled and gray_depth(path) not in decided]
     _examine(rest, kinds, odd)
     white = sum(kind.white for kind in kinds.values())
-    indices = sum(kind.highest > 1 for kind in kinds.values())
-    for path, kind in list(kinds.items()):
-        if white and indices and (kind.highest > 1 if white >= indices else kind.white):
-            odd.append((path, _ODD_INDICES if kind.highest > 1 else _ODD_WHITE))
-            del kinds[path]
-    colors = {color for kind in kinds.values() for color in kind.colors} - {VOID_COLOR}
+    for path, reason in _misfits(kinds, white):
+        odd.append((path, reason))
+        del kinds[path]
+    colors = _colors_of(kinds.values())
     if len(colors) > MAX_CLASS_INDEX:
         raise DatasetError(f"The masks hold more than {MAX_CLASS_INDEX} colors.")
-    return _legend_of(colors, max([1, *(kind.highest for kind in kinds.values())])), odd
+    legend = _legend_of(colors, max([1, *(kind.highest for kind in kinds.values())]))
+    return replace(legend, white=is_white), odd
+
+
+def find_misfits(masks: Iterable[Path]) -> list[tuple[Path, str]]:
+    """Find the masks in which white stands for something else than in most of them, each with the reason."""
+    kinds: dict[Path, _MaskKind] = {}
+    _examine(masks, kinds, [])  # what cannot be read is named by whoever reads it
+    return _misfits(kinds, sum(kind.white for kind in kinds.values()))
+
+
+def _misfits(kinds: Mapping[Path, _MaskKind], white: int) -> list[tuple[Path, str]]:
+    """Find the masks in which white, or a color, does not stand for what it stands for in most of them."""
+    indices = sum(kind.highest > 1 for kind in kinds.values())
+    ignoring = sum(kind.ignores and not kind.colors for kind in kinds.values())
+    found = _misfits_of_colors(kinds)
+    if not any(kind.background for kind in kinds.values()):  # as where 1 is the background and 2 the lesion
+        found |= {path: _NO_BACKGROUND for path, kind in kinds.items() if kind.highest > 1 or kind.ignores}
+    for path, kind in kinds.items():
+        if white and indices and (kind.highest > 1 if white >= indices else kind.white):
+            found[path] = _ODD_INDICES if kind.highest > 1 else _ODD_WHITE
+        elif white and ignoring and (kind.ignores if white >= ignoring else kind.white):
+            found[path] = _ODD_IGNORED if kind.ignores else _ODD_LESION
+    return list(found.items())
+
+
+def _misfits_of_colors(kinds: Mapping[Path, _MaskKind]) -> dict[Path, str]:
+    """Find the masks without colors where several colors stand for classes, or the other way round."""
+    if len(_colors_of(kinds.values()) - {0}) < 2:
+        return {}  # a single color is the lesion, as white is
+    colored = [path for path, kind in kinds.items() if kind.colors - {0}]
+    gray = [path for path, kind in kinds.items() if kind.highest]
+    if len(colored) >= len(gray):
+        return dict.fromkeys(gray, _ODD_GRAY)
+    return dict.fromkeys(colored, _ODD_COLORS)
+
+
+def _colors_of(kinds: Iterable[_MaskKind]) -> set[int]:
+    return {color for kind in kinds for color in kind.colors} - {VOID_COLOR}
 
 
 def _examine(masks: Iterable[Path], kinds: dict[Path, _MaskKind], odd: list[tuple[Path, str]]) -> None:
@@ -374,14 +430,15 @@ def _legend_of(colors: set[int], highest: int) -> Legend:
     return Legend((*LESION_CLASSES, *(f"class {index}" for index in range(2, highest + 1))), {})
 
 
-def read_colors(path: Path, legend: Legend) -> LabelImage:
-    """Read a mask of colors; a mask without colors is read as any other."""
+def read_by_legend(path: Path, legend: Legend) -> LabelImage:
+    """Read a mask of colors; a mask without colors is read as any other, and may have to be white."""
     try:
-        colors = mask_colors(decode(path), legend.colors.keys())
-    except DecodingError as error:
+        decoded = decode(path)
+        colors = mask_colors(decoded, legend.colors.keys())
+        if colors is None:
+            return _read_plain(decoded, legend)
+    except (DecodingError, MaskError, MemoryError) as error:
         raise MaskError(f"{path}: {error}") from error
-    if colors is None:
-        return read_mask(path)
     table = {VOID_COLOR: IGNORED, **legend.colors}
     values, inverse = np.unique(colors, return_inverse=True)
     unknown = [value for value in values.tolist() if value not in table]
@@ -390,6 +447,21 @@ def read_colors(path: Path, legend: Legend) -> LabelImage:
     indices = np.array([table[value] for value in values.tolist()], np.uint8)
     labels: LabelImage = indices[inverse.reshape(colors.shape)]
     return labels
+
+
+def _read_plain(decoded: Decoded, legend: Legend) -> LabelImage:
+    """Return the class indices of a mask without colors."""
+    plain = np.ascontiguousarray(decoded_labels(decoded))
+    if legend.white and (plain == IGNORED).any():
+        raise MaskError(_ODD_IGNORED)
+    is_white = plain.max() == 1 and decoded.array.max() > MAX_CLASS_INDEX
+    if is_white and legend.colors and len(legend.classes) > 2:
+        if _WHITE not in legend.colors:
+            raise MaskError(f"The color #{_WHITE:06x} stands for no class.")
+        plain *= np.uint8(legend.colors[_WHITE])
+    elif legend.indices and is_white:
+        raise MaskError(_UNCLEAR)
+    return plain
 
 
 def put_legend(plan: Plan) -> None:

@@ -9,7 +9,6 @@ https://huggingface.co/docs/datasets/image_dataset
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -32,7 +31,6 @@ from napari_lesionseg.datasets.formats.folder import (
     Legend,
     look_through,
     put_legend,
-    read_colors,
     read_legend,
 )
 from napari_lesionseg.datasets.records import (
@@ -41,7 +39,6 @@ from napari_lesionseg.datasets.records import (
     Problem,
     Provenance,
     Record,
-    Source,
     natural_order,
 )
 from napari_lesionseg.datasets.splits import Part
@@ -84,6 +81,10 @@ def read(scan: FolderScan) -> Dataset:
     folder = scan.root
     problems: list[Problem] = []
     rows = [(path, row) for path in _tables(scan) for row in read_table(path)]
+    nested = {name for _, row in rows for name, cell in row.items() if cell.startswith(("[", "{"))}
+    if nested:
+        reason = f"What is listed in the column {', '.join(sorted(nested))}, such as boxes, is not used."
+        problems.append(Problem(_TABLE, reason))
     found: dict[Path, tuple[Path | None, dict[str, str]]] = {}
     for table, row in rows:
         try:
@@ -132,7 +133,7 @@ def read(scan: FolderScan) -> Dataset:
 
 def _record(image: Path, mask: Path | None, legend: Legend, part: Part | None) -> Record:
     provenance = Provenance() if mask is not None else NOT_OUTLINED
-    source: Source | None = functools.partial(read_colors, mask, legend) if mask and legend.colors else mask
+    source = legend.source(mask)
     return Record(image.stem, image, source, classes=legend.classes, provenance=provenance, part=part)
 
 
