@@ -88,6 +88,18 @@ def test_the_study_in_a_folder_of_images_is_what_is_exported(study_folder, tmp_p
     assert "bo" in (tmp_path / "set" / "provenance.csv").read_text(encoding="utf-8")
 
 
+def test_why_nothing_can_be_exported_is_said(tmp_path, capsys):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "set").mkdir()
+    for name in ("a.png", "a_mask.png"):
+        write_image(tmp_path / "cache" / name, np.zeros((8, 8, 3), np.uint8))
+        (tmp_path / "set" / name).symlink_to(tmp_path / "cache" / name)
+    assert main(["export", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "a.png" in said
+    assert "--follow-links" in said
+
+
 def test_imported_masks_are_corrected_and_exported(study_folder, tmp_path, capsys):
     out, back = tmp_path / "isic", tmp_path / "back"
     main(["export", str(study_folder), "--out", str(out)])

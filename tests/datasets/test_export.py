@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from tests.architecture_page import run_example
 
 from napari_lesionseg.datasets import export
-from napari_lesionseg.datasets.export import export_dataset, write_key
+from napari_lesionseg.datasets.export import check_key_place, export_dataset, write_key
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig, get_format
 from napari_lesionseg.datasets.import_ import read_dataset
@@ -63,6 +64,20 @@ def test_patients_are_in_one_part_only(kit, records, tmp_path: Path, name: str) 
     items = [record.split_item() for record in records]
     assert leaks(items, parts, duplicates=[("case_00", "case_09")]) == []
     assert len(set(parts.values())) == 3
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_images_without_a_patient_are_named_when_others_have_one(
+    kit, records, tmp_path: Path, kept: bool
+) -> None:
+    records[3:5] = [replace(record, patient=None, lesion=None) for record in records[3:5]]
+    parts = {record.name: "test" if number < 3 else "train" for number, record in enumerate(records)}
+    report = kit.last(
+        export_dataset(records, tmp_path / "out", "isic", config=KEEP, parts=parts if kept else None)
+    )
+    said = [problem.reason for problem in report.problems if problem.name == "patients"]
+    assert len(said) == (0 if kept else 1)
+    assert all("2 of 10 images, such as case_03, have no patient" in reason for reason in said)
 
 
 def test_the_same_seed_gives_the_same_parts(kit, records, tmp_path: Path) -> None:
@@ -148,14 +163,30 @@ def test_the_key_stays_outside(kit, records, tmp_path: Path) -> None:
     report = kit.last(
         export_dataset(records, tmp_path / "out", "isic", config=ExportConfig(pseudonymize="all"))
     )
-    write_key(report, tmp_path / "key.csv")
-    lines = (tmp_path / "key.csv").read_text().splitlines()
+    key = tmp_path / "key.csv"
+    write_key(report.names, key)
+    lines = key.read_text().splitlines()
     assert lines[0] == "old_name,new_name"
     assert lines[1] == f"case_00,{report.names['case_00']}"
     with pytest.raises(DatasetError, match="inside"):
-        write_key(report, tmp_path / "out/key.csv")
+        check_key_place(tmp_path / "out/key.csv", report.folder)
     with pytest.raises(DatasetError, match="a folder that exists"):
-        write_key(report, tmp_path / "none/key.csv")
+        check_key_place(tmp_path / "none/key.csv", report.folder)
+    with pytest.raises(DatasetError, match=r"key\.csv already exists"):
+        check_key_place(key, report.folder)
+
+
+def test_without_its_key_there_is_no_dataset(kit, records, tmp_path: Path) -> None:
+    kept: list[Mapping[str, str]] = []
+
+    def fail(names: Mapping[str, str]) -> None:
+        kept.append(names)
+        raise DatasetError("The key cannot be written.")
+
+    with pytest.raises(DatasetError, match="The key cannot be written"):
+        kit.last(export_dataset(records, tmp_path / "out", "isic", keep_names=fail))
+    assert set(kept[0]) == {record.name for record in records}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_taken_destination_is_left_alone(kit, records, tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from napari_lesionseg.datasets.export_checks import Step, check_records, prepare
+from napari_lesionseg.datasets.export_checks import Step, check_records, looks_like_mask, prepare
 from napari_lesionseg.datasets.formats.base import ExportConfig
 from napari_lesionseg.datasets.records import Provenance
 from napari_lesionseg.errors import DatasetError
@@ -107,3 +108,25 @@ def test_one_region_without_holes(kit) -> None:
     assert np.array_equal(pixels.instances > 0, expected > 0)
     assert not pixels.regions["far"][35:].any()
     assert np.array_equal(prepare(record, ExportConfig()).labels, labels)
+
+
+def test_an_image_that_is_a_mask_by_its_looks_is_left_out(kit, records) -> None:
+    mask = np.repeat(kit.labels(1)[..., None] * np.uint8(255), 3, axis=2)
+    bare = [replace(record, mask=None) for record in records]
+    bare[2] = replace(bare[2], image=mask)
+    checked = kit.last(check_records(bare, ExportConfig(unapproved="include"), bare=True))
+    assert len(checked.records) == 9
+    assert "may be a mask" in reasons(checked)["case_02"]
+
+
+def test_masks_are_told_from_images_by_their_colors(kit) -> None:
+    labels = np.kron(kit.labels(1, classes=3), np.ones((4, 4), np.uint8))
+    soft = ndimage.gaussian_filter((labels > 0) * 255.0, 0.7)
+    noisy = np.clip(soft + np.random.default_rng(1).integers(-9, 9, soft.shape), 0, 255)
+    for mask in (labels, labels * 100, soft, noisy):
+        assert looks_like_mask(np.repeat(mask[..., None], 3, axis=2).astype(np.uint8))
+    assert looks_like_mask(np.array([[0, 0, 0], [200, 0, 0], [0, 99, 0]], np.uint8)[labels])
+    for seed in range(5):
+        assert not looks_like_mask(kit.image(seed))
+    assert not looks_like_mask(np.zeros((40, 56, 3), np.uint8))
+    assert not looks_like_mask(np.full((40, 56, 3), 200, np.uint8))

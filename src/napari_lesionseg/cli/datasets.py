@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +165,12 @@ def run_export(options: argparse.Namespace) -> int:
         if has_landmarks and given["shares"] is None:
             given["shares"] = WHOLE
         config = make_settings(ExportConfig, parse_changes(options.set), options=given)
+        print_problems(problems)  # first, since they may be why nothing can be exported
         name = options.format or ("coco-keypoints" if has_landmarks else "isic")
-        report = run_with_progress(export_dataset(records, options.out, name, config=config, info=info))
-    if options.key is not None:
-        write_key(report, options.key)
-    print_problems(problems)
+        keep_names = None if options.key is None else partial(write_key, path=options.key)
+        report = run_with_progress(
+            export_dataset(records, options.out, name, config=config, info=info, keep_names=keep_names)
+        )
     return max(print_report(report), int(any(problem.left_out for problem in problems)))
 
 
@@ -286,22 +288,24 @@ def run_import(options: argparse.Namespace) -> int:
     )
     result = print_report(report)
     if options.annotator is not None:
-        make_study(options.out, options.annotator)
+        return max(result, make_study(options.out, options.annotator))
     return result
 
 
-def make_study(folder: Path, annotator: str) -> None:
-    """Make a study of what was imported."""
+def make_study(folder: Path, annotator: str) -> int:
+    """Make a study of what was imported; 1 if something of it is not in the study."""
     dataset = read_dataset(folder)
     with progress_bar("Making the study", len(dataset.records)) as (progress, task):
-        taken = study_from_dataset(
+        taken, problems = study_from_dataset(
             folder / STUDY_FOLDER,
             annotator,
             dataset,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
     kind = "outlines" if dataset.records[0].skeleton is None else "images with landmarks"
+    print_problems(problems)
     print_result(f"{folder / STUDY_FOLDER} is a study with {taken} {kind} to review: lesionseg {folder}")
+    return int(any(problem.left_out for problem in problems))
 
 
 def print_report(report: ExportReport) -> int:

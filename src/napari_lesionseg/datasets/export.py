@@ -24,7 +24,7 @@ from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.base import Placed, Plan
 from napari_lesionseg.datasets.manifest import write_manifest
 from napari_lesionseg.datasets.records import Pixels, Problem, Record
-from napari_lesionseg.datasets.splits import PARTS, Part, assign_parts, leaks
+from napari_lesionseg.datasets.splits import PARTS, Part, assign_parts, describe_unknown_patients, leaks
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import check_writable, follow_link, sync_folder
 from napari_lesionseg.io.folders import is_dir, walk
@@ -33,6 +33,8 @@ from napari_lesionseg.types import OCCLUDED
 
 NO_PART = "no split"
 """What `ExportReport.parts` calls the images of an import without splits."""
+
+KeepNames = Callable[[Mapping[str, str]], object]
 
 _SYNC_THREADS = 8
 _STALE_SECONDS = 24 * 3600
@@ -81,6 +83,7 @@ def export_dataset(
     config: ExportConfig | None = None,
     info: DatasetInfo | None = None,
     parts: Mapping[str, Part] | None = None,
+    keep_names: KeepNames | None = None,
 ) -> Generator[Step | ExportReport]:
     """Check images with their masks and write them as a dataset that other tools accept.
 
@@ -101,6 +104,9 @@ def export_dataset(
         For the datasheet.
     parts : mapping, optional
         Part of each image by name, where that is decided already.
+    keep_names : callable, optional
+        Called with the new name by old name, such as `write_key`, before the dataset is moved into place:
+        where it fails, there is no dataset.
 
     Yields
     ------
@@ -118,7 +124,10 @@ def export_dataset(
     convention = get_format(format)
     settings = config or ExportConfig()
     decide = functools.partial(_deal_parts, config=settings, known=parts or {})
-    yield from run_export(records, Path(destination), convention, settings, info or DatasetInfo(), decide)
+    about = info or DatasetInfo()
+    yield from run_export(
+        records, Path(destination), convention, settings, about, decide, keep_names=keep_names
+    )
 
 
 def _deal_parts(
@@ -128,7 +137,10 @@ def _deal_parts(
     own = {record.name: record.part for record in checked.records if record.part and config.keep_parts}
     items = [record.split_item() for record in checked.records]
     keep = {**own, **known}
-    return assign_parts(items, config.shares, seed=config.seed, duplicates=checked.duplicates, keep=keep), []
+    parts = assign_parts(items, config.shares, seed=config.seed, duplicates=checked.duplicates, keep=keep)
+    is_split = keep.keys() < parts.keys() and len(set(parts.values())) > 1
+    unknown = describe_unknown_patients(items) if is_split else ""
+    return parts, [Problem("patients", unknown, left_out=False)] if unknown else []
 
 
 def keep_parts(checked: Checked) -> tuple[dict[str, Part], list[Problem]]:
@@ -161,6 +173,7 @@ def run_export(
     found: Sequence[Problem] = (),
     *,
     bare: bool = False,
+    keep_names: KeepNames | None = None,
 ) -> Iterator[Step | ExportReport]:
     """Do what `export_dataset` and `importing.import_dataset` have in common.
 
@@ -176,6 +189,8 @@ def run_export(
         From reading.
     bare : bool
         This is an import: images without an outline are written as well, which plain folders can hold.
+    keep_names : callable, optional
+        As for `export_dataset`.
 
     Yields
     ------
@@ -210,6 +225,8 @@ def run_export(
         load = functools.partial(prepare, config=config)
         plan = Plan(folder, final, sizes, config, info, load, imported=bare)
         yield from _fill(plan, convention, write, problems)
+        if keep_names is not None:
+            keep_names(names)
     counts = Counter(record.part for record in final)
     parts = {part or NO_PART: counts[part] for part in (*PARTS, None) if counts[part]}
     yield ExportReport(destination, convention.name, parts, problems, names)
@@ -356,32 +373,35 @@ def check_key_place(path: Path, folder: Path) -> None:
     Raises
     ------
     DatasetError
-        When it would lie inside the dataset, or its folder does not exist.
+        When it would lie inside the dataset, its folder does not exist, or another key is there.
     """
     if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DatasetError("The key must not lie inside the dataset; give another folder.")
     if is_dir(path) or not is_dir(path.absolute().parent):
         raise DatasetError(f"The key needs a file name in a folder that exists; {path} is none.")
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size:
+            raise DatasetError(
+                f"{path} already exists, perhaps as the key of another dataset; choose a new file."
+            )
 
 
-def write_key(report: ExportReport, path: str | Path) -> None:
+def write_key(names: Mapping[str, str], path: Path) -> None:
     """Write which new name stands for which old one, for those who may know.
 
     Parameters
     ----------
-    report : ExportReport
-        Of an export.
-    path : str or Path
-        A CSV file outside the dataset.
+    names : mapping
+        New name by old name.
+    path : Path
+        A CSV file; see `check_key_place`.
 
     Raises
     ------
     DatasetError
-        As `check_key_place`, or when it cannot be written.
+        When it cannot be written.
     """
-    path = Path(path)
-    check_key_place(path, report.folder)
-    rows = [{"old_name": old, "new_name": new} for old, new in report.names.items()]
+    rows = [{"old_name": old, "new_name": new} for old, new in names.items()]
     try:
         write_table(path, rows, ("old_name", "new_name"))
     except OSError as error:

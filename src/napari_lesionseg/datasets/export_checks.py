@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_lesionseg.datasets.formats.base import ExportConfig
-from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record
+from napari_lesionseg.datasets.records import SIGNED, Pixels, Problem, Record, file_of
 from napari_lesionseg.datasets.splits import find_duplicates, image_hash
 from napari_lesionseg.errors import DatasetError, ImageError
 from napari_lesionseg.masks.components import largest_component
-from napari_lesionseg.types import IGNORED, LabelImage
+from napari_lesionseg.types import IGNORED, ByteImage, LabelImage
+
+_MAY_BE_MASK = (
+    "It is of few flat colors, and may be a mask; name masks as their images, or with _mask behind that."
+)
+_SAMPLE = 100_000  # pixels
+_FEW_COLORS = 8
+_NEARLY = 32  # so near to black or white the pixels of a soft or lossy mask lie
+_MOSTLY, _LEAST = 0.9, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +109,14 @@ def _check(record: Record, config: ExportConfig, tally: _Tally, *, bare: bool) -
     except DatasetError as error:
         if config.unapproved == "refuse" and record.provenance.status not in SIGNED:
             raise DatasetError(f"{record.name}: {error}") from error
-        mask = ""
-        if isinstance(error.__cause__, ImageError) and isinstance(record.mask, Path):
-            mask = f" Its mask {record.mask.name} is left out with it."
-        tally.problems.append(Problem(record.name, f"{error}{mask}"))
+        mask = file_of(record.mask) if isinstance(error.__cause__, ImageError) else None
+        also = "" if mask is None else f" Its mask {mask.name} is left out with it."
+        tally.problems.append(Problem(record.name, f"{error}{also}"))
         return
     tally.kept.append(record)
     tally.sizes[record.name] = (pixels.labels.shape[0], pixels.labels.shape[1])
+    if doubt := pixels.doubt:
+        tally.problems.append(Problem(record.name, doubt, left_out=False))
     if pixels.has_ignored:
         tally.ignored.append(record.name)
     tally.hashes[record.name] = image_hash(pixels.image)
@@ -126,11 +135,27 @@ def _check_content(record: Record, pixels: Pixels, config: ExportConfig) -> None
     """Compare what the mask shows with what the annotator signed."""
     if record.skeleton is not None:
         return  # an image without landmarks of the skeleton is an example, too
+    if record.mask is None and looks_like_mask(pixels.image):
+        raise DatasetError(_MAY_BE_MASK)
     empty = pixels.is_empty
     if record.provenance.status == "no lesion" and not empty:
         raise DatasetError("The image is signed as having no lesion, but its mask is not empty.")
     if empty and record.provenance.status == "approved" and config.unapproved != "include":
         raise DatasetError("The mask is empty, but the image is not signed as having no lesion.")
+
+
+def looks_like_mask(image: ByteImage) -> bool:
+    """Whether an image (H, W, 3) is of few flat colors with black, or of soft black and white."""
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _SAMPLE))
+    sample = image[::step, ::step].astype(np.int32)
+    packed = sample[..., 0] << 16 | sample[..., 1] << 8 | sample[..., 2]
+    colors = np.unique(packed)
+    if 2 <= len(colors) <= _FEW_COLORS:
+        return bool(colors[0] == 0)
+    if np.ptp(sample, axis=2).max() > _NEARLY:
+        return False
+    black, white = (sample < _NEARLY).all(axis=2).mean(), (sample > 255 - _NEARLY).all(axis=2).mean()
+    return bool(black + white > _MOSTLY and min(black, white) > _LEAST)
 
 
 def _without_copies(tally: _Tally, duplicates: Sequence[Sequence[str]], config: ExportConfig) -> list[Record]:
