@@ -65,6 +65,38 @@ def test_consensus_masks_of_images_of_one_name_do_not_overwrite_each_other(tmp_p
     assert all(any(np.array_equal(mask, sample.mask) for mask in masks.values()) for sample in samples)
 
 
+def test_images_without_a_consensus_are_named(tmp_path: Path, capsys: Captured) -> None:
+    """One has a name that is too long for a mask's, one has a single annotator."""
+    sample, folder, out = synthetic_sample(0, (64, 80)), tmp_path / "study", tmp_path / "out"
+    names = ("a", "b" * 250, "alone", "\N{LATIN SMALL LETTER O WITH DIAERESIS}", "o\N{COMBINING DIAERESIS}")
+    images = {name: np.roll(sample.image, place * 9, axis=1) for place, name in enumerate(names)}
+    with Study.create(folder, "am", images=images) as study:
+        for image in study.state.images:
+            study.approve(image, sample.mask)
+    with Study.open(folder, "bo") as study:
+        for image, state in study.state.images.items():
+            if state.name != "alone":
+                study.approve(image, sample.mask)
+    assert main(["agreement", str(folder), "--consensus", str(out)]) == 1
+    said = capsys.readouterr()
+    assert "3 consensus masks written" in said.out
+    errors = said.err.splitlines()
+    assert len(errors) == 2
+    assert any("alone: Fewer than two annotators" in line for line in errors)
+    assert any(line.endswith("File name too long.") for line in errors)
+    assert len({path.name for path in out.iterdir()}) == 3
+    assert not any("\N{COMBINING DIAERESIS}_" in path.name for path in out.iterdir())
+
+
+def test_a_consensus_replaces_no_masks(study_folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    own = tmp_path / "masks" / "case0_segmentation.png"
+    own.parent.mkdir()
+    own.write_bytes(b"mine")
+    assert main(["agreement", str(study_folder), "--consensus", str(own.parent)]) == 2
+    assert f"{own.parent} is not empty; choose a new folder" in capsys.readouterr().err
+    assert own.read_bytes() == b"mine"
+
+
 def test_kappa_of_the_annotators_is_printed(study_folder: Path, capsys: Captured) -> None:
     pytest.importorskip("statsmodels", reason="needs the extra agreement")
     describe(study_folder, "am", "nevus", "nevus", "melanoma")

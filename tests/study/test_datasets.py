@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from napari_lesionseg.datasets.import_ import read_dataset
-from napari_lesionseg.io.images import write_image, write_mask
+from napari_lesionseg.errors import StudyError
+from napari_lesionseg.io.images import read_mask, write_image, write_mask
 from napari_lesionseg.study.datasets import IMPORTED, import_annotations, study_from_dataset
 from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
+from napari_lesionseg.types import IGNORED
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def folder(tmp_path):
 
 def test_outlines_patients_and_classes_come_along(folder):
     dataset = read_dataset(folder)
-    assert study_from_dataset(folder / "study", "am", dataset) == 2
+    taken, lost = study_from_dataset(folder / "study", "am", dataset)
+    assert (taken, [problem.name for problem in lost]) == (2, ["p2"])
     with Study.open(folder / "study", "am") as study:
         states = {state.name: state for state in study.state.images.values()}
         assert [entry.name for entry in study.info.classes] == ["lesion", "hair"]
@@ -47,6 +50,54 @@ def test_outlines_patients_and_classes_come_along(folder):
         image = next(image for image, state in study.state.images.items() if state.name == "p0")
         labels = dataset.records[0].load().labels
         np.testing.assert_array_equal(study.read_mask(image), labels)
+
+
+def test_masks_that_are_not_taken_as_they_are_are_named(folder):
+    lesion_masks(folder)
+    write_mask(folder / "masks/p2.png", read_mask(folder / "masks/p2.png"), style="index")
+    for number in range(2):
+        labels = np.ones((20, 30), np.uint8)
+        labels[10:] = IGNORED
+        write_mask(folder / f"masks/p{number}.png", labels, style="index")
+    with Study.create(folder / "study", "am", paths=folder / "images") as study:
+        assert import_annotations(study, read_dataset(folder).records) == 3
+        assert [str(problem) for problem in study.problems] == [
+            "p3: The mask is empty, and the image is still to be outlined; press No lesion if that is right.",
+            "p0 and 1 more: A study cannot mark pixels to be ignored; they become background.",
+        ]
+    dataset = read_dataset(folder)
+    assert len(study_from_dataset(folder / "other", "am", dataset)[1]) == 2
+
+
+def test_an_interrupted_study_is_not_there(folder):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study_from_dataset(folder / "study", "am", read_dataset(folder), interrupt)
+    assert not (folder / "study").exists()
+    (folder / "empty").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        study_from_dataset(folder / "empty", "am", read_dataset(folder), interrupt)
+    assert list((folder / "empty").iterdir()) == []
+    (folder / "mine/images").mkdir(parents=True)
+    (folder / "mine/file.txt").write_text("mine")
+    with pytest.raises(StudyError):
+        study_from_dataset(folder / "mine", "am", read_dataset(folder))
+    assert sorted(path.name for path in (folder / "mine").iterdir()) == ["file.txt", "images"]
+
+
+def test_an_interrupted_study_is_kept_if_others_work_in_it(folder):
+    def interrupt(done, total):
+        with Study.open(folder / "study", "bo") as study:
+            if images := list(study.state.images):
+                study.no_lesion(images[0])
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study_from_dataset(folder / "study", "am", read_dataset(folder), interrupt)
+    with Study.open(folder / "study", "bo") as study:
+        assert Status.NO_LESION in {state.status for state in study.state.images.values()}
 
 
 def test_what_an_annotator_saved_is_left_alone(folder):

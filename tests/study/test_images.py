@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from PIL import Image
 from conftest import SHAPE, noise, revision_path
 from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import CancelledError, ImageError, PairingError, StudyError
+from napari_lesionseg.io.images import write_image
 from napari_lesionseg.study import images as images_module
+from napari_lesionseg.study.pseudonyms import KeyFile
 from napari_lesionseg.study.study import Study, find_damage
 
 MakeImages = Callable[..., Path]
@@ -379,6 +382,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_taken(
         study = Study.create(tmp_path / f"study {copy}", "am", paths=folder, copy=copy)
         assert names(study) == ["IMD1", "IMD2"]
         assert sorted(Path(problem.file).name for problem in study.problems) == ["broken.png", "notes.jpg"]
+        assert all(problem.reason.startswith("The file is") for problem in study.problems)
 
 
 def test_images_outside_the_folder_want_to_be_copied(tmp_path: Path, make_images: MakeImages) -> None:
@@ -562,3 +566,23 @@ def test_an_image_that_was_not_fetched_is_named_and_the_others_are_added(tmp_pat
         assert [image.name for image in study.state.images.values()] == ["here"]
         (problem,) = study.problems
         assert "elsewhere.png" in problem.file
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+def test_names_that_are_no_text_get_pseudonyms(tmp_path: Path) -> None:
+    folder, key = tmp_path / "images", tmp_path / "key.csv"
+    folder.mkdir()
+    write_image(tmp_path / "x.png", np.zeros((8, 9, 3), np.uint8))
+    (tmp_path / "x.png").rename(folder / os.fsdecode(b"\xe9t\xe9.png"))
+    with Study.create(tmp_path / "study", "am", paths=folder, copy=True, key_file=key) as study:
+        assert [len(state.name) for state in study.state.images.values()] == [5]
+    assert "\\udce9t\\udce9.png" in key.read_text(encoding="utf-8")
+    KeyFile(key, tmp_path / "study")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_key_that_cannot_be_written_is_named_and_no_image_is_added(tmp_path: Path) -> None:
+    images = {"Doe Jane": np.zeros((8, 9, 3), np.uint8)}
+    with pytest.raises(StudyError, match="key of the pseudonyms cannot be written to /dev/full: No space"):
+        Study.create(tmp_path / "study", "am", images=images, copy=True, key_file="/dev/full")
+    assert [path.name for path in (tmp_path / "study").rglob("*") if path.is_file()] == ["study.json"]

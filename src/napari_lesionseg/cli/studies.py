@@ -14,9 +14,9 @@ from rich.table import Table
 from napari_lesionseg.cli.console import print_result, results
 from napari_lesionseg.cli.datasets import print_problems
 from napari_lesionseg.cli.options import check_file, check_partners, make_folder, positive
-from napari_lesionseg.datasets.facts import read_facts
+from napari_lesionseg.datasets.facts import name_key, read_facts
 from napari_lesionseg.datasets.records import Problem, Record
-from napari_lesionseg.errors import StudyError
+from napari_lesionseg.errors import MaskError, StudyError
 from napari_lesionseg.io.folders import exists, is_dir
 from napari_lesionseg.io.images import write_mask
 from napari_lesionseg.io.tables import write_table
@@ -160,7 +160,7 @@ def run_followup(options: argparse.Namespace) -> int:
         if not lesions:
             raise StudyError(
                 "No lesion has several images; fill in their patient and lesion in the section Fields of "
-                "the workbench, or in a table for `lesionseg import`."
+                "the workbench, or in a table for `lesionseg fields STUDY --import TABLE`."
             )
         rows = [row for visits in lesions for row in measure_visits(study, visits)]
     table = Table(
@@ -247,7 +247,10 @@ def configure_agreement(parser: argparse.ArgumentParser) -> None:
     parser.epilog = AGREEMENT_EXAMPLE
     parser.add_argument("study", type=Path, help="a study with several annotators")
     parser.add_argument(
-        "--consensus", type=Path, metavar="DIR", help="write the annotators' STAPLE consensus masks here"
+        "--consensus",
+        type=Path,
+        metavar="DIR",
+        help="write the annotators' STAPLE consensus masks into this new folder",
     )
 
 
@@ -255,13 +258,19 @@ def run_agreement(options: argparse.Namespace) -> int:
     """Print how well annotators agree on outlines (Dice), landmarks (OKS) and fields (kappa)."""
     if options.consensus is not None:
         make_folder(options.consensus)
+        if any(options.consensus.iterdir()):
+            raise StudyError(
+                f"{options.consensus} is not empty; choose a new folder for the consensus masks."
+            )
     with open_study(options.study) as study:
         if not print_agreement(study) | print_field_agreement(study):
             raise StudyError("No image was decided about or described by two annotators yet.")
-        if options.consensus is not None:
-            written = write_consensus(study, options.consensus)
-            print_result(f"{written} consensus masks written to {options.consensus}")
-    return 0
+        if options.consensus is None:
+            return 0
+        written, problems = write_consensus(study, options.consensus)
+        print_problems(problems)
+        print_result(f"{written} consensus masks written to {options.consensus}")
+    return int(any(problem.left_out for problem in problems))
 
 
 def print_agreement(study: Study) -> bool:
@@ -296,20 +305,31 @@ def print_field_agreement(study: Study) -> bool:
     return bool(table.row_count)
 
 
-def write_consensus(study: Study, folder: Path) -> int:
-    """Write the consensus of every image with two verdicts; return how many."""
+def write_consensus(study: Study, folder: Path) -> tuple[int, list[Problem]]:
+    """Write the consensus of every image with two verdicts; return how many, and what is in none."""
     states = study.state.images.values()
-    repeated = Counter(_stem(state.name).casefold() for state in states)
-    written = 0
+    repeated = Counter(name_key(_stem(state.name)) for state in states)
+    written, problems = 0, []
+    classes = [entry.name for entry in study.info.classes]
+    if len(classes) > 1:
+        reason = f"The consensus masks show {classes[0]} only, not {', '.join(classes[1:])}."
+        problems.append(Problem(study.folder.name, reason, left_out=False))
     for state in states:
         masks = read_verdicts(study, state.image_id)
-        if len(masks) > 1:
-            stem = _stem(state.name)
-            # Images of one name, from different folders, must not overwrite each other.
-            unique = stem if repeated[stem.casefold()] == 1 else f"{stem}-{state.image_id[:8]}"
+        if len(masks) < 2:
+            reason = "Fewer than two annotators decided about the image, so it has no consensus."
+            problems.append(Problem(state.name, reason, left_out=False))
+            continue
+        stem = _stem(state.name)
+        # Images of one name, from different folders, must not overwrite each other.
+        unique = stem if repeated[name_key(stem)] == 1 else f"{stem}-{state.image_id[:8]}"
+        try:
             write_mask(folder / f"{unique}_segmentation.png", find_consensus(masks).labels)
-            written += 1
-    return written
+        except MaskError as error:
+            problems.append(Problem(state.name, str(error)))
+            continue
+        written += 1
+    return written, problems
 
 
 def _stem(name: str) -> str:

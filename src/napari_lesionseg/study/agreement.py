@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_lesionseg.errors import StudyError
+from napari_lesionseg.errors import StudyError, how_to_install
 from napari_lesionseg.evaluation.keypoints import similarity
 from napari_lesionseg.study.events import MaskEvent
 from napari_lesionseg.study.landmarks import people_in
@@ -161,8 +161,7 @@ def _inter_rater() -> Any:
         return importlib.import_module("statsmodels.stats.inter_rater")
     except ImportError as error:
         raise StudyError(
-            "The agreement on fields needs statsmodels: install it with "
-            'pip install "napari-lesionseg[agreement]".'
+            f"The agreement on fields needs statsmodels: {how_to_install('agreement')}."
         ) from error
 
 
@@ -210,9 +209,7 @@ def _simpleitk() -> Any:
     try:
         return importlib.import_module("SimpleITK")
     except ImportError as error:
-        raise StudyError(
-            'A consensus needs SimpleITK: install it with pip install "napari-lesionseg[agreement]".'
-        ) from error
+        raise StudyError(f"A consensus needs SimpleITK: {how_to_install('agreement')}.") from error
 
 
 def _is(labels: LabelImage, label: int | None) -> NDArray[np.bool_]:

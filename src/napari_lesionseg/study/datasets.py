@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from napari_lesionseg.datasets.landmarks.records import marks_of
 from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Record
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.atomic import sha256_file
+from napari_lesionseg.io.folders import exists
 from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.fields import StudyFields
 from napari_lesionseg.study.images import Progress
+from napari_lesionseg.study.layout import CACHE, EVENTS, IMAGES, INFO_FILE, MASKS, UNFINISHED, is_free
 from napari_lesionseg.study.state import ImageState, Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import LabelImage
@@ -24,29 +28,82 @@ from napari_lesionseg.types import LabelImage
 IMPORTED = "imported"
 """The annotator in whose name masks are saved that came with the images; it never approves anything."""
 
+_EMPTY = "The mask is empty, and the image is still to be outlined; press No lesion if that is right."
+_IGNORED = "A study cannot mark pixels to be ignored; they become background."
+
 # Okabe and Ito's palette, without the lesion's orange.
 _COLORS = ("#56b4e9", "#f0e442", "#009e73", "#cc79a7", "#0072b2", "#d55e00")
 
 
 def study_from_dataset(
     folder: str | Path, annotator: str, dataset: Dataset, progress: Progress | None = None
-) -> int:
-    """Make a study of a dataset's images, classes or landmarks, and patients; return how many are annotated.
+) -> tuple[int, list[Problem]]:
+    """Make a study of a dataset's images, classes or landmarks, and patients.
 
-    Progress is reported twice for each image: when it is added, and when its mask or landmarks are.
+    Returns how many are annotated, and what is not in the study as it is in the dataset. Progress is reported
+    twice for each image: when it is added, and when its mask or landmarks are. What is interrupted leaves no
+    study, which would lack outlines.
     """
     files = [record.image for record in dataset.records if isinstance(record.image, Path)]
-    study = Study.create(
-        folder,
-        annotator,
-        paths=files,
-        classes=_study_classes(dataset.records[0].classes),
-        landmarks=dataset.records[0].skeleton,
-        groups=[record.split_item() for record in dataset.records],
-        progress=progress,
-    )
-    with study:
-        return import_annotations(study, dataset.records, progress)
+    with removed_on_error(folder, annotator):
+        study = Study.create(
+            folder,
+            annotator,
+            paths=files,
+            classes=_study_classes(dataset.records[0].classes),
+            landmarks=dataset.records[0].skeleton,
+            groups=[record.split_item() for record in dataset.records],
+            progress=progress,
+        )
+        with study:
+            return _import_annotations(study, dataset.records, progress)
+
+
+@contextlib.contextmanager
+def removed_on_error(folder: str | Path, annotator: str) -> Iterator[None]:
+    """Remove the study that is made in a new or empty folder if an error occurs, since it lacks outlines.
+
+    A study in which others have saved something meanwhile is kept. One whose making is killed is marked by a
+    file, see `UNFINISHED`.
+    """
+    folder = Path(folder)
+    was_there, marker = exists(folder), folder / UNFINISHED
+    try:
+        is_new = not was_there or is_free(folder)
+    except OSError:
+        is_new = False
+    try:
+        if is_new:
+            with contextlib.suppress(OSError):  # whatever is wrong, making the study says it
+                folder.mkdir(parents=True, exist_ok=True)
+                marker.touch()
+        yield
+        if is_new:
+            marker.unlink(missing_ok=True)
+    except BaseException:
+        if is_new and _writers(folder) <= {annotator, IMPORTED}:
+            remove_study(folder)
+            if not was_there:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        raise
+
+
+def _writers(folder: Path) -> set[str]:
+    """Return the names of all who have saved events."""
+    try:
+        return {path.name.rpartition("-")[0] for path in (folder / EVENTS).glob("*.jsonl")}
+    except OSError:
+        return set()
+
+
+def remove_study(folder: Path) -> None:
+    """Remove the files of a study, first the one without which the others are no study."""
+    for file in (INFO_FILE, UNFINISHED):
+        with contextlib.suppress(OSError):
+            (folder / file).unlink()
+    for part in (EVENTS, MASKS, IMAGES, CACHE):
+        shutil.rmtree(folder / part, ignore_errors=True)
 
 
 def _study_classes(names: Sequence[str]) -> list[StudyClass]:
@@ -61,13 +118,21 @@ def import_annotations(study: Study, records: Sequence[Record], progress: Progre
 
     Facts that the study has fields for are filled in. Masks count as corrected by the annotator `IMPORTED`:
     no prediction replaces them, and they are still to be approved. An image that has any mask or verdict is
-    left alone, and so is one whose mask is empty. A mask that cannot be read, or has a class that the study
-    lacks, is among the study's `problems`. A blinded study, in which annotators see only their own work,
-    imports nothing. The same holds for landmarks, of which a study of outlines takes none, and the other way
-    round.
+    left alone, and so is one whose mask is empty. This is among the study's `problems`, as is a mask that
+    cannot be read, has a class that the study lacks, or pixels to be ignored. A blinded study, in which
+    annotators see only their own work, imports nothing. The same holds for landmarks, of which a study of
+    outlines takes none, and the other way round.
     """
+    saved, problems = _import_annotations(study, records, progress)
+    study.add_problems(problems)
+    return saved
+
+
+def _import_annotations(
+    study: Study, records: Sequence[Record], progress: Progress | None
+) -> tuple[int, list[Problem]]:
     if study.info.blinded:
-        return 0
+        return 0, []
     images = _match(study, records)
     _, misfits = StudyFields(study).import_records(images, IMPORTED)
     image_of = {record: image for image, record in images.items()}
@@ -80,8 +145,17 @@ def import_annotations(study: Study, records: Sequence[Record], progress: Progre
             if progress is not None:
                 progress(done, len(records))
     study.refresh()
-    study.add_problems(problems)
-    return saved
+    return saved, _in_short(problems)
+
+
+def _in_short(problems: Sequence[Problem]) -> list[Problem]:
+    """Say once what holds for many images of a usual dataset."""
+    short = [problem for problem in problems if problem.reason not in (_EMPTY, _IGNORED)]
+    for reason in (_EMPTY, _IGNORED):
+        if names := [problem.name for problem in problems if problem.reason == reason]:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            short.append(Problem(f"{names[0]}{more}", reason, left_out=False))
+    return short
 
 
 def _match(study: Study, records: Sequence[Record]) -> dict[str, Record]:
@@ -111,16 +185,22 @@ def _import_mask(study: Study, image: str, record: Record, problems: list[Proble
     if record.mask is None or state is None or state.status is not Status.UNREVIEWED:
         return False
     try:
-        labels = record.load().without_ignored().labels
+        pixels = record.load()
     except DatasetError as error:
         problems.append(Problem(record.name, str(error)))
         return False
-    if labels.shape != state.shape:
+    if pixels.labels.shape != state.shape:
         problems.append(Problem(record.name, "The mask has another size than the image."))
         return False
-    if labels.any():
-        study.save_correction(image, labels)
-    return bool(labels.any())
+    if pixels.is_empty:
+        problems.append(Problem(record.name, _EMPTY, left_out=False))
+        return False
+    if doubt := pixels.doubt:
+        problems.append(Problem(record.name, doubt, left_out=False))
+    if pixels.has_ignored:
+        problems.append(Problem(record.name, _IGNORED, left_out=False))
+    study.save_correction(image, pixels.without_ignored().labels)
+    return True
 
 
 def _import_people(study: Study, image: str, record: Record, problems: list[Problem]) -> bool:

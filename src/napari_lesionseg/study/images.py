@@ -370,9 +370,13 @@ def _describe_in_place(
         else:
             yield _fields(source, place, folder, image_shape(place), sha256, own=folder == files.own)
     except ImageError as error:
-        yield StudyProblem(str(path), 0, str(error))
+        yield _unreadable(path, error)
     except OSError as error:
         yield StudyProblem(str(path), 0, f"it cannot be read ({error.strerror})")
+
+
+def _unreadable(path: Path, error: ImageError) -> StudyProblem:
+    return StudyProblem(str(path), 0, str(error).rpartition(f"{path.name}: ")[2])  # which names the file, too
 
 
 def _describe_file_copy(
@@ -383,7 +387,7 @@ def _describe_file_copy(
             return
         image = read_image(path)
     except ImageError as error:
-        yield StudyProblem(str(path), 0, str(error))
+        yield _unreadable(path, error)
     except OSError as error:
         yield StudyProblem(str(path), 0, f"it cannot be read ({error.strerror})")
     else:

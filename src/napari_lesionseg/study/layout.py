@@ -23,6 +23,9 @@ READ_ONLY = "lesionseg"
 """The annotator in whose name a program opens a study to read it; nothing is saved under this name."""
 
 INFO_FILE = "study.json"
+UNFINISHED = ".unfinished"
+"""File in a study from its beginning until all images and outlines are in it."""
+
 EVENTS, MASKS, IMAGES, CACHE = "events", "masks", "images", "cache"
 
 _HARMLESS = {"thumbs.db", "desktop.ini"}

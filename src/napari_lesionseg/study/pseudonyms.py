@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import secrets
@@ -41,14 +42,25 @@ class KeyFile:
         return self._known[key]
 
     def save(self) -> None:
-        """Write the key, readable only by its owner where the system knows owners."""
+        """Write the key, readable only by its owner where the system knows owners.
+
+        Letters that no encoding has, as in the names of files from other systems, are written as their codes.
+        """
         text = io.StringIO()
         table = csv.DictWriter(text, _COLUMNS)
         table.writeheader()
         table.writerows(self._rows)
-        write_atomically(self._path, text.getvalue().encode())
-        if not is_stream(self._path):  # /dev/null belongs to everybody
-            self._path.chmod(0o600)
+        payload = text.getvalue().encode("utf-8", errors="backslashreplace")
+        try:
+            write_atomically(self._path, payload)
+            if not is_stream(self._path):  # /dev/null belongs to everybody
+                with contextlib.suppress(PermissionError):  # memory cards know no owners
+                    self._path.chmod(0o600)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StudyError(
+                f"The key of the pseudonyms cannot be written to {self._path}: {reason}."
+            ) from error
 
     def _draw(self, prefix: str) -> str:
         """Draw a free number; the range grows so that most numbers stay free."""
