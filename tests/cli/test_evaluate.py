@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lesionseg.io.images import write_mask
+from napari_lesionseg.datasets.synthetic import synthetic_sample
+from napari_lesionseg.io.images import write_image, write_mask
+from napari_lesionseg.masks.plausibility import INVERTED
 from napari_lesionseg.models.checkpoint import read_card
 
 
@@ -22,6 +24,51 @@ def masks(images: Path, tmp_path: Path) -> Path:
     half[:, :30] = 1
     write_mask(folder / "IMD 7 [b] ñ_mask.png", half)
     return folder
+
+
+def test_figures_can_be_printed(run: Callable, images: Path, masks: Path, tmp_path: Path) -> None:
+    words = ("evaluate", images, "--masks", masks, "--model", "tiny", "--threshold", "0.01", "--json")
+    printed = json.loads(run(*words, "-").out)
+    assert run(*words, tmp_path / "scores.json").code == 0
+    assert printed == json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+
+
+def test_a_mask_in_which_white_means_something_else_is_named(run: Callable, tmp_path: Path) -> None:
+    """The import of the same folder leaves the same masks out."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        sample = synthetic_sample(number, (64, 80))
+        write_image(tmp_path / "images" / f"p{number}.png", sample.image)
+        mask = (sample.mask > 0).astype(np.uint8) * np.uint8(255)
+        if number == 1:
+            mask[mask == 0] = 1
+        if number == 2:
+            mask //= 100
+        Image.fromarray(mask).save(tmp_path / "masks" / f"p{number}.png")
+    result = run("evaluate", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert result.code == 1
+    assert sorted(result.errors) == [
+        f"lesionseg: {tmp_path / 'masks/p1.png'}: "
+        "The mask has pixels to be ignored, 255, which is the lesion in most others.",
+        f"lesionseg: {tmp_path / 'masks/p2.png'}: "
+        "The mask holds class indices, while most others are black and white.",
+    ]
+    assert "on 2 images" in result.out
+
+
+def test_a_doubtful_mask_is_measured_and_named(run: Callable, tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        sample = synthetic_sample(number, (64, 80))
+        write_image(tmp_path / "images" / f"p{number}.png", sample.image)
+        mask = sample.mask > 0
+        write_mask(tmp_path / "masks" / f"p{number}.png", ~mask if number == 1 else mask)
+    result = run("evaluate", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert result.code == 1
+    assert [error.partition(": ")[2] for error in result.errors] == [f"p1: {INVERTED}"]
+    assert "on 3 images" in result.out
 
 
 def test_table_and_figures(run: Callable, images: Path, masks: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from napari_lesionseg.cli.train import _read_all, describe_trend
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.images import read_image, write_image, write_mask
+from napari_lesionseg.io.images import read_image, read_mask, write_image, write_mask
+from napari_lesionseg.masks.plausibility import INVERTED
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from napari_lesionseg.models.lite_unet import DESCRIPTION_LENGTH
@@ -174,10 +175,26 @@ def test_continue_after_an_interruption(
         patch.setattr("napari_lesionseg.cli.train.describe_epoch", interrupt)
         assert train(folders, recipe, out) == 130
     assert (tmp_path / "out.state.safetensors").is_file()
+    assert train(folders, recipe, out) == 2  # and not from the start
     assert train(folders, recipe, out, "--resume") == 0
     mine, theirs = (load_checkpoint(path).network.state_dict() for path in (whole, out))
     assert all((mine[name] == theirs[name]).all() for name in mine)
     assert not (tmp_path / "out.state.safetensors").exists()
+
+
+def test_images_that_are_moved_meanwhile_are_no_loss(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "net.safetensors"
+
+    def move(_: object) -> str:
+        if folders[0].is_dir():
+            folders[0].rename(tmp_path / "moved")
+        return "moved"
+
+    monkeypatch.setattr("napari_lesionseg.cli.train.describe_epoch", move)
+    assert train(folders, recipe, out) == 0
+    assert read_card(out).training["data"]["pairs"] == 4
 
 
 def test_images_to_measure_on(folders: tuple[Path, Path], recipe: Path, tmp_path: Path) -> None:
@@ -196,12 +213,23 @@ def test_broken_image_is_named(
     assert (tmp_path / "net.safetensors").is_file()
 
 
+def test_a_doubtful_mask_is_learned_and_named(
+    folders: tuple[Path, Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = folders[1] / "mole-2_mask.png"
+    write_mask(mask, 1 - read_mask(mask))
+    out = tmp_path / "net.safetensors"
+    assert train(folders, recipe, out) == 1
+    assert f"mole-2_mask.png: {INVERTED}" in capsys.readouterr().err
+    assert read_card(out).training["data"]["pairs"] == 4
+
+
 @pytest.mark.parametrize(
     ("recipe_name", "more", "reason"),
     [
         ("recipe.json", ["--epochs", "0"], "epochs"),
         ("recipe.json", ["--set", "speed=3"], "speed"),
-        ("recipe.json", ["--resume"], "can be resumed"),
+        ("recipe.json", ["--resume"], "There is no training at"),
         ("recipe.json", ["--arch", "transformer"], "transformer"),
         ("recipe.json", ["--arch", "lite-unet-experts"], "come from fine-tuning; train 'lite-unet'"),
         ("recipe.json", ["--set", "arch=lite-unet-experts"], "come from fine-tuning"),
@@ -415,11 +443,22 @@ def test_a_mask_with_an_unknown_class_is_named_and_left_out(
 ) -> None:
     odd = np.zeros((40, 48), np.uint8)
     odd[10:20, 10:20] = 3
+    for path in folders[1].iterdir():
+        write_mask(path, read_mask(path), style="index")
     write_mask(folders[1] / "mole-2_mask.png", odd, style="index")
     out = tmp_path / "net.safetensors"
     assert train(folders, recipe, out, "--classes", "skin", "nevus", "hair") == 1
     assert "mole-2_mask.png has a class 3" in capsys.readouterr().err
     assert out.is_file()
+
+
+def test_images_without_a_patient_are_named_when_others_have_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"m{number};{number // 3 if number % 3 == 0 else ''}\n" for number in range(9))
+    (tmp_path / "facts.csv").write_text(f"image;patient_id\n{rows}")
+    hold_out_stems([str(tmp_path)], [f"m{number}" for number in range(9)])
+    assert "6 of 9 images, such as m1, have no patient" in capsys.readouterr().err
 
 
 def test_images_of_one_patient_are_held_out_together(tmp_path: Path) -> None:
@@ -446,7 +485,7 @@ def test_images_of_one_patient_are_held_out_together(tmp_path: Path) -> None:
         (["--name", "a\nb"], "The setting 'name' is wrong: must be printable"),
         (["--name", "n" * 101], "The setting 'name' is wrong"),
         (["--license", "\x1b[31m"], "The setting 'license' is wrong"),
-        (["--classes", "background", ""], "The setting 'classes' is wrong: every class needs a name"),
+        (["--classes", "background", ""], "An argument is empty"),
         (["--classes", "background", "a", "a"], "The setting 'classes' is wrong: every class needs a name"),
         (["--set", "sizes=[[1,32]]"], "The setting 'sizes"),
         (["--set", "sizes=[]"], "The setting 'sizes' is wrong"),

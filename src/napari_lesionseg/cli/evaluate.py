@@ -53,6 +53,7 @@ EVALUATE_EXAMPLE = """example:
   lesionseg evaluate images/ --masks masks/ --json scores.json"""
 TUNE_EXAMPLE = """example:
   lesionseg tune my-model.safetensors held-out/images --masks held-out/masks --out tuned.safetensors"""
+STDOUT = Path("-")
 ROWS = (
     ("Dice", "dice", 3),
     ("Jaccard", "jaccard", 3),
@@ -102,14 +103,20 @@ def configure_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         help="classes that --panoptic does not count one by one, such as hair",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every image here")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures of every image here; - prints them instead of the table",
+    )
     add_cluster(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Print the table; 1 if some images could not be measured."""
+    """Print the table; 1 if some images could not be measured, or their masks are doubtful."""
     check_partners(options, "--panoptic", "--stuff")
-    check_file(options.json)
+    prints_json = options.json == STDOUT
+    check_file(None if prints_json else options.json)
     pairs, unused = find_all_pairs([options.images], [options.masks] if options.masks else [])
     path = ModelStore().resolve(options.model)
     model = load_model(path, options.device)
@@ -119,7 +126,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     instances = InstanceTally(model.card.classes) if options.instances else None
     panoptic = PanopticTally(model.card.classes, options.stuff) if options.panoptic else None
     tallies = [tally for tally in (instances, panoptic) if tally is not None]
-    outcomes = []
+    outcomes, doubtful = [], False
     job = EvaluateJob(config.model_dump_json(), options.device, tuple(tallies))
     with (
         open_engine(cluster_options(options)) as engine,
@@ -128,22 +135,35 @@ def run_evaluate(options: argparse.Namespace) -> int:
         install_model(engine, path)
         for outcome in evaluate_pairs(engine, job, pairs, print_plan):
             outcomes.append(outcome)
-            if isinstance(outcome, FailedImage):
-                print_error(name_image(outcome.stem, outcome.reason))
+            reason = outcome.reason if isinstance(outcome, FailedImage) else outcome.doubt
+            if reason:
+                doubtful = True
+                print_error(name_image(outcome.stem, reason))
             progress.advance(task)
     evaluation = collect(model, outcomes, postprocess=config)
-    print_table(evaluation)
     figures = evaluation.to_json()
+    if instances and evaluation.summary:
+        figures["instances"] = asdict(instances.scores())
+    if panoptic and evaluation.summary:
+        figures["panoptic"] = {name: getattr(panoptic.quality, name) for _, name in PANOPTIC_ROWS}
+    if prints_json:
+        print_result(json.dumps(figures))
+    else:
+        _print_tables(evaluation, instances, panoptic)
+        if options.json:
+            _write_json(options.json, figures)
+    return 1 if doubtful or unused or engine.problems else 0
+
+
+def _print_tables(
+    evaluation: Evaluation, instances: InstanceTally | None, panoptic: PanopticTally | None
+) -> None:
+    print_table(evaluation)
     if instances and evaluation.summary:
         scores = instances.scores()
         _print_figures(f"{scores.lesions} lesions", scores, INSTANCE_ROWS)
-        figures["instances"] = asdict(scores)
     if panoptic and evaluation.summary:
         _print_figures("All classes", panoptic.quality, PANOPTIC_ROWS)
-        figures["panoptic"] = {name: getattr(panoptic.quality, name) for _, name in PANOPTIC_ROWS}
-    if options.json:
-        _write_json(options.json, figures)
-    return 1 if evaluation.failed_inputs or unused or engine.problems else 0
 
 
 def print_table(evaluation: Evaluation) -> None:

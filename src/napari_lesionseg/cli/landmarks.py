@@ -17,6 +17,7 @@ from napari_lesionseg.cli.options import (
     hold_out_stems,
     make_folder,
     score_limit,
+    state_path,
 )
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.landmarks import check_landmark_file, read_landmarks, write_landmarks
@@ -152,18 +153,20 @@ def train_landmarks(options: argparse.Namespace, config: TrainConfig, joined: Jo
     room = people, len(dataset.skeleton.names)
     learn, measure = (_read_all(part, side, room) for part in (pairs, held_out))
     unused += len(pairs) + len(held_out) - len(learn) - len(measure)
-    state = options.out.with_suffix(".state.safetensors")
+    state = state_path(options)
     trainer = LandmarkTrainer(
         network, card, learn, measure, config, device=joined.device, state_path=state, ranks=joined.ranks
     )
     if options.resume:
         trainer.load_state(state)
+    # Before the training: whoever moves the file meanwhile must not lose it.
+    data = {"images": len(learn), "sha256": sha256_file(options.landmarks)}
     scores = _run(trainer)
     if joined.ranks.is_first:
         training = {
             "command": command_line(),
             "settings": config.model_dump(mode="json"),
-            "data": {"images": len(learn), "sha256": sha256_file(options.landmarks)},
+            "data": data,
         }
         finished = card.model_copy(update={"training": training, "scores": scores})
         save_checkpoint(options.out, trainer.averaged_network, finished)

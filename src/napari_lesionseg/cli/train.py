@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from napari_lesionseg.cli.console import print_error, print_result, progress_bar, silenced
+from napari_lesionseg.cli.console import name_image, print_error, print_result, progress_bar, silenced
 from napari_lesionseg.cli.landmarks import check_landmark_options, train_landmarks
 from napari_lesionseg.cli.options import (
     add_device,
@@ -28,6 +28,7 @@ from napari_lesionseg.cli.options import (
     hold_out_stems,
     make_settings,
     parse_changes,
+    state_path,
 )
 from napari_lesionseg.config import TrainConfig
 from napari_lesionseg.datasets.facts import name_key, read_facts
@@ -37,6 +38,7 @@ from napari_lesionseg.inference.predictor import Model
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.masks.class_labels import label_as
 from napari_lesionseg.masks.components import have_several_parts
+from napari_lesionseg.masks.plausibility import find_doubt
 from napari_lesionseg.models.base import SegmentationNetwork, blend
 from napari_lesionseg.models.card import ModelCard
 from napari_lesionseg.models.checkpoint import (
@@ -52,6 +54,7 @@ from napari_lesionseg.models.store import ModelStore
 from napari_lesionseg.training.dataset import CachedPair, read_pair
 from napari_lesionseg.training.distributed import Joined, join_ranks
 from napari_lesionseg.training.prompt_training import PromptTrainer
+from napari_lesionseg.training.resources import reuse_memory
 from napari_lesionseg.training.trainer import EpochResult, Trainer
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage, Pair
 
@@ -126,6 +129,7 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train and write the model; of several processes that torchrun started, the first one writes."""
+    reuse_memory()
     with join_ranks(options.device) as joined, silenced(not joined.ranks.is_first):
         return _train(options, joined)
 
@@ -150,7 +154,8 @@ def _train(options: argparse.Namespace, joined: Joined) -> int:
     learn = read(pairs, "Reading images")
     measure = read(held_out, "Reading held-out images")
     left_out += len(pairs) - len(learn) + len(held_out) - len(measure)
-    state = options.out.with_suffix(".state.safetensors")
+    doubtful = _name_doubtful({**learn, **measure})
+    state = state_path(options)
     start = copy.deepcopy(network.state_dict())
     kind = PromptTrainer if config.prompts else Trainer
     images, ranks = list(learn.values()), joined.ranks
@@ -160,18 +165,20 @@ def _train(options: argparse.Namespace, joined: Joined) -> int:
     )
     if options.resume:
         trainer.load_state(state)
+    # Before the training: whoever moves the images meanwhile must not lose it.
+    data = _data_record([pair for pair in pairs if pair in learn]) if ranks.is_first else {}
     history = _run(trainer)
     if ranks.is_first:
         training = {
             "command": command_line(),
             "settings": config.model_dump(mode="json"),
-            "data": _data_record([pair for pair in pairs if pair in learn]),
+            "data": data,
             "last": history[-1:],
         }
         learned = blend(trainer.averaged_network, start, config.start_weight)
         _write(options.out, learned, card, training, images, prompts=config.prompts is not None)
         state.unlink(missing_ok=True)
-    return 1 if left_out else 0
+    return 1 if left_out or doubtful else 0
 
 
 def _write(
@@ -259,7 +266,7 @@ def _read_classes(options: argparse.Namespace, pairs: Sequence[Pair]) -> dict[st
     path = options.metadata or Path(options.images[0]) / "metadata.csv"
     if not path.is_file():
         raise TrainingError(f"There is no table {path}; name one with --metadata.")
-    facts = read_facts([path], [pair.stem for pair in pairs])
+    facts = read_facts([path], {pair.stem for pair in pairs})
     for problem in facts.problems:
         print_error(f"{problem.name}: {problem.reason}")
     known = {name: row[column] for name, row in facts.rows.items() if row.get(column)}
@@ -291,6 +298,14 @@ def _read_all(
                 print_error(str(error))
             progress.advance(task)
     return cached
+
+
+def _name_doubtful(cached: Mapping[Pair, CachedPair]) -> int:
+    """Name masks that are probably not what somebody meant to draw, and return how many they are."""
+    doubts = {pair: doubt for pair, sample in cached.items() if (doubt := find_doubt(sample.labels))}
+    for pair, doubt in doubts.items():
+        print_error(name_image(pair.mask.name, doubt))
+    return len(doubts)
 
 
 def _check_classes(pair: Pair, labels: LabelImage, classes: Sequence[str]) -> None:

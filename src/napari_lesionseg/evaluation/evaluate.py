@@ -25,6 +25,7 @@ from napari_lesionseg.inference.batches import ImageWork, predict_images
 from napari_lesionseg.io.images import read_image, read_mask
 from napari_lesionseg.io.labels import MAX_COLORS
 from napari_lesionseg.io.pairing import check_pairs
+from napari_lesionseg.masks.plausibility import find_doubt
 from napari_lesionseg.types import IGNORED, ByteImage, LabelImage, Pair, Probability
 
 logger = logging.getLogger(__name__)
@@ -97,12 +98,15 @@ class ImageResult:
         What the model itself thought of its outline, in [0, 1]; see `quality_estimate`.
     classes : tuple of ClassScores
         One by one, if the model knows more than lesion and background.
+    doubt : str
+        What is doubtful about the true mask, such as that it may be inverted; "" if nothing is.
     """
 
     stem: str
     scores: ImageScores
     quality: float
     classes: tuple[ClassScores, ...] = ()
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +343,7 @@ def _measure(
         scores=score_masks(predicted, truth),
         quality=quality_estimate(probability, level),
         classes=score_classes(predicted, truth, card.classes) if many else (),
+        doubt=find_doubt(truth),
     )
     return Measured(result, probability, predicted, truth)
 
