@@ -1,10 +1,11 @@
 """Measure the first start: seconds from the click to the window and to the first outlined image.
 
-python tools/with_screen.py python benchmarks/first_start.py [--repeats 5] [--command PROGRAM]
+python tools/with_screen.py python benchmarks/first_start.py [--repeats 5] [--command PROGRAM [--cold]]
 
 Each repeat is a new process that opens a new folder of images, as `lesionseg FOLDER` does; only the question
 for the annotator's name is left out. An outline was shown when its prediction is in the study. The package is
-compiled first, as pip does when it installs it. With ``--command``, an installed program is started instead.
+compiled first, as pip does when it installs it. With ``--command``, an installed program is started instead;
+with ``--cold`` its files are read from the disk, as after the computer was turned on (Linux).
 """
 
 from __future__ import annotations
@@ -36,17 +37,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--command", type=Path, help="an installed program; default: this Python")
+    parser.add_argument("--cold", action="store_true", help="first drop the program's files from memory")
     options = parser.parse_args()
+    if options.cold and not options.command:
+        parser.error("--cold needs --command")
     command = [options.command] if options.command else [sys.executable, "-m", "napari_lesionseg"]
     if not options.command:
         compileall.compile_dir(Path(napari_lesionseg.__file__).parent, quiet=1)
-    runs = [first_start(command) for _ in range(options.repeats)]
+    runs = []
+    for _ in range(options.repeats):
+        if options.cold:
+            drop_from_memory(options.command.resolve().parent)
+        runs.append(first_start(command))
     print("| | median | min | max |\n|---|---|---|---|")
     for index, title in enumerate(("window", "first outline", "processor time until then")):
         values = [run[index] for run in runs]
         print(f"| {title} | {statistics.median(values):.1f} s | {min(values):.1f} s | {max(values):.1f} s |")
     print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {len(runs)} starts")
     return 0
+
+
+def drop_from_memory(folder: Path) -> None:
+    """Drop files from the cache of the system, so that they are read from the disk again."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def first_start(command: list[object]) -> tuple[float, float, float]:

@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=HERE / "build", help="folder for intermediate files")
     parser.add_argument("--no-archive", action="store_true", help="build the folder only")
     options = parser.parse_args()
+    os.environ.pop("PYTHONPATH", None)  # only what is in the environment is collected
     out, work = options.out.resolve(), options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     python = make_environment(work / "venv")
@@ -52,9 +53,11 @@ def main() -> int:
     add_files(folder)
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     print(f"{folder}: {size:.0f} MB")
+    if size > LIMIT_MB:
+        return 1
     if not options.no_archive:
         print(pack(folder, out))
-    return int(size > LIMIT_MB)
+    return 0
 
 
 def make_environment(folder: Path) -> Path:

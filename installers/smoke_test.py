@@ -1,4 +1,4 @@
-"""Test an installed program: segment, review in the window, export, fine-tune.
+"""Test an installed program: segment, review in the window, export, fine-tune, DICOM.
 
 python installers/smoke_test.py dist/lesionseg [--empty-root] [--screenshots DIR]
 
@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from dicom_sample import write_photograph
 
 PATIENCE_S = 600
 IMAGES, MASKS = "demo/images", "masks"
@@ -112,7 +114,7 @@ def spell(name: str) -> str:
 
 
 def test(program: Program, screenshots: Path | None) -> None:
-    """Segment sample images, review them, export, and fine-tune for ten seconds."""
+    """Segment sample images, review them, export, fine-tune for ten seconds, and go through DICOM."""
     work = program.folder
     program.run("--version")
     program.run("demo", "--no-viewer", "--out", "demo")
@@ -122,8 +124,8 @@ def test(program: Program, screenshots: Path | None) -> None:
     program.run("segment", IMAGES, "--out", "segmented")
     program.run("evaluate", IMAGES, "--masks", MASKS, "--json", "scores.json")
     images, masks = IMAGES, MASKS
-    if os.environ.get("DISPLAY") and shutil.which("xdotool"):
-        review(program, screenshots)
+    if can_review():
+        review(program, IMAGES, screenshots)
         images, masks = export(program)
     tuned = "tuned.safetensors"
     program.run("finetune", images, "--masks", masks, "--seconds", "10", "--insist", "--out", tuned)
@@ -131,6 +133,30 @@ def test(program: Program, screenshots: Path | None) -> None:
     for name in ("segmented", "scores.json", tuned, "segmented-again"):
         if not (work / name).exists():
             raise SystemExit(f"{name} was not written.")
+    test_dicom(program)
+
+
+def test_dicom(program: Program) -> None:
+    """Import a DICOM photograph, outline it, export both as DICOM, and read them back."""
+    work, source = program.folder, "from-dicom/images"
+    (work / "dicom").mkdir()
+    write_photograph(work / "dicom" / "lesion.dcm")
+    program.run("import", "dicom", "--out", "from-dicom")
+    if can_review():
+        review(program, source)
+    else:
+        program.run("segment", source, "--out", "outlined/masks")
+        shutil.copytree(work / source, work / "outlined" / "images")
+        source = "outlined"
+    program.run("export", source, "--format", "dicom", "--originals", "dicom", "--out", "as-dicom")
+    program.run("import", "as-dicom", "--out", "read-back")
+    if not (work / "read-back" / "masks" / "lesion.png").is_file():
+        raise SystemExit("The outline did not come back from DICOM.")
+
+
+def can_review() -> bool:
+    """Whether a window can be shown and driven here."""
+    return bool(os.environ.get("DISPLAY") and shutil.which("xdotool"))
 
 
 def export(program: Program) -> tuple[str, str]:
@@ -138,7 +164,7 @@ def export(program: Program) -> tuple[str, str]:
     work = program.folder
     program.run("export", IMAGES, "--format", "isic", "--out", "exported")
     found = sorted((work / "exported").rglob("*_segmentation.png"))
-    if len(found) != count_images(work):
+    if len(found) != count_images(work / IMAGES):
         raise SystemExit(f"Of the approved outlines, {len(found)} were exported.")
     images, masks = work / "approved-images", work / "approved-masks"
     for folder in (images, masks):
@@ -150,38 +176,34 @@ def export(program: Program) -> tuple[str, str]:
     return images.name, masks.name
 
 
-def count_images(work: Path) -> int:
+def count_images(folder: Path) -> int:
     """Count the images that are reviewed."""
-    return len(list((work / IMAGES).glob("*.png")))
+    return len(list(folder.glob("*.png")))
 
 
-def review(program: Program, screenshots: Path | None) -> None:
+def review(program: Program, images: str, screenshots: Path | None = None) -> None:
     """Open the images in the window, smooth and approve all outlines with the keyboard, and quit."""
-    work = program.folder
+    folder = program.folder / images
     manager = subprocess.Popen(["openbox"]) if shutil.which("openbox") else None
     begin = time.monotonic()
-    process = subprocess.Popen(program.command(IMAGES), cwd=work, env=program.environment())
+    process = subprocess.Popen(program.command(images), cwd=program.folder, env=program.environment())
     try:
         window = wait(lambda: find_window("^LesionSeg"), "the window", process)
         print(f"window after {time.monotonic() - begin:.1f} s", flush=True)
-        question = wait(lambda: find_window("^Annotator"), "the question for the name", process)
-        asked = time.monotonic()
-        press(question, "Return")
-        wait(lambda: count_events(work, "predicted"), "the first outline", process)
-        shown = time.monotonic()
-        seconds = f"{shown - asked:.1f} s after the name, {shown - begin:.1f} s after the start"
-        print(f"first outline {seconds}", flush=True)
+        answer_name(folder, process)
+        wait(lambda: count_events(folder, "predicted"), "the first outline", process)
+        print(f"first outline after {time.monotonic() - begin:.1f} s", flush=True)
         time.sleep(3)
         take(screenshots, "installed-start")
-        for number in range(count_images(work)):
-            wait(lambda n=number: count_events(work, "predicted") > n, "an outline", process)
+        for number in range(count_images(folder)):
+            wait(lambda n=number: count_events(folder, "predicted") > n, "an outline", process)
             time.sleep(2)
             press(window, "s")
             time.sleep(1)
             if number == 0:
                 take(screenshots, "installed-corrected")
             press(window, "w")
-            wait(lambda n=number: count_events(work, "approved") > n, "an approval", process)
+            wait(lambda n=number: count_events(folder, "approved") > n, "an approval", process)
         time.sleep(2)
         take(screenshots, "installed-approved")
         press(window, "ctrl+q")
@@ -191,6 +213,15 @@ def review(program: Program, screenshots: Path | None) -> None:
             if running is not None:
                 running.kill()
                 running.wait(60)
+
+
+def answer_name(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Accept the name of the annotator if it is asked for, which it is at the first start only."""
+    asked = wait(
+        lambda: find_window("^Annotator") or count_events(folder, "predicted"), "the first image", process
+    )
+    if isinstance(asked, str):
+        press(asked, "Return")
 
 
 def wait(done: Callable[[], object], what: str, process: subprocess.Popen[bytes]) -> object:
@@ -226,9 +257,9 @@ def press(window: object, key: str) -> None:
     subprocess.run(["xdotool", "windowfocus", "--sync", str(window), "key", key], check=True)
 
 
-def count_events(work: Path, kind: str) -> int:
-    """Count what the study recorded."""
-    logs = (work / IMAGES).glob("lesionseg-study/events/*.jsonl")
+def count_events(folder: Path, kind: str) -> int:
+    """Count what the study of the images recorded."""
+    logs = folder.glob("lesionseg-study/events/*.jsonl")
     return sum(log.read_text(encoding="utf-8").count(f'"event":"{kind}"') for log in logs)
 
 

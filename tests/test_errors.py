@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import napari_lesionseg
 from napari_lesionseg import errors
@@ -43,3 +46,11 @@ def test_every_message_is_a_sentence() -> None:
     found = list(messages())
     assert len(found) > 300
     assert not [(place, text) for place, text in found if not is_sentence(text)]
+
+
+def test_a_missing_package_is_installed_with_pip_but_not_into_the_installed_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert errors.how_to_install("heic") == 'pip install "napari-lesionseg[heic]"'
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert errors.how_to_install("heic").startswith("install LesionSeg with uv or pip as")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 import shutil
@@ -9,10 +10,12 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from installers import parts
+from installers.dicom_sample import write_photograph
 from installers.launcher import find_library, get_data
 from installers.parts import SystemPart, complete_sbom, copy_licenses, find_packages
 from installers.shrink import (
@@ -22,6 +25,9 @@ from installers.shrink import (
     pack_segments,
     shrink,
 )
+
+from napari_lesionseg.cli import main as run_command
+from napari_lesionseg.datasets.formats.dicom_files import read_header, read_photograph
 
 ROOT = Path(__file__).parents[1]
 LINUX = ROOT / "installers" / "linux"
@@ -65,6 +71,15 @@ def test_install_again_replaces_the_old_version(unpacked: Path, tmp_path: Path) 
     (tmp_path / "prefix" / "lib" / "lesionseg" / "old").touch()
     assert run(unpacked / "install.sh", tmp_path / "prefix").returncode == 0
     assert not (tmp_path / "prefix" / "lib" / "lesionseg" / "old").exists()
+
+
+def test_a_copy_that_fails_leaves_the_old_version(unpacked: Path, tmp_path: Path) -> None:
+    run(unpacked / "install.sh", tmp_path / "prefix")
+    full = "#!/bin/sh\ncp() { return 1; }\n"  # such as that of a full disk
+    script = unpacked / "install.sh"
+    script.write_text(full + script.read_text())
+    assert run(script, tmp_path / "prefix").returncode == 1
+    assert (tmp_path / "prefix" / "lib" / "lesionseg" / "lesionseg").is_file()
 
 
 def test_uninstall_removes_everything_and_nothing_else(unpacked: Path, tmp_path: Path) -> None:
@@ -323,3 +338,45 @@ def test_the_libraries_of_the_installed_folder_come_first(
     assert find_library("fontconfig", system) == str(tmp_path / "libfontconfig.so.1")
     assert find_library("GL", system) == "libGL.so.1"
     assert find_library("missing", system) is None
+
+
+def test_the_sample_for_dicom_is_a_photograph_of_a_patient(tmp_path: Path) -> None:
+    write_photograph(tmp_path / "lesion.dcm")
+    assert read_header(tmp_path / "lesion.dcm").patient == "P1"
+    image = read_photograph(tmp_path / "lesion.dcm")
+    assert image.shape == (288, 384, 3)
+    assert image[0, 0].tolist() == [225, 180, 160]
+    assert image[144, 192].tolist() == [120, 80, 60]
+
+
+class ProgramOfThisProcess:
+    """The program as it is here, instead of an installed one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *arguments: str) -> None:
+        if code := run_command(arguments):
+            raise subprocess.CalledProcessError(code, arguments)
+
+
+@pytest.fixture
+def smoke_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, where there is no window; it finds its modules as scripts do."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.syspath_prepend(str(ROOT / "installers"))
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module("smoke_test")
+
+
+def test_the_test_of_dicom_gets_an_outline_back(smoke_test: ModuleType, tmp_path: Path) -> None:
+    smoke_test.test_dicom(ProgramOfThisProcess(tmp_path))
+
+
+@pytest.mark.parametrize("package", ["pydicom", "highdicom"])
+def test_the_test_of_dicom_fails_without_its_packages(
+    package: str, smoke_test: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(subprocess.CalledProcessError):
+        smoke_test.test_dicom(ProgramOfThisProcess(tmp_path))

@@ -6,9 +6,11 @@ prefix=${PREFIX:-$HOME/.local}
 target=$prefix/lib/lesionseg
 
 if [ "$here" != "$target" ]; then
-    rm -rf "$target"
+    rm -rf "$target.new"  # of an installation that did not get to its end
     mkdir -p "$prefix/lib"
-    cp -R "$here" "$target"
+    cp -R "$here" "$target.new"  # the old version stays until the new one is there
+    rm -rf "$target"
+    mv "$target.new" "$target"
 fi
 mkdir -p "$prefix/bin" "$prefix/share/applications" "$prefix/share/icons/hicolor/scalable/apps"
 ln -sf "$target/lesionseg" "$prefix/bin/lesionseg"

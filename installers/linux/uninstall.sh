@@ -12,5 +12,8 @@ rm -f "$prefix/share/applications/lesionseg.desktop" "$prefix/share/icons/hicolo
 if [ "$(readlink "$prefix/bin/lesionseg" || true)" = "$target/lesionseg" ]; then
     rm -f "$prefix/bin/lesionseg"
 fi
+if command -v update-desktop-database >/dev/null; then
+    update-desktop-database -q "$prefix/share/applications" || true
+fi
 rm -rf "$target"
 echo "LesionSeg was removed."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class LesionSegError(Exception):
     """Base of every error this package raises on purpose."""
@@ -69,3 +71,10 @@ class NoRoomError(ClusterError):
 
 class LandmarkError(LesionSegError):
     """Landmarks cannot be used: their number, positions or visibility do not fit."""
+
+
+def how_to_install(extra: str) -> str:
+    """Say how to get the packages of an extra; nothing can be added to the program of the installer."""
+    if getattr(sys, "frozen", False):
+        return f'install LesionSeg with uv or pip as "napari-lesionseg[all,{extra}]" instead of its installer'
+    return f'pip install "napari-lesionseg[{extra}]"'

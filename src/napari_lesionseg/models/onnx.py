@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_lesionseg.errors import CheckpointError
+from napari_lesionseg.errors import CheckpointError, how_to_install
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.resize import STRIDE
 from napari_lesionseg.models.base import SegmentationNetwork
@@ -43,9 +43,7 @@ def check_onnx_packages() -> None:
     """Raise `CheckpointError` if a package of the extra ``[onnx]`` is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise CheckpointError(
-            f'ONNX models need {", ".join(missing)}: run `pip install "napari-lesionseg[onnx]"`.'
-        )
+        raise CheckpointError(f"ONNX models need {', '.join(missing)}: {how_to_install('onnx')}.")
 
 
 class OnnxNetwork(SegmentationNetwork):
