@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject
 
 from napari_lesionseg.errors import CancelledError, CheckpointError, DeviceError
-from napari_lesionseg.plugin.tasks import Delay, Task, explain_device_failure, run_task
+from napari_lesionseg.plugin.tasks import Delay, Task, call_soon, explain_device_failure, run_task
 
 Run = Callable[..., tuple[list[Any], list[Exception]]]
 
@@ -178,3 +180,26 @@ def test_the_reason_is_one_line(error: Exception, part: str) -> None:
     sentence = explain_device_failure(error)
     assert part in sentence
     assert "\n" not in sentence
+
+
+class Counter(QObject):
+    """Counts its calls in a list that outlives it."""
+
+    def __init__(self, calls: list[str]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def count(self) -> None:
+        self.calls.append("method")
+
+
+def test_what_an_owner_wanted_is_not_called_after_it_was_deleted(qtbot: QtBot) -> None:
+    calls: list[str] = []
+    owner, other = Counter(calls), QObject()
+    call_soon(owner, owner.count)
+    call_soon(owner, lambda: calls.append("function"))
+    owner.deleteLater()
+    qtbot.waitUntil(lambda: not isalive(owner))
+    call_soon(other, lambda: calls.append("other"))
+    qtbot.waitUntil(lambda: "other" in calls)
+    assert calls == ["other"]

@@ -16,6 +16,7 @@ from qtpy.QtCore import QObject, Qt, QThreadPool, QTimer
 from qtpy.QtCore import Signal as QtSignal
 
 from napari_lesionseg.errors import CancelledError, DeviceError, LesionSegError
+from napari_lesionseg.plugin import garbage
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Task(Generic[T]):
 
     def start(self) -> None:
         """Begin; to be called once, after the signals were connected."""
+        garbage.collector.start()
         self._worker.start()
 
     def cancel(self) -> None:
@@ -121,6 +123,15 @@ def run_task(
     task.failed.connect(failed)
     task.start()
     return task
+
+
+def call_soon(owner: QObject, function: Callable[[], object]) -> None:
+    """Call a function from Qt's event loop, unless its owner is deleted, unlike `QTimer.singleShot`."""
+    timer = QTimer(owner)
+    timer.setSingleShot(True)
+    timer.timeout.connect(function)
+    timer.timeout.connect(timer.deleteLater)
+    timer.start(0)
 
 
 class Delay:
