@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
-from qtpy.QtGui import QMouseEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtGui import QMouseEvent, QWheelEvent
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.plugin.workbench.panels.review_bar import ReviewBar
@@ -30,9 +30,9 @@ class CanvasMouse:
         row, col = (np.asarray(place) - np.array(camera.center[-2:])) * camera.zoom
         return QPoint(round(self.canvas.width() / 2 + col), round(self.canvas.height() / 2 + row))
 
-    def click(self, place: ArrayLike) -> None:
+    def click(self, place: ArrayLike, button: Qt.MouseButton = LEFT) -> None:
         self._qtbot.mouseMove(self.canvas, self._at(place))
-        self._qtbot.mouseClick(self.canvas, LEFT, PLAIN, self._at(place))
+        self._qtbot.mouseClick(self.canvas, button, PLAIN, self._at(place))
 
     def drag(self, start: ArrayLike, *places: ArrayLike) -> None:
         self._qtbot.mouseMove(self.canvas, self._at(start))
@@ -41,6 +41,23 @@ class CanvasMouse:
             for share in (0.5, 1.0):
                 self._move(np.asarray(begin) + share * (np.asarray(end) - np.asarray(begin)))
         self._qtbot.mouseRelease(self.canvas, LEFT, PLAIN, self._at(places[-1]))
+
+    def drag_fast(self, *places: ArrayLike) -> None:
+        """Drag without a pause, as moves come in a busy window; the button is released at the last place."""
+        none = Qt.MouseButton.NoButton
+        moves = [QEvent.Type.MouseMove] * (len(places) - 1)
+        kinds = (QEvent.Type.MouseButtonPress, *moves, QEvent.Type.MouseButtonRelease)
+        for kind, place in zip(kinds, (*places, places[-1]), strict=True):
+            button = none if kind == QEvent.Type.MouseMove else LEFT
+            held = none if kind == QEvent.Type.MouseButtonRelease else LEFT
+            self._send(kind, place, button, held)
+
+    def _send(
+        self, kind: QEvent.Type, place: ArrayLike, button: Qt.MouseButton, held: Qt.MouseButton
+    ) -> None:
+        here = self._at(place)
+        where = QPointF(here), QPointF(self.canvas.mapToGlobal(here))
+        QApplication.sendEvent(self.canvas, QMouseEvent(kind, *where, button, held, PLAIN))
 
     def _move(self, place: np.ndarray) -> None:
         for _ in range(200):  # vispy drops moves that come too fast
@@ -51,14 +68,27 @@ class CanvasMouse:
 
     def _noticed(self, place: np.ndarray) -> bool:
         """Move the held mouse, and return whether the viewer noticed."""
-        here = self._at(place)
-        where = QPointF(here), QPointF(self.canvas.mapToGlobal(here))
-        move = QMouseEvent(QEvent.Type.MouseMove, *where, Qt.MouseButton.NoButton, LEFT, PLAIN)
-        QApplication.sendEvent(self.canvas, move)
+        self._send(QEvent.Type.MouseMove, place, Qt.MouseButton.NoButton, LEFT)
         return np.allclose(self._viewer.cursor.position[-2:], place, atol=0.7)
 
     def press(self, key: Any, modifier: Any = PLAIN) -> None:
         self._qtbot.keyClick(self.canvas, key, modifier)
+
+
+def turn_wheel(widget: QWidget, place: QPoint | None = None, delta: int = -120) -> None:
+    """Turn the wheel by a step over a widget, towards the user or, with a positive delta, away."""
+    at = QPointF(place or widget.rect().center())
+    event = QWheelEvent(
+        at,
+        QPointF(widget.mapToGlobal(at)),
+        QPoint(),
+        QPoint(0, delta),
+        Qt.MouseButton.NoButton,
+        PLAIN,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(widget, event)
 
 
 DARK = 100

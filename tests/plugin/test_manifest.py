@@ -9,6 +9,7 @@ import pytest
 import yaml
 from napari.layers import Image, Labels
 from npe2 import PluginManifest
+from qtpy.QtWidgets import QLabel
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
 from napari_lesionseg.plugin import sample_data
@@ -51,6 +52,18 @@ def test_a_menu_entry_opens_the_widget(make_napari_viewer: Any, network: Any, me
     (entry,) = (action for title, action in entries.items() if title.startswith("Segment lesions"))
     entry.trigger()
     assert "Segment lesions (LesionSeg)" in window.dock_widgets
+
+
+def test_every_widget_follows_the_rules_for_docks(
+    make_napari_viewer: Any, manifest: PluginManifest, network: Any, qtbot: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    names = [widget.display_name for widget in manifest.contributions.widgets]
+    assert len(names) >= 5
+    for name in names:
+        dock, _ = viewer.window.add_plugin_dock_widget(PLUGIN, name)
+        (title,) = dock.titleBarWidget().findChildren(QLabel)
+        qtbot.waitUntil(lambda title=title, name=name: title.text() == name, timeout=10_000)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QFocusEvent, QKeyEvent
-from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -16,7 +15,6 @@ from qtpy.QtWidgets import (
     QComboBox,
     QDockWidget,
     QLineEdit,
-    QMainWindow,
     QPlainTextEdit,
     QScrollArea,
     QSlider,
@@ -24,7 +22,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lesionseg.plugin.layout import layer_docks, outermost
+from napari_lesionseg.plugin.layout import canvas_of, layer_docks
+from napari_lesionseg.plugin.tasks import call_soon
 
 _TYPED_INTO = (QLineEdit, QAbstractSpinBox, QPlainTextEdit, QTextEdit)
 _LEAVE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape)
@@ -77,7 +76,7 @@ class DockFocus(QObject):
             self._soon.start()  # what is added is not finished yet
         elif isinstance(event, QFocusEvent) and event.reason() == Qt.FocusReason.OtherFocusReason:
             if event.gotFocus() and isinstance(watched, QAbstractItemView):
-                QTimer.singleShot(0, self.to_canvas)  # a name in a list was edited
+                call_soon(self, self.to_canvas)  # a name in a list was edited
         elif isinstance(event, QKeyEvent) and event.type() in _FOLLOWED:
             return self._on_key(watched, event)
         return False
@@ -115,13 +114,6 @@ class DockFocus(QObject):
         is_reached = former & Qt.FocusPolicy.TabFocus and not isinstance(widget, QScrollArea)
         if not _is_typed_into(widget) and widget.focusProxy() is None:  # Qt sets that of the proxy instead
             widget.setFocusPolicy(Qt.FocusPolicy.TabFocus if is_reached else Qt.FocusPolicy.NoFocus)
-
-
-def canvas_of(widget: QWidget) -> QOpenGLWidget | None:
-    """Return the canvas of the window that a widget is in."""
-    window = outermost(widget)
-    center = window.centralWidget() if isinstance(window, QMainWindow) else None
-    return None if center is None else center.findChild(QOpenGLWidget)
 
 
 def _widgets_in(docks: Iterable[QWidget]) -> Iterator[QWidget]:

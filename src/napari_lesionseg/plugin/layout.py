@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QAction, QKeySequence
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
+
+from napari_lesionseg.plugin.napari_layers.mouse_moves import end_drags_at_release
+from napari_lesionseg.plugin.tasks import call_soon
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -16,7 +20,8 @@ DOCK_WIDTH = 340
 
 FOLD_KEY = "F9"
 _NAPARI_DOCKS = frozenset({"layer controls", "layer list"})
-_OURS = "(napari-lesionseg)"  # how napari ends the title of a plugin's dock
+# How napari ends the title of a plugin's dock that a program opens, and of one from the menu.
+_OURS = ("(napari-lesionseg)", "(LesionSeg)")
 
 
 class ImageFirst(QObject):
@@ -36,7 +41,7 @@ class ImageFirst(QObject):
         self._window.addAction(self.action)  # the key works also while the menu bar is hidden
         self.show_layers(False)
         self._window.showMaximized()
-        QTimer.singleShot(0, self._narrow)
+        call_soon(self, self._narrow)
 
     def show_layers(self, shown: bool) -> None:
         """Show napari's layer list and controls, or fold them away."""
@@ -49,7 +54,10 @@ class ImageFirst(QObject):
 
 
 class DockTabs(QObject):
-    """Puts a widget's dock behind or before the other LesionSeg docks beside it, when it is first shown."""
+    """Puts a widget's dock behind or before the other LesionSeg docks beside it, when it is first shown.
+
+    It also keeps the title of the dock short, and lets drags end where the button is released.
+    """
 
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
@@ -60,8 +68,31 @@ class DockTabs(QObject):
         """Wait for the widget to be shown in a dock."""
         if event is not None and event.type() == QEvent.Type.Show:
             self._widget.removeEventFilter(self)
-            QTimer.singleShot(0, self._tabify)
+            call_soon(self, self._on_shown)
         return False
+
+    def _on_shown(self) -> None:
+        dock = _dock_of(self._widget)
+        if dock is not None:
+            # Both make napari draw the title again.
+            dock.topLevelChanged.connect(self._shorten_soon)
+            dock.dockLocationChanged.connect(self._shorten_soon)
+            self._shorten_title()
+            canvas = canvas_of(dock)
+            if canvas is not None:
+                end_drags_at_release(canvas)
+        self._tabify()
+
+    def _shorten_soon(self) -> None:
+        call_soon(self, self._shorten_title)
+
+    def _shorten_title(self) -> None:
+        """Leave out the name of the plugin, for which a narrow dock has no room."""
+        dock = _dock_of(self._widget)
+        bar = None if dock is None else dock.titleBarWidget()
+        for label in [] if bar is None else bar.findChildren(QLabel):
+            for ending in _OURS:
+                label.setText(label.text().removesuffix(ending).rstrip())
 
     def _tabify(self) -> None:
         dock = _dock_of(self._widget)
@@ -87,6 +118,13 @@ def outermost(widget: QWidget) -> QWidget:
     while (parent := found.parentWidget()) is not None:
         found = parent
     return found
+
+
+def canvas_of(widget: QWidget) -> QOpenGLWidget | None:
+    """Return the canvas of the window that a widget is in."""
+    window = outermost(widget)
+    center = window.centralWidget() if isinstance(window, QMainWindow) else None
+    return None if center is None else center.findChild(QOpenGLWidget)
 
 
 def layer_docks(widget: QWidget) -> list[QDockWidget]:

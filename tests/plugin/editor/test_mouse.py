@@ -132,7 +132,7 @@ def test_a_path_of_a_fast_mouse_keeps_only_the_points_of_its_shape(
     editor: CalledEditor, mouse: EditMouse, mode: Any
 ) -> None:
     mouse.start(mode)
-    angles = np.linspace(0, 5.5, 20_000)
+    angles = np.linspace(0, 5.5, 5_000)
     wobble = np.random.default_rng(0).normal(0, 0.8, (len(angles), 2))
     places = np.stack([20 + 15 * np.sin(angles), 30 + 20 * np.cos(angles)], axis=1) + wobble
     drag(editor, *map(tuple, places.tolist()))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from tests.plugin.canvas_mouse import CanvasMouse
 
 from napari_lesionseg.inference.postprocess import stroke_pixels
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
@@ -195,6 +196,34 @@ def test_held_prompts_are_answered_at_once(window: Any) -> None:
     assert not window.mask[75, 95]
 
 
+def test_a_fast_stroke_of_the_brush_ends_where_the_button_is_released(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_P)
+    assert not window.mask[100, 20:140].any()
+    CanvasMouse(window.viewer, window.qtbot).drag_fast((100, 20), (100, 50), (100, 90), (100, 135))
+    assert window.mask[100, 25:130].all()
+    window.key(Qt.Key.Key_Z, CTRL)
+    window.qtbot.waitUntil(lambda: not window.mask[100].any(), timeout=10_000)
+
+
+@pytest.mark.parametrize("key", [Qt.Key.Key_R, Qt.Key.Key_L, Qt.Key.Key_N])
+def test_a_fast_box_lasso_or_scribble_ends_where_the_button_is_released(window: Any, key: Any) -> None:
+    window.canvas.setFocus()
+    window.key(key)
+    CanvasMouse(window.viewer, window.qtbot).drag_fast((20, 40), (25, 80), (50, 82), (60, 60))
+    window.qtbot.waitUntil(lambda: last_place(window.editor.snapshot) is not None, timeout=10_000)
+    assert np.hypot(*np.subtract(last_place(window.editor.snapshot), (60, 60))) < 2
+
+
+def last_place(snapshot: Any) -> tuple[float, float] | None:
+    """Return where the gesture ended; None as long as there is none."""
+    area, strokes = snapshot.area, snapshot.strokes
+    if area.box is not None:
+        return area.box.bottom - 1, area.box.right - 1
+    places = area.lasso or [place for stroke in strokes for place in stroke.points]
+    return places[-1] if places else None
+
+
 def test_the_brush_keeps_its_size_on_the_screen(window: Any) -> None:
     window.canvas.setFocus()
     window.key(Qt.Key.Key_P)
@@ -229,17 +258,19 @@ def test_the_outline_is_made_wider_and_fainter_by_keys(window: Any) -> None:
     assert (window.labels.contour, round(window.labels.opacity, 2)) == (4, 0.9)
 
 
-def test_a_tool_that_stays_selected_says_so_at_the_next_image(window: Any) -> None:
+@pytest.mark.parametrize("key", [Qt.Key.Key_R, Qt.Key.Key_C, Qt.Key.Key_P])
+def test_a_tool_that_stays_selected_says_so_at_the_next_image(window: Any, key: Any) -> None:
     window.canvas.setFocus()
     window.key(Qt.Key.Key_R)
     window.look()
     window.key(Qt.Key.Key_W)
     window.shown("P2")
     tools = window.bench.panel(CorrectSection).tools
-    assert tools.status.text().startswith("Box is still selected. Press R to stop using it.")
+    assert tools.status.text().startswith("Box is still selected; press R to stop.")
     window.canvas.setFocus()
-    window.key(Qt.Key.Key_R)
+    window.key(key)
     assert not tools.buttons["box"].isChecked()
+    assert "Box is still selected" not in tools.status.text()
 
 
 @pytest.mark.parametrize(

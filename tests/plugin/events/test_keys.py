@@ -9,10 +9,11 @@ import pytest
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_lesionseg.plugin.shortcuts import KEYS, NAPARI_ACTIONS, all_keys
 from napari_lesionseg.plugin.workbench.panels.base import OutlinePanel
+from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 
@@ -36,6 +37,24 @@ def test_the_ends_of_the_list_are_named(window: Any) -> None:
         window.shown(name)
     window.key(Qt.Key.Key_F8)
     assert "last image" in window.bar.message.text()
+
+
+def test_the_last_match_of_a_search_says_what_is_hidden(window: Any) -> None:
+    window.bench.panel(QueuePanel).search.setText("P1")
+    window.qtbot.waitUntil(lambda: len(window.session.navigation.queue) == 1, timeout=5000)
+    window.canvas.setFocus()
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.qtbot.waitUntil(lambda: "hides 3 unreviewed images" in window.bar.message.text(), timeout=10_000)
+    assert window.name == "P1"
+    window.bench.panel(QueuePanel).search.clear()
+    window.qtbot.waitUntil(lambda: len(window.session.navigation.queue) == 4, timeout=5000)
+    window.key(Qt.Key.Key_F8)
+    for name in ("P2", "P3", "P4"):
+        window.shown(name)
+        window.look()
+        window.key(Qt.Key.Key_W)
+    window.qtbot.waitUntil(lambda: "Every image is reviewed" in window.bar.message.text(), timeout=10_000)
 
 
 def test_a_key_goes_to_the_next_unreviewed_image(window: Any) -> None:
@@ -167,3 +186,13 @@ def test_an_image_is_shown_again_as_it_was_left(window: Any) -> None:
     window.qtbot.waitUntil(lambda: window.session.image_id == first)
     window.qtbot.waitUntil(lambda: camera.zoom == pytest.approx(3 * fitted))
     assert camera.center == pytest.approx((0, 30, 40))
+
+
+def test_the_status_bar_names_the_image_that_a_key_has_shown(window: Any) -> None:
+    """napari computes it when the mouse moves, which a reader who works by keyboard never does."""
+    QTest.mouseMove(window.canvas, window.at(5, 5))
+    shown = window.main.findChild(QLabel, "layer_base status")
+    window.qtbot.waitUntil(lambda: shown.text().startswith("P1"), timeout=10_000)
+    window.key(Qt.Key.Key_F8)
+    window.shown("P2")
+    assert shown.text().startswith("P2")

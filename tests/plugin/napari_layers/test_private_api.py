@@ -16,6 +16,8 @@ from napari.components import ViewerModel
 from napari.components._viewer_mouse_bindings import double_click_to_zoom, drag_to_zoom
 from napari.components.overlays.base import SceneOverlay
 from napari.layers import Labels
+from vispy.app.base import BaseCanvasBackend
+from vispy.app.canvas import Canvas
 
 PLUGIN = Path(str(resources.files("napari_lesionseg"))) / "plugin"
 
@@ -54,6 +56,11 @@ def check_calculate_contour() -> None:
     contour = Labels._calculate_contour(labels, labels.data, (slice(0, 8), slice(0, 9)))
     assert contour is not None
     assert contour.shape == (8, 9)
+
+
+def check_vispy_canvas() -> None:
+    canvas = Canvas.__new__(Canvas)  # without a window
+    assert BaseCanvasBackend(canvas)._vispy_canvas is canvas
 
 
 def check_vispy_visuals_labels() -> None:
@@ -125,6 +132,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "napari._vispy.utils.visual": check_vispy_utils_visual,
     "napari._vispy.visuals.labels": check_vispy_visuals_labels,
     "napari.components._viewer_mouse_bindings": check_viewer_mouse_bindings,
+    "_vispy_canvas": check_vispy_canvas,
     "_interpolation_fun": check_interpolation_fun,
     "_need_interpolation_update": check_need_interpolation_update,
     "_overlays": check_overlays,

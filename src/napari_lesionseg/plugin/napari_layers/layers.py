@@ -14,6 +14,7 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
+from napari_lesionseg.datasets.records import LESION_CLASSES
 from napari_lesionseg.errors import ImageError
 from napari_lesionseg.io.decoding import MAX_PIXELS
 from napari_lesionseg.io.images import to_byte_image
@@ -101,6 +102,7 @@ def new_outline(image: Image) -> Labels:
         np.zeros(image_shape(image), dtype=np.uint8),
         name=f"{image.name} outline",
         colormap=outline_colors(),
+        metadata={CLASSES: LESION_CLASSES},  # else a list of layers takes it for numbered lesions
         **placement(image),
     )
     draw_on_screen(labels)
