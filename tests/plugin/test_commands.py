@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
 from napari.settings import get_settings
 from PIL import Image
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
 from napari_lesionseg.cli import app as cli_app
 from napari_lesionseg.cli.main import main
@@ -17,6 +22,8 @@ from napari_lesionseg.plugin.segment.widget import SegmentWidget
 from napari_lesionseg.plugin.settings import remember_annotator
 from napari_lesionseg.plugin.workbench import annotator
 from napari_lesionseg.plugin.workbench.widget import Workbench
+from napari_lesionseg.study.layout import STUDY_FOLDER
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.types import ByteImage
 
@@ -114,3 +121,32 @@ def test_a_reviewer_is_asked_for_a_name_though_that_of_the_annotator_is_remember
     qtbot.waitUntil(lambda: bench.session is not None, timeout=15000)
     assert bench.session.study.is_reviewer
     assert bench.close_study(ask=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_the_viewer_and_loses_nothing(
+    qtbot: QtBot,
+    started: Any,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    name: str,
+    code: int,
+) -> None:
+    """The outline was drawn right before, and waits to be saved."""
+
+    def draw_and_stop() -> None:
+        bench = bench_of(started[0])
+        qtbot.waitUntil(lambda: bench.session is not None and bench.session.editor is not None, timeout=15000)
+        outline = next(layer for layer in started[0].layers if isinstance(layer, Labels))
+        outline.paint((20, 20), 1)
+        QTimer.singleShot(0, lambda: signal.raise_signal(getattr(signal, name)))
+        QApplication.exec()
+
+    monkeypatch.setattr(cli_app, "has_display", lambda: True)
+    monkeypatch.setattr(commands.napari, "run", draw_and_stop)
+    assert main(["app", str(folder), "--annotator", "am"]) == code
+    assert capsys.readouterr().err == "lesionseg: Stopped.\n"
+    with Study.open(folder / STUDY_FOLDER, "am") as study:
+        assert [state.status for state in study.state.images.values()] == [Status.CORRECTED]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import napari
+from qtpy.QtWidgets import QApplication
 
 from napari_lesionseg.plugin.about import add_about
 from napari_lesionseg.plugin.layout import ImageFirst
@@ -29,10 +34,44 @@ def open_viewer(
 ) -> None:
     """Open a folder in the workbench, or images with their masks, and wait until the viewer is closed.
 
-    `opening` is how the folder is opened, see `Workbench.open_folder`.
+    `opening` is how the folder is opened, see `Workbench.open_folder`. Ctrl+C and signals that end programs
+    close the window, which saves everything, and raise `KeyboardInterrupt` then.
     """
-    make_viewer(folder, images, masks, annotator, **opening)
-    napari.run()
+    with _quit_on_signals() as received:
+        make_viewer(folder, images, masks, annotator, **opening)
+        if not received:
+            napari.run()
+        viewer = napari.current_viewer()
+        if received and viewer is not None:
+            viewer.close()
+    if received:
+        raise KeyboardInterrupt(received[0])
+
+
+@contextlib.contextmanager
+def _quit_on_signals() -> Iterator[list[int]]:
+    """Leave the event loop on signals that end programs, and list those that came."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # Raised here, an error would be shown in the window and forgotten. `quit` would delete the window.
+        QApplication.exit()
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # napari handles the first by leaving the loop, too
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    kept = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in kept:
+        signal.signal(number, leave)
+    try:
+        yield received
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def make_viewer(
