@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtWidgets import QFileDialog
-from tests.plugin.canvas_mouse import CanvasMouse
+from tests.plugin.canvas_mouse import CanvasMouse, turn_wheel
 from tests.plugin.joints import JOINTS, LINES, TINY, figure_of, joints_of
 
+from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.errors import LandmarkError
 from napari_lesionseg.models.store import FOLDER_VARIABLE
 from napari_lesionseg.plugin.instances.pixel_size import scale_of
-from napari_lesionseg.plugin.landmarks import controls
+from napari_lesionseg.plugin.landmarks import controls, task
+from napari_lesionseg.plugin.landmarks import panel as panel_module
 from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, set_scale_from_ruler
 from napari_lesionseg.plugin.landmarks.panel import LandmarksPanel
 from napari_lesionseg.types import OCCLUDED, Mark
@@ -61,8 +65,6 @@ def press(panel: LandmarksPanel, qtbot: Any, name: str) -> str:
 
 def begin(panel: LandmarksPanel, seed: int) -> LandmarkEditor:
     viewer = panel._viewer
-    for layer in viewer.layers:
-        layer.visible = layer.name.startswith(f"figure-{seed}")
     viewer.layers.selection.active = viewer.layers[f"figure-{seed}"]
     panel.buttons["Mark"].click()
     editor = panel.landmarks.shown
@@ -129,6 +131,273 @@ def test_a_morning_with_landmarks(
     import_(panel, qtbot, monkeypatch, tmp_path / "joints.json")
     again = [one.marks for one in panel.landmarks.editors]
     assert [rounded(marks) for marks in before] == again
+
+
+def test_a_fast_drag_of_a_landmark_ends_where_the_button_is_released(
+    panel: LandmarksPanel, qtbot: Any
+) -> None:
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    editor = mark_all(panel, mouse, 0)
+    before = editor.marks
+    mouse.drag_fast(np.array(before[0][1:3]), (20.0, 20.0), (14.0, 16.0), (10.0, 12.0))
+    assert editor.marks[0][1:3] == pytest.approx((10, 12), abs=0.6)
+    mouse.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert editor.marks == before
+
+
+def test_only_the_left_button_marks(panel: LandmarksPanel, qtbot: Any) -> None:
+    panel._viewer.reset_view()
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    editor = begin(panel, 0)
+    for button in (Qt.MouseButton.RightButton, Qt.MouseButton.MiddleButton):
+        mouse.click(np.array([20.0, 20.0]), button)
+        assert len(editor.points.data) == len(editor.marks) == editor.history.depth == 0
+    mouse.click(np.array([20.0, 20.0]))
+    assert [mark.label for mark in editor.marks] == ["left_shoulder"]
+
+
+def test_landmarks_stay_inside_the_image(panel: LandmarksPanel, qtbot: Any) -> None:
+    panel._viewer.reset_view()
+    panel._viewer.scene.camera.zoom /= 2
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    editor = begin(panel, 0)
+    told: list[str] = []
+    editor.noted.connect(told.append)
+    mouse.click(np.array([-9.0, 20.0]))
+    assert len(editor.points.data) == len(editor.marks) == editor.history.depth == 0
+    assert told == ["Click inside the image to mark left_shoulder."]
+    mouse.click(np.array([20.0, 20.0]))
+    mouse.drag(np.array([20.0, 20.0]), np.array([30.0, -15.0]))
+    assert editor.marks[0][1:3] == pytest.approx((30, -0.5), abs=1)
+    assert editor.marks[0].col == -0.5
+
+
+def type_names(panel: LandmarksPanel, qtbot: Any, text: str) -> None:
+    line = panel.names.lineEdit()
+    qtbot.mouseClick(line, Qt.MouseButton.LeftButton)
+    qtbot.keyClick(line, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+    qtbot.keyClicks(line, text)
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+
+
+def test_the_list_of_landmarks_can_change_while_marking(panel: LandmarksPanel, qtbot: Any) -> None:
+    panel._viewer.reset_view()
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    editor = begin(panel, 0)
+    mouse.click(np.array([20.0, 20.0]))
+    mouse.click(np.array([40.0, 40.0]))
+    type_names(panel, qtbot, "left_shoulder, knee")
+    assert panel.marking.next.text() == "Click on: knee (2 marked)"
+    assert "right_shoulder" in panel.status.text()
+    mouse.click(np.array([60.0, 60.0]))
+    assert [mark.label for mark in editor.marks] == ["left_shoulder", "right_shoulder", "knee"]
+    assert editor.people[0].labeled.tolist() == [True, True]
+    type_names(panel, qtbot, "left_shoulder - right_shoulder, knee")
+    assert len(editor.bones.data) == 1
+    assert editor.people[0].labeled.all()
+    type_names(panel, qtbot, "left_shoulder,,")
+    assert len(editor.skeleton.names) == 3
+
+
+def test_the_wheel_leaves_the_names_alone(panel: LandmarksPanel, qtbot: Any) -> None:
+    type_names(panel, qtbot, "nose")
+    CanvasMouse(panel._viewer, qtbot).canvas.setFocus()
+    turn_wheel(panel.names)
+    assert panel.names.currentText() == "nose"
+
+
+def reopen(panel: LandmarksPanel, qtbot: Any) -> LandmarksPanel:
+    """Close the panel with the cross of its dock, and open another."""
+    close_button = panel.parentWidget().titleBarWidget().close_button
+    qtbot.mouseClick(close_button, Qt.MouseButton.LeftButton)
+    again = LandmarksPanel(panel._viewer)
+    panel._viewer.window.add_dock_widget(again)
+    return again
+
+
+def test_a_panel_that_is_opened_again_goes_on_with_the_marks(panel: LandmarksPanel, qtbot: Any) -> None:
+    panel._viewer.reset_view()
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    begin(panel, 0)
+    mouse.click(np.array([20.0, 20.0]))
+    count = len(panel._viewer.layers)
+    again = reopen(panel, qtbot)
+    assert parse_skeleton(again.names.currentText()) == parse_skeleton(LINES)
+    assert again.marking.next.text() == "Click on: right_shoulder (1 marked)"
+    editor = begin(again, 0)
+    mouse.click(np.array([40.0, 40.0]))
+    mouse.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    mouse.click(np.array([44.0, 40.0]))
+    assert [mark.label for mark in editor.marks] == ["left_shoulder", "right_shoulder"]
+    assert len(editor.bones.data) == 1
+    assert len(again._viewer.layers) == count
+    assert len(again.landmarks.collect()[0].images) == 1
+
+
+def test_an_image_that_is_opened_again_has_its_marks(panel: LandmarksPanel, qtbot: Any) -> None:
+    panel._viewer.reset_view()
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    editor = begin(panel, 0)
+    mouse.click(np.array([20.0, 20.0]))
+    viewer, image = panel._viewer, editor.image
+    viewer.layers.remove(image)
+    assert panel.marking.next.text() == "No landmarks are shown."
+    mouse.click(np.array([60.0, 60.0]))  # napari's own tool adds a point without a name
+    viewer.layers[f"{image.name} landmarks"].data = viewer.layers[f"{image.name} landmarks"].data[:1]
+    viewer.add_image(image.data, name=image.name, rgb=True)
+    again = begin(panel, 0)
+    assert [mark.label for mark in again.marks] == ["left_shoulder"]
+    mouse.click(np.array([40.0, 40.0]))
+    assert [mark.label for mark in again.marks] == ["left_shoulder", "right_shoulder"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "written"),
+    [
+        ("joints", "COCO keypoints (*.json)", "joints.json"),
+        ("joints", "DeepLabCut (*.csv)", "joints.csv"),
+        ("landmarks.json", "DeepLabCut (*.csv)", "landmarks.csv"),
+        ("joints.csv", "COCO keypoints (*.json)", "joints.csv"),
+        ("visit.2", "DeepLabCut (*.csv)", "visit.2.csv"),
+    ],
+)
+def test_an_export_has_the_format_that_was_chosen(
+    panel: LandmarksPanel,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    typed: str,
+    kind: str,
+    written: str,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(panel_module, "show_info", told.append)
+    monkeypatch.setattr(panel_module, "show_error", told.append)
+    write = panel.buttons["Export"]
+    qtbot.mouseClick(write, Qt.MouseButton.LeftButton)
+    assert told == ["Mark landmarks first."]
+    begin(panel, 0).put([Mark("left_hip", 3, 4)], "added")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *arguments: (str(tmp_path / typed), kind))
+    press(panel, qtbot, "Export")
+    before = (tmp_path / written).read_bytes()
+    if typed != written:
+        qtbot.mouseClick(write, Qt.MouseButton.LeftButton)
+        assert told[1:] == [f"{written} is there already. Choose it in the list of files to replace it."]
+    assert (tmp_path / written).read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_images_of_one_name_keep_their_own_marks(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str
+) -> None:
+    viewer = panel._viewer
+    viewer.layers.clear()
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        iio.imwrite(tmp_path / folder / "face.png", figure_of(0).image)
+        viewer.open(tmp_path / folder / "face.png", plugin="napari")
+    for number, image in enumerate(list(viewer.layers)):
+        viewer.layers.selection.active = image
+        qtbot.mouseClick(panel.buttons["Mark"], Qt.MouseButton.LeftButton)
+        panel.landmarks.editors[number].put([Mark("left_hip", 3 + number, 4)], "added")
+    before = [one.marks for one in panel.landmarks.editors]
+    export(panel, qtbot, monkeypatch, tmp_path / f"joints.{ending}")
+    assert str(tmp_path) not in (tmp_path / f"joints.{ending}").read_text()  # such a path may name a patient
+    for one in panel.landmarks.editors:
+        one.put([], "removed")
+    import_(panel, qtbot, monkeypatch, tmp_path / f"joints.{ending}")
+    assert [one.marks for one in panel.landmarks.editors] == before
+
+
+def test_only_the_image_that_is_marked_is_seen(panel: LandmarksPanel, qtbot: Any) -> None:
+    viewer = panel._viewer
+    viewer.layers["figure-5"].translate = (0, 96)  # beside the others
+    for seed in (0, 3, 0):
+        begin(panel, seed)
+        seen = {layer.name for layer in viewer.layers if layer.visible}
+        assert seen == {*(f"figure-{seed}{kind}" for kind in ("", " skeleton", " landmarks")), "figure-5"}
+    assert str(panel.landmarks.editors[0].points.mode) == "add"
+
+
+class Finder:
+    """Finds a landmark as soon as it may, as a model would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, panel: LandmarksPanel, names: str) -> None:
+        self.may, self.skeleton, self.name = threading.Event(), parse_skeleton(names), names.split(", ")[0]
+        monkeypatch.setattr(task, "find_marks", self.find)
+        panel.training.loaded = self  # type: ignore[assignment]
+
+    def find(self, model: object, image: object) -> tuple[Mark, ...]:
+        self.may.wait(60)
+        return (Mark(self.name, 3, 4, score=0.5),)
+
+
+def test_what_is_marked_while_a_model_looks_stays(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel._viewer.reset_view()
+    panel._viewer.add_image(np.zeros((3, 20, 20)), name="stack")
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    finder = Finder(monkeypatch, panel, LINES)
+    editor = begin(panel, 0)
+    find = panel.buttons["Find"]
+    qtbot.mouseClick(find, Qt.MouseButton.LeftButton)
+    mouse.click(np.array([20.0, 20.0]))
+    marks = editor.marks
+    panel._viewer.layers.remove("figure-1")
+    finder.may.set()
+    qtbot.waitUntil(find.isEnabled, timeout=WAIT)
+    assert editor.marks == marks
+    assert panel.status.text() == "Landmarks found in 4 images. Check and correct them."
+    qtbot.mouseClick(find, Qt.MouseButton.LeftButton)
+    assert panel.status.text() == "All open images have landmarks already."
+
+
+def test_finding_can_be_canceled(panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = Finder(monkeypatch, panel, LINES)
+    find, cancel = panel.buttons["Find"], panel.work.cancel
+    qtbot.mouseClick(find, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(cancel.isVisible, timeout=WAIT)
+    assert panel.status.text() == "Finding landmarks in image 1 of 6."
+    qtbot.mouseClick(cancel, Qt.MouseButton.LeftButton)
+    finder.may.set()
+    qtbot.waitUntil(find.isEnabled, timeout=WAIT)
+    assert panel.status.text() == "Canceled."
+    assert not cancel.isVisible()
+    assert panel.landmarks.editors == []
+
+
+def test_the_list_of_a_model_is_used_unless_anything_is_marked(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Finder(monkeypatch, panel, "nose, chin").may.set()
+    find = panel.buttons["Find"]
+    qtbot.mouseClick(find, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(panel.landmarks.editors) == 6 and find.isEnabled(), timeout=WAIT)
+    assert panel.names.currentText() == "nose, chin"
+    assert all(len(one.people) == 1 for one in panel.landmarks.editors)
+    panel._viewer.add_image(figure_of(9).image, rgb=True)
+    Finder(monkeypatch, panel, "tail, nose").may.set()
+    qtbot.mouseClick(find, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(panel.landmarks.editors) == 7 and find.isEnabled(), timeout=WAIT)
+    assert "not in the list are kept, but neither learned nor exported: tail." in panel.status.text()
+
+
+def test_training_stops_when_the_panel_is_closed(
+    panel: LandmarksPanel, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = TINY.model_copy(update={"epochs": 100_000})
+    monkeypatch.setattr(controls, "training_config", lambda seconds: long)
+    for seed in range(2):
+        begin(panel, seed).put([Mark("left_hip", 3, 4)], "added")
+    qtbot.mouseClick(panel.training.train, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel.training.progress.value() > 0 or panel.training.is_busy, timeout=WAIT)
+    again = reopen(panel, qtbot)
+    assert not panel.training.is_busy
+    assert len(again.landmarks.marked) == 2
+    pool = QThreadPool.globalInstance()
+    assert pool is not None
+    qtbot.waitUntil(lambda: pool.activeThreadCount() == 0, timeout=WAIT)
 
 
 def rounded(marks: tuple[Mark, ...]) -> tuple[Mark, ...]:

@@ -9,7 +9,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import Qt, Signal
+from qtpy.compat import isalive
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QGridLayout,
@@ -28,8 +29,10 @@ from napari_lesionseg.plugin.shortcuts import LANDMARK_TIPS, set_tip
 from napari_lesionseg.plugin.tasks import Task, run_task
 from napari_lesionseg.plugin.widgets.forms import (
     DecimalBox,
+    MessageLabel,
+    ignore_wheel,
     keep_narrow,
-    small,
+    keep_place,
     when_gone,
     whole_number_box,
 )
@@ -56,9 +59,7 @@ class MarkingControls(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.editor: LandmarkEditor | None = None
-        self.next = QLabel()
-        self.next.setWordWrap(True)
-        self.next.setTextFormat(Qt.TextFormat.PlainText)
+        self.next = MessageLabel()
         self.buttons: dict[str, QPushButton] = {}
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -81,12 +82,14 @@ class MarkingControls(QWidget):
         self.editor = editor
         if editor is not None:
             editor.changed.connect(self._update)
+            editor.undo_offered.connect(self._update)
             editor.noted.connect(show_info)
         self._update()
 
     def _release(self) -> None:
         if self.editor is not None:
             self.editor.changed.disconnect(self._update)
+            self.editor.undo_offered.disconnect(self._update)
             self.editor.noted.disconnect(show_info)
         self.editor = None
 
@@ -164,7 +167,7 @@ class TrainingControls(QWidget):
         self.loaded: LandmarkModel | None = None
         self._task: Task[Any] | None = None
         self.models, self.seconds, self.progress = QComboBox(), whole_number_box(), QProgressBar()
-        self.status = small(QLabel())
+        self.status = MessageLabel()
         self.train = QPushButton("Train")
         self.finish = QPushButton("Finish now")
         self.cancel = QPushButton("Cancel")
@@ -174,9 +177,12 @@ class TrainingControls(QWidget):
         self.cancel.clicked.connect(partial(self._on_stop, False))
         self.models.activated.connect(self._on_model)
         self._listing = run_task(
-            "looking for landmark models", list_landmark_models, done=self._offer, failed=self._on_failed
+            "looking for landmark models",
+            list_landmark_models,
+            done=self._offer,
+            failed=lambda error: self.status.setText(str(error)),
         )
-        when_gone(self, self._close)
+        when_gone(self, self.stop)
 
     @property
     def is_busy(self) -> bool:
@@ -199,6 +205,7 @@ class TrainingControls(QWidget):
 
     def _lay_out(self) -> None:
         keep_narrow(self.models)
+        ignore_wheel(self.models)
         self.models.addItem(NO_MODEL, None)
         self.models.setToolTip("The model that finds landmarks; training adds one")
         self.seconds.setRange(1, 36000)
@@ -208,7 +215,6 @@ class TrainingControls(QWidget):
         self.train.setToolTip("Learn the landmarks from the marked images")
         self.finish.setToolTip("Stop training, and use what was learned")
         self.cancel.setToolTip("Stop training, and discard what was learned")
-        self.status.setWordWrap(True)
         self.progress.setRange(0, 100)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -219,6 +225,7 @@ class TrainingControls(QWidget):
             grid.addWidget(widget, 1, column)
         for column, button in enumerate((self.progress, self.finish, self.cancel)):
             grid.addWidget(button, 2, column)
+        keep_place(self.progress, self.finish, self.cancel)
         grid.addWidget(self.status, 3, 0, 1, 3)
         self._show_busy()
 
@@ -279,11 +286,14 @@ class TrainingControls(QWidget):
         self.loaded = model
         self.model_changed.emit(model)
 
-    def _close(self) -> None:
-        """Stop working; Qt has deleted the widget."""
+    def stop(self) -> None:
+        """Stop working; touches no widget of Qt's, which may be deleted."""
         for task in (self._task, self._listing):
             if task is not None:
                 task.close()
+        self._task = None
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._show_busy()
 
 
 def list_landmark_models() -> list[str]:

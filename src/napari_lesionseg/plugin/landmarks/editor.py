@@ -93,6 +93,7 @@ class LandmarkEditor:
     changed = Signal(str)
     failed = Signal(Exception)
     noted = Signal(str)  # why something had no effect
+    undo_offered = Signal()  # `undo_verdict` was set
 
     def __init__(
         self, viewer: ViewerModel, image: Image, bones: Vectors, points: Points, skeleton: Skeleton
@@ -103,7 +104,7 @@ class LandmarkEditor:
         self.undo_verdict: Callable[[], bool] | None = None  # tried before a step is undone
         self.label = skeleton.names[0]
         """What the next click marks; empty if this person is complete."""
-        self._person, self._writing = "", False
+        self._person, self._writing, self.button = "", False, 1
         size = max(4.0, max(image_shape(image)[-2:]) / 60)
         points.selected_data = set()  # else these would get the size as well
         points.current_size = size
@@ -169,6 +170,11 @@ class LandmarkEditor:
         self.history.record(Marks(tuple(marks)), kind, merge=merge)
         self._show(kind)
 
+    def use_skeleton(self, skeleton: Skeleton) -> None:
+        """Mark other landmarks from now on; marks that these lack stay, but belong to no person."""
+        self.skeleton = skeleton
+        self._show("restored")
+
     def restore(self, history: UndoHistory[Marks]) -> None:
         """Use a history that was kept when the image was left, or one that starts with saved landmarks."""
         self.history = history
@@ -205,20 +211,24 @@ class LandmarkEditor:
             return
         marks = read_marks(self.points)
         if action == "added":
-            marks = self._named(marks, event.data_indices)
-            if len(marks) == len(self.marks) and not self.label:
-                self.noted.emit("All landmarks of this person are marked.")
+            marks = self._added(marks, event.data_indices)
         if marks != self.marks:
             self.put(marks, action)
         else:
             self._show(action)
 
-    def _named(self, marks: Sequence[Mark], added: Sequence[int]) -> tuple[Mark, ...]:
+    def _added(self, marks: Sequence[Mark], added: Sequence[int]) -> tuple[Mark, ...]:
         """Return marks of which the added ones have names; one that was marked before is moved."""
         new = {index % len(marks) for index in added}
         kept = [mark for row, mark in enumerate(marks) if row not in new]
+        if self.button != 1:
+            return tuple(kept)  # the other buttons zoom and move the image
         for row in sorted(new):
-            if self.label:
+            if not self.label:
+                self.noted.emit("All landmarks of this person are marked.")
+            elif _nearest_inside(self.image, marks[row]) != marks[row]:
+                self.noted.emit(f"Click inside the image to mark {self.label}.")
+            else:
                 kept = [mark for mark in kept if (mark.label, mark.id) != (self.label, self._person)]
                 kept.append(Mark(self.label, marks[row].row, marks[row].col, id=self._person))
                 self.label = label_after(self.label, self.skeleton, kept, self._person)
@@ -285,23 +295,33 @@ def _dragging(editor: LandmarkEditor) -> Callable[[Points, Any], Iterator[None]]
     """Return what moves a point that is dragged in napari's mode for adding points, which does not."""
 
     def drag(layer: Points, event: Any) -> Iterator[None]:
+        # In that mode, napari adds a point at a click of any button.
+        editor.button = event.button if str(layer.mode) == "add" else 1
         row = layer.get_value(event.position, world=True) if str(layer.mode) == "add" else None
         if row is None or event.button != 1:
             return
         before, start, moved = editor.marks, np.array(event.pos), False
+        event.handled = True  # else the canvas moves as well
         yield
         while event.type == "mouse_move":
-            event.handled = True  # else the canvas moves as well
+            event.handled = True
             moved = moved or bool(np.linalg.norm(np.array(event.pos) - start) > _DRAG)
             if moved:
                 at = layer.world_to_data(event.position)[-2:]
                 mark = before[row]._replace(row=float(at[0]), col=float(at[1]))
+                mark = _nearest_inside(editor.image, mark)
                 # Not "changed", or a move made with napari's own tool just before would be joined to it.
                 editor.put((*before[:row], mark, *before[row + 1 :]), "dragged", merge=True)
             yield
         editor.history.end_merging()
 
     return drag
+
+
+def _nearest_inside(image: Image, mark: Mark) -> Mark:
+    """Return a mark itself, or at the edge of its image if it is outside."""
+    row, col = np.clip((mark.row, mark.col), -0.5, np.array(image_shape(image)[-2:]) - 0.5).tolist()
+    return mark._replace(row=row, col=col)
 
 
 def read_marks(points: Points) -> tuple[Mark, ...]:

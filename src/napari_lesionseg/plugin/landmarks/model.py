@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+from napari.layers import Image, Points, Vectors
 
 from napari_lesionseg.datasets.landmarks import write_landmarks
 from napari_lesionseg.datasets.landmarks.records import (
@@ -28,7 +31,21 @@ from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_lesionseg.config import Skeleton
     from napari_lesionseg.types import Mark
+
+
+_KEPT = "lesionseg_landmarks"  # of a layer's metadata
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the points of an editor that was closed belong to, weakly and by object."""
+
+    image: weakref.ref[Image]
+    bones: weakref.ref[Vectors]
+    name: str  # of the image, which may be opened again
+    skeleton: Skeleton
 
 
 class LandmarkSet:
@@ -39,11 +56,25 @@ class LandmarkSet:
         self._editors: list[LandmarkEditor] = []
         self.skeleton = parse_skeleton("eyes")
 
+    def resume(self) -> bool:
+        """Edit the landmarks that were left; return whether there were any."""
+        found = False
+        for layer in list(self._viewer.layers):
+            kept = layer.metadata.get(_KEPT)
+            image = kept.image() if isinstance(kept, _Kept) else None
+            if isinstance(kept, _Kept) and image is not None and image in self._viewer.layers:
+                self.skeleton, found = kept.skeleton, True
+                self._edit(image)
+        return found
+
     @property
     def editors(self) -> list[LandmarkEditor]:
         """The landmarks whose layers are still open."""
         listed = set(self._viewer.layers)
-        self._editors = [one for one in self._editors if one.points in listed and one.image in listed]
+        gone = [one for one in self._editors if one.points not in listed or one.image not in listed]
+        self._editors = [one for one in self._editors if one not in gone]
+        for one in gone:
+            _leave(one)
         return self._editors
 
     @property
@@ -63,9 +94,10 @@ class LandmarkSet:
 
     @property
     def unmarked(self) -> list[Image]:
-        """The images without landmarks."""
+        """The images without landmarks; stacks are left out."""
         marked = [one.image for one in self.editors if one.marks]
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image) and layer not in marked]
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return [image for image in images if image not in marked and len(image_shape(image)) == 2]
 
     def editor_of(self, layer: Any) -> LandmarkEditor | None:
         """Return the landmarks of an image, new ones if it has none; None for any other layer."""
@@ -76,11 +108,45 @@ class LandmarkSet:
             return None
         if len(image_shape(layer)) != 2:
             raise LandmarkError(f"“{layer.name}” is a stack; landmarks are marked on single images.")
-        bones, points = new_landmark_layers(layer)
-        self._viewer.layers.extend([bones, points])
-        made = LandmarkEditor(self._viewer, layer, bones, points, self.skeleton)
+        return self._edit(layer)
+
+    def _edit(self, image: Image) -> LandmarkEditor:
+        """Edit the landmarks that an image had before, else new ones."""
+        bones, points = new_landmark_layers(image)
+        kept = self._kept_for(image)
+        if kept is not None:
+            points, former = kept, kept.metadata.pop(_KEPT).bones()
+            bones = former if former is not None and former in self._viewer.layers else bones
+        self._viewer.layers.extend(layer for layer in (bones, points) if layer not in self._viewer.layers)
+        made = LandmarkEditor(self._viewer, image, bones, points, self.skeleton)
         self._editors.append(made)
         return made
+
+    def _kept_for(self, image: Image) -> Points | None:
+        """Return the landmarks that an image had when they were left."""
+        for layer in self._viewer.layers:
+            kept = layer.metadata.get(_KEPT)
+            if isinstance(kept, _Kept) and isinstance(layer, Points):
+                former = kept.image()
+                same_name = kept.name == image.name and former not in self._viewer.layers
+                if former is image or same_name:
+                    return layer
+        return None
+
+    def use(self, skeleton: Skeleton) -> list[str]:
+        """Mark other landmarks in all images from now on; return names in use that these lack."""
+        if skeleton != self.skeleton:
+            self.skeleton = skeleton
+            for one in self.editors:
+                one.use_skeleton(skeleton)
+        used = dict.fromkeys(mark.label for one in self.editors for mark in one.marks)
+        return [name for name in used if name not in skeleton.names]
+
+    def take_skeleton(self, skeleton: Skeleton) -> list[str]:
+        """Use the skeleton of a file or model if nothing is marked; return its names that are not used."""
+        if not any(one.marks for one in self.editors):
+            self.use(skeleton)
+        return [name for name in skeleton.names if name not in self.skeleton.names]
 
     def put(self, image: Image, marks: Sequence[Mark]) -> None:
         """Show what was found or read in an image, if it is still open."""
@@ -91,10 +157,11 @@ class LandmarkSet:
     def collect(self) -> tuple[LandmarkDataset, list[Problem]]:
         """Return the landmarks of all images, and those that cannot be used."""
         images, problems = [], []
-        for one in self.editors:
+        names = _file_names([one.image for one in self.editors])
+        for one, name in zip(self.editors, names, strict=True):
             people, unused = people_of(one.marks, self.skeleton, one.image.name)
             height, width = image_shape(one.image)
-            images.append(LandmarkImage(_file_name(one.image), people, (height, width)))
+            images.append(LandmarkImage(name, people, (height, width)))
             problems += [*unused, *check_places(images[-1], self.skeleton.names)]
         return LandmarkDataset(self.skeleton, tuple(images)), problems
 
@@ -103,8 +170,7 @@ class LandmarkSet:
 
         Points whose label the images' skeleton lacks are shown, but not used.
         """
-        if not self.editors:
-            self.skeleton = dataset.skeleton
+        self.take_skeleton(dataset.skeleton)
         images = {Path(str(i.source.path or i.name)): i for i in self._viewer.layers if isinstance(i, Image)}
         search = match_images(list(images), dataset)
         problems = [*dataset.problems, *search.problems]
@@ -117,9 +183,17 @@ class LandmarkSet:
         return f"Landmarks of {len(search.pairs)} images read. {not_open}{_sentences(problems)}".strip()
 
     def close(self) -> None:
-        """Stop following the layers."""
-        for one in self._editors:
-            one.close()
+        """Stop following the layers, which another set can go on with."""
+        for one in self.editors:
+            _leave(one)
+        self._editors = []
+
+
+def _leave(editor: LandmarkEditor) -> None:
+    """Close an editor whose layers may be edited again."""
+    editor.close()
+    refs = weakref.ref(editor.image), weakref.ref(editor.bones)
+    editor.points.metadata[_KEPT] = _Kept(*refs, str(editor.image.name), editor.skeleton)
 
 
 def save_landmarks(path: Path, dataset: LandmarkDataset, problems: Sequence[Problem]) -> str:
@@ -128,10 +202,45 @@ def save_landmarks(path: Path, dataset: LandmarkDataset, problems: Sequence[Prob
     return f"Landmarks of {len(dataset.images)} images written to {path.name}. {_sentences(problems)}".strip()
 
 
+def bring_to_view(viewer: ViewerModel, landmarks: LandmarkSet, editor: LandmarkEditor) -> None:
+    """Show an image and its landmarks; hide images in the same place, which may lie over it, and theirs."""
+    others = [layer for layer in viewer.layers if isinstance(layer, Image) and layer is not editor.image]
+    covering = [] if viewer.canvas.grid.enabled else [o for o in others if _overlap(o, editor.image)]
+    theirs = [part for one in landmarks.editors if one.image in covering for part in (one.points, one.bones)]
+    for layer in (*covering, *theirs):
+        layer.visible = False
+    for layer in (editor.image, editor.bones, editor.points):
+        layer.visible = True
+
+
+def _overlap(one: Image, other: Image) -> bool:
+    """Whether two images share a place in the world."""
+    (low, high), (other_low, other_high) = (layer.extent.world[:, -2:] for layer in (one, other))
+    return bool((low < other_high).all() and (other_low < high).all())
+
+
 def _file_name(image: Image) -> str:
     """Return the name of an image's file, else of its layer."""
     path = image.source.path
     return Path(path).name if path else str(image.name)
+
+
+def _file_names(images: Sequence[Image]) -> list[str]:
+    """Return the names of images' files; where several have one name, with the folders that differ."""
+    ends = [_parts(image) for image in images]
+    names = []
+    for parts in ends:
+        same = [other[:-1] for other in ends if other[-1] == parts[-1]]
+        levels = zip(*same, strict=False)  # ends with the shortest
+        shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+        names.append("/".join(parts[shared:]))
+    return names
+
+
+def _parts(image: Image) -> list[str]:
+    """Return the folders of an image's file and its name."""
+    file = Path(image.source.path or "")
+    return [part for part in file.parts if part != file.anchor] or [str(image.name)]
 
 
 def _sentences(problems: Sequence[Problem]) -> str:

@@ -5,34 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel, QPushButton, QWidget
 
 from napari_lesionseg.datasets.landmarks import read_landmarks
-from napari_lesionseg.datasets.landmarks.skeletons import PRESETS, describe_skeleton, parse_skeleton
+from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.landmarks.controls import MarkingControls, RulerControls, TrainingControls
-from napari_lesionseg.plugin.landmarks.model import LandmarkSet, save_landmarks
-from napari_lesionseg.plugin.landmarks.task import find_all
+from napari_lesionseg.plugin.landmarks.model import LandmarkSet, bring_to_view, save_landmarks
+from napari_lesionseg.plugin.landmarks.task import FindLandmarksTask
+from napari_lesionseg.plugin.landmarks.widgets import FILES, SkeletonBox, WhenDocked, WorkLine, ask_new_file
+from napari_lesionseg.plugin.layout import DockTabs
 from napari_lesionseg.plugin.napari_layers.layers import read_frame
-from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, when_gone
+from napari_lesionseg.plugin.tasks import Task
+from napari_lesionseg.plugin.widgets.forms import when_gone
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Image
 
     from napari_lesionseg.datasets.landmarks.records import LandmarkDataset
     from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor
     from napari_lesionseg.types import Mark
 
-FILES = "COCO keypoints (*.json);;DeepLabCut (*.csv)"
 HELP = (
     "Select an image, press Mark, and click on one landmark after the other. Drag a point to move it; select "
     "it with napari's arrow and press Del to remove it."
 )
+_NOT_LISTED = "Marked landmarks that are not in the list are kept, but neither learned nor exported:"
 
 
 class LandmarksPanel(QWidget):
@@ -41,24 +44,29 @@ class LandmarksPanel(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         DockFocus(self)
+        DockTabs(self)
         self._viewer = napari_viewer
         self.landmarks = LandmarkSet(napari_viewer)
-        self.names = skeleton_box()
+        self.names = SkeletonBox()
         self.marking = MarkingControls()
         self.training = TrainingControls(lambda: self.landmarks.marked, lambda: self.landmarks.skeleton)
         self.ruler = RulerControls(lambda: self.landmarks.shown)
-        self.status = QLabel(HELP)
+        self.work = WorkLine(HELP)
+        self.status = self.work.status
         self.buttons: dict[str, QPushButton] = {}
-        self._task: Task[Any] | None = None
         self._lay_out()
         napari_viewer.layers.selection.events.active.connect(self._on_active)
+        napari_viewer.layers.events.removed.connect(self._on_active)
+        self._on_docked()
+        WhenDocked(self, self._on_docked, self._stop)
         when_gone(self, self._close)
 
     def _lay_out(self) -> None:
-        self.status.setWordWrap(True)
+        self.work.busy.connect(self._on_busy)
+        self.names.chosen.connect(partial(self._call, self._use_names))
         self.ruler.told.connect(self.status.setText)
         buttons: tuple[tuple[str, Callable[[], object], str], ...] = (
-            ("Mark", self.mark, "Mark landmarks on the active image"),
+            ("Mark", self.mark, "Mark landmarks on the active image, and hide other images in its place"),
             ("Find", self.find_others, "Find the landmarks in the images that have none"),
             (
                 "Import\N{HORIZONTAL ELLIPSIS}",
@@ -82,7 +90,7 @@ class LandmarksPanel(QWidget):
         for column, name in enumerate(("Find", "Import", "Export")):
             grid.addWidget(self.buttons[name], 3, column)
         grid.addWidget(self.ruler, 4, 0, 1, 3)
-        grid.addWidget(self.status, 5, 0, 1, 3)
+        grid.addWidget(self.work, 5, 0, 1, 3)
         grid.setRowStretch(6, 1)
 
     def _call(self, function: Callable[[], object], *_: object) -> None:
@@ -91,14 +99,18 @@ class LandmarksPanel(QWidget):
         except LesionSegError as error:
             show_error(str(error))
 
+    def _on_busy(self, busy: bool) -> None:
+        for button in self.buttons.values():
+            button.setEnabled(not busy)
+
     def mark(self) -> LandmarkEditor | None:
         """Show the landmarks of the active image, ready for the next click."""
-        if not self.landmarks.editors:
-            self.landmarks.skeleton = parse_skeleton(self.names.currentText())
+        self._use_names()
         editor = self.landmarks.editor_of(self._viewer.layers.selection.active)
         if editor is None:
             show_info("Open an image and select it first.")
             return None
+        bring_to_view(self._viewer, self.landmarks, editor)
         self._viewer.layers.selection.active = editor.points
         editor.points.mode = "add"
         self.marking.set_editor(editor)
@@ -110,71 +122,71 @@ class LandmarksPanel(QWidget):
             show_info("Choose or train a model first.")
             return
         images = self.landmarks.unmarked
-        pixels = [read_frame(image, ()) for image in images]
+        if not images:
+            self.status.setText("All open images have landmarks already.")
+            return
+        model = self.training.loaded
+        lacks = self.landmarks.take_skeleton(model.skeleton)
+        self.names.show_skeleton(self.landmarks.skeleton)
+        task = FindLandmarksTask(model, [read_frame(image, ()) for image in images])
+        self.work.start(
+            task, partial(self._on_found, images, f"{_NOT_LISTED} {', '.join(lacks)}." * bool(lacks))
+        )
 
-        def put(found: Sequence[tuple[Mark, ...]]) -> None:
-            for image, marks in zip(images, found, strict=True):
-                self.landmarks.put(image, marks)
-            self.status.setText(f"Landmarks found in {len(images)} images. Check and correct them.")
+    def _on_found(self, images: Sequence[Image], warning: str, found: Sequence[tuple[Mark, ...]]) -> None:
+        # What was marked by hand in the meantime stays.
+        free = self.landmarks.unmarked
+        used = [(image, marks) for image, marks in zip(images, found, strict=True) if image in free]
+        for image, marks in used:
+            self.landmarks.put(image, marks)
+        told = f"Landmarks found in {len(used)} images. Check and correct them."
+        self.status.setText(f"{told} {warning}".strip())
 
-        self._start("finding landmarks", partial(find_all, self.training.loaded, pixels), put)
+    def _on_docked(self) -> None:
+        """Go on with the landmarks that another panel, or this one, left."""
+        if self.landmarks.resume():
+            self.names.show_skeleton(self.landmarks.skeleton)
+        self._on_active()
 
     def _on_active(self) -> None:
-        self.marking.set_editor(self.landmarks.shown)
+        shown = self.landmarks.shown
+        if shown is not self.marking.editor:
+            self.marking.set_editor(shown)
+
+    def _use_names(self) -> None:
+        """Mark what the list of names says, from now on."""
+        chosen, current = parse_skeleton(self.names.currentText()), self.landmarks.skeleton
+        # What a file says about left and right is kept unless the names have changed.
+        if (chosen.names, chosen.edges) != (current.names, current.edges):
+            unused = self.landmarks.use(chosen)
+            self.status.setText(f"{_NOT_LISTED} {', '.join(unused)}." if unused else HELP)
 
     def _on_import(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Import landmarks", "", FILES)
         if name:
-            self._start("reading landmarks", partial(read_landmarks, Path(name)), self._on_read)
+            self.work.start(Task("reading landmarks", read_landmarks, Path(name)), self._on_read)
 
     def _on_read(self, dataset: LandmarkDataset) -> None:
         self.status.setText(self.landmarks.show_dataset(dataset))
-        self.names.setEditText(describe_skeleton(self.landmarks.skeleton))
-        line = self.names.lineEdit()
-        if line is not None:
-            line.home(False)  # else its end would be shown
+        self.names.show_skeleton(self.landmarks.skeleton)
 
     def _on_export(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Export landmarks", "landmarks.json", FILES)
-        if name:
-            work = partial(save_landmarks, Path(name), *self.landmarks.collect())
-            self._start("writing landmarks", work, self.status.setText)
-
-    def _start(self, title: str, function: Callable[[], Any], done: Callable[[Any], object]) -> None:
-        """Run a function in another thread, one at a time."""
-        for button in self.buttons.values():
-            button.setEnabled(False)
-        self._task = run_task(title, function, done=partial(self._on_done, done), failed=self._on_failed)
-
-    def _on_done(self, done: Callable[[Any], object], result: Any) -> None:
-        self._end_task()
-        self._call(partial(done, result))
-
-    def _on_failed(self, error: Exception) -> None:
-        self._end_task()
-        self.status.setText(str(error))
-
-    def _end_task(self) -> None:
-        self._task = None
-        for button in self.buttons.values():
-            button.setEnabled(True)
+        if not any(one.marks for one in self.landmarks.editors):
+            show_info("Mark landmarks first.")
+            return
+        path = ask_new_file(self)
+        if path is not None:
+            task = Task("writing landmarks", save_landmarks, path, *self.landmarks.collect())
+            self.work.start(task, self.status.setText)
 
     def _close(self) -> None:
         """Stop working; Qt has deleted the widget."""
         self._viewer.layers.selection.events.active.disconnect(self._on_active)
-        if self._task is not None:
-            self._task.close()
+        self._viewer.layers.events.removed.disconnect(self._on_active)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Stop working, and leave the landmarks to another panel; touches no widget of Qt's."""
+        self.work.stop()
+        self.training.stop()
         self.landmarks.close()
-
-
-def skeleton_box() -> QComboBox:
-    """Return a list of skeletons that are needed often, in which others can be typed."""
-    box = QComboBox()
-    box.setEditable(True)
-    keep_narrow(box)
-    box.addItems(list(PRESETS.values()))
-    box.setToolTip(
-        "Names with commas between them, and “ - ” between those that a line joins, such as "
-        "“nose, shoulder - elbow - hand”"
-    )
-    return box

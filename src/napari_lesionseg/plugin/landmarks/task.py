@@ -124,6 +124,16 @@ def find_marks(model: LandmarkModel, image: ByteImage) -> tuple[Mark, ...]:
     return marks_of([keep_certain(person) for person in model.predict(image)], model.skeleton)
 
 
-def find_all(model: LandmarkModel, images: Sequence[ByteImage]) -> list[tuple[Mark, ...]]:
-    """Find the landmarks of images; runs in another thread."""
-    return [find_marks(model, image) for image in images]
+class FindLandmarksTask(Task[list[tuple[Mark, ...]]]):
+    """Finds the landmarks of images; `progressed` is emitted with a sentence."""
+
+    def __init__(self, model: LandmarkModel, images: Sequence[ByteImage]) -> None:
+        super().__init__("finding landmarks", self._find, model, tuple(images))
+
+    def _find(self, model: LandmarkModel, images: Sequence[ByteImage]) -> list[tuple[Mark, ...]]:
+        found = []
+        for number, image in enumerate(images, 1):
+            self.report(f"Finding landmarks in image {number} of {len(images)}.")
+            found.append(find_marks(model, image))
+        self.check_cancelled()
+        return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_lesionseg.datasets.landmarks import read_landmarks, write_landmarks
 from napari_lesionseg.datasets.records import Problem
@@ -16,10 +16,10 @@ from napari_lesionseg.datasets.splits import SplitItem
 from napari_lesionseg.errors import LesionSegError
 from napari_lesionseg.plugin.landmarks.controls import MarkingControls, RulerControls, TrainingControls
 from napari_lesionseg.plugin.landmarks.editor import has_ruler
-from napari_lesionseg.plugin.landmarks.panel import FILES
 from napari_lesionseg.plugin.landmarks.task import MarkedImage
+from napari_lesionseg.plugin.landmarks.widgets import FILES, ask_new_file
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, when_gone
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.study.followup import SCALE_FIELD
 from napari_lesionseg.study.landmarks import (
@@ -55,7 +55,7 @@ class LandmarkPanel(Panel):
         self.ruler = RulerControls(lambda: self.marking.editor)
         self.read = QPushButton("Import file\N{HORIZONTAL ELLIPSIS}")
         self.write = QPushButton("Export file\N{HORIZONTAL ELLIPSIS}")
-        self.status = small(QLabel())
+        self.status = MessageLabel()
         self._task: Task[str] | None = None
         self._lay_out()
         self.training.model_changed.connect(self._on_model)
@@ -92,7 +92,6 @@ class LandmarkPanel(Panel):
             "writes the images as well"
         )
         self.ruler.told.connect(self._on_scale)
-        self.status.setWordWrap(True)
         files = QHBoxLayout()
         files.addWidget(self.read)
         files.addWidget(self.write)
@@ -140,9 +139,13 @@ class LandmarkPanel(Panel):
             self.import_from(Path(name))
 
     def _ask_export(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Export landmarks", "landmarks.json", FILES)
-        if name:
-            self.export_to(Path(name))
+        try:
+            path = ask_new_file(self)
+        except LesionSegError as error:
+            show_error(str(error))
+            return
+        if path is not None:
+            self.export_to(path)
 
     def _run(self, title: str, function: Callable[[Study, Path], str], path: Path) -> None:
         session = self.session
