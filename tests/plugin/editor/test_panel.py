@@ -256,7 +256,7 @@ def test_a_gesture_is_suggested_once_if_the_outline_may_be_poor(qtbot: QtBot, ed
     unsure = np.full((40, 60), 0.4, np.float32)
     unsure[10:30, 20:45] = 0.61
     editor.set_prediction(prediction_of(unsure))
-    assert panel.status.text() == "This outline may be poor. Press L and draw around the lesion, roughly."
+    assert panel.status.text() == "Poor outline? Press L and draw roughly around the lesion."
     editor.set_config(PostprocessConfig(min_area=0, threshold=0.5))
     assert panel.status.text() == ""
     editor.set_prediction(prediction_of(unsure))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from napari.viewer import Viewer
 from PIL import Image
-from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
+from tests.plugin.canvas_mouse import turn_wheel
 
 from napari_lesionseg.plugin.workbench import image_review, verdict_guard
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel, OutlinePanel
@@ -125,19 +125,8 @@ class Window:
 
     def scroll(self, row: float, col: float, steps: int) -> None:
         """Turn the wheel over the image, away from the user for positive steps."""
-        pos, nowhere = QPointF(self.at(row, col)), QPoint(0, 0)
         for _ in range(abs(steps)):
-            event = QWheelEvent(
-                pos,
-                QPointF(self.canvas.mapToGlobal(pos)),
-                nowhere,
-                QPoint(0, 120 if steps > 0 else -120),
-                Qt.MouseButton.NoButton,
-                Qt.KeyboardModifier.NoModifier,
-                Qt.ScrollPhase.NoScrollPhase,
-                False,
-            )
-            QApplication.sendEvent(self.canvas, event)
+            turn_wheel(self.canvas, self.at(row, col), 120 if steps > 0 else -120)
 
     def drag(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_lesionseg.plugin.workbench.classes import CorrectSection
 from napari_lesionseg.study.state import Status
 
 CTRL = Qt.KeyboardModifier.ControlModifier
@@ -55,6 +56,18 @@ def test_undo_after_a_verdict_goes_on_with_the_history_of_that_image(window: Any
     window.key(Qt.Key.Key_Z, CTRL | Qt.KeyboardModifier.ShiftModifier)
     assert np.array_equal(window.mask, painted)
     assert window.reviewed() == []
+
+
+def test_the_button_takes_back_a_verdict_too(window: Any) -> None:
+    button = window.bench.panel(CorrectSection).tools.buttons["undo"]
+    for name in ("P1", "P2", "P3", "P4"):
+        window.shown(name)
+        window.look()
+        window.key(Qt.Key.Key_W)
+        window.qtbot.waitUntil(lambda name=name: window.state(name).status.done, timeout=10_000)
+        window.qtbot.waitUntil(button.isEnabled, timeout=10_000)
+    window.click(button)
+    window.qtbot.waitUntil(lambda: not window.state("P4").status.done, timeout=10_000)
 
 
 def test_undo_never_removes_the_first_outline(window: Any) -> None:

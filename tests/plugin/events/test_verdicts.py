@@ -166,7 +166,7 @@ def test_a_held_key_that_is_reported_as_pressed_again_approves_one_image(
     QTest.keyRelease(handle, Qt.Key.Key_W)
     assert window.reviewed() == ["P1"]
     monkeypatch.setattr(shortcuts, "REPEAT_MS", 20)
-    window.wait(2000)
+    window.look()
     QTest.keyClick(handle, Qt.Key.Key_W)
     window.shown("P3")
     assert window.reviewed() == ["P1", "P2"]

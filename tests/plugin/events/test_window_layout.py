@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from napari.settings import get_settings
 from PIL import Image
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QDockWidget
+from qtpy.QtWidgets import QAbstractButton, QDockWidget, QLabel, QMenu
 
 from napari_lesionseg.plugin import commands
 from napari_lesionseg.plugin.workbench.panels.base import ModelPanel
@@ -73,6 +73,27 @@ def test_the_image_has_most_of_the_screen(
     assert set_size(qtbot, own, width, height) * height / (height + 40) >= least
 
 
+def test_the_title_of_the_dock_is_whole_docked_and_floating(qtbot: Any, own: Any) -> None:
+    set_size(qtbot, own, 1024, 700)
+    dock = next(
+        dock
+        for dock in own.window._qt_window.findChildren(QDockWidget)
+        if dock.objectName().startswith("LesionSeg workbench")
+    )
+
+    def title() -> QLabel:
+        (label,) = dock.titleBarWidget().findChildren(QLabel)
+        return label
+
+    for floating in (False, True, False):
+        dock.setFloating(floating)
+        qtbot.waitUntil(lambda: title().text() == "LesionSeg workbench", timeout=5000)
+        qtbot.waitUntil(lambda: title().width() >= title().sizeHint().width(), timeout=5000)
+        label = title()
+        left = label.mapTo(dock.titleBarWidget(), label.rect().topLeft()).x()
+        assert left + label.width() <= dock.titleBarWidget().width()
+
+
 @pytest.fixture
 def font_size(request: Any) -> Iterator[int]:
     """A size of the font, from napari's preferences."""
@@ -100,6 +121,23 @@ def test_the_verdicts_are_visible_with_everything_unfolded(
         assert main.rect().contains(corner)
     for panel in bench.panels:
         assert panel.width() >= panel.minimumSizeHint().width(), "a row is cut off"
+
+
+@pytest.mark.parametrize("font_size", [9, 16], indirect=True)
+def test_no_button_is_cut_off_in_a_narrow_window(qtbot: Any, own: Any, font_size: int) -> None:
+    main = own.window._qt_window
+    bench = main.findChild(Workbench)
+    for panel in bench.panels:
+        panel.unfold.emit()
+    set_size(qtbot, own, 1024, 700)
+    assert main.width() == 1024
+    buttons = [button for button in bench.findChildren(QAbstractButton) if button.isVisible()]
+    assert len(buttons) > 40
+    for button in buttons:
+        words = button.fontMetrics().size(Qt.TextFlag.TextShowMnemonic, button.text())
+        assert button.width() >= words.width(), f"{button.text()} is cut off"
+        inside = button.mapTo(bench, QPoint()).x() + button.width()
+        assert inside <= bench.width(), f"{button.text()} is not in the dock"
 
 
 @pytest.mark.parametrize("unfolded", [False, True])
@@ -163,7 +201,8 @@ def test_the_list_of_images_takes_the_height_that_is_left(qtbot: Any, own: Any, 
     table, below = bench.panel(QueuePanel).table, bench.sections.below
     set_size(qtbot, own, 1366, height)
     qtbot.waitUntil(
-        lambda: not below.verticalScrollBar().isVisible() and table.height() >= 5 * (SIDE + 4), timeout=10_000
+        lambda: not below.verticalScrollBar().isVisible() and table.height() >= 4.5 * (SIDE + 4),
+        timeout=10_000,
     )
     low = table.height()
     set_size(qtbot, own, 1366, height + 272)
@@ -200,6 +239,32 @@ def test_several_widgets_become_tabs(qtbot: Any, make_napari_viewer: Any, networ
         viewer.window.add_plugin_dock_widget(commands.PLUGIN, name)
     main = viewer.window._qt_window
     qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(first)) == 3, timeout=5000)
+
+
+def test_widgets_opened_from_the_menu_become_tabs_with_short_titles(
+    qtbot: Any, make_napari_viewer: Any, network: Any, plugins: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    main = viewer.window._qt_window
+    for name in ("Landmarks", "Single lesions", "Measure lesions"):
+        choose_in_menu(viewer.window.plugins_menu, name)
+    first = viewer.window._wrapped_dock_widgets["Landmarks (LesionSeg)"]
+    qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(first)) == 2, timeout=5000)
+    titles = {label.text() for label in first.titleBarWidget().findChildren(QLabel)}
+    assert "Landmarks" in titles
+
+
+def choose_in_menu(menu: QMenu, name: str) -> None:
+    """Choose one of LesionSeg's widgets in the menu of plugins."""
+    menu.aboutToShow.emit()
+    for action in menu.actions():
+        if action.text().startswith(name):
+            action.trigger()
+            return
+        if action.text() == "LesionSeg":
+            choose_in_menu(action.menu(), name)
+            return
+    raise LookupError(name)
 
 
 def in_view(viewer: Any) -> float:

@@ -11,6 +11,8 @@ from napari.utils.interactions import mouse_move_callbacks, mouse_press_callback
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from tests.fakes import prediction_of
+from tests.plugin.canvas_mouse import CanvasMouse
+from tests.plugin.conftest import numbered_spot
 from tests.plugin.editor.test_mouse import Event
 
 from napari_lesionseg.config import PostprocessConfig
@@ -20,6 +22,7 @@ from napari_lesionseg.plugin.instances.layer_links import image_of, outline_of
 from napari_lesionseg.plugin.instances.panel import InstancesPanel
 from napari_lesionseg.plugin.napari_layers.layers import new_outline
 from napari_lesionseg.plugin.segment.outlines import ImageEditors, Result
+from napari_lesionseg.plugin.segment.widget import SegmentWidget
 
 SCALE = 2.0
 
@@ -167,6 +170,20 @@ def test_cut_by_a_line_and_undo(qtbot: QtBot, panel: InstancesPanel, labels: Lab
     assert listed(panel) == [2, 5, 6]
 
 
+def test_a_fast_cut_ends_where_the_button_is_released(qtbot: QtBot, make_napari_viewer: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    labels = viewer.add_labels(numbers(), name="lesions")
+    panel = InstancesPanel(viewer)
+    viewer.window.add_dock_widget(panel)
+    settle(qtbot, panel)
+    press(qtbot, panel, "cut")
+    CanvasMouse(viewer, qtbot).drag_fast((5, 20), (8, 20), (12, 20), (35, 20))
+    wait_idle(qtbot, panel)
+    assert listed(panel) == [2, 5, 6]
+    assert labels.data[28, 40] == 2
+    assert labels.data[28, 12] == 6
+
+
 def test_cut_between_two_clicks(qtbot: QtBot, panel: InstancesPanel, labels: Labels) -> None:
     press(qtbot, panel, "cut")
     drag(labels, (20, 14))
@@ -289,6 +306,22 @@ def test_measurements_of_changed_lesions_are_forgotten(
     qtbot.waitUntil(lambda: cell(panel, 5, "Area") != "100")
     kept = labels.features.set_index("index")["perimeter_px"]
     assert np.isnan(float(kept[5]))
+
+
+def test_an_outline_that_is_drawn_later_is_not_taken_for_lesions(
+    qtbot: QtBot, viewer: ViewerModel, network: Any
+) -> None:
+    viewer.layers[0].data = numbered_spot(1)
+    panel, widget = InstancesPanel(viewer), SegmentWidget(viewer)
+    for made in (panel, widget):
+        qtbot.addWidget(made)
+    qtbot.waitUntil(widget.segment.isEnabled, timeout=15_000)
+    qtbot.mouseClick(widget.segment, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: widget.status.text().startswith("Outlined"), timeout=15_000)
+    assert panel.layers.layer is viewer.layers[1]
+    assert panel.current is None
+    assert "have no numbers yet" in panel.status.text()
+    assert not panel.buttons["cut"].isEnabled()
 
 
 def test_an_outline_is_numbered_in_a_layer_of_its_own(qtbot: QtBot, viewer: ViewerModel) -> None:

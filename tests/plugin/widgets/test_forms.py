@@ -7,9 +7,17 @@ from pydantic import Field
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QLocale, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
+    QLabel,
+    QWidget,
+)
 
-from napari_lesionseg.config import Settings
+from napari_lesionseg.config import PostprocessConfig, Settings
 from napari_lesionseg.plugin.widgets.forms import (
     DecimalBox,
     NameLabel,
@@ -102,6 +110,30 @@ def test_point_and_comma_mean_the_same_in_every_language(qtbot: QtBot, language:
         QTest.keyClick(box, Qt.Key.Key_Return)
         assert box.value() == 1.5
         assert box.text() == "1.50 mm"
+    finally:
+        QLocale.setDefault(before)
+
+
+@pytest.mark.parametrize("language", ["C", "German"])
+@pytest.mark.parametrize("text", ["0.3", "0,3"])
+def test_point_and_comma_mean_the_same_in_every_form(qtbot: QtBot, language: str, text: str) -> None:
+    before = QLocale()
+    QLocale.setDefault(QLocale(getattr(QLocale.Language, language)))
+    try:
+        form, window = settings_form(PostprocessConfig, "threshold"), QWidget()
+        qtbot.addWidget(window)
+        form.add_to(QGridLayout(window), 0)
+        (box,) = window.findChildren(QDoubleSpinBox)
+        window.show()
+        box.selectAll()
+        QTest.keyClicks(box, text)
+        QTest.keyClick(box, Qt.Key.Key_Return)
+        assert box.value() == 0.3
+        QApplication.clipboard().setText(text.replace("3", "4"))
+        box.selectAll()
+        QTest.keyClick(box, Qt.Key.Key_V, Qt.KeyboardModifier.ControlModifier)
+        QTest.keyClick(box, Qt.Key.Key_Return)
+        assert box.value() == 0.4
     finally:
         QLocale.setDefault(before)
 

@@ -85,6 +85,7 @@ class MaskEditor:
     busy = Signal(bool)
     failed = Signal(Exception)
     noted = Signal(str)  # why something had no effect
+    undo_offered = Signal()  # `undo_verdict` was set
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.mouse import BRUSH_PIXELS, BRUSHES, EditMouse
 from napari_lesionseg.plugin.editor.tools import SELECTABLE, TOOLS, MouseMode, Tool, ToolContext
 from napari_lesionseg.plugin.shortcuts import REVIEW_KEYS, LayerKeys, key_of, set_tip
-from napari_lesionseg.plugin.widgets.forms import small, whole_number_box
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, small, whole_number_box
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -59,7 +59,8 @@ class CorrectPanel(QWidget):
         self.buttons = {tool.id: QPushButton(tool.button) for tool in _BUTTONS}
         self.paint = PaintRow()
         self.key_list = KeyList()
-        self.status = small(QLabel())
+        self.status = MessageLabel()
+        self._reminder = ""  # the part of the status that says which tool is still selected
         self._lay_out()
         self._connect()
         self.set_classes(self._names)
@@ -90,6 +91,7 @@ class CorrectPanel(QWidget):
             editor.busy.connect(self._on_busy)
             editor.failed.connect(self._on_failed)
             editor.noted.connect(self._on_noted)
+            editor.undo_offered.connect(self._update)
             editor.labels.events.mode.connect(self._update)
             editor.labels.events.selected_label.connect(self._update)
             last = self._last_mode
@@ -98,7 +100,8 @@ class CorrectPanel(QWidget):
             ):
                 context.mouse.start(last.mode, last.positive)
         self._suggested = False
-        self.status.setText(_still_selected(self._context))
+        self._reminder = _still_selected(self._context)
+        self.status.setText(self._reminder)
         self._suggest()
         self._update()
 
@@ -120,13 +123,13 @@ class CorrectPanel(QWidget):
                 button = self.buttons[tool.id]
                 button.setCheckable(isinstance(tool.on_button, SELECTABLE))
                 button.setMinimumWidth(40)
-                line.addWidget(button, len(tool.button) + 4)
+                # By the width of its words, which are cut off in large letters if shared by their number.
+                line.addWidget(button, button.fontMetrics().horizontalAdvance(tool.button) + 12)
             column.addLayout(line)
         last = QHBoxLayout()
         last.addWidget(self.paint, 1)
         last.addWidget(self.key_list.button)
         column.addLayout(last)
-        self.status.setWordWrap(True)
         column.addWidget(self.key_list)
         column.addWidget(self.status)
 
@@ -197,6 +200,9 @@ class CorrectPanel(QWidget):
             mode = tool.on_button
             if isinstance(mode, SELECTABLE):
                 button.setChecked(context is not None and mode.is_selected(context))
+        if self._reminder and self._reminder != _still_selected(context):
+            self.status.setText(self.status.text().removeprefix(self._reminder).strip())
+            self._reminder = ""
         self.paint.show_context(context)
         self.key_list.setText(_list_of_keys())
 
@@ -217,6 +223,7 @@ class CorrectPanel(QWidget):
         editor.busy.disconnect(self._on_busy)
         editor.failed.disconnect(self._on_failed)
         editor.noted.disconnect(self._on_noted)
+        editor.undo_offered.disconnect(self._update)
         editor.labels.events.mode.disconnect(self._update)
         editor.labels.events.selected_label.disconnect(self._update)
 
@@ -332,7 +339,7 @@ def _still_selected(context: ToolContext | None) -> str:
     for tool in TOOLS:
         selected = tool.on_button
         if isinstance(selected, SELECTABLE) and selected.is_selected(context):
-            return f"{tool.title} is still selected. Press {key_of(tool.id)} to stop using it."
+            return f"{tool.title} is still selected; press {key_of(tool.id)} to stop."
     return ""
 
 
@@ -345,7 +352,7 @@ def _suggestion(context: ToolContext) -> str:
         return ""
     if quality_estimate(prediction.low_resolution(), snapshot.threshold) >= POOR:
         return ""
-    return f"This outline may be poor. Press {key_of('lasso')} and draw around the lesion, roughly."
+    return f"Poor outline? Press {key_of('lasso')} and draw roughly around the lesion."
 
 
 def _list_of_keys() -> str:

@@ -349,7 +349,7 @@ TOOLS = (
     Tool(
         "largest_part",
         MaskEdit(morphology.largest_part, "The outline has only one part."),
-        "Largest part",
+        "Largest",  # the whole title has no room where the letters are large
         "J",
         "Keep only the largest part",
         "outline",

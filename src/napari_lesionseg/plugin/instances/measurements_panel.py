@@ -17,7 +17,7 @@ from napari_lesionseg.plugin.instances.layer_links import image_of
 from napari_lesionseg.plugin.instances.measuring import MeasurementModel
 from napari_lesionseg.plugin.instances.scale_form import ScaleForm
 from napari_lesionseg.plugin.layout import DockTabs
-from napari_lesionseg.plugin.widgets.forms import captioned, small, status_line, when_gone
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, captioned, small, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 
@@ -46,7 +46,7 @@ class MeasurementsPanel(QWidget):
         self.measure = QPushButton("Measure")
         self.save = QPushButton("Save as CSV\N{HORIZONTAL ELLIPSIS}")
         self.table = InstanceTable(_columns("px"))
-        self.status = status_line()
+        self.status = MessageLabel()
         self._lay_out()
         self._connect()
         self._on_layer()

@@ -16,6 +16,8 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QPushButton,
+    QSizePolicy,
+    QStackedWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -26,7 +28,7 @@ from napari_lesionseg.plugin.instances.actions import INSTANCE_KEYS, InstanceAct
 from napari_lesionseg.plugin.instances.layer_links import class_names, is_outline, outline_of
 from napari_lesionseg.plugin.instances.model import number_parts
 from napari_lesionseg.plugin.layout import DockTabs
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, status_line, when_gone
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, keep_narrow, when_gone
 from napari_lesionseg.plugin.widgets.instance_table import Column, InstanceTable, number_column
 from napari_lesionseg.plugin.widgets.layer_combo import LayerCombo
 
@@ -146,7 +148,7 @@ class InstancesPanel(QWidget):
         self.table = InstanceTable(COLUMNS)
         self.classes = QComboBox()
         self.buttons = {action: QPushButton(text) for action, (text, _) in ACTIONS.items()}
-        self.status = status_line()
+        self.status = MessageLabel()
         self._lay_out()
         self._connect()
         self._on_layer()
@@ -175,8 +177,11 @@ class InstancesPanel(QWidget):
         column = QVBoxLayout(self)
         column.setSpacing(4)
         column.addLayout(top)
-        column.addWidget(self.numbering)
-        column.addWidget(self.follow)
+        self._numbering_row = QStackedWidget()  # one row, so that the table does not move when a button goes
+        for widget in (self.numbering, self.follow, QWidget()):
+            self._numbering_row.addWidget(widget)
+        self._numbering_row.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        column.addWidget(self._numbering_row)
         column.addWidget(self.table, 1)
         column.addWidget(self._class_row)
         column.addLayout(actions)
@@ -305,8 +310,8 @@ class InstancesPanel(QWidget):
         """Update buttons, tooltips and the status line."""
         actions = self.current
         linked = actions is not None and outline_of(actions.labels, self._viewer) is not None
-        self.numbering.setVisible(not linked)
-        self.follow.setVisible(actions is not None and not actions.model.in_sync)
+        out_of_date = actions is not None and not actions.model.in_sync
+        self._numbering_row.setCurrentIndex(0 if not linked else 1 if out_of_date else 2)
         self.table.lesions.editable = actions is not None and not actions.editor.why_not
         self.buttons["cut"].setChecked(actions is not None and actions.tool.cutting)
         no_lesions = "Number the lesions first" if self.layers.layer is not None else "Open an outline first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,8 +12,8 @@ from magicgui.widgets import create_widget
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import QEvent, QLocale, QObject, QSize, Qt
-from qtpy.QtGui import QPainter, QPaintEvent
+from qtpy.QtCore import QEvent, QLocale, QObject, QRect, QSize, Qt
+from qtpy.QtGui import QPainter, QPaintEvent, QResizeEvent, QValidator
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QCheckBox,
@@ -20,6 +21,8 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QGridLayout,
     QLabel,
+    QPlainTextEdit,
+    QSizePolicy,
     QSpinBox,
     QWidget,
 )
@@ -30,7 +33,12 @@ S = TypeVar("S", bound=Settings)
 _LARGEST = 1_000_000
 """Upper bound of numbers whose setting has none; spin boxes need one."""
 
+LINES = 2
+"""Lines that a message has room for, unless a panel needs more."""
+
 _LEAST_LETTERS = 8
+_SMALL = "font-size: 9pt;"
+_MESSAGE = f"{_SMALL} min-height: 0; margin: 0; padding: 0; border: none;"  # so that two lines are twice one
 
 
 class SettingsForm(Generic[S]):
@@ -143,22 +151,31 @@ class DecimalBox(QDoubleSpinBox):
         read_plainly(self)
         ignore_wheel(self)
 
-    def validate(self, text: str | None, pos: int) -> Any:
-        """Check a text while it is typed; a comma becomes a point."""
-        return super().validate((text or "").replace(",", "."), pos)
-
-    def valueFromText(self, text: str | None) -> float:  # noqa: N802  Qt's name
-        """Return the number that a text stands for."""
-        return float(super().valueFromText((text or "").replace(",", ".")))
-
 
 def read_plainly(box: QAbstractSpinBox) -> None:
-    """Make a spin box use a decimal point and no separators of thousands in every language."""
+    """Make a spin box use a decimal point and no separators of thousands in every language.
+
+    A comma that is typed or pasted becomes a point.
+    """
     plain = QLocale(QLocale.Language.C)
     plain.setNumberOptions(
         QLocale.NumberOption.OmitGroupSeparator | QLocale.NumberOption.RejectGroupSeparator
     )
     box.setLocale(plain)
+    if isinstance(box, QDoubleSpinBox):
+        box.lineEdit().setValidator(_PointForComma(box))
+
+
+class _PointForComma(QValidator):
+    """Checks the text of a spin box while it is typed, with a point for each comma."""
+
+    def __init__(self, box: QDoubleSpinBox) -> None:
+        super().__init__(box)
+        self._box = box
+
+    def validate(self, text: str | None, position: int) -> Any:
+        """Let the spin box check the text."""
+        return self._box.validate((text or "").replace(",", "."), position)
 
 
 def whole_number_box() -> QSpinBox:
@@ -188,9 +205,130 @@ class NameLabel(QLabel):
         QPainter(self).drawText(self.rect(), self.alignment(), text)
 
 
+class MessageLabel(QLabel):
+    """A message that always takes the same height, so that nothing around it moves under the mouse.
+
+    What does not fit is cut off with an ellipsis; the tooltip holds all of it, after `tip`.
+    """
+
+    def __init__(self, lines: int = LINES, tip: str = "") -> None:
+        super().__init__()
+        self._lines, self._whole, self._tip = lines, "", tip
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setToolTip(tip)
+        self.setStyleSheet(_MESSAGE)
+
+    def set_lines(self, lines: int) -> None:
+        """Take the height of another number of lines."""
+        self._lines = lines
+        self.updateGeometry()
+        self._fit()
+
+    def text(self) -> str:
+        """Return the whole message."""
+        return self._whole
+
+    def setText(self, text: str | None) -> None:  # noqa: N802  Qt's name
+        """Show a message; an empty text takes the last one back."""
+        self._whole = text or ""
+        self._fit()
+
+    def clear(self) -> None:
+        """Take the message back."""
+        self.setText("")
+
+    def sizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the room for the lines, whatever the message."""
+        margins, letter = self.contentsMargins(), self.fontMetrics()
+        height = self._lines * letter.lineSpacing() + margins.top() + margins.bottom()
+        return QSize(_LEAST_LETTERS * letter.averageCharWidth(), height)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the same: a long word does not widen the form."""
+        return self.sizeHint()
+
+    def hasHeightForWidth(self) -> bool:  # noqa: N802  Qt's name
+        """Keep the height, though words wrap."""
+        return False
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802  Qt's name
+        """Fit the message again."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802  Qt's name
+        """Fit the message again when the letters change."""
+        super().changeEvent(event)
+        if event is not None and event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self.updateGeometry()
+            self._fit()
+
+    def _fit(self) -> None:
+        fitting = self._whole
+        if not self._has_room_for(fitting):
+            # The first length that has no room; shorter ones have.
+            place = bisect(
+                range(len(fitting)), False, key=lambda length: not self._has_room_for(_cut(fitting, length))
+            )
+            fitting = _cut(fitting, max(0, place - 1))
+        self.setToolTip(self._tip if fitting == self._whole else f"{self._tip}\n{self._whole}".strip())
+        super().setText(fitting)
+
+    def _has_room_for(self, text: str) -> bool:
+        room = QRect(0, 0, max(1, self.contentsRect().width()), 1)
+        needed = self.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, text)
+        lines = self._lines * self.fontMetrics().lineSpacing()
+        return bool(needed.width() <= room.width() and needed.height() <= lines)
+
+
+class ReportBox(QPlainTextEdit):
+    """Some lines of text that scroll, can be selected, and always take the same height."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self._lines = lines
+        self.setReadOnly(True)
+        self.setFrameShape(QPlainTextEdit.Shape.NoFrame)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setStyleSheet(_SMALL)
+        self.setTabChangesFocus(True)
+
+    def text(self) -> str:
+        """Return the text."""
+        return str(self.toPlainText())
+
+    def setText(self, text: str) -> None:  # noqa: N802  like a label's
+        """Show a text from its beginning."""
+        self.setPlainText(text)
+
+    def sizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the room for the lines, whatever the text."""
+        letter, margin = self.fontMetrics(), 2 * round(self.document().documentMargin())
+        return QSize(_LEAST_LETTERS * letter.averageCharWidth(), self._lines * letter.lineSpacing() + margin)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the same."""
+        return self.sizeHint()
+
+
+def _cut(text: str, length: int) -> str:
+    return f"{text[:length].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+
+def keep_place(*widgets: QWidget) -> None:
+    """Let widgets keep their place while they are hidden, so that those below do not move."""
+    for widget in widgets:
+        policy = widget.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        widget.setSizePolicy(policy)
+
+
 def small(label: QLabel) -> QLabel:
     """Make the text of a label smaller, for captions."""
-    label.setStyleSheet("font-size: 9pt;")
+    label.setStyleSheet(_SMALL)
     return label
 
 
@@ -198,14 +336,6 @@ def keep_narrow(box: QComboBox) -> None:
     """Keep long names from widening a list: they are cut off with an ellipsis."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(8)
-
-
-def status_line() -> QLabel:
-    """Make a label of two lines, so that the form does not jump when the text grows."""
-    label = small(QLabel())
-    label.setWordWrap(True)
-    label.setMinimumHeight(2 * label.fontMetrics().lineSpacing())
-    return label
 
 
 def captioned(*rows: tuple[str, QWidget]) -> QGridLayout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari.utils import progress
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_lesionseg.plugin.widgets.forms import status_line
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, keep_place
 
 
 class RunBar:
@@ -15,8 +15,9 @@ class RunBar:
         self.segment = QPushButton("Segment")
         self.cancel = QPushButton("Cancel")
         self.progress_bar = QProgressBar()
+        keep_place(self.progress_bar)
         self.progress_bar.setVisible(False)
-        self.status = status_line()
+        self.status = MessageLabel()
         self._activity: progress | None = None
 
     def say(self, text: str) -> None:

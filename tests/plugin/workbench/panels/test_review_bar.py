@@ -123,9 +123,9 @@ def test_an_image_without_a_verdict_has_nothing_to_reopen(
     qtbot: QtBot, decided_panel: Any, decided_session: Any
 ) -> None:
     panel, session = decided_panel, decided_session
-    assert panel._decision_row.isHidden()
+    assert not panel.reopen.isEnabled()
     go_to(qtbot, session, 2)
-    assert panel._decision_row.isHidden()
+    assert not panel.reopen.isEnabled()
 
 
 def test_an_approved_image_is_reopened_with_its_outline(
@@ -133,11 +133,11 @@ def test_an_approved_image_is_reopened_with_its_outline(
 ) -> None:
     panel, session = decided_panel, decided_session
     go_to(qtbot, session, 0)
-    assert not panel._decision_row.isHidden()
+    assert panel.reopen.isEnabled()
     assert panel.decision.text().startswith("approved by am, ")
     mask = session.editor.snapshot.mask
     panel.reopen.click()
-    qtbot.waitUntil(panel._decision_row.isHidden)
+    qtbot.waitUntil(lambda: not panel.reopen.isEnabled())
     assert session.state.status is Status.CORRECTED
     assert np.array_equal(session.editor.snapshot.mask, mask)
 
@@ -149,7 +149,7 @@ def test_a_flag_shows_its_note_and_can_be_withdrawn(
     go_to(qtbot, session, 1)
     assert panel.decision.text().endswith(": hair over the border")
     panel.reopen.click()
-    qtbot.waitUntil(panel._decision_row.isHidden)
+    qtbot.waitUntil(lambda: not panel.reopen.isEnabled())
     assert session.state.status is not Status.FLAGGED
 
 

@@ -66,6 +66,9 @@ class Panel(QWidget):
     def show_session(self, session: StudySession) -> None:
         """Show a study that was opened; to be overridden."""
 
+    def add_notice(self, notice: QWidget) -> None:
+        """Show a notice next to what gives and takes height; to be overridden by a panel that grows."""
+
     def close_session(self) -> None:
         """Cancel what runs for the study; to be overridden. Must not touch widgets, which may be gone."""
 

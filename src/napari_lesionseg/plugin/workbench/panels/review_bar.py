@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
 from qtpy.QtGui import QMouseEvent, QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QPushButton, QVBoxLayout
 
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip, settings_events
-from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.widgets.forms import LINES, MessageLabel, when_gone
 from napari_lesionseg.plugin.workbench.image_review import changed_by_another
 from napari_lesionseg.plugin.workbench.pace import PaceLabel
 from napari_lesionseg.plugin.workbench.panels.base import Panel
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 _NOT_SHOWN = ". What is on the screen is yours; open the image again to see theirs."
+_WITHDRAW = "Withdraw this decision; the outline stays"
 _NO_IMAGE = "Open an image of the study first"
+_WARNING = "font-size: 9pt; font-weight: bold; color: black; background: #e69f00;"
 _ENDS = {
     "previous": "This is the first image of the list.",
     "next": "This is the last image of the list.",
@@ -45,15 +46,16 @@ class ReviewBar(Panel):
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
-        self.decision = small(QLabel())
+        self.decision = MessageLabel()
         self.reopen = QPushButton("Reopen")
         self.back = QPushButton("\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK} Back")
         self.no_lesion = VerdictButton("No lesion")
         self.flag = QPushButton("Flag\N{HORIZONTAL ELLIPSIS}")
         self.approve = VerdictButton("Approve \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
-        self.message = small(QLabel())
-        self.save_status = small(QLabel())
+        self.message = MessageLabel()
+        self.save_status = MessageLabel()
         self.pace = PaceLabel()
+        self._has_note = False
         self._buttons = {
             "back": self.back,
             "no lesion": self.no_lesion,
@@ -93,36 +95,29 @@ class ReviewBar(Panel):
         self._update()
 
     def _lay_out(self) -> None:
-        self.decision.setTextFormat(Qt.TextFormat.PlainText)
-        self.decision.setWordWrap(True)
         self.approve.setStyleSheet("font-weight: bold;")
-        self.save_status.setWordWrap(True)
-        self._decision_row = QWidget()
-        top = QHBoxLayout(self._decision_row)
-        top.setContentsMargins(0, 0, 0, 0)
-        top.addWidget(self.decision, 1)
-        top.addWidget(self.reopen)
+        words = QVBoxLayout()  # of which as many are visible as fill two lines
+        words.setSpacing(0)
+        for label in (self.decision, self.pace, self.message):
+            words.addWidget(label)
+        self._top = QHBoxLayout()
+        self._top.addLayout(words, 1)
+        self._top.addWidget(self.save_status)
+        self._top.addWidget(self.reopen)
         bottom = QHBoxLayout()
         for button, stretch in ((self.back, 2), (self.no_lesion, 3), (self.flag, 2), (self.approve, 4)):
             bottom.addWidget(button, stretch)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
-        column.addWidget(self._decision_row)
-        self.message.setWordWrap(True)
-        self.message.hide()
-        column.addWidget(self.message)
-        small(self.pace).setWordWrap(True)
-        status = QHBoxLayout()
-        status.addWidget(self.pace, 1)
-        status.addWidget(self.save_status)
-        column.addLayout(status)
-        column.addLayout(bottom)  # last, so that no text that appears moves a button under the mouse
+        column.addLayout(self._top)
+        column.addLayout(bottom)
+        self._show_words()
 
     def _bind_keys(self) -> None:
         """Set the keys of the preferences, which may have changed."""
         self.keys.bind()
-        set_tip(self.reopen, "Withdraw this decision; the outline stays", "reopen")
+        set_tip(self.reopen, _WITHDRAW, "reopen")
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
         """Bind the keys in the window that the dock is in now."""
@@ -130,7 +125,7 @@ class ReviewBar(Panel):
         self._bind_keys()
 
     def _on_key(self, action: str) -> None:
-        if self.session is not None and (action != "reopen" or not self._decision_row.isHidden()):
+        if self.session is not None and (action != "reopen" or self.reopen.isEnabled()):
             self._on_clicked(action)
 
     def _on_clicked(self, action: str) -> None:
@@ -165,7 +160,17 @@ class ReviewBar(Panel):
 
     def _on_message(self, text: str) -> None:
         self.message.setText(text)
-        self.message.setVisible(bool(text))
+        self._show_words()
+
+    def _show_words(self) -> None:
+        """Show a message, else what was decided and the pace: always two lines."""
+        decided, message = self.decision.text(), self.message.text()
+        lines = LINES if self._has_note else 1
+        self.decision.set_lines(lines)
+        self.pace.set_lines(LINES - lines if decided else LINES)
+        self.message.setVisible(bool(message))
+        self.decision.setVisible(bool(decided and not message))
+        self.pace.setVisible(not message and not (decided and lines == LINES))
 
     def _update(self) -> None:
         if self.session is None:
@@ -181,21 +186,28 @@ class ReviewBar(Panel):
         state = self.session.state
         set_aside = (Status.FLAGGED, Status.RETURNED)
         is_decided = state is not None and (state.status.done or state.status in set_aside)
-        self._decision_row.setVisible(is_decided)
+        self.reopen.setEnabled(is_decided)
+        set_tip(self.reopen, _WITHDRAW if is_decided else "Nothing is decided about this image yet", "reopen")
+        text, self._has_note = "", False
         if state is not None and is_decided:
             review = self.session.review
             is_others = review is not None and changed_by_another(review)
             words = status_words(state.status, self.session.study)
-            self.decision.setText(describe_decision(state, words) + _NOT_SHOWN * is_others)
+            text = describe_decision(state, words) + _NOT_SHOWN * is_others
+            self._has_note = bool(state.note) or is_others
+        self.decision.setText(text)
+        self._show_words()
 
     def _on_all_saved(self, all_saved: bool) -> None:
         if self.session is not None and self.session.save_queue.problem and not all_saved:
             return  # the warning stays until everything is on the disk
+        self._top.setStretchFactor(self.save_status, 0)
         self.save_status.setStyleSheet("font-size: 9pt;")
         self.save_status.setText("saved" if all_saved else "saving\N{HORIZONTAL ELLIPSIS}")
 
     def _on_not_saved(self, problem: str) -> None:
-        self.save_status.setStyleSheet("font-weight: bold; color: black; background: #e69f00; padding: 4px;")
+        self._top.setStretchFactor(self.save_status, 1)
+        self.save_status.setStyleSheet(_WARNING)
         self.save_status.setText(f"Not saved yet. Trying again: {problem}")
 
 

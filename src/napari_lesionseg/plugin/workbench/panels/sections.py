@@ -9,7 +9,6 @@ from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
-    QLabel,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -19,6 +18,8 @@ from qtpy.QtWidgets import (
 )
 from superqt import QFlowLayout
 
+from napari_lesionseg.plugin.tasks import call_soon
+from napari_lesionseg.plugin.widgets.forms import MessageLabel
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 
 _HEADING = """
@@ -39,8 +40,9 @@ class Sections(QWidget):
     others stand below, and scroll if the window is too low for all that are shown.
     """
 
-    def __init__(self, top: QWidget) -> None:
+    def __init__(self, top: QWidget, notice: QWidget) -> None:
         super().__init__()
+        self._notice = notice
         # Otherwise napari adds a stretch below, which takes the height from the list.
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.headings: dict[Panel, QToolButton] = {}
@@ -69,6 +71,7 @@ class Sections(QWidget):
         self._buttons.addWidget(heading)
         if panel.grows:
             self._column.insertWidget(1, panel, 1)
+            self._place_notice(panel, not panel.folded)
         else:
             self.below.add(panel)
         self.set_available(panel, True)
@@ -95,15 +98,24 @@ class Sections(QWidget):
         """Be wide enough for the widest row."""
         self.setMinimumWidth(self.below.minimumSizeHint().width())
 
+    def _place_notice(self, panel: Panel, shown: bool) -> None:
+        """Put the notice where height is given and taken, so that it moves no button when it appears."""
+        if shown:
+            panel.add_notice(self._notice)
+        else:
+            self._column.addWidget(self._notice)  # below the stretch
+
     def _on_toggled(self, panel: Panel, shown: bool) -> None:
         panel.setVisible(shown)
+        if panel.grows:
+            self._place_notice(panel, shown)
         self.fit_width()
 
     def _on_clicked(self, panel: Panel) -> None:
         if self.headings[panel].isChecked():
             # Once more when the panel has its height; else what was unfolded may be out of sight.
             self.reveal(panel)
-            QTimer.singleShot(0, partial(self.reveal, panel))
+            call_soon(self, partial(self.reveal, panel))
 
 
 class _Scrolling(QScrollArea):
@@ -164,8 +176,7 @@ class Notice(QFrame):
         super().__init__()
         self.setObjectName("notice")
         self.setStyleSheet(_NOTICE)
-        self.text = QLabel()
-        self.text.setWordWrap(True)
+        self.text = MessageLabel()
         self.show_panel = QPushButton("Show")
         self.close_notice = QPushButton("\N{MULTIPLICATION SIGN}")
         self.close_notice.setFixedWidth(24)
