@@ -10,7 +10,9 @@ from napari.components import ViewerModel
 from PIL import Image
 
 from napari_lesionseg.errors import MaskError
+from napari_lesionseg.io.images import read_mask
 from napari_lesionseg.plugin.writers import write_labels
+from napari_lesionseg.types import IGNORED
 
 
 @pytest.fixture
@@ -123,3 +125,15 @@ def test_a_multiscale_outline_is_saved_at_full_size(
     else:
         write_labels(str(path), levels, {"multiscale": True})
     np.testing.assert_array_equal(np.asarray(Image.open(path)), mask * 255)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("lesion", [1, 3])
+def test_pixels_to_be_ignored_are_saved_and_read_again(
+    tmp_path: Path, mask: np.ndarray, lesion: int, ending: str
+) -> None:
+    labels = mask * np.uint8(lesion)
+    labels[0] = IGNORED
+    path = tmp_path / f"outline.{ending}"
+    write_labels(str(path), labels, {})
+    np.testing.assert_array_equal(read_mask(path), labels)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_lesionseg.errors import MaskError
 from napari_lesionseg.io.atomic import write_atomically
 from napari_lesionseg.io.images import write_mask
-from napari_lesionseg.types import MAX_CLASS_INDEX
+from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX
 
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 
@@ -21,13 +21,15 @@ _TIFF_SUFFIXES = {".tif", ".tiff"}
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """Save a Labels layer.
 
-    Outlines of one kind become 0 and 255, several classes their indices, both with 8 bits. Stacks and labels
+    Outlines of one kind become 0 and 255, several classes their indices, both with 8 bits; 255 beside indices
+    marks pixels to be ignored. Stacks and labels
     above 127 (numbered parts, rather than classes) go into a TIFF, one page a frame, with their own numbers.
     Multiscale layers are saved at full size.
     """
     labels = np.asarray(data[0] if attributes.get("multiscale") else data)
     highest = int(labels.max(initial=0))
-    if labels.ndim == 2 and highest <= MAX_CLASS_INDEX:
+    classes = int(labels.max(initial=0, where=labels != IGNORED))
+    if labels.ndim == 2 and classes <= MAX_CLASS_INDEX and (classes or highest <= MAX_CLASS_INDEX):
         write_mask(path, labels, style="binary" if highest <= 1 else "index")
     elif Path(path).suffix.lower() in _TIFF_SUFFIXES:
         _write_tiff(Path(path), labels, highest)
