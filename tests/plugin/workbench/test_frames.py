@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QWidget
 
+from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.workbench.frames import FrameWatch
+from napari_lesionseg.plugin.workbench.session import StudySession
+from napari_lesionseg.plugin.workbench.verdict_guard import SEEN_SECONDS, TOO_SOON, Screen
 
 FRAMES = 5
 
@@ -82,3 +87,22 @@ def test_the_canvas_is_found_once_there_is_one(qtbot: QtBot, shown: Any) -> None
     outside.setParent(shown.dock)
     watch.find_canvas()
     qtbot.waitUntil(lambda: bool(shown.seen), timeout=10_000)
+
+
+def test_an_image_that_is_painted_while_it_is_opened_can_be_approved(qtbot: QtBot, make_study: Any) -> None:
+    viewer = ViewerModel()
+    session = StudySession(viewer, make_study(), PostprocessConfig())
+    guard = session.verdicts.guard
+    reasons: list[str] = []
+
+    def paint_at_once(review: object) -> None:  # as a busy window does
+        if review is not None:
+            reasons.append(guard.check(Screen("image"), time.monotonic() + SEEN_SECONDS).reason)
+            guard.note_image()
+
+    session.opened.connect(paint_at_once)
+    session.begin()
+    qtbot.waitUntil(lambda: session.review is not None, timeout=10_000)
+    reasons.append(guard.check(Screen("image"), time.monotonic() + SEEN_SECONDS).reason)
+    session.close(discard=True)
+    assert reasons == [TOO_SOON, ""]

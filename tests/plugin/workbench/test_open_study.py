@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +199,51 @@ def test_a_study_is_left_when_its_masks_are_cancelled(
     with pytest.raises(CancelledError):
         make_study(NewStudy(tmp_path / "study", "am", photos))
     assert left[-1] == tmp_path / "study"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from napari_lesionseg.plugin.workbench.open_study import open_folder
+from napari_lesionseg.study import datasets, study
+
+folder, module, name, calls = sys.argv[1:]
+module, left = {"datasets": datasets, "study": study.Study}[module], [int(calls)]
+real = getattr(module, name)
+
+def killed(*given, **named):
+    if left[0] == 0:
+        os.kill(os.getpid(), 9)
+    left[0] -= 1
+    return real(*given, **named)
+
+setattr(module, name, killed)
+open_folder(Path(folder), "am")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("module", "name", "calls"),
+    [("study", "add_images", 0), ("datasets", "_import_mask", 1), ("datasets", "_import_mask", 2)],
+)
+def test_a_study_whose_making_was_killed_is_completed(
+    photos: Path, module: str, name: str, calls: int
+) -> None:
+    for number in range(3):
+        mask = np.zeros((20, 30), np.uint8)
+        mask[5:15, 5 : 10 + number] = 255
+        Image.fromarray(mask).save(photos / f"IMD{number}_segmentation.png")
+    command = [sys.executable, "-c", KILLED, str(photos), module, name, str(calls)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    if module == "datasets":
+        with open_folder(photos / STUDY_FOLDER, "am") as study:
+            assert ["interrupted" in problem.reason for problem in study.problems] == [True]
+    with open_folder(photos, "am") as study:
+        areas = sorted(np.count_nonzero(record.load().labels) for record in study_records(study))
+        assert areas == [50, 60, 70]
+    with open_folder(photos, "am") as study:
+        assert not study.problems
 
 
 def test_a_data_set_is_imported_into_a_study(tmp_path: Path) -> None:

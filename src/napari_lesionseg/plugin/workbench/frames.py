@@ -8,7 +8,7 @@ from qtpy.QtCore import QEvent, QObject
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QWidget
 
-from napari_lesionseg.plugin.focus import canvas_of
+from napari_lesionseg.plugin.layout import canvas_of
 
 
 class FrameWatch(QObject):

@@ -14,16 +14,27 @@ from napari_lesionseg.datasets.import_ import import_dataset, read_dataset
 from napari_lesionseg.datasets.landmarks.skeletons import parse_skeleton
 from napari_lesionseg.datasets.records import Dataset, Problem
 from napari_lesionseg.datasets.synthetic import sample_set
-from napari_lesionseg.errors import DatasetError, LandmarkError, PairingError, StudyError
-from napari_lesionseg.io.folders import is_dir
+from napari_lesionseg.errors import CancelledError, DatasetError, LandmarkError, PairingError, StudyError
+from napari_lesionseg.io.folders import is_dir, is_file
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task
-from napari_lesionseg.study.datasets import import_annotations, study_from_dataset
+from napari_lesionseg.study.datasets import (
+    import_annotations,
+    remove_study,
+    removed_on_error,
+    study_from_dataset,
+)
 from napari_lesionseg.study.events import LESION, StudyClass
 from napari_lesionseg.study.images import Progress
-from napari_lesionseg.study.layout import STUDY_FOLDER, is_free, is_study
+from napari_lesionseg.study.layout import INFO_FILE, STUDY_FOLDER, UNFINISHED, is_free, is_study
 from napari_lesionseg.study.study import Study, check_annotator
 from napari_lesionseg.types import ByteImage
+
+_INTERRUPTED = Problem(
+    INFO_FILE,
+    "The making of this study was interrupted, so images and outlines may be missing; open the folder of its "
+    "images to add them.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class NewStudy:
 class OpenStudyTask(Task[Study]):
     """Opens or makes a study; `progressed` is emitted with (images read, images in all)."""
 
-    cancelled_message = "Opening was canceled. The images added so far are kept."
+    cancelled_message = "Opening was canceled."
 
     def __init__(self, open_study: Callable[[Progress], Study]) -> None:
         super().__init__("opening the study", self._open, open_study)
@@ -100,27 +111,29 @@ class OpenStudyTask(Task[Study]):
 def make_study(plan: NewStudy, progress: Progress | None = None) -> Study:
     """Make a study; runs in another thread, since every image is read once.
 
-    Patients, lesions, diagnoses and outlines are imported where the folder is a dataset that has them.
+    Patients, lesions, diagnoses and outlines are imported where the folder is a dataset that has them. When
+    canceled, it leaves no study, which would lack outlines.
     """
     if plan.problem:
         raise StudyError(plan.problem)
     dataset = Dataset("", ()) if plan.images_folder is None else _dataset_in(plan.images_folder)
-    study = Study.create(
-        plan.folder,
-        plan.annotator,
-        paths=() if plan.images_folder is None else plan.images_folder,
-        images=plan.images,
-        classes=_study_classes(plan.classes),
-        landmarks=_skeleton(plan, dataset),
-        blinded=plan.blinded,
-        copy=plan.copy,
-        key_file=plan.key_file,
-        groups=[record.split_item() for record in dataset.records],
-        progress=progress,
-    )
-    with _closed_on_error(study):
-        study.add_problems(dataset.problems)
-        import_annotations(study, dataset.records, progress)
+    with removed_on_error(plan.folder, plan.annotator):
+        study = Study.create(
+            plan.folder,
+            plan.annotator,
+            paths=() if plan.images_folder is None else plan.images_folder,
+            images=plan.images,
+            classes=_study_classes(plan.classes),
+            landmarks=_skeleton(plan, dataset),
+            blinded=plan.blinded,
+            copy=plan.copy,
+            key_file=plan.key_file,
+            groups=[record.split_item() for record in dataset.records],
+            progress=progress,
+        )
+        with _closed_on_error(study):
+            study.add_problems(dataset.problems)
+            import_annotations(study, dataset.records, progress)
     return study
 
 
@@ -140,14 +153,19 @@ def open_folder(
     every image is read once when a study is made.
     """
     inside = folder if is_study(folder) else folder / STUDY_FOLDER
+    plan = NewStudy(inside, annotator, images_folder=folder, landmarks=landmarks, as_dataset=True)
     if not is_study(inside):
-        plan = NewStudy(inside, annotator, images_folder=folder, landmarks=landmarks, as_dataset=True)
         return make_study(plan, progress)
-    study = Study.open(inside, annotator)
+    study, unfinished = Study.open(inside, annotator), is_file(inside / UNFINISHED)
+    if unfinished and not study.state.images and inside != folder:
+        study.close()
+        remove_study(inside)
+        return make_study(plan, progress)
     if landmarks and study.info.landmarks != parse_skeleton(landmarks):
         study.close()
         raise StudyError(f"The study in {inside} is there already, without these landmarks; make a new one.")
     if inside == folder:
+        study.add_problems([_INTERRUPTED] if unfinished else [])
         return study
     if study.info.images_folder is not None:  # else it holds copies, and takes more only when it is told to
         # Its images may have been moved; the study knows them.
@@ -155,9 +173,23 @@ def open_folder(
             dataset = _dataset_in(folder)
             study.add_problems(dataset.problems)
             groups = [record.split_item() for record in dataset.records]
-            if study.add_images(folder, groups=groups, progress=progress):
-                import_annotations(study, dataset.records, progress)
+            if study.add_images(folder, groups=groups, progress=progress) or unfinished:
+                _finish_import(study, dataset, progress)
+            (inside / UNFINISHED).unlink(missing_ok=True)
     return study
+
+
+def _finish_import(study: Study, dataset: Dataset, progress: Progress | None) -> None:
+    """Import the outlines of images that were added; no later opening does, so it is canceled afterward."""
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            with contextlib.suppress(CancelledError):
+                progress(done, total)
+
+    import_annotations(study, dataset.records, report)
+    if progress is not None:
+        progress(len(dataset.records), len(dataset.records))
 
 
 @contextlib.contextmanager
@@ -180,10 +212,10 @@ def import_folder(source: Path, out: Path, annotator: str, progress: Progress | 
             problems = event.problems
         elif progress is not None:
             progress(event.done, event.total)
-    study_from_dataset(out / STUDY_FOLDER, annotator, read_dataset(out), progress)
+    _, lost = study_from_dataset(out / STUDY_FOLDER, annotator, read_dataset(out), progress)
     study = Study.open(out / STUDY_FOLDER, annotator)
     with _closed_on_error(study):
-        study.add_problems(problems)
+        study.add_problems((*problems, *lost))
     return study
 
 

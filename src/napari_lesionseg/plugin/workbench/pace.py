@@ -10,8 +10,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QLabel
-
+from napari_lesionseg.plugin.widgets.forms import MessageLabel
 from napari_lesionseg.study.state import ImageState, Status
 
 if TYPE_CHECKING:
@@ -74,12 +73,11 @@ class Pace:
         return text if not left else f"{text}, about {_duration(minutes)} left"
 
 
-class PaceLabel(QLabel):
+class PaceLabel(MessageLabel):
     """Shows the pace of the annotator at work on a study."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setToolTip(_TIP)
+        super().__init__(tip=_TIP)
         self._session: StudySession | None = None
         self._pace = Pace()
 

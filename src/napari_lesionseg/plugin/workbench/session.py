@@ -169,6 +169,7 @@ class StudySession:
         return ""
 
     def _on_opened(self, review: AnyReview | None) -> None:
+        self.verdicts.guard.note_opening()  # first: a busy window paints the image while it is told of it
         self._scale.follow(review)
         if review is not None:
             review.decided.connect(self._on_decided)
@@ -208,6 +209,13 @@ class Navigation:
         return arrange(
             images, self._order, search=self._search, statuses=self._statuses, values_of=self._values_of
         )
+
+    @property
+    def hidden(self) -> int:
+        """How many unreviewed images the search or the filter hides."""
+        shown = {state.image_id for state in self.queue} | self._save_queue.decided
+        others = (state for state in self._study.state.images.values() if state.image_id not in shown)
+        return sum(map(self._is_wanted, others))
 
     def sort(self, order: Order, search: str = "", statuses: Collection[Status] | None = None) -> None:
         """Choose which images the queue shows, and in which order."""

@@ -111,7 +111,7 @@ class Verdicts:
             return
         if review is not None and self._is_last_step and self._given[-1] == (review.image_id,) * 2:
             self._waiting = None
-            self.message.emit("This was the last image. Every image is reviewed.")
+            self.message.emit(_describe_last(self._navigation.hidden))
             return
         answer = self.guard.check(Screen() if review is None else review.screen(), self._pressed)
         if answer.wait:
@@ -126,7 +126,6 @@ class Verdicts:
     def _on_opened(self, review: AnyReview | None) -> None:
         self.cancel()
         self._watch(review)
-        self.guard.note_opening()
         if review is not None:
             self.message.emit(self._note or review.hint)
             self._note = ""
@@ -139,12 +138,15 @@ class Verdicts:
         self._is_last_step = True
         self._offer_undo()
         self.given.emit(image_id)
+        if self._given[-1] == (image_id, image_id):  # it stays, for there is no other
+            self.message.emit(_describe_last(self._navigation.hidden))
 
     def _offer_undo(self) -> None:
         review = self._display.review
         if review is not None:
             came_from = self._given and self._given[-1][1] == review.image_id
             review.editor.undo_verdict = self.undo if came_from else None
+            review.editor.undo_offered.emit()
 
     def _watch(self, review: AnyReview | None) -> None:
         """Note whatever changes what is seen of an outline."""
@@ -174,3 +176,11 @@ class Verdicts:
 
 
 _NAMES = {"approve": "Approve", "no lesion": "No lesion"}
+
+
+def _describe_last(hidden: int) -> str:
+    """Say that no image follows, and how many the search or the filter hides."""
+    if not hidden:
+        return "This was the last image. Every image is reviewed."
+    images = "1 unreviewed image" if hidden == 1 else f"{hidden} unreviewed images"
+    return f"This was the last image of the list. The search or filter hides {images}."

@@ -282,6 +282,7 @@ class ViewerLayers:
         place_like(labels, layer)
         show_as(labels, filled=False)
         viewer.layers.selection.active = labels
+        viewer.update_status_from_cursor()  # else the status bar names the image before until the mouse moves
         self._layers = layer, labels
         return layer, labels
 
@@ -303,6 +304,7 @@ class ViewerLayers:
         _set_visible((layer, bones, points), visible=True)
         viewer.layers.selection.active = points
         points.mode = "add"
+        viewer.update_status_from_cursor()
         self._layers = layer, bones, points
         return layer, bones, points
 

@@ -26,6 +26,7 @@ from napari_lesionseg.config import PostprocessConfig
 from napari_lesionseg.plugin.focus import DockFocus
 from napari_lesionseg.plugin.layout import DockTabs, outermost
 from napari_lesionseg.plugin.settings import open_images_without_asking
+from napari_lesionseg.plugin.tasks import call_soon
 from napari_lesionseg.plugin.widgets.forms import NameLabel, small, when_gone
 from napari_lesionseg.plugin.workbench.annotator import AnnotatorField
 from napari_lesionseg.plugin.workbench.classes import CorrectSection
@@ -87,7 +88,7 @@ class Workbench(QWidget):
         self.start = StartPanel(napari_viewer, self.annotator.name, self.close_study)
         self.panels = [panel_type(napari_viewer) for panel_type in PANELS]
         self.notice = Notice()
-        self.sections = Sections(self.start)
+        self.sections = Sections(self.start, self.notice)
         self._guard = WindowGuard(
             self, lambda ask: None if self.session is None else self.close_study(ask=ask)
         )
@@ -157,7 +158,6 @@ class Workbench(QWidget):
         whole.setSpacing(3)
         whole.addLayout(header)
         whole.addWidget(self.sections, 1)
-        whole.addWidget(self.notice)
         for panel in self.panels:
             panel.notice.connect(partial(self.notice.show_text, panel))
             if panel.title:
@@ -191,7 +191,7 @@ class Workbench(QWidget):
         session.opened.connect(self._on_opened)
         self._set_session(session)
         self._show_study()
-        QTimer.singleShot(0, self.sections.fit_width)
+        call_soon(self.sections, self.sections.fit_width)
         self._poll.start()
         for problem in study.problems[:3]:
             show_info(str(problem))
@@ -282,7 +282,7 @@ class WindowGuard(QObject):
             return False
         event.ignore()
         if closed:
-            QTimer.singleShot(0, window.close)  # napari asks only when the window manager closes the window
+            call_soon(window, window.close)  # napari asks only when the window manager closes the window
         return True
 
 

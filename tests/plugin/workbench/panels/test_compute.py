@@ -14,7 +14,8 @@ from qtpy.QtCore import QThreadPool
 from tests.fakes import QUICK_FINE_TUNING
 from tests.plugin.canvas_mouse import correct_and_approve
 
-from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, DaskEngine, open_engine
+from napari_lesionseg.cluster.dask_engine import DaskEngine
+from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.cluster.predict import outline_image
 from napari_lesionseg.inference.predictor import load_model
 from napari_lesionseg.models.card import ModelCard
@@ -144,7 +145,7 @@ def test_all_images_are_segmented_on_the_cluster_as_they_would_be_here(
 def test_a_cluster_that_does_not_answer_is_a_message_and_the_work_goes_on_here(
     qtbot: QtBot, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_lesionseg.cluster.engine.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("napari_lesionseg.cluster.clients.CONNECT_SECONDS", 1)
     messages: list[str] = []
     bench.session.failed.disconnect()
     bench.session.failed.connect(messages.append)

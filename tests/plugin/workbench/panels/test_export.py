@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,22 @@ def test_the_key_of_new_names_is_kept_beside_the_data_set(qtbot: QtBot, panel: A
     assert (tmp_path / "set-key.csv").read_text() == "of another export"
 
 
+def test_without_room_for_the_key_nothing_is_exported(
+    qtbot: QtBot, panel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, *content: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("napari_lesionseg.datasets.export.write_table", fail)
+    shown = []
+    monkeypatch.setattr("napari_lesionseg.plugin.workbench.panels.export.show_error", shown.append)
+    panel._form.widgets["pseudonymize"].value = "all"
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    assert "No space left on device" in "".join([*map(str, shown), panel.report.text()])
+    assert list(tmp_path.glob("set*")) == []
+
+
 def test_without_new_names_there_is_no_key(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
     panel._form.widgets["pseudonymize"].value = "nothing"
     panel.start(tmp_path / "set")
@@ -83,10 +101,10 @@ def test_the_folder_is_opened(
 ) -> None:
     opened = []
     monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
-    assert panel.open_folder.isHidden()
+    assert not panel.open_folder.isEnabled()
     panel.start(tmp_path / "set")
     qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
-    assert not panel.open_folder.isHidden()
+    assert panel.open_folder.isEnabled()
     panel.open_folder.click()
     assert opened == [str(tmp_path / "set")]
 

@@ -81,6 +81,21 @@ def test_rows_say_name_status_how_sure_and_who(panel: Any) -> None:
     assert color == STATUS_COLORS[Status.APPROVED]
 
 
+def test_images_of_one_name_are_told_apart(qtbot: QtBot, tmp_path: Path) -> None:
+    for place, name in enumerate(("a/IMD1.png", "b/IMD1.bmp", "b/IMD2.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (60, 40), (place, 90, 90)).save(tmp_path / name)
+    with Study.create(tmp_path / "study", "am", paths=[tmp_path / "a", tmp_path / "b"]) as study:
+        viewer = ViewerModel()
+        session, shown = StudySession(viewer, study, PostprocessConfig()), QueuePanel(ViewerModel())
+        qtbot.addWidget(shown)
+        shown.set_session(session)
+        assert sorted(names(shown)) == ["IMD2", "a/IMD1.png", "b/IMD1.bmp"]
+        assert "a/IMD1.png" in cell(shown, 0, IMAGE, Qt.ItemDataRole.ToolTipRole)
+        shown.set_session(None)
+        session.close(discard=True)
+
+
 def test_progress_says_how_far_the_study_is(panel: Any, study: Study) -> None:
     assert panel.progress.text() == "1 of 12 approved, 1 flagged"
     study.approve(list(study.state.images)[5], OUTLINE)

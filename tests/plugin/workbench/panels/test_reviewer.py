@@ -144,6 +144,7 @@ def test_only_own_approvals_become_gold_standards(
     assert panel.gold.isEnabled()
     panel.gold.click()
     qtbot.waitUntil(lambda: session.state is not None and session.state.gold is not None, timeout=15000)
+    qtbot.waitUntil(panel.gold.isChecked, timeout=15000)  # shown a moment later
     panel.gold.click()
     qtbot.waitUntil(lambda: session.state is not None and session.state.gold is None, timeout=15000)
 

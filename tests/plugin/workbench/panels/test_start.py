@@ -11,12 +11,15 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from PIL import Image as PILImage
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QFileDialog
 
 from napari_lesionseg.plugin.workbench.open_study import NewStudy
 from napari_lesionseg.plugin.workbench.panels import start as start_panel
 from napari_lesionseg.plugin.workbench.panels.start import NewStudyDialog, StartPanel
+from napari_lesionseg.study import datasets
 from napari_lesionseg.study.layout import STUDY_FOLDER, is_study
+from napari_lesionseg.study.state import Status
 from napari_lesionseg.types import ByteImage
 
 
@@ -145,6 +148,46 @@ def test_reading_shows_progress_and_can_be_canceled(
     qtbot.waitUntil(lambda: bool(opened))
     assert len(opened[0].state.images) == 3
     assert is_study(opened[0].folder)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_no_outline_is_lost_when_the_import_is_canceled(
+    qtbot: QtBot, panel: Any, opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    """A new study is not kept without the rest of its outlines; one that was there gets them all."""
+
+    def put(name: str, gray: int) -> None:
+        PILImage.new("RGB", (30, 20), (gray, 90, 90)).save(tmp_path / f"{name}.png")
+        mask = PILImage.new("L", (30, 20))
+        mask.paste(255, (5, 5, 15, 15))
+        mask.save(tmp_path / f"{name}_segmentation.png")
+
+    if was_there:
+        put("old", 9)
+        start_panel.open_folder(tmp_path, "am").close()
+    for number in range(3):
+        put(f"P{number}", 100 + number)
+    at_work, go_on = threading.Event(), threading.Event()
+    real = datasets._import_mask
+
+    def wait_for_cancel(study: Any, image: str, record: Any, problems: Any) -> bool:
+        at_work.set()
+        go_on.wait(20)
+        return real(study, image, record, problems)
+
+    monkeypatch.setattr(datasets, "_import_mask", wait_for_cancel)
+    panel.show()
+    panel.open_folder(tmp_path)
+    qtbot.waitUntil(at_work.is_set)
+    qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
+    go_on.set()
+    qtbot.waitUntil(panel.new_button.isEnabled)
+    assert not opened
+    assert (tmp_path / STUDY_FOLDER).exists() is was_there
+    panel.open_folder(tmp_path)
+    qtbot.waitUntil(lambda: bool(opened))
+    images = opened[0].state.images.values()
+    assert [state.status for state in images] == [Status.CORRECTED] * (3 + was_there)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLineEdit, QPushButto
 from napari_lesionseg.cluster.engine import IN_PROCESS, ClusterOptions, open_engine
 from napari_lesionseg.plugin.settings import read_preferences, remember_scheduler
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import small, when_gone
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, small, when_gone
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 
 if TYPE_CHECKING:
@@ -40,14 +40,13 @@ class ComputePanel(Panel):
         self.address.setPlaceholderText("tcp://server:8786")
         self.address.setToolTip("Address of the dask scheduler")
         self.test.setToolTip("Connect, and compare the versions of the workers")
-        self.status, self.explanation = small(QLabel()), small(QLabel(WHAT_RUNS_THERE))
+        self.status, self.explanation = MessageLabel(), small(QLabel(WHAT_RUNS_THERE))
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setColumnStretch(0, 1)
         grid.addWidget(self.where, 0, 0, 1, 2)
         grid.addWidget(self.address, 1, 0)
         grid.addWidget(self.test, 1, 1)
-        self.status.setWordWrap(True)
         self.explanation.setToolTip(DETAILS)
         for row, label in enumerate((self.status, self.explanation), 2):
             grid.addWidget(label, row, 0, 1, 2)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt, QUrl
+from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QGridLayout,
-    QLabel,
     QProgressBar,
     QPushButton,
 )
@@ -26,7 +26,7 @@ from napari_lesionseg.datasets.formats.dicom import with_originals
 from napari_lesionseg.datasets.splits import WHOLE
 from napari_lesionseg.errors import CancelledError
 from napari_lesionseg.plugin.tasks import Task
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, settings_form, small
+from napari_lesionseg.plugin.widgets.forms import ReportBox, keep_narrow, settings_form
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.datasets import study_records
@@ -65,25 +65,33 @@ class ExportTask(Task[Exported]):
         records = study_records(study) if study.info.landmarks is None else landmark_records(study)[0]
         if originals is not None:
             records = with_originals(records, originals)
-        work = export_dataset(records, out, format_name, config=config, info=DatasetInfo(title=out.name))
+        info, key = DatasetInfo(title=out.name), _Key(out, config)
+        work = export_dataset(records, out, format_name, config=config, info=info, keep_names=key.save)
         with contextlib.closing(work):  # the error's traceback would keep it, and what it has written, alive
             for event in work:
                 if isinstance(event, ExportReport):
-                    return Exported(event, _save_key(event, config))
+                    return Exported(event, key.path)
                 self.report(event)
         raise CancelledError(self.cancelled_message)
 
 
-def _save_key(report: ExportReport, config: ExportConfig) -> Path | None:
-    """Save beside the dataset which new name stands for which old one."""
-    if config.pseudonymize == "nothing" or all(old == new for old, new in report.names.items()):
-        return None
-    beside, number = report.folder.with_name(f"{report.folder.name}-key.csv"), 1
-    while beside.exists():
-        number += 1
-        beside = report.folder.with_name(f"{report.folder.name}-key-{number}.csv")
-    write_key(report, beside)
-    return beside
+class _Key:
+    """Where it is saved, beside the dataset, which new name stands for which old one."""
+
+    def __init__(self, dataset: Path, config: ExportConfig) -> None:
+        self.path: Path | None = None
+        self._dataset, self._config = dataset, config
+
+    def save(self, names: Mapping[str, str]) -> None:
+        """Write a key, if names were replaced."""
+        if self._config.pseudonymize == "nothing" or all(old == new for old, new in names.items()):
+            return
+        beside, number = self._dataset.with_name(f"{self._dataset.name}-key.csv"), 1
+        while beside.exists():
+            number += 1
+            beside = self._dataset.with_name(f"{self._dataset.name}-key-{number}.csv")
+        write_key(names, beside)
+        self.path = beside
 
 
 def describe_export(exported: Exported) -> str:
@@ -116,7 +124,7 @@ class ExportPanel(Panel):
         self.export = QPushButton("Export\N{HORIZONTAL ELLIPSIS}")
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
-        self.report = small(QLabel())
+        self.report = ReportBox(4)
         self.open_folder = QPushButton("Open the dataset's folder")
         self._describe()
         self._lay_out()
@@ -128,7 +136,7 @@ class ExportPanel(Panel):
         """Offer to export a study."""
         self._offer(landmarks=session.study.info.landmarks is not None)
         self.report.setText("")
-        self.open_folder.hide()
+        self.open_folder.setEnabled(False)
         self.bar.reset()
         self.listen(session.changed, self._update)
         self._update()
@@ -146,7 +154,7 @@ class ExportPanel(Panel):
         has_landmarks = self.session.study.info.landmarks is not None
         config = self._form.settings(**{"shares": WHOLE} if has_landmarks else {})
         self.report.setText("")
-        self.open_folder.hide()
+        self.open_folder.setEnabled(False)
         self.task = ExportTask(self.session.study, out, self.format.currentData(), config, originals)
         self.task.progressed.connect(self._on_step)
         self.task.finished.connect(self._on_finished)
@@ -159,10 +167,6 @@ class ExportPanel(Panel):
         keep_narrow(self.format)
         self.format.setToolTip("Format of the dataset")
         self.cancel.setToolTip("Stop the export. Nothing is written")
-        self.report.setWordWrap(True)
-        self.report.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.report.setMinimumHeight(3 * self.report.fontMetrics().lineSpacing())
-        self.report.setAlignment(Qt.AlignmentFlag.AlignTop)
 
     def _offer(self, *, landmarks: bool) -> None:
         """List the formats that hold outlines, or landmarks."""
@@ -188,7 +192,7 @@ class ExportPanel(Panel):
         grid.addWidget(self.bar, 3, 0, 1, 2)
         grid.addWidget(self.report, 4, 0, 1, 2)
         grid.addWidget(self.open_folder, 5, 0, 1, 2)
-        self.open_folder.hide()
+        self.open_folder.setEnabled(False)
 
     def _on_export(self) -> None:
         originals = None
@@ -214,7 +218,7 @@ class ExportPanel(Panel):
     def _on_finished(self, exported: Exported) -> None:
         self.task, self._written = None, exported.report.folder
         self.bar.reset()
-        self.open_folder.show()
+        self.open_folder.setEnabled(True)
         self.report.setText(describe_export(exported))
         problems = exported.report.problems[:40]
         self.report.setToolTip("\n".join(f"{problem.name}: {problem.reason}" for problem in problems))

@@ -20,9 +20,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import FieldError
-from napari_lesionseg.plugin.focus import canvas_of
+from napari_lesionseg.plugin.layout import canvas_of
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip
-from napari_lesionseg.plugin.widgets.forms import ignore_wheel, small, when_gone
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, ignore_wheel, small, when_gone
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.events import FieldValue
@@ -51,7 +51,7 @@ class FieldsPanel(Panel):
         self._image_id: str | None = None  # that the form shows
         self._refused: dict[tuple[str, str], str] = {}  # what was typed and does not fit, by image and field
         self.patient, self.lesion = QLineEdit(), QLineEdit()
-        self.message = small(QLabel())
+        self.message = MessageLabel()
         self.undo = QPushButton("Undo")
         self._form = QWidget()
         self._lay_out()
@@ -83,7 +83,6 @@ class FieldsPanel(Panel):
             first.setFocus(Qt.FocusReason.TabFocusReason)
 
     def _lay_out(self) -> None:
-        self.message.setWordWrap(True)
         self.patient.setToolTip("Patient that the image shows")
         self.lesion.setToolTip("Lesion that the image shows; images of one lesion make a follow-up")
         set_tip(self, "Fields of the image on the screen", "fields")
@@ -169,10 +168,9 @@ class FieldsPanel(Panel):
         except FieldError as error:
             self._refused[key] = _text_in(widget)
             self.message.setText(str(error))
-            self.message.show()
             widget.setStyleSheet(_REFUSED)
             return
-        self.message.hide()
+        self.message.clear()
         widget.setStyleSheet("")
 
     def _on_identified(self) -> None:
@@ -225,7 +223,6 @@ class FieldsPanel(Panel):
         found = [] if self._image_id is None else session.fields.problems(self._image_id)
         text = session.fields.problem or " ".join(found[:_SHOWN])
         self.message.setText(text)
-        self.message.setVisible(bool(text))
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
         """Bind the key in the window that the dock is in now."""

@@ -27,7 +27,7 @@ from napari_lesionseg.finetuning.schedule import FineTunePlan, describe_domain_s
 from napari_lesionseg.models.checkpoint import checkpoint_bytes
 from napari_lesionseg.models.store import ModelEntry, ModelStore
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import settings_form, small
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, settings_form, small
 from napari_lesionseg.plugin.workbench.finetune_task import (
     FineTuneTask,
     checkpoint_path_of,
@@ -84,13 +84,12 @@ class FinetunePanel(Panel):
         self.checkpoint = CheckpointOffer()
         self.progress = TrainingProgress()
         self.report = FineTuneReport()
-        self.message = small(QLabel())
+        self.message = MessageLabel()
         self.parent_model = ParentModel()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
-        for label in (self.training_images, self.message):
-            label.setWordWrap(True)
+        self.training_images.setWordWrap(True)
         for widget in (
             self.training_images,
             self.checkpoint,

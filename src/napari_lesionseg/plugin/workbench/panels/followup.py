@@ -9,7 +9,6 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
-    QLabel,
     QPushButton,
     QVBoxLayout,
 )
@@ -19,7 +18,7 @@ from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.instances.pixel_size import remove_ruler, scale_of
 from napari_lesionseg.plugin.instances.scale_form import ScaleForm
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.widgets.forms import MessageLabel
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.panels.visit_curve import VisitCurve
 from napari_lesionseg.plugin.workbench.panels.visit_table import VisitTable
@@ -52,7 +51,8 @@ class FollowUpPanel(Panel):
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
-        self.message = small(QLabel(_UNKNOWN_LESION))
+        self.message = MessageLabel()
+        self.message.setText(_UNKNOWN_LESION)
         self.scale = ScaleForm(viewer)
         self.table = VisitTable()
         self.compare = QPushButton("Side by side\N{HORIZONTAL ELLIPSIS}")
@@ -111,7 +111,6 @@ class FollowUpPanel(Panel):
             button.hide()  # to leave the height to the table; the field can be filled in and cleared
         self.compare.setToolTip("Show all images of the lesion with their outlines, in order of date")
         self.export.setToolTip("Write all lesions of the study that have several images as a table")
-        self.message.setWordWrap(True)
         row = QHBoxLayout()
         row.addWidget(self.curve.choice, 1)
         row.addWidget(self.compare)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +26,17 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
     QLineEdit,
     QProgressBar,
     QPushButton,
     QSizePolicy,
     QTableView,
+    QVBoxLayout,
     QWidget,
 )
 
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import keep_narrow, small
+from napari_lesionseg.plugin.widgets.forms import MessageLabel, keep_narrow
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.panels.queue_columns import SIDE, AgreementColumn, Thumbnails
 from napari_lesionseg.plugin.workbench.session import StudySession
@@ -151,6 +152,8 @@ class QueuePanel(Panel):
         self.progress = QProgressBar()
         self.predict_all = QPushButton()
         self.missing = MissingImages()
+        self.listed = ListArea(self.table)
+        self.listed.add_notice(self.missing)
         self._describe()
         self._lay_out()
         self.search.textChanged.connect(self._rearrange)
@@ -175,10 +178,9 @@ class QueuePanel(Panel):
         self._rearrange()
         self._update()
 
-    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802  Qt's name
-        """Keep the image on the screen in view when a panel below takes some of the height."""
-        super().resizeEvent(event)
-        self.table.scrollTo(self.table.currentIndex())
+    def add_notice(self, notice: QWidget) -> None:
+        """Show a notice below the list."""
+        self.listed.add_notice(notice)
 
     def close_session(self) -> None:
         """Stop making thumbnails."""
@@ -209,12 +211,11 @@ class QueuePanel(Panel):
         grid.addWidget(self.search, 0, 0, 1, 2)
         grid.addWidget(self.filter, 1, 0)
         grid.addWidget(self.sort, 1, 1)
-        grid.addWidget(self.table, 2, 0, 1, 2)
+        grid.addWidget(self.listed, 2, 0, 1, 2)
         last = QHBoxLayout()
         last.addWidget(self.progress, 1)
         last.addWidget(self.predict_all)
         grid.addLayout(last, 3, 0, 1, 2)
-        grid.addWidget(self.missing, 4, 0, 1, 2)
 
     def _rearrange(self) -> None:
         if self.session is not None:
@@ -281,13 +282,39 @@ class QueuePanel(Panel):
             self.table.select_row(self.model.row_of(self.session.display.expected()))
 
 
+class ListArea(QWidget):
+    """The list and notices below it, which take height from it alone, so that no button moves."""
+
+    def __init__(self, table: ImageTable) -> None:
+        super().__init__()
+        self._table, self._column = table, QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(3)
+        self._column.addWidget(table, 1)
+        self.setSizePolicy(table.sizePolicy())
+        self.setMinimumHeight(table.minimumHeight())
+        table.setMinimumHeight(0)
+
+    def add_notice(self, notice: QWidget) -> None:
+        """Show a notice below the list."""
+        self._column.addWidget(notice)
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802  Qt's name
+        """Keep the image on the screen in view when something below takes some of the height."""
+        super().resizeEvent(event)
+        self._table.scrollTo(self._table.currentIndex())
+
+    def sizeHint(self) -> QSize:  # noqa: N802  Qt's name
+        """Return the least size, whatever is visible."""
+        return QSize(0, self.minimumHeight())
+
+
 class MissingImages(QWidget):
     """Reports images that were moved, and asks for the folder they are in now; hidden when there are none."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = small(QLabel())
-        self.text.setWordWrap(True)
+        self.text = MessageLabel()
         self.locate = QPushButton("Locate images\N{HORIZONTAL ELLIPSIS}")
         self.locate.setToolTip("Choose the folder that holds the images of this study now")
         self._session: StudySession | None = None
@@ -351,6 +378,7 @@ class QueueModel(QAbstractTableModel):
         self._session = session
         self._rows: list[ImageState] = session.navigation.queue
         self._places = {state.image_id: row for row, state in enumerate(self._rows)}
+        self._shared = _shared_names(session.study.state.images.values())
         self._thumbnails = Thumbnails(session.study)
         self._thumbnails.ready.connect(self._on_thumbnail)
         self._agreement_column = AgreementColumn(session.study)
@@ -396,6 +424,8 @@ class QueueModel(QAbstractTableModel):
         state = self._rows[index.row()]
         column = index.column()
         words = status_words(state.status, self._session.study)
+        if role == Qt.ItemDataRole.DisplayRole and column == IMAGE:
+            return _name_of(state, self._shared)
         if role == Qt.ItemDataRole.DisplayRole:
             return self._agreement_of(state) if column == AGREE else _text(state, column, words)
         if role == Qt.ItemDataRole.DecorationRole and column == IMAGE:
@@ -404,7 +434,7 @@ class QueueModel(QAbstractTableModel):
             return STATUS_COLORS.get(state.status)
         if role == Qt.ItemDataRole.ToolTipRole:
             is_blinded = column == AGREE and self._session.study.blinded
-            return _BLINDED if is_blinded else _tip(state, words)
+            return _BLINDED if is_blinded else _tip(_name_of(state, self._shared), words, state.note)
         return None
 
     def image_at(self, row: int) -> str:
@@ -428,6 +458,7 @@ class QueueModel(QAbstractTableModel):
         self.beginResetModel()
         self._rows = rows
         self._places = {state.image_id: row for row, state in enumerate(rows)}
+        self._shared = _shared_names(self._session.study.state.images.values())
         self.endResetModel()
 
     def _agreement_of(self, state: ImageState) -> str:
@@ -449,13 +480,21 @@ class QueueModel(QAbstractTableModel):
             self.dataChanged.emit(cell, cell, [role])
 
 
-def _tip(state: ImageState, words: str) -> str:
-    return f"{state.name}: {words}" + (f"\n“{state.note}”" if state.note else "")
+def _shared_names(images: Iterable[ImageState]) -> frozenset[str]:
+    """Return the names that several images have, such as those of IMD1.jpg and IMD1.png."""
+    return frozenset(name for name, count in Counter(state.name for state in images).items() if count > 1)
+
+
+def _name_of(state: ImageState, shared: frozenset[str]) -> str:
+    """Return the name of an image, or its file where several have one name."""
+    return state.added.path if state.name in shared and not state.added.own else state.name
+
+
+def _tip(name: str, words: str, note: str | None) -> str:
+    return f"{name}: {words}" + (f"\n“{note}”" if note else "")
 
 
 def _text(state: ImageState, column: int, words: str) -> str:
-    if column == IMAGE:
-        return state.name
     if column == STATUS:
         return f"{words} “{state.note}”" if state.note else words
     if column == QUALITY:

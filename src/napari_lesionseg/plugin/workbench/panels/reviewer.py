@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHeaderView,
     QInputDialog,
-    QLabel,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
@@ -24,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.plugin.napari_layers.layers import CLASS_COLORS
 from napari_lesionseg.plugin.tasks import Task, run_task
-from napari_lesionseg.plugin.widgets.forms import small
+from napari_lesionseg.plugin.widgets.forms import MessageLabel
 from napari_lesionseg.plugin.workbench.panels.base import Panel
 from napari_lesionseg.plugin.workbench.session import StudySession
 from napari_lesionseg.study.review import (
@@ -64,7 +63,8 @@ class ReviewerPanel(Panel):
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__(viewer)
-        self.message = small(QLabel(_INVITATION))
+        self.message = MessageLabel()
+        self.message.setText(_INVITATION)
         self.begin = QPushButton("Review others' outlines\N{HORIZONTAL ELLIPSIS}")
         self.give_back = QPushButton("Return\N{HORIZONTAL ELLIPSIS}")
         self.gold = QPushButton("Gold standard")
@@ -98,7 +98,6 @@ class ReviewerPanel(Panel):
     def _lay_out(self) -> None:
         self.begin.setToolTip("Open this study as a reviewer, who sees the work of all annotators")
         self.mix_in.setToolTip("Mix images that you approved into the others' queues, as gold standards")
-        self.message.setWordWrap(True)
         self.gold.setCheckable(True)
         table = self.table
         table.setHorizontalHeaderLabels(list(_COLUMNS))

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.errors import CancelledError, LesionSegError
-from napari_lesionseg.plugin.landmarks.panel import skeleton_box
+from napari_lesionseg.plugin.landmarks.widgets import SkeletonBox
 from napari_lesionseg.plugin.napari_layers.layers import image_shape, read_frame
 from napari_lesionseg.plugin.widgets.forms import small, when_gone
 from napari_lesionseg.plugin.workbench.open_study import (
@@ -268,7 +268,7 @@ class NewStudyDialog(QDialog):
         self.classes = QLineEdit(LESION.name)
         self.task = QComboBox()
         self.task.addItems([OUTLINES, LANDMARKS])
-        self.landmarks = skeleton_box()
+        self.landmarks = SkeletonBox()
         self.copy = QCheckBox("Copy the images into the study")
         self.pseudonyms = QCheckBox("Use pseudonyms for images, patients and lesions")
         self.blinded = QCheckBox("Hide annotators' outlines from each other")
