@@ -9,6 +9,7 @@ committed. ``--size 2560x1440`` needs a screen that large, and shows whether the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 import time
@@ -268,7 +269,6 @@ def unfolded(folder: Path) -> None:
 def new_study(folder: Path) -> None:
     """Show the dialog for a new study."""
     (folder / "images").mkdir()
-    os.chdir(folder)
     viewer = open_window()
     dialog = NewStudyDialog("am", {})
     dialog.images.set_path(Path("images"))
@@ -482,18 +482,26 @@ IN_DOCS = {
 OTHERS = {"export": export, "unfolded": unfolded, "landmark-widget": landmark_widget}
 
 
+def known_name(name: str) -> str:
+    """Return the name of a screenshot; raise if there is none."""
+    if name not in IN_DOCS | OTHERS:
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(IN_DOCS | OTHERS)}")
+    return name
+
+
 def main() -> int:
     """Take the named screenshots, or all of the documentation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "names", nargs="*", choices=[*IN_DOCS, *OTHERS], default=list(IN_DOCS), metavar="NAME"
-    )
+    # Not `choices`: with nargs="*", Python 3.11 looks for the whole default among them.
+    parser.add_argument("names", nargs="*", type=known_name, default=list(IN_DOCS), metavar="NAME")
     parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=options.size)
     parser.add_argument("--out", type=Path, default=IMAGES)
     parser.parse_args(namespace=options)
+    options.out = options.out.absolute()
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names:
-        with tempfile.TemporaryDirectory() as folder:
+        # In a folder of its own, so that short paths are shown.
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             os.environ[FOLDER_VARIABLE] = str(Path(folder) / "models")
             (IN_DOCS | OTHERS)[name](Path(folder))
     return 0
